@@ -1,0 +1,147 @@
+"""Servers for tests, over memory links or over sockets, and the few lines of HTTP that tests speak to them.
+
+What always holds: a test that hangs fails, because every server here stands in a `trio.fail_after`; under a
+mock clock that is a long time which passes in none.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+import trio.testing
+
+from trio_ws import WebSocketServer, connect
+from trio_ws.testing import MemoryListener
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Generator, Iterable
+    from contextlib import AbstractAsyncContextManager
+
+    from trio_ws import WebSocket
+    from trio_ws.testing import LinkStream
+
+__all__ = [
+    "MemoryServer",
+    "all_tasks",
+    "body_of",
+    "echo",
+    "exchange",
+    "guard",
+    "read_to_end",
+    "request",
+    "serving",
+    "serving_in_memory",
+    "status_of",
+]
+
+
+async def echo(ws: WebSocket) -> None:
+    """A handler that sends back what it gets."""
+    async for message in ws:
+        await ws.send(message)
+
+
+def guard() -> float:
+    """Seconds after which a test counts as hung."""
+    return 100_000.0 if isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock) else 30.0
+
+
+class MemoryServer:
+    """A running server and the memory listener in front of it."""
+
+    def __init__(self, server: WebSocketServer, listener: MemoryListener) -> None:
+        self.server = server
+        self.listener = listener
+
+    async def stream(self, **link: Any) -> LinkStream:
+        """The client end of a new connection, with nothing said on it yet."""
+        return await self.listener.connect(**link)
+
+    def connect(self, path: str = "/", **kwargs: Any) -> AbstractAsyncContextManager[WebSocket]:
+        """A client of ours on a new connection."""
+        link = self.listener.open_link_nowait()
+        return connect(f"ws://test{path}", stream=link.client, **kwargs)
+
+
+@asynccontextmanager
+async def serving_in_memory(
+    target: Callable[[WebSocket], Any] | None = echo, **kwargs: Any
+) -> AsyncIterator[MemoryServer]:
+    """Run a server on a memory listener."""
+    listener = MemoryListener()
+    with trio.fail_after(guard()):
+        async with WebSocketServer(target, listeners=[listener], **kwargs) as server:
+            yield MemoryServer(server, listener)
+
+
+@asynccontextmanager
+async def serving(
+    target: Callable[[WebSocket], Any] | None = echo, **kwargs: Any
+) -> AsyncIterator[WebSocketServer]:
+    """Run a server on a free port of 127.0.0.1."""
+    kwargs.setdefault("host", "127.0.0.1")
+    with trio.fail_after(guard()):
+        async with WebSocketServer(target, **kwargs) as server:
+            yield server
+
+
+def request(
+    *more: str, method: str = "GET", target: str = "/", leave_out: Iterable[str] = (), version: str = "1.1"
+) -> bytes:
+    """An opening request with more header lines, or without some of the usual ones (named in lower case)."""
+    usual = {
+        "host": "Host: localhost",
+        "upgrade": "Upgrade: websocket",
+        "connection": "Connection: Upgrade",
+        "sec-websocket-key": "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "sec-websocket-version": "Sec-WebSocket-Version: 13",
+    }
+    lines = [line for name, line in usual.items() if name not in leave_out]
+    return "\r\n".join([f"{method} {target} HTTP/{version}", *lines, *more, "", ""]).encode()
+
+
+async def read_to_end(stream: trio.abc.ReceiveStream) -> bytes:
+    """All that comes, up to the end or the break of the stream."""
+    data = bytearray()
+    try:
+        async for piece in stream:
+            data += piece
+    except trio.BrokenResourceError:
+        pass
+    return bytes(data)
+
+
+async def exchange(stream: trio.abc.Stream, data: bytes) -> bytes:
+    """Send, and give all that comes back."""
+    await stream.send_all(data)
+    return await read_to_end(stream)
+
+
+def status_of(response: bytes) -> int:
+    """The status of an HTTP response."""
+    assert response.startswith(b"HTTP/1.1 "), response
+    return int(response[9:12])
+
+
+def body_of(response: bytes) -> bytes:
+    """The body of an HTTP response, which must be as long as its Content-Length says."""
+    head, _, body = response.partition(b"\r\n\r\n")
+    lengths = [line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
+    assert [int(line.split(b":")[1]) for line in lengths] == [len(body)], response
+    return body
+
+
+def all_tasks() -> set[trio.lowlevel.Task]:
+    """Every task that trio runs now."""
+
+    def below(task: trio.lowlevel.Task) -> Generator[trio.lowlevel.Task, None, None]:
+        yield task
+        for nursery in task.child_nurseries:
+            for child in nursery.child_tasks:
+                yield from below(child)
+
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    return set(below(root))

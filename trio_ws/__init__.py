@@ -1,0 +1,80 @@
+"""trio_ws: a trio-native, structured-concurrency WebSocket toolkit.
+
+The house, from the ground up; a module imports only from floors below its own, and a test holds it to that::
+
+    errors.py            floor 0  every exception, its tree in the docstring
+    options.py           floor 0  Options: every limit and timeout, frozen
+    wire/                floor 1  bytes <-> events, without trio
+        http.py              requests, headers, plain answers
+        reader.py            a request out of bytes, with a fast lane for the common one
+        handshake.py         both opening handshakes
+        masking.py           xor, and where its keys come from
+        frames.py            frames and messages: wsproto's, with a fast lane for the common frame
+        deflate.py           permessage-deflate with a bound on what it inflates
+    websocket/           floor 2  one WebSocket on one trio stream
+        bell.py              the lightest way to wait for a change
+        message.py           WebSocketMessage
+        transport.py         a plain socket, or any trio stream
+        outbox.py            what waits to be written: coalescing, water marks
+        keepalive.py         who is alive, judged fairly
+        service.py           the few tasks that serve all connections of one owner
+        opening.py           what a server answers to an opening request
+        endpoint.py          the machine: reading, states, the closing handshake
+        parts.py             one message in parts
+        connection.py        WebSocket: its face
+    network/             floor 3  reaching and being reached
+        uri.py               ws:// and wss://
+        connect.py           names, TLS, the client's opening
+        listen.py            listeners, and a client's way to a checked request
+    server.py            floor 5  WebSocketServer, serve
+    testing/             floor 6  memory links, faults, the raw peer
+"""
+
+from __future__ import annotations
+
+from trio_ws.errors import (
+    CloseFrame,
+    ConnectionClosedError,
+    ConnectionClosedLocallyError,
+    ConnectionFailedError,
+    HandshakeRejectedError,
+    InvalidURIError,
+    MessageError,
+    WebSocketError,
+    WebSocketException,
+)
+from trio_ws.network.connect import connect
+from trio_ws.options import Compression, Options
+from trio_ws.server import DrainReport, WebSocketServer, serve
+from trio_ws.websocket.connection import WebSocket
+from trio_ws.websocket.message import WebSocketMessage
+from trio_ws.wire.http import Headers, Request
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CloseFrame",
+    "Compression",
+    "ConnectionClosedError",
+    "ConnectionClosedLocallyError",
+    "ConnectionFailedError",
+    "DrainReport",
+    "HandshakeRejectedError",
+    "Headers",
+    "InvalidURIError",
+    "MessageError",
+    "Options",
+    "Request",
+    "WebSocket",
+    "WebSocketError",
+    "WebSocketException",
+    "WebSocketMessage",
+    "WebSocketServer",
+    "connect",
+    "serve",
+]
+
+# Users meet these names here, in tracebacks and in documentation too, wherever they are defined.
+for _name in __all__:
+    globals()[_name].__module__ = __name__
+del _name

@@ -1,0 +1,157 @@
+"""Every exception of trio_ws, in one tree.
+
+::
+
+    WebSocketError
+    ├── ConnectionFailedError              connect() got no WebSocket
+    │   ├── InvalidURIError                (also ValueError)
+    │   └── HandshakeRejectedError         .status .headers .body
+    ├── ConnectionClosedError              (also trio.BrokenResourceError) .code .reason .sent .received
+    │   └── ConnectionClosedLocallyError   (also trio.ClosedResourceError) used after our own close
+    ├── MessageError                       a message of another kind, or one that does not decode
+    └── WebSocketException                 raised *by* a handler to close with a code of its choice
+
+What holds here: nothing of wsproto, h11, ssl or the socket module reaches a user; such a cause is chained
+as ``__cause__``. Errors are plain data and can be built, compared by attribute and logged without a loop.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "CloseFrame",
+    "ConnectionClosedError",
+    "ConnectionClosedLocallyError",
+    "ConnectionFailedError",
+    "HandshakeRejectedError",
+    "InvalidURIError",
+    "MessageError",
+    "WebSocketError",
+    "WebSocketException",
+]
+
+
+class CloseFrame(NamedTuple):
+    """What one Close frame said (RFC 6455 section 5.5.1).
+
+    A Close frame without a payload is reported with code 1005 (section 7.4.1), which is never on the wire.
+    """
+
+    code: int
+    reason: str
+
+
+class WebSocketError(Exception):
+    """The root of every error of this library."""
+
+
+class ConnectionFailedError(WebSocketError):
+    """The connection could not be opened: DNS, TCP, TLS, a deadline, or an answer that is no WebSocket.
+
+    The underlying exception, where there is one, is ``__cause__``.
+    """
+
+
+class InvalidURIError(ConnectionFailedError, ValueError):
+    """The URI given to :func:`trio_ws.connect` names no WebSocket (RFC 6455 section 3)."""
+
+
+class HandshakeRejectedError(ConnectionFailedError):
+    """The server answered the opening handshake with an HTTP status other than 101 (RFC 6455 section 4.1).
+
+    Attributes:
+        status: the HTTP status code.
+        headers: the response headers in order, duplicates kept.
+        body: the response body, cut at 64 KiB.
+    """
+
+    def __init__(self, status: int, headers: Sequence[tuple[str, str]] = (), body: bytes = b"") -> None:
+        super().__init__(f"the server rejected the WebSocket handshake with HTTP status {status}")
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+class ConnectionClosedError(WebSocketError, trio.BrokenResourceError):
+    """The WebSocket is closed, or broke, so the operation cannot be done.
+
+    Attributes:
+        code: the close code that describes the end: what the peer sent, else what we sent, else 1006
+            (RFC 6455 section 7.1.5).
+        reason: the text beside that code.
+        sent: the Close frame that we sent, or None.
+        received: the Close frame that the peer sent, or None.
+    """
+
+    def __init__(
+        self,
+        code: int = 1006,
+        reason: str = "",
+        *,
+        sent: CloseFrame | None = None,
+        received: CloseFrame | None = None,
+    ) -> None:
+        text = f"the WebSocket is closed: code {code}"
+        if reason:
+            text += f" ({reason})"
+        super().__init__(text)
+        self.code = code
+        self.reason = reason
+        self.sent = sent
+        self.received = received
+
+
+class ConnectionClosedLocallyError(ConnectionClosedError, trio.ClosedResourceError):
+    """The WebSocket was used after this side had closed it."""
+
+
+class MessageError(WebSocketError):
+    """A message is not of the kind that was asked for, or its payload does not decode.
+
+    Attributes:
+        message: the message in question, which has been taken from the queue; None where there is none.
+    """
+
+    def __init__(self, text: str, message: object = None) -> None:
+        super().__init__(text)
+        self.message = message
+
+
+class WebSocketException(WebSocketError):
+    """Raise it in a handler to close the connection with this code and reason.
+
+    Args:
+        code: a close code that may be sent: 1000 to 1003, 1007 to 1014, 3000 to 4999 (RFC 6455 section 7.4).
+        reason: at most 123 bytes of UTF-8.
+
+    Raises:
+        ValueError: the code may not be sent, or the reason is too long.
+    """
+
+    def __init__(self, code: int = 1008, reason: str = "") -> None:
+        check_close(code, reason)
+        super().__init__(f"close with code {code}" + (f" ({reason})" if reason else ""))
+        self.code = code
+        self.reason = reason
+
+
+# RFC 6455 section 7.4.1 and the IANA registry: 1004 to 1006 and 1015 are never sent.
+_SENDABLE = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
+
+
+def check_close(code: int, reason: str) -> None:
+    """Refuse what no Close frame may carry, with the fix in the message (RFC 6455 sections 5.5 and 7.4)."""
+    if isinstance(code, bool) or not isinstance(code, int):
+        raise TypeError(f"a close code is an int, not {type(code).__name__}")
+    if code not in _SENDABLE and not 3000 <= code <= 4999:
+        raise ValueError(f"close code {code} may not be sent; use 1000 for a normal close, or 3000..4999")
+    if not isinstance(reason, str):
+        raise TypeError(f"a close reason is a str, not {type(reason).__name__}")
+    if len(reason.encode()) > 123:
+        raise ValueError("a close reason holds at most 123 bytes of UTF-8; shorten it")

@@ -1,0 +1,213 @@
+"""Connecting: from a URI to an open WebSocket, in one bounded time.
+
+What always holds: whatever fails on the way, the stream is closed and the error is a
+`ConnectionFailedError` with its cause chained; only wrong arguments raise ValueError or TypeError.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_ws.errors import ConnectionFailedError
+from trio_ws.network.uri import parse_uri
+from trio_ws.options import Options
+from trio_ws.websocket.connection import WebSocket
+from trio_ws.websocket.service import open_service
+from trio_ws.websocket.transport import SocketTransport, StreamTransport
+from trio_ws.wire.deflate import PerMessageDeflate, confirm, offer
+from trio_ws.wire.handshake import ClientHandshake
+from trio_ws.wire.http import Request
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterator, Iterable, Sequence
+
+    from trio_ws.network.uri import WebSocketURI
+    from trio_ws.websocket.service import Service
+    from trio_ws.websocket.transport import Transport
+    from trio_ws.wire.handshake import Response
+
+__all__ = ["connect", "take_socket"]
+
+HeaderItems = "Mapping[str, str] | Iterable[tuple[str, str]]"
+
+
+@asynccontextmanager
+async def connect(
+    uri: str,
+    *,
+    subprotocols: Sequence[str] = (),
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    stream: trio.abc.Stream | None = None,
+    unix_path: str | os.PathLike[str] | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    options: Options | None = None,
+) -> AsyncIterator[WebSocket]:
+    """Open a WebSocket for the length of an ``async with`` block (RFC 6455 section 4.1).
+
+    Leaving the block closes it with 1000, with 1011 where an exception leaves, within ``close_timeout``.
+    A cancellation closes it at once, with 1001 if that can be sent without waiting. The block's own
+    exception leaves as it was raised.
+
+    Args:
+        uri: ``ws://`` or ``wss://``. ``user:password@`` becomes Basic authentication.
+        subprotocols: those offered, best first.
+        headers: more request headers.
+        stream: speak over this stream instead of opening a TCP connection. It is taken over: it is closed in
+            the end, also when connecting fails. With ``wss://`` TLS is put on top of it.
+        unix_path: connect to the Unix socket at this path; the URI still names host and target.
+        ssl_context: for ``wss://``; by default `ssl.create_default_context`, which checks certificates.
+        options: limits and timeouts; default ``Options()``.
+
+    Yields:
+        The open `WebSocket`.
+
+    Raises:
+        InvalidURIError: ``uri`` names no WebSocket.
+        HandshakeRejectedError: the server answered with another HTTP status.
+        ConnectionFailedError: DNS, TCP, TLS or the handshake failed, or ``open_timeout`` passed.
+    """
+    parsed = parse_uri(uri)
+    options = options if options is not None else Options()
+    if ssl_context is not None and not parsed.secure:
+        raise ValueError("ssl_context goes with a wss:// URI")
+    if stream is not None and unix_path is not None:
+        raise ValueError("give stream or unix_path, not both")
+    handshake = _handshake(parsed, subprotocols, headers, options)
+    async with open_service(options) as service:
+        with trio.move_on_after(options.open_timeout) as scope:
+            ws = await _open(service, parsed, handshake, stream, unix_path, ssl_context, options)
+        if scope.cancelled_caught:
+            raise ConnectionFailedError(
+                f"{uri} did not open within open_timeout ({options.open_timeout} seconds)"
+            )
+        code = 1011
+        try:
+            yield ws
+            code = 1000
+        except trio.Cancelled:
+            code = 1001
+            raise
+        finally:
+            await ws.close(code)
+
+
+def _handshake(
+    uri: WebSocketURI,
+    subprotocols: Sequence[str],
+    headers: Mapping[str, str] | Iterable[tuple[str, str]],
+    options: Options,
+) -> ClientHandshake:
+    items = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
+    if uri.authorization is not None and not any(name.lower() == "authorization" for name, _ in items):
+        items.append(("Authorization", uri.authorization))
+    return ClientHandshake(
+        uri.host_header,
+        uri.target,
+        subprotocols=subprotocols,
+        extensions=offer(options.deflate) if options.deflate is not None else None,
+        headers=items,
+        max_header_bytes=options.max_header_bytes,
+    )
+
+
+async def _open(
+    service: Service,
+    uri: WebSocketURI,
+    handshake: ClientHandshake,
+    stream: trio.abc.Stream | None,
+    unix_path: str | os.PathLike[str] | None,
+    ssl_context: ssl.SSLContext | None,
+    options: Options,
+) -> WebSocket:
+    try:
+        if stream is None:
+            stream = await _dial(uri, unix_path)
+        transport = await _transport(service, uri, stream, ssl_context)
+    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+        raise ConnectionFailedError(f"could not reach {uri.host}:{uri.port}: {_why(exc)}") from exc
+    try:
+        response = await _shake_hands(transport, handshake)
+        deflate = _agreed_deflate(response, options)
+    except BaseException as exc:
+        transport.close()
+        if isinstance(exc, OSError | trio.BrokenResourceError):
+            raise ConnectionFailedError(
+                f"the connection to {uri.host}:{uri.port} broke in the handshake: {_why(exc)}"
+            ) from exc
+        raise
+    ws = WebSocket(transport, service, options, client=True, request=Request(handshake.request))
+    ws._opened(response.subprotocol, response.headers, deflate, handshake.trailing)
+    return ws
+
+
+async def _dial(uri: WebSocketURI, unix_path: str | os.PathLike[str] | None) -> trio.SocketStream:
+    if unix_path is not None:
+        return await trio.open_unix_socket(unix_path)
+    return await trio.open_tcp_stream(uri.host, uri.port)
+
+
+async def _transport(
+    service: Service, uri: WebSocketURI, stream: trio.abc.Stream, ssl_context: ssl.SSLContext | None
+) -> Transport:
+    if uri.secure:
+        stream = trio.SSLStream(
+            stream,
+            ssl_context or ssl.create_default_context(),
+            server_hostname=uri.host,
+            https_compatible=True,
+        )
+        try:
+            await stream.do_handshake()
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+    elif isinstance(stream, trio.SocketStream):
+        return SocketTransport(take_socket(stream))
+    return StreamTransport(stream, service.nursery)
+
+
+def take_socket(stream: trio.SocketStream) -> socket.socket:
+    """Take the socket out of a trio stream, for which it is closed from then on."""
+    inner = stream.socket
+    sock = socket.socket(inner.family, inner.type, inner.proto, fileno=inner.detach())
+    sock.setblocking(False)
+    return sock
+
+
+async def _shake_hands(transport: Transport, handshake: ClientHandshake) -> Response:
+    data = memoryview(handshake.request)
+    while data:
+        data = data[await transport.send_some(data) :]
+    while True:
+        received = await transport.receive()
+        if not received:
+            handshake.eof()
+        response = handshake.feed(received)
+        if response is not None:
+            return response
+
+
+def _agreed_deflate(response: Response, options: Options) -> PerMessageDeflate | None:
+    compression = options.deflate
+    if response.extensions is None or compression is None:
+        return None
+    try:
+        params = confirm(compression, response.extensions)
+    except ValueError as exc:
+        raise ConnectionFailedError(f"the server's answer about compression is wrong: {exc}") from exc
+    return PerMessageDeflate(
+        client=True, params=params, compression=compression, max_message_size=options.max_message_size
+    )
+
+
+def _why(exc: BaseException) -> str:
+    """The innermost reason, for people: trio says that a stream broke, and OpenSSL why."""
+    cause = exc.__cause__
+    return str(cause if isinstance(cause, OSError) else exc) or type(exc).__name__

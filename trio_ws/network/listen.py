@@ -1,0 +1,196 @@
+"""Listening: sockets that accept, and the way of one client from there to a checked opening request.
+
+What always holds: a client that has not finished its request in ``open_timeout`` gets 408 and is gone; what
+is no WebSocket handshake gets an HTTP answer that says why; nothing a client sends raises out of here.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import stat
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import trio
+from trio.lowlevel import wait_readable
+
+from trio_ws.network.connect import take_socket
+from trio_ws.websocket.transport import SocketTransport, StreamTransport, Transport
+from trio_ws.wire.handshake import check_upgrade, origin_allowed
+from trio_ws.wire.http import HTTPError, http_response
+from trio_ws.wire.reader import RequestReader
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Sequence
+
+    from trio_ws.options import Options
+    from trio_ws.websocket.service import Service
+    from trio_ws.wire.http import Request
+
+__all__ = ["Arrival", "accept_forever", "answer", "open_listeners", "read_request", "secure"]
+
+logger = logging.getLogger("trio_ws.network")
+
+_ACCEPTS_IN_A_ROW = 64
+# accept() failed for want of something that other connections give back when they end.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_PAUSE_WHEN_EXHAUSTED = 0.1
+#: Seconds and bytes for which a refused client may go on sending, so that it can read its answer: closing
+#: a socket with unread bytes resets the connection, and the answer is lost.
+_LINGER_SECONDS = 2.0
+_LINGER_BYTES = 256 * 1024
+
+
+async def open_listeners(
+    port: int, host: str | None, unix_path: str | os.PathLike[str] | None
+) -> Sequence[trio.SocketListener]:
+    """Listen on TCP, on every address of ``host`` (v4 and v6), or on a Unix socket.
+
+    A Unix socket's file that nobody listens on any more is replaced.
+
+    Raises:
+        OSError: the address is in use, or cannot be had.
+    """
+    if unix_path is None:
+        return await trio.open_tcp_listeners(port, host=host)
+    path = os.fspath(unix_path)
+    await _remove_stale(path)
+    sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        await sock.bind(path)
+        sock.listen(1024)
+        return [trio.SocketListener(sock)]
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def _remove_stale(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):  # noqa: PTH116 - local and instant
+            return
+        await trio.aclose_forcefully(await trio.open_unix_socket(path))
+    except ConnectionRefusedError:
+        os.unlink(path)  # noqa: PTH108
+    except OSError:
+        return
+
+
+async def accept_forever(
+    listener: trio.abc.Listener[Any], on_client: Callable[[socket.socket | trio.abc.Stream, Any], None]
+) -> None:
+    """Give every new client to ``on_client``: TCP and Unix ones as a non-blocking socket with its address."""
+    if not isinstance(listener, trio.SocketListener):
+        while True:
+            stream = await listener.accept()
+            if isinstance(stream, trio.SocketStream):
+                on_client(take_socket(stream), None)
+            else:
+                on_client(stream, None)
+    # A second handle on the same listening socket, without trio's layers: accepting through them takes
+    # about as long as the whole opening handshake.
+    inner = listener.socket
+    with socket.socket(inner.family, inner.type, inner.proto, fileno=inner.dup().detach()) as sock:
+        sock.setblocking(False)
+        while True:
+            await wait_readable(sock)
+            for _ in range(_ACCEPTS_IN_A_ROW):
+                try:
+                    client, address = sock.accept()
+                except BlockingIOError:
+                    break
+                except OSError as exc:
+                    if exc.errno in _EXHAUSTED:
+                        logger.error("cannot accept new connections: %s", exc)  # noqa: TRY400
+                        await trio.sleep(_PAUSE_WHEN_EXHAUSTED)
+                        break
+                    continue  # this client went away before we came to it
+                client.setblocking(False)
+                if client.family != socket.AF_UNIX:
+                    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                on_client(client, address)
+
+
+async def secure(
+    service: Service, client: socket.socket | trio.abc.Stream, address: Any, context: ssl.SSLContext | None
+) -> Transport:
+    """Make a transport of a new client, with TLS if there is a context.
+
+    Raises:
+        OSError, trio.BrokenResourceError: the client left, or TLS failed; it is closed.
+    """
+    if context is None:
+        if isinstance(client, socket.socket):
+            return SocketTransport(client, address)
+        return StreamTransport(client, service.nursery)
+    if isinstance(client, socket.socket):
+        client = trio.SocketStream(trio.socket.from_stdlib_socket(client))
+    stream = trio.SSLStream(client, context, server_side=True, https_compatible=True)
+    try:
+        await stream.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return StreamTransport(stream, service.nursery)
+
+
+class Arrival(NamedTuple):
+    """A request that has come whole, and the bytes behind it."""
+
+    request: Request
+    trailing: bytes
+
+
+async def read_request(transport: Transport, options: Options) -> Arrival | None:
+    """Read an opening request; None where the client left before it began one.
+
+    Raises:
+        HTTPError: what to answer to something that is no request.
+        OSError, trio.BrokenResourceError: the connection broke.
+    """
+    reader = RequestReader(options.max_header_bytes, options.max_body_bytes)
+    while True:
+        data = await transport.receive()
+        if not data:
+            if reader.eof():
+                raise HTTPError(400, "the request ended in its middle")
+            return None
+        request = reader.feed(data)
+        if request is not None:
+            return Arrival(request, reader.trailing)
+
+
+def check_request(request: Request, options: Options) -> None:
+    """Let in what is a WebSocket handshake from an allowed origin.
+
+    Raises:
+        HTTPError: what to answer otherwise.
+    """
+    check_upgrade(request)
+    if not origin_allowed(request, options.origins):
+        origin = request.header("origin", "")
+        logger.warning(
+            "refused a page from origin %r; to let it in, name it: Options(origins=[%r])", origin, origin
+        )
+        raise HTTPError(403, "this origin is not allowed")
+
+
+async def answer(transport: Transport, error: HTTPError, *, head_only: bool = False) -> None:
+    """Send an HTTP error and close, letting the client read it."""
+    data = memoryview(http_response(error.status, error.headers, error.body, head_only=head_only))
+    try:
+        with trio.move_on_after(_LINGER_SECONDS):
+            while data:
+                data = data[await transport.send_some(data) :]
+            transport.end_writing()
+            left = _LINGER_BYTES
+            while left > 0 and transport.self_reading:
+                received = await transport.receive()
+                left = left - len(received) if received else 0
+    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+        return  # it did not wait for the answer
+    finally:
+        transport.close()

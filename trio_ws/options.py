@@ -1,0 +1,159 @@
+"""Options: every limit and timeout, frozen, shared by clients and servers.
+
+What holds here: each field has a unit and a default that is safe on the open internet, is checked when the
+object is made, and is met by a test. ``None`` means "no limit" only where the field says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+__all__ = ["Compression", "Options"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compression:
+    """How permessage-deflate is offered and used (RFC 7692).
+
+    The defaults keep a connection that compresses below about 40 KiB, where zlib's own defaults take 300 KiB.
+
+    Attributes:
+        level: zlib level, 1 (fast) to 9 (small). Default 6.
+        memory_level: zlib memLevel, 1 to 9; memory for compressing is ``2 ** (memory_level + 9)`` bytes
+            and the window. Default 4.
+        threshold: messages below this many bytes are sent uncompressed. Default 256.
+        server_max_window_bits: window of what the server compresses, 9 to 15, as a power of two bytes.
+            Default 12.
+        client_max_window_bits: the same for what the client compresses. Default 12.
+        server_no_context_takeover: the server forgets its window after each message. Default False.
+        client_no_context_takeover: the client forgets its window after each message. Default False.
+    """
+
+    level: int = 6
+    memory_level: int = 4
+    threshold: int = 256
+    server_max_window_bits: int = 12
+    client_max_window_bits: int = 12
+    server_no_context_takeover: bool = False
+    client_no_context_takeover: bool = False
+
+    def __post_init__(self) -> None:
+        _within(self, "level", 1, 9)
+        _within(self, "memory_level", 1, 9)
+        _within(self, "threshold", 0, None)
+        # RFC 7692 allows 8, which zlib cannot compress with; see wire/deflate.py.
+        _within(self, "server_max_window_bits", 9, 15)
+        _within(self, "client_max_window_bits", 9, 15)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Every limit and timeout of a connection, a client or a server.
+
+    Raises:
+        TypeError, ValueError: a field is of the wrong type or out of its range; the message names it.
+
+    Attributes:
+        max_message_size: bytes of one incoming message after inflation; text counts as UTF-8. Past it the
+            connection closes with 1009. None for no limit. Default 1 MiB.
+        max_queue_bytes: bytes of received messages that wait for the application, with 128 bytes charged for
+            each. Past it we stop reading, so that TCP slows the peer. What a single read brought, and one
+            message, may come on top. Default 1 MiB.
+        send_high_water: bytes that wait to be written, past which ``send`` waits. One message may come on
+            top. Default 64 KiB.
+        open_timeout: seconds for the whole opening handshake: for a client from DNS to the answer, for a
+            server from the accepted TCP connection to the request's last byte. Default 10.
+        close_timeout: seconds for a whole close: what is still to be written, the closing handshake and the
+            end of TCP. Default 10.
+        drain_timeout: seconds that handlers get to finish when a server stops. Default 10.
+        ping_interval: seconds without any inbound byte after which we send a ping. None for no pings.
+            Default 20.
+        ping_timeout: seconds after such a ping, or with a write blocked, in which not one byte came or went,
+            after which the peer counts as gone. None to never give up. Default 20.
+        compression: permessage-deflate: False, True (the defaults of `Compression`), or a `Compression`.
+            Default False: each compressed connection costs tens of KiB, and small messages do not gain.
+        max_connections: connections that a server holds at once; more get HTTP 503. None for no limit.
+            Default 20,000.
+        max_handshakes: connections of a server that may be in their opening handshake at once, TLS included;
+            more get HTTP 503 (with TLS they are dropped). Default 1,024.
+        max_header_bytes: bytes of a request's or a response's whole head; more get HTTP 431. Default 16 KiB.
+        max_body_bytes: bytes of the body of a plain HTTP request; more get HTTP 413. Default 64 KiB.
+        origins: the browser origins that a server lets in, such as ``"https://example.com"`` or
+            ``"https://example.com:8443"``; ``"*"`` lets in all. None, the default, lets in pages that come
+            from the same host as the request's ``Host`` header, whatever the port. A request without an
+            ``Origin`` header comes from no browser and is always let in (RFC 6455 section 10.2).
+    """
+
+    max_message_size: int | None = 1024 * 1024
+    max_queue_bytes: int = 1024 * 1024
+    send_high_water: int = 64 * 1024
+    open_timeout: float = 10.0
+    close_timeout: float = 10.0
+    drain_timeout: float = 10.0
+    ping_interval: float | None = 20.0
+    ping_timeout: float | None = 20.0
+    compression: bool | Compression = False
+    max_connections: int | None = 20_000
+    max_handshakes: int = 1024
+    max_header_bytes: int = 16 * 1024
+    max_body_bytes: int = 64 * 1024
+    origins: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        _within(self, "max_message_size", 1, None, none=True)
+        _within(self, "max_queue_bytes", 1, None)
+        _within(self, "send_high_water", 1, None)
+        _within(self, "max_connections", 1, None, none=True)
+        _within(self, "max_handshakes", 1, None)
+        _within(self, "max_header_bytes", 256, None)
+        _within(self, "max_body_bytes", 0, None)
+        _seconds(self, "open_timeout")
+        _seconds(self, "close_timeout")
+        _seconds(self, "drain_timeout")
+        _seconds(self, "ping_interval", none=True)
+        _seconds(self, "ping_timeout", none=True)
+        if not isinstance(self.compression, bool | Compression):
+            raise TypeError(
+                f"compression is True, False or a Compression, not {type(self.compression).__name__}"
+            )
+        if isinstance(self.origins, str):
+            raise TypeError(f"origins is a sequence of str; write origins=[{self.origins!r}]")
+        if self.origins is not None:
+            object.__setattr__(self, "origins", tuple(self.origins))
+            for origin in self.origins:
+                if origin not in ("*", "null") and "://" not in origin:
+                    raise ValueError(f"{origin!r} is no origin; write it with its scheme: 'https://{origin}'")
+
+    @property
+    def deflate(self) -> Compression | None:
+        """The `Compression` in force, or None where there is none."""
+        if isinstance(self.compression, Compression):
+            return self.compression
+        return Compression() if self.compression else None
+
+
+def _within(obj: object, name: str, low: int, high: int | None, *, none: bool = False) -> None:
+    value = getattr(obj, name)
+    if value is None and none:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is an int{' or None' if none else ''}, not {type(value).__name__}")
+    if value < low or (high is not None and value > high):
+        bound = f"from {low} to {high}" if high is not None else f"{low} or more"
+        raise ValueError(f"{name} must be {bound}, not {value}")
+
+
+def _seconds(obj: object, name: str, *, none: bool = False) -> None:
+    value = getattr(obj, name)
+    if value is None and none:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        kind = "a number of seconds or None" if none else "a number of seconds"
+        raise TypeError(f"{name} is {kind}, not {type(value).__name__}")
+    if math.isnan(value) or value <= 0:
+        raise ValueError(f"{name} must be above 0 seconds, not {value}")
+
+
+OPTION_NAMES = frozenset(field.name for field in fields(Options))

@@ -1,0 +1,28 @@
+"""Tools to test WebSockets without sockets: memory links with faults, and a raw peer.
+
+Everything runs in memory and waits by trio's clock only, so with `trio.testing.MockClock` (or the
+``autojump_clock`` of pytest-trio) hours of timeouts pass in no time, and every time can be asserted exactly.
+
+>>> import trio, trio.testing
+>>> from trio_ws.testing import MemoryListener, RawPeer
+>>> async def main() -> None:
+...     listener = MemoryListener()
+...     link = await listener.open_link(latency=0.25)
+...     async with trio.open_nursery() as nursery:
+...         nursery.start_soon(serve, await listener.accept())
+...         peer = await RawPeer.connect(link.client, "/chat")
+...         print(await peer.receive_frame(), "at", trio.current_time(), "seconds")
+...         link.cut()
+>>> async def serve(stream: trio.abc.Stream) -> None:
+...     peer = await RawPeer.accept(stream)
+...     await peer.send_text("hello")
+>>> trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+Frame(fin=True, rsv=0, opcode=1, masked=False, payload=b'hello') at 0.5 seconds
+"""
+
+from __future__ import annotations
+
+from trio_ws.testing.link import Direction, Link, LinkOptions, LinkStream, MemoryListener
+from trio_ws.testing.peer import Frame, RawPeer
+
+__all__ = ["Direction", "Frame", "Link", "LinkOptions", "LinkStream", "MemoryListener", "RawPeer"]

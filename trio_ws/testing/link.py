@@ -1,0 +1,467 @@
+"""Links: byte streams in memory that behave like a network, for tests.
+
+A `Link` has two ends, ``link.client`` and ``link.server``. Each is a whole `trio.abc.HalfCloseableStream`
+with the back pressure of a socket. The link adds what a network does to bytes: latency, tiny reads, a cut,
+a partition.
+
+What always holds here:
+
+* The only clock is trio's, and there are no background tasks. A byte's time of arrival is computed when it is
+  sent, and a receiver sleeps until then. Under `trio.testing.MockClock` every time is exact.
+* All changes of state are made in synchronous code, so a cancelled method leaves nothing half done.
+  ``receive_some`` takes nothing when it is cancelled.
+* The order of bytes is kept, also when the latency shrinks. The end of a stream travels like a byte.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import operator
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, Unpack
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+__all__ = ["Direction", "Link", "LinkOptions", "LinkStream", "MemoryListener"]
+
+DirectionName: TypeAlias = Literal["to_server", "to_client"]
+
+
+class LinkOptions(TypedDict, total=False):
+    """The keyword arguments of `Link`, where another function passes them on."""
+
+    latency: float
+    capacity: int
+    max_read: int | None
+
+
+class _Mark(enum.Enum):
+    """What travels beside the bytes."""
+
+    EOF = enum.auto()
+    GONE = enum.auto()  # the sending end was closed: an EOF, and nobody reads there any more
+    BREAK = enum.auto()
+
+
+class Direction:
+    """The bytes of a `Link` that go one way: in flight, then unread, then taken by the receiver.
+
+    Attributes:
+        capacity: bytes in flight and unread together, past which the sender waits.
+        max_read: bytes that one ``receive_some`` gives at most; None for no limit.
+        carried: bytes that were taken from the sender since the link was made.
+        partitioned: whether nothing arrives for now.
+        peer_gone: whether the news that the sending end was closed has arrived.
+    """
+
+    def __init__(self, latency: float, capacity: int, max_read: int | None) -> None:
+        self.latency = latency
+        self.capacity = _count("capacity", capacity, 1)
+        self.max_read = None if max_read is None else _count("max_read", max_read, 1)
+        self.carried = 0
+        self.partitioned = False
+        self.peer_gone = False
+        self._flying: deque[tuple[float, bytes | _Mark]] = deque()
+        self._flying_size = 0
+        self._unread = bytearray()
+        self._end: _Mark | None = None
+
+    @property
+    def latency(self) -> float:
+        """Seconds from one end to the other, for what is sent from now on. Default 0."""
+        return self._latency
+
+    @latency.setter
+    def latency(self, seconds: float) -> None:
+        if not (0 <= seconds < math.inf):
+            raise ValueError(f"latency must be 0 seconds or more, and finite, not {seconds}")
+        self._latency = seconds
+
+    @property
+    def pending(self) -> int:
+        """Bytes that were sent and not yet taken by the receiver."""
+        return self._flying_size + len(self._unread)
+
+    @property
+    def room(self) -> int:
+        """Bytes that the sender may send now without waiting."""
+        return self.capacity - self.pending
+
+    @property
+    def next_arrival(self) -> float:
+        """The time by trio's clock at which something arrives next; infinite if nothing will by itself."""
+        return math.inf if self.partitioned or not self._flying else self._flying[0][0]
+
+    def put(self, item: bytes | _Mark, delay: float) -> None:
+        """Send bytes or a mark on its way; it arrives ``delay`` seconds from now, and after all before it."""
+        self._flying.append((trio.current_time() + delay, item))
+        if not isinstance(item, _Mark):
+            self._flying_size += len(item)
+            self.carried += len(item)
+
+    def settle(self) -> None:
+        """Let arrive what is due; what would overtake waits its turn."""
+        now = trio.current_time()
+        while self.next_arrival <= now:
+            item = self._flying.popleft()[1]
+            if isinstance(item, _Mark):
+                self.peer_gone = self.peer_gone or item is _Mark.GONE
+                self.end(item)
+            else:
+                self._flying_size -= len(item)
+                self._unread += item
+
+    def end(self, mark: _Mark) -> None:
+        """Nothing follows what has arrived so far. The first end stands."""
+        self._end = self._end or mark
+
+    def lose_flying(self) -> None:
+        """Forget all that has not arrived."""
+        self._flying.clear()
+        self._flying_size = 0
+
+    def take(self, max_bytes: int | None) -> bytes | None:
+        """Take what ``receive_some`` gives now; None if it has to wait.
+
+        Raises:
+            trio.BrokenResourceError: all bytes were taken and the link is broken.
+        """
+        self.settle()
+        if self._unread:
+            size = min(n for n in (max_bytes, self.max_read, len(self._unread)) if n is not None)
+            data = bytes(self._unread[:size])
+            del self._unread[:size]
+            return data
+        if self._end is _Mark.BREAK:
+            raise trio.BrokenResourceError("the link is broken")
+        return None if self._end is None else b""
+
+
+class LinkStream(trio.abc.HalfCloseableStream):
+    """One end of a `Link`, with the semantics of a socket's stream.
+
+    One task may send while another receives; two that do the same at once get `trio.BusyResourceError`. After
+    ``aclose`` here every method raises `trio.ClosedResourceError`. Once the news of the peer's ``aclose`` has
+    arrived, or the link is cut, sending raises `trio.BrokenResourceError`.
+
+    Attributes:
+        link: the link that this is an end of.
+    """
+
+    def __init__(self, link: Link, outgoing: Direction, incoming: Direction) -> None:
+        self.link = link
+        self._outgoing = outgoing
+        self._incoming = incoming
+        self._closed = False
+        self._eof_sent = False
+        self._sending = False
+        self._receiving = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Wait for at least one byte. Cancelled, it has taken none.
+
+        Returns:
+            From 1 to ``max_bytes`` bytes, or ``b""`` when the peer sends no more.
+
+        Raises:
+            trio.BrokenResourceError: the link is cut, and all that arrived was read.
+            trio.ClosedResourceError: this end was closed.
+        """
+        if max_bytes is not None:
+            max_bytes = _count("max_bytes", max_bytes, 1)
+        if self._receiving:
+            raise trio.BusyResourceError("another task is already receiving from this stream")
+        self._receiving = True
+        try:
+            await trio.lowlevel.checkpoint()
+            while True:
+                self._check_open()
+                data = self._incoming.take(max_bytes)
+                if data is not None:
+                    self.link.wake()  # there is room for the sender
+                    return data
+                await self._wait()
+        finally:
+            self._receiving = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send the bytes, waiting while the link is at its capacity. Cancelled, it may have sent a part.
+
+        Raises:
+            trio.BrokenResourceError: the link is cut or the peer gone. A part may have been sent.
+            trio.ClosedResourceError: this end was closed, or ``send_eof`` was called.
+        """
+        with self._only_sender():
+            view = memoryview(memoryview(data).tobytes())  # a copy: the caller may change what it gave us
+            await trio.lowlevel.checkpoint()
+            self._check_sendable()
+            sent = self.link.carry(self._outgoing, view)
+            while sent < len(view):
+                if not self._outgoing.room:
+                    await self._wait()
+                self._check_sendable()
+                sent += self.link.carry(self._outgoing, view[sent:])
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until the link has room for a byte. Raises what `send_all` does."""
+        with self._only_sender():
+            await trio.lowlevel.checkpoint()
+            self._check_sendable()
+            while not self._outgoing.room:
+                await self._wait()
+                self._check_sendable()
+
+    async def send_eof(self) -> None:
+        """Tell the peer that no more bytes follow: it receives ``b""`` one latency from now."""
+        with self._only_sender():
+            await trio.lowlevel.checkpoint()
+            self._check_open()
+            if self._eof_sent:
+                return
+            self._check_sendable()
+            self._eof_sent = True
+            self._outgoing.put(_Mark.EOF, self._outgoing.latency)
+            self.link.wake()
+
+    async def aclose(self) -> None:
+        """Close this end, at once and also when cancelled. What was sent before still arrives."""
+        if not self._closed:
+            self._closed = True
+            self._outgoing.put(_Mark.GONE, self._outgoing.latency)
+            self.link.wake()
+        await trio.lowlevel.checkpoint()
+
+    @contextmanager
+    def _only_sender(self) -> Generator[None, None, None]:
+        if self._sending:
+            raise trio.BusyResourceError("another task is already sending to this stream")
+        self._sending = True
+        try:
+            yield
+        finally:
+            self._sending = False
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("this end of the link was closed")
+
+    def _check_sendable(self) -> None:
+        self._check_open()
+        if self._eof_sent:
+            raise trio.ClosedResourceError("send_eof was called on this end of the link")
+        self._incoming.settle()
+        if self.link.broken or self._incoming.peer_gone:
+            raise trio.BrokenResourceError("the link is broken" if self.link.broken else "the peer is gone")
+
+    async def _wait(self) -> None:
+        # A sender waits for arrivals too: they may bring the news that the peer is gone.
+        with trio.move_on_at(self._incoming.next_arrival):
+            await self.link.changed.park()
+
+
+class Link:
+    """A full-duplex byte link in memory between two streams.
+
+    Args:
+        latency: seconds that each byte, and the end of the stream, take one way. Default 0.
+        capacity: bytes one way, in flight and unread together, past which ``send_all`` waits. Default 64 KiB.
+        max_read: bytes that one ``receive_some`` gives at most, such as 1. None, the default, for no limit.
+
+    Attributes:
+        client, server: the two ends.
+        to_server, to_client: the two `Direction` objects. ``to_server.carried`` counts bytes, and
+            ``to_server.latency`` may be set apart from the other way's.
+        broken: whether the link was cut.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(self, *, latency: float = 0.0, capacity: int = 65536, max_read: int | None = None) -> None:
+        self.to_server = Direction(latency, capacity, max_read)
+        self.to_client = Direction(latency, capacity, max_read)
+        self.client = LinkStream(self, self.to_server, self.to_client)
+        self.server = LinkStream(self, self.to_client, self.to_server)
+        self.broken = False
+        # One lot for all: at most four tasks wait on a link, and each looks again for itself.
+        self.changed = trio.lowlevel.ParkingLot()
+        self._cuts: list[_Cut] = []
+
+    @property
+    def latency(self) -> float:
+        """One-way latency in seconds; setting it changes both ways. The greater one where they differ."""
+        return max(self.to_server.latency, self.to_client.latency)
+
+    @latency.setter
+    def latency(self, seconds: float) -> None:
+        self.to_server.latency = self.to_client.latency = seconds
+
+    @property
+    def carried(self) -> int:
+        """Bytes carried both ways together."""
+        return self.to_server.carried + self.to_client.carried
+
+    def cut(self, *, clean: bool = False) -> None:
+        """Break the link now. What is in flight is lost; what has arrived can still be read.
+
+        Args:
+            clean: the receivers see an end of stream, not `trio.BrokenResourceError`. Sending raises that
+                in both cases.
+        """
+        self.broken = True
+        for direction in self._directions(None):
+            direction.settle()
+            direction.lose_flying()
+            direction.end(_Mark.EOF if clean else _Mark.BREAK)
+        self.wake()
+
+    def cut_after(self, count: int, *, direction: DirectionName | None = None, clean: bool = False) -> None:
+        """Break the link once it has carried ``count`` more bytes from now.
+
+        Both ways, all that was sent until then arrives in its time; then the receivers see the break. Sending
+        raises from that moment on at both ends. A ``send_all`` that would cross the mark sends up to it.
+
+        Args:
+            count: bytes from now on; 0 cuts at once, but what is in flight still arrives.
+            direction: count ``"to_server"`` or ``"to_client"`` only. None, the default, counts both together.
+            clean: as in `cut`.
+        """
+        self._cuts.append(_Cut(self._directions(direction), _count("count", count, 0), clean))
+        self._apply_cuts()
+
+    def partition(self, *, direction: DirectionName | None = None) -> None:
+        """Let nothing arrive, one way or both, until `heal`. Senders go on until the capacity is full."""
+        for one in self._directions(direction):
+            one.settle()
+            one.partitioned = True
+        self.wake()
+
+    def heal(self, *, direction: DirectionName | None = None) -> None:
+        """End a partition. What would have arrived meanwhile arrives now, in order."""
+        for one in self._directions(direction):
+            one.partitioned = False
+        self.wake()
+
+    def carry(self, direction: Direction, data: memoryview) -> int:
+        """Take as many bytes as there is room for, up to the next cut, and say how many. For `LinkStream`."""
+        cuts = [cut for cut in self._cuts if direction in cut.directions]
+        count = min([direction.room, len(data)] + [cut.left for cut in cuts])
+        if count:
+            direction.put(bytes(data[:count]), direction.latency)
+            for cut in cuts:
+                cut.left -= count
+            self._apply_cuts()
+            self.wake()
+        return count
+
+    def wake(self) -> None:
+        """Have every waiting task look again. For `LinkStream`."""
+        self.changed.unpark_all()
+
+    def _directions(self, name: DirectionName | None) -> tuple[Direction, ...]:
+        every = {"to_server": self.to_server, "to_client": self.to_client}
+        if name is None:
+            return tuple(every.values())
+        if name not in every:
+            raise ValueError(f"direction is 'to_server', 'to_client' or None for both, not {name!r}")
+        return (every[name],)
+
+    def _apply_cuts(self) -> None:
+        due = [cut for cut in self._cuts if cut.left == 0]
+        if due:
+            self.broken = True
+            for direction in self._directions(None):
+                # Without latency of its own: the break is seen right behind the last byte.
+                direction.put(_Mark.EOF if due[0].clean else _Mark.BREAK, 0)
+            self.wake()
+
+
+@dataclass
+class _Cut:
+    """A cut to come: after ``left`` more bytes in any of ``directions``."""
+
+    directions: tuple[Direction, ...]
+    left: int
+    clean: bool
+
+
+class MemoryListener(trio.abc.Listener[LinkStream]):
+    """A listener without a network: each connection is a `Link`, and the server accepts its ``server`` end.
+
+    Opening a connection takes no time by itself, whatever the latency.
+
+    Args:
+        backlog: connections that may wait to be accepted; opening one more waits. Default 128.
+        address: a text that stands for host and port in what is shown to people.
+
+    Raises:
+        ValueError: ``backlog`` is below 1.
+    """
+
+    def __init__(self, *, backlog: int = 128, address: str = "memory") -> None:
+        self.address = address
+        self._queue, self._accepted = trio.open_memory_channel[LinkStream](_count("backlog", backlog, 1))
+
+    async def accept(self) -> LinkStream:
+        """Wait for a connection and give its server end.
+
+        Raises:
+            trio.ClosedResourceError: the listener was closed.
+        """
+        return await self._accepted.receive()
+
+    async def connect(self, **options: Unpack[LinkOptions]) -> LinkStream:
+        """Open a connection and give its client end; its link is ``stream.link``. See `open_link`."""
+        return (await self.open_link(**options)).client
+
+    async def open_link(self, **options: Unpack[LinkOptions]) -> Link:
+        """Open a connection and give the whole link, waiting while the backlog is full.
+
+        Args:
+            options: what `Link` takes.
+
+        Raises:
+            ConnectionRefusedError: the listener was closed.
+        """
+        link = Link(**options)
+        try:
+            await self._queue.send(link.server)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            raise self._refused() from None
+        return link
+
+    def open_link_nowait(self, **options: Unpack[LinkOptions]) -> Link:
+        """Do the same as `open_link`, but raise `trio.WouldBlock` when the backlog is full."""
+        link = Link(**options)
+        try:
+            self._queue.send_nowait(link.server)
+        except trio.ClosedResourceError:
+            raise self._refused() from None
+        return link
+
+    async def aclose(self) -> None:
+        """Close the listener, at once and also when cancelled. Connections not yet accepted are cut."""
+        while True:
+            try:
+                self._accepted.receive_nowait().link.cut()
+            except (trio.WouldBlock, trio.ClosedResourceError):
+                break
+        self._accepted.close()
+        self._queue.close()
+        await trio.lowlevel.checkpoint()
+
+    def _refused(self) -> ConnectionRefusedError:
+        return ConnectionRefusedError(f"the listener at {self.address} was closed")
+
+
+def _count(name: str, value: int, low: int) -> int:
+    value = operator.index(value)
+    if value < low:
+        raise ValueError(f"{name} must be {low} or more, not {value}")
+    return value

@@ -1,0 +1,1 @@
+"""One WebSocket on one trio stream."""

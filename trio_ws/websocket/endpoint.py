@@ -1,0 +1,368 @@
+"""Endpoint: the machine under a WebSocket. It moves bytes, frames and states; `WebSocket` is its face.
+
+Reading. One task at a time holds the *reading role*: it waits for bytes in `_advance` and gives them to
+the synchronous `_feed`. Whoever wants something of the peer (a message, a pong, the end) takes the role, or
+parks until its holder has changed something. Where nobody wants anything, the service's minder lends a task
+(`_attend`), which gives the role back as soon as somebody asks. The reader never waits for a writer.
+
+What always holds:
+
+- State only grows: CONNECTING, OPEN, CLOSING (a Close frame went one way), CLOSED (the transport is gone).
+- State changes in synchronous code. A cancelled task leaves it whole, because it was at a wait.
+- Received bytes that wait here are bounded: at ``max_queue_bytes`` we stop reading. Replies to pings and to
+  a close have their own small room in the outbox.
+- Entering CLOSING sets an end to all of it: `_end` comes after ``close_timeout`` at the latest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_ws.errors import CloseFrame, ConnectionClosedError, ConnectionClosedLocallyError
+from trio_ws.websocket.bell import Bell
+from trio_ws.websocket.outbox import Outbox
+from trio_ws.wire.frames import (
+    CLOSE,
+    FIN,
+    PING,
+    PONG,
+    FrameReader,
+    Ping,
+    Pong,
+    Violation,
+    close_payload,
+    masked_frame,
+    server_frame,
+)
+
+if TYPE_CHECKING:
+    from trio_ws.options import Options
+    from trio_ws.websocket.service import Service
+    from trio_ws.websocket.transport import Transport
+    from trio_ws.wire.deflate import PerMessageDeflate
+
+__all__ = ["CLOSED", "CLOSING", "CONNECTING", "OPEN", "Endpoint"]
+
+CONNECTING, OPEN, CLOSING, CLOSED = range(4)
+
+#: Charged against ``max_queue_bytes`` for each message beside its bytes: what the objects weigh.
+MESSAGE_OVERHEAD = 128
+
+# Close codes after which reading ends quietly: normal, going away, and none given.
+_CLEAN = frozenset({1000, 1001, 1005})
+
+
+class Endpoint:
+    """See the module's text."""
+
+    __slots__ = (
+        "__weakref__",
+        "_arrived",
+        "_cause",
+        "_client",
+        "_close_received",
+        "_close_sent",
+        "_closed_locally",
+        "_deflate",
+        "_frames",
+        "_inbox",
+        "_latency",
+        "_life",
+        "_options",
+        "_outbox",
+        "_paused",
+        "_peer_closed_first",
+        "_pings",
+        "_queued",
+        "_reading",
+        "_room",
+        "_service",
+        "_state",
+        "_threshold",
+        "_transport",
+        "_violation",
+    )
+
+    def __init__(self, transport: Transport, service: Service, options: Options, *, client: bool) -> None:
+        self._transport = transport
+        self._service = service
+        self._options = options
+        self._client = client
+        self._state = CONNECTING
+        self._inbox: deque[str | bytes] = deque()
+        self._outbox = Outbox(transport, service, self._write_failed)
+        self._frames: FrameReader | None = None
+        self._deflate: PerMessageDeflate | None = None
+        self._threshold = 0  # the least payload that is compressed
+        # Reading.
+        self._reading = False  # somebody holds the reading role
+        self._arrived = Bell()  # rings when bytes, or the end, may have changed something
+        self._queued = 0  # what waits in the inbox: never less than it weighs, 0 once it was found empty
+        self._paused = False  # a reader waits in _room for the inbox to be emptied
+        self._room: Bell | None = None
+        self._life = False  # bytes came since keepalive last looked
+        self._pings: dict[bytes, float] | None = None  # unanswered pings and when they were sent
+        self._latency: float | None = None
+        # The end.
+        self._close_sent: CloseFrame | None = None
+        self._close_received: CloseFrame | None = None
+        self._peer_closed_first = False
+        self._closed_locally = False  # by the application; then what it had not yet received is dropped
+        self._cause: BaseException | None = None
+        self._violation: Violation | None = None  # what the peer did wrong, not yet told to it
+
+    def _open(self, deflate: PerMessageDeflate | None, trailing: bytes) -> None:
+        """The opening handshake is done; ``trailing`` came behind it."""
+        self._deflate = deflate
+        if self._options.deflate is not None:
+            self._threshold = self._options.deflate.threshold
+        self._frames = FrameReader(
+            self._inbox,
+            client=self._client,
+            max_message_size=self._options.max_message_size,
+            deflate=deflate,
+        )
+        self._state = OPEN
+        self._service.keepalive.watch(self)
+        if self._transport.self_reading:
+            self._service.unread(self)
+        else:
+            self._service.nursery.start_soon(self._attend, name="trio_ws reader")
+        if trailing:
+            self._feed(trailing)
+
+    # -- reading ------------------------------------------------------------------------------------
+
+    @property
+    def _full(self) -> bool:
+        return self._queued >= self._options.max_queue_bytes and not self._closed_locally
+
+    async def _advance(self) -> bool:
+        """Wait until bytes or the end may have changed something, reading if nobody else does.
+
+        Returns whether this task read and others had been waiting for it.
+        """
+        if self._reading or self._full:
+            await self._arrived.wait()
+            return False
+        self._reading = True
+        service = self._service
+        service.read(self)
+        data = b""
+        cause: BaseException | None = None
+        try:
+            data = await self._transport.receive()
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            cause = exc
+        finally:
+            self._reading = False
+            if self._state != CLOSED and self._transport.self_reading:
+                service.unread(self)
+            # Whoever parked while we read must see what came, or read in our place if we were cancelled.
+            others = self._arrived.ring()
+        if data:
+            self._feed(data)
+        else:
+            self._end(cause)
+        return others > 0
+
+    async def _attend(self) -> None:
+        """Read while nobody who wants something does so.
+
+        For a stream this lasts as long as the connection. For a socket it ends once somebody who waits
+        has been served, who can read alone from then on.
+        """
+        lent = self._transport.self_reading
+        while self._state != CLOSED:
+            if self._full:
+                if lent:
+                    return  # the application reads again when it has emptied the inbox
+                self._paused = True
+                self._room = self._room or Bell()
+                await self._room.wait()
+            elif lent and (self._reading or await self._advance()):
+                return
+            elif not lent:
+                await self._advance()
+
+    def _feed(self, data: bytes) -> None:
+        """Take what one read brought."""
+        frames, inbox = self._frames, self._inbox
+        if frames is None:
+            return  # the client was rejected, and talks on
+        self._life = True
+        before = len(inbox)
+        frames.feed(data)
+        new = len(inbox) - before
+        if self._deflate is None:
+            self._queued += len(data) + MESSAGE_OVERHEAD * new
+        else:
+            self._queued += frames.size_of_new(new) + MESSAGE_OVERHEAD * new
+        if frames.events:
+            self._take_events(frames)
+        if self._closed_locally:
+            inbox.clear()
+        self._arrived.ring()
+
+    def _emptied(self) -> None:
+        """The application has taken everything out of the inbox."""
+        self._queued = 0
+        if self._paused:
+            self._paused = False
+            assert self._room is not None
+            self._room.ring()
+
+    def _take_events(self, frames: FrameReader) -> None:
+        events, frames.events = frames.events, []
+        for event in events:
+            if isinstance(event, Ping):
+                if self._state == OPEN:
+                    self._outbox.write_control(self._frame(FIN | PONG, event.payload), pong=True)
+            elif isinstance(event, Pong):
+                self._take_pong(event.payload)
+            elif isinstance(event, CloseFrame):
+                self._take_close(event)
+            else:
+                self._take_violation(event)
+        self._outbox.flush()
+
+    def _take_pong(self, payload: bytes) -> None:
+        pings = self._pings
+        if not pings or payload not in pings:
+            return
+        # A pong answers its ping and, silently, all earlier ones (RFC 6455 section 5.5.3).
+        now = trio.current_time()
+        for sent in list(pings):
+            self._latency = now - pings.pop(sent)
+            if sent == payload:
+                break
+
+    # -- writing ------------------------------------------------------------------------------------
+
+    def _frame(self, first: int, payload: bytes) -> bytes:
+        return masked_frame(first, payload) if self._client else server_frame(first, payload)
+
+    def _send_ping(self, payload: bytes) -> None:
+        if self._pings is None:
+            self._pings = {}
+        self._pings[payload] = trio.current_time()
+        self._outbox.write_control(self._frame(FIN | PING, payload))
+
+    # -- what keepalive asks ------------------------------------------------------------------------
+
+    def _shows_life(self) -> bool:
+        """Whether anything moved since the last call."""
+        silent = not self._life and not self._full
+        self._life = False
+        outbox = self._outbox
+        blocked = outbox.stuck and not outbox.moved
+        outbox.moved = False
+        return not silent and not blocked
+
+    @property
+    def _over(self) -> bool:
+        return self._state == CLOSED
+
+    def _keepalive_ping(self) -> None:
+        if self._state == OPEN and not self._outbox.stuck:
+            self._send_ping(b"trio_ws keepalive")
+
+    def _give_up(self, reason: str) -> None:
+        if self._state == OPEN:
+            self._start_close(1011, reason)
+            self._end(TimeoutError(reason))
+
+    # -- closing ------------------------------------------------------------------------------------
+
+    def _take_violation(self, violation: Violation) -> None:
+        """Fail the connection, once the application has taken, and perhaps answered, what came before."""
+        self._violation = violation
+        if self._inbox and not self._closed_locally:
+            self._service.keepalive.closing(self)
+        else:
+            self._fail_now()
+
+    def _fail_now(self) -> None:
+        """Say what was wrong and that nothing more will come (RFC 6455 section 7.1.7)."""
+        violation, self._violation = self._violation, None
+        assert violation is not None
+        self._start_close(violation.code, violation.reason)
+        self._transport.end_writing()
+
+    def _close_timed_out(self) -> None:
+        """``close_timeout`` is over."""
+        if self._violation is not None:
+            self._fail_now()
+        self._end(None)
+
+    def _write_failed(self, cause: BaseException) -> None:
+        """Nothing can go out any more. What the peer sent before it left, perhaps a Close, may yet come."""
+        if self._state == CONNECTING:
+            self._end(cause)
+        elif self._state != CLOSED:
+            self._cause = cause
+            self._state = CLOSING
+            self._service.keepalive.closing(self)
+            self._arrived.ring()
+
+    def _start_close(self, code: int, reason: str) -> None:
+        """Send a Close frame, if none was sent."""
+        if self._close_sent is not None or self._state not in (OPEN, CLOSING) or self._outbox.broken:
+            return
+        if self._frames is None:
+            return  # rejected: an HTTP response went out
+        self._close_sent = CloseFrame(code, reason)
+        self._state = CLOSING
+        self._outbox.flush()
+        self._outbox.write_control(self._frame(FIN | CLOSE, close_payload(code, reason)))
+        self._service.keepalive.closing(self)
+        self._arrived.ring()
+        self._outbox.room.ring()
+
+    def _take_close(self, frame: CloseFrame) -> None:
+        self._close_received = frame
+        if self._close_sent is None:
+            self._peer_closed_first = True
+            self._start_close(frame.code, "")
+        if not self._client:
+            # RFC 6455 section 7.1.1: the server is the one to end TCP.
+            self._outbox.close_when_empty()
+            if not self._outbox.stuck:
+                self._end(None)
+
+    def _end(self, cause: BaseException | None) -> None:
+        """The transport is at its end, or is to be: nothing can come or go any more."""
+        if self._state == CLOSED:
+            return
+        self._state = CLOSED
+        if cause is not None and self._close_received is None:
+            self._cause = self._cause or cause
+        self._service.read(self)
+        self._service.keepalive.forget(self)
+        self._transport.close()
+        self._outbox.drop()
+        self._pings = None
+        self._arrived.ring()
+        if self._room is not None:
+            self._room.ring()
+
+    @property
+    def _no_more_messages(self) -> bool:
+        """Whether the inbox will stay as it is."""
+        frames = self._frames
+        return self._state == CLOSED or self._closed_locally or (frames is not None and frames.done)
+
+    @property
+    def _ended_cleanly(self) -> bool:
+        received = self._close_received
+        return not self._closed_locally and received is not None and received.code in _CLEAN
+
+    def _closed_error(self) -> ConnectionClosedError:
+        frame = self._close_received or self._close_sent or CloseFrame(1006, "")
+        kind = ConnectionClosedLocallyError if self._closed_locally else ConnectionClosedError
+        error = kind(frame.code, frame.reason, sent=self._close_sent, received=self._close_received)
+        error.__cause__ = self._cause
+        return error

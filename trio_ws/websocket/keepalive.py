@@ -1,0 +1,128 @@
+"""Keepalive: who is alive, judged fairly, and when a close has taken long enough.
+
+One sweep serves all connections of a service, and costs a running connection one flag per read. A peer is
+judged by two facts: whether any byte came from it since the last look, and whether a blocked write has moved.
+
+What always holds:
+
+- A peer is given up only after a full ``ping_timeout`` in which not one byte came, or in which a blocked
+  write did not move by one byte.
+- While the application lets received messages lie, so that we do not read, silence is our own doing and is
+  not held against the peer.
+- Latency does no harm, whatever the interval: one ping is under way at a time.
+- A connection that began to close is gone after ``close_timeout``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_ws.websocket.bell import Bell
+
+if TYPE_CHECKING:
+    from trio_ws.options import Options
+    from trio_ws.websocket.endpoint import Endpoint
+
+__all__ = ["Keepalive"]
+
+
+class Keepalive:
+    """See the module's text."""
+
+    def __init__(self, options: Options) -> None:
+        self._interval = options.ping_interval
+        self._timeout = options.ping_timeout
+        self._close_timeout = options.close_timeout
+        # When each connection is next looked at. The wait is the same for all within one dict, so the
+        # order of insertion is the order of time.
+        self._quiet: dict[Endpoint, float] = {}
+        self._pinged: dict[Endpoint, float] = {}
+        self._closing: dict[Endpoint, float] = {}
+        self._bell = Bell()
+
+    def watch(self, ws: Endpoint) -> None:
+        """Begin with a connection that has just opened."""
+        if self._interval is not None:
+            self._put(self._quiet, ws, self._interval)
+
+    def closing(self, ws: Endpoint) -> None:
+        """The connection began to close: no more pings, and an end in time."""
+        if ws not in self._closing:
+            self.forget(ws)
+            self._put(self._closing, ws, self._close_timeout)
+
+    def forget(self, ws: Endpoint) -> None:
+        self._quiet.pop(ws, None)
+        self._pinged.pop(ws, None)
+        self._closing.pop(ws, None)
+
+    async def run(self) -> None:
+        while True:
+            due = self._next_due()
+            if due == math.inf:
+                await self._bell.wait()
+                continue
+            with trio.move_on_at(due):
+                # A connection that is added may be due before all others, where the timeouts differ.
+                while self._next_due() >= due:
+                    await self._bell.wait()
+            now = trio.current_time()
+            self._sweep_quiet(now)
+            await self._sweep_pinged(now)
+            for ws in self._take_due(self._closing, now):
+                ws._close_timed_out()
+
+    def _put(self, queue: dict[Endpoint, float], ws: Endpoint, seconds: float) -> None:
+        if not queue:
+            self._bell.ring()
+        queue[ws] = trio.current_time() + seconds
+
+    def _next_due(self) -> float:
+        queues = (self._quiet, self._pinged, self._closing)
+        return min(next(iter(queue.values()), math.inf) for queue in queues)
+
+    @staticmethod
+    def _take_due(queue: dict[Endpoint, float], now: float) -> list[Endpoint]:
+        due: list[Endpoint] = []
+        for ws, when in queue.items():
+            if when > now:
+                break
+            due.append(ws)
+        for ws in due:
+            del queue[ws]
+        return due
+
+    def _sweep_quiet(self, now: float) -> None:
+        assert self._interval is not None or not self._quiet
+        for ws in self._take_due(self._quiet, now):
+            if ws._shows_life():
+                self.watch(ws)
+                continue
+            ws._keepalive_ping()
+            if self._timeout is None:
+                self.watch(ws)
+            else:
+                self._put(self._pinged, ws, self._timeout)
+
+    async def _sweep_pinged(self, now: float) -> None:
+        late = [ws for ws in self._take_due(self._pinged, now) if self._still_silent(ws)]
+        if not late:
+            return
+        # If the whole program stood still, the pongs lie unread in the sockets while this timer is already
+        # due. Two rounds of the scheduler let every reader have what is there.
+        for _ in range(2):
+            await trio.lowlevel.checkpoint()
+        for ws in late:
+            if self._still_silent(ws):
+                ws._give_up("keepalive ping timeout")
+
+    def _still_silent(self, ws: Endpoint) -> bool:
+        if ws._over:
+            return False
+        if ws._shows_life():
+            self.watch(ws)
+            return False
+        return True

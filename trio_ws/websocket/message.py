@@ -1,0 +1,151 @@
+"""WebSocketMessage: one message, or one control frame, as a value."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+import msgspec
+
+from trio_ws.errors import MessageError, check_close
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["MessageType", "WebSocketMessage", "decode_json"]
+
+MessageType = Literal["text", "binary", "ping", "pong", "close"]
+T = TypeVar("T")
+
+
+class _Text:
+    """``WebSocketMessage.text``: a factory on the class, the text or None on an instance."""
+
+    @overload
+    def __get__(self, message: None, owner: type[WebSocketMessage]) -> Callable[[str], WebSocketMessage]: ...
+    @overload
+    def __get__(self, message: WebSocketMessage, owner: type[WebSocketMessage]) -> str | None: ...
+    def __get__(
+        self, message: WebSocketMessage | None, owner: type[WebSocketMessage]
+    ) -> Callable[[str], WebSocketMessage] | str | None:
+        if message is None:
+            return _text_message
+        payload = message.payload
+        return payload if isinstance(payload, str) else None
+
+
+class WebSocketMessage(msgspec.Struct, frozen=True, gc=False):
+    """One message, as received or to be sent; compares by value.
+
+    Build one with the factories ``WebSocketMessage.text("hi")``, `binary`, `ping`, `pong` and `close`.
+
+    Attributes:
+        msg_type: ``"text"``, ``"binary"``, ``"ping"``, ``"pong"`` or ``"close"``.
+        payload: the text as ``str``, else ``bytes``; for ``"close"`` the reason.
+        close_code: the code of a ``"close"`` message, else None.
+    """
+
+    msg_type: MessageType
+    payload: str | bytes
+    close_code: int | None = None
+
+    text = _Text()
+
+    @property
+    def data(self) -> bytes | None:
+        """The payload of a binary, ping or pong message; None for text and close."""
+        payload = self.payload
+        return payload if isinstance(payload, bytes) else None
+
+    @staticmethod
+    def binary(data: bytes | bytearray | memoryview = b"") -> WebSocketMessage:
+        """A binary message."""
+        return WebSocketMessage("binary", _as_bytes("a binary message", data))
+
+    @staticmethod
+    def ping(data: bytes | bytearray | memoryview = b"") -> WebSocketMessage:
+        """A ping; at most 125 bytes (RFC 6455 section 5.5)."""
+        return WebSocketMessage("ping", control_payload("a ping", data))
+
+    @staticmethod
+    def pong(data: bytes | bytearray | memoryview = b"") -> WebSocketMessage:
+        """An unasked pong; at most 125 bytes (RFC 6455 section 5.5.3)."""
+        return WebSocketMessage("pong", control_payload("a pong", data))
+
+    @staticmethod
+    def close(code: int = 1000, reason: str = "") -> WebSocketMessage:
+        """A close with this code and reason (RFC 6455 section 7.4)."""
+        check_close(code, reason)
+        return WebSocketMessage("close", reason, code)
+
+    def is_text(self) -> bool:
+        """Whether it is a text message."""
+        return self.msg_type == "text"
+
+    def is_binary(self) -> bool:
+        """Whether it is a binary message."""
+        return self.msg_type == "binary"
+
+    def is_ping(self) -> bool:
+        """Whether it is a ping."""
+        return self.msg_type == "ping"
+
+    def is_pong(self) -> bool:
+        """Whether it is a pong."""
+        return self.msg_type == "pong"
+
+    def is_close(self) -> bool:
+        """Whether it is a close."""
+        return self.msg_type == "close"
+
+    @overload
+    def json(self) -> Any: ...
+    @overload
+    def json(self, type: type[T]) -> T: ...
+    def json(self, type: Any = Any) -> Any:
+        """The payload decoded from JSON, and validated against ``type`` by msgspec.
+
+        Raises:
+            MessageError: the payload is no JSON, or not of that type; the text has the path to the bad value.
+        """
+        return decode_json(self.payload, type)
+
+
+def _text_message(text: str) -> WebSocketMessage:
+    """A text message."""
+    if not isinstance(text, str):
+        raise TypeError(f"a text message is a str, not {type(text).__name__}; for bytes use binary()")
+    return WebSocketMessage("text", text)
+
+
+def _as_bytes(what: str, data: bytes | bytearray | memoryview) -> bytes:
+    if isinstance(data, str):
+        raise TypeError(f"{what} is bytes-like, not str; encode it, or use text()")
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"{what} is bytes-like, not {type(data).__name__}")
+    return bytes(data)
+
+
+def control_payload(what: str, data: bytes | bytearray | memoryview) -> bytes:
+    """Check what a control frame may carry (RFC 6455 section 5.5)."""
+    payload = _as_bytes(what, data)
+    if len(payload) > 125:
+        raise ValueError(f"{what} carries at most 125 bytes, not {len(payload)}")
+    return payload
+
+
+@functools.lru_cache(maxsize=256)
+def _json_decoder(type: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(type)
+
+
+def decode_json(payload: str | bytes, type: Any) -> Any:
+    """Decode and validate, with errors of ours."""
+    try:
+        try:
+            decoder = _json_decoder(type)
+        except TypeError:  # a type that cannot be hashed
+            decoder = msgspec.json.Decoder(type)
+        return decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise MessageError(f"the message is not the JSON that was asked for: {exc}", payload) from exc

@@ -1,0 +1,215 @@
+"""Outbox: what waits to be written to one connection.
+
+It takes whole frames and nothing else, from synchronous code, so that no cancellation can leave half a
+frame behind: a frame that is in here is finished, or the connection is broken.
+
+Three states: *empty* (a frame is offered to the socket at once), *corked* (frames of one burst are gathered
+and a flush is due in this scheduler round), *draining* (the socket is full and a task waits for it).
+
+What always holds: ``size`` counts every byte that was taken and not yet handed to the kernel. Control frames
+have 4 KiB of their own beyond any mark, and past that only the latest pong is kept (RFC 6455 section 5.5.3
+lets a peer answer only the latest ping).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_ws.websocket.bell import Bell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_ws.websocket.service import Service
+    from trio_ws.websocket.transport import Transport
+
+__all__ = ["Outbox"]
+
+#: A burst is flushed early once it has gathered this much.
+_CORK_LIMIT = 65536
+_CONTROL_ROOM = 4096
+
+
+class Outbox:
+    """See the module's text.
+
+    Args:
+        transport: where the bytes go.
+        service: lends the task that drains, and the flusher.
+        on_broken: called once, with the cause, when writing has failed.
+    """
+
+    __slots__ = (
+        "_close_when_empty",
+        "_control",
+        "_draining",
+        "_late_pong",
+        "_on_broken",
+        "_parts",
+        "_service",
+        "_transport",
+        "broken",
+        "corked",
+        "moved",
+        "room",
+        "size",
+    )
+
+    def __init__(
+        self, transport: Transport, service: Service, on_broken: Callable[[BaseException], None]
+    ) -> None:
+        self._transport = transport
+        self._service = service
+        self._on_broken = on_broken
+        self._parts: list[bytes | memoryview] = []
+        self.corked = False  # a flush is due in this round
+        self._draining = False
+        self._control = 0
+        self._late_pong: bytes | None = None
+        self._close_when_empty = False
+        self.size = 0
+        self.broken = False
+        self.moved = False  # bytes went out since somebody last set this to False
+        self.room = Bell()  # rings whenever bytes went out of a full outbox, and at the end
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the peer, or the network, takes no more for now."""
+        return self._draining
+
+    def write(self, frame: bytes) -> None:
+        """Send a frame, now if the socket takes it."""
+        if self._parts or self._draining:
+            self._append(frame)
+            if self.corked:
+                self.flush()
+            return
+        if self.broken:
+            return
+        try:
+            sent = self._transport.send_now(frame)
+        except BlockingIOError:
+            sent = 0
+        except OSError as exc:
+            self._break(exc)
+            return
+        if sent != len(frame):
+            self._append(memoryview(frame)[sent:] if sent else frame)
+            self._drain_soon()
+
+    def write_pair(self, head: bytes, payload: bytes) -> None:
+        """Send a large frame without joining its head and its payload."""
+        if self._parts or self._draining:
+            self._append(head)
+            self._append(payload)
+            if self.corked:
+                self.flush()
+            return
+        if self.broken:
+            return
+        try:
+            sent = self._transport.send_pair_now(head, payload)
+        except BlockingIOError:
+            sent = 0
+        except OSError as exc:
+            self._break(exc)
+            return
+        if sent < len(head):
+            self._append(head[sent:])
+            self._append(payload)
+        elif sent < len(head) + len(payload):
+            self._append(memoryview(payload)[sent - len(head) :])
+        if self._parts:
+            self._drain_soon()
+
+    def cork(self, frame: bytes) -> None:
+        """Send a frame with others of this burst: at the next `flush`, at the latest in this round."""
+        self._append(frame)
+        if self.corked:
+            if self.size > _CORK_LIMIT:
+                self.flush()
+        elif not self._draining:
+            self.corked = True
+            self._service.flush_soon(self)
+
+    def write_control(self, frame: bytes, *, pong: bool = False) -> None:
+        """Send a control frame, for which there is always room, but for pongs without end."""
+        if self._draining:
+            if pong and self._control + len(frame) > _CONTROL_ROOM:
+                self._late_pong = frame
+                return
+            self._control += len(frame)
+            self._append(frame)
+        elif pong:
+            self.cork(frame)
+        else:
+            self.write(frame)
+
+    def flush(self) -> None:
+        """Offer to the socket what was corked."""
+        self.corked = False
+        parts = self._parts
+        if not parts or self._draining or self.broken:
+            return
+        data = b"".join(parts)
+        parts.clear()
+        self.size = 0
+        self.write(data)
+
+    def close_when_empty(self) -> None:
+        """Close the transport as soon as all is written, at once if it is."""
+        self.flush()
+        if self._parts or self._draining:
+            self._close_when_empty = True
+        else:
+            self._transport.close()
+
+    def drop(self) -> None:
+        """Forget what waits, at the end of the connection."""
+        self.broken = True
+        self._parts.clear()
+        self.size = 0
+        self.room.ring()
+
+    def _append(self, frame: bytes | memoryview) -> None:
+        if not self.broken:
+            self._parts.append(frame)
+            self.size += len(frame)
+
+    def _break(self, cause: BaseException) -> None:
+        self.drop()
+        self._on_broken(cause)
+
+    def _drain_soon(self) -> None:
+        self._draining = True
+        self.corked = False
+        self._service.nursery.start_soon(self._drain)
+
+    async def _drain(self) -> None:
+        try:
+            while self._parts:
+                parts, self._parts = self._parts, []
+                batch = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
+                while batch:
+                    sent = await self._transport.send_some(batch)
+                    if self.broken:
+                        return
+                    batch = batch[sent:]
+                    self.size -= sent
+                    self.moved = True
+                    self.room.ring()
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            self._draining = False
+            if not self.broken:
+                self._break(exc)
+            return
+        finally:
+            self._draining = False
+        self._control = 0
+        if self._late_pong is not None:
+            frame, self._late_pong = self._late_pong, None
+            self.write(frame)
+        if self._close_when_empty and not self._draining:
+            self._transport.close()

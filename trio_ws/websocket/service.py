@@ -1,0 +1,135 @@
+"""Service: the few tasks that work for all connections of one server or one client.
+
+A connection has no tasks of its own while its handler waits for messages: the handler's task reads the
+socket itself. What must happen beside that is done here, in one nursery that the owner can see:
+
+- the *flusher* sends what bursts have corked, at the end of the scheduler round;
+- the *minder* finds connections that nobody has read from for a moment, because the application is busy
+  elsewhere, and lends each a task that reads, so that pings are answered and closes are seen;
+- the *keepalive* (see keepalive.py) judges who is alive;
+- *drainers* wait for full sockets, one for each.
+
+What always holds: nothing here raises past this nursery, and when the nursery ends nothing of it is left.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_ws.websocket.bell import Bell
+from trio_ws.websocket.keepalive import Keepalive
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from trio_ws.options import Options
+    from trio_ws.websocket.endpoint import Endpoint
+    from trio_ws.websocket.outbox import Outbox
+
+__all__ = ["Service", "open_service"]
+
+#: Seconds between two looks at who is not being read from. A control frame that finds its application busy
+#: waits at most two of these; an idle service does not look at all.
+_TICK = 0.01
+
+
+class Service:
+    """See the module's text. Made by `open_service`."""
+
+    def __init__(self, nursery: trio.Nursery, scope: trio.CancelScope, options: Options) -> None:
+        self.nursery = nursery
+        self.scope = scope  # ends all of it
+        self.keepalive = Keepalive(options)
+        self._to_flush: list[Outbox] = []
+        self._flush_bell = Bell()
+        # Connections without a reader, each with the tick at which it lost its last; oldest first, because
+        # every change puts its entry at the end.
+        self._unread: dict[Endpoint, int] = {}
+        self._tick = 0
+        self._unread_bell = Bell()
+
+    def start(self) -> None:
+        self.nursery.start_soon(self._flush, name="trio_ws flusher")
+        self.nursery.start_soon(self._mind, name="trio_ws minder")
+        self.nursery.start_soon(self.keepalive.run, name="trio_ws keepalive")
+
+    def flush_soon(self, outbox: Outbox) -> None:
+        if not self._to_flush:
+            self._flush_bell.ring()
+        self._to_flush.append(outbox)
+
+    async def _flush(self) -> None:
+        while True:
+            if not self._to_flush:
+                await self._flush_bell.wait()
+            outboxes, self._to_flush = self._to_flush, []
+            for outbox in outboxes:
+                outbox.flush()
+
+    def unread(self, ws: Endpoint) -> None:
+        """Nobody waits for this connection's bytes as of now."""
+        if not self._unread:
+            self._unread_bell.ring()
+        self._unread[ws] = self._tick
+
+    def read(self, ws: Endpoint) -> None:
+        """Somebody does again, or there is nothing left to read."""
+        self._unread.pop(ws, None)
+
+    async def _mind(self) -> None:
+        while True:
+            if not self._unread:
+                await self._unread_bell.wait()
+            await trio.sleep(_TICK)
+            self._tick += 1
+            late: list[Endpoint] = []
+            for ws, since in self._unread.items():
+                if since >= self._tick - 1:
+                    break
+                late.append(ws)
+            for ws in late:
+                del self._unread[ws]
+                self.nursery.start_soon(ws._attend, name="trio_ws reader")
+
+
+@asynccontextmanager
+async def open_service(options: Options) -> AsyncIterator[Service]:
+    """Run a service for the length of a block.
+
+    A cancellation reaches the block first and the service only when the block is done, so that the block can
+    still close its connections properly. An exception of the block leaves as it was raised: it is carried
+    around the nursery, which would wrap it in an ExceptionGroup.
+    """
+    failure: BaseException | None = None
+    try:
+        async with trio.open_nursery() as outer:
+            service: Service = await outer.start(_host, options)
+            try:
+                yield service
+            except BaseException as exc:  # noqa: BLE001 - raised again below
+                failure = exc
+            service.scope.cancel()
+    except BaseException as exc:  # noqa: BLE001 - raised again below
+        # Our own tasks let through only what may strike any task, such as a KeyboardInterrupt. What the block
+        # raised then is the Cancelled of this nursery, which must not leave it.
+        struck = exc.split(trio.Cancelled)[1] if isinstance(exc, BaseExceptionGroup) else exc
+        if failure is None or not (struck is None or isinstance(struck, trio.Cancelled)):
+            failure = exc
+        while failure is exc and isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
+            failure = exc = exc.exceptions[0]
+    if failure is not None:
+        try:
+            raise failure
+        finally:
+            del failure  # it holds this frame, which would hold it
+
+
+async def _host(options: Options, *, task_status: trio.TaskStatus[Service]) -> None:
+    with trio.CancelScope(shield=True) as scope:
+        async with trio.open_nursery() as nursery:
+            service = Service(nursery, scope, options)
+            service.start()
+            task_status.started(service)

@@ -1,0 +1,357 @@
+"""permessage-deflate (RFC 7692): its negotiation, and a compressor and a bounded inflater for one connection.
+
+`offer`, `answer` and `confirm` negotiate with header values and keep no state. `PerMessageDeflate` then works
+on payloads: wsproto's frame decoder calls its inbound hooks, and our own sender calls `compress`.
+
+What always holds here:
+
+* One message never inflates to more than ``max_message_size`` bytes and one, over all its frames, whatever it
+  claims to hold. zlib is given that bound before it produces anything.
+* Whether a message is compressed is kept per message. A control frame between two of its fragments changes
+  nothing, and wsproto may announce a frame's header twice, when the masking key has not yet come.
+* `compress` leaves the stream at a byte boundary after each frame. A peer that reads fragments as they come
+  can inflate all of each one at once.
+* zlib's state is made by the first message that needs it, and dropped after a message where the parameters
+  say that no context is taken over.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wsproto.extensions import Extension
+from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trio_ws.options import Compression
+
+__all__ = ["DeflateParams", "PerMessageDeflate", "answer", "confirm", "offer"]
+
+_NAME = "permessage-deflate"
+_SERVER_FORGETS = "server_no_context_takeover"
+_CLIENT_FORGETS = "client_no_context_takeover"
+_SERVER_BITS = "server_max_window_bits"
+_CLIENT_BITS = "client_max_window_bits"
+
+# zlib refuses to make raw deflate with a window of 2 ** 8 bytes, though it inflates it. A message compressed
+# with 8 inflates with any larger window too.
+_LEAST_BITS = 9
+_MOST_BITS = 15
+
+# RFC 7692 section 7.2.1: what a sender cuts from the end of a message and a receiver puts back.
+_TAIL = b"\x00\x00\xff\xff"
+
+# After a DEFLATE stream that ended within a frame, zlib copies all that follows it. Small steps keep a frame
+# of many tiny streams from costing the square of its length.
+_STEP = 1024
+
+_RSV1 = RsvBits(rsv1=True, rsv2=False, rsv3=False)
+
+# RFC 6455 section 9.1 and RFC 7230 section 3.2.6. `\d` and `\s` would let in what is not ASCII.
+_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
+_EXTENSION = re.compile(rf"({_TOKEN})[ \t]*")
+_PARAMETER = re.compile(rf";[ \t]*({_TOKEN})[ \t]*(?:=[ \t]*({_TOKEN}|{_QUOTED})[ \t]*)?")
+_WINDOW = re.compile(r"[89]|1[0-5]")
+
+
+@dataclass(frozen=True, slots=True)
+class DeflateParams:
+    """What both sides agreed on (RFC 7692 section 7.1).
+
+    Attributes:
+        server_max_window_bits: window of what the server compresses, 8 to 15, as a power of two bytes.
+        client_max_window_bits: the same for what the client compresses.
+        server_no_context_takeover: the server forgets its window after each message.
+        client_no_context_takeover: the client forgets its window after each message.
+    """
+
+    server_max_window_bits: int = _MOST_BITS
+    client_max_window_bits: int = _MOST_BITS
+    server_no_context_takeover: bool = False
+    client_no_context_takeover: bool = False
+
+
+def offer(compression: Compression) -> str:
+    """The value of ``Sec-WebSocket-Extensions`` that a client sends (RFC 7692 section 7.1).
+
+    ``client_max_window_bits`` is always in it, so that the server may ask for a smaller window.
+    """
+    parts = [_NAME, _CLIENT_BITS]
+    if compression.client_max_window_bits < _MOST_BITS:
+        parts[-1] += f"={compression.client_max_window_bits}"
+    if compression.server_max_window_bits < _MOST_BITS:
+        parts.append(f"{_SERVER_BITS}={compression.server_max_window_bits}")
+    if compression.client_no_context_takeover:
+        parts.append(_CLIENT_FORGETS)
+    if compression.server_no_context_takeover:
+        parts.append(_SERVER_FORGETS)
+    return "; ".join(parts)
+
+
+def answer(compression: Compression, offers: Iterable[str]) -> tuple[str, DeflateParams] | None:
+    """Choose the first offer that a server can keep (RFC 7692 sections 5.1 and 7.1).
+
+    An offer is passed over if it has an unknown, repeated or invalid parameter, or asks the server to
+    compress with a window of 8 bits. A client that cannot limit its window is accepted with 15 bits.
+
+    Args:
+        compression: what the server wishes; of it and the offer, the smaller window counts.
+        offers: the values of the request's ``Sec-WebSocket-Extensions`` headers, in order.
+
+    Returns:
+        The header's value for the response and what is agreed by it; None to go without compression.
+    """
+    for element in (element for value in offers for element in _elements(value)):
+        try:
+            asked = _parameters(element, window_needs_value=False)
+        except ValueError:
+            continue
+        # Section 7.1.2.2: an answer may limit the client only if its offer has the parameter.
+        client_wish = compression.client_max_window_bits if _CLIENT_BITS in asked else _MOST_BITS
+        params = DeflateParams(
+            min(compression.server_max_window_bits, asked.get(_SERVER_BITS, _MOST_BITS)),
+            min(client_wish, asked.get(_CLIENT_BITS, _MOST_BITS)),
+            compression.server_no_context_takeover or _SERVER_FORGETS in asked,
+            # Section 7.1.1.2: a client that hints at it does so even if the answer is silent.
+            compression.client_no_context_takeover or _CLIENT_FORGETS in asked,
+        )
+        if params.server_max_window_bits < _LEAST_BITS:
+            continue
+        parts = [_NAME]
+        # Section 7.1.2.1: an offered limit is accepted by saying it, 15 too.
+        if _SERVER_BITS in asked or params.server_max_window_bits < _MOST_BITS:
+            parts.append(f"{_SERVER_BITS}={params.server_max_window_bits}")
+        if params.client_max_window_bits < _MOST_BITS:
+            parts.append(f"{_CLIENT_BITS}={params.client_max_window_bits}")
+        if params.server_no_context_takeover:
+            parts.append(_SERVER_FORGETS)
+        if params.client_no_context_takeover:
+            parts.append(_CLIENT_FORGETS)
+        return "; ".join(parts), params
+    return None
+
+
+def confirm(compression: Compression, value: str) -> DeflateParams:
+    """Check what a server answered to `offer`, and say what is agreed by it (RFC 7692 sections 5.1 and 7.1).
+
+    An answer with a larger ``client_max_window_bits`` than offered is no error: a server may ignore the hint
+    (section 7.1.2.2), and we stay within what we offered.
+
+    Args:
+        compression: what the offer was made from.
+        value: the response's ``Sec-WebSocket-Extensions``; several headers are joined with commas.
+
+    Raises:
+        ValueError: the client must fail the connection; the message says why.
+    """
+    elements = _elements(value)
+    if len(elements) != 1:
+        raise ValueError(f"the server accepted {len(elements)} extensions where {_NAME} alone was offered")
+    got = _parameters(elements[0], window_needs_value=True)
+    if compression.server_no_context_takeover and _SERVER_FORGETS not in got:
+        raise ValueError(f"the server's answer lacks {_SERVER_FORGETS}, which was asked for")
+    server_bits = got.get(_SERVER_BITS, _MOST_BITS)
+    if server_bits > compression.server_max_window_bits:
+        raise ValueError(
+            f"the server would compress with {_SERVER_BITS}={server_bits}, "
+            f"at most {compression.server_max_window_bits} was asked for"
+        )
+    client_bits = min(compression.client_max_window_bits, got.get(_CLIENT_BITS, _MOST_BITS))
+    if client_bits < _LEAST_BITS:
+        raise ValueError(f"the server wants {_CLIENT_BITS}={client_bits}, zlib compresses with 9 or more")
+    return DeflateParams(
+        server_bits,
+        client_bits,
+        _SERVER_FORGETS in got,
+        compression.client_no_context_takeover or _CLIENT_FORGETS in got,
+    )
+
+
+def _elements(value: str) -> list[str]:
+    """The extensions of one header value. A comma in quotes parts nothing, and empty elements are skipped."""
+    return [element for part in _ELEMENT.findall(value) if (element := part.strip(" \t"))]
+
+
+def _parameters(element: str, *, window_needs_value: bool) -> dict[str, int]:
+    """The parameters of one permessage-deflate element, a flag as 1. ValueError if it is anything else."""
+    head = _EXTENSION.match(element)
+    if head is None or head[1] != _NAME:
+        raise ValueError(f"not {_NAME}: {element!r}")
+    found: dict[str, int] = {}
+    position = head.end()
+    while position < len(element):
+        part = _PARAMETER.match(element, position)
+        if part is None:
+            raise ValueError(f"malformed parameters: {element!r}")
+        position = part.end()
+        name, value = part.groups()
+        if name in found:
+            raise ValueError(f"{name} is there twice: {element!r}")
+        if value is not None and value.startswith('"'):
+            value = re.sub(r"\\(.)", r"\1", value[1:-1])
+        found[name] = _setting(name, value, window_needs_value=window_needs_value)
+    return found
+
+
+def _setting(name: str, value: str | None, *, window_needs_value: bool) -> int:
+    """One parameter's value as an int; 15 for a ``client_max_window_bits`` that may stand alone and does."""
+    if name in (_SERVER_FORGETS, _CLIENT_FORGETS):
+        if value is not None:
+            raise ValueError(f"{name} takes no value, not {value!r}")
+        return 1
+    if name not in (_SERVER_BITS, _CLIENT_BITS):
+        raise ValueError(f"{name} is no parameter of {_NAME}")
+    if value is None and name == _CLIENT_BITS and not window_needs_value:
+        return _MOST_BITS
+    if value is None or not _WINDOW.fullmatch(value):
+        raise ValueError(f"{name} needs a value from 8 to 15, not {value!r}")
+    return int(value)
+
+
+class PerMessageDeflate(Extension):
+    """permessage-deflate on one connection, for wsproto's frame decoder inbound and for us outbound.
+
+    It does not negotiate through wsproto, and lets outbound frames of wsproto (pings, closes) pass unchanged.
+
+    Args:
+        client: whether this side is the client.
+        params: what was agreed in the handshake.
+        compression: level and memory of the compressor.
+        max_message_size: bytes that one message may inflate to; past it the inbound hooks answer
+            `CloseReason.MESSAGE_TOO_BIG`. None for no limit.
+    """
+
+    name = _NAME
+
+    def __init__(
+        self, *, client: bool, params: DeflateParams, compression: Compression, max_message_size: int | None
+    ) -> None:
+        ours = params.server_max_window_bits, params.server_no_context_takeover
+        theirs = params.client_max_window_bits, params.client_no_context_takeover
+        if client:
+            ours, theirs = theirs, ours
+        self._out_bits, self._out_forgets = ours
+        in_bits, self._in_forgets = theirs
+        self._in_bits = max(in_bits, _LEAST_BITS)
+        self._compression = compression
+        self._max_message_size = max_message_size
+
+        # zlib gives the types of these no public name.
+        self._compressor: zlib._Compress | None = None  # pyright: ignore[reportPrivateUsage]
+        self._inflater: zlib._Decompress | None = None  # pyright: ignore[reportPrivateUsage]
+        # Of the frame that is arriving.
+        self._control = False
+        # Of the message that is arriving.
+        self._compressed = False
+        self._inflated = 0
+        self._tail_due = False
+
+    def enabled(self) -> bool:
+        """True: it is made only once it is agreed."""
+        return True
+
+    def offer(self) -> bool:
+        """False: wsproto has nothing to offer, `offer` of this module does that."""
+        return False
+
+    def compress(self, data: bytes, *, fin: bool) -> bytes:
+        """Deflate the payload of one data frame (RFC 7692 section 7.2.1).
+
+        The caller sets RSV1 on the first frame of the message, and gives all its frames here in order. What
+        is returned must be sent, or the connection given up: the peer's window follows ours.
+
+        Args:
+            data: the frame's share of the message; may be empty.
+            fin: whether this is the last frame of the message.
+        """
+        if data:
+            if self._compressor is None:
+                self._compressor = zlib.compressobj(
+                    self._compression.level, zlib.DEFLATED, -self._out_bits, self._compression.memory_level
+                )
+            payload = self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
+            if fin:
+                payload = payload[: -len(_TAIL)]
+        else:
+            # zlib flushes nothing twice, yet a message has an end (section 7.2.3.6): the first byte of an
+            # empty stored block, whose other bytes are the tail. We stand at a byte boundary.
+            payload = b"\x00" if fin else b""
+        if fin and self._out_forgets:
+            self._compressor = None
+        return payload
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        """A frame begins. Only the first frame of a message may have RSV1 (RFC 7692 section 6)."""
+        self._control = opcode.iscontrol()
+        if self._control or opcode is Opcode.CONTINUATION:
+            return CloseReason.PROTOCOL_ERROR if rsv.rsv1 else _RSV1
+        # A new message while one is unfinished gets here too; wsproto refuses its payload.
+        self._compressed = rsv.rsv1
+        self._inflated = 0
+        self._tail_due = False
+        return _RSV1
+
+    def frame_inbound_payload_data(
+        self, proto: FrameDecoder | FrameProtocol, data: bytes
+    ) -> bytes | CloseReason:
+        """A part of a frame's payload came."""
+        if self._control or not self._compressed:
+            return data
+        return self._inflate(data)
+
+    def frame_inbound_complete(
+        self, proto: FrameDecoder | FrameProtocol, fin: bool
+    ) -> bytes | CloseReason | None:
+        """A frame ends; what is returned still belongs to its payload."""
+        if self._control or not self._compressed or not fin:
+            return None
+        self._compressed = False
+        # Some senders leave an empty message without any payload, and some end one with a final block. In
+        # neither case is there a block for the tail to complete; it would spoil the next message.
+        rest = self._inflate(_TAIL) if self._tail_due else b""
+        if self._in_forgets:
+            self._inflater = None
+        return rest
+
+    def _inflate(self, data: bytes) -> bytes | CloseReason:
+        """Inflate within what is left of the bound.
+
+        zlib stops for good at a block with BFINAL, which a message may have anywhere (RFC 7692 section
+        7.2.3.4), and what follows starts a new stream at the next byte. Senders reset their compressor there,
+        so the new stream knows no earlier window.
+        """
+        produced: list[bytes] = []
+        position, step = 0, len(data)
+        while position < len(data):
+            if self._inflater is None:
+                self._inflater = zlib.decompressobj(-self._in_bits)
+            inflater = self._inflater
+            chunk = data[position : position + step]
+            # One byte of room more than allowed tells "just full" from "too big". Less than the room came out
+            # otherwise, so zlib has taken all its input and nothing waits in unconsumed_tail. 0 is no limit.
+            room = 0 if self._max_message_size is None else self._max_message_size - self._inflated + 1
+            try:
+                piece = inflater.decompress(chunk, room)
+            except zlib.error:
+                return CloseReason.INVALID_FRAME_PAYLOAD_DATA
+            self._inflated += len(piece)
+            if self._max_message_size is not None and self._inflated > self._max_message_size:
+                return CloseReason.MESSAGE_TOO_BIG
+            if piece:
+                produced.append(piece)
+            position += len(chunk)
+            self._tail_due = not inflater.eof
+            if inflater.eof:
+                position -= len(inflater.unused_data)
+                step = _STEP
+                self._inflater = None
+        return produced[0] if len(produced) == 1 else b"".join(produced)
