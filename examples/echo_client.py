@@ -1,0 +1,25 @@
+"""Send lines to a server and print its answers: ``python examples/echo_client.py ws://localhost:8000 hi there``."""
+
+from __future__ import annotations
+
+import sys
+
+import trio
+
+import trio_ws
+
+
+async def main(uri: str, *words: str) -> None:
+    async with trio_ws.connect(uri) as ws:
+        for word in words:
+            await ws.send(word)
+            with trio.fail_after(5):  # trio's own deadlines work on everything here
+                print(await ws.receive_text())
+        print(f"ping took {await ws.ping() * 1000:.1f} ms")
+
+
+if __name__ == "__main__":
+    try:
+        trio.run(main, *(sys.argv[1:] or ["ws://localhost:8000", "hi"]))
+    except trio_ws.ConnectionFailedError as exc:
+        sys.exit(str(exc))
