@@ -38,7 +38,10 @@ async def game(ws: trio_ws.WebSocket) -> None:
                 await ws.send(b"x" * 65536)
                 sent += 1
         finally:
-            say("server", f"sent {sent} x 64 KiB, then waited: a client that does not read holds up only itself")
+            say(
+                "server",
+                f"sent {sent} x 64 KiB, then waited: a client that does not read holds up only itself",
+            )
     else:
         async for message in ws:
             await ws.send(f"echo: {message.text}")

@@ -515,8 +515,9 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close with a closing handshake (RFC 6455 section 7.1.2), in at most ``close_timeout`` seconds.
 
-        Messages that were received and not yet taken are dropped. Closing again is fine and waits for the
-        same end. A connection that was not yet accepted is rejected with 403.
+        Messages that were received and not yet taken are dropped, unless the peer was the one to close.
+        Closing again is fine and waits for the same end. A connection that was not yet accepted is rejected
+        with 403.
 
         Cancelled, it closes the transport at once: what is lost is the grace, never the closing.
 
@@ -528,6 +529,10 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
             ValueError: the code may not be sent, or the reason is too long.
         """
         check_close(code, reason)
+        if self._state == CLOSED:
+            # What the peer sent before it closed stays, for whoever comes to take it.
+            await self._transport.wait_closed()
+            return
         if self._state == CONNECTING:
             try:
                 await self.reject()
@@ -539,8 +544,9 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
         if self._violation is not None:
             self._fail_now()
         self._start_close(code, reason)
-        self._inbox.clear()
-        self._emptied()
+        if self._closed_locally:
+            self._inbox.clear()
+            self._emptied()
         # A peer that broke the protocol may be unable to end the handshake, so it gets less time.
         failed = self._frames is not None and self._frames.done and self._close_received is None
         grace = min(1.0, self._options.close_timeout) if failed else self._options.close_timeout

@@ -112,14 +112,15 @@ async def open_service(options: Options) -> AsyncIterator[Service]:
             except BaseException as exc:  # noqa: BLE001 - raised again below
                 failure = exc
             service.scope.cancel()
-    except BaseException as exc:  # noqa: BLE001 - raised again below
-        # Our own tasks let through only what may strike any task, such as a KeyboardInterrupt. What the block
-        # raised then is the Cancelled of this nursery, which must not leave it.
-        struck = exc.split(trio.Cancelled)[1] if isinstance(exc, BaseExceptionGroup) else exc
-        if failure is None or not (struck is None or isinstance(struck, trio.Cancelled)):
-            failure = exc
-        while failure is exc and isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
-            failure = exc = exc.exceptions[0]
+    except BaseExceptionGroup as group:
+        # What the block raised stands, also when it is cancelled at the same time. Our own tasks let through
+        # only what may strike any task, such as a KeyboardInterrupt; what the block raised then is the
+        # Cancelled of this nursery, which must not leave it.
+        struck = group.split(trio.Cancelled)[1]
+        if failure is None or struck is not None:
+            failure = struck or group
+            while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
+                failure = failure.exceptions[0]
     if failure is not None:
         try:
             raise failure

@@ -1,0 +1,89 @@
+"""Every example runs for real, as a process of its own, and prints what a reader would expect."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name: str, *args: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name), *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    return done.stdout
+
+
+def test_echo_server_and_client() -> None:
+    server = subprocess.Popen(
+        [sys.executable, str(EXAMPLES / "echo_server.py"), "0"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout is not None
+        uri = server.stdout.readline().split()[-1]
+        lines = run("echo_client.py", uri, "hi", "there").splitlines()
+        assert lines[:2] == ["hi", "there"]
+        assert lines[2].startswith("ping took ")
+        server.send_signal(signal.SIGINT)
+        assert server.communicate(timeout=60)[0] == "drained\n"
+        assert server.returncode == 0
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_echo_client_says_why_it_cannot_connect() -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "echo_client.py"), "ws://127.0.0.1:9/"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("could not reach 127.0.0.1:9")
+
+
+def test_tls() -> None:
+    pytest.importorskip("trustme")
+    first, second = run("tls.py").splitlines()
+    assert first.startswith("you came over TLS to localhost:")
+    assert second.startswith("refused: ")
+    assert "CERTIFICATE_VERIFY_FAILED" in second
+
+
+def test_ticker() -> None:
+    assert run("ticker.py").splitlines() == [
+        "tick 1",
+        "tick 2",
+        "tick 3",
+        "the ticker ends, the client said 1000",
+    ]
+
+
+def test_proxy() -> None:
+    assert run("proxy.py").splitlines() == ["HELLO", "closed with 4001: as you wish"]
+
+
+def test_demo() -> None:
+    output = run("demo.py")
+    for said in (
+        "received 'echo: hello'",
+        "received 'echo: one message in four parts'",
+        "Move(player='ada', x=3, y=4)",
+        "received 'echo: hello from another library'",
+        "cancelled, closed, nothing left behind",
+        "drained: 1 finished, 0 cancelled",
+        "was told 1001: going away",
+    ):
+        assert said in output
