@@ -9,7 +9,7 @@ import trio
 import trio_ws
 
 
-async def main(uri: str, *words: str) -> None:
+async def main(uri: str, words: list[str]) -> None:
     async with trio_ws.connect(uri) as ws:
         for word in words:
             await ws.send(word)
@@ -20,6 +20,7 @@ async def main(uri: str, *words: str) -> None:
 
 if __name__ == "__main__":
     try:
-        trio.run(main, *(sys.argv[1:] or ["ws://localhost:8000", "hi"]))
+        uri, *words = sys.argv[1:] or ["ws://localhost:8000", "hi"]
+        trio.run(main, uri, words)
     except trio_ws.ConnectionFailedError as exc:
         sys.exit(str(exc))

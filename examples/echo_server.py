@@ -14,7 +14,7 @@ async def echo(ws: trio_ws.WebSocket) -> None:
         await ws.send(message)
 
 
-async def main(port: int = 8000) -> None:
+async def main(port: int) -> None:
     async with trio_ws.WebSocketServer(echo, port, host="127.0.0.1") as server:
         print(f"listening on {server.url}", flush=True)
         await server.serve_forever()
@@ -22,6 +22,6 @@ async def main(port: int = 8000) -> None:
 
 if __name__ == "__main__":
     try:
-        trio.run(main, *map(int, sys.argv[1:2]))
+        trio.run(main, int(sys.argv[1]) if len(sys.argv) > 1 else 8000)
     except KeyboardInterrupt:
         print("drained")

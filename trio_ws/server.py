@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from trio_ws.websocket.service import Service
     from trio_ws.websocket.transport import Transport
+    from trio_ws.wire.http import Request
 
 __all__ = ["DrainReport", "WebSocketServer", "serve"]
 
@@ -309,6 +310,7 @@ class WebSocketServer:
     async def _open(self, client: socket.socket | trio.abc.Stream, address: Any) -> WebSocket | None:
         """The opening request of one client, checked; None where it was refused, with an answer."""
         transport: Transport | None = None
+        request: Request | None = None
         options = self.options
         try:
             try:
@@ -344,14 +346,18 @@ class WebSocketServer:
                 transport.close()
             raise
         else:
-            refusal = HTTPError(408, f"no whole request came within {options.open_timeout} seconds")
+            refusal = HTTPError(
+                408, f"no whole request came within open_timeout ({options.open_timeout} seconds)"
+            )
+        if refusal.status not in (403, 503):  # these were logged with the option that they depend on
+            logger.info("refused a client at %s: %s", address, refusal)
         if transport is not None:
-            logger.info("refused a client at %s: %s", transport.remote_address, refusal)
-            await answer(transport, refusal)
+            await answer(transport, refusal, head_only=request is not None and request.method == "HEAD")
         return None
 
     def _check_admission(self) -> None:
         if self._state != "serving":
+            logger.info("refused a client: the server is going away")
             raise HTTPError(503, "the server is going away", [("Retry-After", "1")])
         limit = self.options.max_connections
         if limit is not None and len(self._connections) >= limit:
@@ -368,7 +374,8 @@ class WebSocketServer:
                 code, reason = self._verdict(ws, exc)
             if code == 1011 and ws._state == CONNECTING:
                 await ws.reject(500)
-            await ws.close(code, reason)
+            if not ws.closed:
+                await ws.close(code, reason)
         finally:
             self._connections.discard(ws)
             ws._end(None)

@@ -213,6 +213,7 @@ async def test_two_pings_of_one_payload_are_refused_and_a_later_pong_answers_ear
     async with raw_client() as (peer, server):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.ping, b"1")
+            await trio.testing.wait_all_tasks_blocked()
             nursery.start_soon(server.ping, b"2")
             await trio.testing.wait_all_tasks_blocked()
             with pytest.raises(ValueError, match="another payload"):

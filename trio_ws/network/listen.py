@@ -17,7 +17,7 @@ import trio
 from trio.lowlevel import wait_readable
 
 from trio_ws.network.connect import take_socket
-from trio_ws.websocket.transport import SocketTransport, StreamTransport, Transport
+from trio_ws.websocket.transport import READ_SIZE, SocketTransport, StreamTransport, Transport
 from trio_ws.wire.handshake import check_upgrade, origin_allowed
 from trio_ws.wire.http import HTTPError, http_response
 from trio_ws.wire.reader import RequestReader
@@ -153,7 +153,7 @@ async def read_request(transport: Transport, options: Options) -> Arrival | None
     """
     reader = RequestReader(options.max_header_bytes, options.max_body_bytes)
     while True:
-        data = await transport.receive()
+        data = await _receive_soon(transport)
         if not data:
             if reader.eof():
                 raise HTTPError(400, "the request ended in its middle")
@@ -161,6 +161,16 @@ async def read_request(transport: Transport, options: Options) -> Arrival | None
         request = reader.feed(data)
         if request is not None:
             return Arrival(request, reader.trailing)
+
+
+async def _receive_soon(transport: Transport) -> bytes:
+    """As ``transport.receive()``, but a client's request often is there before its task runs."""
+    if isinstance(transport, SocketTransport):
+        try:
+            return transport.recv_now(READ_SIZE)
+        except BlockingIOError:
+            pass
+    return await transport.receive()
 
 
 def check_request(request: Request, options: Options) -> None:

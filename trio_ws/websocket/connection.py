@@ -117,9 +117,15 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
 
         A cancellation loses no message.
         """
-        item = await self._next()
-        if item is None:
-            return None
+        # The common case of _next(), without its coroutine; the same stands in __anext__.
+        if self._inbox and not self._parts_open and not self._paused:
+            await checkpoint_if_cancelled()
+            item = self._inbox.popleft()
+        else:
+            next_item = await self._next()
+            if next_item is None:
+                return None
+            item = next_item
         return WebSocketMessage("text" if type(item) is str else "binary", item)
 
     async def receive(self) -> WebSocketMessage:
@@ -130,9 +136,14 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
         return message
 
     async def __anext__(self) -> WebSocketMessage:
-        item = await self._next()
-        if item is None:
-            raise StopAsyncIteration
+        if self._inbox and not self._parts_open and not self._paused:
+            await checkpoint_if_cancelled()
+            item = self._inbox.popleft()
+        else:
+            next_item = await self._next()
+            if next_item is None:
+                raise StopAsyncIteration
+            item = next_item
         return WebSocketMessage("text" if type(item) is str else "binary", item)
 
     async def receive_text(self) -> str:
@@ -190,8 +201,14 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
             await checkpoint_if_cancelled()
         else:
             while not inbox:
-                if not await self._more():
+                if self._outbox.corked:
+                    self._outbox.flush()
+                if self._state == OPEN and not self._paused and self._violation is None:
+                    self._queued = 0
+                    await self._advance()
+                elif not await self._more():
                     return None
+            self._unyielded = 0
         item = inbox.popleft()
         if self._paused and not inbox:
             self._emptied()
@@ -199,12 +216,7 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
 
     async def _more(self) -> bool:
         """With the inbox empty, wait for something to come; False after a clean end."""
-        self._unyielded = 0
-        if self._outbox.corked:
-            self._outbox.flush()
-        if self._paused:
-            self._emptied()
-        self._queued = 0
+        self._emptied()
         if self._violation is not None:
             self._fail_now()
         if self._state == OPEN:
@@ -260,10 +272,21 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
         """
         if type(data) is WebSocketMessage and (data.msg_type == "binary" or data.msg_type == "text"):
             data = data.payload
-        if type(data) is str:
-            await self._send(TEXT, data.encode())
-        elif type(data) is bytes:
+        if type(data) is bytes:
+            if self._inbox and len(data) < _LARGE and not self._client and self._deflate is None:
+                # The common case of _send() in a burst, without its coroutine.
+                outbox = self._outbox
+                if (
+                    self._state == OPEN
+                    and not self._fragmenting
+                    and outbox.size < self._options.send_high_water
+                ):
+                    await checkpoint_if_cancelled()
+                    outbox.cork(server_frame(FIN | BINARY, data))
+                    return
             await self._send(BINARY, data)
+        elif type(data) is str:
+            await self._send(TEXT, data.encode())
         elif isinstance(data, WebSocketMessage):
             await self._send_control(data)
         elif isinstance(data, str):
@@ -551,9 +574,11 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
         failed = self._frames is not None and self._frames.done and self._close_received is None
         grace = min(1.0, self._options.close_timeout) if failed else self._options.close_timeout
         try:
-            with trio.move_on_after(grace):
+            with trio.move_on_after(grace) as scope:
                 while self._state != CLOSED:
                     await self._advance()
+            if scope.cancelled_caught:
+                self._close_timed_out()
         finally:
             self._end(None)
         await self._transport.wait_closed()

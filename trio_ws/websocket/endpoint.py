@@ -16,14 +16,17 @@ What always holds:
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
+from trio.lowlevel import wait_readable
 
 from trio_ws.errors import CloseFrame, ConnectionClosedError, ConnectionClosedLocallyError
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.outbox import Outbox
+from trio_ws.websocket.transport import READ_SIZE, SocketTransport
 from trio_ws.wire.frames import (
     CLOSE,
     FIN,
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
     from trio_ws.wire.deflate import PerMessageDeflate
 
 __all__ = ["CLOSED", "CLOSING", "CONNECTING", "OPEN", "Endpoint"]
+
+logger = logging.getLogger("trio_ws.websocket")
 
 CONNECTING, OPEN, CLOSING, CLOSED = range(4)
 
@@ -149,17 +154,24 @@ class Endpoint:
             await self._arrived.wait()
             return False
         self._reading = True
-        service = self._service
+        service, transport = self._service, self._transport
         service.read(self)
         data = b""
         cause: BaseException | None = None
         try:
-            data = await self._transport.receive()
+            if type(transport) is SocketTransport:
+                # What its receive() does, without a coroutine more: an idle connection spends its life here.
+                await wait_readable(transport.fd)
+                data = transport.recv_now(READ_SIZE)
+            else:
+                data = await transport.receive()
+        except BlockingIOError:
+            return False  # woken for nothing; the caller comes again
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             cause = exc
         finally:
             self._reading = False
-            if self._state != CLOSED and self._transport.self_reading:
+            if self._state != CLOSED and transport.self_reading:
                 service.unread(self)
             # Whoever parked while we read must see what came, or read in our place if we were cancelled.
             others = self._arrived.ring()
@@ -272,6 +284,7 @@ class Endpoint:
 
     def _give_up(self, reason: str) -> None:
         if self._state == OPEN:
+            logger.info("giving up %r: %s", self, reason)
             self._start_close(1011, reason)
             self._end(TimeoutError(reason))
 
@@ -279,6 +292,7 @@ class Endpoint:
 
     def _take_violation(self, violation: Violation) -> None:
         """Fail the connection, once the application has taken, and perhaps answered, what came before."""
+        logger.info("failing %r with %d: %s", self, violation.code, violation.reason)
         self._violation = violation
         if self._inbox and not self._closed_locally:
             self._service.keepalive.closing(self)
@@ -296,6 +310,8 @@ class Endpoint:
         """``close_timeout`` is over."""
         if self._violation is not None:
             self._fail_now()
+        elif self._state != CLOSED and self._frames is not None and not self._frames.done:
+            logger.info("no Close frame from %r in close_timeout (%s s)", self, self._options.close_timeout)
         self._end(None)
 
     def _write_failed(self, cause: BaseException) -> None:

@@ -126,7 +126,8 @@ class Outbox:
 
     def cork(self, frame: bytes) -> None:
         """Send a frame with others of this burst: at the next `flush`, at the latest in this round."""
-        self._append(frame)
+        self._parts.append(frame)
+        self.size += len(frame)
         if self.corked:
             if self.size > _CORK_LIMIT:
                 self.flush()

@@ -20,7 +20,7 @@ from trio.lowlevel import notify_closing, wait_readable, wait_writable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SocketTransport", "StreamTransport", "Transport"]
+__all__ = ["READ_SIZE", "SocketTransport", "StreamTransport", "Transport"]
 
 #: Bytes asked of one read. Larger ones cost more in page faults than they save in system calls.
 READ_SIZE = 65536
@@ -76,30 +76,31 @@ class Transport(Protocol):
 class SocketTransport:
     """A connected, non-blocking stream socket, which it owns."""
 
-    __slots__ = ("_fd", "_local", "_sock", "remote_address", "send_now")
+    __slots__ = ("_local", "_sock", "fd", "recv_now", "remote_address", "send_now")
 
     self_reading = True
 
     def __init__(self, sock: socket.socket, remote_address: Any = None) -> None:
         self._sock = sock
-        self._fd = sock.fileno()
+        self.fd = sock.fileno()  # -1 once it is closed
         self._local: Any = None
         self.remote_address = sock.getpeername() if remote_address is None else remote_address
-        # The socket's own method: a def around it would cost a tenth of the call. The outbox knows
+        # The socket's own methods: a def around one would cost a tenth of the call. Their callers know
         # BlockingIOError as "nothing now".
+        self.recv_now: Callable[[int], bytes] = sock.recv
         self.send_now: Callable[[bytes | memoryview], int] = sock.send
 
     @property
     def local_address(self) -> Any:
-        if self._local is None and self._fd >= 0:
+        if self._local is None and self.fd >= 0:
             self._local = self._sock.getsockname()
         return self._local
 
     async def receive(self) -> bytes:
         while True:
-            if self._fd < 0:
+            if self.fd < 0:
                 raise trio.ClosedResourceError("the connection was closed")
-            await wait_readable(self._fd)
+            await wait_readable(self.fd)
             try:
                 return self._sock.recv(READ_SIZE)
             except BlockingIOError:
@@ -112,9 +113,9 @@ class SocketTransport:
 
     async def send_some(self, data: memoryview) -> int:
         while True:
-            if self._fd < 0:
+            if self.fd < 0:
                 raise trio.ClosedResourceError("the connection was closed")
-            await wait_writable(self._fd)
+            await wait_writable(self.fd)
             try:
                 return self._sock.send(data)
             except BlockingIOError:
@@ -125,9 +126,9 @@ class SocketTransport:
             self._sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            notify_closing(self._fd)
-            self._fd = -1
+        if self.fd >= 0:
+            notify_closing(self.fd)
+            self.fd = -1
             self._sock.close()
 
     async def wait_closed(self) -> None:

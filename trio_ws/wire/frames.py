@@ -1,8 +1,9 @@
 """Frames: bytes to messages and back (RFC 6455 section 5), without a loop.
 
 Two lanes lead in. The *fast lane* (`FrameReader._fast_masked`, `_fast_unmasked`) takes the common frame, a
-whole, final, uncompressed data frame outside any fragmented message, and nothing else; such a frame whose
-payload has not all arrived goes on in `_bulk`, chunk by chunk. Every other frame is wsproto's, fed exactly
+whole, final, uncompressed data frame outside any fragmented message; such a frame whose payload has not all
+arrived goes on in `_bulk`, chunk by chunk, and a whole, legal control frame is taken by `_control`. Every
+other frame is wsproto's, fed exactly
 one frame at a time so that it always stops on a frame's boundary and holds no bytes of ours.
 
 What always holds:
@@ -62,6 +63,8 @@ _FINAL_BINARY = FIN | BINARY
 _from_bytes = int.from_bytes
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
+# The close codes that most connections end with; wsproto judges the others.
+_PLAIN_CLOSES = tuple(code.to_bytes(2, "big") for code in (1000, 1001))
 # Chunks shorter than this are joined as they come, so that a peer that dribbles costs what it sends.
 _SMALL_CHUNK = 4096
 # Up to here a payload is unmasked in place in the fast lane; see masking.py.
@@ -284,6 +287,10 @@ class FrameReader:
             n = _from_bytes(data[i + 2 : i + (4 if length == 126 else 10)], "big")
         first = data[i]
         control = first & 0x08
+        if control and n < 126 and size - i >= head + n and masked is not self.client:
+            payload = data[i + head : i + head + n]
+            if self._control(first, mask(payload, data[i + head - 4 : i + head]) if masked else payload):
+                return i + head + n
         if not control and not self._compressed and not first & RSV1 and self._size + n > self._limit:
             self._refuse_size()
             return size
@@ -308,6 +315,20 @@ class FrameReader:
         self._left = i + head + n - end
         self._feed_wsproto(data[i:end])
         return end
+
+    def _control(self, first: int, payload: bytes) -> bool:
+        """Take a whole control frame, if it is a legal one; leave what is wrong with others to wsproto."""
+        if first == FIN | PING:
+            self.events.append(Ping(payload))
+        elif first == FIN | PONG:
+            self.events.append(Pong(payload))
+        elif first == FIN | CLOSE and payload[:2] in (b"", *_PLAIN_CLOSES) and payload[2:].isascii():
+            code = _from_bytes(payload[:2], "big") if payload else 1005
+            self.events.append(CloseFrame(code, payload[2:].decode()))
+            self._stop()
+        else:
+            return False
+        return True
 
     def _continue(self, data: bytes) -> int:
         if self._key is not None:

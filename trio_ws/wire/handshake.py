@@ -91,9 +91,11 @@ def check_upgrade(request: Request) -> None:
         HTTPError: 405 for a method other than GET, 426 for no upgrade or another version of the protocol,
             400 for everything else that the RFC demands.
     """
+    fields = request.fields()
+    nothing: list[bytes] = []
     if request.method != "GET":
         raise HTTPError(405, "only GET is served here", [("Allow", "GET")])
-    if "websocket" not in _lowered(comma_list(request.raw_values(b"upgrade"))):
+    if "websocket" not in _lowered(comma_list(fields.get(b"upgrade", nothing))):
         raise HTTPError(
             426,
             "only WebSocket connections are served here",
@@ -101,20 +103,20 @@ def check_upgrade(request: Request) -> None:
         )
     if request.http_version == "1.0":
         raise HTTPError(400, "a WebSocket handshake needs HTTP/1.1")
-    if "upgrade" not in _lowered(comma_list(request.raw_values(b"connection"))):
+    if "upgrade" not in _lowered(comma_list(fields.get(b"connection", nothing))):
         raise HTTPError(400, "the Connection header does not say Upgrade")
     if not request.host:
         raise HTTPError(400, "the Host header is missing or empty")
-    if request.raw_values(b"sec-websocket-version") != [b"13"]:
+    if fields.get(b"sec-websocket-version", nothing) != [b"13"]:
         raise HTTPError(
             426,
             "only version 13 of the WebSocket protocol is spoken here",
             [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13")],
         )
-    keys = request.raw_values(b"sec-websocket-key")
+    keys = fields.get(b"sec-websocket-key", nothing)
     if len(keys) != 1 or _is_key(keys[0]) is None:
         raise HTTPError(400, "Sec-WebSocket-Key must be there once, with 16 bytes in base64")
-    if request.body or request.raw_values(b"transfer-encoding"):
+    if request.body or fields.get(b"transfer-encoding", nothing):
         # What a proxy in front of us took for a body, or did not, must not become frames.
         raise HTTPError(400, "a WebSocket handshake has no body")
 

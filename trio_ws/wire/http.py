@@ -175,6 +175,14 @@ class Request:
         """The first value of the header `name`, without regard to case, or `default`."""
         return self.headers.get(name, default)
 
+    def fields(self) -> dict[bytes, list[bytes]]:
+        """The values of every header by its name in lower case. A new dict."""
+        fields: dict[bytes, list[bytes]] = {}
+        for line in self._head.split(b"\r\n")[1:-2]:
+            name, _, value = line.partition(b":")
+            fields.setdefault(name.lower(), []).append(value.strip(b" \t"))
+        return fields
+
     def raw_values(self, name: bytes) -> list[bytes]:
         """Every value of one header, without parsing the others; `name` is a token in lower case."""
         head = self._head
