@@ -26,13 +26,23 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import trio
 
 from trio_ws.errors import ConnectionClosedError, WebSocketException, check_close
-from trio_ws.network.listen import accept_forever, answer, check_request, open_listeners, read_request, secure
+from trio_ws.network.listen import (
+    accept_forever,
+    answer,
+    check_request,
+    open_listeners,
+    read_request,
+    read_request_now,
+    secure,
+)
 from trio_ws.options import Options
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.endpoint import CONNECTING
 from trio_ws.websocket.service import open_service
+from trio_ws.websocket.transport import SocketTransport
 from trio_ws.wire.http import HTTPError, http_response
+from trio_ws.wire.reader import RequestReader
 
 if TYPE_CHECKING:
     import os
@@ -314,24 +324,35 @@ class WebSocketServer:
         options = self.options
         try:
             try:
-                with trio.move_on_after(options.open_timeout):
-                    transport = await secure(self._service, client, address, self._ssl_context)
-                    arrival = await read_request(transport, options)
-                    if arrival is None:
-                        transport.close()
-                        return None
-                    request = arrival.request
-                    self._check_admission()
-                    check_request(request, options)
-                    return WebSocket(
-                        transport,
-                        self._service,
-                        options,
-                        client=False,
-                        request=request,
-                        subprotocols=self._subprotocols,
-                        trailing=arrival.trailing,
-                    )
+                reader = RequestReader(options.max_header_bytes, options.max_body_bytes)
+                if self._ssl_context is None and isinstance(client, socket.socket):
+                    transport = SocketTransport(client, address)
+                    request = read_request_now(transport, reader)
+                if request is None:
+                    with trio.move_on_after(options.open_timeout) as scope:
+                        if transport is None:
+                            transport = await secure(self._service, client, address, self._ssl_context)
+                        request = await read_request(transport, reader)
+                        if request is None:
+                            transport.close()
+                            return None
+                    if scope.cancelled_caught:
+                        raise HTTPError(
+                            408, f"no whole request came within open_timeout ({options.open_timeout} seconds)"
+                        )
+                assert transport is not None
+                assert request is not None
+                self._check_admission()
+                check_request(request, options)
+                return WebSocket(
+                    transport,
+                    self._service,
+                    options,
+                    client=False,
+                    request=request,
+                    subprotocols=self._subprotocols,
+                    trailing=reader.trailing,
+                )
             finally:
                 self._handshakes -= 1
         except HTTPError as exc:
@@ -345,10 +366,6 @@ class WebSocketServer:
             if transport is not None:
                 transport.close()
             raise
-        else:
-            refusal = HTTPError(
-                408, f"no whole request came within open_timeout ({options.open_timeout} seconds)"
-            )
         if refusal.status not in (403, 503):  # these were logged with the option that they depend on
             logger.info("refused a client at %s: %s", address, refusal)
         if transport is not None:

@@ -87,15 +87,22 @@ async def connect(
             raise ConnectionFailedError(
                 f"{uri} did not open within open_timeout ({options.open_timeout} seconds)"
             )
-        code = 1011
         try:
             yield ws
-            code = 1000
-        except trio.Cancelled:
-            code = 1001
+        except BaseException as exc:
+            try:
+                await ws.close(1001 if _is_cancellation(exc) else 1011)
+            except trio.Cancelled:
+                pass  # what the block raised says more
             raise
-        finally:
-            await ws.close(code)
+        await ws.close()
+
+
+def _is_cancellation(exc: BaseException) -> bool:
+    """Whether the block was cancelled, and nothing else: its own nursery makes a group of that."""
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split(trio.Cancelled)[1] is None
+    return isinstance(exc, trio.Cancelled)
 
 
 def _handshake(

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import stat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.lowlevel import wait_readable
@@ -20,7 +20,6 @@ from trio_ws.network.connect import take_socket
 from trio_ws.websocket.transport import READ_SIZE, SocketTransport, StreamTransport, Transport
 from trio_ws.wire.handshake import check_upgrade, origin_allowed
 from trio_ws.wire.http import HTTPError, http_response
-from trio_ws.wire.reader import RequestReader
 
 if TYPE_CHECKING:
     import ssl
@@ -29,8 +28,9 @@ if TYPE_CHECKING:
     from trio_ws.options import Options
     from trio_ws.websocket.service import Service
     from trio_ws.wire.http import Request
+    from trio_ws.wire.reader import RequestReader
 
-__all__ = ["Arrival", "accept_forever", "answer", "open_listeners", "read_request", "secure"]
+__all__ = ["accept_forever", "answer", "open_listeners", "read_request", "read_request_now", "secure"]
 
 logger = logging.getLogger("trio_ws.network")
 
@@ -137,40 +137,39 @@ async def secure(
     return StreamTransport(stream, service.nursery)
 
 
-class Arrival(NamedTuple):
-    """A request that has come whole, and the bytes behind it."""
+def read_request_now(transport: SocketTransport, reader: RequestReader) -> Request | None:
+    """An opening request that is there before the client's task first runs, as it often is; else None.
 
-    request: Request
-    trailing: bytes
+    It saves most clients the wait for the socket, and the timeout around it.
+
+    Raises:
+        HTTPError, OSError: as `read_request` does.
+    """
+    try:
+        data = transport.recv_now(READ_SIZE)
+    except BlockingIOError:
+        return None
+    if not data:
+        raise ConnectionResetError(errno.ECONNRESET, "left without a request")
+    return reader.feed(data)
 
 
-async def read_request(transport: Transport, options: Options) -> Arrival | None:
+async def read_request(transport: Transport, reader: RequestReader) -> Request | None:
     """Read an opening request; None where the client left before it began one.
 
     Raises:
         HTTPError: what to answer to something that is no request.
         OSError, trio.BrokenResourceError: the connection broke.
     """
-    reader = RequestReader(options.max_header_bytes, options.max_body_bytes)
     while True:
-        data = await _receive_soon(transport)
+        data = await transport.receive()
         if not data:
             if reader.eof():
                 raise HTTPError(400, "the request ended in its middle")
             return None
         request = reader.feed(data)
         if request is not None:
-            return Arrival(request, reader.trailing)
-
-
-async def _receive_soon(transport: Transport) -> bytes:
-    """As ``transport.receive()``, but a client's request often is there before its task runs."""
-    if isinstance(transport, SocketTransport):
-        try:
-            return transport.recv_now(READ_SIZE)
-        except BlockingIOError:
-            pass
-    return await transport.receive()
+            return request
 
 
 def check_request(request: Request, options: Options) -> None:

@@ -273,17 +273,26 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
         if type(data) is WebSocketMessage and (data.msg_type == "binary" or data.msg_type == "text"):
             data = data.payload
         if type(data) is bytes:
-            if self._inbox and len(data) < _LARGE and not self._client and self._deflate is None:
-                # The common case of _send() in a burst, without its coroutine.
-                outbox = self._outbox
-                if (
-                    self._state == OPEN
-                    and not self._fragmenting
-                    and outbox.size < self._options.send_high_water
-                ):
-                    await checkpoint_if_cancelled()
+            outbox = self._outbox
+            if (
+                self._state == OPEN
+                and not self._client
+                and len(data) < _LARGE
+                and self._deflate is None
+                and self._fragmenting is None
+                and outbox.size < self._options.send_high_water
+                and self._unyielded < _SENDS_IN_A_ROW
+            ):
+                # The common case of _send(), without its coroutine.
+                await checkpoint_if_cancelled()
+                if self._inbox:
                     outbox.cork(server_frame(FIN | BINARY, data))
                     return
+                self._unyielded += 1
+                outbox.write(server_frame(FIN | BINARY, data))
+                if outbox.broken:
+                    raise self._closed_error()
+                return
             await self._send(BINARY, data)
         elif type(data) is str:
             await self._send(TEXT, data.encode())

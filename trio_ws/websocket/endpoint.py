@@ -150,7 +150,7 @@ class Endpoint:
 
         Returns whether this task read and others had been waiting for it.
         """
-        if self._reading or self._full:
+        if self._reading or (self._queued and self._full):
             await self._arrived.wait()
             return False
         self._reading = True
@@ -217,7 +217,6 @@ class Endpoint:
             self._take_events(frames)
         if self._closed_locally:
             inbox.clear()
-        self._arrived.ring()
 
     def _emptied(self) -> None:
         """The application has taken everything out of the inbox."""

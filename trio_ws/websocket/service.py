@@ -50,6 +50,7 @@ class Service:
         self._unread: dict[Endpoint, int] = {}
         self._tick = 0
         self._unread_bell = Bell()
+        self._minding = True  # the minder is not waiting for that bell
 
     def start(self) -> None:
         self.nursery.start_soon(self._flush, name="trio_ws flusher")
@@ -71,7 +72,8 @@ class Service:
 
     def unread(self, ws: Endpoint) -> None:
         """Nobody waits for this connection's bytes as of now."""
-        if not self._unread:
+        if not self._minding:
+            self._minding = True
             self._unread_bell.ring()
         self._unread[ws] = self._tick
 
@@ -82,6 +84,7 @@ class Service:
     async def _mind(self) -> None:
         while True:
             if not self._unread:
+                self._minding = False
                 await self._unread_bell.wait()
             await trio.sleep(_TICK)
             self._tick += 1

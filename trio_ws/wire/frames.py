@@ -275,18 +275,18 @@ class FrameReader:
 
     def _begin(self, data: bytes, i: int, size: int) -> int:
         """Start the frame at ``i``, which is none for the fast lane; give the index after what was used."""
+        first = data[i]
         second = data[i + 1] if size - i >= 2 else 0
+        control = first & 0x08
         length = second & 127
         masked = bool(second & 128)
-        head = 2 + (2 if length == 126 else 8 if length == 127 else 0) + (4 if masked else 0)
-        if size - i < head:
+        # A control frame has no longer form of length: wsproto refuses one at its second byte.
+        longer = 0 if control or length < 126 else 2 if length == 126 else 8
+        head = 2 + longer + (4 if masked else 0)
+        if size - i < head and not (control and length >= 126):
             self._rest = data[i:]
             return size
-        n = length
-        if length >= 126:
-            n = _from_bytes(data[i + 2 : i + (4 if length == 126 else 10)], "big")
-        first = data[i]
-        control = first & 0x08
+        n = _from_bytes(data[i + 2 : i + 2 + longer], "big") if longer else length
         if control and n < 126 and size - i >= head + n and masked is not self.client:
             payload = data[i + head : i + head + n]
             if self._control(first, mask(payload, data[i + head - 4 : i + head]) if masked else payload):
