@@ -43,7 +43,7 @@ conformance: $(STAMP)  ## run all of the Autobahn test suite, in both roles
 	$(BIN)/python -m tests.conformance.run --groups all --role both
 
 bench: $(STAMP)  ## measure against other libraries
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks.run
 
 clean:  ## remove what the other targets have made
 	rm -rf $(VENV) .cache .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

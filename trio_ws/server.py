@@ -41,6 +41,7 @@ from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.endpoint import CONNECTING
 from trio_ws.websocket.service import open_service
 from trio_ws.websocket.transport import SocketTransport
+from trio_ws.wire.handshake import check_subprotocols
 from trio_ws.wire.http import HTTPError, http_response
 from trio_ws.wire.reader import RequestReader
 
@@ -112,8 +113,8 @@ class WebSocketServer:
     ) -> None:
         _check_target(target)
         _check_place(port, unix_path, listeners)
-        if isinstance(subprotocols, str):
-            raise TypeError(f"subprotocols is a sequence of str; write subprotocols=[{subprotocols!r}]")
+        if options is not None and not isinstance(options, Options):
+            raise TypeError(f"options is an Options, not {type(options).__name__}; write Options(...)")
         self.options = options if options is not None else Options()
         if max_connections is not None:
             self.options = replace(self.options, max_connections=max_connections)
@@ -124,7 +125,7 @@ class WebSocketServer:
         self._ssl_context = ssl_context
         self._unix_path = unix_path
         self._given_listeners = listeners
-        self._subprotocols = tuple(subprotocols)
+        self._subprotocols = tuple(check_subprotocols(subprotocols))
         self._debug = debug
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
         self._connections: set[WebSocket] = set()

@@ -74,6 +74,8 @@ async def connect(
         ConnectionFailedError: DNS, TCP, TLS or the handshake failed, or ``open_timeout`` passed.
     """
     parsed = parse_uri(uri)
+    if options is not None and not isinstance(options, Options):
+        raise TypeError(f"options is an Options, not {type(options).__name__}; write Options(...)")
     options = options if options is not None else Options()
     if ssl_context is not None and not parsed.secure:
         raise ValueError("ssl_context goes with a wss:// URI")
@@ -85,7 +87,8 @@ async def connect(
             ws = await _open(service, parsed, handshake, stream, unix_path, ssl_context, options)
         if scope.cancelled_caught:
             raise ConnectionFailedError(
-                f"{uri} did not open within open_timeout ({options.open_timeout} seconds)"
+                f"the connection to {parsed.host}:{parsed.port} did not open within open_timeout"
+                f" ({options.open_timeout} seconds)"
             )
         try:
             yield ws

@@ -6,6 +6,7 @@ is no WebSocket handshake gets an HTTP answer that says why; nothing a client se
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -35,6 +36,7 @@ __all__ = ["accept_forever", "answer", "open_listeners", "read_request", "read_r
 logger = logging.getLogger("trio_ws.network")
 
 _ACCEPTS_IN_A_ROW = 64
+_TRIES_FOR_A_PORT = 20
 # accept() failed for want of something that other connections give back when they end.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PAUSE_WHEN_EXHAUSTED = 0.1
@@ -55,6 +57,8 @@ async def open_listeners(
         OSError: the address is in use, or cannot be had.
     """
     if unix_path is None:
+        if port == 0:
+            return await _open_on_a_free_port(host)
         return await trio.open_tcp_listeners(port, host=host)
     path = os.fspath(unix_path)
     await _remove_stale(path)
@@ -66,6 +70,20 @@ async def open_listeners(
     except BaseException:
         sock.close()
         raise
+
+
+async def _open_on_a_free_port(host: str | None) -> Sequence[trio.SocketListener]:
+    """The same free port for each address: trio gives each its own, and one URL has one."""
+    for _ in range(_TRIES_FOR_A_PORT):
+        listeners = await trio.open_tcp_listeners(0, host=host)
+        if len(listeners) == 1:
+            return listeners
+        port = listeners[0].socket.getsockname()[1]
+        for listener in listeners:
+            await listener.aclose()
+        with contextlib.suppress(OSError):  # taken on one of the other addresses
+            return await trio.open_tcp_listeners(port, host=host)
+    raise OSError(errno.EADDRINUSE, f"no port is free on every address of {host or 'this machine'}")
 
 
 async def _remove_stale(path: str) -> None:
@@ -85,7 +103,10 @@ async def accept_forever(
     """Give every new client to ``on_client``: TCP and Unix ones as a non-blocking socket with its address."""
     if not isinstance(listener, trio.SocketListener):
         while True:
-            stream = await listener.accept()
+            try:
+                stream = await listener.accept()
+            except trio.ClosedResourceError:
+                return  # by its owner; the server goes on with the others
             if isinstance(stream, trio.SocketStream):
                 on_client(take_socket(stream), None)
             else:

@@ -62,9 +62,7 @@ def parse_uri(uri: str) -> WebSocketURI:
     if parts.fragment or uri.endswith("#"):
         raise InvalidURIError(f"{uri!r} has a fragment, which no WebSocket URI may have; write # as %23")
     try:
-        host = parts.hostname
-        if not host.isascii():
-            host = host.encode("idna").decode("ascii")
+        host = parts.hostname.encode("idna").decode("ascii")  # this checks the labels of ASCII names too
     except UnicodeError as exc:
         raise InvalidURIError(f"{parts.hostname!r} is no host name") from exc
     if any(not "!" <= char <= "~" for char in host):

@@ -49,8 +49,10 @@ Data = str | BytesLike | WebSocketMessage | AsyncIterable[str] | AsyncIterable[B
 
 #: A server sends payloads of at least this many bytes beside their header instead of joined to it.
 _LARGE = 16 * 1024
-#: After this many sends in a row that needed no wait, a sender gives way to other tasks.
-_SENDS_IN_A_ROW = 32
+#: Sends in a row that needed no wait, after which a sender gives way to other tasks: corked ones count one
+#: each, and those with a system call thirty-two.
+_SENDS_IN_A_ROW = 1024
+_DIRECT_SEND = 32
 
 _encode_json = msgspec.json.Encoder().encode
 
@@ -286,9 +288,10 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
                 # The common case of _send(), without its coroutine.
                 await checkpoint_if_cancelled()
                 if self._inbox:
+                    self._unyielded += 1
                     outbox.cork(server_frame(FIN | BINARY, data))
                     return
-                self._unyielded += 1
+                self._unyielded += _DIRECT_SEND
                 outbox.write(server_frame(FIN | BINARY, data))
                 if outbox.broken:
                     raise self._closed_error()
@@ -358,12 +361,13 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
         if self._inbox and frame:
             # More input of the same burst is at hand, so more output is to be expected: gather it.
             outbox.cork(frame)
-            return
-        if frame:
-            outbox.write(frame)
-        if outbox.broken:
-            raise self._closed_error()
-        self._unyielded += 1
+            self._unyielded += 1
+        else:
+            if frame:
+                outbox.write(frame)
+            if outbox.broken:
+                raise self._closed_error()
+            self._unyielded += _DIRECT_SEND
         if self._unyielded >= _SENDS_IN_A_ROW:
             self._unyielded = 0
             await cancel_shielded_checkpoint()  # the message is out: a cancellation waits for the next call
@@ -451,7 +455,9 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
         Cancelled, it waits no more; the pong is ignored when it comes.
         """
         await checkpoint_if_cancelled()
-        data = os.urandom(4) if payload is None else control_payload("a ping", _as_bytes(payload))
+        if payload is None:
+            payload = os.urandom(4)
+        data = control_payload("a ping", payload.encode() if isinstance(payload, str) else payload)
         if self._pings is not None and data in self._pings:
             raise ValueError(f"a ping with payload {data!r} is under way; use another payload")
         await self._wait_for_room(fragment=True)

@@ -56,6 +56,8 @@ CONNECTING, OPEN, CLOSING, CLOSED = range(4)
 #: Charged against ``max_queue_bytes`` for each message beside its bytes: what the objects weigh.
 MESSAGE_OVERHEAD = 128
 
+_KEEPALIVE = b"trio_ws keepalive"
+
 # Close codes after which reading ends quietly: normal, going away, and none given.
 _CLEAN = frozenset({1000, 1001, 1005})
 
@@ -278,8 +280,9 @@ class Endpoint:
         return self._state == CLOSED
 
     def _keepalive_ping(self) -> None:
-        if self._state == OPEN and not self._outbox.stuck:
-            self._send_ping(b"trio_ws keepalive")
+        under_way = self._pings is not None and _KEEPALIVE in self._pings
+        if self._state == OPEN and not (under_way and self._outbox.stuck):
+            self._send_ping(_KEEPALIVE)
 
     def _give_up(self, reason: str) -> None:
         if self._state == OPEN:

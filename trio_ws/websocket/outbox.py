@@ -185,6 +185,7 @@ class Outbox:
 
     def _drain_soon(self) -> None:
         self._draining = True
+        self.moved = True  # it has only begun to wait
         self.corked = False
         self._service.nursery.start_soon(self._drain)
 

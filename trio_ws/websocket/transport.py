@@ -24,8 +24,8 @@ __all__ = ["READ_SIZE", "SocketTransport", "StreamTransport", "Transport"]
 
 #: Bytes asked of one read. Larger ones cost more in page faults than they save in system calls.
 READ_SIZE = 65536
-#: Bytes handed to one write of a stream, so that progress can be seen.
-WRITE_SIZE = 65536
+#: Bytes handed to one write of a stream: a record of TLS, and small enough for progress to be seen.
+WRITE_SIZE = 16384
 
 _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
 

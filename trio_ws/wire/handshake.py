@@ -45,6 +45,7 @@ __all__ = [
     "RequestReader",
     "Response",
     "accept_response",
+    "check_subprotocols",
     "check_upgrade",
     "http_response",
     "offered_extensions",
@@ -260,7 +261,7 @@ class ClientHandshake:
     ) -> None:
         if _is_target(target) is None:
             raise ValueError(f"{target!r} is no request target; start it with / and percent-encode the rest")
-        self._subprotocols = _check_subprotocols(subprotocols)
+        self._subprotocols = check_subprotocols(subprotocols)
         self._extensions = _extension_names(extensions or "")
         self._key = generate_nonce()
         self._max_header_bytes = max_header_bytes
@@ -413,7 +414,12 @@ def _extension_names(value: str) -> set[str]:
     return {element.partition(";")[0].strip(" \t").lower() for element in value.split(",")} - {""}
 
 
-def _check_subprotocols(subprotocols: Sequence[str]) -> list[str]:
+def check_subprotocols(subprotocols: Sequence[str]) -> list[str]:
+    """Check names that are to be offered or spoken.
+
+    Raises:
+        TypeError, ValueError: they are no sequence of different tokens; the message says what to mend.
+    """
     if isinstance(subprotocols, str):
         raise TypeError(f"subprotocols is a sequence of str; write subprotocols=[{subprotocols!r}]")
     names = list(subprotocols)
