@@ -40,6 +40,7 @@ async def test_a_silent_peer_is_pinged_and_given_up_in_the_stated_time(autojump_
         assert frame.opcode == 9
         assert trio.current_time() == 20
         assert await peer.receive_until_close() is None  # the link ends
+        await trio.testing.wait_all_tasks_blocked()
         assert ended == [35]
 
 

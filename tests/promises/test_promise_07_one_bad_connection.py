@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 from tests.kit.serving import echo, exchange, request, serving, serving_in_memory, status_of
 from trio_ws import (
@@ -140,8 +141,8 @@ async def test_a_client_that_talks_on_after_its_rejection_costs_nothing(
         stream = await memory.stream(capacity=20)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.send_all, request() + b"GET / HTTP/1.1")
+            answer = bytearray()
             with trio.move_on_after(5):
-                answer = bytearray()
                 async for piece in stream:
                     answer += piece
             assert answer.endswith(b"\r\n\r\nno"), answer

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 
 from tests.kit.serving import (
     all_tasks,
@@ -62,10 +63,13 @@ async def test_cancelling_says_1001_to_everyone_and_leaves_no_task(autojump_cloc
 async def test_everyone_hears_1001_however_the_block_is_left(leave: str, autojump_clock: MockClock) -> None:
     before = all_tasks()
     listener = MemoryListener()
+    server = WebSocketServer(echo, listeners=[listener])
+    stream = await listener.connect()
+    peer = RawPeer(stream, client=True)
     with trio.CancelScope() as scope:
         try:
-            async with WebSocketServer(echo, listeners=[listener]) as server:
-                peer = await RawPeer.connect(await listener.connect())
+            async with server:
+                await RawPeer.connect(stream)
                 await peer.send_text("x")
                 await peer.receive_frame()
                 if leave == "cancel":

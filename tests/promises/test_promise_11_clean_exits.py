@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 
 from tests.kit.serving import all_tasks, echo, serving, serving_in_memory
 from trio_ws import ConnectionClosedError, WebSocketServer, connect

@@ -29,7 +29,8 @@ __all__ = ["Outbox"]
 
 #: A burst is flushed early once it has gathered this much.
 _CORK_LIMIT = 65536
-_CONTROL_ROOM = 4096
+#: Control bytes that may join what waits, and as many those that are being written.
+_CONTROL_ROOM = 2048
 
 
 class Outbox:
@@ -193,6 +194,7 @@ class Outbox:
         try:
             while self._parts:
                 parts, self._parts = self._parts, []
+                self._control = 0
                 batch = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
                 while batch:
                     sent = await self._transport.send_some(batch)
@@ -202,6 +204,9 @@ class Outbox:
                     self.size -= sent
                     self.moved = True
                     self.room.ring()
+                if self._late_pong is not None:
+                    self._append(self._late_pong)
+                    self._late_pong = None
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             self._draining = False
             if not self.broken:
@@ -209,9 +214,5 @@ class Outbox:
             return
         finally:
             self._draining = False
-        self._control = 0
-        if self._late_pong is not None:
-            frame, self._late_pong = self._late_pong, None
-            self.write(frame)
-        if self._close_when_empty and not self._draining:
+        if self._close_when_empty:
             self._transport.close()

@@ -1,0 +1,83 @@
+"""The peers of the interop tests, and how their processes are started and ended."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from trio_ws import Compression, Options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One library, and what it can do.
+
+    Attributes:
+        module: its script in peers/.
+        library: what has to be installed.
+        deflate: it compresses.
+        fragments: it can send a message in fragments.
+        echoes_code: it answers a Close with the code that it got (RFC 6455 section 5.5.1), and not with 1000.
+        minds_window: its server compresses with the window that it was asked for (RFC 7692 section 7.1.2.1).
+    """
+
+    module: str
+    library: str
+    deflate: bool
+    fragments: bool
+    echoes_code: bool = True
+    minds_window: bool = True
+
+    def options(self, compression: str) -> Options:
+        """Those of our side, for ``"plain"`` or ``"deflate"``."""
+        if compression == "plain":
+            return Options()
+        return Options(compression=True if self.minds_window else Compression(server_max_window_bits=15))
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line of its process."""
+        return [sys.executable, "-m", f"tests.interop.peers.{self.module}", *arguments]
+
+
+PEERS = [
+    Peer("websockets_asyncio", "websockets", deflate=True, fragments=True),
+    Peer("websockets_trio", "websockets.trio.server", deflate=True, fragments=True),
+    Peer("trio_websocket", "trio_websocket", deflate=False, fragments=False),
+    Peer("aiohttp", "aiohttp", deflate=True, fragments=False, echoes_code=False),
+    Peer("picows", "picows", deflate=False, fragments=True),
+    Peer("picows_websockets", "picows.websockets", deflate=True, fragments=True, minds_window=False),
+]
+
+
+async def run_client(peer: Peer, url: str, compression: str) -> dict[str, Any]:
+    """Run a peer's client against ``url``; what it saw. Cancelled, it is killed."""
+    done = await trio.run_process(peer.command("client", url, compression), capture_stdout=True, cwd=ROOT)
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+@contextmanager
+def run_server(peer: Peer) -> Iterator[str]:
+    """Run a peer's server for the length of the block; its URL."""
+    command = peer.command("server")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, f"{peer.module} did not start"
+            yield f"ws://127.0.0.1:{json.loads(line)}"
+        finally:
+            # It would end with its standard input, but nothing is gained by waiting for its good-byes.
+            process.kill()
