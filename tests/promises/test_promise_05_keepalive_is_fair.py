@@ -160,22 +160,23 @@ def test_a_program_that_stood_still_does_not_blame_the_peer() -> None:
     async def main() -> None:
         listener = MemoryListener()
         async with WebSocketServer(until_the_end, listeners=[listener], options=OPTIONS) as server:
-            peer = await RawPeer.connect(await listener.connect())
-            await trio.testing.wait_all_tasks_blocked()
-            clock.jump(20)
-            await trio.testing.wait_all_tasks_blocked()
-            ping = await peer.receive_frame()
-            assert ping is not None
-            assert ping.opcode == 9
-            # In one step, so that no task of the server runs between the two.
-            peer_pong = b"\x8a\x80\x00\x00\x00\x00"
-            listener_link = peer._stream.link  # type: ignore[attr-defined]
-            listener_link.carry(listener_link.to_server, memoryview(peer_pong))
-            listener_link.wake()
-            clock.jump(1000)
-            await trio.testing.wait_all_tasks_blocked()
-            assert len(server.connections) == 1
-            await peer.aclose()
+            try:
+                link = await listener.open_link()
+                peer = await RawPeer.connect(link.client)
+                await trio.testing.wait_all_tasks_blocked()
+                clock.jump(20)
+                await trio.testing.wait_all_tasks_blocked()
+                ping = await peer.receive_frame()
+                assert ping is not None
+                assert ping.opcode == 9
+                # In one step, so that no task of the server runs between the two.
+                link.carry(link.to_server, memoryview(b"\x8a\x80\x00\x00\x00\x00"))
+                link.wake()
+                clock.jump(1000)
+                await trio.testing.wait_all_tasks_blocked()
+                assert len(server.connections) == 1
+            finally:
+                clock.autojump_threshold = 0
 
     trio.run(main, clock=clock)
 

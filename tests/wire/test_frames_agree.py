@@ -26,7 +26,16 @@ NOT_QUITE_TEXTS = st.sampled_from(
 LONG = st.sampled_from([125, 126, 127, 511, 512, 513, 4095, 4096, 65535, 65536]).map(lambda n: b"~" * n)
 PAYLOADS = st.binary(max_size=140) | TEXTS.map(str.encode) | NOT_QUITE_TEXTS
 CLOSES = st.sampled_from(
-    [b"", b"\x03", b"\x03\xe8", b"\x03\xe8bye", b"\x0f\xa0\xc3\xa4", b"\x03\xed", b"\x00\x00", b"\x03\xe8\xff"]
+    [
+        b"",
+        b"\x03",
+        b"\x03\xe8",
+        b"\x03\xe8bye",
+        b"\x0f\xa0\xc3\xa4",
+        b"\x03\xed",
+        b"\x00\x00",
+        b"\x03\xe8\xff",
+    ]
 )
 
 
@@ -101,9 +110,7 @@ cuts = st.lists(st.integers(0, 1 << 20), max_size=12)
 
 def extension(*, client: bool, limit: int | None = None) -> PerMessageDeflate:
     forgets = DeflateParams(server_no_context_takeover=True, client_no_context_takeover=True)
-    return PerMessageDeflate(
-        client=client, params=forgets, compression=Compression(), max_message_size=limit
-    )
+    return PerMessageDeflate(client=client, params=forgets, compression=Compression(), max_message_size=limit)
 
 
 def reader(*, client: bool, compressed: bool, limit: int | None = None) -> FrameReader:
@@ -124,9 +131,7 @@ def outcome(made: FrameReader) -> Outcome:
     return result
 
 
-def read(
-    pieces: Sequence[bytes], *, client: bool, compressed: bool, limit: int | None = None
-) -> FrameReader:
+def read(pieces: Sequence[bytes], *, client: bool, compressed: bool, limit: int | None = None) -> FrameReader:
     made = reader(client=client, compressed=compressed, limit=limit)
     for piece in pieces:
         made.feed(piece)
@@ -140,9 +145,7 @@ def test_any_frames_in_any_split_mean_what_wsproto_says(
     data: st.DataObject, client: bool, compressed: bool
 ) -> None:
     stream = data.draw(streams(client=client, compressed=compressed))
-    expected = by_wsproto(
-        stream, client=client, extensions=[extension(client=client)] if compressed else []
-    )
+    expected = by_wsproto(stream, client=client, extensions=[extension(client=client)] if compressed else [])
     made = read(split(stream, data.draw(cuts)), client=client, compressed=compressed)
     got = outcome(made)
     assert got.messages == expected.messages

@@ -267,13 +267,15 @@ class Endpoint:
     # -- what keepalive asks ------------------------------------------------------------------------
 
     def _shows_life(self) -> bool:
-        """Whether anything moved since the last call."""
-        silent = not self._life and not self._full
-        self._life = False
+        """Whether anything moved since the last call.
+
+        Where bytes wait to be written, that they move is all that counts: a peer that takes them may not have
+        come to our ping yet, and one that only talks and never takes them is as good as gone.
+        """
         outbox = self._outbox
-        blocked = outbox.stuck and not outbox.moved
-        outbox.moved = False
-        return not silent and not blocked
+        moved, outbox.moved = outbox.moved, False
+        life, self._life = self._life, False
+        return moved if outbox.stuck else life or self._full
 
     @property
     def _over(self) -> bool:

@@ -5,8 +5,8 @@ judged by two facts: whether any byte came from it since the last look, and whet
 
 What always holds:
 
-- A peer is given up only after a full ``ping_timeout`` in which not one byte came, or in which a blocked
-  write did not move by one byte.
+- A peer is given up only after a full ``ping_timeout`` in which not one byte came, or, where bytes wait to
+  be written, in which they did not move by one.
 - While the application lets received messages lie, so that we do not read, silence is our own doing and is
   not held against the peer.
 - Latency does no harm, whatever the interval: one ping is under way at a time.

@@ -116,14 +116,11 @@ async def open_service(options: Options) -> AsyncIterator[Service]:
                 failure = exc
             service.scope.cancel()
     except BaseExceptionGroup as group:
-        # What the block raised stands, also when it is cancelled at the same time. Our own tasks let through
-        # only what may strike any task, such as a KeyboardInterrupt; what the block raised then is the
-        # Cancelled of this nursery, which must not leave it.
-        struck = group.split(trio.Cancelled)[1]
-        if failure is None or struck is not None:
-            failure = struck or group
-            while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
-                failure = failure.exceptions[0]
+        # Our own tasks let through only what may strike any task, such as a KeyboardInterrupt. What the block
+        # raised then is the Cancelled of this nursery, which must not leave it.
+        failure = group.split(trio.Cancelled)[1] or group
+        while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
+            failure = failure.exceptions[0]
     if failure is not None:
         try:
             raise failure

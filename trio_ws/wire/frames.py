@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import codecs
 import struct
-import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
@@ -65,6 +64,8 @@ _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 # The close codes that most connections end with; wsproto judges the others.
 _PLAIN_CLOSES = tuple(code.to_bytes(2, "big") for code in (1000, 1001))
+# Above every length that a header can declare, so that an illegal one stays wsproto's to judge.
+_NO_LIMIT = 1 << 65
 # Chunks shorter than this are joined as they come, so that a peer that dribbles costs what it sends.
 _SMALL_CHUNK = 4096
 # Up to here a payload is unmasked in place in the fast lane; see masking.py.
@@ -131,7 +132,7 @@ class FrameReader:
         self.events: list[Ping | Pong | CloseFrame | Violation] = []
         self.client = client
         self.done = False  # a Close frame or a violation was read: whatever follows is dropped
-        self._limit = sys.maxsize if max_message_size is None else max_message_size
+        self._limit = _NO_LIMIT if max_message_size is None else max_message_size
         self._deflate = deflate
         self._fast = self._fast_unmasked if client else self._fast_masked
         self._proto: FrameProtocol | None = None  # made at the first frame that needs it
