@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -13,6 +13,10 @@ try:
     import websockets.trio.client as websockets_client
 except ImportError:  # the demo tells of it
     websockets_client = None  # type: ignore[assignment]
+
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 class Move(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""Send lines to a server and print its answers: ``python examples/echo_client.py ws://localhost:8000 hi there``."""
+"""Send words and print the answers: ``python examples/echo_client.py ws://localhost:8000 hi there``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that sends every message back: ``python examples/echo_server.py [port]``. Ctrl+C drains and ends it."""
+"""A server that sends every message back: ``python examples/echo_server.py [port]``. Ctrl+C ends it."""
 
 from __future__ import annotations
 

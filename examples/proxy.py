@@ -41,15 +41,15 @@ async def pump(source: trio_ws.WebSocket, sink: trio_ws.WebSocket) -> None:
 async def main() -> None:
     async with trio_ws.WebSocketServer(shout, 0, host="127.0.0.1") as behind:
         through = functools.partial(bridge, behind.url)
-        async with trio_ws.WebSocketServer(through, 0, host="127.0.0.1") as proxy:
-            async with trio_ws.connect(proxy.url) as ws:
-                await ws.send("hello")
-                print(await ws.receive_text())
-                await ws.send("bye")
-                try:
-                    await ws.recv()
-                except trio_ws.ConnectionClosedError as exc:
-                    print(f"closed with {exc.code}: {exc.reason}")
+        proxy = trio_ws.WebSocketServer(through, 0, host="127.0.0.1")
+        async with proxy, trio_ws.connect(proxy.url) as ws:
+            await ws.send("hello")
+            print(await ws.receive_text())
+            await ws.send("bye")
+            try:
+                await ws.recv()
+            except trio_ws.ConnectionClosedError as exc:
+                print(f"closed with {exc.code}: {exc.reason}")
 
 
 if __name__ == "__main__":

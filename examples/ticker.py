@@ -13,6 +13,9 @@ import trio
 import trio_ws
 
 
+left = trio.Event()
+
+
 async def ticker(ws: trio_ws.WebSocket) -> None:
     try:
         for number in itertools.count(1):
@@ -20,6 +23,7 @@ async def ticker(ws: trio_ws.WebSocket) -> None:
             await trio.sleep(0.05)
     finally:
         print(f"the ticker ends, the client said {ws.close_code}")
+        left.set()
 
 
 async def main() -> None:
@@ -30,8 +34,7 @@ async def main() -> None:
                 print("tick", tick)
                 if tick == 3:
                     break
-        while server.connections:
-            await trio.sleep(0.01)
+        await left.wait()
 
 
 if __name__ == "__main__":

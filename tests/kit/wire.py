@@ -5,6 +5,7 @@ What always holds: nothing of `trio_ws.wire.frames` is used here, so that it can
 
 from __future__ import annotations
 
+import itertools
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ def frame(
 def split(data: bytes, cuts: Iterable[int]) -> list[bytes]:
     """The pieces of ``data`` between the cuts, which may be anything; no piece is empty."""
     places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    return [data[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(places)]
 
 
 @dataclass

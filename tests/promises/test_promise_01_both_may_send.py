@@ -88,7 +88,7 @@ async def test_pongs_have_a_small_bounded_room_and_the_latest_is_kept(autojump_c
             await peer.send_frame(9, b"%08d" % number)
         await trio.testing.wait_all_tasks_blocked()
         assert blocked[0].buffered_bytes <= held + 4096
-        pongs = []
+        pongs: list[bytes] = []
         while not pongs or pongs[-1] != b"00004999":
             frame = await peer.receive_frame()
             assert frame is not None

@@ -82,23 +82,29 @@ async def connect(
     if stream is not None and unix_path is not None:
         raise ValueError("give stream or unix_path, not both")
     handshake = _handshake(parsed, subprotocols, headers, options)
-    async with open_service(options) as service:
-        with trio.move_on_after(options.open_timeout) as scope:
-            ws = await _open(service, parsed, handshake, stream, unix_path, ssl_context, options)
-        if scope.cancelled_caught:
-            raise ConnectionFailedError(
-                f"the connection to {parsed.host}:{parsed.port} did not open within open_timeout"
-                f" ({options.open_timeout} seconds)"
-            )
-        try:
-            yield ws
-        except BaseException as exc:
+    entered = False
+    try:
+        async with open_service(options) as service:
+            entered = True
+            with trio.move_on_after(options.open_timeout) as scope:
+                ws = await _open(service, parsed, handshake, stream, unix_path, ssl_context, options)
+            if scope.cancelled_caught:
+                raise ConnectionFailedError(
+                    f"the connection to {parsed.host}:{parsed.port} did not open within open_timeout"
+                    f" ({options.open_timeout} seconds)"
+                )
             try:
-                await ws.close(1001 if _is_cancellation(exc) else 1011)
-            except trio.Cancelled:
-                pass  # what the block raised says more
-            raise
-        await ws.close()
+                yield ws
+            except BaseException as exc:
+                try:
+                    await ws.close(1001 if _is_cancellation(exc) else 1011)
+                except trio.Cancelled:
+                    pass  # what the block raised says more
+                raise
+            await ws.close()
+    finally:
+        if stream is not None and not entered:
+            await trio.aclose_forcefully(stream)
 
 
 def _is_cancellation(exc: BaseException) -> bool:

@@ -292,6 +292,10 @@ class FrameReader:
             payload = data[i + head : i + head + n]
             if self._control(first, mask(payload, data[i + head - 4 : i + head]) if masked else payload):
                 return i + head + n
+        if not (first or n or self._compressed) and self._open and masked is not self.client:
+            return (
+                i + head
+            )  # an empty fragment that ends nothing: to pass it on would cost, and change nothing
         if not control and not self._compressed and not first & RSV1 and self._size + n > self._limit:
             self._refuse_size()
             return size
