@@ -129,8 +129,11 @@ async def open_service(options: Options) -> AsyncIterator[Service]:
 
 
 async def _host(options: Options, *, task_status: trio.TaskStatus[Service]) -> None:
-    with trio.CancelScope(shield=True) as scope:
+    with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             service = Service(nursery, scope, options)
             service.start()
             task_status.started(service)
+            # Where the caller was cancelled before this, nobody will come to end us: then we end here.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            scope.shield = True
