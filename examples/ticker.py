@@ -12,7 +12,6 @@ import trio
 
 import trio_ws
 
-
 left = trio.Event()
 
 

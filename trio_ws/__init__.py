@@ -74,7 +74,11 @@ __all__ = [
     "serve",
 ]
 
-# Users meet these names here, in tracebacks and in documentation too, wherever they are defined.
-for _name in __all__:
-    globals()[_name].__module__ = __name__
-del _name
+
+def _name_here() -> None:
+    """Users meet these names here, in tracebacks and in documentation too, wherever they are defined."""
+    for name in __all__:
+        globals()[name].__module__ = __name__
+
+
+_name_here()

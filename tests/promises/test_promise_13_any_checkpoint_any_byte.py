@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-import trio.testing
 
 from tests.kit.serving import all_tasks, echo
 from trio_ws import (
@@ -70,8 +69,9 @@ class CancelAt(trio.abc.Instrument):
 
 async def cancelled_at(count: int, script: Callable[[], Awaitable[None]]) -> bool:
     """Run a script and cancel it at a checkpoint; False if it had fewer of them."""
-    with trio.CancelScope() as scope:
-        instrument = CancelAt(trio.lowlevel.current_task(), scope, count)
+    scope = trio.CancelScope()
+    instrument = CancelAt(trio.lowlevel.current_task(), scope, count)
+    with scope:
         trio.lowlevel.add_instrument(instrument)
         try:
             await script()

@@ -69,7 +69,7 @@ async def exchange(
         link = await memory.listener.open_link(max_read=max_read)
         async with connect("ws://test/", stream=link.client, options=client) as ws:
             assert ws.response_headers is not None
-            agreed = "Sec-WebSocket-Extensions" in ws.response_headers
+            agreed = ws.response_headers.get("Sec-WebSocket-Extensions") is not None
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(send_all, ws, to_server)
                 for _ in to_client:

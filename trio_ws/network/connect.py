@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -86,9 +86,10 @@ async def connect(
     try:
         async with open_service(options) as service:
             entered = True
-            with trio.move_on_after(options.open_timeout) as scope:
+            ws: WebSocket | None = None
+            with trio.move_on_after(options.open_timeout):
                 ws = await _open(service, parsed, handshake, stream, unix_path, ssl_context, options)
-            if scope.cancelled_caught:
+            if ws is None:
                 raise ConnectionFailedError(
                     f"the connection to {parsed.host}:{parsed.port} did not open within open_timeout"
                     f" ({options.open_timeout} seconds)"
@@ -120,7 +121,8 @@ def _handshake(
     headers: Mapping[str, str] | Iterable[tuple[str, str]],
     options: Options,
 ) -> ClientHandshake:
-    items = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    items = list(cast("Iterable[tuple[str, str]]", pairs))
     if uri.authorization is not None and not any(name.lower() == "authorization" for name, _ in items):
         items.append(("Authorization", uri.authorization))
     return ClientHandshake(

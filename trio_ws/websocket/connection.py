@@ -258,7 +258,7 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
 
     # -- sending ------------------------------------------------------------------------------------
 
-    async def send(self, data: Data, /) -> None:
+    async def send(self, value: Data) -> None:
         """Send one message: ``str`` as text, bytes-like as binary, a `WebSocketMessage` as what it says.
 
         An async iterable of ``str`` or of bytes-like becomes one fragmented message (RFC 6455 section 5.4),
@@ -270,8 +270,9 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
 
         Raises:
             ConnectionClosedError: the connection is closed.
-            TypeError: ``data`` is of no such type; for other objects there is `send_json`.
+            TypeError: ``value`` is of no such type; for other objects there is `send_json`.
         """
+        data: Data = value
         if type(data) is WebSocketMessage and (data.msg_type == "binary" or data.msg_type == "text"):
             data = data.payload
         if type(data) is bytes:

@@ -161,7 +161,7 @@ class Endpoint:
         data = b""
         cause: BaseException | None = None
         try:
-            if type(transport) is SocketTransport:
+            if isinstance(transport, SocketTransport):
                 # What its receive() does, without a coroutine more: an idle connection spends its life here.
                 await wait_readable(transport.fd)
                 data = transport.recv_now(READ_SIZE)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.lowlevel import notify_closing, wait_readable, wait_writable
@@ -28,49 +28,6 @@ READ_SIZE = 65536
 WRITE_SIZE = 16384
 
 _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
-
-
-class Transport(Protocol):
-    """What a WebSocket needs of its bytes."""
-
-    @property
-    def self_reading(self) -> bool:
-        """Whether waiting tasks may read by themselves, so that no reader task is needed."""
-        ...
-
-    @property
-    def local_address(self) -> Any: ...
-    @property
-    def remote_address(self) -> Any: ...
-
-    async def receive(self) -> bytes:
-        """Wait for bytes; b"" at the end. Cancel-safe. Raises OSError or a trio resource error."""
-        ...
-
-    @property
-    def send_now(self) -> Callable[[bytes | memoryview], int]:
-        """Send what can be sent without waiting; gives how much. Raises BlockingIOError, OSError."""
-        ...
-
-    def send_pair_now(self, head: bytes, payload: bytes) -> int:
-        """The same for two pieces, without joining them."""
-        ...
-
-    async def send_some(self, data: memoryview) -> int:
-        """Wait until at least one byte is sent; give how many were."""
-        ...
-
-    def end_writing(self) -> None:
-        """Tell the peer that nothing more will come, where that can be said apart from closing."""
-        ...
-
-    def close(self) -> None:
-        """Close at once."""
-        ...
-
-    async def wait_closed(self) -> None:
-        """Wait until a close has taken effect."""
-        ...
 
 
 class SocketTransport:
@@ -179,6 +136,12 @@ class StreamTransport:
 
     async def wait_closed(self) -> None:
         await self._closed.wait()
+
+
+#: What a WebSocket needs of its bytes: both classes have the same methods. ``send_now`` and ``send_pair_now``
+#: send what can be sent without waiting, and raise BlockingIOError where that is nothing; ``receive`` is
+#: cancel-safe and gives b"" at the end; ``send_some`` waits until at least one byte is out.
+Transport = SocketTransport | StreamTransport
 
 
 def _addresses(stream: trio.abc.Stream) -> tuple[Any, Any]:
