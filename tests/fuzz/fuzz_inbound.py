@@ -7,6 +7,9 @@ Ten minutes, with the corpus as a start, findings in the current folder::
 The arguments are libFuzzer's. `targets.py` says what must hold; test_corpus.py replays the corpus in CI.
 """
 
+# atheris is not there where the types are checked, and has none.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import sys

@@ -89,11 +89,10 @@ def frames(data: bytes, settings: int, how: int) -> None:
         _compare_parts(taken, whole)
         return
     assert split.messages == whole.messages
-    if limited and compressed and whole.done and split.done:
-        # One frame may be too big, corrupt and no UTF-8 all at once; which is met first is a matter of reads.
+    if compressed and _violated(split) and _violated(whole):
+        # One frame may be out of turn, too big, corrupt and no UTF-8 at once; which of these is met first is
+        # a matter of reads.
         assert split.events[:-1] == whole.events[:-1]
-        pair = {_code(split), _code(whole)}
-        assert len(pair) == 1 or pair == {1007, 1009}, pair
     else:
         assert split.events == whole.events
         assert (split.held, split.wanted) == (whole.held, whole.wanted)
@@ -131,10 +130,8 @@ def _check_frames(reader: FrameReader, limit: int | None) -> None:
             check_close(event.code, event.reason)
 
 
-def _code(reader: FrameReader) -> int:
-    event = reader.events[-1]
-    assert isinstance(event, CloseFrame | Violation)
-    return event.code
+def _violated(reader: FrameReader) -> bool:
+    return bool(reader.events) and isinstance(reader.events[-1], Violation)
 
 
 def _take(reader: FrameReader, taken: list[str | bytes], before: int) -> None:
@@ -195,7 +192,7 @@ def _read_request(parts: Iterator[bytes]) -> HTTPError | tuple[Request, bytes] |
 
 def _use_request(request: Request, settings: int) -> None:
     assert len(request.body) <= MAX_BODY
-    assert request.http_version in ("1.0", "1.1")
+    assert request.http_version.startswith("1.")  # a higher minor version is served as 1.1, RFC 9110 2.5
     assert all(isinstance(value, str) for values in request.query_params.values() for value in values)
     assert "\n" not in repr(request)
     for name, value in request.headers:
@@ -204,11 +201,14 @@ def _use_request(request: Request, settings: int) -> None:
         assert values == request.headers.get_all(name)
     for origins in (None, ["*"], ["https://example.com", "null"]):
         assert isinstance(origin_allowed(request, origins), bool)
+    refusal = None
     try:
         check_upgrade(request)
     except HTTPError as error:
-        assert error.status in (400, 405, 426)
-        http_response(error.status, error.headers, error.body)
+        refusal = error
+    if refusal is not None:
+        assert refusal.status in (400, 405, 426)
+        http_response(refusal.status, refusal.headers, refusal.body)
         return
     agreed = answer(COMPRESSIONS[settings % 4], offered_extensions(request))
     subprotocols = offered_subprotocols(request)
@@ -251,14 +251,14 @@ def _shake_hands(data: bytes, cut: Callable[[bytes], Iterator[bytes]]) -> tuple[
                 assert response.subprotocol in (None, "a", "b")
                 return "opened", response.extensions, handshake.trailing
         handshake.eof()
-    except HandshakeRejectedError as error:
-        assert error.status != 101
-        assert len(error.body) <= MAX_REJECTION_BYTES
-        assert str(error)
-        return "rejected", error.status, b""
     except ConnectionFailedError as error:
-        assert str(error)
+        failure = error
+    assert str(failure)
+    if not isinstance(failure, HandshakeRejectedError):
         return "failed", None, b""
+    assert failure.status != 101
+    assert len(failure.body) <= MAX_REJECTION_BYTES
+    return "rejected", failure.status, b""
 
 
 # -- compression --------------------------------------------------------------------------------------
@@ -282,8 +282,7 @@ def confirmations(data: bytes, settings: int, how: int) -> None:
     compression = COMPRESSIONS[settings % 4]
     try:
         params = confirm(compression, data.decode("latin-1"))
-    except ValueError as error:
-        assert str(error)
+    except ValueError:
         return
     assert 8 <= params.server_max_window_bits <= compression.server_max_window_bits
     assert 9 <= params.client_max_window_bits <= compression.client_max_window_bits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,10 +10,12 @@ import trio
 import trio.testing
 
 from tests.kit.serving import serving_in_memory
-from trio_ws import Compression, ConnectionClosedError, Options, WebSocket
+from trio_ws import Compression, ConnectionClosedError, Options, WebSocket, connect
 from trio_ws.testing import RawPeer
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from trio.testing import MockClock
 
 NO_PINGS = Options(ping_interval=None)
@@ -49,32 +51,31 @@ async def test_a_send_that_is_cancelled_while_it_waits_has_sent_nothing(autojump
 
 
 async def test_a_cancelled_send_leaves_the_compressor_in_step(autojump_clock: MockClock) -> None:
-    options = Options(ping_interval=None, compression=Compression(threshold=0), max_message_size=None)
+    """The message is sent again: had the compressor seen it, it would only refer to what never went."""
+    options = Options(ping_interval=None, compression=Compression(threshold=0), max_queue_bytes=1)
     sent = -1
 
     async def handler(ws: WebSocket) -> None:
         nonlocal sent
-        import random
-
         noise = random.Random(1)
         sent = 0
+        message = b""
         with trio.move_on_after(1):
             while True:
-                await ws.send(noise.randbytes(10_000))
+                message = noise.randbytes(1000)
+                await ws.send(message)
                 sent += 1
-        await ws.send("after " * 100)
+        await ws.send(message)
 
-    async with serving_in_memory(handler, options=options) as memory:
-        async with memory.connect(
-            options=Options(ping_interval=None, compression=True, max_queue_bytes=1)
-        ) as ws:
-            await trio.sleep(2)
-            import random
-
-            noise = random.Random(1)
-            for _ in range(sent):
-                assert await ws.receive_bytes() == noise.randbytes(10_000)
-            assert await ws.receive_text() == "after " * 100
+    async with (
+        serving_in_memory(handler, options=options) as memory,
+        memory.connect(options=options) as ws,
+    ):
+        await trio.sleep(2)
+        noise = random.Random(1)
+        for _ in range(sent + 1):
+            assert await ws.receive_bytes() == noise.randbytes(1000)
+        assert await ws.recv() is None
     assert sent > 0
 
 
@@ -94,6 +95,93 @@ async def test_a_frame_that_was_begun_is_finished_after_a_cancellation(autojump_
         frames = [await peer.receive_frame() for _ in range(2)]
         assert [frame.payload for frame in frames if frame] == [big, b"next"]
         await peer.aclose()
+
+
+async def test_a_frame_that_was_begun_is_finished_before_a_close(autojump_clock: MockClock) -> None:
+    """By a peer that takes its time, and within the close timeout."""
+    big = bytes(range(256)) * 2048
+
+    async def handler(ws: WebSocket) -> None:
+        with trio.move_on_after(1):
+            await ws.send(big)
+            await ws.send(b"never sent")
+        await ws.close(4000, "enough")
+
+    async with serving_in_memory(handler, options=NO_PINGS) as memory:
+        peer = await RawPeer.connect(await memory.stream(max_read=100_000))
+        await trio.sleep(8)
+        frames = [await peer.receive_frame() for _ in range(2)]
+        assert [frame.payload for frame in frames if frame] == [big, b"\x0f\xa0enough"]
+        await peer.send_close(4000)
+
+
+async def test_a_frame_that_is_not_taken_within_the_close_timeout_is_given_up(
+    autojump_clock: MockClock,
+) -> None:
+    ended = []
+
+    async def handler(ws: WebSocket) -> None:
+        with trio.move_on_after(1):
+            await ws.send(bytes(500_000))
+            await ws.send(b"never sent")
+        await ws.close()
+        ended.append(trio.current_time())
+        assert ws.close_received is None
+
+    async with serving_in_memory(handler, options=NO_PINGS) as memory:
+        peer = await RawPeer.connect(await memory.stream())
+        await trio.sleep(20)
+        assert ended == [11]
+        with pytest.raises(EOFError):
+            await peer.receive_frame()  # half of it, and nothing behind that half
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_cancellations_at_random_leave_whole_messages(seed: int, autojump_clock: MockClock) -> None:
+    """A send that returned has sent its message once, and one that was cancelled has sent none of it."""
+    chance = random.Random(seed)
+    sent: list[bytes] = []
+    cancelled: set[bytes] = set()
+    compression = bool(seed % 2)
+
+    async def sender(ws: WebSocket, name: int) -> None:
+        for number in range(30):
+            message = b"%d/%d:" % (name, number) + chance.randbytes(chance.choice([1, 100, 3000, 30_000]))
+            with trio.move_on_after(chance.choice([0, 0.01, 0.5, 10])) as scope:
+                await ws.send(message)
+                sent.append(message)
+            if scope.cancelled_caught:
+                cancelled.add(message)
+            await trio.sleep(chance.choice([0, 0.01, 0.1]))
+
+    async def handler(ws: WebSocket) -> None:
+        async with trio.open_nursery() as nursery:
+            for name in range(5):
+                nursery.start_soon(sender, ws, name)
+            for _ in range(20):
+                with trio.move_on_after(chance.choice([0, 0.01, 0.5])):
+                    await ws.ping()
+                await trio.sleep(0.1)
+
+    options = Options(
+        ping_interval=None,
+        close_timeout=1000,
+        send_high_water=5000,
+        compression=compression,
+        max_queue_bytes=1,
+    )
+    async with serving_in_memory(handler, options=options) as memory:
+        link = await memory.listener.open_link(capacity=chance.choice([50, 5000]), latency=0.05)
+        async with connect("ws://test/", stream=link.client, options=options) as ws:
+            got: list[bytes] = []
+            async for message in ws:
+                got.append(message.data or b"")
+                await trio.sleep(chance.choice([0, 0.01, 0.5]))
+    assert sorted(got) == sorted(sent)
+    for name in b"01234":
+        assert [data for data in got if data[0] == name] == [data for data in sent if data[0] == name]
+    assert cancelled
+    assert cancelled.isdisjoint(sent)
 
 
 async def test_a_frame_that_cannot_be_finished_breaks_the_connection(autojump_clock: MockClock) -> None:

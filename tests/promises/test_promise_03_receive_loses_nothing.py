@@ -8,10 +8,12 @@ import pytest
 import trio
 
 from tests.kit.serving import serving, serving_in_memory
-from trio_ws import Options, WebSocket, connect
+from trio_ws import MessageError, Options, WebSocket, connect
 from trio_ws.testing import RawPeer
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from trio.testing import MockClock
 
 NO_PINGS = Options(ping_interval=None)
@@ -35,6 +37,14 @@ async def take_text(ws: WebSocket) -> Any:
     return int(await ws.receive_text())
 
 
+async def take_bytes(ws: WebSocket) -> Any:
+    try:
+        return int(await ws.receive_bytes())
+    except MessageError as exc:  # it is text, and is not lost for that
+        assert exc.message is not None
+        return exc.message.json()
+
+
 async def take_json(ws: WebSocket) -> Any:
     return await ws.receive_json(int)
 
@@ -51,11 +61,11 @@ async def take_parts(ws: WebSocket) -> Any:
     return int("".join([str(part) async for part in ws.recv_streaming()]))
 
 
-@pytest.mark.parametrize(
-    "take",
-    [take_recv, take_text, take_json, take_channel, take_iteration, take_parts],
-    ids=lambda f: f.__name__,
-)
+TAKES = [take_recv, take_text, take_bytes, take_json, take_channel, take_iteration, take_parts]
+every_way = pytest.mark.parametrize("take", TAKES, ids=lambda f: f.__name__)
+
+
+@every_way
 async def test_whoever_is_cancelled_loses_nothing(take: Any, autojump_clock: MockClock) -> None:
     async with serving_in_memory(numbers, options=NO_PINGS) as memory, memory.connect(options=NO_PINGS) as ws:
         got: list[int] = []
@@ -68,11 +78,81 @@ async def test_whoever_is_cancelled_loses_nothing(take: Any, autojump_clock: Moc
         assert cancelled > 20
 
 
+@every_way
+@pytest.mark.parametrize("latency", [0, 0.5])
+async def test_nothing_is_lost_in_the_very_moment_of_its_arrival(
+    take: Any, latency: float, autojump_clock: MockClock
+) -> None:
+    """Bytes, and a deadline that falls on the same time: either may come first."""
+
+    async def by_the_clock(ws: WebSocket) -> None:
+        for number in range(100):
+            await ws.send_json(number)
+            await trio.sleep(1)
+
+    async with serving_in_memory(by_the_clock, options=NO_PINGS) as memory:
+        link = await memory.listener.open_link(latency=latency)
+        async with connect("ws://test/", stream=link.client, options=NO_PINGS) as ws:
+            got: list[int] = []
+            cancelled = 0
+            deadline = trio.current_time()
+            while len(got) < 100:
+                deadline += 0.5
+                with trio.move_on_at(deadline) as scope:
+                    got.append(await take(ws))
+                cancelled += scope.cancelled_caught
+    assert got == list(range(100))
+    assert cancelled > 50
+
+
+@every_way
+async def test_whoever_was_cancelled_before_takes_nothing(take: Any, autojump_clock: MockClock) -> None:
+    async with serving_in_memory(numbers, options=NO_PINGS) as memory, memory.connect(options=NO_PINGS) as ws:
+        await trio.sleep(100)  # all of them are here
+        for number in range(60):
+            for _ in range(2):
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    pytest.fail(f"it took {await take(ws)}")
+                assert scope.cancelled_caught
+            assert await take(ws) == number
+
+
+@every_way
+@pytest.mark.parametrize("compression", [False, True])
+async def test_every_way_to_receive_may_be_cancelled_between_fragments(
+    take: Any, compression: bool, autojump_clock: MockClock
+) -> None:
+    """Of a message of one digit after the other, over a link that gives a byte at a time."""
+
+    async def digits(number: int) -> AsyncIterator[str]:
+        for digit in str(number):
+            await trio.sleep(0.2)
+            yield digit
+
+    async def handler(ws: WebSocket) -> None:
+        for number in range(10):
+            await ws.send(digits(10**18 + number))
+
+    options = Options(ping_interval=None, compression=compression)
+    async with serving_in_memory(handler, options=options) as memory:
+        link = await memory.listener.open_link(max_read=1)
+        async with connect("ws://test/", stream=link.client, options=options) as ws:
+            got: list[int] = []
+            cancelled = 0
+            while len(got) < 10:
+                with trio.move_on_after(0.07) as scope:
+                    got.append(await take(ws))
+                cancelled += scope.cancelled_caught
+    assert got == [10**18 + number for number in range(10)]
+    assert cancelled > 300
+
+
 async def test_over_a_socket_too() -> None:
     async def quick(ws: WebSocket) -> None:
         for number in range(300):
             await ws.send_json(number)
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
 
     async with serving(quick) as server, connect(server.url) as ws:
         got: list[int] = []
@@ -121,7 +201,7 @@ async def test_streaming_goes_on_in_the_same_message_after_a_cancellation(
         while not ended:
             with trio.move_on_after(0.1) as scope:
                 async for part in ws.recv_streaming():
-                    parts.append(part)
+                    parts.append(part)  # noqa: PERF401 - what came before a cancellation counts
                 ended = True
             cancelled += scope.cancelled_caught
         assert cancelled > 50
@@ -146,8 +226,11 @@ async def test_several_receivers_share_without_loss(autojump_clock: MockClock) -
             with trio.move_on_after(0.3):
                 got.append(await ws.receive_json(int))
 
-    async with serving_in_memory(numbers, options=NO_PINGS) as memory, memory.connect(options=NO_PINGS) as ws:
-        async with trio.open_nursery() as nursery:
-            for _ in range(3):
-                nursery.start_soon(worker, ws)
+    async with (
+        serving_in_memory(numbers, options=NO_PINGS) as memory,
+        memory.connect(options=NO_PINGS) as ws,
+        trio.open_nursery() as nursery,
+    ):
+        for _ in range(3):
+            nursery.start_soon(worker, ws)
     assert sorted(got) == list(range(60))

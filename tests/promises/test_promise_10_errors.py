@@ -292,7 +292,7 @@ async def test_malformed_http_chains_the_error_of_h11(autojump_clock: MockClock)
 async def test_a_reset_chains_the_os_error() -> None:
     async def reset(ws: WebSocket) -> None:
         await ws.recv()
-        sock = ws._transport._sock  # type: ignore[attr-defined]
+        sock = ws._transport._sock  # type: ignore[union-attr]
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         ws._end(None)
 
@@ -307,7 +307,7 @@ async def test_a_reset_chains_the_os_error() -> None:
 
 async def test_a_broken_link_chains_its_error_for_every_waiter(autojump_clock: MockClock) -> None:
     async with serving_in_memory() as memory, memory.connect() as ws:
-        link: Link = ws._transport._stream.link  # type: ignore[attr-defined]
+        link: Link = ws._transport._stream.link  # type: ignore[union-attr]
         link.partition(direction="to_server")  # so that the ping is not answered
         errors: list[BaseException] = []
 

@@ -491,7 +491,7 @@ async def test_many_connections_that_end_in_every_way_leave_nothing(
                         elif n % 5 == 3:
                             break
                         elif n % 5 == 4:
-                            ws._transport._stream.link.cut()  # type: ignore[attr-defined]
+                            ws._transport._stream.link.cut()  # type: ignore[union-attr]
             except (MineError, ConnectionClosedError):
                 assert n % 5 in (0, 1, 4)
 

@@ -139,9 +139,16 @@ class Outbox:
     def write_control(self, frame: bytes, *, pong: bool = False) -> None:
         """Send a control frame, for which there is always room, but for pongs without end."""
         if self._draining:
-            if pong and self._control + len(frame) > _CONTROL_ROOM:
+            late = self._late_pong
+            if pong and (late is not None or self._control + len(frame) > _CONTROL_ROOM):
                 self._late_pong = frame
                 return
+            if late is not None:  # a Close would leave it behind
+                self._late_pong = None
+                self._append(late)
+            if self._late_pong is not None:
+                self._append(self._late_pong)
+                self._late_pong = None
             self._control += len(frame)
             self._append(frame)
         elif pong:
