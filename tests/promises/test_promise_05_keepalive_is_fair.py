@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,6 +45,24 @@ async def test_a_silent_peer_is_pinged_and_given_up_in_the_stated_time(autojump_
         assert ended == [35]
 
 
+@pytest.mark.parametrize("patience", [15, 60, None])
+async def test_an_answered_ping_is_followed_by_the_next_after_one_interval(
+    patience: float | None, autojump_clock: MockClock
+) -> None:
+    options = Options(ping_interval=20, ping_timeout=patience)
+    async with serving_in_memory(until_the_end, options=options) as memory:
+        peer = await RawPeer.connect(await memory.stream())
+        pinged: list[float] = []
+        while len(pinged) < 5:
+            frame = await peer.receive_frame()
+            assert frame is not None
+            assert frame.opcode == 9
+            pinged.append(trio.current_time())
+            await peer.send_frame(0xA, frame.payload)
+        assert pinged == [20, 40, 60, 80, 100]
+        await peer.aclose()
+
+
 async def test_any_inbound_byte_counts_as_life(autojump_clock: MockClock) -> None:
     """The bytes of one long frame, never a pong."""
     async with serving_in_memory(until_the_end, options=OPTIONS) as memory:
@@ -55,6 +74,41 @@ async def test_any_inbound_byte_counts_as_life(autojump_clock: MockClock) -> Non
         assert trio.current_time() == 14_000
         assert len(memory.server.connections) == 1
         await peer.aclose()
+
+
+async def test_the_full_timeout_begins_anew_with_a_byte(autojump_clock: MockClock) -> None:
+    """It is given up no earlier than after that time without one."""
+    ended = []
+
+    async def handler(ws: WebSocket) -> None:
+        with pytest.raises(ConnectionClosedError):
+            await ws.recv()
+        ended.append(trio.current_time())
+
+    async with serving_in_memory(handler, options=OPTIONS) as memory:
+        peer = await RawPeer.connect(await memory.stream())
+        await trio.sleep(34)  # pinged at 20, and at 35 it would be over
+        await peer.send_raw(b"\x82")
+        await trio.sleep(200)
+        assert len(ended) == 1
+        assert 34 + 15 <= ended[0] <= 35 + 20 + 15
+        await peer.aclose()
+
+
+async def test_a_client_gives_a_dead_server_up_in_the_same_time(autojump_clock: MockClock) -> None:
+    async with serving_in_memory(until_the_end, options=Options(ping_interval=None)) as memory:
+        link = await memory.listener.open_link()
+        async with connect("ws://test/", stream=link.client, options=OPTIONS) as ws:
+            await trio.sleep(50)  # a healthy one stays
+            link.partition()
+            with pytest.raises(ConnectionClosedError) as info:
+                await ws.recv()
+            assert isinstance(info.value.__cause__, TimeoutError)
+            assert info.value.sent is not None
+            assert info.value.received is None
+            # The last bytes came with the pong at 40, and nothing after the ping at 60.
+            assert trio.current_time() == 75
+        link.cut()
 
 
 async def test_no_ping_where_bytes_come_anyway(autojump_clock: MockClock) -> None:
@@ -87,6 +141,66 @@ async def test_a_slow_application_never_kills_a_healthy_peer(autojump_clock: Moc
                 await ws.send(bytes(10_000))
             await trio.sleep(100)
     assert got == 500_000
+
+
+@pytest.mark.parametrize("server_pings", [False, True])
+async def test_an_application_that_never_reads_answers_pings_and_sees_pongs(
+    server_pings: bool, autojump_clock: MockClock
+) -> None:
+    """As long as there is room in the queue, for which a handful of messages makes no difference."""
+    done = trio.Event()
+
+    async def busy(ws: WebSocket) -> None:
+        await ws.accept()
+        await trio.sleep(3600)
+        assert ws.connected
+        assert (ws.latency is not None) is server_pings
+        done.set()
+
+    silent = Options(ping_interval=None)
+    async with serving_in_memory(busy, options=OPTIONS if server_pings else silent) as memory:
+        async with memory.connect(options=silent if server_pings else OPTIONS) as ws:
+            for _ in range(10):
+                await ws.send("not read")
+            await done.wait()
+            assert (ws.latency is not None) is not server_pings
+
+
+def test_an_application_that_never_reads_a_socket_does_so_too() -> None:
+    clock = trio.testing.MockClock()
+    handlers: list[WebSocket] = []
+
+    async def busy(ws: WebSocket) -> None:
+        await ws.accept()
+        handlers.append(ws)
+        await trio.sleep(2000)
+
+    async def main() -> None:
+        async with WebSocketServer(busy, host="127.0.0.1", options=OPTIONS) as server:
+            peer = await RawPeer.connect(await trio.open_tcp_stream("127.0.0.1", server.port))
+
+            async def answer() -> None:
+                while (frame := await peer.receive_frame()) is not None and frame.opcode != 8:
+                    assert frame.opcode == 9
+                    await peer.send_frame(0xA, frame.payload)
+
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(answer)
+                    for _ in range(1000):
+                        clock.jump(0.01)  # the minder looks every so often
+                        await trio.testing.wait_all_tasks_blocked()
+                        clock.jump(1)
+                        await trio.testing.wait_all_tasks_blocked()
+                    (ws,) = handlers
+                    assert ws.connected
+                    assert ws.latency is not None
+                    nursery.cancel_scope.cancel()
+            finally:
+                await peer.aclose()
+                clock.autojump_threshold = 0
+
+    trio.run(main, clock=clock)
 
 
 async def test_a_write_blocked_past_the_timeout_ends_the_connection(autojump_clock: MockClock) -> None:
@@ -152,6 +266,9 @@ async def test_latency_tells_the_last_round_trip(autojump_clock: MockClock) -> N
             link.latency = 2
             await trio.sleep(100)
             assert ws.latency == 4
+            link.latency = 3
+            assert await ws.ping() == 6  # one of our own counts as well
+            assert ws.latency == 6
 
 
 def test_a_program_that_stood_still_does_not_blame_the_peer() -> None:
@@ -177,6 +294,38 @@ def test_a_program_that_stood_still_does_not_blame_the_peer() -> None:
                 await trio.testing.wait_all_tasks_blocked()
                 assert len(server.connections) == 1
             finally:
+                clock.autojump_threshold = 0
+
+    trio.run(main, clock=clock)
+
+
+def test_nor_does_it_over_a_socket() -> None:
+    """The pong lies in the kernel's buffer. A peer that is really gone is given up all the same."""
+    clock = trio.testing.MockClock()
+
+    async def main() -> None:
+        async with WebSocketServer(until_the_end, host="127.0.0.1", options=OPTIONS) as server:
+            stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+            peer = await RawPeer.connect(stream)
+            try:
+                await trio.testing.wait_all_tasks_blocked()
+                for _ in range(10):
+                    clock.jump(20)
+                    ping = await peer.receive_frame()
+                    assert ping is not None
+                    assert ping.opcode == 9
+                    # Past trio, so that no task of the server runs between the two.
+                    assert os.write(stream.socket.fileno(), b"\x8a\x80\x00\x00\x00\x00") == 6
+                    clock.jump(1000)
+                    await trio.testing.wait_all_tasks_blocked()
+                    assert len(server.connections) == 1
+                clock.jump(20)
+                assert await peer.receive_frame() is not None
+                clock.jump(15)
+                await trio.testing.wait_all_tasks_blocked()
+                assert len(server.connections) == 0
+            finally:
+                await peer.aclose()
                 clock.autojump_threshold = 0
 
     trio.run(main, clock=clock)

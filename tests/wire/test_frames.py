@@ -234,6 +234,8 @@ def test_after_the_last_event_there_is_silence(client: bool, last: CloseFrame | 
         (b"\x03\xe9going", CloseFrame(1001, "going")),
         (b"\x03\xe8" + "tschüß".encode(), CloseFrame(1000, "tschüß")),
         (b"\x03\xf3", CloseFrame(1011, "")),
+        # Registered since; wsproto does not know it.
+        (b"\x03\xf6" + "schlüß".encode(), CloseFrame(1014, "schlüß")),
         (b"\x0b\xb8lib", CloseFrame(3000, "lib")),
         (b"\x13\x87" + b"r" * 123, CloseFrame(4999, "r" * 123)),
     ],

@@ -248,10 +248,14 @@ class Endpoint:
             return
         # A pong answers its ping and, silently, all earlier ones (RFC 6455 section 5.5.3).
         now = trio.current_time()
+        kept_alive = _KEEPALIVE in pings
         for sent in list(pings):
             self._latency = now - pings.pop(sent)
             if sent == payload:
                 break
+        if kept_alive and _KEEPALIVE not in pings:
+            self._life = False  # the pong's own bytes, which would put off the next ping
+            self._service.keepalive.answered(self)
 
     # -- writing ------------------------------------------------------------------------------------
 
@@ -308,12 +312,17 @@ class Endpoint:
         violation, self._violation = self._violation, None
         assert violation is not None
         self._start_close(violation.code, violation.reason)
-        self._transport.end_writing()
+        self._outbox.end_when_empty()
 
     def _close_timed_out(self) -> None:
         """``close_timeout`` is over."""
         if self._violation is not None:
+            unsent = self._close_sent is None
             self._fail_now()
+            if unsent and self._close_sent is not None:
+                self._outbox.close_when_empty()
+                if self._outbox.stuck:
+                    return  # the application's time is over; now the Close frame has as long to go out
         elif self._state != CLOSED and self._frames is not None and not self._frames.done:
             logger.info("no Close frame from %r in close_timeout (%s s)", self, self._options.close_timeout)
         self._end(None)

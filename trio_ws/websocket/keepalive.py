@@ -48,6 +48,11 @@ class Keepalive:
         if self._interval is not None:
             self._put(self._quiet, ws, self._interval)
 
+    def answered(self, ws: Endpoint) -> None:
+        """Our ping was: the next interval begins now, and not when the timeout would have been over."""
+        if self._pinged.pop(ws, None) is not None:
+            self.watch(ws)
+
     def closing(self, ws: Endpoint) -> None:
         """The connection began to close: no more pings, and an end in time."""
         if ws not in self._closing:

@@ -43,7 +43,6 @@ class Outbox:
     """
 
     __slots__ = (
-        "_close_when_empty",
         "_control",
         "_draining",
         "_late_pong",
@@ -51,6 +50,7 @@ class Outbox:
         "_parts",
         "_service",
         "_transport",
+        "_when_empty",
         "broken",
         "corked",
         "moved",
@@ -69,7 +69,7 @@ class Outbox:
         self._draining = False
         self._control = 0
         self._late_pong: bytes | None = None
-        self._close_when_empty = False
+        self._when_empty: Callable[[], None] | None = None  # done once all is written
         self.size = 0
         self.broken = False
         self.moved = False  # bytes went out since somebody last set this to False
@@ -169,11 +169,18 @@ class Outbox:
 
     def close_when_empty(self) -> None:
         """Close the transport as soon as all is written, at once if it is."""
+        self._do_when_empty(self._transport.close)
+
+    def end_when_empty(self) -> None:
+        """Tell the peer that nothing more will come as soon as all is written, at once if it is."""
+        self._do_when_empty(self._transport.end_writing)
+
+    def _do_when_empty(self, action: Callable[[], None]) -> None:
         self.flush()
         if self._parts or self._draining:
-            self._close_when_empty = True
+            self._when_empty = action
         else:
-            self._transport.close()
+            action()
 
     def drop(self) -> None:
         """Forget what waits, at the end of the connection."""
@@ -221,5 +228,5 @@ class Outbox:
             return
         finally:
             self._draining = False
-        if self._close_when_empty:
-            self._transport.close()
+        if self._when_empty is not None:
+            self._when_empty()

@@ -62,8 +62,9 @@ _FINAL_BINARY = FIN | BINARY
 _from_bytes = int.from_bytes
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
-# The close codes that most connections end with; wsproto judges the others.
-_PLAIN_CLOSES = tuple(code.to_bytes(2, "big") for code in (1000, 1001))
+# The close codes that most connections end with, and one that is registered and that wsproto does not know;
+# it judges all others.
+_PLAIN_CLOSES = tuple(code.to_bytes(2, "big") for code in (1000, 1001, 1014))
 # Above every length that a header can declare, so that an illegal one stays wsproto's to judge.
 _NO_LIMIT = 1 << 65
 # Chunks shorter than this are joined as they come, so that a peer that dribbles costs what it sends.
@@ -284,11 +285,12 @@ class FrameReader:
         # A control frame has no longer form of length: wsproto refuses one at its second byte.
         longer = 0 if control or length < 126 else 2 if length == 126 else 8
         head = 2 + longer + (4 if masked else 0)
-        if size - i < head and not (control and length >= 126):
+        # One of a legal length is short, so it is taken whole.
+        if size - i < (head if not control else head + length if length < 126 else 2):
             self._rest = data[i:]
             return size
         n = _from_bytes(data[i + 2 : i + 2 + longer], "big") if longer else length
-        if control and n < 126 and size - i >= head + n and masked is not self.client:
+        if control and n < 126 and masked is not self.client:
             payload = data[i + head : i + head + n]
             if self._control(first, mask(payload, data[i + head - 4 : i + head]) if masked else payload):
                 return i + head + n
@@ -327,9 +329,12 @@ class FrameReader:
             self.events.append(Ping(payload))
         elif first == FIN | PONG:
             self.events.append(Pong(payload))
-        elif first == FIN | CLOSE and payload[:2] in (b"", *_PLAIN_CLOSES) and payload[2:].isascii():
-            code = _from_bytes(payload[:2], "big") if payload else 1005
-            self.events.append(CloseFrame(code, payload[2:].decode()))
+        elif first == FIN | CLOSE and payload[:2] in (b"", *_PLAIN_CLOSES):
+            try:
+                reason = payload[2:].decode()
+            except UnicodeDecodeError:
+                return False
+            self.events.append(CloseFrame(_from_bytes(payload[:2], "big") if payload else 1005, reason))
             self._stop()
         else:
             return False
