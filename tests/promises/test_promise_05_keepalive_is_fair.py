@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -306,6 +306,7 @@ def test_nor_does_it_over_a_socket() -> None:
     async def main() -> None:
         async with WebSocketServer(until_the_end, host="127.0.0.1", options=OPTIONS) as server:
             stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+            sock: Any = stream.socket
             peer = await RawPeer.connect(stream)
             try:
                 await trio.testing.wait_all_tasks_blocked()
@@ -315,7 +316,7 @@ def test_nor_does_it_over_a_socket() -> None:
                     assert ping is not None
                     assert ping.opcode == 9
                     # Past trio, so that no task of the server runs between the two.
-                    assert os.write(stream.socket.fileno(), b"\x8a\x80\x00\x00\x00\x00") == 6
+                    assert os.write(sock.fileno(), b"\x8a\x80\x00\x00\x00\x00") == 6
                     clock.jump(1000)
                     await trio.testing.wait_all_tasks_blocked()
                     assert len(server.connections) == 1

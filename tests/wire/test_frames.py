@@ -155,6 +155,7 @@ WRONG = {
     "RSV3": frame(BINARY, b"x", rsv=1),
     "RSV1 on a ping": frame(PING, b"x", rsv=4),
     "continuation of nothing": frame(CONTINUATION, b"x"),
+    "an empty continuation of nothing": frame(CONTINUATION, fin=False),
     "a message inside a message": frame(TEXT, b"x", fin=False) + frame(TEXT, b"y"),
     "a fragmented ping": frame(PING, b"x", fin=False),
     "a fragmented close": frame(CLOSE, fin=False),

@@ -166,12 +166,11 @@ def test_any_frames_in_any_split_mean_what_wsproto_says(
         assert arrived == expected.unfinished
 
 
-@settings(max_examples=100)
-@given(st.data(), st.booleans(), st.booleans())
+@settings(max_examples=200)
+@given(st.data(), st.booleans(), st.booleans(), st.sampled_from([1, 10, 60, 130]))
 def test_a_limit_cuts_off_what_is_too_big_and_changes_nothing_else(
-    data: st.DataObject, client: bool, compressed: bool
+    data: st.DataObject, client: bool, compressed: bool, limit: int
 ) -> None:
-    limit = 130
     stream = data.draw(streams(client=client, compressed=compressed))
     free = read([stream], client=client, compressed=compressed)
     one = read([stream], client=client, compressed=compressed, limit=limit)
