@@ -9,6 +9,16 @@
     ├── ConnectionClosedError              (also trio.BrokenResourceError) .code .reason .sent .received
     │   └── ConnectionClosedLocallyError   (also trio.ClosedResourceError) used after our own close
     ├── MessageError                       a message of another kind, or one that does not decode
+    ├── PacketError                        bytes that are no packet, or data that fits into none
+    │   └── PacketValidationError          an answer is not of the type that was asked for
+    ├── RPCError                           a call failed: .code .data
+    │   ├── RPCMethodNotFoundError         -32601
+    │   ├── RPCInvalidParamsError          -32602
+    │   ├── RPCInternalError               -32603
+    │   ├── RateLimitError                 -32000 .retry_after
+    │   ├── RPCAccessDeniedError           -32002
+    │   ├── RPCTimeoutError                -32003 (also TimeoutError) its deadline passed over there
+    │   └── RPCCancelledError              -32004 the other side gave it up
     └── WebSocketException                 raised *by* a handler to close with a code of its choice
 
 What holds here: nothing of wsproto, h11, ssl or the socket module reaches a user; such a cause is chained
@@ -17,7 +27,7 @@ as ``__cause__``. Errors are plain data and can be built, compared by attribute 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import trio
 
@@ -32,6 +42,16 @@ __all__ = [
     "HandshakeRejectedError",
     "InvalidURIError",
     "MessageError",
+    "PacketError",
+    "PacketValidationError",
+    "RPCAccessDeniedError",
+    "RPCCancelledError",
+    "RPCError",
+    "RPCInternalError",
+    "RPCInvalidParamsError",
+    "RPCMethodNotFoundError",
+    "RPCTimeoutError",
+    "RateLimitError",
     "WebSocketError",
     "WebSocketException",
 ]
@@ -121,6 +141,104 @@ class MessageError(WebSocketError):
     def __init__(self, text: str, message: object = None) -> None:
         super().__init__(text)
         self.message = message
+
+
+class PacketError(WebSocketError):
+    """Bytes that are no packet of the dialect in use, or data that it cannot carry."""
+
+
+class PacketValidationError(PacketError):
+    """An answer, or an item of a stream, is not of the type that was asked for; the text has the path."""
+
+
+class RPCError(WebSocketError):
+    """A call failed. Raise it in a method to fail the call; it is what the caller's ``call`` raises.
+
+    Args:
+        message: text for a person, sent to the caller as it is.
+        code: default -32001, an application error. Peers of other dialects than ``trio-ws.v1`` know only
+            the codes of the tree above; another code reaches them as -32001.
+        data: anything that can be encoded, for the caller's program; ``trio-ws.v1`` and JSON-RPC carry it.
+
+    Attributes:
+        code: the code, see the tree in `trio_ws.errors`.
+        data: what the other side sent beside the text, or None.
+    """
+
+    default_code: ClassVar[int] = -32001
+
+    def __init__(self, message: str = "", *, code: int | None = None, data: Any = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = self.default_code if code is None else code
+        self.data = data
+
+
+class RPCMethodNotFoundError(RPCError):
+    """The other side has no method of that name."""
+
+    default_code = -32601
+
+
+class RPCInvalidParamsError(RPCError):
+    """The arguments do not fit the method; ``data["path"]`` says where, as in ``"$.a"``."""
+
+    default_code = -32602
+
+
+class RPCInternalError(RPCError):
+    """The method failed in a way it did not mean to; ``data["id"]`` stands in the other side's log."""
+
+    default_code = -32603
+
+
+class RateLimitError(RPCError):
+    """Too many calls.
+
+    Attributes:
+        retry_after: seconds after which another try makes sense.
+    """
+
+    default_code = -32000
+
+    def __init__(
+        self,
+        message: str = "rate limit exceeded",
+        *,
+        code: int | None = None,
+        data: Any = None,
+        retry_after: float | None = None,
+    ) -> None:
+        if retry_after is not None:
+            data = (
+                {**data, "retry_after": retry_after}
+                if isinstance(data, dict)
+                else {"retry_after": retry_after}
+            )
+        super().__init__(message, code=code, data=data)
+
+    @property
+    def retry_after(self) -> float:
+        value = self.data.get("retry_after") if isinstance(self.data, dict) else None
+        return float(value) if isinstance(value, int | float) else 0.0
+
+
+class RPCAccessDeniedError(RPCError):
+    """The method's ``requires`` said no."""
+
+    default_code = -32002
+
+
+class RPCTimeoutError(RPCError, TimeoutError):
+    """The caller's deadline, which travels with a call, passed on the other side."""
+
+    default_code = -32003
+
+
+class RPCCancelledError(RPCError):
+    """The other side gave the call up, because it stops."""
+
+    default_code = -32004
 
 
 class WebSocketException(WebSocketError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 __all__ = ["Compression", "Options"]
 
@@ -80,6 +80,12 @@ class Options:
             more get HTTP 503 (with TLS they are dropped). Default 1,024.
         max_header_bytes: bytes of a request's or a response's whole head; more get HTTP 431. Default 16 KiB.
         max_body_bytes: bytes of the body of a plain HTTP request; more get HTTP 413. Default 64 KiB.
+        max_concurrent_calls: calls of the peer that run at once on a connection. Further ones wait, unread,
+            while ``max_queue_bytes`` has room; where that would block answers to our own calls, they are
+            refused with -32000. Default 100.
+        stream_window: items of one stream that may be under way or wait for their consumer; past it the
+            producer stands at its ``yield``. Default 64.
+        json_in_binary: send JSON packets in binary frames instead of text frames. Default False.
         origins: the browser origins that a server lets in, such as ``"https://example.com"`` or
             ``"https://example.com:8443"``; ``"*"`` lets in all. None, the default, lets in pages that come
             from the same host as the request's ``Host`` header, whatever the port. A request without an
@@ -99,6 +105,9 @@ class Options:
     max_handshakes: int = 1024
     max_header_bytes: int = 16 * 1024
     max_body_bytes: int = 64 * 1024
+    max_concurrent_calls: int = 100
+    stream_window: int = 64
+    json_in_binary: bool = False
     origins: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
@@ -109,6 +118,8 @@ class Options:
         _within(self, "max_handshakes", 1, None)
         _within(self, "max_header_bytes", 256, None)
         _within(self, "max_body_bytes", 0, None)
+        _within(self, "max_concurrent_calls", 1, None)
+        _within(self, "stream_window", 1, None)
         _seconds(self, "open_timeout")
         _seconds(self, "close_timeout")
         _seconds(self, "drain_timeout")
@@ -154,6 +165,3 @@ def _seconds(obj: object, name: str, *, none: bool = False) -> None:
         raise TypeError(f"{name} is {kind}, not {type(value).__name__}")
     if math.isnan(value) or value <= 0:
         raise ValueError(f"{name} must be above 0 seconds, not {value}")
-
-
-OPTION_NAMES = frozenset(field.name for field in fields(Options))
