@@ -11,6 +11,8 @@ The house, from the ground up; a module imports only from floors below its own, 
         masking.py           xor, and where its keys come from
         frames.py            frames and messages: wsproto's, with a fast lane for the common frame
         deflate.py           permessage-deflate with a bound on what it inflates
+        packets.py           the packets of calls, and the dialects they are written in
+        jsonrpc.py           the same calls as JSON-RPC 2.0
     websocket/           floor 2  one WebSocket on one trio stream
         bell.py              the lightest way to wait for a change
         message.py           WebSocketMessage
@@ -26,12 +28,27 @@ The house, from the ground up; a module imports only from floors below its own, 
         uri.py               ws:// and wss://
         connect.py           names, TLS, the client's opening
         listen.py            listeners, and a client's way to a checked request
+    rpc/                 floor 3  calls over one WebSocket, either way round
+        predicates.py        who may
+        limits.py            how often
+        parameters.py        what an annotation lets through
+        methods.py           @rpc_method: signature -> checked call
+        errors.py            from codes to exceptions
+        streams.py           items and credit
+        workers.py           parked tasks for calls that wait
+        calls.py             the half that asks
+        answering.py         the half that is asked
+        peer.py              both, and the reading
+        proxy.py             the other side's methods as an object's
+    handler.py           floor 4  WebSocketHandler and ClientConnection
     server.py            floor 5  WebSocketServer, serve
+    client.py            floor 5  WebSocketClient
     testing/             floor 6  memory links, faults, the raw peer
 """
 
 from __future__ import annotations
 
+from trio_ws.client import WebSocketClient
 from trio_ws.errors import (
     CloseFrame,
     ConnectionClosedError,
@@ -40,19 +57,39 @@ from trio_ws.errors import (
     HandshakeRejectedError,
     InvalidURIError,
     MessageError,
+    PacketError,
+    PacketValidationError,
+    RateLimitError,
+    RPCAccessDeniedError,
+    RPCCancelledError,
+    RPCError,
+    RPCInternalError,
+    RPCInvalidParamsError,
+    RPCMethodNotFoundError,
+    RPCTimeoutError,
     WebSocketError,
     WebSocketException,
 )
+from trio_ws.handler import ClientConnection, WebSocketHandler
 from trio_ws.network.connect import connect
 from trio_ws.options import Compression, Options
+from trio_ws.rpc.calls import PacketStream, RPCResponse
+from trio_ws.rpc.limits import RateLimit, rate_limit
+from trio_ws.rpc.methods import Method, rpc_method
+from trio_ws.rpc.predicates import All, Any, Has, Is, IsEqual, Predicate
+from trio_ws.rpc.streams import ItemStream
 from trio_ws.server import DrainReport, WebSocketServer, serve
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.message import WebSocketMessage
 from trio_ws.wire.http import Headers, Request
+from trio_ws.wire.packets import Packet, PacketSource
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "All",
+    "Any",
+    "ClientConnection",
     "CloseFrame",
     "Compression",
     "ConnectionClosedError",
@@ -60,17 +97,42 @@ __all__ = [
     "ConnectionFailedError",
     "DrainReport",
     "HandshakeRejectedError",
+    "Has",
     "Headers",
     "InvalidURIError",
+    "Is",
+    "IsEqual",
+    "ItemStream",
     "MessageError",
+    "Method",
     "Options",
+    "Packet",
+    "PacketError",
+    "PacketSource",
+    "PacketStream",
+    "PacketValidationError",
+    "Predicate",
+    "RPCAccessDeniedError",
+    "RPCCancelledError",
+    "RPCError",
+    "RPCInternalError",
+    "RPCInvalidParamsError",
+    "RPCMethodNotFoundError",
+    "RPCResponse",
+    "RPCTimeoutError",
+    "RateLimit",
+    "RateLimitError",
     "Request",
     "WebSocket",
+    "WebSocketClient",
     "WebSocketError",
     "WebSocketException",
+    "WebSocketHandler",
     "WebSocketMessage",
     "WebSocketServer",
     "connect",
+    "rate_limit",
+    "rpc_method",
     "serve",
 ]
 

@@ -193,11 +193,7 @@ class RPCInternalError(RPCError):
 
 
 class RateLimitError(RPCError):
-    """Too many calls.
-
-    Attributes:
-        retry_after: seconds after which another try makes sense.
-    """
+    """Too many calls."""
 
     default_code = -32000
 
@@ -219,6 +215,7 @@ class RateLimitError(RPCError):
 
     @property
     def retry_after(self) -> float:
+        """Seconds after which another try makes sense; 0.0 where the other side did not say."""
         value = self.data.get("retry_after") if isinstance(self.data, dict) else None
         return float(value) if isinstance(value, int | float) else 0.0
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import trio
 
 from trio_ws.errors import ConnectionClosedError, WebSocketException, check_close
+from trio_ws.handler import WebSocketHandler
 from trio_ws.network.listen import (
     accept_forever,
     answer,
@@ -36,6 +37,7 @@ from trio_ws.network.listen import (
     secure,
 )
 from trio_ws.options import Options
+from trio_ws.rpc.workers import Workers
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.endpoint import CONNECTING
@@ -43,6 +45,7 @@ from trio_ws.websocket.service import open_service
 from trio_ws.websocket.transport import SocketTransport
 from trio_ws.wire.handshake import check_subprotocols
 from trio_ws.wire.http import HTTPError, http_response
+from trio_ws.wire.packets import SUBPROTOCOLS
 from trio_ws.wire.reader import RequestReader
 
 if TYPE_CHECKING:
@@ -59,7 +62,7 @@ __all__ = ["DrainReport", "WebSocketServer", "serve"]
 
 logger = logging.getLogger("trio_ws.server")
 
-Target = Callable[[WebSocket], Awaitable[object]]
+Target = Callable[[WebSocket], Awaitable[object]] | WebSocketHandler[Any] | type[WebSocketHandler[Any]]
 
 
 class DrainReport(NamedTuple):
@@ -79,15 +82,15 @@ class WebSocketServer:
 
     Args:
         target: an async function of one `WebSocket`, run for each client. It accepts implicitly when it first
-            sends or receives; one that returns untouched rejects with 403. Without a target, `accept`
-            hands out the connections.
+            sends or receives; one that returns untouched rejects with 403. Or a `WebSocketHandler`, class or
+            instance, whose methods clients call. Without a target, `accept` hands out the connections.
         port: TCP port; 0 for one that is free.
         host: name or address to listen on; None for all, v4 and v6.
         ssl_context: speak TLS with it.
         unix_path: listen on a Unix socket at this path instead.
         listeners: listen with these instead; they are closed in the end.
         subprotocols: those that the server speaks, best first; the first that a client offered is agreed on
-            unless ``ws.accept`` names another.
+            unless ``ws.accept`` names another. For a handler the dialects of calls are the default.
         max_connections: overrides that field of ``options``.
         debug: an unexpected exception of a handler ends the server and leaves its block as it was raised.
         options: limits and timeouts; default ``Options()``.
@@ -119,12 +122,16 @@ class WebSocketServer:
         if max_connections is not None:
             self.options = replace(self.options, max_connections=max_connections)
         self.listeners: Sequence[trio.abc.Listener[Any]] = ()
-        self._target = target if target is not None else self._hand_out
+        self._handler = _as_handler(target)
+        self._target: Any = target if target is not None else self._hand_out
         self._port = port
         self._host = host
         self._ssl_context = ssl_context
         self._unix_path = unix_path
         self._given_listeners = listeners
+        if self._handler is not None:
+            self._target = self._call_handler
+            subprotocols = subprotocols or SUBPROTOCOLS
         self._subprotocols = tuple(check_subprotocols(subprotocols))
         self._debug = debug
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
@@ -139,6 +146,7 @@ class WebSocketServer:
         self._block: trio.CancelScope
         self._service: Service
         self._handlers: trio.Nursery
+        self._workers: Workers
 
     # -- what a user sees ---------------------------------------------------------------------------
 
@@ -229,6 +237,11 @@ class WebSocketServer:
         return frozenset(self._connections)
 
     @property
+    def handler(self) -> WebSocketHandler[Any] | None:
+        """The `WebSocketHandler` that serves the clients, or None where something else does."""
+        return self._handler
+
+    @property
     def port(self) -> int:
         """The TCP port of the first listener.
 
@@ -265,6 +278,7 @@ class WebSocketServer:
         try:
             async with open_service(self.options) as self._service:
                 self._handlers = await self._service.nursery.start(_host_handlers)
+                self._workers = Workers(self._handlers)
                 for listener in self.listeners:
                     self._service.nursery.start_soon(accept_forever, listener, self._admit)
                 self._state = "serving"
@@ -421,6 +435,10 @@ class WebSocketServer:
             logger.error("the handler of %s for %s failed", ws.path, ws.remote_address, exc_info=exc)
         return 1011, "internal error"
 
+    async def _call_handler(self, ws: WebSocket) -> None:
+        assert self._handler is not None
+        await self._handler._serve(ws, self._workers, debug=self._debug)
+
     async def _hand_out(self, ws: WebSocket) -> None:
         await ws.accept()
         try:
@@ -471,8 +489,19 @@ async def serve(
         await server.serve_forever()
 
 
+def _as_handler(target: object) -> WebSocketHandler[Any] | None:
+    if isinstance(target, type) and issubclass(target, WebSocketHandler):
+        target = target()
+    if not isinstance(target, WebSocketHandler):
+        return None
+    target._prepare()
+    return target
+
+
 def _check_target(target: object) -> None:
-    if target is None:
+    if target is None or isinstance(target, WebSocketHandler):
+        return
+    if isinstance(target, type) and issubclass(target, WebSocketHandler):
         return
     function: Any = target
     while isinstance(function, functools.partial):

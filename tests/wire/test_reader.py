@@ -114,6 +114,7 @@ def test_head_over_the_limit() -> None:
 def test_a_huge_head_byte_by_byte_is_looked_at_once() -> None:
     reader = RequestReader(1 << 20, 64)
     reader.feed(b"GET / HTTP/1.1\r\nX: ")
+    assert reader._heads is not None
     for length in range(20, 10_000):
         assert reader.feed(b"x") is None
         # The next search starts two bytes before the end, whatever came before.

@@ -150,6 +150,7 @@ async def _open(
         transport = await _transport(service, uri, stream, ssl_context)
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
         raise ConnectionFailedError(f"could not reach {uri.host}:{uri.port}: {_why(exc)}") from exc
+    began = trio.current_time()
     try:
         response = await _shake_hands(transport, handshake)
         deflate = _agreed_deflate(response, options)
@@ -162,6 +163,7 @@ async def _open(
         raise
     ws = WebSocket(transport, service, options, client=True, request=Request(handshake.request))
     ws._opened(response.subprotocol, response.headers, deflate, handshake.trailing)
+    ws._round_trip = trio.current_time() - began
     return ws
 
 

@@ -116,6 +116,7 @@ async def accept_forever(
     inner = listener.socket
     with socket.socket(inner.family, inner.type, inner.proto, fileno=inner.dup().detach()) as sock:
         sock.setblocking(False)
+        is_tcp = sock.family != socket.AF_UNIX
         while True:
             await wait_readable(sock)
             for _ in range(_ACCEPTS_IN_A_ROW):
@@ -130,7 +131,7 @@ async def accept_forever(
                         break
                     continue  # this client went away before we came to it
                 client.setblocking(False)
-                if client.family != socket.AF_UNIX:
+                if is_tcp:
                     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 on_client(client, address)
 

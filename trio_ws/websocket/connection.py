@@ -546,6 +546,8 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
         """The server stops, and says so in whatever state the connection is."""
         if self._state == CONNECTING:
             self._refuse(answer_refusal(503, [("Retry-After", "1")], "the server is going away\n"))
+        elif self._owner is not None:
+            self._owner.go_away(code, reason)
         else:
             self._start_close(code, reason)
 
@@ -578,14 +580,7 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
             except BaseException:
                 self._end(None)
                 raise
-        if self._close_received is None and not self._no_more_messages:
-            self._closed_locally = True
-        if self._violation is not None:
-            self._fail_now()
-        self._start_close(code, reason)
-        if self._closed_locally:
-            self._inbox.clear()
-            self._emptied()
+        self._begin_close(code, reason)
         # A peer that broke the protocol may be unable to end the handshake, so it gets less time.
         failed = self._frames is not None and self._frames.done and self._close_received is None
         grace = min(1.0, self._options.close_timeout) if failed else self._options.close_timeout

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from trio.lowlevel import wait_readable
@@ -32,6 +32,7 @@ from trio_ws.wire.frames import (
     FIN,
     PING,
     PONG,
+    RSV1,
     FrameReader,
     Ping,
     Pong,
@@ -62,6 +63,16 @@ _KEEPALIVE = b"trio_ws keepalive"
 _CLEAN = frozenset({1000, 1001, 1005})
 
 
+class Owner(Protocol):
+    """Whoever uses an endpoint beside the tasks that wait in it."""
+
+    def ended(self) -> None:
+        """The connection is at its end."""
+
+    def go_away(self, code: int, reason: str) -> None:
+        """The server stops: close when that is convenient, and soon."""
+
+
 class Endpoint:
     """See the module's text."""
 
@@ -78,18 +89,22 @@ class Endpoint:
         "_inbox",
         "_latency",
         "_life",
+        "_minded",
         "_options",
         "_outbox",
+        "_owner",
         "_paused",
         "_peer_closed_first",
         "_pings",
         "_queued",
         "_reading",
         "_room",
+        "_round_trip",
         "_service",
         "_state",
         "_threshold",
         "_transport",
+        "_unread_since",
         "_violation",
     )
 
@@ -106,6 +121,8 @@ class Endpoint:
         self._threshold = 0  # the least payload that is compressed
         # Reading.
         self._reading = False  # somebody holds the reading role
+        self._unread_since = 0  # the service's tick at which the last reader left
+        self._minded = not transport.self_reading  # the minder looks at it, or need not
         self._arrived = Bell()  # rings when bytes, or the end, may have changed something
         self._queued = 0  # what waits in the inbox: never less than it weighs, 0 once it was found empty
         self._paused = False  # a reader waits in _room for the inbox to be emptied
@@ -113,6 +130,8 @@ class Endpoint:
         self._life = False  # bytes came since keepalive last looked
         self._pings: dict[bytes, float] | None = None  # unanswered pings and when they were sent
         self._latency: float | None = None
+        self._round_trip: float | None = None  # what the opening handshake took, on clients
+        self._owner: Owner | None = None
         # The end.
         self._close_sent: CloseFrame | None = None
         self._close_received: CloseFrame | None = None
@@ -135,6 +154,7 @@ class Endpoint:
         self._state = OPEN
         self._service.keepalive.watch(self)
         if self._transport.self_reading:
+            self._unread_since = self._service.tick
             self._service.unread(self)
         else:
             self._service.nursery.start_soon(self._attend, name="trio_ws reader")
@@ -156,8 +176,7 @@ class Endpoint:
             await self._arrived.wait()
             return False
         self._reading = True
-        service, transport = self._service, self._transport
-        service.read(self)
+        transport = self._transport
         data = b""
         cause: BaseException | None = None
         try:
@@ -173,8 +192,9 @@ class Endpoint:
             cause = exc
         finally:
             self._reading = False
-            if self._state != CLOSED and transport.self_reading:
-                service.unread(self)
+            self._unread_since = self._service.tick
+            if not self._minded:
+                self._service.unread(self)
             # Whoever parked while we read must see what came, or read in our place if we were cancelled.
             others = self._arrived.ring()
         if data:
@@ -262,6 +282,28 @@ class Endpoint:
     def _frame(self, first: int, payload: bytes) -> bytes:
         return masked_frame(first, payload) if self._client else server_frame(first, payload)
 
+    def _post(self, opcode: int, payload: bytes, *, cork: bool) -> None:
+        """Send one whole message whatever the high-water mark, for those who keep a bound of their own.
+
+        Nothing is sent once the connection closes.
+        """
+        if self._state != OPEN:
+            return
+        first = FIN | opcode
+        if self._deflate is not None and len(payload) >= self._threshold:
+            payload = self._deflate.compress(payload, fin=True)
+            first |= RSV1
+        frame = masked_frame(first, payload) if self._client else server_frame(first, payload)
+        if cork:
+            self._outbox.cork(frame)
+        else:
+            self._outbox.write(frame)
+
+    def _one_way(self) -> float:
+        """Seconds that bytes take to the peer, as far as that is known: half of the best round trip seen."""
+        known = [trip for trip in (self._round_trip, self._latency) if trip is not None]
+        return min(known) / 2 if known else 0.0
+
     def _send_ping(self, payload: bytes) -> None:
         if self._pings is None:
             self._pings = {}
@@ -338,29 +380,47 @@ class Endpoint:
             self._arrived.ring()
 
     def _start_close(self, code: int, reason: str) -> None:
-        """Send a Close frame, if none was sent."""
+        """Send a Close frame, if none was sent; the end is to come in time."""
+        if self._send_close(code, reason):
+            self._service.keepalive.closing(self)
+
+    def _send_close(self, code: int, reason: str) -> bool:
         if self._close_sent is not None or self._state not in (OPEN, CLOSING) or self._outbox.broken:
-            return
+            return False
         if self._frames is None:
-            return  # rejected: an HTTP response went out
+            return False  # rejected: an HTTP response went out
         self._close_sent = CloseFrame(code, reason)
         self._state = CLOSING
         self._outbox.flush()
         self._outbox.write_control(self._frame(FIN | CLOSE, close_payload(code, reason)))
-        self._service.keepalive.closing(self)
         self._arrived.ring()
         self._outbox.room.ring()
+        return True
+
+    def _begin_close(self, code: int, reason: str) -> None:
+        """Close on behalf of the application, up to where that would have to wait."""
+        if self._close_received is None and not self._no_more_messages:
+            self._closed_locally = True
+        if self._violation is not None:
+            self._fail_now()
+        self._start_close(code, reason)
+        if self._closed_locally:
+            self._inbox.clear()
+            self._emptied()
 
     def _take_close(self, frame: CloseFrame) -> None:
         self._close_received = frame
         if self._close_sent is None:
             self._peer_closed_first = True
-            self._start_close(frame.code, "")
+            self._send_close(frame.code, "")
         if not self._client:
             # RFC 6455 section 7.1.1: the server is the one to end TCP.
             self._outbox.close_when_empty()
             if not self._outbox.stuck:
                 self._end(None)
+                return
+        if self._state == CLOSING:
+            self._service.keepalive.closing(self)
 
     def _end(self, cause: BaseException | None) -> None:
         """The transport is at its end, or is to be: nothing can come or go any more."""
@@ -369,7 +429,6 @@ class Endpoint:
         self._state = CLOSED
         if cause is not None and self._close_received is None:
             self._cause = self._cause or cause
-        self._service.read(self)
         self._service.keepalive.forget(self)
         self._transport.close()
         self._outbox.drop()
@@ -377,6 +436,8 @@ class Endpoint:
         self._arrived.ring()
         if self._room is not None:
             self._room.ring()
+        if self._owner is not None:
+            self._owner.ended()
 
     @property
     def _no_more_messages(self) -> bool:

@@ -63,7 +63,7 @@ class Outbox:
     ) -> None:
         self._transport = transport
         self._service = service
-        self._on_broken = on_broken
+        self._on_broken: Callable[[BaseException], None] | None = on_broken
         self._parts: list[bytes | memoryview] = []
         self.corked = False  # a flush is due in this round
         self._draining = False
@@ -185,6 +185,7 @@ class Outbox:
     def drop(self) -> None:
         """Forget what waits, at the end of the connection."""
         self.broken = True
+        self._on_broken = None  # which leads back to us: without the cycle, counting frees a connection
         self._parts.clear()
         self.size = 0
         self.room.ring()
@@ -195,8 +196,10 @@ class Outbox:
             self.size += len(frame)
 
     def _break(self, cause: BaseException) -> None:
+        on_broken = self._on_broken
         self.drop()
-        self._on_broken(cause)
+        if on_broken is not None:
+            on_broken(cause)
 
     def _drain_soon(self) -> None:
         self._draining = True

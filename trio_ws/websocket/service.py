@@ -45,10 +45,9 @@ class Service:
         self.keepalive = Keepalive(options)
         self._to_flush: list[Outbox] = []
         self._flush_bell = Bell()
-        # Connections without a reader, each with the tick at which it lost its last; oldest first, because
-        # every change puts its entry at the end.
-        self._unread: dict[Endpoint, int] = {}
-        self._tick = 0
+        # Connections that had no reader at some time since the last tick.
+        self._unread: list[Endpoint] = []
+        self.tick = 0
         self._unread_bell = Bell()
         self._minding = True  # the minder is not waiting for that bell
 
@@ -71,15 +70,12 @@ class Service:
                 outbox.flush()
 
     def unread(self, ws: Endpoint) -> None:
-        """Nobody waits for this connection's bytes as of now."""
+        """Nobody waits for this connection's bytes as of now, and the minder does not yet look at it."""
         if not self._minding:
             self._minding = True
             self._unread_bell.ring()
-        self._unread[ws] = self._tick
-
-    def read(self, ws: Endpoint) -> None:
-        """Somebody does again, or there is nothing left to read."""
-        self._unread.pop(ws, None)
+        ws._minded = True
+        self._unread.append(ws)
 
     async def _mind(self) -> None:
         while True:
@@ -87,15 +83,16 @@ class Service:
                 self._minding = False
                 await self._unread_bell.wait()
             await trio.sleep(_TICK)
-            self._tick += 1
-            late: list[Endpoint] = []
-            for ws, since in self._unread.items():
-                if since >= self._tick - 1:
-                    break
-                late.append(ws)
-            for ws in late:
-                del self._unread[ws]
-                self.nursery.start_soon(ws._attend, name="trio_ws reader")
+            self.tick += 1
+            looked_at, self._unread = self._unread, []
+            for ws in looked_at:
+                if ws._reading or ws._over:
+                    ws._minded = False
+                elif ws._unread_since >= self.tick - 1:
+                    self._unread.append(ws)
+                else:
+                    ws._minded = False
+                    self.nursery.start_soon(ws._attend, name="trio_ws reader")
 
 
 @asynccontextmanager

@@ -105,7 +105,6 @@ class FrameReader:
     __slots__ = (
         "_compressed",
         "_deflate",
-        "_fast",
         "_key",
         "_left",
         "_limit",
@@ -135,7 +134,6 @@ class FrameReader:
         self.done = False  # a Close frame or a violation was read: whatever follows is dropped
         self._limit = _NO_LIMIT if max_message_size is None else max_message_size
         self._deflate = deflate
-        self._fast = self._fast_unmasked if client else self._fast_masked
         self._proto: FrameProtocol | None = None  # made at the first frame that needs it
         self._rest = b""  # the beginning of a frame whose header is not all here
         self._left = 0  # payload bytes of the current frame that are still to come
@@ -174,7 +172,8 @@ class FrameReader:
             self._rest = b""
         size = len(data)
         while i < size and not self.done:
-            i = self._fast(data, i, size)
+            if not self._open:
+                i = self._fast_unmasked(data, i, size) if self.client else self._fast_masked(data, i, size)
             if i < size and not self.done:
                 i = self._begin(data, i, size)
 
@@ -203,8 +202,6 @@ class FrameReader:
     # test of the role per frame would cost as much as the parsing.
 
     def _fast_masked(self, data: bytes, i: int, size: int) -> int:
-        if self._open:
-            return i
         add = self.messages.append
         limit = self._limit
         while size - i >= 6:
@@ -242,8 +239,6 @@ class FrameReader:
         return i
 
     def _fast_unmasked(self, data: bytes, i: int, size: int) -> int:
-        if self._open:
-            return i
         add = self.messages.append
         limit = self._limit
         while size - i >= 2:

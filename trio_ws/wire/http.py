@@ -117,6 +117,11 @@ class Request:
         self._head = head
         self.body = body
 
+    @property
+    def head(self) -> bytes:
+        """The request line and the headers as they came, with the empty line that ends them."""
+        return self._head
+
     def _request_line(self) -> list[str]:
         return self._head[: self._head.index(b"\r\n")].decode("ascii").split(" ")
 

@@ -133,7 +133,7 @@ class RequestReader:
     )
 
     def __init__(self, max_header_bytes: int, max_body_bytes: int) -> None:
-        self._heads = HeadReader(max_header_bytes, _REQUEST_LINE)
+        self._heads: HeadReader | None = None  # made where the head does not come whole and plain
         self._max_header_bytes = max_header_bytes
         self._max_body_bytes = max_body_bytes
         self._h11: h11.Connection | None = None
@@ -151,6 +151,13 @@ class RequestReader:
         """
         if self._done:
             raise RuntimeError("the request is complete; keep what follows beside RequestReader.trailing")
+        if self._heads is None:
+            if len(data) <= self._max_header_bytes:
+                request = _parse_plain_get(data)
+                if request is not None:
+                    self._done = True
+                    return request
+            self._heads = HeadReader(self._max_header_bytes, _REQUEST_LINE)
         if self._h11 is None:
             try:
                 head = self._heads.feed(data)

@@ -1,0 +1,1 @@
+"""Calls over one WebSocket, either way round."""

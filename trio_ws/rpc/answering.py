@@ -1,0 +1,465 @@
+"""Answerer: the half of a peer that is asked. Methods, from the request to its one end.
+
+Every call is begun by the first step of the method's coroutine, in the task that read the request. Most
+methods end in that step, so that a burst of calls costs no task and no switch. One that waits keeps the task
+it began in, see peer.py.
+
+What always holds:
+
+- Every request gets one end: its answer, an error, its abort, or the end of the connection.
+- A call that waits runs inside the cancel scope of its worker, which is used for one call at a time. Aborts,
+  deadlines and the end of the connection cancel that scope.
+- No context variable goes from one call into the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+import types
+from abc import abstractmethod
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from trio_ws.errors import (
+    ConnectionClosedError,
+    PacketError,
+    RateLimitError,
+    RPCAccessDeniedError,
+    RPCCancelledError,
+    RPCError,
+    RPCInternalError,
+    RPCInvalidParamsError,
+    RPCMethodNotFoundError,
+    RPCTimeoutError,
+    WebSocketException,
+)
+from trio_ws.rpc.calls import Caller
+from trio_ws.rpc.methods import ASYNC, PLAIN, STREAM
+from trio_ws.rpc.predicates import holds
+from trio_ws.rpc.streams import ItemStream, Producer, produce
+from trio_ws.websocket.bell import Bell
+from trio_ws.wire.packets import ABORT, CREDIT, Request
+
+if TYPE_CHECKING:
+    import contextvars
+    from collections.abc import Coroutine, Generator, Mapping
+
+    from trio_ws.rpc.limits import Limiter, RateLimit
+    from trio_ws.rpc.methods import Method
+    from trio_ws.rpc.workers import Worker, Workers
+    from trio_ws.websocket.connection import WebSocket
+    from trio_ws.wire.packets import Dialect
+
+__all__ = ["ON_PACKET", "PACKET_OVERHEAD", "Answerer", "Blocked", "Call", "short"]
+
+logger = logging.getLogger("trio_ws.rpc")
+
+#: Charged against ``max_queue_bytes`` for each packet that is held beside its bytes.
+PACKET_OVERHEAD = 128
+#: Stands for what is no request: the delivery of a packet to the application.
+ON_PACKET = Request("")
+
+
+class Call(Producer):
+    """A call of the other side that has begun.
+
+    Attributes:
+        answers: what its coroutine gives is the answer; a stream has sent its own.
+        ended_by: ``"abort"`` or ``"end"`` where its scope was cancelled for that.
+    """
+
+    __slots__ = ("answers", "context", "ended_by", "inputs", "key", "worker")
+
+    def __init__(self, request: Request, context: contextvars.Context, *, answers: bool) -> None:
+        self.request = request
+        self.credit = request.credits
+        self.bell: Bell | None = None
+        self.answers = answers
+        self.key: Any = request.call_id
+        self.context = context
+        self.worker: Worker | None = None
+        self.inputs: list[ItemStream[Any]] | None = None
+        self.ended_by = ""
+
+    def cancel(self, why: str) -> None:
+        """End it from outside."""
+        if not self.ended_by:
+            self.ended_by = why
+            if self.worker is not None:
+                self.worker.scope.cancel()
+
+
+class Blocked:
+    """A call whose coroutine waits, with what that needs to go on."""
+
+    __slots__ = ("call", "coroutine", "trap")
+
+    def __init__(self, call: Call, coroutine: Coroutine[Any, Any, Any], trap: Any) -> None:
+        self.call = call
+        self.coroutine = coroutine
+        self.trap = trap
+
+
+class Answerer(Caller):
+    """See the module's text. `Peer` adds the reading, and has the arguments' text."""
+
+    def __init__(
+        self,
+        ws: WebSocket,
+        workers: Workers,
+        dialect: Dialect,
+        *,
+        methods: Mapping[str, Method],
+        connection: Any,
+        limiter: Limiter,
+        default_limit: RateLimit | None = None,
+        debug: bool = False,
+    ) -> None:
+        super().__init__(ws, dialect)
+        self._workers = workers
+        self._methods = methods
+        self._connection = connection
+        self._limiter = limiter
+        self._default_limit = default_limit
+        self._debug = debug
+        self._running: dict[Any, Call] = {}  # calls that wait
+        self._idle_bell = Bell()  # rings when none of them is left
+        self._held: deque[tuple[Request, int]] = deque()  # requests past max_concurrent_calls
+        self._kept = 0  # bytes that are held for later, by them and by packets
+        self._max_calls = ws._options.max_concurrent_calls
+        self._made_up = 0
+        self._closing: tuple[int, str] | None = None  # close with this once no call runs
+
+    @abstractmethod
+    def pass_lead(self) -> None:
+        """A call waits in this task: reading goes on in another."""
+
+    # -- begin --------------------------------------------------------------------------------------
+
+    def take_request(self, request: Request, size: int, worker: Worker) -> Blocked | None:
+        """Begin a call, or hold it where too many run."""
+        if len(self._running) >= self._max_calls and request.method not in (ABORT, CREDIT):
+            if self._kept <= self.ws._options.max_queue_bytes:
+                self._kept += size + PACKET_OVERHEAD
+                self._held.append((request, size + PACKET_OVERHEAD))
+            else:
+                # Not to read on could be for ever: answers to our own calls, or credit, come that way.
+                self._answer_error(request, RateLimitError("max_concurrent_calls is reached"))
+            return None
+        return self._begin(request, worker)
+
+    def _begin(self, request: Request, worker: Worker) -> Blocked | None:
+        """Run a method up to its end, or to where it first waits."""
+        method = self._methods.get(request.method)
+        try:
+            if method is None or self._closing is not None:
+                self._take_unknown(request)
+                return None
+            if request.call_id in self._running or not request.call_id:
+                self._name(request)
+            if method.limit is not None or self._default_limit is not None:
+                self._check_limit(request, method)
+            if method.requires is not None and not holds(method.requires, self._connection):
+                raise RPCAccessDeniedError(f"access to {request.method} denied")
+            args, kwargs = method.bind(request.args, request.kwargs)
+            if method.kind == PLAIN:
+                payload = self.dialect.result(request, method.function(self._connection, *args, **kwargs))
+                if payload is not None:
+                    self.reply(payload)
+                return None
+            context = self._workers.context.copy()
+            if method.kind == ASYNC and request.timeout is None and not method.stream_items:
+                # The first step of a coroutine, which is the whole of most. This is what saves a task, or a
+                # hand-over to one, and all the records of a call, for each that does not wait.
+                coroutine = method.function(self._connection, *args, **kwargs)
+                try:
+                    trap = context.run(coroutine.send, None)
+                except StopIteration as stop:
+                    payload = self.dialect.result(request, stop.value)
+                    if payload is not None:
+                        self.reply(payload)
+                    return None
+                return Blocked(Call(request, context, answers=True), coroutine, trap)
+            call = Call(request, context, answers=method.kind == ASYNC)
+            if request.streams:
+                args, kwargs = self._open_inputs(call, method, args, kwargs)
+            if method.stream_items:
+                method.check_streams(args, kwargs)
+            coroutine = method.function(self._connection, *args, **kwargs)
+            if method.kind == STREAM:
+                coroutine = produce(self, call, coroutine)
+        except trio.Cancelled:
+            raise
+        except BaseException as exc:
+            self._answer_error(request, exc, stream=method is not None and method.kind == STREAM)
+            if not isinstance(exc, Exception):
+                raise
+            return None
+        if request.timeout is not None:
+            worker.scope.deadline = trio.current_time() + request.timeout
+        return self.step(call, coroutine, worker)
+
+    def step(self, call: Call, coroutine: Coroutine[Any, Any, Any], worker: Worker) -> Blocked | None:
+        """The first step of any call."""
+        done = True
+        try:
+            trap = call.context.run(coroutine.send, None)
+            done = False
+            return Blocked(call, coroutine, trap)
+        except StopIteration as stop:
+            self._answer(call, stop.value)
+        except trio.Cancelled:
+            raise
+        except BaseException as exc:
+            self._answer_error(call.request, exc, stream=not call.answers)
+            if not isinstance(exc, Exception):
+                raise
+        finally:
+            if done:
+                self._finish(call, worker)
+        return None
+
+    # -- go on --------------------------------------------------------------------------------------
+
+    async def go_on(self, worker: Worker, blocked: Blocked, *, leads: bool) -> None:
+        """Let a call that waits have this task, and the lead, if it was here, go to another."""
+        call = blocked.call
+        self._running[call.key] = call
+        call.worker = worker
+        worker.task.context = call.context
+        if leads:
+            self.pass_lead()
+        try:
+            value = await _drive(blocked.coroutine, blocked.trap)
+            if self.congested and not self.over:
+                await self.wait_for_room()
+            self._answer(call, value)
+        except trio.Cancelled as exc:
+            await self._take_cancellation(call, worker, exc)
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            self._take_failure(call, exc)
+        finally:
+            call.worker = None
+            worker.task.context = self._workers.context.copy()
+            self._running.pop(call.key, None)
+            self._finish(call, worker)
+            self._call_ended()
+
+    def _answer(self, call: Call, value: Any) -> None:
+        if not call.answers:
+            return
+        try:
+            payload = self.dialect.result(call.request, value)
+        except PacketError as exc:
+            self._answer_error(call.request, exc)
+            return
+        if payload is not None:
+            if len(self._running) > 1:
+                self.post(payload, cork=True)
+            else:
+                self.reply(payload)
+
+    async def _take_cancellation(self, call: Call, worker: Worker, exc: trio.Cancelled) -> None:
+        if call.ended_by:
+            self._drop(call.request)
+            raise exc
+        if worker.scope.cancel_called:
+            self._answer_error(call.request, _too_late(), stream=not call.answers)
+            raise exc
+        await trio.lowlevel.checkpoint_if_cancelled()  # raises where all of this is cancelled from outside
+        # The method raised what it had caught before, in some other scope.
+        self._answer_error(call.request, exc, stream=not call.answers)
+
+    def _take_failure(self, call: Call, exc: BaseException) -> None:
+        rest: BaseException | None = exc
+        cancelled: BaseException | None = None
+        if isinstance(exc, BaseExceptionGroup):
+            # A nursery of the method's own may add what went wrong while it was cancelled.
+            cancelled, rest = exc.split(trio.Cancelled)
+        if rest is not None:
+            self._answer_error(call.request, rest, stream=not call.answers)
+            if not isinstance(rest, Exception):
+                raise exc
+        elif call.ended_by:
+            self._drop(call.request)
+        else:
+            self._answer_error(call.request, _too_late(), stream=not call.answers)
+        if cancelled is not None:
+            raise cancelled
+
+    def _finish(self, call: Call, worker: Worker) -> None:
+        if call.request.timeout is not None:
+            worker.scope.deadline = math.inf
+        for stream in call.inputs or ():
+            stream.close()
+            self._pending.pop(stream.stream_id, None)
+
+    def _call_ended(self) -> None:
+        if self._held:
+            request, size = self._held.popleft()
+            self._kept -= size
+            self.needing.bell.ring()
+            self._workers.start(lambda worker: self._run_held(request, worker))
+        if not self._running:
+            self._idle_bell.ring()
+            if self._closing is not None and not self.over:
+                self.ws._begin_close(*self._closing)
+
+    async def _run_held(self, request: Request, worker: Worker) -> None:
+        """A call that had to wait for another to end; the lead is elsewhere."""
+        if self.over:
+            return
+        blocked = self._begin(request, worker)
+        if blocked is None:
+            self._call_ended()
+        else:
+            await self.go_on(worker, blocked, leads=False)
+
+    # -- what has no method -------------------------------------------------------------------------
+
+    def _take_unknown(self, request: Request) -> None:
+        name = request.method
+        if name == ABORT:
+            self._take_abort(request.args)
+        elif name == CREDIT and self.extended:
+            self._take_credit(request.args)
+        elif self._closing is not None:
+            self._answer_error(request, RPCCancelledError("the server is going away"))
+        else:
+            if not request.call_id:
+                self._name(request)
+            if self._default_limit is not None:
+                self._check_limit(request, None)
+            self._answer_error(request, RPCMethodNotFoundError(f"there is no method {short(name, 80)!r}"))
+
+    def _take_abort(self, args: Any) -> None:
+        key = args[0] if args else None
+        if not isinstance(key, str | int | float):
+            return
+        call = self._running.get(key)
+        if call is not None:
+            call.cancel("abort")
+        elif key in self._upload_scopes:
+            self._upload_scopes[str(key)].cancel()
+        else:
+            for place, (request, size) in enumerate(self._held):
+                if request.call_id == key:
+                    del self._held[place]
+                    self._kept -= size
+                    self._drop(request)
+                    return
+
+    def _take_credit(self, args: Any) -> None:
+        if len(args) != 2 or type(args[1]) is not int or not 0 < args[1] < 2**31:
+            self.misbehaved("__credit__ takes the id of a stream and a count of items")
+            return
+        producer = self._running.get(args[0]) or self._uploads.get(args[0])
+        if producer is not None:
+            producer.add_credit(args[1])
+
+    def _name(self, request: Request) -> None:
+        """Make up an id where the caller left it out, and refuse one that is in use."""
+        if request.call_id:
+            raise RPCInvalidParamsError("this call_id is in use", data={"path": "$.call_id"})
+        self._made_up += 1
+        request.call_id = f"s{self._made_up}"
+
+    def _check_limit(self, request: Request, method: Method | None) -> None:
+        limit = self._default_limit if method is None or method.limit is None else method.limit
+        assert limit is not None
+        key = self._connection.uid if limit.key is None else limit.key(self._connection)
+        name = request.method if method is not None else None
+        retry_after = self._limiter.check(limit, name, key, trio.current_time())
+        if retry_after is None:
+            return
+        error = RateLimitError(f"rate limit of {short(request.method, 80)} exceeded", retry_after=retry_after)
+        if limit.disconnect:
+            self._answer_error(request, error)
+            raise WebSocketException(1008, "rate limit exceeded")
+        raise error
+
+    # -- streams from the caller --------------------------------------------------------------------
+
+    def _open_inputs(
+        self, call: Call, method: Method, args: Any, kwargs: Any
+    ) -> tuple[list[Any], dict[str, Any]]:
+        args, kwargs = list(args), dict(kwargs)
+        call.inputs = inputs = []
+        assert call.request.streams is not None
+        for place, stream_id in call.request.streams.items():
+            if not isinstance(stream_id, str) or "/" not in stream_id or stream_id in self._pending:
+                raise RPCInvalidParamsError(f"bad stream id {short(str(stream_id), 40)!r}")
+            name = method.parameter_name(place)
+            items = method.stream_items.get(name)
+            if name not in method.stream_items:
+                raise RPCInvalidParamsError(f"{name} does not take a stream", data={"path": f"$.{name}"})
+            stream: ItemStream[Any] = ItemStream(self, stream_id, items, f"an item of {name}", granted=0)
+            self._pending[stream_id] = stream
+            inputs.append(stream)
+            if place.isdecimal() and int(place) < len(args):
+                args[int(place)] = stream
+            else:
+                kwargs[name] = stream
+        return args, kwargs
+
+    # -- errors -------------------------------------------------------------------------------------
+
+    def _drop(self, request: Request) -> None:
+        payload = self.dialect.dropped(request) if request is not ON_PACKET else None
+        if payload is not None:
+            self.reply(payload)
+
+    def _answer_error(self, request: Request, exc: BaseException, *, stream: bool = False) -> None:
+        """Tell the caller what went wrong, and as little as it should know."""
+        if request is ON_PACKET:
+            return  # nobody waits for that
+        if isinstance(exc, WebSocketException):
+            self.close_soon(exc.code, exc.reason)
+            return
+        if isinstance(exc, RPCError):
+            error = exc
+        elif isinstance(exc, ConnectionClosedError) and self.over:
+            return
+        else:
+            error = self._internal(request, exc)
+        payload = self.dialect.error(request, error.code, error.message, error.data, stream=stream)
+        if payload is not None:
+            self.reply(payload)
+
+    def _internal(self, request: Request, exc: BaseException) -> RPCError:
+        mark = secrets.token_hex(4)
+        logger.error("call of %s failed [%s]", short(request.method, 80), mark, exc_info=exc)
+        text = f"{type(exc).__name__}: {exc}" if self._debug else "internal error"
+        return RPCInternalError(f"{text} [{mark}]", data={"id": mark})
+
+
+@types.coroutine
+def _drive(coroutine: Coroutine[Any, Any, Any], trap: Any) -> Generator[Any, Any, Any]:
+    """Go on with a coroutine that has yielded ``trap``, as ``await`` would have done from its start."""
+    while True:
+        thrown: BaseException | None = None
+        sent = None
+        try:
+            sent = yield trap
+        except BaseException as exc:  # noqa: BLE001 - it is the coroutine's
+            thrown = exc
+        try:
+            trap = coroutine.send(sent) if thrown is None else coroutine.throw(thrown)
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            del thrown
+
+
+def _too_late() -> RPCTimeoutError:
+    return RPCTimeoutError("the caller's deadline has passed")
+
+
+def short(text: str, limit: int = 100) -> str:
+    """At most ``limit`` characters, and as many bytes of a Close frame's reason."""
+    text = text.encode("ascii", "backslashreplace").decode()
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,491 @@
+"""Caller: the half of a peer that asks. Calls, streams of results, and what goes out in general.
+
+What always holds:
+
+- A call that was sent has one slot, and each slot gets one end: the answer, the end of the connection, or
+  the caller's cancellation, which sends an abort in the same step.
+- Nothing here creates a task, except for arguments that are streams: they live in a nursery around the call.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+import outcome
+import trio
+from trio.lowlevel import (
+    Abort,
+    RaiseCancelT,
+    Task,
+    checkpoint,
+    checkpoint_if_cancelled,
+    current_task,
+    reschedule,
+    wait_task_rescheduled,
+)
+
+from trio_ws.errors import PacketError, RPCError, RPCTimeoutError
+from trio_ws.rpc.errors import error_from
+from trio_ws.rpc.streams import ItemStream, Producer, convert, produce
+from trio_ws.websocket.bell import Bell
+from trio_ws.wire.frames import BINARY, TEXT
+from trio_ws.wire.packets import Packet, PacketSource, Request, Response
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from types import TracebackType
+
+    from trio_ws.errors import WebSocketError
+    from trio_ws.websocket.connection import WebSocket
+    from trio_ws.wire.packets import Dialect
+
+__all__ = ["Caller", "PacketStream", "RPCResponse"]
+
+
+class RPCResponse:
+    """How a call ended.
+
+    Attributes:
+        call_id: the call's id on the wire.
+        data: what the method returned; None where it failed.
+        error: why it failed, or None.
+    """
+
+    __slots__ = ("call_id", "data", "error")
+
+    def __init__(self, call_id: str, data: Any, error: RPCError | None) -> None:
+        self.call_id = call_id
+        self.data = data
+        self.error = error
+
+    def result(self) -> Any:
+        """``data``, or ``error`` raised."""
+        if self.error is not None:
+            raise self.error
+        return self.data
+
+    def __repr__(self) -> str:
+        what = f"data={self.data!r}" if self.error is None else f"error={self.error!r}"
+        return f"<RPCResponse {self.call_id} {what}>"
+
+
+class _Slot:
+    """One caller that waits for one answer."""
+
+    __slots__ = ("caller", "task")
+
+    def __init__(self, caller: Caller, task: Task) -> None:
+        self.caller = caller
+        self.task = task
+
+    def answered(self, response: Response, size: int) -> bool:
+        self.caller.needing.count -= 1
+        self.caller.woken += 1
+        reschedule(self.task, outcome.Value(response))
+        return True
+
+    def lost(self, error: WebSocketError) -> None:
+        self.caller.needing.count -= 1
+        reschedule(self.task, outcome.Error(error))
+
+
+class _Needing:
+    """Counts the tasks that wait for something which only reading can bring."""
+
+    __slots__ = ("bell", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.bell = Bell()
+
+    def __enter__(self) -> None:
+        self.count += 1
+        self.bell.ring()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.count -= 1
+
+
+class PacketStream(AsyncIterator[Packet]):
+    """The items of a stream as packets. The request goes out with the first step of the iteration.
+
+    Dropping the iterator, as leaving the loop by ``break`` does, cancels the producer.
+    """
+
+    __slots__ = ("_open", "_stream")
+
+    def __init__(self, open_stream: Callable[[], Awaitable[ItemStream[Any]]]) -> None:
+        self._open = open_stream
+        self._stream: ItemStream[Any] | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Packet:
+        if self._stream is None:
+            self._stream = await self._open()
+        item = await self._stream.__anext__()
+        response = Response(str(self._stream.stream_id), item, is_stream=True)
+        return Packet(PacketSource.RPC, data=item, rpc=response)
+
+    async def aclose(self) -> None:
+        """Take no more: the producer is cancelled."""
+        if self._stream is not None:
+            await self._stream.aclose()
+        else:
+            await checkpoint()
+
+    def __del__(self) -> None:
+        if self._stream is not None and trio.lowlevel.in_trio_run():
+            self._stream.close()
+
+
+class Caller(ABC):
+    """See the module's text. `Peer` adds the half that answers.
+
+    Attributes:
+        over: nothing can come or go any more.
+        window: items of one stream that may be under way.
+        needing: a context in which the block waits for what only reading can bring.
+        woken: callers that one read has woken, and that are likely to call again at once.
+    """
+
+    over: bool
+
+    def __init__(self, ws: WebSocket, dialect: Dialect) -> None:
+        self.ws = ws
+        self.over = False
+        self.needing = _Needing()
+        self.woken = 0
+        self.window = ws._options.stream_window
+        self._outbox = ws._outbox
+        self._pending: dict[Any, _Slot | ItemStream[Any]] = {}
+        self._uploads: dict[str, Producer] = {}
+        self._upload_scopes: dict[str, trio.CancelScope] = {}
+        self._next_id = 0
+        self._overfull = 0  # streams that hold more than max_queue_bytes
+        self.speak(dialect)
+
+    def speak(self, dialect: Dialect) -> None:
+        """Use this dialect from here on."""
+        self.dialect = dialect
+        self.extended = dialect.extended
+        self.opcode = BINARY if dialect.binary else TEXT
+
+    # -- what goes out ------------------------------------------------------------------------------
+
+    @property
+    def congested(self) -> bool:
+        """Whether a sender should wait."""
+        return self._outbox.size >= self.ws._options.send_high_water
+
+    async def wait_for_room(self) -> None:
+        """Wait until the network has taken enough."""
+        await self.ws._wait_for_room()
+
+    def post(self, payload: bytes, *, cork: bool) -> None:
+        """Send one packet; corked ones go out together, at the end of the scheduler round at the latest."""
+        self.ws._post(self.opcode, payload, cork=cork)
+
+    def flush(self) -> None:
+        """Send what was corked."""
+        if self._outbox.corked:
+            self._outbox.flush()
+
+    def _ask(self, payload: bytes) -> None:
+        """Send a request. The last of the callers that one read has woken sends for all of them."""
+        if self.woken > 1:
+            self.woken -= 1
+            self.ws._post(self.opcode, payload, cork=True)
+        else:
+            self.woken = 0
+            self.ws._post(self.opcode, payload, cork=False)
+
+    def send_credit(self, stream_id: str, count: int) -> None:
+        """The consumer of a stream wants more items."""
+        self.post(self.dialect.credit(stream_id, count), cork=True)
+
+    def abandon(self, call_id: Any) -> None:
+        """The caller, or the consumer of a stream, has gone."""
+        if self._pending.pop(call_id, None) is not None and not self.over:
+            self.post(self.dialect.abort(call_id), cork=False)
+
+    async def send(self, data: Any) -> None:
+        """Send a packet that is no call."""
+        await checkpoint_if_cancelled()
+        payload = self.dialect.data(data)
+        await self._ready()
+        self.post(payload, cork=False)
+
+    async def _ready(self) -> None:
+        ws = self.ws
+        if not ws.connected or self.congested or self.over:
+            await ws._wait_for_room()
+            if self.over:
+                raise ws._closed_error()
+
+    def keep_in_stream(self, stream: ItemStream[Any], size: int) -> None:
+        """Account for items that wait in a stream, in dialects without credit."""
+        if self.extended:
+            return
+        limit = self.ws._options.max_queue_bytes
+        before, stream.kept = stream.kept, stream.kept + size
+        if before <= limit < stream.kept:
+            self._overfull += 1
+        elif stream.kept <= limit < before:
+            self._overfull -= 1
+            self.needing.bell.ring()
+
+    def misbehaved(self, text: str) -> None:
+        """The peer broke the rules of its dialect."""
+        self.close_soon(1008, text)
+
+    @abstractmethod
+    def close_soon(self, code: int, reason: str) -> None:
+        """Begin to close, without waiting."""
+
+    @abstractmethod
+    def reply(self, payload: bytes) -> None:
+        """Send an answer, with others of the same burst where there are any."""
+
+    # -- calls --------------------------------------------------------------------------------------
+
+    async def call(
+        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], returns: Any = Any
+    ) -> Any:
+        """Call a method of the other side: its value, or its error raised."""
+        response = await self.exchange(method, args, kwargs)
+        if response.error is not None or response.is_stream:
+            raise self._error_of(method, response)
+        if returns is Any:
+            return response.response
+        return convert(response.response, returns, f"the result of {method}")
+
+    async def send_rpc(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> RPCResponse:
+        """Call a method of the other side and give how it ended."""
+        response = await self.exchange(method, args, kwargs)
+        if response.error is not None or response.is_stream:
+            return RPCResponse(str(response.call_id), None, self._error_of(method, response))
+        return RPCResponse(str(response.call_id), response.response, None)
+
+    def _error_of(self, method: str, response: Response) -> RPCError:
+        if response.error is None:
+            self.post(self.dialect.abort(response.call_id), cork=False)
+            return RPCError(f"{method} is a stream; use stream()")
+        return error_from(response)
+
+    async def exchange(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Response:
+        """Send a request and wait for its response. A cancellation aborts the call on the other side."""
+        await checkpoint_if_cancelled()
+        self._next_id += 1
+        call_id = str(self._next_id)
+        streams = _streams_in(args, kwargs)
+        if streams:
+            return await self._exchange_with_uploads(call_id, method, args, kwargs, streams)
+        deadline = trio.current_effective_deadline() if self.extended else math.inf
+        payload = self._encode_request(call_id, method, args, kwargs, deadline)
+        if self.over or not self.ws.connected or self.congested:
+            await self._ready()
+        response = await self._await_answer(call_id, payload)
+        if response.error == RPCTimeoutError.default_code and deadline != math.inf:
+            # The other side was a moment earlier than the caller's own scope, which should have the word.
+            await trio.sleep_until(deadline)
+        return response
+
+    async def _await_answer(self, call_id: str, payload: bytes) -> Response:
+        slot = _Slot(self, current_task())
+        self._pending[call_id] = slot
+        needing = self.needing
+        needing.count += 1
+        if needing.count == 1:
+            needing.bell.ring()
+        self._ask(payload)
+
+        def abort(_: RaiseCancelT) -> Abort:
+            needing.count -= 1
+            self.abandon(call_id)
+            return Abort.SUCCEEDED
+
+        response: Response = await wait_task_rescheduled(abort)
+        return response
+
+    def _encode_request(
+        self,
+        call_id: str,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        deadline: float,
+        *,
+        credits: int | None = None,
+        streams: dict[str, str] | None = None,
+    ) -> bytes:
+        dialect = self.dialect
+        if not dialect.calls_back and not self.ws._client:
+            raise RPCError(f"a client that speaks {dialect.name} cannot be called")
+        timeout = None
+        if deadline != math.inf:
+            timeout = max(0.0, deadline - trio.current_time() - self.ws._one_way())
+        return dialect.request(
+            call_id, method, args, kwargs, timeout=timeout, credits=credits, streams=streams
+        )
+
+    # -- streams ------------------------------------------------------------------------------------
+
+    async def open_stream(
+        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any
+    ) -> ItemStream[Any]:
+        """Send a request for a stream."""
+        await checkpoint_if_cancelled()
+        if _streams_in(args, kwargs):
+            raise TypeError("an argument that is a stream needs an owner; use: async with stream(...)")
+        await self._ready()
+        self._next_id += 1
+        return self._open_stream(str(self._next_id), method, args, kwargs, items, None)
+
+    def _open_stream(
+        self,
+        call_id: str,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        items: Any,
+        streams: dict[str, str] | None,
+    ) -> ItemStream[Any]:
+        window = self.window if self.extended else 0
+        payload = self._encode_request(
+            call_id,
+            method,
+            args,
+            kwargs,
+            trio.current_effective_deadline() if self.extended else math.inf,
+            credits=self.window,
+            streams=streams,
+        )
+        stream: ItemStream[Any] = ItemStream(self, call_id, items, f"an item of {method}", granted=window)
+        self._pending[call_id] = stream
+        self._ask(payload)
+        return stream
+
+    @asynccontextmanager
+    async def stream(
+        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any = Any
+    ) -> AsyncIterator[ItemStream[Any]]:
+        """A stream for the length of a block; leaving it early cancels the producer."""
+        streams = _streams_in(args, kwargs)
+        if not streams:
+            results = await self.open_stream(method, args, kwargs, items)
+            try:
+                yield results
+            finally:
+                results.close()
+            return
+        await checkpoint_if_cancelled()
+        await self._ready()
+        self._next_id += 1
+        call_id = str(self._next_id)
+        ids, plain_args, plain_kwargs = self._number(call_id, args, kwargs, streams)
+        results = self._open_stream(call_id, method, plain_args, plain_kwargs, items, ids)
+        async with self._uploading(ids, streams):
+            try:
+                yield results
+            finally:
+                results.close()
+
+    # -- arguments that are streams -----------------------------------------------------------------
+
+    async def _exchange_with_uploads(
+        self,
+        call_id: str,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        streams: dict[str, AsyncIterable[Any]],
+    ) -> Response:
+        ids, plain_args, plain_kwargs = self._number(call_id, args, kwargs, streams)
+        deadline = trio.current_effective_deadline()
+        payload = self._encode_request(call_id, method, plain_args, plain_kwargs, deadline, streams=ids)
+        await self._ready()
+        async with self._uploading(ids, streams):
+            return await self._await_answer(call_id, payload)
+
+    def _number(
+        self,
+        call_id: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        streams: dict[str, AsyncIterable[Any]],
+    ) -> tuple[dict[str, str], tuple[Any, ...], dict[str, Any]]:
+        if not self.extended:
+            raise PacketError(f"{self.dialect.name} carries no streams to the other side; trio-ws.v1 does")
+        ids = {place: f"{call_id}/{number}" for number, place in enumerate(streams)}
+        plain_args = tuple(None if str(place) in streams else value for place, value in enumerate(args))
+        plain_kwargs = {name: None if name in streams else value for name, value in kwargs.items()}
+        return ids, plain_args, plain_kwargs
+
+    @asynccontextmanager
+    async def _uploading(
+        self, ids: dict[str, str], streams: dict[str, AsyncIterable[Any]]
+    ) -> AsyncIterator[None]:
+        """Send the arguments that are streams while the block waits for what becomes of them."""
+        failure: BaseException | None = None
+        failed: list[BaseException] = []
+
+        async def upload(stream_id: str, items: AsyncIterable[Any]) -> None:
+            producer = self._uploads[stream_id] = Producer(Request("", call_id=stream_id), 0)
+            try:
+                with trio.CancelScope() as self._upload_scopes[stream_id]:
+                    await produce(self, producer, aiter(items))
+                    return
+                self._stop_upload(stream_id, "given up")
+            except Exception as exc:  # noqa: BLE001 - it is the caller's, and raised there
+                self._stop_upload(stream_id, "the caller's stream failed")
+                failed.append(exc)
+                nursery.cancel_scope.cancel()
+            except BaseException:
+                self._stop_upload(stream_id, "the caller's stream was cancelled")
+                raise
+            finally:
+                del self._uploads[stream_id], self._upload_scopes[stream_id]
+
+        async with trio.open_nursery() as nursery:
+            for place, items in streams.items():
+                nursery.start_soon(upload, ids[place], items)
+            try:
+                yield
+            except BaseException as exc:  # noqa: BLE001 - raised below, outside of the nursery
+                failure = exc
+            nursery.cancel_scope.cancel()
+        try:
+            if failed:
+                raise failed[0]
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # it holds this frame, which would hold it
+            failed.clear()
+
+    def _stop_upload(self, stream_id: str, text: str) -> None:
+        payload = self.dialect.error(Request("", call_id=stream_id, credits=0), RPCError.default_code, text)
+        if payload is not None:
+            self.post(payload, cork=False)
+
+
+def _streams_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, AsyncIterable[Any]] | None:
+    """The arguments that are async iterables, by position or name; None where there are none."""
+    found: dict[str, AsyncIterable[Any]] | None = None
+    for place, value in enumerate(args):
+        if hasattr(value, "__aiter__"):
+            found = found or {}
+            found[str(place)] = value
+    for name, value in kwargs.items():
+        if hasattr(value, "__aiter__"):
+            found = found or {}
+            found[name] = value
+    return found

@@ -1,0 +1,182 @@
+"""Limits: how often a client may call a method.
+
+What always holds:
+
+- No window of ``period`` seconds, wherever it begins, has more than ``limit`` allowed calls: the times of the
+  calls are kept, not counters that start anew.
+- A refused call counts for nothing. After exactly the time that it is told, the next one is allowed.
+- Memory is bounded: at most ``limit`` times for each client and method, at most ``max_clients`` clients, of
+  which the stalest is forgotten first.
+
+Nothing here reads a clock; times are seconds that only ever grow.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from trio_ws.rpc.predicates import is_async
+
+__all__ = ["LIMIT_MARK", "Limiter", "RateLimit", "rate_limit", "target_of"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: The attribute of a function that carries its `RateLimit`.
+LIMIT_MARK = "__trio_ws_rate_limit__"
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PERIOD = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhd])", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """At most ``limit`` calls in any ``period`` seconds.
+
+    Attributes:
+        limit: calls, at least 1. They may come all at once.
+        period: seconds.
+        disconnect: whether the connection is closed, with code 1008, after the answer to a call too many.
+        key: gives, for a connection, whose calls are counted together; None for the connection itself. A
+            limit keyed by the user's name is not refilled by reconnecting.
+    """
+
+    limit: int
+    period: float
+    disconnect: bool = False
+    key: Callable[[Any], Hashable] | None = None
+
+    def __post_init__(self) -> None:
+        limit: Any = self.limit
+        if type(limit) is not int or limit < 1:
+            raise ValueError(f"limit is a whole number of calls, at least 1, not {self.limit!r}")
+        if not 0 < self.period < math.inf:
+            raise ValueError(f"period is a positive time, such as 60 or '1m', not {self.period!r}")
+        if self.key is not None and (not callable(self.key) or is_async(self.key)):
+            raise ValueError(f"key is a plain function of a connection, not {self.key!r}")
+
+
+def rate_limit(
+    limit: int,
+    period: str | float,
+    disconnect_on_limit_exceeded: bool = False,
+    key: Callable[[Any], Hashable] | None = None,
+) -> Callable[[F], F]:
+    """Limit how often a client may call a method. Stands above or below ``@rpc_method()``.
+
+    Args:
+        limit: calls in any one ``period``, at least 1. They may come all at once.
+        period: seconds, or text with a unit: ``"500ms"``, ``"10s"``, ``"1m"``, ``"2h"``, ``"1d"``.
+        disconnect_on_limit_exceeded: close the connection with code 1008 after the error was sent.
+        key: gives, for a connection, whose calls are counted together, such as the user's name; by default
+            each connection counts alone.
+
+    Raises:
+        ValueError: one of these is not as said.
+    """
+    rule = RateLimit(limit, _seconds(period), disconnect_on_limit_exceeded, key)
+
+    def mark(function: F) -> F:
+        setattr(target_of(function), LIMIT_MARK, rule)
+        return function
+
+    return mark
+
+
+def target_of(function: Any) -> Any:
+    """The function that carries marks: what a staticmethod or classmethod is made of."""
+    return function.__func__ if isinstance(function, staticmethod | classmethod) else function
+
+
+def _seconds(period: str | float) -> float:
+    if isinstance(period, str):
+        match = _PERIOD.fullmatch(period.strip())
+        if match is not None:
+            return float(match[1]) * _UNITS[match[2]]
+    elif type(period) is int or type(period) is float:
+        return float(period)
+    raise ValueError(
+        f"period is a number of seconds, or a number with one of the units ms, s, m, h, d, such as '10s', "
+        f"not {period!r}"
+    )
+
+
+class _Client:
+    """The times of the calls that one client was allowed, by method, the oldest first."""
+
+    __slots__ = ("calls", "until")
+
+    def __init__(self) -> None:
+        self.calls: dict[str | None, deque[float]] = {}
+        self.until = -math.inf  # when none of them counts any more
+
+
+class Limiter:
+    """The records of all limits of one owner. See the module's text.
+
+    Args:
+        max_clients: clients, or values of ``key``, whose calls are kept at most.
+    """
+
+    def __init__(self, max_clients: int = 65_536) -> None:
+        if max_clients < 1:
+            raise ValueError(f"max_clients is at least 1, not {max_clients}")
+        self._max_clients = max_clients
+        # The first part tells connections from values of a limit's key; the one used last stands last.
+        self._clients: OrderedDict[tuple[bool, Hashable], _Client] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def check(self, limit: RateLimit, name: str | None, client_key: Hashable, now: float) -> float | None:
+        """Count a call, if it is allowed.
+
+        Args:
+            limit: what holds for the method.
+            name: the name that was called; None for all names that do not exist.
+            client_key: the connection's id, or what ``limit.key`` gave.
+            now: seconds; never less than in an earlier call.
+
+        Returns:
+            None where the call is allowed, else the seconds after which one will be.
+        """
+        place = (limit.key is not None, client_key)
+        client = self._clients.get(place)
+        if client is None:
+            client = self._add(place, now)
+        else:
+            self._clients.move_to_end(place)
+        times = client.calls.get(name)
+        if times is None:
+            times = client.calls[name] = deque()
+        period = limit.period
+        while times and times[0] + period <= now:
+            times.popleft()
+        if len(times) >= limit.limit:
+            due = times[-limit.limit] + period
+            retry_after = due - now
+            while now + retry_after < due:  # the difference was rounded down
+                retry_after += math.ulp(now)
+            return retry_after
+        times.append(now)
+        client.until = max(client.until, now + period)
+        return None
+
+    def forget(self, client_key: Hashable) -> None:
+        """A connection has gone. What is kept under a limit's ``key`` stays: to reconnect refills nothing."""
+        self._clients.pop((False, client_key), None)
+
+    def _add(self, place: tuple[bool, Hashable], now: float) -> _Client:
+        clients = self._clients
+        # Two looks for each one added: what has expired goes faster than anything can come.
+        for _ in range(2):
+            if clients and next(iter(clients.values())).until <= now:
+                clients.popitem(last=False)
+        while len(clients) >= self._max_clients:
+            clients.popitem(last=False)
+        client = clients[place] = _Client()
+        return client

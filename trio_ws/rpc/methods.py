@@ -1,0 +1,453 @@
+"""Methods: from a function's signature to a call that is checked.
+
+`rpc_method` only marks a function. A `Method` is made from the bound function when its handler is first used;
+that reads the signature, once, and compiles the annotations with msgspec.
+
+What always holds:
+
+- `Method.bind` gives arguments with which the function can be called, or raises `RPCInvalidParamsError` that
+  names the parameter. So a TypeError that comes out of the function is the function's own.
+- What was refused at registration is a mistake in the program, and its message says how to mend it.
+- The caller cannot give the connection, nor ``self``: neither by position nor by name.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import Parameter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from msgspec import convert
+from msgspec.structs import astuple
+
+from trio_ws.rpc.limits import LIMIT_MARK, RateLimit, target_of
+from trio_ws.rpc.parameters import UNFIT, MethodParameter, invalid, short, written
+from trio_ws.rpc.predicates import PredicateLike, check_predicate
+
+if TYPE_CHECKING:
+    from trio_ws.errors import RPCInvalidParamsError
+
+__all__ = ["ASYNC", "MARK", "PLAIN", "STREAM", "Method", "collect", "make_method", "rpc_method"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# What a call of the function gives: the result, something to await, an async generator.
+PLAIN, ASYNC, STREAM = 0, 1, 2
+_KINDS = ("plain", "async", "stream")
+
+MARK = "__trio_ws_rpc_method__"
+_MAX_NAME = 256  # as much as a packet carries
+_MAX_LAYERS = 64  # decorators on one function
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    alias_name: str | None
+    requires: PredicateLike | None
+
+
+def rpc_method(alias_name: str | None = None, requires: PredicateLike | None = None) -> Callable[[F], F]:
+    """Let clients call a method of a `WebSocketHandler`: an ``async def``, a ``def`` or an async generator.
+
+    An ``async def`` may wait. A plain ``def`` runs inline: it must be quick. An async generator is a stream.
+    Annotated parameters are validated and converted by msgspec. A parameter that is annotated
+    ``AsyncIterable[T]`` or ``trio.abc.ReceiveChannel[T]`` takes a stream of the caller's.
+
+    A subclass that overrides the method without this decorator keeps it exposed, under the same name and with
+    the same ``requires``; with the decorator its own settings hold alone; setting the name to None hides it.
+
+    Args:
+        alias_name: the name that clients call, in place of the function's own.
+        requires: who may call it, asked anew for each call.
+
+    Raises:
+        TypeError: it was not given a function, or one that cannot be a method; the message says why.
+        ValueError: the name is empty, too long, or reserved: it begins with ``__`` or ``rpc.``.
+    """
+    if alias_name is not None and not isinstance(alias_name, str):
+        if callable(alias_name):
+            raise TypeError("write @rpc_method() with the parentheses")
+        raise TypeError(f"alias_name is a str, not {alias_name!r}")
+    if alias_name is not None:
+        _check_name(alias_name)
+    if requires is not None:
+        check_predicate(requires)
+    mark = _Mark(alias_name, requires)
+
+    def decorate(function: F) -> F:
+        target = target_of(function)
+        if not callable(target):
+            raise TypeError(f"@rpc_method() goes on a function, not on {target!r}")
+        if isinstance(getattr(target, MARK, None), _Mark):
+            raise TypeError("@rpc_method() stands here twice; for a second name use register_rpc_method()")
+        _kind(target)
+        if alias_name is None:
+            _check_name(_own_name(target))
+        setattr(target, MARK, mark)
+        return function
+
+    return decorate
+
+
+def collect(owner: object) -> dict[str, Method]:
+    """The methods of a handler's instance by the names that clients call, those of base classes first.
+
+    Raises:
+        ValueError: two have the same name.
+        TypeError: one cannot be a method, or has a rate limit and no ``@rpc_method()``.
+    """
+    cls = type(owner)
+    methods: dict[str, Method] = {}
+    found: dict[str, str] = {}
+    for attribute in dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base)):
+        settings = _settings(cls, attribute)
+        if settings is None:
+            continue
+        mark, limit, namespace = settings
+        function: Any = getattr(owner, attribute)
+        name = mark.alias_name or attribute
+        if name in methods:
+            raise ValueError(
+                f"{cls.__name__}.{found[name]} and {cls.__name__}.{attribute} are both called {name!r}; "
+                f"give one of them another alias_name"
+            )
+        methods[name] = Method(name, function, mark.requires, limit, namespace)
+        found[name] = attribute
+    return methods
+
+
+def _settings(cls: type, attribute: str) -> tuple[_Mark, RateLimit | None, Mapping[str, Any]] | None:
+    """The nearest mark among a class and its bases; a limit counts from there or nearer."""
+    limit: RateLimit | None = None
+    namespace: Mapping[str, Any] | None = None
+    for base in cls.__mro__:
+        if attribute not in vars(base):
+            continue
+        member = vars(base)[attribute]
+        if member is None:
+            break
+        if namespace is None:
+            namespace = vars(base)
+        marks = getattr(target_of(member), "__dict__", {})
+        if limit is None:
+            limit = marks.get(LIMIT_MARK)
+        if isinstance(mark := marks.get(MARK), _Mark):
+            return mark, limit, namespace
+    if limit is not None:
+        raise TypeError(f"{cls.__name__}.{attribute} has @rate_limit but no @rpc_method()")
+    return None
+
+
+def make_method(
+    function: Callable[..., Any],
+    alias_name: str | None = None,
+    requires: PredicateLike | None = None,
+    limit: RateLimit | None = None,
+) -> Method:
+    """A method out of any callable of a connection. What is None here is taken from its decorators, if any.
+
+    Raises:
+        TypeError: it cannot be a method; the message says why.
+        ValueError: the name is empty, too long or reserved, or there is none.
+    """
+    if not callable(function):
+        raise TypeError(f"a method is a function of a connection, not {function!r}")
+    mark = getattr(function, MARK, None)
+    if isinstance(mark, _Mark):
+        alias_name = mark.alias_name if alias_name is None else alias_name
+        requires = mark.requires if requires is None else requires
+    marked_limit = getattr(function, LIMIT_MARK, None)
+    if limit is None and isinstance(marked_limit, RateLimit):
+        limit = marked_limit
+    return Method(_own_name(function) if alias_name is None else alias_name, function, requires, limit)
+
+
+class Method:
+    """A function that the other side may call.
+
+    Args:
+        name: what clients call.
+        function: takes the connection first.
+        requires: who may call it, or None for all.
+        limit: how often, or None.
+        namespace: where names in annotations are looked up that the function's module does not have.
+
+    Attributes:
+        kind: PLAIN, ASYNC or STREAM.
+        stream_items: by the names of the parameters that take streams, the types of their items.
+        stream_params: those names, and their places as numbers where they have one.
+        doc: the docstring, or "".
+    """
+
+    __slots__ = (
+        "_by_name",
+        "_by_position",
+        "_count",
+        "_keyword_only",
+        "_name_count",
+        "_named",
+        "_positional",
+        "_reserved",
+        "_returns",
+        "_var_keyword",
+        "_var_positional",
+        "doc",
+        "function",
+        "kind",
+        "limit",
+        "name",
+        "requires",
+        "stream_items",
+        "stream_params",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        requires: PredicateLike | None = None,
+        limit: RateLimit | None = None,
+        namespace: Mapping[str, Any] | None = None,
+    ) -> None:
+        _check_name(name)
+        if not callable(function):
+            raise TypeError(f"{name} is exposed to clients, but {function!r} cannot be called")
+        if requires is not None:
+            check_predicate(requires)
+        self.name = name
+        self.function = function
+        self.requires = requires
+        self.limit = limit
+        self.kind = _kind(function)
+        self.doc = (
+            inspect.getdoc(function.func if isinstance(function, functools.partial) else function) or ""
+        )
+        signature = _signature(name, function)
+        self._returns = written(signature.return_annotation)
+        inmost = next(iter(list(_layers(function))[-1:]), None)
+        parameters = [
+            MethodParameter(name, one, inmost, namespace or {})
+            for one in _without_connection(name, signature)
+        ]
+        self._reserved = _names_inside(function) - {one.name for one in parameters}
+        self._arrange(parameters)
+
+    def _arrange(self, parameters: list[MethodParameter]) -> None:
+        positional = [one for one in parameters if one.kind <= Parameter.POSITIONAL_OR_KEYWORD]
+        for place, one in enumerate(positional):
+            one.place = place
+        self._positional = positional
+        self._keyword_only = [one for one in parameters if one.kind == Parameter.KEYWORD_ONLY]
+        self._named = {
+            one.name: one
+            for one in parameters
+            if one.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+        }
+        self._var_positional = next((one for one in parameters if one.kind == Parameter.VAR_POSITIONAL), None)
+        self._var_keyword = next((one for one in parameters if one.kind == Parameter.VAR_KEYWORD), None)
+        streams = [one for one in parameters if one.is_stream]
+        if streams and self.kind == PLAIN:
+            raise TypeError(
+                f"{self.name} is a plain def, which cannot take the stream {streams[0].name}; make it async"
+            )
+        self.stream_items: dict[str, Any] = {one.name: one.type for one in streams}
+        self.stream_params: frozenset[int | str] = frozenset(
+            place for one in streams for place in (one.name, one.place) if place != -1
+        )
+        self._compile()
+
+    def _compile(self) -> None:
+        """The lanes for calls that give every parameter: all by position, or all by name."""
+        positional = self._positional
+        fields = [(f"p{place}", one.wire_type) for place, one in enumerate(positional)]
+        lane = not any(one.required for one in self._keyword_only)
+        lane = lane and not any(one.str_keys for one in positional)
+        self._count = len(positional) if lane else -1
+        self._by_position: Any = None
+        if any(one.box is not None for one in positional):
+            self._by_position = msgspec.defstruct("Arguments", fields, array_like=True, gc=False)
+        named = lane and len(self._named) == len(positional) > 0 and not self._keyword_only
+        self._name_count = len(positional) if named else -1
+        self._by_name: Any = None
+        if named:
+            rename = {f"p{place}": one.name for place, one in enumerate(positional)}
+            self._by_name = msgspec.defstruct("Arguments", fields, rename=rename, gc=False)
+
+    def bind(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+        """Arguments to call the function with, after the connection: validated and converted.
+
+        What stands for a stream of the caller's must be None, and stays so.
+
+        Raises:
+            RPCInvalidParamsError: they do not fit. ``data["path"]`` says where, as in ``"$.user.age"``.
+        """
+        try:
+            if not kwargs:
+                if len(args) == self._count:
+                    if self._by_position is None:
+                        return args, kwargs
+                    return astuple(convert(args, self._by_position)), kwargs
+            elif len(kwargs) == self._name_count and not args:
+                return astuple(convert(kwargs, self._by_name)), {}
+        except UNFIT:
+            pass  # the slower way finds out what to say
+        return self._bind_each(args, kwargs)
+
+    def _bind_each(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+        positional, rest = self._positional, self._var_positional
+        count = len(positional)
+        if len(args) > count and rest is None:
+            raise invalid(
+                f"{self.name} takes at most {count} by position, but {len(args)} were given", f"$[{count}]"
+            )
+        values = [one.fit(value, one.name) for one, value in zip(positional, args, strict=False)]
+        if rest is not None:
+            values += [rest.fit(value, f"{rest.name}[{place}]") for place, value in enumerate(args[count:])]
+        named: dict[str, Any] = {}
+        for key, value in kwargs.items():
+            one = self._named.get(key)
+            if one is None:
+                if self._var_keyword is None or key in self._reserved:
+                    raise self._unexpected(key)
+                named[key] = self._var_keyword.fit(value, short(key))
+            elif 0 <= one.place < len(args):
+                raise invalid(f"{key} is given twice, by position and by name", f"$.{key}")
+            else:
+                named[key] = one.fit(value, key)
+        missing = [
+            one.name
+            for one in positional[len(args) :] + self._keyword_only
+            if one.required and not (one.name in named and one.name in self._named)
+        ]
+        if missing:
+            raise invalid(f"{self.name} needs {', '.join(missing)}", f"$.{missing[0]}")
+        return values, named
+
+    def _unexpected(self, key: str) -> RPCInvalidParamsError:
+        names = ", ".join(self._named) or "nothing"
+        return invalid(
+            f"{self.name} has no parameter {short(key)}; it takes {names} by name", f"$.{short(key)}"
+        )
+
+    def parameter_name(self, place: str) -> str:
+        """The name of the parameter at a position, given as a decimal number, or of that name.
+
+        Raises:
+            RPCInvalidParamsError: there is none.
+        """
+        if not place.isdecimal():
+            if place not in self._named:
+                raise self._unexpected(place)
+            return place
+        if int(place) < len(self._positional):
+            return self._positional[int(place)].name
+        if self._var_positional is not None:
+            return self._var_positional.name
+        count = len(self._positional)
+        raise invalid(f"{self.name} takes at most {count} by position", f"$[{count}]")
+
+    def check_streams(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """See that every parameter that takes a stream has got one, once streams stand in their places.
+
+        Raises:
+            RPCInvalidParamsError: one has not, and may not be None.
+        """
+        for one in (*self._positional, *self._keyword_only):
+            if one.is_stream and not one.optional:
+                value = args[one.place] if 0 <= one.place < len(args) else kwargs.get(one.name, one)
+                if value is None:
+                    raise invalid(f"{one.name} takes a stream, and none was given", f"$.{one.name}")
+
+    def describe(self) -> dict[str, Any]:
+        """What may be told to people and programs: plain data that every dialect can carry."""
+        parameters = [*self._positional, self._var_positional, *self._keyword_only, self._var_keyword]
+        return {
+            "name": self.name,
+            "kind": _KINDS[self.kind],
+            "parameters": [one.describe() for one in parameters if one is not None],
+            "returns": self._returns,
+            "doc": self.doc,
+        }
+
+    def __repr__(self) -> str:
+        return f"<Method {self.name} {_KINDS[self.kind]}>"
+
+
+# -- what a function is -----------------------------------------------------------------------------
+
+
+def _own_name(function: object) -> str:
+    name = getattr(function, "__name__", None)
+    if not isinstance(name, str) or name == "<lambda>":
+        raise ValueError(f"{function!r} has no name of its own; give an alias_name")
+    return name
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a method is a str, not {name!r}")
+    if not 0 < len(name) <= _MAX_NAME:
+        raise ValueError(f"the name of a method has 1 to {_MAX_NAME} characters, not {len(name)}")
+    if name.startswith(("__", "rpc.")):
+        raise ValueError(f"the name {name!r} is reserved; let it not begin with '__' or 'rpc.'")
+
+
+def _layers(function: Any) -> Iterator[types.FunctionType]:
+    """The functions that a call runs through, the outermost first: decorators that say what they wrap."""
+    for _ in range(_MAX_LAYERS):
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif isinstance(function, types.MethodType | staticmethod | classmethod):
+            function = function.__func__
+        else:
+            call = function if inspect.isfunction(function) else type(function).__call__
+            if inspect.isfunction(call):
+                yield call
+            function = getattr(function, "__wrapped__", None)
+            if function is None:
+                return
+
+
+def _kind(function: Any) -> int:
+    # A decorator that is a plain def hands on what the async function inside gives.
+    for layer in _layers(function):
+        if inspect.isasyncgenfunction(layer):
+            return STREAM
+        if inspect.iscoroutinefunction(layer):
+            return ASYNC
+        if inspect.isgeneratorfunction(layer):
+            raise TypeError(
+                f"{layer.__qualname__} is a plain generator; make it async def, and it is a stream"
+            )
+    return PLAIN
+
+
+def _signature(method: str, function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except ValueError as exc:
+        raise TypeError(f"{method}: the parameters of {function!r} cannot be found out: {exc}") from exc
+
+
+def _without_connection(method: str, signature: inspect.Signature) -> list[Parameter]:
+    parameters = list(signature.parameters.values())
+    if parameters and parameters[0].kind == Parameter.VAR_POSITIONAL:
+        return parameters
+    if not parameters or parameters[0].kind > Parameter.POSITIONAL_OR_KEYWORD:
+        raise TypeError(f"{method} must take the connection as its first parameter")
+    return parameters[1:]
+
+
+def _names_inside(function: Any) -> set[str]:
+    """The names that would meet an argument that is given already, such as ``self``."""
+    return {
+        one.name
+        for layer in _layers(function)
+        for one in inspect.signature(layer, follow_wrapped=False).parameters.values()
+        if one.kind == Parameter.POSITIONAL_OR_KEYWORD
+    }

@@ -1,0 +1,226 @@
+"""Parameters: what an annotation lets through, and what is said of a value that does not fit.
+
+What always holds:
+
+- An annotation that no value from the wire can meet is refused at registration.
+- A value either fits, and is converted, or raises `RPCInvalidParamsError` with the path to what is wrong. What
+  a type's own ``__post_init__`` raises, beside ValueError and TypeError, is that type's bug and passes.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import types
+import typing
+from inspect import Parameter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import trio
+from msgspec import convert
+
+from trio_ws.errors import RPCInvalidParamsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["UNFIT", "MethodParameter", "boxed", "invalid", "short", "written"]
+
+# What a value that does not fit makes msgspec raise. ValidationError and UnicodeError are ValueErrors; a list
+# in a set is a TypeError; an ArithmeticError comes from Decimal, a RecursionError from deep nesting.
+UNFIT = (ValueError, TypeError, ArithmeticError, RecursionError)
+
+_STREAMS = (
+    collections.abc.AsyncIterable,
+    collections.abc.AsyncIterator,
+    collections.abc.AsyncGenerator,
+    trio.abc.ReceiveChannel,
+)
+
+
+class MethodParameter:
+    """One parameter after the connection.
+
+    ``box`` is a one-field array of its type, since msgspec keeps what it has compiled only for classes; None
+    where anything goes.
+    """
+
+    __slots__ = (
+        "box",
+        "default",
+        "is_stream",
+        "kind",
+        "name",
+        "optional",
+        "place",
+        "str_keys",
+        "type",
+        "wire_type",
+        "written",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        parameter: Parameter,
+        function: types.FunctionType | None,
+        namespace: Mapping[str, Any],
+    ) -> None:
+        self.name = parameter.name
+        self.kind = parameter.kind
+        self.default = parameter.default
+        self.place = -1
+        self.written = written(parameter.annotation)
+        where = f"{method}: parameter {self.name}: {self.written}"
+        hint = _resolve(where, parameter.annotation, function, namespace)
+        self.is_stream, self.optional, self.type = _stream_in(hint, where)
+        if self.is_stream and parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
+            raise TypeError(f"{where}: a stream needs a parameter of its own, not one with a star")
+        self.str_keys = _check_type(self.type, where)
+        self.wire_type = None if self.is_stream else self.type
+        self.box: Any = None
+        if self.wire_type is not Any:
+            self.box = msgspec.defstruct("Argument", [("value", self.wire_type)], array_like=True, gc=False)
+
+    @property
+    def required(self) -> bool:
+        starred = self.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+        return self.default is Parameter.empty and not starred
+
+    def fit(self, value: Any, label: str) -> Any:
+        """The value, converted; ``label`` names it in the error."""
+        if self.box is None:
+            return value
+        if self.is_stream:
+            if value is not None:
+                raise invalid(f"{label} takes a stream", f"$.{label}")
+            return None
+        try:
+            if self.str_keys:
+                return convert((value,), self.box, str_keys=True).value
+            return convert((value,), self.box).value
+        except UNFIT as exc:
+            text, path = _explain(exc, label)
+            raise invalid(text, path) from exc
+
+    def describe(self) -> dict[str, Any]:
+        described: dict[str, Any] = {"name": self.name, "type": self.written, "required": self.required}
+        if self.default is not Parameter.empty:
+            plain = self.default is None or type(self.default) in (bool, int, float, str)
+            described["default"] = self.default if plain else repr(self.default)
+        if self.is_stream:
+            described["stream"] = True
+        if self.kind != Parameter.POSITIONAL_OR_KEYWORD:
+            described["kind"] = self.kind.description
+        return described
+
+
+# -- what a parameter takes -------------------------------------------------------------------------
+
+
+def written(annotation: Any) -> str:
+    """An annotation as text, for people."""
+    if annotation is Parameter.empty:
+        return "Any"
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+def _resolve(
+    where: str, annotation: Any, function: types.FunctionType | None, namespace: Mapping[str, Any]
+) -> Any:
+    """The type that an annotation means. Each is looked up alone: the connection's need not be found."""
+    if annotation is Parameter.empty:
+        return Any
+    holder = types.SimpleNamespace(
+        __annotations__={"hint": annotation}, __type_params__=getattr(function, "__type_params__", ())
+    )
+    scope = {} if function is None else function.__globals__
+    try:
+        try:
+            return typing.get_type_hints(holder, scope, include_extras=True)["hint"]
+        except NameError:
+            # Types that are defined in the handler's class. Second, since methods may be called list or set.
+            return typing.get_type_hints(holder, scope, dict(namespace), include_extras=True)["hint"]
+    except Exception as exc:
+        raise TypeError(
+            f"{where} cannot be resolved: {exc}. Define or import it in the module itself, neither inside a "
+            f"function nor only for type checkers"
+        ) from exc
+
+
+def _stream_in(hint: Any, where: str) -> tuple[bool, bool, Any]:
+    """Whether it is a stream, whether that may be None, and the type: of the items, or of the value."""
+    if typing.get_origin(hint) is typing.Annotated and _is_stream(typing.get_args(hint)[0]):
+        hint = typing.get_args(hint)[0]
+    if _is_stream(hint):
+        return True, False, (*typing.get_args(hint), Any)[0]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        choices = [one for one in typing.get_args(hint) if one is not type(None)]
+        if any(map(_is_stream, choices)):
+            if len(choices) > 1:
+                raise TypeError(f"{where}: a stream may be this or None, but nothing else")
+            return True, True, (*typing.get_args(choices[0]), Any)[0]
+    return False, False, Any if hint is object or isinstance(hint, TypeVar) else hint
+
+
+def _is_stream(hint: Any) -> bool:
+    return (typing.get_origin(hint) or hint) in _STREAMS
+
+
+def _check_type(hint: Any, where: str) -> bool:
+    """Refuse what msgspec cannot validate. Give whether a mapping has keys that JSON writes as text."""
+    if hint is Any:
+        return False
+    try:
+        msgspec.msgpack.Decoder(hint)
+        todo: list[Any] = [msgspec.inspect.type_info(hint)]
+    except Exception as exc:
+        raise TypeError(f"{where} cannot be validated: {exc}") from exc
+    str_keys = False
+    seen: set[int] = set()
+    while todo:
+        node = todo.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, msgspec.inspect.CustomType) and node.cls is not object:
+            raise TypeError(
+                f"{where} cannot be validated: nothing that comes over the wire makes a {node.cls.__qualname__}; "
+                f"use a msgspec.Struct or a dataclass, or Any"
+            )
+        if isinstance(node, msgspec.inspect.DictType):
+            plain = msgspec.inspect.StrType, msgspec.inspect.AnyType
+            str_keys = str_keys or not isinstance(node.key_type, plain)
+        if isinstance(node, msgspec.inspect.Type | msgspec.inspect.Field):
+            todo += [getattr(node, field) for field in node.__struct_fields__]
+        elif isinstance(node, tuple):
+            todo += node
+    return str_keys
+
+
+# -- what is said of a value that does not fit ------------------------------------------------------
+
+
+def invalid(text: str, path: str) -> RPCInvalidParamsError:
+    return RPCInvalidParamsError(text, data={"path": path})
+
+
+def _explain(exc: Exception, label: str) -> tuple[str, str]:
+    """Text and path, out of an error about the one item of an array: the value that ``label`` names."""
+    if isinstance(exc, RecursionError):
+        return f"{label}: nested too deeply", f"$.{label}"
+    text, _, where = str(exc).rpartition(" - at ")
+    if "$[0]" not in where:
+        text, where = str(exc), "$[0]"
+    rest = where.partition("$[0]")[2].rstrip("`")
+    if where.startswith("`key`"):
+        text = f"a key: {text}"
+    text = text if len(text) <= 200 else f"{text[:200]}..."
+    return f"{label}{rest}: {text}".encode(errors="backslashreplace").decode(), f"$.{label}{rest}"
+
+
+def short(name: str) -> str:
+    """A name that the caller made up, fit to be shown."""
+    shown = name if name.isidentifier() else ascii(name)
+    return shown if len(shown) <= 80 else f"{shown[:80]}..."

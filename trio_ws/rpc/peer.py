@@ -1,0 +1,343 @@
+"""Peer: calls both ways over one WebSocket.
+
+One task at a time has the *lead*: it reads, and begins every call itself, by the first step of the method's
+coroutine. Most methods end in that step, so that a burst of calls costs no task and no switch. One that waits
+keeps the task it began in, and the lead goes to another: to the connection's own task if that is free, else
+to a worker of the pool (see workers.py), which reads on.
+
+What always holds:
+
+- Every request gets one end: its answer, an error, its abort, or the end of the connection.
+- A call runs inside the cancel scope of the worker that it began on, and that scope is used for one call at
+  a time. Aborts, deadlines and the end of the connection cancel that scope.
+- Reading goes on while anybody here waits for what only reading can bring (`Caller.needing`). Otherwise it
+  stops where more than ``max_queue_bytes`` are held for the application.
+- When `run` returns or raises, no call of this connection runs any more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio.lowlevel import checkpoint, current_task
+
+from trio_ws.errors import ConnectionClosedError, WebSocketException
+from trio_ws.rpc.answering import ON_PACKET, PACKET_OVERHEAD, Answerer, Blocked, Call, short
+from trio_ws.rpc.workers import Worker
+from trio_ws.websocket.bell import Bell
+from trio_ws.wire.packets import BrokenPacketError, Request, detect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+    from trio_ws.rpc.limits import Limiter, RateLimit
+    from trio_ws.rpc.methods import Method
+    from trio_ws.rpc.workers import Workers
+    from trio_ws.websocket.connection import WebSocket
+    from trio_ws.wire.packets import Dialect, Packet
+
+__all__ = ["Peer"]
+
+logger = logging.getLogger("trio_ws.rpc")
+
+#: Packets in a row after which the lead gives way to other tasks.
+_PACKETS_IN_A_ROW = 64
+
+
+class Peer(Answerer):
+    """See the module's text. One for each connection; `run` is its life.
+
+    Args:
+        ws: the connection, accepted.
+        workers: the owner's pool.
+        dialect: what both sides speak.
+        undecided: the first packet shows which dialect it really is.
+        methods: what the other side may call, by name. Looked up anew for each call.
+        connection: what methods and predicates get as their first argument.
+        on_packet: gets each packet that is no call, one after the other. Without it `recv` hands them out.
+        limiter: keeps the records of rate limits.
+        default_limit: holds for methods without a limit of their own, and for names that do not exist.
+        debug: texts of unexpected exceptions go to the other side.
+    """
+
+    def __init__(
+        self,
+        ws: WebSocket,
+        workers: Workers,
+        dialect: Dialect,
+        *,
+        undecided: bool = False,
+        methods: Mapping[str, Method],
+        connection: Any,
+        on_packet: Callable[[Packet], Coroutine[Any, Any, Any]] | None = None,
+        limiter: Limiter,
+        default_limit: RateLimit | None = None,
+        debug: bool = False,
+    ) -> None:
+        super().__init__(
+            ws,
+            workers,
+            dialect,
+            methods=methods,
+            connection=connection,
+            limiter=limiter,
+            default_limit=default_limit,
+            debug=debug,
+        )
+        self._undecided = undecided
+        self._on_packet = on_packet
+        # The lead.
+        self._own: Worker | None = None
+        self._own_bell = Bell()
+        self._own_waits = False
+        self._own_leads = True
+        # Packets for later.
+        self._batch: deque[Packet] = deque()
+        self._mail: deque[tuple[Packet, int]] = deque()
+        self._mailing = False  # on_packet has one
+        self._mail_bell = Bell()
+        self.dropped_packets = 0
+        self._failure: BaseException | None = None
+
+    # -- life ---------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Read and answer until the connection is over, and all calls with it.
+
+        Raises:
+            Exception: what ``on_packet`` raised.
+        """
+        ws = self.ws
+        ws._owner = self
+        own = self._own = Worker(current_task())
+        try:
+            while not self.over:
+                with trio.CancelScope() as own.scope:
+                    await self._run_in_scope(own)
+        finally:
+            if self._closing is not None and not self.over:
+                ws._begin_close(*self._closing)
+            self.ended()
+            with trio.move_on_after(ws._options.close_timeout, shield=True):
+                while self._running:
+                    await self._idle_bell.wait()
+            for call in self._running.values():
+                call.cancel("end")
+            with trio.CancelScope(shield=True):
+                while self._running:
+                    await self._idle_bell.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _run_in_scope(self, own: Worker) -> None:
+        while not self.over and not own.scope.cancel_called:
+            if self._own_leads:
+                self._own_leads = False
+                await self._lead(own)
+            else:
+                self._own_waits = True
+                try:
+                    await self._own_bell.wait()
+                finally:
+                    self._own_waits = False
+
+    def ended(self) -> None:
+        """The connection is at its end: nothing of it may go on."""
+        if self.over:
+            return
+        self.over = True
+        here = current_task()
+        for call in list(self._running.values()):
+            # Whoever closes the connection from within a call may finish that call.
+            if call.worker is None or call.worker.task is not here:
+                call.cancel("end")
+        pending, self._pending = self._pending, {}
+        for waiting in pending.values():
+            waiting.lost(self.ws._closed_error())
+        for scope in self._upload_scopes.values():
+            scope.cancel()
+        self._held.clear()
+        self._batch.clear()
+        self._own_bell.ring()
+        self._mail_bell.ring()
+        self.needing.bell.ring()
+
+    def go_away(self, code: int, reason: str) -> None:
+        """Close, once the calls that run are done; new ones are refused."""
+        if self._closing is None:
+            self._closing = (code, reason)
+            if not self._running:
+                self.ws._begin_close(code, reason)
+
+    def close_soon(self, code: int, reason: str) -> None:
+        """Begin to close, without waiting. All calls end, but for one that asks for this."""
+        if not self.over:
+            self.ws._begin_close(code, reason)
+            self.ended()
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close the connection. The closing handshake is left to its own task."""
+        self.close_soon(code, reason)
+        await checkpoint()
+
+    def _fail(self, failure: BaseException) -> None:
+        self._failure = self._failure or failure
+        self.ended()
+
+    def reply(self, payload: bytes) -> None:
+        """Send an answer, with others of the same burst where there are any."""
+        ws = self.ws
+        ws._post(self.opcode, payload, cork=bool(ws._inbox or self._batch))
+
+    # -- reading ------------------------------------------------------------------------------------
+
+    def pass_lead(self) -> None:
+        if self.over:
+            return
+        if self._own_waits:
+            self._own_leads = True
+            self._own_bell.ring()
+        else:
+            self._workers.start(self._lead)
+
+    async def _lead(self, worker: Worker) -> None:
+        """Read, and begin what was asked for, until a call has to wait and keeps this task."""
+        ws = self.ws
+        inbox = ws._inbox
+        row = 0
+        try:
+            while not self.over:
+                if self._kept > ws._options.max_queue_bytes or self._overfull:
+                    await self._wait_until_less_is_kept()
+                if self._batch:
+                    packet = self._batch.popleft()
+                    size = 0
+                else:
+                    if inbox and not ws._paused and row < _PACKETS_IN_A_ROW:
+                        row += 1
+                        item: str | bytes | None = inbox.popleft()
+                    else:
+                        if row >= _PACKETS_IN_A_ROW:
+                            await checkpoint()
+                        row = self.woken = 0
+                        item = await ws._next()
+                        if item is None:
+                            break
+                    assert item is not None
+                    size = len(item)
+                    decoded = self._decode(item)
+                    if decoded is None:
+                        continue
+                    packet = decoded
+                blocked = self._take(packet, size, worker)
+                if blocked is not None:
+                    await self.go_on(worker, blocked, leads=True)
+                    return  # the lead is another's now
+            self.ended()
+        except ConnectionClosedError:
+            self.ended()
+        except Exception as exc:  # noqa: BLE001 - raised by run(), which owns this connection
+            self._fail(exc)
+
+    async def _wait_until_less_is_kept(self) -> None:
+        self.flush()
+        limit = self.ws._options.max_queue_bytes
+        while (self._kept > limit or self._overfull) and not self.needing.count and not self.over:
+            await self.needing.bell.wait()
+
+    def _decode(self, item: str | bytes) -> Packet | None:
+        """The first packet of a message; further ones of a batch wait in ``_batch``."""
+        if self._undecided:
+            self._undecided = False
+            self.speak(detect(item, self.ws._options))
+        try:
+            decoded = self.dialect.decode(item)
+        except BrokenPacketError as exc:
+            if exc.answer is not None:
+                self.reply(exc.answer)
+            if exc.fatal:
+                logger.info("closing %r: %s", self.ws, exc)
+                self.close_soon(1007, short(str(exc)))
+                return None
+            decoded = list(exc.packets)
+        if isinstance(decoded, list):
+            self._batch.extend(decoded)
+            return self._batch.popleft() if self._batch else None
+        return decoded
+
+    def _take(self, packet: Packet, size: int, worker: Worker) -> Blocked | None:
+        rpc = packet.rpc
+        if isinstance(rpc, Request):
+            return self.take_request(rpc, size, worker)
+        if rpc is None:
+            return self._take_packet(packet, size, worker)
+        waiting = self._pending.get(rpc.call_id)
+        if waiting is not None and waiting.answered(rpc, size):
+            self._pending.pop(rpc.call_id, None)
+        return None
+
+    # -- packets that are no calls ------------------------------------------------------------------
+
+    def _take_packet(self, packet: Packet, size: int, worker: Worker) -> Blocked | None:
+        if self._on_packet is None or self._mailing:
+            self._keep_packet(packet, size + PACKET_OVERHEAD)
+            return None
+        call = Call(ON_PACKET, self._workers.context.copy(), answers=False)
+        call.key = self  # no id on the wire is ever this
+        self._mailing = True
+        return self.step(call, self._deliver(packet), worker)
+
+    async def _deliver(self, packet: Packet) -> None:
+        """One packet after the other, however long each takes."""
+        assert self._on_packet is not None
+        try:
+            await self._on_packet(packet)
+            while self._mail:
+                packet, size = self._mail.popleft()
+                self._kept -= size
+                self.needing.bell.ring()
+                await self._on_packet(packet)
+        except WebSocketException as exc:
+            self.close_soon(exc.code, exc.reason)
+        except ConnectionClosedError:
+            if not self.over:
+                raise
+        except Exception as exc:  # noqa: BLE001 - raised by run()
+            self._fail(exc)
+        finally:
+            self._mailing = False
+
+    def _keep_packet(self, packet: Packet, size: int) -> None:
+        self._mail.append((packet, size))
+        self._kept += size
+        self._mail_bell.ring()
+        if self._kept <= self.ws._options.max_queue_bytes or not self.needing.count:
+            return
+        # Reading cannot stop, since somebody here waits for what it brings.
+        if self._on_packet is not None:
+            self.close_soon(1008, "max_queue_bytes of packets wait for on_receive")
+            return
+        if not self.dropped_packets:
+            logger.warning("%r drops packets: more than max_queue_bytes wait for recv()", self.ws)
+        while self._mail and self._kept > self.ws._options.max_queue_bytes:
+            self._kept -= self._mail.popleft()[1]
+            self.dropped_packets += 1
+
+    async def recv(self) -> Packet | None:
+        """The next packet that is no call; None after a clean end. A cancellation loses none."""
+        if self._mail:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._mail:
+            if self.over:
+                await checkpoint()
+                if self.ws._ended_cleanly:
+                    return None
+                raise self.ws._closed_error()
+            await self._mail_bell.wait()
+        packet, size = self._mail.popleft()
+        self._kept -= size
+        self.needing.bell.ring()
+        return packet

@@ -1,0 +1,224 @@
+"""Predicates: who may call a method, or gets a message.
+
+Any plain callable of a connection is a predicate; what it gives counts by its truth. `Has`, `Is`, `IsEqual`,
+`Any` and `All` are made for session state, and compose with each other and with callables by ``&``, ``|`` and
+``~``.
+
+What always holds: whatever goes wrong inside a predicate, however deep, makes the whole of it a no. So
+``~broken`` lets nobody in either.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Protocol
+
+__all__ = [
+    "All",
+    "Any",
+    "Has",
+    "HasState",
+    "Is",
+    "IsEqual",
+    "Predicate",
+    "PredicateLike",
+    "check_predicate",
+    "holds",
+]
+
+logger = logging.getLogger("trio_ws.rpc")
+
+#: A predicate: a `Predicate`, or any other plain callable of a connection.
+PredicateLike: typing.TypeAlias = Callable[[typing.Any], object]
+
+
+class HasState(Protocol):
+    """What predicates need of a connection: its session state by key."""
+
+    def __contains__(self, key: str, /) -> bool: ...
+
+    def __getitem__(self, key: str, /) -> object: ...
+
+
+class Predicate(ABC):
+    """A question about a connection. Compose with ``&``, ``|`` and ``~``, also with plain callables."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def __call__(self, connection: HasState, /) -> bool:
+        """Whether it holds for this connection."""
+
+    def __and__(self, other: PredicateLike) -> Predicate:
+        return All(self, other)
+
+    def __rand__(self, other: PredicateLike) -> Predicate:
+        return All(other, self)
+
+    def __or__(self, other: PredicateLike) -> Predicate:
+        return Any(self, other)
+
+    def __ror__(self, other: PredicateLike) -> Predicate:
+        return Any(other, self)
+
+    def __invert__(self) -> Predicate:
+        return _Not(self)
+
+    def __bool__(self) -> bool:
+        # `Is("a") and Is("b")` is just Is("b"), and would let in whom it should not.
+        raise TypeError("a predicate has no truth of its own; compose with & | ~ in place of and, or, not")
+
+
+class Has(Predicate):
+    """The session state has ``key``, whatever its value."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: str) -> None:
+        self.key = _checked(key)
+
+    def __call__(self, connection: HasState, /) -> bool:
+        return self.key in connection
+
+    def __repr__(self) -> str:
+        return f"Has({self.key!r})"
+
+
+class Is(Predicate):
+    """The session state has ``key``, and its value is true."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: str) -> None:
+        self.key = _checked(key)
+
+    def __call__(self, connection: HasState, /) -> bool:
+        return self.key in connection and bool(connection[self.key])
+
+    def __repr__(self) -> str:
+        return f"Is({self.key!r})"
+
+
+class IsEqual(Predicate):
+    """The session state has ``key``, and its value equals ``value``. None equals no missing key."""
+
+    __slots__ = ("key", "value")
+
+    def __init__(self, key: str, value: object) -> None:
+        self.key = _checked(key)
+        self.value = value
+
+    def __call__(self, connection: HasState, /) -> bool:
+        return self.key in connection and bool(connection[self.key] == self.value)
+
+    def __repr__(self) -> str:
+        return f"IsEqual({self.key!r}, {self.value!r})"
+
+
+class _Of(Predicate):
+    __slots__ = ("predicates",)
+
+    def __init__(self, *predicates: PredicateLike) -> None:
+        if not predicates:
+            raise TypeError(f"{type(self).__name__} of nothing; give at least one predicate")
+        for predicate in predicates:
+            check_predicate(predicate)
+        self.predicates = predicates
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(_name, self.predicates))})"
+
+
+class Any(_Of):
+    """At least one of ``predicates`` holds. They are asked in order, up to the first yes."""
+
+    __slots__ = ()
+
+    def __call__(self, connection: HasState, /) -> bool:
+        return any(_ask(predicate, connection) for predicate in self.predicates)
+
+
+class All(_Of):
+    """All of ``predicates`` hold. They are asked in order, up to the first no."""
+
+    __slots__ = ()
+
+    def __call__(self, connection: HasState, /) -> bool:
+        return all(_ask(predicate, connection) for predicate in self.predicates)
+
+
+class _Not(Predicate):
+    __slots__ = ("predicate",)
+
+    def __init__(self, predicate: Predicate) -> None:
+        self.predicate = predicate
+
+    def __call__(self, connection: HasState, /) -> bool:
+        return not _ask(self.predicate, connection)
+
+    def __repr__(self) -> str:
+        return f"~{self.predicate!r}"
+
+
+def holds(predicate: PredicateLike, connection: object) -> bool:
+    """Whether ``predicate`` says yes for ``connection``. One that raises says no, and is logged."""
+    try:
+        return _ask(predicate, connection)
+    except Exception:
+        logger.exception("the predicate %s failed, which counts as no", _name(predicate))
+        return False
+
+
+def check_predicate(predicate: object) -> None:
+    """Refuse what can be no predicate.
+
+    Raises:
+        TypeError: it cannot be called, is a class, or is an async function.
+    """
+    if not callable(predicate):
+        raise TypeError(f"a predicate is a callable of a connection, not {predicate!r}")
+    if isinstance(predicate, type):
+        raise TypeError(f"a predicate is no class; give an instance, such as {predicate.__name__}('key')")
+    if is_async(predicate):
+        raise TypeError(
+            f"a predicate is a plain def that returns its answer, which {_name(predicate)} is not; look up what "
+            f"has to be waited for in on_connect, and keep it in the session state"
+        )
+
+
+def is_async(function: Callable[..., object]) -> bool:
+    """Whether calling ``function`` would give something to await or to iterate over."""
+    return any(
+        check(one)
+        for one in (function, type(function).__call__)
+        for check in (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
+    )
+
+
+def _ask(predicate: PredicateLike, connection: typing.Any) -> bool:
+    answer = predicate(connection)
+    if answer is True or answer is False:
+        return answer
+    if inspect.isawaitable(answer):
+        close = getattr(answer, "close", None)
+        if close is not None:
+            close()  # or it would warn that it was never awaited
+        raise TypeError(f"the predicate {_name(predicate)} is async; it must be a plain def")
+    return bool(answer)  # raises for a Predicate that was made in place of being asked
+
+
+def _checked(key: str) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"a key of the session state is a str, not {key!r}")
+    return key
+
+
+def _name(predicate: object) -> str:
+    if isinstance(predicate, Predicate):
+        return repr(predicate)
+    name = getattr(predicate, "__qualname__", None)
+    return name if isinstance(name, str) else object.__repr__(predicate)

@@ -1,0 +1,71 @@
+"""Proxy: the methods of the other side as methods of an object, with the types of a class or Protocol."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from trio_ws.rpc.methods import MARK
+
+if TYPE_CHECKING:
+    from trio_ws.rpc.calls import Caller
+
+__all__ = ["Proxy"]
+
+_STREAMS = (AsyncIterator, AsyncIterable, AsyncGenerator, trio.abc.ReceiveChannel)
+
+
+class Proxy:
+    """See the module's text.
+
+    Args:
+        caller: whom to ask.
+        api: a class whose public functions are the methods. A name that `rpc_method` gave is the one called.
+
+    Raises:
+        TypeError: ``api`` is no class, or an annotation of its methods cannot be resolved.
+    """
+
+    def __init__(self, caller: Caller, api: Any) -> None:
+        if not isinstance(api, type):
+            raise TypeError(f"a proxy is made from a class, not from {api!r}")
+        for name, function in inspect.getmembers(api, inspect.isfunction):
+            if not name.startswith("_"):
+                setattr(self, name, _method(caller, _name(name, function), function))
+
+
+def _name(name: str, function: Callable[..., Any]) -> str:
+    """What the other side calls it."""
+    mark = getattr(function, MARK, None)
+    return name if mark is None or mark.alias_name is None else mark.alias_name
+
+
+def _method(caller: Caller, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    returns, is_stream = _result(function)
+
+    if is_stream:
+
+        def stream(*args: Any, **kwargs: Any) -> Any:
+            return caller.stream(name, args, kwargs, returns)
+
+        return stream
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        return await caller.call(name, args, kwargs, returns)
+
+    return call
+
+
+def _result(function: Callable[..., Any]) -> tuple[Any, bool]:
+    """What a method gives, and whether it is a stream of that."""
+    try:
+        hint = typing.get_type_hints(function, include_extras=True).get("return", Any)
+    except NameError as exc:
+        raise TypeError(f"an annotation of {function.__qualname__} cannot be resolved: {exc}") from exc
+    if typing.get_origin(hint) in _STREAMS:
+        return typing.get_args(hint)[0], True
+    return hint, inspect.isasyncgenfunction(function) or hint in _STREAMS

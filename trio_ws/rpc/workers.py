@@ -1,0 +1,98 @@
+"""Workers: parked tasks that calls run on, shared by all connections of one server or one client.
+
+A task and a cancel scope for each call would cost three times the call itself. A worker keeps both: its scope
+is long-lived and is made anew only once it was cancelled. Most calls need no worker at all, see peer.py: only
+one that waits takes the task that it began in, and then a worker takes over what that task was doing.
+
+What always holds:
+
+- All workers are children of the owner's nursery and end with it.
+- A job starts in a copy of the context that the pool was made in, so that no context variable goes from one
+  call into the next.
+- A worker whose scope came to harm (a method left a cancel scope of its own open) ends, and takes no other
+  with it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, wait_task_rescheduled
+
+__all__ = ["Worker", "Workers"]
+
+logger = logging.getLogger("trio_ws.rpc")
+
+#: Workers that are kept when there is nothing to do.
+_MAX_IDLE = 512
+
+
+class Worker:
+    """One task that calls run on, and the scope that they run in."""
+
+    __slots__ = ("job", "scope", "task")
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.scope = trio.CancelScope()
+        self.job: Job | None = None
+
+
+Job = Callable[[Worker], Awaitable[None]]
+
+
+class Workers:
+    """See the module's text.
+
+    Args:
+        nursery: where the workers live.
+    """
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._idle: list[Worker] = []
+        self.context = contextvars.copy_context()
+
+    def start(self, job: Job) -> None:
+        """Run ``job`` on a worker, soon."""
+        if self._idle:
+            worker = self._idle.pop()
+            worker.job = job
+            reschedule(worker.task)
+        else:
+            self.context.copy().run(self._nursery.start_soon, self._work, job)
+
+    async def _work(self, first: Job) -> None:
+        worker = Worker(current_task())
+        worker.job = first
+        try:
+            while len(self._idle) < _MAX_IDLE or worker.job is not None:
+                with trio.CancelScope() as worker.scope:
+                    await self._work_in_scope(worker)
+        except Exception:
+            # A method left a cancel scope open, so that ours could not be closed. What it did is not known
+            # here any more; the worker is lost and others go on.
+            logger.exception("a worker was lost: did a method leave a cancel scope or a nursery open?")
+
+    async def _work_in_scope(self, worker: Worker) -> None:
+        """Until the scope is used up, or there are idle workers enough."""
+        while not worker.scope.cancel_called:
+            if worker.job is None:
+                if len(self._idle) >= _MAX_IDLE:
+                    return
+                await self._park(worker)
+            job, worker.job = worker.job, None
+            assert job is not None
+            await job(worker)
+
+    async def _park(self, worker: Worker) -> None:
+        self._idle.append(worker)
+
+        def abort(_: RaiseCancelT) -> Abort:
+            self._idle.remove(worker)
+            return Abort.SUCCEEDED
+
+        await wait_task_rescheduled(abort)

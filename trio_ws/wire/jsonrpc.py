@@ -1,0 +1,403 @@
+"""JSON-RPC 2.0 (https://www.jsonrpc.org/specification) over the same calls.
+
+A JSON-RPC object is decoded into the packet that says the same, so that all above knows packets only. Both
+sides may call. Streams, cancellation and data travel as notifications whose names begin with ``rpc.``, which
+the specification reserves for extensions (its section 8).
+
+What always holds here:
+
+- No message is fatal: what is broken is answered with -32700 or -32600, with the id where that can be read.
+- Nothing answers a notification or a response, so two peers of ours never answer each other's errors.
+- The answers to a batch leave in one array, once the last of its calls has ended.
+- An id is echoed byte for byte. As `call_id` it is its JSON text in one fixed form, so that ``1`` and ``"1"``
+  are two calls.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from trio_ws.errors import PacketError
+from trio_ws.wire.packets import (
+    ABORT,
+    CREDIT,
+    MAX_NAME,
+    UNDECODABLE,
+    BrokenPacketError,
+    Dialect,
+    Packet,
+    PacketSource,
+    Request,
+    Response,
+    describe,
+    path_in,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["JSONRPC", "MAX_BATCH"]
+
+# Members of one batch. A member may be two bytes and its answer a hundred.
+MAX_BATCH = 1000
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+CANCELLED = -32004
+
+# Our notifications, and the source of the packet that each of the three data ones stands for.
+CANCEL = "rpc.cancel"
+ITEM = "rpc.item"
+SOURCES = {
+    "rpc.data": PacketSource.CUSTOM,
+    "rpc.channel": PacketSource.CHANNEL,
+    "rpc.broadcast": PacketSource.BROADCAST,
+}
+NOTIFICATIONS = {source: name for name, source in SOURCES.items()} | {PacketSource.UNKNOWN: "rpc.data"}
+RESERVED = frozenset({ABORT, CREDIT})
+
+_Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
+
+
+class _Batch:
+    """The answers to one batch, until they are complete."""
+
+    __slots__ = ("answers", "waiting")
+
+    def __init__(self) -> None:
+        self.answers: list[bytes] = []
+        self.waiting = 0
+
+    def whole(self) -> bytes | None:
+        return b"[" + b",".join(self.answers) + b"]" if self.answers and not self.waiting else None
+
+
+class _Request(Request, tag="request", tag_field="type", gc=False):
+    """A request that came in; `id` is its raw id, None of a notification."""
+
+    id: bytes | None = None
+    batch: _Batch | None = None
+
+
+class _Error(msgspec.Struct, gc=False):
+    code: int
+    message: str = ""
+    data: Any = None
+
+
+class _Object(msgspec.Struct, gc=False):
+    """A request, a notification or a response."""
+
+    jsonrpc: Literal["2.0"]
+    method: _Name | UnsetType = UNSET
+    params: list[Any] | dict[str, Any] | None = None
+    id: Raw | UnsetType = UNSET
+    result: Any = UNSET
+    error: _Error | None = None
+
+
+class _Glimpse(msgspec.Struct, gc=False):
+    """So much of a broken object as it takes to answer it."""
+
+    id: Raw | UnsetType = UNSET
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Object).decode
+_decode_batch = msgspec.json.Decoder(list[Raw]).decode
+_glimpse = msgspec.json.Decoder(_Glimpse).decode
+# Strict: a bool is no number, and neither is a string.
+_decode_id = msgspec.json.Decoder(_Name | int | float).decode
+
+
+class JSONRPC(Dialect):
+    """``jsonrpc``, in text frames. One for each connection: it remembers which of our calls want streams."""
+
+    __slots__ = ("_streams",)
+
+    def __init__(self) -> None:
+        super().__init__("jsonrpc", binary=False)
+        self._streams: set[str] = set()
+
+    # ---- What comes in ---------------------------------------------------------------------------------
+
+    def decode(self, payload: str | bytes) -> Packet | list[Packet]:
+        try:
+            message = _decode(payload)
+        except UNDECODABLE as exc:
+            if payload.lstrip()[:1] in {"[", b"["}:
+                return self._decode_batch(payload)
+            raise BrokenPacketError(
+                f"this is no JSON-RPC: {describe(exc)}", answer=_refusal(payload, exc)
+            ) from exc
+        packet, answer = self._packet(message, None)
+        if answer is not None:
+            raise BrokenPacketError(
+                "this JSON-RPC object is answered at once",
+                answer=answer,
+                packets=() if packet is None else (packet,),
+            )
+        return [] if packet is None else packet
+
+    def _decode_batch(self, payload: str | bytes) -> list[Packet]:
+        try:
+            members = _decode_batch(payload)
+        except UNDECODABLE as exc:
+            raise BrokenPacketError(
+                f"this is no JSON-RPC batch: {describe(exc)}",
+                answer=_failure(PARSE_ERROR, "parse error", b"null"),
+            ) from exc
+        if not 0 < len(members) <= MAX_BATCH:
+            text = f"a batch has 1 to {MAX_BATCH} members"
+            raise BrokenPacketError(text, answer=_failure(INVALID_REQUEST, text, b"null"))
+        batch = _Batch()
+        packets = []
+        for member in members:
+            answer: bytes | None
+            try:
+                message = _decode(member)
+            except UNDECODABLE as exc:
+                packet, answer = None, _refusal(member, exc)
+            else:
+                packet, answer = self._packet(message, batch)
+            if packet is not None:
+                packets.append(packet)
+            if answer is not None:
+                batch.answers.append(answer)
+        if (whole := batch.whole()) is not None:
+            raise BrokenPacketError(
+                "no call in this JSON-RPC batch waits for an answer", answer=whole, packets=packets
+            )
+        return packets
+
+    def _packet(self, message: _Object, batch: _Batch | None) -> tuple[Packet | None, bytes | None]:
+        """What an object says, and what is to be answered to it at once; either may be None."""
+        method = message.method
+        if method is UNSET:
+            return self._response(message)
+        request_id: bytes | None = None
+        call_id = ""
+        if message.id is not UNSET:
+            request_id = bytes(message.id)
+            usable = _call_id(request_id)
+            if usable is None:
+                return None, _failure(INVALID_REQUEST, _BAD_ID, b"null")
+            call_id = usable
+        params = message.params
+        if method.startswith("rpc."):
+            packet = _extension(method, params)
+            if packet is not None:
+                # A notification it should be. An id wants an answer all the same.
+                return packet, None if request_id is None else _success(None, request_id)
+            if method == CANCEL or method in SOURCES:
+                text = f"{method} has other parameters"
+                return None, None if request_id is None else _failure(INVALID_PARAMS, text, request_id)
+        elif method in RESERVED:
+            # In this dialect rpc.cancel does that, and there are no credits.
+            text = f"there is no method {method}"
+            return None, None if request_id is None else _failure(METHOD_NOT_FOUND, text, request_id)
+        request = _Request(method, call_id=call_id, id=request_id, batch=batch)
+        if type(params) is list:
+            request.args = params
+        elif params is not None:
+            request.kwargs = params  # type: ignore[assignment]
+        if batch is not None:
+            batch.waiting += 1
+        return Packet(PacketSource.RPC, rpc=request), None
+
+    def _response(self, message: _Object) -> tuple[Packet | None, bytes | None]:
+        error = message.error
+        if (error is None) is (message.result is UNSET):
+            request_id = b"null" if message.id is UNSET else bytes(message.id)
+            if _call_id(request_id) is None:
+                request_id = b"null"
+            text = "a request has `method`, a response one of `result` and `error`"
+            return None, _failure(INVALID_REQUEST, text, request_id)
+        try:
+            call_id = msgspec.json.decode(b"" if message.id is UNSET else message.id, type=_Name)
+        except UNDECODABLE:
+            # The ids of our calls are strings, so this answers none of them.
+            return None, None
+        in_stream = call_id in self._streams
+        self._streams.discard(call_id)
+        if error is None:
+            response = Response(call_id, message.result, None, in_stream, in_stream)
+        else:
+            response = Response(call_id, error.message, error.code, in_stream, in_stream, error.data)
+        return Packet(PacketSource.RPC, rpc=response), None
+
+    # ---- What goes out ---------------------------------------------------------------------------------
+
+    def result(self, request: Request, value: Any) -> bytes | None:
+        assert isinstance(request, _Request)
+        request_id = request.id
+        if request_id is None:
+            return _ended(request, None)
+        return _ended(request, _success(value, request_id))
+
+    def error(
+        self, request: Request, code: int, text: str, data: Any = None, *, stream: bool = False
+    ) -> bytes | None:
+        assert isinstance(request, _Request)
+        if request.id is None:
+            return _ended(request, None)
+        return _ended(request, _failure(code, text, request.id, data))
+
+    def item(self, request: Request, value: Any) -> bytes | None:
+        assert isinstance(request, _Request)
+        if request.id is None:
+            return None
+        return _notification(ITEM, {"id": Raw(request.id), "item": value})
+
+    def end(self, request: Request) -> bytes | None:
+        return self.result(request, None)
+
+    def dropped(self, request: Request) -> bytes | None:
+        """An error all the same: every request of JSON-RPC has an answer, and its batch waits for it."""
+        return self.error(request, CANCELLED, "cancelled")
+
+    def request(
+        self,
+        call_id: str,
+        method: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        credits: int | None = None,
+        streams: Mapping[str, str] | None = None,
+    ) -> bytes:
+        if streams:
+            raise PacketError("an argument cannot be a stream in JSON-RPC; that takes trio-ws.v1")
+        message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+        if args and kwargs:
+            raise PacketError("JSON-RPC carries arguments by position or by name, not both")
+        if args:
+            message["params"] = args
+        elif kwargs:
+            message["params"] = kwargs
+        message["id"] = call_id
+        payload = _json(message)
+        if credits is not None:
+            self._streams.add(call_id)
+        return payload
+
+    def abort(self, call_id: str) -> bytes:
+        self._streams.discard(call_id)
+        return _notification(CANCEL, [call_id])
+
+    def credit(self, call_id: str, count: int) -> bytes:
+        raise PacketError("there are no credits in JSON-RPC")
+
+    def packet(self, packet: Packet) -> bytes:
+        params: dict[str, Any] = {}
+        if packet.channel is not None:
+            params["channel"] = packet.channel
+        params["data"] = packet.data
+        if packet.timestamp is not None:
+            params["timestamp"] = packet.timestamp
+        if packet.correlation_id is not None:
+            params["correlation_id"] = packet.correlation_id
+        return _notification(NOTIFICATIONS[packet.source], params)
+
+
+_BAD_ID = f"an id is null, a number, or a string of at most {MAX_NAME} characters"
+
+
+def _call_id(request_id: bytes) -> str | None:
+    """The fixed form of a raw id, empty for null; None where it is no usable id."""
+    if request_id.isdigit() and len(request_id) < 16:
+        return request_id.decode()
+    if request_id == b"null":
+        return ""
+    if len(request_id) > 6 * MAX_NAME + 2:  # every character as \uXXXX, and the quotes
+        return None
+    try:
+        return _encode(_decode_id(request_id)).decode()
+    except UNDECODABLE:
+        return None
+
+
+def _extension(method: str, params: Any) -> Packet | None:
+    """The packet for one of our notifications, or None for any other method or other parameters."""
+    if method == CANCEL:
+        if isinstance(params, dict):
+            params = [params.get("id")]
+        if isinstance(params, list) and len(params) == 1 and type(params[0]) in {str, int, float}:
+            return Packet(PacketSource.RPC, rpc=Request(ABORT, [_encode(params[0]).decode()]))
+    elif method == ITEM:
+        if isinstance(params, dict) and isinstance(params.get("id"), str) and "item" in params:
+            response = Response(params["id"], params["item"], is_stream=True)
+            return Packet(PacketSource.RPC, rpc=response)
+    elif method in SOURCES:
+        packet = Packet(SOURCES[method])
+        if not (isinstance(params, dict) and "data" in params):
+            # Parameters that only look like ours are the data itself.
+            packet.data = params
+            return packet if method == "rpc.data" else None
+        packet.data = params["data"]
+        channel, timestamp = params.get("channel"), params.get("timestamp")
+        packet.channel = channel if isinstance(channel, str) else None
+        packet.timestamp = float(timestamp) if isinstance(timestamp, int | float) else None
+        packet.correlation_id = params.get("correlation_id")
+        return packet
+    return None
+
+
+def _refusal(payload: str | bytes | Raw, exc: Exception) -> bytes:
+    """The answer to what is no object of JSON-RPC."""
+    request_id = b"null"
+    try:
+        found = _glimpse(payload).id
+    except msgspec.ValidationError:
+        pass  # JSON, but no object
+    except UNDECODABLE:
+        return _failure(PARSE_ERROR, "parse error", request_id)
+    else:
+        if found is not UNSET and _call_id(bytes(found)) is not None:
+            request_id = bytes(found)
+    text = describe(exc)
+    return _failure(INVALID_REQUEST, text, request_id, {"path": path_in(text)})
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return _encode(value)
+    # What an application gives us may raise anything while it is encoded.
+    except Exception as exc:
+        raise PacketError(f"this cannot be sent in JSON-RPC: {exc}") from exc
+
+
+def _success(value: Any, request_id: bytes) -> bytes:
+    return b'{"jsonrpc":"2.0","result":' + _json(value) + b',"id":' + request_id + b"}"
+
+
+def _failure(code: int, text: str, request_id: bytes, data: Any = None) -> bytes:
+    error: dict[str, Any] = {"code": code, "message": text}
+    if data is not None:
+        error["data"] = data
+    try:
+        encoded = _json(error)
+    except PacketError:
+        encoded = _json({"code": code, "message": text.encode(errors="replace").decode()})
+    return b'{"jsonrpc":"2.0","error":' + encoded + b',"id":' + request_id + b"}"
+
+
+def _notification(method: str, params: Any) -> bytes:
+    return _json({"jsonrpc": "2.0", "method": method, "params": params})
+
+
+def _ended(request: _Request, answer: bytes | None) -> bytes | None:
+    """What is to be sent when a call has ended with `answer`: that, its batch's answers, or nothing yet."""
+    batch = request.batch
+    if batch is None:
+        return answer
+    if answer is not None:
+        batch.answers.append(answer)
+    batch.waiting -= 1
+    return batch.whole()
