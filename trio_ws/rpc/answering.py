@@ -150,16 +150,17 @@ class Answerer(Caller):
                 # Not to read on could be for ever: answers to our own calls, or credit, come that way.
                 self._answer_error(request, RateLimitError("max_concurrent_calls is reached"))
             return None
-        return self._begin(request, worker)
+        return self.begin(request, worker)
 
-    def _begin(self, request: Request, worker: Worker) -> Blocked | None:
+    def begin(self, request: Request, worker: Worker) -> Blocked | None:
         """Run a method up to its end, or to where it first waits."""
         method = self._methods.get(request.method)
         try:
             if method is None or self._closing is not None:
                 self._take_unknown(request)
                 return None
-            if request.call_id in self._running or not request.call_id:
+            call_id = request.call_id
+            if call_id in self._running or not call_id or "/" in call_id:
                 self._name(request)
             if method.limit is not None or self._default_limit is not None:
                 self._check_limit(request, method)
@@ -313,7 +314,7 @@ class Answerer(Caller):
         """A call that had to wait for another to end; the lead is elsewhere."""
         if self.over:
             return
-        blocked = self._begin(request, worker)
+        blocked = self.begin(request, worker)
         if blocked is None:
             self._call_ended()
         else:
@@ -363,6 +364,8 @@ class Answerer(Caller):
 
     def _name(self, request: Request) -> None:
         """Make up an id where the caller left it out, and refuse one that is in use."""
+        if "/" in request.call_id:
+            raise RPCInvalidParamsError("a call_id has no slash in it", data={"path": "$.call_id"})
         if request.call_id:
             raise RPCInvalidParamsError("this call_id is in use", data={"path": "$.call_id"})
         self._made_up += 1

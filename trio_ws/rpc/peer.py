@@ -227,12 +227,23 @@ class Peer(Answerer):
                         if item is None:
                             break
                     assert item is not None
+                    if self._undecided:
+                        self._undecided = False
+                        self.speak(detect(item, ws._options))
                     size = len(item)
-                    decoded = self._decode(item)
-                    if decoded is None:
+                    try:
+                        decoded = self.dialect.decode(item)
+                    except BrokenPacketError as exc:
+                        decoded = self._take_broken(exc)
+                    if type(decoded) is list:
+                        self._batch.extend(decoded)
                         continue
-                    packet = decoded
-                blocked = self._take(packet, size, worker)
+                    packet = decoded  # type: ignore[assignment]
+                rpc = packet.rpc
+                if type(rpc) is Request and len(self._running) < self._max_calls:
+                    blocked = self.begin(rpc, worker)  # the common case of _take()
+                else:
+                    blocked = self._take(packet, size, worker)
                 if blocked is not None:
                     await self.go_on(worker, blocked, leads=True)
                     return  # the lead is another's now
@@ -248,25 +259,13 @@ class Peer(Answerer):
         while (self._kept > limit or self._overfull) and not self.needing.count and not self.over:
             await self.needing.bell.wait()
 
-    def _decode(self, item: str | bytes) -> Packet | None:
-        """The first packet of a message; further ones of a batch wait in ``_batch``."""
-        if self._undecided:
-            self._undecided = False
-            self.speak(detect(item, self.ws._options))
-        try:
-            decoded = self.dialect.decode(item)
-        except BrokenPacketError as exc:
-            if exc.answer is not None:
-                self.reply(exc.answer)
-            if exc.fatal:
-                logger.info("closing %r: %s", self.ws, exc)
-                self.close_soon(1007, short(str(exc)))
-                return None
-            decoded = list(exc.packets)
-        if isinstance(decoded, list):
-            self._batch.extend(decoded)
-            return self._batch.popleft() if self._batch else None
-        return decoded
+    def _take_broken(self, exc: BrokenPacketError) -> list[Packet]:
+        if exc.answer is not None:
+            self.reply(exc.answer)
+        if exc.fatal:
+            logger.info("closing %r: %s", self.ws, exc)
+            self.close_soon(1007, short(str(exc)))
+        return list(exc.packets)
 
     def _take(self, packet: Packet, size: int, worker: Worker) -> Blocked | None:
         rpc = packet.rpc

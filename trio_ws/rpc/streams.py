@@ -227,7 +227,8 @@ class Producer:
 
 async def produce(peer: Caller, producer: Producer, items: AsyncIterator[Any]) -> None:
     """Send all ``items``, and then the end. What they raise is left to the caller."""
-    encode, request = peer.dialect.item, producer.request
+    request = producer.request
+    encode = peer.dialect.items(request)
     send, opcode = peer.ws._post, peer.opcode
     outbox, high_water = peer.ws._outbox, peer.ws._options.send_high_water
     count = 0
@@ -236,7 +237,7 @@ async def produce(peer: Caller, producer: Producer, items: AsyncIterator[Any]) -
         async for item in items:
             to_send = item
             while not peer.over:
-                payload = encode(request, to_send)
+                payload = encode(to_send)
                 if payload is not None:
                     send(opcode, payload, cork=True)
                 count += 1

@@ -143,7 +143,7 @@ class Endpoint:
     def _open(self, deflate: PerMessageDeflate | None, trailing: bytes) -> None:
         """The opening handshake is done; ``trailing`` came behind it."""
         self._deflate = deflate
-        if self._options.deflate is not None:
+        if deflate is not None and self._options.deflate is not None:
             self._threshold = self._options.deflate.threshold
         self._frames = FrameReader(
             self._inbox,

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
 
 from trio_ws.errors import CloseFrame
-from trio_ws.wire.masking import MaskKeys, mask
+from trio_ws.wire.masking import INTEGER_MAX, MaskKeys, mask
 
 if TYPE_CHECKING:
     from collections.abc import MutableSequence
@@ -56,21 +56,19 @@ __all__ = [
 FIN, RSV1 = 0x80, 0x40
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
-_FINAL_TEXT = FIN | TEXT
-_FINAL_BINARY = FIN | BINARY
+_FINAL_TEXT, _FINAL_BINARY = FIN | TEXT, FIN | BINARY
+_FINAL_CLOSE, _FINAL_PING, _FINAL_PONG = FIN | CLOSE, FIN | PING, FIN | PONG
 
 _from_bytes = int.from_bytes
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
-# The close codes that most connections end with, and one that is registered and that wsproto does not know;
-# it judges all others.
-_PLAIN_CLOSES = tuple(code.to_bytes(2, "big") for code in (1000, 1001, 1014))
+# The close codes that most connections end with, none among them, and one that is registered and that
+# wsproto does not know; it judges all others.
+_PLAIN_CLOSES = (b"", *(code.to_bytes(2, "big") for code in (1000, 1001, 1014)))
 # Above every length that a header can declare, so that an illegal one stays wsproto's to judge.
 _NO_LIMIT = 1 << 65
 # Chunks shorter than this are joined as they come, so that a peer that dribbles costs what it sends.
 _SMALL_CHUNK = 4096
-# Up to here a payload is unmasked in place in the fast lane; see masking.py.
-_INLINE_MASK = 512
 
 
 class Ping(NamedTuple):
@@ -221,7 +219,7 @@ class FrameReader:
             if n < 0 or n > limit or end > size:
                 break
             key = data[start - 4 : start]
-            if n > _INLINE_MASK:
+            if n > INTEGER_MAX:
                 payload = mask(data[start:end], key)
             else:
                 payload = (
@@ -276,23 +274,26 @@ class FrameReader:
         second = data[i + 1] if size - i >= 2 else 0
         control = first & 0x08
         length = second & 127
-        masked = bool(second & 128)
+        masked = second >= 128
+        if control and length < 126 and masked is not self.client:
+            start = i + (6 if masked else 2)
+            end = start + length
+            if end > size:  # it is short, so it is taken whole
+                self._rest = data[i:]
+                return size
+            payload = data[start:end]
+            if self._control(first, mask(payload, data[start - 4 : start]) if masked else payload):
+                return end
         # A control frame has no longer form of length: wsproto refuses one at its second byte.
         longer = 0 if control or length < 126 else 2 if length == 126 else 8
         head = 2 + longer + (4 if masked else 0)
-        # One of a legal length is short, so it is taken whole.
+        # What is wrong with one that is still here is wsproto's to tell, as early as it can.
         if size - i < (head if not control else head + length if length < 126 else 2):
             self._rest = data[i:]
             return size
         n = _from_bytes(data[i + 2 : i + 2 + longer], "big") if longer else length
-        if control and n < 126 and masked is not self.client:
-            payload = data[i + head : i + head + n]
-            if self._control(first, mask(payload, data[i + head - 4 : i + head]) if masked else payload):
-                return i + head + n
         if not (first or n or self._compressed) and self._open and masked is not self.client:
-            return (
-                i + head
-            )  # an empty fragment that ends nothing: to pass it on would cost, and change nothing
+            return i + head  # an empty fragment that ends nothing: to pass it on would only cost
         if not control and not self._compressed and not first & RSV1 and self._size + n > self._limit:
             self._refuse_size()
             return size
@@ -320,11 +321,11 @@ class FrameReader:
 
     def _control(self, first: int, payload: bytes) -> bool:
         """Take a whole control frame, if it is a legal one; leave what is wrong with others to wsproto."""
-        if first == FIN | PING:
+        if first == _FINAL_PING:
             self.events.append(Ping(payload))
-        elif first == FIN | PONG:
+        elif first == _FINAL_PONG:
             self.events.append(Pong(payload))
-        elif first == FIN | CLOSE and payload[:2] in (b"", *_PLAIN_CLOSES):
+        elif first == _FINAL_CLOSE and payload[:2] in _PLAIN_CLOSES:
             try:
                 reason = payload[2:].decode()
             except UnicodeDecodeError:

