@@ -13,7 +13,7 @@ import logging
 import secrets
 import types
 import typing
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal
 
 import trio
 
@@ -41,7 +41,12 @@ __all__ = ["ClientConnection", "WebSocketHandler"]
 
 logger = logging.getLogger("trio_ws.handler")
 
-State = TypeVar("State")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    State = TypeVar("State", default=Any)
+else:
+    State = typing.TypeVar("State")
 
 
 class ClientConnection(Generic[State]):
@@ -236,7 +241,7 @@ class WebSocketHandler(Generic[State]):
             origin = typing.get_origin(base)
             if isinstance(origin, type) and issubclass(origin, WebSocketHandler):
                 (state,) = typing.get_args(base)
-                cls._state_type = None if isinstance(state, TypeVar) else state
+                cls._state_type = None if isinstance(state, typing.TypeVar) else state
 
     def _prepare(self) -> None:
         """What ``__init__`` would do, if subclasses could be trusted to call it."""

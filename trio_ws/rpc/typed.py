@@ -1,0 +1,78 @@
+"""What type checkers see of a method that `rpc_method` marked. While the program runs it is the function.
+
+A handler calls its own methods with the connection first; a proxy (see proxy.py) calls them without it, gets
+something to await from a plain ``def`` too, and a block around a stream.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+    from contextlib import AbstractAsyncContextManager
+
+    from trio_ws.rpc.streams import ItemStream
+
+__all__ = ["AsyncMethod", "MethodDecorator", "PlainMethod", "StreamMethod"]
+
+C = TypeVar("C")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class AsyncMethod(Generic[C, P, R]):
+    """An ``async def``."""
+
+    @overload
+    def __call__(self, connection: C, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The method's result, to be awaited."""
+        raise NotImplementedError
+
+
+class PlainMethod(Generic[C, P, R]):
+    """A plain ``def``."""
+
+    @overload
+    def __call__(self, connection: C, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The method's result; over a proxy, to be awaited."""
+        raise NotImplementedError
+
+
+class StreamMethod(Generic[C, P, R]):
+    """An async generator."""
+
+    @overload
+    def __call__(self, connection: C, /, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[R, None]: ...
+    @overload
+    def __call__(
+        self, *args: P.args, **kwargs: P.kwargs
+    ) -> AbstractAsyncContextManager[ItemStream[R]]: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The method's items; over a proxy, a block around them."""
+        raise NotImplementedError
+
+
+class MethodDecorator(Protocol):
+    """What ``rpc_method()`` gives."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[Concatenate[Any, C, P], AsyncGenerator[R, None]], /
+    ) -> StreamMethod[C, P, R]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[Concatenate[Any, C, P], AsyncIterator[R]], /
+    ) -> StreamMethod[C, P, R]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[Concatenate[Any, C, P], Coroutine[Any, Any, R]], /
+    ) -> AsyncMethod[C, P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, C, P], R], /) -> PlainMethod[C, P, R]: ...
