@@ -394,7 +394,7 @@ class Answerer(Caller):
         call.inputs = inputs = []
         assert call.request.streams is not None
         for place, stream_id in call.request.streams.items():
-            if not isinstance(stream_id, str) or "/" not in stream_id or stream_id in self._pending:
+            if "/" not in stream_id or stream_id in self._pending:
                 raise RPCInvalidParamsError(f"bad stream id {short(str(stream_id), 40)!r}")
             name = method.parameter_name(place)
             items = method.stream_items.get(name)

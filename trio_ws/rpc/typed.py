@@ -28,7 +28,7 @@ class AsyncMethod(Generic[C, P, R]):
     def __call__(self, connection: C, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
         """The method's result, to be awaited."""
         raise NotImplementedError
 
@@ -40,7 +40,7 @@ class PlainMethod(Generic[C, P, R]):
     def __call__(self, connection: C, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
         """The method's result; over a proxy, to be awaited."""
         raise NotImplementedError
 
@@ -54,7 +54,7 @@ class StreamMethod(Generic[C, P, R]):
     def __call__(
         self, *args: P.args, **kwargs: P.kwargs
     ) -> AbstractAsyncContextManager[ItemStream[R]]: ...
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
         """The method's items; over a proxy, a block around them."""
         raise NotImplementedError
 
