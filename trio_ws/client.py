@@ -18,7 +18,7 @@ from trio_ws.wire.packets import choose, plain_dialect
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
@@ -154,7 +154,9 @@ class WebSocketClient:
     async def call(self, method: str, /, *args: Any, returns: type[T], **kwargs: Any) -> T: ...
     @overload
     async def call(self, method: str, /, *args: Any, returns: Any = ..., **kwargs: Any) -> Any: ...
-    async def call(self, method: str, /, *args: Any, returns: Any = Any, **kwargs: Any) -> Any:
+    def call(
+        self, method: str, /, *args: Any, returns: Any = Any, **kwargs: Any
+    ) -> Coroutine[Any, Any, Any]:
         """Call a method of the server and wait for its value.
 
         The time left of the scope that this runs in travels with the call and ends the method over there too.
@@ -173,7 +175,7 @@ class WebSocketClient:
             PacketError: an argument cannot be encoded; nothing was sent.
             ConnectionClosedError: the connection ended first; the method may have run, or not.
         """
-        return await self._live.call(method, args, kwargs, returns)
+        return self._live.call(method, args, kwargs, returns)
 
     async def send_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> RPCResponse:
         """Call a method and give how it ended: ``.data``, ``.error``, ``.result()``. Else as `call`."""

@@ -32,6 +32,7 @@ from trio_ws.errors import PacketError, RPCError, RPCTimeoutError
 from trio_ws.rpc.errors import error_from
 from trio_ws.rpc.streams import ItemStream, Producer, convert, produce
 from trio_ws.websocket.bell import Bell
+from trio_ws.websocket.endpoint import OPEN
 from trio_ws.wire.frames import BINARY, TEXT
 from trio_ws.wire.packets import Packet, PacketSource, Request, Response
 
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
     from trio_ws.wire.packets import Dialect
 
 __all__ = ["Caller", "PacketStream", "RPCResponse"]
+
+
+#: What is never a stream; to look for ``__aiter__`` in each argument costs more than all else about it.
+_NO_STREAMS = frozenset({bool, int, float, str, bytes, list, tuple, dict, type(None)})
 
 
 class RPCResponse:
@@ -163,8 +168,10 @@ class Caller(ABC):
         self.over = False
         self.needing = _Needing()
         self.woken = 0
+        self._left = 0  # of them, at the last read
         self.window = ws._options.stream_window
         self._outbox = ws._outbox
+        self._high_water = ws._options.send_high_water
         self._pending: dict[Any, _Slot | ItemStream[Any]] = {}
         self._uploads: dict[str, Producer] = {}
         self._upload_scopes: dict[str, trio.CancelScope] = {}
@@ -183,7 +190,7 @@ class Caller(ABC):
     @property
     def congested(self) -> bool:
         """Whether a sender should wait."""
-        return self._outbox.size >= self.ws._options.send_high_water
+        return self._outbox.size >= self._high_water
 
     async def wait_for_room(self) -> None:
         """Wait until the network has taken enough."""
@@ -198,7 +205,7 @@ class Caller(ABC):
         if self._outbox.corked:
             self._outbox.flush()
 
-    def _ask(self, payload: bytes) -> None:
+    def _send_request(self, payload: bytes) -> None:
         """Send a request. The last of the callers that one read has woken sends for all of them."""
         if self.woken > 1:
             self.woken -= 1
@@ -206,6 +213,12 @@ class Caller(ABC):
         else:
             self.woken = 0
             self.ws._post(self.opcode, payload, cork=False)
+
+    def expect_fewer(self) -> None:
+        """At a read: those whom earlier reads woke, and who did not call since the last, will not."""
+        if self.woken == self._left:
+            self.woken = 0
+        self._left = self.woken
 
     def send_credit(self, stream_id: str, count: int) -> None:
         """The consumer of a stream wants more items."""
@@ -285,35 +298,36 @@ class Caller(ABC):
         await checkpoint_if_cancelled()
         self._next_id += 1
         call_id = str(self._next_id)
-        streams = _streams_in(args, kwargs)
+        streams = None
+        if kwargs or not _NO_STREAMS.issuperset(map(type, args)):
+            streams = _streams_in(args, kwargs)
         if streams:
             return await self._exchange_with_uploads(call_id, method, args, kwargs, streams)
         deadline = trio.current_effective_deadline() if self.extended else math.inf
         payload = self._encode_request(call_id, method, args, kwargs, deadline)
-        if self.over or not self.ws.connected or self.congested:
+        if self.over or self.ws._state != OPEN or self._outbox.size >= self._high_water:
             await self._ready()
-        response = await self._await_answer(call_id, payload)
+        response: Response = await wait_task_rescheduled(self._ask(call_id, payload))
         if response.error == RPCTimeoutError.default_code and deadline != math.inf:
             # The other side was a moment earlier than the caller's own scope, which should have the word.
             await trio.sleep_until(deadline)
         return response
 
-    async def _await_answer(self, call_id: str, payload: bytes) -> Response:
-        slot = _Slot(self, current_task())
-        self._pending[call_id] = slot
+    def _ask(self, call_id: str, payload: bytes) -> Callable[[RaiseCancelT], Abort]:
+        """Send a request for this task, which waits for the answer next; give what aborts that."""
+        self._pending[call_id] = _Slot(self, current_task())
         needing = self.needing
         needing.count += 1
         if needing.count == 1:
             needing.bell.ring()
-        self._ask(payload)
+        self._send_request(payload)
 
         def abort(_: RaiseCancelT) -> Abort:
             needing.count -= 1
             self.abandon(call_id)
             return Abort.SUCCEEDED
 
-        response: Response = await wait_task_rescheduled(abort)
-        return response
+        return abort
 
     def _encode_request(
         self,
@@ -370,7 +384,7 @@ class Caller(ABC):
         )
         stream: ItemStream[Any] = ItemStream(self, call_id, items, f"an item of {method}", granted=window)
         self._pending[call_id] = stream
-        self._ask(payload)
+        self._send_request(payload)
         return stream
 
     @asynccontextmanager
@@ -413,7 +427,8 @@ class Caller(ABC):
         payload = self._encode_request(call_id, method, plain_args, plain_kwargs, deadline, streams=ids)
         await self._ready()
         async with self._uploading(ids, streams):
-            return await self._await_answer(call_id, payload)
+            response: Response = await wait_task_rescheduled(self._ask(call_id, payload))
+            return response
 
     def _number(
         self,

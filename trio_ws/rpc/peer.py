@@ -222,8 +222,10 @@ class Peer(Answerer):
                     else:
                         if row >= _PACKETS_IN_A_ROW:
                             await checkpoint()
-                        row = self.woken = 0
                         item = await ws._next()
+                        row = 0
+                        if self.woken:
+                            self.expect_fewer()
                         if item is None:
                             break
                     assert item is not None
