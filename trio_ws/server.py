@@ -24,6 +24,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import trio
+from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from trio_ws.errors import ConnectionClosedError, WebSocketException, check_close
 from trio_ws.handler import WebSocketHandler
@@ -270,6 +271,7 @@ class WebSocketServer:
     # -- running ------------------------------------------------------------------------------------
 
     @asynccontextmanager
+    @enable_ki_protection
     async def _run(self) -> AsyncIterator[None]:
         if self._given_listeners is not None:
             self.listeners = list(self._given_listeners)
@@ -310,6 +312,7 @@ class WebSocketServer:
         self._handshakes += 1
         self._handlers.start_soon(self._serve_client, client, address)
 
+    @enable_ki_protection
     async def _refuse(self, client: socket.socket | trio.abc.Stream) -> None:
         """Drop a client whose request is not going to be read, with a word if that can be said at once."""
         if isinstance(client, trio.abc.Stream):
@@ -323,6 +326,7 @@ class WebSocketServer:
                 except OSError:
                     return  # it went away before
 
+    @enable_ki_protection
     async def _serve_client(self, client: socket.socket | trio.abc.Stream, address: Any) -> None:
         try:
             ws = await self._open(client, address)
@@ -401,7 +405,7 @@ class WebSocketServer:
         try:
             code, reason = 1000, ""
             try:
-                await self._target(ws)
+                await self._run_target(ws)
             except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - a handler may raise anything
                 code, reason = self._verdict(ws, exc)
             if code == 1011 and ws._state == CONNECTING:
@@ -411,6 +415,11 @@ class WebSocketServer:
         finally:
             self._connections.discard(ws)
             ws._end(None)
+
+    @disable_ki_protection
+    async def _run_target(self, ws: WebSocket) -> None:
+        """User code, which Ctrl+C may strike anywhere; ours leaves it to the main task."""
+        await self._target(ws)
 
     def _verdict(self, ws: WebSocket, exc: BaseException) -> tuple[int, str]:
         """The close code for what a handler raised; what is not for us to judge is raised again."""
@@ -448,6 +457,7 @@ class WebSocketServer:
         await ws.wait_closed()
 
 
+@enable_ki_protection
 async def _host_handlers(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
     async with trio.open_nursery() as nursery:
         task_status.started(nursery)

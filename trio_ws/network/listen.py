@@ -15,7 +15,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 import trio
-from trio.lowlevel import wait_readable
+from trio.lowlevel import enable_ki_protection, wait_readable
 
 from trio_ws.network.connect import take_socket
 from trio_ws.websocket.transport import READ_SIZE, SocketTransport, StreamTransport, Transport
@@ -97,6 +97,7 @@ async def _remove_stale(path: str) -> None:
         return
 
 
+@enable_ki_protection
 async def accept_forever(
     listener: trio.abc.Listener[Any], on_client: Callable[[socket.socket | trio.abc.Stream, Any], None]
 ) -> None:

@@ -20,7 +20,15 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import trio
-from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, wait_task_rescheduled
+from trio.lowlevel import (
+    Abort,
+    RaiseCancelT,
+    Task,
+    current_task,
+    enable_ki_protection,
+    reschedule,
+    wait_task_rescheduled,
+)
 
 __all__ = ["Worker", "Workers"]
 
@@ -65,6 +73,7 @@ class Workers:
         else:
             self.context.copy().run(self._nursery.start_soon, self._work, job)
 
+    @enable_ki_protection
     async def _work(self, first: Job) -> None:
         worker = Worker(current_task())
         worker.job = first

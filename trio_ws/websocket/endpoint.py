@@ -21,7 +21,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 import trio
-from trio.lowlevel import wait_readable
+from trio.lowlevel import enable_ki_protection, wait_readable
 
 from trio_ws.errors import CloseFrame, ConnectionClosedError, ConnectionClosedLocallyError
 from trio_ws.websocket.bell import Bell
@@ -203,6 +203,7 @@ class Endpoint:
             self._end(cause)
         return others > 0
 
+    @enable_ki_protection
     async def _attend(self) -> None:
         """Read while nobody who wants something does so.
 

@@ -19,6 +19,7 @@ import math
 from typing import TYPE_CHECKING
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trio_ws.websocket.bell import Bell
 
@@ -64,6 +65,7 @@ class Keepalive:
         self._pinged.pop(ws, None)
         self._closing.pop(ws, None)
 
+    @enable_ki_protection
     async def run(self) -> None:
         while True:
             due = self._next_due()

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trio_ws.websocket.bell import Bell
 
@@ -207,6 +208,7 @@ class Outbox:
         self.corked = False
         self._service.nursery.start_soon(self._drain)
 
+    @enable_ki_protection
     async def _drain(self) -> None:
         try:
             while self._parts:

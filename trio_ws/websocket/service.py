@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.keepalive import Keepalive
@@ -61,6 +62,7 @@ class Service:
             self._flush_bell.ring()
         self._to_flush.append(outbox)
 
+    @enable_ki_protection
     async def _flush(self) -> None:
         while True:
             if not self._to_flush:
@@ -77,6 +79,7 @@ class Service:
         ws._minded = True
         self._unread.append(ws)
 
+    @enable_ki_protection
     async def _mind(self) -> None:
         while True:
             if not self._unread:
@@ -125,6 +128,7 @@ async def open_service(options: Options) -> AsyncIterator[Service]:
             del failure  # it holds this frame, which would hold it
 
 
+@enable_ki_protection
 async def _host(options: Options, *, task_status: trio.TaskStatus[Service]) -> None:
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:

@@ -15,7 +15,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import trio
-from trio.lowlevel import notify_closing, wait_readable, wait_writable
+from trio.lowlevel import enable_ki_protection, notify_closing, wait_readable, wait_writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,6 +128,7 @@ class StreamTransport:
             self._closing = True
             self._nursery.start_soon(self._close)
 
+    @enable_ki_protection
     async def _close(self) -> None:
         try:
             await trio.aclose_forcefully(self._stream)
