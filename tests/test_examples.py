@@ -25,21 +25,20 @@ def run(name: str, *args: str) -> str:
 
 
 def test_echo_server_and_client() -> None:
-    server = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, str(EXAMPLES / "echo_server.py"), "0"], stdout=subprocess.PIPE, text=True
-    )
-    try:
+    ) as server:
         assert server.stdout is not None
         uri = server.stdout.readline().split()[-1]
         lines = run("echo_client.py", uri, "hi", "there").splitlines()
         assert lines[:2] == ["hi", "there"]
         assert lines[2].startswith("ping took ")
         server.send_signal(signal.SIGINT)
-        assert server.communicate(timeout=60)[0] == "drained\n"
+        try:
+            assert server.communicate(timeout=60)[0] == "drained\n"
+        finally:
+            server.kill()
         assert server.returncode == 0
-    finally:
-        server.kill()
-        server.wait()
 
 
 def test_echo_client_says_why_it_cannot_connect() -> None:

@@ -6,6 +6,8 @@ import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
+from trio.lowlevel import enable_ki_protection
+
 from trio_ws.handler import ClientConnection, WebSocketHandler
 from trio_ws.network.connect import connect
 from trio_ws.rpc.calls import PacketStream
@@ -98,6 +100,7 @@ class WebSocketClient:
 
     # -- life ---------------------------------------------------------------------------------------
 
+    @enable_ki_protection
     async def __aenter__(self) -> Self:
         if self._manager is not None:
             raise RuntimeError("a WebSocketClient is entered once; make another")
@@ -105,6 +108,7 @@ class WebSocketClient:
         await self._manager.__aenter__()
         return self
 
+    @enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
@@ -112,6 +116,7 @@ class WebSocketClient:
         return result
 
     @asynccontextmanager
+    @enable_ki_protection
     async def _run(self) -> AsyncIterator[None]:
         async with connect(self._uri, subprotocols=self._subprotocols, **self._connecting) as ws:
             self._ws = ws
@@ -266,6 +271,7 @@ class WebSocketClient:
         return await self.websocket.ping()
 
 
+@enable_ki_protection
 async def _host(peer: Peer) -> None:
     """Run a peer in a nursery that must not fail."""
     try:

@@ -151,6 +151,7 @@ class WebSocketServer:
 
     # -- what a user sees ---------------------------------------------------------------------------
 
+    @enable_ki_protection
     async def __aenter__(self) -> Self:
         if self._state != "new":
             raise RuntimeError("a WebSocketServer is entered once; make another")
@@ -158,6 +159,7 @@ class WebSocketServer:
         await self._manager.__aenter__()
         return self
 
+    @enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> bool | None:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trio_ws.errors import ConnectionFailedError
 from trio_ws.network.uri import parse_uri
@@ -39,6 +40,7 @@ HeaderItems = "Mapping[str, str] | Iterable[tuple[str, str]]"
 
 
 @asynccontextmanager
+@enable_ki_protection
 async def connect(
     uri: str,
     *,

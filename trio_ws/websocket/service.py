@@ -99,6 +99,7 @@ class Service:
 
 
 @asynccontextmanager
+@enable_ki_protection
 async def open_service(options: Options) -> AsyncIterator[Service]:
     """Run a service for the length of a block.
 
