@@ -112,7 +112,7 @@ async def test_messages_of_all_sizes(peer: Peer, url: str, compression: str) -> 
                 back = await ws.recv()
                 assert back is not None
                 assert back.payload == message
-        assert ws.close_received == CloseFrame(1000, "")
+        assert ws.close_received == CloseFrame(1000, "") or not peer.answers_close
 
 
 async def test_our_fragments(peer: Peer, url: str, compression: str) -> None:
@@ -176,8 +176,9 @@ async def test_we_close(peer: Peer, url: str, compression: str) -> None:
     with trio.fail_after(guard()):
         async with connect(f"{url}/record", options=peer.options(compression)) as ws:
             await ws.close(*CLIENT_CLOSE)
-            assert ws.close_received is not None
-            assert ws.close_received.code == (CLIENT_CLOSE[0] if peer.echoes_code else 1000)
+            if peer.answers_close or ws.close_received is not None:
+                assert ws.close_received is not None
+                assert ws.close_received.code == (CLIENT_CLOSE[0] if peer.echoes_code else 1000)
             assert not ws.peer_closed_first
         async with connect(f"{url}/recorded", options=peer.options(compression)) as ws:
             assert await ws.receive_json() == list(CLIENT_CLOSE)
