@@ -15,7 +15,9 @@ from trio_ws.wire.handshake import (
     Request,
     RequestReader,
     Response,
+    _is_plain_upgrade,
     accept_response,
+    check_rules,
     check_upgrade,
     http_response,
     offered_extensions,
@@ -69,6 +71,41 @@ def test_good_upgrades_pass(changes: dict[str, str | None]) -> None:
     request = upgrade(changes)
     check_upgrade(request)
     assert accept_response(request).startswith(b"HTTP/1.1 101 ")
+
+
+LINES = st.sampled_from(
+    [
+        *("Host: a", "host: a", "Host: ", "Host:a", "Upgrade: websocket", "upgrade: WebSocket", "Upgrade: h2c"),
+        *("Connection: Upgrade", "connection: upgrade", "Connection: close", "X: Upgrade: websocket"),
+        *(f"Sec-WebSocket-Key: {KEY}", f"sec-websocket-key:{KEY}", "Sec-WebSocket-Key: short", f"X: {KEY}"),
+        *("Sec-WebSocket-Version: 13", "sec-websocket-version: 13", "Sec-WebSocket-Version: 8"),
+        *("Transfer-Encoding: chunked", "Content-Length: 1", "Via: HTTP/1.1"),
+    ]
+)
+REQUEST_LINES = st.sampled_from(["GET / HTTP/1.1", "GET / HTTP/1.0", "POST / HTTP/1.1", "GET http://a/ HTTP/1.1"])
+
+
+@given(
+    REQUEST_LINES | st.just("GET / HTTP/1.1"),
+    st.permutations([f"{name}: {value}" for name, value in HEADERS.items()]),
+    st.lists(st.tuples(st.integers(0, 5), LINES), max_size=3),
+    st.sets(st.integers(0, 5), max_size=1),
+    st.sampled_from([b"", b"0\r\n\r\n", b"x"]),
+)
+def test_the_fast_lane_lets_in_nothing_that_the_rules_refuse(
+    line: str, lines: list[str], added: list[tuple[int, str]], dropped: set[int], body: bytes
+) -> None:
+    lines = [text for at, text in enumerate(lines) if at not in dropped]
+    for at, text in added:
+        lines.insert(at, text)
+    request = Request("\r\n".join([line, *lines, "", ""]).encode(), body)
+    if _is_plain_upgrade(request):
+        check_rules(request)
+
+
+def test_the_usual_request_takes_the_fast_lane() -> None:
+    assert _is_plain_upgrade(upgrade())
+    assert _is_plain_upgrade(upgrade({"Upgrade": "WebSocket", "Connection": "upgrade"}, "Origin: http://a"))
 
 
 def test_connection_over_two_lines_passes() -> None:

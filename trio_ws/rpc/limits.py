@@ -51,8 +51,7 @@ class RateLimit:
     key: Callable[[Any], Hashable] | None = None
 
     def __post_init__(self) -> None:
-        limit: Any = self.limit
-        if type(limit) is not int or limit < 1:
+        if isinstance(self.limit, bool) or not isinstance(self.limit, int) or self.limit < 1:
             raise ValueError(f"limit is a whole number of calls, at least 1, not {self.limit!r}")
         if not 0 < self.period < math.inf:
             raise ValueError(f"period is a positive time, such as 60 or '1m', not {self.period!r}")

@@ -3,8 +3,8 @@
 What always holds:
 
 - An annotation that no value from the wire can meet is refused at registration.
-- A value either fits, and is converted, or raises `RPCInvalidParamsError` with the path to what is wrong. What
-  a type's own ``__post_init__`` raises, beside ValueError and TypeError, is that type's bug and passes.
+- A value either fits, and is converted, or raises `RPCInvalidParamsError` with the path to what is wrong.
+  What a type's ``__post_init__`` raises, beside ValueError and TypeError, is a bug of its own and passes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trio_ws.errors import RPCInvalidParamsError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["UNFIT", "MethodParameter", "boxed", "invalid", "short", "written"]
+__all__ = ["UNFIT", "MethodParameter", "invalid", "short", "written"]
 
 # What a value that does not fit makes msgspec raise. ValidationError and UnicodeError are ValueErrors; a list
 # in a set is a TypeError; an ArithmeticError comes from Decimal, a RecursionError from deep nesting.
@@ -186,8 +186,8 @@ def _check_type(hint: Any, where: str) -> bool:
         seen.add(id(node))
         if isinstance(node, msgspec.inspect.CustomType) and node.cls is not object:
             raise TypeError(
-                f"{where} cannot be validated: nothing that comes over the wire makes a {node.cls.__qualname__}; "
-                f"use a msgspec.Struct or a dataclass, or Any"
+                f"{where} cannot be validated: nothing that comes over the wire is a {node.cls.__qualname__}; "
+                f"use a msgspec.Struct, a dataclass, or Any"
             )
         if isinstance(node, msgspec.inspect.DictType):
             plain = msgspec.inspect.StrType, msgspec.inspect.AnyType

@@ -185,8 +185,8 @@ def check_predicate(predicate: object) -> None:
         raise TypeError(f"a predicate is no class; give an instance, such as {predicate.__name__}('key')")
     if is_async(predicate):
         raise TypeError(
-            f"a predicate is a plain def that returns its answer, which {_name(predicate)} is not; look up what "
-            f"has to be waited for in on_connect, and keep it in the session state"
+            f"a predicate is a plain def that returns its answer, which {_name(predicate)} is not; "
+            f"look up what has to be waited for in on_connect, and keep it in the session state"
         )
 
 

@@ -53,6 +53,7 @@ _LARGE = 16 * 1024
 #: each, and those with a system call thirty-two.
 _SENDS_IN_A_ROW = 1024
 _DIRECT_SEND = 32
+_FINAL_BINARY = FIN | BINARY
 
 _encode_json = msgspec.json.Encoder().encode
 
@@ -119,10 +120,19 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
 
         A cancellation loses no message.
         """
-        # The common case of _next(), without its coroutine; the same stands in __anext__.
-        if self._inbox and not self._parts_open and not self._paused:
+        # The common cases of _next(), a message that is here and one that a single read brings, without its
+        # coroutine, which would be made for each message and kept while none comes. __anext__ has the same.
+        inbox = self._inbox
+        if inbox:
             await checkpoint_if_cancelled()
-            item = self._inbox.popleft()
+        elif self._state == OPEN and not (
+            self._outbox.corked or self._parts_open or self._paused or self._violation
+        ):
+            self._queued = 0
+            await self._advance()
+            self._unyielded = 0
+        if inbox and not self._parts_open and not self._paused:
+            item = inbox.popleft()
         else:
             next_item = await self._next()
             if next_item is None:
@@ -138,9 +148,17 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
         return message
 
     async def __anext__(self) -> WebSocketMessage:
-        if self._inbox and not self._parts_open and not self._paused:
+        inbox = self._inbox
+        if inbox:
             await checkpoint_if_cancelled()
-            item = self._inbox.popleft()
+        elif self._state == OPEN and not (
+            self._outbox.corked or self._parts_open or self._paused or self._violation
+        ):
+            self._queued = 0
+            await self._advance()
+            self._unyielded = 0
+        if inbox and not self._parts_open and not self._paused:
+            item = inbox.popleft()
         else:
             next_item = await self._next()
             if next_item is None:
@@ -202,22 +220,28 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
         if inbox:
             await checkpoint_if_cancelled()
         else:
+            waited = False
             while not inbox:
                 if self._outbox.corked:
                     self._outbox.flush()
                 if self._state == OPEN and not self._paused and self._violation is None:
                     self._queued = 0
                     await self._advance()
-                elif not await self._more():
+                elif not await self._more(waited=waited):
                     return None
+                waited = True
             self._unyielded = 0
         item = inbox.popleft()
         if self._paused and not inbox:
             self._emptied()
         return item
 
-    async def _more(self) -> bool:
-        """With the inbox empty, wait for something to come; False after a clean end."""
+    async def _more(self, *, waited: bool = False) -> bool:
+        """With the inbox empty, wait for something to come; False after a clean end.
+
+        Args:
+            waited: the caller did so before, so that the end needs no checkpoint of its own.
+        """
         self._emptied()
         if self._violation is not None:
             self._fail_now()
@@ -228,7 +252,8 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
         elif not self._no_more_messages:
             await self._advance()
         else:
-            await checkpoint()
+            if not waited:
+                await checkpoint()
             if self._ended_cleanly:
                 return False
             raise self._closed_error()
@@ -290,10 +315,10 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
                 await checkpoint_if_cancelled()
                 if self._inbox:
                     self._unyielded += 1
-                    outbox.cork(server_frame(FIN | BINARY, data))
+                    outbox.cork(server_frame(_FINAL_BINARY, data))
                     return
                 self._unyielded += _DIRECT_SEND
-                outbox.write(server_frame(FIN | BINARY, data))
+                outbox.write(server_frame(_FINAL_BINARY, data))
                 if outbox.broken:
                     raise self._closed_error()
                 return

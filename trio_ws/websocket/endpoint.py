@@ -57,6 +57,9 @@ CONNECTING, OPEN, CLOSING, CLOSED = range(4)
 #: Charged against ``max_queue_bytes`` for each message beside its bytes: what the objects weigh.
 MESSAGE_OVERHEAD = 128
 
+#: Compressed bytes that are taken at once: they may inflate a thousandfold, and a read is 64 KiB.
+_COMPRESSED_SLICE = 1024
+
 _KEEPALIVE = b"trio_ws keepalive"
 
 # Close codes after which reading ends quietly: normal, going away, and none given.
@@ -104,6 +107,7 @@ class Endpoint:
         "_state",
         "_threshold",
         "_transport",
+        "_unfed",
         "_unread_since",
         "_violation",
     )
@@ -127,6 +131,7 @@ class Endpoint:
         self._queued = 0  # what waits in the inbox: never less than it weighs, 0 once it was found empty
         self._paused = False  # a reader waits in _room for the inbox to be emptied
         self._room: Bell | None = None
+        self._unfed = b""  # compressed bytes that were read and found the inbox full
         self._life = False  # bytes came since keepalive last looked
         self._pings: dict[bytes, float] | None = None  # unanswered pings and when they were sent
         self._latency: float | None = None
@@ -175,6 +180,10 @@ class Endpoint:
         if self._reading or (self._queued and self._full):
             await self._arrived.wait()
             return False
+        if self._unfed:
+            data, self._unfed = self._unfed, b""
+            self._feed(data)
+            return self._arrived.ring() > 0
         self._reading = True
         transport = self._transport
         data = b""
@@ -229,6 +238,9 @@ class Endpoint:
         if frames is None:
             return  # the client was rejected, and talks on
         self._life = True
+        if self._deflate is not None and len(data) > _COMPRESSED_SLICE:
+            self._feed_slices(data)
+            return
         before = len(inbox)
         frames.feed(data)
         new = len(inbox) - before
@@ -240,6 +252,14 @@ class Endpoint:
             self._take_events(frames)
         if self._closed_locally:
             inbox.clear()
+
+    def _feed_slices(self, data: bytes) -> None:
+        """Take a read in small parts, and leave the rest for later once the inbox is full."""
+        for start in range(0, len(data), _COMPRESSED_SLICE):
+            if self._queued and self._full:
+                self._unfed = data[start:]
+                return
+            self._feed(data[start : start + _COMPRESSED_SLICE])
 
     def _emptied(self) -> None:
         """The application has taken everything out of the inbox."""

@@ -484,6 +484,8 @@ def server_frame(first: int, payload: bytes | bytearray | memoryview) -> bytes:
     size = len(payload)
     if size < 126 and first in _SHORT_HEADS:
         return _SHORT_HEADS[first][size] + payload
+    if 126 <= size < 65536:  # as frame_head() does it, without the call
+        return _pack_16(first, 126, size) + payload
     return frame_head(first, size) + payload
 
 

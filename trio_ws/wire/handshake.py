@@ -94,8 +94,12 @@ def check_upgrade(request: Request) -> None:
         HTTPError: 405 for a method other than GET, 426 for no upgrade or another version of the protocol,
             400 for everything else that the RFC demands.
     """
-    if _is_plain_upgrade(request):
-        return
+    if not _is_plain_upgrade(request):
+        check_rules(request)
+
+
+def check_rules(request: Request) -> None:
+    """The rules of `check_upgrade`, one by one."""
     fields = request.fields()
     nothing: list[bytes] = []
     if request.method != "GET":
