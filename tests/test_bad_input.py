@@ -17,6 +17,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests import test_bad_calls
 from tests.kit.serving import echo, exchange, read_to_end, request, serving, serving_in_memory, status_of
 from trio_ws import (
     Compression,
@@ -431,6 +432,8 @@ COUNTS = [
     "max_handshakes",
     "max_header_bytes",
     "max_body_bytes",
+    "max_concurrent_calls",
+    "stream_window",
 ]
 
 
@@ -582,17 +585,16 @@ async def test_messages_that_do_not_fit_are_errors_of_ours_and_do_no_harm(autoju
         assert await ws.receive_text() == "still here?"
 
 
-def test_every_option_is_met_in_this_module() -> None:
-    tests = [name for name in globals() if name.startswith("test_")]
+def test_every_option_is_met_here_or_in_the_module_of_calls() -> None:
+    tests = [name for name in {**globals(), **vars(test_bad_calls)} if name.startswith("test_")]
     unmet = [
         field.name
         for field in fields(Options)
         if not any(test.startswith(f"test_{field.name}") or f"_and_{field.name}" in test for test in tests)
     ]
     assert not unmet
-    assert set(SECONDS) | set(COUNTS) | {"compression", "origins"} == {
-        field.name for field in fields(Options)
-    }
+    checked = {*SECONDS, *COUNTS, "compression", "origins", "json_in_binary"}
+    assert checked == {field.name for field in fields(Options)}
 
 
 async def test_the_echo_server_of_these_tests_echoes(autojump_clock: MockClock) -> None:

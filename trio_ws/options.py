@@ -77,7 +77,8 @@ class Options:
         max_connections: connections that a server holds at once; more get HTTP 503. None for no limit.
             Default 20,000.
         max_handshakes: connections of a server that may be in their opening handshake at once, TLS included;
-            more get HTTP 503 (with TLS they are dropped). Default 1,024.
+            more get HTTP 503 (over TLS, and over listeners other than sockets, they are dropped). Default
+            1,024.
         max_header_bytes: bytes of a request's or a response's whole head; more get HTTP 431. Default 16 KiB.
         max_body_bytes: bytes of the body of a plain HTTP request; more get HTTP 413. Default 64 KiB.
         max_concurrent_calls: calls of the peer that run at once on a connection. Further ones wait, unread,

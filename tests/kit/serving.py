@@ -16,7 +16,7 @@ from trio_ws import WebSocketServer, connect
 from trio_ws.testing import MemoryListener
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Iterable
+    from collections.abc import AsyncIterator, Generator, Iterable
     from contextlib import AbstractAsyncContextManager
 
     from trio_ws import WebSocket
@@ -66,9 +66,7 @@ class MemoryServer:
 
 
 @asynccontextmanager
-async def serving_in_memory(
-    target: Callable[[WebSocket], Any] | None = echo, **kwargs: Any
-) -> AsyncIterator[MemoryServer]:
+async def serving_in_memory(target: Any = echo, **kwargs: Any) -> AsyncIterator[MemoryServer]:
     """Run a server on a memory listener."""
     listener = MemoryListener()
     with trio.fail_after(guard()):
@@ -77,9 +75,7 @@ async def serving_in_memory(
 
 
 @asynccontextmanager
-async def serving(
-    target: Callable[[WebSocket], Any] | None = echo, **kwargs: Any
-) -> AsyncIterator[WebSocketServer]:
+async def serving(target: Any = echo, **kwargs: Any) -> AsyncIterator[WebSocketServer]:
     """Run a server on a free port of 127.0.0.1."""
     kwargs.setdefault("host", "127.0.0.1")
     with trio.fail_after(guard()):

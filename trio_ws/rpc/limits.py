@@ -51,12 +51,16 @@ class RateLimit:
     key: Callable[[Any], Hashable] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.limit, bool) or not isinstance(self.limit, int) or self.limit < 1:
-            raise ValueError(f"limit is a whole number of calls, at least 1, not {self.limit!r}")
-        if not 0 < self.period < math.inf:
-            raise ValueError(f"period is a positive time, such as 60 or '1m', not {self.period!r}")
-        if self.key is not None and (not callable(self.key) or is_async(self.key)):
-            raise ValueError(f"key is a plain function of a connection, not {self.key!r}")
+        _check(self.limit, self.period, self.key)
+
+
+def _check(limit: Any, period: Any, key: Any) -> None:
+    if type(limit) is not int or limit < 1:
+        raise ValueError(f"limit is a whole number of calls, at least 1, not {limit!r}")
+    if type(period) not in (int, float) or not 0 < period < math.inf:
+        raise ValueError(f"period is a positive number of seconds, such as 60, not {period!r}")
+    if key is not None and (not callable(key) or is_async(key)):
+        raise ValueError(f"key is a plain function of a connection, not {key!r}")
 
 
 def rate_limit(

@@ -186,7 +186,7 @@ def _check_type(hint: Any, where: str) -> bool:
         seen.add(id(node))
         if isinstance(node, msgspec.inspect.CustomType) and node.cls is not object:
             raise TypeError(
-                f"{where} cannot be validated: nothing that comes over the wire is a {node.cls.__qualname__}; "
+                f"{where} cannot be validated: nothing from the wire is a {node.cls.__qualname__}; "
                 f"use a msgspec.Struct, a dataclass, or Any"
             )
         if isinstance(node, msgspec.inspect.DictType):

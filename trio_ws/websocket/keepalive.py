@@ -124,7 +124,7 @@ class Keepalive:
             await trio.lowlevel.checkpoint()
         for ws in late:
             if self._still_silent(ws):
-                ws._give_up("keepalive ping timeout")
+                ws._give_up(f"keepalive ping timeout: no sign of life in ping_timeout ({self._timeout} s)")
 
     def _still_silent(self, ws: Endpoint) -> bool:
         if ws._over:
