@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncIterator  # noqa: TC003 - the handler's annotations are read
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,8 +17,6 @@ from trio_ws.testing import RawPeer
 from trio_ws.wire.packets import TrioWS, Webshocket
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from trio.testing import MockClock
 
     from trio_ws import ClientConnection
