@@ -40,7 +40,10 @@ async def test_a_silent_peer_is_pinged_and_given_up_in_the_stated_time(autojump_
         assert frame is not None
         assert frame.opcode == 9
         assert trio.current_time() == 20
-        assert await peer.receive_until_close() is None  # the link ends
+        closed = await peer.receive_until_close()
+        assert closed is not None
+        assert closed[0] == 1011
+        assert "ping_timeout" in closed[1]
         await trio.testing.wait_all_tasks_blocked()
         assert ended == [35]
 

@@ -117,6 +117,16 @@ def test_rounding_never_makes_retry_after_too_short(times: list[float], count: i
         assert Fraction(beyond) - Fraction(first) >= Fraction(period) - Fraction(math.ulp(beyond))
 
 
+def test_a_difference_that_is_rounded_down_is_rounded_up() -> None:
+    limiter, limit = Limiter(), RateLimit(1, 0.7)
+    assert allowed(limiter, limit, 0.11)
+    due, now = 0.11 + 0.7, 0.18
+    assert now + (due - now) < due
+    retry_after = limiter.check(limit, "add", "c", now)
+    assert retry_after is not None
+    assert now + retry_after == due
+
+
 # -- records ------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import decimal
 import enum
 import uuid
@@ -77,7 +77,7 @@ def bound(method: Method, value: Any) -> Any:
     return by_position
 
 
-MOMENT = datetime.datetime(2024, 5, 6, 7, 8, 9, tzinfo=datetime.UTC)
+MOMENT = dt.datetime(2024, 5, 6, 7, 8, 9, tzinfo=dt.UTC)
 ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 
 FITTING: list[tuple[Any, Any, Any]] = [
@@ -90,8 +90,8 @@ FITTING: list[tuple[Any, Any, Any]] = [
     (int | None, None, None),
     (bytes, "YWI=", b"ab"),
     (bytes, b"ab", b"ab"),
-    (datetime.datetime, "2024-05-06T07:08:09Z", MOMENT),
-    (datetime.datetime, MOMENT, MOMENT),
+    (dt.datetime, "2024-05-06T07:08:09Z", MOMENT),
+    (dt.datetime, MOMENT, MOMENT),
     (uuid.UUID, str(ID), ID),
     (decimal.Decimal, "1.50", decimal.Decimal("1.50")),
     (Color, "red", Color.RED),
@@ -167,7 +167,7 @@ def test_deep_nesting_is_a_bad_parameter() -> None:
     deep: Any = {"name": "ann", "age": 1}
     for _ in range(100_000):
         deep = {"name": "ann", "age": 1, "friends": [deep]}
-    with pytest.raises(RPCInvalidParamsError, match="^a: nested too deeply$") as caught:
+    with pytest.raises(RPCInvalidParamsError, match=r"^a: nested too deeply$") as caught:
         takes(User).bind([deep], {})
     assert caught.value.data == {"path": "$.a"}
     while deep.get("friends"):  # to be freed without recursion, on interpreters that would recurse
@@ -187,9 +187,11 @@ def test_text_that_is_no_unicode_can_still_be_sent_back() -> None:
 
 
 def test_a_bug_of_a_type_is_no_bad_parameter() -> None:
-    with pytest.raises(KeyError, match="a bug of the type's own"):
+    with pytest.raises(KeyError, match="a bug"):
         takes(User).bind([{"name": "bug", "age": 1}], {})
 
+
+MISSING: Any = "Missing"
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.binary(),
@@ -229,7 +231,7 @@ def test_nothing_that_is_sent_raises_anything_else(
         (5, "cannot be validated: Type '5' is not supported"),
         ("Missing", "cannot be resolved: name 'Missing' is not defined"),
         ("list[", "cannot be resolved"),
-        (list["Missing"], "cannot be resolved"),
+        (list[MISSING], "cannot be resolved"),
         (AsyncIterator[Opaque], "nothing from the wire is a Opaque"),
         (AsyncIterator[int] | int, "a stream may be this or None"),
     ],

@@ -155,6 +155,7 @@ class Answerer(Caller):
     def begin(self, request: Request, worker: Worker) -> Blocked | None:
         """Run a method up to its end, or to where it first waits."""
         method = self._methods.get(request.method)
+        call: Call | None = None
         try:
             if method is None or self._closing is not None:
                 self._take_unknown(request)
@@ -197,6 +198,8 @@ class Answerer(Caller):
             raise
         except BaseException as exc:
             self._answer_error(request, exc, stream=method is not None and method.kind == STREAM)
+            if call is not None:
+                self._finish(call, worker)  # it may have opened streams
             if not isinstance(exc, Exception):
                 raise
             return None
@@ -398,15 +401,10 @@ class Answerer(Caller):
                 raise RPCInvalidParamsError(f"bad stream id {short(str(stream_id), 40)!r}")
             name = method.parameter_name(place)
             items = method.stream_items.get(name)
-            if name not in method.stream_items:
-                raise RPCInvalidParamsError(f"{name} does not take a stream", data={"path": f"$.{name}"})
             stream: ItemStream[Any] = ItemStream(self, stream_id, items, f"an item of {name}", granted=0)
+            method.place_stream(args, kwargs, place, stream)
             self._pending[stream_id] = stream
             inputs.append(stream)
-            if place.isdecimal() and int(place) < len(args):
-                args[int(place)] = stream
-            else:
-                kwargs[name] = stream
         return args, kwargs
 
     # -- errors -------------------------------------------------------------------------------------

@@ -351,6 +351,29 @@ class Method:
         count = len(self._positional)
         raise invalid(f"{self.name} takes at most {count} by position", f"$[{count}]")
 
+    def place_stream(self, args: list[Any], kwargs: dict[str, Any], place: str, stream: object) -> None:
+        """Put a stream where `bind` has left None for it.
+
+        Args:
+            args: what `bind` gave; changed here.
+            kwargs: the same.
+            place: a position as a decimal number, or a name.
+            stream: what the function shall get.
+
+        Raises:
+            RPCInvalidParamsError: no stream goes there, no null was sent there, or there is a stream already.
+        """
+        name = self.parameter_name(place)
+        if name not in self.stream_items:
+            raise invalid(f"{name} takes no stream", f"$.{name}")
+        where = next((one.place for one in self._positional if one.name == name), -1)
+        if 0 <= where < len(args) and args[where] is None:
+            args[where] = stream
+        elif kwargs.get(name, self) is None:
+            kwargs[name] = stream
+        else:
+            raise invalid(f"{name} takes one stream, for which null is sent", f"$.{name}")
+
     def check_streams(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """See that every parameter that takes a stream has got one, once streams stand in their places.
 

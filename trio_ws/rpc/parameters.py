@@ -37,6 +37,7 @@ _STREAMS = (
     collections.abc.AsyncGenerator,
     trio.abc.ReceiveChannel,
 )
+_METHODS = (types.FunctionType, staticmethod, classmethod, property)
 
 
 class MethodParameter:
@@ -140,8 +141,9 @@ def _resolve(
         try:
             return typing.get_type_hints(holder, scope, include_extras=True)["hint"]
         except NameError:
-            # Types that are defined in the handler's class. Second, since methods may be called list or set.
-            return typing.get_type_hints(holder, scope, dict(namespace), include_extras=True)["hint"]
+            # Types that are defined in the handler's class, beside methods which may be called list or set.
+            local = {name: one for name, one in namespace.items() if not isinstance(one, _METHODS)}
+            return typing.get_type_hints(holder, scope, local, include_extras=True)["hint"]
     except Exception as exc:
         raise TypeError(
             f"{where} cannot be resolved: {exc}. Define or import it in the module itself, neither inside a "

@@ -303,12 +303,8 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
         if type(data) is bytes:
             outbox = self._outbox
             if (
-                self._state == OPEN
-                and not self._client
+                outbox.size < self._plain_room
                 and len(data) < _LARGE
-                and self._deflate is None
-                and self._fragmenting is None
-                and outbox.size < self._options.send_high_water
                 and self._unyielded < _SENDS_IN_A_ROW
             ):
                 # The common case of _send(), without its coroutine.
@@ -429,6 +425,7 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
     async def _send_fragments(self, items: AsyncIterable[str] | AsyncIterable[BytesLike]) -> None:
         await self._wait_for_room()
         lock = self._fragmenting = trio.Lock()
+        self._plain_room = 0
         opcode = CONTINUATION
         kind = ""
         finished = False
@@ -453,6 +450,7 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
                 finished = True
         finally:
             self._fragmenting = None
+            self._set_plain_room()
             if kind and not finished:
                 self._start_close(1011, "a fragmented message was not finished")
             if isinstance(items, AsyncGenerator):

@@ -99,6 +99,7 @@ class Endpoint:
         "_paused",
         "_peer_closed_first",
         "_pings",
+        "_plain_room",
         "_queued",
         "_reading",
         "_room",
@@ -122,6 +123,9 @@ class Endpoint:
         self._outbox = Outbox(transport, service, self._write_failed)
         self._frames: FrameReader | None = None
         self._deflate: PerMessageDeflate | None = None
+        # The high-water mark while messages may go out as they are: on a server's connection that is open,
+        # uncompressed, and not in the middle of a message; else 0. Spares each send five looks.
+        self._plain_room = 0
         self._threshold = 0  # the least payload that is compressed
         # Reading.
         self._reading = False  # somebody holds the reading role
@@ -157,6 +161,7 @@ class Endpoint:
             deflate=deflate,
         )
         self._state = OPEN
+        self._set_plain_room()
         self._service.keepalive.watch(self)
         if self._transport.self_reading:
             self._unread_since = self._service.tick
@@ -300,6 +305,10 @@ class Endpoint:
 
     # -- writing ------------------------------------------------------------------------------------
 
+    def _set_plain_room(self) -> None:
+        plain = self._state == OPEN and not self._client and self._deflate is None
+        self._plain_room = self._options.send_high_water if plain else 0
+
     def _frame(self, first: int, payload: bytes) -> bytes:
         return masked_frame(first, payload) if self._client else server_frame(first, payload)
 
@@ -397,6 +406,7 @@ class Endpoint:
         elif self._state != CLOSED:
             self._cause = cause
             self._state = CLOSING
+            self._plain_room = 0
             self._service.keepalive.closing(self)
             self._arrived.ring()
 
@@ -412,6 +422,7 @@ class Endpoint:
             return False  # rejected: an HTTP response went out
         self._close_sent = CloseFrame(code, reason)
         self._state = CLOSING
+        self._plain_room = 0
         self._outbox.flush()
         self._outbox.write_control(self._frame(FIN | CLOSE, close_payload(code, reason)))
         self._arrived.ring()
@@ -448,11 +459,12 @@ class Endpoint:
         if self._state == CLOSED:
             return
         self._state = CLOSED
+        self._plain_room = 0
         if cause is not None and self._close_received is None:
             self._cause = self._cause or cause
         self._service.keepalive.forget(self)
-        self._transport.close()
-        self._outbox.drop()
+        unsent = self._outbox.drop()
+        self._transport.close(unsent if self._close_sent is not None else b"")
         self._pings = None
         self._arrived.ring()
         if self._room is not None:

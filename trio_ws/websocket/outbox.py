@@ -51,6 +51,7 @@ class Outbox:
         "_parts",
         "_service",
         "_transport",
+        "_under_way",
         "_when_empty",
         "broken",
         "corked",
@@ -68,6 +69,7 @@ class Outbox:
         self._parts: list[bytes | memoryview] = []
         self.corked = False  # a flush is due in this round
         self._draining = False
+        self._under_way = False  # some of a batch may have gone out
         self._control = 0
         self._late_pong: bytes | None = None
         self._when_empty: Callable[[], None] | None = None  # done once all is written
@@ -183,13 +185,15 @@ class Outbox:
         else:
             action()
 
-    def drop(self) -> None:
-        """Forget what waits, at the end of the connection."""
+    def drop(self) -> bytes:
+        """Forget what waits, at the end of the connection; give it, if writing it has not begun."""
+        unsent = b"" if self._under_way else b"".join(self._parts)
         self.broken = True
         self._on_broken = None  # which leads back to us: without the cycle, counting frees a connection
         self._parts.clear()
         self.size = 0
         self.room.ring()
+        return unsent
 
     def _append(self, frame: bytes | memoryview) -> None:
         if not self.broken:
@@ -215,6 +219,7 @@ class Outbox:
                 parts, self._parts = self._parts, []
                 self._control = 0
                 batch = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
+                self._under_way = True
                 while batch:
                     sent = await self._transport.send_some(batch)
                     if self.broken:
@@ -223,6 +228,7 @@ class Outbox:
                     self.size -= sent
                     self.moved = True
                     self.room.ring()
+                self._under_way = False
                 if self._late_pong is not None:
                     self._append(self._late_pong)
                     self._late_pong = None

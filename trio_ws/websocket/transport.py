@@ -27,6 +27,9 @@ READ_SIZE = 65536
 #: Bytes handed to one write of a stream: a record of TLS, and small enough for progress to be seen.
 WRITE_SIZE = 16384
 
+#: Seconds for the last bytes of a connection that is closed at once.
+_LAST_SECONDS = 0.1
+
 _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
 
 
@@ -82,7 +85,7 @@ class SocketTransport:
         with contextlib.suppress(OSError):  # the peer may be gone already, which says the same
             self._sock.shutdown(socket.SHUT_WR)
 
-    def close(self) -> None:
+    def close(self, last: bytes = b"") -> None:
         if self.fd >= 0:
             notify_closing(self.fd)
             self.fd = -1
@@ -123,14 +126,22 @@ class StreamTransport:
     def end_writing(self) -> None:
         """A trio stream cannot say this without waiting, and TLS cannot say it at all."""
 
-    def close(self) -> None:
+    def close(self, last: bytes = b"") -> None:
         if not self._closing:
             self._closing = True
-            self._nursery.start_soon(self._close)
+            self._nursery.start_soon(self._close, last)
 
     @enable_ki_protection
-    async def _close(self) -> None:
+    async def _close(self, last: bytes) -> None:
         try:
+            if last:
+                # Nothing can be sent on a stream without waiting, so a Close frame that a cancellation
+                # overtook is sent here. A peer that does not take it at once does without.
+                with (
+                    trio.move_on_after(_LAST_SECONDS, shield=True),
+                    contextlib.suppress(trio.BrokenResourceError),
+                ):
+                    await self._stream.send_all(last)
             await trio.aclose_forcefully(self._stream)
         finally:
             self._closed.set()
@@ -139,7 +150,8 @@ class StreamTransport:
         await self._closed.wait()
 
 
-#: What a WebSocket needs of its bytes: both classes have the same methods. ``send_now`` and ``send_pair_now``
+#: What a WebSocket needs of its bytes: both classes have the same methods. ``close`` tries to send ``last``
+#: before, where what was given to ``send_now`` may not be out yet. ``send_now`` and ``send_pair_now``
 #: send what can be sent without waiting, and raise BlockingIOError where that is nothing; ``receive`` is
 #: cancel-safe and gives b"" at the end; ``send_some`` waits until at least one byte is out.
 Transport = SocketTransport | StreamTransport

@@ -101,6 +101,7 @@ class FrameReader:
     """
 
     __slots__ = (
+        "_between",
         "_compressed",
         "_deflate",
         "_key",
@@ -130,6 +131,7 @@ class FrameReader:
         self.events: list[Ping | Pong | CloseFrame | Violation] = []
         self.client = client
         self.done = False  # a Close frame or a violation was read: whatever follows is dropped
+        self._between = True  # nothing is begun and nothing done: the next byte may be the fast lane's
         self._limit = _NO_LIMIT if max_message_size is None else max_message_size
         self._deflate = deflate
         self._proto: FrameProtocol | None = None  # made at the first frame that needs it
@@ -160,9 +162,18 @@ class FrameReader:
 
     def feed(self, data: bytes) -> None:
         """Take what one read brought. Never raises for what a peer sends; see ``events``."""
+        i = 0
+        if self._between:
+            size = len(data)
+            i = self._fast_unmasked(data, 0, size) if self.client else self._fast_masked(data, 0, size)
+            if i == size:
+                return
+        self._feed_more(data, i)
+        self._between = not (self._rest or self._left or self._open or self.done)
+
+    def _feed_more(self, data: bytes, i: int) -> None:
         if self.done:
             return
-        i = 0
         if self._left:
             i = self._continue(data)
         elif self._rest:
@@ -444,6 +455,7 @@ class FrameReader:
 
     def _stop(self) -> None:
         self.done = True
+        self._between = False
         self._rest = b""
         self._left = 0
         self._proto = None
@@ -482,9 +494,10 @@ def frame_head(first: int, size: int, mask_bit: int = 0) -> bytes:
 def server_frame(first: int, payload: bytes | bytearray | memoryview) -> bytes:
     """One unmasked frame."""
     size = len(payload)
-    if size < 126 and first in _SHORT_HEADS:
-        return _SHORT_HEADS[first][size] + payload
-    if 126 <= size < 65536:  # as frame_head() does it, without the call
+    if size < 126:
+        if first in _SHORT_HEADS:
+            return _SHORT_HEADS[first][size] + payload
+    elif size < 65536:  # as frame_head() does it, without the call
         return _pack_16(first, 126, size) + payload
     return frame_head(first, size) + payload
 
