@@ -127,6 +127,7 @@ class Answerer(Caller):
         self._default_limit = default_limit
         self._debug = debug
         self._running: dict[Any, Call] = {}  # calls that wait
+        self._busy = 0  # them, and those that were held and are about to begin
         self._idle_bell = Bell()  # rings when none of them is left
         self._held: deque[tuple[Request, int]] = deque()  # requests past max_concurrent_calls
         self._kept = 0  # bytes that are held for later, by them and by packets
@@ -142,7 +143,7 @@ class Answerer(Caller):
 
     def take_request(self, request: Request, size: int, worker: Worker) -> Blocked | None:
         """Begin a call, or hold it where too many run."""
-        if len(self._running) >= self._max_calls and request.method not in (ABORT, CREDIT):
+        if self._busy >= self._max_calls and request.method not in (ABORT, CREDIT):
             if self._kept <= self.ws._options.max_queue_bytes:
                 self._kept += size + PACKET_OVERHEAD
                 self._held.append((request, size + PACKET_OVERHEAD))
@@ -233,6 +234,8 @@ class Answerer(Caller):
         """Let a call that waits have this task, and the lead, if it was here, go to another."""
         call = blocked.call
         self._running[call.key] = call
+        if leads:
+            self._busy += 1
         call.worker = worker
         worker.task.context = call.context
         if leads:
@@ -304,10 +307,13 @@ class Answerer(Caller):
 
     def _call_ended(self) -> None:
         if self._held:
+            # Its place goes to one that was held.
             request, size = self._held.popleft()
             self._kept -= size
             self.needing.bell.ring()
             self._workers.start(lambda worker: self._run_held(request, worker))
+        else:
+            self._busy -= 1
         if not self._running:
             self._idle_bell.ring()
             if self._closing is not None and not self.over:

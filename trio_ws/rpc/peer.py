@@ -242,7 +242,7 @@ class Peer(Answerer):
                         continue
                     packet = decoded  # type: ignore[assignment]
                 rpc = packet.rpc
-                if type(rpc) is Request and len(self._running) < self._max_calls:
+                if type(rpc) is Request and self._busy < self._max_calls:
                     blocked = self.begin(rpc, worker)  # the common case of _take()
                 else:
                     blocked = self._take(packet, size, worker)

@@ -21,7 +21,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 import trio
-from trio.lowlevel import enable_ki_protection, wait_readable
+from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection, wait_readable
 
 from trio_ws.errors import CloseFrame, ConnectionClosedError, ConnectionClosedLocallyError
 from trio_ws.websocket.bell import Bell
@@ -186,6 +186,7 @@ class Endpoint:
             await self._arrived.wait()
             return False
         if self._unfed:
+            await checkpoint_if_cancelled()
             data, self._unfed = self._unfed, b""
             self._feed(data)
             return self._arrived.ring() > 0
@@ -243,15 +244,16 @@ class Endpoint:
         if frames is None:
             return  # the client was rejected, and talks on
         self._life = True
-        if self._deflate is not None and len(data) > _COMPRESSED_SLICE:
+        before = len(inbox)
+        if self._deflate is None:
+            frames.feed(data)
+            self._queued += len(data) + MESSAGE_OVERHEAD * (len(inbox) - before)
+        elif len(data) > _COMPRESSED_SLICE:
             self._feed_slices(data)
             return
-        before = len(inbox)
-        frames.feed(data)
-        new = len(inbox) - before
-        if self._deflate is None:
-            self._queued += len(data) + MESSAGE_OVERHEAD * new
         else:
+            frames.feed(data)
+            new = len(inbox) - before
             self._queued += frames.size_of_new(new) + MESSAGE_OVERHEAD * new
         if frames.events:
             self._take_events(frames)

@@ -162,29 +162,26 @@ class FrameReader:
 
     def feed(self, data: bytes) -> None:
         """Take what one read brought. Never raises for what a peer sends; see ``events``."""
-        i = 0
+        i, size = 0, len(data)
         if self._between:
-            size = len(data)
             i = self._fast_unmasked(data, 0, size) if self.client else self._fast_masked(data, 0, size)
             if i == size:
                 return
-        self._feed_more(data, i)
-        self._between = not (self._rest or self._left or self._open or self.done)
-
-    def _feed_more(self, data: bytes, i: int) -> None:
-        if self.done:
+            i = self._begin(data, i, size)
+        elif self.done:
             return
-        if self._left:
+        elif self._left:
             i = self._continue(data)
         elif self._rest:
             data = self._rest + data
+            size = len(data)
             self._rest = b""
-        size = len(data)
         while i < size and not self.done:
             if not self._open:
                 i = self._fast_unmasked(data, i, size) if self.client else self._fast_masked(data, i, size)
             if i < size and not self.done:
                 i = self._begin(data, i, size)
+        self._between = not (self._rest or self._left or self._open or self.done)
 
     def take_part(self) -> str | bytes | None:
         """Hand out what has arrived of the unfinished message, or None if nothing is there to hand out.
