@@ -321,9 +321,7 @@ class Answerer(Caller):
 
     async def _run_held(self, request: Request, worker: Worker) -> None:
         """A call that had to wait for another to end; the lead is elsewhere."""
-        if self.over:
-            return
-        blocked = self.begin(request, worker)
+        blocked = None if self.over else self.begin(request, worker)
         if blocked is None:
             self._call_ended()
         else:

@@ -163,7 +163,7 @@ class Limiter:
             due = times[-limit.limit] + period
             retry_after = due - now
             while now + retry_after < due:  # the difference was rounded down
-                retry_after += math.ulp(now)
+                retry_after += math.ulp(max(now, retry_after))  # a smaller step would change nothing
             return retry_after
         times.append(now)
         client.until = max(client.until, now + period)

@@ -159,6 +159,7 @@ class Peer(Answerer):
             waiting.lost(self.ws._closed_error())
         for scope in self._upload_scopes.values():
             scope.cancel()
+        self._kept -= sum(size for _, size in self._held)
         self._held.clear()
         self._batch.clear()
         self._own_bell.ring()
@@ -329,6 +330,8 @@ class Peer(Answerer):
 
     async def recv(self) -> Packet | None:
         """The next packet that is no call; None after a clean end. A cancellation loses none."""
+        if self._on_packet is not None:
+            raise RuntimeError("on_receive of the handler takes the packets; recv() is for clients without")
         if self._mail:
             await trio.lowlevel.checkpoint_if_cancelled()
         while not self._mail:

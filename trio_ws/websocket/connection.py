@@ -302,11 +302,7 @@ class WebSocket(Endpoint, trio.abc.Channel[WebSocketMessage]):
             data = data.payload
         if type(data) is bytes:
             outbox = self._outbox
-            if (
-                outbox.size < self._plain_room
-                and len(data) < _LARGE
-                and self._unyielded < _SENDS_IN_A_ROW
-            ):
+            if outbox.size < self._plain_room and len(data) < _LARGE and self._unyielded < _SENDS_IN_A_ROW:
                 # The common case of _send(), without its coroutine.
                 await checkpoint_if_cancelled()
                 if self._inbox:
