@@ -132,7 +132,7 @@ def check_rules(request: Request) -> None:
 
 # The fast lane: a few searches, where the rules one by one take eight times as long. It only ever lets in,
 # and only what is written as nearly all clients write it, so the rules remain the judge of everything else;
-# a property test holds that nothing is let in here that would be refused there.
+# a test holds that nothing is let in here that would be refused there.
 def _is_plain_upgrade(request: Request) -> bool:
     head = request.head
     lowered = head.lower()
