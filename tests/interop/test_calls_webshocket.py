@@ -56,9 +56,15 @@ class Handler(WebSocketHandler):
 
     @rpc_method()
     async def count(self, connection: ClientConnection, n: int) -> AsyncIterator[int]:
+        for number in range(n):
+            yield number
+
+    @rpc_method()
+    async def ticks(self, connection: ClientConnection) -> AsyncIterator[int]:
         try:
-            for number in range(n):
+            for number in range(100_000):
                 yield number
+                await trio.sleep(0.002)
         except BaseException:
             self.abandoned.set()
             raise
