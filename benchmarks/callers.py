@@ -14,6 +14,11 @@ import sys
 import time
 from pathlib import Path
 
+import trio
+import webshocket
+
+import trio_ws
+
 CALLERS = 100
 CALLS = 20_000
 SERVER = """
@@ -30,10 +35,6 @@ asyncio.run(main())
 
 
 def ours(port: int) -> None:
-    import trio
-
-    import trio_ws
-
     async def main() -> None:
         async with trio_ws.WebSocketClient(f"ws://127.0.0.1:{port}/") as client:
 
@@ -55,8 +56,6 @@ def ours(port: int) -> None:
 
 
 def theirs(port: int) -> None:
-    import webshocket
-
     async def main() -> None:
         async with webshocket.WebSocketClient(f"ws://127.0.0.1:{port}/") as client:
 
@@ -79,9 +78,7 @@ def measure(rounds: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(port)], stdout=subprocess.PIPE, text=True
-    )
+    server = subprocess.Popen([sys.executable, "-c", SERVER, str(port)], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
         assert server.stdout.readline() == "ready\n"

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 import trio
-import trio.testing
 
 from tests.kit.serving import serving_in_memory
 from trio_ws import Options, RateLimitError, WebSocketClient, WebSocketHandler, rpc_method

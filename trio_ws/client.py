@@ -159,9 +159,7 @@ class WebSocketClient:
     async def call(self, method: str, /, *args: Any, returns: type[T], **kwargs: Any) -> T: ...
     @overload
     async def call(self, method: str, /, *args: Any, returns: Any = ..., **kwargs: Any) -> Any: ...
-    def call(
-        self, method: str, /, *args: Any, returns: Any = Any, **kwargs: Any
-    ) -> Coroutine[Any, Any, Any]:
+    def call(self, method: str, /, *args: Any, returns: Any = Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         """Call a method of the server and wait for its value.
 
         The time left of the scope that this runs in travels with the call and ends the method over there too.

@@ -13,7 +13,7 @@ import logging
 import secrets
 import types
 import typing
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, overload
 
 import trio
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     State = TypeVar("State", default=Any)
 else:
     State = typing.TypeVar("State")
+T = typing.TypeVar("T")
 
 
 class ClientConnection(Generic[State]):
@@ -106,6 +107,7 @@ class ClientConnection(Generic[State]):
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any: ...
+        def __delattr__(self, name: str) -> None: ...
 
     @property
     def state(self) -> State:
@@ -196,6 +198,10 @@ class ClientConnection(Generic[State]):
         else:
             await self._peer.close(code, reason)
 
+    @overload
+    async def call(self, method: str, /, *args: Any, returns: type[T], **kwargs: Any) -> T: ...
+    @overload
+    async def call(self, method: str, /, *args: Any, returns: Any = ..., **kwargs: Any) -> Any: ...
     async def call(self, method: str, /, *args: Any, returns: Any = Any, **kwargs: Any) -> Any:
         """Call a method of the client's own handler. See `WebSocketClient.call`."""
         return await self._live.call(method, args, kwargs, returns)
@@ -204,6 +210,14 @@ class ClientConnection(Generic[State]):
         """Call a method of the client's own handler and give how it ended."""
         return await self._live.send_rpc(method, args, kwargs)
 
+    @overload
+    def stream(
+        self, method: str, /, *args: Any, items: type[T], **kwargs: Any
+    ) -> AbstractAsyncContextManager[ItemStream[T]]: ...
+    @overload
+    def stream(
+        self, method: str, /, *args: Any, items: Any = ..., **kwargs: Any
+    ) -> AbstractAsyncContextManager[ItemStream[Any]]: ...
     def stream(
         self, method: str, /, *args: Any, items: Any = Any, **kwargs: Any
     ) -> AbstractAsyncContextManager[ItemStream[Any]]:

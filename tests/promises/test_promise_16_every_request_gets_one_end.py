@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 import trio
-import trio.testing
 
 from tests.kit.serving import serving_in_memory
 from trio_ws import ClientConnection, Options, RPCError, WebSocketClient, WebSocketHandler, rpc_method
@@ -259,7 +258,10 @@ async def test_aborts(dialect: str, autojump_clock: MockClock) -> None:
             assert sorted(ends) == [("a", -32004), ("b", None)]
         else:
             assert ends == [("b", None)]
-        assert not next(iter(memory.server.handler.clients))._peer._running
+        handler = memory.server.handler
+        assert handler is not None
+        (connection,) = handler.clients
+        assert not connection._live._running
         await asked.peer.send_close()
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-import trio.testing
 
 from tests.kit.serving import serving_in_memory
 from trio_ws import ClientConnection, Options, Packet, WebSocketClient, WebSocketHandler, rpc_method

@@ -26,10 +26,10 @@ from trio_ws import (
     rpc_method,
 )
 from trio_ws.testing import MemoryListener
+from trio_ws.wire.packets import Response
 
 if TYPE_CHECKING:
     from trio_ws.rpc.calls import Caller
-    from trio_ws.wire.packets import Response
 
 WINDOW = 3
 
@@ -198,8 +198,8 @@ def count_answers(peer: Any, answers: Counter[tuple[int, str]]) -> None:
 
         def decode(self, payload: Any) -> Any:
             packet = decode(payload)
-            response: Response | None = packet.rpc
-            if hasattr(response, "is_end") and (not response.is_stream or response.is_end):
+            response = packet.rpc
+            if isinstance(response, Response) and (not response.is_stream or response.is_end):
                 answers[id(peer), response.call_id] += 1
             for waiting in peer._pending.values():
                 if hasattr(waiting, "_granted"):

@@ -238,10 +238,10 @@ class Peer(Answerer):
                         decoded = self.dialect.decode(item)
                     except BrokenPacketError as exc:
                         decoded = self._take_broken(exc)
-                    if type(decoded) is list:
+                    if isinstance(decoded, list):
                         self._batch.extend(decoded)
                         continue
-                    packet = decoded  # type: ignore[assignment]
+                    packet = decoded
                 rpc = packet.rpc
                 if type(rpc) is Request and self._busy < self._max_calls:
                     blocked = self.begin(rpc, worker)  # the common case of _take()

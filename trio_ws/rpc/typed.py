@@ -51,9 +51,7 @@ class StreamMethod(Generic[C, P, R]):
     @overload
     def __call__(self, connection: C, /, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[R, None]: ...
     @overload
-    def __call__(
-        self, *args: P.args, **kwargs: P.kwargs
-    ) -> AbstractAsyncContextManager[ItemStream[R]]: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> AbstractAsyncContextManager[ItemStream[R]]: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
         """The method's items; over a proxy, a block around them."""
         raise NotImplementedError

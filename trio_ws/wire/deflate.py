@@ -161,7 +161,7 @@ def confirm(compression: Compression, value: str) -> DeflateParams:
     if server_bits > compression.server_max_window_bits:
         raise ValueError(
             f"the server would compress with {_SERVER_BITS}={server_bits}, "
-            f"at most {compression.server_max_window_bits} was asked for; where a server cannot do less, allow it: "
+            f"at most {compression.server_max_window_bits} was asked for; to allow it: "
             f"Options(compression=Compression(server_max_window_bits={server_bits}))"
         )
     client_bits = min(compression.client_max_window_bits, got.get(_CLIENT_BITS, _MOST_BITS))
