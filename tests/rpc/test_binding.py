@@ -150,7 +150,7 @@ def test_a_long_name_is_not_quoted_in_full() -> None:
 
 def test_self_cannot_be_given_by_name() -> None:
     class Open:
-        @rpc_method()
+        @rpc_method()  # type: ignore[arg-type]
         def open(self, connection: Any, **options: Any) -> dict[str, Any]:
             return options
 

@@ -82,7 +82,7 @@ def test_methods_are_bound_to_the_instance() -> None:
 def test_the_decorators_return_the_function() -> None:
     def function(self: Any, connection: Any) -> None: ...
 
-    assert rpc_method()(function) is function
+    assert rpc_method()(function) is function  # type: ignore[comparison-overlap]
     assert rate_limit(1, 1)(function) is function
 
 
@@ -111,11 +111,11 @@ def test_static_and_class_methods() -> None:
 
 def test_an_override_without_decorator_stays_exposed_as_it_was() -> None:
     class Child(Handler):
-        def mul(self, connection: Any, a: int, b: int = 3) -> int:
+        def mul(self, connection: Any, a: int, b: int = 3) -> int:  # type: ignore[override]
             return a * b * 100
 
         @rate_limit(1, "1s")
-        async def count(self, connection: Any, n: int) -> AsyncIterator[int]:
+        async def count(self, connection: Any, n: int) -> AsyncIterator[int]:  # type: ignore[override]
             yield 1
 
     methods = collect(Child())
@@ -228,21 +228,21 @@ def generate(connection: Any) -> Iterator[int]:
 
 def test_a_plain_generator_is_refused() -> None:
     with pytest.raises(TypeError, match="generate is a plain generator; make it async def"):
-        rpc_method()(generate)
+        rpc_method()(generate)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="make it async def"):
         make_method(generate)
 
 
 def test_marking_twice_is_refused() -> None:
     with pytest.raises(TypeError, match="twice"):
-        rpc_method("b")(rpc_method("a")(lambda self, connection: None))
+        rpc_method("b")(rpc_method("a")(lambda self, connection: None))  # type: ignore[arg-type]
 
 
 def test_marking_what_is_no_function_is_refused() -> None:
     with pytest.raises(TypeError, match="goes on a function, not on 5"):
-        rpc_method()(5)  # type: ignore[type-var]
+        rpc_method()(5)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="goes on a function"):
-        rpc_method()(property(lambda self: None))  # type: ignore[type-var]
+        rpc_method()(property(lambda self: None))  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(
@@ -260,8 +260,8 @@ def test_a_method_takes_the_connection_first(function: Callable[..., Any]) -> No
 
 def test_a_method_without_self_or_connection_is_refused() -> None:
     class Wrong:
-        @rpc_method()
-        def add() -> None: ...  # type: ignore[misc]
+        @rpc_method()  # type: ignore[arg-type]
+        def add() -> None: ...
 
     with pytest.raises(TypeError, match="add"):
         collect(Wrong())
@@ -295,7 +295,7 @@ def test_settings_of_decorators_hold_unless_others_are_given() -> None:
     requires = Is("admin")
 
     @rate_limit(3, 1)
-    @rpc_method("named", requires=requires)
+    @rpc_method("named", requires=requires)  # type: ignore[arg-type]
     def function(connection: Any) -> None: ...
 
     method = make_method(function)

@@ -31,6 +31,7 @@ from trio_ws.rpc.predicates import PredicateLike, check_predicate
 
 if TYPE_CHECKING:
     from trio_ws.errors import RPCInvalidParamsError
+    from trio_ws.rpc.typed import MethodDecorator
 
 __all__ = ["ASYNC", "MARK", "PLAIN", "STREAM", "Method", "collect", "make_method", "rpc_method"]
 
@@ -51,7 +52,7 @@ class _Mark:
     requires: PredicateLike | None
 
 
-def rpc_method(alias_name: str | None = None, requires: PredicateLike | None = None) -> Callable[[F], F]:
+def rpc_method(alias_name: str | None = None, requires: PredicateLike | None = None) -> MethodDecorator:
     """Let clients call a method of a `WebSocketHandler`: an ``async def``, a ``def`` or an async generator.
 
     An ``async def`` may wait. A plain ``def`` runs inline: it must be quick. An async generator is a stream.
@@ -79,7 +80,7 @@ def rpc_method(alias_name: str | None = None, requires: PredicateLike | None = N
         check_predicate(requires)
     mark = _Mark(alias_name, requires)
 
-    def decorate(function: F) -> F:
+    def decorate(function: Any) -> Any:
         target = target_of(function)
         if not callable(target):
             raise TypeError(f"@rpc_method() goes on a function, not on {target!r}")

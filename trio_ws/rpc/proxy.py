@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 import typing
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,8 @@ class Proxy:
 
     Args:
         caller: whom to ask.
-        api: a class whose public functions are the methods. A name that `rpc_method` gave is the one called.
+        api: a class whose public functions are the methods; where `rpc_method` marks some, those alone. A
+            name that it gave is the one called.
 
     Raises:
         TypeError: ``api`` is no class, or an annotation of its methods cannot be resolved.
@@ -33,9 +35,10 @@ class Proxy:
     def __init__(self, caller: Caller, api: Any) -> None:
         if not isinstance(api, type):
             raise TypeError(f"a proxy is made from a class, not from {api!r}")
-        for name, function in inspect.getmembers(api, inspect.isfunction):
-            if not name.startswith("_"):
-                setattr(self, name, _method(caller, _name(name, function), function))
+        functions = [pair for pair in inspect.getmembers(api, inspect.isfunction) if pair[0][0] != "_"]
+        marked = [(name, function) for name, function in functions if hasattr(function, MARK)]
+        for name, function in marked or functions:
+            setattr(self, name, _method(caller, _name(name, function), function))
 
 
 def _name(name: str, function: Callable[..., Any]) -> str:
@@ -62,8 +65,10 @@ def _method(caller: Caller, name: str, function: Callable[..., Any]) -> Callable
 
 def _result(function: Callable[..., Any]) -> tuple[Any, bool]:
     """What a method gives, and whether it is a stream of that."""
+    # Only this annotation is needed; the others may be there for type checkers alone.
+    holder = types.SimpleNamespace(__annotations__={"return": function.__annotations__.get("return", Any)})
     try:
-        hint = typing.get_type_hints(function, include_extras=True).get("return", Any)
+        hint = typing.get_type_hints(holder, function.__globals__, include_extras=True)["return"]
     except NameError as exc:
         raise TypeError(f"an annotation of {function.__qualname__} cannot be resolved: {exc}") from exc
     if typing.get_origin(hint) in _STREAMS:
