@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-OUTPUTS = ["hello\n", "hello after 5.0 seconds\n"]
+OUTPUTS = ["hello\n", "42\n", "hello after 5.0 seconds\n"]
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 

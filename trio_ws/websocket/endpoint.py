@@ -32,7 +32,6 @@ from trio_ws.wire.frames import (
     FIN,
     PING,
     PONG,
-    RSV1,
     FrameReader,
     Ping,
     Pong,
@@ -88,6 +87,7 @@ class Endpoint:
         "_close_sent",
         "_closed_locally",
         "_deflate",
+        "_fragmenting",
         "_frames",
         "_inbox",
         "_latency",
@@ -96,6 +96,7 @@ class Endpoint:
         "_options",
         "_outbox",
         "_owner",
+        "_parts_open",
         "_paused",
         "_peer_closed_first",
         "_pings",
@@ -110,6 +111,7 @@ class Endpoint:
         "_transport",
         "_unfed",
         "_unread_since",
+        "_unyielded",
         "_violation",
     )
 
@@ -127,7 +129,10 @@ class Endpoint:
         # uncompressed, and not in the middle of a message; else 0. Spares each send five looks.
         self._plain_room = 0
         self._threshold = 0  # the least payload that is compressed
+        self._fragmenting: trio.Lock | None = None  # held while one message goes out in fragments
+        self._unyielded = 0  # sends since one of them, or a wait for input, last gave way to other tasks
         # Reading.
+        self._parts_open = False  # a message was begun by recv_streaming() and is not at its end
         self._reading = False  # somebody holds the reading role
         self._unread_since = 0  # the service's tick at which the last reader left
         self._minded = not transport.self_reading  # the minder looks at it, or need not
@@ -313,23 +318,6 @@ class Endpoint:
 
     def _frame(self, first: int, payload: bytes) -> bytes:
         return masked_frame(first, payload) if self._client else server_frame(first, payload)
-
-    def _post(self, opcode: int, payload: bytes, *, cork: bool) -> None:
-        """Send one whole message whatever the high-water mark, for those who keep a bound of their own.
-
-        Nothing is sent once the connection closes.
-        """
-        if self._state != OPEN:
-            return
-        first = FIN | opcode
-        if self._deflate is not None and len(payload) >= self._threshold:
-            payload = self._deflate.compress(payload, fin=True)
-            first |= RSV1
-        frame = masked_frame(first, payload) if self._client else server_frame(first, payload)
-        if cork:
-            self._outbox.cork(frame)
-        else:
-            self._outbox.write(frame)
 
     def _one_way(self) -> float:
         """Seconds that bytes take to the peer, as far as that is known: half of the best round trip seen."""

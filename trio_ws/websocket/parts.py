@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from trio.lowlevel import checkpoint_if_cancelled
 
 if TYPE_CHECKING:
-    from trio_ws.websocket.connection import WebSocket
+    from trio_ws.websocket.receiving import Receiving
 
 __all__ = ["MessageParts"]
 
@@ -22,7 +22,7 @@ class MessageParts(AsyncIterator[str | bytes]):
 
     __slots__ = ("_ended", "_ws")
 
-    def __init__(self, ws: WebSocket) -> None:
+    def __init__(self, ws: Receiving) -> None:
         self._ws = ws
         self._ended = False
 

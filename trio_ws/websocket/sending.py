@@ -1,0 +1,281 @@
+"""Sending: everything in which a `WebSocket` takes messages to be written.
+
+What always holds: a message is taken whole or not at all, whatever is cancelled; ``send`` of one task never
+ends up inside a message of another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, AsyncIterable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
+
+from trio_ws.websocket.endpoint import CONNECTING, OPEN
+from trio_ws.websocket.handshaking import Handshaking
+from trio_ws.websocket.message import WebSocketMessage, control_payload
+from trio_ws.wire.frames import (
+    BINARY,
+    CONTINUATION,
+    FIN,
+    PING,
+    PONG,
+    RSV1,
+    TEXT,
+    frame_head,
+    masked_frame,
+    server_frame,
+)
+
+__all__ = ["Sending"]
+
+BytesLike = bytes | bytearray | memoryview
+Data = str | BytesLike | WebSocketMessage | AsyncIterable[str] | AsyncIterable[BytesLike]
+
+#: A server sends payloads of at least this many bytes beside their header instead of joined to it.
+_LARGE = 16 * 1024
+#: Sends in a row that needed no wait, after which a sender gives way to other tasks: corked ones count one
+#: each, and those with a system call thirty-two.
+_SENDS_IN_A_ROW = 1024
+_DIRECT_SEND = 32
+_FINAL_BINARY = FIN | BINARY
+
+_encode_json = msgspec.json.Encoder().encode
+
+
+class Sending(Handshaking):
+    """The half of a `WebSocket` that sends."""
+
+    __slots__ = ()
+
+    async def send(self, value: Data) -> None:
+        """Send one message: ``str`` as text, bytes-like as binary, a `WebSocketMessage` as what it says.
+
+        An async iterable of ``str`` or of bytes-like becomes one fragmented message (RFC 6455 section 5.4),
+        a fragment for each item; other senders wait until it is at its end.
+
+        Waits while more than ``send_high_water`` bytes are still to be written. Cancelled while it waits, it
+        has sent nothing; it cannot be cancelled in the middle of a frame. If the iterable raises, or is
+        cancelled, after its first item, the message cannot be finished and the connection closes with 1011.
+
+        Raises:
+            ConnectionClosedError: the connection is closed.
+            TypeError: ``value`` is of no such type; for other objects there is `send_json`.
+        """
+        data: Data = value
+        if type(data) is WebSocketMessage and (data.msg_type == "binary" or data.msg_type == "text"):
+            data = data.payload
+        if type(data) is bytes:
+            outbox = self._outbox
+            if outbox.size < self._plain_room and len(data) < _LARGE and self._unyielded < _SENDS_IN_A_ROW:
+                # The common case of _send(), without its coroutine.
+                await checkpoint_if_cancelled()
+                if self._inbox:
+                    self._unyielded += 1
+                    outbox.cork(server_frame(_FINAL_BINARY, data))
+                    return
+                self._unyielded += _DIRECT_SEND
+                outbox.write(server_frame(_FINAL_BINARY, data))
+                if outbox.broken:
+                    raise self._closed_error()
+                return
+            await self._send(BINARY, data)
+        elif type(data) is str:
+            await self._send(TEXT, data.encode())
+        elif isinstance(data, WebSocketMessage):
+            await self._send_control(data)
+        elif isinstance(data, str):
+            await self._send(TEXT, data.encode())
+        elif isinstance(data, BytesLike):
+            await self._send(BINARY, bytes(data))
+        elif isinstance(data, AsyncIterable):
+            await self._send_fragments(data)
+        else:
+            raise TypeError(
+                "send() takes str, bytes-like, a WebSocketMessage or an async iterable, not"
+                f" {type(data).__name__}; for other objects use send_json()"
+            )
+
+    async def send_text(self, text: str) -> None:
+        """Send a text message. Waits, raises and is cancelled as `send`."""
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise TypeError(f"send_text() takes a str, not {kind}; for bytes use send_binary()")
+        await self._send(TEXT, text.encode())
+
+    async def send_binary(self, data: BytesLike) -> None:
+        """Send a binary message. Waits, raises and is cancelled as `send`."""
+        if not isinstance(data, BytesLike):
+            raise TypeError(
+                f"send_binary() takes bytes-like, not {type(data).__name__}; for str use send_text()"
+            )
+        await self._send(BINARY, bytes(data))
+
+    async def send_bytes(self, data: BytesLike) -> None:
+        """The same as `send_binary`."""
+        await self.send_binary(data)
+
+    async def send_json(self, obj: Any) -> None:
+        """Send ``obj`` as JSON text, encoded by msgspec. Waits and is cancelled as `send`.
+
+        Raises:
+            TypeError: msgspec cannot encode it; nothing was sent.
+        """
+        await self._send(TEXT, _encode_json(obj))
+
+    async def _send(self, opcode: int, payload: bytes) -> None:
+        await checkpoint_if_cancelled()
+        outbox = self._outbox
+        # One test for everything that is not the ordinary case.
+        if self._state != OPEN or self._fragmenting or outbox.size >= self._options.send_high_water:
+            await self._wait_for_room()
+        first = FIN | opcode
+        deflate = self._deflate
+        if deflate is not None and len(payload) >= self._threshold:
+            payload = deflate.compress(payload, fin=True)
+            first |= RSV1
+        if self._client:
+            frame = masked_frame(first, payload)
+        elif len(payload) < _LARGE:
+            frame = server_frame(first, payload)
+        else:
+            outbox.write_pair(frame_head(first, len(payload)), payload)
+            frame = b""
+        if self._inbox and frame:
+            # More input of the same burst is at hand, so more output is to be expected: gather it.
+            outbox.cork(frame)
+            self._unyielded += 1
+        else:
+            if frame:
+                outbox.write(frame)
+            if outbox.broken:
+                raise self._closed_error()
+            self._unyielded += _DIRECT_SEND
+        if self._unyielded >= _SENDS_IN_A_ROW:
+            self._unyielded = 0
+            await cancel_shielded_checkpoint()  # the message is out: a cancellation waits for the next call
+
+    async def _wait_for_room(self, *, fragment: bool = False) -> None:
+        """Wait until the connection is open, no fragmented message is under way, and there is room."""
+        while True:
+            if self._state == CONNECTING:
+                await self.accept()
+            if self._state != OPEN:
+                await checkpoint()
+                raise self._closed_error()
+            if self._fragmenting is not None and not fragment:
+                async with self._fragmenting:
+                    pass
+            elif self._outbox.size >= self._options.send_high_water:
+                self._outbox.flush()
+                if self._outbox.size >= self._options.send_high_water:
+                    await self._outbox.room.wait()
+            else:
+                return
+
+    async def _send_control(self, message: WebSocketMessage) -> None:
+        payload = message.payload
+        if message.close_code is not None:
+            await self.close(message.close_code, str(payload))
+            return
+        await checkpoint_if_cancelled()
+        await self._wait_for_room(fragment=True)
+        opcode = PING if message.is_ping() else PONG
+        self._outbox.write_control(self._frame(FIN | opcode, _as_bytes(payload)))
+
+    async def _send_fragments(self, items: AsyncIterable[str] | AsyncIterable[BytesLike]) -> None:
+        await self._wait_for_room()
+        lock = self._fragmenting = trio.Lock()
+        self._plain_room = 0
+        opcode = CONTINUATION
+        kind = ""
+        finished = False
+        try:
+            async with lock:
+                async for item in items:
+                    if not isinstance(item, str | BytesLike):
+                        raise TypeError(f"a fragment is str or bytes-like, not {type(item).__name__}")
+                    if kind and (kind == "str") is not isinstance(item, str):
+                        raise TypeError("the fragments of one message are all str or all bytes-like")
+                    await self._wait_for_room(fragment=True)
+                    if not kind:
+                        kind = "str" if isinstance(item, str) else "bytes"
+                        opcode = TEXT if kind == "str" else BINARY
+                    self._send_fragment(opcode, _as_bytes(item), fin=False)
+                    opcode = CONTINUATION
+                    await cancel_shielded_checkpoint()
+                if kind:
+                    if self._state != OPEN:
+                        raise self._closed_error()
+                    self._send_fragment(CONTINUATION, b"", fin=True)
+                finished = True
+        finally:
+            self._fragmenting = None
+            self._set_plain_room()
+            if kind and not finished:
+                self._start_close(1011, "a fragmented message was not finished")
+            if isinstance(items, AsyncGenerator):
+                await items.aclose()
+
+    def _send_fragment(self, opcode: int, payload: bytes, *, fin: bool) -> None:
+        first = opcode | (FIN if fin else 0)
+        if self._deflate is not None:
+            payload = self._deflate.compress(payload, fin=fin)
+            first |= RSV1 if opcode != CONTINUATION else 0
+        self._outbox.write(self._frame(first, payload))
+
+    def _post(self, opcode: int, payload: bytes, *, cork: bool) -> None:
+        """Send one whole message whatever the high-water mark, for those who keep a bound of their own.
+
+        Nothing is sent once the connection closes.
+        """
+        if self._state != OPEN:
+            return
+        first = FIN | opcode
+        if self._deflate is not None and len(payload) >= self._threshold:
+            payload = self._deflate.compress(payload, fin=True)
+            first |= RSV1
+        frame = masked_frame(first, payload) if self._client else server_frame(first, payload)
+        if cork:
+            self._outbox.cork(frame)
+        else:
+            self._outbox.write(frame)
+
+    async def ping(self, payload: BytesLike | str | None = None) -> float:
+        """Send a ping and wait for its pong (RFC 6455 section 5.5.2).
+
+        Args:
+            payload: at most 125 bytes; by default four random ones.
+
+        Returns:
+            Seconds from here to there and back.
+
+        Raises:
+            ConnectionClosedError: the connection ended before the pong came.
+            ValueError: the payload is too long, or a ping with this payload is under way.
+
+        Cancelled, it waits no more; the pong is ignored when it comes.
+        """
+        await checkpoint_if_cancelled()
+        if payload is None:
+            payload = os.urandom(4)
+        data = control_payload("a ping", payload.encode() if isinstance(payload, str) else payload)
+        if self._pings is not None and data in self._pings:
+            raise ValueError(f"a ping with payload {data!r} is under way; use another payload")
+        await self._wait_for_room(fragment=True)
+        sent = trio.current_time()
+        self._send_ping(data)
+        while self._pings is not None and data in self._pings:
+            if self._close_received is not None:
+                raise self._closed_error()
+            await self._advance()
+        if self._pings is None:
+            raise self._closed_error()
+        return trio.current_time() - sent
+
+
+def _as_bytes(payload: BytesLike | str) -> bytes:
+    return payload.encode() if isinstance(payload, str) else bytes(payload)
