@@ -23,6 +23,9 @@ The house, from the ground up; a module imports only from floors below its own, 
         opening.py           what a server answers to an opening request
         endpoint.py          the machine: reading, states, the closing handshake
         parts.py             one message in parts
+        handshaking.py       how a connection begins and ends: accept, reject, close
+        receiving.py         the ways to receive
+        sending.py           the ways to send
         connection.py        WebSocket: its face
     network/             floor 3  reaching and being reached
         uri.py               ws:// and wss://

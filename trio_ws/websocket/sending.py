@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, AsyncIterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import trio
@@ -98,6 +98,38 @@ class Sending(Handshaking):
                 "send() takes str, bytes-like, a WebSocketMessage or an async iterable, not"
                 f" {type(data).__name__}; for other objects use send_json()"
             )
+
+    def send_nowait(self, value: str | BytesLike | WebSocketMessage) -> None:
+        """Send one whole message, ``str``, bytes-like or a `WebSocketMessage` of these, without waiting.
+
+        It checks for no cancellation, and does not give way to other tasks.
+
+        Raises:
+            trio.WouldBlock: `send` would have to wait: more than ``send_high_water`` bytes are still to be
+                written, a fragmented message is under way, or a server has not accepted yet. Nothing was
+                sent.
+            ConnectionClosedError: the connection is closed.
+            TypeError: ``value`` is of no such type.
+        """
+        data: object = value
+        if isinstance(data, WebSocketMessage) and data.msg_type in ("text", "binary"):
+            data = data.payload
+        if not isinstance(data, str | BytesLike):
+            kind = data.msg_type if isinstance(data, WebSocketMessage) else type(data).__name__
+            raise TypeError(
+                f"send_nowait() takes str, bytes-like or a message of these, not {kind}; use send()"
+            )
+        if self._state == CONNECTING:
+            raise trio.WouldBlock
+        if self._state != OPEN:
+            raise self._closed_error()
+        if self._outbox.size >= self._options.send_high_water:
+            self._outbox.flush()
+        if self._fragmenting is not None or self._outbox.size >= self._options.send_high_water:
+            raise trio.WouldBlock
+        self._post(TEXT if isinstance(data, str) else BINARY, _as_bytes(data), cork=bool(self._inbox))
+        if self._outbox.broken:
+            raise self._closed_error()
 
     async def send_text(self, text: str) -> None:
         """Send a text message. Waits, raises and is cancelled as `send`."""
