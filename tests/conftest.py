@@ -7,12 +7,17 @@ so hypothesis sets no deadline either.
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 # Helpers under tests/kit assert as tests do, and should explain a failure as well.
 pytest.register_assert_rewrite("tests.kit")
+
+# A shell starts what it runs in the background with Ctrl+C ignored, and every process below inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _BY_THE_CLOCK = [HealthCheck.too_slow]
 settings.register_profile("local", deadline=None, suppress_health_check=_BY_THE_CLOCK)
