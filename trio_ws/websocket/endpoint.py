@@ -90,6 +90,7 @@ class Endpoint:
         "_fragmenting",
         "_frames",
         "_inbox",
+        "_last_word",
         "_latency",
         "_life",
         "_minded",
@@ -112,7 +113,6 @@ class Endpoint:
         "_unfed",
         "_unread_since",
         "_unyielded",
-        "_violation",
     )
 
     def __init__(self, transport: Transport, service: Service, options: Options, *, client: bool) -> None:
@@ -152,7 +152,9 @@ class Endpoint:
         self._peer_closed_first = False
         self._closed_locally = False  # by the application; then what it had not yet received is dropped
         self._cause: BaseException | None = None
-        self._violation: Violation | None = None  # what the peer did wrong, not yet told to it
+        # The peer's Close, or what it did wrong, while the application has not taken all that came before:
+        # our Close frame waits, so that it can answer.
+        self._last_word: CloseFrame | Violation | None = None
 
     def _open(self, deflate: PerMessageDeflate | None, trailing: bytes) -> None:
         """The opening handshake is done; ``trailing`` came behind it."""
@@ -363,24 +365,27 @@ class Endpoint:
     def _take_violation(self, violation: Violation) -> None:
         """Fail the connection, once the application has taken, and perhaps answered, what came before."""
         logger.info("failing %r with %d: %s", self, violation.code, violation.reason)
-        self._violation = violation
+        self._last_word = violation
         if self._inbox and not self._closed_locally:
             self._service.keepalive.closing(self)
         else:
-            self._fail_now()
+            self._answer_last_word()
 
-    def _fail_now(self) -> None:
-        """Say what was wrong and that nothing more will come (RFC 6455 section 7.1.7)."""
-        violation, self._violation = self._violation, None
-        assert violation is not None
-        self._start_close(violation.code, violation.reason)
-        self._outbox.end_when_empty()
+    def _answer_last_word(self) -> None:
+        """Answer the peer's Close, or what it did wrong."""
+        last_word, self._last_word = self._last_word, None
+        if isinstance(last_word, CloseFrame):
+            self._answer_close(last_word)
+        elif last_word is not None:
+            # Say what was wrong and that nothing more will come (RFC 6455 section 7.1.7).
+            self._start_close(last_word.code, last_word.reason)
+            self._outbox.end_when_empty()
 
     def _close_timed_out(self) -> None:
         """``close_timeout`` is over."""
-        if self._violation is not None:
+        if self._last_word is not None:
             unsent = self._close_sent is None
-            self._fail_now()
+            self._answer_last_word()
             if unsent and self._close_sent is not None:
                 self._outbox.close_when_empty()
                 if self._outbox.stuck:
@@ -423,18 +428,25 @@ class Endpoint:
         """Close on behalf of the application, up to where that would have to wait."""
         if self._close_received is None and not self._no_more_messages:
             self._closed_locally = True
-        if self._violation is not None:
-            self._fail_now()
+        if self._last_word is not None:
+            self._answer_last_word()
         self._start_close(code, reason)
         if self._closed_locally:
             self._inbox.clear()
             self._emptied()
 
     def _take_close(self, frame: CloseFrame) -> None:
+        """Answer once the application has taken what came before (RFC 6455 section 5.5.1 allows that)."""
         self._close_received = frame
-        if self._close_sent is None:
-            self._peer_closed_first = True
-            self._send_close(frame.code, "")
+        self._peer_closed_first = self._close_sent is None
+        if self._peer_closed_first and self._inbox and not self._closed_locally:
+            self._last_word = frame
+            self._service.keepalive.closing(self)
+        else:
+            self._answer_close(frame)
+
+    def _answer_close(self, frame: CloseFrame) -> None:
+        self._send_close(frame.code, "")
         if not self._client:
             # RFC 6455 section 7.1.1: the server is the one to end TCP.
             self._outbox.close_when_empty()

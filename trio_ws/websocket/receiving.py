@@ -46,7 +46,7 @@ class Receiving(Handshaking):
         if inbox:
             await checkpoint_if_cancelled()
         elif self._state == OPEN and not (
-            self._outbox.corked or self._parts_open or self._paused or self._violation
+            self._outbox.corked or self._parts_open or self._paused or self._last_word
         ):
             self._queued = 0
             await self._advance()
@@ -72,7 +72,7 @@ class Receiving(Handshaking):
         if inbox:
             await checkpoint_if_cancelled()
         elif self._state == OPEN and not (
-            self._outbox.corked or self._parts_open or self._paused or self._violation
+            self._outbox.corked or self._parts_open or self._paused or self._last_word
         ):
             self._queued = 0
             await self._advance()
@@ -144,7 +144,7 @@ class Receiving(Handshaking):
             while not inbox:
                 if self._outbox.corked:
                     self._outbox.flush()
-                if self._state == OPEN and not self._paused and self._violation is None:
+                if self._state == OPEN and not self._paused and self._last_word is None:
                     self._queued = 0
                     await self._advance()
                 elif not await self._more(waited=waited):
@@ -163,8 +163,8 @@ class Receiving(Handshaking):
             waited: the caller did so before, so that the end needs no checkpoint of its own.
         """
         self._emptied()
-        if self._violation is not None:
-            self._fail_now()
+        if self._last_word is not None:
+            self._answer_last_word()
         if self._state == OPEN:
             await self._advance()
         elif self._state == CONNECTING:
