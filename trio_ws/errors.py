@@ -27,12 +27,12 @@ as ``__cause__``. Errors are plain data and can be built, compared by attribute 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
 __all__ = [
     "CloseFrame",
@@ -71,6 +71,16 @@ class WebSocketError(Exception):
     """The root of every error of this library."""
 
 
+class HeaderFields(Protocol):
+    """What an error tells of `trio_ws.Headers`, which stand on a higher floor."""
+
+    def get(self, name: str, default: str | None = None) -> str | None: ...
+    def get_all(self, name: str) -> list[str]: ...
+    def __contains__(self, name: object) -> bool: ...
+    def __iter__(self) -> Iterator[tuple[str, str]]: ...
+    def __len__(self) -> int: ...
+
+
 class ConnectionFailedError(WebSocketError):
     """The connection could not be opened: DNS, TCP, TLS, a deadline, or an answer that is no WebSocket.
 
@@ -87,11 +97,11 @@ class HandshakeRejectedError(ConnectionFailedError):
 
     Attributes:
         status: the HTTP status code.
-        headers: the response headers in order, duplicates kept.
+        headers: the response's `trio_ws.Headers`: in order, duplicates kept.
         body: the response body, cut at 64 KiB.
     """
 
-    def __init__(self, status: int, headers: Sequence[tuple[str, str]] = (), body: bytes = b"") -> None:
+    def __init__(self, status: int, headers: HeaderFields, body: bytes = b"") -> None:
         super().__init__(f"the server rejected the WebSocket handshake with HTTP status {status}")
         self.status = status
         self.headers = headers

@@ -17,12 +17,13 @@ __all__ = ["Compression", "Options"]
 class Compression:
     """How permessage-deflate is offered and used (RFC 7692).
 
-    The defaults keep a connection that compresses below about 40 KiB, where zlib's own defaults take 300 KiB.
+    With the defaults a connection's compressor takes 38 KiB and its inflater 12 KiB, from the first message
+    that needs them; zlib's own defaults take 230 KiB together. What does not compress becomes 0.25 % longer.
 
     Attributes:
         level: zlib level, 1 (fast) to 9 (small). Default 6.
         memory_level: zlib memLevel, 1 to 9; memory for compressing is ``2 ** (memory_level + 9)`` bytes
-            and the window. Default 4.
+            and the window. Default 5; with less, incompressible data grows more.
         threshold: messages below this many bytes are sent uncompressed. Default 256.
         server_max_window_bits: window of what the server compresses, 9 to 15, as a power of two bytes.
             Default 12.
@@ -32,7 +33,7 @@ class Compression:
     """
 
     level: int = 6
-    memory_level: int = 4
+    memory_level: int = 5
     threshold: int = 256
     server_max_window_bits: int = 12
     client_max_window_bits: int = 12

@@ -9,7 +9,15 @@ import pytest
 import trio
 
 from tests.kit.serving import serving_in_memory
-from trio_ws import ClientConnection, Options, Packet, WebSocketClient, WebSocketHandler, rpc_method
+from trio_ws import (
+    ClientConnection,
+    Options,
+    Packet,
+    PacketError,
+    WebSocketClient,
+    WebSocketHandler,
+    rpc_method,
+)
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -128,6 +136,25 @@ async def test_without_credits_a_paused_consumer_stops_the_reading(
                 assert held * 128 <= 10_000 + 65536 * 3
                 assert handler.made < 50_000
                 assert [number async for number in numbers] == list(range(50_000))
+
+
+@pytest.mark.parametrize("dialect", ["webshocket.v1", "json"])
+async def test_without_credits_a_paused_stream_ends_where_reading_must_go_on(
+    dialect: str, autojump_clock: MockClock
+) -> None:
+    """A call waits for its answer behind items that nobody takes."""
+    options = Options(max_queue_bytes=10_000)
+    async with serving_in_memory(Handler()) as memory:
+        stream = await memory.stream()
+        async with WebSocketClient("ws://test/", stream=stream, dialect=dialect, options=options) as client:
+            async with client.stream("numbers", 50_000, items=int) as numbers:
+                assert await client.call("add", 1, 2) == 3
+                received = 0
+                with pytest.raises(PacketError, match="max_queue_bytes"):
+                    async for _ in numbers:
+                        received += 1
+                assert received * 128 < 10_000 * 2 + 65536
+            assert await client.call("add", 3, 4) == 7
 
 
 @pytest.mark.parametrize("limit", [1, 2, 100])

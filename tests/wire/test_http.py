@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from trio_ws.errors import HandshakeRejectedError
 from trio_ws.wire.http import (
     Headers,
     HTTPError,
@@ -29,7 +30,18 @@ def test_headers_keep_order_case_and_duplicates() -> None:
     assert headers.get_all("x") == []
 
 
-def test_headers_are_a_sequence() -> None:
+def test_a_header_is_in_them_by_its_name_in_any_case() -> None:
+    headers = Headers([("Host", "a")])
+    # mypy --strict and pyright read this file, so that this holds for them too.
+    assert "host" in headers
+    assert "HOST" in headers
+    assert "a" not in headers
+    rejected = HandshakeRejectedError(403, headers)
+    assert "host" in rejected.headers
+    assert rejected.headers.get("host") == "a"
+
+
+def test_headers_are_like_a_tuple_of_pairs() -> None:
     headers = Headers([("A", "1"), ("B", "2")])
     assert len(headers) == 2
     assert headers[1] == ("B", "2")

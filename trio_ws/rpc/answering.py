@@ -427,8 +427,8 @@ class Answerer(Caller):
             return
         if isinstance(exc, RPCError):
             error = exc
-        elif isinstance(exc, ConnectionClosedError) and self.over:
-            return
+        elif isinstance(exc, ConnectionClosedError) and (self.over or not self.ws.connected):
+            return  # the method met the end of this connection, and nobody can be told
         else:
             error = self._internal(request, exc)
         payload = self.dialect.error(request, error.code, error.message, error.data, stream=stream)

@@ -129,6 +129,7 @@ class Peer(Answerer):
             with trio.CancelScope(shield=True):
                 while self._running:
                     await self._idle_bell.wait()
+        ws._owner = None
         if self._failure is not None:
             raise self._failure
 

@@ -17,7 +17,7 @@ import msgspec
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from trio_ws.errors import PacketValidationError
+from trio_ws.errors import PacketError, PacketValidationError
 from trio_ws.rpc.errors import error_from
 from trio_ws.websocket.bell import Bell
 
@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 #: Charged against ``max_queue_bytes`` for each item beside its bytes.
 _ITEM_OVERHEAD = 128
+#: Bytes that may come in one burst before the task that waits for them has run.
+_BURST = 65536
 #: Items in a row after which a producer that never waits gives way to other tasks.
 _ITEMS_IN_A_ROW = 256
 
@@ -191,6 +193,10 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
                 self._peer.keep_in_stream(self, size + _ITEM_OVERHEAD)
             self._items.append((response.response, size + _ITEM_OVERHEAD))
             self._arrived.ring()
+            if self._kept > 2 * self._peer.ws._options.max_queue_bytes + _BURST:
+                # Reading could not stop, since somebody waits for what it brings.
+                self._peer.post(self._peer.dialect.abort(self.stream_id), cork=False)
+                self._finish(PacketError("nobody took the items of this stream: max_queue_bytes is exceeded"))
         return self._ended
 
     def lost(self, error: WebSocketError) -> None:

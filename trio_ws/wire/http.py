@@ -11,7 +11,7 @@ What always holds here:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import overload
 from urllib.parse import parse_qs, unquote
@@ -53,11 +53,14 @@ class HTTPError(Exception):
         self.body = f"{reason}\n".encode()
 
 
-class Headers(Sequence[tuple[str, str]]):
+class Headers:
     """Header fields as they came: order, duplicates and case of names kept; immutable.
 
-    Names are looked up without regard to case (RFC 9110 section 5.1).
+    It iterates over its fields, each a name and a value, and ``"name" in headers`` asks for a name. Names are
+    looked up without regard to case (RFC 9110 section 5.1).
     """
+
+    # Not a Sequence by inheritance: type checkers would hold that only a pair can be in it.
 
     __slots__ = ("_items",)
 
@@ -88,6 +91,9 @@ class Headers(Sequence[tuple[str, str]]):
         if isinstance(index, slice):
             return Headers(self._items[index])
         return self._items[index]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._items)
 
     def __len__(self) -> int:
         return len(self._items)
