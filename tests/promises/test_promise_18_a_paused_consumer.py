@@ -41,6 +41,11 @@ class Handler(WebSocketHandler):
         return a + b
 
     @rpc_method()
+    async def slow(self, connection: ClientConnection, seconds: float) -> float:
+        await trio.sleep(seconds)
+        return seconds
+
+    @rpc_method()
     async def take_some(self, connection: ClientConnection, items: AsyncIterator[int], pause: float) -> int:
         await anext(items)
         await trio.sleep(pause)
@@ -148,7 +153,7 @@ async def test_without_credits_a_paused_stream_ends_where_reading_must_go_on(
         stream = await memory.stream()
         async with WebSocketClient("ws://test/", stream=stream, dialect=dialect, options=options) as client:
             async with client.stream("numbers", 50_000, items=int) as numbers:
-                assert await client.call("add", 1, 2) == 3
+                assert await client.call("slow", 30) == 30  # all the while, nobody takes an item
                 received = 0
                 with pytest.raises(PacketError, match="max_queue_bytes"):
                     async for _ in numbers:

@@ -218,14 +218,16 @@ class Peer(Answerer):
                     packet = self._batch.popleft()
                     size = 0
                 else:
-                    if inbox and not ws._paused and row < _PACKETS_IN_A_ROW:
-                        row += 1
+                    if not inbox:
+                        row = 0  # to wait gives way, too
+                    elif row == _PACKETS_IN_A_ROW:
+                        row = 0
+                        await checkpoint()
+                    row += 1
+                    if inbox and not ws._paused:
                         item: str | bytes | None = inbox.popleft()
                     else:
-                        if row >= _PACKETS_IN_A_ROW:
-                            await checkpoint()
                         item = await ws._next()
-                        row = 0
                         if self.woken:
                             self.expect_fewer()
                         if item is None:
