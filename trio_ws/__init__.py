@@ -43,6 +43,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         answering.py         the half that is asked
         peer.py              both, and the reading
         proxy.py             the other side's methods as an object's
+        typed.py             what type checkers see of a method
     handler.py           floor 4  WebSocketHandler and ClientConnection
     server.py            floor 5  WebSocketServer, serve
     client.py            floor 5  WebSocketClient
