@@ -38,15 +38,16 @@ def test_login() -> None:
 
 
 def test_call_the_client() -> None:
-    assert run("call_the_client.py").splitlines() == [
+    lines = run("call_the_client.py").splitlines()
+    assert lines[:5] == [
         "asked: install trio?",
         "trio: installed",
         "asked: install virus?",
         "virus: left alone",
         "asked: install slow?",
-        "too late, says the server",
-        "slow: nobody answered",
     ]
+    # The abort and the answer may arrive in one read, and then wake two tasks in any order.
+    assert sorted(lines[5:]) == ["slow: nobody answered", "too late, says the server"]
 
 
 def test_upload() -> None:
