@@ -19,7 +19,7 @@ import trio
 
 from trio_ws.errors import RPCAccessDeniedError, WebSocketException, check_close
 from trio_ws.rpc.limits import Limiter
-from trio_ws.rpc.methods import Method, collect, make_method
+from trio_ws.rpc.methods import Method, collect, let_ctrl_c_strike, make_method
 from trio_ws.rpc.peer import Peer
 from trio_ws.websocket.endpoint import CONNECTING
 from trio_ws.wire.packets import choose, plain_dialect
@@ -263,6 +263,8 @@ class WebSocketHandler(Generic[State]):
             self._methods = collect(self)
             self._limiter = Limiter()
             self._clients = set()
+            for hook in (self.on_connect, self.on_receive, self.on_disconnect):
+                let_ctrl_c_strike(hook)
 
     # -- to be overridden ---------------------------------------------------------------------------
 

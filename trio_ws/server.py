@@ -446,6 +446,7 @@ class WebSocketServer:
             logger.error("the handler of %s for %s failed", ws.path, ws.remote_address, exc_info=exc)
         return 1011, "internal error"
 
+    @enable_ki_protection
     async def _call_handler(self, ws: WebSocket) -> None:
         assert self._handler is not None
         await self._handler._serve(ws, self._workers, debug=self._debug)

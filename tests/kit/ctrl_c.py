@@ -1,7 +1,8 @@
 """A program that gets Ctrl+C at a given line of trio_ws: tests/test_ctrl_c.py runs it, as a process.
 
-``python -m tests.kit.ctrl_c STEP`` takes every STEP-th line that the server's own tasks run, one run for
-each, and prints how many runs ended in which way, as JSON. A hang ends the process with a traceback.
+``python -m tests.kit.ctrl_c SCRIPT STEP`` takes every STEP-th line that the server's own tasks run, one run
+for each, and prints how many runs ended in which way, as JSON. A hang ends the process with a traceback.
+SCRIPT is "echo", a function that serves clients, or "calls", a handler whose methods they call.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ OURS = trio_ws.__file__.removesuffix("__init__.py")
 
 
 class Trap:
-    """Counts lines of ours that Ctrl+C must not strike, and sends it at one of them."""
+    """Counts lines of ours that the server's tasks run, and sends Ctrl+C at one of them."""
 
     def __init__(self, target: int) -> None:
         self.target = target
@@ -37,7 +38,7 @@ class Trap:
         return self.line if name.startswith(OURS) and "testing" not in name else None
 
     def line(self, frame: FrameType, event: str, arg: Any) -> Any:
-        if event == "line" and _is_servers() and trio.lowlevel.currently_ki_protected():
+        if event == "line" and _is_servers():
             self.lines += 1
             if self.lines == self.target:
                 sys.settrace(None)
@@ -47,7 +48,7 @@ class Trap:
 
 def _is_servers() -> bool:
     try:
-        return "client" not in trio.lowlevel.current_task().name
+        return trio.lowlevel.current_task().name != "client"
     except RuntimeError:
         return False
 
@@ -57,31 +58,52 @@ async def echo(ws: trio_ws.WebSocket) -> None:
         await ws.send(message)
 
 
-async def main() -> None:
+async def echoed(listener: MemoryListener) -> None:
+    async with trio_ws.connect("ws://test/", stream=await listener.connect()) as ws:
+        for _ in range(3):
+            await ws.send("hello")
+            await ws.recv()
+
+
+class Calls(trio_ws.WebSocketHandler):
+    @trio_ws.rpc_method()
+    async def at_once(self, connection: trio_ws.ClientConnection) -> None:
+        return
+
+    @trio_ws.rpc_method()
+    async def later(self, connection: trio_ws.ClientConnection) -> None:
+        await trio.sleep(0.1)
+
+
+async def called(listener: MemoryListener) -> None:
+    async with trio_ws.WebSocketClient("ws://test/", stream=await listener.connect()) as client:
+        for _ in range(2):
+            await client.call("at_once")
+            await client.call("later")
+
+
+SCRIPTS: dict[str, tuple[Any, Any]] = {"echo": (echo, echoed), "calls": (Calls, called)}
+
+
+async def main(script: str) -> None:
+    target, client = SCRIPTS[script]
     listener = MemoryListener()
-    async with trio_ws.WebSocketServer(echo, listeners=[listener]):
-
-        async def client() -> None:
-            async with trio_ws.connect("ws://test/", stream=await listener.connect()) as ws:
-                for _ in range(3):
-                    await ws.send("hello")
-                    await ws.recv()
-
+    async with trio_ws.WebSocketServer(target, listeners=[listener]):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(client, name="client")
-            nursery.start_soon(client, name="client")
+            nursery.start_soon(client, listener, name="client")
+            nursery.start_soon(client, listener, name="client")
         await trio.sleep(1)
 
 
-def run(target: int) -> tuple[str, int]:
+def run(script: str, target: int) -> tuple[str, int]:
     trap = Trap(target)
     sys.settrace(trap.call)
     try:
-        trio.run(main, clock=MockClock(autojump_threshold=0))
+        trio.run(main, script, clock=MockClock(autojump_threshold=0))
     except KeyboardInterrupt:
         return "KeyboardInterrupt", trap.lines
-    except BaseExceptionGroup as group:  # of this program's own nursery
-        assert group.split(KeyboardInterrupt)[1] is None
+    except BaseExceptionGroup as group:  # of this program's own nursery, with what it does to the clients
+        assert group.subgroup(KeyboardInterrupt) is not None
         return "KeyboardInterrupt", trap.lines
     finally:
         sys.settrace(None)
@@ -90,7 +112,7 @@ def run(target: int) -> tuple[str, int]:
 
 if __name__ == "__main__":
     faulthandler.dump_traceback_later(100, exit=True)
-    ending, total = run(0)
+    script, step = sys.argv[1], int(sys.argv[2])
+    ending, total = run(script, 0)
     assert ending == "done"
-    step = int(sys.argv[1])
-    sys.stdout.write(json.dumps(Counter(run(target)[0] for target in range(1, total, step))))
+    sys.stdout.write(json.dumps(Counter(run(script, target)[0] for target in range(1, total, step))))

@@ -22,6 +22,7 @@ from inspect import Parameter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
+import trio
 from msgspec import convert
 from msgspec.structs import astuple
 
@@ -33,7 +34,17 @@ if TYPE_CHECKING:
     from trio_ws.errors import RPCInvalidParamsError
     from trio_ws.rpc.typed import MethodDecorator
 
-__all__ = ["ASYNC", "MARK", "PLAIN", "STREAM", "Method", "collect", "make_method", "rpc_method"]
+__all__ = [
+    "ASYNC",
+    "MARK",
+    "PLAIN",
+    "STREAM",
+    "Method",
+    "collect",
+    "let_ctrl_c_strike",
+    "make_method",
+    "rpc_method",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -222,6 +233,7 @@ class Method:
             check_predicate(requires)
         self.name = name
         self.function = function
+        let_ctrl_c_strike(function)
         self.requires = requires
         self.limit = limit
         self.kind = _kind(function)
@@ -403,6 +415,14 @@ class Method:
 
 
 # -- what a function is -----------------------------------------------------------------------------
+
+
+def let_ctrl_c_strike(function: Any) -> None:
+    """Ctrl+C may strike in this function of a user's, and in what it calls. It is kept off our own code."""
+    while function is not None:
+        if hasattr(function, "__code__"):
+            trio.lowlevel.disable_ki_protection(function)
+        function = getattr(function, "__wrapped__", None)
 
 
 def _own_name(function: object) -> str:
