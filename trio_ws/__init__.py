@@ -44,6 +44,10 @@ The house, from the ground up; a module imports only from floors below its own, 
         peer.py              both, and the reading
         proxy.py             the other side's methods as an object's
         typed.py             what type checkers see of a method
+    channels/            floor 3  one message to many
+        names.py             names and globs
+        inbox.py             a subscribed task's bounded queue and its policy
+        brokers.py           what joins several processes
     handler.py           floor 4  WebSocketHandler and ClientConnection
     server.py            floor 5  WebSocketServer, serve
     client.py            floor 5  WebSocketClient
@@ -52,8 +56,11 @@ The house, from the ground up; a module imports only from floors below its own, 
 
 from __future__ import annotations
 
+from trio_ws.channels.brokers import Broker, BrokerStatistics, MemoryBroker, MemoryHub
+from trio_ws.channels.inbox import Inbox, InboxStatistics
 from trio_ws.client import WebSocketClient
 from trio_ws.errors import (
+    BrokerError,
     CloseFrame,
     ConnectionClosedError,
     ConnectionClosedLocallyError,
@@ -93,6 +100,9 @@ __version__ = "0.1.0"
 __all__ = [
     "All",
     "Any",
+    "Broker",
+    "BrokerError",
+    "BrokerStatistics",
     "ClientConnection",
     "CloseFrame",
     "Compression",
@@ -103,10 +113,14 @@ __all__ = [
     "HandshakeRejectedError",
     "Has",
     "Headers",
+    "Inbox",
+    "InboxStatistics",
     "InvalidURIError",
     "Is",
     "IsEqual",
     "ItemStream",
+    "MemoryBroker",
+    "MemoryHub",
     "MessageError",
     "Method",
     "Options",

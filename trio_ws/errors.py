@@ -19,6 +19,7 @@
     │   ├── RPCAccessDeniedError           -32002
     │   ├── RPCTimeoutError                -32003 (also TimeoutError) its deadline passed over there
     │   └── RPCCancelledError              -32004 the other side gave it up
+    ├── BrokerError                        the broker of channels cannot be reached
     └── WebSocketException                 raised *by* a handler to close with a code of its choice
 
 What holds here: nothing of wsproto, h11, ssl or the socket module reaches a user; such a cause is chained
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "BrokerError",
     "CloseFrame",
     "ConnectionClosedError",
     "ConnectionClosedLocallyError",
@@ -246,6 +248,10 @@ class RPCCancelledError(RPCError):
     """The other side gave the call up, because it stops."""
 
     default_code = -32004
+
+
+class BrokerError(WebSocketError):
+    """A server's broker could not be reached in time when the server started, or refused it."""
 
 
 class WebSocketException(WebSocketError):

@@ -1,0 +1,1 @@
+"""Channels: one message to many, each at its own pace."""
