@@ -236,7 +236,12 @@ class WebSocketServer:
         Everything else goes on. Where other processes have the same listening sockets, new clients are
         theirs from now on. The wait takes at most ``open_timeout``; a cancellation ends it, and the listeners
         are closed all the same.
+
+        Raises:
+            RuntimeError: the server does not serve.
         """
+        if self._state != "serving":
+            raise RuntimeError(f"the server is {self._state}; only one that serves can stop listening")
         self._acceptors.cancel_scope.cancel()
         for listener in self.listeners:
             await trio.aclose_forcefully(listener)

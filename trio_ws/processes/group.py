@@ -226,13 +226,13 @@ class ProcessGroup:
 
     async def _replace(self, slot: _Slot, old: Child, renewal: _Renewal) -> Child:
         """Put a fresh worker in the place of one that serves; that one goes on where none can be had."""
+        new, why = None, ""
         try:
             new = await self._start(slot)
-            why = "" if new.ready_at is not None else self._why(new)
         except OSError as exc:
             why = f"cannot start a worker: {exc}"
-        if why:
-            logger.error("%s; worker %d stays", why, old.process.pid)
+        if new is None or new.ready_at is None:
+            logger.error("%s; worker %d stays", why if new is None else self._why(new), old.process.pid)
             renewal.done.set()
             return old
         slot.child = new

@@ -103,8 +103,9 @@ def _importable(module_name: str) -> str:
     if module_name != "__main__":
         return module_name
     main = sys.modules["__main__"]
-    if main.__spec__ is not None:  # python -m
-        return str(main.__spec__.name)
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:  # python -m
+        return str(spec.name)
     path = getattr(main, "__file__", None)
     if path is not None:
         name = os.path.splitext(os.path.basename(path))[0]  # noqa: PTH119, PTH122 - no more than a name
