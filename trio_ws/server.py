@@ -243,8 +243,10 @@ class WebSocketServer:
         if self._state != "serving":
             raise RuntimeError(f"the server is {self._state}; only one that serves can stop listening")
         self._acceptors.cancel_scope.cancel()
-        for listener in self.listeners:
-            await trio.aclose_forcefully(listener)
+        listeners, self.listeners = self.listeners, ()
+        with trio.CancelScope(shield=True):
+            for listener in listeners:
+                await listener.aclose()
         while self._handshakes:
             await self._gone.wait()
 

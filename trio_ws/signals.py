@@ -79,4 +79,5 @@ def on_signals(
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # else it was set by C code, and Python cannot set it again
+                signal.signal(number, handler)

@@ -88,7 +88,8 @@ class ProcessGroup:
     """The processes that `serve_processes` started, for as long as it runs."""
 
     def __init__(self, front: WebSocketServer, orders: Orders, count: int, start_timeout: float) -> None:
-        self._front = front
+        self._url = front.url
+        self._port = front.port if front._unix_path is None else None
         self._orders = orders
         self._start_timeout = start_timeout
         self._slots = [_Slot() for _ in range(count)]
@@ -111,12 +112,14 @@ class ProcessGroup:
         Raises:
             RuntimeError: there is none, with a Unix socket.
         """
-        return self._front.port
+        if self._port is None:
+            raise RuntimeError("there is no TCP listener, with unix_path")
+        return self._port
 
     @property
     def url(self) -> str:
         """A URI that reaches the workers from this machine."""
-        return self._front.url
+        return self._url
 
     @property
     def workers(self) -> tuple[WorkerProcess, ...]:

@@ -106,7 +106,7 @@ def _importable(module_name: str) -> str:
     spec = getattr(main, "__spec__", None)
     if spec is not None:  # python -m
         return str(spec.name)
-    path = getattr(main, "__file__", None)
+    path: str | None = getattr(main, "__file__", None)
     if path is not None:
         name = os.path.splitext(os.path.basename(path))[0]  # noqa: PTH119, PTH122 - no more than a name
         if "." not in name and _origin(name) == os.path.realpath(path):
