@@ -1,6 +1,6 @@
 """One port, several processes: ``python examples/processes.py [port [workers]]``.
 
-SIGTERM or Ctrl+C drains, ``kill -HUP`` renews the workers one after another, and one that is killed comes back.
+SIGTERM or Ctrl+C drains, SIGHUP renews the workers one after another, and one that is killed comes back.
 """
 
 from __future__ import annotations
@@ -31,5 +31,6 @@ async def main(port: int, workers: int) -> None:
 
 
 if __name__ == "__main__":  # the workers import this module too
-    given = [int(argument) for argument in sys.argv[1:]]
-    trio.run(main, *[*given, *[8000, 2][len(given) :]])
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else 8000
+    workers = int(sys.argv[2]) if len(sys.argv) > 2 else 2
+    trio.run(main, port, workers)

@@ -13,8 +13,19 @@ import trio_ws
 from tests.test_examples import EXAMPLES
 
 
+async def told_when_it_ends(server: subprocess.Popen[str], url: str, pids: list[str], number: int) -> None:
+    with trio.fail_after(30):
+        async with trio_ws.connect(url) as ws:
+            said = (await ws.receive_text()).split()
+            assert said[0] == "process"
+            assert said[1] in pids
+            server.send_signal(number)
+            assert await ws.recv() is None
+            assert ws.close_code == 1001
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_processes(number: signal.Signals) -> None:
+def test_processes(number: int) -> None:
     with subprocess.Popen(
         [sys.executable, "-W", "error", str(EXAMPLES / "processes.py"), "0", "2"],
         stdout=subprocess.PIPE,
@@ -25,14 +36,7 @@ async def test_processes(number: signal.Signals) -> None:
             url = server.stdout.readline().split()[-1]
             pids = server.stdout.readline().split()[1:]
             assert len(set(pids)) == 2
-            with trio.fail_after(30):
-                async with trio_ws.connect(url) as ws:
-                    said = (await ws.receive_text()).split()
-                    assert said[0] == "process"
-                    assert said[1] in pids
-                    server.send_signal(number)
-                    assert await ws.recv() is None
-                    assert ws.close_code == 1001
+            trio.run(told_when_it_ends, server, url, pids, number)
             assert server.communicate(timeout=60)[0] == "drained\n"
         finally:
             server.kill()

@@ -49,10 +49,10 @@ def lines(*arguments: str, cwd: Path) -> list[str]:
 
 
 def test_there_and_back() -> None:
-    for thing in (worker_targets.pid, worker_targets.Calls, worker_targets.Calls.pid):
-        text = import_string(thing)
-        assert text == f"{MODULE}:{thing.__qualname__}"
-        assert load(text) is thing
+    things = {"pid": worker_targets.pid, "Calls": worker_targets.Calls, "Calls.pid": worker_targets.Calls.pid}
+    for name, thing in things.items():
+        assert import_string(thing) == f"{MODULE}:{name}"
+        assert load(f"{MODULE}:{name}") is thing
 
 
 @pytest.mark.parametrize("arguments", [["chat.py"], ["-m", "chat"]])
@@ -85,7 +85,7 @@ def test_a_module_within_that_is_missing_is_not_taken_for_ours(
     with pytest.raises(ModuleNotFoundError) as caught:
         load("imports_more:app")
     assert caught.value.name == "no_such_thing"
-    with pytest.raises(ImportError, match="there is no module 'tests.nowhere' in sys.path"):
+    with pytest.raises(ImportError, match=r"there is no module 'tests.nowhere' in sys.path"):
         load("tests.nowhere.at_all:app")
 
 
@@ -93,7 +93,7 @@ def test_contexts_for_tls(tmp_path: Path) -> None:
     assert load_ssl_context(None, None, None) is None
     for name in ("CONTEXT", "make_context"):
         assert load_ssl_context(None, None, f"{MODULE}:{name}") is worker_targets.CONTEXT
-    with pytest.raises(ImportError, match="the ssl_context .* has no 'nothing'"):
+    with pytest.raises(ImportError, match=r"the ssl_context .* has no 'nothing'"):
         load_ssl_context(None, None, f"{MODULE}:nothing")
     empty = tmp_path / "empty.pem"
     empty.touch()
