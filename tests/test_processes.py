@@ -6,11 +6,12 @@ import errno
 import functools
 import json
 import os
+import resource
 import signal
 import ssl
 import subprocess
 import sys
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import trio
 
 import trio_ws
 from tests.kit import worker_targets
+from tests.kit.watching import until
 from trio_ws.processes import group as group_module
 from trio_ws.processes.group import pause_after
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PID = "tests.kit.worker_targets:pid"
 STUBBORN = "tests.kit.worker_targets:stubborn"
+#: Seconds after which a test counts as hung: it starts up to ten interpreters, on a machine that may be busy.
+GUARD = 120
 #: Enough clients to reach every worker, however unevenly the kernel wakes them.
 MANY = 2000
 
@@ -48,7 +52,7 @@ async def running(target: object = PID, workers: int = 1, **kwargs: Any) -> Asyn
     """A group of this process's own, drained at the end of the block."""
     kwargs.setdefault("host", "127.0.0.1")
     serve = functools.partial(trio_ws.serve_processes, target, 0, workers=workers, **kwargs)
-    with trio.fail_after(60):
+    with trio.fail_after(GUARD):
         async with trio.open_nursery() as nursery:
             yield await nursery.start(serve)
             nursery.cancel_scope.cancel()
@@ -56,7 +60,7 @@ async def running(target: object = PID, workers: int = 1, **kwargs: Any) -> Asyn
 
 async def start(target: object, port: int = 0, **kwargs: Any) -> None:
     """For groups that do not come to serve."""
-    with trio.fail_after(60):
+    with trio.fail_after(GUARD):
         await trio_ws.serve_processes(target, port, **{"host": "127.0.0.1", "workers": 1, **kwargs})
 
 
@@ -71,7 +75,7 @@ async def program(target: str = PID, workers: int = 2) -> AsyncIterator[tuple[tr
     )
     assert process.stdout is not None
     try:
-        with trio.fail_after(60):
+        with trio.fail_after(GUARD):
             line = bytearray()
             while not line.endswith(b"\n"):
                 piece = await process.stdout.receive_some()
@@ -161,6 +165,22 @@ def runs(pid: int) -> bool:
     return True
 
 
+@contextmanager
+def no_more_files_than(count: int) -> Iterator[None]:
+    """Let this process open so many more files at once."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as files:
+        for _ in range(count):
+            files.enter_context(Path(os.devnull).open())
+        lowest = os.dup(0)
+        os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 # -- serving ------------------------------------------------------------------------------------------
 
 
@@ -205,7 +225,7 @@ async def test_sigterm_drains_and_no_process_remains() -> None:
 
 
 async def test_ctrl_c_in_a_terminal_strikes_all_and_drains() -> None:
-    async with program() as (process, group), trio.open_nursery() as clients:
+    async with program(workers=1) as (process, group), trio.open_nursery() as clients:
         _, ws = await connect_to_another(group["url"], set(), clients)
         for pid in group["pids"]:
             os.kill(pid, signal.SIGINT)
@@ -219,7 +239,7 @@ async def test_ctrl_c_in_a_terminal_strikes_all_and_drains() -> None:
 
 
 async def test_workers_end_when_their_parent_is_killed() -> None:
-    async with program() as (process, group), trio.open_nursery() as clients:
+    async with program(workers=1) as (process, group), trio.open_nursery() as clients:
         _, ws = await connect_to_another(group["url"], set(), clients)
         process.kill()
         assert await closed_with(ws) == 1001
@@ -306,7 +326,7 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-async def test_tls_from_a_certificate_file(tmp_path: Path) -> None:
+async def test_a_handler_class_over_tls_from_a_certificate_file(tmp_path: Path) -> None:
     trustme = pytest.importorskip("trustme")
     authority = trustme.CA()
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
@@ -315,18 +335,10 @@ async def test_tls_from_a_certificate_file(tmp_path: Path) -> None:
     issued.private_key_pem.write_to_path(key)
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    async with running(ssl_certfile=certificate, ssl_keyfile=key) as group:
+    async with running(worker_targets.Calls, ssl_certfile=certificate, ssl_keyfile=key) as group:
         assert group.url.startswith("wss://")
-        async with trio_ws.connect(group.url, ssl_context=context) as ws:
-            assert await pid_of(ws) == group.workers[0].pid
-
-
-async def test_a_handler_class_as_the_target() -> None:
-    async with (
-        running(worker_targets.Calls, options=trio_ws.Options(max_concurrent_calls=7)) as group,
-        trio_ws.WebSocketClient(group.url) as client,
-    ):
-        assert await client.call("pid", returns=int) == group.workers[0].pid
+        async with trio_ws.WebSocketClient(group.url, ssl_context=context) as client:
+            assert await client.call("pid", returns=int) == group.workers[0].pid
         assert repr(group) == f"<ProcessGroup {group.url} [{group.workers[0].pid}]>"
 
 
@@ -347,6 +359,19 @@ def test_without_a_guard_a_worker_does_not_start_workers(tmp_path: Path) -> None
     assert done.returncode == 1
     assert "WorkerError" in done.stderr
     assert 'put the call under: if __name__ == "__main__":' in done.stderr
+
+
+async def test_a_worker_that_cannot_be_replaced_for_want_of_files_is_replaced_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with running() as group:
+        first = group.workers[0].pid
+        with no_more_files_than(0):
+            os.kill(first, signal.SIGKILL)
+            await until(lambda: "cannot start a worker: [Errno 24]" in caplog.text)
+            assert group.workers == ((first, False, 1),)
+        async with trio_ws.connect(group.url) as ws:
+            assert group.workers == ((await pid_of(ws), True, 1),)
 
 
 async def test_without_the_main_thread_there_are_no_signals_and_cancelling_drains() -> None:
@@ -402,6 +427,12 @@ async def test_a_port_in_use() -> None:
         with pytest.raises(OSError, match="in use") as caught:
             await start(PID, port=server.port)
     assert caught.value.errno == errno.EADDRINUSE
+
+
+async def test_no_files_for_a_process() -> None:
+    with no_more_files_than(1):  # for the listener
+        with pytest.raises(OSError, match="Too many open files"):
+            await start(PID)
 
 
 @pytest.mark.parametrize(

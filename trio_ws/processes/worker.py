@@ -34,7 +34,7 @@ __all__ = ["main"]
 logger = logging.getLogger("trio_ws.processes")
 
 #: Seconds that clients in their opening handshake get to finish it before a worker drains.
-_DOORSTEP_SECONDS = 1.0
+_DOORSTEP_SECONDS = 3.0
 
 
 def main(fd: int) -> None:
