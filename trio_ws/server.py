@@ -148,7 +148,7 @@ class WebSocketServer:
         self._connections: set[WebSocket] = set()
         self._clients = 0  # connections in any state, those in their opening handshake too
         self._handshakes = 0
-        self._gone = Bell()  # rings when a client has gone
+        self._gone = Bell()  # rings when a client has gone, or is through with its opening handshake
         self._failure: BaseException | None = None
         self._to_accept, self._accepted = trio.open_memory_channel[WebSocket](0)
         self._manager: Any = None
@@ -156,6 +156,7 @@ class WebSocketServer:
         self._block: trio.CancelScope
         self._service: Service
         self._handlers: trio.Nursery
+        self._acceptors: trio.Nursery
         self._workers: Workers
 
     # -- what a user sees ---------------------------------------------------------------------------
@@ -238,6 +239,26 @@ class WebSocketServer:
             await self._gone.wait()
         return report
 
+    async def stop_listening(self) -> None:
+        """Close the listeners, and wait until those who are in their opening handshake have finished it.
+
+        Everything else goes on. Where other processes have the same listening sockets, new clients are
+        theirs from now on. The wait takes at most ``open_timeout``; a cancellation ends it, and the listeners
+        are closed all the same.
+
+        Raises:
+            RuntimeError: the server does not serve.
+        """
+        if self._state != "serving":
+            raise RuntimeError(f"the server is {self._state}; only one that serves can stop listening")
+        self._acceptors.cancel_scope.cancel()
+        listeners, self.listeners = self.listeners, ()
+        with trio.CancelScope(shield=True):
+            for listener in listeners:
+                await listener.aclose()
+        while self._handshakes:
+            await self._gone.wait()
+
     @property
     def state(self) -> Literal["new", "serving", "draining", "closed"]:
         """``"new"``, then ``"serving"``, ``"draining"`` and ``"closed"``."""
@@ -300,12 +321,13 @@ class WebSocketServer:
             self.listeners = await open_listeners(self._port, self._host, self._unix_path)
         try:
             async with open_service(self.options) as self._service:
-                self._handlers = await self._service.nursery.start(_host_handlers)
+                self._handlers = await self._service.nursery.start(_host_tasks)
                 self._workers = Workers(self._handlers)
+                self._acceptors = await self._service.nursery.start(_host_tasks)
                 for hub in hubs:
                     self._service.nursery.start_soon(hub.flusher.run, name="trio_ws channels")
                 for listener in self.listeners:
-                    self._service.nursery.start_soon(accept_forever, listener, self._admit)
+                    self._acceptors.start_soon(accept_forever, listener, self._admit)
                 self._state = "serving"
                 try:
                     with trio.CancelScope() as self._block:
@@ -397,6 +419,7 @@ class WebSocketServer:
                 )
             finally:
                 self._handshakes -= 1
+                self._gone.ring()
         except HTTPError as exc:
             refusal = exc
         except (OSError, trio.BrokenResourceError) as exc:
@@ -482,7 +505,7 @@ class WebSocketServer:
 
 
 @enable_ki_protection
-async def _host_handlers(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+async def _host_tasks(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
     async with trio.open_nursery() as nursery:
         task_status.started(nursery)
         await trio.sleep_forever()
