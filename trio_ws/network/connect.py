@@ -24,7 +24,7 @@ from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.service import open_service
 from trio_ws.websocket.transport import SocketTransport, StreamTransport
 from trio_ws.wire.deflate import PerMessageDeflate, confirm, offer
-from trio_ws.wire.handshake import ClientHandshake
+from trio_ws.wire.handshake import ClientHandshake, check_subprotocols
 from trio_ws.wire.http import Request
 
 if TYPE_CHECKING:
@@ -146,12 +146,12 @@ class _Attempt:
         self._fixed = "stream" if stream is not None else "unix_path" if unix_path is not None else None
         if self._fixed and isinstance(proxy, str):
             raise ValueError(f"give proxy or {self._fixed}, not both")
-        self._proxy_choice = None if self._fixed and proxy is True else proxy
+        self._proxy_choice: Literal[True] | str | None = None if self._fixed and proxy is True else proxy
         self._proxy = choose_proxy(self.uri, self._proxy_choice)
         self._stream = stream
         self._unix_path = unix_path
         self._ssl_context = ssl_context
-        self._subprotocols = subprotocols
+        self._subprotocols = check_subprotocols(subprotocols)
         pairs = headers.items() if isinstance(headers, Mapping) else headers
         self._headers = list(cast("Iterable[tuple[str, str]]", pairs))
         self._authorization = self.uri.authorization

@@ -97,7 +97,7 @@ def ascii_host(name: str) -> str:
         host = name.encode("idna").decode("ascii")  # this checks the labels of ASCII names too
     except UnicodeError as exc:
         raise InvalidURIError(f"{name!r} is no host name") from exc
-    if any(not "!" <= char <= "~" for char in host):
+    if any(not "!" <= char <= "~" for char in host) or ("%" in host and ":" not in host):
         raise InvalidURIError(f"{name!r} is no host name")
     return host
 
