@@ -1,9 +1,12 @@
-"""Connecting through proxies: real ones as processes, the environment, and proxies that misbehave."""
+"""Connecting through proxies: real ones as processes, and scripts that misbehave."""
 
 from __future__ import annotations
 
+import socket
 import ssl
+import struct
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,10 +15,11 @@ import trio.testing
 import trustme
 
 from tests.kit.proxies import ConnectProxy, closed_port, run_proxy, scripted
-from tests.kit.serving import guard, serving, serving_in_memory
+from tests.kit.serving import all_tasks, guard, serving, serving_in_memory
+from tests.kit.watching import until
+from tests.promises.test_promise_13_any_checkpoint_any_byte import cancelled_at
 from trio_ws import (
     ConnectionFailedError,
-    InvalidURIError,
     Options,
     WebSocketClient,
     WebSocketHandler,
@@ -23,8 +27,6 @@ from trio_ws import (
     connect,
     rpc_method,
 )
-from trio_ws.network.proxy import Proxy, choose_proxy, parse_proxy
-from trio_ws.network.uri import parse_uri
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -62,6 +64,13 @@ async def talks(uri: str, proxy_port: int | None = None, **kwargs: Any) -> None:
         for message in ("hello", "x" * 300_000):
             await ws.send(message)
             assert await ws.receive_text() == message
+
+
+async def greets(uri: str, proxy: str) -> None:
+    """The shortest use of a proxy."""
+    async with connect(uri, proxy=proxy) as ws:
+        await ws.send("hello")
+        assert await ws.receive_text() == "hello"
 
 
 async def failing(uri: str = "ws://127.0.0.1:9/", **kwargs: Any) -> str:
@@ -138,49 +147,7 @@ async def test_calls_through_a_real_proxy(tmp_path: Path) -> None:
             assert await client.call("add", 20, 22) == 42
 
 
-# -- which proxy ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("uri", "environment", "expected"),
-    [
-        ("ws://h/", {}, None),
-        ("ws://h/", {"http_proxy": "http://p:1"}, "http://p:1"),
-        ("ws://h/", {"HTTP_PROXY": "http://p:1"}, "http://p:1"),
-        ("ws://h/", {"http_proxy": "http://p:1", "https_proxy": "http://p:2"}, "http://p:2"),
-        ("ws://h/", {"https_proxy": "http://p:2", "ws_proxy": "http://p:3"}, "http://p:3"),
-        ("ws://h/", {"wss_proxy": "http://p:1"}, None),
-        ("wss://h/", {"http_proxy": "http://p:1", "ws_proxy": "http://p:1"}, None),
-        ("wss://h/", {"https_proxy": "http://p:1", "wss_proxy": "http://p:2"}, "http://p:2"),
-        ("wss://h/", {"all_proxy": "socks5://p:3"}, "socks5://p:3"),
-        ("ws://h/", {"ALL_PROXY": "socks5h://p"}, "socks5h://p:1080"),
-        ("ws://h/", {"all_proxy": "http://p:1", "http_proxy": "http://p:2"}, "http://p:2"),
-        ("ws://h/", {"http_proxy": "http://p:1", "socks_proxy": "socks5://p:2"}, "socks5://p:2"),
-        ("ws://h/", {"http_proxy": "p:3128"}, "http://p:3128"),
-        ("ws://h/", {"http_proxy": "user:p@p:3128/"}, "http://p:3128"),
-        ("ws://h/", {"http_proxy": ""}, None),
-        ("ws://h/", {"http_proxy": "http://p:1", "no_proxy": "*"}, None),
-        ("ws://h/", {"http_proxy": "http://p:1", "no_proxy": "other, h"}, None),
-        ("ws://a.h/", {"http_proxy": "http://p:1", "no_proxy": "h"}, None),
-        ("ws://a.h/", {"http_proxy": "http://p:1", "NO_PROXY": ".h"}, None),
-        ("ws://ah/", {"http_proxy": "http://p:1", "no_proxy": "h"}, "http://p:1"),
-        ("ws://h:8080/", {"http_proxy": "http://p:1", "no_proxy": "h:8080"}, None),
-        ("ws://h:8081/", {"http_proxy": "http://p:1", "no_proxy": "h:8080"}, "http://p:1"),
-        ("ws://[::1]/", {"http_proxy": "http://p:1", "no_proxy": "::1"}, None),
-        ("ws://[::1]/", {"http_proxy": "http://p:1", "no_proxy": "[::1]"}, None),
-        ("ws://[::2]/", {"http_proxy": "http://p:1", "no_proxy": "::1"}, "http://p:1"),
-        ("ws://localhost/", {"http_proxy": "http://p:1"}, "http://p:1"),
-    ],
-)
-def test_what_the_environment_says(
-    uri: str, environment: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    proxy = choose_proxy(parse_uri(uri), True)
-    assert (proxy and str(proxy)) == expected
-    assert choose_proxy(parse_uri(uri), None) is None
-    assert str(choose_proxy(parse_uri(uri), "http://mine")) == "http://mine:80"
+# -- the environment, and what is installed ---------------------------------------------------------
 
 
 async def test_the_environments_proxy_is_used_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,70 +172,6 @@ async def test_a_stream_and_a_unix_socket_need_no_proxy(
     path = tmp_path / "socket"
     async with serving(host=None, unix_path=path):
         await talks("ws://localhost/", unix_path=path)
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("http://p", Proxy("http", "p", 80)),
-        ("https://P/", Proxy("https", "p", 443)),
-        ("socks5://[::1]:9", Proxy("socks5", "::1", 9)),
-        ("socks5h://bücher.example", Proxy("socks5h", "xn--bcher-kva.example", 1080)),
-        ("http://us%65r:p%40ss@p:3128", Proxy("http", "p", 3128, "user", "p@ss")),
-        ("http://user@p", Proxy("http", "p", 80, "user", "")),
-    ],
-)
-def test_what_a_url_says(url: str, expected: Proxy) -> None:
-    assert parse_proxy(url) == expected
-    assert "p@ss" not in f"{expected} {expected!r}"
-
-
-BAD_URLS = [
-    ("gopher://ann:s3cret@p:70", r"'gopher://p:70' has none of the schemes http://, https://, socks5://, "),
-    ("socks4://p", "none of the schemes"),
-    ("p:3128", "none of the schemes"),
-    ("", "none of the schemes"),
-    ("http://", "names no host"),
-    ("http://ann:s3cret@:80", "names no host"),
-    ("http://ann:s3cret@p:99999", r"'http://p:99999' is no URL"),
-    ("http://ann:s3cret@p:x", "is no URL"),
-    ("http://[p", "is no URL"),
-    ("http://ann:s3cret@p/path", "more than scheme, user, host and port"),
-    ("http://p?x", "more than scheme"),
-    ("http://a..b", "no host name"),
-    ("http://a b", "no host name"),
-    ("socks5://ann@p", "user and a password of 1 to 255 ASCII"),
-    ("socks5://ann:s3cret\xe9@p", "user and a password of 1 to 255 ASCII"),
-    (f"socks5://ann:s3cret{'x' * 250}@p", "user and a password of 1 to 255 ASCII"),
-]
-
-
-@pytest.mark.parametrize(("url", "message"), BAD_URLS)
-async def test_a_bad_url_is_told_at_once(url: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InvalidURIError, match=message) as info:
-        async with connect("ws://127.0.0.1:9/", proxy=url):
-            pytest.fail("it connected")
-    assert isinstance(info.value, ValueError)
-    assert "s3cret" not in f"{info.value!r} {info.value.__cause__!r}"
-    if "://" in url:
-        monkeypatch.setenv("http_proxy", url)
-        with pytest.raises(InvalidURIError, match=f"environment variable http_proxy: .*{message}"):
-            async with connect("ws://127.0.0.1:9/"):
-                pytest.fail("it connected")
-
-
-@pytest.mark.parametrize("proxy", [False, 7, b"http://p"])
-async def test_what_is_no_url_at_all(proxy: Any) -> None:
-    with pytest.raises(TypeError, match=r"proxy is True, None or a URL, not .*; None goes without"):
-        async with connect("ws://127.0.0.1:9/", proxy=proxy):
-            pytest.fail("it connected")
-
-
-@pytest.mark.parametrize("kwargs", [{"unix_path": "/x"}, {"stream": trio.testing.memory_stream_pair()[0]}])
-async def test_a_proxy_beside_a_way_of_the_users_own(kwargs: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"give proxy or {next(iter(kwargs))}, not both"):
-        async with connect("ws://127.0.0.1:9/", proxy="http://p", **kwargs):
-            pytest.fail("it connected")
 
 
 async def test_without_python_socks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,6 +325,19 @@ async def test_a_proxy_that_is_not_there(scheme: str) -> None:
     assert text.startswith(f"could not reach the proxy {scheme}://127.0.0.1:{port}: ")
 
 
+@pytest.mark.parametrize("scheme", ["http", "socks5h"])
+async def test_a_proxy_that_resets_the_connection(scheme: str) -> None:
+    async def reset(stream: trio.abc.Stream) -> None:
+        await stream.receive_some()
+        assert isinstance(stream, trio.SocketStream)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    async with scripted(reset) as port:
+        text = await failing(proxy=f"{scheme}://ann:s3cret@127.0.0.1:{port}")
+    assert f"the proxy {scheme}://127.0.0.1:{port}" in text
+    assert "Connection reset by peer" in text
+
+
 async def test_a_proxy_that_stops_at_any_byte() -> None:
     async with serving() as server:
         for scheme, first, rest in (
@@ -472,3 +388,29 @@ async def test_cancelling_leaves_no_connection_to_the_proxy(scheme: str) -> None
         nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
             await gone.wait()
+
+
+@pytest.mark.parametrize("kind", ["http and wss", "https and wss", "socks5h and ws"])
+async def test_cancelled_at_every_checkpoint(
+    kind: str, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.path))
+    scheme, _, inner = kind.split(" ")
+    secure = certificates.server if inner == "wss" else None
+    async with serving(ssl_context=secure) as server:
+        proxy = (
+            scripted(ConnectProxy(server.port), certificates.server if scheme == "https" else None)
+            if scheme.startswith("http")
+            else run_proxy("microsocks", tmp_path)
+        )
+        async with proxy as port:
+            await trio.testing.wait_all_tasks_blocked()
+            before = all_tasks()
+            count, more = 0, True
+            uri = f"{inner}://localhost:{server.port}/"
+            while more:
+                count += 1
+                more = await cancelled_at(count, partial(greets, uri, f"{scheme}://localhost:{port}"))
+                # The proxy's tasks and the server's go once they see the end.
+                await until(lambda: all_tasks() <= before)
+            assert count > 10
