@@ -299,7 +299,7 @@ REFUSALS = {
 @pytest.mark.parametrize(
     ("answers", "reason"),
     [
-        *(([NO_LOGIN, bytes([5, code, 0])], reason) for code, reason in REFUSALS.items()),
+        *(([NO_LOGIN, bytes([5, code, 0, 1]) + bytes(6)], reason) for code, reason in REFUSALS.items()),
         ([b"\x05\xff"], "No acceptable authentication methods"),
         ([b"\x05\x01"], "Unexpected SOCKS authentication method"),
         ([b"\x05\x02", b"\x01\x01"], ""),
