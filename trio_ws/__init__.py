@@ -48,6 +48,12 @@ The house, from the ground up; a module imports only from floors below its own, 
         names.py             names and globs
         inbox.py             a subscribed task's bounded queue and its policy
         brokers.py           what joins several processes
+        redis_url.py         what a Redis URL says
+        redis_names.py       names and globs at Redis
+        redis_queue.py       what waits to be published there
+        redis_link.py        one connection to Redis
+        redis.py             RedisBroker: through Redis
+        urls.py              from a URL to its broker
     handler.py           floor 4  WebSocketHandler and ClientConnection
     server.py            floor 5  WebSocketServer, serve
     client.py            floor 5  WebSocketClient
@@ -58,6 +64,7 @@ from __future__ import annotations
 
 from trio_ws.channels.brokers import Broker, BrokerStatistics, MemoryBroker, MemoryHub
 from trio_ws.channels.inbox import Inbox, InboxStatistics
+from trio_ws.channels.redis import RedisBroker
 from trio_ws.client import WebSocketClient
 from trio_ws.errors import (
     BrokerError,
@@ -140,6 +147,7 @@ __all__ = [
     "RPCTimeoutError",
     "RateLimit",
     "RateLimitError",
+    "RedisBroker",
     "Request",
     "WebSocket",
     "WebSocketClient",
