@@ -1,14 +1,14 @@
 """RedisBroker: channels that several processes, or machines, share through a Redis.
 
-What is published goes to Redis in a frame of ours: a mark, 16 random bytes that stand for one run of a broker,
-the message's number in it, the payload. By the first a broker knows what it sent itself, by the second what it
-has had already: Redis sends a message once for each subscription that it matches, and what was on its way when
-a connection broke is sent again.
+What is published goes to Redis in a frame of ours: a mark, 16 random bytes that stand for one run of a
+broker, the message's number in it, the payload. By the first a broker knows what it sent itself, by the
+second what it has had already: Redis sends a message once for each subscription that it matches, and what
+was on its way when a connection broke is sent again.
 
 What always holds:
 
-- One task keeps the connection, with one below it that reads and one that writes; all state is changed between
-  their waits. The publisher and the subscriber never wait: they leave word and ring a bell.
+- One task keeps the connection, with one below it that reads and one that writes; all state is changed
+  between their waits. The publisher and the subscriber never wait: they leave word and ring a bell.
 - What Redis is asked to send here follows from what is wanted and what this connection was told, so nothing
   has to be remembered across a loss.
 - Nothing of trio's cancellation of the block reaches these tasks: they end when the block has, and what waits
@@ -77,11 +77,11 @@ _TELL = {
 class RedisBroker(Broker):
     """Joins processes through Redis 6 or later; needs ``pip install trio-ws[redis]``.
 
-    Redis remembers no messages: what is published while a process has no connection to it is not heard there.
-    What a process itself publishes meanwhile waits, within two bounds; beyond them the oldest are dropped and
-    counted as ``unpublished``. When Redis is back it still waits for as long as this process would have waited
-    before its next attempt, because the other processes make their own attempts in that time, and nobody would
-    hear it before.
+    Redis remembers no messages: what is published while a process has no connection to it is not heard
+    there. What a process itself publishes meanwhile waits, within two bounds; beyond them the oldest are
+    dropped and counted as ``unpublished``. When Redis is back it still waits for as long as this process
+    would have waited before its next attempt, because the other processes make their own attempts in that
+    time, and nobody would hear it before.
 
     Args:
         url: ``redis://[user:password@]host[:port]``, ``rediss://`` for TLS, ``unix://[user:password@]/path``.

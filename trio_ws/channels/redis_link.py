@@ -1,15 +1,15 @@
 """One connection to Redis: opening it, commands out, replies in.
 
-Of coredis this uses the parser alone. Its clients, tried on trio in version 6.9, do not keep what a broker must
-hold: what a subscriber is slow to take waits in buffers without a bound (of 200,000 messages in a burst
-199,689 were in them at once), commands wait in another one, a PING that is never answered is waited for without
-end, its pauses are not by trio's clock, and failed attempts are logged with tracebacks.
+Of coredis this uses the parser alone. Its clients, tried on trio in version 6.9, do not keep what a broker
+must hold: what a subscriber is slow to take waits in buffers without a bound (of 200,000 messages in a
+burst 199,689 were in them at once), commands wait in another one, a PING that is never answered is waited
+for without end, its pauses are not by trio's clock, and failed attempts are logged with tracebacks.
 
-RESP3 lets one connection publish and be subscribed, so there is one, and the order of what is done on it is the
-order in which Redis does it.
+RESP3 lets one connection publish and be subscribed, so there is one, and the order of what is done on it is
+the order in which Redis does it.
 
-What always holds: whatever goes wrong here is a `BrokerError`, which names Redis without the password. Who gets
-one closes the link.
+What always holds: whatever goes wrong here is a `BrokerError`, which names Redis without the password. Who
+gets one closes the link.
 """
 
 from __future__ import annotations
@@ -44,17 +44,14 @@ def require_coredis() -> None:
         BrokerError: it is not there.
     """
     try:
-        import coredis.parser  # noqa: PLC0415 - an extra, and slow to import
+        import coredis.parser  # noqa: F401, PLC0415 - an extra, and slow to import
     except ImportError as exc:
-        raise BrokerError("RedisBroker needs coredis, which comes with: pip install 'trio-ws[redis]'") from exc
+        raise BrokerError("RedisBroker needs coredis; it comes with: pip install 'trio-ws[redis]'") from exc
 
 
 def command(*words: bytes) -> bytes:
     """A command in RESP."""
-    parts = [b"*%d\r\n" % len(words)]
-    for word in words:
-        parts.append(b"$%d\r\n%b\r\n" % (len(word), word))
-    return b"".join(parts)
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
 
 async def open_link(url: RedisURL, ssl_context: ssl.SSLContext | None, timeout: float) -> Link:  # noqa: ASYNC109
@@ -149,8 +146,8 @@ class Link:
         """Wait for bytes, and give the replies that they complete, which may be none.
 
         Returns:
-            For each whether it is a push, and what it says: bytes, int, list and dict; an exception stands for
-            an error that Redis answered. A cancellation loses nothing.
+            For each whether it is a push, and what it says: bytes, int, list and dict; an exception stands
+            for an error that Redis answered. A cancellation loses nothing.
         """
         try:
             data = await self._stream.receive_some(_RECEIVE_SIZE)

@@ -1,7 +1,8 @@
 """Which channels a broker wants to hear at Redis, and under which names they go there.
 
-A channel's name at Redis is a prefix and the name in UTF-8. A glob becomes a pattern of Redis', whose dialect is
-another one: it counts bytes where we count characters, negates with ``^``, and knows a backslash escape.
+A channel's name at Redis is a prefix and the name in UTF-8. A glob becomes a pattern of Redis', whose
+dialect is another one: it counts bytes where we count characters, negates with ``^``, and knows a backslash
+escape.
 
 What always holds: a pattern matches all names that its glob matches. It may match more, so what comes by a
 pattern is looked at again here, in our dialect.

@@ -1,7 +1,8 @@
 """What a Redis URL says, checked when a broker is made.
 
-What always holds: no text that is made here has the password in it, nor an error's, nor a cause's. That is why
-a wrong URL is not repeated in the error: where it is wrong, nobody can tell which of its parts was secret.
+What always holds: no text that is made here has the password in it, nor an error's, nor a cause's. That is
+why a wrong URL is not repeated in the error: where it is wrong, nobody can tell which of its parts was
+secret.
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ def broker_from(given: str | Broker) -> Broker:
     if isinstance(given, Broker):
         return given
     if not isinstance(given, str):
-        raise TypeError(f"a broker is a Broker or a URL such as 'redis://localhost', not {type(given).__name__}")
+        raise TypeError(
+            f"a broker is a Broker or a URL such as 'redis://localhost', not {type(given).__name__}"
+        )
     # The URL is not repeated: it may hold a password.
     if given.partition("://")[0].lower() not in SCHEMES:
         raise ValueError(f"no broker has such a URL; what is understood: {UNDERSTOOD}")
