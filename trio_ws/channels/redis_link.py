@@ -132,7 +132,7 @@ class Link:
         _, greeting = replies[0]
         if isinstance(greeting, Exception):
             raise BrokerError(f"{self._shown} refused us: {greeting}")
-        if not isinstance(greeting, dict):
+        if not isinstance(greeting, dict) or len(replies) > 1:
             raise BrokerError(f"what answers at {self._shown} is no Redis of version 6 or later")
 
     async def send(self, data: bytes) -> None:
