@@ -193,8 +193,9 @@ async def test_the_error_of_a_block_leaves_as_it_was_raised(medium: Any) -> None
 async def test_a_cancelled_block_is_cancelled_and_its_broker_closed(medium: Any) -> None:
     async with medium() as made:
         before = all_tasks()
+        broker = made.make()
         with trio.CancelScope() as scope:
-            async with made.running("a") as (broker, _):
+            async with broker.run(lambda *_: None, 5):
                 scope.cancel()
                 await trio.sleep_forever()
         assert scope.cancelled_caught

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 
 from tests.kit.redis import RedisServer, redis_server
 from tests.kit.serving import all_tasks, guard
 from tests.kit.watching import until
 from trio_ws import BrokerError, RedisBroker
 from trio_ws.channels import redis as redis_module
+from trio_ws.channels.redis_link import Link
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -136,6 +138,7 @@ async def test_what_was_published_while_redis_was_away_arrives_when_it_is_back(
         assert await server.do("PUBSUB", "NUMPAT") == 0
         two.publish("c", b"after")
         await until(lambda: heard_one[-1] == ("c", b"after"))
+        await settled(two)
         assert one.state == two.state == "connected"
         assert two.statistics() == (12, 1, 0, 1, 0)
     assert [text.startswith("lost Redis") for text in logged(caplog, logging.WARNING)] == [True, True]
@@ -270,8 +273,9 @@ async def test_the_numbers_of_other_brokers_are_bounded(monkeypatch: pytest.Monk
 
 async def test_leaving_gives_out_what_waits_also_when_cancelled() -> None:
     async with redis_server() as server, running(server, "a") as (_, heard):
+        other = RedisBroker(server.url)
         with trio.CancelScope() as scope:
-            async with running(server) as (other, _):
+            async with other.run(lambda *_: None, 5):
                 for number in range(3000):
                     other.publish("a", b"%d" % number)
                 scope.cancel()
@@ -301,6 +305,38 @@ async def test_a_broker_may_run_again_as_another() -> None:
             assert broker.state == "closed"
         await until(lambda: len(heard) == 2)
         assert broker.statistics().published == 2
+
+
+class Defective(RedisBroker):
+    """Has a defect that shows when Redis is lost."""
+
+    def _lose(self, reason: str) -> None:
+        raise ZeroDivisionError(reason)
+
+
+async def test_a_defect_of_its_own_ends_the_block_as_itself() -> None:
+    async with redis_server() as server:
+        broker = Defective(server.url)
+        with pytest.raises(ZeroDivisionError, match=r"closed the connection|broke"):
+            async with broker.run(lambda *_: None, 5):
+                await server.kill()
+                await trio.sleep_forever()
+        assert broker.state == "closed"
+        assert our_tasks() == []
+
+
+async def test_the_buffer_of_a_connection_is_given_back_under_a_flood() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    link = Link(ours, "redis")
+    message = b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$10000\r\n" + b"x" * 10_000 + b"\r\n"
+    seen = 0
+    await theirs.send_all(message[:5])
+    for _ in range(1000):  # never does a piece end where a message does
+        await theirs.send_all(message[5:] + message[:5])
+        seen += len(await link.receive())
+        assert len(link._parser.localbuffer.getvalue()) < 2_000_000
+    assert seen == 1000
+    await link.aclose()
 
 
 # -- reaching it -------------------------------------------------------------------------------------------
@@ -338,7 +374,7 @@ class NoSuchName(trio.abc.HostnameResolver):
             await trio.sleep_forever()
         raise OSError(-2, "Name or service not known")
 
-    async def getnameinfo(self, *rest: Any) -> Any:
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
         raise NotImplementedError
 
 
@@ -536,12 +572,12 @@ async def test_cancelled_anywhere_it_leaves_no_task_and_no_connection() -> None:
         finished = False
         while not finished:
             steps += 1
+            broker = RedisBroker(server.url, backoff_initial=0.001)
+            broker.subscribe("a")
+            broker.publish("b", b"")
             with trio.CancelScope() as scope:
                 instrument = CancelAfter(scope, steps)
                 trio.lowlevel.add_instrument(instrument)
-                broker = RedisBroker(server.url, backoff_initial=0.001)
-                broker.subscribe("a")
-                broker.publish("b", b"")
                 try:
                     async with broker.run(lambda *_: None, 5):
                         broker.subscribe("c*")

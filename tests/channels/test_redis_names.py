@@ -84,7 +84,7 @@ async def test_what_a_glob_matches_its_pattern_matches_at_a_real_redis() -> None
             st.lists(NAMES, max_size=8),
             st.sampled_from(["p:", "[!*?\\"]),
         )
-        @settings(max_examples=300)
+        @settings(max_examples=150)
         def every_glob(pieces: list[tuple[str, str]], names: list[str], prefix: str) -> None:
             glob = "".join(piece for piece, _ in pieces)
             matching = "".join(piece for _, piece in pieces)

@@ -84,7 +84,8 @@ class RedisServer:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            await process.wait()
+            with trio.CancelScope(shield=True):  # nothing survives SIGKILL
+                await process.wait()
 
     def pause(self) -> None:
         """It is there, its connections are open, and it does nothing."""
@@ -179,5 +180,4 @@ async def redis_server(*options: str) -> AsyncIterator[RedisServer]:
             await server.start()
             yield server
         finally:
-            with trio.CancelScope(shield=True):
-                await server.kill()
+            await server.kill()

@@ -60,6 +60,8 @@ _WINDOW_BYTES = 1_048_576
 _MAX_NAMES = 500
 #: Seconds in which, on leaving, what waits is given out.
 _LAST_WORDS = 1.0
+#: Seconds that we give the others to log in, when Redis is back.
+_LOG_IN = 0.25
 #: Seconds in which the same trouble is logged once.
 _QUIET = 60.0
 
@@ -286,7 +288,7 @@ class RedisBroker(Broker):
                     self._overflow,
                 )
                 self._begin(link)
-                self._hold_until = trio.current_time() + delay
+                self._hold_until = trio.current_time() + delay + _LOG_IN
 
     def _begin(self, link: Link) -> None:
         self._link = link

@@ -14,6 +14,7 @@ gets one closes the link.
 
 from __future__ import annotations
 
+import importlib
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ def require_coredis() -> None:
         BrokerError: it is not there.
     """
     try:
-        import coredis.parser  # noqa: F401, PLC0415 - an extra, and slow to import
+        importlib.import_module("coredis.parser")  # it is slow, so it is not done before
     except ImportError as exc:
         raise BrokerError("RedisBroker needs coredis; it comes with: pip install 'trio-ws[redis]'") from exc
 
