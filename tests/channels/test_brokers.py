@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.kit.redis import redis_server
+from tests.kit.redis import Heard, redis_server
 from tests.kit.serving import all_tasks, guard
 from tests.kit.watching import until
 from trio_ws import Broker, BrokerError, MemoryBroker, MemoryHub, RedisBroker
@@ -16,8 +16,6 @@ from trio_ws.channels.urls import broker_from
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-
-Heard = list[tuple[str, bytes]]
 
 
 class Medium:

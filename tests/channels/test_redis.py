@@ -2,62 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-import ssl
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
 
-from tests.kit.redis import RedisServer, redis_server
-from tests.kit.serving import all_tasks, guard
+from tests.kit.redis import logged, our_tasks, redis_server, running, settled
 from tests.kit.watching import until
-from trio_ws import BrokerError, RedisBroker
+from trio_ws import RedisBroker
 from trio_ws.channels import redis as redis_module
-from trio_ws.channels.redis_link import Link
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from tests.channels.test_brokers import Heard
-
-QUICK: dict[str, Any] = {"backoff_initial": 0.02, "backoff_max": 0.1}
-
-
-@asynccontextmanager
-async def running(
-    server: RedisServer, *names: str, **options: Any
-) -> AsyncIterator[tuple[RedisBroker, Heard]]:
-    """A broker that runs and writes down what it hears; Redis knows of its subscriptions."""
-    broker = RedisBroker(server.url, **{**QUICK, **options})
-    heard: Heard = []
-    async with broker.run(lambda name, payload: heard.append((name, payload)), 5):
-        for name in names:
-            broker.subscribe(name)
-        await settled(broker)
-        yield broker, heard
-
-
-async def settled(broker: RedisBroker) -> None:
-    """Until it is connected, and Redis has answered all that it was told and given."""
-    await until(
-        lambda: (
-            broker._link is not None
-            and not broker._wanted.changed
-            and not broker._link.awaited
-            and not len(broker._queue)
-        )
-    )
-
-
-def logged(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
-    return [
-        record.getMessage()
-        for record in caplog.records
-        if record.name == "trio_ws.channels" and record.levelno == level
-    ]
+    from collections.abc import Callable
 
 
 async def test_redis_is_asked_only_for_what_is_wanted_here() -> None:
@@ -307,6 +266,55 @@ async def test_a_broker_may_run_again_as_another() -> None:
         assert broker.statistics().published == 2
 
 
+class Clock(logging.Handler):
+    """Notes when something was logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.times: list[tuple[float, int]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.times.append((trio.current_time(), record.levelno))
+
+
+async def test_the_attempts_follow_the_back_off(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The sockets are real, so the clock may jump only when nothing has moved for a moment.
+    autojump_clock.autojump_threshold = 0.03
+    caplog.set_level(logging.DEBUG, "trio_ws.channels")
+    clock = Clock()
+
+    async def talk(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"%1\r\n+proto\r\n:3\r\n")
+        await trio.sleep_forever()
+
+    served = trio.CancelScope()
+
+    async def serve(*, task_status: trio.TaskStatus[list[trio.SocketListener]]) -> None:
+        with served:
+            await trio.serve_tcp(talk, 0, host="127.0.0.1", task_status=task_status)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(serve)
+        broker = RedisBroker(f"redis://127.0.0.1:{listeners[0].socket.getsockname()[1]}", backoff_initial=1)
+        async with broker.run(lambda *_: None, 5):
+            logging.getLogger("trio_ws.channels").addHandler(clock)
+            try:
+                served.cancel()
+                await trio.sleep(60)
+            finally:
+                logging.getLogger("trio_ws.channels").removeHandler(clock)
+    assert [level for _, level in clock.times[:2]] == [logging.WARNING, logging.DEBUG]
+    times = [when for when, _ in clock.times]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert len(gaps) >= 8
+    for gap, most in zip(gaps, [1, 2, 4, 8] + [10] * 20, strict=False):
+        assert most / 2 <= gap < most + 0.5
+    assert len(set(gaps)) > 4  # there is chance in it
+
+
 class Defective(RedisBroker):
     """Has a defect that shows when Redis is lost."""
 
@@ -323,227 +331,6 @@ async def test_a_defect_of_its_own_ends_the_block_as_itself() -> None:
                 await trio.sleep_forever()
         assert broker.state == "closed"
         assert our_tasks() == []
-
-
-async def test_the_buffer_of_a_connection_is_given_back_under_a_flood() -> None:
-    ours, theirs = trio.testing.memory_stream_pair()
-    link = Link(ours, "redis")
-    message = b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$10000\r\n" + b"x" * 10_000 + b"\r\n"
-    seen = 0
-    await theirs.send_all(message[:5])
-    for _ in range(1000):  # never does a piece end where a message does
-        await theirs.send_all(message[5:] + message[:5])
-        seen += len(await link.receive())
-        assert len(link._parser.localbuffer.getvalue()) < 2_000_000
-    assert seen == 1000
-    await link.aclose()
-
-
-# -- reaching it -------------------------------------------------------------------------------------------
-
-
-def our_tasks() -> list[str]:
-    return [name for name in (task.name for task in all_tasks()) if name.startswith("trio_ws")]
-
-
-async def refused(url: str, seconds: float = 5) -> BrokerError:
-    broker = RedisBroker(url)
-    broker.publish("a", b"waits")
-    with trio.fail_after(guard()), pytest.raises(BrokerError) as caught:
-        async with broker.run(lambda *_: None, seconds):
-            pass
-    assert "secret" not in "".join((str(caught.value), repr(broker), str(caught.value.__cause__)))
-    assert our_tasks() == []
-    return caught.value
-
-
-async def test_bad_input_broker_url_where_nobody_listens() -> None:
-    with trio.socket.socket() as taken:
-        await taken.bind(("127.0.0.1", 0))  # and does not listen
-        error = await refused(f"redis://me:secret@127.0.0.1:{taken.getsockname()[1]}")
-    assert isinstance(error.__cause__, OSError)
-    assert "redis://me:***@127.0.0.1:" in str(error)
-    assert isinstance((await refused("unix:///no/such/socket")).__cause__, OSError)
-
-
-class NoSuchName(trio.abc.HostnameResolver):
-    """Knows no name but "slow", for which it takes for ever."""
-
-    async def getaddrinfo(self, host: bytes | None, *rest: Any, **named: Any) -> Any:
-        if host == b"slow":
-            await trio.sleep_forever()
-        raise OSError(-2, "Name or service not known")
-
-    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
-        raise NotImplementedError
-
-
-async def test_bad_input_broker_url_with_an_unknown_host() -> None:
-    trio.socket.set_custom_hostname_resolver(NoSuchName())
-    assert "not known" in str(await refused("redis://nowhere.invalid"))
-    assert "within 0.05 seconds" in str(await refused("redis://slow", 0.05))
-    assert "could not reach" in str(await refused(f"redis://{'x' * 70}.invalid"))
-
-
-async def test_bad_input_broker_url_with_a_wrong_password() -> None:
-    async with redis_server("--requirepass right") as server:
-        place = server.url.removeprefix("redis://")
-        assert "invalid username-password" in str(await refused(f"redis://:secret@{place}"))
-        assert "invalid username-password" in str(await refused(f"redis://someone:secret@{place}"))
-        assert "AUTH" in str(await refused(f"redis://{place}"))
-        for user in (":right", "default:right", "default:%72ight"):
-            async with RedisBroker(f"redis://{user}@{place}/3").run(lambda *_: None, 5):
-                pass
-
-
-@asynccontextmanager
-async def something_else(talk: Callable[[trio.SocketStream], Awaitable[None]]) -> AsyncIterator[str]:
-    """A server that is no Redis, and its URL."""
-    async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(trio.serve_tcp, talk, 0)
-        yield f"redis://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
-        nursery.cancel_scope.cancel()
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"HTTP/1.1 400 Bad Request\r\n\r\n",
-        b"+OK\r\n",
-        b"220 mail.example.org ESMTP\r\n",
-        b":1\r\n",
-        b"$x\r\n\r\n",
-        b"\r\n\r\n",
-        b"x" * 100_000,
-        b"$100000\r\n" + b"x" * 70_000,
-        b">1\r\n+hello\r\n",
-        b"-ERR unknown command 'HELLO'\r\n",
-        b"%1\r\n+proto\r\n:3\r\n+more\r\n",
-        b"",
-    ],
-)
-async def test_bad_input_broker_url_of_a_server_that_is_no_redis(answer: bytes) -> None:
-    async def talk(stream: trio.SocketStream) -> None:
-        await stream.receive_some()
-        try:
-            await stream.send_all(answer)
-            if answer:
-                await trio.sleep_forever()
-        except trio.BrokenResourceError:
-            pass
-
-    async with something_else(talk) as url:
-        error = await refused(url)
-    assert "did not answer within" not in str(error)
-
-
-async def test_bad_input_broker_url_of_a_server_that_says_nothing() -> None:
-    async def talk(stream: trio.SocketStream) -> None:
-        await trio.sleep_forever()
-
-    async with something_else(talk) as url:
-        assert "did not answer within 0.05 seconds" in str(await refused(url, 0.05))
-        assert "within 0.05 seconds" in str(await refused(url.replace("redis:", "rediss:"), 0.05))
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"+what?\r\n",
-        b">3\r\n+subscribe\r\n+x\r\n:1\r\n",
-        b"no RESP at all\r\n",
-        b"*1\r\n:1\r\n",
-        b"%1\r\n+a\r\n:1\r\n",
-    ],
-)
-async def test_a_redis_that_talks_nonsense_later_is_lost(
-    answer: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def talk(stream: trio.SocketStream) -> None:
-        await stream.receive_some()
-        await stream.send_all(b"%1\r\n+proto\r\n:3\r\n")
-        await stream.receive_some()
-        await stream.send_all(answer)
-        async for _ in stream:
-            pass
-
-    async with something_else(talk) as url:
-        broker = RedisBroker(url, **QUICK)
-        broker.subscribe("a")
-        with trio.fail_after(guard()):
-            async with broker.run(lambda *_: None, 5):
-                await until(lambda: broker.statistics().losses)
-    assert logged(caplog, logging.WARNING)[0].startswith("lost Redis")
-
-
-async def test_what_redis_forbids_is_said_and_the_rest_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    async with redis_server() as server:
-        await server.do("ACL", "SETUSER", "some", "on", "nopass", "+@all", "resetchannels", "&trio_ws:yes*")
-        place = server.url.removeprefix("redis://")
-        broker = RedisBroker(f"redis://some:any@{place}", **QUICK)
-        heard: Heard = []
-        async with broker.run(lambda *message: heard.append(message), 5):
-            for name in ("no1", "yes1", "no2", "yes2", "x*", "yes*"):
-                broker.subscribe(name)
-            await until(lambda: len(logged(caplog, logging.WARNING)) == 3)
-            broker.publish("no", b"")
-            await settled(broker)
-            assert await server.subscriptions() == {"trio_ws:yes1", "trio_ws:yes2"}
-            assert await server.do("PUBSUB", "NUMPAT") == 1
-            assert broker.statistics() == (0, 0, 1, 0, 0)
-            assert broker.state == "connected"
-    texts = logged(caplog, logging.WARNING)
-    assert sum("refused SUBSCRIBE" in text for text in texts) == 2
-    assert sum("refused PSUBSCRIBE" in text for text in texts) == 1
-    assert sum("refused a message" in text for text in texts) == 1
-
-
-async def test_a_unix_socket() -> None:
-    async with redis_server() as server, running(server, "a") as (_, heard):
-        broker = RedisBroker(f"unix://{server.socket_path}")
-        async with broker.run(lambda *_: None, 5):
-            broker.publish("a", b"by path")
-        await until(lambda: heard)
-
-
-async def test_tls_and_a_certificate_that_is_not_trusted(tmp_path: Any) -> None:
-    trustme = pytest.importorskip("trustme")
-    authority = trustme.CA()
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    pem = tmp_path / "server.pem"
-    async with redis_server() as server:
-        try:
-            port = await tls_port(server, pem, tmp_path / "ca.pem")
-        except AssertionError as exc:
-            pytest.skip(f"this redis-server has no TLS: {exc}")
-        url = f"rediss://127.0.0.1:{port}"
-        context = ssl.create_default_context()
-        authority.configure_trust(context)
-        async with running(server, "a") as (_, heard):
-            broker = RedisBroker(url, ssl_context=context)
-            broker.subscribe("a")
-            async with broker.run(lambda *_: None, 5):
-                broker.publish("a", bytes(100_000))
-            await until(lambda: heard)
-        assert "certificate verify failed" in str(await refused(url))
-        assert "within 0.2" in str(
-            await refused(server.url.replace("redis:", "rediss:"), 0.2)
-        )  # no TLS there
-
-
-async def tls_port(server: RedisServer, pem: Any, ca: Any) -> int:
-    """Open a port for TLS at a server that runs, whichever is free."""
-    for name, value in (("cert-file", pem), ("key-file", pem), ("ca-cert-file", ca), ("auth-clients", "no")):
-        await server.do("CONFIG", "SET", f"tls-{name}", str(value))
-    with trio.socket.socket() as probe:
-        await probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    await server.do("CONFIG", "SET", "tls-port", str(port))
-    return port
-
-
-# -- cancelling --------------------------------------------------------------------------------------------
 
 
 class CancelAfter(trio.abc.Instrument):
@@ -594,86 +381,3 @@ async def test_cancelled_anywhere_it_leaves_no_task_and_no_connection() -> None:
             assert broker.state in ("new", "closed")
         assert steps > 25
         await server.until_clients(0)
-
-
-# -- arguments ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "redis://",
-        "redis:///0",
-        "redis://:secret@",
-        "redis://h:x",
-        "redis://h:0",
-        "redis://h:70000",
-        "redis://h/secret",
-        "redis://h/0/1",
-        "redis://h?db=secret",
-        "redis://h?ssl_cert_reqs=none",
-        "redis://:secret#1@h",
-        "redis://[::1",
-        "unix://",
-        "unix:///",
-        "unix://host/path",
-        "http://h",
-        "h:6379",
-        "secret@h",
-        "secret:secret@h",
-    ],
-)
-def test_bad_input_redis_url(url: str) -> None:
-    with pytest.raises(ValueError, match=r"Redis|understood") as caught:
-        RedisBroker(url)
-    assert "secret" not in str(caught.value)
-    assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__ or caught.value.__context__ is None
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("redis://h", "redis://h"),
-        ("redis://:secret@h:7/1", "redis://:***@h:7/1"),
-        ("rediss://me:%40secret@[::1]:7", "rediss://me:***@[::1]:7"),
-        ("unix://me:secret@/a%20b?db=2", "unix://me:***@/a%20b"),
-        ("redis://me@h", "redis://me@h"),
-    ],
-)
-def test_a_password_is_never_shown(url: str, shown: str) -> None:
-    broker = RedisBroker(url)
-    assert repr(broker) == f"<RedisBroker {shown} new>"
-    assert "secret" not in repr(broker._url)
-
-
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        ({"prefix": b"p"}, TypeError),
-        ({"max_queue_items": 0}, ValueError),
-        ({"max_queue_bytes": 0}, ValueError),
-        ({"backoff_initial": 0}, ValueError),
-        ({"backoff_max": float("nan")}, ValueError),
-        ({"ping_interval": -1}, ValueError),
-        ({"ping_timeout": 0}, ValueError),
-        ({"ssl_context": ssl.create_default_context()}, ValueError),
-    ],
-)
-def test_bad_input_redis_options(options: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error, match=next(iter(options))):
-        RedisBroker("redis://h", **options)
-
-
-async def test_bad_input_redis_timeout() -> None:
-    broker = RedisBroker("redis://h")
-    with pytest.raises(ValueError, match="timeout"):
-        async with broker.run(lambda *_: None, 0):
-            pass
-
-
-def test_without_coredis_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "coredis.parser", None)
-    with pytest.raises(BrokerError, match=r"pip install 'trio-ws\[redis\]'"):
-        RedisBroker("redis://h")

@@ -18,12 +18,27 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.kit.serving import guard
+from tests.kit.serving import all_tasks, guard
+from tests.kit.watching import until
+from trio_ws import RedisBroker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["RedisServer", "redis_server"]
+__all__ = [
+    "QUICK",
+    "Heard",
+    "RedisServer",
+    "logged",
+    "our_tasks",
+    "redis_server",
+    "running",
+    "settled",
+    "talk",
+]
+
+#: What a broker heard: names and payloads.
+Heard = list[tuple[str, bytes]]
 
 
 class RedisServer:
@@ -181,3 +196,47 @@ async def redis_server(*options: str) -> AsyncIterator[RedisServer]:
             yield server
         finally:
             await server.kill()
+
+
+#: A broker that comes back soon.
+QUICK: dict[str, Any] = {"backoff_initial": 0.02, "backoff_max": 0.1}
+
+
+@asynccontextmanager
+async def running(
+    server: RedisServer, *names: str, **options: Any
+) -> AsyncIterator[tuple[RedisBroker, Heard]]:
+    """A broker that runs and writes down what it hears; Redis knows of its subscriptions."""
+    broker = RedisBroker(server.url, **{**QUICK, **options})
+    heard: Heard = []
+    async with broker.run(lambda name, payload: heard.append((name, payload)), 5):
+        for name in names:
+            broker.subscribe(name)
+        await settled(broker)
+        yield broker, heard
+
+
+async def settled(broker: RedisBroker) -> None:
+    """Until it is connected, and Redis has answered all that it was told and given."""
+    await until(
+        lambda: (
+            broker._link is not None
+            and not broker._wanted.changed
+            and not broker._link.awaited
+            and not len(broker._queue)
+        )
+    )
+
+
+def logged(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    """What channels logged at this level."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "trio_ws.channels" and record.levelno == level
+    ]
+
+
+def our_tasks() -> list[str]:
+    """The names of all tasks of trio_ws."""
+    return [name for name in (task.name for task in all_tasks()) if name.startswith("trio_ws")]
