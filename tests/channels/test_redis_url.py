@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import subprocess
 import sys
 from typing import Any
 
@@ -89,3 +90,8 @@ def test_without_coredis_the_error_names_the_extra(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "coredis.parser", None)
     with pytest.raises(BrokerError, match=r"pip install 'trio-ws\[redis\]'"):
         RedisBroker("redis://h")
+
+
+def test_importing_trio_ws_imports_no_coredis() -> None:
+    program = "import sys, trio_ws; sys.exit('coredis' in sys.modules or 'anyio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
