@@ -56,6 +56,12 @@ The house, from the ground up; a module imports only from floors below its own, 
         hub.py               who is subscribed to what, and publishing
         raw.py               one message to many plain WebSockets
         brokers.py           what joins several processes
+        redis_url.py         what a Redis URL says
+        redis_names.py       names and globs at Redis
+        redis_queue.py       what waits to be published there
+        redis_link.py        one connection to Redis
+        redis.py             RedisBroker: through Redis
+        urls.py              from a URL to its broker
     handler.py           floor 4  WebSocketHandler and ClientConnection
     server.py            floor 5  WebSocketServer, serve
     client.py            floor 5  WebSocketClient
@@ -74,6 +80,7 @@ from trio_ws.channels.brokers import Broker, BrokerStatistics, MemoryBroker, Mem
 from trio_ws.channels.hub import ChannelStatistics, Hub, HubStatistics
 from trio_ws.channels.inbox import Inbox, InboxStatistics
 from trio_ws.channels.raw import broadcast
+from trio_ws.channels.redis import RedisBroker
 from trio_ws.client import WebSocketClient
 from trio_ws.errors import (
     BrokerError,
@@ -163,6 +170,7 @@ __all__ = [
     "RPCTimeoutError",
     "RateLimit",
     "RateLimitError",
+    "RedisBroker",
     "Request",
     "WebSocket",
     "WebSocketClient",

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
-from trio_ws.channels.brokers import Broker
 from trio_ws.channels.hub import share
+from trio_ws.channels.urls import broker_from
 from trio_ws.errors import ConnectionClosedError, WebSocketException, check_close
 from trio_ws.handler import WebSocketHandler
 from trio_ws.network.listen import (
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from types import TracebackType
 
+    from trio_ws.channels.brokers import Broker
     from trio_ws.channels.hub import Hub
     from trio_ws.websocket.service import Service
     from trio_ws.websocket.transport import Transport
@@ -96,7 +97,8 @@ class WebSocketServer:
         subprotocols: those that the server speaks, best first; the first that a client offered is agreed on
             unless ``ws.accept`` names another. For a handler the dialects of calls are the default.
         max_connections: overrides that field of ``options``.
-        broker: joins the handler's channels to those of other processes, see `Broker`. None for none.
+        broker: joins the handler's channels to those of other processes: a `Broker`, or a URL such as
+            ``"redis://localhost"`` (extra ``trio-ws[redis]``). None for none.
         debug: an unexpected exception of a handler ends the server and leaves its block as it was raised.
         options: limits and timeouts; default ``Options()``.
 
@@ -117,7 +119,7 @@ class WebSocketServer:
         listeners: Sequence[trio.abc.Listener[Any]] | None = None,
         subprotocols: Sequence[str] = (),
         max_connections: int | None = None,
-        broker: Broker | None = None,
+        broker: Broker | str | None = None,
         debug: bool = False,
         options: Options | None = None,
     ) -> None:
@@ -140,9 +142,7 @@ class WebSocketServer:
             self._target = self._call_handler
             subprotocols = subprotocols or SUBPROTOCOLS
         self._subprotocols = tuple(check_subprotocols(subprotocols))
-        if broker is not None and not isinstance(broker, Broker):
-            raise TypeError(f"broker is a Broker, not {type(broker).__name__}")
-        self._broker = broker
+        self._broker = broker_from(broker) if broker is not None else None
         self._debug = debug
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
         self._connections: set[WebSocket] = set()
@@ -521,7 +521,7 @@ async def serve(
     listeners: Sequence[trio.abc.Listener[Any]] | None = None,
     subprotocols: Sequence[str] = (),
     max_connections: int | None = None,
-    broker: Broker | None = None,
+    broker: Broker | str | None = None,
     debug: bool = False,
     options: Options | None = None,
     task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED,
