@@ -275,6 +275,11 @@ class WebSocketServer:
         return self._handler
 
     @property
+    def broker(self) -> Broker | None:
+        """The broker, whose ``state`` and ``statistics()`` show how it fares; None where there is none."""
+        return self._broker
+
+    @property
     def port(self) -> int:
         """The TCP port of the first listener.
 
