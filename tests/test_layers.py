@@ -21,10 +21,14 @@ FLOORS = {
     "network": 3,
     "rpc": 3,
     "channels": 3,
+    "routing": 3,
+    "blocking": 3,
+    "lifespan": 3,
     "handler": 4,
-    "app": 4,
+    "front": 4,
     "server": 5,
     "client": 5,
+    "app": 6,  # above the servers: it can run one
     "testing": 6,
     "": 7,
 }
