@@ -14,6 +14,7 @@ import functools
 import inspect
 import logging
 import signal
+import threading
 import traceback
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -63,6 +64,7 @@ class _Route:
     pattern: Pattern
     apps: tuple[App, ...]
     function: Any  # what the user gave: a function, or the WebSocketHandler
+    awaits: bool = True  # what it gives is to be awaited; else it runs in a thread
     wanted: tuple[str, ...] = ()  # parameters of the path that go to it as keyword arguments
     subprotocols: tuple[str, ...] | None = None
     methods: tuple[str, ...] = ()  # of HTTP; none for a WebSocket
@@ -128,7 +130,7 @@ class App(Front):
                     f" write app.mount({path!r}, {name_of(function)})"
                 )
             wanted = check_function(function, "WebSocket", pattern)
-            self._add(_Route(pattern, (self,), function, wanted, offered))
+            self._add(_Route(pattern, (self,), function, is_async(function), wanted, offered))
             return function
 
         return add
@@ -154,7 +156,7 @@ class App(Front):
 
         def add(function: F) -> F:
             wanted = check_function(function, "Request", pattern)
-            self._add(_Route(pattern, (self,), function, wanted, methods=names))
+            self._add(_Route(pattern, (self,), function, is_async(function), wanted, methods=names))
             return function
 
         return add
@@ -330,8 +332,10 @@ class App(Front):
                 max_connections=max_connections,
                 options=options,
             )
-            with trio.open_signal_receiver(signal.SIGTERM) as signals:
-                async with server:
+            async with server:
+                if threading.current_thread() is not threading.main_thread():
+                    await server.serve_forever()  # signals go elsewhere
+                with trio.open_signal_receiver(signal.SIGTERM) as signals:
                     logger.info("serving at %s", server.url)
                     async for _ in signals:
                         break
@@ -421,7 +425,7 @@ async def _serve_inner(route: _Route, params: dict[str, Any], shared: Shared, ws
     wanted = {name: params[name] for name in route.wanted}
     if isinstance(function, WebSocketHandler):
         await function._serve(ws, shared.workers, debug=shared.debug)
-    elif is_async(function):
+    elif route.awaits:
         await _run_user(functools.partial(function, ws, **wanted))
     else:
         await run_in_thread(function, ws, shared.threads, wanted)
@@ -432,7 +436,7 @@ async def _answer(route: _Route, params: dict[str, Any], request: Request, share
     request._path_params = params
     function = functools.partial(route.function, request, **{name: params[name] for name in route.wanted})
     try:
-        if is_async(function):
+        if route.awaits:
             result = await _run_user(function)
         else:
             result = await call_in_thread(function, shared.threads)

@@ -198,7 +198,9 @@ def is_async(function: object) -> bool:
 
 def name_of(function: object) -> str:
     """A name for error texts and logs."""
-    return getattr(function, "__qualname__", None) or repr(function)
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def check_function(function: object, first: str, pattern: Pattern | None = None) -> tuple[str, ...]:

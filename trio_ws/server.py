@@ -414,7 +414,7 @@ class WebSocketServer:
                         trailing=reader.trailing,
                     )
                     if found is not None:
-                        ws.path_params = found.path_params
+                        request._path_params = ws.path_params = found.path_params
                     return ws, target
             finally:
                 self._handshakes -= 1

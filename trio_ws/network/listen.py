@@ -62,8 +62,18 @@ async def open_listeners(
     A Unix socket's file that nobody listens on any more is replaced.
 
     Raises:
-        OSError: the address is in use, or cannot be had.
+        OSError: the address is in use, or cannot be had; the text names it.
     """
+    try:
+        return await _open_listeners(port, host, unix_path)
+    except OSError as exc:
+        place = f"port {port} of {host or 'this machine'}" if unix_path is None else os.fspath(unix_path)
+        raise type(exc)(exc.errno, f"cannot listen on {place}: {exc.strerror or exc}") from exc
+
+
+async def _open_listeners(
+    port: int, host: str | None, unix_path: str | os.PathLike[str] | None
+) -> Sequence[trio.SocketListener]:
     if unix_path is None:
         if port == 0:
             return await _open_on_a_free_port(host)

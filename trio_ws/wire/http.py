@@ -132,7 +132,7 @@ class Request:
 
     @property
     def path_params(self) -> dict[str, Any]:
-        """What the route of an `App` took from the path of a plain HTTP request; empty without one."""
+        """What the route of an `App` took from the path; empty without one."""
         return self._path_params if self._path_params is not None else {}
 
     @overload
