@@ -579,7 +579,7 @@ async def no_arguments() -> AsyncIterator[None]:
         (
             lambda app: app.http("/page", ["PUT", "GET"])(page),
             ValueError,
-            "a route for GET /page already",
+            "a route for GET/HEAD /page already",
         ),
         (lambda app: app.mount("/taken", app_with("/{y:int}")), ValueError, "report needs another path"),
         (lambda app: app.websocket("rooms")(echo), ValueError, "begins with a slash"),

@@ -359,13 +359,11 @@ class App(Front):
         """
         allowed: dict[str, None] = {}
         for route, params in self._https.find(path):
-            if method in route.methods or (method == "HEAD" and "GET" in route.methods):
+            if method in route.methods:
                 return Exchange(functools.partial(_answer, route, params))
             allowed.update(dict.fromkeys(route.methods))
         if not allowed:
             return None
-        if "GET" in allowed:
-            allowed["HEAD"] = None
         raise HTTPError(405, "this method is not served here", [("Allow", ", ".join(allowed))])
 
     @asynccontextmanager
@@ -468,6 +466,8 @@ def _check_methods(methods: Iterable[str]) -> tuple[str, ...]:
     if isinstance(methods, str):
         raise TypeError(f"methods is a sequence of str; write methods=[{methods!r}]")
     names = tuple(dict.fromkeys(methods))
+    if "GET" in names and "HEAD" not in names:
+        names += ("HEAD",)  # RFC 9110 section 9.3.2: GET without the body
     if not names:
         raise ValueError("methods is empty; leave it out for GET")
     for name in names:
