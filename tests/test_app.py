@@ -596,7 +596,7 @@ async def no_arguments() -> AsyncIterator[None]:
             TypeError,
             "its first one is the Request",
         ),
-        (lambda app: app.websocket("/")(echo(None)), TypeError, "pass it without calling it"),
+        (lambda app: app.websocket("/")(page(None)), TypeError, "pass it without calling it"),
         (lambda app: app.websocket("/rpc")(Rooms), TypeError, r"write app.mount\('/rpc', Rooms\)"),
         (lambda app: app.websocket("/", subprotocols="chat"), TypeError, r"write subprotocols=\['chat'\]"),
         (lambda app: app.mount("/x", echo), TypeError, r"for a function use app.websocket\(\)"),
