@@ -200,8 +200,12 @@ async def test_a_timeout_raises_and_loses_nothing() -> None:
     assert errors == ["nothing came within 0.001 seconds"] * 4
 
 
-async def test_other_threads_may_use_it_too() -> None:
+async def test_other_threads_may_use_it_too_but_not_that_of_trio() -> None:
+    kept: list[BlockingWebSocket] = []
+
     def handler(ws: BlockingWebSocket) -> None:
+        kept.append(ws)
+
         def write(number: int) -> None:
             for _ in range(20):
                 ws.send(str(number))
@@ -213,6 +217,8 @@ async def test_other_threads_may_use_it_too() -> None:
     async with serving(handler) as server, connect(server.url) as ws:
         numbers = [await ws.receive_text() for _ in range(80)]
         assert sorted(numbers) == sorted([str(number) for number in range(4)] * 20)
+        with pytest.raises(RuntimeError, match="this is a blocking function; call it from a thread"):
+            kept[0].recv()
         await ws.send("x")
         assert await ws.receive_text() == "got x"
 
@@ -429,8 +435,8 @@ async def test_the_calls_of_other_threads_end_with_the_handler() -> None:
         assert ws.close_code == 1000
     await until(lambda: bool(ends))
     assert ends == ["the handler has ended, or was cancelled with its server"]
-    with pytest.raises(RuntimeError, match="this is a blocking function; call it from a thread"):
-        kept[0].send("from trio's own thread")
+    with pytest.raises(ConnectionClosedLocallyError):
+        kept[0].recv()
     assert all_tasks() == before
 
 
