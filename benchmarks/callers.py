@@ -1,40 +1,30 @@
-"""CPU that a client takes for a call: 100 callers on one connection, ours beside webshocket's.
+"""What a call costs its client: ours beside webshocket's, each in a process of its own.
 
-``python -m benchmarks.callers [rounds]`` starts webshocket's server, and for each round one process of either
-client. It prints the medians of the CPU time of the client's process per call, and their ratio.
+``python -m benchmarks.callers [rounds]`` starts webshocket's server, and prints for 100 callers on one connection
+the medians of the CPU time of either client's process per call, and their ratio.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import trio
 import webshocket
 
 import trio_ws
+from benchmarks.servers import CALLERS, ROOT, running
 
-CALLERS = 100
+__all__ = ["run_client"]
+
+AT_ONCE = 100
 CALLS = 20_000
-SERVER = """
-import asyncio, sys, webshocket
-class Handler(webshocket.WebSocketHandler):
-    @webshocket.rpc_method()
-    async def add(self, connection, a: int, b: int): return a + b
-async def main():
-    async with webshocket.WebSocketServer("127.0.0.1", int(sys.argv[1]), clientHandler=Handler) as server:
-        print("ready", flush=True)
-        await server.serve_forever()
-asyncio.run(main())
-"""
 
 
-def ours(port: int) -> None:
+def ours(port: int, callers: int, calls: int) -> None:
     async def main() -> None:
         async with trio_ws.WebSocketClient(f"ws://127.0.0.1:{port}/") as client:
 
@@ -44,18 +34,18 @@ def ours(port: int) -> None:
 
             async def run(count: int) -> None:
                 async with trio.open_nursery() as nursery:
-                    for _ in range(CALLERS):
+                    for _ in range(callers):
                         nursery.start_soon(caller, count)
 
-            await run(20)
-            began = time.process_time()
-            await run(CALLS // CALLERS)
-            print((time.process_time() - began) / CALLS * 1e6)
+            await run(1)
+            began, cpu = time.perf_counter(), time.process_time()
+            await run(calls // callers)
+            say(calls, time.process_time() - cpu, time.perf_counter() - began)
 
     trio.run(main)
 
 
-def theirs(port: int) -> None:
+def theirs(port: int, callers: int, calls: int) -> None:
     async def main() -> None:
         async with webshocket.WebSocketClient(f"ws://127.0.0.1:{port}/") as client:
 
@@ -64,50 +54,52 @@ def theirs(port: int) -> None:
                     assert (await client.send_rpc("add", number, 1)).response == number + 1
 
             async def run(count: int) -> None:
-                await asyncio.gather(*(caller(count) for _ in range(CALLERS)))
+                await asyncio.gather(*(caller(count) for _ in range(callers)))
 
-            await run(20)
-            began = time.process_time()
-            await run(CALLS // CALLERS)
-            print((time.process_time() - began) / CALLS * 1e6)
+            await run(1)
+            began, cpu = time.perf_counter(), time.process_time()
+            await run(calls // callers)
+            say(calls, time.process_time() - cpu, time.perf_counter() - began)
 
     asyncio.run(main())
 
 
+def say(calls: int, cpu: float, wall: float) -> None:
+    print(cpu / calls * 1e6, calls / wall)
+
+
+def run_client(name: str, port: int, callers: int, calls: int) -> tuple[float, float]:
+    """CPU microseconds of the client's process for a call, and calls a second."""
+    calls = max(calls, callers)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.callers", name, str(port), str(callers), str(calls)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    cpu, rate = map(float, done.stdout.split())
+    return cpu, rate
+
+
 def measure(rounds: int) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-c", SERVER, str(port)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        assert server.stdout.readline() == "ready\n"
-        figures: dict[str, list[float]] = {"ours": [], "theirs": []}
+    figures: dict[str, list[float]] = {"trio_ws": [], "webshocket": []}
+    with running(CALLERS["webshocket"]) as server:
         for _ in range(rounds):
             for name, values in figures.items():
-                done = subprocess.run(
-                    [sys.executable, "-m", "benchmarks.callers", name, str(port)],
-                    cwd=Path(__file__).parents[1],
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    timeout=60,
-                    check=True,
-                )
-                values.append(float(done.stdout))
-    finally:
-        server.kill()
-        server.wait()
-    ratios = [theirs / ours for ours, theirs in zip(figures["ours"], figures["theirs"], strict=True)]
-    print(f"CPU of the client for a call, {CALLERS} callers, {rounds} rounds")
-    print(f"  trio_ws     {statistics.median(figures['ours']):6.1f} us")
-    print(f"  webshocket  {statistics.median(figures['theirs']):6.1f} us")
+                values.append(run_client(name, server.port, AT_ONCE, CALLS)[0])
+    ratios = [theirs / ours for ours, theirs in zip(*figures.values(), strict=True)]
+    print(f"CPU of the client for a call, {AT_ONCE} callers, {rounds} rounds")
+    for name, values in figures.items():
+        print(f"  {name:<11} {statistics.median(values):6.1f} us")
     print(f"  ratio       {statistics.median(ratios):6.2f}")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["ours"]:
-        ours(int(sys.argv[2]))
-    elif sys.argv[1:2] == ["theirs"]:
-        theirs(int(sys.argv[2]))
+    if sys.argv[1:2] == ["trio_ws"]:
+        ours(*map(int, sys.argv[2:]))
+    elif sys.argv[1:2] == ["webshocket"]:
+        theirs(*map(int, sys.argv[2:]))
     else:
         measure(int(sys.argv[1]) if len(sys.argv) > 1 else 5)

@@ -1,104 +1,138 @@
-"""Measure echo servers side by side: ``make bench``.
+"""Measure all servers side by side, and print a table: ``make bench``, or ``python -m benchmarks.run``.
 
-Machines drift, so a figure alone says little. Here each server's slice of a figure lies next to one of the
-baseline's, and the table gives the median ratio over the rounds. The server has one processor and the load
-side another, where there are two.
+Machines drift by a factor of two within seconds, so a figure alone says little. Here each server's slice of a
+figure lies between two slices of a baseline, and what counts is the median of these ratios over the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import importlib.metadata
+import json
 import os
-import socket
-import statistics
-import subprocess
+import platform
 import sys
-import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from benchmarks.load import FIGURES, Server
+from benchmarks.load import FULL, MEASURES, UNITS, Effort, Measure, Sample
+from benchmarks.report import figures_table
+from benchmarks.servers import CALLERS, PEERS, Server, placed, raise_file_limit, running, running_all
 
-if TYPE_CHECKING:
-    from collections.abc import Generator
+__all__ = ["about", "measure_all"]
 
-HERE = Path(__file__).parent
-SERVERS = {
-    "trio_ws": HERE / "server.py",
-    "picows": HERE / "peers" / "picows_echo.py",
-    "aiohttp": HERE / "peers" / "aiohttp_echo.py",
-    "websockets.trio": HERE / "peers" / "websockets_trio_echo.py",
-    "trio-websocket": HERE / "peers" / "trio_websocket_echo.py",
-}
+BASELINE = "picows"
+BASELINE_OF_CALLS = "webshocket"
+NAMES = list(dict.fromkeys([*PEERS, *CALLERS]))
 
 
-@contextmanager
-def running(script: Path) -> Generator[Server, None, None]:
-    """A server in a process of its own, on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen([sys.executable, str(script), str(port)])
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{script.name} does not start") from None
-                time.sleep(0.05)
-        processors = sorted(os.sched_getaffinity(0))
-        if len(processors) > 1:
-            os.sched_setaffinity(process.pid, {processors[0]})
-        yield Server(port, process.pid)
-    finally:
-        process.terminate()
+def about() -> dict[str, Any]:
+    """Where a run was made, and of what."""
+    versions = {}
+    for name in ("trio", "picows", "aiohttp", "websockets", "trio-websocket", "webshocket", "uvloop"):
+        versions[name] = importlib.metadata.version(name)
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "processors": len(os.sched_getaffinity(0)),
+        "versions": versions,
+    }
+
+
+class Run:
+    """The rows of a run, and how each comes about."""
+
+    def __init__(self, effort: Effort) -> None:
+        self.effort = effort
+        self.rows: list[dict[str, Any]] = []
+
+    def slice(self, name: str, peer: str, server: Server) -> Sample | None:
+        """One slice, or None where the server fails, which must not end the run."""
+        measure = MEASURES[name]
         try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            with placed(server, one_core=measure.one_core):
+                return measure.run(server, self.effort)
+        except (OSError, RuntimeError) as exc:
+            print(f"{peer} failed at {name}: {exc!r}", file=sys.stderr)
+            return None
+
+    def keep(self, peer: str, number: int, sample: Sample, bases: list[Sample]) -> None:
+        for figure, value in sample.values.items():
+            row = {"figure": figure, "unit": UNITS[figure], "peer": peer, "round": number, "value": value}
+            row |= {"cpu_us": sample.cpu_us, "busy": sample.busy, **sample.beside}
+            if bases:
+                base = sum(one.values[figure] for one in bases) / len(bases)
+                row["ratio"] = value / base if UNITS[figure].endswith("/s") else base / value
+            self.rows.append(row)
+
+    def interleaved(self, name: str, number: int, servers: dict[str, Server], baseline: str) -> None:
+        """B P1 B P2 B ...: each one's slice between two of the baseline, in turning order."""
+        peers = [peer for peer in servers if peer != baseline]
+        if number % 2:
+            peers.reverse()
+        before = self.slice(name, baseline, servers[baseline])
+        if before is not None:
+            self.keep(baseline, number, before, [before])
+        for peer in peers:
+            sample = self.slice(name, peer, servers[peer])
+            after = self.slice(name, baseline, servers[baseline])
+            if sample is not None:
+                self.keep(peer, number, sample, [one for one in (before, after) if one is not None])
+            before = after or before
+
+    def one_after_the_other(self, name: str, number: int, peers: list[str], baseline: str) -> None:
+        """For what needs a fresh server, and does not drift."""
+        programs = _programs(MEASURES[name])
+        base: list[Sample] = []
+        for peer in [baseline, *(peer for peer in peers if peer != baseline)]:
+            with running(programs[peer]) as server:
+                sample = self.slice(name, peer, server)
+            if sample is not None:
+                base = base or [sample]
+                self.keep(peer, number, sample, base)
+
+
+def _programs(measure: Measure) -> dict[str, Any]:
+    return CALLERS if measure.calls else PEERS
+
+
+def measure_all(rounds: int, names: list[str], peers: list[str], effort: Effort = FULL) -> dict[str, Any]:
+    """Run the measurements of these names on these peers."""
+    raise_file_limit(max(effort.idle) + 1000)
+    run = Run(effort)
+    with ExitStack() as stack:
+        groups: list[tuple[list[str], list[str], dict[str, Server], str]] = []
+        for calls, programs, baseline in ((False, PEERS, BASELINE), (True, CALLERS, BASELINE_OF_CALLS)):
+            wanted = [name for name in names if MEASURES[name].calls is calls]
+            taking_part = [peer for peer in programs if peer in peers or peer == baseline]
+            if wanted and any(peer in peers for peer in programs):
+                started = stack.enter_context(running_all(programs[peer] for peer in taking_part))
+                groups.append((wanted, taking_part, dict(zip(taking_part, started, strict=True)), baseline))
+        for number in range(rounds):
+            for wanted, taking_part, servers, baseline in groups:
+                for name in wanted:
+                    print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr)
+                    if not (MEASURES[name].fresh and effort.fresh):
+                        run.interleaved(name, number, servers, baseline)
+                    elif number < 2:
+                        run.one_after_the_other(name, number, taking_part, baseline)
+    return {"about": about() | {"rounds": rounds}, "rows": run.rows}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--baseline", default="picows", choices=SERVERS)
-    parser.add_argument("--figures", nargs="+", default=list(FIGURES), choices=FIGURES)
+    parser.add_argument("--figures", nargs="+", default=list(MEASURES), choices=MEASURES, metavar="FIGURE")
+    parser.add_argument("--peers", nargs="+", default=NAMES, choices=NAMES, metavar="PEER")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every slice in this file")
     args = parser.parse_args()
-    processors = sorted(os.sched_getaffinity(0))
-    values: dict[tuple[str, str], list[float]] = {}
-    ratios: dict[tuple[str, str], list[float]] = {}
-    with ExitStack() as stack:
-        servers = {name: stack.enter_context(running(script)) for name, script in SERVERS.items()}
-        if len(processors) > 1:
-            os.sched_setaffinity(0, {processors[1]})
-        for _ in range(args.rounds):
-            for figure in args.figures:
-                if figure == "memory":
-                    continue
-                measure, _, more_is_better = FIGURES[figure]
-                for name, server in servers.items():
-                    base = measure(servers[args.baseline])
-                    value = base if name == args.baseline else measure(server)
-                    values.setdefault((figure, name), []).append(value)
-                    ratio = value / base if more_is_better else base / value
-                    ratios.setdefault((figure, name), []).append(ratio)
-    if "memory" in args.figures:
-        for name, script in SERVERS.items():
-            with running(script) as server:
-                values["memory", name] = [FIGURES["memory"][0](server)]
-        base = values["memory", args.baseline][0]
-        ratios.update({("memory", name): [base / values["memory", name][0]] for name in SERVERS})
-    print(f"| figure | server | median | times {args.baseline} (more is better) |\n| --- | --- | --- | --- |")
-    for figure in args.figures:
-        for name in SERVERS:
-            median = statistics.median(values[figure, name])
-            ratio = statistics.median(ratios[figure, name])
-            print(f"| {figure} | {name} | {median:,.1f} {FIGURES[figure][1]} | {ratio:.2f} |")
+    result = measure_all(args.rounds, args.figures, args.peers)
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    print(figures_table(result))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The server that the benchmark measures: /echo, /sub and /pub on 127.0.0.1 at the port given.
+"""Our server of plain messages: what servers.py says of them all.
 
-No compression, messages up to 4 MiB, no keepalive pings: as the peers' servers are set up.
+``python -m benchmarks.server PORT``, and ``compress`` behind it for permessage-deflate on.
 """
 
 from __future__ import annotations
@@ -36,5 +36,7 @@ async def handler(ws: trio_ws.WebSocket) -> None:
 
 
 if __name__ == "__main__":
-    options = trio_ws.Options(max_message_size=4 << 20, ping_interval=None)
+    options = trio_ws.Options(
+        max_message_size=4 << 20, ping_interval=None, compression=sys.argv[2:] == ["compress"]
+    )
     trio.run(lambda: trio_ws.serve(handler, int(sys.argv[1]), host="127.0.0.1", options=options))

@@ -1,0 +1,245 @@
+"""How cost grows with connections, subscribers, message sizes and calls in flight, beside the best peers.
+
+``python -m benchmarks.growth --json FILE``; ``--quick`` takes fewer points and one round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.callers import run_client
+from benchmarks.load import (
+    Effort,
+    FanOut,
+    calls_in_flight,
+    close_all,
+    idle_connection,
+    pipelined,
+    round_trips,
+)
+from benchmarks.report import growth_table
+from benchmarks.run import about
+from benchmarks.servers import CALLERS, PEERS, placed, raise_file_limit, running, running_all
+from benchmarks.wire import client_frame
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Generator
+
+    from benchmarks.servers import Server
+
+__all__ = ["FULL_STEPS", "QUICK", "SMALLEST", "Steps", "grow"]
+
+#: Files that a process has open beside its connections.
+SPARE_FILES = 200
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The points of each curve, and how often each is measured."""
+
+    connections: tuple[int, ...]
+    subscribers: tuple[int, ...]
+    sizes: tuple[int, ...]
+    calls: tuple[int, ...]
+    rounds: int
+    seconds: float
+    client_calls: int
+    settle: float = 0.3
+
+
+FULL_STEPS = Steps(
+    connections=(10, 100, 1000, 3000, 10_000),
+    subscribers=(1, 10, 100, 500, 1000, 2500, 5000),
+    sizes=tuple(16 * 4**power for power in range(10)),
+    calls=(1, 10, 100, 1000, 10_000),
+    rounds=3,
+    seconds=0.3,
+    client_calls=20_000,
+)
+QUICK = Steps(
+    connections=(10, 100, 1000),
+    subscribers=(1, 100, 1000),
+    sizes=(16, 1024, 65536, 4 << 20),
+    calls=(1, 100, 10_000),
+    rounds=1,
+    seconds=0.2,
+    client_calls=10_000,
+)
+SMALLEST = Steps((1, 2), (1, 2), (16, 1 << 20), (1, 2), rounds=1, seconds=0.0, client_calls=2, settle=0.0)
+
+
+class Growth:
+    """The curves, and what is to be said of them."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+        self.notes: list[str] = []
+        self._values: dict[tuple[str, str], dict[int, list[float]]] = {}
+        self._curves: dict[str, tuple[str, str, str]] = {}
+
+    def curve(self, name: str, title: str, unit: str, along: str) -> None:
+        self._curves[name] = (title, unit, along)
+
+    def keep(self, name: str, peer: str, point: int, value: float) -> None:
+        self._values.setdefault((name, peer), {}).setdefault(point, []).append(value)
+
+    def curves(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": name,
+                "title": self._curves[name][0],
+                "unit": self._curves[name][1],
+                "along": self._curves[name][2],
+                "peer": peer,
+                "points": [[point, statistics.median(values)] for point, values in sorted(points.items())],
+            }
+            for (name, peer), points in self._values.items()
+        ]
+
+    # -- connections --------------------------------------------------------------------------------
+
+    def connections(self, files: int) -> None:
+        """Memory of each of many connections, and a round trip on one while the others are idle."""
+        self.curve("memory", "memory of an idle connection", "KiB", "connections")
+        self.curve("latency", "round trip on one of many connections", "us", "connections")
+        counts = [count for count in self.steps.connections if count + SPARE_FILES <= files]
+        if len(counts) < len(self.steps.connections):
+            self.notes.append(
+                f"no more than {files} files may be open here, so the largest counts are missing"
+            )
+        for peer in ("trio_ws", "picows", "aiohttp"):
+            with running(PEERS[peer]) as server, placed(server):
+                first = idle_connection(server)
+                time.sleep(self.steps.settle)
+                before = server.resident_bytes()
+                socks: list[socket.socket] = []
+                for count in counts:
+                    socks += [idle_connection(server) for _ in range(count - len(socks))]
+                    time.sleep(self.steps.settle)
+                    grown = (server.resident_bytes() - before) / count / 1024
+                    if grown > 0:
+                        self.keep("memory", peer, count, grown)
+                    times = round_trips(first, [client_frame(os.urandom(32))], self.steps.seconds)
+                    self.keep("latency", peer, count, statistics.median(times) * 1e6)
+                close_all([first, *socks])
+
+    # -- subscribers --------------------------------------------------------------------------------
+
+    def subscribers(self, files: int) -> None:
+        """One message to many: when the last one has it, and the CPU time of each delivery."""
+        self.curve("last", "until the last subscriber has a message", "ms", "subscribers")
+        self.curve("delivery", "CPU time of one delivery of a single message", "us", "subscribers")
+        servers = {
+            "trio_ws, broadcast": (PEERS["trio_ws"], False),
+            "trio_ws, channel": (CALLERS["trio_ws"], True),
+            "picows": (PEERS["picows"], False),
+            "webshocket": (CALLERS["webshocket"], True),
+        }
+        with running_all(program for program, _ in servers.values()) as started:
+            for count in self.steps.subscribers:
+                if count + SPARE_FILES > files:
+                    continue
+                with _audiences(servers, started, count) as audiences:
+                    for _ in range(3 * self.steps.rounds):
+                        for peer, (audience, server) in audiences.items():
+                            with placed(server):
+                                wall, cpu = audience.publish(1)
+                            self.keep("last", peer, count, wall * 1e3)
+                            self.keep("delivery", peer, count, cpu / count * 1e6)
+
+    # -- sizes --------------------------------------------------------------------------------------
+
+    def sizes(self) -> None:
+        """Echoes of messages of every size."""
+        self.curve("echoes", "echoes", "per s", "bytes of a message")
+        self.curve("bytes", "echoes, each way", "MB/s", "bytes of a message")
+        effort = Effort(seconds=self.steps.seconds)
+        with running_all([PEERS["trio_ws"], PEERS["picows"]]) as servers:
+            for _ in range(self.steps.rounds):
+                for size in self.steps.sizes:
+                    window = max(2, min(100, (1 << 18) // size))
+                    for peer, server in zip(("trio_ws", "picows"), servers, strict=True):
+                        with placed(server):
+                            rate = pipelined("rate", size, window)(server, effort).values["rate"]
+                        self.keep("echoes", peer, size, rate)
+                        self.keep("bytes", peer, size, rate * size / 1e6)
+
+    # -- calls --------------------------------------------------------------------------------------
+
+    def calls(self) -> None:
+        """Calls that are under way at once on one connection, on either side."""
+        self.curve("served", "calls served", "per s", "calls in flight")
+        self.curve("made", "calls made by a client", "per s", "calls in flight")
+        self.curve("client_cpu", "CPU time of the client for a call", "us", "calls in flight")
+        effort = Effort(seconds=self.steps.seconds)
+        peers = ("trio_ws", "webshocket")
+        with running_all([CALLERS[peer] for peer in peers]) as servers:
+            for _ in range(self.steps.rounds):
+                for count in self.steps.calls:
+                    for peer, server in zip(peers, servers, strict=True):
+                        with placed(server):
+                            rate = calls_in_flight("rate", count)(server, effort).values["rate"]
+                        self.keep("served", peer, count, rate)
+                        # Clients face the one server that both can speak to, so that it is the same for both.
+                        calls = min(self.steps.client_calls, 2000 * count)
+                        with placed(servers[0]):
+                            cpu, rate = run_client(peer, servers[0].port, count, calls)
+                        self.keep("client_cpu", peer, count, cpu)
+                        self.keep("made", peer, count, rate)
+
+
+@contextmanager
+def _audiences(
+    servers: dict[str, tuple[Any, bool]], started: list[Server], count: int
+) -> Generator[dict[str, tuple[FanOut, Server]], None, None]:
+    audiences: dict[str, tuple[FanOut, Server]] = {}
+    try:
+        for (peer, (_, calls)), server in zip(servers.items(), started, strict=True):
+            audiences[peer] = (FanOut(server, count, calls=calls), server)
+        yield audiences
+    finally:
+        for audience, _ in audiences.values():
+            audience.close()
+
+
+def grow(steps: Steps) -> dict[str, Any]:
+    """Measure all curves."""
+    # The audiences of four servers are all open on our side.
+    wanted = max(max(steps.connections), 4 * max(steps.subscribers)) + SPARE_FILES
+    files = raise_file_limit(wanted)
+    growth = Growth(steps)
+    for part in (
+        lambda: growth.connections(files),
+        lambda: growth.subscribers(files // 4),
+        growth.sizes,
+        growth.calls,
+    ):
+        part()
+        print(f"{len(growth.curves())} curves", file=sys.stderr)
+    return {"about": about(), "notes": growth.notes, "curves": growth.curves()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args = parser.parse_args()
+    result = grow(QUICK if args.quick else FULL_STEPS)
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    print(growth_table(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Tables out of the JSON files of run.py, growth.py and fairness.py.
+
+``python -m benchmarks.report FILE ...`` prints them; with ``--into README.md`` each takes the place between its
+two marks there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+__all__ = ["fairness_table", "figures_table", "fill", "growth_table", "quartiles", "tables"]
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """The lower quartile, the median and the upper quartile; of few values, the outermost."""
+    ordered = sorted(values)
+    return ordered[len(ordered) // 4], statistics.median(ordered), ordered[-1 - len(ordered) // 4]
+
+
+def _made(about: dict[str, Any], what: str) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return (
+        f"{what} on {about['date']}: CPython {about['python']}, {about['processors']} processors; {versions}."
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _markdown(head: list[str], lines: list[list[str]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def figures_table(result: dict[str, Any]) -> str:
+    """Of each figure what the baseline reached, and of each server the ratio to it, with quartiles."""
+    rows: list[dict[str, Any]] = result["rows"]
+    texts = [_made(result["about"], f"Medians of {result['about']['rounds']} rounds [quartiles]")]
+    for baseline, of_calls in (("picows", False), ("webshocket", True)):
+        part = [row for row in rows if _of_calls(row["figure"]) is of_calls]
+        peers = list(dict.fromkeys(row["peer"] for row in sorted(part, key=lambda row: row["peer"])))
+        peers = [peer for peer in ("trio_ws", *peers) if peer in peers and peer != baseline]
+        peers = list(dict.fromkeys(peers))
+        lines: list[list[str]] = []
+        for figure in dict.fromkeys(row["figure"] for row in part):
+            mine = [row for row in part if row["figure"] == figure]
+            unit = mine[0]["unit"]
+            base = [row["value"] for row in mine if row["peer"] == baseline]
+            line = [f"`{figure}`", f"{_number(statistics.median(base))} {unit}" if base else ""]
+            for peer in peers:
+                ratios = [row["ratio"] for row in mine if row["peer"] == peer and "ratio" in row]
+                line.append(_ratio(ratios))
+            cpu = [row["cpu_us"] for row in mine if row["peer"] == "trio_ws" and row["cpu_us"]]
+            line.append(f"{statistics.median(cpu):.2f}" if cpu else "")
+            lines.append(line)
+        if lines:
+            texts.append(_markdown(["figure", baseline, *peers, "trio_ws, CPU us"], lines))
+    return "\n\n".join(texts)
+
+
+def _of_calls(figure: str) -> bool:
+    return figure.startswith(("rpc_", "stream", "channel_"))
+
+
+def _ratio(ratios: list[float]) -> str:
+    if not ratios:
+        return ""
+    low, middle, high = quartiles(ratios)
+    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def growth_table(result: dict[str, Any]) -> str:
+    """A table for each curve: down its points, across its servers."""
+    texts = [_made(result["about"], "Measured")]
+    texts += [f"Note: {note}" for note in result.get("notes", [])]
+    curves: list[dict[str, Any]] = result["curves"]
+    for name in dict.fromkeys(curve["name"] for curve in curves):
+        mine = [curve for curve in curves if curve["name"] == name]
+        points = sorted({point for curve in mine for point, _ in curve["points"]})
+        by_peer = [dict(curve["points"]) for curve in mine]
+        lines = [
+            [
+                f"{point:,}",
+                *(_number(values[point]) if point in values else "" for values in by_peer),
+            ]
+            for point in points
+        ]
+        title = f"{mine[0]['title']}, {mine[0]['unit']}"
+        texts.append(
+            f"**{title}**\n\n" + _markdown([mine[0]["along"], *(curve["peer"] for curve in mine)], lines)
+        )
+    return "\n\n".join(texts)
+
+
+def fairness_table(result: dict[str, Any]) -> str:
+    """How long a connection waits while others are busy."""
+    lines = [
+        [row["peer"], row["case"], *(f"{row[key]:.2f}" for key in ("idle_ms", "wall_ms", "cpu_ms"))]
+        for row in result["rows"]
+    ]
+    head = ["server", "meanwhile", "idle, ms", "more than idle, ms", "CPU of the server in it, ms"]
+    return f"{_made(result['about'], 'Measured')}\n\n{_markdown(head, lines)}"
+
+
+def tables(result: dict[str, Any]) -> tuple[str, str]:
+    """The name of a result's place in the README, and its table."""
+    if "curves" in result:
+        return "growth", growth_table(result)
+    if result["rows"] and "case" in result["rows"][0]:
+        return "fairness", fairness_table(result)
+    return "figures", figures_table(result)
+
+
+def fill(text: str, name: str, table: str) -> str:
+    """Put a table in its place."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    if begin not in text or end not in text:
+        raise ValueError(f"there is no place for {name}")
+    pattern = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
+    return pattern.sub(lambda _: f"{begin}\n{table}\n{end}", text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--into", type=Path, metavar="README")
+    args = parser.parse_args()
+    for file in args.files:
+        name, table = tables(json.loads(file.read_text()))
+        if args.into is None:
+            print(table)
+        else:
+            args.into.write_text(fill(args.into.read_text(), name, table))
+
+
+if __name__ == "__main__":
+    main()
