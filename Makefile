@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # CI wants the log to say more, a person wants it to say less.
 PYTEST_ARGS ?= $(if $(CI),--durations=10,-q)
+ROUNDS ?= 5
+RESULTS := benchmarks/results
 CODE := trio_ws tests $(wildcard examples benchmarks)
 
 .DEFAULT_GOAL := help
@@ -42,8 +44,12 @@ check: $(STAMP)  ## run the linters, the type checkers, and the tests with cover
 conformance: $(STAMP)  ## run all of the Autobahn test suite, in both roles
 	$(BIN)/python -m tests.conformance.run --groups all --role both
 
-bench: $(STAMP)  ## measure against other libraries
-	$(BIN)/python -m benchmarks.run
+bench: $(STAMP)  ## measure against other libraries, and draw it (ROUNDS=5; half an hour)
+	$(BIN)/python -m benchmarks.run --rounds $(ROUNDS) --json $(RESULTS)/figures.json
+	$(BIN)/python -m benchmarks.growth --json $(RESULTS)/growth.json
+	$(BIN)/python -m benchmarks.fairness --json $(RESULTS)/fairness.json
+	$(BIN)/python -m benchmarks.report $(RESULTS)/*.json --into benchmarks/README.md
+	$(BIN)/python -m benchmarks.plot $(RESULTS)/figures.json $(RESULTS)/growth.json --into docs/plots
 
 clean:  ## remove what the other targets have made
 	rm -rf $(VENV) .cache .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

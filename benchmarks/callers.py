@@ -1,7 +1,7 @@
 """What a call costs its client: ours beside webshocket's, each in a process of its own.
 
-``python -m benchmarks.callers [rounds]`` starts webshocket's server, and prints for 100 callers on one connection
-the medians of the CPU time of either client's process per call, and their ratio.
+``python -m benchmarks.callers [rounds]`` starts webshocket's server, and prints for 100 callers on one
+connection the medians of the CPU time of either client's process per call, and their ratio.
 """
 
 from __future__ import annotations

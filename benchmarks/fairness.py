@@ -1,9 +1,10 @@
 """How long a connection waits while another keeps the server busy: ``python -m benchmarks.fairness``.
 
 One connection echoes all the time, one message after the other. Meanwhile another *floods* (sends as much as
-the server takes, in small messages, or in calls), which is judged by the 99th percentile of the echoes; or does one heavy thing, which
-is judged by the longest echo during it. The same is said in CPU time of the server, between our sending and our
-having the echo: what other processes of a busy machine take is not in it.
+the server takes, in small messages or in calls), which is judged by the 99th percentile of the echoes; or it
+does one heavy thing, which is judged by the longest echo meanwhile. The same is said in CPU time that the
+server took between our sending and our having the echo: what other processes of a busy machine take is not in
+it.
 """
 
 from __future__ import annotations
@@ -93,14 +94,14 @@ class Probe:
 class Busy:
     """A connection that sends what it is given, as the server takes it, and drops what comes."""
 
-    def __init__(self, sock: socket.socket, data: bytes, *, again: bool = False) -> None:
+    def __init__(self, sock: socket.socket, data: bytes, *, again: bool = False, least: int = 1) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._data = memoryview(data)
         self._unsent = self._data
         self._again = again
-        self.got = 0
-        self.received = b""
+        self._least = least  # bytes of a whole answer
+        self._got = 0
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -115,7 +116,10 @@ class Busy:
             if self._again and not self._unsent:
                 self._unsent = self._data
         if events & ~select.POLLOUT:
-            self.got += len(receive(self._sock))
+            self._got += len(receive(self._sock))
+
+    def answered(self) -> bool:
+        return self._got >= self._least
 
     def close(self) -> None:
         close_all([self._sock])
@@ -202,8 +206,8 @@ def message(peer: str, program: Program, case: str, size: Size, payload: bytes, 
         for _ in range(size.times):
             sock = connect(server.port, "/echo", extensions=extensions)
             frame, least = _message(payload, deflate=deflate)
-            busy = Busy(sock, frame)
-            during.append(watch(probe, busy, lambda busy=busy: busy.got >= least, size.after))
+            busy = Busy(sock, frame, least=least)
+            during.append(watch(probe, busy, busy.answered, size.after))
             busy.close()
         probe.close()
     return stalls(peer, case, before, during)
@@ -228,7 +232,7 @@ def publish(peer: str, program: Program, case: str, size: Size, *, calls: bool) 
         during = []
         for _ in range(size.times):
             busy = Busy(publisher, audience.command(1))
-            during.append(watch(probe, busy, lambda busy=busy: busy.got > 0, size.after))
+            during.append(watch(probe, busy, busy.answered, size.after))
         close_all([publisher])
         audience.close()
         probe.close()

@@ -1,7 +1,7 @@
 """The load side: what is measured, and how.
 
-Raw sockets and the hand-made bytes of wire.py, one thread, no WebSocket library. Every measurement is bounded in
-time, talks to 127.0.0.1 only, checks what comes back, and says how much CPU time the server took meanwhile.
+Raw sockets and the hand-made bytes of wire.py, one thread, no WebSocket library. Every measurement is bounded
+in time, talks to 127.0.0.1 only, checks what comes back, and says how much CPU time the server took.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import select
 import socket
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from benchmarks.servers import Server
 from benchmarks.wire import (
     CALLS,
     LIMIT,
@@ -28,11 +29,6 @@ from benchmarks.wire import (
     request,
     value_of,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from benchmarks.servers import Server
 
 __all__ = [
     "FULL",
@@ -431,8 +427,8 @@ def memory(prefix: str, *, calls: bool = False) -> Callable[[Server, Effort], Sa
 class FanOut:
     """Subscribers, and one who publishes. Every message has the size that the first one shows.
 
-    ``SO_RCVLOWAT`` keeps us asleep until a subscriber has all that it is to get: we take no CPU while the server
-    publishes.
+    ``SO_RCVLOWAT`` keeps us asleep until a subscriber has all that it is to get: we take no CPU while the
+    server publishes.
     """
 
     SIZE = 32
@@ -508,7 +504,7 @@ class FanOut:
 
 
 def fan_out(name: str, *, calls: bool = False) -> Callable[[Server, Effort], Sample]:
-    """Deliveries a second while messages are published without a pause, and how late the last one gets one."""
+    """Deliveries a second while messages are published without a pause; how late the last one gets one."""
 
     def measure(server: Server, effort: Effort) -> Sample:
         many = FanOut(server, effort.subscribers, calls=calls)

@@ -1,7 +1,7 @@
 """Tables out of the JSON files of run.py, growth.py and fairness.py.
 
-``python -m benchmarks.report FILE ...`` prints them; with ``--into README.md`` each takes the place between its
-two marks there.
+``python -m benchmarks.report FILE ...`` prints them; with ``--into README.md`` each takes the place between
+its two marks there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-__all__ = ["fairness_table", "figures_table", "fill", "growth_table", "quartiles", "tables"]
+__all__ = ["fairness_table", "figures_table", "fill", "growth_table", "is_of_calls", "quartiles", "tables"]
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
@@ -43,10 +43,8 @@ def figures_table(result: dict[str, Any]) -> str:
     rows: list[dict[str, Any]] = result["rows"]
     texts = [_made(result["about"], f"Medians of {result['about']['rounds']} rounds [quartiles]")]
     for baseline, of_calls in (("picows", False), ("webshocket", True)):
-        part = [row for row in rows if _of_calls(row["figure"]) is of_calls]
-        peers = list(dict.fromkeys(row["peer"] for row in sorted(part, key=lambda row: row["peer"])))
-        peers = [peer for peer in ("trio_ws", *peers) if peer in peers and peer != baseline]
-        peers = list(dict.fromkeys(peers))
+        part = [row for row in rows if is_of_calls(row["figure"]) is of_calls]
+        peers = sorted({row["peer"] for row in part} - {baseline}, key=lambda peer: (peer != "trio_ws", peer))
         lines: list[list[str]] = []
         for figure in dict.fromkeys(row["figure"] for row in part):
             mine = [row for row in part if row["figure"] == figure]
@@ -64,7 +62,8 @@ def figures_table(result: dict[str, Any]) -> str:
     return "\n\n".join(texts)
 
 
-def _of_calls(figure: str) -> bool:
+def is_of_calls(figure: str) -> bool:
+    """Whether a figure is one of calls, and not of plain messages."""
     return figure.startswith(("rpc_", "stream", "channel_"))
 
 

@@ -7,7 +7,7 @@ figure lies between two slices of a baseline, and what counts is the median of t
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import importlib.metadata
 import json
 import os
@@ -34,7 +34,7 @@ def about() -> dict[str, Any]:
     for name in ("trio", "picows", "aiohttp", "websockets", "trio-websocket", "webshocket", "uvloop"):
         versions[name] = importlib.metadata.version(name)
     return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "python": platform.python_version(),
         "processors": len(os.sched_getaffinity(0)),
         "versions": versions,

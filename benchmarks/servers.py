@@ -1,8 +1,8 @@
 """The servers that are measured, each in a process of its own.
 
 What each does: ``/echo`` sends every message back; ``/sub`` only receives what is published; ``/pub`` takes
-the text ``"count size"``, publishes that many binary messages of that size to all of ``/sub``, giving way to
-its loop after each, and then answers. A server of calls speaks ``webshocket.v1`` and has the methods ``add``,
+the text ``"count size"``, publishes that many binary messages of that size to all of ``/sub``, gives way
+after each, and then answers. A server of calls speaks ``webshocket.v1`` and has the methods ``add``,
 ``plus`` (the same as a plain ``def`` where there is such a thing), ``count`` (a stream), ``join`` and ``pub``.
 None compresses, unless that is asked for, or sends pings, and all take messages of up to 4 MiB.
 """
@@ -92,8 +92,8 @@ class Server:
         self._process.wait()
 
     def place(self, processors: set[int]) -> None:
-        for thread in os.listdir(f"/proc/{self.pid}/task"):
-            os.sched_setaffinity(int(thread), processors)
+        for thread in Path(f"/proc/{self.pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), processors)
 
 
 def free_port() -> int:
@@ -107,7 +107,9 @@ def _start(program: Program) -> Server:
     port = free_port()
     environment = {**os.environ, "BENCH_UVLOOP": "1" if program.uvloop else ""}
     command = [sys.executable, "-m", program.module, str(port), *program.args]
-    return Server(port, subprocess.Popen(command, cwd=ROOT, env=environment))
+    # Some peers report each connection that we reset, at length.
+    quiet = subprocess.DEVNULL if program.module.startswith("benchmarks.peers.") else None
+    return Server(port, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=quiet))
 
 
 @contextmanager

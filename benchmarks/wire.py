@@ -1,7 +1,7 @@
 """WebSocket bytes for the load side: handshakes, masked frames, and calls in the dialect ``webshocket.v1``.
 
-Hand-made, of the standard library and msgspec, so that what is measured is the server and so that every server
-gets the same bytes.
+Hand-made, of the standard library and msgspec: what is measured is the server, and every server gets the same
+bytes.
 """
 
 from __future__ import annotations
