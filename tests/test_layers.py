@@ -22,6 +22,7 @@ FLOORS = {
     "rpc": 3,
     "channels": 3,
     "handler": 4,
+    "reconnecting": 4,
     "app": 4,
     "server": 5,
     "client": 5,

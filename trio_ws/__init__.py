@@ -39,6 +39,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         errors.py            from codes to exceptions
         streams.py           items and credit
         workers.py           parked tasks for calls that wait
+        waiting.py           what waits for answers
         calls.py             the half that asks
         answering.py         the half that is asked
         peer.py              both, and the reading
@@ -50,6 +51,10 @@ The house, from the ground up; a module imports only from floors below its own, 
         brokers.py           what joins several processes
     handler.py           floor 4  WebSocketHandler and ClientConnection
     server.py            floor 5  WebSocketServer, serve
+    reconnecting/        floor 4  the connections of one client, one after the other
+        backoff.py           when to try again
+        subscriptions.py     what a client listens to, on whatever connection it has
+        keeper.py            who dials, and who waits for a connection
     client.py            floor 5  WebSocketClient
     testing/             floor 6  memory links, faults, the raw peer
 """
@@ -78,12 +83,15 @@ from trio_ws.errors import (
     RPCInvalidParamsError,
     RPCMethodNotFoundError,
     RPCTimeoutError,
+    SubscriptionError,
     WebSocketError,
     WebSocketException,
 )
 from trio_ws.handler import ClientConnection, WebSocketHandler
 from trio_ws.network.connect import connect
 from trio_ws.options import Compression, Options
+from trio_ws.reconnecting.backoff import Backoff
+from trio_ws.reconnecting.keeper import StateChanges
 from trio_ws.rpc.calls import PacketStream, RPCResponse
 from trio_ws.rpc.limits import RateLimit, rate_limit
 from trio_ws.rpc.methods import Method, rpc_method
@@ -100,6 +108,7 @@ __version__ = "0.1.0"
 __all__ = [
     "All",
     "Any",
+    "Backoff",
     "Broker",
     "BrokerError",
     "BrokerStatistics",
@@ -141,6 +150,8 @@ __all__ = [
     "RateLimit",
     "RateLimitError",
     "Request",
+    "StateChanges",
+    "SubscriptionError",
     "WebSocket",
     "WebSocketClient",
     "WebSocketError",

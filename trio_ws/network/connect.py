@@ -27,14 +27,16 @@ from trio_ws.wire.http import Request
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from trio_ws.network.uri import WebSocketURI
     from trio_ws.websocket.service import Service
     from trio_ws.websocket.transport import Transport
     from trio_ws.wire.handshake import Response
 
-__all__ = ["connect", "take_socket"]
+    OpenStream = Callable[[], Awaitable[trio.abc.Stream]]
+
+__all__ = ["Opening", "close_after", "connect", "take_socket"]
 
 HeaderItems = "Mapping[str, str] | Iterable[tuple[str, str]]"
 
@@ -46,7 +48,7 @@ async def connect(
     *,
     subprotocols: Sequence[str] = (),
     headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
-    stream: trio.abc.Stream | None = None,
+    stream: trio.abc.Stream | OpenStream | None = None,
     unix_path: str | os.PathLike[str] | None = None,
     ssl_context: ssl.SSLContext | None = None,
     options: Options | None = None,
@@ -62,7 +64,8 @@ async def connect(
         subprotocols: those offered, best first.
         headers: more request headers.
         stream: speak over this stream instead of opening a TCP connection. It is taken over: it is closed in
-            the end, also when connecting fails. With ``wss://`` TLS is put on top of it.
+            the end, also when connecting fails. With ``wss://`` TLS is put on top of it. Or an async
+            function without arguments that gives one; an `OSError` of it is a failed connection.
         unix_path: connect to the Unix socket at this path; the URI still names host and target.
         ssl_context: for ``wss://``; by default `ssl.create_default_context`, which checks certificates.
         options: limits and timeouts; default ``Options()``.
@@ -75,39 +78,90 @@ async def connect(
         HandshakeRejectedError: the server answered with another HTTP status.
         ConnectionFailedError: DNS, TCP, TLS or the handshake failed, or ``open_timeout`` passed.
     """
-    parsed = parse_uri(uri)
-    if options is not None and not isinstance(options, Options):
-        raise TypeError(f"options is an Options, not {type(options).__name__}; write Options(...)")
-    options = options if options is not None else Options()
-    if ssl_context is not None and not parsed.secure:
-        raise ValueError("ssl_context goes with a wss:// URI")
-    if stream is not None and unix_path is not None:
-        raise ValueError("give stream or unix_path, not both")
-    handshake = _handshake(parsed, subprotocols, headers, options)
+    opening = Opening(uri, subprotocols, headers, stream, unix_path, ssl_context, options)
     entered = False
     try:
-        async with open_service(options) as service:
+        async with open_service(opening.options) as service:
             entered = True
-            ws: WebSocket | None = None
-            with trio.move_on_after(options.open_timeout):
-                ws = await _open(service, parsed, handshake, stream, unix_path, ssl_context, options)
-            if ws is None:
-                raise ConnectionFailedError(
-                    f"the connection to {parsed.host}:{parsed.port} did not open within open_timeout"
-                    f" ({options.open_timeout} seconds)"
-                )
+            ws = await opening.open(service)
             try:
                 yield ws
             except BaseException as exc:
-                try:
-                    await ws.close(1001 if _is_cancellation(exc) else 1011)
-                except trio.Cancelled:
-                    pass  # what the block raised says more
+                await close_after(ws, exc)
                 raise
             await ws.close()
     finally:
-        if stream is not None and not entered:
-            await trio.aclose_forcefully(stream)
+        if not entered:
+            await opening.abandon()
+
+
+class Opening:
+    """How a connection is opened: the arguments of `connect`, checked. With a function for a stream, again
+    and again.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        subprotocols: Sequence[str] = (),
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        stream: trio.abc.Stream | OpenStream | None = None,
+        unix_path: str | os.PathLike[str] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        options: Options | None = None,
+    ) -> None:
+        self._uri = parse_uri(uri)
+        if options is not None and not isinstance(options, Options):
+            raise TypeError(f"options is an Options, not {type(options).__name__}; write Options(...)")
+        self.options = options if options is not None else Options()
+        if ssl_context is not None and not self._uri.secure:
+            raise ValueError("ssl_context goes with a wss:// URI")
+        if stream is not None and unix_path is not None:
+            raise ValueError("give stream or unix_path, not both")
+        self._subprotocols = subprotocols
+        self._headers = dict(headers) if isinstance(headers, Mapping) else list(headers)
+        self._stream = stream
+        self._unix_path = unix_path
+        self._ssl_context = ssl_context
+        # Made here for what may be wrong with its parts. One is good for one connection.
+        self._handshake: ClientHandshake | None = self._make_handshake()
+
+    def _make_handshake(self) -> ClientHandshake:
+        return _handshake(self._uri, self._subprotocols, self._headers, self.options)
+
+    @property
+    def again(self) -> bool:
+        """Whether more than one connection can be opened."""
+        return self._stream is None or callable(self._stream)
+
+    async def open(self, service: Service) -> WebSocket:
+        """Open a connection in ``open_timeout``; raises as `connect`."""
+        uri, options = self._uri, self.options
+        handshake, self._handshake = self._handshake or self._make_handshake(), None
+        ws: WebSocket | None = None
+        with trio.move_on_after(options.open_timeout):
+            ws = await _open(
+                service, uri, handshake, self._stream, self._unix_path, self._ssl_context, options
+            )
+        if ws is None:
+            raise ConnectionFailedError(
+                f"the connection to {uri.host}:{uri.port} did not open within open_timeout"
+                f" ({options.open_timeout} seconds)"
+            )
+        return ws
+
+    async def abandon(self) -> None:
+        """It comes to no `open`: close the stream that was given."""
+        if self._stream is not None and not callable(self._stream):
+            await trio.aclose_forcefully(self._stream)
+
+
+async def close_after(ws: WebSocket, exc: BaseException) -> None:
+    """Close because of what left a block."""
+    try:
+        await ws.close(1001 if _is_cancellation(exc) else 1011)
+    except trio.Cancelled:
+        pass  # what the block raised says more
 
 
 def _is_cancellation(exc: BaseException) -> bool:
@@ -141,7 +195,7 @@ async def _open(
     service: Service,
     uri: WebSocketURI,
     handshake: ClientHandshake,
-    stream: trio.abc.Stream | None,
+    stream: trio.abc.Stream | OpenStream | None,
     unix_path: str | os.PathLike[str] | None,
     ssl_context: ssl.SSLContext | None,
     options: Options,
@@ -149,6 +203,8 @@ async def _open(
     try:
         if stream is None:
             stream = await _dial(uri, unix_path)
+        elif callable(stream):
+            stream = await stream()
         transport = await _transport(service, uri, stream, ssl_context)
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
         raise ConnectionFailedError(f"could not reach {uri.host}:{uri.port}: {_why(exc)}") from exc
