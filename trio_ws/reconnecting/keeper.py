@@ -129,6 +129,12 @@ class Keeper:
         """Get a connection if there is none, in this task. Cancelled, it tries no more."""
         if self._service is None:
             raise RuntimeError("enter the client's block first: async with WebSocketClient(...) as client")
+        await checkpoint_if_cancelled()
+        while self.state in ("connecting", "waiting"):
+            # Another task is at it, and its end is ours too, unless it was cancelled.
+            await self.changed.wait()
+            if self.state == "disconnected" and self._failure is not None:
+                raise self._no_connection()
         async with self._dialing:
             if self.state == "connected":
                 return
