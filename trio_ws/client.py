@@ -212,17 +212,17 @@ class WebSocketClient:
             await self._keeper.connect()
 
     @property
-    def _peer(self) -> Peer:
+    def _live(self) -> Peer:
         if self._keeper.peer is None:
             raise RuntimeError("not connected; use: async with WebSocketClient(...) as client")
         return self._keeper.peer
 
     @property
-    def _live(self) -> Peer | Keeper:
+    def _caller(self) -> Peer | Keeper:
         """What calls go through: a client that never reconnects need not look whether there is a link."""
         if self._waits and self._manager is not None:
             return self._keeper
-        return self._peer
+        return self._live
 
     # -- calls --------------------------------------------------------------------------------------
 
@@ -247,13 +247,14 @@ class WebSocketClient:
             RPCError: the call failed, see the tree in `trio_ws.errors`.
             PacketValidationError: the value is not of type ``returns``.
             PacketError: an argument cannot be encoded; nothing was sent.
-            ConnectionClosedError: the connection ended first; the method may have run, or not.
+            ConnectionClosedError: the connection ended first; its ``may_have_run`` says more.
+            ConnectionFailedError: the client has given up to reconnect.
         """
-        return self._live.call(method, args, kwargs, returns)
+        return self._caller.call(method, args, kwargs, returns)
 
     async def send_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> RPCResponse:
         """Call a method and give how it ended: ``.data``, ``.error``, ``.result()``. Else as `call`."""
-        return await self._live.send_rpc(method, args, kwargs)
+        return await self._caller.send_rpc(method, args, kwargs)
 
     @overload
     def stream(
@@ -272,7 +273,7 @@ class WebSocketClient:
         ``yield``, after ``stream_window`` items. Arguments and errors are those of `call`; an error of the
         method comes in its place among the items.
         """
-        return self._live.stream(method, args, kwargs, items)
+        return self._caller.stream(method, args, kwargs, items)
 
     def stream_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> PacketStream:
         """Iterate over the items of a stream as packets: ``async for packet in ...: packet.data``.
@@ -280,14 +281,14 @@ class WebSocketClient:
         The same as `stream` without a block: it ends with the iterator, which ``break`` drops. Arguments that
         are streams need the block.
         """
-        peer = self._live
+        peer = self._caller
         return PacketStream(lambda: peer.open_stream(method, args, kwargs, Any))
 
     # -- packets ------------------------------------------------------------------------------------
 
     async def send(self, data: Any) -> None:
         """Send a packet that is no call. Waits, raises and is cancelled as `WebSocket.send`."""
-        await self._live.send(data)
+        await self._caller.send(data)
 
     async def recv(self) -> Packet | None:
         """Wait for the next packet that is no call; None after a clean end. A cancellation loses none.
@@ -299,7 +300,7 @@ class WebSocketClient:
             ConnectionClosedError: the connection ended in any other way.
             RuntimeError: the handler's ``on_receive`` takes the packets.
         """
-        return await self._live.recv()
+        return await self._caller.recv()
 
     def __aiter__(self) -> Self:
         return self
@@ -316,7 +317,7 @@ class WebSocketClient:
         ``math = client.proxy(MathAPI)``, then ``await math.add(1, 2)``. Results are converted to the types
         that the methods are annotated with.
         """
-        return cast("T", Proxy(self._live, api))
+        return cast("T", Proxy(self._caller, api))
 
     # -- channels -----------------------------------------------------------------------------------
 
@@ -386,12 +387,12 @@ class WebSocketClient:
     @property
     def dialect(self) -> str:
         """What both sides speak: ``"trio-ws.v1"``, ``"webshocket.v1"``, ``"json"`` or ``"jsonrpc"``."""
-        return self._peer.dialect.name
+        return self._live.dialect.name
 
     @property
     def websocket(self) -> WebSocket:
         """The connection itself, the last one, for its state; it is read and written by the client alone."""
-        return self._peer.ws
+        return self._live.ws
 
     async def ping(self) -> float:
         """Ping the server; seconds there and back."""

@@ -24,8 +24,8 @@ class Network:
 
     Attributes:
         listener: of the server that is reached.
-        plan: what becomes of the next tries: an exception is raised, bytes are all that is ever answered. Past
-            its end the server is reached, or with ``down`` nobody.
+        plan: what becomes of the next tries: an exception is raised, bytes are all that is ever answered.
+            Past its end the server is reached, or with ``down`` nobody.
         times: of all tries.
         links: to the server, or to nobody.
     """

@@ -98,7 +98,7 @@ class Backoff:
             error: what went wrong, which may ask for more.
         """
         try:
-            bound = min(self.maximum, self.initial * self.factor ** (wait - 1))
+            bound = min(self.maximum, self.initial * float(self.factor) ** (wait - 1))
         except OverflowError:
             bound = self.maximum
         drawn = self.random.uniform(0, bound) if self.jitter else bound

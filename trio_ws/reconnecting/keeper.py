@@ -125,6 +125,7 @@ class Keeper:
         self._service = service
         self._context = contextvars.copy_context()
 
+    @enable_ki_protection
     async def connect(self, backoff: Backoff | None = None) -> None:
         """Get a connection if there is none, in this task. Cancelled, it tries no more."""
         if self._service is None:
@@ -133,7 +134,7 @@ class Keeper:
         while self.state in ("connecting", "waiting"):
             # Another task is at it, and its end is ours too, unless it was cancelled.
             await self.changed.wait()
-            if self.state == "disconnected" and self._failure is not None:
+            if self._failure is not None and not self.goes_on:
                 raise self._no_connection()
         async with self._dialing:
             if self.state == "connected":
