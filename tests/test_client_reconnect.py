@@ -559,6 +559,23 @@ async def test_connect_within_the_block(autojump_clock: MockClock) -> None:
             assert len(network.times) == tried + 4
 
 
+async def test_connect_after_a_loss_of_a_client_that_never_reconnects(autojump_clock: MockClock) -> None:
+    async with serving_in_memory(Handler()) as memory:
+        network = Network(memory.listener)
+        async with WebSocketClient("ws://test/", stream=network) as client:
+            network.cut()
+            await trio.sleep(1)
+            await client.connect()
+            assert await client.call("echo", 1) == 1
+        stream = await memory.stream()
+        async with WebSocketClient("ws://test/", stream=stream) as client:
+            await client.connect()  # there is one
+            stream.link.cut()
+            await trio.sleep(1)
+            with pytest.raises(RuntimeError, match="a stream is good for one connection"):
+                await client.connect()
+
+
 async def test_connect_without_the_block_says_what_to_do(autojump_clock: MockClock) -> None:
     client = WebSocketClient("ws://test/", autoconnect=False)
     with pytest.raises(RuntimeError, match="async with"):

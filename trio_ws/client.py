@@ -220,9 +220,10 @@ class WebSocketClient:
     @property
     def _caller(self) -> Peer | Keeper:
         """What calls go through: a client that never reconnects need not look whether there is a link."""
+        keeper = self._keeper
         if self._waits and self._manager is not None:
-            return self._keeper
-        return self._live
+            return keeper
+        return keeper.peer or self._live
 
     # -- calls --------------------------------------------------------------------------------------
 

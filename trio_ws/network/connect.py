@@ -129,14 +129,11 @@ class Opening:
     def _make_handshake(self) -> ClientHandshake:
         return _handshake(self._uri, self._subprotocols, self._headers, self.options)
 
-    @property
-    def again(self) -> bool:
-        """Whether more than one connection can be opened."""
-        return self._stream is None or callable(self._stream)
-
     async def open(self, service: Service) -> WebSocket:
         """Open a connection in ``open_timeout``; raises as `connect`."""
         uri, options = self._uri, self.options
+        if self._handshake is None and self._stream is not None and not callable(self._stream):
+            raise RuntimeError("a stream is good for one connection; give an async function that opens one")
         handshake, self._handshake = self._handshake or self._make_handshake(), None
         ws: WebSocket | None = None
         with trio.move_on_after(options.open_timeout):
