@@ -4,6 +4,7 @@ The house, from the ground up; a module imports only from floors below its own, 
 
     errors.py            floor 0  every exception, its tree in the docstring
     options.py           floor 0  Options: every limit and timeout, frozen
+    predicates.py        floor 0  who may call, or gets a message
     wire/                floor 1  bytes <-> events, without trio
         http.py              requests, headers, plain answers
         reader.py            a request out of bytes, with a fast lane for the common one
@@ -32,7 +33,6 @@ The house, from the ground up; a module imports only from floors below its own, 
         connect.py           names, TLS, the client's opening
         listen.py            listeners, and a client's way to a checked request
     rpc/                 floor 3  calls over one WebSocket, either way round
-        predicates.py        who may
         limits.py            how often
         parameters.py        what an annotation lets through
         methods.py           @rpc_method: signature -> checked call
@@ -47,7 +47,11 @@ The house, from the ground up; a module imports only from floors below its own, 
         typed.py             what type checkers see of a method
     channels/            floor 3  one message to many
         names.py             names and globs
+        log.py               messages, channels and their subscribers
         inbox.py             a subscribed task's bounded queue and its policy
+        flusher.py           the task that writes to them all
+        hub.py               who is subscribed to what, and publishing
+        raw.py               one message to many plain WebSockets
         brokers.py           what joins several processes
     handler.py           floor 4  WebSocketHandler and ClientConnection
     server.py            floor 5  WebSocketServer, serve
@@ -62,7 +66,9 @@ The house, from the ground up; a module imports only from floors below its own, 
 from __future__ import annotations
 
 from trio_ws.channels.brokers import Broker, BrokerStatistics, MemoryBroker, MemoryHub
+from trio_ws.channels.hub import ChannelStatistics, Hub, HubStatistics
 from trio_ws.channels.inbox import Inbox, InboxStatistics
+from trio_ws.channels.raw import broadcast
 from trio_ws.client import WebSocketClient
 from trio_ws.errors import (
     BrokerError,
@@ -90,12 +96,12 @@ from trio_ws.errors import (
 from trio_ws.handler import ClientConnection, WebSocketHandler
 from trio_ws.network.connect import connect
 from trio_ws.options import Compression, Options
+from trio_ws.predicates import All, Any, Has, Is, IsEqual, Predicate
 from trio_ws.reconnecting.backoff import Backoff
 from trio_ws.reconnecting.keeper import StateChanges
 from trio_ws.rpc.calls import PacketStream, RPCResponse
 from trio_ws.rpc.limits import RateLimit, rate_limit
 from trio_ws.rpc.methods import Method, rpc_method
-from trio_ws.rpc.predicates import All, Any, Has, Is, IsEqual, Predicate
 from trio_ws.rpc.streams import ItemStream
 from trio_ws.server import DrainReport, WebSocketServer, serve
 from trio_ws.websocket.connection import WebSocket
@@ -112,6 +118,7 @@ __all__ = [
     "Broker",
     "BrokerError",
     "BrokerStatistics",
+    "ChannelStatistics",
     "ClientConnection",
     "CloseFrame",
     "Compression",
@@ -122,6 +129,8 @@ __all__ = [
     "HandshakeRejectedError",
     "Has",
     "Headers",
+    "Hub",
+    "HubStatistics",
     "Inbox",
     "InboxStatistics",
     "InvalidURIError",
@@ -159,6 +168,7 @@ __all__ = [
     "WebSocketHandler",
     "WebSocketMessage",
     "WebSocketServer",
+    "broadcast",
     "connect",
     "rate_limit",
     "rpc_method",

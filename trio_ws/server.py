@@ -19,13 +19,15 @@ import logging
 import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
+from trio_ws.channels.brokers import Broker
+from trio_ws.channels.hub import share
 from trio_ws.errors import ConnectionClosedError, WebSocketException, check_close
 from trio_ws.handler import WebSocketHandler
 from trio_ws.network.listen import (
@@ -52,9 +54,10 @@ from trio_ws.wire.reader import RequestReader
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
     from types import TracebackType
 
+    from trio_ws.channels.hub import Hub
     from trio_ws.websocket.service import Service
     from trio_ws.websocket.transport import Transport
     from trio_ws.wire.http import Request
@@ -93,12 +96,14 @@ class WebSocketServer:
         subprotocols: those that the server speaks, best first; the first that a client offered is agreed on
             unless ``ws.accept`` names another. For a handler the dialects of calls are the default.
         max_connections: overrides that field of ``options``.
+        broker: joins the handler's channels to those of other processes, see `Broker`. None for none.
         debug: an unexpected exception of a handler ends the server and leaves its block as it was raised.
         options: limits and timeouts; default ``Options()``.
 
     Raises:
         TypeError, ValueError: at once, for arguments that do not fit.
         OSError: on entering, where an address cannot be had.
+        BrokerError: on entering, where the broker cannot be reached within ``open_timeout``.
     """
 
     def __init__(
@@ -112,6 +117,7 @@ class WebSocketServer:
         listeners: Sequence[trio.abc.Listener[Any]] | None = None,
         subprotocols: Sequence[str] = (),
         max_connections: int | None = None,
+        broker: Broker | None = None,
         debug: bool = False,
         options: Options | None = None,
     ) -> None:
@@ -134,6 +140,9 @@ class WebSocketServer:
             self._target = self._call_handler
             subprotocols = subprotocols or SUBPROTOCOLS
         self._subprotocols = tuple(check_subprotocols(subprotocols))
+        if broker is not None and not isinstance(broker, Broker):
+            raise TypeError(f"broker is a Broker, not {type(broker).__name__}")
+        self._broker = broker
         self._debug = debug
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
         self._connections: set[WebSocket] = set()
@@ -275,6 +284,16 @@ class WebSocketServer:
     @asynccontextmanager
     @enable_ki_protection
     async def _run(self) -> AsyncIterator[None]:
+        hubs = {"": self._handler.channels} if self._handler is not None else {}
+        async with AsyncExitStack() as stack:
+            if self._broker is not None:
+                await stack.enter_async_context(share(self._broker, hubs, self.options.open_timeout))
+            await stack.enter_async_context(self._run_joined(hubs.values()))
+            yield
+
+    @asynccontextmanager
+    @enable_ki_protection
+    async def _run_joined(self, hubs: Iterable[Hub]) -> AsyncIterator[None]:
         if self._given_listeners is not None:
             self.listeners = list(self._given_listeners)
         else:
@@ -283,6 +302,8 @@ class WebSocketServer:
             async with open_service(self.options) as self._service:
                 self._handlers = await self._service.nursery.start(_host_handlers)
                 self._workers = Workers(self._handlers)
+                for hub in hubs:
+                    self._service.nursery.start_soon(hub.flusher.run, name="trio_ws channels")
                 for listener in self.listeners:
                     self._service.nursery.start_soon(accept_forever, listener, self._admit)
                 self._state = "serving"
@@ -477,6 +498,7 @@ async def serve(
     listeners: Sequence[trio.abc.Listener[Any]] | None = None,
     subprotocols: Sequence[str] = (),
     max_connections: int | None = None,
+    broker: Broker | None = None,
     debug: bool = False,
     options: Options | None = None,
     task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED,
@@ -495,6 +517,7 @@ async def serve(
         listeners=listeners,
         subprotocols=subprotocols,
         max_connections=max_connections,
+        broker=broker,
         debug=debug,
         options=options,
     ) as server:
