@@ -615,6 +615,30 @@ async def test_connect_by_several_tasks_dials_once_and_survives_a_cancelled_one(
             assert len(network.times) == 4
 
 
+@pytest.mark.parametrize("step", [b"", OSError("unplugged")])
+async def test_connect_in_a_task_outside_ends_with_the_block(step: Any, autojump_clock: MockClock) -> None:
+    network = Network()
+    network.plan = [step] * 9
+    before = all_tasks()
+    async with trio.open_nursery() as nursery:
+        ended = 0
+
+        async def elsewhere() -> None:
+            nonlocal ended
+            with pytest.raises(ConnectionClosedLocallyError):
+                await client.connect(retry=True, max_retry_attempt=9, retry_interval=1000)
+            ended += 1
+            assert trio.current_time() == 1
+
+        async with WebSocketClient("ws://test/", stream=network, autoconnect=False) as client:
+            nursery.start_soon(elsewhere)
+            nursery.start_soon(elsewhere)
+            await trio.sleep(1)
+    assert ended == 2
+    assert all_tasks() == before
+    assert all(link.client._closed for link in network.links)
+
+
 async def test_connect_after_it_gave_up_begins_anew(autojump_clock: MockClock) -> None:
     async with reconnecting(backoff=Backoff(attempts=2)) as (client, network, _):
         network.down = True

@@ -327,6 +327,66 @@ async def test_a_cancelled_subscriber_harms_no_other(autojump_clock: MockClock) 
             assert server.held == set()
 
 
+async def test_a_server_that_ponders_over_a_name_that_was_left(autojump_clock: MockClock) -> None:
+    """It would come to a request to unsubscribe first, and keep the client subscribed."""
+
+    class Handler(WebSocketHandler):
+        async def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
+            await trio.sleep(5)
+            return True
+
+    handler = Handler()
+    async with serving_in_memory(handler) as memory:
+        async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
+            for taken_anew in (False, True):
+                with trio.move_on_after(1):
+                    async with client.subscribe("a"):
+                        pytest.fail("subscribed")
+                if taken_anew:
+                    async with client.subscribe("a") as inbox:
+                        handler.publish("a", 1)
+                        assert (await inbox.receive()).data == 1
+                await trio.sleep(10)
+                (connection,) = handler.clients
+                assert connection.subscribed_channel == set()
+                assert not client._subscriptions._leaving
+
+
+async def test_with_a_server_of_ours(autojump_clock: MockClock) -> None:
+    class Handler(WebSocketHandler):
+        client_globs = True
+
+        def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
+            return name.startswith("news.")
+
+    handler = Handler()
+    async with serving_in_memory(handler, options=Options(max_subscribed_channels=2)) as memory:
+        network = Network(memory.listener)
+        async with WebSocketClient("ws://test/", stream=network, reconnect=BACKOFF) as client:
+            async with client.subscribe(["news.*", "news.tech"]) as inbox:
+                for name, error in (("secret", RPCAccessDeniedError), ("news.third", SubscriptionError)):
+                    with pytest.raises(error):
+                        async with client.subscribe(name):
+                            pytest.fail("subscribed")
+                for round_ in range(3):
+                    handler.publish("news.tech", round_)
+                    handler.broadcast("to all")
+                    packet = await inbox.receive()
+                    assert (packet.channel, packet.data) == ("news.tech", round_)
+                    other = await client.recv()
+                    assert other is not None
+                    assert (other.source, other.data) == (PacketSource.BROADCAST, "to all")
+                    with pytest.raises(trio.WouldBlock):
+                        inbox.receive_nowait()
+                    network.cut()
+                    await settle()
+                    await client.ping()
+                    await settle()
+            await settle()
+            (connection,) = handler.clients
+            assert connection.subscribed_channel == set()
+
+
 async def test_late_packets_of_a_name_that_was_left_reach_nobody(autojump_clock: MockClock) -> None:
     server = Channels()
     async with serving_in_memory(server) as memory:

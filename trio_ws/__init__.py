@@ -9,6 +9,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         http.py              requests, headers, plain answers
         reader.py            a request out of bytes, with a fast lane for the common one
         handshake.py         both opening handshakes
+        tunnel.py            CONNECT, to an HTTP proxy
         masking.py           xor, and where its keys come from
         frames.py            frames and messages: wsproto's, with a fast lane for the common frame
         deflate.py           permessage-deflate with a bound on what it inflates
@@ -30,6 +31,8 @@ The house, from the ground up; a module imports only from floors below its own, 
         connection.py        WebSocket: its face
     network/             floor 3  reaching and being reached
         uri.py               ws:// and wss://
+        proxy.py             HTTP and SOCKS5 proxies, named or from the environment
+        redirect.py          where a redirect leads, and what may go there
         connect.py           names, TLS, the client's opening
         listen.py            listeners, and a client's way to a checked request
     rpc/                 floor 3  calls over one WebSocket, either way round

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
 
 from trio.lowlevel import enable_ki_protection
 
@@ -79,6 +79,7 @@ class WebSocketClient:
             `connect`.
         unix_path: connect to the Unix socket at this path.
         ssl_context: for ``wss://``.
+        proxy: True for what the environment says, None for none, or a proxy's URL; see `connect`.
         options: limits and timeouts.
         reconnect: when to try again, on entering and after each loss; by default never.
         autoconnect: connect on entering the block. False leaves that to `connect`. Default True.
@@ -97,6 +98,7 @@ class WebSocketClient:
         stream: trio.abc.Stream | Callable[[], Awaitable[trio.abc.Stream]] | None = None,
         unix_path: str | os.PathLike[str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        proxy: Literal[True] | str | None = True,
         options: Options | None = None,
         reconnect: Backoff | None = None,
         autoconnect: bool = True,
@@ -112,7 +114,7 @@ class WebSocketClient:
         self._subprotocols: Sequence[str] = _DIALECTS[dialect]
         self._handler = _make_handler(handler)
         self._opening = functools.partial(
-            Opening, uri, self._subprotocols, headers, stream, unix_path, ssl_context, options
+            Opening, uri, self._subprotocols, headers, stream, unix_path, ssl_context, proxy, options
         )
         self._opened: Opening | None = None
         self._autoconnect = autoconnect

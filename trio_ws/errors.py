@@ -87,14 +87,14 @@ class HeaderFields(Protocol):
 
 
 class ConnectionFailedError(WebSocketError):
-    """The connection could not be opened: DNS, TCP, TLS, a deadline, or an answer that is no WebSocket.
+    """The connection could not be opened: DNS, TCP, TLS, a proxy, a deadline, an answer that is no WebSocket.
 
     The underlying exception, where there is one, is ``__cause__``.
     """
 
 
 class InvalidURIError(ConnectionFailedError, ValueError):
-    """The URI given to :func:`trio_ws.connect` names no WebSocket (RFC 6455 section 3)."""
+    """A URI given to :func:`trio_ws.connect` names no WebSocket (RFC 6455 section 3), or no proxy."""
 
 
 class HandshakeRejectedError(ConnectionFailedError):

@@ -81,6 +81,8 @@ class Options:
             more get HTTP 503 (over TLS, and over listeners other than sockets, they are dropped). Default
             1,024.
         max_header_bytes: bytes of a request's or a response's whole head; more get HTTP 431. Default 16 KiB.
+        max_redirects: redirects that a client follows one after another. 0 for none: then each is a
+            `HandshakeRejectedError`. Default 10.
         max_body_bytes: bytes of the body of a plain HTTP request; more get HTTP 413. Default 64 KiB.
         max_concurrent_calls: calls of the peer that run at once on a connection. Further ones wait, unread,
             while ``max_queue_bytes`` has room; where that would block answers to our own calls, they are
@@ -112,6 +114,7 @@ class Options:
     max_connections: int | None = 20_000
     max_handshakes: int = 1024
     max_header_bytes: int = 16 * 1024
+    max_redirects: int = 10
     max_body_bytes: int = 64 * 1024
     max_concurrent_calls: int = 100
     stream_window: int = 64
@@ -128,6 +131,7 @@ class Options:
         _within(self, "max_connections", 1, None, none=True)
         _within(self, "max_handshakes", 1, None)
         _within(self, "max_header_bytes", 256, None)
+        _within(self, "max_redirects", 0, None)
         _within(self, "max_body_bytes", 0, None)
         _within(self, "max_concurrent_calls", 1, None)
         _within(self, "stream_window", 1, None)

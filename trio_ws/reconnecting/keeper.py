@@ -102,7 +102,7 @@ class Keeper:
         self._service: Service | None = None
         self._context = contextvars.copy_context()
         self._dialing = trio.Lock()
-        self._recovering = trio.CancelScope()
+        self._trying = trio.CancelScope()  # around whoever dials
         self._failure: ConnectionFailedError | None = None
         self._tries = 0  # since the counting began
         self._waits = 0
@@ -144,18 +144,21 @@ class Keeper:
             self._tries = self._waits = 0
             self._failure = None
             try:
-                await self._dial(backoff or self._backoff or ONCE, None)
+                with trio.CancelScope() as self._trying:
+                    await self._dial(backoff or self._backoff or ONCE, None)
             except ConnectionFailedError as exc:
                 self._give_up(exc)
                 raise
             except BaseException:
                 self._become("disconnected")
                 raise
+            if self._trying.cancelled_caught:
+                raise self._no_connection()
 
     async def close(self, exc: BaseException | None) -> None:
         """The block is being left, with this exception. Closes as `connect` does; all who wait are told."""
         self._become("closed")
-        self._recovering.cancel()
+        self._trying.cancel()
         self._subscriptions.end(self._no_connection)
         peer = self.peer
         if peer is not None:
@@ -252,11 +255,12 @@ class Keeper:
     @enable_ki_protection
     async def _recover(self, error: ConnectionClosedError) -> None:
         assert self._backoff is not None
-        with trio.CancelScope() as self._recovering:
+        async with self._dialing:
+            if self.state != "waiting":
+                return
             try:
-                async with self._dialing:
-                    if self.state == "waiting":
-                        await self._dial(self._backoff, error)
+                with trio.CancelScope() as self._trying:
+                    await self._dial(self._backoff, error)
             except ConnectionFailedError as exc:
                 logger.warning("gave up to reconnect: %s", exc)
                 self._give_up(exc)

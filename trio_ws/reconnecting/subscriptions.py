@@ -20,6 +20,7 @@ from trio_ws.channels.names import is_glob, matcher
 from trio_ws.errors import PacketError, SubscriptionError
 from trio_ws.rpc.errors import error_from
 from trio_ws.websocket.bell import Bell
+from trio_ws.wire.packets import SUBSCRIBE, UNSUBSCRIBE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Subscriptions"]
 
-# The reserved methods.
-_SUBSCRIBE = "__subscribe__"
-_UNSUBSCRIBE = "__unsubscribe__"
-
 #: Names in one request when a connection is new.
 _NAMES_AT_ONCE = 256
 
@@ -42,11 +39,12 @@ _NAMES_AT_ONCE = 256
 class _Name:
     """A name, or a glob, that there are inboxes for."""
 
-    __slots__ = ("confirmed", "inboxes", "name")
+    __slots__ = ("asked", "confirmed", "inboxes", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.inboxes: dict[Inbox, None] = {}
+        self.asked = False  # for on the connection of now, and not answered yet
         self.confirmed = False  # by the server, on the connection of now
 
 
@@ -75,7 +73,7 @@ class Subscriptions:
         self._names: dict[str, _Name] = {}
         self._globs: dict[str, Callable[[str], object]] = {}
         self._held: dict[Inbox, list[str]] = {}
-        self._leaving: dict[str, int] = {}  # requests to unsubscribe that are under way
+        self._leaving: dict[str, int] = {}  # what is under way for names that were left
         self._changed = Bell()
 
     # -- connections come and go --------------------------------------------------------------------
@@ -98,7 +96,7 @@ class Subscriptions:
         self._peer = None
         self._leaving.clear()
         for entry in self._names.values():
-            entry.confirmed = False
+            entry.asked = entry.confirmed = False
 
     def end(self, error: Callable[[], BaseException] | None) -> None:
         """No other connection will come: all inboxes end."""
@@ -147,7 +145,11 @@ class Subscriptions:
             if not entry.inboxes:
                 del self._names[name]
                 self._globs.pop(name, None)
-                left.append(name)
+                if entry.asked:
+                    # The server may still ponder, and would come to a request to unsubscribe first.
+                    self._leaving[name] = self._leaving.get(name, 0) + 1
+                elif entry.confirmed:
+                    left.append(name)
         self._changed.ring()
         peer = self._peer
         if peer is not None and not self._held:
@@ -161,11 +163,24 @@ class Subscriptions:
         peer = self._peer
         assert peer is not None
         entries = [self._names[name] for name in names]
+        for entry in entries:
+            entry.asked = True
 
         def take(response: Response) -> None:
             refusal = _refusal(response, names)
-            # A name that was left meanwhile, and perhaps taken anew, has an entry of its own or none.
-            current = [entry for entry in entries if self._names.get(entry.name) is entry]
+            current = []
+            left = []
+            for entry in entries:
+                entry.asked = False
+                if self._names.get(entry.name) is entry:
+                    current.append(entry)
+                else:
+                    left.append(entry.name)
+            # What was left meanwhile may have been taken anew, and that was asked for apart.
+            gone = [name for name in left if name not in self._names]
+            if gone:
+                self._unsubscribe(peer, gone)
+            self._stop_dropping(left)
             if refusal is None:
                 for entry in current:
                     entry.confirmed = True
@@ -179,19 +194,19 @@ class Subscriptions:
                         inbox.end(refusal)
             self._changed.ring()
 
-        peer.ask_soon(_Asked(take), _SUBSCRIBE, [list(names)])
+        peer.ask_soon(_Asked(take), SUBSCRIBE, [list(names)])
 
     def _unsubscribe(self, peer: Peer, names: list[str]) -> None:
         for name in names:
             self._leaving[name] = self._leaving.get(name, 0) + 1
 
-        def take(_: Response) -> None:
-            for name in names if self._peer is peer else ():
-                self._leaving[name] -= 1
-                if not self._leaving[name]:
-                    del self._leaving[name]
+        peer.ask_soon(_Asked(lambda _: self._stop_dropping(names)), UNSUBSCRIBE, [names])
 
-        peer.ask_soon(_Asked(take), _UNSUBSCRIBE, [names])
+    def _stop_dropping(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._leaving[name] -= 1
+            if not self._leaving[name]:
+                del self._leaving[name]
 
     def _route(self, packet: Packet) -> bool:
         """Give a packet of a channel to all who listen to it; whether it has found its place."""
