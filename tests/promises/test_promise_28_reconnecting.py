@@ -153,6 +153,15 @@ async def test_503_is_retried_and_403_is_not(autojump_clock: MockClock) -> None:
             assert len(network.times) == 2
 
 
+async def test_a_redirect_that_cannot_be_followed_is_not_retried(autojump_clock: MockClock) -> None:
+    network = Network()
+    network.plan = [refusal(503), refusal(302, "Location: ws://elsewhere/")]
+    with pytest.raises(ConnectionFailedError, match="redirects to ws://elsewhere/"):
+        async with client_of(network, Backoff()):
+            pytest.fail("connected")
+    assert len(network.times) == 2
+
+
 async def test_403_after_a_loss_ends_it(autojump_clock: MockClock) -> None:
     async with serving_in_memory(Handler()) as memory:
         network = Network(memory.listener)
@@ -339,5 +348,5 @@ async def test_the_link_goes_at_any_byte_and_no_call_waits_for_ever(
                 assert ends.count("lost") <= 1
                 if comes_back:
                     assert "failed" not in ends
-                count += 7
+                count += 13
     assert whole > 50

@@ -76,16 +76,15 @@ class Backoff:
         """Whether to try again after this error. A subclass may have a rule of its own.
 
         Yes for a lost connection, whoever closed it with whatever code, for HTTP 5xx, for errors of the
-        network and for ``open_timeout``. No for any other HTTP status, for an `InvalidURIError`, and for a
-        certificate that is not trusted: these will be the same the next time.
+        network and for ``open_timeout``. No for any other HTTP status, a redirect that cannot be followed
+        among them, for an `InvalidURIError`, and for a certificate that is not trusted: these will be the
+        same the next time.
         """
-        if isinstance(error, HandshakeRejectedError):
-            return error.status >= 500
-        if isinstance(error, InvalidURIError):
-            return False
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, ssl.SSLCertVerificationError):
+            if isinstance(cause, HandshakeRejectedError):
+                return cause.status >= 500
+            if isinstance(cause, InvalidURIError | ssl.SSLCertVerificationError):
                 return False
             cause = cause.__cause__
         return True
