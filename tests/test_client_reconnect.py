@@ -269,6 +269,24 @@ async def test_a_server_that_closes_and_hangs_is_not_waited_for(autojump_clock: 
     assert all_tasks() == before
 
 
+@pytest.mark.parametrize("reconnects", [True, False])
+async def test_a_connection_that_takes_no_more_and_has_not_ended(
+    reconnects: bool, autojump_clock: MockClock
+) -> None:
+    async with serving_in_memory(Handler()) as memory:
+        backoff = Backoff(initial=1, jitter=False) if reconnects else None
+        async with WebSocketClient("ws://test/", stream=memory.stream, reconnect=backoff) as client:
+            client.websocket._write_failed(OSError("as a socket says that was shut down"))
+            assert client.state == "connected"
+            if reconnects:
+                assert await client.call("echo", 1) == 1
+                assert trio.current_time() == 11  # after close_timeout and the wait
+            else:
+                with pytest.raises(ConnectionClosedError) as info:
+                    await client.call("echo", 1)
+                assert not info.value.may_have_run
+
+
 async def test_a_subclass_has_a_rule_of_its_own(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -147,7 +147,7 @@ class WebSocketClient:
         try:
             async with open_service(opening.options) as service:
                 entered = True
-                self._keeper.begin(service)
+                self._keeper.begin(service, opening.options.close_timeout)
                 try:
                     if self._autoconnect:
                         await self._keeper.connect()

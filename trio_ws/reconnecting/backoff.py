@@ -77,14 +77,14 @@ class Backoff:
 
         Yes for a lost connection, whoever closed it with whatever code, for HTTP 5xx, for errors of the
         network and for ``open_timeout``. No for any other HTTP status, a redirect that cannot be followed
-        among them, for an `InvalidURIError`, and for a certificate that is not trusted: these will be the
-        same the next time.
+        among them, for an `InvalidURIError`, a certificate that is not trusted, or a package that is missing:
+        these will be the same the next time.
         """
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, HandshakeRejectedError):
                 return cause.status >= 500
-            if isinstance(cause, InvalidURIError | ssl.SSLCertVerificationError):
+            if isinstance(cause, InvalidURIError | ImportError | ssl.SSLCertVerificationError):
                 return False
             cause = cause.__cause__
         return True

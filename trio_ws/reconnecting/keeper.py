@@ -100,6 +100,7 @@ class Keeper:
         self._backoff = backoff
         self._subscriptions = subscriptions
         self._service: Service | None = None
+        self._close_timeout = 0.0
         self._context = contextvars.copy_context()
         self._dialing = trio.Lock()
         self._trying = trio.CancelScope()  # around whoever dials
@@ -120,9 +121,10 @@ class Keeper:
 
     # -- life ---------------------------------------------------------------------------------------
 
-    def begin(self, service: Service) -> None:
+    def begin(self, service: Service, close_timeout: float) -> None:
         """The client's block has begun."""
         self._service = service
+        self._close_timeout = close_timeout
         self._context = contextvars.copy_context()
 
     @enable_ki_protection
@@ -160,6 +162,11 @@ class Keeper:
         self._become("closed")
         self._trying.cancel()
         self._subscriptions.end(self._no_connection)
+        if self._dialing.locked():
+            # Whoever dials in a task elsewhere closes what it has begun, which takes the service.
+            with trio.move_on_after(self._close_timeout, shield=True):
+                async with self._dialing:
+                    pass
         peer = self.peer
         if peer is not None:
             peer.ended()
