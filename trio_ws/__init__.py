@@ -57,11 +57,11 @@ The house, from the ground up; a module imports only from floors below its own, 
         raw.py               one message to many plain WebSockets
         brokers.py           what joins several processes
     handler.py           floor 4  WebSocketHandler and ClientConnection
-    server.py            floor 5  WebSocketServer, serve
     reconnecting/        floor 4  the connections of one client, one after the other
         backoff.py           when to try again
         subscriptions.py     what a client listens to, on whatever connection it has
         keeper.py            who dials, and who waits for a connection
+    server.py            floor 5  WebSocketServer, serve
     client.py            floor 5  WebSocketClient
     testing/             floor 6  memory links, faults, the raw peer
 """

@@ -318,6 +318,22 @@ async def test_what_is_in_flight_fails_at_once(name: str, autojump_clock: MockCl
             assert trio.current_time() == 9
 
 
+@pytest.mark.parametrize("direction", ["to_server", "to_client", None])
+async def test_a_link_that_falls_silent(direction: Any, autojump_clock: MockClock) -> None:
+    options = Options(ping_interval=5, ping_timeout=2)
+    async with serving_in_memory(Handler()) as memory:
+        network = Network(memory.listener)
+        backoff = Backoff(initial=1, jitter=False)
+        async with client_of(network, backoff, options=options) as client:
+            network.links[0].partition(direction=direction)
+            with pytest.raises(ConnectionClosedError) as info:
+                await client.call("echo", 1)
+            assert info.value.may_have_run
+            assert trio.current_time() == 7
+            assert await client.call("echo", 2) == 2
+            assert trio.current_time() == 8
+
+
 @pytest.mark.parametrize("comes_back", [True, False])
 @pytest.mark.parametrize("clean", [True, False])
 async def test_the_link_goes_at_any_byte_and_no_call_waits_for_ever(
