@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "trio_ws"
 FLOORS = {
     "errors": 0,
     "options": 0,
+    "signals": 0,
     "predicates": 0,
     "wire": 1,
     "websocket": 2,
@@ -27,6 +28,7 @@ FLOORS = {
     "app": 4,
     "server": 5,
     "client": 5,
+    "processes": 6,
     "testing": 6,
     "": 7,
 }

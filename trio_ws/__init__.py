@@ -4,6 +4,7 @@ The house, from the ground up; a module imports only from floors below its own, 
 
     errors.py            floor 0  every exception, its tree in the docstring
     options.py           floor 0  Options: every limit and timeout, frozen
+    signals.py           floor 0  from a signal to a cancelled scope
     predicates.py        floor 0  who may call, or gets a message
     wire/                floor 1  bytes <-> events, without trio
         http.py              requests, headers, plain answers
@@ -56,6 +57,12 @@ The house, from the ground up; a module imports only from floors below its own, 
         hub.py               who is subscribed to what, and publishing
         raw.py               one message to many plain WebSockets
         brokers.py           what joins several processes
+        redis_url.py         what a Redis URL says
+        redis_names.py       names and globs at Redis
+        redis_queue.py       what waits to be published there
+        redis_link.py        one connection to Redis
+        redis.py             RedisBroker: through Redis
+        urls.py              from a URL to its broker
     handler.py           floor 4  WebSocketHandler and ClientConnection
     reconnecting/        floor 4  the connections of one client, one after the other
         backoff.py           when to try again
@@ -63,6 +70,12 @@ The house, from the ground up; a module imports only from floors below its own, 
         keeper.py            who dials, and who waits for a connection
     server.py            floor 5  WebSocketServer, serve
     client.py            floor 5  WebSocketClient
+    processes/           floor 6  one server in several processes
+        targets.py           import strings: how a target gets into another process
+        orders.py            what parent and worker say to each other
+        worker.py            a worker, in its own process
+        child.py             a worker, as its parent sees it
+        group.py             serve_processes: start, restart, renew, drain
     testing/             floor 6  memory links, faults, the raw peer
 """
 
@@ -72,6 +85,7 @@ from trio_ws.channels.brokers import Broker, BrokerStatistics, MemoryBroker, Mem
 from trio_ws.channels.hub import ChannelStatistics, Hub, HubStatistics
 from trio_ws.channels.inbox import Inbox, InboxStatistics
 from trio_ws.channels.raw import broadcast
+from trio_ws.channels.redis import RedisBroker
 from trio_ws.client import WebSocketClient
 from trio_ws.errors import (
     BrokerError,
@@ -95,11 +109,13 @@ from trio_ws.errors import (
     SubscriptionError,
     WebSocketError,
     WebSocketException,
+    WorkerError,
 )
 from trio_ws.handler import ClientConnection, WebSocketHandler
 from trio_ws.network.connect import connect
 from trio_ws.options import Compression, Options
 from trio_ws.predicates import All, Any, Has, Is, IsEqual, Predicate
+from trio_ws.processes.group import ProcessGroup, WorkerProcess, serve_processes
 from trio_ws.reconnecting.backoff import Backoff
 from trio_ws.reconnecting.keeper import StateChanges
 from trio_ws.rpc.calls import PacketStream, RPCResponse
@@ -107,6 +123,7 @@ from trio_ws.rpc.limits import RateLimit, rate_limit
 from trio_ws.rpc.methods import Method, rpc_method
 from trio_ws.rpc.streams import ItemStream
 from trio_ws.server import DrainReport, WebSocketServer, serve
+from trio_ws.signals import cancel_on_signals
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.message import WebSocketMessage
 from trio_ws.wire.http import Headers, Request
@@ -151,6 +168,7 @@ __all__ = [
     "PacketStream",
     "PacketValidationError",
     "Predicate",
+    "ProcessGroup",
     "RPCAccessDeniedError",
     "RPCCancelledError",
     "RPCError",
@@ -161,6 +179,7 @@ __all__ = [
     "RPCTimeoutError",
     "RateLimit",
     "RateLimitError",
+    "RedisBroker",
     "Request",
     "StateChanges",
     "SubscriptionError",
@@ -171,11 +190,15 @@ __all__ = [
     "WebSocketHandler",
     "WebSocketMessage",
     "WebSocketServer",
+    "WorkerError",
+    "WorkerProcess",
     "broadcast",
+    "cancel_on_signals",
     "connect",
     "rate_limit",
     "rpc_method",
     "serve",
+    "serve_processes",
 ]
 
 

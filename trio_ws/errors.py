@@ -22,6 +22,7 @@
     │   ├── RPCCancelledError              -32004 the other side gave it up
     │   └── SubscriptionError              the server lets this client into no more channels
     ├── BrokerError                        the broker of channels cannot be reached
+    ├── WorkerError                        the workers of serve_processes do not start: .exit_code
     └── WebSocketException                 raised *by* a handler to close with a code of its choice
 
 What holds here: nothing of wsproto, h11, ssl or the socket module reaches a user; such a cause is chained
@@ -59,6 +60,7 @@ __all__ = [
     "SubscriptionError",
     "WebSocketError",
     "WebSocketException",
+    "WorkerError",
 ]
 
 
@@ -263,6 +265,18 @@ class SubscriptionError(RPCError):
 
 class BrokerError(WebSocketError):
     """A server's broker could not be reached in time when the server started, or refused it."""
+
+
+class WorkerError(WebSocketError):
+    """The workers of `trio_ws.serve_processes` do not start.
+
+    Attributes:
+        exit_code: that of the worker; the negative number of the signal that killed it.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class WebSocketException(WebSocketError):

@@ -91,8 +91,9 @@ class Options:
             producer stands at its ``yield``. Default 64.
         channel_max_items: messages of channels that wait for one slow connection, beside what waits to be
             written to it; past it the policy of its subscription decides. Default 1,024.
-        channel_max_bytes: bytes of these messages, as msgpack, with 128 bytes charged for each; one message
-            may come on top. `trio_ws.broadcast` closes a connection for which more waits. Default 1 MiB.
+        channel_max_bytes: bytes of these messages, as msgpack and as each of the frames made of them, with
+            128 bytes charged for each message; one may come on top. All connections share them.
+            `trio_ws.broadcast` closes a connection for which more waits. Default 1 MiB.
         max_subscribed_channels: names and globs that one connection may be subscribed to; 0 for no limit.
             Default 1,000.
         json_in_binary: send JSON packets in binary frames instead of text frames. Default False.

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
-from trio_ws.channels.brokers import Broker
 from trio_ws.channels.hub import share
+from trio_ws.channels.urls import broker_from
 from trio_ws.errors import ConnectionClosedError, WebSocketException, check_close
 from trio_ws.handler import WebSocketHandler
 from trio_ws.network.listen import (
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from types import TracebackType
 
+    from trio_ws.channels.brokers import Broker
     from trio_ws.channels.hub import Hub
     from trio_ws.websocket.service import Service
     from trio_ws.websocket.transport import Transport
@@ -96,7 +97,8 @@ class WebSocketServer:
         subprotocols: those that the server speaks, best first; the first that a client offered is agreed on
             unless ``ws.accept`` names another. For a handler the dialects of calls are the default.
         max_connections: overrides that field of ``options``.
-        broker: joins the handler's channels to those of other processes, see `Broker`. None for none.
+        broker: joins the handler's channels to those of other processes: a `Broker`, or a URL such as
+            ``"redis://localhost"`` (extra ``trio-ws[redis]``). None for none.
         debug: an unexpected exception of a handler ends the server and leaves its block as it was raised.
         options: limits and timeouts; default ``Options()``.
 
@@ -117,7 +119,7 @@ class WebSocketServer:
         listeners: Sequence[trio.abc.Listener[Any]] | None = None,
         subprotocols: Sequence[str] = (),
         max_connections: int | None = None,
-        broker: Broker | None = None,
+        broker: Broker | str | None = None,
         debug: bool = False,
         options: Options | None = None,
     ) -> None:
@@ -140,15 +142,13 @@ class WebSocketServer:
             self._target = self._call_handler
             subprotocols = subprotocols or SUBPROTOCOLS
         self._subprotocols = tuple(check_subprotocols(subprotocols))
-        if broker is not None and not isinstance(broker, Broker):
-            raise TypeError(f"broker is a Broker, not {type(broker).__name__}")
-        self._broker = broker
+        self._broker = broker_from(broker) if broker is not None else None
         self._debug = debug
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
         self._connections: set[WebSocket] = set()
         self._clients = 0  # connections in any state, those in their opening handshake too
         self._handshakes = 0
-        self._gone = Bell()  # rings when a client has gone
+        self._gone = Bell()  # rings when a client has gone, or is through with its opening handshake
         self._failure: BaseException | None = None
         self._to_accept, self._accepted = trio.open_memory_channel[WebSocket](0)
         self._manager: Any = None
@@ -156,6 +156,7 @@ class WebSocketServer:
         self._block: trio.CancelScope
         self._service: Service
         self._handlers: trio.Nursery
+        self._acceptors: trio.Nursery
         self._workers: Workers
 
     # -- what a user sees ---------------------------------------------------------------------------
@@ -238,6 +239,26 @@ class WebSocketServer:
             await self._gone.wait()
         return report
 
+    async def stop_listening(self) -> None:
+        """Close the listeners, and wait until those who are in their opening handshake have finished it.
+
+        Everything else goes on. Where other processes have the same listening sockets, new clients are
+        theirs from now on. The wait takes at most ``open_timeout``; a cancellation ends it, and the listeners
+        are closed all the same.
+
+        Raises:
+            RuntimeError: the server does not serve.
+        """
+        if self._state != "serving":
+            raise RuntimeError(f"the server is {self._state}; only one that serves can stop listening")
+        self._acceptors.cancel_scope.cancel()
+        listeners, self.listeners = self.listeners, ()
+        with trio.CancelScope(shield=True):
+            for listener in listeners:
+                await listener.aclose()
+        while self._handshakes:
+            await self._gone.wait()
+
     @property
     def state(self) -> Literal["new", "serving", "draining", "closed"]:
         """``"new"``, then ``"serving"``, ``"draining"`` and ``"closed"``."""
@@ -300,12 +321,13 @@ class WebSocketServer:
             self.listeners = await open_listeners(self._port, self._host, self._unix_path)
         try:
             async with open_service(self.options) as self._service:
-                self._handlers = await self._service.nursery.start(_host_handlers)
+                self._handlers = await self._service.nursery.start(_host_tasks)
                 self._workers = Workers(self._handlers)
+                self._acceptors = await self._service.nursery.start(_host_tasks)
                 for hub in hubs:
                     self._service.nursery.start_soon(hub.flusher.run, name="trio_ws channels")
                 for listener in self.listeners:
-                    self._service.nursery.start_soon(accept_forever, listener, self._admit)
+                    self._acceptors.start_soon(accept_forever, listener, self._admit)
                 self._state = "serving"
                 try:
                     with trio.CancelScope() as self._block:
@@ -397,6 +419,7 @@ class WebSocketServer:
                 )
             finally:
                 self._handshakes -= 1
+                self._gone.ring()
         except HTTPError as exc:
             refusal = exc
         except (OSError, trio.BrokenResourceError) as exc:
@@ -482,7 +505,7 @@ class WebSocketServer:
 
 
 @enable_ki_protection
-async def _host_handlers(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+async def _host_tasks(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
     async with trio.open_nursery() as nursery:
         task_status.started(nursery)
         await trio.sleep_forever()
@@ -498,7 +521,7 @@ async def serve(
     listeners: Sequence[trio.abc.Listener[Any]] | None = None,
     subprotocols: Sequence[str] = (),
     max_connections: int | None = None,
-    broker: Broker | None = None,
+    broker: Broker | str | None = None,
     debug: bool = False,
     options: Options | None = None,
     task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED,

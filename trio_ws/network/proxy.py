@@ -106,7 +106,7 @@ def choose_proxy(uri: WebSocketURI, choice: Literal[True] | str | None) -> Proxy
     if choice is not True:
         raise TypeError(f"proxy is True, None or a URL, not {choice!r}; None goes without a proxy")
     if not any(name[-6:].lower() == "_proxy" for name in os.environ):
-        return None  # looking closer takes ten times as long
+        return None  # as nearly always; getproxies takes several times as long to say that
     proxies = getproxies_environment()
     name = next((name for name in _VARIABLES[uri.secure] if name in proxies), None)
     if name is None:
