@@ -13,6 +13,7 @@ lets a peer answer only the latest ping).
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import trio
@@ -105,11 +106,11 @@ class Outbox:
 
     def write_pair(self, head: bytes, payload: bytes) -> None:
         """Send a large frame without joining its head and its payload."""
+        if self.corked:
+            self.flush()
         if self._parts or self._draining:
             self._append(head)
             self._append(payload)
-            if self.corked:
-                self.flush()
             return
         if self.broken:
             return
@@ -218,16 +219,17 @@ class Outbox:
             while self._parts:
                 parts, self._parts = self._parts, []
                 self._control = 0
-                batch = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
                 self._under_way = True
-                while batch:
-                    sent = await self._transport.send_some(batch)
-                    if self.broken:
-                        return
-                    batch = batch[sent:]
-                    self.size -= sent
-                    self.moved = True
-                    self.room.ring()
+                for batch in _batches(parts):
+                    rest = batch
+                    while rest:
+                        sent = await self._transport.send_some(rest)
+                        if self.broken:
+                            return
+                        rest = rest[sent:]
+                        self.size -= sent
+                        self.moved = True
+                        self.room.ring()
                 self._under_way = False
                 if self._late_pong is not None:
                     self._append(self._late_pong)
@@ -241,3 +243,14 @@ class Outbox:
             self._draining = False
         if self._when_empty is not None:
             self._when_empty()
+
+
+def _batches(parts: list[bytes | memoryview]) -> list[memoryview]:
+    """What to write one after the other: large parts as they are, and the small ones between them joined."""
+    batches: list[bytes | memoryview] = []
+    for large, run in groupby(parts, lambda part: len(part) >= _CORK_LIMIT):
+        if large:
+            batches.extend(run)
+        else:
+            batches.append(b"".join(run))
+    return [memoryview(batch) for batch in batches]
