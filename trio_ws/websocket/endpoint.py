@@ -231,7 +231,7 @@ class Endpoint:
         return others > 0
 
     def _read_on(self, transport: SocketTransport) -> None:
-        """Take what has come of big messages without a turn of the scheduler for each read."""
+        """Take what has come of a big message, and of more of them, without a turn of the scheduler each."""
         for _ in range(_READS_IN_A_ROW):
             size = self._frames.at_once if self._frames is not None and not self._full else 0
             if not size:

@@ -68,7 +68,7 @@ _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 _PLAIN_CLOSES = (b"", *(code.to_bytes(2, "big") for code in (1000, 1001, 1014)))
 # Above every length that a header can declare, so that an illegal one stays wsproto's to judge.
 _NO_LIMIT = 1 << 65
-# Messages of this size are worth reading on for; see `FrameReader.at_once`.
+# Plain frames of at least this many bytes are worth reading on for; see `FrameReader.at_once`.
 _BIG = 16 * 1024
 _LONGEST_HEAD = 14
 # Chunks shorter than this are joined as they come, so that a peer that dribbles costs what it sends.
@@ -161,13 +161,14 @@ class FrameReader:
 
     @property
     def at_once(self) -> int:
-        """Bytes that are worth another read at once, because a big message is under way; 0 if none is.
+        """Bytes that are worth another read at once, because a big plain frame is under way; 0 if none is.
 
-        They go to the end of the current frame and hold one more frame's head, but no crowd of small frames,
-        which would take long.
+        They go to its end and hold the next frame's head as well, but no crowd of small frames, which would
+        take long.
         """
-        left = self._left
-        return left + _LONGEST_HEAD if left and self._size + left >= _BIG else 0
+        if self._key is None or self._size + self._left < _BIG:
+            return 0
+        return self._left + _LONGEST_HEAD
 
     def size_of_new(self, count: int) -> int:
         """Bytes of the last ``count`` messages and of what is held: what a compressed read really brought."""
