@@ -244,8 +244,7 @@ class Endpoint:
                 self._end(exc)
                 return
             if not data:
-                self._end(None)
-                return
+                return  # the next read finds the end again
             self._feed(data)
 
     @enable_ki_protection
