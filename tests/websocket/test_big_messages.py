@@ -163,7 +163,7 @@ async def test_a_big_answer_stays_behind_the_small_ones_of_its_burst() -> None:
 
 @asynccontextmanager
 async def unix_client(target: object, path: Path, options: Options) -> AsyncIterator[socket.socket]:
-    """A raw connection on which what is sent has arrived at once."""
+    """A raw connection on which what is sent has arrived at once. Most of the response is not read."""
     async with serving(target, host=None, unix_path=path, options=options, debug=True):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.setblocking(False)
@@ -171,7 +171,7 @@ async def unix_client(target: object, path: Path, options: Options) -> AsyncIter
             sock.connect(str(path))
             sock.send(request())
             await trio.lowlevel.wait_readable(sock)
-            assert sock.recv(4096).startswith(b"HTTP/1.1 101 ")
+            assert sock.recv(12) == b"HTTP/1.1 101"
             yield sock
 
 
@@ -226,7 +226,28 @@ async def test_it_reads_on_no_further_than_max_queue_bytes(tmp_path: Path) -> No
         assert sock.send(data) == len(data)
         await until(lambda: handlers and handlers[0]._full)
         assert handlers[0]._frames is not None
-        assert handlers[0]._frames.held <= READ_SIZE
+        assert not handlers[0]._inbox
+        assert 0 < handlers[0]._frames.held <= READ_SIZE
         go_on.set()
         await until(lambda: bool(received))
     assert received == [bytes(100_000)]
+
+
+async def test_a_reset_that_is_met_while_reading_on_is_the_cause(tmp_path: Path) -> None:
+    causes: list[BaseException | None] = []
+    done = trio.Event()
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        with pytest.raises(ConnectionClosedError) as info:
+            await ws.receive_bytes()
+        causes.append(info.value.__cause__)
+        done.set()
+
+    async with unix_client(handler, tmp_path / "socket", OPTIONS) as sock:
+        await trio.testing.wait_all_tasks_blocked()
+        part = frame(BINARY, bytes(400_000))[:150_000]
+        assert sock.send(part) == len(part)
+        sock.close()  # a reset, for it did not read all
+        await done.wait()
+    assert [type(cause) for cause in causes] == [ConnectionResetError]
