@@ -147,7 +147,7 @@ async def test_a_peer_that_stops_within_a_big_message_is_waited_for() -> None:
 async def test_a_big_answer_stays_behind_the_small_ones_of_its_burst() -> None:
     async def handler(ws: WebSocket) -> None:
         async for message in ws:  # all three come in one read, so that the first answers are gathered
-            await ws.send(message.payload if len(message.payload) < 5 else bytes(20_000))  # type: ignore[arg-type]
+            await ws.send(message.payload if len(message.payload) < 5 else bytes(20_000))
 
     async with serving(handler, options=OPTIONS, debug=True) as server:
         async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
