@@ -25,6 +25,7 @@ FLOORS = {
     "app": 4,
     "server": 5,
     "client": 5,
+    "asgi": 6,
     "testing": 6,
     "": 7,
 }

@@ -31,6 +31,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         uri.py               ws:// and wss://
         connect.py           names, TLS, the client's opening
         listen.py            listeners, and a client's way to a checked request
+        gateway.py           an ASGI connection as a client's byte stream
     rpc/                 floor 3  calls over one WebSocket, either way round
         predicates.py        who may
         limits.py            how often
@@ -51,11 +52,13 @@ The house, from the ground up; a module imports only from floors below its own, 
     handler.py           floor 4  WebSocketHandler and ClientConnection
     server.py            floor 5  WebSocketServer, serve
     client.py            floor 5  WebSocketClient
+    asgi.py              floor 6  ASGIApp
     testing/             floor 6  memory links, faults, the raw peer
 """
 
 from __future__ import annotations
 
+from trio_ws.asgi import ASGIApp
 from trio_ws.channels.brokers import Broker, BrokerStatistics, MemoryBroker, MemoryHub
 from trio_ws.channels.inbox import Inbox, InboxStatistics
 from trio_ws.client import WebSocketClient
@@ -98,6 +101,7 @@ from trio_ws.wire.packets import Packet, PacketSource
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASGIApp",
     "All",
     "Any",
     "Broker",

@@ -398,9 +398,12 @@ class WebSocketServer:
             logger.info("refused a client: the server is going away")
             raise HTTPError(503, "the server is going away", [("Retry-After", "1")])
         limit = self.options.max_connections
-        if limit is not None and len(self._connections) >= limit:
+        if limit is not None and self._count_connections() >= limit:
             logger.warning("refused a client: max_connections (%d) are open", limit)
             raise HTTPError(503, "too many connections", [("Retry-After", "1")])
+
+    def _count_connections(self) -> int:
+        return len(self._connections)
 
     async def _handle(self, ws: WebSocket) -> None:
         self._connections.add(ws)

@@ -1,0 +1,142 @@
+"""ASGIApp: a target of ours as an ASGI 3 application, under an ASGI server that runs on trio.
+
+Each call of the application serves one client with a server of its own in the caller's task, through a
+gateway (network/gateway.py). So it needs nothing that outlives the call, and works where no lifespan is run.
+
+What always holds:
+
+- When a call returns, or is cancelled, no task of it is left. Cancelled, it drains as a server that is left.
+- What is shared by all clients of the application (a handler's instance, `max_connections`) is shared here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from trio_ws.network.gateway import HTTPGateway, WebSocketGateway
+from trio_ws.options import Options
+from trio_ws.server import WebSocketServer, _as_handler, _check_target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_ws.network.gateway import Gateway, Receive, Scope, Send
+    from trio_ws.server import Target
+    from trio_ws.websocket.connection import WebSocket
+
+__all__ = ["ASGIApp"]
+
+_NOT_TRIO = (
+    "trio_ws runs on trio, and this ASGI server runs the application on another loop; "
+    "run it with a trio worker: hypercorn --worker-class trio module:app"
+)
+
+
+class ASGIApp:
+    """What `WebSocketServer` takes as its target, as an ASGI 3 application: ``app = ASGIApp(handler)``.
+
+    The ASGI server does what is the wire's: TLS, HTTP/2, compression, pings. ``ping_interval`` and
+    ``compression`` of ``options`` do not hold here, all else does. A path that it is mounted under
+    (``root_path``) is taken off the request's.
+
+    Args:
+        target: as of `WebSocketServer`.
+        subprotocols: as of `WebSocketServer`.
+        debug: an unexpected exception of a handler is raised to the ASGI server.
+        options: limits and timeouts; default ``Options()``.
+
+    Raises:
+        TypeError, ValueError: at once, for arguments that do not fit.
+        RuntimeError: by a call that is not made from trio.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        subprotocols: Sequence[str] = (),
+        debug: bool = False,
+        options: Options | None = None,
+    ) -> None:
+        if target is None:
+            raise TypeError("an ASGIApp needs a target, such as an async function of one WebSocket")
+        _check_target(target)
+        self._target: Target = _as_handler(target) or target
+        self._subprotocols = subprotocols
+        self._debug = debug
+        # What is wrong with the arguments is told now, and by whom it is always told.
+        options = self._make_server(options).options
+        self.options = replace(options, ping_interval=None, compression=False)
+        self._servers: set[_ServerOfOne] = set()
+
+    @property
+    def connections(self) -> frozenset[WebSocket]:
+        """The connections whose handlers run now, in this process: a copy."""
+        return frozenset(ws for server in self._servers for ws in server.connections)
+
+    def _make_server(self, options: Options | None) -> _ServerOfOne:
+        return _ServerOfOne(
+            self, self._target, subprotocols=self._subprotocols, debug=self._debug, options=options
+        )
+
+    @enable_ki_protection
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One lifespan, one WebSocket or one HTTP request, as ASGI 3 has it."""
+        kind = scope["type"]
+        if not trio.lowlevel.in_trio_task():
+            if kind == "lifespan":
+                await receive()
+                await send({"type": "lifespan.startup.failed", "message": _NOT_TRIO})
+                return
+            raise RuntimeError(_NOT_TRIO)
+        if kind == "websocket":
+            await self._serve(WebSocketGateway(scope, receive, send))
+        elif kind == "http":
+            await self._serve(HTTPGateway(scope, receive, send))
+        elif kind == "lifespan":
+            await self._live(receive, send)
+        else:
+            raise ValueError(f"trio_ws serves websocket, http and lifespan, not the ASGI scope {kind!r}")
+
+    async def _serve(self, gateway: Gateway) -> None:
+        server = self._make_server(self.options)
+        self._servers.add(server)
+        try:
+            async with server:
+                await server.serve_one(gateway)
+        finally:
+            self._servers.discard(server)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        # A good ASGI server has ended its connections before.
+        async with trio.open_nursery() as nursery:
+            for server in self._servers:
+                if server.state == "serving":
+                    nursery.start_soon(server.drain)
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class _ServerOfOne(WebSocketServer):
+    """A server that listens nowhere and gets its one client from a gateway."""
+
+    def __init__(self, app: ASGIApp, target: Any, **kwargs: Any) -> None:
+        super().__init__(target, **kwargs)
+        self._app = app
+        self._given_listeners = ()
+
+    async def serve_one(self, gateway: Gateway) -> None:
+        """Serve the client until it has gone and its handler has ended."""
+        self._admit(gateway, gateway.remote_address)
+        await gateway.pump()
+        while self._clients:
+            await self._gone.wait()
+
+    def _count_connections(self) -> int:
+        return len(self._app.connections)
