@@ -18,13 +18,13 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trio_ws.network.gateway import HTTPGateway, WebSocketGateway
-from trio_ws.options import Options
 from trio_ws.server import WebSocketServer, _as_handler, _check_target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trio_ws.network.gateway import Gateway, Receive, Scope, Send
+    from trio_ws.options import Options
     from trio_ws.server import Target
     from trio_ws.websocket.connection import WebSocket
 

@@ -1,4 +1,4 @@
-"""An ASGI server in the hands of a test: it says what the test scripts, and shows what the application said."""
+"""An ASGI server in the hands of a test: it says what the test scripts, and shows what it was told."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ class Host:
     Attributes:
         said: every event that the application sent, in order.
         taken: how many of the test's events the application has received.
-        open: while False, a send of the application's waits.
-        waiting: sends that wait so.
+        waiting: sends of the application's that wait, because the test holds them.
         ended: set when the call has returned or raised.
     """
 
@@ -39,16 +38,13 @@ class Host:
         self._open = trio.Event()
         self._open.set()
 
-    @property
-    def open(self) -> bool:
-        return self._open.is_set()
+    def hold(self) -> None:
+        """Let sends wait from now on."""
+        self._open = trio.Event()
 
-    @open.setter
-    def open(self, value: bool) -> None:
-        if value:
-            self._open.set()
-        else:
-            self._open = trio.Event()
+    def release(self) -> None:
+        """Let them go on."""
+        self._open.set()
 
     async def say(self, kind: str, **fields: Any) -> None:
         """Hand an event to the application; waits where ten were not yet taken."""

@@ -153,9 +153,7 @@ class Gateway(trio.abc.Stream):
         over_http_1 = str(self.scope.get("http_version", "1.1")).startswith("1")
         # A 426 over HTTP/1.1 names what to upgrade to; HTTP/2 knows no such header.
         headers = _lowered(response.headers, _HOP - {b"upgrade"} if over_http_1 else _HOP)
-        await self._say(
-            {"type": f"{self._prefix}.start", "status": response.status_code, "headers": headers}
-        )
+        await self._say({"type": f"{self._prefix}.start", "status": response.status_code, "headers": headers})
 
     async def _body(self, body: bytes, *, more: bool) -> None:
         await self._say({"type": f"{self._prefix}.body", "body": body, "more_body": more})
