@@ -641,7 +641,7 @@ def test_arguments_that_do_not_fit() -> None:
     nothing: Any = None
     with pytest.raises(TypeError, match="needs a target"):
         ASGIApp(nothing)
-    with pytest.raises(TypeError, match="async function of one WebSocket"):
+    with pytest.raises(TypeError, match="a function of one WebSocket"):
         ASGIApp(3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"write Options"):
         ASGIApp(echo, options={})  # type: ignore[arg-type]

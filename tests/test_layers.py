@@ -21,13 +21,17 @@ FLOORS = {
     "network": 3,
     "rpc": 3,
     "channels": 3,
+    "routing": 3,
+    "blocking": 3,
+    "lifespan": 3,
     "handler": 4,
-    "app": 4,
+    "front": 4,
     "server": 5,
     "client": 5,
     "asgi": 6,
-    "testing": 6,
-    "": 7,
+    "app": 7,  # above the servers: it can run one
+    "testing": 7,
+    "": 8,
 }
 
 

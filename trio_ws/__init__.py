@@ -30,6 +30,7 @@ The house, from the ground up; a module imports only from floors below its own, 
     network/             floor 3  reaching and being reached
         uri.py               ws:// and wss://
         connect.py           names, TLS, the client's opening
+        http.py              plain HTTP responses beside the upgrade
         listen.py            listeners, and a client's way to a checked request
         gateway.py           an ASGI connection as a client's byte stream
     rpc/                 floor 3  calls over one WebSocket, either way round
@@ -49,16 +50,23 @@ The house, from the ground up; a module imports only from floors below its own, 
         names.py             names and globs
         inbox.py             a subscribed task's bounded queue and its policy
         brokers.py           what joins several processes
+    routing.py           floor 3  paths with typed parameters, and the functions that answer to them
+    blocking.py          floor 3  plain functions in threads, and the WebSocket that they get
+    lifespan.py          floor 3  what is held open around the work of a server
     handler.py           floor 4  WebSocketHandler and ClientConnection
+    front.py             floor 4  what a server asks of an App
     server.py            floor 5  WebSocketServer, serve
     client.py            floor 5  WebSocketClient
     asgi.py              floor 6  ASGIApp
-    testing/             floor 6  memory links, faults, the raw peer
+    app.py               floor 7  App: routes, mounts, middleware, a lifespan
+    testing/             floor 7  memory links, faults, the raw peer
 """
 
 from __future__ import annotations
 
+from trio_ws.app import App
 from trio_ws.asgi import ASGIApp
+from trio_ws.blocking import BlockingWebSocket
 from trio_ws.channels.brokers import Broker, BrokerStatistics, MemoryBroker, MemoryHub
 from trio_ws.channels.inbox import Inbox, InboxStatistics
 from trio_ws.client import WebSocketClient
@@ -86,6 +94,7 @@ from trio_ws.errors import (
 )
 from trio_ws.handler import ClientConnection, WebSocketHandler
 from trio_ws.network.connect import connect
+from trio_ws.network.http import HTTPResponse
 from trio_ws.options import Compression, Options
 from trio_ws.rpc.calls import PacketStream, RPCResponse
 from trio_ws.rpc.limits import RateLimit, rate_limit
@@ -104,6 +113,8 @@ __all__ = [
     "ASGIApp",
     "All",
     "Any",
+    "App",
+    "BlockingWebSocket",
     "Broker",
     "BrokerError",
     "BrokerStatistics",
@@ -114,6 +125,7 @@ __all__ = [
     "ConnectionClosedLocallyError",
     "ConnectionFailedError",
     "DrainReport",
+    "HTTPResponse",
     "HandshakeRejectedError",
     "Has",
     "Headers",

@@ -11,12 +11,15 @@ What always holds:
 
 from __future__ import annotations
 
+import logging
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trio_ws.front import Front
 from trio_ws.network.gateway import HTTPGateway, WebSocketGateway
 from trio_ws.server import WebSocketServer, _as_handler, _check_target
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from trio_ws.websocket.connection import WebSocket
 
 __all__ = ["ASGIApp"]
+
+logger = logging.getLogger("trio_ws.asgi")
 
 _NOT_TRIO = (
     "trio_ws runs on trio, and this ASGI server runs the application on another loop; "
@@ -103,6 +108,8 @@ class ASGIApp:
             raise ValueError(f"trio_ws serves websocket, http and lifespan, not the ASGI scope {kind!r}")
 
     async def _serve(self, gateway: Gateway) -> None:
+        if isinstance(self._target, Front):
+            self._target.check_live()
         server = self._make_server(self.options)
         self._servers.add(server)
         try:
@@ -113,14 +120,26 @@ class ASGIApp:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        # A good ASGI server has ended its connections before.
+        living = self._target.live(self.options.close_timeout) if isinstance(self._target, Front) else None
+        phase = "startup"
+        try:
+            async with living or nullcontext():
+                await send({"type": "lifespan.startup.complete"})
+                phase = "shutdown"
+                await receive()
+                await self._drain()
+        except Exception as exc:
+            logger.exception("the lifespan failed")
+            await send({"type": f"lifespan.{phase}.failed", "message": f"{type(exc).__name__}: {exc}"})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+
+    async def _drain(self) -> None:
+        """Drain who is left: a good ASGI server has ended its connections before."""
         async with trio.open_nursery() as nursery:
             for server in self._servers:
                 if server.state == "serving":
                     nursery.start_soon(server.drain)
-        await send({"type": "lifespan.shutdown.complete"})
 
 
 class _ServerOfOne(WebSocketServer):
@@ -131,6 +150,9 @@ class _ServerOfOne(WebSocketServer):
         self._app = app
         self._given_listeners = ()
 
+    def _run_front(self, front: Front) -> Any:
+        return self._run()  # the lifespan is not this one client's
+
     async def serve_one(self, gateway: Gateway) -> None:
         """Serve the client until it has gone and its handler has ended."""
         self._admit(gateway, gateway.remote_address)
@@ -139,4 +161,4 @@ class _ServerOfOne(WebSocketServer):
             await self._gone.wait()
 
     def _count_connections(self) -> int:
-        return len(self._app.connections)
+        return sum(len(server._connections) + server._exchanges for server in self._app._servers)
