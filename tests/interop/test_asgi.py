@@ -21,7 +21,7 @@ from wsproto.events import BytesMessage, CloseConnection, TextMessage
 import trio_ws
 from tests.kit.http2 import connect_http2
 from tests.kit.serving import all_tasks, echo
-from trio_ws import ASGIApp, Options, WebSocket, WebSocketClient, WebSocketHandler, connect
+from trio_ws import App, ASGIApp, Options, WebSocket, WebSocketClient, WebSocketHandler, connect
 from trio_ws.testing import RawPeer
 
 if TYPE_CHECKING:
@@ -330,6 +330,30 @@ async def test_plain_http_over_http_2() -> None:
         assert "upgrade" not in stream.headers
 
 
+async def test_an_app_over_http_2() -> None:
+    app = App()
+
+    @app.http("/page", methods=["GET"])
+    async def page(request: trio_ws.Request) -> dict[str, str]:
+        return {"host": request.host}
+
+    @app.websocket("/rooms/{room:int}")
+    async def room(ws: WebSocket, room: int) -> None:
+        await ws.send(f"room {room}")
+
+    async with under_hypercorn(app) as server, connect_http2(server.port) as connection:
+        stream = await connection.request("/page", method="GET")
+        assert (await stream.answer(), await stream.end()) == (200, b'{"host":"localhost"}')
+        stream = await connection.request("/page", method="HEAD")
+        assert (await stream.answer(), await stream.end()) == (200, b"")
+        assert stream.headers["content-length"] == "20"
+        stream = await connection.request("/rooms/7")
+        assert await stream.answer() == 200
+        assert await stream.receive() == TextMessage(data="room 7")
+        stream = await connection.request("/rooms/x")
+        assert await stream.answer() == 404
+
+
 async def test_a_stream_of_http_2_that_is_reset_ends_its_handler_alone() -> None:
     ended: list[str] = []
     over = trio.Event()
@@ -374,6 +398,41 @@ async def test_mounted_in_starlette() -> None:
             assert await client.call("add", 1, 2) == 3
         async with httpx.AsyncClient() as http:
             assert (await http.get(f"http://127.0.0.1:{server.port}/")).text == "a page"
+
+
+async def test_an_app_with_a_lifespan_mounted_in_starlette() -> None:
+    app = App()
+
+    @app.lifespan
+    async def live(app: App) -> AsyncIterator[None]:
+        app.state.word = "alive"
+        yield
+
+    @app.websocket("/say")
+    async def say(ws: WebSocket) -> None:
+        await ws.send(app.state.word)
+
+    @app.http("/page")
+    async def page(request: trio_ws.Request) -> str:
+        return request.target
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with app.live():
+            yield
+
+    routes = [Mount("/app", app)]
+    async with under_hypercorn(Starlette(routes=routes, lifespan=lifespan)) as server:
+        async with connect(f"{server.url}/app/say") as ws:
+            assert await ws.receive_text() == "alive"
+        async with httpx.AsyncClient() as http:
+            response = await http.get(f"http://127.0.0.1:{server.port}/app/page?x=1")
+            assert response.text == "/page?x=1"
+    async with under_hypercorn(Starlette(routes=routes)) as server:
+        with pytest.raises(trio_ws.HandshakeRejectedError) as caught:
+            async with connect(f"{server.url}/app/say"):
+                pass
+        assert caught.value.status == 500
 
 
 async def test_beside_quart_trio() -> None:
