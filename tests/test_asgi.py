@@ -14,7 +14,15 @@ from trio.testing import wait_all_tasks_blocked
 import trio_ws
 from tests.kit.asgi import hosting, http_scope, websocket_scope
 from tests.kit.serving import all_tasks, echo
-from trio_ws import ASGIApp, ConnectionClosedError, Options, WebSocket, WebSocketException, WebSocketHandler
+from trio_ws import (
+    ASGIApp,
+    ConnectionClosedError,
+    Options,
+    WebSocket,
+    WebSocketException,
+    WebSocketHandler,
+    asgi_scope,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -316,15 +324,44 @@ async def test_a_handler_runs_in_the_context_of_the_call(autojump_clock: MockClo
 
     async def middleware(scope: Any, receive: Any, send: Any) -> None:
         user.set("ada")
-        await app(scope, receive, send)
+        await app({**scope, "session": {"cart": 3}}, receive, send)
+        assert asgi_scope() is None
 
     async def who(ws: WebSocket) -> None:
-        await ws.send(user.get())
+        scope = asgi_scope()
+        assert scope is not None
+        await ws.send(f"{user.get()} {scope['session']}")
 
     app = ASGIApp(who)
     async with hosting(middleware, websocket_scope()) as host:
         pass
-    assert host.said[1] == message("ada")
+    assert host.said[1] == message("ada {'cart': 3}")
+
+
+async def test_methods_see_the_scope_of_their_own_client(autojump_clock: MockClock) -> None:
+    class Who(WebSocketHandler):
+        @trio_ws.rpc_method()
+        def now(self, connection: trio_ws.ClientConnection) -> Any:
+            scope = asgi_scope()
+            return scope and scope["path"]
+
+        @trio_ws.rpc_method()
+        async def later(self, connection: trio_ws.ClientConnection) -> Any:
+            await trio.sleep(1)
+            return self.now(connection)
+
+    app = ASGIApp(Who)
+    request = '{"source":5,"rpc":{"type":"request","method":"%s","call_id":"1"}}'
+    async with hosting(app, websocket_scope("/one")) as one, hosting(app, websocket_scope("/two")) as two:
+        for host in (one, two):
+            await host.hear("websocket.accept")
+        for method in ("now", "later"):
+            for host in (one, two):
+                await host.say("websocket.receive", text=request % method)
+            assert '"/one"' in (await one.hear("websocket.send"))["text"]
+            assert '"/two"' in (await two.hear("websocket.send"))["text"]
+        for host in (one, two):
+            await host.say("websocket.disconnect", code=1000)
 
 
 # -- closing ----------------------------------------------------------------------------------------

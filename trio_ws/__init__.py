@@ -57,7 +57,7 @@ The house, from the ground up; a module imports only from floors below its own, 
     front.py             floor 4  what a server asks of an App
     server.py            floor 5  WebSocketServer, serve
     client.py            floor 5  WebSocketClient
-    asgi.py              floor 6  ASGIApp
+    asgi.py              floor 6  ASGIApp: any target as an ASGI application
     app.py               floor 7  App: routes, mounts, middleware, a lifespan
     testing/             floor 7  memory links, faults, the raw peer
 """
@@ -65,7 +65,7 @@ The house, from the ground up; a module imports only from floors below its own, 
 from __future__ import annotations
 
 from trio_ws.app import App
-from trio_ws.asgi import ASGIApp
+from trio_ws.asgi import ASGIApp, asgi_scope
 from trio_ws.blocking import BlockingWebSocket
 from trio_ws.channels.brokers import Broker, BrokerStatistics, MemoryBroker, MemoryHub
 from trio_ws.channels.inbox import Inbox, InboxStatistics
@@ -164,6 +164,7 @@ __all__ = [
     "WebSocketHandler",
     "WebSocketMessage",
     "WebSocketServer",
+    "asgi_scope",
     "connect",
     "rate_limit",
     "rpc_method",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from trio_ws.server import Target
     from trio_ws.websocket.connection import WebSocket
 
-__all__ = ["ASGIApp"]
+__all__ = ["ASGIApp", "asgi_scope"]
 
 logger = logging.getLogger("trio_ws.asgi")
 
@@ -39,6 +40,18 @@ _NOT_TRIO = (
     "trio_ws runs on trio, and this ASGI server runs the application on another loop; "
     "run it with a trio worker: hypercorn --worker-class trio module:app"
 )
+
+
+_scope: ContextVar[Scope | None] = ContextVar("trio_ws_asgi_scope", default=None)
+
+
+def asgi_scope() -> Scope | None:
+    """The ASGI scope of the client that the current task works for: what a middleware put there, for one.
+
+    It is there in handlers, in methods that a client calls and in the functions of an `App`. None under a
+    server of ours.
+    """
+    return _scope.get()
 
 
 class ASGIApp:
@@ -112,10 +125,12 @@ class ASGIApp:
             self._target.check_live()
         server = self._make_server(self.options)
         self._servers.add(server)
+        outer = _scope.set(gateway.scope)  # tasks of this client are begun from here
         try:
             async with server:
                 await server.serve_one(gateway)
         finally:
+            _scope.reset(outer)
             self._servers.discard(server)
 
     async def _live(self, receive: Receive, send: Send) -> None:
@@ -161,4 +176,5 @@ class _ServerOfOne(WebSocketServer):
             await self._gone.wait()
 
     def _count_connections(self) -> int:
-        return sum(len(server._connections) + server._exchanges for server in self._app._servers)
+        # Calls under way, without this one: to count what they have open would cost more with each of them.
+        return len(self._app._servers) - 1
