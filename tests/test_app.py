@@ -20,6 +20,8 @@ from trio_ws import (
     App,
     ClientConnection,
     HandshakeRejectedError,
+    MemoryBroker,
+    MemoryHub,
     Options,
     WebSocketClient,
     WebSocketException,
@@ -237,6 +239,35 @@ async def test_an_app_mounted_at_the_root_and_twice(autojump_clock: MockClock) -
     inner.websocket("/x")(report)
     for path in ("/x", "/again/x"):
         assert await said(app, path) == "{}"
+
+
+async def test_channels_of_mounted_handlers_work_and_share_a_broker(autojump_clock: MockClock) -> None:
+    class News(WebSocketHandler):
+        async def on_connect(self, connection: ClientConnection) -> None:
+            await connection.accept()
+            connection.subscribe("x")
+
+    def make() -> App:
+        app, inner = App(), App()
+        inner.mount("/{n:int}", News)
+        app.mount("/news", inner)
+        app.mount("/other", News)
+        return app
+
+    apps = [make(), make()]
+    hub = MemoryHub()
+    async with (
+        serving_in_memory(apps[0], broker=MemoryBroker(hub)) as one,
+        serving_in_memory(apps[1], broker=MemoryBroker(hub)),
+    ):
+        async with WebSocketClient("ws://test/news/5", stream=await one.stream()) as client:
+            for app in apps:
+                app.handlers["/other"].publish("x", "not for these")
+                app.handlers["/news/{n:int}"].publish("x", "news")
+            packets = [await client.recv() for _ in apps]
+            assert [packet.data for packet in packets if packet] == ["news"] * 2
+            with trio.move_on_after(1):
+                pytest.fail(f"there was another: {await client.recv()}")
 
 
 # -- middleware -------------------------------------------------------------------------------------
@@ -596,7 +627,7 @@ async def no_arguments() -> AsyncIterator[None]:
             TypeError,
             "its first one is the Request",
         ),
-        (lambda app: app.websocket("/")(echo(None)), TypeError, "pass it without calling it"),
+        (lambda app: app.websocket("/")(page(None)), TypeError, "pass it without calling it"),
         (lambda app: app.websocket("/rpc")(Rooms), TypeError, r"write app.mount\('/rpc', Rooms\)"),
         (lambda app: app.websocket("/", subprotocols="chat"), TypeError, r"write subprotocols=\['chat'\]"),
         (lambda app: app.mount("/x", echo), TypeError, r"for a function use app.websocket\(\)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +18,8 @@ from tests.kit.serving import all_tasks, echo
 from trio_ws import (
     ASGIApp,
     ConnectionClosedError,
+    MemoryBroker,
+    MemoryHub,
     Options,
     WebSocket,
     WebSocketException,
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from trio.testing import MockClock
+
+    from tests.kit.asgi import Host
 
 ACCEPT: dict[str, Any] = {"type": "websocket.accept", "subprotocol": None, "headers": []}
 
@@ -579,6 +584,57 @@ async def test_one_instance_of_a_handler_serves_all(autojump_clock: MockClock) -
         for host in (one, two):
             await host.say("websocket.disconnect", code=1000)
     assert Counter.made == 1
+
+
+# -- channels ---------------------------------------------------------------------------------------
+
+
+class Room(WebSocketHandler):
+    async def on_connect(self, connection: trio_ws.ClientConnection) -> None:
+        connection.subscribe("room")
+
+    async def on_receive(self, connection: trio_ws.ClientConnection, packet: trio_ws.Packet) -> None:
+        self.publish("room", packet.data)
+
+
+async def say_in_the_room(speaker: Host, text: str, *hosts: Host) -> None:
+    await speaker.say("websocket.receive", text=f'{{"source":4,"data":"{text}"}}')
+    for host in hosts:
+        assert text in (await host.hear("websocket.send"))["text"]
+
+
+@pytest.mark.parametrize("lifespan", [True, False])
+async def test_channels(lifespan: bool, autojump_clock: MockClock) -> None:
+    app = ASGIApp(Room, subprotocols=["json"])
+    before = all_tasks()
+    async with app.live() if lifespan else nullcontext():
+        async with hosting(app, websocket_scope()) as one, hosting(app, websocket_scope()) as two:
+            async with hosting(app, websocket_scope()) as three:
+                for host in (one, two, three):
+                    await host.hear("websocket.accept")
+                await say_in_the_room(one, "hello", one, two, three)
+                # Where there is no lifespan, the first call writes for all until it ends.
+                for at, leaver in enumerate((one, two)):
+                    await leaver.say("websocket.disconnect", code=1000)
+                    await leaver.ended.wait()
+                    await say_in_the_room(three, f"bye {at}", *(two, three)[at:])
+                await three.say("websocket.disconnect", code=1000)
+    assert all_tasks() <= before
+
+
+async def test_a_broker_joins_two_applications(autojump_clock: MockClock) -> None:
+    hub = MemoryHub()
+    apps = [ASGIApp(Room, broker=MemoryBroker(hub)) for _ in range(2)]
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match=r"async with app\.live\(\)")):
+        async with hosting(apps[0], websocket_scope()):
+            pass
+    async with apps[0].live(), apps[1].live():
+        async with hosting(apps[0], websocket_scope()) as one, hosting(apps[1], websocket_scope()) as two:
+            for host in (one, two):
+                await host.hear("websocket.accept")
+            await say_in_the_room(one, "hello", one, two)
+            for host in (one, two):
+                await host.say("websocket.disconnect", code=1000)
 
 
 # -- plain HTTP -------------------------------------------------------------------------------------

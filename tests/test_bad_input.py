@@ -17,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests import test_bad_calls
+from tests import test_bad_calls, test_bad_channels
 from tests.kit.serving import echo, exchange, read_to_end, request, serving, serving_in_memory, status_of
 from trio_ws import (
     Compression,
@@ -434,6 +434,9 @@ COUNTS = [
     "max_body_bytes",
     "max_concurrent_calls",
     "stream_window",
+    "channel_max_items",
+    "channel_max_bytes",
+    "max_subscribed_channels",
 ]
 
 
@@ -585,8 +588,12 @@ async def test_messages_that_do_not_fit_are_errors_of_ours_and_do_no_harm(autoju
         assert await ws.receive_text() == "still here?"
 
 
-def test_every_option_is_met_here_or_in_the_module_of_calls() -> None:
-    tests = [name for name in {**globals(), **vars(test_bad_calls)} if name.startswith("test_")]
+def test_every_option_is_met_here_or_in_the_modules_of_calls_and_channels() -> None:
+    tests = [
+        name
+        for name in {**globals(), **vars(test_bad_calls), **vars(test_bad_channels)}
+        if name.startswith("test_")
+    ]
     unmet = [
         field.name
         for field in fields(Options)

@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "trio_ws"
 FLOORS = {
     "errors": 0,
     "options": 0,
+    "predicates": 0,
     "wire": 1,
     "websocket": 2,
     "network": 3,

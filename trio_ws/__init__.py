@@ -4,6 +4,7 @@ The house, from the ground up; a module imports only from floors below its own, 
 
     errors.py            floor 0  every exception, its tree in the docstring
     options.py           floor 0  Options: every limit and timeout, frozen
+    predicates.py        floor 0  who may call, or gets a message
     wire/                floor 1  bytes <-> events, without trio
         http.py              requests, headers, plain answers
         reader.py            a request out of bytes, with a fast lane for the common one
@@ -34,7 +35,6 @@ The house, from the ground up; a module imports only from floors below its own, 
         listen.py            listeners, and a client's way to a checked request
         gateway.py           an ASGI connection as a client's byte stream
     rpc/                 floor 3  calls over one WebSocket, either way round
-        predicates.py        who may
         limits.py            how often
         parameters.py        what an annotation lets through
         methods.py           @rpc_method: signature -> checked call
@@ -48,7 +48,11 @@ The house, from the ground up; a module imports only from floors below its own, 
         typed.py             what type checkers see of a method
     channels/            floor 3  one message to many
         names.py             names and globs
+        log.py               messages, channels and their subscribers
         inbox.py             a subscribed task's bounded queue and its policy
+        flusher.py           the task that writes to them all
+        hub.py               who is subscribed to what, and publishing
+        raw.py               one message to many plain WebSockets
         brokers.py           what joins several processes
     routing.py           floor 3  paths with typed parameters, and the functions that answer to them
     blocking.py          floor 3  plain functions in threads, and the WebSocket that they get
@@ -68,7 +72,9 @@ from trio_ws.app import App
 from trio_ws.asgi import ASGIApp, asgi_scope
 from trio_ws.blocking import BlockingWebSocket
 from trio_ws.channels.brokers import Broker, BrokerStatistics, MemoryBroker, MemoryHub
+from trio_ws.channels.hub import ChannelStatistics, Hub, HubStatistics
 from trio_ws.channels.inbox import Inbox, InboxStatistics
+from trio_ws.channels.raw import broadcast
 from trio_ws.client import WebSocketClient
 from trio_ws.errors import (
     BrokerError,
@@ -96,10 +102,10 @@ from trio_ws.handler import ClientConnection, WebSocketHandler
 from trio_ws.network.connect import connect
 from trio_ws.network.http import HTTPResponse
 from trio_ws.options import Compression, Options
+from trio_ws.predicates import All, Any, Has, Is, IsEqual, Predicate
 from trio_ws.rpc.calls import PacketStream, RPCResponse
 from trio_ws.rpc.limits import RateLimit, rate_limit
 from trio_ws.rpc.methods import Method, rpc_method
-from trio_ws.rpc.predicates import All, Any, Has, Is, IsEqual, Predicate
 from trio_ws.rpc.streams import ItemStream
 from trio_ws.server import DrainReport, WebSocketServer, serve
 from trio_ws.websocket.connection import WebSocket
@@ -118,6 +124,7 @@ __all__ = [
     "Broker",
     "BrokerError",
     "BrokerStatistics",
+    "ChannelStatistics",
     "ClientConnection",
     "CloseFrame",
     "Compression",
@@ -129,6 +136,8 @@ __all__ = [
     "HandshakeRejectedError",
     "Has",
     "Headers",
+    "Hub",
+    "HubStatistics",
     "Inbox",
     "InboxStatistics",
     "InvalidURIError",
@@ -165,6 +174,7 @@ __all__ = [
     "WebSocketMessage",
     "WebSocketServer",
     "asgi_scope",
+    "broadcast",
     "connect",
     "rate_limit",
     "rpc_method",

@@ -174,6 +174,8 @@ class App(Front):
     ) -> None:
         """Serve a `WebSocketHandler` at a path, or all routes of another App below it.
 
+        Mount handlers before the App is served: their channels begin with the server.
+
         Args:
             path: see `App`. Its parameters are in ``path_params`` of connections and requests.
             target: a class is instantiated, once; `handlers` has the instance.

@@ -1,7 +1,8 @@
 """ASGIApp: a target of ours as an ASGI 3 application, under an ASGI server that runs on trio.
 
 Each call of the application serves one client with a server of its own in the caller's task, through a
-gateway (network/gateway.py). So it needs nothing that outlives the call, and works where no lifespan is run.
+gateway (network/gateway.py). So it needs nothing that outlives the call. What all clients share is run by the
+lifespan's call; where the ASGI server makes none, one of the calls under way writes to the channels for all.
 
 What always holds:
 
@@ -12,7 +13,7 @@ What always holds:
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,10 @@ from trio_ws.network.gateway import HTTPGateway, WebSocketGateway
 from trio_ws.server import WebSocketServer, _as_handler, _check_target
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
+    from trio_ws.channels.brokers import Broker
+    from trio_ws.channels.hub import Hub
     from trio_ws.network.gateway import Gateway, Receive, Scope, Send
     from trio_ws.options import Options
     from trio_ws.server import Target
@@ -64,6 +67,7 @@ class ASGIApp:
     Args:
         target: as of `WebSocketServer`.
         subprotocols: as of `WebSocketServer`.
+        broker: as of `WebSocketServer`.
         debug: an unexpected exception of a handler is raised to the ASGI server.
         options: limits and timeouts; default ``Options()``.
 
@@ -77,6 +81,7 @@ class ASGIApp:
         target: Target,
         *,
         subprotocols: Sequence[str] = (),
+        broker: Broker | None = None,
         debug: bool = False,
         options: Options | None = None,
     ) -> None:
@@ -85,21 +90,41 @@ class ASGIApp:
         _check_target(target)
         self._target: Target = _as_handler(target) or target
         self._subprotocols = subprotocols
+        self._broker = broker
         self._debug = debug
-        # What is wrong with the arguments is told now, and by whom it is always told.
-        options = self._make_server(options).options
-        self.options = replace(options, ping_interval=None, compression=False)
         self._servers: set[_ServerOfOne] = set()
+        self._lives = 0  # blocks that live() has open
+        self._flushing = trio.Lock()
+        # What is wrong with the arguments is told now, and by whom it is always told.
+        first = _Host(self._target, subprotocols=subprotocols, broker=broker, debug=debug, options=options)
+        self.options = replace(first.options, ping_interval=None, compression=False)
 
     @property
     def connections(self) -> frozenset[WebSocket]:
         """The connections whose handlers run now, in this process: a copy."""
         return frozenset(ws for server in self._servers for ws in server.connections)
 
-    def _make_server(self, options: Options | None) -> _ServerOfOne:
-        return _ServerOfOne(
-            self, self._target, subprotocols=self._subprotocols, debug=self._debug, options=options
-        )
+    @asynccontextmanager
+    @enable_ki_protection
+    async def live(self) -> AsyncIterator[None]:
+        """Run a block within what all clients share: an App's lifespans, channels, the broker.
+
+        A call with the scope ``lifespan`` does that. Where the ASGI server makes none, as for what is mounted
+        in another application, put this into the lifespan of that one. A target without an App's lifespan and
+        without a broker does not need it.
+
+        Raises:
+            BrokerError: the broker cannot be reached within ``open_timeout``.
+        """
+        host = _Host(self._target, broker=self._broker, debug=self._debug, options=self.options)
+        async with host:
+            self._lives += 1
+            try:
+                yield
+            finally:
+                self._lives -= 1
+                with trio.CancelScope(shield=True):
+                    await self._drain()
 
     @enable_ki_protection
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,14 +141,14 @@ class ASGIApp:
         elif kind == "http":
             await self._serve(HTTPGateway(scope, receive, send))
         elif kind == "lifespan":
-            await self._live(receive, send)
+            await self._run_lifespan(receive, send)
         else:
             raise ValueError(f"trio_ws serves websocket, http and lifespan, not the ASGI scope {kind!r}")
 
     async def _serve(self, gateway: Gateway) -> None:
-        if isinstance(self._target, Front):
-            self._target.check_live()
-        server = self._make_server(self.options)
+        if not self._lives:
+            self._check_live()
+        server = _ServerOfOne(self)
         self._servers.add(server)
         outer = _scope.set(gateway.scope)  # tasks of this client are begun from here
         try:
@@ -133,16 +158,23 @@ class ASGIApp:
             _scope.reset(outer)
             self._servers.discard(server)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    def _check_live(self) -> None:
+        if isinstance(self._target, Front):
+            self._target.check_live()
+        if self._broker is not None:
+            raise RuntimeError(
+                "this ASGIApp has a broker, but the ASGI server has run no lifespan, as is usual for mounted"
+                " applications; write async with app.live() in the lifespan of what it is mounted in"
+            )
+
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        living = self._target.live(self.options.close_timeout) if isinstance(self._target, Front) else None
         phase = "startup"
         try:
-            async with living or nullcontext():
+            async with self.live():
                 await send({"type": "lifespan.startup.complete"})
                 phase = "shutdown"
                 await receive()
-                await self._drain()
         except Exception as exc:
             logger.exception("the lifespan failed")
             await send({"type": f"lifespan.{phase}.failed", "message": f"{type(exc).__name__}: {exc}"})
@@ -156,20 +188,41 @@ class ASGIApp:
                 if server.state == "serving":
                     nursery.start_soon(server.drain)
 
+    @enable_ki_protection
+    async def _flush(self, hubs: Iterable[Hub]) -> None:
+        """Write what is published to all connections, in one of the calls that are under way."""
+        async with self._flushing, trio.open_nursery() as nursery:
+            for hub in hubs:
+                nursery.start_soon(hub.flusher.run)
 
-class _ServerOfOne(WebSocketServer):
-    """A server that listens nowhere and gets its one client from a gateway."""
 
-    def __init__(self, app: ASGIApp, target: Any, **kwargs: Any) -> None:
+class _Host(WebSocketServer):
+    """A server that listens nowhere: what its clients would share, without them."""
+
+    def __init__(self, target: Target, **kwargs: Any) -> None:
         super().__init__(target, **kwargs)
-        self._app = app
         self._given_listeners = ()
 
+
+class _ServerOfOne(_Host):
+    """A server of one client, which comes from a gateway, without what all share."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(app._target, subprotocols=app._subprotocols, debug=app._debug, options=app.options)
+        self._app = app
+
     def _run_front(self, front: Front) -> Any:
-        return self._run()  # the lifespan is not this one client's
+        return self._run()
+
+    def _hubs(self) -> dict[str, Hub]:
+        return {}
 
     async def serve_one(self, gateway: Gateway) -> None:
         """Serve the client until it has gone and its handler has ended."""
+        if not self._app._lives:
+            hubs = super()._hubs().values()
+            if hubs:
+                self._service.nursery.start_soon(self._app._flush, hubs, name="trio_ws channels")
         self._admit(gateway, gateway.remote_address)
         await gateway.pump()
         while self._clients:

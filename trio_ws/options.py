@@ -87,6 +87,12 @@ class Options:
             refused with -32000. Default 100.
         stream_window: items of one stream that may be under way or wait for their consumer; past it the
             producer stands at its ``yield``. Default 64.
+        channel_max_items: messages of channels that wait for one slow connection, beside what waits to be
+            written to it; past it the policy of its subscription decides. Default 1,024.
+        channel_max_bytes: bytes of these messages, as msgpack, with 128 bytes charged for each; one message
+            may come on top. `trio_ws.broadcast` closes a connection for which more waits. Default 1 MiB.
+        max_subscribed_channels: names and globs that one connection may be subscribed to; 0 for no limit.
+            Default 1,000.
         json_in_binary: send JSON packets in binary frames instead of text frames. Default False.
         origins: the browser origins that a server lets in, such as ``"https://example.com"`` or
             ``"https://example.com:8443"``; ``"*"`` lets in all. None, the default, lets in pages that come
@@ -109,6 +115,9 @@ class Options:
     max_body_bytes: int = 64 * 1024
     max_concurrent_calls: int = 100
     stream_window: int = 64
+    channel_max_items: int = 1024
+    channel_max_bytes: int = 1024 * 1024
+    max_subscribed_channels: int = 1000
     json_in_binary: bool = False
     origins: Sequence[str] | None = None
 
@@ -122,6 +131,9 @@ class Options:
         _within(self, "max_body_bytes", 0, None)
         _within(self, "max_concurrent_calls", 1, None)
         _within(self, "stream_window", 1, None)
+        _within(self, "channel_max_items", 1, None)
+        _within(self, "channel_max_bytes", 1, None)
+        _within(self, "max_subscribed_channels", 0, None)
         _seconds(self, "open_timeout")
         _seconds(self, "close_timeout")
         _seconds(self, "drain_timeout")

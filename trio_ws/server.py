@@ -18,7 +18,7 @@ import logging
 import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
@@ -26,6 +26,8 @@ import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from trio_ws.blocking import BlockingWebSocket, run_in_thread
+from trio_ws.channels.brokers import Broker
+from trio_ws.channels.hub import share
 from trio_ws.errors import ConnectionClosedError, WebSocketException, check_close
 from trio_ws.front import Exchange, Front, Shared
 from trio_ws.handler import WebSocketHandler
@@ -56,9 +58,10 @@ from trio_ws.wire.reader import RequestReader
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
     from types import TracebackType
 
+    from trio_ws.channels.hub import Hub
     from trio_ws.websocket.service import Service
     from trio_ws.websocket.transport import Transport
     from trio_ws.wire.http import Request
@@ -105,12 +108,14 @@ class WebSocketServer:
         subprotocols: those that the server speaks, best first; the first that a client offered is agreed on
             unless ``ws.accept`` names another. For a handler the dialects of calls are the default.
         max_connections: overrides that field of ``options``.
+        broker: joins the handler's channels to those of other processes, see `Broker`. None for none.
         debug: an unexpected exception of a handler ends the server and leaves its block as it was raised.
         options: limits and timeouts; default ``Options()``.
 
     Raises:
         TypeError, ValueError: at once, for arguments that do not fit.
         OSError: on entering, where an address cannot be had.
+        BrokerError: on entering, where the broker cannot be reached within ``open_timeout``.
     """
 
     def __init__(
@@ -124,6 +129,7 @@ class WebSocketServer:
         listeners: Sequence[trio.abc.Listener[Any]] | None = None,
         subprotocols: Sequence[str] = (),
         max_connections: int | None = None,
+        broker: Broker | None = None,
         debug: bool = False,
         options: Options | None = None,
     ) -> None:
@@ -150,6 +156,9 @@ class WebSocketServer:
             self._target = self._call_in_thread
             self._function: Any = target
         self._subprotocols = tuple(check_subprotocols(subprotocols))
+        if broker is not None and not isinstance(broker, Broker):
+            raise TypeError(f"broker is a Broker, not {type(broker).__name__}")
+        self._broker = broker
         self._debug = debug or (self._front is not None and self._front.debug)
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
         self._connections: set[WebSocket] = set()
@@ -303,6 +312,26 @@ class WebSocketServer:
     @asynccontextmanager
     @enable_ki_protection
     async def _run(self) -> AsyncIterator[None]:
+        hubs = self._hubs()
+        async with AsyncExitStack() as stack:
+            if self._broker is not None:
+                await stack.enter_async_context(share(self._broker, hubs, self.options.open_timeout))
+            await stack.enter_async_context(self._run_joined(hubs.values()))
+            yield
+
+    def _hubs(self) -> dict[str, Hub]:
+        """The channels of each handler, by what tells them apart at a broker."""
+        if self._handler is not None:
+            return {"": self._handler.channels}
+        hubs: dict[str, Hub] = {}
+        for path, handler in self._front.handlers.items() if self._front is not None else ():
+            if handler.channels not in hubs.values():  # one that is mounted twice
+                hubs[path.replace(":", "=")] = handler.channels
+        return hubs
+
+    @asynccontextmanager
+    @enable_ki_protection
+    async def _run_joined(self, hubs: Iterable[Hub]) -> AsyncIterator[None]:
         if self._given_listeners is not None:
             self.listeners = list(self._given_listeners)
         else:
@@ -313,6 +342,8 @@ class WebSocketServer:
                 # A thread for each connection there can be: waiting for one would be a limit that nobody set.
                 threads = trio.CapacityLimiter(self.options.max_connections or math.inf)
                 self._shared = Shared(Workers(self._handlers), threads, self._debug)
+                for hub in hubs:
+                    self._service.nursery.start_soon(hub.flusher.run, name="trio_ws channels")
                 for listener in self.listeners:
                     self._service.nursery.start_soon(accept_forever, listener, self._admit)
                 self._state = "serving"
@@ -541,6 +572,7 @@ async def serve(
     listeners: Sequence[trio.abc.Listener[Any]] | None = None,
     subprotocols: Sequence[str] = (),
     max_connections: int | None = None,
+    broker: Broker | None = None,
     debug: bool = False,
     options: Options | None = None,
     task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED,
@@ -559,6 +591,7 @@ async def serve(
         listeners=listeners,
         subprotocols=subprotocols,
         max_connections=max_connections,
+        broker=broker,
         debug=debug,
         options=options,
     ) as server:

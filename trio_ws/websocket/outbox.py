@@ -56,6 +56,7 @@ class Outbox:
         "broken",
         "corked",
         "moved",
+        "on_drained",
         "room",
         "size",
     )
@@ -73,6 +74,7 @@ class Outbox:
         self._control = 0
         self._late_pong: bytes | None = None
         self._when_empty: Callable[[], None] | None = None  # done once all is written
+        self.on_drained: Callable[[], None] | None = None  # called when a socket that was full has taken all
         self.size = 0
         self.broken = False
         self.moved = False  # bytes went out since somebody last set this to False
@@ -189,6 +191,7 @@ class Outbox:
         """Forget what waits, at the end of the connection; give it, if writing it has not begun."""
         unsent = b"" if self._under_way else b"".join(self._parts)
         self.broken = True
+        self.on_drained = None
         self._on_broken = None  # which leads back to us: without the cycle, counting frees a connection
         self._parts.clear()
         self.size = 0
@@ -241,3 +244,5 @@ class Outbox:
             self._draining = False
         if self._when_empty is not None:
             self._when_empty()
+        elif self.on_drained is not None:
+            self.on_drained()
