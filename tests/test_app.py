@@ -518,6 +518,19 @@ async def test_the_exception_of_a_block_leaves_as_it_was_raised(autojump_clock: 
     assert events == ["down"]
 
 
+async def test_ctrl_c_in_a_lifespan_leaves_the_server_as_it_is(autojump_clock: MockClock) -> None:
+    app = App()
+
+    @app.lifespan
+    async def struck(app: App) -> AsyncIterator[None]:
+        yield
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        async with serving_in_memory(app):
+            pass
+
+
 async def test_a_server_cancelled_while_its_lifespan_starts(autojump_clock: MockClock) -> None:
     app = App()
 

@@ -392,6 +392,21 @@ async def test_max_header_bytes_of_a_client(autojump_clock: MockClock) -> None:
                 pytest.fail("the head was too long")
 
 
+async def test_max_redirects(caplog: pytest.LogCaptureFixture) -> None:
+    async def send_on(ws: WebSocket) -> None:
+        await ws.reject(307, headers=[("Location", ws.path + "x")])
+
+    async with serving(send_on) as server:
+        with pytest.raises(ConnectionFailedError, match="max_redirects=3 redirects already") as info:
+            async with connect(server.url, options=Options(max_redirects=3)):
+                pytest.fail("a redirect led somewhere")
+        assert f"{server.url}/xxx redirects to {server.url}/xxxx" in str(info.value)
+        with pytest.raises(HandshakeRejectedError, match="307"):
+            async with connect(server.url, options=Options(max_redirects=0)):
+                pytest.fail("a redirect led somewhere")
+    assert not caplog.records  # the application that connects gets an error, and so the log has nothing
+
+
 @pytest.mark.parametrize("chunked", [True, False])
 async def test_max_body_bytes(
     chunked: bool, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
@@ -431,6 +446,7 @@ COUNTS = [
     "max_connections",
     "max_handshakes",
     "max_header_bytes",
+    "max_redirects",
     "max_body_bytes",
     "max_concurrent_calls",
     "stream_window",

@@ -200,8 +200,12 @@ async def test_a_timeout_raises_and_loses_nothing() -> None:
     assert errors == ["nothing came within 0.001 seconds"] * 4
 
 
-async def test_other_threads_may_use_it_too() -> None:
+async def test_other_threads_may_use_it_too_but_not_that_of_trio() -> None:
+    kept: list[BlockingWebSocket] = []
+
     def handler(ws: BlockingWebSocket) -> None:
+        kept.append(ws)
+
         def write(number: int) -> None:
             for _ in range(20):
                 ws.send(str(number))
@@ -213,6 +217,8 @@ async def test_other_threads_may_use_it_too() -> None:
     async with serving(handler) as server, connect(server.url) as ws:
         numbers = [await ws.receive_text() for _ in range(80)]
         assert sorted(numbers) == sorted([str(number) for number in range(4)] * 20)
+        with pytest.raises(RuntimeError, match="this is a blocking function; call it from a thread"):
+            kept[0].recv()
         await ws.send("x")
         assert await ws.receive_text() == "got x"
 
@@ -429,26 +435,38 @@ async def test_the_calls_of_other_threads_end_with_the_handler() -> None:
         assert ws.close_code == 1000
     await until(lambda: bool(ends))
     assert ends == ["the handler has ended, or was cancelled with its server"]
-    with pytest.raises(RuntimeError, match="this is a blocking function; call it from a thread"):
-        kept[0].send("from trio's own thread")
+    with pytest.raises(ConnectionClosedLocallyError):
+        kept[0].recv()
     assert all_tasks() == before
 
 
 LEFT_BEHIND = """
 import threading, time, trio, trio_ws
 
+trio_is_over, thread_is_over = threading.Event(), threading.Event()
+
 def handler(ws):
     ws.send("here")
-    time.sleep(3600)
+    if ws.path == "/long":
+        time.sleep(3600)
+    trio_is_over.wait()
+    try:
+        ws.recv()
+    except trio_ws.ConnectionClosedLocallyError as exc:
+        print(exc.reason)
+    threading.Timer(0.1, thread_is_over.set).start()
 
 async def main():
     options = trio_ws.Options(drain_timeout=0.01, close_timeout=0.01)
     async with trio_ws.WebSocketServer(handler, host="127.0.0.1", options=options) as server:
-        async with trio_ws.connect(server.url) as ws:
-            print(await ws.receive_text())
+        for path in ("/short", "/long"):
+            async with trio_ws.connect(server.url + path) as ws:
+                print(await ws.receive_text())
 
 trio.run(main)
 print("out")
+trio_is_over.set()
+thread_is_over.wait()
 """
 
 
@@ -456,8 +474,9 @@ def test_a_program_ends_without_a_thread_that_was_left_behind() -> None:
     done = subprocess.run(
         [sys.executable, "-c", LEFT_BEHIND], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.stdout, done.returncode) == ("here\nout\n", 0)
-    assert "its thread is left behind" in done.stderr
+    reason = "the handler has ended, or was cancelled with its server"
+    assert (done.stdout.splitlines(), done.returncode) == (["here", "here", "out", reason], 0)
+    assert done.stderr.count("its thread is left behind") == 2
 
 
 KEPT = """

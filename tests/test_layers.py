@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "trio_ws"
 FLOORS = {
     "errors": 0,
     "options": 0,
+    "signals": 0,
     "predicates": 0,
     "wire": 1,
     "websocket": 2,
@@ -30,6 +31,7 @@ FLOORS = {
     "server": 5,
     "client": 5,
     "asgi": 6,
+    "processes": 6,
     "app": 7,  # above the servers: it can run one
     "testing": 7,
     "": 8,

@@ -191,6 +191,7 @@ async def two(first: str, ws: object, room: int) -> None: ...
         (any_room, ("room",)),
         (functools.partial(two, "x"), ("room",)),
         (print, ()),
+        (max, ()),
     ],
 )
 def test_a_function_gets_the_parameters_that_it_names(function: Any, wanted: tuple[str, ...]) -> None:

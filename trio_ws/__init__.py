@@ -4,11 +4,13 @@ The house, from the ground up; a module imports only from floors below its own, 
 
     errors.py            floor 0  every exception, its tree in the docstring
     options.py           floor 0  Options: every limit and timeout, frozen
+    signals.py           floor 0  from a signal to a cancelled scope
     predicates.py        floor 0  who may call, or gets a message
     wire/                floor 1  bytes <-> events, without trio
         http.py              requests, headers, plain answers
         reader.py            a request out of bytes, with a fast lane for the common one
         handshake.py         both opening handshakes
+        tunnel.py            CONNECT, to an HTTP proxy
         masking.py           xor, and where its keys come from
         frames.py            frames and messages: wsproto's, with a fast lane for the common frame
         deflate.py           permessage-deflate with a bound on what it inflates
@@ -30,6 +32,8 @@ The house, from the ground up; a module imports only from floors below its own, 
         connection.py        WebSocket: its face
     network/             floor 3  reaching and being reached
         uri.py               ws:// and wss://
+        proxy.py             HTTP and SOCKS5 proxies, named or from the environment
+        redirect.py          where a redirect leads, and what may go there
         connect.py           names, TLS, the client's opening
         http.py              plain HTTP responses beside the upgrade
         listen.py            listeners, and a client's way to a checked request
@@ -54,6 +58,12 @@ The house, from the ground up; a module imports only from floors below its own, 
         hub.py               who is subscribed to what, and publishing
         raw.py               one message to many plain WebSockets
         brokers.py           what joins several processes
+        redis_url.py         what a Redis URL says
+        redis_names.py       names and globs at Redis
+        redis_queue.py       what waits to be published there
+        redis_link.py        one connection to Redis
+        redis.py             RedisBroker: through Redis
+        urls.py              from a URL to its broker
     routing.py           floor 3  paths with typed parameters, and the functions that answer to them
     blocking.py          floor 3  plain functions in threads, and the WebSocket that they get
     lifespan.py          floor 3  what is held open around the work of a server
@@ -62,6 +72,12 @@ The house, from the ground up; a module imports only from floors below its own, 
     server.py            floor 5  WebSocketServer, serve
     client.py            floor 5  WebSocketClient
     asgi.py              floor 6  ASGIApp: any target as an ASGI application
+    processes/           floor 6  one server in several processes
+        targets.py           import strings: how a target gets into another process
+        orders.py            what parent and worker say to each other
+        worker.py            a worker, in its own process
+        child.py             a worker, as its parent sees it
+        group.py             serve_processes: start, restart, renew, drain
     app.py               floor 7  App: routes, mounts, middleware, a lifespan
     testing/             floor 7  memory links, faults, the raw peer
 """
@@ -75,6 +91,7 @@ from trio_ws.channels.brokers import Broker, BrokerStatistics, MemoryBroker, Mem
 from trio_ws.channels.hub import ChannelStatistics, Hub, HubStatistics
 from trio_ws.channels.inbox import Inbox, InboxStatistics
 from trio_ws.channels.raw import broadcast
+from trio_ws.channels.redis import RedisBroker
 from trio_ws.client import WebSocketClient
 from trio_ws.errors import (
     BrokerError,
@@ -97,17 +114,20 @@ from trio_ws.errors import (
     RPCTimeoutError,
     WebSocketError,
     WebSocketException,
+    WorkerError,
 )
 from trio_ws.handler import ClientConnection, WebSocketHandler
 from trio_ws.network.connect import connect
 from trio_ws.network.http import HTTPResponse
 from trio_ws.options import Compression, Options
 from trio_ws.predicates import All, Any, Has, Is, IsEqual, Predicate
+from trio_ws.processes.group import ProcessGroup, WorkerProcess, serve_processes
 from trio_ws.rpc.calls import PacketStream, RPCResponse
 from trio_ws.rpc.limits import RateLimit, rate_limit
 from trio_ws.rpc.methods import Method, rpc_method
 from trio_ws.rpc.streams import ItemStream
 from trio_ws.server import DrainReport, WebSocketServer, serve
+from trio_ws.signals import cancel_on_signals
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.message import WebSocketMessage
 from trio_ws.wire.http import Headers, Request
@@ -155,6 +175,7 @@ __all__ = [
     "PacketStream",
     "PacketValidationError",
     "Predicate",
+    "ProcessGroup",
     "RPCAccessDeniedError",
     "RPCCancelledError",
     "RPCError",
@@ -165,6 +186,7 @@ __all__ = [
     "RPCTimeoutError",
     "RateLimit",
     "RateLimitError",
+    "RedisBroker",
     "Request",
     "WebSocket",
     "WebSocketClient",
@@ -173,12 +195,16 @@ __all__ = [
     "WebSocketHandler",
     "WebSocketMessage",
     "WebSocketServer",
+    "WorkerError",
+    "WorkerProcess",
     "asgi_scope",
     "broadcast",
+    "cancel_on_signals",
     "connect",
     "rate_limit",
     "rpc_method",
     "serve",
+    "serve_processes",
 ]
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
 
+    from trio_ws.channels.brokers import Broker
     from trio_ws.network.gateway import Receive, Scope, Send
     from trio_ws.options import Options
     from trio_ws.websocket.connection import WebSocket
@@ -318,6 +319,7 @@ class App(Front):
         ssl_context: ssl.SSLContext | None = None,
         unix_path: str | os.PathLike[str] | None = None,
         max_connections: int | None = None,
+        broker: Broker | str | None = None,
         options: Options | None = None,
     ) -> None:
         """Serve until Ctrl+C or SIGTERM, which drain the server: `trio.run` and `serve` in one.
@@ -336,6 +338,7 @@ class App(Front):
                 ssl_context=ssl_context,
                 unix_path=unix_path,
                 max_connections=max_connections,
+                broker=broker,
                 options=options,
             )
             async with server:

@@ -81,7 +81,7 @@ class ASGIApp:
         target: Target,
         *,
         subprotocols: Sequence[str] = (),
-        broker: Broker | None = None,
+        broker: Broker | str | None = None,
         debug: bool = False,
         options: Options | None = None,
     ) -> None:
@@ -90,13 +90,13 @@ class ASGIApp:
         _check_target(target)
         self._target: Target = _as_handler(target) or target
         self._subprotocols = subprotocols
-        self._broker = broker
         self._debug = debug
         self._servers: set[_ServerOfOne] = set()
         self._lives = 0  # blocks that live() has open
         self._flushing = trio.Lock()
         # What is wrong with the arguments is told now, and by whom it is always told.
         first = _Host(self._target, subprotocols=subprotocols, broker=broker, debug=debug, options=options)
+        self._broker = first._broker
         self.options = replace(first.options, ping_interval=None, compression=False)
 
     @property

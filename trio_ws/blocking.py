@@ -261,6 +261,8 @@ class _Calls:
 
     def run_within(self, timeout: float | None, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         """The same, for at most so many seconds."""
+        if self._ended:
+            raise _ended_error()  # a loop that takes no exception for an answer costs the others nothing
         try:
             return trio.from_thread.run(self._relay, timeout, function, args, trio_token=self._token)
         except trio.TooSlowError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from trio.lowlevel import enable_ki_protection
 
@@ -63,6 +63,7 @@ class WebSocketClient:
         stream: speak over this stream; see `connect`.
         unix_path: connect to the Unix socket at this path.
         ssl_context: for ``wss://``.
+        proxy: True for what the environment says, None for none, or a proxy's URL; see `connect`.
         options: limits and timeouts.
 
     Raises:
@@ -79,6 +80,7 @@ class WebSocketClient:
         stream: trio.abc.Stream | None = None,
         unix_path: str | os.PathLike[str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        proxy: Literal[True] | str | None = True,
         options: Options | None = None,
     ) -> None:
         if dialect not in _DIALECTS:
@@ -92,6 +94,7 @@ class WebSocketClient:
             "stream": stream,
             "unix_path": unix_path,
             "ssl_context": ssl_context,
+            "proxy": proxy,
             "options": options,
         }
         self._manager: Any = None

@@ -20,6 +20,7 @@
     │   ├── RPCTimeoutError                -32003 (also TimeoutError) its deadline passed over there
     │   └── RPCCancelledError              -32004 the other side gave it up
     ├── BrokerError                        the broker of channels cannot be reached
+    ├── WorkerError                        the workers of serve_processes do not start: .exit_code
     └── WebSocketException                 raised *by* a handler to close with a code of its choice
 
 What holds here: nothing of wsproto, h11, ssl or the socket module reaches a user; such a cause is chained
@@ -56,6 +57,7 @@ __all__ = [
     "RateLimitError",
     "WebSocketError",
     "WebSocketException",
+    "WorkerError",
 ]
 
 
@@ -84,14 +86,14 @@ class HeaderFields(Protocol):
 
 
 class ConnectionFailedError(WebSocketError):
-    """The connection could not be opened: DNS, TCP, TLS, a deadline, or an answer that is no WebSocket.
+    """The connection could not be opened: DNS, TCP, TLS, a proxy, a deadline, an answer that is no WebSocket.
 
     The underlying exception, where there is one, is ``__cause__``.
     """
 
 
 class InvalidURIError(ConnectionFailedError, ValueError):
-    """The URI given to :func:`trio_ws.connect` names no WebSocket (RFC 6455 section 3)."""
+    """A URI given to :func:`trio_ws.connect` names no WebSocket (RFC 6455 section 3), or no proxy."""
 
 
 class HandshakeRejectedError(ConnectionFailedError):
@@ -252,6 +254,18 @@ class RPCCancelledError(RPCError):
 
 class BrokerError(WebSocketError):
     """A server's broker could not be reached in time when the server started, or refused it."""
+
+
+class WorkerError(WebSocketError):
+    """The workers of `trio_ws.serve_processes` do not start.
+
+    Attributes:
+        exit_code: that of the worker; the negative number of the signal that killed it.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class WebSocketException(WebSocketError):

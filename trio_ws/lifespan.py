@@ -78,8 +78,13 @@ async def hosted(
         while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
             failure = failure.exceptions[0]
     if theirs:
-        # The block was cancelled for it, or had failed before.
-        theirs[0].__context__, failure = failure, theirs[0]
+        # The block was cancelled for it, or had failed before: then that stays to be seen.
+        if failure is not None and not isinstance(failure, trio.Cancelled) and failure is not theirs[0]:
+            first = theirs[0]
+            while first.__context__ is not None:
+                first = first.__context__
+            first.__context__ = failure
+        failure = theirs[0]
     if failure is not None:
         try:
             raise failure

@@ -26,8 +26,8 @@ import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from trio_ws.blocking import BlockingWebSocket, run_in_thread
-from trio_ws.channels.brokers import Broker
 from trio_ws.channels.hub import share
+from trio_ws.channels.urls import broker_from
 from trio_ws.errors import ConnectionClosedError, WebSocketException, check_close
 from trio_ws.front import Exchange, Front, Shared
 from trio_ws.handler import WebSocketHandler
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from types import TracebackType
 
+    from trio_ws.channels.brokers import Broker
     from trio_ws.channels.hub import Hub
     from trio_ws.websocket.service import Service
     from trio_ws.websocket.transport import Transport
@@ -108,7 +109,8 @@ class WebSocketServer:
         subprotocols: those that the server speaks, best first; the first that a client offered is agreed on
             unless ``ws.accept`` names another. For a handler the dialects of calls are the default.
         max_connections: overrides that field of ``options``.
-        broker: joins the handler's channels to those of other processes, see `Broker`. None for none.
+        broker: joins the handler's channels to those of other processes: a `Broker`, or a URL such as
+            ``"redis://localhost"`` (extra ``trio-ws[redis]``). None for none.
         debug: an unexpected exception of a handler ends the server and leaves its block as it was raised.
         options: limits and timeouts; default ``Options()``.
 
@@ -129,7 +131,7 @@ class WebSocketServer:
         listeners: Sequence[trio.abc.Listener[Any]] | None = None,
         subprotocols: Sequence[str] = (),
         max_connections: int | None = None,
-        broker: Broker | None = None,
+        broker: Broker | str | None = None,
         debug: bool = False,
         options: Options | None = None,
     ) -> None:
@@ -156,16 +158,14 @@ class WebSocketServer:
             self._target = self._call_in_thread
             self._function: Any = target
         self._subprotocols = tuple(check_subprotocols(subprotocols))
-        if broker is not None and not isinstance(broker, Broker):
-            raise TypeError(f"broker is a Broker, not {type(broker).__name__}")
-        self._broker = broker
+        self._broker = broker_from(broker) if broker is not None else None
         self._debug = debug or (self._front is not None and self._front.debug)
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
         self._connections: set[WebSocket] = set()
         self._exchanges = 0  # plain HTTP requests that are being answered
         self._clients = 0  # connections in any state, those in their opening handshake too
         self._handshakes = 0
-        self._gone = Bell()  # rings when a client has gone
+        self._gone = Bell()  # rings when a client has gone, or is through with its opening handshake
         self._failure: BaseException | None = None
         self._to_accept, self._accepted = trio.open_memory_channel[WebSocket](0)
         self._manager: Any = None
@@ -174,6 +174,7 @@ class WebSocketServer:
         self._service: Service
         self._handlers: trio.Nursery
         self._shared: Shared
+        self._acceptors: trio.Nursery
 
     # -- what a user sees ---------------------------------------------------------------------------
 
@@ -254,6 +255,26 @@ class WebSocketServer:
         while self._clients:
             await self._gone.wait()
         return report
+
+    async def stop_listening(self) -> None:
+        """Close the listeners, and wait until those who are in their opening handshake have finished it.
+
+        Everything else goes on. Where other processes have the same listening sockets, new clients are
+        theirs from now on. The wait takes at most ``open_timeout``; a cancellation ends it, and the listeners
+        are closed all the same.
+
+        Raises:
+            RuntimeError: the server does not serve.
+        """
+        if self._state != "serving":
+            raise RuntimeError(f"the server is {self._state}; only one that serves can stop listening")
+        self._acceptors.cancel_scope.cancel()
+        listeners, self.listeners = self.listeners, ()
+        with trio.CancelScope(shield=True):
+            for listener in listeners:
+                await listener.aclose()
+        while self._handshakes:
+            await self._gone.wait()
 
     @property
     def state(self) -> Literal["new", "serving", "draining", "closed"]:
@@ -338,14 +359,15 @@ class WebSocketServer:
             self.listeners = await open_listeners(self._port, self._host, self._unix_path)
         try:
             async with open_service(self.options) as self._service:
-                self._handlers = await self._service.nursery.start(_host_handlers)
+                self._handlers = await self._service.nursery.start(_host_tasks)
                 # A thread for each connection there can be: waiting for one would be a limit that nobody set.
                 threads = trio.CapacityLimiter(self.options.max_connections or math.inf)
                 self._shared = Shared(Workers(self._handlers), threads, self._debug)
+                self._acceptors = await self._service.nursery.start(_host_tasks)
                 for hub in hubs:
                     self._service.nursery.start_soon(hub.flusher.run, name="trio_ws channels")
                 for listener in self.listeners:
-                    self._service.nursery.start_soon(accept_forever, listener, self._admit)
+                    self._acceptors.start_soon(accept_forever, listener, self._admit)
                 self._state = "serving"
                 try:
                     with trio.CancelScope() as self._block:
@@ -449,6 +471,7 @@ class WebSocketServer:
                     return ws, target
             finally:
                 self._handshakes -= 1
+                self._gone.ring()
             await self._answer_http(found, request, transport)
             return None
         except HTTPError as exc:
@@ -556,7 +579,7 @@ class WebSocketServer:
 
 
 @enable_ki_protection
-async def _host_handlers(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+async def _host_tasks(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
     async with trio.open_nursery() as nursery:
         task_status.started(nursery)
         await trio.sleep_forever()
@@ -572,7 +595,7 @@ async def serve(
     listeners: Sequence[trio.abc.Listener[Any]] | None = None,
     subprotocols: Sequence[str] = (),
     max_connections: int | None = None,
-    broker: Broker | None = None,
+    broker: Broker | str | None = None,
     debug: bool = False,
     options: Options | None = None,
     task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED,

@@ -37,7 +37,7 @@ class Listener:
     def __init__(self, peer: RawPeer) -> None:
         self.peer = peer
         self.got: list[Any] = []
-        self.packets: list[dict[str, Any]] = []
+        self.packets: list[Any] = []
         self.closed: int | None = None
         self.reading = True
         self._changed = trio.Event()
@@ -79,7 +79,8 @@ class Listener:
                 elif frame.opcode in (1, 2):
                     decode = msgspec.json.decode if frame.opcode == 1 else msgspec.msgpack.decode
                     self.packets.append(decode(frame.payload))
-                    self.got.append(self.packets[-1].get("data"))
+                    packet = self.packets[-1]
+                    self.got.append(packet.get("data") if isinstance(packet, dict) else packet)
 
     async def leave(self) -> None:
         self.scope.cancel()

@@ -211,6 +211,7 @@ class Hub:
         entry = Entry(channel, data, encoded, self._order, skip)
         for dialect, deflate in channel.kinds():
             entry.frame(dialect, deflate)
+        entry.settle()
         self._published += 1
         count = len(channel.cursors) + len(channel.inboxes) - (len(skip) if skip is not None else 0)
         if channel.inboxes:
@@ -310,10 +311,10 @@ class Hub:
 
     def remove(self, subscriber: Subscriber, name: str) -> None:
         """Unsubscribe; what was published before still comes."""
+        if isinstance(subscriber, Member):
+            self.flusher.send_now(subscriber)  # which may end in its disconnection
         if name not in subscriber.held:
             return
-        if isinstance(subscriber, Member):
-            self.flusher.send_now(subscriber)
         if is_glob(name):
             matches = matcher(name)
             left = [one for one in subscriber.channels if one.name is not None and matches(one.name)]

@@ -34,6 +34,8 @@ __all__ = ["Channel", "Entry", "InboxMember", "Member", "Peer", "Subscriber", "e
 #: Charged for each message that waits for a connection, beside its bytes.
 ENTRY_OVERHEAD = 128
 
+_SETTLED = object()
+
 _to_msgpack = msgspec.msgpack.Encoder().encode
 _from_msgpack = msgspec.msgpack.Decoder().decode
 
@@ -53,7 +55,7 @@ class Entry:
         self, channel: Channel, data: Any, encoded: bytes, order: int, skip: frozenset[Member] | None
     ) -> None:
         self.channel = channel
-        self._data = data
+        self._data = data  # until `settle`
         self.encoded = encoded
         self.order = order
         self.skip = skip
@@ -75,11 +77,17 @@ class Entry:
     def _make_frame(self, dialect: Dialect, deflate: PerMessageDeflate | None) -> bytes:
         name = self.channel.name
         source = PacketSource.CHANNEL if name is not None else PacketSource.BROADCAST
-        payload = dialect.packet(Packet(source, self._data, name))
+        data = _from_msgpack(self.encoded) if self._data is _SETTLED else self._data
+        payload = dialect.packet(Packet(source, data, name))
         first = FIN | (BINARY if dialect.binary else TEXT)
         if deflate is not None and len(payload) >= deflate.settings[-1]:
             return server_frame(first | RSV1, deflate.alone(payload))
         return server_frame(first, payload)
+
+    def settle(self) -> None:
+        """All frames that are needed now are made: count what they weigh, and let the publisher's data go."""
+        self._data = _SETTLED
+        self.size += sum(map(len, self._frames.values()))
 
     def packet(self) -> Packet:
         """The message as other processes get it, for inboxes: a copy that the publisher does not share."""
@@ -228,7 +236,7 @@ class Member(Subscriber):
     def __init__(self, connection: Any, options: Options, default_policy: Policy) -> None:
         super().__init__()
         self.connection = connection
-        self.default_policy = default_policy
+        self.default_policy: Policy = default_policy
         self.options = options
         self.too_slow = False  # and disconnected, before it was even open
         self.peer: Peer | None = None
