@@ -740,3 +740,50 @@ def test_arguments_that_do_not_fit() -> None:
         ASGIApp(echo, options={})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no subprotocol"):
         ASGIApp(echo, subprotocols=["a b"])
+
+
+class CancelAfter(trio.abc.Instrument):
+    """Cancels a scope after so many steps of any tasks."""
+
+    def __init__(self, scope: trio.CancelScope, steps: int) -> None:
+        self.scope = scope
+        self.left = steps
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.scope.cancel()
+
+
+async def test_a_call_can_be_cancelled_at_any_step(autojump_clock: MockClock) -> None:
+    # The host cancels: whatever was under way, no task is left, and nothing is raised or said twice.
+    for app, kind in (
+        (ASGIApp(echo), "accept"),
+        (ASGIApp(Room), "accept"),
+        (ASGIApp(nobody), "http.response"),
+    ):
+        steps = 0
+        finished = False
+        while not finished:
+            steps += 1
+            before = all_tasks()
+            async with hosting(app, websocket_scope()) as host:
+                await host.say("websocket.receive", text='{"source":4,"data":"x"}')
+                await host.say("websocket.receive", bytes=bytes(100_000))
+                await host.say("websocket.disconnect", code=1000)
+                instrument = CancelAfter(host.scope, steps)
+                trio.lowlevel.add_instrument(instrument)
+                await host.ended.wait()
+                trio.lowlevel.remove_instrument(instrument)
+            finished = instrument.left > 0
+            assert all_tasks() <= before
+            assert app.connections == frozenset()
+            kinds = [event["type"] for event in host.said]
+            for once in ("websocket.accept", "websocket.http.response.start", "websocket.close"):
+                assert kinds.count(once) <= 1
+            assert "websocket.close" not in kinds[:-1]
+        assert steps > 20
+
+
+async def nobody(ws: WebSocket) -> None:
+    """Refuses its client with 403."""
