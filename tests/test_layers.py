@@ -23,7 +23,7 @@ FLOORS = {
     "network": 3,
     "rpc": 3,
     "channels": 3,
-    "routing": 3,
+    "routing": 2,
     "blocking": 3,
     "lifespan": 3,
     "handler": 4,

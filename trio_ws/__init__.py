@@ -30,6 +30,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         receiving.py         the ways to receive
         sending.py           the ways to send
         connection.py        WebSocket: its face
+    routing.py           floor 2  paths with typed parameters, and the functions that answer to them
     network/             floor 3  reaching and being reached
         uri.py               ws:// and wss://
         proxy.py             HTTP and SOCKS5 proxies, named or from the environment
@@ -64,7 +65,6 @@ The house, from the ground up; a module imports only from floors below its own, 
         redis_link.py        one connection to Redis
         redis.py             RedisBroker: through Redis
         urls.py              from a URL to its broker
-    routing.py           floor 3  paths with typed parameters, and the functions that answer to them
     blocking.py          floor 3  plain functions in threads, and the WebSocket that they get
     lifespan.py          floor 3  what is held open around the work of a server
     handler.py           floor 4  WebSocketHandler and ClientConnection
