@@ -185,7 +185,7 @@ class Endpoint:
 
     @property
     def _full(self) -> bool:
-        return self._queued >= self._options.max_queue_bytes and not self._closed_locally
+        return self._queued >= self._options.max_queue_bytes and not self._no_more_messages
 
     async def _advance(self) -> bool:
         """Wait until bytes or the end may have changed something, reading if nobody else does.
