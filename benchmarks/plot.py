@@ -1,7 +1,7 @@
 """Plots out of the JSON files of run.py and growth.py.
 
-``python -m benchmarks.plot FILE ... --into docs/plots``. SVG without a background, in middle tones, so that they
-can be read on a light page and on a dark one.
+``python -m benchmarks.plot FILE ... --into docs/plots``. SVG without a background, in middle tones, so that
+they can be read on a light page and on a dark one.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.load import FULL, MEASURES, UNITS, Effort, Measure, Sample
 from benchmarks.report import figures_table
 from benchmarks.servers import CALLERS, PEERS, Server, placed, raise_file_limit, running, running_all
+from trio_ws.wire.masking import LANE
 
 __all__ = ["about", "measure_all"]
 
@@ -36,6 +37,7 @@ def about() -> dict[str, Any]:
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "python": platform.python_version(),
+        "mask": LANE,
         "processors": len(os.sched_getaffinity(0)),
         "versions": versions,
     }

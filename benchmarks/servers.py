@@ -1,7 +1,7 @@
 """The servers that are measured, each in a process of its own.
 
 What each does: ``/echo`` sends every message back; ``/sub`` only receives what is published; ``/pub`` takes
-the text ``"count size"``, publishes that many binary messages of that size to all of ``/sub``, gives way
+the text ``"count size"``, publishes that many messages of that size to all of ``/sub``, giving way to others
 after each, and then answers. A server of calls speaks ``webshocket.v1`` and has the methods ``add``,
 ``plus`` (the same as a plain ``def`` where there is such a thing), ``count`` (a stream), ``join`` and ``pub``.
 None compresses, unless that is asked for, or sends pings, and all take messages of up to 4 MiB.
@@ -34,12 +34,14 @@ class Program:
 
     module: str
     uvloop: bool = False
+    pure: bool = False  # ours without its C extension
     args: tuple[str, ...] = field(default=())
 
 
 #: Servers of plain messages, ours first.
 PEERS = {
     "trio_ws": Program("benchmarks.server"),
+    "trio_ws, no C": Program("benchmarks.server", pure=True),
     "picows": Program("benchmarks.peers.picows_server"),
     "picows + uvloop": Program("benchmarks.peers.picows_server", uvloop=True),
     "aiohttp": Program("benchmarks.peers.aiohttp_server"),
@@ -105,9 +107,10 @@ def free_port() -> int:
 
 def _start(program: Program) -> Server:
     port = free_port()
-    environment = {**os.environ, "BENCH_UVLOOP": "1" if program.uvloop else ""}
+    switches = {"BENCH_UVLOOP": program.uvloop, "TRIO_WS_PURE": program.pure}
+    environment = os.environ | {name: "1" if on else "" for name, on in switches.items()}
     command = [sys.executable, "-m", program.module, str(port), *program.args]
-    # Some peers report each connection that we reset, at length.
+    # Some report each connection that we reset, at length.
     quiet = subprocess.DEVNULL if program.module.startswith("benchmarks.peers.") else None
     return Server(port, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=quiet))
 
