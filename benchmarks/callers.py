@@ -75,6 +75,7 @@ def run_client(name: str, port: int, callers: int, calls: int) -> tuple[float, f
         [sys.executable, "-m", "benchmarks.callers", name, str(port), str(callers), str(calls)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
+        stderr=None if name == "trio_ws" else subprocess.DEVNULL,
         text=True,
         timeout=120,
         check=True,

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -186,23 +187,26 @@ class Growth:
             for _ in range(self.steps.rounds):
                 for count in self.steps.calls:
                     for peer, server in zip(peers, servers, strict=True):
-                        self._served(peer, server, count, effort)
-                        # Clients face the one server that both can speak to, so that it is the same for both.
+                        with self.noting(f"the server of {peer} with {count:,} calls in flight"):
+                            with placed(server):
+                                rate = calls_in_flight("rate", count)(server, effort).values["rate"]
+                            self.keep("served", peer, count, rate)
+                        # Clients face one server, ours, which speaks with both.
                         calls = min(self.steps.client_calls, 2000 * count)
-                        with placed(servers[0]):
-                            cpu, rate = run_client(peer, servers[0].port, count, calls)
-                        self.keep("client_cpu", peer, count, cpu)
-                        self.keep("made", peer, count, rate)
+                        with self.noting(f"the client of {peer} with {count:,} calls in flight"):
+                            with placed(servers[0]):
+                                cpu, rate = run_client(peer, servers[0].port, count, calls)
+                            self.keep("client_cpu", peer, count, cpu)
+                            self.keep("made", peer, count, rate)
 
-    def _served(self, peer: str, server: Server, count: int, effort: Effort) -> None:
+    @contextmanager
+    def noting(self, what: str) -> Generator[None, None, None]:
+        """Not everybody can do everything: have that in the notes, and not in the curves."""
         try:
-            with placed(server):
-                rate = calls_in_flight("rate", count)(server, effort).values["rate"]
-        except OSError as exc:
-            note = f"{peer} fails with {count:,} calls in flight: {exc}"
+            yield
+        except (OSError, subprocess.SubprocessError):
+            note = f"{what} failed"
             self.notes += [note] if note not in self.notes else []
-        else:
-            self.keep("served", peer, count, rate)
 
 
 @contextmanager
