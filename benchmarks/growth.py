@@ -55,6 +55,7 @@ class Steps:
     seconds: float
     client_calls: int
     settle: float = 0.3
+    publications: int = 7
 
 
 FULL_STEPS = Steps(
@@ -75,7 +76,9 @@ QUICK = Steps(
     seconds=0.2,
     client_calls=10_000,
 )
-SMALLEST = Steps((1, 2), (1, 2), (16, 1 << 20), (2,), rounds=1, seconds=0.0, client_calls=2, settle=0.0)
+SMALLEST = Steps(
+    (1, 2), (1, 2), (16, 1 << 20), (2,), rounds=1, seconds=0.0, client_calls=2, settle=0.0, publications=1
+)
 
 
 class Growth:
@@ -150,12 +153,16 @@ class Growth:
                 if count + SPARE_FILES > files:
                     continue
                 with _audiences(servers, started, count) as audiences:
-                    for _ in range(3 * self.steps.rounds):
+                    times = self.steps.publications * self.steps.rounds
+                    before = {peer: server.cpu() for peer, (_, server) in audiences.items()}
+                    for _ in range(times):
                         for peer, (audience, server) in audiences.items():
                             with placed(server):
-                                wall, cpu = audience.publish(1)
-                            self.keep("last", peer, count, wall * 1e3)
-                            self.keep("delivery", peer, count, cpu / count * 1e6)
+                                self.keep("last", peer, count, audience.publish(1)[0] * 1e3)
+                    time.sleep(self.steps.settle)
+                    for peer, (_, server) in audiences.items():
+                        cpu = (server.cpu() - before[peer]) / (times * count)
+                        self.keep("delivery", peer, count, cpu * 1e6)
 
     # -- sizes --------------------------------------------------------------------------------------
 

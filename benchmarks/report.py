@@ -25,7 +25,7 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 def _made(about: dict[str, Any], what: str) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     return (
-        f"{what} on {about['date']}: CPython {about['python']}, {about['processors']} processors, masks of ours in"
+        f"{what} on {about['date']}: CPython {about['python']}, {about['processors']} processors, our masks in"
         f" {about['mask'].title()}; {versions}."
     )
 

@@ -1,10 +1,10 @@
 """The servers that are measured, each in a process of its own.
 
 What each does: ``/echo`` sends every message back; ``/sub`` only receives what is published; ``/pub`` takes
-the text ``"count size"``, publishes that many messages of that size to all of ``/sub``, giving way to others
+the text ``"count size"``, publishes that many messages of that size to all of ``/sub`` with a turn for others
 after each, and then answers. A server of calls speaks ``webshocket.v1`` and has the methods ``add``,
-``plus`` (the same as a plain ``def`` where there is such a thing), ``count`` (a stream), ``join`` and ``pub``.
-None compresses, unless that is asked for, or sends pings, and all take messages of up to 4 MiB.
+``plus`` (the same as a plain ``def`` where there is such a thing), ``count`` (a stream), ``join`` and
+``pub``. None compresses, unless that is asked for, or sends pings, and all take messages of up to 4 MiB.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ class Server:
         self.port = port
         self.pid = process.pid
         self._process = process
-        self._clock = ~process.pid << 3 | 2  # see clock_getcpuclockid(3); exact also while it runs
+        self._clock = ~process.pid << 3 | 2  # see clock_getcpuclockid(3)
 
     def cpu(self) -> float:
-        """Seconds of CPU time that the process has taken."""
+        """Seconds of CPU time that the process has taken; while it runs, as of the kernel's last tick."""
         return time.clock_gettime(self._clock)
 
     def resident_bytes(self) -> int:
