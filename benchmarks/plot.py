@@ -8,26 +8,35 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.load import UNITS
 from benchmarks.report import is_of_calls
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 __all__ = ["draw"]
 
 GREY = "#808080"
-OURS = "#d9541e"
-OTHERS = ["#2f81c7", "#2f9e6e", "#a06cc8", "#b8860b", "#c75b8a", "#4f9aa8", "#8c8c3a", "#9a6a4f"]
-MARKS = "osD^vP*X"
+#: Of each library, its colour and its mark; a variant of it is hollow.
+LOOKS = {
+    "trio_ws": ("#d9541e", "o"),
+    "picows": ("#2f81c7", "s"),
+    "aiohttp": ("#2f9e6e", "D"),
+    "websockets": ("#a06cc8", "^"),
+    "websockets.trio": ("#b8860b", "v"),
+    "trio-websocket": ("#c75b8a", "P"),
+    "webshocket": ("#4f9aa8", "X"),
+}
 
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": GREY,
@@ -41,6 +50,7 @@ STYLE: dict[Any, Any] = {
     "legend.labelcolor": GREY,
     "legend.frameon": False,
     "savefig.transparent": True,
+    "svg.fonttype": "none",
     "svg.hashsalt": "trio_ws",  # the same bytes for the same figures
     "text.color": GREY,
     "xtick.color": GREY,
@@ -69,21 +79,28 @@ def draw(result: dict[str, Any], into: Path) -> list[Path]:
         return made
 
 
-def _colours(peers: list[str]) -> dict[str, str]:
-    others = [peer for peer in peers if not peer.startswith("trio_ws")]
-    ours = [peer for peer in peers if peer.startswith("trio_ws")]
-    colours = {peer: OTHERS[number % len(OTHERS)] for number, peer in enumerate(others)}
-    return colours | dict(zip(ours, (OURS, "#e8a33d"), strict=False))
+def _look(peer: str) -> dict[str, Any]:
+    library = re.split(r" \+ |, ", peer)[0]
+    colour, mark = LOOKS[library]
+    hollow = peer not in (library, f"{library}, broadcast")
+    return {"color": colour, "marker": mark, "markerfacecolor": "none" if hollow else colour}
+
+
+def _ticks(axis: Axis, unit: str = "") -> None:
+    """Plain numbers at 1, 2 and 5 of each decade, or at 1 where there are many."""
+    low, high = sorted(axis.get_view_interval())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,), numticks=12))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}{unit}"))
 
 
 def _draw_ratios(rows: list[dict[str, Any]], baseline: str, file: Path) -> Path:
     """A line for each figure, a mark on it for each server."""
     figures = [figure for figure in UNITS if any(row["figure"] == figure for row in rows)]
-    peers = sorted({row["peer"] for row in rows} - {baseline}, key=lambda peer: peer != "trio_ws")
-    colours = _colours(peers)
+    peers = sorted({row["peer"] for row in rows} - {baseline}, key=lambda peer: (peer != "trio_ws", peer))
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(figures)), layout="constrained")
     axes = figure.subplots()
-    for number, peer in enumerate(peers):
+    for peer in peers:
         at: list[int] = []
         ratios: list[float] = []
         for line, name in enumerate(figures):
@@ -92,18 +109,13 @@ def _draw_ratios(rows: list[dict[str, Any]], baseline: str, file: Path) -> Path:
                 at.append(line)
                 ratios.append(statistics.median(mine))
         ours = peer == "trio_ws"
-        axes.scatter(
-            ratios,
-            at,
-            s=70 if ours else 28,
-            marker=MARKS[number % len(MARKS)],
-            color=colours[peer],
-            label=peer,
-            zorder=3 if ours else 2,
+        size = 9 if ours else 5
+        axes.plot(
+            ratios, at, linestyle="", markersize=size, label=peer, zorder=3 if ours else 2, **_look(peer)
         )
     axes.axvline(1.0, color=GREY, linewidth=1)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+    _ticks(axes.xaxis, "x")
     axes.set_xlabel(f"times {baseline}: more is better")
     axes.set_yticks(range(len(figures)), figures)
     axes.invert_yaxis()
@@ -126,22 +138,16 @@ def _draw_growth(curves: list[dict[str, Any]], file: Path) -> Path:
 
 
 def _draw_panel(axes: Axes, curves: list[dict[str, Any]]) -> None:
-    colours = _colours([curve["peer"] for curve in curves])
-    for number, curve in enumerate(curves):
-        points, values = zip(*curve["points"], strict=True)
-        axes.plot(
-            points,
-            values,
-            marker=MARKS[number % len(MARKS)],
-            markersize=4,
-            color=colours[curve["peer"]],
-            label=curve["peer"],
-        )
+    for curve in curves:
+        points, values = zip(*(point for point in curve["points"] if point[1] > 0), strict=True)
+        line = "--" if curve["peer"] == "trio_ws, channel" else "-"
+        axes.plot(points, values, linestyle=line, markersize=4, label=curve["peer"], **_look(curve["peer"]))
     axes.set_xscale("log")
     axes.set_yscale("log")
+    _ticks(axes.xaxis)
+    _ticks(axes.yaxis)
     axes.set_title(f"{curves[0]['title']}, {curves[0]['unit']}", fontsize=9)
     axes.set_xlabel(curves[0]["along"])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.grid(visible=True)
     axes.legend(fontsize=7)
 
