@@ -139,7 +139,8 @@ def _draw_growth(curves: list[dict[str, Any]], file: Path) -> Path:
 
 def _draw_panel(axes: Axes, curves: list[dict[str, Any]]) -> None:
     for curve in curves:
-        points, values = zip(*(point for point in curve["points"] if point[1] > 0), strict=True)
+        points = [point for point, value in curve["points"] if value > 0]
+        values = [value for _, value in curve["points"] if value > 0]
         line = "--" if curve["peer"] == "trio_ws, channel" else "-"
         axes.plot(points, values, linestyle=line, markersize=4, label=curve["peer"], **_look(curve["peer"]))
     axes.set_xscale("log")
