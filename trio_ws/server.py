@@ -282,7 +282,7 @@ class WebSocketServer:
         try:
             async with open_service(self.options) as self._service:
                 self._handlers = await self._service.nursery.start(_host_handlers)
-                self._workers = Workers(self._handlers)
+                self._workers = self._service.reader.lender = Workers(self._handlers)
                 for listener in self.listeners:
                     self._service.nursery.start_soon(accept_forever, listener, self._admit)
                 self._state = "serving"

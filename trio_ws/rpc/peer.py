@@ -3,7 +3,9 @@
 One task at a time has the *lead*: it reads, and begins every call itself, by the first step of the method's
 coroutine. Most methods end in that step, so that a burst of calls costs no task and no switch. One that waits
 keeps the task it began in, and the lead goes to another: to the connection's own task if that is free, else
-to a worker of the pool (see workers.py), which reads on.
+to a worker of the pool (see workers.py), which reads on. Where the service's reader (see reader.py) reads for
+the connection, it has the lead whenever there is nothing but to wait for bytes: then a call that does not wait
+costs no switch of tasks at all, whatever the number of connections.
 
 What always holds:
 
@@ -28,10 +30,11 @@ from trio_ws.errors import ConnectionClosedError, WebSocketException
 from trio_ws.rpc.answering import ON_PACKET, PACKET_OVERHEAD, Answerer, Blocked, Call, short
 from trio_ws.rpc.workers import Worker
 from trio_ws.websocket.bell import Bell
+from trio_ws.websocket.endpoint import OPEN
 from trio_ws.wire.packets import BrokenPacketError, Request, detect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from trio_ws.rpc.limits import Limiter, RateLimit
     from trio_ws.rpc.methods import Method
@@ -94,6 +97,7 @@ class Peer(Answerer):
         self._own_bell = Bell()
         self._own_waits = False
         self._own_leads = True
+        self._fed = False  # the service's reader has it
         # Packets for later.
         self._batch: deque[Packet] = deque()
         self._mail: deque[tuple[Packet, int]] = deque()
@@ -197,7 +201,7 @@ class Peer(Answerer):
     # -- reading ------------------------------------------------------------------------------------
 
     def pass_lead(self) -> None:
-        if self.over:
+        if self.over or self._fed:
             return
         if self._own_waits:
             self._own_leads = True
@@ -208,62 +212,109 @@ class Peer(Answerer):
     async def _lead(self, worker: Worker) -> None:
         """Read, and begin what was asked for, until a call has to wait and keeps this task."""
         ws = self.ws
-        inbox = ws._inbox
-        row = 0
         try:
             while not self.over:
-                if self._kept > ws._options.max_queue_bytes or self._overfull:
-                    await self._wait_until_less_is_kept()
-                if self._batch:
-                    packet = self._batch.popleft()
-                    size = 0
-                else:
-                    if not inbox:
-                        row = 0  # to wait gives way, too
-                    elif row == _PACKETS_IN_A_ROW:
-                        row = 0
-                        await checkpoint()
-                    row += 1
-                    if inbox and not ws._paused:
-                        item: str | bytes | None = inbox.popleft()
-                    else:
-                        item = await ws._next()
-                        if self.woken:
-                            self.expect_fewer()
-                        if item is None:
-                            break
-                    assert item is not None
-                    if self._undecided:
-                        self._undecided = False
-                        self.speak(detect(item, ws._options))
-                    size = len(item)
-                    try:
-                        decoded = self.dialect.decode(item)
-                    except BrokenPacketError as exc:
-                        decoded = self._take_broken(exc)
-                    if isinstance(decoded, list):
-                        self._batch.extend(decoded)
-                        continue
-                    packet = decoded
-                rpc = packet.rpc
-                if type(rpc) is Request and self._busy < self._max_calls:
-                    blocked = self.begin(rpc, worker)  # the common case of _take()
-                else:
-                    blocked = self._take(packet, size, worker)
+                blocked = self._take_some(worker)
                 if blocked is not None:
                     await self.go_on(worker, blocked, leads=True)
                     return  # the lead is another's now
+                if self._holds_enough:
+                    self.flush()
+                    while self._holds_enough and not self.over:
+                        await self.needing.bell.wait()
+                elif ws._inbox or self._batch:
+                    await checkpoint()  # others have a turn
+                elif self._give_to_reader():
+                    return
+                elif await ws._wait_for_message():
+                    if self.woken:
+                        self.expect_fewer()
+                else:
+                    break
             self.ended()
         except ConnectionClosedError:
             self.ended()
         except Exception as exc:  # noqa: BLE001 - raised by run(), which owns this connection
             self._fail(exc)
 
-    async def _wait_until_less_is_kept(self) -> None:
+    def _give_to_reader(self) -> bool:
+        """Leave the lead to the service's reader, if it reads for us and all is in its ordinary state."""
+        ws = self.ws
+        if not ws._shared or ws._state != OPEN or ws._paused or ws._unfed or ws._last_word is not None:
+            return False
+        if ws._service.reader.lender is not self._workers:
+            return False
+        ws._queued = 0
         self.flush()
-        limit = self.ws._options.max_queue_bytes
-        while (self._kept > limit or self._overfull) and not self.needing.count and not self.over:
-            await self.needing.bell.wait()
+        self._fed = True
+        return True
+
+    def take(self, lent: Any) -> Awaitable[None] | None:
+        """The service's reader has read: if it has the lead, begin what came on the worker that it runs on."""
+        if not self._fed:
+            return None
+        self._fed = False
+        blocked: Blocked | None = None
+        try:
+            if self.woken:
+                self.expect_fewer()
+            blocked = self._take_some(lent)
+        except Exception as exc:  # noqa: BLE001 - raised by run(), which owns this connection
+            self._fail(exc)
+        finally:
+            # An exception for all of the service leaves the lead where the next reader finds it, too.
+            if self.ws._inbox or self._batch or self._holds_enough or not self._give_to_reader():
+                if blocked is None:
+                    self.pass_lead()
+        return self.go_on(lent, blocked, leads=True) if blocked is not None else None
+
+    def changed(self) -> None:
+        """The connection has begun to close: the rest is for a task that can wait for it."""
+        if self._fed:
+            self._fed = False
+            self.pass_lead()
+
+    @property
+    def _holds_enough(self) -> bool:
+        """Whether reading is to stop."""
+        if not self._overfull and self._kept <= self.ws._options.max_queue_bytes:
+            return False
+        return not self.needing.count
+
+    def _take_some(self, worker: Worker) -> Blocked | None:
+        """Begin what is here: up to a call that has to wait, or until others should have a turn."""
+        ws = self.ws
+        inbox, batch = ws._inbox, self._batch
+        for _ in range(_PACKETS_IN_A_ROW):
+            if (self._kept or self._overfull) and self._holds_enough:
+                break
+            if batch:
+                packet = batch.popleft()
+                size = 0
+            elif inbox:
+                item = inbox.popleft()
+                if self._undecided:
+                    self._undecided = False
+                    self.speak(detect(item, ws._options))
+                size = len(item)
+                try:
+                    decoded = self.dialect.decode(item)
+                except BrokenPacketError as exc:
+                    decoded = self._take_broken(exc)
+                if isinstance(decoded, list):
+                    batch.extend(decoded)
+                    continue
+                packet = decoded
+            else:
+                break
+            rpc = packet.rpc
+            if type(rpc) is Request and self._busy < self._max_calls:
+                blocked = self.begin(rpc, worker)  # the common case of _take()
+            else:
+                blocked = self._take(packet, size, worker)
+            if blocked is not None:
+                return blocked
+        return None
 
     def _take_broken(self, exc: BrokenPacketError) -> list[Packet]:
         if exc.answer is not None:

@@ -20,6 +20,9 @@ from trio.lowlevel import enable_ki_protection, notify_closing, wait_readable, w
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_ws.websocket.endpoint import Endpoint
+    from trio_ws.websocket.reader import Reader
+
 __all__ = ["READ_SIZE", "SocketTransport", "StreamTransport", "Transport"]
 
 #: Bytes asked of one read. Larger ones cost more in page faults than they save in system calls.
@@ -36,7 +39,7 @@ _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
 class SocketTransport:
     """A connected, non-blocking stream socket, which it owns."""
 
-    __slots__ = ("_local", "_sock", "fd", "recv_now", "remote_address", "send_now")
+    __slots__ = ("_local", "_reader", "_sock", "fd", "recv_now", "remote_address", "send_now")
 
     self_reading = True
 
@@ -44,6 +47,7 @@ class SocketTransport:
         self._sock = sock
         self.fd = sock.fileno()  # -1 once it is closed
         self._local: Any = None
+        self._reader: Reader | None = None
         self.remote_address = sock.getpeername() if remote_address is None else remote_address
         # The socket's own methods: a def around one would cost a tenth of the call. Their callers know
         # BlockingIOError as "nothing now".
@@ -66,6 +70,17 @@ class SocketTransport:
             except BlockingIOError:
                 continue
 
+    def share(self, reader: Reader, ws: Endpoint) -> bool:
+        """Let the service's reader read this; False if it is to be read alone."""
+        self._reader = reader
+        return reader.add(ws, self.fd)
+
+    def has_unread(self) -> bool:
+        try:
+            return self.fd >= 0 and bool(self._sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
     def send_pair_now(self, head: bytes, payload: bytes) -> int:
         if _HAS_SENDMSG:
             return self._sock.sendmsg((head, payload))
@@ -87,8 +102,10 @@ class SocketTransport:
 
     def close(self, last: bytes = b"") -> None:
         if self.fd >= 0:
-            notify_closing(self.fd)
-            self.fd = -1
+            fd, self.fd = self.fd, -1
+            if self._reader is not None:
+                self._reader.forget(fd)
+            notify_closing(fd)
             self._sock.close()
 
     async def wait_closed(self) -> None:
@@ -111,6 +128,9 @@ class StreamTransport:
 
     async def receive(self) -> bytes:
         return bytes(await self._stream.receive_some(READ_SIZE))
+
+    def has_unread(self) -> bool:
+        return False
 
     def send_now(self, data: bytes | memoryview) -> int:
         raise BlockingIOError
@@ -153,7 +173,8 @@ class StreamTransport:
 #: What a WebSocket needs of its bytes: both classes have the same methods. ``close`` tries to send ``last``
 #: before, where what was given to ``send_now`` may not be out yet. ``send_now`` and ``send_pair_now``
 #: send what can be sent without waiting, and raise BlockingIOError where that is nothing; ``receive`` is
-#: cancel-safe and gives b"" at the end; ``send_some`` waits until at least one byte is out.
+#: cancel-safe and gives b"" at the end; ``send_some`` waits until at least one byte is out. ``has_unread`` says
+#: whether bytes are known to wait for `receive`.
 Transport = SocketTransport | StreamTransport
 
 
