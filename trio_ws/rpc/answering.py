@@ -169,12 +169,13 @@ class Answerer(Caller):
             if method.requires is not None and not holds(method.requires, self._connection):
                 raise RPCAccessDeniedError(f"access to {request.method} denied")
             args, kwargs = method.bind(request.args, request.kwargs)
+            context = self._workers.context.copy()
             if method.kind == PLAIN:
-                payload = self.dialect.result(request, method.function(self._connection, *args, **kwargs))
+                result = context.run(method.function, self._connection, *args, **kwargs)
+                payload = self.dialect.result(request, result)
                 if payload is not None:
                     self.reply(payload)
                 return None
-            context = self._workers.context.copy()
             if method.kind == ASYNC and request.timeout is None and not method.stream_items:
                 # The first step of a coroutine, which is the whole of most. This is what saves a task, or a
                 # hand-over to one, and all the records of a call, for each that does not wait.

@@ -103,6 +103,7 @@ class Peer(Answerer):
         self._mail: deque[tuple[Packet, int]] = deque()
         self._mailing = False  # on_packet has one
         self._mail_bell = Bell()
+        self._max_kept = ws._options.max_queue_bytes
         self.dropped_packets = 0
         self._failure: BaseException | None = None
 
@@ -213,11 +214,13 @@ class Peer(Answerer):
         """Read, and begin what was asked for, until a call has to wait and keeps this task."""
         ws = self.ws
         try:
-            while not self.over:
+            while True:
                 blocked = self._take_some(worker)
                 if blocked is not None:
                     await self.go_on(worker, blocked, leads=True)
                     return  # the lead is another's now
+                if self.over:
+                    break
                 if self._holds_enough:
                     self.flush()
                     while self._holds_enough and not self.over:
@@ -254,19 +257,23 @@ class Peer(Answerer):
         if not self._fed:
             return None
         self._fed = False
-        blocked: Blocked | None = None
+        if self.woken:
+            self.expect_fewer()
         try:
-            if self.woken:
-                self.expect_fewer()
             blocked = self._take_some(lent)
         except Exception as exc:  # noqa: BLE001 - raised by run(), which owns this connection
             self._fail(exc)
-        finally:
-            # An exception for all of the service leaves the lead where the next reader finds it, too.
-            if self.ws._inbox or self._batch or self._holds_enough or not self._give_to_reader():
-                if blocked is None:
-                    self.pass_lead()
-        return self.go_on(lent, blocked, leads=True) if blocked is not None else None
+            return None
+        except BaseException:
+            self._fed = True  # it ends this task, and the next to read finds the lead where it was
+            raise
+        quiet = not (self.ws._inbox or self._batch or self._holds_enough)
+        keeps = quiet and self._give_to_reader()
+        if blocked is not None:
+            return self.go_on(lent, blocked, leads=True)
+        if not keeps:
+            self.pass_lead()
+        return None
 
     def changed(self) -> None:
         """The connection has begun to close: the rest is for a task that can wait for it."""
@@ -277,7 +284,7 @@ class Peer(Answerer):
     @property
     def _holds_enough(self) -> bool:
         """Whether reading is to stop."""
-        if not self._overfull and self._kept <= self.ws._options.max_queue_bytes:
+        if not self._overfull and self._kept <= self._max_kept:
             return False
         return not self.needing.count
 
@@ -286,7 +293,7 @@ class Peer(Answerer):
         ws = self.ws
         inbox, batch = ws._inbox, self._batch
         for _ in range(_PACKETS_IN_A_ROW):
-            if (self._kept or self._overfull) and self._holds_enough:
+            if self.over or self._holds_enough:
                 break
             if batch:
                 packet = batch.popleft()

@@ -181,7 +181,7 @@ class Endpoint:
         self._state = OPEN
         self._set_plain_room()
         self._service.keepalive.watch(self)
-        if isinstance(self._transport, SocketTransport) and self._transport.share(self._service.reader, self):
+        if not (trailing and deflate) and self._transport.share(self._service.reader, self):
             self._reading = self._shared = True
         elif self._transport.self_reading:
             self._unread_since = self._service.tick

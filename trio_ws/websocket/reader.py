@@ -12,7 +12,7 @@ message, and edge-triggered one more read each.
 What always holds:
 
 - In one step, that is without giving way to other tasks, each connection is read once, and at most
-  `CONNECTIONS_IN_A_ROW` of them and some `BYTES_IN_A_ROW`.
+  `CONNECTIONS_IN_A_ROW` of them, or as many as bring `BYTES_IN_A_ROW`.
 - Each connection in here has ``_reading`` set as long as it lives: its tasks wait for its bell.
 - A descriptor is taken out before it is closed, as the kernel gives its number away again at once.
 - A connection that holds enough for its application is taken out until that has made room: a mask of nothing
@@ -49,7 +49,9 @@ HAS_EPOLL = sys.platform == "linux"
 FEW = int(os.environ.get("TRIO_WS_TEST_FEW", "4"))
 
 CONNECTIONS_IN_A_ROW = 64
-BYTES_IN_A_ROW = 256 * 1024
+BYTES_IN_A_ROW = 128 * 1024
+#: What a message counts for in these, beside its bytes: it may be a call that is answered at once.
+MESSAGE_COST = 1024
 
 
 class Lender(Protocol):
@@ -100,7 +102,8 @@ class Reader:
     def resume(self, ws: Endpoint) -> None:
         """Read again from a connection that was full."""
         ws._paused = False
-        fd = ws._transport.fd
+        transport: Any = ws._transport
+        fd: int = transport.fd
         if self._epoll is not None and fd in self._connections:
             self._epoll.register(fd, select.EPOLLIN)
 
@@ -138,9 +141,7 @@ class Reader:
         poll, fileno = self._epoll.poll, self._epoll.fileno()
         ready = self._ready
         while True:
-            if ready:
-                await checkpoint()
-            else:
+            if not ready:
                 await wait_readable(fileno)
                 ready.extend([fd for fd, _ in poll(0, CONNECTIONS_IN_A_ROW)])
             left = BYTES_IN_A_ROW
@@ -158,11 +159,16 @@ class Reader:
                     self._epoll.unregister(fd)
                 if going_on is not None:
                     return going_on
+            if ready:
+                await checkpoint()
 
     def _read(self, ws: Endpoint) -> int:
-        """Read once; give the count of bytes."""
+        """Read once; give how much work that was, as so many bytes."""
+        transport: Any = ws._transport
+        inbox = ws._inbox
+        before = len(inbox)
         try:
-            data = ws._transport.recv_now(READ_SIZE)
+            data: bytes = transport.recv_now(READ_SIZE)
         except BlockingIOError:
             return 0
         except OSError as exc:
@@ -177,4 +183,4 @@ class Reader:
         except Exception as exc:
             logger.exception("reading from %r failed", ws)
             ws._end(exc)
-        return len(data)
+        return len(data) + MESSAGE_COST * (len(inbox) - before)

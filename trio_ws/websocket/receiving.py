@@ -49,7 +49,7 @@ class Receiving(Handshaking):
             self._outbox.corked or self._parts_open or self._paused or self._last_word
         ):
             self._queued = 0
-            await self._advance()
+            await (self._arrived.wait() if self._shared else self._advance())
             self._unyielded = 0
         if inbox and not self._parts_open and not self._paused:
             item = inbox.popleft()
@@ -75,7 +75,7 @@ class Receiving(Handshaking):
             self._outbox.corked or self._parts_open or self._paused or self._last_word
         ):
             self._queued = 0
-            await self._advance()
+            await (self._arrived.wait() if self._shared else self._advance())
             self._unyielded = 0
         if inbox and not self._parts_open and not self._paused:
             item = inbox.popleft()

@@ -132,6 +132,9 @@ class StreamTransport:
     def has_unread(self) -> bool:
         return False
 
+    def share(self, reader: Reader, ws: Endpoint) -> bool:
+        return False
+
     def send_now(self, data: bytes | memoryview) -> int:
         raise BlockingIOError
 
