@@ -25,7 +25,7 @@ from trio_ws.websocket.endpoint import CONNECTING
 from trio_ws.wire.packets import choose, plain_dialect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from trio_ws.rpc.calls import RPCResponse
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from trio_ws.wire.http import Request
     from trio_ws.wire.packets import Packet
 
-__all__ = ["ClientConnection", "WebSocketHandler"]
+__all__ = ["UNFINISHED", "ClientConnection", "WebSocketHandler"]
 
 logger = logging.getLogger("trio_ws.handler")
 
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 else:
     State = typing.TypeVar("State")
 T = typing.TypeVar("T")
+
+#: What serving a connection gives that lives on without the task.
+UNFINISHED = object()
 
 
 class ClientConnection(Generic[State]):
@@ -322,8 +325,19 @@ class WebSocketHandler(Generic[State]):
 
     # -- what a server calls ------------------------------------------------------------------------
 
-    async def _serve(self, ws: WebSocket, workers: Workers, *, debug: bool) -> None:
-        """The life of one connection."""
+    async def _serve(
+        self,
+        ws: WebSocket,
+        workers: Workers,
+        *,
+        debug: bool,
+        finish_soon: Callable[[Callable[[], Awaitable[None]]], None] | None = None,
+    ) -> object:
+        """The life of one connection.
+
+        With ``finish_soon`` it may return `UNFINISHED`, for a connection that needs no task for now. Then it is
+        called with the rest, which is to be awaited, when the connection is over.
+        """
         self._prepare()
         connection: ClientConnection[State] = ClientConnection(ws)
         object.__setattr__(connection, "_state", self.make_state(connection))
@@ -334,17 +348,31 @@ class WebSocketHandler(Generic[State]):
         if ws._state == CONNECTING:
             await ws.accept()
         if not ws.connected:
-            return
+            return None
         self._clients.add(connection)
+        peer = self._make_peer(connection, workers, debug=debug)
+
+        async def finish() -> None:
+            try:
+                await peer.finish()
+            finally:
+                await self._see_off(connection)
+
+        over = True
         try:
-            await self._make_peer(connection, workers, debug=debug).run()
+            over = await peer.run((lambda: finish_soon(finish)) if finish_soon is not None else None)
         finally:
-            self._clients.discard(connection)
-            self._limiter.forget(connection.uid)
-            with trio.move_on_after(ws._options.close_timeout, shield=True) as scope:
-                await self.on_disconnect(connection)
-            if scope.cancelled_caught:
-                logger.warning("on_disconnect of %r took more than close_timeout", connection)
+            if over:
+                await self._see_off(connection)
+        return None if over else UNFINISHED
+
+    async def _see_off(self, connection: ClientConnection[State]) -> None:
+        self._clients.discard(connection)
+        self._limiter.forget(connection.uid)
+        with trio.move_on_after(connection._ws._options.close_timeout, shield=True) as scope:
+            await self.on_disconnect(connection)
+        if scope.cancelled_caught:
+            logger.warning("on_disconnect of %r took more than close_timeout", connection)
 
     def _make_peer(self, connection: ClientConnection[State], workers: Workers, *, debug: bool) -> Peer:
         ws = connection._ws

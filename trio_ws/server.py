@@ -24,10 +24,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import trio
-from trio.lowlevel import disable_ki_protection, enable_ki_protection
+from trio.lowlevel import current_task, disable_ki_protection, enable_ki_protection
 
 from trio_ws.errors import ConnectionClosedError, WebSocketException, check_close
-from trio_ws.handler import WebSocketHandler
+from trio_ws.handler import UNFINISHED, WebSocketHandler
 from trio_ws.network.listen import (
     accept_forever,
     answer,
@@ -137,6 +137,7 @@ class WebSocketServer:
         self._debug = debug
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
         self._connections: set[WebSocket] = set()
+        self._without_task: set[WebSocket] = set()  # those of them that live in the service's reader alone
         self._clients = 0  # connections in any state, those in their opening handshake too
         self._handshakes = 0
         self._gone = Bell()  # rings when a client has gone
@@ -281,7 +282,9 @@ class WebSocketServer:
             self.listeners = await open_listeners(self._port, self._host, self._unix_path)
         try:
             async with open_service(self.options) as self._service:
-                self._handlers = await self._service.nursery.start(_host_handlers)
+                self._handlers = await self._service.nursery.start(
+                    _host_handlers, self._end_those_without_task
+                )
                 self._workers = self._service.reader.lender = Workers(self._handlers)
                 for listener in self.listeners:
                     self._service.nursery.start_soon(accept_forever, listener, self._admit)
@@ -330,13 +333,31 @@ class WebSocketServer:
 
     @enable_ki_protection
     async def _serve_client(self, client: socket.socket | trio.abc.Stream, address: Any) -> None:
+        over = True
         try:
             ws = await self._open(client, address)
             if ws is not None:
-                await self._handle(ws)
+                self._connections.add(ws)
+                over = await self._handle(ws, functools.partial(self._run_target, ws))
+        finally:
+            if over:
+                self._clients -= 1
+                self._gone.ring()
+
+    @enable_ki_protection
+    async def _finish_client(self, ws: WebSocket, rest: Callable[[], Awaitable[None]]) -> None:
+        """The end of a connection that lived without a task."""
+        self._without_task.discard(ws)
+        try:
+            await self._handle(ws, rest)
         finally:
             self._clients -= 1
             self._gone.ring()
+
+    def _end_those_without_task(self) -> None:
+        """Their handlers cannot be cancelled where the others are."""
+        for ws in list(self._without_task):
+            ws._end(None)
 
     async def _open(self, client: socket.socket | trio.abc.Stream, address: Any) -> WebSocket | None:
         """The opening request of one client, checked; None where it was refused, with an answer."""
@@ -402,26 +423,31 @@ class WebSocketServer:
             logger.warning("refused a client: max_connections (%d) are open", limit)
             raise HTTPError(503, "too many connections", [("Retry-After", "1")])
 
-    async def _handle(self, ws: WebSocket) -> None:
-        self._connections.add(ws)
+    async def _handle(self, ws: WebSocket, target: Callable[[], Awaitable[object]]) -> bool:
+        """Run what serves a connection, and close it; False if it lives on without this task."""
+        over = True
         try:
             code, reason = 1000, ""
             try:
-                await self._run_target(ws)
+                over = await target() is not UNFINISHED
             except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - a handler may raise anything
                 code, reason = self._verdict(ws, exc)
             if code == 1011 and ws._state == CONNECTING:
                 await ws.reject(500)
-            if not ws.closed:
+            if over and not ws.closed:
                 await ws.close(code, reason)
         finally:
-            self._connections.discard(ws)
-            ws._end(None)
+            if over:
+                self._connections.discard(ws)
+                ws._end(None)
+            else:
+                self._without_task.add(ws)
+        return over
 
     @disable_ki_protection
-    async def _run_target(self, ws: WebSocket) -> None:
+    async def _run_target(self, ws: WebSocket) -> object:
         """User code, which Ctrl+C may strike anywhere; ours leaves it to the main task."""
-        await self._target(ws)
+        return await self._target(ws)
 
     def _verdict(self, ws: WebSocket, exc: BaseException) -> tuple[int, str]:
         """The close code for what a handler raised; what is not for us to judge is raised again."""
@@ -447,9 +473,14 @@ class WebSocketServer:
         return 1011, "internal error"
 
     @enable_ki_protection
-    async def _call_handler(self, ws: WebSocket) -> None:
+    async def _call_handler(self, ws: WebSocket) -> object:
         assert self._handler is not None
-        await self._handler._serve(ws, self._workers, debug=self._debug)
+        context = current_task().context
+
+        def finish_soon(rest: Callable[[], Awaitable[None]]) -> None:
+            context.run(self._handlers.start_soon, self._finish_client, ws, rest)
+
+        return await self._handler._serve(ws, self._workers, debug=self._debug, finish_soon=finish_soon)
 
     async def _hand_out(self, ws: WebSocket) -> None:
         await ws.accept()
@@ -461,10 +492,15 @@ class WebSocketServer:
 
 
 @enable_ki_protection
-async def _host_handlers(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+async def _host_handlers(
+    when_cancelled: Callable[[], None], *, task_status: trio.TaskStatus[trio.Nursery]
+) -> None:
     async with trio.open_nursery() as nursery:
         task_status.started(nursery)
-        await trio.sleep_forever()
+        try:
+            await trio.sleep_forever()
+        finally:
+            when_cancelled()
 
 
 async def serve(

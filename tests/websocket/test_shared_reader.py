@@ -174,7 +174,7 @@ async def test_a_flood_keeps_nobody_waiting() -> None:
             if message.is_text():
                 got.set()
 
-    async with serving(handler) as server:
+    async with serving(handler, options=Options(drain_timeout=0.01)) as server:
         flood, quiet = await raw_client(server), await raw_client(server)
         assert fill(flood) > 128 * 1024
         await trio.lowlevel.checkpoint()
@@ -373,18 +373,20 @@ async def test_a_scope_that_a_method_leaves_open_costs_one_worker(caplog: pytest
                 assert await client.call("add", 1, 2) == 3
 
 
-async def test_idle_connections_cost_no_waiting_task() -> None:
-    """A handler's task waits in the connection, and nothing but the reader waits for a socket."""
+@pytest.mark.parametrize("calls", [False, True])
+async def test_idle_connections_cost_no_waiting_task(*, calls: bool) -> None:
+    """A handler's task waits in its connection; one of calls has none. Only the reader waits for sockets."""
     count = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 - 100)
     assert count > 50
-    async with serving(echo, options=Options(ping_interval=None)) as server:
+    options = Options(ping_interval=None, drain_timeout=0.01, close_timeout=0.01)
+    async with serving(Api() if calls else echo, options=options) as server:
         socks = [await raw_client(server)]
         tasks = len(all_tasks())
         waiting = waiting_for_input()
         socks += [await raw_client(server) for _ in range(count)]
         await until(lambda: len(server.connections) == count + 1)
-        assert len(all_tasks()) == tasks + count
-        assert waiting_for_input() == waiting
+        await until(lambda: len(all_tasks()) <= tasks + (0 if calls else count))
+        assert waiting_for_input() <= waiting + 1  # the reader itself may wait now
         for sock in socks:
             sock.close()
 

@@ -93,13 +93,13 @@ class Peer(Answerer):
         self._undecided = undecided
         self._on_packet = on_packet
         # The lead.
-        self._own: Worker | None = None
         self._own_bell = Bell()
         self._own_waits = False
         self._own_leads = True
         self._fed = False  # the service's reader has it
+        self._when_over: Callable[[], None] | None = None  # called once, where no task waits for that
         # Packets for later.
-        self._batch: deque[Packet] = deque()
+        self._batch: deque[Packet] | tuple[()] = ()
         self._mail: deque[tuple[Packet, int]] = deque()
         self._mailing = False  # on_packet has one
         self._mail_bell = Bell()
@@ -109,40 +109,56 @@ class Peer(Answerer):
 
     # -- life ---------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
+    async def run(self, when_over: Callable[[], None] | None = None) -> bool:
         """Read and answer until the connection is over, and all calls with it.
+
+        Args:
+            when_over: lets this return as soon as the service's reader reads, so that the connection needs no
+                task. It is called when the connection is over, and then `finish` is to be run.
+
+        Returns:
+            Whether it is over.
 
         Raises:
             Exception: what ``on_packet`` raised.
         """
-        ws = self.ws
-        ws._owner = self
-        own = self._own = Worker(current_task())
+        self.ws._owner = self
+        own = Worker(current_task())
         try:
-            while not self.over:
+            while not self.over and self._when_over is None:
                 with trio.CancelScope() as own.scope:
-                    await self._run_in_scope(own)
+                    await self._run_in_scope(own, when_over if self.ws._shared else None)
         finally:
-            if self._closing is not None and not self.over:
-                ws._begin_close(*self._closing)
-            self.ended()
-            with trio.move_on_after(ws._options.close_timeout, shield=True):
-                while self._running:
-                    await self._idle_bell.wait()
-            for call in self._running.values():
-                call.cancel("end")
-            with trio.CancelScope(shield=True):
-                while self._running:
-                    await self._idle_bell.wait()
+            if self._when_over is None:
+                await self.finish()
+        return self._when_over is None
+
+    async def finish(self) -> None:
+        """See all calls to their end. Raises as `run` does."""
+        ws = self.ws
+        if self._closing is not None and not self.over:
+            ws._begin_close(*self._closing)
+        self.ended()
+        with trio.move_on_after(ws._options.close_timeout, shield=True):
+            while self._running:
+                await self._idle_bell.wait()
+        for call in self._running.values():
+            call.cancel("end")
+        with trio.CancelScope(shield=True):
+            while self._running:
+                await self._idle_bell.wait()
         ws._owner = None
         if self._failure is not None:
             raise self._failure
 
-    async def _run_in_scope(self, own: Worker) -> None:
+    async def _run_in_scope(self, own: Worker, when_over: Callable[[], None] | None) -> None:
         while not self.over and not own.scope.cancel_called:
             if self._own_leads:
                 self._own_leads = False
                 await self._lead(own)
+            elif when_over is not None:
+                self._when_over = when_over
+                return
             else:
                 self._own_waits = True
                 try:
@@ -166,11 +182,13 @@ class Peer(Answerer):
         for scope in self._upload_scopes.values():
             scope.cancel()
         self._kept -= sum(size for _, size in self._held)
-        self._held.clear()
-        self._batch.clear()
+        self._held = self._batch = ()
         self._own_bell.ring()
         self._mail_bell.ring()
         self.needing.bell.ring()
+        if self._when_over is not None:
+            when_over, self._when_over = self._when_over, None
+            when_over()
 
     def go_away(self, code: int, reason: str) -> None:
         """Close, once the calls that run are done; new ones are refused."""
@@ -222,9 +240,7 @@ class Peer(Answerer):
                 if self.over:
                     break
                 if self._holds_enough:
-                    self.flush()
-                    while self._holds_enough and not self.over:
-                        await self.needing.bell.wait()
+                    await self._wait_until_less_is_kept()
                 elif ws._inbox or self._batch:
                     await checkpoint()  # others have a turn
                 elif self._give_to_reader():
@@ -267,11 +283,10 @@ class Peer(Answerer):
         except BaseException:
             self._fed = True  # it ends this task, and the next to read finds the lead where it was
             raise
-        quiet = not (self.ws._inbox or self._batch or self._holds_enough)
-        keeps = quiet and self._give_to_reader()
+        kept = not self.ws._inbox and not self._batch and not self._holds_enough and self._give_to_reader()
         if blocked is not None:
             return self.go_on(lent, blocked, leads=True)
-        if not keeps:
+        if not kept:
             self.pass_lead()
         return None
 
@@ -287,6 +302,11 @@ class Peer(Answerer):
         if not self._overfull and self._kept <= self._max_kept:
             return False
         return not self.needing.count
+
+    async def _wait_until_less_is_kept(self) -> None:
+        self.flush()
+        while self._holds_enough and not self.over:
+            await self.needing.bell.wait()
 
     def _take_some(self, worker: Worker) -> Blocked | None:
         """Begin what is here: up to a call that has to wait, or until others should have a turn."""
@@ -309,7 +329,7 @@ class Peer(Answerer):
                 except BrokenPacketError as exc:
                     decoded = self._take_broken(exc)
                 if isinstance(decoded, list):
-                    batch.extend(decoded)
+                    batch = self._batch = deque(decoded)
                     continue
                 packet = decoded
             else:
