@@ -335,8 +335,8 @@ class WebSocketHandler(Generic[State]):
     ) -> object:
         """The life of one connection.
 
-        With ``finish_soon`` it may return `UNFINISHED`, for a connection that needs no task for now. Then it is
-        called with the rest, which is to be awaited, when the connection is over.
+        With ``finish_soon`` it may return `UNFINISHED`, where the connection lives on without a task. Then
+        that is called with the rest, which is to be awaited, when the connection is over.
         """
         self._prepare()
         connection: ClientConnection[State] = ClientConnection(ws)

@@ -4,8 +4,8 @@ One task at a time has the *lead*: it reads, and begins every call itself, by th
 coroutine. Most methods end in that step, so that a burst of calls costs no task and no switch. One that waits
 keeps the task it began in, and the lead goes to another: to the connection's own task if that is free, else
 to a worker of the pool (see workers.py), which reads on. Where the service's reader (see reader.py) reads for
-the connection, it has the lead whenever there is nothing but to wait for bytes: then a call that does not wait
-costs no switch of tasks at all, whatever the number of connections.
+the connection, it has the lead as well, whenever there is nothing to do but to wait for bytes. Then a call
+that does not wait costs no switch of tasks, and the connection needs no task at all until it ends.
 
 What always holds:
 
@@ -269,7 +269,7 @@ class Peer(Answerer):
         return True
 
     def take(self, lent: Any) -> Awaitable[None] | None:
-        """The service's reader has read: if it has the lead, begin what came on the worker that it runs on."""
+        """The service's reader has read. If it has the lead, begin what came, on the worker it runs on."""
         if not self._fed:
             return None
         self._fed = False
@@ -313,7 +313,7 @@ class Peer(Answerer):
         ws = self.ws
         inbox, batch = ws._inbox, self._batch
         for _ in range(_PACKETS_IN_A_ROW):
-            if self.over or self._holds_enough:
+            if self.over or ((self._kept or self._overfull) and self._holds_enough):
                 break
             if batch:
                 packet = batch.popleft()

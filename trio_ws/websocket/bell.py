@@ -47,7 +47,7 @@ class Bell:
                 waiting.pop(task, None)
             return Abort.SUCCEEDED
 
-        return wait_task_rescheduled(abort)
+        return wait_task_rescheduled(abort)  # noqa: ASYNC105 - the caller does
 
     def ring(self) -> int:
         """Wake everyone; give how many that were."""

@@ -119,8 +119,8 @@ class Keepalive:
         if not late:
             return
         # If the whole program stood still, the pongs lie unread in the sockets while this timer is already
-        # due. Two rounds of the scheduler let readers have what is there, but one that reads for thousands may
-        # need more.
+        # due. Two rounds of the scheduler let readers have what is there. One that reads for thousands may
+        # need more, so what lies there counts, too.
         for _ in range(2):
             await trio.lowlevel.checkpoint()
         for ws in late:

@@ -176,8 +176,8 @@ class StreamTransport:
 #: What a WebSocket needs of its bytes: both classes have the same methods. ``close`` tries to send ``last``
 #: before, where what was given to ``send_now`` may not be out yet. ``send_now`` and ``send_pair_now``
 #: send what can be sent without waiting, and raise BlockingIOError where that is nothing; ``receive`` is
-#: cancel-safe and gives b"" at the end; ``send_some`` waits until at least one byte is out. ``has_unread`` says
-#: whether bytes are known to wait for `receive`.
+#: cancel-safe and gives b"" at the end; ``send_some`` waits until at least one byte is out; ``has_unread``
+#: says whether bytes are known to wait for `receive`.
 Transport = SocketTransport | StreamTransport
 
 
