@@ -1,6 +1,6 @@
 """The reader that many plain sockets share: fairness, descriptors, what is cancelled in it, and tasks.
 
-What both ways of reading do alike is tested elsewhere, and CI runs that with either, see ``FEW`` in reader.py.
+What both ways of reading do alike is tested elsewhere. CI runs that with either, see ``FEW`` in reader.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Service: the few tasks that work for all connections of one server or one client.
 
 A connection has no tasks of its own while its handler waits for messages: the handler's task reads the
-socket itself, or leaves that to the reader. What must happen beside that is done here, in one nursery that the
-owner can see:
+socket itself, or leaves that to the reader. What must happen beside that is done here, in one nursery that
+the owner can see:
 
 - the *reader* (see reader.py) reads for most of them, where there are many plain sockets;
 - the *flusher* sends what bursts have corked, at the end of the scheduler round;
