@@ -30,8 +30,7 @@ async def handler(ws: trio_ws.WebSocket) -> None:
         async for message in ws:
             count, size = map(int, str(message.text).split())
             for _ in range(count):
-                for subscriber in subscribers:
-                    await subscriber.send_binary(b"x" * size)
+                trio_ws.broadcast(subscribers, b"x" * size)
                 await trio.lowlevel.checkpoint()
             await ws.send_text("done")
 

@@ -19,6 +19,11 @@ pytest.register_assert_rewrite("tests.kit")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# The proxies of whoever runs the tests lead elsewhere; processes started here inherit that as well.
+for name in list(os.environ):
+    if name.lower().endswith("_proxy"):
+        del os.environ[name]
+
 _BY_THE_CLOCK = [HealthCheck.too_slow]
 settings.register_profile("local", deadline=None, suppress_health_check=_BY_THE_CLOCK)
 # In CI the same examples each time: a new one found at random should fail where it can be looked at.

@@ -17,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests import test_bad_calls
+from tests import test_bad_calls, test_bad_channels
 from tests.kit.serving import echo, exchange, read_to_end, request, serving, serving_in_memory, status_of
 from trio_ws import (
     Compression,
@@ -392,6 +392,21 @@ async def test_max_header_bytes_of_a_client(autojump_clock: MockClock) -> None:
                 pytest.fail("the head was too long")
 
 
+async def test_max_redirects(caplog: pytest.LogCaptureFixture) -> None:
+    async def send_on(ws: WebSocket) -> None:
+        await ws.reject(307, headers=[("Location", ws.path + "x")])
+
+    async with serving(send_on) as server:
+        with pytest.raises(ConnectionFailedError, match="max_redirects=3 redirects already") as info:
+            async with connect(server.url, options=Options(max_redirects=3)):
+                pytest.fail("a redirect led somewhere")
+        assert f"{server.url}/xxx redirects to {server.url}/xxxx" in str(info.value)
+        with pytest.raises(HandshakeRejectedError, match="307"):
+            async with connect(server.url, options=Options(max_redirects=0)):
+                pytest.fail("a redirect led somewhere")
+    assert not caplog.records  # the application that connects gets an error, and so the log has nothing
+
+
 @pytest.mark.parametrize("chunked", [True, False])
 async def test_max_body_bytes(
     chunked: bool, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
@@ -431,9 +446,13 @@ COUNTS = [
     "max_connections",
     "max_handshakes",
     "max_header_bytes",
+    "max_redirects",
     "max_body_bytes",
     "max_concurrent_calls",
     "stream_window",
+    "channel_max_items",
+    "channel_max_bytes",
+    "max_subscribed_channels",
 ]
 
 
@@ -585,8 +604,12 @@ async def test_messages_that_do_not_fit_are_errors_of_ours_and_do_no_harm(autoju
         assert await ws.receive_text() == "still here?"
 
 
-def test_every_option_is_met_here_or_in_the_module_of_calls() -> None:
-    tests = [name for name in {**globals(), **vars(test_bad_calls)} if name.startswith("test_")]
+def test_every_option_is_met_here_or_in_the_modules_of_calls_and_channels() -> None:
+    tests = [
+        name
+        for name in {**globals(), **vars(test_bad_calls), **vars(test_bad_channels)}
+        if name.startswith("test_")
+    ]
     unmet = [
         field.name
         for field in fields(Options)

@@ -4,10 +4,13 @@ The house, from the ground up; a module imports only from floors below its own, 
 
     errors.py            floor 0  every exception, its tree in the docstring
     options.py           floor 0  Options: every limit and timeout, frozen
+    signals.py           floor 0  from a signal to a cancelled scope
+    predicates.py        floor 0  who may call, or gets a message
     wire/                floor 1  bytes <-> events, without trio
         http.py              requests, headers, plain answers
         reader.py            a request out of bytes, with a fast lane for the common one
         handshake.py         both opening handshakes
+        tunnel.py            CONNECT, to an HTTP proxy
         masking.py           xor, and where its keys come from
         frames.py            frames and messages: wsproto's, with a fast lane for the common frame
         deflate.py           permessage-deflate with a bound on what it inflates
@@ -28,18 +31,22 @@ The house, from the ground up; a module imports only from floors below its own, 
         receiving.py         the ways to receive
         sending.py           the ways to send
         connection.py        WebSocket: its face
+    routing.py           floor 2  paths with typed parameters, and the functions that answer to them
     network/             floor 3  reaching and being reached
         uri.py               ws:// and wss://
+        proxy.py             HTTP and SOCKS5 proxies, named or from the environment
+        redirect.py          where a redirect leads, and what may go there
         connect.py           names, TLS, the client's opening
+        http.py              plain HTTP responses beside the upgrade
         listen.py            listeners, and a client's way to a checked request
     rpc/                 floor 3  calls over one WebSocket, either way round
-        predicates.py        who may
         limits.py            how often
         parameters.py        what an annotation lets through
         methods.py           @rpc_method: signature -> checked call
         errors.py            from codes to exceptions
         streams.py           items and credit
         workers.py           parked tasks for calls that wait
+        waiting.py           what waits for answers
         calls.py             the half that asks
         answering.py         the half that is asked
         peer.py              both, and the reading
@@ -47,18 +54,47 @@ The house, from the ground up; a module imports only from floors below its own, 
         typed.py             what type checkers see of a method
     channels/            floor 3  one message to many
         names.py             names and globs
+        log.py               messages, channels and their subscribers
         inbox.py             a subscribed task's bounded queue and its policy
+        flusher.py           the task that writes to them all
+        hub.py               who is subscribed to what, and publishing
+        raw.py               one message to many plain WebSockets
         brokers.py           what joins several processes
+        redis_url.py         what a Redis URL says
+        redis_names.py       names and globs at Redis
+        redis_queue.py       what waits to be published there
+        redis_link.py        one connection to Redis
+        redis.py             RedisBroker: through Redis
+        urls.py              from a URL to its broker
+    blocking.py          floor 3  plain functions in threads, and the WebSocket that they get
+    lifespan.py          floor 3  what is held open around the work of a server
     handler.py           floor 4  WebSocketHandler and ClientConnection
+    front.py             floor 4  what a server asks of an App
+    reconnecting/        floor 4  the connections of one client, one after the other
+        backoff.py           when to try again
+        subscriptions.py     what a client listens to, on whatever connection it has
+        keeper.py            who dials, and who waits for a connection
     server.py            floor 5  WebSocketServer, serve
     client.py            floor 5  WebSocketClient
+    app.py               floor 6  App: routes, mounts, middleware, a lifespan
+    processes/           floor 6  one server in several processes
+        targets.py           import strings: how a target gets into another process
+        orders.py            what parent and worker say to each other
+        worker.py            a worker, in its own process
+        child.py             a worker, as its parent sees it
+        group.py             serve_processes: start, restart, renew, drain
     testing/             floor 6  memory links, faults, the raw peer
 """
 
 from __future__ import annotations
 
+from trio_ws.app import App
+from trio_ws.blocking import BlockingWebSocket
 from trio_ws.channels.brokers import Broker, BrokerStatistics, MemoryBroker, MemoryHub
+from trio_ws.channels.hub import ChannelStatistics, Hub, HubStatistics
 from trio_ws.channels.inbox import Inbox, InboxStatistics
+from trio_ws.channels.raw import broadcast
+from trio_ws.channels.redis import RedisBroker
 from trio_ws.client import WebSocketClient
 from trio_ws.errors import (
     BrokerError,
@@ -79,18 +115,25 @@ from trio_ws.errors import (
     RPCInvalidParamsError,
     RPCMethodNotFoundError,
     RPCTimeoutError,
+    SubscriptionError,
     WebSocketError,
     WebSocketException,
+    WorkerError,
 )
 from trio_ws.handler import ClientConnection, WebSocketHandler
 from trio_ws.network.connect import connect
+from trio_ws.network.http import HTTPResponse
 from trio_ws.options import Compression, Options
+from trio_ws.predicates import All, Any, Has, Is, IsEqual, Predicate
+from trio_ws.processes.group import ProcessGroup, WorkerProcess, serve_processes
+from trio_ws.reconnecting.backoff import Backoff
+from trio_ws.reconnecting.keeper import StateChanges
 from trio_ws.rpc.calls import PacketStream, RPCResponse
 from trio_ws.rpc.limits import RateLimit, rate_limit
 from trio_ws.rpc.methods import Method, rpc_method
-from trio_ws.rpc.predicates import All, Any, Has, Is, IsEqual, Predicate
 from trio_ws.rpc.streams import ItemStream
 from trio_ws.server import DrainReport, WebSocketServer, serve
+from trio_ws.signals import cancel_on_signals
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.message import WebSocketMessage
 from trio_ws.wire.http import Headers, Request
@@ -101,9 +144,13 @@ __version__ = "0.1.0"
 __all__ = [
     "All",
     "Any",
+    "App",
+    "Backoff",
+    "BlockingWebSocket",
     "Broker",
     "BrokerError",
     "BrokerStatistics",
+    "ChannelStatistics",
     "ClientConnection",
     "CloseFrame",
     "Compression",
@@ -111,9 +158,12 @@ __all__ = [
     "ConnectionClosedLocallyError",
     "ConnectionFailedError",
     "DrainReport",
+    "HTTPResponse",
     "HandshakeRejectedError",
     "Has",
     "Headers",
+    "Hub",
+    "HubStatistics",
     "Inbox",
     "InboxStatistics",
     "InvalidURIError",
@@ -131,6 +181,7 @@ __all__ = [
     "PacketStream",
     "PacketValidationError",
     "Predicate",
+    "ProcessGroup",
     "RPCAccessDeniedError",
     "RPCCancelledError",
     "RPCError",
@@ -141,7 +192,10 @@ __all__ = [
     "RPCTimeoutError",
     "RateLimit",
     "RateLimitError",
+    "RedisBroker",
     "Request",
+    "StateChanges",
+    "SubscriptionError",
     "WebSocket",
     "WebSocketClient",
     "WebSocketError",
@@ -149,10 +203,15 @@ __all__ = [
     "WebSocketHandler",
     "WebSocketMessage",
     "WebSocketServer",
+    "WorkerError",
+    "WorkerProcess",
+    "broadcast",
+    "cancel_on_signals",
     "connect",
     "rate_limit",
     "rpc_method",
     "serve",
+    "serve_processes",
 ]
 
 

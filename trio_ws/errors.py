@@ -7,6 +7,7 @@
     │   ├── InvalidURIError                (also ValueError)
     │   └── HandshakeRejectedError         .status .headers .body
     ├── ConnectionClosedError              (also trio.BrokenResourceError) .code .reason .sent .received
+    │   │                                  .may_have_run
     │   └── ConnectionClosedLocallyError   (also trio.ClosedResourceError) used after our own close
     ├── MessageError                       a message of another kind, or one that does not decode
     ├── PacketError                        bytes that are no packet, or data that fits into none
@@ -18,8 +19,10 @@
     │   ├── RateLimitError                 -32000 .retry_after
     │   ├── RPCAccessDeniedError           -32002
     │   ├── RPCTimeoutError                -32003 (also TimeoutError) its deadline passed over there
-    │   └── RPCCancelledError              -32004 the other side gave it up
+    │   ├── RPCCancelledError              -32004 the other side gave it up
+    │   └── SubscriptionError              the server lets this client into no more channels
     ├── BrokerError                        the broker of channels cannot be reached
+    ├── WorkerError                        the workers of serve_processes do not start: .exit_code
     └── WebSocketException                 raised *by* a handler to close with a code of its choice
 
 What holds here: nothing of wsproto, h11, ssl or the socket module reaches a user; such a cause is chained
@@ -54,8 +57,10 @@ __all__ = [
     "RPCMethodNotFoundError",
     "RPCTimeoutError",
     "RateLimitError",
+    "SubscriptionError",
     "WebSocketError",
     "WebSocketException",
+    "WorkerError",
 ]
 
 
@@ -84,14 +89,14 @@ class HeaderFields(Protocol):
 
 
 class ConnectionFailedError(WebSocketError):
-    """The connection could not be opened: DNS, TCP, TLS, a deadline, or an answer that is no WebSocket.
+    """The connection could not be opened: DNS, TCP, TLS, a proxy, a deadline, an answer that is no WebSocket.
 
     The underlying exception, where there is one, is ``__cause__``.
     """
 
 
 class InvalidURIError(ConnectionFailedError, ValueError):
-    """The URI given to :func:`trio_ws.connect` names no WebSocket (RFC 6455 section 3)."""
+    """A URI given to :func:`trio_ws.connect` names no WebSocket (RFC 6455 section 3), or no proxy."""
 
 
 class HandshakeRejectedError(ConnectionFailedError):
@@ -119,7 +124,11 @@ class ConnectionClosedError(WebSocketError, trio.BrokenResourceError):
         reason: the text beside that code.
         sent: the Close frame that we sent, or None.
         received: the Close frame that the peer sent, or None.
+        may_have_run: of a call or a stream: whether the other side may have got its request. False only where
+            it is known that the request never left, so that it can safely be made again.
     """
+
+    may_have_run: bool = True
 
     def __init__(
         self,
@@ -250,8 +259,24 @@ class RPCCancelledError(RPCError):
     default_code = -32004
 
 
+class SubscriptionError(RPCError):
+    """The server did not let the client subscribe: it holds ``max_subscribed_channels`` already."""
+
+
 class BrokerError(WebSocketError):
     """A server's broker could not be reached in time when the server started, or refused it."""
+
+
+class WorkerError(WebSocketError):
+    """The workers of `trio_ws.serve_processes` do not start.
+
+    Attributes:
+        exit_code: that of the worker; the negative number of the signal that killed it.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class WebSocketException(WebSocketError):

@@ -9,6 +9,7 @@ What always holds:
 
 from __future__ import annotations
 
+import inspect
 import logging
 import secrets
 import types
@@ -17,20 +18,25 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, overload
 
 import trio
 
-from trio_ws.errors import RPCAccessDeniedError, WebSocketException, check_close
+from trio_ws.channels.hub import Hub
+from trio_ws.channels.inbox import check_policy
+from trio_ws.channels.log import Member
+from trio_ws.channels.names import check_names, is_glob
+from trio_ws.errors import RPCAccessDeniedError, RPCInvalidParamsError, WebSocketException, check_close
 from trio_ws.rpc.limits import Limiter
 from trio_ws.rpc.methods import Method, collect, let_ctrl_c_strike, make_method
 from trio_ws.rpc.peer import Peer
 from trio_ws.websocket.endpoint import CONNECTING
-from trio_ws.wire.packets import choose, plain_dialect
+from trio_ws.wire.packets import SUBSCRIBE, UNSUBSCRIBE, choose, plain_dialect
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager
 
+    from trio_ws.channels.inbox import Policy
+    from trio_ws.predicates import PredicateLike
     from trio_ws.rpc.calls import RPCResponse
     from trio_ws.rpc.limits import RateLimit
-    from trio_ws.rpc.predicates import PredicateLike
     from trio_ws.rpc.streams import ItemStream
     from trio_ws.rpc.workers import Workers
     from trio_ws.websocket.connection import WebSocket
@@ -40,6 +46,9 @@ if TYPE_CHECKING:
 __all__ = ["UNFINISHED", "ClientConnection", "WebSocketHandler"]
 
 logger = logging.getLogger("trio_ws.handler")
+
+#: A connection cannot hold up those who publish.
+CONNECTION_POLICIES = ("disconnect", "drop_oldest", "drop_newest")
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -62,18 +71,22 @@ class ClientConnection(Generic[State]):
     """
 
     # Session state is the instance's own dict; everything of ours is in a slot, where it cannot reach.
-    __slots__ = ("__dict__", "__weakref__", "_peer", "_state", "_uid", "_ws")
+    __slots__ = ("__dict__", "__weakref__", "_hub", "_member", "_peer", "_state", "_uid", "_ws")
 
     def __init__(self, ws: WebSocket) -> None:
         set_slot = object.__setattr__
         set_slot(self, "_ws", ws)
         set_slot(self, "_uid", secrets.token_hex(8))
         set_slot(self, "_peer", None)
+        set_slot(self, "_hub", None)
+        set_slot(self, "_member", None)
         set_slot(self, "_state", None)
 
     _ws: WebSocket
     _uid: str
     _peer: Peer | None
+    _hub: Hub | None  # of the server's handler; a client's has none
+    _member: Member | None
     _state: Any
 
     # -- session state ------------------------------------------------------------------------------
@@ -227,6 +240,50 @@ class ClientConnection(Generic[State]):
         """A stream of the client's own handler. See `WebSocketClient.stream`."""
         return self._live.stream(method, args, kwargs, items)
 
+    # -- channels -----------------------------------------------------------------------------------
+
+    def subscribe(self, names: str | Iterable[str], *, policy: Policy | None = None) -> bool:
+        """Subscribe the client to channels, by their names or by globs. It is unsubscribed when it goes.
+
+        Args:
+            names: one, or many. ``*``, ``?`` and ``[...]`` make a glob.
+            policy: what to do when more than ``channel_max_items`` or ``channel_max_bytes`` wait for it:
+                ``"disconnect"`` (with 1013), ``"drop_oldest"`` or ``"drop_newest"``. Default: the handler's
+                ``channel_policy``.
+
+        Returns:
+            True; False where it would then hold more than ``max_subscribed_channels``, and nothing changed.
+
+        Raises:
+            ValueError, TypeError: a name is empty, longer than 256 characters or no str, or the policy cannot
+                be.
+            RuntimeError: the connection is not one of a server's, or it is closed.
+        """
+        names = check_names(names)
+        if policy is not None:
+            check_policy(policy, CONNECTION_POLICIES)
+        if self._hub is None or self._member is None:
+            raise RuntimeError("only a connection of a server, while it is open, can be subscribed")
+        held = self._member.held
+        limit = self._ws._options.max_subscribed_channels
+        if limit and len(held) + sum(name not in held for name in names) > limit:
+            return False
+        for name in names:
+            self._hub.add(self._member, name, policy or self._member.default_policy)
+        return True
+
+    def unsubscribe(self, names: str | Iterable[str]) -> None:
+        """Leave channels, by the names or globs that were subscribed to. Others are ignored."""
+        names = check_names(names)
+        if self._hub is not None and self._member is not None:
+            for name in names:
+                self._hub.remove(self._member, name)
+
+    @property
+    def subscribed_channel(self) -> set[str]:
+        """The names and globs that the client is subscribed to: a copy."""
+        return set(self._member.held) if self._member is not None else set()
+
     async def ping(self) -> float:
         """Ping the client; seconds there and back."""
         return await self._ws.ping()
@@ -244,12 +301,19 @@ class WebSocketHandler(Generic[State]):
     Attributes:
         default_rate_limit: holds for methods without ``@rate_limit``, and for names that do not exist. None,
             the default, for no limit.
+        channel_policy: what to do with a connection that is too slow for its channels, unless ``subscribe``
+            says otherwise: ``"disconnect"``, the default, ``"drop_oldest"`` or ``"drop_newest"``.
+        client_globs: whether `may_subscribe` is asked about a client's own globs. Default False: they are
+            refused.
     """
 
     default_rate_limit: ClassVar[RateLimit | None] = None
+    channel_policy: ClassVar[Policy] = "disconnect"
+    client_globs: ClassVar[bool] = False
     _state_type: ClassVar[Any] = None
     _methods: dict[str, Method]
     _limiter: Limiter
+    _hub: Hub
     _clients: set[ClientConnection[State]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -266,6 +330,10 @@ class WebSocketHandler(Generic[State]):
             self._methods = collect(self)
             self._limiter = Limiter()
             self._clients = set()
+            self._hub = Hub()
+            check_policy(self.channel_policy, CONNECTION_POLICIES)
+            self._methods[SUBSCRIBE] = make_method(self._subscribe)
+            self._methods[UNSUBSCRIBE] = make_method(self._unsubscribe)
             for hook in (self.on_connect, self.on_receive, self.on_disconnect):
                 let_ctrl_c_strike(hook)
 
@@ -284,6 +352,14 @@ class WebSocketHandler(Generic[State]):
     async def on_disconnect(self, connection: ClientConnection[State]) -> None:
         """Called once when a client that was let in has gone: shielded, for at most ``close_timeout``."""
 
+    def may_subscribe(self, connection: ClientConnection[State], name: str) -> bool | Awaitable[bool]:
+        """Whether a client may subscribe itself to this channel, with ``client.subscribe``. Default: no.
+
+        It may be ``async def``. Globs are asked about only where ``client_globs`` is true: mind that ``*``
+        matches every name.
+        """
+        return False
+
     def make_state(self, connection: ClientConnection[State]) -> State:
         """What ``connection.state`` is at first; by default ``State()``, or None without a type."""
         state: Any = self._state_type() if self._state_type is not None else None
@@ -295,13 +371,42 @@ class WebSocketHandler(Generic[State]):
     def rpc_methods(self) -> Mapping[str, Method]:
         """The methods that clients may call, by name; each has ``describe()``."""
         self._prepare()
-        return types.MappingProxyType(self._methods)
+        return types.MappingProxyType(
+            {name: method for name, method in self._methods.items() if name not in (SUBSCRIBE, UNSUBSCRIBE)}
+        )
 
     @property
     def clients(self) -> frozenset[ClientConnection[State]]:
         """The connections that are open now: a copy."""
         self._prepare()
         return frozenset(self._clients)
+
+    @property
+    def channels(self) -> Hub:
+        """The channels: ``subscribe`` for tasks of the server, ``publish_wait``, and ``statistics``."""
+        self._prepare()
+        return self._hub
+
+    def publish(
+        self,
+        name: str,
+        data: Any,
+        *,
+        exclude: Iterable[ClientConnection[State]] = (),
+        predicate: PredicateLike | None = None,
+    ) -> int:
+        """Give ``data`` to all that are subscribed to ``name``, without waiting. See `Hub.publish`."""
+        return self.channels.publish(name, data, exclude=exclude, predicate=predicate)
+
+    def broadcast(
+        self,
+        data: Any,
+        *,
+        exclude: Iterable[ClientConnection[State]] = (),
+        predicate: PredicateLike | None = None,
+    ) -> int:
+        """Give ``data`` to all connections, without waiting. See `Hub.broadcast`."""
+        return self.channels.broadcast(data, exclude=exclude, predicate=predicate)
 
     def register_rpc_method(
         self,
@@ -341,6 +446,31 @@ class WebSocketHandler(Generic[State]):
         self._prepare()
         connection: ClientConnection[State] = ClientConnection(ws)
         object.__setattr__(connection, "_state", self.make_state(connection))
+        member = Member(connection, ws._options, self.channel_policy)
+        object.__setattr__(connection, "_hub", self._hub)
+        object.__setattr__(connection, "_member", member)
+        over = True
+        try:
+            over = await self._serve_member(connection, member, ws, workers, finish_soon, debug=debug)
+        finally:
+            if over:
+                self._leave(connection, member)
+        return None if over else UNFINISHED
+
+    def _leave(self, connection: ClientConnection[State], member: Member) -> None:
+        object.__setattr__(connection, "_member", None)
+        self._hub.leave(member)
+
+    async def _serve_member(
+        self,
+        connection: ClientConnection[State],
+        member: Member,
+        ws: WebSocket,
+        workers: Workers,
+        finish_soon: Callable[[Callable[[], Awaitable[None]]], None] | None,
+        *,
+        debug: bool,
+    ) -> bool:
         try:
             await self.on_connect(connection)
         except RPCAccessDeniedError as exc:
@@ -348,15 +478,19 @@ class WebSocketHandler(Generic[State]):
         if ws._state == CONNECTING:
             await ws.accept()
         if not ws.connected:
-            return None
+            return True
         self._clients.add(connection)
         peer = self._make_peer(connection, workers, debug=debug)
+        self._hub.open(member, peer)
 
         async def finish() -> None:
             try:
                 await peer.finish()
             finally:
-                await self._see_off(connection)
+                try:
+                    await self._see_off(connection)
+                finally:
+                    self._leave(connection, member)
 
         over = True
         try:
@@ -364,7 +498,7 @@ class WebSocketHandler(Generic[State]):
         finally:
             if over:
                 await self._see_off(connection)
-        return None if over else UNFINISHED
+        return over
 
     async def _see_off(self, connection: ClientConnection[State]) -> None:
         self._clients.discard(connection)
@@ -373,6 +507,26 @@ class WebSocketHandler(Generic[State]):
             await self.on_disconnect(connection)
         if scope.cancelled_caught:
             logger.warning("on_disconnect of %r took more than close_timeout", connection)
+
+    async def _subscribe(self, connection: ClientConnection[State], names: list[str]) -> bool:
+        """A client subscribes itself: all of it, or nothing."""
+        try:
+            checked = check_names(names)
+        except ValueError as exc:
+            raise RPCInvalidParamsError(str(exc), data={"path": "names"}) from None
+        for name in checked:
+            allowed: Any = self.client_globs or not is_glob(name)
+            if allowed:
+                allowed = self.may_subscribe(connection, name)
+                if inspect.isawaitable(allowed):
+                    allowed = await allowed
+            if not allowed:
+                raise RPCAccessDeniedError(f"access to the channel {name!r} denied")
+        return connection._member is not None and connection.subscribe(checked)
+
+    def _unsubscribe(self, connection: ClientConnection[State], names: list[str]) -> bool:
+        connection.unsubscribe([name for name in names if name])
+        return True
 
     def _make_peer(self, connection: ClientConnection[State], workers: Workers, *, debug: bool) -> Peer:
         ws = connection._ws

@@ -75,18 +75,27 @@ class Options:
             after which the peer counts as gone. None to never give up. Default 20.
         compression: permessage-deflate: False, True (the defaults of `Compression`), or a `Compression`.
             Default False: each compressed connection costs tens of KiB, and small messages do not gain.
-        max_connections: connections that a server holds at once; more get HTTP 503. None for no limit.
-            Default 20,000.
+        max_connections: connections that a server holds at once, plain HTTP requests to an App included; more
+            get HTTP 503. None for no limit. Default 20,000.
         max_handshakes: connections of a server that may be in their opening handshake at once, TLS included;
             more get HTTP 503 (over TLS, and over listeners other than sockets, they are dropped). Default
             1,024.
         max_header_bytes: bytes of a request's or a response's whole head; more get HTTP 431. Default 16 KiB.
+        max_redirects: redirects that a client follows one after another. 0 for none: then each is a
+            `HandshakeRejectedError`. Default 10.
         max_body_bytes: bytes of the body of a plain HTTP request; more get HTTP 413. Default 64 KiB.
         max_concurrent_calls: calls of the peer that run at once on a connection. Further ones wait, unread,
             while ``max_queue_bytes`` has room; where that would block answers to our own calls, they are
             refused with -32000. Default 100.
         stream_window: items of one stream that may be under way or wait for their consumer; past it the
             producer stands at its ``yield``. Default 64.
+        channel_max_items: messages of channels that wait for one slow connection, beside what waits to be
+            written to it; past it the policy of its subscription decides. Default 1,024.
+        channel_max_bytes: bytes of these messages, as msgpack and as each of the frames made of them, with
+            128 bytes charged for each message; one may come on top. All connections share them.
+            `trio_ws.broadcast` closes a connection for which more waits. Default 1 MiB.
+        max_subscribed_channels: names and globs that one connection may be subscribed to; 0 for no limit.
+            Default 1,000.
         json_in_binary: send JSON packets in binary frames instead of text frames. Default False.
         origins: the browser origins that a server lets in, such as ``"https://example.com"`` or
             ``"https://example.com:8443"``; ``"*"`` lets in all. None, the default, lets in pages that come
@@ -106,9 +115,13 @@ class Options:
     max_connections: int | None = 20_000
     max_handshakes: int = 1024
     max_header_bytes: int = 16 * 1024
+    max_redirects: int = 10
     max_body_bytes: int = 64 * 1024
     max_concurrent_calls: int = 100
     stream_window: int = 64
+    channel_max_items: int = 1024
+    channel_max_bytes: int = 1024 * 1024
+    max_subscribed_channels: int = 1000
     json_in_binary: bool = False
     origins: Sequence[str] | None = None
 
@@ -119,9 +132,13 @@ class Options:
         _within(self, "max_connections", 1, None, none=True)
         _within(self, "max_handshakes", 1, None)
         _within(self, "max_header_bytes", 256, None)
+        _within(self, "max_redirects", 0, None)
         _within(self, "max_body_bytes", 0, None)
         _within(self, "max_concurrent_calls", 1, None)
         _within(self, "stream_window", 1, None)
+        _within(self, "channel_max_items", 1, None)
+        _within(self, "channel_max_bytes", 1, None)
+        _within(self, "max_subscribed_channels", 0, None)
         _seconds(self, "open_timeout")
         _seconds(self, "close_timeout")
         _seconds(self, "drain_timeout")

@@ -14,20 +14,24 @@ What always holds:
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import trio
 from trio.lowlevel import current_task, disable_ki_protection, enable_ki_protection
 
+from trio_ws.blocking import BlockingWebSocket, run_in_thread
+from trio_ws.channels.hub import share
+from trio_ws.channels.urls import broker_from
 from trio_ws.errors import ConnectionClosedError, WebSocketException, check_close
+from trio_ws.front import Exchange, Front, Shared
 from trio_ws.handler import UNFINISHED, WebSocketHandler
+from trio_ws.network.http import encode_response
 from trio_ws.network.listen import (
     accept_forever,
     answer,
@@ -36,8 +40,10 @@ from trio_ws.network.listen import (
     read_request,
     read_request_now,
     secure,
+    send_response,
 )
 from trio_ws.options import Options
+from trio_ws.routing import check_function, is_async
 from trio_ws.rpc.workers import Workers
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.connection import WebSocket
@@ -52,9 +58,11 @@ from trio_ws.wire.reader import RequestReader
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
     from types import TracebackType
 
+    from trio_ws.channels.brokers import Broker
+    from trio_ws.channels.hub import Hub
     from trio_ws.websocket.service import Service
     from trio_ws.websocket.transport import Transport
     from trio_ws.wire.http import Request
@@ -63,7 +71,13 @@ __all__ = ["DrainReport", "WebSocketServer", "serve"]
 
 logger = logging.getLogger("trio_ws.server")
 
-Target = Callable[[WebSocket], Awaitable[object]] | WebSocketHandler[Any] | type[WebSocketHandler[Any]]
+Target = (
+    Callable[[WebSocket], Awaitable[object]]
+    | Callable[[BlockingWebSocket], None]
+    | Front
+    | WebSocketHandler[Any]
+    | type[WebSocketHandler[Any]]
+)
 
 
 class DrainReport(NamedTuple):
@@ -83,8 +97,10 @@ class WebSocketServer:
 
     Args:
         target: an async function of one `WebSocket`, run for each client. It accepts implicitly when it first
-            sends or receives; one that returns untouched rejects with 403. Or a `WebSocketHandler`, class or
-            instance, whose methods clients call. Without a target, `accept` hands out the connections.
+            sends or receives; one that returns untouched rejects with 403. Or a plain function of one
+            `BlockingWebSocket`, run in a thread for each client. Or an `App`, whose routes decide. Or a
+            `WebSocketHandler`, class or instance, whose methods clients call. Without a target, `accept`
+            hands out the connections.
         port: TCP port; 0 for one that is free.
         host: name or address to listen on; None for all, v4 and v6.
         ssl_context: speak TLS with it.
@@ -93,12 +109,15 @@ class WebSocketServer:
         subprotocols: those that the server speaks, best first; the first that a client offered is agreed on
             unless ``ws.accept`` names another. For a handler the dialects of calls are the default.
         max_connections: overrides that field of ``options``.
+        broker: joins the handler's channels to those of other processes: a `Broker`, or a URL such as
+            ``"redis://localhost"`` (extra ``trio-ws[redis]``). None for none.
         debug: an unexpected exception of a handler ends the server and leaves its block as it was raised.
         options: limits and timeouts; default ``Options()``.
 
     Raises:
         TypeError, ValueError: at once, for arguments that do not fit.
         OSError: on entering, where an address cannot be had.
+        BrokerError: on entering, where the broker cannot be reached within ``open_timeout``.
     """
 
     def __init__(
@@ -112,6 +131,7 @@ class WebSocketServer:
         listeners: Sequence[trio.abc.Listener[Any]] | None = None,
         subprotocols: Sequence[str] = (),
         max_connections: int | None = None,
+        broker: Broker | str | None = None,
         debug: bool = False,
         options: Options | None = None,
     ) -> None:
@@ -124,6 +144,7 @@ class WebSocketServer:
             self.options = replace(self.options, max_connections=max_connections)
         self.listeners: Sequence[trio.abc.Listener[Any]] = ()
         self._handler = _as_handler(target)
+        self._front = target if isinstance(target, Front) else None
         self._target: Any = target if target is not None else self._hand_out
         self._port = port
         self._host = host
@@ -133,14 +154,19 @@ class WebSocketServer:
         if self._handler is not None:
             self._target = self._call_handler
             subprotocols = subprotocols or SUBPROTOCOLS
+        elif target is not None and self._front is None and not is_async(target):
+            self._target = self._call_in_thread
+            self._function: Any = target
         self._subprotocols = tuple(check_subprotocols(subprotocols))
-        self._debug = debug
+        self._broker = broker_from(broker) if broker is not None else None
+        self._debug = debug or (self._front is not None and self._front.debug)
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
         self._connections: set[WebSocket] = set()
         self._without_task: set[WebSocket] = set()  # those of them that live in the service's reader alone
+        self._exchanges = 0  # plain HTTP requests that are being answered
         self._clients = 0  # connections in any state, those in their opening handshake too
         self._handshakes = 0
-        self._gone = Bell()  # rings when a client has gone
+        self._gone = Bell()  # rings when a client has gone, or is through with its opening handshake
         self._failure: BaseException | None = None
         self._to_accept, self._accepted = trio.open_memory_channel[WebSocket](0)
         self._manager: Any = None
@@ -148,7 +174,8 @@ class WebSocketServer:
         self._block: trio.CancelScope
         self._service: Service
         self._handlers: trio.Nursery
-        self._workers: Workers
+        self._shared: Shared
+        self._acceptors: trio.Nursery
 
     # -- what a user sees ---------------------------------------------------------------------------
 
@@ -156,7 +183,7 @@ class WebSocketServer:
     async def __aenter__(self) -> Self:
         if self._state != "new":
             raise RuntimeError("a WebSocketServer is entered once; make another")
-        self._manager = self._run()
+        self._manager = self._run() if self._front is None else self._run_front(self._front)
         await self._manager.__aenter__()
         return self
 
@@ -216,7 +243,7 @@ class WebSocketServer:
             ws._go_away(code, reason)
         # Who is still in the opening handshake is not waited for: one silent client would cost all the time.
         with trio.move_on_after(timeout):
-            while before & self._connections:
+            while before & self._connections or self._exchanges:
                 await self._gone.wait()
         late = before & self._connections
         if late:
@@ -229,6 +256,26 @@ class WebSocketServer:
         while self._clients:
             await self._gone.wait()
         return report
+
+    async def stop_listening(self) -> None:
+        """Close the listeners, and wait until those who are in their opening handshake have finished it.
+
+        Everything else goes on. Where other processes have the same listening sockets, new clients are
+        theirs from now on. The wait takes at most ``open_timeout``; a cancellation ends it, and the listeners
+        are closed all the same.
+
+        Raises:
+            RuntimeError: the server does not serve.
+        """
+        if self._state != "serving":
+            raise RuntimeError(f"the server is {self._state}; only one that serves can stop listening")
+        self._acceptors.cancel_scope.cancel()
+        listeners, self.listeners = self.listeners, ()
+        with trio.CancelScope(shield=True):
+            for listener in listeners:
+                await listener.aclose()
+        while self._handshakes:
+            await self._gone.wait()
 
     @property
     def state(self) -> Literal["new", "serving", "draining", "closed"]:
@@ -244,6 +291,11 @@ class WebSocketServer:
     def handler(self) -> WebSocketHandler[Any] | None:
         """The `WebSocketHandler` that serves the clients, or None where something else does."""
         return self._handler
+
+    @property
+    def broker(self) -> Broker | None:
+        """The broker, whose ``state`` and ``statistics()`` show how it fares; None where there is none."""
+        return self._broker
 
     @property
     def port(self) -> int:
@@ -275,19 +327,54 @@ class WebSocketServer:
 
     @asynccontextmanager
     @enable_ki_protection
+    async def _run_front(self, front: Front) -> AsyncIterator[None]:
+        try:
+            async with front.live(self.options.close_timeout), self._run():
+                yield
+        finally:
+            with trio.CancelScope(shield=True):
+                for listener in self._given_listeners or ():
+                    await listener.aclose()
+
+    @asynccontextmanager
+    @enable_ki_protection
     async def _run(self) -> AsyncIterator[None]:
+        hubs = self._hubs()
+        async with AsyncExitStack() as stack:
+            if self._broker is not None:
+                await stack.enter_async_context(share(self._broker, hubs, self.options.open_timeout))
+            await stack.enter_async_context(self._run_joined(hubs.values()))
+            yield
+
+    def _hubs(self) -> dict[str, Hub]:
+        """The channels of each handler, by what tells them apart at a broker."""
+        if self._handler is not None:
+            return {"": self._handler.channels}
+        hubs: dict[str, Hub] = {}
+        for path, handler in self._front.handlers.items() if self._front is not None else ():
+            if handler.channels not in hubs.values():  # one that is mounted twice
+                hubs[path.replace(":", "=")] = handler.channels
+        return hubs
+
+    @asynccontextmanager
+    @enable_ki_protection
+    async def _run_joined(self, hubs: Iterable[Hub]) -> AsyncIterator[None]:
         if self._given_listeners is not None:
             self.listeners = list(self._given_listeners)
         else:
             self.listeners = await open_listeners(self._port, self._host, self._unix_path)
         try:
             async with open_service(self.options) as self._service:
-                self._handlers = await self._service.nursery.start(
-                    _host_handlers, self._end_those_without_task
-                )
-                self._workers = self._service.reader.lender = Workers(self._handlers)
+                self._handlers = await self._service.nursery.start(_host_tasks, self._end_those_without_task)
+                # A thread for each connection there can be: waiting for one would be a limit that nobody set.
+                threads = trio.CapacityLimiter(self.options.max_connections or math.inf)
+                workers = self._service.reader.lender = Workers(self._handlers)
+                self._shared = Shared(workers, threads, self._debug)
+                self._acceptors = await self._service.nursery.start(_host_tasks)
+                for hub in hubs:
+                    self._service.nursery.start_soon(hub.flusher.run, name="trio_ws channels")
                 for listener in self.listeners:
-                    self._service.nursery.start_soon(accept_forever, listener, self._admit)
+                    self._acceptors.start_soon(accept_forever, listener, self._admit)
                 self._state = "serving"
                 try:
                     with trio.CancelScope() as self._block:
@@ -335,10 +422,11 @@ class WebSocketServer:
     async def _serve_client(self, client: socket.socket | trio.abc.Stream, address: Any) -> None:
         over = True
         try:
-            ws = await self._open(client, address)
-            if ws is not None:
+            opened = await self._open(client, address)
+            if opened is not None:
+                ws, target = opened
                 self._connections.add(ws)
-                over = await self._handle(ws, functools.partial(self._run_target, ws))
+                over = await self._handle(ws, functools.partial(self._run_target, ws, target))
         finally:
             if over:
                 self._clients -= 1
@@ -359,8 +447,10 @@ class WebSocketServer:
         for ws in list(self._without_task):
             ws._end(None)
 
-    async def _open(self, client: socket.socket | trio.abc.Stream, address: Any) -> WebSocket | None:
-        """The opening request of one client, checked; None where it was refused, with an answer."""
+    async def _open(
+        self, client: socket.socket | trio.abc.Stream, address: Any
+    ) -> tuple[WebSocket, Any] | None:
+        """A WebSocket of one client's opening request, and who serves it; None where it got an answer."""
         transport: Transport | None = None
         request: Request | None = None
         options = self.options
@@ -385,18 +475,31 @@ class WebSocketServer:
                 assert transport is not None
                 assert request is not None
                 self._check_admission()
-                check_request(request, options)
-                return WebSocket(
-                    transport,
-                    self._service,
-                    options,
-                    client=False,
-                    request=request,
-                    subprotocols=self._subprotocols,
-                    trailing=reader.trailing,
-                )
+                target, subprotocols = self._target, self._subprotocols
+                found = self._front.find(request) if self._front is not None else None
+                if not isinstance(found, Exchange):
+                    check_request(request, options)
+                    if found is not None:
+                        target = functools.partial(self._call_entry, found.serve)
+                        if found.subprotocols is not None:
+                            subprotocols = found.subprotocols
+                    ws = WebSocket(
+                        transport,
+                        self._service,
+                        options,
+                        client=False,
+                        request=request,
+                        subprotocols=subprotocols,
+                        trailing=reader.trailing,
+                    )
+                    if found is not None:
+                        request._path_params = ws.path_params = found.path_params
+                    return ws, target
             finally:
                 self._handshakes -= 1
+                self._gone.ring()
+            await self._answer_http(found, request, transport)
+            return None
         except HTTPError as exc:
             refusal = exc
         except (OSError, trio.BrokenResourceError) as exc:
@@ -419,9 +522,18 @@ class WebSocketServer:
             logger.info("refused a client: the server is going away")
             raise HTTPError(503, "the server is going away", [("Retry-After", "1")])
         limit = self.options.max_connections
-        if limit is not None and len(self._connections) >= limit:
+        if limit is not None and len(self._connections) + self._exchanges >= limit:
             logger.warning("refused a client: max_connections (%d) are open", limit)
             raise HTTPError(503, "too many connections", [("Retry-After", "1")])
+
+    async def _answer_http(self, found: Exchange, request: Request, transport: Transport) -> None:
+        self._exchanges += 1
+        try:
+            response = await found.answer(request, self._shared)
+            data = encode_response(response, head_only=request.method == "HEAD")
+            await send_response(transport, data, self.options.close_timeout)
+        finally:
+            self._exchanges -= 1
 
     async def _handle(self, ws: WebSocket, target: Callable[[], Awaitable[object]]) -> bool:
         """Run what serves a connection, and close it; False if it lives on without this task."""
@@ -445,9 +557,9 @@ class WebSocketServer:
         return over
 
     @disable_ki_protection
-    async def _run_target(self, ws: WebSocket) -> object:
+    async def _run_target(self, ws: WebSocket, target: Any) -> object:
         """User code, which Ctrl+C may strike anywhere; ours leaves it to the main task."""
-        return await self._target(ws)
+        return await target(ws)
 
     def _verdict(self, ws: WebSocket, exc: BaseException) -> tuple[int, str]:
         """The close code for what a handler raised; what is not for us to judge is raised again."""
@@ -480,7 +592,16 @@ class WebSocketServer:
         def finish_soon(rest: Callable[[], Awaitable[None]]) -> None:
             context.run(self._handlers.start_soon, self._finish_client, ws, rest)
 
-        return await self._handler._serve(ws, self._workers, debug=self._debug, finish_soon=finish_soon)
+        workers = self._shared.workers
+        return await self._handler._serve(ws, workers, debug=self._debug, finish_soon=finish_soon)
+
+    @enable_ki_protection
+    async def _call_entry(self, serve: Callable[[WebSocket, Shared], Awaitable[None]], ws: WebSocket) -> None:
+        await serve(ws, self._shared)
+
+    @enable_ki_protection
+    async def _call_in_thread(self, ws: WebSocket) -> None:
+        await run_in_thread(self._function, ws, self._shared.threads, {})
 
     async def _hand_out(self, ws: WebSocket) -> None:
         await ws.accept()
@@ -492,15 +613,16 @@ class WebSocketServer:
 
 
 @enable_ki_protection
-async def _host_handlers(
-    when_cancelled: Callable[[], None], *, task_status: trio.TaskStatus[trio.Nursery]
+async def _host_tasks(
+    when_cancelled: Callable[[], None] | None = None, *, task_status: trio.TaskStatus[trio.Nursery]
 ) -> None:
     async with trio.open_nursery() as nursery:
         task_status.started(nursery)
         try:
             await trio.sleep_forever()
         finally:
-            when_cancelled()
+            if when_cancelled is not None:
+                when_cancelled()
 
 
 async def serve(
@@ -513,6 +635,7 @@ async def serve(
     listeners: Sequence[trio.abc.Listener[Any]] | None = None,
     subprotocols: Sequence[str] = (),
     max_connections: int | None = None,
+    broker: Broker | str | None = None,
     debug: bool = False,
     options: Options | None = None,
     task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED,
@@ -531,6 +654,7 @@ async def serve(
         listeners=listeners,
         subprotocols=subprotocols,
         max_connections=max_connections,
+        broker=broker,
         debug=debug,
         options=options,
     ) as server:
@@ -548,21 +672,11 @@ def _as_handler(target: object) -> WebSocketHandler[Any] | None:
 
 
 def _check_target(target: object) -> None:
-    if target is None or isinstance(target, WebSocketHandler):
+    if target is None or isinstance(target, WebSocketHandler | Front):
         return
     if isinstance(target, type) and issubclass(target, WebSocketHandler):
         return
-    function: Any = target
-    while isinstance(function, functools.partial):
-        function = function.func
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
-    ):
-        return
-    if inspect.iscoroutine(target):
-        target.close()
-        raise TypeError("the target is an async function; pass it without calling it")
-    raise TypeError(f"the target is an async function of one WebSocket, not {target!r}; write async def")
+    check_function(target, "WebSocket")
 
 
 def _check_place(port: int, unix_path: object, listeners: Sequence[trio.abc.Listener[Any]] | None) -> None:

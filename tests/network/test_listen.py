@@ -17,8 +17,18 @@ import trio
 import trio.testing
 import trustme
 
-from tests.kit.serving import all_tasks, body_of, echo, exchange, read_to_end, request, serving, status_of
-from trio_ws import Options, WebSocketServer, connect
+from tests.kit.serving import (
+    all_tasks,
+    body_of,
+    echo,
+    exchange,
+    read_to_end,
+    request,
+    serving,
+    serving_in_memory,
+    status_of,
+)
+from trio_ws import ConnectionFailedError, Options, WebSocketServer, connect
 from trio_ws.testing import MemoryListener, RawPeer
 
 if TYPE_CHECKING:
@@ -341,3 +351,58 @@ async def test_an_origin_cannot_break_the_log_line(
         assert status_of(await exchange(await listener.connect(), data)) == 403
     (record,) = caplog.records
     assert record.getMessage().isprintable()
+
+
+# -- to stop listening ------------------------------------------------------------------------------
+
+
+async def test_a_server_that_stops_listening_serves_those_that_it_has() -> None:
+    async with serving() as server, connect(server.url) as ws:
+        url = server.url
+        await server.stop_listening()
+        with pytest.raises(ConnectionFailedError):
+            async with connect(url):
+                pass
+        await ws.send("still here")
+        assert await ws.receive_text() == "still here"
+        with pytest.raises(RuntimeError, match="no TCP listener"):
+            _ = server.port
+        await server.stop_listening()
+    with pytest.raises(RuntimeError, match="only one that serves can stop listening"):
+        await server.stop_listening()
+
+
+async def test_who_is_in_the_opening_handshake_may_finish_it(autojump_clock: MockClock) -> None:
+    stopped = trio.Event()
+
+    async def stop(server: WebSocketServer) -> None:
+        await server.stop_listening()
+        stopped.set()
+
+    async with serving_in_memory() as memory, trio.open_nursery() as nursery:
+        stream = await memory.stream()
+        await stream.send_all(request()[:40])
+        await trio.sleep(1)
+        nursery.start_soon(stop, memory.server)
+        await trio.sleep(1)
+        assert not stopped.is_set()
+        await stream.send_all(request()[40:])
+        await stopped.wait()
+        assert trio.current_time() == pytest.approx(2)
+        assert status_of(bytes(await stream.receive_some())) == 101
+        assert len(memory.server.connections) == 1
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("patience", [3.0, 60.0])
+async def test_nobody_holds_that_up_for_longer_than_open_timeout(
+    patience: float, autojump_clock: MockClock
+) -> None:
+    async with serving_in_memory(options=Options(open_timeout=5)) as memory:
+        await memory.stream()
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(patience):
+            await memory.server.stop_listening()
+        assert trio.current_time() == pytest.approx(min(patience, 5))
+        with pytest.raises(ConnectionRefusedError):
+            await memory.stream()

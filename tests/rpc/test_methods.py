@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from tests.kit.binding import call, fail
+from trio_ws.predicates import Has, Is
 from trio_ws.rpc.limits import RateLimit, rate_limit
 from trio_ws.rpc.methods import ASYNC, PLAIN, STREAM, collect, make_method, rpc_method
-from trio_ws.rpc.predicates import Has, Is
 
 if TYPE_CHECKING:
     # Only checkers of types can find this: nothing here may need it at run time.

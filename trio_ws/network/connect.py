@@ -6,35 +6,39 @@ What always holds: whatever fails on the way, the stream is closed and the error
 
 from __future__ import annotations
 
+import functools
 import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_ws.errors import ConnectionFailedError
+from trio_ws.errors import ConnectionFailedError, HandshakeRejectedError
+from trio_ws.network.proxy import choose_proxy, explain, open_through
+from trio_ws.network.redirect import redirect_location, resolve_redirect, without_credentials
 from trio_ws.network.uri import parse_uri
 from trio_ws.options import Options
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.service import open_service
 from trio_ws.websocket.transport import SocketTransport, StreamTransport
 from trio_ws.wire.deflate import PerMessageDeflate, confirm, offer
-from trio_ws.wire.handshake import ClientHandshake
+from trio_ws.wire.handshake import ClientHandshake, check_subprotocols
 from trio_ws.wire.http import Request
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
-    from trio_ws.network.uri import WebSocketURI
     from trio_ws.websocket.service import Service
     from trio_ws.websocket.transport import Transport
     from trio_ws.wire.handshake import Response
 
-__all__ = ["connect", "take_socket"]
+    OpenStream = Callable[[], Awaitable[trio.abc.Stream]]
+
+__all__ = ["Opening", "close_after", "connect", "take_socket"]
 
 HeaderItems = "Mapping[str, str] | Iterable[tuple[str, str]]"
 
@@ -46,9 +50,10 @@ async def connect(
     *,
     subprotocols: Sequence[str] = (),
     headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
-    stream: trio.abc.Stream | None = None,
+    stream: trio.abc.Stream | OpenStream | None = None,
     unix_path: str | os.PathLike[str] | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    proxy: Literal[True] | str | None = True,
     options: Options | None = None,
 ) -> AsyncIterator[WebSocket]:
     """Open a WebSocket for the length of an ``async with`` block (RFC 6455 section 4.1).
@@ -57,57 +62,102 @@ async def connect(
     A cancellation closes it at once, with 1001 if that can be sent without waiting. The block's own
     exception leaves as it was raised.
 
+    Redirects are followed, up to ``max_redirects``, but never from ``wss://`` to ``ws://``. ``Authorization``
+    and ``Cookie`` headers and the URI's user go to no other scheme, host or port; other headers do.
+
     Args:
         uri: ``ws://`` or ``wss://``. ``user:password@`` becomes Basic authentication.
         subprotocols: those offered, best first.
         headers: more request headers.
         stream: speak over this stream instead of opening a TCP connection. It is taken over: it is closed in
-            the end, also when connecting fails. With ``wss://`` TLS is put on top of it.
+            the end, also when connecting fails. With ``wss://`` TLS is put on top of it. Or an async
+            function without arguments that gives one; an `OSError` of it is a failed connection.
         unix_path: connect to the Unix socket at this path; the URI still names host and target.
         ssl_context: for ``wss://``; by default `ssl.create_default_context`, which checks certificates.
+        proxy: the URL of a proxy: ``http://``, ``https://`` (TLS to the proxy), ``socks5://`` (names are
+            resolved here) or ``socks5h://`` (by the proxy), with ``user:password@`` where it wants that. The
+            SOCKS ones need ``trio-ws[proxy]``. True, the default: what the environment variables
+            ``wss_proxy``, ``ws_proxy``, ``socks_proxy``, ``https_proxy``, ``http_proxy``, ``all_proxy`` and
+            ``no_proxy`` say, and none with ``stream`` or ``unix_path``. None: no proxy.
         options: limits and timeouts; default ``Options()``.
 
     Yields:
         The open `WebSocket`.
 
     Raises:
-        InvalidURIError: ``uri`` names no WebSocket.
+        InvalidURIError: ``uri`` names no WebSocket, or ``proxy`` or its environment variable no proxy.
         HandshakeRejectedError: the server answered with another HTTP status.
-        ConnectionFailedError: DNS, TCP, TLS or the handshake failed, or ``open_timeout`` passed.
+        ConnectionFailedError: DNS, TCP, TLS, the proxy or the handshake failed, a redirect could not be
+            followed, or ``open_timeout`` passed.
     """
-    parsed = parse_uri(uri)
-    if options is not None and not isinstance(options, Options):
-        raise TypeError(f"options is an Options, not {type(options).__name__}; write Options(...)")
-    options = options if options is not None else Options()
-    if ssl_context is not None and not parsed.secure:
-        raise ValueError("ssl_context goes with a wss:// URI")
-    if stream is not None and unix_path is not None:
-        raise ValueError("give stream or unix_path, not both")
-    handshake = _handshake(parsed, subprotocols, headers, options)
+    opening = Opening(uri, subprotocols, headers, stream, unix_path, ssl_context, proxy, options)
     entered = False
     try:
-        async with open_service(options) as service:
+        async with open_service(opening.options) as service:
             entered = True
-            ws: WebSocket | None = None
-            with trio.move_on_after(options.open_timeout):
-                ws = await _open(service, parsed, handshake, stream, unix_path, ssl_context, options)
-            if ws is None:
-                raise ConnectionFailedError(
-                    f"the connection to {parsed.host}:{parsed.port} did not open within open_timeout"
-                    f" ({options.open_timeout} seconds)"
-                )
+            ws = await opening.open(service)
             try:
                 yield ws
             except BaseException as exc:
-                try:
-                    await ws.close(1001 if _is_cancellation(exc) else 1011)
-                except trio.Cancelled:
-                    pass  # what the block raised says more
+                await close_after(ws, exc)
                 raise
             await ws.close()
     finally:
-        if stream is not None and not entered:
-            await trio.aclose_forcefully(stream)
+        if not entered:
+            await opening.abandon()
+
+
+class Opening:
+    """How a connection is opened: the arguments of `connect`, checked. It may be opened again and again."""
+
+    def __init__(
+        self,
+        uri: str,
+        subprotocols: Sequence[str] = (),
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        stream: trio.abc.Stream | OpenStream | None = None,
+        unix_path: str | os.PathLike[str] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        proxy: Literal[True] | str | None = True,
+        options: Options | None = None,
+    ) -> None:
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        items = list(cast("Iterable[tuple[str, str]]", pairs))
+        self._stream = stream
+        self._attempt = functools.partial(
+            _Attempt, uri, subprotocols, items, stream, unix_path, ssl_context, proxy, options
+        )
+        # Made here for what may be wrong with its parts. One is good for one connection.
+        self._first: _Attempt | None = self._attempt()
+        self.options = self._first.options
+
+    async def open(self, service: Service) -> WebSocket:
+        """Open a connection in ``open_timeout``; raises as `connect`."""
+        if self._first is None and self._stream is not None and not callable(self._stream):
+            raise RuntimeError("a stream is good for one connection; give an async function that opens one")
+        attempt, self._first = self._first or self._attempt(), None
+        ws: WebSocket | None = None
+        with trio.move_on_after(self.options.open_timeout):
+            ws = await attempt.open(service)
+        if ws is None:
+            raise ConnectionFailedError(
+                f"the connection to {attempt.where} did not open within open_timeout"
+                f" ({self.options.open_timeout} seconds)"
+            )
+        return ws
+
+    async def abandon(self) -> None:
+        """It comes to no `open`: close the stream that was given."""
+        if self._stream is not None and not callable(self._stream):
+            await trio.aclose_forcefully(self._stream)
+
+
+async def close_after(ws: WebSocket, exc: BaseException) -> None:
+    """Close because of what left a block."""
+    try:
+        await ws.close(1001 if _is_cancellation(exc) else 1011)
+    except trio.Cancelled:
+        pass  # what the block raised says more
 
 
 def _is_cancellation(exc: BaseException) -> bool:
@@ -117,82 +167,144 @@ def _is_cancellation(exc: BaseException) -> bool:
     return isinstance(exc, trio.Cancelled)
 
 
-def _handshake(
-    uri: WebSocketURI,
-    subprotocols: Sequence[str],
-    headers: Mapping[str, str] | Iterable[tuple[str, str]],
-    options: Options,
-) -> ClientHandshake:
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
-    items = list(cast("Iterable[tuple[str, str]]", pairs))
-    if uri.authorization is not None and not any(name.lower() == "authorization" for name, _ in items):
-        items.append(("Authorization", uri.authorization))
-    return ClientHandshake(
-        uri.host_header,
-        uri.target,
-        subprotocols=subprotocols,
-        extensions=offer(options.deflate) if options.deflate is not None else None,
-        headers=items,
-        max_header_bytes=options.max_header_bytes,
-    )
+class _Attempt:
+    """One `connect`: its arguments, checked, and where it stands on its way through proxies and redirects."""
 
+    def __init__(
+        self,
+        uri: str,
+        subprotocols: Sequence[str],
+        headers: list[tuple[str, str]],
+        stream: trio.abc.Stream | OpenStream | None,
+        unix_path: str | os.PathLike[str] | None,
+        ssl_context: ssl.SSLContext | None,
+        proxy: Literal[True] | str | None,
+        options: Options | None,
+    ) -> None:
+        self.uri = parse_uri(uri)
+        if options is not None and not isinstance(options, Options):
+            raise TypeError(f"options is an Options, not {type(options).__name__}; write Options(...)")
+        self.options = options if options is not None else Options()
+        if ssl_context is not None and not self.uri.secure:
+            raise ValueError("ssl_context goes with a wss:// URI")
+        if stream is not None and unix_path is not None:
+            raise ValueError("give stream or unix_path, not both")
+        self._fixed = "stream" if stream is not None else "unix_path" if unix_path is not None else None
+        if self._fixed and isinstance(proxy, str):
+            raise ValueError(f"give proxy or {self._fixed}, not both")
+        self._proxy_choice: Literal[True] | str | None = None if self._fixed and proxy is True else proxy
+        self._proxy = choose_proxy(self.uri, self._proxy_choice)
+        self._stream = stream
+        self._unix_path = unix_path
+        self._ssl_context = ssl_context
+        self._subprotocols = check_subprotocols(subprotocols)
+        self._headers = headers
+        self._authorization = self.uri.authorization
+        self._handshake = self._make_handshake()
 
-async def _open(
-    service: Service,
-    uri: WebSocketURI,
-    handshake: ClientHandshake,
-    stream: trio.abc.Stream | None,
-    unix_path: str | os.PathLike[str] | None,
-    ssl_context: ssl.SSLContext | None,
-    options: Options,
-) -> WebSocket:
-    try:
-        if stream is None:
-            stream = await _dial(uri, unix_path)
-        transport = await _transport(service, uri, stream, ssl_context)
-    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-        raise ConnectionFailedError(f"could not reach {uri.host}:{uri.port}: {_why(exc)}") from exc
-    began = trio.current_time()
-    try:
-        response = await _shake_hands(transport, handshake)
-        deflate = _agreed_deflate(response, options)
-    except BaseException as exc:
-        transport.close()
-        if isinstance(exc, OSError | trio.BrokenResourceError):
-            raise ConnectionFailedError(
-                f"the connection to {uri.host}:{uri.port} broke in the handshake: {_why(exc)}"
-            ) from exc
-        raise
-    ws = WebSocket(transport, service, options, client=True, request=Request(handshake.request))
-    ws._opened(response.subprotocol, response.headers, deflate, handshake.trailing)
-    ws._round_trip = trio.current_time() - began
-    return ws
+    @property
+    def where(self) -> str:
+        """The server, and the proxy that leads there, for messages."""
+        return self.uri.authority + (f" through the proxy {self._proxy}" if self._proxy else "")
 
-
-async def _dial(uri: WebSocketURI, unix_path: str | os.PathLike[str] | None) -> trio.SocketStream:
-    if unix_path is not None:
-        return await trio.open_unix_socket(unix_path)
-    return await trio.open_tcp_stream(uri.host, uri.port)
-
-
-async def _transport(
-    service: Service, uri: WebSocketURI, stream: trio.abc.Stream, ssl_context: ssl.SSLContext | None
-) -> Transport:
-    if uri.secure:
-        stream = trio.SSLStream(
-            stream,
-            ssl_context or ssl.create_default_context(),
-            server_hostname=uri.host,
-            https_compatible=True,
+    def _make_handshake(self) -> ClientHandshake:
+        items = self._headers
+        if self._authorization is not None and not any(name.lower() == "authorization" for name, _ in items):
+            items = [*items, ("Authorization", self._authorization)]
+        return ClientHandshake(
+            self.uri.host_header,
+            self.uri.target,
+            subprotocols=self._subprotocols,
+            extensions=offer(self.options.deflate) if self.options.deflate is not None else None,
+            headers=items,
+            max_header_bytes=self.options.max_header_bytes,
         )
+
+    async def open(self, service: Service) -> WebSocket:
+        redirects = 0
+        while True:
+            try:
+                return await self._open_here(service)
+            except HandshakeRejectedError as exc:
+                location = redirect_location(exc)
+                if location is None or self.options.max_redirects == 0:
+                    raise
+                self._follow(location, redirects, exc)
+            redirects += 1
+
+    def _follow(self, location: str, redirects: int, rejected: HandshakeRejectedError) -> None:
+        """Turn to where a redirect leads; what is not for that server stays behind."""
+        before = self.uri
         try:
-            await stream.do_handshake()
-        except BaseException:
-            await trio.aclose_forcefully(stream)
+            self.uri = resolve_redirect(before, location)
+            if self._fixed:
+                raise ConnectionFailedError(
+                    f"{before} redirects to {self.uri}, and {self._fixed} leads to one server only"
+                )
+            if redirects >= self.options.max_redirects:
+                raise ConnectionFailedError(
+                    f"{before} redirects to {self.uri}, after max_redirects={redirects} redirects already"
+                )
+            if self.uri.origin != before.origin:
+                self._headers = without_credentials(self._headers)
+                self._authorization = None
+            if self.uri.authorization is not None:
+                self._authorization = self.uri.authorization
+            self._proxy = choose_proxy(self.uri, self._proxy_choice)
+            self._handshake = self._make_handshake()
+        except ConnectionFailedError as exc:
+            # Its own cause, where there is one, is told in its text.
+            raise exc from rejected
+
+    async def _open_here(self, service: Service) -> WebSocket:
+        try:
+            transport = await self._secure(service, await self._dial())
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise ConnectionFailedError(f"could not reach {self.where}: {explain(exc)}") from exc
+        began = trio.current_time()
+        handshake = self._handshake
+        try:
+            response = await _shake_hands(transport, handshake)
+            deflate = _agreed_deflate(response, self.options)
+        except BaseException as exc:
+            transport.close()
+            if isinstance(exc, OSError | trio.BrokenResourceError):
+                raise ConnectionFailedError(
+                    f"the connection to {self.where} broke in the handshake: {explain(exc)}"
+                ) from exc
             raise
-    elif isinstance(stream, trio.SocketStream):
-        return SocketTransport(take_socket(stream))
-    return StreamTransport(stream, service.nursery)
+        ws = WebSocket(transport, service, self.options, client=True, request=Request(handshake.request))
+        ws._opened(response.subprotocol, response.headers, deflate, handshake.trailing)
+        ws._round_trip = trio.current_time() - began
+        return ws
+
+    async def _dial(self) -> trio.abc.Stream:
+        if callable(self._stream):
+            return await self._stream()
+        if self._stream is not None:
+            return self._stream
+        if self._unix_path is not None:
+            return await trio.open_unix_socket(self._unix_path)
+        if self._proxy is not None:
+            return await open_through(self._proxy, self.uri, self.options.max_header_bytes)
+        return await trio.open_tcp_stream(self.uri.host, self.uri.port)
+
+    async def _secure(self, service: Service, stream: trio.abc.Stream) -> Transport:
+        if self.uri.secure:
+            stream = trio.SSLStream(
+                stream,
+                self._ssl_context or ssl.create_default_context(),
+                server_hostname=self.uri.host,
+                https_compatible=True,
+            )
+            try:
+                await stream.do_handshake()
+            except BaseException:
+                await trio.aclose_forcefully(stream)
+                raise
+        elif isinstance(stream, trio.SocketStream):
+            return SocketTransport(take_socket(stream))
+        return StreamTransport(stream, service.nursery)
 
 
 def take_socket(stream: trio.SocketStream) -> socket.socket:
@@ -227,9 +339,3 @@ def _agreed_deflate(response: Response, options: Options) -> PerMessageDeflate |
     return PerMessageDeflate(
         client=True, params=params, compression=compression, max_message_size=options.max_message_size
     )
-
-
-def _why(exc: BaseException) -> str:
-    """The innermost reason, for people: trio says that a stream broke, and OpenSSL why."""
-    cause = exc.__cause__
-    return str(cause if isinstance(cause, OSError) else exc) or type(exc).__name__

@@ -37,9 +37,9 @@ from trio_ws.errors import (
     RPCTimeoutError,
     WebSocketException,
 )
+from trio_ws.predicates import holds
 from trio_ws.rpc.calls import Caller
 from trio_ws.rpc.methods import ASYNC, PLAIN, STREAM
-from trio_ws.rpc.predicates import holds
 from trio_ws.rpc.streams import ItemStream, Producer, produce
 from trio_ws.websocket.bell import Bell
 from trio_ws.wire.packets import ABORT, CREDIT, Request

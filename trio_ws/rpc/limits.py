@@ -20,7 +20,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from trio_ws.rpc.predicates import is_async
+from trio_ws.predicates import is_async
 
 __all__ = ["LIMIT_MARK", "Limiter", "RateLimit", "rate_limit", "target_of"]
 

@@ -26,9 +26,9 @@ import trio
 from msgspec import convert
 from msgspec.structs import astuple
 
+from trio_ws.predicates import PredicateLike, check_predicate
 from trio_ws.rpc.limits import LIMIT_MARK, RateLimit, target_of
 from trio_ws.rpc.parameters import UNFIT, MethodParameter, invalid, short, written
-from trio_ws.rpc.predicates import PredicateLike, check_predicate
 
 if TYPE_CHECKING:
     from trio_ws.errors import RPCInvalidParamsError

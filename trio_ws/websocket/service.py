@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
-from trio.lowlevel import enable_ki_protection
+from trio.lowlevel import checkpoint, enable_ki_protection
 
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.keepalive import Keepalive
@@ -38,6 +38,8 @@ __all__ = ["Service", "open_service"]
 #: Seconds between two looks at who is not being read from. A control frame that finds its application busy
 #: waits at most two of these; an idle service does not look at all.
 _TICK = 0.01
+#: Outboxes that are flushed in a row before other tasks have their turn.
+_FLUSHES_IN_A_ROW = 32
 
 
 class Service:
@@ -72,8 +74,10 @@ class Service:
             if not self._to_flush:
                 await self._flush_bell.wait()
             outboxes, self._to_flush = self._to_flush, []
-            for outbox in outboxes:
+            for row, outbox in enumerate(outboxes, 1):
                 outbox.flush()
+                if row % _FLUSHES_IN_A_ROW == 0:
+                    await checkpoint()
 
     def unread(self, ws: Endpoint) -> None:
         """Nobody waits for this connection's bytes as of now, and the minder does not yet look at it."""

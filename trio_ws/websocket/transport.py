@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trio_ws.websocket.endpoint import Endpoint
     from trio_ws.websocket.reader import Reader
 
-__all__ = ["READ_SIZE", "SocketTransport", "StreamTransport", "Transport"]
+__all__ = ["READ_SIZE", "WRITE_SIZE", "SocketTransport", "StreamTransport", "Transport"]
 
 #: Bytes asked of one read. Larger ones cost more in page faults than they save in system calls.
 READ_SIZE = 65536

@@ -288,6 +288,28 @@ class PerMessageDeflate(Extension):
             self._compressor = None
         return payload
 
+    @property
+    def settings(self) -> tuple[int, int, int, int]:
+        """What `alone` depends on, beside its data: window bits, level, memory level and threshold."""
+        compression = self._compression
+        return self._out_bits, compression.level, compression.memory_level, compression.threshold
+
+    def alone(self, data: bytes) -> bytes:
+        """Deflate one whole message so that every connection of the same `settings` may send these bytes.
+
+        It refers to nothing that went before, which is always allowed. Whoever sends it on a connection calls
+        `restart` of that connection's own object.
+        """
+        restart, self._compressor = self._compressor, None
+        try:
+            return self.compress(data, fin=True)
+        finally:
+            self._compressor = restart
+
+    def restart(self) -> None:
+        """The peer's window is not what we think it is any more: refer to nothing that is in it."""
+        self._compressor = None
+
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
     ) -> CloseReason | RsvBits:

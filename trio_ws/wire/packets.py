@@ -32,7 +32,9 @@ __all__ = [
     "CREDIT",
     "MAX_NAME",
     "SUBPROTOCOLS",
+    "SUBSCRIBE",
     "UNDECODABLE",
+    "UNSUBSCRIBE",
     "BrokenPacketError",
     "Dialect",
     "JSONPackets",
@@ -55,6 +57,10 @@ SUBPROTOCOLS = ("trio-ws.v1", "webshocket.v1", "jsonrpc")
 # The reserved methods. Requests to them have no answer.
 ABORT = "__abort__"
 CREDIT = "__credit__"
+
+# What a client asks to subscribe itself to channels. These are answered, as any other method.
+SUBSCRIBE = "__subscribe__"
+UNSUBSCRIBE = "__unsubscribe__"
 
 # Characters of a method's name, a call's id or a stream's id: they are keys here and stand in logs.
 MAX_NAME = 256

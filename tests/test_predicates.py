@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trio_ws.rpc.predicates import All, Any, Has, Is, IsEqual, check_predicate, holds
+from trio_ws.predicates import All, Any, Has, Is, IsEqual, check_predicate, holds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -133,7 +133,7 @@ def test_what_raises_is_a_no_and_is_logged(
 ) -> None:
     assert holds(predicate, {}) is False
     (record,) = caplog.records
-    assert (record.name, record.levelno) == ("trio_ws.rpc", logging.ERROR)
+    assert (record.name, record.levelno) == ("trio_ws.predicates", logging.ERROR)
     assert "broken" in record.getMessage()
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], KeyError)

@@ -28,9 +28,11 @@ __all__ = [
     "PredicateLike",
     "check_predicate",
     "holds",
+    "pack_predicate",
+    "unpack_predicate",
 ]
 
-logger = logging.getLogger("trio_ws.rpc")
+logger = logging.getLogger("trio_ws.predicates")
 
 #: A predicate: a `Predicate`, or any other plain callable of a connection.
 PredicateLike: typing.TypeAlias = Callable[[typing.Any], object]
@@ -188,6 +190,46 @@ def check_predicate(predicate: object) -> None:
             f"a predicate is a plain def that returns its answer, which {_name(predicate)} is not; "
             f"look up what has to be waited for in on_connect, and keep it in the session state"
         )
+
+
+def pack_predicate(predicate: PredicateLike) -> list[typing.Any]:
+    """The predicate as plain data, for another process.
+
+    Raises:
+        TypeError: it is, or holds, a callable that is none of ours: code does not travel.
+    """
+    if isinstance(predicate, IsEqual):
+        return ["IsEqual", predicate.key, predicate.value]
+    if isinstance(predicate, Has | Is):
+        return [type(predicate).__name__, predicate.key]
+    if isinstance(predicate, _Of):
+        return [type(predicate).__name__, *map(pack_predicate, predicate.predicates)]
+    if isinstance(predicate, _Not):
+        return ["Not", pack_predicate(predicate.predicate)]
+    raise TypeError(
+        f"the predicate {_name(predicate)} cannot go to other processes;"
+        " compose it of Has, Is, IsEqual, Any and All"
+    )
+
+
+def unpack_predicate(packed: typing.Any) -> Predicate:
+    """What `pack_predicate` was given.
+
+    Raises:
+        ValueError, TypeError: it did not make this.
+    """
+    kind, *rest = packed
+    if kind == "IsEqual":
+        key, value = rest
+        return IsEqual(key, value)
+    if kind in ("Has", "Is"):
+        (key,) = rest
+        return Has(key) if kind == "Has" else Is(key)
+    if kind in ("Any", "All"):
+        return (Any if kind == "Any" else All)(*map(unpack_predicate, rest))
+    if kind == "Not":
+        return _Not(unpack_predicate(*rest))
+    raise ValueError(f"{kind!r} is no predicate")
 
 
 def is_async(function: Callable[..., object]) -> bool:

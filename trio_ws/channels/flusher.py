@@ -1,0 +1,291 @@
+"""Flusher: the task that writes what was published to all who are to have it.
+
+It goes round a channel's connections and writes to each all that it lacks, in one piece that neighbours
+share: in a rush of messages each connection costs one system call per round, and not one per message. This is
+what makes a channel cheaper than a loop of sends. Every few connections it gives way to other tasks.
+
+What always holds:
+
+- A connection gets its messages in the order in which they were published, whatever their channels.
+- What waits for a stalled connection beside its outbox is at most ``channel_max_items`` and
+  ``channel_max_bytes``; past it the policy of its subscription decides, and what is dropped is counted.
+- A log never holds more than `_LOG_ITEMS` or `_LOG_BYTES`: at that bound `append` itself goes round.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from trio.lowlevel import checkpoint, enable_ki_protection
+
+from trio_ws.errors import PacketError
+from trio_ws.websocket.bell import Bell
+from trio_ws.websocket.endpoint import OPEN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from trio_ws.channels.log import Channel, Entry, Member
+    from trio_ws.wire.deflate import PerMessageDeflate
+    from trio_ws.wire.packets import Dialect
+
+__all__ = ["TOO_SLOW", "Flusher"]
+
+logger = logging.getLogger("trio_ws.channels")
+
+TOO_SLOW = "too slow for its channels"
+
+_LOG_ITEMS = 1024
+_LOG_BYTES = 1024 * 1024
+#: Connections that are written to in a row before other tasks have their turn.
+_ROW = 32
+#: Bytes that are written to one connection at once, one message more or less.
+_PIECE = 64 * 1024
+
+
+class Flusher:
+    """See the module's text.
+
+    Args:
+        leave: takes a connection out of all channels.
+    """
+
+    def __init__(self, leave: Callable[[Member], None]) -> None:
+        self._leave = leave
+        self._logs: dict[Channel, None] = {}  # those whose log is not empty
+        self._dirty: dict[Channel, None] = {}  # those that are to be gone round
+        self._ready: dict[Member, None] = {}  # stalled connections that take more now
+        self._bell = Bell()
+
+    def append(self, channel: Channel, entry: Entry) -> None:
+        """Have a message written to all connections of a channel."""
+        for stalled in list(channel.stalled):
+            self._keep(stalled, entry)
+        if len(channel.stalled) < len(channel.cursors):
+            channel.append(entry)
+            self._logs[channel] = None
+            self._dirty[channel] = None
+            self._bell.ring()
+            if len(channel.log) > _LOG_ITEMS or channel.log_bytes > _LOG_BYTES:
+                self.go_round_now(channel)
+
+    def forget(self, channel: Channel) -> None:
+        """Nobody is in it any more."""
+        self._logs.pop(channel, None)
+        self._dirty.pop(channel, None)
+
+    def drained(self, member: Member) -> None:
+        """The socket of a connection has taken all that there was."""
+        if member.backlog is not None:
+            self._ready[member] = None
+            self._bell.ring()
+
+    def gone(self, member: Member) -> None:
+        """A connection is in no channel any more."""
+        self._ready.pop(member, None)
+        member.backlog = None
+
+    def send_now(self, member: Member) -> None:
+        """Write what was published so far, before a connection leaves a channel."""
+        if member.backlog is None:
+            self._write(member, member.lacks())
+
+    # -- going round --------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def run(self) -> None:
+        """Go round whenever something was published. One of these runs for each server of the hub."""
+        while True:
+            if not self._dirty and not self._ready:
+                await self._bell.wait()
+            row = 0
+            while self._ready:
+                member, _ = self._ready.popitem()
+                self._write_backlog(member)
+                row = await _give_way(row + 1)
+            if self._dirty:
+                channel = next(iter(self._dirty))
+                del self._dirty[channel]
+                await self._go_round(channel, row)
+
+    async def _go_round(self, channel: Channel, row: int) -> None:
+        end = channel.end
+        pieces: dict[Any, tuple[int, bytes]] = {}
+        try:
+            for member in list(channel.cursors):
+                if self._bring_up(channel, member, pieces):
+                    row = await _give_way(row + 1)
+        except BaseException:
+            self._dirty[channel] = None  # for the flusher of another server
+            self._bell.ring()
+            raise
+        self._trim(channel, end)
+        await _give_way(_ROW)  # who publishes without a pause must not find us always here
+
+    def go_round_now(self, channel: Channel) -> None:
+        """Write to all, without a pause."""
+        pieces: dict[Any, tuple[int, bytes]] = {}
+        for member in list(channel.cursors):
+            self._bring_up(channel, member, pieces)
+        self._trim(channel, channel.end)
+
+    def _trim(self, channel: Channel, end: int) -> None:
+        channel.trim(end)
+        if not channel.log:
+            self._logs.pop(channel, None)
+
+    def _bring_up(self, channel: Channel, member: Member, pieces: dict[Any, tuple[int, bytes]]) -> bool:
+        """Write what a connection lacks; whether that was anything."""
+        position = channel.cursors.get(member)
+        end = channel.end
+        if position is None or position == end or member.backlog is not None:
+            return False
+        if len(self._logs) > 1 and len(member.channels) > 1:
+            self._write(member, member.lacks())
+            return True
+        # The common case of _write(): it lacks of this channel only, as its neighbours do, so that joining
+        # the frames once serves many.
+        peer = member.peer
+        assert peer is not None
+        ws = peer.ws
+        outbox, dialect, deflate = ws._outbox, peer.dialect, ws._deflate
+        room = ws._options.send_high_water
+        while position < end and outbox.size < room and ws._state == OPEN:
+            key = (position, end, dialect.name, dialect.binary, deflate and deflate.settings)
+            piece = pieces.get(key)
+            if piece is None:
+                piece = self._piece(channel, position, dialect, deflate)
+                if piece is None:
+                    break
+                if len(pieces) > _ROW:
+                    pieces.clear()
+                pieces[key] = piece
+            stop, data = piece
+            channel.delivered += stop - position
+            channel.cursors[member] = position = stop
+            if deflate is not None:
+                deflate.restart()
+            outbox.write(data)
+        if position < end:
+            self._write(member, member.lacks())
+        return True
+
+    def _piece(
+        self, channel: Channel, position: int, dialect: Dialect, deflate: PerMessageDeflate | None
+    ) -> tuple[int, bytes] | None:
+        """Some frames of a log, and the position after them; None where not everybody gets the next one."""
+        frames: list[bytes] = []
+        size = 0
+        for entry in channel.log[position - channel.base :]:
+            if entry.skip is not None or size >= _PIECE:
+                break
+            try:
+                frame = entry.frame(dialect, deflate)
+            except PacketError:
+                break
+            frames.append(frame)
+            size += len(frame)
+        if not frames:
+            return None
+        return position + len(frames), frames[0] if len(frames) == 1 else b"".join(frames)
+
+    def _write(self, member: Member, entries: list[Entry]) -> None:
+        """Write to a connection as much as it takes, and keep the rest."""
+        entries = [entry for entry in entries if entry.skip is None or member not in entry.skip]
+        done = self._write_some(member, entries)
+        if done < len(entries):
+            member.stall()
+            for entry in entries[done:]:
+                self._keep(member, entry)
+
+    def _write_some(self, member: Member, entries: Collection[Entry]) -> int:
+        """Write entries up to the high-water mark; how many of them are done with."""
+        peer = member.peer
+        assert peer is not None
+        ws = peer.ws
+        outbox, dialect, deflate = ws._outbox, peer.dialect, ws._deflate
+        room = ws._options.send_high_water
+        frames: list[bytes] = []
+        size = done = 0
+        for entry in entries:
+            if size >= _PIECE or outbox.size + size >= room:
+                if frames:
+                    outbox.write(b"".join(frames))
+                    frames.clear()
+                    size = 0
+                if outbox.size >= room:
+                    outbox.flush()
+                    if outbox.size >= room:
+                        break
+            done += 1
+            if ws._state != OPEN:
+                continue
+            try:
+                frame = entry.frame(dialect, deflate)
+            except PacketError as exc:
+                entry.channel.dropped += 1
+                logger.warning("%r does not get a message of %r: %s", ws, entry.channel.name, exc)
+                continue
+            frames.append(frame)
+            size += len(frame)
+            entry.channel.delivered += 1
+        if deflate is not None:
+            deflate.restart()
+        if frames:
+            outbox.write(b"".join(frames))
+        return done
+
+    # -- stalled connections ------------------------------------------------------------------------
+
+    def _write_backlog(self, member: Member) -> None:
+        backlog = member.backlog
+        if backlog is None:
+            return
+        for _ in range(self._write_some(member, backlog)):
+            member.backlog_bytes -= backlog.popleft().size
+        if not backlog:
+            member.resume()
+
+    def _keep(self, member: Member, entry: Entry) -> None:
+        """Put a message aside for a stalled connection, or do what the policy says."""
+        backlog = member.backlog
+        if backlog is None or (entry.skip is not None and member in entry.skip):
+            return
+        options = member.options
+        if len(backlog) >= options.channel_max_items or (
+            backlog and member.backlog_bytes + entry.size > options.channel_max_bytes
+        ):
+            policy = member.policy_for(entry.channel)
+            if policy == "disconnect":
+                entry.channel.dropped += len(backlog) + 1
+                self._disconnect(member)
+                return
+            if policy == "drop_newest":
+                entry.channel.dropped += 1
+                return
+            while backlog and (
+                len(backlog) >= options.channel_max_items
+                or member.backlog_bytes + entry.size > options.channel_max_bytes
+            ):
+                oldest = backlog.popleft()
+                member.backlog_bytes -= oldest.size
+                oldest.channel.dropped += 1
+        backlog.append(entry)
+        member.backlog_bytes += entry.size
+
+    def _disconnect(self, member: Member) -> None:
+        logger.info("closing %r: more waits for it than its channels may keep", member.connection)
+        self._leave(member)
+        if member.peer is not None:
+            member.peer.close_soon(1013, TOO_SLOW)
+        else:
+            member.too_slow = True
+
+
+async def _give_way(row: int) -> int:
+    """Let other tasks have their turn after a row of connections; the row as it is then."""
+    if row < _ROW:
+        return row
+    await checkpoint()
+    return 0

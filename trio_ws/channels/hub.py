@@ -1,0 +1,465 @@
+"""Hub: who is subscribed to what, and publishing.
+
+Publishing is plain code and writes nothing to connections: it puts the message into the inboxes of tasks, and
+appends it to the channel's log for the flusher (see flusher.py).
+
+What always holds:
+
+- A message reaches a subscriber once, however many of its names match.
+- What a subscriber costs when it leaves is what it held.
+- A channel exists while somebody is in it. Those that only a glob has made are bounded in number.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import trio
+from trio.lowlevel import checkpoint
+
+from trio_ws.channels.flusher import TOO_SLOW, Flusher
+from trio_ws.channels.inbox import Inbox
+from trio_ws.channels.log import Channel, Entry, InboxMember, Member, encode
+from trio_ws.channels.names import check_name, check_names, is_glob, matcher
+from trio_ws.errors import PacketError
+from trio_ws.predicates import check_predicate, holds, pack_predicate, unpack_predicate
+from trio_ws.wire.packets import UNDECODABLE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+
+    from trio_ws.channels.brokers import Broker
+    from trio_ws.channels.inbox import Policy
+    from trio_ws.channels.log import Peer, Subscriber
+    from trio_ws.predicates import PredicateLike
+    from trio_ws.wire.packets import Packet
+
+__all__ = ["ChannelStatistics", "Hub", "HubStatistics", "share"]
+
+logger = logging.getLogger("trio_ws.channels")
+
+#: Channels that exist only because a glob matched their name, and are kept for the next message.
+_DERIVED_CHANNELS = 1024
+
+
+class ChannelStatistics(NamedTuple):
+    """What went through a channel since it got its first subscriber.
+
+    Attributes:
+        subscribers: connections and inboxes that are in it now.
+        delivered: messages that were written to connections or put into inboxes, each counted once for
+            each.
+        dropped: messages that policies dropped, counted alike.
+        log_length: messages that wait in its log for the next flush.
+    """
+
+    subscribers: int
+    delivered: int
+    dropped: int
+    log_length: int
+
+
+class HubStatistics(NamedTuple):
+    """What went through a hub.
+
+    Attributes:
+        channels: by name, those that have subscribers now.
+        published: calls of ``publish`` and ``broadcast``, and messages from other processes.
+        delivered: the sum over all channels there ever were, and broadcasts.
+        dropped: the same for messages that policies dropped.
+        backlog: messages that wait for stalled connections now.
+        stalled: how many connections that are.
+    """
+
+    channels: dict[str, ChannelStatistics]
+    published: int
+    delivered: int
+    dropped: int
+    backlog: int
+    stalled: int
+
+
+class _Shared(msgspec.Struct, array_like=True):
+    """A message between processes."""
+
+    data: msgspec.Raw
+    predicate: Any = None
+
+
+_to_msgpack = msgspec.msgpack.Encoder().encode
+_from_msgpack = msgspec.msgpack.Decoder(_Shared).decode
+_any_msgpack = msgspec.msgpack.Decoder().decode
+
+
+class Hub:
+    """The channels of a handler: ``handler.channels``. See the module's text."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, Channel] = {}
+        self._derived: dict[str, Channel] = {}  # those of them that nobody holds by name
+        self._globs: dict[str, dict[Subscriber, None]] = {}
+        self._everyone = Channel(None)
+        self._order = 0
+        self.flusher = Flusher(self.leave)
+        self._broker: Broker | None = None
+        self._namespace = ""
+        self._published = 0
+        self._delivered = 0  # in channels that are gone
+        self._dropped = 0
+
+    # -- publishing ---------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        name: str,
+        data: Any,
+        *,
+        exclude: Iterable[Any] = (),
+        predicate: PredicateLike | None = None,
+    ) -> int:
+        """Give ``data`` to all that are subscribed to ``name``, or to a glob that matches it. It never waits.
+
+        Args:
+            name: the channel's; no glob.
+            data: what msgpack can carry. Inboxes get it decoded, as clients do.
+            exclude: connections that do not get it.
+            predicate: only connections for which it holds get it. One that raises says no, and is logged.
+                With a broker it is made of `Has`, `Is`, `IsEqual`, `Any` and `All`, which alone can travel.
+
+        Returns:
+            How many subscribers of this process get it, as far as their policies let them.
+
+        Raises:
+            PacketError: ``data`` cannot be encoded; it reaches nobody.
+            ValueError, TypeError: the name or the predicate cannot be.
+            trio.WouldBlock: an inbox with the policy ``"block"`` is full; nobody gets it. See `publish_wait`.
+        """
+        check_name(name)
+        encoded = encode(data)
+        packed = self._pack(encoded, predicate)
+        channel = self._find(name)
+        count = 0
+        if channel is not None:
+            if any(member.inbox.policy == "block" and member.inbox.full for member in channel.inboxes):
+                raise trio.WouldBlock
+            count = self._append(channel, data, encoded, exclude, predicate)
+        if packed is not None and self._broker is not None:
+            self._broker.publish(f"{self._namespace}:{name}", packed)
+        return count
+
+    async def publish_wait(
+        self,
+        name: str,
+        data: Any,
+        *,
+        exclude: Iterable[Any] = (),
+        predicate: PredicateLike | None = None,
+    ) -> int:
+        """As `publish`, after waiting for room in the inboxes that block.
+
+        Cancelled, it has published nothing.
+        """
+        exclude = list(exclude)
+        await checkpoint()
+        while True:
+            try:
+                return self.publish(name, data, exclude=exclude, predicate=predicate)
+            except trio.WouldBlock:
+                channel = self._channels[name]
+                full = next(m for m in channel.inboxes if m.inbox.policy == "block" and m.inbox.full)
+                await full.inbox.room.wait()
+
+    def broadcast(
+        self, data: Any, *, exclude: Iterable[Any] = (), predicate: PredicateLike | None = None
+    ) -> int:
+        """Give ``data`` to all connections, subscribed or not. Else as `publish`.
+
+        The policy for a slow one is the handler's ``channel_policy``.
+        """
+        encoded = encode(data)
+        packed = self._pack(encoded, predicate)
+        count = self._append(self._everyone, data, encoded, exclude, predicate)
+        if packed is not None and self._broker is not None:
+            self._broker.publish(f"{self._namespace}:", packed)
+        return count
+
+    def _pack(self, encoded: bytes, predicate: PredicateLike | None) -> bytes | None:
+        if predicate is not None:
+            check_predicate(predicate)
+        if self._broker is None:
+            return None
+        packed = None if predicate is None else pack_predicate(predicate)
+        try:
+            return _to_msgpack(_Shared(msgspec.Raw(encoded), packed))
+        except Exception as exc:
+            raise PacketError(f"the predicate {predicate!r} cannot go to other processes: {exc}") from exc
+
+    def _append(
+        self,
+        channel: Channel,
+        data: Any,
+        encoded: bytes,
+        exclude: Iterable[Any],
+        predicate: PredicateLike | None,
+    ) -> int:
+        skip = self._skip(channel, exclude, predicate)
+        self._order += 1
+        entry = Entry(channel, data, encoded, self._order, skip)
+        for dialect, deflate in channel.kinds():
+            entry.frame(dialect, deflate)
+        entry.settle()
+        self._published += 1
+        count = len(channel.cursors) + len(channel.inboxes) - (len(skip) if skip is not None else 0)
+        if channel.inboxes:
+            packet = entry.packet()
+            for member in list(channel.inboxes):
+                self._put(channel, member, packet)
+        self.flusher.append(channel, entry)
+        return count
+
+    def _skip(
+        self, channel: Channel, exclude: Iterable[Any], predicate: PredicateLike | None
+    ) -> frozenset[Member] | None:
+        """Those of a channel's connections that do not get a message."""
+        excluded: Collection[Any] = frozenset(exclude)
+        if not excluded and predicate is None:
+            return None
+        return frozenset(
+            member
+            for member in channel.cursors
+            if member.connection in excluded
+            or (predicate is not None and not holds(predicate, member.connection))
+        )
+
+    def _put(self, channel: Channel, member: InboxMember, packet: Packet) -> None:
+        inbox = member.inbox
+        before = inbox.dropped
+        if inbox.policy == "block" and inbox.full:  # from another process, whose publisher cannot wait
+            channel.dropped += 1
+            return
+        channel.delivered += inbox.put(packet)
+        channel.dropped += inbox.dropped - before
+
+    # -- from other processes -----------------------------------------------------------------------
+
+    def attach(self, broker: Broker | None, namespace: str = "") -> None:
+        """Share the audience of a broker, as far as it goes by the same namespace; None for none."""
+        self._broker = broker
+        self._namespace = namespace
+        if broker is not None:
+            broker.subscribe(f"{namespace}:")
+            for name in (*self._globs, *(name for name, channel in self._channels.items() if channel.exact)):
+                broker.subscribe(f"{namespace}:{name}")
+
+    def receive(self, name: str, payload: bytes) -> None:
+        """Take what another process has published; the empty name is everyone's."""
+        try:
+            shared = _from_msgpack(payload)
+            data = _any_msgpack(shared.data)
+            predicate = None if shared.predicate is None else unpack_predicate(shared.predicate)
+        except UNDECODABLE as exc:
+            logger.warning("a message of the broker for %r is none of ours: %s", name, exc)
+            return
+        channel = self._find(name) if name else self._everyone
+        if channel is None:
+            return
+        try:
+            self._append(channel, data, bytes(shared.data), (), predicate)
+        except PacketError as exc:
+            logger.warning("a message of the broker for %r cannot be delivered: %s", name, exc)
+
+    # -- who is in ----------------------------------------------------------------------------------
+
+    def open(self, member: Member, peer: Peer) -> None:
+        """A connection begins: broadcasts reach it, and what was kept for it is written."""
+        member.peer = peer
+        if member.too_slow:
+            peer.close_soon(1013, TOO_SLOW)
+            return
+        member.join(self._everyone)
+        for channel in member.channels:
+            channel.changed()
+        peer.ws._outbox.on_drained = functools.partial(self.flusher.drained, member)
+        self.flusher.drained(member)
+
+    def add(self, subscriber: Subscriber, name: str, policy: Policy) -> None:
+        """Subscribe to a name or a glob, checked before."""
+        known = name in subscriber.held
+        subscriber.held[name] = policy
+        if known:
+            return
+        if is_glob(name):
+            if name not in self._globs:
+                self._globs[name] = {}
+                self._tell_broker(name)
+            self._globs[name][subscriber] = None
+            matches = matcher(name)
+            for known_name, channel in self._channels.items():
+                if matches(known_name):
+                    subscriber.join(channel)
+            return
+        channel = self._channels.get(name) or self._make(name)
+        if not channel.exact:
+            self._derived.pop(name, None)
+            self._tell_broker(name)
+        channel.exact += 1
+        subscriber.join(channel)
+
+    def remove(self, subscriber: Subscriber, name: str) -> None:
+        """Unsubscribe; what was published before still comes."""
+        if isinstance(subscriber, Member):
+            self.flusher.send_now(subscriber)  # which may end in its disconnection
+        if name not in subscriber.held:
+            return
+        if is_glob(name):
+            matches = matcher(name)
+            left = [one for one in subscriber.channels if one.name is not None and matches(one.name)]
+        else:
+            left = [self._channels[name]]
+        self._let_go(subscriber, name)
+        for channel in left:
+            if not subscriber.still_wants(channel):
+                subscriber.leave(channel)
+            self._drop_if_unused(channel)
+
+    def leave(self, subscriber: Subscriber) -> None:
+        """It is gone, from everything at once."""
+        left = list(subscriber.channels)
+        for channel in left:
+            subscriber.leave(channel)
+        for name in list(subscriber.held):
+            self._let_go(subscriber, name)
+        for channel in left:
+            self._drop_if_unused(channel)
+        if isinstance(subscriber, Member):
+            self.flusher.gone(subscriber)
+
+    def _let_go(self, subscriber: Subscriber, name: str) -> None:
+        del subscriber.held[name]
+        if not is_glob(name):
+            channel = self._channels[name]
+            channel.exact -= 1
+            if not channel.exact:
+                self._tell_broker(name, wanted=False)
+                if not channel.empty:
+                    self._derive(channel)
+            return
+        del self._globs[name][subscriber]
+        if not self._globs[name]:
+            del self._globs[name]
+            self._tell_broker(name, wanted=False)
+
+    def _tell_broker(self, name: str, *, wanted: bool = True) -> None:
+        if self._broker is not None:
+            change = self._broker.subscribe if wanted else self._broker.unsubscribe
+            change(f"{self._namespace}:{name}")
+
+    def _find(self, name: str) -> Channel | None:
+        """The channel of a name that somebody may want."""
+        channel = self._channels.get(name)
+        if channel is None and any(matcher(glob)(name) for glob in self._globs):
+            channel = self._make(name)
+        return channel
+
+    def _make(self, name: str) -> Channel:
+        channel = self._channels[name] = Channel(name)
+        for glob, subscribers in self._globs.items():
+            if matcher(glob)(name):
+                for subscriber in subscribers:
+                    subscriber.join(channel)
+        self._derive(channel)
+        return channel
+
+    def _derive(self, channel: Channel) -> None:
+        """Nobody holds it by name, or not yet: it may be forgotten when there are too many of these."""
+        assert channel.name is not None
+        self._derived[channel.name] = channel
+        if len(self._derived) > _DERIVED_CHANNELS:
+            oldest = next(iter(self._derived.values()))
+            self.flusher.go_round_now(oldest)
+            for subscriber in (*oldest.cursors, *oldest.inboxes):
+                subscriber.leave(oldest)
+            self._drop_if_unused(oldest)
+
+    def _drop_if_unused(self, channel: Channel) -> None:
+        if channel.empty and channel.name is not None and self._channels.get(channel.name) is channel:
+            del self._channels[channel.name]
+            self._derived.pop(channel.name, None)
+            self.flusher.forget(channel)
+            self._delivered += channel.delivered
+            self._dropped += channel.dropped
+
+    # -- for tasks of the server, and to be read ----------------------------------------------------
+
+    @asynccontextmanager
+    async def subscribe(
+        self, names: str | Iterable[str], *, policy: Policy = "drop_oldest", max_items: int = 64
+    ) -> AsyncIterator[Inbox]:
+        """Receive what is published, in a task of the server, for the length of a block.
+
+        Args:
+            names: names and globs.
+            policy: what to do when ``max_items`` wait: ``"drop_oldest"``, ``"drop_newest"``, ``"disconnect"``
+                (the inbox ends with `trio.BrokenResourceError`), or ``"block"``: `publish` raises
+                `trio.WouldBlock` and `publish_wait` waits, so that nothing is lost; a message from another
+                process, whose publisher cannot wait, is dropped and counted then.
+            max_items: messages that may wait.
+
+        Raises:
+            ValueError, TypeError: a name, the policy or ``max_items`` cannot be.
+        """
+        names = check_names(names)
+        member = InboxMember()
+        inbox = member.inbox = Inbox(policy, max_items, lambda _: self.leave(member))
+        await checkpoint()
+        for name in names:
+            self.add(member, name, policy)
+        try:
+            yield inbox
+        finally:
+            inbox.close()
+
+    def statistics(self) -> HubStatistics:
+        """Counters, as they are now."""
+        channels = {
+            name: ChannelStatistics(
+                len(channel.cursors) + len(channel.inboxes),
+                channel.delivered,
+                channel.dropped,
+                len(channel.log),
+            )
+            for name, channel in self._channels.items()
+        }
+        waiting = [len(member.backlog or ()) for member in self._everyone.stalled]
+        return HubStatistics(
+            channels,
+            self._published,
+            self._delivered + self._everyone.delivered + sum(one.delivered for one in channels.values()),
+            self._dropped + self._everyone.dropped + sum(one.dropped for one in channels.values()),
+            sum(waiting),
+            len(waiting),
+        )
+
+
+@asynccontextmanager
+async def share(broker: Broker, hubs: Mapping[str, Hub], timeout: float) -> AsyncIterator[None]:  # noqa: ASYNC109
+    """Join hubs, by their namespaces, to a broker's audience for the length of a block. See `Broker.run`."""
+
+    def receive(name: str, payload: bytes) -> None:
+        namespace, _, channel = name.partition(":")
+        hub = hubs.get(namespace)
+        if hub is not None:
+            hub.receive(channel, payload)
+
+    async with broker.run(receive, timeout):
+        for namespace, hub in hubs.items():
+            hub.attach(broker, namespace)
+        try:
+            yield
+        finally:
+            for hub in hubs.values():
+                hub.attach(None)

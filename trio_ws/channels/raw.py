@@ -1,0 +1,71 @@
+"""One message to many WebSockets that are in no channel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trio_ws.websocket.endpoint import OPEN
+from trio_ws.websocket.message import WebSocketMessage
+from trio_ws.wire.frames import BINARY, FIN, RSV1, TEXT, server_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trio_ws.websocket.connection import WebSocket
+
+__all__ = ["broadcast"]
+
+
+def broadcast(
+    websockets: Iterable[WebSocket],
+    message: str | bytes | bytearray | memoryview | WebSocketMessage,
+    exclude: Iterable[WebSocket] = (),
+) -> int:
+    """Send one message to many WebSockets, framed once, without waiting.
+
+    The messages of one scheduler round go out together. What a slow one does not take waits in memory; once
+    more than its ``channel_max_bytes`` wait it is closed with 1013. Those that are not open, and those in the
+    middle of sending a fragmented message, are passed over.
+
+    Args:
+        websockets: those that get it.
+        message: ``str`` as text, bytes-like as binary, or a `WebSocketMessage` of these.
+        exclude: those that do not.
+
+    Returns:
+        How many took it.
+
+    Raises:
+        TypeError: ``message`` is of no such type.
+    """
+    data: object = message
+    if isinstance(data, WebSocketMessage) and data.msg_type in ("text", "binary"):
+        data = data.payload
+    if not isinstance(data, str | bytes | bytearray | memoryview):
+        raise TypeError(f"broadcast() takes str, bytes-like or a message of these, not {type(data).__name__}")
+    first = FIN | (TEXT if isinstance(data, str) else BINARY)
+    payload = data.encode() if isinstance(data, str) else bytes(data)
+    plain = server_frame(first, payload)
+    deflated: dict[object, bytes] = {}
+    excluded = frozenset(exclude)
+    count = 0
+    for ws in websockets:
+        outbox = ws._outbox
+        if ws._state != OPEN or (excluded and ws in excluded) or ws._fragmenting is not None:
+            continue
+        if outbox.size > ws._options.channel_max_bytes:
+            ws._begin_close(1013, "too slow for what is broadcast")
+            continue
+        count += 1
+        deflate = ws._deflate
+        if ws._client:  # each masks for itself (RFC 6455 section 5.3)
+            ws._post(first & 0xF, payload, cork=True)
+        elif deflate is None or len(payload) < ws._threshold:
+            outbox.cork(plain)
+        else:
+            frame = deflated.get(deflate.settings)
+            if frame is None:
+                frame = deflated[deflate.settings] = server_frame(first | RSV1, deflate.alone(payload))
+            deflate.restart()
+            outbox.cork(frame)
+    return count
