@@ -17,6 +17,7 @@ import typing
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, overload
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trio_ws.channels.hub import Hub
 from trio_ws.channels.inbox import check_policy
@@ -436,7 +437,7 @@ class WebSocketHandler(Generic[State]):
         workers: Workers,
         *,
         debug: bool,
-        finish_soon: Callable[[Callable[[], Awaitable[None]]], None] | None = None,
+        finish_soon: Callable[[Callable[[WebSocket], Awaitable[None]]], None] | None = None,
     ) -> object:
         """The life of one connection.
 
@@ -467,7 +468,7 @@ class WebSocketHandler(Generic[State]):
         member: Member,
         ws: WebSocket,
         workers: Workers,
-        finish_soon: Callable[[Callable[[], Awaitable[None]]], None] | None,
+        finish_soon: Callable[[Callable[[WebSocket], Awaitable[None]]], None] | None,
         *,
         debug: bool,
     ) -> bool:
@@ -483,7 +484,8 @@ class WebSocketHandler(Generic[State]):
         peer = self._make_peer(connection, workers, debug=debug)
         self._hub.open(member, peer)
 
-        async def finish() -> None:
+        @enable_ki_protection
+        async def finish(_: WebSocket) -> None:
             try:
                 await peer.finish()
             finally:

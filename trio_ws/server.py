@@ -426,14 +426,15 @@ class WebSocketServer:
             if opened is not None:
                 ws, target = opened
                 self._connections.add(ws)
-                over = await self._handle(ws, functools.partial(self._run_target, ws, target))
+                del opened
+                over = await self._handle(ws, target)
         finally:
             if over:
                 self._clients -= 1
                 self._gone.ring()
 
     @enable_ki_protection
-    async def _finish_client(self, ws: WebSocket, rest: Callable[[], Awaitable[None]]) -> None:
+    async def _finish_client(self, ws: WebSocket, rest: Callable[[WebSocket], Awaitable[None]]) -> None:
         """The end of a connection that lived without a task."""
         self._without_task.discard(ws)
         try:
@@ -535,13 +536,13 @@ class WebSocketServer:
         finally:
             self._exchanges -= 1
 
-    async def _handle(self, ws: WebSocket, target: Callable[[], Awaitable[object]]) -> bool:
+    async def _handle(self, ws: WebSocket, target: Callable[[WebSocket], Awaitable[object]]) -> bool:
         """Run what serves a connection, and close it; False if it lives on without this task."""
         over = True
         try:
             code, reason = 1000, ""
             try:
-                over = await target() is not UNFINISHED
+                over = await self._run_target(ws, target) is not UNFINISHED
             except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - a handler may raise anything
                 code, reason = self._verdict(ws, exc)
             if code == 1011 and ws._state == CONNECTING:
@@ -589,7 +590,7 @@ class WebSocketServer:
         assert self._handler is not None
         context = current_task().context
 
-        def finish_soon(rest: Callable[[], Awaitable[None]]) -> None:
+        def finish_soon(rest: Callable[[WebSocket], Awaitable[None]]) -> None:
             context.run(self._handlers.start_soon, self._finish_client, ws, rest)
 
         workers = self._shared.workers
