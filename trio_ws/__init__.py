@@ -23,6 +23,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         transport.py         a plain socket, or any trio stream
         outbox.py            what waits to be written: coalescing, water marks
         keepalive.py         who is alive, judged fairly
+        reader.py            one reader for many plain sockets (Linux)
         service.py           the few tasks that serve all connections of one owner
         opening.py           what a server answers to an opening request
         endpoint.py          the machine: reading, states, the closing handshake
