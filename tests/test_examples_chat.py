@@ -1,0 +1,186 @@
+"""The chat: its page in a browser, and its two processes with Redis between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+import trio_ws
+from tests.kit.chromium import Browser, Page, chromium
+from tests.kit.redis import redis_server
+from tests.kit.serving import guard
+from tests.test_examples import EXAMPLES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+class Server:
+    """An example that serves, as a process of its own."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self._process = process
+        self._said = b""
+
+    async def line(self) -> str:
+        """The next line that it prints; "" at its end."""
+        assert self._process.stdout is not None
+        while b"\n" not in self._said:
+            more = await self._process.stdout.receive_some()
+            if not more:
+                break
+            self._said += more
+        line, _, self._said = self._said.partition(b"\n")
+        return line.decode()
+
+    async def stop(self) -> int:
+        """Ctrl+C; its exit code."""
+        self._process.send_signal(signal.SIGINT)
+        return await self._process.wait()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+@asynccontextmanager
+async def running(name: str, *args: str) -> AsyncIterator[Server]:
+    with trio.fail_after(guard()):
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-W", "error", str(EXAMPLES / name), *args],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        try:
+            yield Server(process)
+        finally:
+            if process.returncode is None:
+                process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+            await process.stdout.aclose()
+
+
+# -- the page ---------------------------------------------------------------------------------------
+
+HERE = "[...document.querySelectorAll('#people li')].map((li) => li.lastChild.data).join()"
+LOG = """[...document.querySelectorAll('#log li')].map(
+    (li) => li.querySelector('p') ? li.querySelector('strong').innerText + ': ' + li.querySelector('p').innerText
+                                  : li.innerText)"""
+
+
+async def enter(browser: Browser, url: str, name: str, room: str) -> Page:
+    """A page on which somebody has come into a room."""
+    page = await browser.open(url)
+    await page.type("#name", name)
+    await page.type("#wanted", room, enter=True)
+    await page.until("document.querySelector('#state').innerText === 'connected'")
+    await page.until(f"{HERE}.includes('(you)')")
+    return page
+
+
+async def says(page: Page, text: str) -> None:
+    await page.type("#text", text, enter=True)
+    await page.until("document.querySelector('#text').value === ''")
+
+
+async def test_two_pages_talk_to_each_other(tmp_path: Path) -> None:
+    async with running("chat.py", "0") as server, chromium(tmp_path) as browser:
+        url = (await server.line()).split()[-1].replace("ws://", "http://")
+        ada = await enter(browser, url, "Ada", "lobby")
+        bob = await enter(browser, url, "Bob", "lobby")
+        cy = await enter(browser, url, "Cy", "attic")
+        assert await ada.until(f"{HERE} === 'Ada (you),Bob'")
+        assert await bob.until(f"{HERE} === 'Ada,Bob (you)'")
+
+        await says(ada, "<b>hello</b> & welcome")
+        await bob.until(f"{LOG}.length === 1")
+        await says(bob, "thank you")
+        await ada.until(f"{LOG}.length === 3")
+        assert await ada.evaluate(LOG) == ["Bob came in", "You: <b>hello</b> & welcome", "Bob: thank you"]
+        assert await bob.evaluate(LOG) == ["Ada: <b>hello</b> & welcome", "You: thank you"]
+
+        await bob.close()
+        await ada.until(f"{HERE} === 'Ada (you)'")
+        assert (await ada.evaluate(LOG))[-1] == "Bob left"
+        # What reaches the attic after all of that was published after it, on one process, in order.
+        dee = await enter(browser, url, "Dee", "attic")
+        await cy.until(f"{HERE} === 'Cy (you),Dee'")
+        assert await cy.evaluate(LOG) == ["Dee came in"]
+        assert await dee.evaluate(LOG) == []
+        assert await server.stop() == 0
+
+
+async def test_a_page_comes_back_when_the_server_does(tmp_path: Path) -> None:
+    async with chromium(tmp_path) as browser:
+        async with running("chat.py", "0") as server:
+            url = (await server.line()).split()[-1].replace("ws://", "http://")
+            ada = await enter(browser, url, "Ada", "lobby")
+            server.kill()
+            await ada.until("document.querySelector('#state').innerText.startsWith('no connection')")
+            await ada.type("#text", "are you there?", enter=True)
+            await ada.until("document.querySelector('#trouble').innerText.startsWith('Not sent')")
+            assert await ada.evaluate("document.querySelector('#text').value") == "are you there?"
+        async with running("chat.py", url.rpartition(":")[2].strip("/")):
+            await ada.until("document.querySelector('#state').innerText === 'connected'")
+            bob = await enter(browser, url, "Bob", "lobby")
+            await says(bob, "yes, again")
+            await ada.until(f"{LOG}.length === 3")
+            assert (await ada.evaluate(LOG))[1:] == ["Bob came in", "Bob: yes, again"]
+
+
+async def test_what_the_server_refuses_stands_on_the_page(tmp_path: Path) -> None:
+    async with running("chat.py", "0") as server, chromium(tmp_path) as browser:
+        page = await browser.open((await server.line()).split()[-1].replace("ws://", "http://"))
+        await page.evaluate("document.querySelector('#door form').noValidate = true")
+        await page.type("#name", "Mallory")
+        await page.type("#wanted", "*", enter=True)
+        why = await page.until("document.querySelector('#refused').innerText")
+        assert "room" in why
+        assert await page.evaluate("document.querySelector('#room').hidden") is True
+
+
+async def test_everything_on_the_page_has_a_name_for_screen_readers(tmp_path: Path) -> None:
+    async with running("chat.py", "0") as server, chromium(tmp_path) as browser:
+        url = (await server.line()).split()[-1].replace("ws://", "http://")
+        page = await browser.open(url)
+        doors = await names_of(page)
+        assert doors == {"textbox": ["Your name", "Room"], "button": ["Enter"]}
+        room = await names_of(await enter(browser, url, "Ada", "lobby"))
+        assert room == {
+            "textbox": ["Your message"],
+            "button": ["Leave", "Send"],
+            "list": ["Who is here"],
+            "log": ["What was said"],
+        }
+
+
+async def names_of(page: Page) -> dict[str, list[str]]:
+    """What one can act on, or listen to, on a page, as assistive technology sees it."""
+    names: dict[str, list[str]] = {}
+    for node in (await page.do("Accessibility.getFullAXTree"))["nodes"]:
+        role = node.get("role", {}).get("value")
+        if not node["ignored"] and role in ("textbox", "button", "list", "log"):
+            names.setdefault(role, []).append(node["name"]["value"])
+    return names
+
+
+# -- two processes ----------------------------------------------------------------------------------
+
+
+async def join(url: str, name: str, room: str) -> trio_ws.WebSocketClient:
+    raise NotImplementedError
+
+
+async def heard(client: trio_ws.WebSocketClient) -> Any:
+    packet = await client.recv()
+    assert packet is not None
+    return packet.data
