@@ -13,7 +13,7 @@ import trio
 import trio_ws
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=40)]
-Room = Annotated[str, msgspec.Meta(pattern=r"^[^*?\[]{1,40}$")]  # "*" would be a glob, and stand for all rooms
+Room = Annotated[str, msgspec.Meta(pattern=r"^[^*?\[]{1,40}$")]  # with a "*" it would be a glob
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
 PAGE = Path(__file__).with_suffix(".html").read_bytes()
 
@@ -41,7 +41,8 @@ class Chat(trio_ws.WebSocketHandler):
         async for packet in roll_calls:
             room, came = packet.data
             here = {one.uid: one.name for one in self.clients if one.get("room") == room}
-            self.publish(room, {"here": here, "came": came})
+            if here:
+                self.publish(room, {"here": here, "came": came})
 
 
 app = trio_ws.App()

@@ -121,3 +121,17 @@ def test_demo() -> None:
         "was told 1001: going away",
     ):
         assert said in output
+
+
+def test_prices() -> None:
+    lines = run("prices.py").splitlines()
+    said = {line.split()[1]: line for line in lines if line.startswith("the ")}
+    seen = {who: int(line.split()[3]) for who, line in said.items()}
+    assert seen.keys() == {"phone", "screen"}
+    for line in said.values():
+        assert line.endswith("prices, the last of them was number 20000")
+    lost = int(lines[-1].removeprefix("dropped: "))
+    assert lost > 0
+    assert sum(seen.values()) + lost == 2 * 20_000, "each price was seen, or counted as dropped"
+    board = [line for line in lines if line.startswith("published=")]
+    assert [line.split()[1] for line in board] == ["4000", "8000", "12000", "16000", "20000"]

@@ -6,10 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-import pytest
 import trio
 
 import trio_ws
@@ -19,7 +18,7 @@ from tests.kit.serving import guard
 from tests.test_examples import EXAMPLES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 
@@ -40,6 +39,10 @@ class Server:
             self._said += more
         line, _, self._said = self._said.partition(b"\n")
         return line.decode()
+
+    async def page(self) -> str:
+        """Where the page is, when it serves."""
+        return (await self.line()).split()[-1].replace("ws://", "http://")
 
     async def stop(self) -> int:
         """Ctrl+C; its exit code."""
@@ -72,9 +75,9 @@ async def running(name: str, *args: str) -> AsyncIterator[Server]:
 # -- the page ---------------------------------------------------------------------------------------
 
 HERE = "[...document.querySelectorAll('#people li')].map((li) => li.lastChild.data).join()"
-LOG = """[...document.querySelectorAll('#log li')].map(
-    (li) => li.querySelector('p') ? li.querySelector('strong').innerText + ': ' + li.querySelector('p').innerText
-                                  : li.innerText)"""
+LOG = """[...document.querySelectorAll('#log li')].map((li) => li.querySelector('p')
+    ? li.querySelector('strong').innerText + ': ' + li.querySelector('p').innerText
+    : li.innerText)"""
 
 
 async def enter(browser: Browser, url: str, name: str, room: str) -> Page:
@@ -94,7 +97,7 @@ async def says(page: Page, text: str) -> None:
 
 async def test_two_pages_talk_to_each_other(tmp_path: Path) -> None:
     async with running("chat.py", "0") as server, chromium(tmp_path) as browser:
-        url = (await server.line()).split()[-1].replace("ws://", "http://")
+        url = await server.page()
         ada = await enter(browser, url, "Ada", "lobby")
         bob = await enter(browser, url, "Bob", "lobby")
         cy = await enter(browser, url, "Cy", "attic")
@@ -122,7 +125,7 @@ async def test_two_pages_talk_to_each_other(tmp_path: Path) -> None:
 async def test_a_page_comes_back_when_the_server_does(tmp_path: Path) -> None:
     async with chromium(tmp_path) as browser:
         async with running("chat.py", "0") as server:
-            url = (await server.line()).split()[-1].replace("ws://", "http://")
+            url = await server.page()
             ada = await enter(browser, url, "Ada", "lobby")
             server.kill()
             await ada.until("document.querySelector('#state').innerText.startsWith('no connection')")
@@ -137,25 +140,18 @@ async def test_a_page_comes_back_when_the_server_does(tmp_path: Path) -> None:
             assert (await ada.evaluate(LOG))[1:] == ["Bob came in", "Bob: yes, again"]
 
 
-async def test_what_the_server_refuses_stands_on_the_page(tmp_path: Path) -> None:
+async def test_what_a_page_says(tmp_path: Path) -> None:
+    """Everything on it has a name for screen readers, and what the server refuses is shown."""
     async with running("chat.py", "0") as server, chromium(tmp_path) as browser:
-        page = await browser.open((await server.line()).split()[-1].replace("ws://", "http://"))
+        page = await browser.open(await server.page())
+        assert await names_of(page) == {"textbox": ["Your name", "Room"], "button": ["Enter"]}
         await page.evaluate("document.querySelector('#door form').noValidate = true")
         await page.type("#name", "Mallory")
         await page.type("#wanted", "*", enter=True)
-        why = await page.until("document.querySelector('#refused').innerText")
-        assert "room" in why
-        assert await page.evaluate("document.querySelector('#room').hidden") is True
-
-
-async def test_everything_on_the_page_has_a_name_for_screen_readers(tmp_path: Path) -> None:
-    async with running("chat.py", "0") as server, chromium(tmp_path) as browser:
-        url = (await server.line()).split()[-1].replace("ws://", "http://")
-        page = await browser.open(url)
-        doors = await names_of(page)
-        assert doors == {"textbox": ["Your name", "Room"], "button": ["Enter"]}
-        room = await names_of(await enter(browser, url, "Ada", "lobby"))
-        assert room == {
+        assert "room" in await page.until("document.querySelector('#refused').innerText")
+        await page.type("#wanted", "lobby", enter=True)
+        await page.until(f"{HERE} === 'Mallory (you)'")
+        assert await names_of(page) == {
             "textbox": ["Your message"],
             "button": ["Leave", "Send"],
             "list": ["Who is here"],
@@ -176,11 +172,64 @@ async def names_of(page: Page) -> dict[str, list[str]]:
 # -- two processes ----------------------------------------------------------------------------------
 
 
-async def join(url: str, name: str, room: str) -> trio_ws.WebSocketClient:
-    raise NotImplementedError
+class Guest:
+    """Somebody in a room, by a client of ours."""
+
+    def __init__(self, client: trio_ws.WebSocketClient, uid: str) -> None:
+        self.client = client
+        self.uid = uid
+
+    async def hears(self) -> Any:
+        packet = await self.client.recv()
+        assert packet is not None
+        return packet.data
 
 
-async def heard(client: trio_ws.WebSocketClient) -> Any:
-    packet = await client.recv()
-    assert packet is not None
-    return packet.data
+@asynccontextmanager
+async def guest(url: str, name: str, room: str) -> AsyncIterator[Guest]:
+    async with trio_ws.WebSocketClient(f"{url}/ws") as client:
+        yield Guest(client, await client.call("join", name, room, returns=str))
+
+
+@contextmanager
+def only(served: int, among: list[int]) -> Iterator[None]:
+    """Clients who come meanwhile get to this process."""
+    others = [pid for pid in among if pid != served]
+    for pid in others:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in others:
+            os.kill(pid, signal.SIGCONT)
+
+
+async def test_two_processes_are_one_chat() -> None:
+    async with redis_server() as redis, running("chat_redis.py", "0", redis.url) as server:
+        url = (await server.line()).split()[-1]
+        first, second = pids = [int(pid) for pid in (await server.line()).split()[1:]]
+        await redis.until_subscribed(4)  # each process to its broadcasts and to the roll calls
+        async with AsyncExitStack() as stack:
+            with only(first, pids):
+                ada = await stack.enter_async_context(guest(url, "Ada", "lobby"))
+                cy = await stack.enter_async_context(guest(url, "Cy", "attic"))
+            assert await ada.hears() == {"here": {ada.uid: "Ada"}, "came": ada.uid}
+            assert await cy.hears() == {"here": {cy.uid: "Cy"}, "came": cy.uid}
+            async with AsyncExitStack() as stay:
+                with only(second, pids):
+                    bob = await stay.enter_async_context(guest(url, "Bob", "lobby"))
+                # Each process says who of the lobby is there, in any order.
+                for one in (ada, bob):
+                    here = [await one.hears(), await one.hears()]
+                    assert {"here": {ada.uid: "Ada"}, "came": bob.uid} in here
+                    assert {"here": {bob.uid: "Bob"}, "came": bob.uid} in here
+                await ada.client.call("say", "hello over there")
+                assert await bob.hears() == {"uid": ada.uid, "name": "Ada", "text": "hello over there"}
+                await bob.client.call("say", "and back")
+                assert await ada.hears() == {"uid": bob.uid, "name": "Bob", "text": "and back"}
+            assert await ada.hears() == {"gone": bob.uid}
+            # The next that Cy hears in the attic is somebody who comes there.
+            dee = await stack.enter_async_context(guest(url, "Dee", "attic"))
+            assert (await cy.hears())["came"] == dee.uid
+        assert await server.stop() == 0
+        assert await server.line() == "drained"

@@ -1,7 +1,7 @@
 """A headless Chromium that tests drive as a user would: pages, typing, and what stands on them.
 
-It is spoken to in its DevTools protocol, over a WebSocket of ours. What always holds: every page has a profile
-of its own, an error of a page's script fails the test, and the browser leaves with all its processes.
+It is spoken to in its DevTools protocol, over a WebSocket of ours. What always holds: every page has a
+profile of its own, an error of a page's script fails the test, and the browser leaves with all its processes.
 """
 
 from __future__ import annotations
@@ -129,9 +129,8 @@ class Page:
 
     async def type(self, selector: str, text: str, *, enter: bool = False) -> None:
         """Put text in the place of what a field has, and maybe press Enter."""
-        await self.evaluate(
-            f"(() => {{ const field = document.querySelector({selector!r}); field.focus(); field.select() }})()"
-        )
+        await self.evaluate(f"document.querySelector({selector!r}).focus()")
+        await self.evaluate("document.activeElement.select()")
         await self.do("Input.insertText", text=text)
         if enter:
             await self.press("Enter", 13, "\r")
@@ -151,7 +150,11 @@ class Page:
     async def screenshot(self, *, width: int, height: int, scheme: str = "light") -> bytes:
         """What it looks like, as PNG; ``scheme`` is light or dark."""
         await self.do(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
         )
         await self.do(
             "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
@@ -170,7 +173,11 @@ async def chromium(home: Path) -> AsyncIterator[Browser]:
         pytest.skip("no Chromium or Chrome on the PATH")
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={home / 'profile'}", "--remote-debugging-port=0"]
     process = await trio.lowlevel.open_process(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     assert process.stderr is not None
     try:
