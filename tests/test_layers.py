@@ -28,12 +28,14 @@ FLOORS = {
     "lifespan": 3,
     "handler": 4,
     "front": 4,
+    "reconnecting": 4,
     "server": 5,
     "client": 5,
-    "app": 6,  # above the servers: it can run one
+    "asgi": 6,
     "processes": 6,
-    "testing": 6,
-    "": 7,
+    "app": 7,  # above the servers: it can run one
+    "testing": 7,
+    "": 8,
 }
 
 

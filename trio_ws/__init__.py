@@ -12,6 +12,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         handshake.py         both opening handshakes
         tunnel.py            CONNECT, to an HTTP proxy
         masking.py           xor, and where its keys come from
+        _mask.c              the same xor in C, where it could be built
         frames.py            frames and messages: wsproto's, with a fast lane for the common frame
         deflate.py           permessage-deflate with a bound on what it inflates
         packets.py           the packets of calls, and the dialects they are written in
@@ -38,6 +39,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         connect.py           names, TLS, the client's opening
         http.py              plain HTTP responses beside the upgrade
         listen.py            listeners, and a client's way to a checked request
+        gateway.py           an ASGI connection as a client's byte stream
     rpc/                 floor 3  calls over one WebSocket, either way round
         limits.py            how often
         parameters.py        what an annotation lets through
@@ -45,6 +47,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         errors.py            from codes to exceptions
         streams.py           items and credit
         workers.py           parked tasks for calls that wait
+        waiting.py           what waits for answers
         calls.py             the half that asks
         answering.py         the half that is asked
         peer.py              both, and the reading
@@ -68,21 +71,27 @@ The house, from the ground up; a module imports only from floors below its own, 
     lifespan.py          floor 3  what is held open around the work of a server
     handler.py           floor 4  WebSocketHandler and ClientConnection
     front.py             floor 4  what a server asks of an App
+    reconnecting/        floor 4  the connections of one client, one after the other
+        backoff.py           when to try again
+        subscriptions.py     what a client listens to, on whatever connection it has
+        keeper.py            who dials, and who waits for a connection
     server.py            floor 5  WebSocketServer, serve
     client.py            floor 5  WebSocketClient
-    app.py               floor 6  App: routes, mounts, middleware, a lifespan
+    asgi.py              floor 6  ASGIApp: any target as an ASGI application
     processes/           floor 6  one server in several processes
         targets.py           import strings: how a target gets into another process
         orders.py            what parent and worker say to each other
         worker.py            a worker, in its own process
         child.py             a worker, as its parent sees it
         group.py             serve_processes: start, restart, renew, drain
-    testing/             floor 6  memory links, faults, the raw peer
+    app.py               floor 7  App: routes, mounts, middleware, a lifespan
+    testing/             floor 7  memory links, faults, the raw peer
 """
 
 from __future__ import annotations
 
 from trio_ws.app import App
+from trio_ws.asgi import ASGIApp, asgi_scope
 from trio_ws.blocking import BlockingWebSocket
 from trio_ws.channels.brokers import Broker, BrokerStatistics, MemoryBroker, MemoryHub
 from trio_ws.channels.hub import ChannelStatistics, Hub, HubStatistics
@@ -109,6 +118,7 @@ from trio_ws.errors import (
     RPCInvalidParamsError,
     RPCMethodNotFoundError,
     RPCTimeoutError,
+    SubscriptionError,
     WebSocketError,
     WebSocketException,
     WorkerError,
@@ -119,6 +129,8 @@ from trio_ws.network.http import HTTPResponse
 from trio_ws.options import Compression, Options
 from trio_ws.predicates import All, Any, Has, Is, IsEqual, Predicate
 from trio_ws.processes.group import ProcessGroup, WorkerProcess, serve_processes
+from trio_ws.reconnecting.backoff import Backoff
+from trio_ws.reconnecting.keeper import StateChanges
 from trio_ws.rpc.calls import PacketStream, RPCResponse
 from trio_ws.rpc.limits import RateLimit, rate_limit
 from trio_ws.rpc.methods import Method, rpc_method
@@ -133,9 +145,11 @@ from trio_ws.wire.packets import Packet, PacketSource
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASGIApp",
     "All",
     "Any",
     "App",
+    "Backoff",
     "BlockingWebSocket",
     "Broker",
     "BrokerError",
@@ -184,6 +198,8 @@ __all__ = [
     "RateLimitError",
     "RedisBroker",
     "Request",
+    "StateChanges",
+    "SubscriptionError",
     "WebSocket",
     "WebSocketClient",
     "WebSocketError",
@@ -193,6 +209,7 @@ __all__ = [
     "WebSocketServer",
     "WorkerError",
     "WorkerProcess",
+    "asgi_scope",
     "broadcast",
     "cancel_on_signals",
     "connect",

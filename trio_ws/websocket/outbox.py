@@ -13,12 +13,14 @@ lets a peer answer only the latest ping).
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
 from trio_ws.websocket.bell import Bell
+from trio_ws.websocket.transport import WRITE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +59,7 @@ class Outbox:
         "corked",
         "moved",
         "on_drained",
+        "passed",
         "room",
         "size",
     )
@@ -78,6 +81,9 @@ class Outbox:
         self.size = 0
         self.broken = False
         self.moved = False  # bytes went out since somebody last set this to False
+        # Of all that ever waited in here: bytes that the peer may have got. With `size`, taken when a frame
+        # was put in, it tells later whether that frame can have left.
+        self.passed = 0
         self.room = Bell()  # rings whenever bytes went out of a full outbox, and at the end
 
     @property
@@ -107,11 +113,11 @@ class Outbox:
 
     def write_pair(self, head: bytes, payload: bytes) -> None:
         """Send a large frame without joining its head and its payload."""
+        if self.corked:
+            self.flush()
         if self._parts or self._draining:
             self._append(head)
             self._append(payload)
-            if self.corked:
-                self.flush()
             return
         if self.broken:
             return
@@ -171,6 +177,8 @@ class Outbox:
         parts.clear()
         self.size = 0
         self.write(data)
+        if not self.broken:
+            self.passed += len(data) - self.size
 
     def close_when_empty(self) -> None:
         """Close the transport as soon as all is written, at once if it is."""
@@ -217,20 +225,26 @@ class Outbox:
 
     @enable_ki_protection
     async def _drain(self) -> None:
+        transport = self._transport
         try:
             while self._parts:
                 parts, self._parts = self._parts, []
                 self._control = 0
-                batch = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
                 self._under_way = True
-                while batch:
-                    sent = await self._transport.send_some(batch)
-                    if self.broken:
-                        return
-                    batch = batch[sent:]
-                    self.size -= sent
-                    self.moved = True
-                    self.room.ring()
+                for batch in _batches(parts):
+                    rest = batch
+                    while rest:
+                        # A stream that fails does not say how much of it went out before.
+                        unsure = 0 if transport.self_reading else min(len(rest), WRITE_SIZE)
+                        self.passed += unsure
+                        sent = await transport.send_some(rest)
+                        if self.broken:
+                            return
+                        rest = rest[sent:]
+                        self.passed += sent - unsure
+                        self.size -= sent
+                        self.moved = True
+                        self.room.ring()
                 self._under_way = False
                 if self._late_pong is not None:
                     self._append(self._late_pong)
@@ -246,3 +260,14 @@ class Outbox:
             self._when_empty()
         elif self.on_drained is not None:
             self.on_drained()
+
+
+def _batches(parts: list[bytes | memoryview]) -> list[memoryview]:
+    """What to write one after the other: large parts as they are, and the small ones between them joined."""
+    batches: list[bytes | memoryview] = []
+    for large, run in groupby(parts, lambda part: len(part) >= _CORK_LIMIT):
+        if large:
+            batches.extend(run)
+        else:
+            batches.append(b"".join(run))
+    return [memoryview(batch) for batch in batches]

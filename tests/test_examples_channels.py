@@ -1,4 +1,4 @@
-"""The chat: its page in a browser, and its two processes with Redis between."""
+"""The examples about channels: the chat's page in a browser, its two processes with Redis between, and prices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import trio_ws
 from tests.kit.chromium import Browser, Page, chromium
 from tests.kit.redis import redis_server
 from tests.kit.serving import guard
-from tests.test_examples import EXAMPLES
+from tests.test_examples import EXAMPLES, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -233,3 +233,20 @@ async def test_two_processes_are_one_chat() -> None:
             assert (await cy.hears())["came"] == dee.uid
         assert await server.stop() == 0
         assert await server.line() == "drained"
+
+
+# -- prices -----------------------------------------------------------------------------------------
+
+
+def test_prices() -> None:
+    lines = run("prices.py").splitlines()
+    said = {line.split()[1]: line for line in lines if line.startswith("the ")}
+    seen = {who: int(line.split()[3]) for who, line in said.items()}
+    assert seen.keys() == {"phone", "screen"}
+    for line in said.values():
+        assert line.endswith("prices, the last of them was number 20000")
+    lost = int(lines[-1].removeprefix("dropped: "))
+    assert lost > 0
+    assert sum(seen.values()) + lost == 2 * 20_000, "each price was seen, or counted as dropped"
+    board = [line for line in lines if line.startswith("published=")]
+    assert [line.split()[1] for line in board] == ["4000", "8000", "12000", "16000", "20000"]
