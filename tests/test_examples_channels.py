@@ -1,4 +1,4 @@
-"""The examples about channels: the chat's page in a browser, its two processes with Redis between, and prices."""
+"""The examples about channels: the chat in browsers, the chat in two processes over Redis, and the prices."""
 
 from __future__ import annotations
 
