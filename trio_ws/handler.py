@@ -527,7 +527,8 @@ class WebSocketHandler(Generic[State]):
         return connection._member is not None and connection.subscribe(checked)
 
     def _unsubscribe(self, connection: ClientConnection[State], names: list[str]) -> bool:
-        connection.unsubscribe([name for name in names if name])
+        held = connection.subscribed_channel
+        connection.unsubscribe([name for name in names if name in held])
         return True
 
     def _make_peer(self, connection: ClientConnection[State], workers: Workers, *, debug: bool) -> Peer:
