@@ -49,6 +49,7 @@ from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.endpoint import CONNECTING
 from trio_ws.websocket.service import open_service
+from trio_ws.websocket.trace import about
 from trio_ws.websocket.transport import SocketTransport
 from trio_ws.wire.handshake import check_subprotocols
 from trio_ws.wire.http import HTTPError, http_response
@@ -504,7 +505,7 @@ class WebSocketServer:
         except HTTPError as exc:
             refusal = exc
         except (OSError, trio.BrokenResourceError) as exc:
-            logger.info("a client left during its opening handshake: %r", exc)
+            logger.info("a client left during its opening handshake: %r", exc, extra={"peer": address})
             if transport is not None:
                 transport.close()
             return None
@@ -513,7 +514,7 @@ class WebSocketServer:
                 transport.close()
             raise
         if refusal.status not in (403, 503):  # these were logged with the option that they depend on
-            logger.info("refused a client at %s: %s", address, refusal)
+            logger.info("refused a client at %s: %s", address, refusal, extra={"peer": address})
         if transport is not None:
             await answer(transport, refusal, head_only=request is not None and request.method == "HEAD")
         return None
@@ -585,7 +586,9 @@ class WebSocketServer:
                 self._failure = exc
             self._block.cancel()
         else:
-            logger.error("the handler of %s for %s failed", ws.path, ws.remote_address, exc_info=exc)
+            logger.error(
+                "the handler of %s for %s failed", ws.path, ws.remote_address, exc_info=exc, extra=about(ws)
+            )
         return 1011, "internal error"
 
     @enable_ki_protection
