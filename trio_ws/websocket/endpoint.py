@@ -3,7 +3,8 @@
 Reading. One task at a time holds the *reading role*: it waits for bytes in `_advance` and gives them to
 the synchronous `_feed`. Whoever wants something of the peer (a message, a pong, the end) takes the role, or
 parks until its holder has changed something. Where nobody wants anything, the service's minder lends a task
-(`_attend`), which gives the role back as soon as somebody asks. The reader never waits for a writer.
+(`_attend`), which gives the role back as soon as somebody asks. On Linux, the plain sockets of a service that
+has many leave the role to its one reader (see reader.py) for good. The reader never waits for a writer.
 
 What always holds:
 
@@ -16,9 +17,10 @@ What always holds:
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection, wait_readable
@@ -26,6 +28,7 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection, wait_re
 from trio_ws.errors import CloseFrame, ConnectionClosedError, ConnectionClosedLocallyError
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.outbox import Outbox
+from trio_ws.websocket.trace import about, traced
 from trio_ws.websocket.transport import BIG_READ_SIZE, READ_SIZE, SocketTransport
 from trio_ws.wire.frames import (
     CLOSE,
@@ -42,6 +45,8 @@ from trio_ws.wire.frames import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from trio_ws.options import Options
     from trio_ws.websocket.service import Service
     from trio_ws.websocket.transport import Transport
@@ -62,6 +67,9 @@ _COMPRESSED_SLICE = 1024
 #: Reads of big messages in one turn. They take about 1 ms, 3 ms with masks in Python.
 _READS_IN_A_ROW = 8
 
+#: Each connection of this process has a number, for logs.
+_numbers = itertools.count(1)
+
 _KEEPALIVE = b"trio_ws keepalive"
 
 # Close codes after which reading ends quietly: normal, going away, and none given.
@@ -70,6 +78,12 @@ _CLEAN = frozenset({1000, 1001, 1005})
 
 class Owner(Protocol):
     """Whoever uses an endpoint beside the tasks that wait in it."""
+
+    def take(self, lent: Any) -> Awaitable[None] | None:
+        """The shared reader has read. What this gives goes on in the task that was lent for reading."""
+
+    def changed(self) -> None:
+        """The state has changed."""
 
     def ended(self) -> None:
         """The connection is at its end."""
@@ -97,6 +111,7 @@ class Endpoint:
         "_latency",
         "_life",
         "_minded",
+        "_number",
         "_options",
         "_outbox",
         "_owner",
@@ -110,6 +125,7 @@ class Endpoint:
         "_room",
         "_round_trip",
         "_service",
+        "_shared",
         "_state",
         "_threshold",
         "_transport",
@@ -119,6 +135,7 @@ class Endpoint:
     )
 
     def __init__(self, transport: Transport, service: Service, options: Options, *, client: bool) -> None:
+        self._number = next(_numbers)
         self._transport = transport
         self._service = service
         self._options = options
@@ -137,11 +154,12 @@ class Endpoint:
         # Reading.
         self._parts_open = False  # a message was begun by recv_streaming() and is not at its end
         self._reading = False  # somebody holds the reading role
+        self._shared = False  # it is the service's reader, for good
         self._unread_since = 0  # the service's tick at which the last reader left
         self._minded = not transport.self_reading  # the minder looks at it, or need not
         self._arrived = Bell()  # rings when bytes, or the end, may have changed something
         self._queued = 0  # what waits in the inbox: never less than it weighs, 0 once it was found empty
-        self._paused = False  # a reader waits in _room for the inbox to be emptied
+        self._paused = False  # a reader, in _room or shared, waits for the inbox to be emptied
         self._room: Bell | None = None
         self._unfed = b""  # compressed bytes that were read and found the inbox full
         self._life = False  # bytes came since keepalive last looked
@@ -170,10 +188,13 @@ class Endpoint:
             max_message_size=self._options.max_message_size,
             deflate=deflate,
         )
+        self._transport = self._outbox.transport = traced(self, self._transport)
         self._state = OPEN
         self._set_plain_room()
         self._service.keepalive.watch(self)
-        if self._transport.self_reading:
+        if not (trailing and deflate) and self._transport.share(self._service.reader, self):
+            self._reading = self._shared = True
+        elif self._transport.self_reading:
             self._unread_since = self._service.tick
             self._service.unread(self)
         else:
@@ -192,14 +213,16 @@ class Endpoint:
 
         Returns whether this task read and others had been waiting for it.
         """
-        if self._reading or (self._queued and self._full):
-            await self._arrived.wait()
-            return False
-        if self._unfed:
+        if self._unfed and not (self._queued and self._full):
             await checkpoint_if_cancelled()
             data, self._unfed = self._unfed, b""
             self._feed(data)
+            if self._paused and not self._full:
+                self._make_room()
             return self._arrived.ring() > 0
+        if self._reading or (self._queued and self._full):
+            await self._arrived.wait()
+            return False
         self._reading = True
         transport = self._transport
         data = b""
@@ -301,9 +324,15 @@ class Endpoint:
         """The application has taken everything out of the inbox."""
         self._queued = 0
         if self._paused:
-            self._paused = False
+            self._make_room()
+
+    def _make_room(self) -> None:
+        if not self._shared:
             assert self._room is not None
+            self._paused = False
             self._room.ring()
+        elif not self._unfed:
+            self._service.reader.resume(self)
 
     def _take_events(self, frames: FrameReader) -> None:
         events, frames.events = frames.events, []
@@ -367,6 +396,10 @@ class Endpoint:
         life, self._life = self._life, False
         return moved if outbox.stuck else life or self._full
 
+    def _unheard(self) -> bool:
+        """Whether bytes came that nobody has read yet, where that would be a sign of life."""
+        return not self._outbox.stuck and self._transport.has_unread()
+
     @property
     def _over(self) -> bool:
         return self._state == CLOSED
@@ -378,7 +411,7 @@ class Endpoint:
 
     def _give_up(self, reason: str) -> None:
         if self._state == OPEN:
-            logger.info("giving up %r: %s", self, reason)
+            logger.info("giving up %r: %s", self, reason, extra=about(self))
             self._start_close(1011, reason)
             self._end(TimeoutError(reason))
 
@@ -386,7 +419,7 @@ class Endpoint:
 
     def _take_violation(self, violation: Violation) -> None:
         """Fail the connection, once the application has taken, and perhaps answered, what came before."""
-        logger.info("failing %r with %d: %s", self, violation.code, violation.reason)
+        logger.info("failing %r with %d: %s", self, violation.code, violation.reason, extra=about(self))
         self._last_word = violation
         if self._inbox and not self._closed_locally:
             self._service.keepalive.closing(self)
@@ -413,7 +446,12 @@ class Endpoint:
                 if self._outbox.stuck:
                     return  # the application's time is over; now the Close frame has as long to go out
         elif self._state != CLOSED and self._frames is not None and not self._frames.done:
-            logger.info("no Close frame from %r in close_timeout (%s s)", self, self._options.close_timeout)
+            logger.info(
+                "no Close frame from %r in close_timeout (%s s)",
+                self,
+                self._options.close_timeout,
+                extra=about(self),
+            )
         self._end(None, in_time=False)
 
     def _write_failed(self, cause: BaseException) -> None:
@@ -425,7 +463,7 @@ class Endpoint:
             self._state = CLOSING
             self._plain_room = 0
             self._service.keepalive.closing(self)
-            self._arrived.ring()
+            self._state_changed()
 
     def _start_close(self, code: int, reason: str) -> None:
         """Send a Close frame, if none was sent; the end is to come in time."""
@@ -442,9 +480,14 @@ class Endpoint:
         self._plain_room = 0
         self._outbox.flush()
         self._outbox.write_control(self._frame(FIN | CLOSE, close_payload(code, reason)))
-        self._arrived.ring()
+        self._state_changed()
         self._outbox.room.ring()
         return True
+
+    def _state_changed(self) -> None:
+        self._arrived.ring()
+        if self._owner is not None:
+            self._owner.changed()
 
     def _begin_close(self, code: int, reason: str) -> None:
         """Close on behalf of the application, up to where that would have to wait."""
