@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 from benchmarks.load import FULL, MEASURES, UNITS, Effort, Measure, Sample
 from benchmarks.report import figures_table
-from benchmarks.servers import CALLERS, PEERS, Server, placed, raise_file_limit, running, running_all
+from benchmarks.servers import CALLERS, PEERS, ROOT, Server, placed, raise_file_limit, running, running_all
 from trio_ws.wire.masking import LANE
 
 __all__ = ["about", "measure_all"]
@@ -34,7 +35,9 @@ def about() -> dict[str, Any]:
     versions = {}
     for name in ("trio", "picows", "aiohttp", "websockets", "trio-websocket", "webshocket", "uvloop"):
         versions[name] = importlib.metadata.version(name)
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     return {
+        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "python": platform.python_version(),
         "mask": LANE,
