@@ -25,8 +25,8 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 def _made(about: dict[str, Any], what: str) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     return (
-        f"{what} on {about['date']}, commit {about['commit']}, CPython {about['python']}, {about['processors']}"
-        f" processors, our masks in {about['mask'].title()}; {versions}."
+        f"{what} on {about['date']}, commit {about['commit']}, CPython {about['python']},"
+        f" {about['processors']} processors, our masks in {about['mask'].title()}; {versions}."
     )
 
 
