@@ -30,6 +30,10 @@ def _made(about: dict[str, Any], what: str) -> str:
     )
 
 
+def _introduction(result: dict[str, Any]) -> list[str]:
+    return [_made(result["about"], "Measured"), *(f"Note: {note}." for note in result["notes"])]
+
+
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
@@ -77,8 +81,7 @@ def _ratio(ratios: list[float]) -> str:
 
 def growth_table(result: dict[str, Any]) -> str:
     """A table for each curve: down its points, across its servers."""
-    texts = [_made(result["about"], "Measured")]
-    texts += [f"Note: {note}" for note in result.get("notes", [])]
+    texts = _introduction(result)
     curves: list[dict[str, Any]] = result["curves"]
     for name in dict.fromkeys(curve["name"] for curve in curves):
         mine = [curve for curve in curves if curve["name"] == name]
@@ -105,7 +108,7 @@ def fairness_table(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]
     head = ["server", "meanwhile", "idle, ms", "more than idle, ms", "CPU of the server in it, ms"]
-    return f"{_made(result['about'], 'Measured')}\n\n{_markdown(head, lines)}"
+    return "\n\n".join([*_introduction(result), _markdown(head, lines)])
 
 
 def tables(result: dict[str, Any]) -> tuple[str, str]:
