@@ -9,7 +9,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize(("script", "step"), [("echo", 47), ("calls", 197)])
+@pytest.mark.parametrize(("script", "step"), [("echo", 47), ("calls", 197), ("app", 61)])
 def test_ctrl_c_at_any_line_of_a_server_ends_it(script: str, step: int) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.kit.ctrl_c", script, str(step)],

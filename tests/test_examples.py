@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
+import trio
+
+from trio_ws import connect
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -51,6 +55,37 @@ def test_echo_client_says_why_it_cannot_connect() -> None:
     )
     assert done.returncode == 1
     assert done.stderr.startswith("could not reach 127.0.0.1:9")
+
+
+def test_app() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", str(EXAMPLES / "app.py"), "0"], stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        try:
+            trio.run(use_the_app, server.stdout.readline().split()[-1])
+            server.send_signal(signal.SIGINT)
+            assert server.communicate(timeout=60)[0] == "stopped by Ctrl+C\n"
+        finally:
+            server.kill()
+        assert server.returncode == 0
+
+
+async def use_the_app(uri: str) -> None:
+    with trio.fail_after(60):
+        async with connect(f"{uri}/rooms/7") as one, connect(f"{uri}/rooms/7") as two:
+            await one.send("hi")
+            assert await two.receive_text() == "hi"
+            async with httpx.AsyncClient(base_url=uri.replace("ws", "http", 1)) as client:
+                assert (await client.get("/healthz")).json() == {"ok": True}
+                answer = await client.post("/api/rooms/7", json=["hear,", "hear"])
+                assert answer.json() == {"reached": 2}
+                assert (await client.post("/api/rooms/7", json="hear")).status_code == 400
+            assert [await one.receive_text(), await two.receive_text()] == ["hear,\nhear"] * 2
+
+
+def test_blocking() -> None:
+    assert run("blocking.py").splitlines() == ["HELLO!", "THREADS!", "the client has gone"]
 
 
 def test_tls() -> None:

@@ -23,14 +23,20 @@ FLOORS = {
     "network": 3,
     "rpc": 3,
     "channels": 3,
+    "routing": 2,
+    "blocking": 3,
+    "lifespan": 3,
     "handler": 4,
     "reconnecting": 4,
-    "app": 4,
+    "front": 4,
     "server": 5,
     "client": 5,
+    "app": 6,  # above the servers: it can run one
     "processes": 6,
     "testing": 6,
     "": 7,
+    "cli": 8,  # uses trio_ws as any program does
+    "__main__": 9,
 }
 
 

@@ -34,7 +34,7 @@ from trio_ws import (
 from trio_ws.testing import MemoryListener, RawPeer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from trio.testing import MockClock
 
@@ -482,15 +482,26 @@ async def test_targets(target: Any, autojump_clock: MockClock) -> None:
         assert await ws.receive_text() == "called"
 
 
-def plain(ws: WebSocket) -> None:
-    """No async function."""
+def no_arguments() -> None:
+    """No handler."""
+
+
+async def generator(ws: WebSocket) -> AsyncIterator[None]:
+    yield
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"target": plain}, TypeError, "write async def"),
-        ({"target": 7}, TypeError, "an async function of one WebSocket"),
+        (
+            {"target": no_arguments},
+            TypeError,
+            "no_arguments takes no argument; its first",
+        ),
+        ({"target": two_arguments}, TypeError, "two_arguments takes 'ws', which it will not get"),
+        ({"target": generator}, TypeError, "a handler is no generator"),
+        ({"target": CallableTarget}, TypeError, "a function of one WebSocket, not <class"),
+        ({"target": 7}, TypeError, "a function of one WebSocket, not 7"),
         ({"port": -1}, ValueError, "port must be from 0 to 65535, not -1"),
         ({"port": 65536}, ValueError, "port must be from 0 to 65535, not 65536"),
         ({"port": "8000"}, TypeError, "port is an int, not str"),

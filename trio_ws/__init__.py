@@ -30,11 +30,13 @@ The house, from the ground up; a module imports only from floors below its own, 
         receiving.py         the ways to receive
         sending.py           the ways to send
         connection.py        WebSocket: its face
+    routing.py           floor 2  paths with typed parameters, and the functions that answer to them
     network/             floor 3  reaching and being reached
         uri.py               ws:// and wss://
         proxy.py             HTTP and SOCKS5 proxies, named or from the environment
         redirect.py          where a redirect leads, and what may go there
         connect.py           names, TLS, the client's opening
+        http.py              plain HTTP responses beside the upgrade
         listen.py            listeners, and a client's way to a checked request
     rpc/                 floor 3  calls over one WebSocket, either way round
         limits.py            how often
@@ -63,13 +65,17 @@ The house, from the ground up; a module imports only from floors below its own, 
         redis_link.py        one connection to Redis
         redis.py             RedisBroker: through Redis
         urls.py              from a URL to its broker
+    blocking.py          floor 3  plain functions in threads, and the WebSocket that they get
+    lifespan.py          floor 3  what is held open around the work of a server
     handler.py           floor 4  WebSocketHandler and ClientConnection
     reconnecting/        floor 4  the connections of one client, one after the other
         backoff.py           when to try again
         subscriptions.py     what a client listens to, on whatever connection it has
         keeper.py            who dials, and who waits for a connection
+    front.py             floor 4  what a server asks of an App
     server.py            floor 5  WebSocketServer, serve
     client.py            floor 5  WebSocketClient
+    app.py               floor 6  App: routes, mounts, middleware, a lifespan
     processes/           floor 6  one server in several processes
         targets.py           import strings: how a target gets into another process
         orders.py            what parent and worker say to each other
@@ -77,10 +83,26 @@ The house, from the ground up; a module imports only from floors below its own, 
         child.py             a worker, as its parent sees it
         group.py             serve_processes: start, restart, renew, drain
     testing/             floor 6  memory links, faults, the raw peer
+    cli/                 floor 8  the command line, which uses the names of this module as any program does
+        values.py            from words to arguments
+        failure.py           from an exception to one line and an exit code
+        output.py            for people, and as JSON
+        server.py            serve
+        reloading.py         serve --reload
+        reaching.py          how a command reaches its server
+        listing.py           the methods that a server lists
+        calling.py           call, stream, listen
+        talking.py           connect
+        lines.py             lines from a pipe
+        prompt.py            lines from a person
+        bench.py             bench
+        commands.py          arguments and options
 """
 
 from __future__ import annotations
 
+from trio_ws.app import App
+from trio_ws.blocking import BlockingWebSocket
 from trio_ws.channels.brokers import Broker, BrokerStatistics, MemoryBroker, MemoryHub
 from trio_ws.channels.hub import ChannelStatistics, Hub, HubStatistics
 from trio_ws.channels.inbox import Inbox, InboxStatistics
@@ -113,6 +135,7 @@ from trio_ws.errors import (
 )
 from trio_ws.handler import ClientConnection, WebSocketHandler
 from trio_ws.network.connect import connect
+from trio_ws.network.http import HTTPResponse
 from trio_ws.options import Compression, Options
 from trio_ws.predicates import All, Any, Has, Is, IsEqual, Predicate
 from trio_ws.processes.group import ProcessGroup, WorkerProcess, serve_processes
@@ -134,7 +157,9 @@ __version__ = "0.1.0"
 __all__ = [
     "All",
     "Any",
+    "App",
     "Backoff",
+    "BlockingWebSocket",
     "Broker",
     "BrokerError",
     "BrokerStatistics",
@@ -146,6 +171,7 @@ __all__ = [
     "ConnectionClosedLocallyError",
     "ConnectionFailedError",
     "DrainReport",
+    "HTTPResponse",
     "HandshakeRejectedError",
     "Has",
     "Headers",

@@ -75,8 +75,8 @@ class Options:
             after which the peer counts as gone. None to never give up. Default 20.
         compression: permessage-deflate: False, True (the defaults of `Compression`), or a `Compression`.
             Default False: each compressed connection costs tens of KiB, and small messages do not gain.
-        max_connections: connections that a server holds at once; more get HTTP 503. None for no limit.
-            Default 20,000.
+        max_connections: connections that a server holds at once, plain HTTP requests to an App included; more
+            get HTTP 503. None for no limit. Default 20,000.
         max_handshakes: connections of a server that may be in their opening handshake at once, TLS included;
             more get HTTP 503 (over TLS, and over listeners other than sockets, they are dropped). Default
             1,024.

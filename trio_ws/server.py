@@ -14,7 +14,6 @@ What always holds:
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 import math
 import socket
@@ -26,10 +25,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
+from trio_ws.blocking import BlockingWebSocket, run_in_thread
 from trio_ws.channels.hub import share
 from trio_ws.channels.urls import broker_from
 from trio_ws.errors import ConnectionClosedError, WebSocketException, check_close
+from trio_ws.front import Exchange, Front, Shared
 from trio_ws.handler import WebSocketHandler
+from trio_ws.network.http import encode_response
 from trio_ws.network.listen import (
     accept_forever,
     answer,
@@ -38,8 +40,10 @@ from trio_ws.network.listen import (
     read_request,
     read_request_now,
     secure,
+    send_response,
 )
 from trio_ws.options import Options
+from trio_ws.routing import check_function, is_async
 from trio_ws.rpc.workers import Workers
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.connection import WebSocket
@@ -67,7 +71,13 @@ __all__ = ["DrainReport", "WebSocketServer", "serve"]
 
 logger = logging.getLogger("trio_ws.server")
 
-Target = Callable[[WebSocket], Awaitable[object]] | WebSocketHandler[Any] | type[WebSocketHandler[Any]]
+Target = (
+    Callable[[WebSocket], Awaitable[object]]
+    | Callable[[BlockingWebSocket], None]
+    | Front
+    | WebSocketHandler[Any]
+    | type[WebSocketHandler[Any]]
+)
 
 
 class DrainReport(NamedTuple):
@@ -87,8 +97,10 @@ class WebSocketServer:
 
     Args:
         target: an async function of one `WebSocket`, run for each client. It accepts implicitly when it first
-            sends or receives; one that returns untouched rejects with 403. Or a `WebSocketHandler`, class or
-            instance, whose methods clients call. Without a target, `accept` hands out the connections.
+            sends or receives; one that returns untouched rejects with 403. Or a plain function of one
+            `BlockingWebSocket`, run in a thread for each client. Or an `App`, whose routes decide. Or a
+            `WebSocketHandler`, class or instance, whose methods clients call. Without a target, `accept`
+            hands out the connections.
         port: TCP port; 0 for one that is free.
         host: name or address to listen on; None for all, v4 and v6.
         ssl_context: speak TLS with it.
@@ -132,6 +144,7 @@ class WebSocketServer:
             self.options = replace(self.options, max_connections=max_connections)
         self.listeners: Sequence[trio.abc.Listener[Any]] = ()
         self._handler = _as_handler(target)
+        self._front = target if isinstance(target, Front) else None
         self._target: Any = target if target is not None else self._hand_out
         self._port = port
         self._host = host
@@ -141,11 +154,15 @@ class WebSocketServer:
         if self._handler is not None:
             self._target = self._call_handler
             subprotocols = subprotocols or SUBPROTOCOLS
+        elif target is not None and self._front is None and not is_async(target):
+            self._target = self._call_in_thread
+            self._function: Any = target
         self._subprotocols = tuple(check_subprotocols(subprotocols))
         self._broker = broker_from(broker) if broker is not None else None
-        self._debug = debug
+        self._debug = debug or (self._front is not None and self._front.debug)
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
         self._connections: set[WebSocket] = set()
+        self._exchanges = 0  # plain HTTP requests that are being answered
         self._clients = 0  # connections in any state, those in their opening handshake too
         self._handshakes = 0
         self._gone = Bell()  # rings when a client has gone, or is through with its opening handshake
@@ -156,8 +173,8 @@ class WebSocketServer:
         self._block: trio.CancelScope
         self._service: Service
         self._handlers: trio.Nursery
+        self._shared: Shared
         self._acceptors: trio.Nursery
-        self._workers: Workers
 
     # -- what a user sees ---------------------------------------------------------------------------
 
@@ -165,7 +182,7 @@ class WebSocketServer:
     async def __aenter__(self) -> Self:
         if self._state != "new":
             raise RuntimeError("a WebSocketServer is entered once; make another")
-        self._manager = self._run()
+        self._manager = self._run() if self._front is None else self._run_front(self._front)
         await self._manager.__aenter__()
         return self
 
@@ -225,7 +242,7 @@ class WebSocketServer:
             ws._go_away(code, reason)
         # Who is still in the opening handshake is not waited for: one silent client would cost all the time.
         with trio.move_on_after(timeout):
-            while before & self._connections:
+            while before & self._connections or self._exchanges:
                 await self._gone.wait()
         late = before & self._connections
         if late:
@@ -304,13 +321,34 @@ class WebSocketServer:
 
     @asynccontextmanager
     @enable_ki_protection
+    async def _run_front(self, front: Front) -> AsyncIterator[None]:
+        try:
+            async with front.live(self.options.close_timeout), self._run():
+                yield
+        finally:
+            with trio.CancelScope(shield=True):
+                for listener in self._given_listeners or ():
+                    await listener.aclose()
+
+    @asynccontextmanager
+    @enable_ki_protection
     async def _run(self) -> AsyncIterator[None]:
-        hubs = {"": self._handler.channels} if self._handler is not None else {}
+        hubs = self._hubs()
         async with AsyncExitStack() as stack:
             if self._broker is not None:
                 await stack.enter_async_context(share(self._broker, hubs, self.options.open_timeout))
             await stack.enter_async_context(self._run_joined(hubs.values()))
             yield
+
+    def _hubs(self) -> dict[str, Hub]:
+        """The channels of each handler, by what tells them apart at a broker."""
+        if self._handler is not None:
+            return {"": self._handler.channels}
+        hubs: dict[str, Hub] = {}
+        for path, handler in self._front.handlers.items() if self._front is not None else ():
+            if handler.channels not in hubs.values():  # one that is mounted twice
+                hubs[path.replace(":", "=")] = handler.channels
+        return hubs
 
     @asynccontextmanager
     @enable_ki_protection
@@ -322,7 +360,9 @@ class WebSocketServer:
         try:
             async with open_service(self.options) as self._service:
                 self._handlers = await self._service.nursery.start(_host_tasks)
-                self._workers = Workers(self._handlers)
+                # A thread for each connection there can be: waiting for one would be a limit that nobody set.
+                threads = trio.CapacityLimiter(self.options.max_connections or math.inf)
+                self._shared = Shared(Workers(self._handlers), threads, self._debug)
                 self._acceptors = await self._service.nursery.start(_host_tasks)
                 for hub in hubs:
                     self._service.nursery.start_soon(hub.flusher.run, name="trio_ws channels")
@@ -374,15 +414,17 @@ class WebSocketServer:
     @enable_ki_protection
     async def _serve_client(self, client: socket.socket | trio.abc.Stream, address: Any) -> None:
         try:
-            ws = await self._open(client, address)
-            if ws is not None:
-                await self._handle(ws)
+            opened = await self._open(client, address)
+            if opened is not None:
+                await self._handle(*opened)
         finally:
             self._clients -= 1
             self._gone.ring()
 
-    async def _open(self, client: socket.socket | trio.abc.Stream, address: Any) -> WebSocket | None:
-        """The opening request of one client, checked; None where it was refused, with an answer."""
+    async def _open(
+        self, client: socket.socket | trio.abc.Stream, address: Any
+    ) -> tuple[WebSocket, Any] | None:
+        """A WebSocket of one client's opening request, and who serves it; None where it got an answer."""
         transport: Transport | None = None
         request: Request | None = None
         options = self.options
@@ -407,19 +449,31 @@ class WebSocketServer:
                 assert transport is not None
                 assert request is not None
                 self._check_admission()
-                check_request(request, options)
-                return WebSocket(
-                    transport,
-                    self._service,
-                    options,
-                    client=False,
-                    request=request,
-                    subprotocols=self._subprotocols,
-                    trailing=reader.trailing,
-                )
+                target, subprotocols = self._target, self._subprotocols
+                found = self._front.find(request) if self._front is not None else None
+                if not isinstance(found, Exchange):
+                    check_request(request, options)
+                    if found is not None:
+                        target = functools.partial(self._call_entry, found.serve)
+                        if found.subprotocols is not None:
+                            subprotocols = found.subprotocols
+                    ws = WebSocket(
+                        transport,
+                        self._service,
+                        options,
+                        client=False,
+                        request=request,
+                        subprotocols=subprotocols,
+                        trailing=reader.trailing,
+                    )
+                    if found is not None:
+                        request._path_params = ws.path_params = found.path_params
+                    return ws, target
             finally:
                 self._handshakes -= 1
                 self._gone.ring()
+            await self._answer_http(found, request, transport)
+            return None
         except HTTPError as exc:
             refusal = exc
         except (OSError, trio.BrokenResourceError) as exc:
@@ -442,16 +496,25 @@ class WebSocketServer:
             logger.info("refused a client: the server is going away")
             raise HTTPError(503, "the server is going away", [("Retry-After", "1")])
         limit = self.options.max_connections
-        if limit is not None and len(self._connections) >= limit:
+        if limit is not None and len(self._connections) + self._exchanges >= limit:
             logger.warning("refused a client: max_connections (%d) are open", limit)
             raise HTTPError(503, "too many connections", [("Retry-After", "1")])
 
-    async def _handle(self, ws: WebSocket) -> None:
+    async def _answer_http(self, found: Exchange, request: Request, transport: Transport) -> None:
+        self._exchanges += 1
+        try:
+            response = await found.answer(request, self._shared)
+            data = encode_response(response, head_only=request.method == "HEAD")
+            await send_response(transport, data, self.options.close_timeout)
+        finally:
+            self._exchanges -= 1
+
+    async def _handle(self, ws: WebSocket, target: Any) -> None:
         self._connections.add(ws)
         try:
             code, reason = 1000, ""
             try:
-                await self._run_target(ws)
+                await self._run_target(ws, target)
             except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - a handler may raise anything
                 code, reason = self._verdict(ws, exc)
             if code == 1011 and ws._state == CONNECTING:
@@ -463,9 +526,9 @@ class WebSocketServer:
             ws._end(None)
 
     @disable_ki_protection
-    async def _run_target(self, ws: WebSocket) -> None:
+    async def _run_target(self, ws: WebSocket, target: Any) -> None:
         """User code, which Ctrl+C may strike anywhere; ours leaves it to the main task."""
-        await self._target(ws)
+        await target(ws)
 
     def _verdict(self, ws: WebSocket, exc: BaseException) -> tuple[int, str]:
         """The close code for what a handler raised; what is not for us to judge is raised again."""
@@ -493,7 +556,15 @@ class WebSocketServer:
     @enable_ki_protection
     async def _call_handler(self, ws: WebSocket) -> None:
         assert self._handler is not None
-        await self._handler._serve(ws, self._workers, debug=self._debug)
+        await self._handler._serve(ws, self._shared.workers, debug=self._debug)
+
+    @enable_ki_protection
+    async def _call_entry(self, serve: Callable[[WebSocket, Shared], Awaitable[None]], ws: WebSocket) -> None:
+        await serve(ws, self._shared)
+
+    @enable_ki_protection
+    async def _call_in_thread(self, ws: WebSocket) -> None:
+        await run_in_thread(self._function, ws, self._shared.threads, {})
 
     async def _hand_out(self, ws: WebSocket) -> None:
         await ws.accept()
@@ -558,21 +629,11 @@ def _as_handler(target: object) -> WebSocketHandler[Any] | None:
 
 
 def _check_target(target: object) -> None:
-    if target is None or isinstance(target, WebSocketHandler):
+    if target is None or isinstance(target, WebSocketHandler | Front):
         return
     if isinstance(target, type) and issubclass(target, WebSocketHandler):
         return
-    function: Any = target
-    while isinstance(function, functools.partial):
-        function = function.func
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
-    ):
-        return
-    if inspect.iscoroutine(target):
-        target.close()
-        raise TypeError("the target is an async function; pass it without calling it")
-    raise TypeError(f"the target is an async function of one WebSocket, not {target!r}; write async def")
+    check_function(target, "WebSocket")
 
 
 def _check_place(port: int, unix_path: object, listeners: Sequence[trio.abc.Listener[Any]] | None) -> None:

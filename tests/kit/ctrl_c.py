@@ -2,7 +2,8 @@
 
 ``python -m tests.kit.ctrl_c SCRIPT STEP`` takes every STEP-th line that the server's own tasks run, one run
 for each, and prints how many runs ended in which way, as JSON. A hang ends the process with a traceback.
-SCRIPT is "echo", a function that serves clients, or "calls", a handler whose methods they call.
+SCRIPT is "echo", a function that serves clients, "calls", a handler whose methods they call, or "app", an App
+with a middleware and a lifespan around such a function.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import trio_ws
 from trio_ws.testing import MemoryListener
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from types import FrameType
 
 OURS = trio_ws.__file__.removesuffix("__init__.py")
@@ -82,7 +84,21 @@ async def called(listener: MemoryListener) -> None:
             await client.call("later")
 
 
-SCRIPTS: dict[str, tuple[Any, Any]] = {"echo": (echo, echoed), "calls": (Calls, called)}
+app = trio_ws.App()
+app.websocket("/")(echo)
+
+
+@app.middleware
+@app.lifespan
+async def nothing(ws_or_app: object) -> AsyncIterator[None]:
+    yield
+
+
+SCRIPTS: dict[str, tuple[Any, Any]] = {
+    "echo": (echo, echoed),
+    "calls": (Calls, called),
+    "app": (app, echoed),
+}
 
 
 async def main(script: str) -> None:

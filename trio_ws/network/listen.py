@@ -31,7 +31,15 @@ if TYPE_CHECKING:
     from trio_ws.wire.http import Request
     from trio_ws.wire.reader import RequestReader
 
-__all__ = ["accept_forever", "answer", "open_listeners", "read_request", "read_request_now", "secure"]
+__all__ = [
+    "accept_forever",
+    "answer",
+    "open_listeners",
+    "read_request",
+    "read_request_now",
+    "secure",
+    "send_response",
+]
 
 logger = logging.getLogger("trio_ws.network")
 
@@ -54,8 +62,18 @@ async def open_listeners(
     A Unix socket's file that nobody listens on any more is replaced.
 
     Raises:
-        OSError: the address is in use, or cannot be had.
+        OSError: the address is in use, or cannot be had; the text names it.
     """
+    try:
+        return await _open_listeners(port, host, unix_path)
+    except OSError as exc:
+        place = f"port {port} of {host or 'this machine'}" if unix_path is None else os.fspath(unix_path)
+        raise type(exc)(exc.errno, f"cannot listen on {place}: {exc.strerror or exc}") from exc
+
+
+async def _open_listeners(
+    port: int, host: str | None, unix_path: str | os.PathLike[str] | None
+) -> Sequence[trio.SocketListener]:
     if unix_path is None:
         if port == 0:
             return await _open_on_a_free_port(host)
@@ -212,12 +230,23 @@ def check_request(request: Request, options: Options) -> None:
 
 async def answer(transport: Transport, error: HTTPError, *, head_only: bool = False) -> None:
     """Send an HTTP error and close, letting the client read it."""
-    data = memoryview(http_response(error.status, error.headers, error.body, head_only=head_only))
+    response = http_response(error.status, error.headers, error.body, head_only=head_only)
+    await send_response(transport, response, _LINGER_SECONDS)
+
+
+async def send_response(transport: Transport, response: bytes, patience: float) -> None:
+    """Send an HTTP response and close, letting the client read it.
+
+    A client that takes not one byte for ``patience`` seconds loses the rest. Cancelled, it closes at once.
+    """
+    data = memoryview(response)
     try:
-        with trio.move_on_after(_LINGER_SECONDS):
+        with trio.move_on_after(patience) as scope:
             while data:
                 data = data[await transport.send_some(data) :]
+                scope.deadline = trio.current_time() + patience
             transport.end_writing()
+            scope.deadline = trio.current_time() + _LINGER_SECONDS
             left = _LINGER_BYTES
             while left > 0 and transport.self_reading:
                 received = await transport.receive()

@@ -13,8 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
-from typing import overload
+from typing import Any, TypeVar, overload
 from urllib.parse import parse_qs, unquote
+
+import msgspec
+
+from trio_ws.errors import MessageError
 
 __all__ = [
     "TOKEN",
@@ -27,6 +31,8 @@ __all__ = [
     "is_token",
     "require_str",
 ]
+
+T = TypeVar("T")
 
 TOKEN = r"[-!#$%&'*+.^_`|~0-9A-Za-z]"  # one character of a token, RFC 9110 section 5.6.2
 _is_token = re.compile(TOKEN + "+").fullmatch
@@ -115,13 +121,35 @@ class Request:
         body: the request's body; empty for a WebSocket handshake.
     """
 
-    __slots__ = ("_head", "body")
+    __slots__ = ("_head", "_path_params", "body")
 
-    def __init__(self, head: bytes, body: bytes = b"") -> None:
+    def __init__(self, head: bytes, body: bytes = b"", path_params: dict[str, Any] | None = None) -> None:
         # The head has been checked by one of the lanes: a request line, then one CRLF-ended line for each
         # header, unfolded, then an empty line.
         self._head = head
         self.body = body
+        self._path_params = path_params
+
+    @property
+    def path_params(self) -> dict[str, Any]:
+        """What the route of an `App` took from the path; empty without one."""
+        return self._path_params if self._path_params is not None else {}
+
+    @overload
+    def json(self) -> Any: ...
+    @overload
+    def json(self, type: type[T]) -> T: ...
+    def json(self, type: Any = Any) -> Any:
+        """The body decoded from JSON, and validated against ``type`` by msgspec.
+
+        Raises:
+            MessageError: the body is no JSON, or not of that type; the text has the path to the bad value.
+                Where an HTTP handler of an `App` lets it escape, the client gets it with status 400.
+        """
+        try:
+            return msgspec.json.decode(self.body, type=type)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise MessageError(f"the body is not the JSON that was asked for: {exc}", self) from exc
 
     @property
     def head(self) -> bytes:
