@@ -48,9 +48,9 @@ __all__ = ["ClientConnection", "WebSocketHandler"]
 
 logger = logging.getLogger("trio_ws.handler")
 
-#: A connection cannot hold up those who publish.
 _RESERVED = frozenset({SUBSCRIBE, UNSUBSCRIBE, METHODS})
 
+#: A connection cannot hold up those who publish.
 CONNECTION_POLICIES = ("disconnect", "drop_oldest", "drop_newest")
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         sys.stderr.write(
-            f"trio-ws: the command line needs {', '.join(missing)}; install with: pip install 'trio-ws[cli]'\n"
+            f"trio-ws: the command line needs {', '.join(missing)}; try: pip install 'trio-ws[cli]'\n"
         )
         return 2
     from trio_ws.cli.commands import run  # noqa: PLC0415 - it imports them

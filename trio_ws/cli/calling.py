@@ -9,7 +9,6 @@ import trio_ws
 from trio_ws.cli.failure import OK
 from trio_ws.cli.listing import not_found
 from trio_ws.cli.output import remark
-from trio_ws.cli.reaching import within
 
 if TYPE_CHECKING:
     from trio_ws import WebSocketClient
@@ -19,13 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["call", "call_once", "listen", "stream", "stream_once"]
 
 
-async def call(
-    place: Place, method: str, args: list[Any], kwargs: dict[str, Any], timeout: float | None, out: Output
-) -> int:
+async def call(place: Place, method: str, args: list[Any], kwargs: dict[str, Any], out: Output) -> int:
     """Call a method and print its value."""
-    with within(timeout):
-        async with place.client() as client:
-            await call_once(client, method, args, kwargs, out)
+    async with place.client() as client:
+        await call_once(client, method, args, kwargs, out)
     return OK
 
 
@@ -48,14 +44,12 @@ async def stream(
     method: str,
     args: list[Any],
     kwargs: dict[str, Any],
-    timeout: float | None,
     limit: int | None,
     out: Output,
 ) -> int:
     """Print the items of a stream."""
-    with within(timeout):
-        async with place.client() as client:
-            await stream_once(client, method, args, kwargs, limit, out)
+    async with place.client() as client:
+        await stream_once(client, method, args, kwargs, limit, out)
     return OK
 
 
@@ -84,18 +78,15 @@ async def stream_once(
         raise error from None
 
 
-async def listen(
-    place: Place, channels: tuple[str, ...], timeout: float | None, limit: int | None, out: Output
-) -> int:
+async def listen(place: Place, channels: tuple[str, ...], limit: int | None, out: Output) -> int:
     """Print what is published to channels."""
     count = 0
-    with within(timeout):
-        async with place.client() as client, client.subscribe(channels) as inbox:
-            remark(f"listening to {', '.join(channels)}")
-            async for packet in inbox:
-                out.packet(packet)
-                count += 1
-                if count == limit:
-                    return OK
+    async with place.client() as client, client.subscribe(channels) as inbox:
+        remark(f"listening to {', '.join(channels)}")
+        async for packet in inbox:
+            out.packet(packet)
+            count += 1
+            if count == limit:
+                return OK
     remark("the server closed the connection")
     return OK

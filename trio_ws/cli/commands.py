@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -50,14 +51,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as exc:
         remark(exc.format_message())
         return USAGE
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; at its end Python would complain about what is left.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
     except (Exception, KeyboardInterrupt, BaseExceptionGroup) as exc:
         cause = unwrap(exc)
         if isinstance(cause, KeyboardInterrupt | click.Abort):
             return INTERRUPTED
+        if isinstance(cause, BrokenPipeError):
+            # Whoever read the output has seen enough. At its end Python would complain about what is left.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return OK
         found = explain(cause)
         if found is None:
             raise
@@ -66,12 +67,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else OK
 
 
-def _run(main: Callable[[], Awaitable[int]]) -> int:
+def _run(main: Callable[[], Awaitable[int]], timeout: float | None = None) -> int:
     """Run a command that talks to a server. Ctrl+C cancels it, so that its connection is closed."""
 
     async def supervised() -> int:
         with trio_ws.cancel_on_signals(signal.SIGINT):
-            return await main()
+            with trio.fail_after(math.inf if timeout is None else timeout):
+                return await main()
         return INTERRUPTED
 
     return trio.run(supervised)
@@ -86,6 +88,18 @@ def cli() -> None:
 
     ARGS are JSON where they parse as JSON, else text. Results go to stdout, remarks and errors to stderr.
     """
+
+
+class _Asking(click.Command):
+    """A command whose arguments may be negative numbers, which click takes for options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        dashes = "--" in args
+        rest = super().parse_args(ctx, args)
+        for word in () if dashes else ctx.params.get("args") or ():
+            if word.startswith("-") and not isinstance(parse_value(word), int | float):
+                raise click.NoSuchOption(word, ctx=ctx)
+        return rest
 
 
 def _reaching(command: F) -> F:
@@ -192,7 +206,7 @@ def _connect(
     subprotocol: str | None,
     rpc: bool,
     expect: int | None,
-    timeout: float,  # noqa: ASYNC109 - no async function
+    timeout: float,
 ) -> int:
     """Send lines, print what comes.
 
@@ -204,7 +218,7 @@ def _connect(
     return _run(partial(talking.talk_rpc if rpc else talking.talk, place, wishes, Output(as_json=as_json)))
 
 
-@cli.command("call", epilog=_EXIT_CODES)
+@cli.command("call", cls=_Asking, context_settings={"ignore_unknown_options": True}, epilog=_EXIT_CODES)
 @click.argument("url")
 @click.argument("method")
 @click.argument("args", nargs=-1)
@@ -223,10 +237,10 @@ def _call(
 ) -> int:
     """Call a method and print its value. Write -- before arguments that begin with a dash."""
     place, given = _place(url, headers, cafile), _arguments(args, kwargs)
-    return _run(partial(calling.call, place, method, *given, timeout, Output(as_json=as_json)))
+    return _run(partial(calling.call, place, method, *given, Output(as_json=as_json)), timeout)
 
 
-@cli.command("stream", epilog=_EXIT_CODES)
+@cli.command("stream", cls=_Asking, context_settings={"ignore_unknown_options": True}, epilog=_EXIT_CODES)
 @click.argument("url")
 @click.argument("method")
 @click.argument("args", nargs=-1)
@@ -247,7 +261,7 @@ def _stream(
 ) -> int:
     """Print the items of a stream. Write -- before arguments that begin with a dash."""
     place, given = _place(url, headers, cafile), _arguments(args, kwargs)
-    return _run(partial(calling.stream, place, method, *given, timeout, limit, Output(as_json=as_json)))
+    return _run(partial(calling.stream, place, method, *given, limit, Output(as_json=as_json)), timeout)
 
 
 @cli.command("listen", epilog=_EXIT_CODES)
@@ -267,7 +281,7 @@ def _listen(
 ) -> int:
     """Print what is published to channels; a CHANNEL may be a glob, in quotes."""
     place = _place(url, headers, cafile)
-    return _run(partial(calling.listen, place, channels, timeout, limit, Output(as_json=as_json)))
+    return _run(partial(calling.listen, place, channels, limit, Output(as_json=as_json)), timeout)
 
 
 @cli.command("bench", epilog=_EXIT_CODES)
@@ -293,7 +307,7 @@ def _bench(
     connections: int,
     messages: int,
     size: int,
-    timeout: float,  # noqa: ASYNC109 - no async function
+    timeout: float,
     headers: tuple[str, ...],
     cafile: str | None,
     as_json: bool,

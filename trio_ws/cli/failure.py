@@ -140,7 +140,7 @@ def on_one_line(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with control characters written out, so that it cannot steer a terminal; tabs and line ends stay."""
+    """The text with its control characters written out, but for tabs and line ends."""
     if text.isprintable():
         return text
     return "".join(

@@ -29,6 +29,12 @@ def remark(text: str) -> None:
     sys.stderr.flush()
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the program here with exit code 1."""
+        raise BrokenPipeError
+
+
 class Output:
     """Where results go.
 
@@ -39,7 +45,7 @@ class Output:
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
         # Without a file of its own it writes to what sys.stdout is at the time, which a prompt replaces.
-        self.console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self.console = _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._highlighter = JSONHighlighter()
 
     def record(self, **fields: Any) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import ssl
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import trio
-
 import trio_ws
 from trio_ws.cli.failure import USAGE, Failure
+from trio_ws.network.connect import Opening
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from contextlib import AbstractAsyncContextManager
 
-__all__ = ["Place", "within"]
+__all__ = ["Place"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +37,29 @@ class Place:
 
         Raises:
             Failure: a header, the certificates or the subprotocol cannot be used.
+            InvalidURIError: the URL is none.
         """
         try:
-            return trio_ws.WebSocketClient(self.url, dialect=self.subprotocol, **self._common())
+            return trio_ws.WebSocketClient(self.url, dialect=self.subprotocol, **self._common(()))
+        except trio_ws.InvalidURIError:
+            raise
         except ValueError as exc:
             raise Failure(str(exc), USAGE) from exc
 
     def connect(self, **more: Any) -> AbstractAsyncContextManager[trio_ws.WebSocket]:
         """For messages. Raises as `client`."""
         subprotocols = () if self.subprotocol is None else (self.subprotocol,)
-        return trio_ws.connect(self.url, subprotocols=subprotocols, **more, **self._common())
+        return trio_ws.connect(self.url, subprotocols=subprotocols, **more, **self._common(subprotocols))
 
-    def _common(self) -> dict[str, Any]:
-        return {"headers": self.headers, "ssl_context": self._context()}
+    def _common(self, subprotocols: tuple[str, ...]) -> dict[str, Any]:
+        context = self._context()
+        try:  # made only to find out what may be wrong with them
+            Opening(self.url, subprotocols, self.headers, ssl_context=context)
+        except trio_ws.InvalidURIError:
+            raise
+        except ValueError as exc:
+            raise Failure(str(exc), USAGE) from exc
+        return {"headers": self.headers, "ssl_context": context}
 
     def _context(self) -> ssl.SSLContext | None:
         if self.cafile is None:
@@ -60,8 +68,3 @@ class Place:
             return ssl.create_default_context(cafile=self.cafile)
         except OSError as exc:  # ssl's own errors are such, too
             raise Failure(f"--cafile {self.cafile} cannot be used: {exc}", USAGE) from exc
-
-
-def within(seconds: float | None) -> AbstractContextManager[object]:
-    """`trio.fail_after`, or no limit."""
-    return nullcontext() if seconds is None else trio.fail_after(seconds)

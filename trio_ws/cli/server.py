@@ -81,7 +81,10 @@ def serve(wishes: Serving, out: Output) -> int:
         raise Failure(f"{wishes.target} cannot be served: {exc}", USAGE) from exc
     except ValueError as exc:
         raise Failure(str(exc), USAGE) from exc
-    trio.run(_serve_here if wishes.workers == 1 else _serve_in_workers, wishes, make_server, out)
+    if wishes.workers == 1:
+        trio.run(_serve_here, wishes, make_server, out)
+    else:
+        trio.run(_serve_in_workers, wishes, out)
     return OK
 
 
@@ -92,9 +95,7 @@ async def _serve_here(wishes: Serving, make_server: partial[trio_ws.WebSocketSer
             await server.serve_forever()
 
 
-async def _serve_in_workers(
-    wishes: Serving, make_server: partial[trio_ws.WebSocketServer], out: Output
-) -> None:
+async def _serve_in_workers(wishes: Serving, out: Output) -> None:
     serve_them = partial(
         trio_ws.serve_processes,
         wishes.target,

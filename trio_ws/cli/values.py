@@ -39,7 +39,9 @@ def parse_kwargs(text: str) -> dict[str, Any]:
     """
     found = parse_value(text)
     if not isinstance(found, dict):
-        raise ValueError(f"{text!r} is no JSON object such as '{{\"name\": 1}}'")
+        raise ValueError(  # noqa: TRY004 - of the value that a person gave
+            f"{text!r} is no JSON object such as '{{\"name\": 1}}'"
+        )
     return found
 
 

@@ -1,0 +1,69 @@
+"""serve --reload: real changes of real files."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+import trio
+
+from tests.kit.commands import GUARD, environment, program, run_program
+from trio_ws.cli.reloading import Watcher
+
+SAYS = "async def serve(ws):\n    await ws.send('{}')\n"
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    assert process.stderr is not None
+    while line := process.stderr.readline():
+        if text in line:
+            return line
+    raise AssertionError(f"{text!r} never came")
+
+
+def test_a_change_brings_a_fresh_server(tmp_path: Path) -> None:
+    module = tmp_path / "chat.py"
+    module.write_text(SAYS.format("first"))
+    with subprocess.Popen(
+        program("serve", "chat:serve", "--port", "0", "--reload", "--log-level", "warning"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=environment(),
+    ) as process:
+        try:
+            assert process.stdout is not None
+
+            def said() -> str:
+                url = process.stdout.readline().split()[-1]  # type: ignore[union-attr]
+                return run_program("connect", url, "--expect", "1").stdout
+
+            assert said() == "first\n"
+            module.write_text(SAYS.format("second"))
+            assert str(module) in read_until(process, "restarting")
+            assert said() == "second\n"
+            module.write_text("def serve(:")
+            read_until(process, "has ended with exit code 2")
+            module.write_text(SAYS.format("third"))
+            assert said() == "third\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(GUARD) == 0
+            assert process.stdout.read() == ""  # the last server has gone, too
+        finally:
+            process.kill()
+
+
+async def test_only_python_files_count(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    with trio.fail_after(GUARD):
+        async with trio.open_nursery() as nursery:
+            watcher = Watcher(str(tmp_path))
+            await nursery.start(watcher.run)
+            for name in ("notes.txt", ".git/hook.py", "below/a.py"):
+                (tmp_path / name).parent.mkdir(exist_ok=True)
+                (tmp_path / name).write_text("")
+            assert await watcher.changes() == [str(tmp_path / "below" / "a.py")]
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,147 @@
+"""``trio-ws`` as a process of its own: at a terminal, or with pipes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import subprocess
+import sys
+import termios
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+__all__ = ["GUARD", "ROOT", "Terminal", "at_a_terminal", "program", "run_program", "serving_process"]
+
+ROOT = Path(__file__).parents[2]
+#: Seconds after which a test counts as hung: it starts interpreters, on a machine that may be busy.
+GUARD = 90
+
+
+def program(*arguments: str) -> list[str]:
+    """The command line."""
+    return [sys.executable, "-W", "error", "-m", "trio_ws", *arguments]
+
+
+def run_program(*arguments: str, lines: str = "", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with these lines in its stdin."""
+    return subprocess.run(
+        program(*arguments),
+        input=lines,
+        capture_output=True,
+        text=True,
+        timeout=GUARD,
+        check=False,
+        cwd=cwd,
+        env=environment(),
+    )
+
+
+def environment(**more: str) -> dict[str, str]:
+    """That of the tests, where this package is found from any folder."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **more}
+
+
+@contextmanager
+def serving_process(*arguments: str, cwd: Path = ROOT) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """``trio-ws serve`` on a free port, and the URL that it announces; it is killed in the end."""
+    with subprocess.Popen(
+        program("serve", *arguments, "--port", "0"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=environment(),
+    ) as process:
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            assert line, process.communicate()[1]
+            yield process, line.split()[-1]
+        finally:
+            process.kill()
+
+
+class Terminal:
+    """The other end of a program's terminal."""
+
+    def __init__(self, fd: int, process: trio.Process) -> None:
+        self.fd = fd
+        self.process = process
+        self.screen = ""
+        self._seen = 0
+
+    def type(self, text: str) -> None:
+        """Press keys."""
+        os.write(self.fd, text.encode())
+
+    async def shows(self, text: str) -> None:
+        """Wait until it has shown this, after what was waited for before."""
+        while (place := self.screen.find(text, self._seen)) < 0:
+            await trio.lowlevel.wait_readable(self.fd)
+            try:
+                piece = os.read(self.fd, 65536)
+            except OSError:  # the program has closed the last descriptor
+                piece = b""
+            assert piece, f"{text!r} never came: {self.screen!r}"
+            self.screen += piece.decode(errors="replace")
+        self._seen = place + len(text)
+
+    async def end(self) -> int:
+        """Wait for the end of the program; its exit code."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read_on)
+            code = await self.process.wait()
+            nursery.cancel_scope.cancel()
+        return code
+
+    async def _read_on(self) -> None:
+        """What nobody reads would hold up the program."""
+        while True:
+            await trio.lowlevel.wait_readable(self.fd)
+            try:
+                piece = os.read(self.fd, 65536)
+            except OSError:
+                return
+            if not piece:
+                return
+            self.screen += piece.decode(errors="replace")
+
+
+def _take_terminal() -> None:
+    """In the program's process: Ctrl+C at the terminal is for it."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@asynccontextmanager
+async def at_a_terminal(*arguments: str, **environ: str) -> AsyncIterator[Terminal]:
+    """A command at a pseudo-terminal."""
+    ours, theirs = pty.openpty()
+    try:
+        process = await trio.lowlevel.open_process(
+            program(*arguments),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=ROOT,
+            start_new_session=True,
+            preexec_fn=_take_terminal,  # noqa: PLW1509 - no thread runs here that could hold a lock
+            env=environment(TERM="xterm", PROMPT_TOOLKIT_NO_CPR="1", COLUMNS="100", LINES="30", **environ),
+        )
+        os.close(theirs)
+        try:
+            with trio.fail_after(GUARD):
+                yield Terminal(ours, process)
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+    finally:
+        os.close(ours)
