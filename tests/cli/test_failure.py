@@ -71,5 +71,7 @@ def test_one_cause_leaves_its_groups() -> None:
     assert unwrap(ExceptionGroup("", [ExceptionGroup("", [inner])])) is inner
     two = ExceptionGroup("", [inner, KeyError()])
     assert unwrap(two) is two
+    own = Failure("because")
+    assert unwrap(ExceptionGroup("", [trio_ws.ConnectionClosedError(), own])) is own
     struck = KeyboardInterrupt()
     assert unwrap(BaseExceptionGroup("", [inner, BaseExceptionGroup("", [struck])])) is struck

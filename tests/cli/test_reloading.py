@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
-from tests.kit.commands import GUARD, environment, program, run_program
+from tests.kit.commands import GUARD, environment, exchange, program
 from trio_ws.cli.reloading import Watcher
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SAYS = "async def serve(ws):\n    await ws.send('{}')\n"
 
@@ -37,18 +40,19 @@ def test_a_change_brings_a_fresh_server(tmp_path: Path) -> None:
         try:
             assert process.stdout is not None
 
-            def said() -> str:
-                url = process.stdout.readline().split()[-1]  # type: ignore[union-attr]
-                return run_program("connect", url, "--expect", "1").stdout
+            announced = process.stdout
 
-            assert said() == "first\n"
+            def said() -> str | None:
+                return exchange(announced.readline().split()[-1])
+
+            assert said() == "first"
             module.write_text(SAYS.format("second"))
             assert str(module) in read_until(process, "restarting")
-            assert said() == "second\n"
+            assert said() == "second"
             module.write_text("def serve(:")
             read_until(process, "has ended with exit code 2")
             module.write_text(SAYS.format("third"))
-            assert said() == "third\n"
+            assert said() == "third"
             process.send_signal(signal.SIGTERM)
             assert process.wait(GUARD) == 0
             assert process.stdout.read() == ""  # the last server has gone, too

@@ -7,15 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trustme
 
 import trio_ws
-from tests.kit.commands import GUARD, environment, program, run_program, serving_process
+from tests.kit.commands import GUARD, environment, exchange, program, serving_process
 from trio_ws.cli import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TARGETS = "tests.kit.cli_targets"
 
@@ -24,7 +27,7 @@ TARGETS = "tests.kit.cli_targets"
 def test_a_signal_drains(number: signal.Signals) -> None:
     async def told(process: subprocess.Popen[str], url: str) -> int | None:
         with trio.fail_after(GUARD):
-            async with trio_ws.connect(f"{url}echo") as ws:
+            async with trio_ws.connect(f"{url}/echo") as ws:
                 await ws.send("hello")
                 assert await ws.receive_text() == "hello"
                 process.send_signal(number)
@@ -36,12 +39,12 @@ def test_a_signal_drains(number: signal.Signals) -> None:
         assert process.wait(GUARD) == 0
 
 
-@pytest.mark.parametrize("target", ["echo", "Calls", "app"])
+@pytest.mark.parametrize("target", ["echo", "Calls"])  # an App is served all along
 def test_every_kind_of_target(target: str) -> None:
+    request = '{"jsonrpc":"2.0","method":"add","params":[1,2],"id":1}'
+    answer = '{"jsonrpc":"2.0","result":3,"id":1}' if target == "Calls" else request
     with serving_process(f"{TARGETS}:{target}") as (_, url):
-        where = f"{url}echo" if target == "app" else url
-        done = run_program("connect", where, *(["--rpc"] if target == "Calls" else []), lines="same 1\n")
-        assert done.stdout == ("[[1],{}]\n" if target == "Calls" else "same 1\n")
+        assert exchange(url, request) == answer
 
 
 def test_several_processes() -> None:
@@ -49,12 +52,12 @@ def test_several_processes() -> None:
         said = json.loads(line)
         assert said["workers"] == 2
         assert said["target"] == f"{TARGETS}:app"
-        assert run_program("connect", f"{said['url']}echo", lines="one\n").stdout == "one\n"
+        assert exchange(f"{said['url']}/echo", "one") == "one"
         process.send_signal(signal.SIGTERM)
         assert process.wait(GUARD) == 0
 
 
-def test_tls(tmp_path: Path) -> None:
+def test_tls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -63,11 +66,9 @@ def test_tls(tmp_path: Path) -> None:
     files = ["--ssl-certfile", str(tmp_path / "cert.pem"), "--ssl-keyfile", str(tmp_path / "key.pem")]
     with serving_process(f"{TARGETS}:echo", *files) as (_, url):
         assert url.startswith("wss://")
-        trusting = run_program("connect", url, "--cafile", str(tmp_path / "ca.pem"), lines="one\n")
-        assert (trusting.stdout, trusting.stderr) == ("one\n", "")
-        asked = run_program("call", url, "add")
-        assert asked.returncode == 3
-        assert "--cafile" in asked.stderr
+        assert main(["bench", url, "--messages", "1", "--cafile", str(tmp_path / "ca.pem")]) == 0
+        assert main(["call", url, "add"]) == 3
+        assert "--cafile" in capsys.readouterr().err
 
 
 def test_a_module_that_lies_here(tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_a_module_that_lies_here(tmp_path: Path) -> None:
         try:
             assert process.stdout is not None
             url = process.stdout.readline().split()[-1]
-            assert run_program("connect", url, "--expect", "1").stdout == "hello from chat\n"
+            assert exchange(url) == "hello from chat"
         finally:
             process.kill()
 

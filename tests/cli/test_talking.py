@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
 from tests.kit.commands import at_a_terminal, run_program
 from trio_ws.cli import main
@@ -15,6 +15,7 @@ from trio_ws.cli.prompt import MethodCompleter, history_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -94,8 +95,8 @@ def test_calls_where_nothing_is_listed(connect: Callable[..., tuple[int, str, st
 
 
 def test_a_call_without_an_answer(connect: Callable[..., tuple[int, str, str]]) -> None:
-    code, out, err = connect("/rpc", "wait\nadd 1\n", "--rpc", "--timeout", "1")
-    assert (code, out) == (4, "2\n")
+    code, out, err = connect("/rpc", "wait\nadd 1\n", "--rpc", "--timeout", "0.5")
+    assert (code, out) == (4, "it waits\n2\n")
     assert "--timeout" in err
 
 
@@ -137,26 +138,27 @@ async def test_messages_at_a_terminal(url: str, tmp_path: Path) -> None:
     history = str(tmp_path / "history")
     async with at_a_terminal("connect", f"{url}/shout", TRIO_WS_HISTORY=history) as terminal:
         await terminal.shows("Ctrl+D ends")
-        await terminal.shows("> ")
+        await terminal.shows("\x1b[?2004h")
         terminal.type("hello\r")
         await terminal.shows("hello!")
         terminal.type("\x1b[A\r")  # arrow up: from the history
         await terminal.shows("hello!")
         terminal.type("\x04")
         assert await terminal.end() == 0
-    assert "+hello" in Path(history).read_text()
-    assert Path(history).stat().st_mode & 0o077 == 0
+    assert "+hello" in await trio.Path(history).read_text()
+    assert (await trio.Path(history).stat()).st_mode & 0o077 == 0
 
 
 async def test_calls_at_a_terminal(url: str) -> None:
     async with at_a_terminal("connect", f"{url}/rpc", "--rpc", TRIO_WS_HISTORY="") as terminal:
         await terminal.shows("? lists the methods")
-        await terminal.shows("> ")
-        terminal.type("ad\t 20 22\r")  # the method is completed
+        await terminal.shows("\x1b[?2004h")
+        terminal.type("ad")
+        await terminal.shows("Add two numbers.")
+        terminal.type("\t 20 22\r")  # the method is completed
         await terminal.shows("42")
         terminal.type("wait\r")
-        await terminal.shows("wait")
-        await terminal.shows("\x1b[?2004l")  # the line is taken: the terminal is as it was
+        await terminal.shows("it waits")
         terminal.type("\x03")
         await terminal.shows("cancelled")
         terminal.type("add 1 98\r")

@@ -83,4 +83,4 @@ def test_any_line_is_a_call_or_is_refused(line: str) -> None:
         call = parse_line(line)
     except ValueError:
         return
-    assert line.split()[0].removeprefix("*") == call.method
+    assert line.split(maxsplit=1)[0].removeprefix("*") == call.method

@@ -97,6 +97,7 @@ class Calls(trio_ws.WebSocketHandler):
 
     @trio_ws.rpc_method()
     async def wait(self, connection: trio_ws.ClientConnection) -> None:
+        await connection.send("it waits")
         await trio.sleep_forever()
 
     @trio_ws.rpc_method()

@@ -10,18 +10,30 @@ import sys
 import termios
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
+
+import trio_ws
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-__all__ = ["GUARD", "ROOT", "Terminal", "at_a_terminal", "program", "run_program", "serving_process"]
+__all__ = [
+    "GUARD",
+    "ROOT",
+    "Terminal",
+    "at_a_terminal",
+    "environment",
+    "exchange",
+    "program",
+    "run_program",
+    "serving_process",
+]
 
 ROOT = Path(__file__).parents[2]
 #: Seconds after which a test counts as hung: it starts interpreters, on a machine that may be busy.
-GUARD = 90
+GUARD = 60
 
 
 def program(*arguments: str) -> list[str]:
@@ -61,12 +73,27 @@ def serving_process(*arguments: str, cwd: Path = ROOT) -> Iterator[tuple[subproc
         env=environment(),
     ) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         try:
             line = process.stdout.readline()
             assert line, process.communicate()[1]
             yield process, line.split()[-1]
         finally:
             process.kill()
+
+
+def exchange(url: str, *messages: str, **more: Any) -> str | None:
+    """Send messages to a server; the text of its last answer, or its first message."""
+
+    async def talk() -> str | None:
+        with trio.fail_after(GUARD):
+            async with trio_ws.connect(url, **more) as ws:
+                for message in messages:
+                    await ws.send(message)
+                received = [await ws.recv() for _ in messages or ("",)]
+                return str(received[-1].text) if received[-1] is not None else None
+
+    return trio.run(talk)
 
 
 class Terminal:
@@ -132,13 +159,15 @@ async def at_a_terminal(*arguments: str, **environ: str) -> AsyncIterator[Termin
             stderr=theirs,
             cwd=ROOT,
             start_new_session=True,
-            preexec_fn=_take_terminal,  # noqa: PLW1509 - no thread runs here that could hold a lock
+            preexec_fn=_take_terminal,
             env=environment(TERM="xterm", PROMPT_TOOLKIT_NO_CPR="1", COLUMNS="100", LINES="30", **environ),
         )
         os.close(theirs)
         try:
-            with trio.fail_after(GUARD):
-                yield Terminal(ours, process)
+            terminal = Terminal(ours, process)
+            with trio.move_on_after(GUARD) as timer:
+                yield terminal
+            assert not timer.cancelled_caught, f"it hung: {terminal.screen!r}"
         finally:
             process.kill()
             with trio.CancelScope(shield=True):

@@ -125,13 +125,21 @@ def _explain_connecting(exc: trio_ws.ConnectionFailedError) -> str:
 
 
 def unwrap(exc: BaseException) -> BaseException:
-    """The one cause inside groups of one; Ctrl+C wherever it is."""
-    while isinstance(exc, BaseExceptionGroup):
-        struck = exc.subgroup(KeyboardInterrupt)
-        if struck is None and len(exc.exceptions) > 1:
-            break
-        exc = (struck or exc).exceptions[0]
-    return exc
+    """The cause inside of groups: Ctrl+C wherever it is; of several that can be explained, the first."""
+    causes = _leaves(exc)
+    struck = [one for one in causes if isinstance(one, KeyboardInterrupt)]
+    if struck:
+        return struck[0]
+    if len(causes) > 1 and not all(isinstance(one, BrokenPipeError) or explain(one) for one in causes):
+        return exc
+    # Our own words before those of what broke because of them.
+    return next((one for one in causes if isinstance(one, Failure)), causes[0])
+
+
+def _leaves(exc: BaseException) -> list[BaseException]:
+    if isinstance(exc, BaseExceptionGroup):
+        return [leaf for one in exc.exceptions for leaf in _leaves(one)]
+    return [exc]
 
 
 def on_one_line(text: str) -> str:

@@ -47,6 +47,8 @@ class Output:
         # Without a file of its own it writes to what sys.stdout is at the time, which a prompt replaces.
         self.console = _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._highlighter = JSONHighlighter()
+        # NO_COLOR is about all styles; rich would still print bold.
+        self._styled = self.console.is_terminal and not self.console.no_color
 
     def record(self, **fields: Any) -> None:
         """One JSON object."""
@@ -55,8 +57,16 @@ class Output:
 
     def line(self, text: str, style: str = "") -> None:
         """One line for people; more where the text has more."""
-        shown = printable(text) if self.console.is_terminal else text
-        self.console.print(Text(shown, style=style), soft_wrap=True)
+        self._print(Text(self._safe(text), style=style))
+
+    def _safe(self, text: str) -> str:
+        return printable(text) if self.console.is_terminal else text
+
+    def _print(self, text: Text) -> None:
+        if self._styled:
+            self.console.print(text, soft_wrap=True)
+        else:
+            sys.stdout.write(f"{text.plain}\n")
         sys.stdout.flush()
 
     def value(self, key: str, value: Any) -> None:
@@ -69,11 +79,7 @@ class Output:
             written = _json(value)
             if isinstance(value, dict | list) and len(written) > 78:
                 written = msgspec.json.format(written, indent=2)
-            if self.console.is_terminal:
-                self.console.print(self._highlighter(Text(printable(written))), soft_wrap=True)
-                sys.stdout.flush()
-            else:
-                self.line(written)
+            self._print(self._highlighter(Text(self._safe(written))))
 
     def message(self, message: WebSocketMessage) -> None:
         """A message of a plain WebSocket."""
@@ -94,10 +100,7 @@ class Output:
         elif packet.channel is not None:
             name = on_one_line(packet.channel)
             text = packet.data if isinstance(packet.data, str) else _json(packet.data)
-            shown = Text(f"{name}: ", style="cyan")
-            shown.append(printable(text) if self.console.is_terminal else text, style="default")
-            self.console.print(shown, soft_wrap=True)
-            sys.stdout.flush()
+            self._print(Text.assemble((f"{name}: ", "cyan"), self._safe(text)))
         else:
             self.value("data", packet.data)
 

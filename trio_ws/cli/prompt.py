@@ -67,6 +67,7 @@ class Prompt:
     def __init__(self, completer: Completer | None, history: Path | None) -> None:
         kept: History = InMemoryHistory() if history is None else FileHistory(str(history))
         self._session: PromptSession[str] = PromptSession("> ", history=kept, completer=completer)
+        self._asking = False
         self._over = False
 
     async def next(self) -> str | None:
@@ -76,10 +77,12 @@ class Prompt:
             KeyboardInterrupt: Ctrl+C.
         """
         line: str | None = None
+        self._asking = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._leave_when_cancelled)
             with trio.CancelScope(shield=True), suppress(EOFError):
                 line = await trio.to_thread.run_sync(self._ask)
+            self._asking = False
             nursery.cancel_scope.cancel()
         return line
 
@@ -90,9 +93,9 @@ class Prompt:
         try:
             await trio.sleep_forever()
         finally:
-            self._over = True
+            self._over = self._asking
             loop = self._session.app.loop
-            if loop is not None:
+            if self._over and loop is not None:
                 with suppress(RuntimeError):  # it has just come to its end
                     loop.call_soon_threadsafe(self._leave_if_over)
 
