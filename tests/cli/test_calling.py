@@ -6,11 +6,16 @@ import json
 import signal
 import socket
 import subprocess
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.kit.commands import GUARD, at_a_terminal, environment, program, run_program
 from trio_ws.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def test_call_as_a_process(url: str) -> None:
@@ -151,39 +156,44 @@ def test_whoever_reads_a_stream_may_stop(url: str) -> None:
         assert process.wait(GUARD) == 0
 
 
-def test_ctrl_c(url: str) -> None:
-    with subprocess.Popen(
-        program("listen", f"{url}/rpc", "news"), stderr=subprocess.PIPE, env=environment(), text=True
-    ) as process:
-        assert process.stderr is not None
-        assert process.stderr.readline() == "trio-ws: listening to news\n"
+def test_listen_until_ctrl_c(url: str) -> None:
+    with listening(url, "news.*") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "news.tech: hello\n"
+        assert process.stdout.readline() == 'news.tech: {"a":1}\n'
         process.send_signal(signal.SIGINT)
-        assert process.stderr.read() == ""
+        assert process.communicate() == ("", "")
         assert process.wait(GUARD) == 130
 
 
-@pytest.mark.parametrize(
-    ("flag", "printed"),
-    [
-        ([], 'news.tech: hello\nnews.tech: {"a":1}\n'),
-        (["--json"], '{"channel":"news.tech","data":"hello"}\n{"channel":"news.tech","data":{"a":1}}\n'),
-    ],
-)
-def test_listen(url: str, flag: list[str], printed: str) -> None:
+def test_listen_to_so_many(url: str) -> None:
+    with listening(url, "news.tech", "news.rest", "--limit", "2", "--json") as process:
+        assert process.stdout is not None
+        assert process.stdout.read().splitlines() == [
+            '{"channel":"news.tech","data":"hello"}',
+            '{"channel":"news.tech","data":{"a":1}}',
+        ]
+        assert process.wait(GUARD) == 0
+
+
+@contextmanager
+def listening(url: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that listens, and has been told two things."""
     with subprocess.Popen(
-        program("listen", f"{url}/rpc", "news.*", "--limit", "2", *flag),
+        program("listen", f"{url}/rpc", *words),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(),
         text=True,
     ) as process:
-        assert process.stderr is not None
-        assert process.stdout is not None
-        process.stderr.readline()  # it listens
-        for data in ("hello", '{"a": 1}'):
-            assert main(["call", f"{url}/rpc", "tell", "news.tech", data]) == 0
-        assert process.stdout.read() == printed
-        assert process.wait(GUARD) == 0
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith("trio-ws: listening to news.")
+            for data in ("hello", '{"a": 1}'):
+                assert main(["call", f"{url}/rpc", "tell", "news.tech", data]) == 0
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(
@@ -201,10 +211,7 @@ def test_listening_in_vain(
     assert text in capsys.readouterr().err
 
 
-async def test_colours_are_for_terminals(url: str) -> None:
-    async with at_a_terminal("call", f"{url}/rpc", "same", "1") as terminal:
-        assert await terminal.end() == 0
-    assert "\x1b[" in terminal.screen
+async def test_no_color(url: str) -> None:
     async with at_a_terminal("call", f"{url}/rpc", "same", "\x1b[2J", NO_COLOR="1") as terminal:
         assert await terminal.end() == 0
     assert terminal.screen.split() == [r'[["\u001b[2J"],{}]']

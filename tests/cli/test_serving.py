@@ -23,28 +23,38 @@ if TYPE_CHECKING:
 TARGETS = "tests.kit.cli_targets"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains(number: signal.Signals) -> None:
+REQUEST = '{"jsonrpc":"2.0","method":"add","params":[1,2],"id":1}'
+ANSWER = '{"jsonrpc":"2.0","result":3,"id":1}'
+
+
+@pytest.mark.parametrize(
+    ("target", "answer", "number"),
+    [("Calls", ANSWER, signal.SIGTERM), ("echo", REQUEST, signal.SIGINT)],  # an App is served all along
+)
+def test_a_signal_drains(target: str, answer: str, number: signal.Signals) -> None:
     async def told(process: subprocess.Popen[str], url: str) -> int | None:
         with trio.fail_after(GUARD):
-            async with trio_ws.connect(f"{url}/echo") as ws:
-                await ws.send("hello")
-                assert await ws.receive_text() == "hello"
+            async with trio_ws.connect(url) as ws:
+                await ws.send(REQUEST)
+                assert await ws.receive_text() == answer
                 process.send_signal(number)
                 assert await ws.recv() is None
                 return ws.close_code
 
-    with serving_process(f"{TARGETS}:app") as (process, url):
+    with serving_process(f"{TARGETS}:{target}") as (process, url):
         assert trio.run(told, process, url) == 1001
         assert process.wait(GUARD) == 0
 
 
-@pytest.mark.parametrize("target", ["echo", "Calls"])  # an App is served all along
-def test_every_kind_of_target(target: str) -> None:
-    request = '{"jsonrpc":"2.0","method":"add","params":[1,2],"id":1}'
-    answer = '{"jsonrpc":"2.0","result":3,"id":1}' if target == "Calls" else request
-    with serving_process(f"{TARGETS}:{target}") as (_, url):
-        assert exchange(url, request) == answer
+def test_an_exception_shows_itself_with_debug() -> None:
+    with serving_process(f"{TARGETS}:broken", "--debug") as (process, url):
+        with pytest.raises(trio_ws.ConnectionClosedError):
+            exchange(url, "go")
+        assert process.stderr is not None
+        lines = process.stderr.read().splitlines()
+        assert process.wait(GUARD) == 1
+    assert "FileNotFoundError: the list of users" in lines
+    assert lines[-1] == "trio-ws: the server broke; its exception stands above"
 
 
 def test_several_processes() -> None:

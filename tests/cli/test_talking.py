@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,16 +21,19 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def connect(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """Run ``connect`` in this process, with a file for its stdin: exit code, stdout, stderr."""
+    """Run ``connect`` in this process, with a pipe for its stdin: exit code, stdout, stderr."""
 
     def run(where: str, lines: str, *options: str) -> tuple[int, str, str]:
-        (tmp_path / "lines").write_text(lines)
-        with (tmp_path / "lines").open() as stdin:
+        reading, writing = os.pipe()
+        os.write(writing, lines.encode())
+        os.close(writing)
+        with os.fdopen(reading) as stdin:
             monkeypatch.setattr("sys.stdin", stdin)
             code = main(["connect", f"{url}{where}", *options])
-        return code, *capsys.readouterr()
+        out, err = capsys.readouterr()
+        return code, out, err
 
     return run
 
@@ -42,17 +46,22 @@ def test_a_pipe(url: str) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("one\n\ntwo\nthree\n", "", 0)
 
 
-def test_calls_from_a_pipe(url: str) -> None:
-    done = run_program("connect", f"{url}/rpc", "--rpc", lines='add 1 b=2\n\ncount_to 2\nsame "a b"\n')
-    assert (done.stdout, done.stderr, done.returncode) == ('3\n1\n2\n[["a b"],{}]\n', "", 0)
+def test_calls_from_a_pipe(connect: Callable[..., tuple[int, str, str]]) -> None:
+    printed = '3\n1\n2\n[["a b"],{}]\n'
+    assert connect("/rpc", 'add 1 b=2\n\ncount_to 2\nsame "a b"\n', "--rpc") == (0, printed, "")
 
 
-def test_a_file(connect: Callable[..., tuple[int, str, str]]) -> None:
-    assert connect("/echo", "one\ntwo\n", "--json") == (
-        0,
-        '{"type":"text","text":"one"}\n{"type":"text","text":"two"}\n',
-        "",
-    )
+def test_a_file(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lines").write_text("one\ntwo")
+    with (tmp_path / "lines").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert main(["connect", f"{url}/echo", "--json"]) == 0
+    assert capsys.readouterr().out == '{"type":"text","text":"one"}\n{"type":"text","text":"two"}\n'
+
+
+def test_no_lines(connect: Callable[..., tuple[int, str, str]]) -> None:
     assert connect("/echo", "") == (0, "", "")
 
 
@@ -156,7 +165,7 @@ async def test_calls_at_a_terminal(url: str) -> None:
         terminal.type("ad")
         await terminal.shows("Add two numbers.")
         terminal.type("\t 20 22\r")  # the method is completed
-        await terminal.shows("42")
+        await terminal.shows("\x1b[1;36m42")  # in colour
         terminal.type("wait\r")
         await terminal.shows("it waits")
         terminal.type("\x03")
@@ -212,7 +221,7 @@ def test_where_the_history_is(tmp_path: Path) -> None:
     assert history_file({"TRIO_WS_HISTORY": ""}) is None
     named = history_file({"TRIO_WS_HISTORY": str(tmp_path / "a" / "lines")})
     assert named == tmp_path / "a" / "lines"
-    assert named.exists()
+    assert (tmp_path / "a" / "lines").exists()
     assert history_file({"XDG_STATE_HOME": str(tmp_path)}) == tmp_path / "trio-ws" / "history"
     assert history_file({"TRIO_WS_HISTORY": str(tmp_path)}) is None  # a folder
 

@@ -128,4 +128,11 @@ class Silent(trio_ws.WebSocketHandler):
 app.mount("/rpc", Calls)
 app.mount("/silent", Silent)
 
+
+async def broken(ws: trio_ws.WebSocket) -> None:
+    """Raise what a command would else take for an error of its own."""
+    await ws.recv()
+    raise FileNotFoundError("the list of users")
+
+
 NUMBER = 7

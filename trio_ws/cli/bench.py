@@ -71,6 +71,7 @@ def percentile(ordered: list[float], share: float) -> float:
 
 async def bench(place: Place, wishes: BenchWishes, out: Output) -> int:
     """Measure, and print what came out."""
+    results: list[Result] = []
     with trio.move_on_after(wishes.timeout) as timer:
         results = [
             await _measure("round trips", _round_trips, place, wishes),

@@ -55,10 +55,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         cause = unwrap(exc)
         if isinstance(cause, KeyboardInterrupt | click.Abort):
             return INTERRUPTED
-        if isinstance(cause, BrokenPipeError):
-            # Whoever read the output has seen enough. At its end Python would complain about what is left.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return OK
         found = explain(cause)
         if found is None:
             raise
@@ -76,7 +72,14 @@ def _run(main: Callable[[], Awaitable[int]], timeout: float | None = None) -> in
                 return await main()
         return INTERRUPTED
 
-    return trio.run(supervised)
+    try:
+        return trio.run(supervised)
+    except (BrokenPipeError, BaseExceptionGroup) as exc:
+        if not isinstance(unwrap(exc), BrokenPipeError):
+            raise
+        # Whoever read the output has seen enough. At its end Python would complain about what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
 
 
 @click.group(

@@ -89,10 +89,18 @@ def serve(wishes: Serving, out: Output) -> int:
 
 
 async def _serve_here(wishes: Serving, make_server: partial[trio_ws.WebSocketServer], out: Output) -> None:
-    with trio_ws.cancel_on_signals():
-        async with make_server() as server:
-            announce(out, wishes.target, server.url)
-            await server.serve_forever()
+    serves = False
+    try:
+        with trio_ws.cancel_on_signals():
+            async with make_server() as server:
+                serves = True
+                announce(out, wishes.target, server.url)
+                await server.serve_forever()
+    except Exception as exc:
+        if not serves:
+            raise
+        traceback.print_exc()  # of the application's, whatever it is: one line would not do
+        raise Failure("the server broke; its exception stands above") from exc
 
 
 async def _serve_in_workers(wishes: Serving, out: Output) -> None:
