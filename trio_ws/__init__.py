@@ -97,6 +97,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         prompt.py            lines from a person
         bench.py             bench
         commands.py          arguments and options
+    __main__.py          floor 9  python -m trio_ws
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def test_a_long_value_is_spread_over_lines_for_people(url: str, capsys: pytest.C
     ("words", "code", "text"),
     [
         (["ad", "1"], 1, "there is no method 'ad'; there is: add"),
-        (["xyz"], 1, "there is: add, count_to, hang_up, same, tell, text, wait"),
+        (["xyz"], 1, "there is: add, count_to, dismiss, hang_up, same, tell, text, wait"),
         (["add", "alice"], 1, "a: Expected `int`, got `str`"),
         (["add"], 1, "add needs a"),
         (["secret"], 1, "access to secret denied"),
@@ -174,6 +174,17 @@ def test_listen_to_so_many(url: str) -> None:
             '{"channel":"news.tech","data":{"a":1}}',
         ]
         assert process.wait(GUARD) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [([], 0, "the server closed the connection"), (["--limit", "3"], 3, "after 2 of 3 messages")],
+)
+def test_a_server_that_ends_the_listening(url: str, options: list[str], code: int, text: str) -> None:
+    with listening(url, "news.tech", *options) as process:
+        assert main(["call", f"{url}/rpc", "dismiss", "news.tech"]) == 0
+        assert text in process.communicate()[1]
+        assert process.wait(GUARD) == code
 
 
 @contextmanager

@@ -83,6 +83,12 @@ def test_a_server_that_closes(connect: Callable[..., tuple[int, str, str]]) -> N
     code, out, err = connect("/bye", "one\n", "--expect", "9")
     assert (code, out) == (3, "\x1b[31mred\n2 bytes: 00 ff\n")
     assert err == "trio-ws: the connection ended: code 4000 (enough)\n"
+    code, out, err = connect("/headers", "one\n", "--expect", "9")
+    assert (code, out) == (3, "None None\n")
+    assert err.splitlines() == [
+        "trio-ws: the server closed the connection: code 1000",
+        "trio-ws: the connection ended after 1 of 9 messages",
+    ]
     code, out, _ = connect("/bye", "one\n", "--expect", "9", "--json")
     assert json.loads(out.splitlines()[1]) == {"type": "binary", "base64": "AP8="}
 
@@ -110,6 +116,11 @@ def test_a_call_without_an_answer(connect: Callable[..., tuple[int, str, str]]) 
 
 
 def test_a_connection_that_is_lost_ends_the_calls(connect: Callable[..., tuple[int, str, str]]) -> None:
+    assert connect("/rpc", "hang_up 1000\nadd 1\n", "--rpc") == (
+        0,
+        "",
+        "trio-ws: the server closed the connection\n",
+    )
     code, out, err = connect("/rpc", "hang_up 4001\nadd 1\n", "--rpc")
     assert (code, out) == (3, "")
     assert err == "trio-ws: the connection ended: code 4001 (hung up)\n"
@@ -150,8 +161,10 @@ async def test_messages_at_a_terminal(url: str, tmp_path: Path) -> None:
         await terminal.shows("\x1b[?2004h")
         terminal.type("hello\r")
         await terminal.shows("hello!")
+        await terminal.shows("\x1b[?2004h")  # the prompt is back
         terminal.type("\x1b[A\r")  # arrow up: from the history
         await terminal.shows("hello!")
+        await terminal.shows("\x1b[?2004h")  # the prompt is back
         terminal.type("\x04")
         assert await terminal.end() == 0
     assert "+hello" in await trio.Path(history).read_text()

@@ -105,6 +105,12 @@ class Calls(trio_ws.WebSocketHandler):
         return self.publish(channel, data)
 
     @trio_ws.rpc_method()
+    async def dismiss(self, connection: trio_ws.ClientConnection, channel: str) -> None:
+        for client in self.clients:
+            if channel in client.subscribed_channel:
+                await client.close(1000)
+
+    @trio_ws.rpc_method()
     async def hang_up(self, connection: trio_ws.ClientConnection, code: int) -> None:
         await connection.close(code, "hung up")
 

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import trio_ws
-from trio_ws.cli.failure import OK
+from trio_ws.cli.failure import CONNECTION, OK, Failure
 from trio_ws.cli.listing import not_found
 from trio_ws.cli.output import remark
 
@@ -88,5 +88,7 @@ async def listen(place: Place, channels: tuple[str, ...], limit: int | None, out
             count += 1
             if count == limit:
                 return OK
+    if limit is not None:
+        raise Failure(f"the server closed the connection after {count} of {limit} messages", CONNECTION)
     remark("the server closed the connection")
     return OK

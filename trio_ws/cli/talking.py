@@ -72,7 +72,7 @@ class _Count:
 
 def _lines(methods: dict[str, Listed] | None = None) -> tuple[Lines, AbstractContextManager[object], bool]:
     """Where lines come from, what has to hold meanwhile, and whether a person types them."""
-    if not sys.stdin.isatty():
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return PipedLines(sys.stdin.fileno(), _LINE_LIMIT), nullcontext(), False
     from prompt_toolkit.patch_stdout import patch_stdout  # noqa: PLC0415 - slow, and for terminals alone
 
