@@ -27,16 +27,17 @@ FLOORS = {
     "blocking": 3,
     "lifespan": 3,
     "handler": 4,
-    "reconnecting": 4,
     "front": 4,
+    "reconnecting": 4,
     "server": 5,
     "client": 5,
-    "app": 6,  # above the servers: it can run one
+    "asgi": 6,
     "processes": 6,
-    "testing": 6,
-    "": 7,
-    "cli": 8,  # uses trio_ws as any program does
-    "__main__": 9,
+    "app": 7,  # above the servers: it can run one
+    "testing": 7,
+    "": 8,
+    "cli": 9,  # uses trio_ws as any program does
+    "__main__": 10,
 }
 
 

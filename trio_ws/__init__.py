@@ -12,6 +12,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         handshake.py         both opening handshakes
         tunnel.py            CONNECT, to an HTTP proxy
         masking.py           xor, and where its keys come from
+        _mask.c              the same xor in C, where it could be built
         frames.py            frames and messages: wsproto's, with a fast lane for the common frame
         deflate.py           permessage-deflate with a bound on what it inflates
         packets.py           the packets of calls, and the dialects they are written in
@@ -22,6 +23,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         transport.py         a plain socket, or any trio stream
         outbox.py            what waits to be written: coalescing, water marks
         keepalive.py         who is alive, judged fairly
+        reader.py            one reader for many plain sockets (Linux)
         service.py           the few tasks that serve all connections of one owner
         opening.py           what a server answers to an opening request
         endpoint.py          the machine: reading, states, the closing handshake
@@ -38,6 +40,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         connect.py           names, TLS, the client's opening
         http.py              plain HTTP responses beside the upgrade
         listen.py            listeners, and a client's way to a checked request
+        gateway.py           an ASGI connection as a client's byte stream
     rpc/                 floor 3  calls over one WebSocket, either way round
         limits.py            how often
         parameters.py        what an annotation lets through
@@ -68,22 +71,23 @@ The house, from the ground up; a module imports only from floors below its own, 
     blocking.py          floor 3  plain functions in threads, and the WebSocket that they get
     lifespan.py          floor 3  what is held open around the work of a server
     handler.py           floor 4  WebSocketHandler and ClientConnection
+    front.py             floor 4  what a server asks of an App
     reconnecting/        floor 4  the connections of one client, one after the other
         backoff.py           when to try again
         subscriptions.py     what a client listens to, on whatever connection it has
         keeper.py            who dials, and who waits for a connection
-    front.py             floor 4  what a server asks of an App
     server.py            floor 5  WebSocketServer, serve
     client.py            floor 5  WebSocketClient
-    app.py               floor 6  App: routes, mounts, middleware, a lifespan
+    asgi.py              floor 6  ASGIApp: any target as an ASGI application
     processes/           floor 6  one server in several processes
         targets.py           import strings: how a target gets into another process
         orders.py            what parent and worker say to each other
         worker.py            a worker, in its own process
         child.py             a worker, as its parent sees it
         group.py             serve_processes: start, restart, renew, drain
-    testing/             floor 6  memory links, faults, the raw peer
-    cli/                 floor 8  the command line, which uses the names of this module as any program does
+    app.py               floor 7  App: routes, mounts, middleware, a lifespan
+    testing/             floor 7  memory links, faults, the raw peer
+    cli/                 floor 9  the command line, which uses the names of this module as any program does
         values.py            from words to arguments
         failure.py           from an exception to one line and an exit code
         output.py            for people, and as JSON
@@ -97,12 +101,13 @@ The house, from the ground up; a module imports only from floors below its own, 
         prompt.py            lines from a person
         bench.py             bench
         commands.py          arguments and options
-    __main__.py          floor 9  python -m trio_ws
+    __main__.py          floor 10 python -m trio_ws
 """
 
 from __future__ import annotations
 
 from trio_ws.app import App
+from trio_ws.asgi import ASGIApp, asgi_scope
 from trio_ws.blocking import BlockingWebSocket
 from trio_ws.channels.brokers import Broker, BrokerStatistics, MemoryBroker, MemoryHub
 from trio_ws.channels.hub import ChannelStatistics, Hub, HubStatistics
@@ -156,6 +161,7 @@ from trio_ws.wire.packets import Packet, PacketSource
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASGIApp",
     "All",
     "Any",
     "App",
@@ -219,6 +225,7 @@ __all__ = [
     "WebSocketServer",
     "WorkerError",
     "WorkerProcess",
+    "asgi_scope",
     "broadcast",
     "cancel_on_signals",
     "connect",

@@ -17,6 +17,7 @@ import typing
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, overload
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trio_ws.channels.hub import Hub
 from trio_ws.channels.inbox import check_policy
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from trio_ws.wire.http import Request
     from trio_ws.wire.packets import Packet
 
-__all__ = ["ClientConnection", "WebSocketHandler"]
+__all__ = ["UNFINISHED", "ClientConnection", "WebSocketHandler"]
 
 logger = logging.getLogger("trio_ws.handler")
 
@@ -60,6 +61,9 @@ if TYPE_CHECKING:
 else:
     State = typing.TypeVar("State")
 T = typing.TypeVar("T")
+
+#: What serving a connection gives that lives on without the task.
+UNFINISHED = object()
 
 
 class ClientConnection(Generic[State]):
@@ -435,19 +439,36 @@ class WebSocketHandler(Generic[State]):
 
     # -- what a server calls ------------------------------------------------------------------------
 
-    async def _serve(self, ws: WebSocket, workers: Workers, *, debug: bool) -> None:
-        """The life of one connection."""
+    async def _serve(
+        self,
+        ws: WebSocket,
+        workers: Workers,
+        *,
+        debug: bool,
+        finish_soon: Callable[[Callable[[WebSocket], Awaitable[None]]], None] | None = None,
+    ) -> object:
+        """The life of one connection.
+
+        With ``finish_soon`` it may return `UNFINISHED`, where the connection lives on without a task. Then
+        that is called with the rest, which is to be awaited, when the connection is over.
+        """
         self._prepare()
         connection: ClientConnection[State] = ClientConnection(ws)
         object.__setattr__(connection, "_state", self.make_state(connection))
         member = Member(connection, ws._options, self.channel_policy)
         object.__setattr__(connection, "_hub", self._hub)
         object.__setattr__(connection, "_member", member)
+        over = True
         try:
-            await self._serve_member(connection, member, ws, workers, debug=debug)
+            over = await self._serve_member(connection, member, ws, workers, finish_soon, debug=debug)
         finally:
-            object.__setattr__(connection, "_member", None)
-            self._hub.leave(member)
+            if over:
+                self._leave(connection, member)
+        return None if over else UNFINISHED
+
+    def _leave(self, connection: ClientConnection[State], member: Member) -> None:
+        object.__setattr__(connection, "_member", None)
+        self._hub.leave(member)
 
     async def _serve_member(
         self,
@@ -455,9 +476,10 @@ class WebSocketHandler(Generic[State]):
         member: Member,
         ws: WebSocket,
         workers: Workers,
+        finish_soon: Callable[[Callable[[WebSocket], Awaitable[None]]], None] | None,
         *,
         debug: bool,
-    ) -> None:
+    ) -> bool:
         try:
             await self.on_connect(connection)
         except RPCAccessDeniedError as exc:
@@ -465,19 +487,36 @@ class WebSocketHandler(Generic[State]):
         if ws._state == CONNECTING:
             await ws.accept()
         if not ws.connected:
-            return
+            return True
         self._clients.add(connection)
         peer = self._make_peer(connection, workers, debug=debug)
         self._hub.open(member, peer)
+
+        @enable_ki_protection
+        async def finish(_: WebSocket) -> None:
+            try:
+                await peer.finish()
+            finally:
+                try:
+                    await self._see_off(connection)
+                finally:
+                    self._leave(connection, member)
+
+        over = True
         try:
-            await peer.run()
+            over = await peer.run((lambda: finish_soon(finish)) if finish_soon is not None else None)
         finally:
-            self._clients.discard(connection)
-            self._limiter.forget(connection.uid)
-            with trio.move_on_after(ws._options.close_timeout, shield=True) as scope:
-                await self.on_disconnect(connection)
-            if scope.cancelled_caught:
-                logger.warning("on_disconnect of %r took more than close_timeout", connection)
+            if over:
+                await self._see_off(connection)
+        return over
+
+    async def _see_off(self, connection: ClientConnection[State]) -> None:
+        self._clients.discard(connection)
+        self._limiter.forget(connection.uid)
+        with trio.move_on_after(connection._ws._options.close_timeout, shield=True) as scope:
+            await self.on_disconnect(connection)
+        if scope.cancelled_caught:
+            logger.warning("on_disconnect of %r took more than close_timeout", connection)
 
     async def _subscribe(self, connection: ClientConnection[State], names: list[str]) -> bool:
         """A client subscribes itself: all of it, or nothing."""

@@ -117,7 +117,7 @@ def test_a_call_without_an_answer(connect: Callable[..., tuple[int, str, str]]) 
 
 def test_a_connection_that_is_lost_ends_the_calls(connect: Callable[..., tuple[int, str, str]]) -> None:
     assert connect("/rpc", "hang_up 1000\nadd 1\n", "--rpc") == (
-        0,
+        3,
         "",
         "trio-ws: the server closed the connection\n",
     )

@@ -216,6 +216,7 @@ class _Caller:
                 with trio.fail_after(self._wishes.timeout):
                     await self._call(line)
         except trio_ws.ConnectionClosedError:
+            self._code = CONNECTION
             await trio.sleep_forever()  # _show_packets() tells of it, and ends this
         except (trio_ws.WebSocketError, trio.TooSlowError) as exc:
             return self._out.error(exc)

@@ -13,6 +13,7 @@ lets a peer answer only the latest ping).
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import trio
@@ -46,13 +47,13 @@ class Outbox:
 
     __slots__ = (
         "_control",
+        "_cut",
         "_draining",
         "_late_pong",
         "_on_broken",
         "_parts",
         "_service",
         "_transport",
-        "_under_way",
         "_when_empty",
         "broken",
         "corked",
@@ -72,7 +73,7 @@ class Outbox:
         self._parts: list[bytes | memoryview] = []
         self.corked = False  # a flush is due in this round
         self._draining = False
-        self._under_way = False  # some of a batch may have gone out
+        self._cut = False  # an end now would come in the middle of a batch
         self._control = 0
         self._late_pong: bytes | None = None
         self._when_empty: Callable[[], None] | None = None  # done once all is written
@@ -112,11 +113,11 @@ class Outbox:
 
     def write_pair(self, head: bytes, payload: bytes) -> None:
         """Send a large frame without joining its head and its payload."""
+        if self.corked:
+            self.flush()
         if self._parts or self._draining:
             self._append(head)
             self._append(payload)
-            if self.corked:
-                self.flush()
             return
         if self.broken:
             return
@@ -195,8 +196,8 @@ class Outbox:
             action()
 
     def drop(self) -> bytes:
-        """Forget what waits, at the end of the connection; give it, if writing it has not begun."""
-        unsent = b"" if self._under_way else b"".join(self._parts)
+        """Forget what waits, at the end of the connection; give what follows on what is being written."""
+        unsent = b"" if self._cut else b"".join(self._parts)
         self.broken = True
         self.on_drained = None
         self._on_broken = None  # which leads back to us: without the cycle, counting frees a connection
@@ -229,21 +230,25 @@ class Outbox:
             while self._parts:
                 parts, self._parts = self._parts, []
                 self._control = 0
-                batch = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
-                self._under_way = True
-                while batch:
-                    # A stream that fails does not say how much of it went out before.
-                    unsure = 0 if transport.self_reading else min(len(batch), WRITE_SIZE)
-                    self.passed += unsure
-                    sent = await transport.send_some(batch)
-                    if self.broken:
-                        return
-                    batch = batch[sent:]
-                    self.passed += sent - unsure
-                    self.size -= sent
-                    self.moved = True
-                    self.room.ring()
-                self._under_way = False
+                batches = _batches(parts)
+                for batch in batches:
+                    rest = batch
+                    while rest:
+                        # Whether more is to go before what came later.
+                        last = batch is batches[-1] and len(rest) <= WRITE_SIZE
+                        self._cut = transport.self_reading or not last
+                        # A stream that fails does not say how much of it went out before.
+                        unsure = 0 if transport.self_reading else min(len(rest), WRITE_SIZE)
+                        self.passed += unsure
+                        sent = await transport.send_some(rest)
+                        if self.broken:
+                            return
+                        rest = rest[sent:]
+                        self.passed += sent - unsure
+                        self.size -= sent
+                        self.moved = True
+                        self.room.ring()
+                self._cut = False
                 if self._late_pong is not None:
                     self._append(self._late_pong)
                     self._late_pong = None
@@ -258,3 +263,14 @@ class Outbox:
             self._when_empty()
         elif self.on_drained is not None:
             self.on_drained()
+
+
+def _batches(parts: list[bytes | memoryview]) -> list[memoryview]:
+    """What to write one after the other: large parts as they are, and the small ones between them joined."""
+    batches: list[bytes | memoryview] = []
+    for large, run in groupby(parts, lambda part: len(part) >= _CORK_LIMIT):
+        if large:
+            batches.extend(run)
+        else:
+            batches.append(b"".join(run))
+    return [memoryview(batch) for batch in batches]

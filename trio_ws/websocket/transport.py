@@ -17,13 +17,20 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import enable_ki_protection, notify_closing, wait_readable, wait_writable
 
+from trio_ws.websocket.bell import Bell
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["READ_SIZE", "WRITE_SIZE", "SocketTransport", "StreamTransport", "Transport"]
+    from trio_ws.websocket.endpoint import Endpoint
+    from trio_ws.websocket.reader import Reader
+
+__all__ = ["BIG_READ_SIZE", "READ_SIZE", "WRITE_SIZE", "SocketTransport", "StreamTransport", "Transport"]
 
 #: Bytes asked of one read. Larger ones cost more in page faults than they save in system calls.
 READ_SIZE = 65536
+#: The same where a big message is known to be under way. Just under what glibc gives back to the system.
+BIG_READ_SIZE = 120 * 1024
 #: Bytes handed to one write of a stream: a record of TLS, and small enough for progress to be seen.
 WRITE_SIZE = 16384
 
@@ -36,7 +43,7 @@ _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
 class SocketTransport:
     """A connected, non-blocking stream socket, which it owns."""
 
-    __slots__ = ("_local", "_sock", "fd", "recv_now", "remote_address", "send_now")
+    __slots__ = ("_local", "_reader", "_sock", "fd", "recv_now", "remote_address", "send_now")
 
     self_reading = True
 
@@ -44,6 +51,7 @@ class SocketTransport:
         self._sock = sock
         self.fd = sock.fileno()  # -1 once it is closed
         self._local: Any = None
+        self._reader: Reader | None = None
         self.remote_address = sock.getpeername() if remote_address is None else remote_address
         # The socket's own methods: a def around one would cost a tenth of the call. Their callers know
         # BlockingIOError as "nothing now".
@@ -66,6 +74,17 @@ class SocketTransport:
             except BlockingIOError:
                 continue
 
+    def share(self, reader: Reader, ws: Endpoint) -> bool:
+        """Let the service's reader read this; False if it is to be read alone."""
+        self._reader = reader
+        return reader.add(ws, self.fd)
+
+    def has_unread(self) -> bool:
+        try:
+            return self.fd >= 0 and bool(self._sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
     def send_pair_now(self, head: bytes, payload: bytes) -> int:
         if _HAS_SENDMSG:
             return self._sock.sendmsg((head, payload))
@@ -85,10 +104,12 @@ class SocketTransport:
         with contextlib.suppress(OSError):  # the peer may be gone already, which says the same
             self._sock.shutdown(socket.SHUT_WR)
 
-    def close(self, last: bytes = b"") -> None:
+    def close(self, last: bytes | None = None) -> None:
         if self.fd >= 0:
-            notify_closing(self.fd)
-            self.fd = -1
+            fd, self.fd = self.fd, -1
+            if self._reader is not None:
+                self._reader.forget(fd)
+            notify_closing(fd)
             self._sock.close()
 
     async def wait_closed(self) -> None:
@@ -98,7 +119,16 @@ class SocketTransport:
 class StreamTransport:
     """Any trio stream, which it owns. Closing it takes a task, which ``nursery`` lends."""
 
-    __slots__ = ("_closed", "_closing", "_nursery", "_stream", "local_address", "remote_address")
+    __slots__ = (
+        "_closed",
+        "_closing",
+        "_nursery",
+        "_sending",
+        "_sent",
+        "_stream",
+        "local_address",
+        "remote_address",
+    )
 
     self_reading = False
 
@@ -107,10 +137,18 @@ class StreamTransport:
         self._nursery = nursery
         self._closing = False
         self._closed = trio.Event()
+        self._sending = False
+        self._sent = Bell()
         self.local_address, self.remote_address = _addresses(stream)
 
     async def receive(self) -> bytes:
         return bytes(await self._stream.receive_some(READ_SIZE))
+
+    def has_unread(self) -> bool:
+        return False
+
+    def share(self, reader: Reader, ws: Endpoint) -> bool:
+        return False
 
     def send_now(self, data: bytes | memoryview) -> int:
         raise BlockingIOError
@@ -120,28 +158,36 @@ class StreamTransport:
 
     async def send_some(self, data: memoryview) -> int:
         chunk = data[:WRITE_SIZE]
-        await self._stream.send_all(chunk)
+        self._sending = True
+        try:
+            await self._stream.send_all(chunk)
+        finally:
+            self._sending = False
+            self._sent.ring()
         return len(chunk)
 
     def end_writing(self) -> None:
         """A trio stream cannot say this without waiting, and TLS cannot say it at all."""
 
-    def close(self, last: bytes = b"") -> None:
+    def close(self, last: bytes | None = None) -> None:
         if not self._closing:
             self._closing = True
             self._nursery.start_soon(self._close, last)
 
     @enable_ki_protection
-    async def _close(self, last: bytes) -> None:
+    async def _close(self, last: bytes | None) -> None:
         try:
-            if last:
+            if last is not None:
                 # Nothing can be sent on a stream without waiting, so a Close frame that a cancellation
                 # overtook is sent here. A peer that does not take it at once does without.
                 with (
                     trio.move_on_after(_LAST_SECONDS, shield=True),
                     contextlib.suppress(trio.BrokenResourceError),
                 ):
-                    await self._stream.send_all(last)
+                    while self._sending:
+                        await self._sent.wait()
+                    if last:
+                        await self._stream.send_all(last)
             await trio.aclose_forcefully(self._stream)
         finally:
             self._closed.set()
@@ -150,10 +196,11 @@ class StreamTransport:
         await self._closed.wait()
 
 
-#: What a WebSocket needs of its bytes: both classes have the same methods. ``close`` tries to send ``last``
-#: before, where what was given to ``send_now`` may not be out yet. ``send_now`` and ``send_pair_now``
-#: send what can be sent without waiting, and raise BlockingIOError where that is nothing; ``receive`` is
-#: cancel-safe and gives b"" at the end; ``send_some`` waits until at least one byte is out.
+#: What a WebSocket needs of its bytes: both classes have the same methods. ``close`` tries to finish
+#: what is being sent, and to send ``last``, unless that is None, where ``send_now`` cannot do it.
+#: ``send_now`` and ``send_pair_now`` send what can be sent without waiting, and raise BlockingIOError where
+#: that is nothing; ``receive`` is cancel-safe and gives b"" at the end; ``send_some`` waits until at least
+#: one byte is out; ``has_unread`` says whether bytes are known to wait for `receive`.
 Transport = SocketTransport | StreamTransport
 
 
