@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pty
 import subprocess
 import sys
-import termios
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,9 +140,9 @@ class Terminal:
             self.screen += piece.decode(errors="replace")
 
 
-def _take_terminal() -> None:
-    """In the program's process: Ctrl+C at the terminal is for it."""
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+# In the program's process, before the program: Ctrl+C at the terminal is for it. Not by preexec_fn, which is
+# unsafe where threads run.
+_TAKE_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 @asynccontextmanager
@@ -153,13 +151,12 @@ async def at_a_terminal(*arguments: str, **environ: str) -> AsyncIterator[Termin
     ours, theirs = pty.openpty()
     try:
         process = await trio.lowlevel.open_process(
-            program(*arguments),
+            [sys.executable, "-c", _TAKE_TERMINAL, *program(*arguments)],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
             cwd=ROOT,
             start_new_session=True,
-            preexec_fn=_take_terminal,
             env=environment(TERM="xterm", PROMPT_TOOLKIT_NO_CPR="1", COLUMNS="100", LINES="30", **environ),
         )
         os.close(theirs)
