@@ -62,12 +62,12 @@ def test_a_change_brings_a_fresh_server(tmp_path: Path) -> None:
 
 async def test_only_python_files_count(tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
+    (tmp_path / "below").mkdir()
     with trio.fail_after(GUARD):
         async with trio.open_nursery() as nursery:
             watcher = Watcher(str(tmp_path))
             await nursery.start(watcher.run)
             for name in ("notes.txt", ".git/hook.py", "below/a.py"):
-                (tmp_path / name).parent.mkdir(exist_ok=True)
                 (tmp_path / name).write_text("")
             assert await watcher.changes() == [str(tmp_path / "below" / "a.py")]
             nursery.cancel_scope.cancel()

@@ -142,7 +142,11 @@ class Terminal:
 
 # In the program's process, before the program: Ctrl+C at the terminal is for it. Not by preexec_fn, which is
 # unsafe where threads run.
-_TAKE_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+_TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 @asynccontextmanager
