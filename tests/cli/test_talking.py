@@ -11,6 +11,8 @@ import trio
 
 from tests.kit.commands import at_a_terminal, run_program
 from trio_ws.cli import main
+from trio_ws.cli.failure import Failure
+from trio_ws.cli.lines import PipedLines
 from trio_ws.cli.listing import Listed, Parameter
 from trio_ws.cli.prompt import MethodCompleter, history_file
 
@@ -149,6 +151,30 @@ def test_options_that_cannot_be(
     got, out, err = connect("/echo", "", *options)
     assert (got, out) == (code, "")
     assert text in err
+
+
+async def test_a_line_has_a_limit() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"short\nmuch too long for it")
+    lines = PipedLines(reading, 10)
+    with pytest.raises(Failure, match="more than 10 bytes") as caught:
+        await lines.next()
+    assert caught.value.code == 2
+    os.close(reading)
+    os.close(writing)
+
+
+async def test_waiting_for_a_line_can_be_cancelled_and_loses_none() -> None:
+    reading, writing = os.pipe()
+    lines = PipedLines(reading, 100)
+    os.write(writing, b"be")
+    with trio.move_on_after(0.01):
+        await lines.next()
+    os.write(writing, b"gun\n")
+    assert await lines.next() == "begun"
+    os.close(writing)
+    assert await lines.next() is None
+    os.close(reading)
 
 
 # -- at a terminal ----------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from collections import deque
 
 import trio
 
+from trio_ws.cli.failure import USAGE, Failure
+
 __all__ = ["PipedLines"]
 
 _PIECE = 64 * 1024
@@ -34,7 +36,7 @@ class PipedLines:
         """The next line without its end; None after the last.
 
         Raises:
-            ValueError: it is longer than the limit.
+            Failure: it is longer than the limit.
         """
         await trio.lowlevel.checkpoint()
         while not self._lines:
@@ -56,4 +58,4 @@ class PipedLines:
             if self._rest:
                 self._lines.append(self._rest)
         elif len(self._rest) > self._limit:
-            raise ValueError(f"a line of more than {self._limit} bytes")
+            raise Failure(f"a line of stdin has more than {self._limit} bytes", USAGE)
