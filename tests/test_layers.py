@@ -26,18 +26,20 @@ FLOORS = {
     "routing": 2,
     "blocking": 3,
     "lifespan": 3,
-    "handler": 4,
-    "front": 4,
+    "session": 4,
+    "handler": 5,
+    "front": 5,
     "reconnecting": 4,
-    "server": 5,
-    "client": 5,
-    "asgi": 6,
-    "processes": 6,
-    "app": 7,  # above the servers: it can run one
-    "testing": 7,
-    "": 8,
-    "cli": 9,  # uses trio_ws as any program does
-    "__main__": 10,
+    "admission": 6,
+    "server": 7,
+    "client": 7,
+    "asgi": 8,
+    "processes": 8,
+    "app": 9,  # above the servers: it can run one
+    "testing": 9,
+    "": 10,
+    "cli": 11,  # uses trio_ws as any program does
+    "__main__": 12,
 }
 
 
