@@ -436,6 +436,22 @@ def test_context_is_taken_over_unless_agreed_otherwise() -> None:
     assert forgets.compress(data, fin=True) == forgets.compress(data, fin=True)
 
 
+@given(st.lists(st.tuples(words, st.booleans()), max_size=6), st.sampled_from([1, 100, 65536]), st.booleans())
+def test_messages_in_pieces_and_whole_ones(sent: list[tuple[bytes, bool]], size: int, forgets: bool) -> None:
+    params = DeflateParams(client_no_context_takeover=forgets)
+    sender, protocol = extension(client=True, params=params), server(params=params)
+    for data, in_pieces in sent:
+        if in_pieces and data:
+            started = sender.alone_in_pieces(data, max(size, len(data) // 50))
+            next(started)  # one that is given up
+            payload = b"".join(sender.alone_in_pieces(data, max(size, len(data) // 50)))
+            sender.restart()
+        else:
+            payload = sender.compress(data, fin=True)
+        protocol.receive_bytes(frame(payload, opcode=2, fin=True, rsv1=True))
+        assert b"".join(bytes(got.payload) for got in protocol.received_frames()) == data  # type: ignore[arg-type]
+
+
 def test_a_receiver_forgets_too() -> None:
     # The second message refers to the first one's window, which the sender had promised not to do.
     sender = extension(client=True)

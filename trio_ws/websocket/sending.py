@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, AsyncIterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
@@ -30,6 +30,9 @@ from trio_ws.wire.frames import (
     server_frame,
 )
 
+if TYPE_CHECKING:
+    from trio_ws.wire.deflate import PerMessageDeflate
+
 __all__ = ["Sending"]
 
 BytesLike = bytes | bytearray | memoryview
@@ -37,10 +40,15 @@ Data = str | BytesLike | WebSocketMessage | AsyncIterable[str] | AsyncIterable[B
 
 #: Payloads of at least this many bytes are sent beside their header instead of joined to it.
 _LARGE = 16 * 1024
+#: Before it sends payloads of at least this many bytes, a task gives way to others: to have received one as
+#: large, or to have made it, took a millisecond or two, and so will this.
+_HUGE = 512 * 1024
+#: Larger messages are deflated by this much at a time, about two milliseconds, with other tasks in between.
+_DEFLATED_AT_ONCE = 64 * 1024
 #: Sends in a row that needed no wait, after which a sender gives way to other tasks: corked ones count one
-#: each, and those with a system call thirty-two.
-_SENDS_IN_A_ROW = 1024
-_DIRECT_SEND = 32
+#: each, and those with a system call eight. About a millisecond of echoes.
+_SENDS_IN_A_ROW = 256
+_DIRECT_SEND = 8
 _FINAL_BINARY = FIN | BINARY
 
 _encode_json = msgspec.json.Encoder().encode
@@ -159,7 +167,10 @@ class Sending(Handshaking):
         await self._send(TEXT, _encode_json(obj))
 
     async def _send(self, opcode: int, payload: bytes) -> None:
-        await checkpoint_if_cancelled()
+        if len(payload) < _HUGE:
+            await checkpoint_if_cancelled()
+        else:
+            await checkpoint()
         outbox = self._outbox
         # One test for everything that is not the ordinary case.
         if self._state != OPEN or self._fragmenting or outbox.size >= self._options.send_high_water:
@@ -167,7 +178,10 @@ class Sending(Handshaking):
         first = FIN | opcode
         deflate = self._deflate
         if deflate is not None and len(payload) >= self._threshold:
-            payload = deflate.compress(payload, fin=True)
+            if len(payload) <= _DEFLATED_AT_ONCE:
+                payload = deflate.compress(payload, fin=True)
+            else:
+                payload = await self._deflate_large(deflate, payload)
             first |= RSV1
         if len(payload) >= _LARGE:
             outbox.write_pair(*frame_pair(first, payload, masked=self._client))
@@ -187,6 +201,17 @@ class Sending(Handshaking):
         if self._unyielded >= _SENDS_IN_A_ROW:
             self._unyielded = 0
             await cancel_shielded_checkpoint()  # the message is out: a cancellation waits for the next call
+
+    async def _deflate_large(self, deflate: PerMessageDeflate, payload: bytes) -> bytes:
+        """Deflate, and give way in between. Others may send meanwhile: it refers to nothing before it."""
+        pieces: list[bytes] = []
+        for piece in deflate.alone_in_pieces(payload, _DEFLATED_AT_ONCE):
+            pieces.append(piece)
+            await checkpoint()
+        if self._state != OPEN or self._fragmenting or self._outbox.size >= self._options.send_high_water:
+            await self._wait_for_room()
+        deflate.restart()
+        return b"".join(pieces)
 
     async def _wait_for_room(self, *, fragment: bool = False) -> None:
         """Wait until the connection is open, no fragmented message is under way, and there is room."""

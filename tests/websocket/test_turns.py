@@ -1,0 +1,180 @@
+"""Sending gives way: no message, and no row of messages, holds up the other tasks for long.
+
+What is counted is the steps of the task that sends: between two of them the others have their turn.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from tests.kit.serving import serving_in_memory
+from trio_ws import Compression, ConnectionClosedError, Options, WebSocket
+from trio_ws.testing import RawPeer
+from trio_ws.wire.frames import BINARY, FIN, masked_frame
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from trio.testing import MockClock
+
+PLAIN = Options(ping_interval=None, max_message_size=8 << 20, max_queue_bytes=8 << 20)
+DEFLATE = Options(ping_interval=None, max_message_size=8 << 20, compression=Compression(level=1))
+BIG = random.Random(1).randbytes(1 << 20)
+
+
+class Steps(trio.abc.Instrument):
+    """Counts the steps of the task that it is made in, and notes what was done by each."""
+
+    def __init__(self) -> None:
+        self.task = trio.lowlevel.current_task()
+        self.count = 0
+        self.done = 0  # by that task
+        self.longest = 0  # the most that was done in one step
+        self._before = 0
+        trio.lowlevel.add_instrument(self)
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self.task:
+            self.count += 1
+            self.longest = max(self.longest, self.done - self._before)
+            self._before = self.done
+
+
+async def test_a_large_message_is_deflated_in_turns(autojump_clock: MockClock) -> None:
+    taken: list[int] = []
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        steps = Steps()
+        await ws.send(BIG)
+        taken.append(steps.count)
+        await ws.send(b"after " * 100)
+
+    async with (
+        serving_in_memory(handler, options=DEFLATE) as memory,
+        memory.connect(options=DEFLATE) as ws,
+    ):
+        assert await ws.receive_bytes() == BIG
+        assert await ws.receive_bytes() == b"after " * 100
+    assert taken[0] >= len(BIG) // 65536
+
+
+async def test_cancelled_while_it_is_deflated_it_has_sent_nothing(autojump_clock: MockClock) -> None:
+    text = b"many words, many words, " * 20
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.send(text)
+        for turns in (0, 1, 5, 16):
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(ws.send, BIG)
+                    for _ in range(turns):
+                        await trio.lowlevel.checkpoint()
+                    scope.cancel()
+            assert scope.cancelled_caught
+            await ws.send(text)
+
+    async with (
+        serving_in_memory(handler, options=DEFLATE) as memory,
+        memory.connect(options=DEFLATE) as ws,
+    ):
+        for _ in range(5):
+            assert await ws.receive_bytes() == text
+        assert await ws.recv() is None
+
+
+async def test_what_others_send_meanwhile_can_be_inflated(autojump_clock: MockClock) -> None:
+    small = [(b"number %d, " % number) * 50 for number in range(10)]
+
+    async def fragments() -> AsyncIterator[bytes]:
+        for piece in (b"one piece " * 50, b"another piece " * 50):
+            yield piece
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(ws.send, BIG)
+            for message in small:
+                await trio.lowlevel.checkpoint()
+                await ws.send(message)
+            await ws.send(fragments())
+        await ws.send(small[0])
+
+    wanted = sorted([BIG, BIG, small[0], b"one piece " * 50 + b"another piece " * 50, *small])
+    async with (
+        serving_in_memory(handler, options=DEFLATE) as memory,
+        memory.connect(options=DEFLATE) as ws,
+    ):
+        assert sorted([bytes(message.data or b"") async for message in ws]) == wanted
+
+
+async def test_a_message_that_ends_with_the_connection_is_not_sent(autojump_clock: MockClock) -> None:
+    seen: list[str] = []
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                with pytest.raises(ConnectionClosedError):
+                    await ws.send(BIG)
+                seen.append("closed")
+
+            nursery.start_soon(send)
+            await trio.lowlevel.checkpoint()
+            await ws.close()
+
+    async with (
+        serving_in_memory(handler, options=DEFLATE) as memory,
+        memory.connect(options=DEFLATE) as ws,
+    ):
+        assert await ws.recv() is None
+    assert seen == ["closed"]
+
+
+async def test_a_row_of_echoes_leaves_turns(autojump_clock: MockClock) -> None:
+    longest: list[int] = []
+    count = 2000
+
+    async def handler(ws: WebSocket) -> None:
+        steps = Steps()
+        async for message in ws:
+            await ws.send(message)
+            steps.done += 1
+        longest.append(steps.longest)
+        assert steps.done == count
+
+    async with serving_in_memory(handler, options=PLAIN) as memory:
+        peer = await RawPeer.connect(await memory.stream(capacity=1 << 20))
+        await peer.send_raw(b"".join(masked_frame(FIN | BINARY, b"x" * 20) for _ in range(count)))
+        for _ in range(count):
+            await peer.receive_frame()
+        await peer.send_close()
+        assert await peer.receive_until_close() is not None
+        await peer.expect_eof()
+    assert longest[0] <= 257
+
+
+async def test_a_huge_echo_leaves_a_turn_in_between(autojump_clock: MockClock) -> None:
+    taken: list[int] = []
+
+    async def handler(ws: WebSocket) -> None:
+        for _ in range(3):
+            message = await ws.receive_bytes()
+            steps = Steps()
+            await ws.send(message)
+            taken.append(steps.count)
+
+    async with (
+        serving_in_memory(handler, options=PLAIN) as memory,
+        memory.connect(options=PLAIN) as ws,
+    ):
+        for _ in range(3):
+            await ws.send(BIG)
+            assert await ws.receive_bytes() == BIG
+    assert min(taken) >= 1
