@@ -28,6 +28,7 @@ FLOORS = {
     "lifespan": 3,
     "handler": 4,
     "front": 4,
+    "reconnecting": 4,
     "server": 5,
     "client": 5,
     "app": 6,  # above the servers: it can run one

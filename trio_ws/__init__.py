@@ -44,6 +44,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         errors.py            from codes to exceptions
         streams.py           items and credit
         workers.py           parked tasks for calls that wait
+        waiting.py           what waits for answers
         calls.py             the half that asks
         answering.py         the half that is asked
         peer.py              both, and the reading
@@ -68,6 +69,10 @@ The house, from the ground up; a module imports only from floors below its own, 
     lifespan.py          floor 3  what is held open around the work of a server
     handler.py           floor 4  WebSocketHandler and ClientConnection
     front.py             floor 4  what a server asks of an App
+    reconnecting/        floor 4  the connections of one client, one after the other
+        backoff.py           when to try again
+        subscriptions.py     what a client listens to, on whatever connection it has
+        keeper.py            who dials, and who waits for a connection
     server.py            floor 5  WebSocketServer, serve
     client.py            floor 5  WebSocketClient
     app.py               floor 6  App: routes, mounts, middleware, a lifespan
@@ -109,6 +114,7 @@ from trio_ws.errors import (
     RPCInvalidParamsError,
     RPCMethodNotFoundError,
     RPCTimeoutError,
+    SubscriptionError,
     WebSocketError,
     WebSocketException,
     WorkerError,
@@ -119,6 +125,8 @@ from trio_ws.network.http import HTTPResponse
 from trio_ws.options import Compression, Options
 from trio_ws.predicates import All, Any, Has, Is, IsEqual, Predicate
 from trio_ws.processes.group import ProcessGroup, WorkerProcess, serve_processes
+from trio_ws.reconnecting.backoff import Backoff
+from trio_ws.reconnecting.keeper import StateChanges
 from trio_ws.rpc.calls import PacketStream, RPCResponse
 from trio_ws.rpc.limits import RateLimit, rate_limit
 from trio_ws.rpc.methods import Method, rpc_method
@@ -136,6 +144,7 @@ __all__ = [
     "All",
     "Any",
     "App",
+    "Backoff",
     "BlockingWebSocket",
     "Broker",
     "BrokerError",
@@ -184,6 +193,8 @@ __all__ = [
     "RateLimitError",
     "RedisBroker",
     "Request",
+    "StateChanges",
+    "SubscriptionError",
     "WebSocket",
     "WebSocketClient",
     "WebSocketError",

@@ -1,40 +1,51 @@
-"""WebSocketClient: calls, streams and packets over one connection, for the length of a block."""
+"""WebSocketClient: calls, streams, packets and channels, for the length of a block.
+
+What always holds: nothing of a client outlives its block. The connections themselves, one after the other
+where it reconnects, are the keeper's (see reconnecting/keeper.py).
+"""
 
 from __future__ import annotations
 
-import logging
+import functools
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
 
 from trio.lowlevel import enable_ki_protection
 
+from trio_ws.channels.inbox import Inbox, check_policy
+from trio_ws.channels.names import check_names
 from trio_ws.handler import ClientConnection, WebSocketHandler
-from trio_ws.network.connect import connect
+from trio_ws.network.connect import Opening
+from trio_ws.reconnecting.backoff import Backoff
+from trio_ws.reconnecting.keeper import Keeper, StateChanges
+from trio_ws.reconnecting.subscriptions import Subscriptions, no_channels
 from trio_ws.rpc.calls import PacketStream
 from trio_ws.rpc.limits import Limiter
 from trio_ws.rpc.peer import Peer
 from trio_ws.rpc.proxy import Proxy
 from trio_ws.rpc.workers import Workers
+from trio_ws.websocket.service import open_service
 from trio_ws.wire.packets import choose, plain_dialect
 
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     import trio
 
+    from trio_ws.channels.inbox import Policy
     from trio_ws.options import Options
+    from trio_ws.reconnecting.keeper import ClientState
     from trio_ws.rpc.calls import RPCResponse
     from trio_ws.rpc.streams import ItemStream
     from trio_ws.websocket.connection import WebSocket
+    from trio_ws.websocket.service import Service
     from trio_ws.wire.packets import Packet
 
 __all__ = ["WebSocketClient"]
-
-logger = logging.getLogger("trio_ws.client")
 
 T = TypeVar("T")
 
@@ -53,6 +64,10 @@ class WebSocketClient:
     Leaving the block closes with 1000; calls that are still under way fail. A cancellation closes at once.
     Any number of tasks may call, stream, send and receive.
 
+    With ``reconnect`` a lost connection is replaced by another, whoever ended it, until the block is left.
+    Meanwhile all that needs one waits, under the caller's own cancel scope; what was under way has failed at
+    once. Once the client has given up, everything raises the `ConnectionFailedError` that it got last.
+
     Args:
         uri: ``ws://`` or ``wss://``.
         handler: a `WebSocketHandler`, class or instance, whose methods the server may call. Its
@@ -60,14 +75,17 @@ class WebSocketClient:
         dialect: ``"trio-ws.v1"``, ``"webshocket.v1"``, ``"jsonrpc"`` or ``"json"``; by default the first two
             are offered, and JSON is spoken with a server that knows neither.
         headers: more request headers.
-        stream: speak over this stream; see `connect`.
+        stream: speak over this stream, or over what this async function gives for each connection; see
+            `connect`.
         unix_path: connect to the Unix socket at this path.
         ssl_context: for ``wss://``.
         proxy: True for what the environment says, None for none, or a proxy's URL; see `connect`.
         options: limits and timeouts.
+        reconnect: when to try again, on entering and after each loss; by default never.
+        autoconnect: connect on entering the block. False leaves that to `connect`. Default True.
 
     Raises:
-        ConnectionFailedError: on entering, as `connect`.
+        ConnectionFailedError: on entering, as `connect`; with ``reconnect`` once it gives up.
     """
 
     def __init__(
@@ -77,29 +95,32 @@ class WebSocketClient:
         handler: WebSocketHandler[Any] | type[WebSocketHandler[Any]] | None = None,
         dialect: str | None = None,
         headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
-        stream: trio.abc.Stream | None = None,
+        stream: trio.abc.Stream | Callable[[], Awaitable[trio.abc.Stream]] | None = None,
         unix_path: str | os.PathLike[str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
         proxy: Literal[True] | str | None = True,
         options: Options | None = None,
+        reconnect: Backoff | None = None,
+        autoconnect: bool = True,
     ) -> None:
         if dialect not in _DIALECTS:
             names = ", ".join(repr(name) for name in _DIALECTS if name)
             raise ValueError(f"dialect is one of {names}, not {dialect!r}")
-        self._uri = uri
+        if reconnect is not None and not isinstance(reconnect, Backoff):
+            raise TypeError(f"reconnect is a Backoff, not {type(reconnect).__name__}; write Backoff(...)")
+        self._waits = reconnect is not None or not autoconnect
+        if self._waits and stream is not None and not callable(stream):
+            raise ValueError("a stream is good for one connection; give an async function that opens one")
         self._subprotocols: Sequence[str] = _DIALECTS[dialect]
         self._handler = _make_handler(handler)
-        self._connecting: dict[str, Any] = {
-            "headers": headers,
-            "stream": stream,
-            "unix_path": unix_path,
-            "ssl_context": ssl_context,
-            "proxy": proxy,
-            "options": options,
-        }
+        self._opening = functools.partial(
+            Opening, uri, self._subprotocols, headers, stream, unix_path, ssl_context, proxy, options
+        )
+        self._opened: Opening | None = None
+        self._autoconnect = autoconnect
         self._manager: Any = None
-        self._peer: Peer | None = None
-        self._ws: WebSocket | None = None
+        self._subscriptions = Subscriptions()
+        self._keeper = Keeper(self._open_peer, reconnect, self._subscriptions)
 
     # -- life ---------------------------------------------------------------------------------------
 
@@ -121,40 +142,90 @@ class WebSocketClient:
     @asynccontextmanager
     @enable_ki_protection
     async def _run(self) -> AsyncIterator[None]:
-        async with connect(self._uri, subprotocols=self._subprotocols, **self._connecting) as ws:
-            self._ws = ws
-            handler = self._handler
-            handler._prepare()
-            connection: ClientConnection[Any] = ClientConnection(ws)
-            dialect = choose(ws.subprotocol, ws._options)
+        opening = self._opened = self._opening()
+        entered = False
+        try:
+            async with open_service(opening.options) as service:
+                entered = True
+                self._keeper.begin(service, opening.options.close_timeout)
+                try:
+                    if self._autoconnect:
+                        await self._keeper.connect()
+                    yield
+                except BaseException as exc:
+                    await self._keeper.close(exc)
+                    raise
+                await self._keeper.close(None)
+        finally:
+            if not entered:
+                await opening.abandon()
 
-            async def on_packet(packet: Packet) -> None:
-                await handler.on_receive(connection, packet)
+    async def _open_peer(self, service: Service) -> Peer:
+        """One connection, and both halves of calls over it."""
+        assert self._opened is not None
+        handler = self._handler
+        handler._prepare()
+        ws = await self._opened.open(service)
+        connection: ClientConnection[Any] = ClientConnection(ws)
+        dialect = choose(ws.subprotocol, ws._options)
 
-            takes_packets = type(handler).on_receive is not WebSocketHandler.on_receive
-            peer = self._peer = Peer(
-                ws,
-                Workers(ws._service.nursery),
-                dialect or plain_dialect(ws._options),
-                undecided=dialect is None and self._subprotocols != (),
-                methods=handler._methods,
-                connection=connection,
-                on_packet=on_packet if takes_packets else None,
-                limiter=Limiter(),
-                default_limit=handler.default_rate_limit,
-            )
-            object.__setattr__(connection, "_peer", peer)
-            ws._service.nursery.start_soon(_host, peer)
-            try:
-                yield
-            finally:
-                peer.ended()  # connect() closes; what was under way here has failed before that
+        async def on_packet(packet: Packet) -> None:
+            await handler.on_receive(connection, packet)
+
+        takes_packets = type(handler).on_receive is not WebSocketHandler.on_receive
+        peer = Peer(
+            ws,
+            Workers(service.nursery),
+            dialect or plain_dialect(ws._options),
+            undecided=dialect is None and self._subprotocols != (),
+            methods=handler._methods,
+            connection=connection,
+            on_packet=on_packet if takes_packets else None,
+            limiter=Limiter(),
+            default_limit=handler.default_rate_limit,
+        )
+        object.__setattr__(connection, "_peer", peer)
+        return peer
+
+    async def connect(
+        self, *, retry: bool = False, max_retry_attempt: int = 3, retry_interval: float = 2.0
+    ) -> None:
+        """Connect within the block, if there is no connection: after ``autoconnect=False``, or after a loss.
+
+        It is tried in this task and under its cancel scope; others who need the connection wait for what
+        comes of it. Cancelled, it tries no more. While the client reconnects by itself, it waits for that.
+
+        Args:
+            retry: try more than once, where `Backoff.retries` says that it makes sense. By default as often
+                as the client's ``reconnect`` says, and once without.
+            max_retry_attempt: with ``retry``, tries in all. Default 3.
+            retry_interval: with ``retry``, seconds of the first wait between two at most; ``initial`` of a
+                `Backoff`. Default 2.
+
+        Raises:
+            ConnectionFailedError: the last of the tries failed.
+            RuntimeError: the block was not entered.
+        """
+        if retry:
+            maximum = max(Backoff.maximum, retry_interval)
+            backoff = Backoff(initial=retry_interval, maximum=maximum, attempts=max_retry_attempt)
+            await self._keeper.connect(backoff)
+        else:
+            await self._keeper.connect()
 
     @property
     def _live(self) -> Peer:
-        if self._peer is None:
+        if self._keeper.peer is None:
             raise RuntimeError("not connected; use: async with WebSocketClient(...) as client")
-        return self._peer
+        return self._keeper.peer
+
+    @property
+    def _caller(self) -> Peer | Keeper:
+        """What calls go through: a client that never reconnects need not look whether there is a link."""
+        keeper = self._keeper
+        if self._waits and self._manager is not None:
+            return keeper
+        return keeper.peer or self._live
 
     # -- calls --------------------------------------------------------------------------------------
 
@@ -179,13 +250,14 @@ class WebSocketClient:
             RPCError: the call failed, see the tree in `trio_ws.errors`.
             PacketValidationError: the value is not of type ``returns``.
             PacketError: an argument cannot be encoded; nothing was sent.
-            ConnectionClosedError: the connection ended first; the method may have run, or not.
+            ConnectionClosedError: the connection ended first; its ``may_have_run`` says more.
+            ConnectionFailedError: the client has given up to reconnect.
         """
-        return self._live.call(method, args, kwargs, returns)
+        return self._caller.call(method, args, kwargs, returns)
 
     async def send_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> RPCResponse:
         """Call a method and give how it ended: ``.data``, ``.error``, ``.result()``. Else as `call`."""
-        return await self._live.send_rpc(method, args, kwargs)
+        return await self._caller.send_rpc(method, args, kwargs)
 
     @overload
     def stream(
@@ -204,7 +276,7 @@ class WebSocketClient:
         ``yield``, after ``stream_window`` items. Arguments and errors are those of `call`; an error of the
         method comes in its place among the items.
         """
-        return self._live.stream(method, args, kwargs, items)
+        return self._caller.stream(method, args, kwargs, items)
 
     def stream_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> PacketStream:
         """Iterate over the items of a stream as packets: ``async for packet in ...: packet.data``.
@@ -212,14 +284,14 @@ class WebSocketClient:
         The same as `stream` without a block: it ends with the iterator, which ``break`` drops. Arguments that
         are streams need the block.
         """
-        peer = self._live
+        peer = self._caller
         return PacketStream(lambda: peer.open_stream(method, args, kwargs, Any))
 
     # -- packets ------------------------------------------------------------------------------------
 
     async def send(self, data: Any) -> None:
         """Send a packet that is no call. Waits, raises and is cancelled as `WebSocket.send`."""
-        await self._live.send(data)
+        await self._caller.send(data)
 
     async def recv(self) -> Packet | None:
         """Wait for the next packet that is no call; None after a clean end. A cancellation loses none.
@@ -231,7 +303,7 @@ class WebSocketClient:
             ConnectionClosedError: the connection ended in any other way.
             RuntimeError: the handler's ``on_receive`` takes the packets.
         """
-        return await self._live.recv()
+        return await self._caller.recv()
 
     def __aiter__(self) -> Self:
         return self
@@ -248,14 +320,72 @@ class WebSocketClient:
         ``math = client.proxy(MathAPI)``, then ``await math.add(1, 2)``. Results are converted to the types
         that the methods are annotated with.
         """
-        return Proxy(self._live, api)  # type: ignore[return-value]
+        return cast("T", Proxy(self._caller, api))
+
+    # -- channels -----------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def subscribe(
+        self, names: str | Iterable[str], *, policy: Policy = "drop_oldest", max_items: int = 64
+    ) -> AsyncIterator[Inbox]:
+        """Listen to channels, for the length of a block: ``async with ... as inbox: async for packet in``.
+
+        The packets of these channels come to the inbox alone; `recv` gets what no inbox listens to. With
+        ``reconnect`` the inbox goes on over connections; what is published in between is not seen. Leaving
+        the block unsubscribes, without waiting for an answer.
+
+        Args:
+            names: one name or many, and globs, as far as the handler's ``may_subscribe`` allows.
+            policy: what gives way when ``max_items`` packets wait: ``"drop_oldest"``, ``"drop_newest"``, or
+                ``"disconnect"``, which ends the inbox and not the connection.
+            max_items: packets that may wait in the inbox.
+
+        Yields:
+            The `Inbox`. When the connection has ended for good, it raises what `recv` does, after the packets
+            that wait; after a clean end `trio.EndOfChannel`.
+
+        Raises:
+            RPCAccessDeniedError: the handler does not allow it.
+            SubscriptionError: the connection holds ``max_subscribed_channels`` already.
+            RPCError: the server knows no channels, or not such names.
+            PacketError: the dialect carries no subscriptions; ``trio-ws.v1`` does.
+            ConnectionClosedError: the connection ended before the answer came.
+        """
+        check_policy(policy, ("drop_oldest", "drop_newest", "disconnect"))
+        wanted = check_names(names)
+        if not wanted:
+            raise ValueError("name one channel at least")
+        subscriptions = self._subscriptions
+        with Inbox(policy, max_items, subscriptions.leave) as inbox:
+            peer = await self._keeper.ready()
+            if not peer.extended:
+                raise no_channels(peer)
+            subscriptions.add(peer, inbox, wanted)
+            await subscriptions.confirmed(inbox)
+            if inbox._ended:
+                raise inbox._error() if inbox._error is not None else peer.ws._closed_error()
+            yield inbox
 
     # -- state --------------------------------------------------------------------------------------
 
     @property
+    def state(self) -> ClientState:
+        """Where the client is in its life.
+
+        ``"disconnected"``: there is no connection, and none is tried for. ``"connecting"``: it tries now.
+        ``"connected"``. ``"waiting"``: until the next try. ``"closed"``: its block was left.
+        """
+        return self._keeper.state
+
+    def state_changes(self) -> StateChanges:
+        """Iterate over `state`: that of now, and each new one until ``"closed"``. See `StateChanges`."""
+        return StateChanges(self._keeper)
+
+    @property
     def connected(self) -> bool:
         """Whether calls can be sent now."""
-        return self._ws is not None and self._ws.connected
+        peer = self._keeper.peer
+        return peer is not None and peer.ws.connected
 
     @property
     def dialect(self) -> str:
@@ -264,22 +394,14 @@ class WebSocketClient:
 
     @property
     def websocket(self) -> WebSocket:
-        """The connection itself, for its state; it is read and written by the client alone."""
+        """The connection itself, the last one, for its state; it is read and written by the client alone."""
         return self._live.ws
 
     async def ping(self) -> float:
         """Ping the server; seconds there and back."""
+        if self._waits:
+            await self._keeper.ready()
         return await self.websocket.ping()
-
-
-@enable_ki_protection
-async def _host(peer: Peer) -> None:
-    """Run a peer in a nursery that must not fail."""
-    try:
-        await peer.run()
-    except Exception:
-        logger.exception("on_receive of a client's handler failed")
-        peer.ws._begin_close(1011, "internal error")
 
 
 def _make_handler(handler: Any) -> WebSocketHandler[Any]:

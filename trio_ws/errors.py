@@ -7,6 +7,7 @@
     │   ├── InvalidURIError                (also ValueError)
     │   └── HandshakeRejectedError         .status .headers .body
     ├── ConnectionClosedError              (also trio.BrokenResourceError) .code .reason .sent .received
+    │   │                                  .may_have_run
     │   └── ConnectionClosedLocallyError   (also trio.ClosedResourceError) used after our own close
     ├── MessageError                       a message of another kind, or one that does not decode
     ├── PacketError                        bytes that are no packet, or data that fits into none
@@ -18,7 +19,8 @@
     │   ├── RateLimitError                 -32000 .retry_after
     │   ├── RPCAccessDeniedError           -32002
     │   ├── RPCTimeoutError                -32003 (also TimeoutError) its deadline passed over there
-    │   └── RPCCancelledError              -32004 the other side gave it up
+    │   ├── RPCCancelledError              -32004 the other side gave it up
+    │   └── SubscriptionError              the server lets this client into no more channels
     ├── BrokerError                        the broker of channels cannot be reached
     ├── WorkerError                        the workers of serve_processes do not start: .exit_code
     └── WebSocketException                 raised *by* a handler to close with a code of its choice
@@ -55,6 +57,7 @@ __all__ = [
     "RPCMethodNotFoundError",
     "RPCTimeoutError",
     "RateLimitError",
+    "SubscriptionError",
     "WebSocketError",
     "WebSocketException",
     "WorkerError",
@@ -121,7 +124,11 @@ class ConnectionClosedError(WebSocketError, trio.BrokenResourceError):
         reason: the text beside that code.
         sent: the Close frame that we sent, or None.
         received: the Close frame that the peer sent, or None.
+        may_have_run: of a call or a stream: whether the other side may have got its request. False only where
+            it is known that the request never left, so that it can safely be made again.
     """
+
+    may_have_run: bool = True
 
     def __init__(
         self,
@@ -250,6 +257,10 @@ class RPCCancelledError(RPCError):
     """The other side gave the call up, because it stops."""
 
     default_code = -32004
+
+
+class SubscriptionError(RPCError):
+    """The server did not let the client subscribe: it holds ``max_subscribed_channels`` already."""
 
 
 class BrokerError(WebSocketError):

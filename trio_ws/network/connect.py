@@ -6,6 +6,7 @@ What always holds: whatever fails on the way, the stream is closed and the error
 
 from __future__ import annotations
 
+import functools
 import socket
 import ssl
 from collections.abc import Mapping
@@ -29,13 +30,15 @@ from trio_ws.wire.http import Request
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from trio_ws.websocket.service import Service
     from trio_ws.websocket.transport import Transport
     from trio_ws.wire.handshake import Response
 
-__all__ = ["connect", "take_socket"]
+    OpenStream = Callable[[], Awaitable[trio.abc.Stream]]
+
+__all__ = ["Opening", "close_after", "connect", "take_socket"]
 
 HeaderItems = "Mapping[str, str] | Iterable[tuple[str, str]]"
 
@@ -47,7 +50,7 @@ async def connect(
     *,
     subprotocols: Sequence[str] = (),
     headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
-    stream: trio.abc.Stream | None = None,
+    stream: trio.abc.Stream | OpenStream | None = None,
     unix_path: str | os.PathLike[str] | None = None,
     ssl_context: ssl.SSLContext | None = None,
     proxy: Literal[True] | str | None = True,
@@ -67,7 +70,8 @@ async def connect(
         subprotocols: those offered, best first.
         headers: more request headers.
         stream: speak over this stream instead of opening a TCP connection. It is taken over: it is closed in
-            the end, also when connecting fails. With ``wss://`` TLS is put on top of it.
+            the end, also when connecting fails. With ``wss://`` TLS is put on top of it. Or an async
+            function without arguments that gives one; an `OSError` of it is a failed connection.
         unix_path: connect to the Unix socket at this path; the URI still names host and target.
         ssl_context: for ``wss://``; by default `ssl.create_default_context`, which checks certificates.
         proxy: the URL of a proxy: ``http://``, ``https://`` (TLS to the proxy), ``socks5://`` (names are
@@ -86,32 +90,74 @@ async def connect(
         ConnectionFailedError: DNS, TCP, TLS, the proxy or the handshake failed, a redirect could not be
             followed, or ``open_timeout`` passed.
     """
-    attempt = _Attempt(uri, subprotocols, headers, stream, unix_path, ssl_context, proxy, options)
-    options = attempt.options
+    opening = Opening(uri, subprotocols, headers, stream, unix_path, ssl_context, proxy, options)
     entered = False
     try:
-        async with open_service(options) as service:
+        async with open_service(opening.options) as service:
             entered = True
-            ws: WebSocket | None = None
-            with trio.move_on_after(options.open_timeout):
-                ws = await attempt.open(service)
-            if ws is None:
-                raise ConnectionFailedError(
-                    f"the connection to {attempt.where} did not open within open_timeout"
-                    f" ({options.open_timeout} seconds)"
-                )
+            ws = await opening.open(service)
             try:
                 yield ws
             except BaseException as exc:
-                try:
-                    await ws.close(1001 if _is_cancellation(exc) else 1011)
-                except trio.Cancelled:
-                    pass  # what the block raised says more
+                await close_after(ws, exc)
                 raise
             await ws.close()
     finally:
-        if stream is not None and not entered:
-            await trio.aclose_forcefully(stream)
+        if not entered:
+            await opening.abandon()
+
+
+class Opening:
+    """How a connection is opened: the arguments of `connect`, checked. It may be opened again and again."""
+
+    def __init__(
+        self,
+        uri: str,
+        subprotocols: Sequence[str] = (),
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        stream: trio.abc.Stream | OpenStream | None = None,
+        unix_path: str | os.PathLike[str] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        proxy: Literal[True] | str | None = True,
+        options: Options | None = None,
+    ) -> None:
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        items = list(cast("Iterable[tuple[str, str]]", pairs))
+        self._stream = stream
+        self._attempt = functools.partial(
+            _Attempt, uri, subprotocols, items, stream, unix_path, ssl_context, proxy, options
+        )
+        # Made here for what may be wrong with its parts. One is good for one connection.
+        self._first: _Attempt | None = self._attempt()
+        self.options = self._first.options
+
+    async def open(self, service: Service) -> WebSocket:
+        """Open a connection in ``open_timeout``; raises as `connect`."""
+        if self._first is None and self._stream is not None and not callable(self._stream):
+            raise RuntimeError("a stream is good for one connection; give an async function that opens one")
+        attempt, self._first = self._first or self._attempt(), None
+        ws: WebSocket | None = None
+        with trio.move_on_after(self.options.open_timeout):
+            ws = await attempt.open(service)
+        if ws is None:
+            raise ConnectionFailedError(
+                f"the connection to {attempt.where} did not open within open_timeout"
+                f" ({self.options.open_timeout} seconds)"
+            )
+        return ws
+
+    async def abandon(self) -> None:
+        """It comes to no `open`: close the stream that was given."""
+        if self._stream is not None and not callable(self._stream):
+            await trio.aclose_forcefully(self._stream)
+
+
+async def close_after(ws: WebSocket, exc: BaseException) -> None:
+    """Close because of what left a block."""
+    try:
+        await ws.close(1001 if _is_cancellation(exc) else 1011)
+    except trio.Cancelled:
+        pass  # what the block raised says more
 
 
 def _is_cancellation(exc: BaseException) -> bool:
@@ -128,8 +174,8 @@ class _Attempt:
         self,
         uri: str,
         subprotocols: Sequence[str],
-        headers: Mapping[str, str] | Iterable[tuple[str, str]],
-        stream: trio.abc.Stream | None,
+        headers: list[tuple[str, str]],
+        stream: trio.abc.Stream | OpenStream | None,
         unix_path: str | os.PathLike[str] | None,
         ssl_context: ssl.SSLContext | None,
         proxy: Literal[True] | str | None,
@@ -152,8 +198,7 @@ class _Attempt:
         self._unix_path = unix_path
         self._ssl_context = ssl_context
         self._subprotocols = check_subprotocols(subprotocols)
-        pairs = headers.items() if isinstance(headers, Mapping) else headers
-        self._headers = list(cast("Iterable[tuple[str, str]]", pairs))
+        self._headers = headers
         self._authorization = self.uri.authorization
         self._handshake = self._make_handshake()
 
@@ -234,6 +279,8 @@ class _Attempt:
         return ws
 
     async def _dial(self) -> trio.abc.Stream:
+        if callable(self._stream):
+            return await self._stream()
         if self._stream is not None:
             return self._stream
         if self._unix_path is not None:

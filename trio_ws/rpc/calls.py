@@ -15,32 +15,28 @@ from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-import outcome
 import trio
 from trio.lowlevel import (
     Abort,
     RaiseCancelT,
-    Task,
     checkpoint,
     checkpoint_if_cancelled,
     current_task,
-    reschedule,
     wait_task_rescheduled,
 )
 
-from trio_ws.errors import PacketError, RPCError, RPCTimeoutError
+from trio_ws.errors import ConnectionClosedError, PacketError, RPCError, RPCTimeoutError
 from trio_ws.rpc.errors import error_from
 from trio_ws.rpc.streams import ItemStream, Producer, convert, produce
-from trio_ws.websocket.bell import Bell
+from trio_ws.rpc.waiting import Needing, Slot
 from trio_ws.websocket.endpoint import OPEN
 from trio_ws.wire.frames import BINARY, TEXT
 from trio_ws.wire.packets import Packet, PacketSource, Request, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-    from types import TracebackType
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from trio_ws.errors import WebSocketError
+    from trio_ws.rpc.waiting import Waiting
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.wire.packets import Dialect
 
@@ -76,45 +72,6 @@ class RPCResponse:
     def __repr__(self) -> str:
         what = f"data={self.data!r}" if self.error is None else f"error={self.error!r}"
         return f"<RPCResponse {self.call_id} {what}>"
-
-
-class _Slot:
-    """One caller that waits for one answer."""
-
-    __slots__ = ("caller", "task")
-
-    def __init__(self, caller: Caller, task: Task) -> None:
-        self.caller = caller
-        self.task = task
-
-    def answered(self, response: Response, size: int) -> bool:
-        self.caller.needing.count -= 1
-        self.caller.woken += 1
-        reschedule(self.task, outcome.Value(response))
-        return True
-
-    def lost(self, error: WebSocketError) -> None:
-        self.caller.needing.count -= 1
-        reschedule(self.task, outcome.Error(error))
-
-
-class _Needing:
-    """Counts the tasks that wait for something which only reading can bring."""
-
-    __slots__ = ("bell", "count")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.bell = Bell()
-
-    def __enter__(self) -> None:
-        self.count += 1
-        self.bell.ring()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.count -= 1
 
 
 class PacketStream(AsyncIterator[Packet]):
@@ -166,13 +123,13 @@ class Caller(ABC):
     def __init__(self, ws: WebSocket, dialect: Dialect) -> None:
         self.ws = ws
         self.over = False
-        self.needing = _Needing()
+        self.needing = Needing()
         self.woken = 0
         self._left = 0  # of them, at the last read
         self.window = ws._options.stream_window
         self._outbox = ws._outbox
         self._high_water = ws._options.send_high_water
-        self._pending: dict[Any, _Slot | ItemStream[Any]] = {}
+        self._pending: dict[Any, Waiting] = {}
         self._uploads: dict[str, Producer] = {}
         self._upload_scopes: dict[str, trio.CancelScope] = {}
         self._next_id = 0
@@ -205,14 +162,28 @@ class Caller(ABC):
         if self._outbox.corked:
             self._outbox.flush()
 
-    def _send_request(self, payload: bytes) -> None:
-        """Send a request. The last of the callers that one read has woken sends for all of them."""
+    def _send_request(self, payload: bytes) -> int:
+        """Send a request, and give its mark (see waiting.py).
+
+        The last of the callers that one read has woken sends for all of them.
+        """
         if self.woken > 1:
             self.woken -= 1
             self.ws._post(self.opcode, payload, cork=True)
         else:
             self.woken = 0
             self.ws._post(self.opcode, payload, cork=False)
+        outbox = self._outbox
+        return outbox.passed + outbox.size if outbox.size else 0
+
+    def _lost_error(self, mark: int) -> ConnectionClosedError:
+        """What a request gets that was sent with this mark and finds no answer any more."""
+        ws, outbox = self.ws, self._outbox
+        error = ws._closed_error()
+        # A stream may still be given what waits, if a Close frame is among it.
+        if mark > outbox.passed and outbox.broken and (ws._close_sent is None or ws._transport.self_reading):
+            error.may_have_run = False
+        return error
 
     def expect_fewer(self) -> None:
         """At a read: those whom earlier reads woke, and who did not call since the last, will not."""
@@ -239,9 +210,13 @@ class Caller(ABC):
     async def _ready(self) -> None:
         ws = self.ws
         if not ws.connected or self.congested or self.over:
-            await ws._wait_for_room()
-            if self.over:
-                raise ws._closed_error()
+            try:
+                await ws._wait_for_room()
+                if self.over:
+                    raise ws._closed_error()
+            except ConnectionClosedError as exc:
+                exc.may_have_run = False
+                raise
 
     def keep_in_stream(self, stream: ItemStream[Any], size: int) -> None:
         """Account for items that wait in a stream, in dialects without credit."""
@@ -315,12 +290,12 @@ class Caller(ABC):
 
     def _ask(self, call_id: str, payload: bytes) -> Callable[[RaiseCancelT], Abort]:
         """Send a request for this task, which waits for the answer next; give what aborts that."""
-        self._pending[call_id] = _Slot(self, current_task())
+        slot = self._pending[call_id] = Slot(self, current_task())
         needing = self.needing
         needing.count += 1
         if needing.count == 1:
             needing.bell.ring()
-        self._send_request(payload)
+        slot.mark = self._send_request(payload)
 
         def abort(_: RaiseCancelT) -> Abort:
             needing.count -= 1
@@ -328,6 +303,14 @@ class Caller(ABC):
             return Abort.SUCCEEDED
 
         return abort
+
+    def ask_soon(self, waiting: Waiting, method: str, args: Sequence[Any]) -> None:
+        """Send a request at once, whatever the high-water mark, for those who keep a bound of their own."""
+        self._next_id += 1
+        call_id = str(self._next_id)
+        payload = self.dialect.request(call_id, method, args)
+        self._pending[call_id] = waiting
+        waiting.mark = self._send_request(payload)
 
     def _encode_request(
         self,
@@ -384,7 +367,7 @@ class Caller(ABC):
         )
         stream: ItemStream[Any] = ItemStream(self, call_id, items, f"an item of {method}", granted=window)
         self._pending[call_id] = stream
-        self._send_request(payload)
+        stream.mark = self._send_request(payload)
         return stream
 
     @asynccontextmanager

@@ -28,7 +28,7 @@ from trio_ws.errors import ConnectionClosedError, WebSocketException
 from trio_ws.rpc.answering import ON_PACKET, PACKET_OVERHEAD, Answerer, Blocked, Call, short
 from trio_ws.rpc.workers import Worker
 from trio_ws.websocket.bell import Bell
-from trio_ws.wire.packets import BrokenPacketError, Request, detect
+from trio_ws.wire.packets import BrokenPacketError, PacketSource, Request, detect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["Peer"]
 
 logger = logging.getLogger("trio_ws.rpc")
+
+CHANNEL = PacketSource.CHANNEL
 
 #: Packets in a row after which the lead gives way to other tasks.
 _PACKETS_IN_A_ROW = 64
@@ -100,6 +102,9 @@ class Peer(Answerer):
         self._mailing = False  # on_packet has one
         self._mail_bell = Bell()
         self.dropped_packets = 0
+        # Set by a client: what takes packets of channels before others see them, and is told of the end.
+        self.route: Callable[[Packet], bool] | None = None
+        self.on_over: Callable[[], None] | None = None
         self._failure: BaseException | None = None
 
     # -- life ---------------------------------------------------------------------------------------
@@ -157,7 +162,7 @@ class Peer(Answerer):
                 call.cancel("end")
         pending, self._pending = self._pending, {}
         for waiting in pending.values():
-            waiting.lost(self.ws._closed_error())
+            waiting.lost(self._lost_error(waiting.mark))
         for scope in self._upload_scopes.values():
             scope.cancel()
         self._kept -= sum(size for _, size in self._held)
@@ -166,6 +171,8 @@ class Peer(Answerer):
         self._own_bell.ring()
         self._mail_bell.ring()
         self.needing.bell.ring()
+        if self.on_over is not None:
+            self.on_over()
 
     def go_away(self, code: int, reason: str) -> None:
         """Close, once the calls that run are done; new ones are refused."""
@@ -287,6 +294,8 @@ class Peer(Answerer):
     # -- packets that are no calls ------------------------------------------------------------------
 
     def _take_packet(self, packet: Packet, size: int, worker: Worker) -> Blocked | None:
+        if self.route is not None and packet.source is CHANNEL and self.route(packet):
+            return None
         if self._on_packet is None or self._mailing:
             self._keep_packet(packet, size + PACKET_OVERHEAD)
             return None
@@ -330,6 +339,15 @@ class Peer(Answerer):
         while self._mail and self._kept > self.ws._options.max_queue_bytes:
             self._kept -= self._mail.popleft()[1]
             self.dropped_packets += 1
+
+    def take_over(self, old: Peer) -> None:
+        """Keep the packets that the connection before this one left for `recv`."""
+        while old._mail:
+            packet, size = old._mail.popleft()
+            old._kept -= size
+            self._mail.append((packet, size))
+            self._kept += size
+        self.dropped_packets += old.dropped_packets
 
     async def recv(self) -> Packet | None:
         """The next packet that is no call; None after a clean end. A cancellation loses none."""

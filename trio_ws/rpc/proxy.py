@@ -6,14 +6,25 @@ import inspect
 import types
 import typing
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
 from trio_ws.rpc.methods import MARK
 
 if TYPE_CHECKING:
-    from trio_ws.rpc.calls import Caller
+    from collections.abc import Mapping
+
+    class Calls(Protocol):
+        """Whoever can be asked to call: a `Caller`, or what waits for one."""
+
+        async def call(
+            self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], returns: Any
+        ) -> Any: ...
+        def stream(
+            self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any
+        ) -> Any: ...
+
 
 __all__ = ["Proxy"]
 
@@ -32,7 +43,7 @@ class Proxy:
         TypeError: ``api`` is no class, or an annotation of its methods cannot be resolved.
     """
 
-    def __init__(self, caller: Caller, api: Any) -> None:
+    def __init__(self, caller: Calls, api: Any) -> None:
         if not isinstance(api, type):
             raise TypeError(f"a proxy is made from a class, not from {api!r}")
         functions = [pair for pair in inspect.getmembers(api, inspect.isfunction) if pair[0][0] != "_"]
@@ -47,7 +58,7 @@ def _name(name: str, function: Callable[..., Any]) -> str:
     return name if mark is None or mark.alias_name is None else mark.alias_name
 
 
-def _method(caller: Caller, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def _method(caller: Calls, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     returns, is_stream = _result(function)
 
     if is_stream:

@@ -69,6 +69,7 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         "_taken",
         "_type",
         "_what",
+        "mark",
         "stream_id",
     )
 
@@ -84,6 +85,7 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         self._taken = 0  # since credit was last sent
         self._kept = 0  # bytes, in dialects without credit
         self._since = 0  # items since a checkpoint
+        self.mark = 0  # see waiting.py
         self.stream_id = stream_id
 
     async def receive(self) -> T:

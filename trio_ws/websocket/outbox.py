@@ -19,6 +19,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trio_ws.websocket.bell import Bell
+from trio_ws.websocket.transport import WRITE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +58,7 @@ class Outbox:
         "corked",
         "moved",
         "on_drained",
+        "passed",
         "room",
         "size",
     )
@@ -78,6 +80,9 @@ class Outbox:
         self.size = 0
         self.broken = False
         self.moved = False  # bytes went out since somebody last set this to False
+        # Of all that ever waited in here: bytes that the peer may have got. With `size`, taken when a frame
+        # was put in, it tells later whether that frame can have left.
+        self.passed = 0
         self.room = Bell()  # rings whenever bytes went out of a full outbox, and at the end
 
     @property
@@ -171,6 +176,8 @@ class Outbox:
         parts.clear()
         self.size = 0
         self.write(data)
+        if not self.broken:
+            self.passed += len(data) - self.size
 
     def close_when_empty(self) -> None:
         """Close the transport as soon as all is written, at once if it is."""
@@ -217,6 +224,7 @@ class Outbox:
 
     @enable_ki_protection
     async def _drain(self) -> None:
+        transport = self._transport
         try:
             while self._parts:
                 parts, self._parts = self._parts, []
@@ -224,10 +232,14 @@ class Outbox:
                 batch = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
                 self._under_way = True
                 while batch:
-                    sent = await self._transport.send_some(batch)
+                    # A stream that fails does not say how much of it went out before.
+                    unsure = 0 if transport.self_reading else min(len(batch), WRITE_SIZE)
+                    self.passed += unsure
+                    sent = await transport.send_some(batch)
                     if self.broken:
                         return
                     batch = batch[sent:]
+                    self.passed += sent - unsure
                     self.size -= sent
                     self.moved = True
                     self.room.ring()

@@ -20,7 +20,7 @@ from trio.lowlevel import enable_ki_protection, notify_closing, wait_readable, w
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["READ_SIZE", "SocketTransport", "StreamTransport", "Transport"]
+__all__ = ["READ_SIZE", "WRITE_SIZE", "SocketTransport", "StreamTransport", "Transport"]
 
 #: Bytes asked of one read. Larger ones cost more in page faults than they save in system calls.
 READ_SIZE = 65536

@@ -1,0 +1,1 @@
+"""The connections of one client, one after the other."""
