@@ -1,0 +1,63 @@
+"""Sphinx builds the documentation from this: ``make docs``.
+
+What always holds: a warning is an error, a reference to a name of ours that does not exist is a warning, and
+nothing is fetched from the network.
+"""
+
+from __future__ import annotations
+
+import os
+
+import trio_ws
+
+project = "trio_ws"
+author = "the trio_ws authors"
+copyright = "the trio_ws authors"  # noqa: A001 - Sphinx's name
+version = release = trio_ws.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinxcontrib_trio",
+    "myst_parser",
+]
+# Links into the documentation of Python and trio need the network, so one has to ask for them.
+if os.environ.get("DOCS_INTERSPHINX"):
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "python": ("https://docs.python.org/3", None),
+        "trio": ("https://trio.readthedocs.io/en/stable", None),
+    }
+
+exclude_patterns = ["_build"]
+nitpicky = True
+nitpick_ignore_regex = [
+    # Annotations name what is not ours, type variables, and aliases that only type checkers see.
+    ("py:(class|data)", r"(?!trio_ws\.[A-Z]).*"),
+    ("py:.*", r"(trio|ssl|msgspec|logging|socket|contextlib|collections|typing|signal|picows|coredis)\b.*"),
+]
+# `name` in a docstring is a reference.
+default_role = "py:obj"
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 4
+suppress_warnings = ["myst.xref_missing"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+autodoc_default_options = {"members": True, "inherited-members": "Channel, Exception, tuple, Generic"}
+autodoc_inherit_docstrings = False
+napoleon_numpy_docstring = False
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+
+html_theme = "furo"
+html_title = "trio_ws"
+html_static_path = ["_static"]
+html_css_files = ["own.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_theme_options = {"navigation_with_keys": True}
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
