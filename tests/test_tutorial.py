@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import pytest
 import trio
 
 import trio_ws
-from tests.kit.programs import Folder, folders
+from tests.kit.programs import TUTORIAL, Folder, folders
 from tests.kit.redis import redis_server
 from tests.kit.serving import guard
 
@@ -93,13 +94,8 @@ async def test_calls(folder: Folder) -> None:
     async with folder.serving():
         done = await trio.to_thread.run_sync(folder.run, "try_calls.py")
     assert done.stderr == ""
-    assert done.stdout.splitlines() == CALLS
-
-
-CALLS = """\
-said to 1
-[{'name': 'ada', 'text': 'meow'}]
-""".splitlines()
+    expected = (TUTORIAL / "calls" / "try_calls.txt").read_text(encoding="utf-8")
+    assert f"$ python try_calls.py\n{done.stdout}" == expected
 
 
 async def test_a_client_that_comes_back(folder: Folder) -> None:
@@ -122,8 +118,19 @@ async def test_a_client_that_comes_back(folder: Folder) -> None:
 
 
 async def test_the_tests(folder: Folder) -> None:
-    folder.type("calls/chat.py", "calls/test_chat.py")
-    (folder.path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n")
+    folder.type("calls/chat.py", "calls/test_chat.py", "calls/pytest.ini")
+    done = await trio.to_thread.run_sync(folder.run, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert "5 passed" in done.stdout, done.stdout
+
+
+async def test_the_tests_of_the_app(folder: Folder) -> None:
+    folder.type("page/chat.py", "calls/test_chat.py", "calls/pytest.ini")
+    tests = folder.path / "test_chat.py"
+    text = tests.read_text(encoding="utf-8").replace("{room}", "rooms/{room}")
+    before, old, after = re.split(r"(@asynccontextmanager\n.*?\n\n\n)", text, flags=re.DOTALL)
+    new = (TUTORIAL / "page" / "open_town.py").read_text(encoding="utf-8").partition("# ---\n")[2]
+    assert "open_town" in old
+    tests.write_text(f"{before}{new}\n\n{after}", encoding="utf-8")
     done = await trio.to_thread.run_sync(folder.run, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     assert "5 passed" in done.stdout, done.stdout
 

@@ -26,7 +26,7 @@ class Chat(trio_ws.WebSocketHandler):
 
     async def on_connect(self, connection: trio_ws.ClientConnection) -> None:
         room = connection.path_params["room"]
-        (name,) = connection.request.query_params.get("name", [""])
+        name = connection.request.query_params.get("name", [""])[0]
         if room not in ROOMS:
             await connection.reject(404, "there is no such room\n")
         elif not 1 <= len(name) <= 20:
