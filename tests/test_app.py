@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-import trio.testing
 
 from tests.kit.serving import all_tasks, body_of, echo, exchange, guard, request, serving_in_memory, status_of
 from trio_ws import (

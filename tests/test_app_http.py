@@ -298,7 +298,7 @@ def gives_a_coroutine(request: Request) -> Awaitable[None]:
     [
         (fails, "KeyError: 'a secret'"),
         (no_json, "TypeError: a body of object is no text"),
-        (gives_a_coroutine, "is a plain function that gave a coroutine; write async def"),
+        (gives_a_coroutine, "gives_a_coroutine is a plain function that gave an awaitable; write"),
     ],
 )
 async def test_a_failure_is_500_with_its_traceback_in_the_log_alone_unless_debug(

@@ -32,6 +32,8 @@ from trio_ws import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_ws import WebSocket
+
 
 class Move(msgspec.Struct):
     x: int
@@ -133,19 +135,18 @@ async def test_all_ways_to_send_and_receive() -> None:
         assert ws.response_headers.get("X-Y") == "z"
         for message in ("t", b"b", "[1]", '{"x":2}', b"no text"):
             await ws.send(message)
-        received = [message.payload async for message in ws_until_close(ws)]
-        assert received == ["t", b"b", b"c", '{"x":1}', "m"]
+        assert await payloads_until_close(ws) == ["t", b"b", b"c", '{"x":1}', "m"]
         assert (ws.close_code, ws.close_reason) == (4000, "done")
         await until(lambda: len(failures) == 2)
     assert failures == [["t", b"b", [1], Move(2)], "none"]
 
 
-async def ws_until_close(ws: Any) -> Any:
-    try:
-        async for message in ws:
-            yield message
-    except ConnectionClosedError:
-        return
+async def payloads_until_close(ws: WebSocket) -> list[object]:
+    payloads: list[object] = []
+    with pytest.raises(ConnectionClosedError):
+        while True:
+            payloads.append((await ws.receive()).payload)
+    return payloads
 
 
 async def test_what_there_is_to_look_at() -> None:
@@ -273,6 +274,8 @@ async def test_its_end_means_what_it_means_for_an_async_function(
             case "gone":
                 ws.close(4002)
                 ws.send("too late")
+            case _:
+                pass
         return None
 
     async with serving(handler) as server:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import trio
 
-from trio_ws import connect
+import trio_ws
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -73,7 +73,7 @@ def test_app() -> None:
 
 async def use_the_app(uri: str) -> None:
     with trio.fail_after(60):
-        async with connect(f"{uri}/rooms/7") as one, connect(f"{uri}/rooms/7") as two:
+        async with trio_ws.connect(f"{uri}/rooms/7") as one, trio_ws.connect(f"{uri}/rooms/7") as two:
             await one.send("hi")
             assert await two.receive_text() == "hi"
             async with httpx.AsyncClient(base_url=uri.replace("ws", "http", 1)) as client:
@@ -121,3 +121,31 @@ def test_demo() -> None:
         "was told 1001: going away",
     ):
         assert said in output
+
+
+def test_asgi_app_under_hypercorn() -> None:
+    async def use(port: int) -> None:
+        with trio.fail_after(60):
+            async with trio_ws.connect(f"ws://127.0.0.1:{port}/echo/ada") as ws:
+                await ws.send("hello")
+                assert await ws.receive_text() == "ada: hello"
+            async with trio_ws.WebSocketClient(f"ws://127.0.0.1:{port}/rpc") as client:
+                assert await client.call("add", 20, 22) == 42
+                async with client.stream("count_to", 3, items=int) as numbers:
+                    assert [number async for number in numbers] == [1, 2, 3]
+            async with httpx.AsyncClient() as http:
+                assert (await http.get(f"http://127.0.0.1:{port}/healthz")).json()["ok"] is True
+
+    command = [sys.executable, "-m", "hypercorn", "--worker-class", "trio", "--bind", "127.0.0.1:0"]
+    with subprocess.Popen(
+        [*command, f"{EXAMPLES / 'asgi_app'}:app"], stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stderr is not None
+            running = next(line for line in server.stderr if "Running on http://127.0.0.1:" in line)
+            trio.run(use, int(running.split("127.0.0.1:")[1].split()[0]))
+            server.send_signal(signal.SIGTERM)
+            assert "Traceback" not in server.communicate(timeout=60)[1]
+        finally:
+            server.kill()
+        assert server.returncode == 0

@@ -23,7 +23,7 @@ FLOORS = {
     "network": 3,
     "rpc": 3,
     "channels": 3,
-    "routing": 3,
+    "routing": 2,
     "blocking": 3,
     "lifespan": 3,
     "handler": 4,
@@ -31,10 +31,11 @@ FLOORS = {
     "reconnecting": 4,
     "server": 5,
     "client": 5,
-    "app": 6,  # above the servers: it can run one
+    "asgi": 6,
     "processes": 6,
-    "testing": 6,
-    "": 7,
+    "app": 7,  # above the servers: it can run one
+    "testing": 7,
+    "": 8,
 }
 
 

@@ -12,6 +12,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         handshake.py         both opening handshakes
         tunnel.py            CONNECT, to an HTTP proxy
         masking.py           xor, and where its keys come from
+        _mask.c              the same xor in C, where it could be built
         frames.py            frames and messages: wsproto's, with a fast lane for the common frame
         deflate.py           permessage-deflate with a bound on what it inflates
         packets.py           the packets of calls, and the dialects they are written in
@@ -30,6 +31,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         receiving.py         the ways to receive
         sending.py           the ways to send
         connection.py        WebSocket: its face
+    routing.py           floor 2  paths with typed parameters, and the functions that answer to them
     network/             floor 3  reaching and being reached
         uri.py               ws:// and wss://
         proxy.py             HTTP and SOCKS5 proxies, named or from the environment
@@ -37,6 +39,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         connect.py           names, TLS, the client's opening
         http.py              plain HTTP responses beside the upgrade
         listen.py            listeners, and a client's way to a checked request
+        gateway.py           an ASGI connection as a client's byte stream
     rpc/                 floor 3  calls over one WebSocket, either way round
         limits.py            how often
         parameters.py        what an annotation lets through
@@ -64,7 +67,6 @@ The house, from the ground up; a module imports only from floors below its own, 
         redis_link.py        one connection to Redis
         redis.py             RedisBroker: through Redis
         urls.py              from a URL to its broker
-    routing.py           floor 3  paths with typed parameters, and the functions that answer to them
     blocking.py          floor 3  plain functions in threads, and the WebSocket that they get
     lifespan.py          floor 3  what is held open around the work of a server
     handler.py           floor 4  WebSocketHandler and ClientConnection
@@ -75,19 +77,21 @@ The house, from the ground up; a module imports only from floors below its own, 
         keeper.py            who dials, and who waits for a connection
     server.py            floor 5  WebSocketServer, serve
     client.py            floor 5  WebSocketClient
-    app.py               floor 6  App: routes, mounts, middleware, a lifespan
+    asgi.py              floor 6  ASGIApp: any target as an ASGI application
     processes/           floor 6  one server in several processes
         targets.py           import strings: how a target gets into another process
         orders.py            what parent and worker say to each other
         worker.py            a worker, in its own process
         child.py             a worker, as its parent sees it
         group.py             serve_processes: start, restart, renew, drain
-    testing/             floor 6  memory links, faults, the raw peer
+    app.py               floor 7  App: routes, mounts, middleware, a lifespan
+    testing/             floor 7  memory links, faults, the raw peer
 """
 
 from __future__ import annotations
 
 from trio_ws.app import App
+from trio_ws.asgi import ASGIApp, asgi_scope
 from trio_ws.blocking import BlockingWebSocket
 from trio_ws.channels.brokers import Broker, BrokerStatistics, MemoryBroker, MemoryHub
 from trio_ws.channels.hub import ChannelStatistics, Hub, HubStatistics
@@ -141,6 +145,7 @@ from trio_ws.wire.packets import Packet, PacketSource
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASGIApp",
     "All",
     "Any",
     "App",
@@ -204,6 +209,7 @@ __all__ = [
     "WebSocketServer",
     "WorkerError",
     "WorkerProcess",
+    "asgi_scope",
     "broadcast",
     "cancel_on_signals",
     "connect",

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
+from trio_ws.asgi import ASGIApp
 from trio_ws.blocking import call_in_thread, run_in_thread
 from trio_ws.errors import MessageError
 from trio_ws.front import Entry, Exchange, Front, Shared
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trio_ws.channels.brokers import Broker
+    from trio_ws.network.gateway import Receive, Scope, Send
     from trio_ws.options import Options
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.wire.http import Request
@@ -102,6 +104,8 @@ class App(Front):
         self._middleware: list[Middleware] = []
         self._lifespans: list[Callable[[App], AbstractAsyncContextManager[object]]] = []
         self._mounted: list[App] = []
+        self._lives = 0  # blocks that live() has open
+        self._asgi: ASGIApp | None = None
         self._above: list[tuple[App, Pattern]] = []  # where this one is mounted
 
     # -- adding -------------------------------------------------------------------------------------
@@ -373,14 +377,38 @@ class App(Front):
 
     @asynccontextmanager
     @enable_ki_protection
-    async def live(self, grace: float) -> AsyncIterator[None]:
-        """Run a block within the lifespans. For those who serve an App by other means."""
-        managers = [functools.partial(one, app) for app in self._family() for one in app._lifespans]
+    async def live(self, grace: float = 10.0) -> AsyncIterator[None]:
+        """Run a block within the lifespans. For those who serve an App by other means.
+
+        Args:
+            grace: seconds that the lifespans get to end; default 10, the default of ``close_timeout``.
+        """
+        managers = self._managers()
         if not managers:
             yield
             return
         async with hosted(managers, grace):
-            yield
+            self._lives += 1
+            try:
+                yield
+            finally:
+                self._lives -= 1
+
+    def check_live(self) -> None:
+        if self._managers() and not self._lives:
+            raise RuntimeError(
+                "this App has a lifespan that nobody runs, as ASGI servers do not run those of mounted"
+                " applications; write async with app.live() in the lifespan of what it is mounted in"
+            )
+
+    def _managers(self) -> list[Callable[[], AbstractAsyncContextManager[object]]]:
+        return [functools.partial(one, app) for app in self._family() for one in app._lifespans]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Be an ASGI 3 application: that of `ASGIApp`, which takes options, too."""
+        if self._asgi is None:
+            self._asgi = ASGIApp(self)
+        await self._asgi(scope, receive, send)
 
     def _family(self) -> list[App]:
         """This App and all that are mounted below it, each once."""

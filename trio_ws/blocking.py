@@ -24,6 +24,7 @@ import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from trio_ws.errors import ConnectionClosedError, ConnectionClosedLocallyError
+from trio_ws.routing import name_of
 from trio_ws.websocket.bell import Bell
 
 if TYPE_CHECKING:
@@ -309,7 +310,7 @@ async def run_in_thread(
         if not calls.begin():
             return
         try:
-            _refuse_coroutine(function, function(BlockingWebSocket(ws, calls), **kwargs))
+            _refuse_awaitable(function, function(BlockingWebSocket(ws, calls), **kwargs))
         except ConnectionClosedError:
             raise
         except Exception:
@@ -344,13 +345,14 @@ async def call_in_thread(function: Callable[[], T], limiter: trio.CapacityLimite
 
     def work() -> T:
         result = function()
-        _refuse_coroutine(function, result)
+        _refuse_awaitable(function, result)
         return result
 
     return await trio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)
 
 
-def _refuse_coroutine(function: object, result: object) -> None:
-    if inspect.iscoroutine(result):
-        result.close()
-        raise TypeError(f"{function!r} is a plain function that gave a coroutine; write async def")
+def _refuse_awaitable(function: object, result: object) -> None:
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError(f"{name_of(function)} is a plain function that gave an awaitable; write async def")

@@ -89,6 +89,14 @@ class Front(ABC):
     def live(self, grace: float) -> AbstractAsyncContextManager[None]:
         """What must be there while connections are served; ``grace`` seconds bound its end."""
 
+    @abstractmethod
+    def check_live(self) -> None:
+        """See that `live` runs, where that makes a difference.
+
+        Raises:
+            RuntimeError: it does not.
+        """
+
     def find(self, request: Request) -> Entry | Exchange:
         """The route for a request. One for a handshake may still be none: that is for the caller to check.
 

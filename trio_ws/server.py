@@ -292,6 +292,11 @@ class WebSocketServer:
         return self._handler
 
     @property
+    def broker(self) -> Broker | None:
+        """The broker, whose ``state`` and ``statistics()`` show how it fares; None where there is none."""
+        return self._broker
+
+    @property
     def port(self) -> int:
         """The TCP port of the first listener.
 
@@ -496,9 +501,12 @@ class WebSocketServer:
             logger.info("refused a client: the server is going away")
             raise HTTPError(503, "the server is going away", [("Retry-After", "1")])
         limit = self.options.max_connections
-        if limit is not None and len(self._connections) + self._exchanges >= limit:
+        if limit is not None and self._count_connections() >= limit:
             logger.warning("refused a client: max_connections (%d) are open", limit)
             raise HTTPError(503, "too many connections", [("Retry-After", "1")])
+
+    def _count_connections(self) -> int:
+        return len(self._connections) + self._exchanges
 
     async def _answer_http(self, found: Exchange, request: Request, transport: Transport) -> None:
         self._exchanges += 1

@@ -118,8 +118,9 @@ def _check_frames(reader: FrameReader, limit: int | None) -> None:
     ends = [isinstance(event, CloseFrame | Violation) for event in reader.events]
     assert not any(ends[:-1]), "something came after the last event"
     assert reader.done is (bool(ends) and ends[-1])
+    assert reader.at_once in (0, reader.wanted + 14)
     if reader.done:
-        assert (reader.held, reader.wanted, reader.take_part()) == (0, 0, None)
+        assert (reader.held, reader.wanted, reader.at_once, reader.take_part()) == (0, 0, 0, None)
     for event in reader.events:
         if isinstance(event, Ping | Pong):
             assert len(event.payload) <= 125

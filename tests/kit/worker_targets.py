@@ -36,6 +36,19 @@ class Calls(trio_ws.WebSocketHandler):
         return os.getpid()
 
 
+class Chat(trio_ws.WebSocketHandler):
+    """Rooms that several workers share."""
+
+    @trio_ws.rpc_method()
+    def join(self, connection: trio_ws.ClientConnection, room: str) -> int:
+        connection.subscribe(room)
+        return os.getpid()
+
+    @trio_ws.rpc_method()
+    def say(self, connection: trio_ws.ClientConnection, room: str, text: str) -> int:
+        return self.publish(room, text, exclude=(connection,))
+
+
 NUMBER = 7
 CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 

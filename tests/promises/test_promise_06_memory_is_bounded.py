@@ -24,7 +24,7 @@ from trio_ws import (
     connect,
 )
 from trio_ws.testing import Link, RawPeer
-from trio_ws.websocket.transport import READ_SIZE
+from trio_ws.websocket.transport import BIG_READ_SIZE, READ_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -87,9 +87,11 @@ async def test_the_server_stops_reading_when_the_application_does(
         assert await peer.receive_until_close() == (1000, "")
 
 
-async def test_a_server_stops_reading_from_a_socket_too() -> None:
+# A read is larger within a big message.
+@pytest.mark.parametrize(("size", "one_read"), [(10_000, READ_SIZE), (90_000, BIG_READ_SIZE)])
+async def test_a_server_stops_reading_from_a_socket_too(size: int, one_read: int) -> None:
     go_on = trio.Event()
-    limit, size, count = 100_000, 10_000, 2000
+    limit, count = 100_000, 20_000_000 // size
     handlers: list[WebSocket] = []
     received = 0
 
@@ -117,7 +119,7 @@ async def test_a_server_stops_reading_from_a_socket_too() -> None:
                 await trio.lowlevel.checkpoint()
             assert len(ws._inbox) == held
             assert limit <= sum(len(item) + OVERHEAD for item in ws._inbox) + size
-            assert sum(map(len, ws._inbox)) <= limit + READ_SIZE
+            assert sum(map(len, ws._inbox)) <= limit + one_read
             go_on.set()
         await until(lambda: received == count)
 

@@ -208,3 +208,25 @@ async def test_pipelined_echoes_and_a_close_are_all_answered(autojump_clock: Moc
     async with facing("server", echo) as peer:
         await say(peer, *texts)
         assert await texts_before_the_close(peer) == (texts, 1000)
+
+
+async def test_closing_reads_on_where_a_full_queue_came_before_the_close(autojump_clock: MockClock) -> None:
+    # Nothing that comes behind a Close takes room, so a queue that it found full holds up no end.
+    link = Link()
+    with trio.fail_after(100):
+        async with trio.open_nursery() as nursery:
+
+            async def server() -> None:
+                peer = await RawPeer.accept(link.server)
+                await say(peer, "a", "b")
+                while (frame := await peer.receive_frame()) is not None and frame.opcode != 8:
+                    pass
+                await peer.aclose()
+
+            nursery.start_soon(server)
+            options = Options(max_queue_bytes=1, close_timeout=5)
+            async with connect("ws://test/", stream=link.client, options=options) as ws:
+                assert await ws.receive_text() == "a"
+                begun = trio.current_time()
+            assert trio.current_time() == begun
+            assert ws.close_received == CloseFrame(1000, "")

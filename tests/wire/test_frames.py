@@ -121,6 +121,25 @@ def test_what_the_reader_holds_and_wants_is_told() -> None:
     assert made.size_of_new(1) == 303
 
 
+@BOTH
+def test_only_within_a_big_frame_is_there_more_to_read_at_once(client: bool) -> None:
+    big = frame(BINARY, bytes(100_000), masked=not client)
+    made = reader(client=client)
+    made.feed(frame(TEXT, b"small", masked=not client) + big[:200])
+    # To its end and through the longest head that the next frame can have.
+    assert made.at_once == len(big) - 200 + 14
+    made.feed(big[200:-1])
+    assert made.at_once == 1 + 14
+    made.feed(big[-1:] + big[:3])
+    assert made.at_once == 0  # how long that one is has not come yet
+    made.feed(big[3:])
+    assert made.at_once == 0
+    made.feed(frame(BINARY, bytes(10_000), masked=not client)[:5000])
+    assert (made.wanted > 0, made.at_once) == (True, 0)
+    fragment = fed([frame(BINARY, bytes(100_000), fin=False, masked=not client)[:200]], client=client)
+    assert (fragment.wanted > 0, fragment.at_once) == (True, 0)
+
+
 def test_fragments_without_end_and_without_bytes_hold_nothing() -> None:
     made = reader(limit=10)
     made.feed(frame(BINARY, b"abc", fin=False))

@@ -22,8 +22,10 @@ TEXTS = st.text(alphabet="aä€😀\x00", max_size=90)
 NOT_QUITE_TEXTS = st.sampled_from(
     [b"\xff", b"a\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"ok\xc0\x80ok", b"\xe2\x82" + b"a" * 130]
 )
-# Around the lengths where the form of a header changes, and where a chunk is kept as it is.
-LONG = st.sampled_from([125, 126, 127, 511, 512, 513, 4095, 4096, 65535, 65536]).map(lambda n: b"~" * n)
+# Around the lengths where the form of a header changes, where a chunk is kept as it is, and of big frames.
+LONG = st.sampled_from([125, 126, 127, 511, 512, 513, 4095, 4096, 16383, 16384, 65535, 65536]).map(
+    lambda n: b"~" * n
+)
 PAYLOADS = st.binary(max_size=140) | TEXTS.map(str.encode) | NOT_QUITE_TEXTS
 CLOSES = st.sampled_from(
     [
@@ -214,3 +216,24 @@ def test_parts_joined_are_the_messages_whenever_they_are_taken(
                 begun.append(part)
     assert messages == whole.messages
     assert not begun
+
+
+@settings(max_examples=200)
+@given(st.data(), st.booleans(), st.integers(0, 20_000), st.integers(1, 40_000))
+def test_reading_on_in_big_frames_changes_nothing(
+    data: st.DataObject, client: bool, first: int, other: int
+) -> None:
+    stream = data.draw(streams(client=client, compressed=False))
+    whole = read([stream], client=client, compressed=False)
+    made = reader(client=client, compressed=False)
+    made.feed(stream[:first])
+    at = first
+    while at < len(stream):
+        size = made.at_once or other
+        before = made.at_once and len(made.messages) + len(made.events)
+        made.feed(stream[at : at + size])
+        at += size
+        # With its end at most two empty control frames can have come, or one empty message and one frame.
+        assert not before or len(made.messages) + len(made.events) - before <= 8
+    assert (made.messages, made.events, made.done) == (whole.messages, whole.events, whole.done)
+    assert (made.held, made.wanted) == (whole.held, whole.wanted)

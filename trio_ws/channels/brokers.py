@@ -116,6 +116,7 @@ class MemoryBroker(Broker):
         self._state: BrokerState = "new"
         self._published = 0
         self._received = 0
+        self._unpublished = 0
 
     @asynccontextmanager
     async def run(
@@ -143,6 +144,9 @@ class MemoryBroker(Broker):
         self._names.discard(name)
 
     def publish(self, name: str, payload: bytes) -> None:
+        if self._state != "connected":
+            self._unpublished += 1
+            return
         self._published += 1
         for broker in list(self._hub.brokers):
             if broker is not self and broker._wants(name):
@@ -158,4 +162,4 @@ class MemoryBroker(Broker):
         return self._state
 
     def statistics(self) -> BrokerStatistics:
-        return BrokerStatistics(self._published, self._received, 0, 0, 0)
+        return BrokerStatistics(self._published, self._received, self._unpublished, 0, 0)

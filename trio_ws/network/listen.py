@@ -166,7 +166,10 @@ async def secure(
     if context is None:
         if isinstance(client, socket.socket):
             return SocketTransport(client, address)
-        return StreamTransport(client, service.nursery)
+        transport = StreamTransport(client, service.nursery)
+        if address is not None:  # of a stream that has no socket to ask
+            transport.remote_address = address
+        return transport
     if isinstance(client, socket.socket):
         client = trio.SocketStream(trio.socket.from_stdlib_socket(client))
     stream = trio.SSLStream(client, context, server_side=True, https_compatible=True)

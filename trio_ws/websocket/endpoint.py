@@ -26,7 +26,7 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection, wait_re
 from trio_ws.errors import CloseFrame, ConnectionClosedError, ConnectionClosedLocallyError
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.outbox import Outbox
-from trio_ws.websocket.transport import READ_SIZE, SocketTransport
+from trio_ws.websocket.transport import BIG_READ_SIZE, READ_SIZE, SocketTransport
 from trio_ws.wire.frames import (
     CLOSE,
     FIN,
@@ -58,6 +58,9 @@ MESSAGE_OVERHEAD = 128
 
 #: Compressed bytes that are taken at once: they may inflate a thousandfold, and a read is 64 KiB.
 _COMPRESSED_SLICE = 1024
+
+#: Reads of big messages in one turn. They take about 1 ms, 3 ms with masks in Python.
+_READS_IN_A_ROW = 8
 
 _KEEPALIVE = b"trio_ws keepalive"
 
@@ -182,7 +185,7 @@ class Endpoint:
 
     @property
     def _full(self) -> bool:
-        return self._queued >= self._options.max_queue_bytes and not self._closed_locally
+        return self._queued >= self._options.max_queue_bytes and not self._no_more_messages
 
     async def _advance(self) -> bool:
         """Wait until bytes or the end may have changed something, reading if nobody else does.
@@ -221,9 +224,28 @@ class Endpoint:
             others = self._arrived.ring()
         if data:
             self._feed(data)
+            if len(data) == READ_SIZE and self._deflate is None and isinstance(transport, SocketTransport):
+                self._read_on(transport)
         else:
             self._end(cause)
         return others > 0
+
+    def _read_on(self, transport: SocketTransport) -> None:
+        """Take what has come of a big message, and of more of them, without a turn of the scheduler each."""
+        for _ in range(_READS_IN_A_ROW):
+            size = self._frames.at_once if self._frames is not None and not self._full else 0
+            if not size:
+                return
+            try:
+                data = transport.recv_now(min(size, BIG_READ_SIZE))
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                self._end(exc)
+                return
+            if not data:
+                return  # the next read finds the end again
+            self._feed(data)
 
     @enable_ki_protection
     async def _attend(self) -> None:

@@ -13,6 +13,7 @@ lets a peer answer only the latest ping).
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import trio
@@ -112,11 +113,11 @@ class Outbox:
 
     def write_pair(self, head: bytes, payload: bytes) -> None:
         """Send a large frame without joining its head and its payload."""
+        if self.corked:
+            self.flush()
         if self._parts or self._draining:
             self._append(head)
             self._append(payload)
-            if self.corked:
-                self.flush()
             return
         if self.broken:
             return
@@ -229,20 +230,21 @@ class Outbox:
             while self._parts:
                 parts, self._parts = self._parts, []
                 self._control = 0
-                batch = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
                 self._under_way = True
-                while batch:
-                    # A stream that fails does not say how much of it went out before.
-                    unsure = 0 if transport.self_reading else min(len(batch), WRITE_SIZE)
-                    self.passed += unsure
-                    sent = await transport.send_some(batch)
-                    if self.broken:
-                        return
-                    batch = batch[sent:]
-                    self.passed += sent - unsure
-                    self.size -= sent
-                    self.moved = True
-                    self.room.ring()
+                for batch in _batches(parts):
+                    rest = batch
+                    while rest:
+                        # A stream that fails does not say how much of it went out before.
+                        unsure = 0 if transport.self_reading else min(len(rest), WRITE_SIZE)
+                        self.passed += unsure
+                        sent = await transport.send_some(rest)
+                        if self.broken:
+                            return
+                        rest = rest[sent:]
+                        self.passed += sent - unsure
+                        self.size -= sent
+                        self.moved = True
+                        self.room.ring()
                 self._under_way = False
                 if self._late_pong is not None:
                     self._append(self._late_pong)
@@ -258,3 +260,14 @@ class Outbox:
             self._when_empty()
         elif self.on_drained is not None:
             self.on_drained()
+
+
+def _batches(parts: list[bytes | memoryview]) -> list[memoryview]:
+    """What to write one after the other: large parts as they are, and the small ones between them joined."""
+    batches: list[bytes | memoryview] = []
+    for large, run in groupby(parts, lambda part: len(part) >= _CORK_LIMIT):
+        if large:
+            batches.extend(run)
+        else:
+            batches.append(b"".join(run))
+    return [memoryview(batch) for batch in batches]

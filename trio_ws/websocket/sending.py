@@ -25,7 +25,7 @@ from trio_ws.wire.frames import (
     PONG,
     RSV1,
     TEXT,
-    frame_head,
+    frame_pair,
     masked_frame,
     server_frame,
 )
@@ -35,7 +35,7 @@ __all__ = ["Sending"]
 BytesLike = bytes | bytearray | memoryview
 Data = str | BytesLike | WebSocketMessage | AsyncIterable[str] | AsyncIterable[BytesLike]
 
-#: A server sends payloads of at least this many bytes beside their header instead of joined to it.
+#: Payloads of at least this many bytes are sent beside their header instead of joined to it.
 _LARGE = 16 * 1024
 #: Sends in a row that needed no wait, after which a sender gives way to other tasks: corked ones count one
 #: each, and those with a system call thirty-two.
@@ -169,13 +169,11 @@ class Sending(Handshaking):
         if deflate is not None and len(payload) >= self._threshold:
             payload = deflate.compress(payload, fin=True)
             first |= RSV1
-        if self._client:
-            frame = masked_frame(first, payload)
-        elif len(payload) < _LARGE:
-            frame = server_frame(first, payload)
-        else:
-            outbox.write_pair(frame_head(first, len(payload)), payload)
+        if len(payload) >= _LARGE:
+            outbox.write_pair(*frame_pair(first, payload, masked=self._client))
             frame = b""
+        else:
+            frame = masked_frame(first, payload) if self._client else server_frame(first, payload)
         if self._inbox and frame:
             # More input of the same burst is at hand, so more output is to be expected: gather it.
             outbox.cork(frame)

@@ -20,10 +20,12 @@ from trio.lowlevel import enable_ki_protection, notify_closing, wait_readable, w
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["READ_SIZE", "WRITE_SIZE", "SocketTransport", "StreamTransport", "Transport"]
+__all__ = ["BIG_READ_SIZE", "READ_SIZE", "WRITE_SIZE", "SocketTransport", "StreamTransport", "Transport"]
 
 #: Bytes asked of one read. Larger ones cost more in page faults than they save in system calls.
 READ_SIZE = 65536
+#: The same where a big message is known to be under way. Just under what glibc gives back to the system.
+BIG_READ_SIZE = 120 * 1024
 #: Bytes handed to one write of a stream: a record of TLS, and small enough for progress to be seen.
 WRITE_SIZE = 16384
 

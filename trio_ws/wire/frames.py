@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
 
 from trio_ws.errors import CloseFrame
-from trio_ws.wire.masking import INTEGER_MAX, MaskKeys, mask
+from trio_ws.wire.masking import INLINE_MAX, MaskKeys, mask
 
 if TYPE_CHECKING:
     from collections.abc import MutableSequence
@@ -48,6 +48,7 @@ __all__ = [
     "Violation",
     "close_payload",
     "frame_head",
+    "frame_pair",
     "masked_frame",
     "server_frame",
 ]
@@ -67,6 +68,9 @@ _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 _PLAIN_CLOSES = (b"", *(code.to_bytes(2, "big") for code in (1000, 1001, 1014)))
 # Above every length that a header can declare, so that an illegal one stays wsproto's to judge.
 _NO_LIMIT = 1 << 65
+# Plain frames of at least this many bytes are worth reading on for; see `FrameReader.at_once`.
+_BIG = 16 * 1024
+_LONGEST_HEAD = 14
 # Chunks shorter than this are joined as they come, so that a peer that dribbles costs what it sends.
 _SMALL_CHUNK = 4096
 
@@ -155,6 +159,17 @@ class FrameReader:
         """Payload bytes of the current frame that are still to come, 0 between frames."""
         return self._left
 
+    @property
+    def at_once(self) -> int:
+        """Bytes that are worth another read at once, because a big plain frame is under way; 0 if none is.
+
+        They go to its end and hold the next frame's head as well, but no crowd of small frames, which would
+        take long.
+        """
+        if self._key is None or self._size + self._left < _BIG:
+            return 0
+        return self._left + _LONGEST_HEAD
+
     def size_of_new(self, count: int) -> int:
         """Bytes of the last ``count`` messages and of what is held: what a compressed read really brought."""
         messages = self.messages
@@ -227,7 +242,7 @@ class FrameReader:
             if n < 0 or n > limit or end > size:
                 break
             key = data[start - 4 : start]
-            if n > INTEGER_MAX:
+            if n > INLINE_MAX:
                 payload = mask(data[start:end], key)
             else:
                 payload = (
@@ -354,15 +369,15 @@ class FrameReader:
 
     def _bulk(self, data: bytes, i: int) -> int:
         """The payload of a plain data frame, as its chunks come."""
-        chunk = data[i : i + self._left]
-        size = len(chunk)
-        i += size
-        self._left -= size
+        end = min(i + self._left, len(data))
+        self._left -= end - i
         key = self._key
         if key:
-            chunk = mask(chunk, key)
-            turn = size & 3
+            chunk = mask(memoryview(data)[i:end], key)
+            turn = (end - i) & 3
             self._key = key[turn:] + key[:turn]
+        else:
+            chunk = data[i:end]
         final = not self._left
         if self._utf8 is not None:
             try:
@@ -374,7 +389,7 @@ class FrameReader:
         if final:
             self._key = None
             self._finish()
-        return i
+        return end
 
     def _feed_wsproto(self, data: bytes) -> None:
         proto = self._proto
@@ -497,6 +512,14 @@ def server_frame(first: int, payload: bytes | bytearray | memoryview) -> bytes:
     elif size < 65536:  # as frame_head() does it, without the call
         return _pack_16(first, 126, size) + payload
     return frame_head(first, size) + payload
+
+
+def frame_pair(first: int, payload: bytes, *, masked: bool) -> tuple[bytes, bytes]:
+    """One frame in two parts, its header and its payload, because joining them would copy a big payload."""
+    if not masked:
+        return frame_head(first, len(payload)), payload
+    key = _keys.next()
+    return frame_head(first, len(payload), 0x80) + key, mask(payload, key)
 
 
 def masked_frame(first: int, payload: bytes | bytearray | memoryview) -> bytes:

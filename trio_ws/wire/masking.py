@@ -1,4 +1,7 @@
-"""Masking of payloads (RFC 6455 section 5.3).
+"""Masking of payloads (RFC 6455 section 5.3), in C where the extension was built and else in Python.
+
+Which of the two, this module decides once, when it is imported; the environment variable ``TRIO_WS_PURE=1``
+says Python. Both do the same; without the extension big messages cost several times as much.
 
 What always holds: `mask` is its own inverse, never changes its argument, and gives ``bytes``. Keys come
 from the operating system's random source and each frame gets a fresh one.
@@ -7,24 +10,31 @@ from the operating system's random source and each frame gets a fresh one.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
-__all__ = ["INTEGER_MAX", "MaskKeys", "mask"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Mask = Callable[[bytes | bytearray | memoryview, bytes], bytes]
+
+__all__ = ["INLINE_MAX", "LANE", "MaskKeys", "c_mask", "mask", "python_mask"]
 
 _from_bytes = int.from_bytes
 
 #: Two ways, each the faster one on its side of this many bytes: one big-integer xor, and a look-up of every
 #: fourth byte in a table for each byte of the key. From 16 KiB on the second is three times as fast.
-INTEGER_MAX = 384
+_INTEGER_MAX = 384
 
 # Ready made, and used without a loop: at 1 KiB that saves a seventh of the time.
 _LANE_0, _LANE_1, _LANE_2, _LANE_3 = (slice(lane, None, 4) for lane in range(4))
 _XOR_TABLES = tuple(bytes(byte ^ key for byte in range(256)) for key in range(256))
 
 
-def mask(data: bytes | bytearray | memoryview, key: bytes) -> bytes:
+def python_mask(data: bytes | bytearray | memoryview, key: bytes) -> bytes:
     """Xor ``data`` with the four bytes of ``key``, repeated."""
     size = len(data)
-    if size <= INTEGER_MAX:
+    if size <= _INTEGER_MAX:
         repeated = (key * ((size + 3) >> 2))[:size]
         return (_from_bytes(data, "little") ^ _from_bytes(repeated, "little")).to_bytes(size, "little")
     masked = bytearray(data)
@@ -34,6 +44,19 @@ def mask(data: bytes | bytearray | memoryview, key: bytes) -> bytes:
     masked[_LANE_2] = masked[_LANE_2].translate(_XOR_TABLES[key_2])
     masked[_LANE_3] = masked[_LANE_3].translate(_XOR_TABLES[key_3])
     return bytes(masked)
+
+
+#: The extension's `mask`, or None where it is not there or not wanted.
+c_mask: Mask | None = None
+if os.environ.get("TRIO_WS_PURE", "0") in ("", "0"):
+    with suppress(ImportError):
+        from trio_ws.wire._mask import mask as c_mask
+
+#: Which one is in use: "c" or "python".
+LANE = "python" if c_mask is None else "c"
+mask: Mask = c_mask or python_mask
+#: Payloads of at most this many bytes cost less as integers, in line, than a call of `mask`; none do in C.
+INLINE_MAX = _INTEGER_MAX if c_mask is None else -1
 
 
 class MaskKeys:

@@ -1,0 +1,253 @@
+"""Big messages: whole, in order, among small ones, over sockets and streams, and cut off in the middle."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from tests.kit.serving import request, serving, serving_in_memory
+from tests.kit.watching import MIB, until
+from tests.kit.wire import frame
+from trio_ws import ConnectionClosedError, Options, WebSocket, connect
+from trio_ws.websocket.transport import READ_SIZE
+from trio_ws.wire.frames import BINARY
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+OPTIONS = Options(max_message_size=4 * MIB, max_queue_bytes=8 * MIB, send_high_water=64 * MIB)
+# Around what one read takes, and where a payload is sent beside its header.
+SIZES = [5, 16_383, 16_384, 65_522, 65_536, 122_880, 0, 300_001, 125, 2 * MIB + 3, 65_535, 3, MIB]
+
+
+@asynccontextmanager
+async def client_of(target: object, link: str) -> AsyncIterator[WebSocket]:
+    if link == "socket":
+        async with (
+            serving(target, options=OPTIONS, debug=True) as server,
+            connect(server.url, options=OPTIONS) as ws,
+        ):
+            yield ws
+    else:
+        async with (
+            serving_in_memory(target, options=OPTIONS, debug=True) as memory,
+            memory.connect(options=OPTIONS) as ws,
+        ):
+            yield ws
+
+
+@pytest.mark.parametrize("link", ["socket", "stream"])
+async def test_messages_of_every_size_arrive_in_order_both_ways(link: str) -> None:
+    async def echo(ws: WebSocket) -> None:
+        async for message in ws:
+            await ws.send(message)
+
+    sent: list[str | bytes] = []
+    for size in SIZES:
+        sent += [os.urandom(size), "é" * (size // 2), b"small"]
+
+    async with client_of(echo, link) as ws:
+
+        async def send() -> None:
+            for item in sent:
+                await ws.send(item)
+                if len(item) % 2:
+                    await ws.ping()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            for item in sent:
+                message = await ws.receive()
+                assert message.payload == item
+
+
+@pytest.mark.parametrize("link", ["socket", "stream"])
+async def test_what_waits_behind_a_big_message_goes_out_in_order(link: str) -> None:
+    """More than the kernel takes is sent in one go: the rest, large and small by turns, has to wait."""
+    sent = [bytes([i]) * (3 * MIB) for i in range(8)]
+    sent += [b"%d" % i * size for i, size in enumerate([10, 70_000, 1, 2, 200_000, 65_535, 65_536, 4])]
+    posted = [b"a" * 70_000, b"b" * 80_000, b"c"]
+    all_sent = trio.Event()
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        for item in sent:
+            await ws.send(item)
+        for item in posted:
+            ws._post(BINARY, item, cork=False)
+        assert ws.buffered_bytes > 0
+        all_sent.set()
+        async for _ in ws:
+            pass
+
+    async with client_of(handler, link) as ws:
+        await all_sent.wait()
+        for item in sent + posted:
+            assert await ws.receive_bytes() == item
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_peer_that_leaves_within_a_big_message(reset: bool) -> None:
+    whole = frame(BINARY, bytes(400_000))
+    left = trio.Event()
+    error: ConnectionClosedError | None = None
+    done = trio.Event()
+
+    async def handler(ws: WebSocket) -> None:
+        nonlocal error
+        await ws.accept()
+        await left.wait()
+        with pytest.raises(ConnectionClosedError) as info:
+            await ws.receive_bytes()
+        error = info.value
+        done.set()
+
+    async with serving(handler, options=OPTIONS, debug=True) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        await stream.send_all(request())
+        await stream.receive_some()
+        await stream.send_all(whole[:300_000])
+        if reset:
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.aclose()
+        left.set()
+        await done.wait()
+    assert error is not None
+    assert error.code == 1006
+    assert isinstance(error.__cause__, ConnectionResetError) is reset
+
+
+async def test_a_peer_that_stops_within_a_big_message_is_waited_for() -> None:
+    whole = frame(BINARY, bytes(400_000))
+    received: list[bytes] = []
+
+    async def handler(ws: WebSocket) -> None:
+        received.append(await ws.receive_bytes())
+        await ws.send("thanks")
+
+    async with serving(handler, options=OPTIONS, debug=True) as server:
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+            await stream.send_all(request())
+            await stream.receive_some()
+            for start in (0, 150_000, 399_000):
+                await stream.send_all(whole[start : {0: 150_000, 150_000: 399_000}.get(start)])
+                await trio.testing.wait_all_tasks_blocked()
+            assert (await stream.receive_some()).startswith(b"\x81\x06thanks")
+    assert received == [bytes(400_000)]
+
+
+async def test_a_big_answer_stays_behind_the_small_ones_of_its_burst() -> None:
+    async def handler(ws: WebSocket) -> None:
+        async for message in ws:  # all three come in one read, so that the first answers are gathered
+            await ws.send(message.payload if len(message.payload) < 5 else bytes(20_000))
+
+    async with serving(handler, options=OPTIONS, debug=True) as server:
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+            await stream.send_all(request())
+            await stream.receive_some()
+            await stream.send_all(frame(BINARY, b"1") + frame(BINARY, b"large") + frame(BINARY, b"2"))
+            expected = b"\x82\x011" + b"\x82\x7e\x4e\x20" + bytes(20_000) + b"\x82\x012"
+            got = b""
+            while len(got) < len(expected):
+                got += await stream.receive_some()
+            assert got == expected
+
+
+@asynccontextmanager
+async def unix_client(target: object, path: Path, options: Options) -> AsyncIterator[socket.socket]:
+    """A raw connection on which what is sent has arrived at once. Most of the response is not read."""
+    async with serving(target, host=None, unix_path=path, options=options, debug=True):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 400_000)
+            sock.connect(str(path))
+            sock.send(request())
+            await trio.lowlevel.wait_readable(sock)
+            assert sock.recv(12) == b"HTTP/1.1 101"
+            yield sock
+
+
+class Steps(trio.abc.Instrument):
+    """How often a task was run."""
+
+    def __init__(self, task: trio.lowlevel.Task) -> None:
+        self.task = task
+        self.count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += task is self.task
+
+
+async def test_one_turn_takes_all_that_has_come_of_big_messages(tmp_path: Path) -> None:
+    payload = os.urandom(80_000)
+    steps: list[int] = []
+    done = trio.Event()
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        counted = Steps(trio.lowlevel.current_task())
+        trio.lowlevel.add_instrument(counted)
+        for _ in range(2):
+            assert await ws.receive_bytes() == payload
+            steps.append(counted.count)
+        trio.lowlevel.remove_instrument(counted)
+        done.set()
+
+    async with unix_client(handler, tmp_path / "socket", OPTIONS) as sock:
+        await trio.testing.wait_all_tasks_blocked()
+        data = frame(BINARY, payload) * 2
+        assert sock.send(data) == len(data)
+        await done.wait()
+    assert steps == [1, 1]
+
+
+async def test_it_reads_on_no_further_than_max_queue_bytes(tmp_path: Path) -> None:
+    go_on = trio.Event()
+    handlers: list[WebSocket] = []
+    received: list[bytes] = []
+
+    async def busy(ws: WebSocket) -> None:
+        await ws.accept()
+        handlers.append(ws)
+        await go_on.wait()
+        received.append(await ws.receive_bytes())
+
+    options = Options(max_queue_bytes=1000)
+    async with unix_client(busy, tmp_path / "socket", options) as sock:
+        data = frame(BINARY, bytes(100_000))
+        assert sock.send(data) == len(data)
+        await until(lambda: handlers and handlers[0]._full)
+        assert handlers[0]._frames is not None
+        assert not handlers[0]._inbox
+        assert 0 < handlers[0]._frames.held <= READ_SIZE
+        go_on.set()
+        await until(lambda: bool(received))
+    assert received == [bytes(100_000)]
+
+
+async def test_a_reset_that_is_met_while_reading_on_is_the_cause(tmp_path: Path) -> None:
+    causes: list[BaseException | None] = []
+    done = trio.Event()
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        with pytest.raises(ConnectionClosedError) as info:
+            await ws.receive_bytes()
+        causes.append(info.value.__cause__)
+        done.set()
+
+    async with unix_client(handler, tmp_path / "socket", OPTIONS) as sock:
+        await trio.testing.wait_all_tasks_blocked()
+        part = frame(BINARY, bytes(400_000))[:150_000]
+        assert sock.send(part) == len(part)
+        sock.close()  # a reset, for it did not read all
+        await done.wait()
+    assert [type(cause) for cause in causes] == [ConnectionResetError]
