@@ -13,9 +13,14 @@ from pygments.lexers.data import JsonLexer
 from pygments.lexers.special import TextLexer
 
 import trio_ws
+from trio_ws.websocket.message import MessageType
+from trio_ws.wire.packets import Response
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
+
+# Annotations are read in the module that a class says it is from.
+vars(trio_ws).update(MessageType=MessageType, Response=Response, Request=trio_ws.Request)
 
 project = "trio_ws"
 author = "the trio_ws authors"
@@ -47,7 +52,9 @@ nitpick_ignore_regex = [
 default_role = "py:obj"
 nitpick_ignore = [
     ("py:exc", "HTTPError"),  # for those who serve an App by other means
+    ("py:class", "trio_ws.StateChanges"),
     ("py:obj", "StateChanges"),
+    ("py:obj", "trio_ws.errors"),
 ]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
@@ -56,7 +63,6 @@ myst_heading_anchors = 4
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
-autodoc_default_options = {"members": True, "inherited-members": "Channel, Exception, tuple, Generic, int, dict"}
 autodoc_inherit_docstrings = False
 napoleon_numpy_docstring = False
 python_use_unqualified_type_names = True
