@@ -414,7 +414,7 @@ class Endpoint:
                     return  # the application's time is over; now the Close frame has as long to go out
         elif self._state != CLOSED and self._frames is not None and not self._frames.done:
             logger.info("no Close frame from %r in close_timeout (%s s)", self, self._options.close_timeout)
-        self._end(None)
+        self._end(None, in_time=False)
 
     def _write_failed(self, cause: BaseException) -> None:
         """Nothing can go out any more. What the peer sent before it left, perhaps a Close, may yet come."""
@@ -478,8 +478,11 @@ class Endpoint:
         if self._state == CLOSING:
             self._service.keepalive.closing(self)
 
-    def _end(self, cause: BaseException | None) -> None:
-        """The transport is at its end, or is to be: nothing can come or go any more."""
+    def _end(self, cause: BaseException | None, *, in_time: bool = True) -> None:
+        """The transport is at its end, or is to be: nothing can come or go any more.
+
+        A Close frame that has had its time gets no more of it.
+        """
         if self._state == CLOSED:
             return
         self._state = CLOSED
@@ -488,7 +491,7 @@ class Endpoint:
             self._cause = self._cause or cause
         self._service.keepalive.forget(self)
         unsent = self._outbox.drop()
-        self._transport.close(unsent if self._close_sent is not None else b"")
+        self._transport.close(unsent if in_time and self._close_sent is not None else None)
         self._pings = None
         self._arrived.ring()
         if self._room is not None:

@@ -47,13 +47,13 @@ class Outbox:
 
     __slots__ = (
         "_control",
+        "_cut",
         "_draining",
         "_late_pong",
         "_on_broken",
         "_parts",
         "_service",
         "_transport",
-        "_under_way",
         "_when_empty",
         "broken",
         "corked",
@@ -73,7 +73,7 @@ class Outbox:
         self._parts: list[bytes | memoryview] = []
         self.corked = False  # a flush is due in this round
         self._draining = False
-        self._under_way = False  # some of a batch may have gone out
+        self._cut = False  # an end now would come in the middle of a batch
         self._control = 0
         self._late_pong: bytes | None = None
         self._when_empty: Callable[[], None] | None = None  # done once all is written
@@ -196,8 +196,8 @@ class Outbox:
             action()
 
     def drop(self) -> bytes:
-        """Forget what waits, at the end of the connection; give it, if writing it has not begun."""
-        unsent = b"" if self._under_way else b"".join(self._parts)
+        """Forget what waits, at the end of the connection; give what follows on what is being written."""
+        unsent = b"" if self._cut else b"".join(self._parts)
         self.broken = True
         self.on_drained = None
         self._on_broken = None  # which leads back to us: without the cycle, counting frees a connection
@@ -230,10 +230,13 @@ class Outbox:
             while self._parts:
                 parts, self._parts = self._parts, []
                 self._control = 0
-                self._under_way = True
-                for batch in _batches(parts):
+                batches = _batches(parts)
+                for batch in batches:
                     rest = batch
                     while rest:
+                        # Whether more is to go before what came later.
+                        last = batch is batches[-1] and len(rest) <= WRITE_SIZE
+                        self._cut = transport.self_reading or not last
                         # A stream that fails does not say how much of it went out before.
                         unsure = 0 if transport.self_reading else min(len(rest), WRITE_SIZE)
                         self.passed += unsure
@@ -245,7 +248,7 @@ class Outbox:
                         self.size -= sent
                         self.moved = True
                         self.room.ring()
-                self._under_way = False
+                self._cut = False
                 if self._late_pong is not None:
                     self._append(self._late_pong)
                     self._late_pong = None

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import enable_ki_protection, notify_closing, wait_readable, wait_writable
 
+from trio_ws.websocket.bell import Bell
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -87,7 +89,7 @@ class SocketTransport:
         with contextlib.suppress(OSError):  # the peer may be gone already, which says the same
             self._sock.shutdown(socket.SHUT_WR)
 
-    def close(self, last: bytes = b"") -> None:
+    def close(self, last: bytes | None = None) -> None:
         if self.fd >= 0:
             notify_closing(self.fd)
             self.fd = -1
@@ -100,7 +102,16 @@ class SocketTransport:
 class StreamTransport:
     """Any trio stream, which it owns. Closing it takes a task, which ``nursery`` lends."""
 
-    __slots__ = ("_closed", "_closing", "_nursery", "_stream", "local_address", "remote_address")
+    __slots__ = (
+        "_closed",
+        "_closing",
+        "_nursery",
+        "_sending",
+        "_sent",
+        "_stream",
+        "local_address",
+        "remote_address",
+    )
 
     self_reading = False
 
@@ -109,6 +120,8 @@ class StreamTransport:
         self._nursery = nursery
         self._closing = False
         self._closed = trio.Event()
+        self._sending = False
+        self._sent = Bell()
         self.local_address, self.remote_address = _addresses(stream)
 
     async def receive(self) -> bytes:
@@ -122,28 +135,36 @@ class StreamTransport:
 
     async def send_some(self, data: memoryview) -> int:
         chunk = data[:WRITE_SIZE]
-        await self._stream.send_all(chunk)
+        self._sending = True
+        try:
+            await self._stream.send_all(chunk)
+        finally:
+            self._sending = False
+            self._sent.ring()
         return len(chunk)
 
     def end_writing(self) -> None:
         """A trio stream cannot say this without waiting, and TLS cannot say it at all."""
 
-    def close(self, last: bytes = b"") -> None:
+    def close(self, last: bytes | None = None) -> None:
         if not self._closing:
             self._closing = True
             self._nursery.start_soon(self._close, last)
 
     @enable_ki_protection
-    async def _close(self, last: bytes) -> None:
+    async def _close(self, last: bytes | None) -> None:
         try:
-            if last:
+            if last is not None:
                 # Nothing can be sent on a stream without waiting, so a Close frame that a cancellation
                 # overtook is sent here. A peer that does not take it at once does without.
                 with (
                     trio.move_on_after(_LAST_SECONDS, shield=True),
                     contextlib.suppress(trio.BrokenResourceError),
                 ):
-                    await self._stream.send_all(last)
+                    while self._sending:
+                        await self._sent.wait()
+                    if last:
+                        await self._stream.send_all(last)
             await trio.aclose_forcefully(self._stream)
         finally:
             self._closed.set()
@@ -152,10 +173,11 @@ class StreamTransport:
         await self._closed.wait()
 
 
-#: What a WebSocket needs of its bytes: both classes have the same methods. ``close`` tries to send ``last``
-#: before, where what was given to ``send_now`` may not be out yet. ``send_now`` and ``send_pair_now``
-#: send what can be sent without waiting, and raise BlockingIOError where that is nothing; ``receive`` is
-#: cancel-safe and gives b"" at the end; ``send_some`` waits until at least one byte is out.
+#: What a WebSocket needs of its bytes: both classes have the same methods. ``close`` tries to finish
+#: what is being sent, and to send ``last``, unless that is None, where ``send_now`` cannot do it.
+#: ``send_now`` and ``send_pair_now`` send what can be sent without waiting, and raise BlockingIOError where
+#: that is nothing; ``receive`` is cancel-safe and gives b"" at the end; ``send_some`` waits until at least
+#: one byte is out.
 Transport = SocketTransport | StreamTransport
 
 
