@@ -7,7 +7,6 @@ port is held for the program by a socket that does not listen, so no other progr
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-import trio_ws
 from tests.kit.serving import guard
 
 if TYPE_CHECKING:
