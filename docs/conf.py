@@ -52,8 +52,6 @@ nitpick_ignore_regex = [
 default_role = "py:obj"
 nitpick_ignore = [
     ("py:exc", "HTTPError"),  # for those who serve an App by other means
-    ("py:class", "trio_ws.StateChanges"),
-    ("py:obj", "StateChanges"),
     ("py:obj", "trio_ws.errors"),
 ]
 

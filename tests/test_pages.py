@@ -1,7 +1,7 @@
 """docs/: every piece of code on its pages stands in a program under examples/, and all these are run.
 
-A page may include a file, or show a few lines of it. Lines are compared without blank ones, and a piece may be
-indented differently as a whole.
+A page may include a file, or show a few lines of it. Lines are compared without blank ones, and a piece may
+be indented differently as a whole.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ async def test_the_tests_of_the_app(folder: Folder) -> None:
     tests = folder.path / "test_chat.py"
     text = tests.read_text(encoding="utf-8").replace("{room}", "rooms/{room}")
     before, old, after = re.split(r"(@asynccontextmanager\n.*?\n\n\n)", text, flags=re.DOTALL)
-    new = (TUTORIAL / "page" / "open_town.py").read_text(encoding="utf-8").partition("# ---\n")[2]
+    new = (TUTORIAL / "calls" / "open_town.py").read_text(encoding="utf-8").partition("# ---\n")[2]
     assert "open_town" in old
     tests.write_text(f"{before}{new}\n\n{after}", encoding="utf-8")
     done = await trio.to_thread.run_sync(folder.run, "-m", "pytest", "-q", "-p", "no:cacheprovider")

@@ -1,4 +1,4 @@
-"""The timelines of docs/topics/cancellation.md: a link with a tenth of a second each way, and the mock clock."""
+"""The timelines of docs/topics/cancellation.md: a tenth of a second each way, by the mock clock."""
 
 from __future__ import annotations
 
@@ -8,11 +8,22 @@ import trio
 import trio.testing
 
 import trio_ws
-from trio_ws.testing import MemoryListener
+from trio_ws.testing import Link, MemoryListener
+
+
+said: list[tuple[float, str, str]] = []
 
 
 def say(who: str, what: str) -> None:
-    print(f"{trio.current_time():6.2f} s  {who:<7} {what}")
+    said.append((trio.current_time(), who, what))
+
+
+def print_all(title: str) -> None:
+    """What happens in one moment has no order, so the client comes first."""
+    print(f"-- {title}")
+    for time, who, what in sorted(said, key=lambda line: line[:2]):
+        print(f"{time:6.2f} s  {who:<7} {what}")
+    said.clear()
 
 
 class Worker(trio_ws.WebSocketHandler):
@@ -26,9 +37,11 @@ class Worker(trio_ws.WebSocketHandler):
 
     @trio_ws.rpc_method()
     async def count(self, connection: trio_ws.ClientConnection) -> AsyncIterator[int]:
+        number = 0
         try:
-            for number in range(1000):
+            while True:
                 yield number
+                number += 1
         finally:
             say("server", f"the generator is closed, after {number} items")
 
@@ -54,7 +67,7 @@ async def deadline(client: trio_ws.WebSocketClient) -> None:
         say("client", "goes on, with TooSlowError")
 
 
-async def lost(client: trio_ws.WebSocketClient, link: trio_ws.testing.Link) -> None:
+async def lost(client: trio_ws.WebSocketClient, link: Link) -> None:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.call, "work")
@@ -80,16 +93,16 @@ async def main() -> None:
     listener = MemoryListener()
     async with trio_ws.WebSocketServer(Worker, listeners=[listener]):
         for title, run in (("cancelled", cancelled), ("deadline", deadline), ("stream", streamed)):
-            print(f"-- {title}")
             stream = await listener.connect(latency=0.1)
             async with trio_ws.WebSocketClient("ws://test/", stream=stream) as client:
                 await run(client)
                 await trio.sleep(1)
-        print("-- lost")
+            print_all(title)
         stream = await listener.connect(latency=0.1)
         async with trio_ws.WebSocketClient("ws://test/", stream=stream) as client:
             await lost(client, stream.link)
             await trio.sleep(1)
+        print_all("lost")
 
 
 if __name__ == "__main__":

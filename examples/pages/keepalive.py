@@ -33,8 +33,8 @@ async def main() -> None:
     async with trio_ws.WebSocketServer(wait, listeners=[listener]):
         print("-- a peer that vanishes")
         stream = await listener.connect()
-        ws = trio_ws.connect("ws://test/", stream=stream, options=trio_ws.Options(ping_interval=None))
-        async with ws:
+        silent = trio_ws.Options(ping_interval=None)
+        async with trio_ws.connect("ws://test/", stream=stream, options=silent):
             say("client", "loses its network")
             stream.link.partition()
             await trio.sleep(60)

@@ -1,4 +1,4 @@
-"""The pages of the documentation in a real browser: the chat of the tutorial, and the code of docs/calls.md."""
+"""Pages of the documentation in a real browser: the chat of the tutorial, and the code of calls.md."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 import trio_ws
 from tests.kit.devtools import browser
@@ -40,8 +41,8 @@ async def test_two_windows_and_a_restart(folder: Folder, tmp_path: Path) -> None
             await ada.until(f"{said} === 'adameow <b>loud</b>|bobpurr'")
             await bob.evaluate(say.format(""))
             await bob.until(f"{state}.startsWith('text: ')")
-            if wanted := os.environ.get("SCREENSHOT"):
-                Path(wanted).write_bytes(await ada.screenshot())
+            if wanted := os.environ.get("SCREENSHOT"):  # to look at
+                await trio.Path(wanted).write_bytes(await ada.screenshot())
 
 
 async def test_the_page_comes_back(folder: Folder, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ async def browser(home: Path, *urls: str) -> AsyncIterator[list[Page]]:
     profile = home / "profile"
     with trio.fail_after(guard()), (home / "chromium.log").open("wb") as log:
         command = [chromium, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)  # noqa: ASYNC220
         try:
             port_file = profile / "DevToolsActivePort"
             while not (port_file.exists() and len(lines := port_file.read_text().splitlines()) == 2):

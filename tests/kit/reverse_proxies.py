@@ -1,7 +1,7 @@
 """nginx and Caddy in front of a server of ours, with the configuration of examples/deploy.
 
-What always holds: they listen on Unix sockets in a folder of their own, write nowhere else, and are gone when the
-block is. The file is taken as it stands but for its addresses, which are asserted to be there.
+What always holds: they listen on Unix sockets in a folder of their own, write nowhere else, and are gone when
+the block is. The file is taken as it stands but for its addresses, which are asserted to be there.
 """
 
 from __future__ import annotations

@@ -37,4 +37,5 @@ async def main(room: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, *sys.argv[1:])
+    room, name = sys.argv[1:]
+    trio.run(main, room, name)

@@ -12,4 +12,5 @@ async def main(room: str, text: str) -> None:
             print(f"{packet.channel}: {packet.data}", flush=True)
 
 
-trio.run(main, *sys.argv[1:])
+room, text = sys.argv[1:]
+trio.run(main, room, text)
