@@ -227,3 +227,15 @@ async def test_reserved_methods_are_no_users(autojump_clock: MockClock) -> None:
         async with connect("ws://test/", stream=await memory.stream()) as ws:
             await ws.send_json({"source": 5, "rpc": {"type": "request", "method": "__subscribe__"}})
             assert "__subscribe__" in await ws.receive_text()
+
+
+@pytest.mark.parametrize("name", ["", "x" * 257, "never held", "*"])
+async def test_a_client_that_leaves_what_it_never_held(
+    name: str, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    async with (
+        serving_in_memory(Rooms()) as memory,
+        WebSocketClient("ws://test/a/x", stream=await memory.stream()) as client,
+    ):
+        assert await client.call("__unsubscribe__", [name, "x"]) is True
+    assert caplog.records == []

@@ -26,16 +26,17 @@ FLOORS = {
     "routing": 2,
     "blocking": 3,
     "lifespan": 3,
-    "handler": 4,
-    "front": 4,
+    "session": 4,
+    "handler": 5,
+    "front": 5,
     "reconnecting": 4,
-    "server": 5,
-    "client": 5,
-    "asgi": 6,
-    "processes": 6,
-    "app": 7,  # above the servers: it can run one
-    "testing": 7,
-    "": 8,
+    "server": 6,
+    "client": 6,
+    "asgi": 7,
+    "processes": 7,
+    "app": 8,  # above the servers: it can run one
+    "testing": 8,
+    "": 9,
 }
 
 

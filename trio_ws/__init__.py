@@ -23,6 +23,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         transport.py         a plain socket, or any trio stream
         outbox.py            what waits to be written: coalescing, water marks
         keepalive.py         who is alive, judged fairly
+        reader.py            one reader for many plain sockets (Linux)
         service.py           the few tasks that serve all connections of one owner
         opening.py           what a server answers to an opening request
         endpoint.py          the machine: reading, states, the closing handshake
@@ -69,23 +70,24 @@ The house, from the ground up; a module imports only from floors below its own, 
         urls.py              from a URL to its broker
     blocking.py          floor 3  plain functions in threads, and the WebSocket that they get
     lifespan.py          floor 3  what is held open around the work of a server
-    handler.py           floor 4  WebSocketHandler and ClientConnection
-    front.py             floor 4  what a server asks of an App
+    session.py           floor 4  ClientConnection
     reconnecting/        floor 4  the connections of one client, one after the other
         backoff.py           when to try again
         subscriptions.py     what a client listens to, on whatever connection it has
         keeper.py            who dials, and who waits for a connection
-    server.py            floor 5  WebSocketServer, serve
-    client.py            floor 5  WebSocketClient
-    asgi.py              floor 6  ASGIApp: any target as an ASGI application
-    processes/           floor 6  one server in several processes
+    handler.py           floor 5  WebSocketHandler
+    front.py             floor 5  what a server asks of an App
+    server.py            floor 6  WebSocketServer, serve
+    client.py            floor 6  WebSocketClient
+    asgi.py              floor 7  ASGIApp: any target as an ASGI application
+    processes/           floor 7  one server in several processes
         targets.py           import strings: how a target gets into another process
         orders.py            what parent and worker say to each other
         worker.py            a worker, in its own process
         child.py             a worker, as its parent sees it
         group.py             serve_processes: start, restart, renew, drain
-    app.py               floor 7  App: routes, mounts, middleware, a lifespan
-    testing/             floor 7  memory links, faults, the raw peer
+    app.py               floor 8  App: routes, mounts, middleware, a lifespan
+    testing/             floor 8  memory links, faults, the raw peer
 """
 
 from __future__ import annotations
@@ -123,7 +125,7 @@ from trio_ws.errors import (
     WebSocketException,
     WorkerError,
 )
-from trio_ws.handler import ClientConnection, WebSocketHandler
+from trio_ws.handler import WebSocketHandler
 from trio_ws.network.connect import connect
 from trio_ws.network.http import HTTPResponse
 from trio_ws.options import Compression, Options
@@ -136,6 +138,7 @@ from trio_ws.rpc.limits import RateLimit, rate_limit
 from trio_ws.rpc.methods import Method, rpc_method
 from trio_ws.rpc.streams import ItemStream
 from trio_ws.server import DrainReport, WebSocketServer, serve
+from trio_ws.session import ClientConnection
 from trio_ws.signals import cancel_on_signals
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.message import WebSocketMessage

@@ -14,7 +14,7 @@ from trio.lowlevel import enable_ki_protection
 
 from trio_ws.channels.inbox import Inbox, check_policy
 from trio_ws.channels.names import check_names
-from trio_ws.handler import ClientConnection, WebSocketHandler
+from trio_ws.handler import WebSocketHandler
 from trio_ws.network.connect import Opening
 from trio_ws.reconnecting.backoff import Backoff
 from trio_ws.reconnecting.keeper import Keeper, StateChanges
@@ -24,6 +24,7 @@ from trio_ws.rpc.limits import Limiter
 from trio_ws.rpc.peer import Peer
 from trio_ws.rpc.proxy import Proxy
 from trio_ws.rpc.workers import Workers
+from trio_ws.session import ClientConnection
 from trio_ws.websocket.service import open_service
 from trio_ws.wire.packets import choose, plain_dialect
 

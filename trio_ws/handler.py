@@ -1,292 +1,48 @@
-"""WebSocketHandler and ClientConnection: methods that clients call, and what a server knows of each client.
+"""WebSocketHandler: methods that clients call, and what happens around them.
 
-What always holds:
-
-- Session state can neither hide nor change the API of a connection.
-- ``on_disconnect`` runs once for each connection that ``on_connect`` let in, also where the server is
-  cancelled: shielded, for at most ``close_timeout`` seconds.
+What always holds: ``on_disconnect`` runs once for each connection that ``on_connect`` let in, also where the
+server is cancelled: shielded, for at most ``close_timeout`` seconds.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
-import secrets
 import types
 import typing
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trio_ws.channels.hub import Hub
 from trio_ws.channels.inbox import check_policy
 from trio_ws.channels.log import Member
 from trio_ws.channels.names import check_names, is_glob
-from trio_ws.errors import RPCAccessDeniedError, RPCInvalidParamsError, WebSocketException, check_close
+from trio_ws.errors import RPCAccessDeniedError, RPCInvalidParamsError, WebSocketException
 from trio_ws.rpc.limits import Limiter
 from trio_ws.rpc.methods import Method, collect, let_ctrl_c_strike, make_method
 from trio_ws.rpc.peer import Peer
+from trio_ws.session import CONNECTION_POLICIES, ClientConnection, State
 from trio_ws.websocket.endpoint import CONNECTING
 from trio_ws.wire.packets import SUBSCRIBE, UNSUBSCRIBE, choose, plain_dialect
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from trio_ws.channels.inbox import Policy
     from trio_ws.predicates import PredicateLike
-    from trio_ws.rpc.calls import RPCResponse
     from trio_ws.rpc.limits import RateLimit
-    from trio_ws.rpc.streams import ItemStream
     from trio_ws.rpc.workers import Workers
     from trio_ws.websocket.connection import WebSocket
-    from trio_ws.wire.http import Request
     from trio_ws.wire.packets import Packet
 
-__all__ = ["ClientConnection", "WebSocketHandler"]
+__all__ = ["UNFINISHED", "WebSocketHandler"]
 
 logger = logging.getLogger("trio_ws.handler")
 
-#: A connection cannot hold up those who publish.
-CONNECTION_POLICIES = ("disconnect", "drop_oldest", "drop_newest")
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeVar
-
-    State = TypeVar("State", default=Any)
-else:
-    State = typing.TypeVar("State")
-T = typing.TypeVar("T")
-
-
-class ClientConnection(Generic[State]):
-    """One client as a `WebSocketHandler` sees it, and the place for what the session knows of it.
-
-    Session state is free-form: ``connection.username = "alice"`` and ``connection["username"] = "alice"`` are
-    the same, and ``"username" in connection``, ``del connection["username"]`` do what they say. A name of the
-    API cannot be used for it. The typed form is ``WebSocketHandler[State]`` with ``connection.state``.
-    """
-
-    # Session state is the instance's own dict; everything of ours is in a slot, where it cannot reach.
-    __slots__ = ("__dict__", "__weakref__", "_hub", "_member", "_peer", "_state", "_uid", "_ws")
-
-    def __init__(self, ws: WebSocket) -> None:
-        set_slot = object.__setattr__
-        set_slot(self, "_ws", ws)
-        set_slot(self, "_uid", secrets.token_hex(8))
-        set_slot(self, "_peer", None)
-        set_slot(self, "_hub", None)
-        set_slot(self, "_member", None)
-        set_slot(self, "_state", None)
-
-    _ws: WebSocket
-    _uid: str
-    _peer: Peer | None
-    _hub: Hub | None  # of the server's handler; a client's has none
-    _member: Member | None
-    _state: Any
-
-    # -- session state ------------------------------------------------------------------------------
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self[name] = value
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        if key == "state":
-            object.__setattr__(self, "_state", value)
-            return
-        if hasattr(ClientConnection, key):
-            raise AttributeError(
-                f"{key!r} is part of the API of a connection; use another name for session state"
-            )
-        self.__dict__[key] = value
-
-    def __getitem__(self, key: str) -> Any:
-        return self.__dict__[key]
-
-    def __delitem__(self, key: str) -> None:
-        del self.__dict__[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.__dict__
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.__dict__)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """The session's value under ``key``, or ``default``."""
-        return self.__dict__.get(key, default)
-
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any: ...
-        def __delattr__(self, name: str) -> None: ...
-
-    @property
-    def state(self) -> State:
-        """The typed state of the session, see `WebSocketHandler.make_state`."""
-        return self._state  # type: ignore[no-any-return]
-
-    # -- what is known of the client ----------------------------------------------------------------
-
-    @property
-    def uid(self) -> str:
-        """A random name of this connection, for logs and dicts."""
-        return self._uid
-
-    @property
-    def request(self) -> Request:
-        """The opening request: path, query, headers."""
-        return self._ws.request
-
-    @property
-    def path_params(self) -> dict[str, Any]:
-        """What the route's pattern took from the path."""
-        return self._ws.path_params
-
-    @property
-    def remote_address(self) -> Any:
-        """The client's socket address, or None where the stream has none."""
-        return self._ws.remote_address
-
-    @property
-    def subprotocol(self) -> str | None:
-        """What was agreed on in the opening handshake."""
-        return self._ws.subprotocol
-
-    @property
-    def client_type(self) -> str:
-        """The dialect in use: ``"trio-ws.v1"``, ``"webshocket.v1"``, ``"json"`` or ``"jsonrpc"``."""
-        return self._live.dialect.name
-
-    @property
-    def connection_state(self) -> Literal["connecting", "connected", "closing", "closed"]:
-        """Where the connection is in its life."""
-        ws = self._ws
-        if ws.closed:
-            return "closed"
-        if ws.connected:
-            return "connected"
-        return "closing" if ws.accepted else "connecting"
-
-    @property
-    def latency(self) -> float | None:
-        """Seconds that the last ping took there and back; None before the first."""
-        return self._ws.latency
-
-    @property
-    def _live(self) -> Peer:
-        if self._peer is None:
-            raise RuntimeError("the connection is not accepted yet; await connection.accept() first")
-        return self._peer
-
-    # -- doing --------------------------------------------------------------------------------------
-
-    async def accept(self, headers: tuple[tuple[str, str], ...] = ()) -> None:
-        """Accept the client from within ``on_connect``, which else happens when that has returned."""
-        if self._ws._state == CONNECTING:
-            await self._ws.accept(headers=headers)
-
-    async def reject(self, status: int = 403, body: bytes | str = b"") -> None:
-        """Refuse the client from within ``on_connect`` with an HTTP status (RFC 6455 section 4.2.2)."""
-        await self._ws.reject(status, body=body)
-
-    async def send(self, data: Any) -> None:
-        """Send a packet that is no call. Waits, raises and is cancelled as `WebSocket.send`.
-
-        Raises:
-            PacketError: ``data`` cannot be encoded; nothing was sent.
-        """
-        if self._ws._state == CONNECTING:
-            await self._ws.accept()
-        await self._live.send(data)
-
-    async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection, which cancels its other calls; in ``on_connect`` refuse it with 403."""
-        check_close(code, reason)
-        if self._ws._state == CONNECTING:
-            await self._ws.reject(403)
-        elif self._peer is None:
-            await self._ws.close(code, reason)
-        else:
-            await self._peer.close(code, reason)
-
-    @overload
-    async def call(self, method: str, /, *args: Any, returns: type[T], **kwargs: Any) -> T: ...
-    @overload
-    async def call(self, method: str, /, *args: Any, returns: Any = ..., **kwargs: Any) -> Any: ...
-    async def call(self, method: str, /, *args: Any, returns: Any = Any, **kwargs: Any) -> Any:
-        """Call a method of the client's own handler. See `WebSocketClient.call`."""
-        return await self._live.call(method, args, kwargs, returns)
-
-    async def send_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> RPCResponse:
-        """Call a method of the client's own handler and give how it ended."""
-        return await self._live.send_rpc(method, args, kwargs)
-
-    @overload
-    def stream(
-        self, method: str, /, *args: Any, items: type[T], **kwargs: Any
-    ) -> AbstractAsyncContextManager[ItemStream[T]]: ...
-    @overload
-    def stream(
-        self, method: str, /, *args: Any, items: Any = ..., **kwargs: Any
-    ) -> AbstractAsyncContextManager[ItemStream[Any]]: ...
-    def stream(
-        self, method: str, /, *args: Any, items: Any = Any, **kwargs: Any
-    ) -> AbstractAsyncContextManager[ItemStream[Any]]:
-        """A stream of the client's own handler. See `WebSocketClient.stream`."""
-        return self._live.stream(method, args, kwargs, items)
-
-    # -- channels -----------------------------------------------------------------------------------
-
-    def subscribe(self, names: str | Iterable[str], *, policy: Policy | None = None) -> bool:
-        """Subscribe the client to channels, by their names or by globs. It is unsubscribed when it goes.
-
-        Args:
-            names: one, or many. ``*``, ``?`` and ``[...]`` make a glob.
-            policy: what to do when more than ``channel_max_items`` or ``channel_max_bytes`` wait for it:
-                ``"disconnect"`` (with 1013), ``"drop_oldest"`` or ``"drop_newest"``. Default: the handler's
-                ``channel_policy``.
-
-        Returns:
-            True; False where it would then hold more than ``max_subscribed_channels``, and nothing changed.
-
-        Raises:
-            ValueError, TypeError: a name is empty, longer than 256 characters or no str, or the policy cannot
-                be.
-            RuntimeError: the connection is not one of a server's, or it is closed.
-        """
-        names = check_names(names)
-        if policy is not None:
-            check_policy(policy, CONNECTION_POLICIES)
-        if self._hub is None or self._member is None:
-            raise RuntimeError("only a connection of a server, while it is open, can be subscribed")
-        held = self._member.held
-        limit = self._ws._options.max_subscribed_channels
-        if limit and len(held) + sum(name not in held for name in names) > limit:
-            return False
-        for name in names:
-            self._hub.add(self._member, name, policy or self._member.default_policy)
-        return True
-
-    def unsubscribe(self, names: str | Iterable[str]) -> None:
-        """Leave channels, by the names or globs that were subscribed to. Others are ignored."""
-        names = check_names(names)
-        if self._hub is not None and self._member is not None:
-            for name in names:
-                self._hub.remove(self._member, name)
-
-    @property
-    def subscribed_channel(self) -> set[str]:
-        """The names and globs that the client is subscribed to: a copy."""
-        return set(self._member.held) if self._member is not None else set()
-
-    async def ping(self) -> float:
-        """Ping the client; seconds there and back."""
-        return await self._ws.ping()
-
-    def __repr__(self) -> str:
-        return f"<ClientConnection {self._uid} {self.connection_state} {self._ws.remote_address!r}>"
+#: What serving a connection gives that lives on without the task.
+UNFINISHED = object()
 
 
 class WebSocketHandler(Generic[State]):
@@ -427,19 +183,36 @@ class WebSocketHandler(Generic[State]):
 
     # -- what a server calls ------------------------------------------------------------------------
 
-    async def _serve(self, ws: WebSocket, workers: Workers, *, debug: bool) -> None:
-        """The life of one connection."""
+    async def _serve(
+        self,
+        ws: WebSocket,
+        workers: Workers,
+        *,
+        debug: bool,
+        finish_soon: Callable[[Callable[[WebSocket], Awaitable[None]]], None] | None = None,
+    ) -> object:
+        """The life of one connection.
+
+        With ``finish_soon`` it may return `UNFINISHED`, where the connection lives on without a task. Then
+        that is called with the rest, which is to be awaited, when the connection is over.
+        """
         self._prepare()
         connection: ClientConnection[State] = ClientConnection(ws)
         object.__setattr__(connection, "_state", self.make_state(connection))
         member = Member(connection, ws._options, self.channel_policy)
         object.__setattr__(connection, "_hub", self._hub)
         object.__setattr__(connection, "_member", member)
+        over = True
         try:
-            await self._serve_member(connection, member, ws, workers, debug=debug)
+            over = await self._serve_member(connection, member, ws, workers, finish_soon, debug=debug)
         finally:
-            object.__setattr__(connection, "_member", None)
-            self._hub.leave(member)
+            if over:
+                self._leave(connection, member)
+        return None if over else UNFINISHED
+
+    def _leave(self, connection: ClientConnection[State], member: Member) -> None:
+        object.__setattr__(connection, "_member", None)
+        self._hub.leave(member)
 
     async def _serve_member(
         self,
@@ -447,9 +220,10 @@ class WebSocketHandler(Generic[State]):
         member: Member,
         ws: WebSocket,
         workers: Workers,
+        finish_soon: Callable[[Callable[[WebSocket], Awaitable[None]]], None] | None,
         *,
         debug: bool,
-    ) -> None:
+    ) -> bool:
         try:
             await self.on_connect(connection)
         except RPCAccessDeniedError as exc:
@@ -457,19 +231,36 @@ class WebSocketHandler(Generic[State]):
         if ws._state == CONNECTING:
             await ws.accept()
         if not ws.connected:
-            return
+            return True
         self._clients.add(connection)
         peer = self._make_peer(connection, workers, debug=debug)
         self._hub.open(member, peer)
+
+        @enable_ki_protection
+        async def finish(_: WebSocket) -> None:
+            try:
+                await peer.finish()
+            finally:
+                try:
+                    await self._see_off(connection)
+                finally:
+                    self._leave(connection, member)
+
+        over = True
         try:
-            await peer.run()
+            over = await peer.run((lambda: finish_soon(finish)) if finish_soon is not None else None)
         finally:
-            self._clients.discard(connection)
-            self._limiter.forget(connection.uid)
-            with trio.move_on_after(ws._options.close_timeout, shield=True) as scope:
-                await self.on_disconnect(connection)
-            if scope.cancelled_caught:
-                logger.warning("on_disconnect of %r took more than close_timeout", connection)
+            if over:
+                await self._see_off(connection)
+        return over
+
+    async def _see_off(self, connection: ClientConnection[State]) -> None:
+        self._clients.discard(connection)
+        self._limiter.forget(connection.uid)
+        with trio.move_on_after(connection._ws._options.close_timeout, shield=True) as scope:
+            await self.on_disconnect(connection)
+        if scope.cancelled_caught:
+            logger.warning("on_disconnect of %r took more than close_timeout", connection)
 
     async def _subscribe(self, connection: ClientConnection[State], names: list[str]) -> bool:
         """A client subscribes itself: all of it, or nothing."""
@@ -488,7 +279,8 @@ class WebSocketHandler(Generic[State]):
         return connection._member is not None and connection.subscribe(checked)
 
     def _unsubscribe(self, connection: ClientConnection[State], names: list[str]) -> bool:
-        connection.unsubscribe([name for name in names if name])
+        held = connection.subscribed_channel
+        connection.unsubscribe([name for name in names if name in held])
         return True
 
     def _make_peer(self, connection: ClientConnection[State], workers: Workers, *, debug: bool) -> Peer:

@@ -23,14 +23,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import trio
-from trio.lowlevel import disable_ki_protection, enable_ki_protection
+from trio.lowlevel import current_task, disable_ki_protection, enable_ki_protection
 
 from trio_ws.blocking import BlockingWebSocket, run_in_thread
 from trio_ws.channels.hub import share
 from trio_ws.channels.urls import broker_from
 from trio_ws.errors import ConnectionClosedError, WebSocketException, check_close
 from trio_ws.front import Exchange, Front, Shared
-from trio_ws.handler import WebSocketHandler
+from trio_ws.handler import UNFINISHED, WebSocketHandler
 from trio_ws.network.http import encode_response
 from trio_ws.network.listen import (
     accept_forever,
@@ -162,6 +162,7 @@ class WebSocketServer:
         self._debug = debug or (self._front is not None and self._front.debug)
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
         self._connections: set[WebSocket] = set()
+        self._without_task: set[WebSocket] = set()  # those of them that live in the service's reader alone
         self._exchanges = 0  # plain HTTP requests that are being answered
         self._clients = 0  # connections in any state, those in their opening handshake too
         self._handshakes = 0
@@ -364,10 +365,11 @@ class WebSocketServer:
             self.listeners = await open_listeners(self._port, self._host, self._unix_path)
         try:
             async with open_service(self.options) as self._service:
-                self._handlers = await self._service.nursery.start(_host_tasks)
+                self._handlers = await self._service.nursery.start(_host_tasks, self._end_those_without_task)
                 # A thread for each connection there can be: waiting for one would be a limit that nobody set.
                 threads = trio.CapacityLimiter(self.options.max_connections or math.inf)
-                self._shared = Shared(Workers(self._handlers), threads, self._debug)
+                workers = self._service.reader.lender = Workers(self._handlers)
+                self._shared = Shared(workers, threads, self._debug)
                 self._acceptors = await self._service.nursery.start(_host_tasks)
                 for hub in hubs:
                     self._service.nursery.start_soon(hub.flusher.run, name="trio_ws channels")
@@ -418,13 +420,33 @@ class WebSocketServer:
 
     @enable_ki_protection
     async def _serve_client(self, client: socket.socket | trio.abc.Stream, address: Any) -> None:
+        over = True
         try:
             opened = await self._open(client, address)
             if opened is not None:
-                await self._handle(*opened)
+                ws, target = opened
+                self._connections.add(ws)
+                del opened
+                over = await self._handle(ws, target)
+        finally:
+            if over:
+                self._clients -= 1
+                self._gone.ring()
+
+    @enable_ki_protection
+    async def _finish_client(self, ws: WebSocket, rest: Callable[[WebSocket], Awaitable[None]]) -> None:
+        """The end of a connection that lived without a task."""
+        self._without_task.discard(ws)
+        try:
+            await self._handle(ws, rest)
         finally:
             self._clients -= 1
             self._gone.ring()
+
+    def _end_those_without_task(self) -> None:
+        """Their handlers cannot be cancelled where the others are."""
+        for ws in list(self._without_task):
+            ws._end(None)
 
     async def _open(
         self, client: socket.socket | trio.abc.Stream, address: Any
@@ -517,26 +539,31 @@ class WebSocketServer:
         finally:
             self._exchanges -= 1
 
-    async def _handle(self, ws: WebSocket, target: Any) -> None:
-        self._connections.add(ws)
+    async def _handle(self, ws: WebSocket, target: Callable[[WebSocket], Awaitable[object]]) -> bool:
+        """Run what serves a connection, and close it; False if it lives on without this task."""
+        over = True
         try:
             code, reason = 1000, ""
             try:
-                await self._run_target(ws, target)
+                over = await self._run_target(ws, target) is not UNFINISHED
             except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - a handler may raise anything
                 code, reason = self._verdict(ws, exc)
             if code == 1011 and ws._state == CONNECTING:
                 await ws.reject(500)
-            if not ws.closed:
+            if over and not ws.closed:
                 await ws.close(code, reason)
         finally:
-            self._connections.discard(ws)
-            ws._end(None)
+            if over:
+                self._connections.discard(ws)
+                ws._end(None)
+            else:
+                self._without_task.add(ws)
+        return over
 
     @disable_ki_protection
-    async def _run_target(self, ws: WebSocket, target: Any) -> None:
+    async def _run_target(self, ws: WebSocket, target: Any) -> object:
         """User code, which Ctrl+C may strike anywhere; ours leaves it to the main task."""
-        await target(ws)
+        return await target(ws)
 
     def _verdict(self, ws: WebSocket, exc: BaseException) -> tuple[int, str]:
         """The close code for what a handler raised; what is not for us to judge is raised again."""
@@ -562,9 +589,15 @@ class WebSocketServer:
         return 1011, "internal error"
 
     @enable_ki_protection
-    async def _call_handler(self, ws: WebSocket) -> None:
+    async def _call_handler(self, ws: WebSocket) -> object:
         assert self._handler is not None
-        await self._handler._serve(ws, self._shared.workers, debug=self._debug)
+        context = current_task().context
+
+        def finish_soon(rest: Callable[[WebSocket], Awaitable[None]]) -> None:
+            context.run(self._handlers.start_soon, self._finish_client, ws, rest)
+
+        workers = self._shared.workers
+        return await self._handler._serve(ws, workers, debug=self._debug, finish_soon=finish_soon)
 
     @enable_ki_protection
     async def _call_entry(self, serve: Callable[[WebSocket, Shared], Awaitable[None]], ws: WebSocket) -> None:
@@ -584,10 +617,16 @@ class WebSocketServer:
 
 
 @enable_ki_protection
-async def _host_tasks(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+async def _host_tasks(
+    when_cancelled: Callable[[], None] | None = None, *, task_status: trio.TaskStatus[trio.Nursery]
+) -> None:
     async with trio.open_nursery() as nursery:
         task_status.started(nursery)
-        await trio.sleep_forever()
+        try:
+            await trio.sleep_forever()
+        finally:
+            if when_cancelled is not None:
+                when_cancelled()
 
 
 async def serve(

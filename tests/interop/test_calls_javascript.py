@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import trio
 
-from tests.interop.test_chromium import CHROMIUM, address, browsing, page, reporting
+from tests.interop.test_chromium import address, browsing, page, reporting
+from tests.kit.chromium import CHROMIUM
 from tests.kit.serving import guard, serving
 from trio_ws import ClientConnection, Options, Packet, WebSocketHandler, rpc_method
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -18,6 +17,7 @@ from urllib.parse import urlencode
 import pytest
 import trio
 
+from tests.kit.chromium import CHROMIUM, FLAGS
 from tests.kit.serving import guard, serving
 from trio_ws import CloseFrame, ConnectionClosedError, HandshakeRejectedError, Options, connect
 
@@ -26,23 +26,8 @@ if TYPE_CHECKING:
 
     from trio_ws import WebSocket
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-    None,
-)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on the PATH")
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-]
 SIZES = (0, 1, 125, 126, 65535, 65536, 1024 * 1024)
 PARTS = ["frag", "", "mented € ", "text"]
 

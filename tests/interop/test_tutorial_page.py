@@ -10,7 +10,7 @@ import pytest
 import trio
 
 import trio_ws
-from tests.kit.devtools import browser
+from tests.kit.chromium import chromium
 from tests.kit.programs import Folder, folders
 from tests.kit.serving import serving
 
@@ -29,31 +29,30 @@ async def test_two_windows_and_a_restart(folder: Folder, tmp_path: Path) -> None
     folder.type("page/chat.py", "page/page.html")
     said = "[...document.querySelectorAll('li')].map((item) => item.textContent).join('|')"
     state = "document.getElementById('state').textContent"
-    async with folder.serving():
-        pages = [f"http://localhost:{folder.port}/?name={name}&room=cats" for name in ("ada", "bob")]
-        async with browser(tmp_path, *pages) as (ada, bob):
-            await ada.until(f"{state} === 'in cats as ada'")
-            await bob.until(f"{state} === 'in cats as bob'")
-            say = "text.value = '{}'; form.requestSubmit()"
-            await ada.evaluate(say.format("meow <b>loud</b>"))
-            await bob.until(f"{said} === 'adameow <b>loud</b>'")
-            await bob.evaluate(say.format("purr"))
-            await ada.until(f"{said} === 'adameow <b>loud</b>|bobpurr'")
-            await bob.evaluate(say.format(""))
-            await bob.until(f"{state}.startsWith('text: ')")
-            if wanted := os.environ.get("SCREENSHOT"):  # to look at
-                await trio.Path(wanted).write_bytes(await ada.screenshot())
+    async with folder.serving(), chromium(tmp_path) as browser:
+        url = f"http://localhost:{folder.port}/?room=cats&name="
+        ada, bob = await browser.open(url + "ada"), await browser.open(url + "bob")
+        await ada.until(f"{state} === 'in cats as ada'")
+        await bob.until(f"{state} === 'in cats as bob'")
+        await ada.type("#text", "meow <b>loud</b>", enter=True)
+        await bob.until(f"{said} === 'adameow <b>loud</b>'")
+        await bob.type("#text", "purr", enter=True)
+        await ada.until(f"{said} === 'adameow <b>loud</b>|bobpurr'")
+        await bob.type("#text", "", enter=True)
+        await bob.until(f"{state}.startsWith('text: ')")
+        if wanted := os.environ.get("SCREENSHOT"):  # to look at
+            await trio.Path(wanted).write_bytes(await ada.screenshot(width=900, height=600))
 
 
 async def test_the_page_comes_back(folder: Folder, tmp_path: Path) -> None:
     folder.type("page/chat.py", "page/page.html")
     state = "document.getElementById('state').textContent"
-    async with folder.serving():
-        async with browser(tmp_path, f"http://localhost:{folder.port}/?name=ada") as (ada,):
-            await ada.until(f"{state} === 'in lobby as ada'")
-            await ada.evaluate("socket.close()")
-            await ada.until(f"{state}.includes('gone')")
-            await ada.until(f"{state} === 'in lobby as ada'")
+    async with folder.serving(), chromium(tmp_path) as browser:
+        ada = await browser.open(f"http://localhost:{folder.port}/?name=ada")
+        await ada.until(f"{state} === 'in lobby as ada'")
+        await ada.evaluate("socket.close()")
+        await ada.until(f"{state}.includes('gone')")
+        await ada.until(f"{state} === 'in lobby as ada'")
 
 
 class Adding(trio_ws.WebSocketHandler):
@@ -65,7 +64,8 @@ class Adding(trio_ws.WebSocketHandler):
 async def test_calls_of_a_page(tmp_path: Path) -> None:
     async with serving(Adding, options=trio_ws.Options(origins=["null"])) as server:
         text = (ROOT / "examples" / "pages" / "calls.html").read_text(encoding="utf-8")
-        (tmp_path / "calls.html").write_text(text.replace("8000", str(server.port)), encoding="utf-8")
-        async with browser(tmp_path, (tmp_path / "calls.html").as_uri()) as (page,):
-            while page.logged != [3, 3]:
-                await page.evaluate("new Promise((done) => setTimeout(done, 20))")
+        watch = "<script>let logged = ''; console.log = (it) => { document.title = logged += it }</script>"
+        page = tmp_path / "calls.html"
+        page.write_text(watch + text.replace("8000", str(server.port)), encoding="utf-8")
+        async with chromium(tmp_path) as browser:
+            await (await browser.open(page.as_uri())).until("document.title === '33'")

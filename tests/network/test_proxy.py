@@ -404,10 +404,12 @@ async def test_cancelled_at_every_checkpoint(
             else run_proxy("microsocks", tmp_path)
         )
         async with proxy as port:
-            await trio.testing.wait_all_tasks_blocked()
+            uri = f"{inner}://localhost:{server.port}/"
+            # The first connection may bring the task that reads for all of the server's.
+            await greets(uri, f"{scheme}://localhost:{port}")
+            await trio.testing.wait_all_tasks_blocked(0.01)
             before = all_tasks()
             count, more = 0, True
-            uri = f"{inner}://localhost:{server.port}/"
             while more:
                 count += 1
                 more = await cancelled_at(count, partial(greets, uri, f"{scheme}://localhost:{port}"))

@@ -18,7 +18,7 @@ from trio_ws.rpc.methods import ASYNC, PLAIN, STREAM, collect, make_method, rpc_
 
 if TYPE_CHECKING:
     # Only checkers of types can find this: nothing here may need it at run time.
-    from trio_ws.handler import ClientConnection
+    from trio_ws.session import ClientConnection
 
 
 class Handler:

@@ -124,7 +124,7 @@ class Hub:
         """Give ``data`` to all that are subscribed to ``name``, or to a glob that matches it. It never waits.
 
         Args:
-            name: the channel's; no glob.
+            name: the channel's, taken as it is.
             data: what msgpack can carry. Inboxes get it decoded, as clients do.
             exclude: connections that do not get it.
             predicate: only connections for which it holds get it. One that raises says no, and is logged.

@@ -107,6 +107,23 @@ class Blocked:
 class Answerer(Caller):
     """See the module's text. `Peer` adds the reading, and has the arguments' text."""
 
+    __slots__ = (
+        "_busy",
+        "_closing",
+        "_connection",
+        "_debug",
+        "_default_limit",
+        "_held",
+        "_idle_bell",
+        "_kept",
+        "_limiter",
+        "_made_up",
+        "_max_calls",
+        "_methods",
+        "_running",
+        "_workers",
+    )
+
     def __init__(
         self,
         ws: WebSocket,
@@ -129,7 +146,7 @@ class Answerer(Caller):
         self._running: dict[Any, Call] = {}  # calls that wait
         self._busy = 0  # them, and those that were held and are about to begin
         self._idle_bell = Bell()  # rings when none of them is left
-        self._held: deque[tuple[Request, int]] = deque()  # requests past max_concurrent_calls
+        self._held: deque[tuple[Request, int]] | tuple[()] = ()  # requests past max_concurrent_calls
         self._kept = 0  # bytes that are held for later, by them and by packets
         self._max_calls = ws._options.max_concurrent_calls
         self._made_up = 0
@@ -146,6 +163,7 @@ class Answerer(Caller):
         if self._busy >= self._max_calls and request.method not in (ABORT, CREDIT):
             if self._kept <= self.ws._options.max_queue_bytes:
                 self._kept += size + PACKET_OVERHEAD
+                self._held = self._held or deque()
                 self._held.append((request, size + PACKET_OVERHEAD))
             else:
                 # Not to read on could be for ever: answers to our own calls, or credit, come that way.
@@ -169,12 +187,13 @@ class Answerer(Caller):
             if method.requires is not None and not holds(method.requires, self._connection):
                 raise RPCAccessDeniedError(f"access to {request.method} denied")
             args, kwargs = method.bind(request.args, request.kwargs)
+            context = self._workers.context.copy()
             if method.kind == PLAIN:
-                payload = self.dialect.result(request, method.function(self._connection, *args, **kwargs))
+                result = context.run(method.function, self._connection, *args, **kwargs)
+                payload = self.dialect.result(request, result)
                 if payload is not None:
                     self.reply(payload)
                 return None
-            context = self._workers.context.copy()
             if method.kind == ASYNC and request.timeout is None and not method.stream_items:
                 # The first step of a coroutine, which is the whole of most. This is what saves a task, or a
                 # hand-over to one, and all the records of a call, for each that does not wait.
@@ -354,9 +373,11 @@ class Answerer(Caller):
         elif key in self._upload_scopes:
             self._upload_scopes[str(key)].cancel()
         else:
-            for place, (request, size) in enumerate(self._held):
+            for held in self._held:
+                request, size = held
                 if request.call_id == key:
-                    del self._held[place]
+                    assert self._held
+                    self._held.remove(held)
                     self._kept -= size
                     self._drop(request)
                     return

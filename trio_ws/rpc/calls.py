@@ -118,6 +118,25 @@ class Caller(ABC):
         woken: callers that one read has woken, and that are likely to call again at once.
     """
 
+    __slots__ = (
+        "_high_water",
+        "_left",
+        "_next_id",
+        "_outbox",
+        "_overfull",
+        "_pending",
+        "_upload_scopes",
+        "_uploads",
+        "dialect",
+        "extended",
+        "needing",
+        "opcode",
+        "over",
+        "window",
+        "woken",
+        "ws",
+    )
+
     over: bool
 
     def __init__(self, ws: WebSocket, dialect: Dialect) -> None:

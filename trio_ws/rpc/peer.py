@@ -3,7 +3,9 @@
 One task at a time has the *lead*: it reads, and begins every call itself, by the first step of the method's
 coroutine. Most methods end in that step, so that a burst of calls costs no task and no switch. One that waits
 keeps the task it began in, and the lead goes to another: to the connection's own task if that is free, else
-to a worker of the pool (see workers.py), which reads on.
+to a worker of the pool (see workers.py), which reads on. Where the service's reader (see reader.py) reads for
+the connection, it has the lead as well, whenever there is nothing to do but to wait for bytes. Then a call
+that does not wait costs no switch of tasks, and the connection needs no task at all until it ends.
 
 What always holds:
 
@@ -28,10 +30,11 @@ from trio_ws.errors import ConnectionClosedError, WebSocketException
 from trio_ws.rpc.answering import ON_PACKET, PACKET_OVERHEAD, Answerer, Blocked, Call, short
 from trio_ws.rpc.workers import Worker
 from trio_ws.websocket.bell import Bell
+from trio_ws.websocket.endpoint import OPEN
 from trio_ws.wire.packets import BrokenPacketError, PacketSource, Request, detect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from trio_ws.rpc.limits import Limiter, RateLimit
     from trio_ws.rpc.methods import Method
@@ -92,15 +95,17 @@ class Peer(Answerer):
         self._undecided = undecided
         self._on_packet = on_packet
         # The lead.
-        self._own: Worker | None = None
         self._own_bell = Bell()
         self._own_waits = False
         self._own_leads = True
+        self._fed = False  # the service's reader has it
+        self._when_over: Callable[[], None] | None = None  # called once, where no task waits for that
         # Packets for later.
-        self._batch: deque[Packet] = deque()
+        self._batch: deque[Packet] | tuple[()] = ()
         self._mail: deque[tuple[Packet, int]] = deque()
         self._mailing = False  # on_packet has one
         self._mail_bell = Bell()
+        self._max_kept = ws._options.max_queue_bytes
         self.dropped_packets = 0
         # Set by a client: what takes packets of channels before others see them, and is told of the end.
         self.route: Callable[[Packet], bool] | None = None
@@ -109,40 +114,56 @@ class Peer(Answerer):
 
     # -- life ---------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
+    async def run(self, when_over: Callable[[], None] | None = None) -> bool:
         """Read and answer until the connection is over, and all calls with it.
+
+        Args:
+            when_over: lets this return as soon as the service's reader reads, so that the connection needs no
+                task. It is called when the connection is over, and then `finish` is to be run.
+
+        Returns:
+            Whether it is over.
 
         Raises:
             Exception: what ``on_packet`` raised.
         """
-        ws = self.ws
-        ws._owner = self
-        own = self._own = Worker(current_task())
+        self.ws._owner = self
+        own = Worker(current_task())
         try:
-            while not self.over:
+            while not self.over and self._when_over is None:
                 with trio.CancelScope() as own.scope:
-                    await self._run_in_scope(own)
+                    await self._run_in_scope(own, when_over if self.ws._shared else None)
         finally:
-            if self._closing is not None and not self.over:
-                ws._begin_close(*self._closing)
-            self.ended()
-            with trio.move_on_after(ws._options.close_timeout, shield=True):
-                while self._running:
-                    await self._idle_bell.wait()
-            for call in self._running.values():
-                call.cancel("end")
-            with trio.CancelScope(shield=True):
-                while self._running:
-                    await self._idle_bell.wait()
+            if self._when_over is None:
+                await self.finish()
+        return self._when_over is None
+
+    async def finish(self) -> None:
+        """See all calls to their end. Raises as `run` does."""
+        ws = self.ws
+        if self._closing is not None and not self.over:
+            ws._begin_close(*self._closing)
+        self.ended()
+        with trio.move_on_after(ws._options.close_timeout, shield=True):
+            while self._running:
+                await self._idle_bell.wait()
+        for call in self._running.values():
+            call.cancel("end")
+        with trio.CancelScope(shield=True):
+            while self._running:
+                await self._idle_bell.wait()
         ws._owner = None
         if self._failure is not None:
             raise self._failure
 
-    async def _run_in_scope(self, own: Worker) -> None:
+    async def _run_in_scope(self, own: Worker, when_over: Callable[[], None] | None) -> None:
         while not self.over and not own.scope.cancel_called:
             if self._own_leads:
                 self._own_leads = False
                 await self._lead(own)
+            elif when_over is not None:
+                self._when_over = when_over
+                return
             else:
                 self._own_waits = True
                 try:
@@ -166,13 +187,15 @@ class Peer(Answerer):
         for scope in self._upload_scopes.values():
             scope.cancel()
         self._kept -= sum(size for _, size in self._held)
-        self._held.clear()
-        self._batch.clear()
+        self._held = self._batch = ()
         self._own_bell.ring()
         self._mail_bell.ring()
         self.needing.bell.ring()
         if self.on_over is not None:
             self.on_over()
+        if self._when_over is not None:
+            when_over, self._when_over = self._when_over, None
+            when_over()
 
     def go_away(self, code: int, reason: str) -> None:
         """Close, once the calls that run are done; new ones are refused."""
@@ -204,7 +227,7 @@ class Peer(Answerer):
     # -- reading ------------------------------------------------------------------------------------
 
     def pass_lead(self) -> None:
-        if self.over:
+        if self.over or self._fed:
             return
         if self._own_waits:
             self._own_leads = True
@@ -215,62 +238,117 @@ class Peer(Answerer):
     async def _lead(self, worker: Worker) -> None:
         """Read, and begin what was asked for, until a call has to wait and keeps this task."""
         ws = self.ws
-        inbox = ws._inbox
-        row = 0
         try:
-            while not self.over:
-                if self._kept > ws._options.max_queue_bytes or self._overfull:
-                    await self._wait_until_less_is_kept()
-                if self._batch:
-                    packet = self._batch.popleft()
-                    size = 0
-                else:
-                    if not inbox:
-                        row = 0  # to wait gives way, too
-                    elif row == _PACKETS_IN_A_ROW:
-                        row = 0
-                        await checkpoint()
-                    row += 1
-                    if inbox and not ws._paused:
-                        item: str | bytes | None = inbox.popleft()
-                    else:
-                        item = await ws._next()
-                        if self.woken:
-                            self.expect_fewer()
-                        if item is None:
-                            break
-                    assert item is not None
-                    if self._undecided:
-                        self._undecided = False
-                        self.speak(detect(item, ws._options))
-                    size = len(item)
-                    try:
-                        decoded = self.dialect.decode(item)
-                    except BrokenPacketError as exc:
-                        decoded = self._take_broken(exc)
-                    if isinstance(decoded, list):
-                        self._batch.extend(decoded)
-                        continue
-                    packet = decoded
-                rpc = packet.rpc
-                if type(rpc) is Request and self._busy < self._max_calls:
-                    blocked = self.begin(rpc, worker)  # the common case of _take()
-                else:
-                    blocked = self._take(packet, size, worker)
+            while True:
+                blocked = self._take_some(worker)
                 if blocked is not None:
                     await self.go_on(worker, blocked, leads=True)
                     return  # the lead is another's now
+                if self.over:
+                    break
+                if self._holds_enough:
+                    await self._wait_until_less_is_kept()
+                elif ws._inbox or self._batch:
+                    await checkpoint()  # others have a turn
+                elif self._give_to_reader():
+                    return
+                elif await ws._wait_for_message():
+                    if self.woken:
+                        self.expect_fewer()
+                else:
+                    break
             self.ended()
         except ConnectionClosedError:
             self.ended()
         except Exception as exc:  # noqa: BLE001 - raised by run(), which owns this connection
             self._fail(exc)
 
+    def _give_to_reader(self) -> bool:
+        """Leave the lead to the service's reader, if it reads for us and all is in its ordinary state."""
+        ws = self.ws
+        if not ws._shared or ws._state != OPEN or ws._paused or ws._unfed or ws._last_word is not None:
+            return False
+        if ws._service.reader.lender is not self._workers:
+            return False
+        ws._queued = 0
+        self.flush()
+        self._fed = True
+        return True
+
+    def take(self, lent: Any) -> Awaitable[None] | None:
+        """The service's reader has read. If it has the lead, begin what came, on the worker it runs on."""
+        if not self._fed:
+            return None
+        self._fed = False
+        if self.woken:
+            self.expect_fewer()
+        try:
+            blocked = self._take_some(lent)
+        except Exception as exc:  # noqa: BLE001 - raised by run(), which owns this connection
+            self._fail(exc)
+            return None
+        except BaseException:
+            self._fed = True  # it ends this task, and the next to read finds the lead where it was
+            raise
+        kept = not self.ws._inbox and not self._batch and not self._holds_enough and self._give_to_reader()
+        if blocked is not None:
+            return self.go_on(lent, blocked, leads=True)
+        if not kept:
+            self.pass_lead()
+        return None
+
+    def changed(self) -> None:
+        """The connection has begun to close: the rest is for a task that can wait for it."""
+        if self._fed:
+            self._fed = False
+            self.pass_lead()
+
+    @property
+    def _holds_enough(self) -> bool:
+        """Whether reading is to stop."""
+        if not self._overfull and self._kept <= self._max_kept:
+            return False
+        return not self.needing.count
+
     async def _wait_until_less_is_kept(self) -> None:
         self.flush()
-        limit = self.ws._options.max_queue_bytes
-        while (self._kept > limit or self._overfull) and not self.needing.count and not self.over:
+        while self._holds_enough and not self.over:
             await self.needing.bell.wait()
+
+    def _take_some(self, worker: Worker) -> Blocked | None:
+        """Begin what is here: up to a call that has to wait, or until others should have a turn."""
+        ws = self.ws
+        inbox, batch = ws._inbox, self._batch
+        for _ in range(_PACKETS_IN_A_ROW):
+            if self.over or ((self._kept or self._overfull) and self._holds_enough):
+                break
+            if batch:
+                packet = batch.popleft()
+                size = 0
+            elif inbox:
+                item = inbox.popleft()
+                if self._undecided:
+                    self._undecided = False
+                    self.speak(detect(item, ws._options))
+                size = len(item)
+                try:
+                    decoded = self.dialect.decode(item)
+                except BrokenPacketError as exc:
+                    decoded = self._take_broken(exc)
+                if isinstance(decoded, list):
+                    batch = self._batch = deque(decoded)
+                    continue
+                packet = decoded
+            else:
+                break
+            rpc = packet.rpc
+            if type(rpc) is Request and self._busy < self._max_calls:
+                blocked = self.begin(rpc, worker)  # the common case of _take()
+            else:
+                blocked = self._take(packet, size, worker)
+            if blocked is not None:
+                return blocked
+        return None
 
     def _take_broken(self, exc: BrokenPacketError) -> list[Packet]:
         if exc.answer is not None:

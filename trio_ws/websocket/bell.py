@@ -7,7 +7,12 @@ checked its condition in the same step, and checks it again when the bell has ru
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, wait_task_rescheduled
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
 
 __all__ = ["Bell"]
 
@@ -18,28 +23,41 @@ class Bell:
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._waiting: dict[Task, None] | None = None
+        self._waiting: Task | dict[Task, None] | None = None  # a dict only where several wait
 
-    async def wait(self) -> None:
-        """Wait for the next ring. A cancellation leaves nothing behind."""
+    def wait(self) -> Coroutine[Any, Any, Any]:
+        """Wait for the next ring; to be awaited at once. A cancellation leaves nothing behind.
+
+        It is no coroutine of its own, since every idle connection would keep one.
+        """
+        task = current_task()
         waiting = self._waiting
         if waiting is None:
-            waiting = self._waiting = {}
-        task = current_task()
-        waiting[task] = None
+            self._waiting = task
+        elif isinstance(waiting, Task):
+            self._waiting = {waiting: None, task: None}
+        else:
+            waiting[task] = None
 
         def abort(_: RaiseCancelT) -> Abort:
-            waiting.pop(task, None)
+            waiting = self._waiting
+            if waiting is task:
+                self._waiting = None
+            elif isinstance(waiting, dict):
+                waiting.pop(task, None)
             return Abort.SUCCEEDED
 
-        await wait_task_rescheduled(abort)
+        return wait_task_rescheduled(abort)  # noqa: ASYNC105 - the caller does
 
     def ring(self) -> int:
         """Wake everyone; give how many that were."""
         waiting = self._waiting
-        if not waiting:
+        if waiting is None:
             return 0
         self._waiting = None
+        if isinstance(waiting, Task):
+            reschedule(waiting)
+            return 1
         for task in waiting:
             reschedule(task)
         return len(waiting)

@@ -3,7 +3,8 @@
 Reading. One task at a time holds the *reading role*: it waits for bytes in `_advance` and gives them to
 the synchronous `_feed`. Whoever wants something of the peer (a message, a pong, the end) takes the role, or
 parks until its holder has changed something. Where nobody wants anything, the service's minder lends a task
-(`_attend`), which gives the role back as soon as somebody asks. The reader never waits for a writer.
+(`_attend`), which gives the role back as soon as somebody asks. On Linux, the plain sockets of a service that
+has many leave the role to its one reader (see reader.py) for good. The reader never waits for a writer.
 
 What always holds:
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection, wait_readable
@@ -42,6 +43,8 @@ from trio_ws.wire.frames import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from trio_ws.options import Options
     from trio_ws.websocket.service import Service
     from trio_ws.websocket.transport import Transport
@@ -70,6 +73,12 @@ _CLEAN = frozenset({1000, 1001, 1005})
 
 class Owner(Protocol):
     """Whoever uses an endpoint beside the tasks that wait in it."""
+
+    def take(self, lent: Any) -> Awaitable[None] | None:
+        """The shared reader has read. What this gives goes on in the task that was lent for reading."""
+
+    def changed(self) -> None:
+        """The state has changed."""
 
     def ended(self) -> None:
         """The connection is at its end."""
@@ -110,6 +119,7 @@ class Endpoint:
         "_room",
         "_round_trip",
         "_service",
+        "_shared",
         "_state",
         "_threshold",
         "_transport",
@@ -137,11 +147,12 @@ class Endpoint:
         # Reading.
         self._parts_open = False  # a message was begun by recv_streaming() and is not at its end
         self._reading = False  # somebody holds the reading role
+        self._shared = False  # it is the service's reader, for good
         self._unread_since = 0  # the service's tick at which the last reader left
         self._minded = not transport.self_reading  # the minder looks at it, or need not
         self._arrived = Bell()  # rings when bytes, or the end, may have changed something
         self._queued = 0  # what waits in the inbox: never less than it weighs, 0 once it was found empty
-        self._paused = False  # a reader waits in _room for the inbox to be emptied
+        self._paused = False  # a reader, in _room or shared, waits for the inbox to be emptied
         self._room: Bell | None = None
         self._unfed = b""  # compressed bytes that were read and found the inbox full
         self._life = False  # bytes came since keepalive last looked
@@ -173,7 +184,9 @@ class Endpoint:
         self._state = OPEN
         self._set_plain_room()
         self._service.keepalive.watch(self)
-        if self._transport.self_reading:
+        if not (trailing and deflate) and self._transport.share(self._service.reader, self):
+            self._reading = self._shared = True
+        elif self._transport.self_reading:
             self._unread_since = self._service.tick
             self._service.unread(self)
         else:
@@ -192,14 +205,16 @@ class Endpoint:
 
         Returns whether this task read and others had been waiting for it.
         """
-        if self._reading or (self._queued and self._full):
-            await self._arrived.wait()
-            return False
-        if self._unfed:
+        if self._unfed and not (self._queued and self._full):
             await checkpoint_if_cancelled()
             data, self._unfed = self._unfed, b""
             self._feed(data)
+            if self._paused and not self._full:
+                self._make_room()
             return self._arrived.ring() > 0
+        if self._reading or (self._queued and self._full):
+            await self._arrived.wait()
+            return False
         self._reading = True
         transport = self._transport
         data = b""
@@ -301,9 +316,15 @@ class Endpoint:
         """The application has taken everything out of the inbox."""
         self._queued = 0
         if self._paused:
-            self._paused = False
+            self._make_room()
+
+    def _make_room(self) -> None:
+        if not self._shared:
             assert self._room is not None
+            self._paused = False
             self._room.ring()
+        elif not self._unfed:
+            self._service.reader.resume(self)
 
     def _take_events(self, frames: FrameReader) -> None:
         events, frames.events = frames.events, []
@@ -367,6 +388,10 @@ class Endpoint:
         life, self._life = self._life, False
         return moved if outbox.stuck else life or self._full
 
+    def _unheard(self) -> bool:
+        """Whether bytes came that nobody has read yet, where that would be a sign of life."""
+        return not self._outbox.stuck and self._transport.has_unread()
+
     @property
     def _over(self) -> bool:
         return self._state == CLOSED
@@ -425,7 +450,7 @@ class Endpoint:
             self._state = CLOSING
             self._plain_room = 0
             self._service.keepalive.closing(self)
-            self._arrived.ring()
+            self._state_changed()
 
     def _start_close(self, code: int, reason: str) -> None:
         """Send a Close frame, if none was sent; the end is to come in time."""
@@ -442,9 +467,14 @@ class Endpoint:
         self._plain_room = 0
         self._outbox.flush()
         self._outbox.write_control(self._frame(FIN | CLOSE, close_payload(code, reason)))
-        self._arrived.ring()
+        self._state_changed()
         self._outbox.room.ring()
         return True
+
+    def _state_changed(self) -> None:
+        self._arrived.ring()
+        if self._owner is not None:
+            self._owner.changed()
 
     def _begin_close(self, code: int, reason: str) -> None:
         """Close on behalf of the application, up to where that would have to wait."""

@@ -119,11 +119,16 @@ class Keepalive:
         if not late:
             return
         # If the whole program stood still, the pongs lie unread in the sockets while this timer is already
-        # due. Two rounds of the scheduler let every reader have what is there.
+        # due. Two rounds of the scheduler let readers have what is there. One that reads for thousands may
+        # need more, so what lies there counts, too.
         for _ in range(2):
             await trio.lowlevel.checkpoint()
         for ws in late:
-            if self._still_silent(ws):
+            if not self._still_silent(ws):
+                continue
+            if ws._unheard():
+                self.watch(ws)
+            else:
                 ws._give_up(f"keepalive ping timeout: no sign of life in ping_timeout ({self._timeout} s)")
 
     def _still_silent(self, ws: Endpoint) -> bool:

@@ -49,7 +49,7 @@ class Receiving(Handshaking):
             self._outbox.corked or self._parts_open or self._paused or self._last_word
         ):
             self._queued = 0
-            await self._advance()
+            await (self._arrived.wait() if self._shared else self._advance())
             self._unyielded = 0
         if inbox and not self._parts_open and not self._paused:
             item = inbox.popleft()
@@ -75,7 +75,7 @@ class Receiving(Handshaking):
             self._outbox.corked or self._parts_open or self._paused or self._last_word
         ):
             self._queued = 0
-            await self._advance()
+            await (self._arrived.wait() if self._shared else self._advance())
             self._unyielded = 0
         if inbox and not self._parts_open and not self._paused:
             item = inbox.popleft()
@@ -139,22 +139,28 @@ class Receiving(Handshaking):
         inbox = self._inbox
         if inbox:
             await checkpoint_if_cancelled()
-        else:
-            waited = False
-            while not inbox:
-                if self._outbox.corked:
-                    self._outbox.flush()
-                if self._state == OPEN and not self._paused and self._last_word is None:
-                    self._queued = 0
-                    await self._advance()
-                elif not await self._more(waited=waited):
-                    return None
-                waited = True
-            self._unyielded = 0
+        elif not await self._wait_for_message():
+            return None
         item = inbox.popleft()
         if self._paused and not inbox:
             self._emptied()
         return item
+
+    async def _wait_for_message(self) -> bool:
+        """With the inbox empty, wait for a message to be there; False after a clean end."""
+        inbox = self._inbox
+        waited = False
+        while not inbox:
+            if self._outbox.corked:
+                self._outbox.flush()
+            if self._state == OPEN and not self._paused and self._last_word is None:
+                self._queued = 0
+                await self._advance()
+            elif not await self._more(waited=waited):
+                return False
+            waited = True
+        self._unyielded = 0
+        return True
 
     async def _more(self, *, waited: bool = False) -> bool:
         """With the inbox empty, wait for something to come; False after a clean end.

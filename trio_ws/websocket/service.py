@@ -1,8 +1,10 @@
 """Service: the few tasks that work for all connections of one server or one client.
 
 A connection has no tasks of its own while its handler waits for messages: the handler's task reads the
-socket itself. What must happen beside that is done here, in one nursery that the owner can see:
+socket itself, or leaves that to the reader. What must happen beside that is done here, in one nursery that
+the owner can see:
 
+- the *reader* (see reader.py) reads for most of them, where there are many plain sockets;
 - the *flusher* sends what bursts have corked, at the end of the scheduler round;
 - the *minder* finds connections that nobody has read from for a moment, because the application is busy
   elsewhere, and lends each a task that reads, so that pings are answered and closes are seen;
@@ -15,16 +17,17 @@ What always holds: nothing here raises past this nursery, and when the nursery e
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.keepalive import Keepalive
+from trio_ws.websocket.reader import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from trio_ws.options import Options
     from trio_ws.websocket.endpoint import Endpoint
@@ -46,6 +49,7 @@ class Service:
         self.nursery = nursery
         self.scope = scope  # ends all of it
         self.keepalive = Keepalive(options)
+        self.reader = Reader(_Nursery(nursery))
         self._to_flush: list[Outbox] = []
         self._flush_bell = Bell()
         # Connections that had no reader at some time since the last tick.
@@ -102,6 +106,16 @@ class Service:
                     self.nursery.start_soon(ws._attend, name="trio_ws reader")
 
 
+class _Nursery:
+    """Lends tasks in which nothing but reading is done."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+
+    def start(self, job: Callable[[Any], Awaitable[None]]) -> None:
+        self._nursery.start_soon(job, None, name="trio_ws reader")
+
+
 @asynccontextmanager
 @enable_ki_protection
 async def open_service(options: Options) -> AsyncIterator[Service]:
@@ -136,10 +150,15 @@ async def open_service(options: Options) -> AsyncIterator[Service]:
 @enable_ki_protection
 async def _host(options: Options, *, task_status: trio.TaskStatus[Service]) -> None:
     with trio.CancelScope() as scope:
-        async with trio.open_nursery() as nursery:
-            service = Service(nursery, scope, options)
-            service.start()
-            task_status.started(service)
-            # Where the caller was cancelled before this, nobody will come to end us: then we end here.
-            await trio.lowlevel.checkpoint_if_cancelled()
-            scope.shield = True
+        service: Service | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                service = Service(nursery, scope, options)
+                service.start()
+                task_status.started(service)
+                # Where the caller was cancelled before this, nobody will come to end us: then we end here.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                scope.shield = True
+        finally:
+            if service is not None:
+                service.reader.close()

@@ -22,6 +22,9 @@ from trio_ws.websocket.bell import Bell
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_ws.websocket.endpoint import Endpoint
+    from trio_ws.websocket.reader import Reader
+
 __all__ = ["BIG_READ_SIZE", "READ_SIZE", "WRITE_SIZE", "SocketTransport", "StreamTransport", "Transport"]
 
 #: Bytes asked of one read. Larger ones cost more in page faults than they save in system calls.
@@ -40,7 +43,7 @@ _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
 class SocketTransport:
     """A connected, non-blocking stream socket, which it owns."""
 
-    __slots__ = ("_local", "_sock", "fd", "recv_now", "remote_address", "send_now")
+    __slots__ = ("_local", "_reader", "_sock", "fd", "recv_now", "remote_address", "send_now")
 
     self_reading = True
 
@@ -48,6 +51,7 @@ class SocketTransport:
         self._sock = sock
         self.fd = sock.fileno()  # -1 once it is closed
         self._local: Any = None
+        self._reader: Reader | None = None
         self.remote_address = sock.getpeername() if remote_address is None else remote_address
         # The socket's own methods: a def around one would cost a tenth of the call. Their callers know
         # BlockingIOError as "nothing now".
@@ -70,6 +74,17 @@ class SocketTransport:
             except BlockingIOError:
                 continue
 
+    def share(self, reader: Reader, ws: Endpoint) -> bool:
+        """Let the service's reader read this; False if it is to be read alone."""
+        self._reader = reader
+        return reader.add(ws, self.fd)
+
+    def has_unread(self) -> bool:
+        try:
+            return self.fd >= 0 and bool(self._sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
     def send_pair_now(self, head: bytes, payload: bytes) -> int:
         if _HAS_SENDMSG:
             return self._sock.sendmsg((head, payload))
@@ -91,8 +106,10 @@ class SocketTransport:
 
     def close(self, last: bytes | None = None) -> None:
         if self.fd >= 0:
-            notify_closing(self.fd)
-            self.fd = -1
+            fd, self.fd = self.fd, -1
+            if self._reader is not None:
+                self._reader.forget(fd)
+            notify_closing(fd)
             self._sock.close()
 
     async def wait_closed(self) -> None:
@@ -126,6 +143,12 @@ class StreamTransport:
 
     async def receive(self) -> bytes:
         return bytes(await self._stream.receive_some(READ_SIZE))
+
+    def has_unread(self) -> bool:
+        return False
+
+    def share(self, reader: Reader, ws: Endpoint) -> bool:
+        return False
 
     def send_now(self, data: bytes | memoryview) -> int:
         raise BlockingIOError
@@ -177,7 +200,7 @@ class StreamTransport:
 #: what is being sent, and to send ``last``, unless that is None, where ``send_now`` cannot do it.
 #: ``send_now`` and ``send_pair_now`` send what can be sent without waiting, and raise BlockingIOError where
 #: that is nothing; ``receive`` is cancel-safe and gives b"" at the end; ``send_some`` waits until at least
-#: one byte is out.
+#: one byte is out; ``has_unread`` says whether bytes are known to wait for `receive`.
 Transport = SocketTransport | StreamTransport
 
 

@@ -1,0 +1,212 @@
+"""A headless Chromium that tests drive as a user would: pages, typing, and what stands on them.
+
+It is spoken to in its DevTools protocol, over a WebSocket of ours. What always holds: every page has a
+profile of its own, an error of a page's script fails the test, and the browser leaves with all its processes.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from trio_ws import Options, connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from trio_ws import WebSocket
+
+__all__ = ["CHROMIUM", "FLAGS", "Browser", "Page", "chromium"]
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
+#: A promise of the first true value of an expression, which is looked at whenever the page changes.
+_UNTIL = """new Promise((resolve) => {
+  const options = { subtree: true, childList: true, attributes: true, characterData: true }
+  const look = () => { const value = (%s); if (value) { observer.disconnect(); resolve(value) } }
+  const observer = new MutationObserver(look)
+  observer.observe(document, options)
+  look()
+})"""
+
+
+class Browser:
+    """See the module's text. Made by `chromium`."""
+
+    def __init__(self, ws: WebSocket) -> None:
+        self.errors: list[str] = []
+        self._ws = ws
+        self._ids = itertools.count(1)
+        self._answers: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
+        self._loads: dict[str, trio.Event] = {}
+
+    async def read(self) -> None:
+        """Take what the browser says, until its end."""
+        async for message in self._ws:
+            said = message.json()
+            if "id" in said:
+                self._answers.pop(said["id"]).send_nowait(said)
+            elif said["method"] == "Runtime.exceptionThrown":
+                self.errors.append(str(said["params"]["exceptionDetails"]))
+            elif said["method"] == "Page.lifecycleEvent" and said["params"]["name"] == "load":
+                self._loaded(said["params"]["loaderId"]).set()
+
+    def _loaded(self, loader: str) -> trio.Event:
+        return self._loads.setdefault(loader, trio.Event())
+
+    async def do(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
+        """One command of the protocol; its result."""
+        number = next(self._ids)
+        put, answers = trio.open_memory_channel[dict[str, Any]](1)
+        self._answers[number] = put
+        command = {"id": number, "method": method, "params": params}
+        await self._ws.send_json(command if session is None else {**command, "sessionId": session})
+        answer = await answers.receive()
+        assert "error" not in answer, (method, answer)
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    async def open(self, url: str) -> Page:
+        """A new page, when it is loaded."""
+        context = await self.do("Target.createBrowserContext")
+        target = await self.do(
+            "Target.createTarget", url="about:blank", browserContextId=context["browserContextId"]
+        )
+        attached = await self.do("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        page = Page(self, attached["sessionId"], target["targetId"])
+        for command in ("Page.enable", "Runtime.enable"):
+            await page.do(command)
+        await page.do("Page.setLifecycleEventsEnabled", enabled=True)
+        navigated = await page.do("Page.navigate", url=url)
+        assert "errorText" not in navigated, navigated
+        await self._loaded(navigated["loaderId"]).wait()
+        return page
+
+
+class Page:
+    """One page of a `Browser`."""
+
+    def __init__(self, browser: Browser, session: str, target: str) -> None:
+        self._browser = browser
+        self._session = session
+        self._target = target
+
+    async def do(self, method: str, **params: Any) -> dict[str, Any]:
+        """One command of the protocol; its result."""
+        return await self._browser.do(method, self._session, **params)
+
+    async def evaluate(self, expression: str) -> Any:
+        """The value of an expression of JavaScript, or what its promise gives."""
+        result = await self.do(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, userGesture=True
+        )
+        assert "exceptionDetails" not in result, (expression, result)
+        return result["result"].get("value")
+
+    async def until(self, expression: str) -> Any:
+        """Wait until the value of an expression is true; the value."""
+        return await self.evaluate(_UNTIL % expression)
+
+    async def type(self, selector: str, text: str, *, enter: bool = False) -> None:
+        """Put text in the place of what a field has, and maybe press Enter."""
+        await self.evaluate(f"document.querySelector({selector!r}).focus()")
+        await self.evaluate("document.activeElement.select()")
+        await self.do("Input.insertText", text=text)
+        if enter:
+            await self.press("Enter", 13, "\r")
+
+    async def press(self, key: str, code: int, text: str = "") -> None:
+        """One key, down and up."""
+        for kind in ("keyDown", "keyUp"):
+            await self.do(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=code,
+                text=text if kind == "keyDown" else "",
+            )
+
+    async def screenshot(self, *, width: int, height: int, scheme: str = "light") -> bytes:
+        """What it looks like, as PNG; ``scheme`` is light or dark."""
+        await self.do(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+        await self.do(
+            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
+        )
+        return base64.b64decode((await self.do("Page.captureScreenshot"))["data"])
+
+    async def close(self) -> None:
+        """Close it as a user would."""
+        await self._browser.do("Target.closeTarget", targetId=self._target)
+
+
+@asynccontextmanager
+async def chromium(home: Path) -> AsyncIterator[Browser]:
+    """A browser for the length of a block; the test is skipped where there is none."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium or Chrome on the PATH")
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={home / 'profile'}", "--remote-debugging-port=0"]
+    process = await trio.lowlevel.open_process(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    try:
+        async with trio.open_nursery() as nursery:
+            url = await nursery.start(_listen, process.stderr)
+            options = Options(max_message_size=16 * 1024 * 1024)
+            async with connect(url, options=options) as ws:
+                browser = Browser(ws)
+                nursery.start_soon(browser.read)
+                yield browser
+                assert browser.errors == []
+                nursery.cancel_scope.cancel()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        with trio.CancelScope(shield=True):  # nothing survives SIGKILL
+            await process.wait()
+        await trio.aclose_forcefully(process.stderr)
+
+
+async def _listen(stderr: trio.abc.ReceiveStream, task_status: trio.TaskStatus[str]) -> None:
+    """Read all that it says, and find where it listens."""
+    said = b""
+    found = False
+    async for more in stderr:
+        if found:
+            continue
+        said += more
+        _, listening, rest = said.partition(b"DevTools listening on ")
+        if listening and b"\n" in rest:
+            found = True
+            task_status.started(rest.split()[0].decode())
+    assert found, said.decode(errors="replace")

@@ -1,0 +1,424 @@
+"""The reader that many plain sockets share: fairness, descriptors, what is cancelled in it, and tasks.
+
+What both ways of reading do alike is tested elsewhere. CI runs that with either, see ``FEW`` in reader.py.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import os
+import resource
+import socket
+import struct
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio.testing
+
+from tests.kit.serving import all_tasks, echo, serving
+from tests.kit.watching import until
+from trio_ws import Options, WebSocketClient, WebSocketHandler, connect, rpc_method
+from trio_ws.testing import RawPeer
+from trio_ws.websocket import reader
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from trio_ws import ClientConnection, WebSocket, WebSocketServer
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no epoll")
+
+VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
+#: A masked binary frame of 32 zeros.
+FRAME = b"\x82\xa0" + bytes(4) + bytes(32)
+
+
+opened: list[socket.socket] = []
+
+
+@pytest.fixture(autouse=True)
+def _all_share(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(reader, "FEW", 0)
+    yield
+    for sock in opened:
+        sock.close()
+    opened.clear()
+
+
+class Api(WebSocketHandler):
+    """Methods that end at once, and some that do not."""
+
+    def __init__(self) -> None:
+        self.go_on = trio.Event()
+        self.left_open: trio.CancelScope | None = None
+        self.ended: list[str] = []
+        self.pair: tuple[socket.socket, socket.socket] | None = None
+
+    async def on_disconnect(self, connection: ClientConnection[Any]) -> None:
+        self.ended.append(connection.uid)
+
+    @rpc_method()
+    def add(self, connection: ClientConnection[Any], a: int, b: int) -> int:
+        return a + b
+
+    @rpc_method()
+    async def wait(self, connection: ClientConnection[Any]) -> str:
+        await self.go_on.wait()
+        return VARIABLE.get()
+
+    @rpc_method()
+    def mark(self, connection: ClientConnection[Any], value: str) -> str:
+        before = VARIABLE.get()
+        VARIABLE.set(value)
+        return before
+
+    @rpc_method()
+    def leave_open(self, connection: ClientConnection[Any]) -> None:
+        self.left_open = trio.CancelScope()
+        self.left_open.__enter__()
+
+    @rpc_method()
+    def replace_others(self, connection: ClientConnection[Any]) -> int:
+        """Close the other connections; the next descriptors that are made get their numbers."""
+        others = [other for other in self.clients if other is not connection]
+        numbers = {other._ws._transport.fd for other in others}  # type: ignore[union-attr]
+        for other in others:
+            other._ws._end(None)
+        self.pair = socket.socketpair()
+        self.pair[0].send(b"not for the reader")
+        return len(numbers & {end.fileno() for end in self.pair})
+
+
+class Steps(trio.abc.Instrument):
+    """Counts the steps of the tasks that read, and the messages that each step brought."""
+
+    def __init__(self, server: WebSocketServer) -> None:
+        self._server = server
+        self.count = 0
+        self.most = 0
+        self._before = 0
+
+    def _messages(self) -> int:
+        return sum(len(ws._inbox) for ws in self._server.connections)
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if reads(task):
+            self.count += 1
+            self._before = self._messages()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if reads(task):
+            self.most = max(self.most, self._messages() - self._before)
+
+
+def reads(task: trio.lowlevel.Task) -> bool:
+    return task.name.endswith("Workers._work")
+
+
+@asynccontextmanager
+async def counting(server: WebSocketServer) -> AsyncIterator[Steps]:
+    steps = Steps(server)
+    trio.lowlevel.add_instrument(steps)
+    try:
+        yield steps
+    finally:
+        trio.lowlevel.remove_instrument(steps)
+
+
+async def raw_client(server: WebSocketServer) -> socket.socket:
+    """The socket of an open connection, past trio."""
+    stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+    await RawPeer.connect(stream)
+    sock = socket.socket(fileno=stream.socket.detach())
+    sock.setblocking(False)
+    opened.append(sock)
+    return sock
+
+
+def fill(sock: socket.socket, data: bytes = FRAME * 1000) -> int:
+    """Send as much as the network takes now."""
+    sent = 0
+    try:
+        while True:
+            sent += sock.send(data[sent % len(FRAME) :])
+    except BlockingIOError:
+        return sent
+
+
+async def test_the_first_few_read_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "FEW", 2)
+    async with serving(echo) as server:
+        async with connect(server.url) as first, connect(server.url) as second, connect(server.url) as third:
+            for ws in (first, second, third):
+                await ws.send("x")
+                assert str((await ws.receive()).text) == "x"
+            assert sorted(ws._shared for ws in server.connections) == [False, False, True]
+        # What has gone leaves its place to another.
+        await until(lambda: not server.connections)
+        async with connect(server.url) as ws:
+            await ws.send("x")
+            await ws.receive()
+            assert [ws._shared for ws in server.connections] == [False]
+
+
+async def test_a_flood_keeps_nobody_waiting() -> None:
+    """However much of one connection lies ready, another's message is read in the next round."""
+    got = trio.Event()
+
+    async def handler(ws: WebSocket) -> None:
+        async for message in ws:
+            if message.is_text():
+                got.set()
+
+    async with serving(handler, options=Options(drain_timeout=0.01)) as server:
+        flood, quiet = await raw_client(server), await raw_client(server)
+        assert fill(flood) > 128 * 1024
+        await trio.lowlevel.checkpoint()
+        async with counting(server) as steps:
+            fill(flood)
+            quiet.send(b"\x81\x81" + bytes(4) + b"x")
+            while not got.is_set():
+                fill(flood)
+                await trio.lowlevel.checkpoint()
+            assert 0 < steps.count <= 3
+
+
+async def test_one_step_reads_only_so_much() -> None:
+    """Many connections with much to be read: others have their turn between them."""
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        await ws.wait_closed()
+
+    options = Options(max_queue_bytes=64 << 20)
+    async with serving(handler, options=options) as server:
+        socks = [await raw_client(server) for _ in range(8)]
+        async with counting(server) as steps:
+            total = sum(fill(sock) // len(FRAME) for sock in socks)
+            await until(lambda: steps._messages() == total)
+            one_read = 65536 // len(FRAME) + 1
+            assert 0 < steps.most <= one_read + reader.BYTES_IN_A_ROW // reader.MESSAGE_COST
+        for sock in socks:
+            sock.close()
+
+
+async def test_a_full_inbox_stops_the_reading_and_costs_nothing() -> None:
+    """The descriptor is out of the epoll meanwhile: not even a reset makes the reader spin."""
+    go_on = trio.Event()
+    messages = 0
+    options = Options(max_queue_bytes=100_000, ping_interval=None)
+
+    async def handler(ws: WebSocket) -> None:
+        nonlocal messages
+        await ws.accept()
+        await go_on.wait()
+        async for _ in ws:
+            messages += 1
+
+    async with serving(handler, options=options) as server:
+        sock = await raw_client(server)
+        (ws,) = server.connections
+        sent = fill(sock)
+        await until(lambda: ws._paused)
+        assert len(ws._inbox) <= (100_000 + 65536 // len(FRAME) * 128 + 65536) // 128
+        sent += fill(sock)
+        async with counting(server) as steps:
+            # A reset instead of an end.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+            for _ in range(50):
+                await trio.lowlevel.checkpoint()
+            assert steps.count <= 1
+        assert ws in server.connections
+        go_on.set()
+        await until(lambda: not server.connections)
+        assert 0 < messages <= sent // len(FRAME)
+
+
+async def test_a_full_inbox_is_read_again_when_it_is_empty() -> None:
+    go_on = trio.Event()
+    got = 0
+
+    async def handler(ws: WebSocket) -> None:
+        nonlocal got
+        await ws.accept()
+        await go_on.wait()
+        async for message in ws:
+            assert message.data is not None
+            got += len(message.data)
+
+    async with serving(handler, options=Options(max_queue_bytes=50_000)) as server:
+        sock = await raw_client(server)
+        (ws,) = server.connections
+        sent = fill(sock)
+        await until(lambda: ws._paused)
+        go_on.set()
+        await until(lambda: got // 32 == sent // len(FRAME))
+        assert not ws._paused
+        sock.close()
+
+
+async def test_a_descriptor_that_is_used_again_is_another() -> None:
+    """Closed between the poll and its turn, with another file of the same number in its place."""
+    api = Api()
+    async with serving(api) as server:
+        async with WebSocketClient(server.url) as first, WebSocketClient(server.url) as second:
+            assert await first.call("add", 1, 2) == 3
+            # Both lie ready at the next poll, and the first is read first.
+            for client in (first, second):
+                peer = client._live
+                call = "replace_others" if client is first else "add"
+                args = () if client is first else (1, 2)
+                peer.post(peer.dialect.request(f"x{call}", call, args, {}), cork=False)
+            await until(lambda: api.pair is not None)
+            assert api.pair is not None
+            reading, writing = api.pair
+            with reading, writing:
+                for number in range(20):
+                    assert await first.call("add", number, 1) == number + 1
+                assert writing.recv(100) == b"not for the reader"
+        async with WebSocketClient(server.url) as third:
+            assert await third.call("add", 2, 2) == 4
+
+
+async def test_numbers_come_again_and_again() -> None:
+    async with serving(echo) as server:
+        for number in range(50):
+            async with connect(server.url) as ws:
+                await ws.send(str(number))
+                assert str((await ws.receive()).text) == str(number)
+
+
+async def test_a_cancelled_receive_loses_nothing() -> None:
+    """Cancelled before the bytes, in the step in which they come, and after it."""
+    got: list[str] = []
+    scopes: list[trio.CancelScope] = []
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        while ws.connected:
+            with trio.CancelScope() as scope:
+                scopes.append(scope)
+                message = await ws.recv()
+                if message is None:
+                    return
+                got.append(str(message.text))
+
+    async with serving(handler) as server, connect(server.url) as ws:
+        for number in range(60):
+            await ws.send(str(number))
+            for _ in range(number % 6):
+                await trio.lowlevel.checkpoint()
+            if scopes:
+                scopes[-1].cancel()
+        await until(lambda: len(got) == 60)
+    assert got == [str(number) for number in range(60)]
+
+
+async def test_a_call_that_waits_takes_the_task_and_others_go_on() -> None:
+    api = Api()
+    results: list[str] = []
+    async with (
+        serving(api) as server,
+        WebSocketClient(server.url) as first,
+        WebSocketClient(server.url) as second,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def wait(client: WebSocketClient) -> None:
+            results.append(await client.call("wait"))
+
+        for client in (first, second, first):
+            nursery.start_soon(wait, client)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        for client in (first, second):
+            assert await client.call("add", 1, 2) == 3
+        assert results == []
+        api.go_on.set()
+    assert results == ["unset"] * 3
+
+
+async def test_no_context_variable_goes_from_one_connection_into_another() -> None:
+    api = Api()
+    api.go_on.set()
+    async with (
+        serving(api) as server,
+        WebSocketClient(server.url) as first,
+        WebSocketClient(server.url) as second,
+    ):
+        assert await first.call("mark", "of the first") == "unset"
+        assert await first.call("mark", "again") == "unset"
+        assert await second.call("mark", "of the second") == "unset"
+        assert await second.call("wait") == "unset"
+
+
+async def test_a_scope_that_a_method_leaves_open_costs_one_worker(caplog: pytest.LogCaptureFixture) -> None:
+    """It stands in the task that reads for all; when it is cancelled, another reads on."""
+    api = Api()
+    async with (
+        serving(api) as server,
+        WebSocketClient(server.url) as first,
+        WebSocketClient(server.url) as second,
+    ):
+        with caplog.at_level(logging.CRITICAL, "trio_ws.rpc"):
+            await first.call("leave_open")
+            assert await second.call("add", 1, 2) == 3
+            assert api.left_open is not None
+            api.left_open.cancel()
+            for client in (first, second):
+                assert await client.call("add", 1, 2) == 3
+
+
+@pytest.mark.parametrize("calls", [False, True])
+async def test_idle_connections_cost_no_waiting_task(*, calls: bool) -> None:
+    """A handler's task waits in its connection; one of calls has none. Only the reader waits for sockets."""
+    count = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 - 100)
+    assert count > 50
+    options = Options(ping_interval=None, drain_timeout=0.01, close_timeout=0.01)
+    async with serving(Api() if calls else echo, options=options) as server:
+        socks = [await raw_client(server)]
+        tasks = len(all_tasks())
+        waiting = waiting_for_input()
+        socks += [await raw_client(server) for _ in range(count)]
+        await until(lambda: len(server.connections) == count + 1)
+        await until(lambda: len(all_tasks()) <= tasks + (0 if calls else count))
+        assert waiting_for_input() <= waiting + 1  # the reader itself may wait now
+        for sock in socks:
+            sock.close()
+
+
+def waiting_for_input() -> int:
+    statistics: Any = trio.lowlevel.current_statistics().io_statistics
+    return int(statistics.tasks_waiting_read)
+
+
+async def test_a_server_that_stops_leaves_no_descriptor() -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a count, of this moment
+
+    before = descriptors()
+    api = Api()
+    async with serving(api, options=Options(drain_timeout=0.01, close_timeout=0.01)) as server:
+        socks = [await raw_client(server) for _ in range(20)]
+        await until(lambda: len(api.clients) == 20)
+        assert descriptors() > before + 40
+    assert len(api.ended) == 20
+    for sock in socks:
+        sock.close()
+    assert descriptors() == before
+
+
+async def test_a_cancelled_server_ends_in_the_middle_of_a_flood() -> None:
+    async with trio.open_nursery() as nursery:
+        async with serving(echo, options=Options(drain_timeout=0.01)) as server:
+            socks = [await raw_client(server) for _ in range(10)]
+            for sock in socks:
+                fill(sock)
+            nursery.cancel_scope.cancel()
+    assert server.state == "closed"
+    for sock in socks:
+        sock.close()
