@@ -57,7 +57,7 @@ async def main(host: Any) -> None:
                 await hypercorn.trio.serve(host, config, shutdown_trigger=stop.wait)
 
             nursery.start_soon(run)
-            while not Path(folder, "socket").exists():  # noqa: ASYNC110, ASYNC240 - it tells nobody
+            while not Path(folder, "socket").exists():  # noqa: ASYNC240 - it tells nobody
                 await trio.sleep(0.01)
             async with trio_ws.connect("ws://test/ws/greet", unix_path=f"{folder}/socket") as ws:
                 print(await ws.receive_text())

@@ -10,7 +10,6 @@ import trio.testing
 import trio_ws
 from trio_ws.testing import Link, MemoryListener
 
-
 said: list[tuple[float, str, str]] = []
 
 

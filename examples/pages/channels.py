@@ -91,7 +91,7 @@ async def main() -> None:
         async with trio_ws.WebSocketClient(server.url) as reporter:
             print("reached:", await reporter.call("report", "tech", "trio 1.0"))
             await tell(news, next(iter(news.clients)))
-            print(board(news)[0].partition(";")[0])
+            print("on the board:", [line.partition(":")[0] for line in board(news)[1:]])
         await trio.testing.wait_all_tasks_blocked(0.05)
         print(lines)
         nursery.cancel_scope.cancel()
