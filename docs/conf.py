@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from docutils import nodes
 from pygments.lexers.data import JsonLexer
 from pygments.lexers.special import TextLexer
+from sphinx import addnodes
 
 import trio_ws
 from trio_ws.websocket.message import MessageType
@@ -81,3 +83,11 @@ def setup(app: Sphinx) -> None:
     """The blocks of docs/protocol.md that its test looks for have names of their own."""
     app.add_lexer("jsonrpc", JsonLexer)
     app.add_lexer("msgpack", TextLexer)
+    app.connect("doctree-read", unlink_any)
+
+
+def unlink_any(app: Sphinx, doctree: nodes.document) -> None:
+    """In an annotation Any is typing's, not our predicate."""
+    for node in list(doctree.findall(addnodes.pending_xref)):
+        if node.get("reftype") == "class" and node.get("reftarget") == "Any":
+            node.replace_self(nodes.Text("Any"))

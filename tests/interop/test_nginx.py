@@ -173,7 +173,7 @@ async def test_pings_keep_a_quiet_connection_open(tmp_path: Path) -> None:
     """Two servers behind the same impatience: the one that pings outlives the one that does not."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    impatient = {"proxy_read_timeout 60s;": "proxy_read_timeout 1s;"}
+    impatient = {"proxy_read_timeout 75s;": "proxy_read_timeout 1s;"}
     quiet = trio_ws.Options(ping_interval=None)
     pinging = trio_ws.Options(ping_interval=0.2)
     async with (
