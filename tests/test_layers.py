@@ -30,13 +30,14 @@ FLOORS = {
     "handler": 5,
     "front": 5,
     "reconnecting": 4,
-    "server": 6,
-    "client": 6,
-    "asgi": 7,
-    "processes": 7,
-    "app": 8,  # above the servers: it can run one
-    "testing": 8,
-    "": 9,
+    "admission": 6,
+    "server": 7,
+    "client": 7,
+    "asgi": 8,
+    "processes": 8,
+    "app": 9,  # above the servers: it can run one
+    "testing": 9,
+    "": 10,
 }
 
 

@@ -21,6 +21,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         bell.py              the lightest way to wait for a change
         message.py           WebSocketMessage
         transport.py         a plain socket, or any trio stream
+        trace.py             what the log says of a connection and its frames
         outbox.py            what waits to be written: coalescing, water marks
         keepalive.py         who is alive, judged fairly
         reader.py            one reader for many plain sockets (Linux)
@@ -77,17 +78,18 @@ The house, from the ground up; a module imports only from floors below its own, 
         keeper.py            who dials, and who waits for a connection
     handler.py           floor 5  WebSocketHandler
     front.py             floor 5  what a server asks of an App
-    server.py            floor 6  WebSocketServer, serve
-    client.py            floor 6  WebSocketClient
-    asgi.py              floor 7  ASGIApp: any target as an ASGI application
-    processes/           floor 7  one server in several processes
+    admission.py         floor 6  the way of a client through a server
+    server.py            floor 7  WebSocketServer, serve
+    client.py            floor 7  WebSocketClient
+    asgi.py              floor 8  ASGIApp: any target as an ASGI application
+    processes/           floor 8  one server in several processes
         targets.py           import strings: how a target gets into another process
         orders.py            what parent and worker say to each other
         worker.py            a worker, in its own process
         child.py             a worker, as its parent sees it
         group.py             serve_processes: start, restart, renew, drain
-    app.py               floor 8  App: routes, mounts, middleware, a lifespan
-    testing/             floor 8  memory links, faults, the raw peer
+    app.py               floor 9  App: routes, mounts, middleware, a lifespan
+    testing/             floor 9  memory links, faults, the raw peer
 """
 
 from __future__ import annotations

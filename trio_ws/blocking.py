@@ -26,6 +26,7 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 from trio_ws.errors import ConnectionClosedError, ConnectionClosedLocallyError
 from trio_ws.routing import name_of
 from trio_ws.websocket.bell import Bell
+from trio_ws.websocket.trace import about
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -315,7 +316,7 @@ async def run_in_thread(
             raise
         except Exception:
             if calls.ended:  # nobody waits for it any more
-                logger.exception("the handler of %s failed after it was cancelled", ws.path)
+                logger.exception("the handler of %s failed after it was cancelled", ws.path, extra=about(ws))
             raise
         finally:
             try:

@@ -25,6 +25,7 @@ from trio_ws.rpc.methods import Method, collect, let_ctrl_c_strike, make_method
 from trio_ws.rpc.peer import Peer
 from trio_ws.session import CONNECTION_POLICIES, ClientConnection, State
 from trio_ws.websocket.endpoint import CONNECTING
+from trio_ws.websocket.trace import about
 from trio_ws.wire.packets import SUBSCRIBE, UNSUBSCRIBE, choose, plain_dialect
 
 if TYPE_CHECKING:
@@ -260,7 +261,9 @@ class WebSocketHandler(Generic[State]):
         with trio.move_on_after(connection._ws._options.close_timeout, shield=True) as scope:
             await self.on_disconnect(connection)
         if scope.cancelled_caught:
-            logger.warning("on_disconnect of %r took more than close_timeout", connection)
+            logger.warning(
+                "on_disconnect of %r took more than close_timeout", connection, extra=about(connection._ws)
+            )
 
     async def _subscribe(self, connection: ClientConnection[State], names: list[str]) -> bool:
         """A client subscribes itself: all of it, or nothing."""

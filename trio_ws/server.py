@@ -1,19 +1,11 @@
 """WebSocketServer and serve: handlers as tasks of a nursery that the caller can see.
 
-The way of a client: a listener's task accepts it, a task of its own reads the opening request (all of it
-within ``open_timeout``), makes a `WebSocket`, runs the handler on it and closes it.
-
-What always holds:
-
-- One bad connection costs one connection: whatever a handler raises is logged once and answered with 1011.
-- A server that is left or cancelled says 1001 to everyone, gives handlers ``drain_timeout`` seconds to finish
-  and cancels the rest. No task remains.
-- Counters change in synchronous code, so that admission is exact.
+What always holds: a server that is left or cancelled says 1001 to everyone, gives handlers ``drain_timeout``
+seconds to finish and cancels the rest. No task remains. What happens to one client is in admission.py.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import socket
@@ -23,37 +15,26 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import trio
-from trio.lowlevel import current_task, disable_ki_protection, enable_ki_protection
+from trio.lowlevel import current_task, enable_ki_protection
 
+from trio_ws.admission import Admission
 from trio_ws.blocking import BlockingWebSocket, run_in_thread
 from trio_ws.channels.hub import share
 from trio_ws.channels.urls import broker_from
-from trio_ws.errors import ConnectionClosedError, WebSocketException, check_close
-from trio_ws.front import Exchange, Front, Shared
-from trio_ws.handler import UNFINISHED, WebSocketHandler
-from trio_ws.network.http import encode_response
+from trio_ws.errors import check_close
+from trio_ws.front import Front, Shared
+from trio_ws.handler import WebSocketHandler
 from trio_ws.network.listen import (
     accept_forever,
-    answer,
-    check_request,
     open_listeners,
-    read_request,
-    read_request_now,
-    secure,
-    send_response,
 )
 from trio_ws.options import Options
 from trio_ws.routing import check_function, is_async
 from trio_ws.rpc.workers import Workers
-from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.connection import WebSocket
-from trio_ws.websocket.endpoint import CONNECTING
 from trio_ws.websocket.service import open_service
-from trio_ws.websocket.transport import SocketTransport
 from trio_ws.wire.handshake import check_subprotocols
-from trio_ws.wire.http import HTTPError, http_response
 from trio_ws.wire.packets import SUBPROTOCOLS
-from trio_ws.wire.reader import RequestReader
 
 if TYPE_CHECKING:
     import os
@@ -63,9 +44,6 @@ if TYPE_CHECKING:
 
     from trio_ws.channels.brokers import Broker
     from trio_ws.channels.hub import Hub
-    from trio_ws.websocket.service import Service
-    from trio_ws.websocket.transport import Transport
-    from trio_ws.wire.http import Request
 
 __all__ = ["DrainReport", "WebSocketServer", "serve"]
 
@@ -92,7 +70,7 @@ class DrainReport(NamedTuple):
     cancelled: int
 
 
-class WebSocketServer:
+class WebSocketServer(Admission):
     """A WebSocket server for the length of an ``async with`` block.
 
     Args:
@@ -144,11 +122,10 @@ class WebSocketServer:
             self.options = replace(self.options, max_connections=max_connections)
         self.listeners: Sequence[trio.abc.Listener[Any]] = ()
         self._handler = _as_handler(target)
-        self._front = target if isinstance(target, Front) else None
-        self._target: Any = target if target is not None else self._hand_out
+        super().__init__(target if isinstance(target, Front) else None, ssl_context)
+        self._target = target if target is not None else self._hand_out
         self._port = port
         self._host = host
-        self._ssl_context = ssl_context
         self._unix_path = unix_path
         self._given_listeners = listeners
         if self._handler is not None:
@@ -160,22 +137,9 @@ class WebSocketServer:
         self._subprotocols = tuple(check_subprotocols(subprotocols))
         self._broker = broker_from(broker) if broker is not None else None
         self._debug = debug or (self._front is not None and self._front.debug)
-        self._state: Literal["new", "serving", "draining", "closed"] = "new"
-        self._connections: set[WebSocket] = set()
-        self._without_task: set[WebSocket] = set()  # those of them that live in the service's reader alone
-        self._exchanges = 0  # plain HTTP requests that are being answered
-        self._clients = 0  # connections in any state, those in their opening handshake too
-        self._handshakes = 0
-        self._gone = Bell()  # rings when a client has gone, or is through with its opening handshake
-        self._failure: BaseException | None = None
         self._to_accept, self._accepted = trio.open_memory_channel[WebSocket](0)
         self._manager: Any = None
-        # Set while the block runs.
-        self._block: trio.CancelScope
-        self._service: Service
-        self._handlers: trio.Nursery
-        self._shared: Shared
-        self._acceptors: trio.Nursery
+        self._acceptors: trio.Nursery  # set while the block runs
 
     # -- what a user sees ---------------------------------------------------------------------------
 
@@ -392,202 +356,6 @@ class WebSocketServer:
             failure, self._failure = self._failure, None
             raise failure
 
-    def _admit(self, client: socket.socket | trio.abc.Stream, address: Any) -> None:
-        if self._state == "closed":
-            self._service.nursery.start_soon(self._refuse, client)
-            return
-        if self._handshakes >= self.options.max_handshakes:
-            logger.warning("refused a client: max_handshakes (%d) are under way", self.options.max_handshakes)
-            self._service.nursery.start_soon(self._refuse, client)
-            return
-        self._clients += 1
-        self._handshakes += 1
-        self._handlers.start_soon(self._serve_client, client, address)
-
-    @enable_ki_protection
-    async def _refuse(self, client: socket.socket | trio.abc.Stream) -> None:
-        """Drop a client whose request is not going to be read, with a word if that can be said at once."""
-        if isinstance(client, trio.abc.Stream):
-            await trio.aclose_forcefully(client)
-            return
-        with client:
-            if self._ssl_context is None:
-                try:
-                    client.send(http_response(503, [("Retry-After", "1")], b"too many connections\n"))
-                    client.shutdown(socket.SHUT_WR)
-                except OSError:
-                    return  # it went away before
-
-    @enable_ki_protection
-    async def _serve_client(self, client: socket.socket | trio.abc.Stream, address: Any) -> None:
-        over = True
-        try:
-            opened = await self._open(client, address)
-            if opened is not None:
-                ws, target = opened
-                self._connections.add(ws)
-                del opened
-                over = await self._handle(ws, target)
-        finally:
-            if over:
-                self._clients -= 1
-                self._gone.ring()
-
-    @enable_ki_protection
-    async def _finish_client(self, ws: WebSocket, rest: Callable[[WebSocket], Awaitable[None]]) -> None:
-        """The end of a connection that lived without a task."""
-        self._without_task.discard(ws)
-        try:
-            await self._handle(ws, rest)
-        finally:
-            self._clients -= 1
-            self._gone.ring()
-
-    def _end_those_without_task(self) -> None:
-        """Their handlers cannot be cancelled where the others are."""
-        for ws in list(self._without_task):
-            ws._end(None)
-
-    async def _open(
-        self, client: socket.socket | trio.abc.Stream, address: Any
-    ) -> tuple[WebSocket, Any] | None:
-        """A WebSocket of one client's opening request, and who serves it; None where it got an answer."""
-        transport: Transport | None = None
-        request: Request | None = None
-        options = self.options
-        try:
-            try:
-                reader = RequestReader(options.max_header_bytes, options.max_body_bytes)
-                if self._ssl_context is None and isinstance(client, socket.socket):
-                    transport = SocketTransport(client, address)
-                    request = read_request_now(transport, reader)
-                if request is None:
-                    with trio.move_on_after(options.open_timeout) as scope:
-                        if transport is None:
-                            transport = await secure(self._service, client, address, self._ssl_context)
-                        request = await read_request(transport, reader)
-                        if request is None:
-                            transport.close()
-                            return None
-                    if scope.cancelled_caught:
-                        raise HTTPError(
-                            408, f"no whole request came within open_timeout ({options.open_timeout} seconds)"
-                        )
-                assert transport is not None
-                assert request is not None
-                self._check_admission()
-                target, subprotocols = self._target, self._subprotocols
-                found = self._front.find(request) if self._front is not None else None
-                if not isinstance(found, Exchange):
-                    check_request(request, options)
-                    if found is not None:
-                        target = functools.partial(self._call_entry, found.serve)
-                        if found.subprotocols is not None:
-                            subprotocols = found.subprotocols
-                    ws = WebSocket(
-                        transport,
-                        self._service,
-                        options,
-                        client=False,
-                        request=request,
-                        subprotocols=subprotocols,
-                        trailing=reader.trailing,
-                    )
-                    if found is not None:
-                        request._path_params = ws.path_params = found.path_params
-                    return ws, target
-            finally:
-                self._handshakes -= 1
-                self._gone.ring()
-            await self._answer_http(found, request, transport)
-            return None
-        except HTTPError as exc:
-            refusal = exc
-        except (OSError, trio.BrokenResourceError) as exc:
-            logger.info("a client left during its opening handshake: %r", exc)
-            if transport is not None:
-                transport.close()
-            return None
-        except BaseException:
-            if transport is not None:
-                transport.close()
-            raise
-        if refusal.status not in (403, 503):  # these were logged with the option that they depend on
-            logger.info("refused a client at %s: %s", address, refusal)
-        if transport is not None:
-            await answer(transport, refusal, head_only=request is not None and request.method == "HEAD")
-        return None
-
-    def _check_admission(self) -> None:
-        if self._state != "serving":
-            logger.info("refused a client: the server is going away")
-            raise HTTPError(503, "the server is going away", [("Retry-After", "1")])
-        limit = self.options.max_connections
-        if limit is not None and self._count_connections() >= limit:
-            logger.warning("refused a client: max_connections (%d) are open", limit)
-            raise HTTPError(503, "too many connections", [("Retry-After", "1")])
-
-    def _count_connections(self) -> int:
-        return len(self._connections) + self._exchanges
-
-    async def _answer_http(self, found: Exchange, request: Request, transport: Transport) -> None:
-        self._exchanges += 1
-        try:
-            response = await found.answer(request, self._shared)
-            data = encode_response(response, head_only=request.method == "HEAD")
-            await send_response(transport, data, self.options.close_timeout)
-        finally:
-            self._exchanges -= 1
-
-    async def _handle(self, ws: WebSocket, target: Callable[[WebSocket], Awaitable[object]]) -> bool:
-        """Run what serves a connection, and close it; False if it lives on without this task."""
-        over = True
-        try:
-            code, reason = 1000, ""
-            try:
-                over = await self._run_target(ws, target) is not UNFINISHED
-            except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - a handler may raise anything
-                code, reason = self._verdict(ws, exc)
-            if code == 1011 and ws._state == CONNECTING:
-                await ws.reject(500)
-            if over and not ws.closed:
-                await ws.close(code, reason)
-        finally:
-            if over:
-                self._connections.discard(ws)
-                ws._end(None)
-            else:
-                self._without_task.add(ws)
-        return over
-
-    @disable_ki_protection
-    async def _run_target(self, ws: WebSocket, target: Any) -> object:
-        """User code, which Ctrl+C may strike anywhere; ours leaves it to the main task."""
-        return await target(ws)
-
-    def _verdict(self, ws: WebSocket, exc: BaseException) -> tuple[int, str]:
-        """The close code for what a handler raised; what is not for us to judge is raised again."""
-        rest: BaseException | None = exc
-        if isinstance(exc, BaseExceptionGroup):
-            # The handler's own nursery may have wrapped what is a normal end, or an error together with the
-            # end of its time in a drain.
-            rest = exc.split((ConnectionClosedError, trio.Cancelled))[1]
-            while isinstance(rest, BaseExceptionGroup) and len(rest.exceptions) == 1:
-                rest = rest.exceptions[0]
-        if rest is None or isinstance(rest, ConnectionClosedError):
-            return 1000, ""  # if it was cancelled, so will the close be
-        if isinstance(rest, WebSocketException):
-            return rest.code, rest.reason
-        if not isinstance(rest, Exception):
-            raise exc
-        if self._debug:
-            if self._failure is None:
-                self._failure = exc
-            self._block.cancel()
-        else:
-            logger.error("the handler of %s for %s failed", ws.path, ws.remote_address, exc_info=exc)
-        return 1011, "internal error"
-
     @enable_ki_protection
     async def _call_handler(self, ws: WebSocket) -> object:
         assert self._handler is not None
@@ -598,10 +366,6 @@ class WebSocketServer:
 
         workers = self._shared.workers
         return await self._handler._serve(ws, workers, debug=self._debug, finish_soon=finish_soon)
-
-    @enable_ki_protection
-    async def _call_entry(self, serve: Callable[[WebSocket, Shared], Awaitable[None]], ws: WebSocket) -> None:
-        await serve(ws, self._shared)
 
     @enable_ki_protection
     async def _call_in_thread(self, ws: WebSocket) -> None:

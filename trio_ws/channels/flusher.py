@@ -22,6 +22,7 @@ from trio.lowlevel import checkpoint, enable_ki_protection
 from trio_ws.errors import PacketError
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.endpoint import OPEN
+from trio_ws.websocket.trace import about
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -225,7 +226,9 @@ class Flusher:
                 frame = entry.frame(dialect, deflate)
             except PacketError as exc:
                 entry.channel.dropped += 1
-                logger.warning("%r does not get a message of %r: %s", ws, entry.channel.name, exc)
+                logger.warning(
+                    "%r does not get a message of %r: %s", ws, entry.channel.name, exc, extra=about(ws)
+                )
                 continue
             frames.append(frame)
             size += len(frame)
@@ -275,7 +278,11 @@ class Flusher:
         member.backlog_bytes += entry.size
 
     def _disconnect(self, member: Member) -> None:
-        logger.info("closing %r: more waits for it than its channels may keep", member.connection)
+        logger.info(
+            "closing %r: more waits for it than its channels may keep",
+            member.connection,
+            extra=about(member.peer.ws) if member.peer is not None else None,
+        )
         self._leave(member)
         if member.peer is not None:
             member.peer.close_soon(1013, TOO_SLOW)

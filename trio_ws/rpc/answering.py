@@ -42,6 +42,7 @@ from trio_ws.rpc.calls import Caller
 from trio_ws.rpc.methods import ASYNC, PLAIN, STREAM
 from trio_ws.rpc.streams import ItemStream, Producer, produce
 from trio_ws.websocket.bell import Bell
+from trio_ws.websocket.trace import about
 from trio_ws.wire.packets import ABORT, CREDIT, Request
 
 if TYPE_CHECKING:
@@ -458,7 +459,9 @@ class Answerer(Caller):
 
     def _internal(self, request: Request, exc: BaseException) -> RPCError:
         mark = secrets.token_hex(4)
-        logger.error("call of %s failed [%s]", short(request.method, 80), mark, exc_info=exc)
+        logger.error(
+            "call of %s failed [%s]", short(request.method, 80), mark, exc_info=exc, extra=about(self.ws)
+        )
         text = f"{type(exc).__name__}: {exc}" if self._debug else "internal error"
         return RPCInternalError(f"{text} [{mark}]", data={"id": mark})
 

@@ -31,6 +31,7 @@ from trio_ws.rpc.answering import ON_PACKET, PACKET_OVERHEAD, Answerer, Blocked,
 from trio_ws.rpc.workers import Worker
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.endpoint import OPEN
+from trio_ws.websocket.trace import about
 from trio_ws.wire.packets import BrokenPacketError, PacketSource, Request, detect
 
 if TYPE_CHECKING:
@@ -354,7 +355,7 @@ class Peer(Answerer):
         if exc.answer is not None:
             self.reply(exc.answer)
         if exc.fatal:
-            logger.info("closing %r: %s", self.ws, exc)
+            logger.info("closing %r: %s", self.ws, exc, extra=about(self.ws))
             self.close_soon(1007, short(str(exc)))
         return list(exc.packets)
 
@@ -413,7 +414,9 @@ class Peer(Answerer):
             self.close_soon(1008, "max_queue_bytes of packets wait for on_receive")
             return
         if not self.dropped_packets:
-            logger.warning("%r drops packets: more than max_queue_bytes wait for recv()", self.ws)
+            logger.warning(
+                "%r drops packets: more than max_queue_bytes wait for recv()", self.ws, extra=about(self.ws)
+            )
         while self._mail and self._kept > self.ws._options.max_queue_bytes:
             self._kept -= self._mail.popleft()[1]
             self.dropped_packets += 1

@@ -152,4 +152,6 @@ class WebSocket(Sending, Receiving, trio.abc.Channel[WebSocketMessage]):
     def __repr__(self) -> str:
         state = ("connecting", "open", "closing", "closed")[self._state]
         role = "client" if self._client else "server"
-        return f"<WebSocket {role} {state} {self._request.path!r} peer={self.remote_address!r}>"
+        return (
+            f"<WebSocket {self._number} {role} {state} {self._request.path!r} peer={self.remote_address!r}>"
+        )

@@ -17,6 +17,7 @@ What always holds:
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,6 +28,7 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection, wait_re
 from trio_ws.errors import CloseFrame, ConnectionClosedError, ConnectionClosedLocallyError
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.outbox import Outbox
+from trio_ws.websocket.trace import about, traced
 from trio_ws.websocket.transport import BIG_READ_SIZE, READ_SIZE, SocketTransport
 from trio_ws.wire.frames import (
     CLOSE,
@@ -64,6 +66,9 @@ _COMPRESSED_SLICE = 1024
 
 #: Reads of big messages in one turn. They take about 1 ms, 3 ms with masks in Python.
 _READS_IN_A_ROW = 8
+
+#: Each connection of this process has a number, for logs.
+_numbers = itertools.count(1)
 
 _KEEPALIVE = b"trio_ws keepalive"
 
@@ -106,6 +111,7 @@ class Endpoint:
         "_latency",
         "_life",
         "_minded",
+        "_number",
         "_options",
         "_outbox",
         "_owner",
@@ -129,6 +135,7 @@ class Endpoint:
     )
 
     def __init__(self, transport: Transport, service: Service, options: Options, *, client: bool) -> None:
+        self._number = next(_numbers)
         self._transport = transport
         self._service = service
         self._options = options
@@ -181,6 +188,7 @@ class Endpoint:
             max_message_size=self._options.max_message_size,
             deflate=deflate,
         )
+        self._transport = self._outbox.transport = traced(self, self._transport)
         self._state = OPEN
         self._set_plain_room()
         self._service.keepalive.watch(self)
@@ -403,7 +411,7 @@ class Endpoint:
 
     def _give_up(self, reason: str) -> None:
         if self._state == OPEN:
-            logger.info("giving up %r: %s", self, reason)
+            logger.info("giving up %r: %s", self, reason, extra=about(self))
             self._start_close(1011, reason)
             self._end(TimeoutError(reason))
 
@@ -411,7 +419,7 @@ class Endpoint:
 
     def _take_violation(self, violation: Violation) -> None:
         """Fail the connection, once the application has taken, and perhaps answered, what came before."""
-        logger.info("failing %r with %d: %s", self, violation.code, violation.reason)
+        logger.info("failing %r with %d: %s", self, violation.code, violation.reason, extra=about(self))
         self._last_word = violation
         if self._inbox and not self._closed_locally:
             self._service.keepalive.closing(self)
@@ -438,7 +446,12 @@ class Endpoint:
                 if self._outbox.stuck:
                     return  # the application's time is over; now the Close frame has as long to go out
         elif self._state != CLOSED and self._frames is not None and not self._frames.done:
-            logger.info("no Close frame from %r in close_timeout (%s s)", self, self._options.close_timeout)
+            logger.info(
+                "no Close frame from %r in close_timeout (%s s)",
+                self,
+                self._options.close_timeout,
+                extra=about(self),
+            )
         self._end(None, in_time=False)
 
     def _write_failed(self, cause: BaseException) -> None:

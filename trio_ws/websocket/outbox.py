@@ -53,7 +53,6 @@ class Outbox:
         "_on_broken",
         "_parts",
         "_service",
-        "_transport",
         "_when_empty",
         "broken",
         "corked",
@@ -62,12 +61,13 @@ class Outbox:
         "passed",
         "room",
         "size",
+        "transport",
     )
 
     def __init__(
         self, transport: Transport, service: Service, on_broken: Callable[[BaseException], None]
     ) -> None:
-        self._transport = transport
+        self.transport = transport
         self._service = service
         self._on_broken: Callable[[BaseException], None] | None = on_broken
         self._parts: list[bytes | memoryview] = []
@@ -101,7 +101,7 @@ class Outbox:
         if self.broken:
             return
         try:
-            sent = self._transport.send_now(frame)
+            sent = self.transport.send_now(frame)
         except BlockingIOError:
             sent = 0
         except OSError as exc:
@@ -122,7 +122,7 @@ class Outbox:
         if self.broken:
             return
         try:
-            sent = self._transport.send_pair_now(head, payload)
+            sent = self.transport.send_pair_now(head, payload)
         except BlockingIOError:
             sent = 0
         except OSError as exc:
@@ -182,11 +182,11 @@ class Outbox:
 
     def close_when_empty(self) -> None:
         """Close the transport as soon as all is written, at once if it is."""
-        self._do_when_empty(self._transport.close)
+        self._do_when_empty(self.transport.close)
 
     def end_when_empty(self) -> None:
         """Tell the peer that nothing more will come as soon as all is written, at once if it is."""
-        self._do_when_empty(self._transport.end_writing)
+        self._do_when_empty(self.transport.end_writing)
 
     def _do_when_empty(self, action: Callable[[], None]) -> None:
         self.flush()
@@ -225,7 +225,7 @@ class Outbox:
 
     @enable_ki_protection
     async def _drain(self) -> None:
-        transport = self._transport
+        transport = self.transport
         try:
             while self._parts:
                 parts, self._parts = self._parts, []

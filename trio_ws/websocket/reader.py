@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection, wait_readable
 
+from trio_ws.websocket.trace import about
 from trio_ws.websocket.transport import READ_SIZE
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Reader:
             self._epoll.register(fd, select.EPOLLIN)
         except OSError as exc:
             # No descriptor, or none of the kernel's watches, is left.
-            logger.warning("%r reads for itself: %s", ws, exc)
+            logger.warning("%r reads for itself: %s", ws, exc, extra=about(ws))
             self._alone.add(fd)
             return False
         self._connections[fd] = ws
@@ -188,6 +189,6 @@ class Reader:
             else:
                 ws._end(None)
         except Exception as exc:
-            logger.exception("reading from %r failed", ws)
+            logger.exception("reading from %r failed", ws, extra=about(ws))
             ws._end(exc)
         return len(data) + MESSAGE_COST * (len(inbox) - before)
