@@ -8,7 +8,6 @@ import trio.testing
 import trio_ws
 from trio_ws.testing import MemoryListener, RawPeer
 
-
 ended: list[float] = []
 
 
