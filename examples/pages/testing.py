@@ -38,7 +38,9 @@ async def an_illegal_frame() -> None:
     async with trio_ws.WebSocketServer(echo, listeners=[listener]):
         peer = await RawPeer.connect(await listener.connect())
         await peer.send_frame(opcode=3, payload=b"there is no such opcode")
-        print((await peer.receive_frame()).payload)
+        answer = await peer.receive_frame()
+        assert answer is not None
+        print(answer.payload)
 
 
 if __name__ == "__main__":
