@@ -38,6 +38,8 @@ FLOORS = {
     "app": 9,  # above the servers: it can run one
     "testing": 9,
     "": 10,
+    "cli": 11,  # uses trio_ws as any program does
+    "__main__": 12,
 }
 
 

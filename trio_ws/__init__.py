@@ -90,6 +90,21 @@ The house, from the ground up; a module imports only from floors below its own, 
         group.py             serve_processes: start, restart, renew, drain
     app.py               floor 9  App: routes, mounts, middleware, a lifespan
     testing/             floor 9  memory links, faults, the raw peer
+    cli/                 floor 11 the command line, which uses the names of this module as any program does
+        values.py            from words to arguments
+        failure.py           from an exception to one line and an exit code
+        output.py            for people, and as JSON
+        server.py            serve
+        reloading.py         serve --reload
+        reaching.py          how a command reaches its server
+        listing.py           the methods that a server lists
+        calling.py           call, stream, listen
+        talking.py           connect
+        lines.py             lines from a pipe
+        prompt.py            lines from a person
+        bench.py             bench
+        commands.py          arguments and options
+    __main__.py          floor 12 python -m trio_ws
 """
 
 from __future__ import annotations

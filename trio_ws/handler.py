@@ -20,13 +20,14 @@ from trio_ws.channels.inbox import check_policy
 from trio_ws.channels.log import Member
 from trio_ws.channels.names import check_names, is_glob
 from trio_ws.errors import RPCAccessDeniedError, RPCInvalidParamsError, WebSocketException
+from trio_ws.predicates import holds
 from trio_ws.rpc.limits import Limiter
 from trio_ws.rpc.methods import Method, collect, let_ctrl_c_strike, make_method
 from trio_ws.rpc.peer import Peer
 from trio_ws.session import CONNECTION_POLICIES, ClientConnection, State
 from trio_ws.websocket.endpoint import CONNECTING
 from trio_ws.websocket.trace import about
-from trio_ws.wire.packets import SUBSCRIBE, UNSUBSCRIBE, choose, plain_dialect
+from trio_ws.wire.packets import METHODS, SUBSCRIBE, UNSUBSCRIBE, choose, plain_dialect
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["UNFINISHED", "WebSocketHandler"]
 
 logger = logging.getLogger("trio_ws.handler")
+
+_RESERVED = frozenset({SUBSCRIBE, UNSUBSCRIBE, METHODS})
 
 #: What serving a connection gives that lives on without the task.
 UNFINISHED = object()
@@ -59,11 +62,14 @@ class WebSocketHandler(Generic[State]):
             says otherwise: ``"disconnect"``, the default, ``"drop_oldest"`` or ``"drop_newest"``.
         client_globs: whether `may_subscribe` is asked about a client's own globs. Default False: they are
             refused.
+        list_methods: whether clients are told, when they ask, which methods they may call, with parameters
+            and docstrings, as `trio-ws connect` does for its completion. Default False.
     """
 
     default_rate_limit: ClassVar[RateLimit | None] = None
     channel_policy: ClassVar[Policy] = "disconnect"
     client_globs: ClassVar[bool] = False
+    list_methods: ClassVar[bool] = False
     _state_type: ClassVar[Any] = None
     _methods: dict[str, Method]
     _limiter: Limiter
@@ -88,6 +94,8 @@ class WebSocketHandler(Generic[State]):
             check_policy(self.channel_policy, CONNECTION_POLICIES)
             self._methods[SUBSCRIBE] = make_method(self._subscribe)
             self._methods[UNSUBSCRIBE] = make_method(self._unsubscribe)
+            if self.list_methods:
+                self._methods[METHODS] = make_method(self._list_methods)
             for hook in (self.on_connect, self.on_receive, self.on_disconnect):
                 let_ctrl_c_strike(hook)
 
@@ -126,7 +134,7 @@ class WebSocketHandler(Generic[State]):
         """The methods that clients may call, by name; each has ``describe()``."""
         self._prepare()
         return types.MappingProxyType(
-            {name: method for name, method in self._methods.items() if name not in (SUBSCRIBE, UNSUBSCRIBE)}
+            {name: method for name, method in self._methods.items() if name not in _RESERVED}
         )
 
     @property
@@ -285,6 +293,13 @@ class WebSocketHandler(Generic[State]):
         held = connection.subscribed_channel
         connection.unsubscribe([name for name in names if name in held])
         return True
+
+    def _list_methods(self, connection: ClientConnection[State]) -> list[dict[str, Any]]:
+        return [
+            method.describe()
+            for method in self.rpc_methods.values()
+            if method.requires is None or holds(method.requires, connection)
+        ]
 
     def _make_peer(self, connection: ClientConnection[State], workers: Workers, *, debug: bool) -> Peer:
         ws = connection._ws

@@ -103,7 +103,7 @@ class Peer(Answerer):
         self._when_over: Callable[[], None] | None = None  # called once, where no task waits for that
         # Packets for later.
         self._batch: deque[Packet] | tuple[()] = ()
-        self._mail: deque[tuple[Packet, int]] = deque()
+        self._mail: deque[tuple[Packet, int]] | tuple[()] = ()
         self._mailing = False  # on_packet has one
         self._mail_bell = Bell()
         self._max_kept = ws._options.max_queue_bytes
@@ -404,7 +404,8 @@ class Peer(Answerer):
             self._mailing = False
 
     def _keep_packet(self, packet: Packet, size: int) -> None:
-        self._mail.append((packet, size))
+        mail = self._mail = self._mail or deque()
+        mail.append((packet, size))
         self._kept += size
         self._mail_bell.ring()
         if self._kept <= self.ws._options.max_queue_bytes or not self.needing.count:
@@ -423,11 +424,10 @@ class Peer(Answerer):
 
     def take_over(self, old: Peer) -> None:
         """Keep the packets that the connection before this one left for `recv`."""
-        while old._mail:
-            packet, size = old._mail.popleft()
-            old._kept -= size
-            self._mail.append((packet, size))
-            self._kept += size
+        size = sum(size for _, size in old._mail)
+        self._mail, old._mail = old._mail, ()
+        self._kept += size
+        old._kept -= size
         self.dropped_packets += old.dropped_packets
 
     async def recv(self) -> Packet | None:

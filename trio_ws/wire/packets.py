@@ -31,6 +31,7 @@ __all__ = [
     "ABORT",
     "CREDIT",
     "MAX_NAME",
+    "METHODS",
     "SUBPROTOCOLS",
     "SUBSCRIBE",
     "UNDECODABLE",
@@ -61,6 +62,9 @@ CREDIT = "__credit__"
 # What a client asks to subscribe itself to channels. These are answered, as any other method.
 SUBSCRIBE = "__subscribe__"
 UNSUBSCRIBE = "__unsubscribe__"
+
+# What a client asks for the list of methods; answered where the handler allows it.
+METHODS = "__methods__"
 
 # Characters of a method's name, a call's id or a stream's id: they are keys here and stand in logs.
 MAX_NAME = 256

@@ -1,0 +1,19 @@
+"""One server for all commands of a test run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kit.commands import serving_process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def url() -> Iterator[str]:
+    """Where `tests.kit.cli_targets.app` is served, by the command itself."""
+    with serving_process("tests.kit.cli_targets:app", "--log-level", "critical") as (_, url):
+        yield url.rstrip("/")

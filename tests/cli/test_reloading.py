@@ -1,0 +1,73 @@
+"""serve --reload: real changes of real files."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import trio
+
+from tests.kit.commands import GUARD, environment, exchange, program
+from trio_ws.cli.reloading import Watcher
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SAYS = "async def serve(ws):\n    await ws.send('{}')\n"
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    assert process.stderr is not None
+    while line := process.stderr.readline():
+        if text in line:
+            return line
+    raise AssertionError(f"{text!r} never came")
+
+
+def test_a_change_brings_a_fresh_server(tmp_path: Path) -> None:
+    module = tmp_path / "chat.py"
+    module.write_text(SAYS.format("first"))
+    with subprocess.Popen(
+        program("serve", "chat:serve", "--port", "0", "--reload", "--log-level", "warning"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=environment(),
+    ) as process:
+        try:
+            assert process.stdout is not None
+
+            announced = process.stdout
+
+            def said() -> str | None:
+                return exchange(announced.readline().split()[-1])
+
+            assert said() == "first"
+            module.write_text(SAYS.format("second"))
+            assert str(module) in read_until(process, "restarting")
+            assert said() == "second"
+            module.write_text("def serve(:")
+            read_until(process, "has ended with exit code 2")
+            module.write_text(SAYS.format("third"))
+            assert said() == "third"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(GUARD) == 0
+            assert process.stdout.read() == ""  # the last server has gone, too
+        finally:
+            process.kill()
+
+
+async def test_only_python_files_count(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "below").mkdir()
+    with trio.fail_after(GUARD):
+        async with trio.open_nursery() as nursery:
+            watcher = Watcher(str(tmp_path))
+            await nursery.start(watcher.run)
+            for name in ("notes.txt", ".git/hook.py", "below/a.py"):
+                (tmp_path / name).write_text("")
+            assert await watcher.changes() == [str(tmp_path / "below" / "a.py")]
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,177 @@
+"""``trio-ws`` as a process of its own: at a terminal, or with pipes."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+import trio_ws
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+__all__ = [
+    "GUARD",
+    "ROOT",
+    "Terminal",
+    "at_a_terminal",
+    "environment",
+    "exchange",
+    "program",
+    "run_program",
+    "serving_process",
+]
+
+ROOT = Path(__file__).parents[2]
+#: Seconds after which a test counts as hung: it starts interpreters, on a machine that may be busy.
+GUARD = 60
+
+
+def program(*arguments: str) -> list[str]:
+    """The command line."""
+    return [sys.executable, "-W", "error", "-m", "trio_ws", *arguments]
+
+
+def run_program(*arguments: str, lines: str = "", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with these lines in its stdin."""
+    return subprocess.run(
+        program(*arguments),
+        input=lines,
+        capture_output=True,
+        text=True,
+        timeout=GUARD,
+        check=False,
+        cwd=cwd,
+        env=environment(),
+    )
+
+
+def environment(**more: str) -> dict[str, str]:
+    """That of the tests, where this package is found from any folder."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **more}
+
+
+@contextmanager
+def serving_process(*arguments: str, cwd: Path = ROOT) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """``trio-ws serve`` on a free port, and the URL that it announces; it is killed in the end."""
+    with subprocess.Popen(
+        program("serve", *arguments, "--port", "0"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=environment(),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            line = process.stdout.readline()
+            assert line, process.communicate()[1]
+            yield process, line.split()[-1]
+        finally:
+            process.kill()
+
+
+def exchange(url: str, *messages: str, **more: Any) -> str | None:
+    """Send messages to a server; the text of its last answer, or its first message."""
+
+    async def talk() -> str | None:
+        with trio.fail_after(GUARD):
+            async with trio_ws.connect(url, **more) as ws:
+                for message in messages:
+                    await ws.send(message)
+                received = [await ws.recv() for _ in messages or ("",)]
+                return str(received[-1].text) if received[-1] is not None else None
+
+    return trio.run(talk)
+
+
+class Terminal:
+    """The other end of a program's terminal."""
+
+    def __init__(self, fd: int, process: trio.Process) -> None:
+        self.fd = fd
+        self.process = process
+        self.screen = ""
+        self._seen = 0
+
+    def type(self, text: str) -> None:
+        """Press keys."""
+        os.write(self.fd, text.encode())
+
+    async def shows(self, text: str) -> None:
+        """Wait until it has shown this, after what was waited for before."""
+        while (place := self.screen.find(text, self._seen)) < 0:
+            await trio.lowlevel.wait_readable(self.fd)
+            try:
+                piece = os.read(self.fd, 65536)
+            except OSError:  # the program has closed the last descriptor
+                piece = b""
+            assert piece, f"{text!r} never came: {self.screen!r}"
+            self.screen += piece.decode(errors="replace")
+        self._seen = place + len(text)
+
+    async def end(self) -> int:
+        """Wait for the end of the program; its exit code."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read_on)
+            code = await self.process.wait()
+            nursery.cancel_scope.cancel()
+        return code
+
+    async def _read_on(self) -> None:
+        """What nobody reads would hold up the program."""
+        while True:
+            await trio.lowlevel.wait_readable(self.fd)
+            try:
+                piece = os.read(self.fd, 65536)
+            except OSError:
+                return
+            if not piece:
+                return
+            self.screen += piece.decode(errors="replace")
+
+
+# In the program's process, before the program: Ctrl+C at the terminal is for it. Not by preexec_fn, which is
+# unsafe where threads run.
+_TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@asynccontextmanager
+async def at_a_terminal(*arguments: str, **environ: str) -> AsyncIterator[Terminal]:
+    """A command at a pseudo-terminal."""
+    ours, theirs = pty.openpty()
+    try:
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-c", _TAKE_TERMINAL, *program(*arguments)],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=ROOT,
+            start_new_session=True,
+            env=environment(TERM="xterm", PROMPT_TOOLKIT_NO_CPR="1", COLUMNS="100", LINES="30", **environ),
+        )
+        os.close(theirs)
+        try:
+            terminal = Terminal(ours, process)
+            with trio.move_on_after(GUARD) as timer:
+                yield terminal
+            assert not timer.cancelled_caught, f"it hung: {terminal.screen!r}"
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+    finally:
+        os.close(ours)

@@ -1,0 +1,38 @@
+"""The command line: ``trio-ws``, or ``python -m trio_ws``.
+
+It stands on libraries that the extra ``cli`` installs. What always holds: nothing of trio_ws imports them
+before a command runs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main"]
+
+_NEEDED = ("click", "prompt_toolkit", "rich", "watchfiles")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: without the program's name; by default those of this process.
+
+    Returns:
+        The exit code; docs/cli.md says what each means.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.stderr.write(
+            f"trio-ws: the command line needs {', '.join(missing)}; try: pip install 'trio-ws[cli]'\n"
+        )
+        return 2
+    from trio_ws.cli.commands import run  # noqa: PLC0415 - it imports them
+
+    return run(arguments)

@@ -1,0 +1,323 @@
+"""Commands: arguments and options, by click, and what becomes of errors."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import trio
+
+import trio_ws
+from trio_ws.cli import bench as benching
+from trio_ws.cli import calling, talking
+from trio_ws.cli.failure import INTERRUPTED, OK, USAGE, Failure, explain, unwrap
+from trio_ws.cli.output import Output, remark
+from trio_ws.cli.reaching import Place
+from trio_ws.cli.server import Serving, serve
+from trio_ws.cli.values import parse_headers, parse_kwargs, parse_value
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+__all__ = ["cli", "run"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+_EXIT_CODES = """\b
+Exit codes:
+  0    it worked; of serve: a signal drained it
+  1    the call failed; of serve: it could not start, or broke
+  2    wrong arguments, or what they name cannot be used
+  3    no connection, or it was lost
+  4    no answer in time
+  130  ended by Ctrl+C
+"""
+_SECONDS = click.FloatRange(min=0, min_open=True)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; give the exit code. Errors that a person can mend are one line on stderr."""
+    try:
+        code = cli.main(args=arguments, prog_name="trio-ws", standalone_mode=False)
+    except click.UsageError as exc:
+        path = exc.ctx.command_path if exc.ctx is not None else "trio-ws"
+        remark(f"{exc.format_message()} See: {path} --help")
+        return USAGE
+    except click.ClickException as exc:
+        remark(exc.format_message())
+        return USAGE
+    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as exc:
+        cause = unwrap(exc)
+        if isinstance(cause, KeyboardInterrupt | click.Abort):
+            return INTERRUPTED
+        found = explain(cause)
+        if found is None:
+            raise
+        remark(found.text)
+        return found.code
+    return code if isinstance(code, int) else OK
+
+
+def _run(main: Callable[[], Awaitable[int]], timeout: float | None = None) -> int:
+    """Run a command that talks to a server. Ctrl+C cancels it, so that its connection is closed."""
+
+    async def supervised() -> int:
+        with trio_ws.cancel_on_signals(signal.SIGINT):
+            with trio.fail_after(math.inf if timeout is None else timeout):
+                return await main()
+        return INTERRUPTED
+
+    try:
+        return trio.run(supervised)
+    except (BrokenPipeError, BaseExceptionGroup) as exc:
+        if not isinstance(unwrap(exc), BrokenPipeError):
+            raise
+        # Whoever read the output has seen enough. At its end Python would complain about what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EXIT_CODES,
+)
+def cli() -> None:
+    """Serve WebSockets, and talk to servers of them.
+
+    ARGS are JSON where they parse as JSON, else text. Results go to stdout, remarks and errors to stderr.
+    """
+
+
+class _Asking(click.Command):
+    """A command whose arguments may be negative numbers, which click takes for options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        dashes = "--" in args
+        rest = super().parse_args(ctx, args)
+        for word in () if dashes else ctx.params.get("args") or ():
+            if word.startswith("-") and not isinstance(parse_value(word), int | float):
+                raise click.NoSuchOption(word, ctx=ctx)
+        return rest
+
+
+def _reaching(command: F) -> F:
+    """The options of all commands that connect."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line."),
+        click.option("--cafile", metavar="FILE", help="Trust the certificates in this file (PEM)."),
+        click.option("--header", "headers", metavar="'K: V'", multiple=True, help="Send this header."),
+    ):
+        command = option(command)
+    return command
+
+
+def _place(url: str, headers: tuple[str, ...], cafile: str | None, subprotocol: str | None = None) -> Place:
+    try:
+        pairs = tuple(parse_headers(headers))
+    except ValueError as exc:
+        raise click.UsageError(str(exc)) from exc
+    return Place(url=url, headers=pairs, cafile=cafile, subprotocol=subprotocol)
+
+
+def _arguments(args: tuple[str, ...], kwargs: str | None) -> tuple[list[Any], dict[str, Any]]:
+    try:
+        return [parse_value(word) for word in args], {} if kwargs is None else parse_kwargs(kwargs)
+    except ValueError as exc:
+        raise click.UsageError(f"--kwargs: {exc}") from exc
+
+
+_limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="End after N of them.")
+_kwargs = click.option("--kwargs", metavar="JSON", help="Arguments by name, as a JSON object.")
+_timeout = click.option(
+    "--timeout", type=_SECONDS, metavar="S", help="Seconds for all of it. Default: no limit."
+)
+
+
+@cli.command("serve", epilog=_EXIT_CODES)
+@click.argument("target", metavar="MODULE:APP")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Listen on this address.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 for one that is free."
+)
+@click.option(
+    "--workers", type=click.IntRange(1, 1024), default=1, show_default=True, help="How many processes serve."
+)
+@click.option("--broker", metavar="URL", help="Join the channels of servers, as redis://localhost does.")
+@click.option("--reload", is_flag=True, help="Restart when a .py file below this folder changes.")
+@click.option("--ssl-certfile", "certfile", metavar="FILE", help="Speak TLS, with this certificate (PEM).")
+@click.option(
+    "--ssl-keyfile", "keyfile", metavar="FILE", help="The certificate's key, if it is not in its file."
+)
+@click.option("--debug", is_flag=True, help="An unexpected exception ends the server, and shows itself.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error", "critical"]),
+    default="info",
+    show_default=True,
+)
+@click.option("--json", "as_json", is_flag=True, help="Say where it serves as a JSON object.")
+def _serve(*, reload: bool, as_json: bool, **wishes: Any) -> int:
+    """Serve what MODULE:APP names: an App, a handler, an async function, or a function."""
+    if not reload:
+        return serve(Serving(**wishes), Output(as_json=as_json))
+    from trio_ws.cli.reloading import reload_forever  # noqa: PLC0415 - for this option alone
+
+    arguments = ["serve", *_as_arguments(wishes), *(["--json"] if as_json else [])]
+    return trio.run(reload_forever, arguments, os.getcwd())  # noqa: PTH109 - shown to a person
+
+
+def _as_arguments(wishes: dict[str, Any]) -> list[str]:
+    """The options of serve, as they were given."""
+    names = {"certfile": "ssl-certfile", "keyfile": "ssl-keyfile", "log_level": "log-level"}
+    words = []
+    for name, value in wishes.items():
+        if name == "target" or value is None or value is False:
+            continue
+        words.append(f"--{names.get(name, name)}" if value is True else f"--{names.get(name, name)}={value}")
+    return [*words, "--", wishes["target"]]
+
+
+@cli.command("connect", epilog=_EXIT_CODES)
+@click.argument("url")
+@_reaching
+@click.option("--subprotocol", metavar="S", help="Offer this one.")
+@click.option("--rpc", is_flag=True, help="Lines are calls: METHOD ARG ... NAME=VALUE ...")
+@click.option(
+    "--expect",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="From a pipe: end when N messages came. Default: as many as lines went out; with --rpc, none.",
+)
+@click.option(
+    "--timeout",
+    type=_SECONDS,
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="From a pipe: seconds to wait for them after the last line; with --rpc, for each call.",
+)
+def _connect(
+    url: str,
+    headers: tuple[str, ...],
+    cafile: str | None,
+    as_json: bool,
+    subprotocol: str | None,
+    rpc: bool,
+    expect: int | None,
+    timeout: float,
+) -> int:
+    """Send lines, print what comes.
+
+    At a terminal with a prompt that has a history and, with --rpc, completes methods where the server lists
+    them (list_methods = True in its handler). Lines of a pipe go out as they come.
+    """
+    place = _place(url, headers, cafile, subprotocol)
+    wishes = talking.Wishes(expect, timeout)
+    return _run(partial(talking.talk_rpc if rpc else talking.talk, place, wishes, Output(as_json=as_json)))
+
+
+@cli.command("call", cls=_Asking, context_settings={"ignore_unknown_options": True}, epilog=_EXIT_CODES)
+@click.argument("url")
+@click.argument("method")
+@click.argument("args", nargs=-1)
+@_kwargs
+@_timeout
+@_reaching
+def _call(
+    url: str,
+    method: str,
+    args: tuple[str, ...],
+    kwargs: str | None,
+    timeout: float | None,
+    headers: tuple[str, ...],
+    cafile: str | None,
+    as_json: bool,
+) -> int:
+    """Call a method and print its value. Write -- before arguments that begin with a dash."""
+    place, given = _place(url, headers, cafile), _arguments(args, kwargs)
+    return _run(partial(calling.call, place, method, *given, Output(as_json=as_json)), timeout)
+
+
+@cli.command("stream", cls=_Asking, context_settings={"ignore_unknown_options": True}, epilog=_EXIT_CODES)
+@click.argument("url")
+@click.argument("method")
+@click.argument("args", nargs=-1)
+@_kwargs
+@_limit
+@_timeout
+@_reaching
+def _stream(
+    url: str,
+    method: str,
+    args: tuple[str, ...],
+    kwargs: str | None,
+    limit: int | None,
+    timeout: float | None,
+    headers: tuple[str, ...],
+    cafile: str | None,
+    as_json: bool,
+) -> int:
+    """Print the items of a stream. Write -- before arguments that begin with a dash."""
+    place, given = _place(url, headers, cafile), _arguments(args, kwargs)
+    return _run(partial(calling.stream, place, method, *given, limit, Output(as_json=as_json)), timeout)
+
+
+@cli.command("listen", epilog=_EXIT_CODES)
+@click.argument("url")
+@click.argument("channels", metavar="CHANNEL...", nargs=-1, required=True)
+@_limit
+@_timeout
+@_reaching
+def _listen(
+    url: str,
+    channels: tuple[str, ...],
+    limit: int | None,
+    timeout: float | None,
+    headers: tuple[str, ...],
+    cafile: str | None,
+    as_json: bool,
+) -> int:
+    """Print what is published to channels; a CHANNEL may be a glob, in quotes."""
+    place = _place(url, headers, cafile)
+    return _run(partial(calling.listen, place, channels, limit, Output(as_json=as_json)), timeout)
+
+
+@cli.command("bench", epilog=_EXIT_CODES)
+@click.argument("url")
+@click.option("--connections", type=click.IntRange(1, 10_000), default=10, show_default=True, metavar="N")
+@click.option(
+    "--messages",
+    type=click.IntRange(1, 1_000_000),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="On each connection, each way.",
+)
+@click.option(
+    "--size", type=click.IntRange(0, 2**26), default=64, show_default=True, metavar="N", help="Bytes of each."
+)
+@click.option(
+    "--timeout", type=_SECONDS, default=60.0, show_default=True, metavar="S", help="Seconds for all of it."
+)
+@_reaching
+def _bench(
+    url: str,
+    connections: int,
+    messages: int,
+    size: int,
+    timeout: float,
+    headers: tuple[str, ...],
+    cafile: str | None,
+    as_json: bool,
+) -> int:
+    """Measure an echo server: round trips, and many messages under way."""
+    if connections * messages > 10_000_000:
+        raise Failure("that is more than 10,000,000 messages; ask for fewer", USAGE)
+    wishes = benching.BenchWishes(connections=connections, messages=messages, size=size, timeout=timeout)
+    place = _place(url, headers, cafile)
+    return _run(partial(benching.bench, place, wishes, Output(as_json=as_json)))

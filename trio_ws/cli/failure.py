@@ -1,0 +1,157 @@
+"""Failures: from an exception to one line that says what to do, and an exit code.
+
+What always holds: the line is one line, and nothing in it that came from a server can steer a terminal.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import NamedTuple
+
+import trio
+
+import trio_ws
+
+__all__ = [
+    "CONNECTION",
+    "FAILED",
+    "INTERRUPTED",
+    "OK",
+    "TIMEOUT",
+    "USAGE",
+    "Explanation",
+    "Failure",
+    "explain",
+    "on_one_line",
+    "printable",
+    "unwrap",
+]
+
+OK = 0
+FAILED = 1  # the call, or the server that was to be started
+USAGE = 2  # arguments, or what they name
+CONNECTION = 3
+TIMEOUT = 4
+INTERRUPTED = 130  # as a shell says of what SIGINT ended
+
+_HINTS = {
+    401: "it wants credentials: ws://user:password@host, or --header 'Authorization: ...'",
+    403: "it refuses this client: look at --header, --subprotocol, and the server's origins and log",
+    404: "there is no such path: look at the end of the URL",
+    407: "the proxy wants credentials",
+    429: "too many requests: try again later",
+    502: "the proxy in front of it does not reach the server",
+    503: "the server is full, or about to stop: try again later",
+}
+
+
+class Failure(Exception):  # noqa: N818 - it is the end of the program, and says so in its own words
+    """A command cannot go on.
+
+    Attributes:
+        code: the exit code.
+    """
+
+    def __init__(self, text: str, code: int = FAILED) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Explanation(NamedTuple):
+    """What a person is told, and what a program."""
+
+    text: str
+    code: int
+
+
+def explain(exc: BaseException) -> Explanation | None:
+    """What is said of an exception; None where it is a defect, whose traceback says more."""
+    found = _explain(exc)
+    return found and Explanation(on_one_line(found[0]), found[1])
+
+
+def _explain(exc: BaseException) -> tuple[str, int] | None:
+    match exc:
+        case Failure():
+            return str(exc), exc.code
+        case trio_ws.InvalidURIError():
+            return f"{exc}; a URL is such as ws://localhost:8000/path", USAGE
+        case trio_ws.HandshakeRejectedError():
+            return _explain_status(exc), CONNECTION
+        case trio_ws.ConnectionFailedError():
+            return _explain_connecting(exc), CONNECTION
+        case trio_ws.ConnectionClosedError():
+            reason = f" ({exc.reason})" if exc.reason else ""
+            return f"the connection ended: code {exc.code}{reason}", CONNECTION
+        case trio_ws.RPCTimeoutError():
+            return f"{exc.message or 'the deadline passed'}; give it more with --timeout", TIMEOUT
+        case trio.TooSlowError():
+            return "no answer in time; give it more with --timeout", TIMEOUT
+        case trio_ws.RateLimitError():
+            return f"{exc.message}; try again in {exc.retry_after:.1f} seconds", FAILED
+        case trio_ws.RPCError():
+            return f"{exc.message or 'the call failed'} (code {exc.code})", FAILED
+        case trio_ws.BrokerError() | trio_ws.WorkerError() | trio_ws.WebSocketError():
+            return str(exc), FAILED
+        case OSError(errno=errno.EADDRINUSE):
+            return f"{exc.strerror}; choose another with --port, or end the program that has it", FAILED
+        case OSError(errno=errno.EACCES):
+            return f"{exc.strerror}; ports below 1024 are for root, choose another with --port", FAILED
+        case OSError():
+            return exc.strerror or str(exc), FAILED
+        case _:
+            return None
+
+
+def _explain_status(exc: trio_ws.HandshakeRejectedError) -> str:
+    said = exc.body.decode(errors="replace").strip().partition("\n")[0]
+    # A page of HTML tells a person nothing here.
+    detail = f" ({said})" if said and not said.startswith("<") and len(said) <= 200 else ""
+    hint = _HINTS.get(exc.status, "is there a WebSocket at this URL?")
+    return f"the server answered with HTTP status {exc.status}{detail}; {hint}"
+
+
+def _explain_connecting(exc: trio_ws.ConnectionFailedError) -> str:
+    causes: list[BaseException] = []
+    cause: BaseException | None = exc
+    while cause is not None and len(causes) < 10:
+        causes += cause.exceptions if isinstance(cause, BaseExceptionGroup) else [cause]
+        cause = cause.__cause__
+    if any(isinstance(one, ConnectionRefusedError) for one in causes):
+        return f"{exc}; is the server running, and is this its port?"
+    if any("CERTIFICATE_VERIFY_FAILED" in str(one) for one in causes):
+        return f"{exc}; name the authority that signed its certificate with --cafile"
+    return str(exc)
+
+
+def unwrap(exc: BaseException) -> BaseException:
+    """The cause inside of groups: Ctrl+C wherever it is; of several that can be explained, the first."""
+    causes = _leaves(exc)
+    struck = [one for one in causes if isinstance(one, KeyboardInterrupt)]
+    if struck:
+        return struck[0]
+    if len(causes) > 1 and not all(isinstance(one, BrokenPipeError) or explain(one) for one in causes):
+        return exc
+    # Our own words before those of what broke because of them.
+    return next((one for one in causes if isinstance(one, Failure)), causes[0])
+
+
+def _leaves(exc: BaseException) -> list[BaseException]:
+    if isinstance(exc, BaseExceptionGroup):
+        return [leaf for one in exc.exceptions for leaf in _leaves(one)]
+    return [exc]
+
+
+def on_one_line(text: str) -> str:
+    """The text without line ends, fit for a terminal."""
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """The text with its control characters written out, but for tabs and line ends."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode()
+        for char in text
+    )

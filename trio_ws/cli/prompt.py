@@ -1,0 +1,125 @@
+"""Lines from a person at a terminal: editing, history, completion.
+
+prompt_toolkit stands on asyncio, so that it runs in a thread while trio goes on. What always holds: when
+`Prompt.next` is over, however it ends, the terminal is as it was.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import Completer, Completion
+from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from prompt_toolkit.completion import CompleteEvent
+    from prompt_toolkit.document import Document
+    from prompt_toolkit.history import History
+
+    from trio_ws.cli.listing import Listed
+
+__all__ = ["MethodCompleter", "Prompt", "history_file"]
+
+
+class MethodCompleter(Completer):
+    """The names of methods for the first word, those of parameters for the rest."""
+
+    def __init__(self, methods: Mapping[str, Listed]) -> None:
+        self._methods = methods
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        """What may stand where the cursor is."""
+        before = document.text_before_cursor.lstrip()
+        first, blank, rest = before.partition(" ")
+        if not blank:
+            start = first.lstrip("*?")
+            for name, method in sorted(self._methods.items()):
+                if name.startswith(start):
+                    yield Completion(name, -len(start), display=method.signature, display_meta=_title(method))
+            return
+        listed = self._methods.get(first.removeprefix("*"))
+        word = rest.rpartition(" ")[2]
+        for one in listed.parameters if listed is not None else ():
+            named = one.kind in ("", "keyword-only")
+            if named and one.name.startswith(word) and f"{one.name}=" not in rest:
+                yield Completion(f"{one.name}=", -len(word), display_meta=one.type)
+
+
+def _title(method: Listed) -> str:
+    return method.doc.partition("\n")[0]
+
+
+class Prompt:
+    """Asks a person for one line after the other.
+
+    Args:
+        completer: what completes, or None.
+        history: the file that remembers lines, or None.
+    """
+
+    def __init__(self, completer: Completer | None, history: Path | None) -> None:
+        kept: History = InMemoryHistory() if history is None else FileHistory(str(history))
+        self._session: PromptSession[str] = PromptSession("> ", history=kept, completer=completer)
+        self._asking = False
+        self._over = False
+
+    async def next(self) -> str | None:
+        """The next line; None after Ctrl+D. A cancellation gives the terminal back.
+
+        Raises:
+            KeyboardInterrupt: Ctrl+C.
+        """
+        line: str | None = None
+        self._asking = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._leave_when_cancelled)
+            with trio.CancelScope(shield=True), suppress(EOFError):
+                line = await trio.to_thread.run_sync(self._ask)
+            self._asking = False
+            nursery.cancel_scope.cancel()
+        return line
+
+    def _ask(self) -> str:
+        return self._session.prompt(pre_run=self._leave_if_over)
+
+    async def _leave_when_cancelled(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._over = self._asking
+            loop = self._session.app.loop
+            if self._over and loop is not None:
+                with suppress(RuntimeError):  # it has just come to its end
+                    loop.call_soon_threadsafe(self._leave_if_over)
+
+    def _leave_if_over(self) -> None:
+        """In the thread: end the prompt, where nobody waits for its line any more."""
+        app = self._session.app
+        if self._over and app.future is not None and not app.future.done():
+            app.exit(exception=EOFError)
+
+
+def history_file(environ: Mapping[str, str]) -> Path | None:
+    """The file of the history, made for its owner alone; None where there can be none.
+
+    ``TRIO_WS_HISTORY`` names it; empty for none. Default: ``~/.local/state/trio-ws/history``, or the same
+    below ``XDG_STATE_HOME``.
+    """
+    named = environ.get("TRIO_WS_HISTORY")
+    if named == "":
+        return None
+    state = environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
+    path = Path(named) if named is not None else Path(state) / "trio-ws" / "history"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError:
+        return None  # a home that cannot be written to is no reason to refuse work
+    return path

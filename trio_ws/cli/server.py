@@ -1,0 +1,142 @@
+"""serve: a server of what an import string names, until a signal drains it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+import trio_ws
+from trio_ws.cli.failure import FAILED, OK, USAGE, Failure
+from trio_ws.processes.targets import load, load_ssl_context
+
+if TYPE_CHECKING:
+    from trio_ws.cli.output import Output
+
+__all__ = ["Serving", "announce", "serve", "set_up_logging"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """What to serve, and how."""
+
+    target: str
+    host: str
+    port: int
+    workers: int = 1
+    broker: str | None = None
+    certfile: str | None = None
+    keyfile: str | None = None
+    debug: bool = False
+    log_level: str = "info"
+
+
+def announce(out: Output, target: str, url: str, **more: Any) -> None:
+    """Say where it is, on stdout: scripts with port 0 wait for this line."""
+    if out.as_json:
+        out.record(target=target, url=url, pid=os.getpid(), **more)
+    else:
+        workers = f" in {more['workers']} processes" if "workers" in more else ""
+        out.line(f"serving {target}{workers} at {url}")
+
+
+def set_up_logging(level: str) -> None:
+    """Logs go to stderr."""
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def serve(wishes: Serving, out: Output) -> int:
+    """Serve until SIGTERM or Ctrl+C, which drain; then 0.
+
+    Raises:
+        Failure: the target, or one of the files, cannot be used.
+        OSError, BrokerError, WorkerError: as `trio_ws.serve_processes`.
+    """
+    if wishes.keyfile is not None and wishes.certfile is None:
+        raise Failure("--ssl-keyfile goes with --ssl-certfile; give that too", USAGE)
+    # As for python -m, so that the console script finds what lies here.
+    if os.getcwd() not in sys.path:  # noqa: PTH109 - no more than a name
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    set_up_logging(wishes.log_level)
+    target = _load(wishes.target)
+    try:
+        context = load_ssl_context(wishes.certfile, wishes.keyfile, None)
+        make_server = partial(
+            trio_ws.WebSocketServer,
+            target,
+            wishes.port,
+            host=wishes.host,
+            ssl_context=context,
+            broker=wishes.broker,
+            debug=wishes.debug,
+        )
+        make_server()  # never entered: it judges the arguments, before anything runs
+    except TypeError as exc:
+        raise Failure(f"{wishes.target} cannot be served: {exc}", USAGE) from exc
+    except ValueError as exc:
+        raise Failure(str(exc), USAGE) from exc
+    if wishes.workers == 1:
+        trio.run(_serve_here, wishes, make_server, out)
+    else:
+        trio.run(_serve_in_workers, wishes, out)
+    return OK
+
+
+async def _serve_here(wishes: Serving, make_server: partial[trio_ws.WebSocketServer], out: Output) -> None:
+    serves = False
+    try:
+        with trio_ws.cancel_on_signals():
+            async with make_server() as server:
+                serves = True
+                announce(out, wishes.target, server.url)
+                await server.serve_forever()
+    except Exception as exc:
+        if not serves:
+            raise
+        traceback.print_exc()  # of the application's, whatever it is: one line would not do
+        raise Failure("the server broke; its exception stands above") from exc
+
+
+async def _serve_in_workers(wishes: Serving, out: Output) -> None:
+    serve_them = partial(
+        trio_ws.serve_processes,
+        wishes.target,
+        wishes.port,
+        workers=wishes.workers,
+        host=wishes.host,
+        ssl_certfile=wishes.certfile,
+        ssl_keyfile=wishes.keyfile,
+        broker=wishes.broker,
+        debug=wishes.debug,
+        log_level=getattr(logging, wishes.log_level.upper()),
+    )
+    async with trio.open_nursery() as nursery:
+        group = await nursery.start(serve_them)
+        announce(out, wishes.target, group.url, workers=wishes.workers)
+
+
+def _load(target: str) -> Any:
+    try:
+        return load(target)
+    except ValueError as exc:
+        raise Failure(str(exc), USAGE) from exc
+    except ImportError as exc:
+        raise Failure(f"{exc}; run this where the module is, or set PYTHONPATH", USAGE) from exc
+    except SystemExit as exc:
+        raise Failure(
+            f"{target} ends the program when it is imported (exit code {exc.code})", FAILED
+        ) from exc
+    except Exception as exc:
+        # The last line that ran is where a person looks first.
+        frames = traceback.extract_tb(exc.__traceback__)
+        where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+        if isinstance(exc, SyntaxError):
+            where = ""  # its text has that
+        what = f"{type(exc).__name__}: {exc}{where}"
+        raise Failure(f"{target} cannot be imported: {what}", USAGE) from exc

@@ -1,0 +1,108 @@
+"""From words to arguments: JSON where it is JSON, else text."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NamedTuple
+
+import msgspec
+
+__all__ = ["Line", "parse_headers", "parse_kwargs", "parse_line", "parse_value"]
+
+_WORD = re.compile(r"\S+")
+_KEY = re.compile(r"([A-Za-z_]\w*)=")
+
+
+class Line(NamedTuple):
+    """A call as a person types it."""
+
+    method: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    stream: bool
+
+
+def parse_value(word: str) -> Any:
+    """What a word on the command line means."""
+    try:
+        return msgspec.json.decode(word)
+    except (ValueError, RecursionError):
+        return word
+
+
+def parse_kwargs(text: str) -> dict[str, Any]:
+    """The object of ``--kwargs``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = parse_value(text)
+    if not isinstance(found, dict):
+        raise ValueError(  # noqa: TRY004 - of the value that a person gave
+            f"{text!r} is no JSON object such as '{{\"name\": 1}}'"
+        )
+    return found
+
+
+def parse_headers(lines: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The headers of ``--header``.
+
+    Raises:
+        ValueError: one is not of the form.
+    """
+    headers = []
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not (name.strip() and colon):
+            raise ValueError(f"{line!r} is no header such as 'Name: value'")
+        headers.append((name.strip(), value.strip()))
+    return headers
+
+
+def parse_line(line: str) -> Line:
+    """A line such as ``move 3 [1, 2] to="the left"``; ``*`` before the method asks for a stream.
+
+    Raises:
+        ValueError: it names no method, begins as JSON and is none, or gives one name twice.
+    """
+    found = _WORD.search(line)
+    if found is None or not found[0].removeprefix("*"):
+        raise ValueError("a call is: method argument name=value ..., with arguments in JSON or as text")
+    method = found[0]
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    place = found.end()
+    while (found := _WORD.search(line, place)) is not None:
+        key = _KEY.match(line, found.start())
+        value, place = _value_at(line, found.start() if key is None else key.end())
+        if key is None:
+            args.append(value)
+        elif key[1] in kwargs:
+            raise ValueError(f"{key[1]} is given twice")
+        else:
+            kwargs[key[1]] = value
+    return Line(method.removeprefix("*"), args, kwargs, method.startswith("*"))
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(name)  # NaN and Infinity, which are no JSON
+
+
+_decoder = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def _value_at(line: str, start: int) -> tuple[Any, int]:
+    """A value, and where it ends. JSON may have blanks in it; a word ends at the first."""
+    word = _WORD.match(line, start)
+    if word is None:  # name= and nothing behind it
+        return "", start
+    try:
+        value, end = _decoder.raw_decode(line, start)
+    except (ValueError, RecursionError) as exc:
+        if word[0][0] in '{["':
+            raise ValueError(f"what begins with {word[0][0]} must be JSON: {exc}") from None
+        return word[0], word.end()
+    if end < len(line) and not line[end].isspace():  # such as 3rd
+        return word[0], word.end()
+    return value, end
