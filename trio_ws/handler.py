@@ -82,7 +82,7 @@ class WebSocketHandler(Generic[State]):
             origin = typing.get_origin(base)
             if isinstance(origin, type) and issubclass(origin, WebSocketHandler):
                 (state,) = typing.get_args(base)
-                cls._state_type = None if isinstance(state, typing.TypeVar) else state
+                cls._state_type = None if isinstance(state, typing.TypeVar) or state is Any else state
 
     def _prepare(self) -> None:
         """What ``__init__`` would do, if subclasses could be trusted to call it."""

@@ -129,3 +129,14 @@ async def test_typed_state(autojump_clock: MockClock) -> None:
             assert [await client.call("visit") for _ in range(3)] == [1, 2, 3]
         async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
             assert await client.call("visit", returns=int) == 1
+
+
+async def test_any_state_is_no_type(autojump_clock: MockClock) -> None:
+    class Untyped(WebSocketHandler[Any]):
+        @rpc_method()
+        async def state(self, connection: ClientConnection[Any]) -> bool:
+            return connection.state is None
+
+    async with serving_in_memory(Untyped()) as memory:
+        async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
+            assert await client.call("state") is True
