@@ -11,7 +11,7 @@ RESULTS := benchmarks/results
 CODE := trio_ws tests $(wildcard examples benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check conformance bench clean
+.PHONY: help install demo test check docs conformance bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -40,6 +40,10 @@ check: $(STAMP)  ## run the linters, the type checkers, and the tests with cover
 	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+docs: $(STAMP)  ## build the documentation; a warning is an error
+	$(BIN)/python -m sphinx -b html -W --keep-going -n -q docs .cache/docs
+	@echo "open .cache/docs/index.html"
 
 conformance: $(STAMP)  ## run all of the Autobahn test suite, in both roles
 	$(BIN)/python -m tests.conformance.run --groups all --role both

@@ -10,6 +10,8 @@ import trio_ws
 
 
 class Calculator(trio_ws.WebSocketHandler):
+    list_methods = True
+
     @trio_ws.rpc_method()
     def add(self, connection: trio_ws.ClientConnection, a: int, b: int) -> int:
         return a + b

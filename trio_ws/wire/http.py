@@ -74,7 +74,7 @@ class Headers:
         self._items = tuple(items)
 
     def get(self, name: str, default: str | None = None) -> str | None:
-        """The first value of the header `name`, or `default`."""
+        """The first value of the header ``name``, or ``default``."""
         wanted = name.lower()
         for key, value in self._items:
             if key.lower() == wanted:
@@ -82,7 +82,7 @@ class Headers:
         return default
 
     def get_all(self, name: str) -> list[str]:
-        """Every value of the header `name`, in order; empty where there is none."""
+        """Every value of the header ``name``, in order; empty where there is none."""
         wanted = name.lower()
         return [value for key, value in self._items if key.lower() == wanted]
 
@@ -211,7 +211,7 @@ class Request:
         return Headers((name, value.strip(" \t")) for name, _, value in fields)
 
     def header(self, name: str, default: str | None = None) -> str | None:
-        """The first value of the header `name`, without regard to case, or `default`."""
+        """The first value of the header ``name``, without regard to case, or ``default``."""
         return self.headers.get(name, default)
 
     def fields(self) -> dict[bytes, list[bytes]]:
@@ -223,7 +223,7 @@ class Request:
         return fields
 
     def raw_values(self, name: bytes) -> list[bytes]:
-        """Every value of one header, without parsing the others; `name` is a token in lower case."""
+        """Every value of one header, without parsing the others; ``name`` is a token in lower case."""
         head = self._head
         lowered = head.lower()
         needle = b"\r\n" + name + b":"

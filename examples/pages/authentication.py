@@ -1,0 +1,84 @@
+"""The code of docs/how-to/authentication.md, run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import trio
+
+import trio_ws
+
+USERS = {"secret": "ada", "other": "bob"}
+
+
+async def greet(ws: trio_ws.WebSocket) -> None:
+    scheme, _, token = (ws.header("Authorization") or "").partition(" ")
+    user = USERS.get(token) if scheme == "Bearer" else None
+    if user is None:
+        await ws.reject(401, headers=[("WWW-Authenticate", "Bearer")], body=b"who are you?\n")
+        return
+    await ws.send(f"hello, {user}")
+
+
+class Bank(trio_ws.WebSocketHandler):
+    async def on_connect(self, connection: trio_ws.ClientConnection) -> None:
+        _, _, token = (connection.request.header("Authorization") or "").partition(" ")
+        if token not in USERS:
+            await connection.reject(401)
+            return
+        connection.user = USERS[token]
+        connection.is_admin = connection.user == "ada"
+
+    @trio_ws.rpc_method()
+    def whoami(self, connection: trio_ws.ClientConnection) -> str:
+        return str(connection.user)
+
+    @trio_ws.rpc_method(requires=trio_ws.Is("is_admin"))
+    def shut_down(self, connection: trio_ws.ClientConnection) -> str:
+        return "good night"
+
+
+app = trio_ws.App()
+
+
+@app.middleware
+async def authenticate(ws: trio_ws.WebSocket) -> AsyncIterator[None]:
+    _, _, token = (ws.header("Authorization") or "").partition(" ")
+    if token not in USERS:
+        await ws.reject(401)
+    yield
+
+
+@app.websocket("/echo")
+async def echo(ws: trio_ws.WebSocket) -> None:
+    await ws.send("you are in")
+
+
+async def main() -> None:
+    async with trio_ws.WebSocketServer(greet, 0, host="127.0.0.1") as server:
+        url = server.url
+        async with trio_ws.connect(url, headers={"Authorization": "Bearer secret"}) as ws:
+            print(await ws.receive_text())
+        await refused(url)
+    async with trio_ws.WebSocketServer(Bank, 0, host="127.0.0.1") as server:
+        await refused(server.url)
+        for token in USERS:
+            headers = {"Authorization": f"Bearer {token}"}
+            async with trio_ws.WebSocketClient(server.url, headers=headers) as client:
+                print(await client.call("whoami"), (await client.send_rpc("shut_down")).error or "may")
+    async with trio_ws.WebSocketServer(app, 0, host="127.0.0.1") as server:
+        await refused(server.url + "/echo")
+        async with trio_ws.connect(server.url + "/echo", headers={"Authorization": "Bearer other"}) as ws:
+            print(await ws.receive_text())
+
+
+async def refused(url: str) -> None:
+    try:
+        async with trio_ws.connect(url):
+            print("this is not reached")
+    except trio_ws.HandshakeRejectedError as error:
+        print("refused:", error.status)
+
+
+if __name__ == "__main__":
+    trio.run(main)

@@ -1,0 +1,122 @@
+"""The code of docs/channels.md, run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import trio
+import trio.testing
+
+import trio_ws
+
+
+class News(trio_ws.WebSocketHandler):
+    async def on_connect(self, connection: trio_ws.ClientConnection) -> None:
+        connection.region = connection.request.query_params.get("region", ["eu"])[0]
+        connection.subscribe("alerts")  # True, or False at max_subscribed_channels
+
+    def may_subscribe(self, connection: trio_ws.ClientConnection, name: str) -> bool:
+        return name.startswith("news.")  # what clients may subscribe themselves to
+
+    @trio_ws.rpc_method()
+    def report(self, connection: trio_ws.ClientConnection, topic: str, text: str) -> int:
+        return self.publish(f"news.{topic}", text, exclude=[connection])
+
+
+async def archive(news: News, lines: list[str]) -> None:
+    """A task of the server: everything is kept, and who publishes too much waits or is told."""
+    async with news.channels.subscribe("news.*", policy="block", max_items=1000) as inbox:
+        async for packet in inbox:
+            lines.append(f"{packet.channel}: {packet.data}")
+
+
+async def read(url: str) -> str:
+    """A client that subscribes itself."""
+    async with trio_ws.WebSocketClient(url) as client, client.subscribe("news.tech") as inbox:
+        packet = await inbox.receive()
+        return str(packet.data)
+
+
+async def tell(news: News, connection: trio_ws.ClientConnection) -> None:
+    news.publish("news.tech", {"title": "trio 1.0"})  # how many get it
+    news.publish("alerts", "to all but one", exclude=[connection])
+    news.publish("alerts", "to some", predicate=trio_ws.IsEqual("region", "eu"))
+    news.broadcast("to every connection, subscribed or not")
+    await news.channels.publish_wait("news.tech", "waits for inboxes that block")
+
+
+class Prices(trio_ws.WebSocketHandler):
+    @trio_ws.rpc_method()
+    async def prices(self, connection: trio_ws.ClientConnection, symbol: str) -> AsyncIterator[float]:
+        async with self.channels.subscribe(f"prices.{symbol}", max_items=1) as inbox:
+            async for packet in inbox:
+                yield packet.data
+
+
+def board(handler: trio_ws.WebSocketHandler) -> list[str]:
+    _, published, delivered, dropped, backlog, stalled = handler.channels.statistics()
+    lines = [f"{published=} {delivered=} {dropped=}; {backlog} messages wait for {stalled} connections"]
+    for name, channel in handler.channels.statistics().channels.items():
+        lines.append(
+            f"{name}: {channel.subscribers} in it, {channel.delivered} to them, {channel.dropped} dropped"
+        )
+    return lines
+
+
+readers: set[trio_ws.WebSocket] = set()
+
+
+async def shout(ws: trio_ws.WebSocket) -> None:
+    await ws.accept()
+    readers.add(ws)
+    try:
+        async for message in ws:
+            trio_ws.broadcast(readers, message, exclude=[ws])  # how many took it
+    finally:
+        readers.discard(ws)
+
+
+async def main() -> None:
+    news = News()
+    lines: list[str] = []
+    async with trio_ws.WebSocketServer(news, 0, host="127.0.0.1") as server, trio.open_nursery() as nursery:
+
+        async def read_one() -> None:
+            print("read:", await read(server.url))
+
+        nursery.start_soon(archive, news, lines)
+        nursery.start_soon(read_one)
+        while "news.tech" not in news.channels.statistics().channels:
+            await trio.sleep(0.01)
+        async with trio_ws.WebSocketClient(server.url) as reporter:
+            print("reached:", await reporter.call("report", "tech", "trio 1.0"))
+            await tell(news, next(iter(news.clients)))
+            print("on the board:", [line.partition(":")[0] for line in board(news)[1:]])
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        print(lines)
+        nursery.cancel_scope.cancel()
+    await show_prices()
+    await show_broadcast()
+
+
+async def show_prices() -> None:
+    handler = Prices()
+    async with (
+        trio_ws.WebSocketServer(handler, 0, host="127.0.0.1") as server,
+        trio_ws.WebSocketClient(server.url) as client,
+        client.stream("prices", "TRIO", items=float) as prices,
+    ):
+        while not handler.publish("prices.TRIO", 1.5):
+            await trio.sleep(0.01)
+        print("price:", await prices.receive())
+
+
+async def show_broadcast() -> None:
+    async with trio_ws.WebSocketServer(shout, 0, host="127.0.0.1") as server:
+        async with trio_ws.connect(server.url) as ada, trio_ws.connect(server.url) as bob:
+            await ada.send("hello")
+            print("heard:", await bob.receive_text())
+
+
+if __name__ == "__main__":
+    trio.run(main)

@@ -1,0 +1,48 @@
+"""The code of docs/how-to/tls.md, run in a folder with certificates."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import tempfile
+from pathlib import Path
+
+import trio
+import trustme
+
+import trio_ws
+
+
+async def handler(ws: trio_ws.WebSocket) -> None:
+    print("got", await ws.receive_text())
+
+
+async def serve_and_connect() -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain("certificate.pem", "key.pem")
+    async with trio_ws.WebSocketServer(handler, 0, ssl_context=context) as server:
+        print(server.url)
+        await reach(server.port)
+
+
+async def reach(port: int) -> None:
+    context = ssl.create_default_context(cafile="certificate.pem")
+    async with trio_ws.connect(f"wss://localhost:{port}", ssl_context=context) as ws:
+        await ws.send("hello")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        authority = trustme.CA()
+        certificate = authority.issue_cert("localhost")
+        certificate.private_key_pem.write_to_path("key.pem")
+        # The authority stands behind the certificate, so that one file serves both sides.
+        chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
+        Path("certificate.pem").write_bytes(chain + authority.cert_pem.bytes())
+        trio.run(serve_and_connect)
+        os.chdir("/")
+
+
+if __name__ == "__main__":
+    main()

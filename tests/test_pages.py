@@ -1,0 +1,98 @@
+"""docs/: every piece of code on its pages stands in a program under examples/, and all these are run.
+
+A page may include a file, or show a few lines of it. Lines are compared without blank ones, and a piece may
+be indented differently as a whole.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)
+PROGRAMS = sorted([*(ROOT / "examples" / "pages").glob("*.py"), *(ROOT / "examples" / "first").glob("*.py")])
+#: What is no program: it is shown on terminals, or on the wire (tests/wire/test_protocol_page.py).
+NOT_CODE = {"", "console", "json", "jsonrpc", "msgpack", "text", "{literalinclude}", "{include}", "{toctree}"}
+
+Lines = list[tuple[int, str]]
+
+
+def lines_of(text: str) -> Lines:
+    """The lines that are not blank, each with its indentation less that of the first."""
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return [(len(line) - len(line.lstrip()), line.lstrip()) for line in lines]
+
+
+@cache
+def sources() -> list[Lines]:
+    files = (path for path in (ROOT / "examples").rglob("*") if path.suffix in {".py", ".html", ".js"})
+    return [lines_of(path.read_text(encoding="utf-8")) for path in files]
+
+
+def stands_in(block: Lines, source: Lines) -> bool:
+    texts = [text for _, text in block]
+    for start in range(len(source) - len(block) + 1):
+        part = source[start : start + len(block)]
+        if [text for _, text in part] == texts:
+            shift = part[0][0] - block[0][0]
+            if all(indent - shift == wanted for (indent, _), (wanted, _) in zip(part, block, strict=True)):
+                return True
+    return False
+
+
+def blocks(path: Path) -> list[tuple[str, str]]:
+    text = path.read_text(encoding="utf-8")
+    return re.findall(r"^```([^\n]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_there_are_pages_and_programs() -> None:
+    assert len(PAGES) > 25
+    assert len(PROGRAMS) > 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_code_on_a_page_is_that_of_a_program(page: Path) -> None:
+    made_up = [
+        body
+        for kind, body in blocks(page)
+        if kind.split(" ")[0] not in NOT_CODE
+        and not any(stands_in(lines_of(body), source) for source in sources())
+    ]
+    assert made_up == []
+
+
+def test_what_counts_as_the_same() -> None:
+    source = lines_of("def f():\n\n    if x:\n        y()\n")
+    assert stands_in(lines_of("if x:\n    y()"), source)
+    assert not stands_in(lines_of("if x:\ny()"), source)
+    assert not stands_in(lines_of("if x:\n    z()"), source)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=[str(path.relative_to(ROOT)) for path in PROGRAMS])
+def test_a_program_of_the_pages(program: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    expected = program.with_suffix(".txt").read_text(encoding="utf-8")
+    assert re.sub(r":\d{4,5}$", ":PORT", done.stdout, flags=re.MULTILINE) == expected
+
+
+def test_every_program_is_run_by_a_test() -> None:
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    programs = [path for path in (ROOT / "examples").rglob("*.py") if path not in PROGRAMS]
+    named = {
+        path: path.name if path.parent == ROOT / "examples" else f"{path.parent.name}/{path.name}"
+        for path in programs
+    }
+    assert [str(path) for path, name in named.items() if name not in tests and path.stem not in tests] == []
