@@ -69,8 +69,8 @@ class Options:
         close_timeout: seconds for a whole close: what is still to be written, the closing handshake and the
             end of TCP. Default 10.
         drain_timeout: seconds that handlers get to finish when a server stops. Default 10.
-        ping_interval: seconds without any inbound byte after which we send a ping. None for no pings.
-            Default 20.
+        ping_interval: seconds without any inbound byte after which we send a ping; connections are looked at
+            once in so many seconds, so it may be up to twice as long. None for no pings. Default 20.
         ping_timeout: seconds after such a ping, or with a write blocked, in which not one byte came or went,
             after which the peer counts as gone. None to never give up. Default 20.
         compression: permessage-deflate: False, True (the defaults of `Compression`), or a `Compression`.

@@ -184,7 +184,7 @@ async def test_a_flood_keeps_nobody_waiting() -> None:
             while not got.is_set():
                 fill(flood)
                 await trio.lowlevel.checkpoint()
-            assert 0 < steps.count <= 3
+            assert 0 < steps.count <= 6  # it would be endless otherwise
 
 
 async def test_one_step_reads_only_so_much() -> None:
