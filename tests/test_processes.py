@@ -371,7 +371,8 @@ async def test_a_worker_that_cannot_be_replaced_for_want_of_files_is_replaced_la
             await until(lambda: "cannot start a worker: [Errno 24]" in caplog.text)
             assert group.workers == ((first, False, 1),)
         async with trio_ws.connect(group.url) as ws:
-            assert group.workers == ((await pid_of(ws), True, 1),)
+            pid = await pid_of(ws)
+            await until(lambda: group.workers == ((pid, True, 1),))
 
 
 async def test_without_the_main_thread_there_are_no_signals_and_cancelling_drains() -> None:

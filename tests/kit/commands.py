@@ -54,8 +54,9 @@ def run_program(*arguments: str, lines: str = "", cwd: Path = ROOT) -> subproces
 
 
 def environment(**more: str) -> dict[str, str]:
-    """That of the tests, where this package is found from any folder."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **more}
+    """That of the tests, where this package is found from any folder, with colours if not said otherwise."""
+    inherited = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    return {**inherited, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **more}
 
 
 @contextmanager
