@@ -240,21 +240,26 @@ async def test_what_the_network_has_not_yet_taken_goes_out_before_the_close() ->
     """Over a socket, whose sending side is shut down behind the Close frame and no earlier."""
     large = bytes(range(256)) * 4 * 16 * 1024  # more than the system's buffers take
 
+    taken = trio.Event()
+
     async def handler(ws: WebSocket) -> None:
         assert await ws.receive_text() == "go"
         await ws.send(large)
+        taken.set()
         with pytest.raises(ConnectionClosedError):
             await ws.recv()
 
     async with serving(handler) as server:
         peer = await RawPeer.connect(await trio.open_tcp_stream("127.0.0.1", server.port))
         await peer.send_text("go")
+        await taken.wait()
         await misbehave(peer, "reserved opcode")
         while not [ws for ws in server.connections if ws.close_sent is not None]:
             await trio.testing.wait_all_tasks_blocked(0.01)
         frame = await peer.receive_frame()
         assert frame is not None
-        assert frame.payload == large
+        assert len(frame.payload) == len(large)
+        assert bytes(frame.payload) == large, "in full, and unchanged"
         assert (await peer.receive_until_close() or (0,))[0] == 1002
         await peer.expect_eof()
         await peer.aclose()
