@@ -11,6 +11,7 @@ What always holds:
 from __future__ import annotations
 
 from collections import deque
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -21,8 +22,6 @@ from trio_ws.wire.frames import BINARY, FIN, RSV1, TEXT, server_frame
 from trio_ws.wire.packets import Packet, PacketSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from trio_ws.channels.inbox import Inbox, Policy
     from trio_ws.options import Options
     from trio_ws.websocket.connection import WebSocket
@@ -273,7 +272,7 @@ class Member(Subscriber):
             if position != channel.end:
                 found += channel.log[position - channel.base :]
                 channel.cursors[self] = channel.end
-        found.sort(key=_order)
+        found.sort(key=attrgetter("order"))
         return found
 
     def stall(self) -> None:
@@ -289,6 +288,3 @@ class Member(Subscriber):
         for channel in self.channels:
             channel.stalled.pop(self, None)
             channel.cursors[self] = channel.end
-
-
-_order: Callable[[Entry], int] = lambda entry: entry.order  # noqa: E731

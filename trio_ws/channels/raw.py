@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_ws.websocket.endpoint import OPEN
-from trio_ws.websocket.message import WebSocketMessage
-from trio_ws.wire.frames import BINARY, FIN, RSV1, TEXT, server_frame
+from trio_ws.websocket.sending import whole_message
+from trio_ws.wire.frames import FIN, RSV1, server_frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from trio_ws.websocket.connection import WebSocket
+    from trio_ws.websocket.message import WebSocketMessage
 
 __all__ = ["broadcast"]
 
@@ -38,14 +39,8 @@ def broadcast(
     Raises:
         TypeError: ``message`` is of no such type.
     """
-    data: object = message
-    if isinstance(data, WebSocketMessage) and data.msg_type in ("text", "binary"):
-        data = data.payload
-    if not isinstance(data, str | bytes | bytearray | memoryview):
-        raise TypeError(f"broadcast() takes str, bytes-like or a message of these, not {type(data).__name__}")
-    first = FIN | (TEXT if isinstance(data, str) else BINARY)
-    payload = data.encode() if isinstance(data, str) else bytes(data)
-    plain = server_frame(first, payload)
+    opcode, payload = whole_message(message, "broadcast()")
+    plain = server_frame(FIN | opcode, payload)
     deflated: dict[object, bytes] = {}
     excluded = frozenset(exclude)
     count = 0
@@ -59,13 +54,13 @@ def broadcast(
         count += 1
         deflate = ws._deflate
         if ws._client:  # each masks for itself (RFC 6455 section 5.3)
-            ws._post(first & 0xF, payload, cork=True)
+            ws._post(opcode, payload, cork=True)
         elif deflate is None or len(payload) < ws._threshold:
             outbox.cork(plain)
         else:
             frame = deflated.get(deflate.settings)
             if frame is None:
-                frame = deflated[deflate.settings] = server_frame(first | RSV1, deflate.alone(payload))
+                frame = deflated[deflate.settings] = server_frame(FIN | RSV1 | opcode, deflate.alone(payload))
             deflate.restart()
             outbox.cork(frame)
     return count

@@ -33,7 +33,7 @@ from trio_ws.wire.frames import (
 if TYPE_CHECKING:
     from trio_ws.wire.deflate import PerMessageDeflate
 
-__all__ = ["Sending"]
+__all__ = ["Sending", "whole_message"]
 
 BytesLike = bytes | bytearray | memoryview
 Data = str | BytesLike | WebSocketMessage | AsyncIterable[str] | AsyncIterable[BytesLike]
@@ -119,14 +119,7 @@ class Sending(Handshaking):
             ConnectionClosedError: the connection is closed.
             TypeError: ``value`` is of no such type.
         """
-        data: object = value
-        if isinstance(data, WebSocketMessage) and data.msg_type in ("text", "binary"):
-            data = data.payload
-        if not isinstance(data, str | BytesLike):
-            kind = data.msg_type if isinstance(data, WebSocketMessage) else type(data).__name__
-            raise TypeError(
-                f"send_nowait() takes str, bytes-like or a message of these, not {kind}; use send()"
-            )
+        opcode, payload = whole_message(value, "send_nowait()", "; use send()")
         if self._state == CONNECTING:
             raise trio.WouldBlock
         if self._state != OPEN:
@@ -135,7 +128,7 @@ class Sending(Handshaking):
             self._outbox.flush()
         if self._fragmenting is not None or self._outbox.size >= self._options.send_high_water:
             raise trio.WouldBlock
-        self._post(TEXT if isinstance(data, str) else BINARY, _as_bytes(data), cork=bool(self._inbox))
+        self._post(opcode, payload, cork=bool(self._inbox))
         if self._outbox.broken:
             raise self._closed_error()
 
@@ -330,6 +323,21 @@ class Sending(Handshaking):
         if self._pings is None:
             raise self._closed_error()
         return trio.current_time() - sent
+
+
+def whole_message(value: object, taker: str, hint: str = "") -> tuple[int, bytes]:
+    """The opcode and the payload of what can be sent without waiting for any of it.
+
+    Raises:
+        TypeError: it is neither ``str`` nor bytes-like, nor a message of these.
+    """
+    data = value
+    if isinstance(data, WebSocketMessage) and data.msg_type in ("text", "binary"):
+        data = data.payload
+    if not isinstance(data, str | BytesLike):
+        kind = data.msg_type if isinstance(data, WebSocketMessage) else type(data).__name__
+        raise TypeError(f"{taker} takes str, bytes-like or a message of these, not {kind}{hint}")
+    return (TEXT if isinstance(data, str) else BINARY), _as_bytes(data)
 
 
 def _as_bytes(payload: BytesLike | str) -> bytes:
