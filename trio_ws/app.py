@@ -14,11 +14,10 @@ import functools
 import inspect
 import logging
 import signal
-import threading
 import traceback
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +34,7 @@ from trio_ws.network.http import HTTPResponse, as_response
 from trio_ws.routing import Pattern, Table, check_function, is_async, name_of
 from trio_ws.rpc.methods import let_ctrl_c_strike
 from trio_ws.server import WebSocketServer
+from trio_ws.signals import cancel_on_signals, in_main_thread
 from trio_ws.websocket.endpoint import CONNECTING
 from trio_ws.wire.handshake import check_subprotocols
 from trio_ws.wire.http import HTTPError, is_token
@@ -342,12 +342,9 @@ class App(Front):
                 options=options,
             )
             async with server:
-                if threading.current_thread() is not threading.main_thread():
-                    await server.serve_forever()  # signals go elsewhere
-                with trio.open_signal_receiver(signal.SIGTERM) as signals:
+                with cancel_on_signals(signal.SIGTERM) if in_main_thread() else nullcontext():
                     logger.info("serving at %s", server.url)
-                    async for _ in signals:
-                        break
+                    await server.serve_forever()
 
         try:
             trio.run(main)
