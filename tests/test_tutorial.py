@@ -155,6 +155,9 @@ async def test_two_processes(tmp_path: Path) -> None:
         for folder in folders(tmp_path, redis.port):
             folder.type("processes/chat.py", "page/page.html")
             async with folder.serving():
+                # Redis keeps nothing for a process that has not told it yet what it wants.
+                while sum(" psub=1 " in line for line in await redis.clients()) < 2:
+                    pass
                 await everyone_hears_everyone(folder)
 
 
