@@ -16,7 +16,7 @@ CODE := trio_ws tests $(wildcard examples benchmarks)
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
-$(STAMP): pyproject.toml hatch_build.py trio_ws/wire/_mask.c
+$(STAMP): pyproject.toml hatch_build.py trio_ws/wire/_fast.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "trio_ws needs Python 3.11 or later; say which with: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -18,7 +18,7 @@ from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
 
 FOLDER = "trio_ws/wire"
-NAME = f"_mask{sysconfig.get_config_var('EXT_SUFFIX')}"
+NAME = f"_fast{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
 class ExtensionHook(BuildHookInterface):
@@ -34,7 +34,7 @@ class ExtensionHook(BuildHookInterface):
             return
         built = compile_extension(Path(self.root), Path(self._scratch.name))
         if not built.exists():
-            self.app.display_warning("trio_ws goes without its C extension: masks are done in Python")
+            self.app.display_warning("trio_ws goes without its C extension: masks and frames in Python")
         elif version == "editable":
             shutil.copy(built, beside_source)
         else:
@@ -51,9 +51,9 @@ def compile_extension(root: Path, scratch: Path) -> Path:
     """Compile by setuptools, which knows the compilers; give the file that is there if this went well."""
     # At -O3 gcc makes vector instructions of the loop. Not every Python has that in its own flags.
     flags = [] if os.name == "nt" else ["-O3"]
-    source = str(root / FOLDER / "_mask.c")
+    source = str(root / FOLDER / "_fast.c")
     # Optional: what goes wrong is a line on stderr.
-    extension = Extension("trio_ws.wire._mask", [source], extra_compile_args=flags, optional=True)
+    extension = Extension("trio_ws.wire._fast", [source], extra_compile_args=flags, optional=True)
     command = build_ext(Distribution({"ext_modules": [extension]}))
     command.build_lib, command.build_temp = str(scratch), str(scratch / "temp")
     command.ensure_finalized()

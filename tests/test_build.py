@@ -21,7 +21,7 @@ pytest.importorskip("hatchling", reason="hatchling builds this package; the extr
 ROOT = Path(__file__).parents[1]
 PARTS = ("trio_ws", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE", ".gitignore")
 BUILD = "from hatchling.build import build_{kind} as build; print('built', build({folder!r}))"
-WITHOUT = "trio_ws goes without its C extension: masks are done in Python"
+WITHOUT = "trio_ws goes without its C extension: masks and frames in Python"
 
 
 def compiler() -> str | None:
@@ -84,7 +84,7 @@ def lane(folder: Path) -> str:
 def test_with_a_compiler_the_wheel_has_the_extension(tree: Path) -> None:
     _, name, extensions = wheel(tree)
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    assert extensions == [f"trio_ws/wire/_mask{suffix}"]
+    assert extensions == [f"trio_ws/wire/_fast{suffix}"]
     assert f"-cp3{sys.version_info.minor}-" in name
     assert not name.endswith("-any.whl")
     assert lane(tree.parent / "installed") == "c"

@@ -12,7 +12,8 @@ The house, from the ground up; a module imports only from floors below its own, 
         handshake.py         both opening handshakes
         tunnel.py            CONNECT, to an HTTP proxy
         masking.py           xor, and where its keys come from
-        _mask.c              the same xor in C, where it could be built
+        fast.py              the common frame
+        _fast.c              both of these in C, where it could be built
         frames.py            frames and messages: wsproto's, with a fast lane for the common frame
         deflate.py           permessage-deflate with a bound on what it inflates
         packets.py           the packets of calls, and the dialects they are written in

@@ -16,6 +16,7 @@ from tests.kit.wire import by_wsproto, frame, split
 from trio_ws.errors import CloseFrame
 from trio_ws.options import Compression
 from trio_ws.wire.deflate import DeflateParams, PerMessageDeflate
+from trio_ws.wire.fast import frame_head
 from trio_ws.wire.frames import (
     BINARY,
     CLOSE,
@@ -30,7 +31,6 @@ from trio_ws.wire.frames import (
     Pong,
     Violation,
     close_payload,
-    frame_head,
     masked_frame,
     server_frame,
 )

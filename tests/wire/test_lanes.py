@@ -17,7 +17,7 @@ from trio_ws.wire.masking import LANE
 ROOT = Path(__file__).parents[2]
 WHICH = "from trio_ws.wire.masking import LANE; print(LANE)"
 # None stands for "this cannot be imported", as where the extension was never built.
-NOT_BUILT = "import sys; sys.modules['trio_ws.wire._mask'] = None; "
+NOT_BUILT = "import sys; sys.modules['trio_ws.wire._fast'] = None; "
 ECHO = """
 import os, trio, trio_ws
 
@@ -78,7 +78,7 @@ def test_without_the_extension_everything_works() -> None:
     assert python("-c", NOT_BUILT + ECHO, pure=None) == "echoed\n"
 
 
-@pytest.mark.skipif(LANE == "python", reason="these tests have just run with masks in Python")
+@pytest.mark.skipif(LANE == "python", reason="these tests have just run in Python")
 def test_in_python_the_tests_of_frames_pass_too() -> None:
     tests = ["tests/wire/test_frames.py", "tests/wire/test_frames_agree.py", "tests/fuzz/test_corpus.py"]
     out = python("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, pure="1")

@@ -7,14 +7,27 @@ checked its condition in the same step, and checks it again when the bell has ru
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, wait_task_rescheduled
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from outcome import Outcome
+
 __all__ = ["Bell"]
+
+
+class _Woken:
+    """What a task is woken with: the outcome "nothing", which trio would else make anew each time."""
+
+    @staticmethod
+    def unwrap() -> None:
+        return None
+
+
+_WOKEN = cast("Outcome[None]", _Woken)
 
 
 class Bell:
@@ -56,8 +69,8 @@ class Bell:
             return 0
         self._waiting = None
         if isinstance(waiting, Task):
-            reschedule(waiting)
+            reschedule(waiting, _WOKEN)
             return 1
         for task in waiting:
-            reschedule(task)
+            reschedule(task, _WOKEN)
         return len(waiting)

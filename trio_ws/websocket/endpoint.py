@@ -290,19 +290,19 @@ class Endpoint:
             elif not lent:
                 await self._advance()
 
-    def _feed(self, data: bytes) -> None:
-        """Take what one read brought."""
+    def _feed(self, data: bytes) -> int:
+        """Take what one read brought; give the number of messages in it."""
         frames, inbox = self._frames, self._inbox
         if frames is None:
-            return  # the client was rejected, and talks on
+            return 0  # the client was rejected, and talks on
         self._life = True
         before = len(inbox)
         if self._deflate is None:
             frames.feed(data)
-            self._queued += len(data) + MESSAGE_OVERHEAD * (len(inbox) - before)
+            new = len(inbox) - before
+            self._queued += len(data) + MESSAGE_OVERHEAD * new
         elif len(data) > _COMPRESSED_SLICE:
-            self._feed_slices(data)
-            return
+            return self._feed_slices(data)
         else:
             frames.feed(data)
             new = len(inbox) - before
@@ -311,14 +311,17 @@ class Endpoint:
             self._take_events(frames)
         if self._closed_locally:
             inbox.clear()
+        return new
 
-    def _feed_slices(self, data: bytes) -> None:
+    def _feed_slices(self, data: bytes) -> int:
         """Take a read in small parts, and leave the rest for later once the inbox is full."""
+        new = 0
         for start in range(0, len(data), _COMPRESSED_SLICE):
             if self._queued and self._full:
                 self._unfed = data[start:]
-                return
-            self._feed(data[start : start + _COMPRESSED_SLICE])
+                break
+            new += self._feed(data[start : start + _COMPRESSED_SLICE])
+        return new
 
     def _emptied(self) -> None:
         """The application has taken everything out of the inbox."""

@@ -160,7 +160,7 @@ class Reader:
                     continue
                 left -= self._read(ws)
                 going_on = ws._owner.take(lent) if ws._owner is not None else None
-                if ws._full and not ws._over:
+                if ws._queued >= ws._options.max_queue_bytes and ws._full and not ws._over:
                     ws._paused = True
                     self._epoll.unregister(fd)
                 if going_on is not None:
@@ -171,8 +171,7 @@ class Reader:
     def _read(self, ws: Endpoint) -> int:
         """Read once; give how much work that was, as so many bytes."""
         transport: Any = ws._transport
-        inbox = ws._inbox
-        before = len(inbox)
+        messages = 0
         try:
             data: bytes = transport.recv_now(READ_SIZE)
         except BlockingIOError:
@@ -182,7 +181,7 @@ class Reader:
             return 0
         try:
             if data:
-                ws._feed(data)
+                messages = ws._feed(data)
                 if len(data) == READ_SIZE and ws._deflate is None:
                     ws._read_on(transport)
                 ws._arrived.ring()
@@ -191,4 +190,4 @@ class Reader:
         except Exception as exc:
             logger.exception("reading from %r failed", ws, extra=about(ws))
             ws._end(exc)
-        return len(data) + MESSAGE_COST * (len(inbox) - before)
+        return len(data) + MESSAGE_COST * messages

@@ -17,6 +17,7 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_
 from trio_ws.websocket.endpoint import CONNECTING, OPEN
 from trio_ws.websocket.handshaking import Handshaking
 from trio_ws.websocket.message import WebSocketMessage, control_payload
+from trio_ws.wire.fast import whole_frame
 from trio_ws.wire.frames import (
     BINARY,
     CONTINUATION,
@@ -83,10 +84,10 @@ class Sending(Handshaking):
                 await checkpoint_if_cancelled()
                 if self._inbox:
                     self._unyielded += 1
-                    outbox.cork(server_frame(_FINAL_BINARY, data))
+                    outbox.cork(whole_frame(_FINAL_BINARY, data, b""))
                     return
                 self._unyielded += _DIRECT_SEND
-                outbox.write(server_frame(_FINAL_BINARY, data))
+                outbox.write(whole_frame(_FINAL_BINARY, data, b""))
                 if outbox.broken:
                     raise self._closed_error()
                 return

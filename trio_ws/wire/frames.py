@@ -1,9 +1,8 @@
 """Frames: bytes to messages and back (RFC 6455 section 5), without a loop.
 
-Two lanes lead in. The *fast lane* (`FrameReader._fast_masked`, `_fast_unmasked`) takes the common frame, a
-whole, final, uncompressed data frame outside any fragmented message; such a frame whose payload has not all
-arrived goes on in `_bulk`, chunk by chunk, and a whole, legal control frame is taken by `_control`. Every
-other frame is wsproto's, fed exactly
+Two lanes lead in. The *fast lane* (see fast.py) takes the common frame, a whole, final, uncompressed data
+frame outside any fragmented message; such a frame whose payload has not all arrived goes on in `_bulk`, chunk
+by chunk, and a whole, legal control frame is taken by `_control`. Every other frame is wsproto's, fed exactly
 one frame at a time so that it always stops on a frame's boundary and holds no bytes of ours.
 
 What always holds:
@@ -24,7 +23,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
 
 from trio_ws.errors import CloseFrame
-from trio_ws.wire.masking import INLINE_MAX, MaskKeys, mask
+from trio_ws.wire.fast import LONGEST, frame_head, take_frames, whole_frame
+from trio_ws.wire.masking import MaskKeys, mask
 
 if TYPE_CHECKING:
     from collections.abc import MutableSequence
@@ -47,7 +47,6 @@ __all__ = [
     "Pong",
     "Violation",
     "close_payload",
-    "frame_head",
     "frame_pair",
     "masked_frame",
     "server_frame",
@@ -108,9 +107,11 @@ class FrameReader:
         "_between",
         "_compressed",
         "_deflate",
+        "_fast_limit",
         "_key",
         "_left",
         "_limit",
+        "_masked",
         "_open",
         "_parts",
         "_proto",
@@ -137,6 +138,8 @@ class FrameReader:
         self.done = False  # a Close frame or a violation was read: whatever follows is dropped
         self._between = True  # nothing is begun and nothing done: the next byte may be the fast lane's
         self._limit = _NO_LIMIT if max_message_size is None else max_message_size
+        self._masked = not client  # what the peer's frames are to be
+        self._fast_limit = min(self._limit, LONGEST)
         self._deflate = deflate
         self._proto: FrameProtocol | None = None  # made at the first frame that needs it
         self._rest = b""  # the beginning of a frame whose header is not all here
@@ -179,8 +182,11 @@ class FrameReader:
         """Take what one read brought. Never raises for what a peer sends; see ``events``."""
         i, size = 0, len(data)
         if self._between:
-            i = self._fast_unmasked(data, 0, size) if self.client else self._fast_masked(data, 0, size)
+            i = take_frames(data, 0, self._masked, self._fast_limit, self.messages)
             if i == size:
+                return
+            if i < 0:
+                self._refuse_utf8()
                 return
             i = self._begin(data, i, size)
         elif self.done:
@@ -193,8 +199,11 @@ class FrameReader:
             self._rest = b""
         while i < size and not self.done:
             if not self._open:
-                i = self._fast_unmasked(data, i, size) if self.client else self._fast_masked(data, i, size)
-            if i < size and not self.done:
+                i = take_frames(data, i, self._masked, self._fast_limit, self.messages)
+                if i < 0:
+                    self._refuse_utf8()
+                    return
+            if i < size:
                 i = self._begin(data, i, size)
         self._between = not (self._rest or self._left or self._open or self.done)
 
@@ -213,81 +222,6 @@ class FrameReader:
         if whole < len(data):
             self._parts.append(bytearray(data[whole:]))
         return data[:whole].decode() or None
-
-    # -- the fast lane ------------------------------------------------------------------------------
-    #
-    # One frame in about a microsecond, where wsproto takes thirteen. It handles only frames that need no
-    # decision: FIN set, no RSV bit, text or binary, the mask bit as the role demands, a length in its
-    # shortest form below 64 KiB and within the limit, all of it in `data`, and no fragmented message open.
-    # At anything else it stops, having consumed nothing of it. The two roles have a loop each because a
-    # test of the role per frame would cost as much as the parsing.
-
-    def _fast_masked(self, data: bytes, i: int, size: int) -> int:
-        add = self.messages.append
-        limit = self._limit
-        while size - i >= 6:
-            first = data[i]
-            if first != _FINAL_BINARY and first != _FINAL_TEXT:
-                break
-            n = data[i + 1] - 128
-            start = i + 6
-            if n >= 126:
-                if n == 127 or size - i < 8:
-                    break
-                n = data[i + 2] << 8 | data[i + 3]
-                if n < 126:
-                    break
-                start = i + 8
-            end = start + n
-            if n < 0 or n > limit or end > size:
-                break
-            key = data[start - 4 : start]
-            if n > INLINE_MAX:
-                payload = mask(data[start:end], key)
-            else:
-                payload = (
-                    _from_bytes(data[start:end], "little") ^ _from_bytes((key * ((n + 3) >> 2))[:n], "little")
-                ).to_bytes(n, "little")
-            if first == _FINAL_BINARY:
-                add(payload)
-            else:
-                try:
-                    add(payload.decode())
-                except UnicodeDecodeError:
-                    self._refuse_utf8()
-                    return size
-            i = end
-        return i
-
-    def _fast_unmasked(self, data: bytes, i: int, size: int) -> int:
-        add = self.messages.append
-        limit = self._limit
-        while size - i >= 2:
-            first = data[i]
-            if first != _FINAL_BINARY and first != _FINAL_TEXT:
-                break
-            n = data[i + 1]
-            start = i + 2
-            if n >= 126:
-                if n != 126 or size - i < 4:
-                    break
-                n = data[i + 2] << 8 | data[i + 3]
-                if n < 126:
-                    break
-                start = i + 4
-            end = start + n
-            if n > limit or end > size:
-                break
-            if first == _FINAL_BINARY:
-                add(data[start:end])
-            else:
-                try:
-                    add(data[start:end].decode())
-                except UnicodeDecodeError:
-                    self._refuse_utf8()
-                    return size
-            i = end
-        return i
 
     # -- everything else ----------------------------------------------------------------------------
 
@@ -487,31 +421,12 @@ def _unfinished(data: bytes) -> int:
 
 # -- out --------------------------------------------------------------------------------------------
 
-# Headers of the shortest frames, ready made: a look-up where building one takes a quarter of a microsecond.
-_SHORT_HEADS = {first: tuple(bytes((first, n)) for n in range(126)) for first in (_FINAL_TEXT, _FINAL_BINARY)}
-_pack_16 = struct.Struct("!BBH").pack
-_pack_64 = struct.Struct("!BBQ").pack
 _keys = MaskKeys()
-
-
-def frame_head(first: int, size: int, mask_bit: int = 0) -> bytes:
-    """The header of a frame up to its mask: first byte, payload size, and 0x80 where it is masked."""
-    if size < 126:
-        return bytes((first, mask_bit | size))
-    if size < 65536:
-        return _pack_16(first, mask_bit | 126, size)
-    return _pack_64(first, mask_bit | 127, size)
 
 
 def server_frame(first: int, payload: bytes | bytearray | memoryview) -> bytes:
     """One unmasked frame."""
-    size = len(payload)
-    if size < 126:
-        if first in _SHORT_HEADS:
-            return _SHORT_HEADS[first][size] + payload
-    elif size < 65536:  # as frame_head() does it, without the call
-        return _pack_16(first, 126, size) + payload
-    return frame_head(first, size) + payload
+    return whole_frame(first, payload, b"")
 
 
 def frame_pair(first: int, payload: bytes, *, masked: bool) -> tuple[bytes, bytes]:
@@ -524,8 +439,7 @@ def frame_pair(first: int, payload: bytes, *, masked: bool) -> tuple[bytes, byte
 
 def masked_frame(first: int, payload: bytes | bytearray | memoryview) -> bytes:
     """One frame masked with a fresh key (RFC 6455 section 5.3)."""
-    key = _keys.next()
-    return frame_head(first, len(payload), 0x80) + key + mask(payload, key)
+    return whole_frame(first, payload, _keys.next())
 
 
 def close_payload(code: int, reason: str = "") -> bytes:

@@ -1,7 +1,8 @@
 """Masking of payloads (RFC 6455 section 5.3), in C where the extension was built and else in Python.
 
-Which of the two, this module decides once, when it is imported; the environment variable ``TRIO_WS_PURE=1``
-says Python. Both do the same; without the extension big messages cost several times as much.
+Whether the extension is used, for this and for what `fast` does, this module decides once, when it is
+imported; the environment variable ``TRIO_WS_PURE=1`` says Python. Both do the same; without the extension big
+messages cost several times as much.
 
 What always holds: `mask` is its own inverse, never changes its argument, and gives ``bytes``. Keys come
 from the operating system's random source and each frame gets a fresh one.
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
     Mask = Callable[[bytes | bytearray | memoryview, bytes], bytes]
 
-__all__ = ["INLINE_MAX", "LANE", "MaskKeys", "c_mask", "mask", "python_mask"]
+__all__ = ["LANE", "MaskKeys", "extension", "mask", "python_mask"]
 
 _from_bytes = int.from_bytes
 
@@ -46,17 +48,15 @@ def python_mask(data: bytes | bytearray | memoryview, key: bytes) -> bytes:
     return bytes(masked)
 
 
-#: The extension's `mask`, or None where it is not there or not wanted.
-c_mask: Mask | None = None
+#: The extension, or None where it is not there or not wanted.
+extension: ModuleType | None = None
 if os.environ.get("TRIO_WS_PURE", "0") in ("", "0"):
     with suppress(ImportError):
-        from trio_ws.wire._mask import mask as c_mask
+        from trio_ws.wire import _fast as extension
 
 #: Which one is in use: "c" or "python".
-LANE = "python" if c_mask is None else "c"
-mask: Mask = c_mask or python_mask
-#: Payloads of at most this many bytes cost less as integers, in line, than a call of `mask`; none do in C.
-INLINE_MAX = _INTEGER_MAX if c_mask is None else -1
+LANE = "python" if extension is None else "c"
+mask: Mask = python_mask if extension is None else extension.mask
 
 
 class MaskKeys:
