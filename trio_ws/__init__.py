@@ -27,7 +27,8 @@ The house, from the ground up; a module imports only from floors below its own, 
         reader.py            one reader for many plain sockets (Linux)
         service.py           the few tasks that serve all connections of one owner
         opening.py           what a server answers to an opening request
-        endpoint.py          the machine: reading, states, the closing handshake
+        lifetime.py          states, signs of life, the closing handshake, the end
+        endpoint.py          the machine: reading
         parts.py             one message in parts
         handshaking.py       how a connection begins and ends: accept, reject, close
         receiving.py         the ways to receive

@@ -29,7 +29,7 @@ from trio_ws.errors import ConnectionClosedError, PacketError, RPCError, RPCTime
 from trio_ws.rpc.errors import error_from
 from trio_ws.rpc.streams import ItemStream, Producer, convert, produce
 from trio_ws.rpc.waiting import Needing, Slot
-from trio_ws.websocket.endpoint import OPEN
+from trio_ws.websocket.lifetime import OPEN
 from trio_ws.wire.frames import BINARY, TEXT
 from trio_ws.wire.packets import Packet, PacketSource, Request, Response
 

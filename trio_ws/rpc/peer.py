@@ -30,7 +30,7 @@ from trio_ws.errors import ConnectionClosedError, WebSocketException
 from trio_ws.rpc.answering import ON_PACKET, PACKET_OVERHEAD, Answerer, Blocked, Call, short
 from trio_ws.rpc.workers import Worker
 from trio_ws.websocket.bell import Bell
-from trio_ws.websocket.endpoint import OPEN
+from trio_ws.websocket.lifetime import OPEN
 from trio_ws.websocket.trace import about
 from trio_ws.wire.packets import BrokenPacketError, PacketSource, Request, detect
 

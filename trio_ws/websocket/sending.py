@@ -14,8 +14,8 @@ import msgspec
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
-from trio_ws.websocket.endpoint import CONNECTING, OPEN
 from trio_ws.websocket.handshaking import Handshaking
+from trio_ws.websocket.lifetime import CONNECTING, OPEN
 from trio_ws.websocket.message import WebSocketMessage, control_payload
 from trio_ws.wire.frames import (
     BINARY,
