@@ -15,8 +15,10 @@ The house, from the ground up; a module imports only from floors below its own, 
         _mask.c              the same xor in C, where it could be built
         frames.py            frames and messages: wsproto's, with a fast lane for the common frame
         deflate.py           permessage-deflate with a bound on what it inflates
-        packets.py           the packets of calls, and the dialects they are written in
+        packets.py           the packets of calls, and what a dialect of them does
+        packing.py           the dialects that write them, as msgpack and as JSON
         jsonrpc.py           the same calls as JSON-RPC 2.0
+        dialects.py          which of them is spoken
     websocket/           floor 2  one WebSocket on one trio stream
         bell.py              the lightest way to wait for a change
         message.py           WebSocketMessage

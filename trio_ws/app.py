@@ -36,9 +36,9 @@ from trio_ws.rpc.methods import let_ctrl_c_strike
 from trio_ws.server import WebSocketServer
 from trio_ws.signals import cancel_on_signals, in_main_thread
 from trio_ws.websocket.lifetime import CONNECTING
+from trio_ws.wire.dialects import SUBPROTOCOLS
 from trio_ws.wire.handshake import check_subprotocols
 from trio_ws.wire.http import HTTPError, is_token
-from trio_ws.wire.packets import SUBPROTOCOLS
 
 if TYPE_CHECKING:
     import os

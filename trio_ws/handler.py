@@ -27,7 +27,8 @@ from trio_ws.rpc.peer import Peer
 from trio_ws.session import CONNECTION_POLICIES, ClientConnection, State
 from trio_ws.websocket.lifetime import CONNECTING
 from trio_ws.websocket.trace import about
-from trio_ws.wire.packets import METHODS, SUBSCRIBE, UNSUBSCRIBE, choose, plain_dialect
+from trio_ws.wire.dialects import choose, plain_dialect
+from trio_ws.wire.packets import METHODS, SUBSCRIBE, UNSUBSCRIBE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping

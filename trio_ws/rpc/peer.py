@@ -32,7 +32,8 @@ from trio_ws.rpc.workers import Worker
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.lifetime import OPEN
 from trio_ws.websocket.trace import about
-from trio_ws.wire.packets import BrokenPacketError, PacketSource, Request, detect
+from trio_ws.wire.dialects import detect
+from trio_ws.wire.packets import BrokenPacketError, PacketSource, Request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
