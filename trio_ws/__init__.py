@@ -13,7 +13,8 @@ The house, from the ground up; a module imports only from floors below its own, 
         tunnel.py            CONNECT, to an HTTP proxy
         masking.py           xor, and where its keys come from
         _mask.c              the same xor in C, where it could be built
-        frames.py            frames and messages: wsproto's, with a fast lane for the common frame
+        frames.py            frames that come, to messages: wsproto's, with a fast lane for the common frame
+        framing.py           frames that go
         deflate.py           permessage-deflate with a bound on what it inflates
         packets.py           the packets of calls, and what a dialect of them does
         packing.py           the dialects that write them, as msgpack and as JSON

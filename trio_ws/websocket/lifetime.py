@@ -20,15 +20,8 @@ from trio_ws.errors import CloseFrame, ConnectionClosedError, ConnectionClosedLo
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.outbox import Outbox
 from trio_ws.websocket.trace import about
-from trio_ws.wire.frames import (
-    CLOSE,
-    FIN,
-    PING,
-    Violation,
-    close_payload,
-    masked_frame,
-    server_frame,
-)
+from trio_ws.wire.frames import CLOSE, FIN, PING, Violation
+from trio_ws.wire.framing import close_payload, masked_frame, server_frame
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
