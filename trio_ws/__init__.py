@@ -82,6 +82,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         keeper.py            who dials, and who waits for a connection
     handler.py           floor 5  WebSocketHandler
     front.py             floor 5  what a server asks of an App
+    dispatch.py          floor 6  from a route to its function, through the middleware
     admission.py         floor 6  the way of a client through a server
     server.py            floor 7  WebSocketServer, serve
     client.py            floor 7  WebSocketClient
