@@ -54,6 +54,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         streams.py           items and credit
         workers.py           parked tasks for calls that wait
         waiting.py           what waits for answers
+        uploads.py           arguments that are streams
         calls.py             the half that asks
         answering.py         the half that is asked
         peer.py              both, and the reading

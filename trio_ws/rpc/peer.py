@@ -186,8 +186,8 @@ class Peer(Answerer):
         pending, self._pending = self._pending, {}
         for waiting in pending.values():
             waiting.lost(self._lost_error(waiting.mark))
-        for scope in self._upload_scopes.values():
-            scope.cancel()
+        for upload in self._uploads.values():
+            upload.scope.cancel()
         self._kept -= sum(size for _, size in self._held)
         self._held = self._batch = ()
         self._own_bell.ring()
