@@ -307,22 +307,6 @@ class Caller(ABC):
             await trio.sleep_until(deadline)
         return response
 
-    async def _exchange_with_uploads(
-        self,
-        call_id: str,
-        method: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        streams: dict[str, AsyncIterable[Any]],
-    ) -> Response:
-        ids, plain_args, plain_kwargs = numbered(self, call_id, args, kwargs, streams)
-        deadline = trio.current_effective_deadline()
-        payload = self._encode_request(call_id, method, plain_args, plain_kwargs, deadline, streams=ids)
-        await self._ready()
-        async with uploading(self, ids, streams):
-            response: Response = await wait_task_rescheduled(self._ask(call_id, payload))
-            return response
-
     def _ask(self, call_id: str, payload: bytes) -> Callable[[RaiseCancelT], Abort]:
         """Send a request for this task, which waits for the answer next; give what aborts that."""
         slot = self._pending[call_id] = Slot(self, current_task())
@@ -429,3 +413,21 @@ class Caller(ABC):
                 yield results
             finally:
                 results.close()
+
+    # -- arguments that are streams -----------------------------------------------------------------
+
+    async def _exchange_with_uploads(
+        self,
+        call_id: str,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        streams: dict[str, AsyncIterable[Any]],
+    ) -> Response:
+        ids, plain_args, plain_kwargs = numbered(self, call_id, args, kwargs, streams)
+        deadline = trio.current_effective_deadline()
+        payload = self._encode_request(call_id, method, plain_args, plain_kwargs, deadline, streams=ids)
+        await self._ready()
+        async with uploading(self, ids, streams):
+            response: Response = await wait_task_rescheduled(self._ask(call_id, payload))
+            return response
