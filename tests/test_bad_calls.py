@@ -13,7 +13,7 @@ import trio
 from tests.kit.serving import serving_in_memory
 from trio_ws import Options, RateLimitError, WebSocketClient, WebSocketHandler, rpc_method
 from trio_ws.testing import RawPeer
-from trio_ws.wire.packets import TrioWS, Webshocket
+from trio_ws.wire.packing import TrioWS, Webshocket
 
 if TYPE_CHECKING:
     from trio.testing import MockClock

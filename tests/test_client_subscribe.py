@@ -32,7 +32,8 @@ from trio_ws import (
     WebSocketClient,
     WebSocketHandler,
 )
-from trio_ws.wire.packets import Request, TrioWS
+from trio_ws.wire.packets import Request
+from trio_ws.wire.packing import TrioWS
 
 if TYPE_CHECKING:
     from trio.testing import MockClock

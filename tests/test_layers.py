@@ -30,6 +30,7 @@ FLOORS = {
     "handler": 5,
     "front": 5,
     "reconnecting": 4,
+    "dispatch": 6,
     "admission": 6,
     "server": 7,
     "client": 7,

@@ -14,10 +14,13 @@ The house, from the ground up; a module imports only from floors below its own, 
         masking.py           xor, and where its keys come from
         fast.py              the common frame
         _fast.c              both of these in C, where it could be built
-        frames.py            frames and messages: wsproto's, with a fast lane for the common frame
+        frames.py            frames that come, to messages: wsproto's, with a fast lane for the common frame
+        framing.py           frames that go
         deflate.py           permessage-deflate with a bound on what it inflates
-        packets.py           the packets of calls, and the dialects they are written in
+        packets.py           the packets of calls, and what a dialect of them does
+        packing.py           the dialects that write them, as msgpack and as JSON
         jsonrpc.py           the same calls as JSON-RPC 2.0
+        dialects.py          which of them is spoken
     websocket/           floor 2  one WebSocket on one trio stream
         bell.py              the lightest way to wait for a change
         message.py           WebSocketMessage
@@ -28,7 +31,8 @@ The house, from the ground up; a module imports only from floors below its own, 
         reader.py            one reader for many plain sockets (Linux)
         service.py           the few tasks that serve all connections of one owner
         opening.py           what a server answers to an opening request
-        endpoint.py          the machine: reading, states, the closing handshake
+        lifetime.py          states, signs of life, the closing handshake, the end
+        endpoint.py          the machine: reading
         parts.py             one message in parts
         handshaking.py       how a connection begins and ends: accept, reject, close
         receiving.py         the ways to receive
@@ -51,6 +55,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         streams.py           items and credit
         workers.py           parked tasks for calls that wait
         waiting.py           what waits for answers
+        uploads.py           arguments that are streams
         calls.py             the half that asks
         answering.py         the half that is asked
         peer.py              both, and the reading
@@ -79,6 +84,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         keeper.py            who dials, and who waits for a connection
     handler.py           floor 5  WebSocketHandler
     front.py             floor 5  what a server asks of an App
+    dispatch.py          floor 6  from a route to its function, through the middleware
     admission.py         floor 6  the way of a client through a server
     server.py            floor 7  WebSocketServer, serve
     client.py            floor 7  WebSocketClient

@@ -33,7 +33,7 @@ from trio_ws.network.listen import (
 )
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.connection import WebSocket
-from trio_ws.websocket.endpoint import CONNECTING
+from trio_ws.websocket.lifetime import CONNECTING
 from trio_ws.websocket.trace import about
 from trio_ws.websocket.transport import SocketTransport
 from trio_ws.wire.http import HTTPError, http_response

@@ -14,31 +14,26 @@ import functools
 import inspect
 import logging
 import signal
-import traceback
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
-from trio.lowlevel import disable_ki_protection, enable_ki_protection
+from trio.lowlevel import enable_ki_protection
 
 from trio_ws.asgi import ASGIApp
-from trio_ws.blocking import call_in_thread, run_in_thread
-from trio_ws.errors import MessageError
-from trio_ws.front import Entry, Exchange, Front, Shared
+from trio_ws.dispatch import Route, answer, serve
+from trio_ws.front import Entry, Exchange, Front
 from trio_ws.handler import WebSocketHandler
 from trio_ws.lifespan import hosted
-from trio_ws.network.http import HTTPResponse, as_response
 from trio_ws.routing import Pattern, Table, check_function, is_async, name_of
 from trio_ws.rpc.methods import let_ctrl_c_strike
 from trio_ws.server import WebSocketServer
 from trio_ws.signals import cancel_on_signals, in_main_thread
-from trio_ws.websocket.endpoint import CONNECTING
+from trio_ws.wire.dialects import SUBPROTOCOLS
 from trio_ws.wire.handshake import check_subprotocols
 from trio_ws.wire.http import HTTPError, is_token
-from trio_ws.wire.packets import SUBPROTOCOLS
 
 if TYPE_CHECKING:
     import os
@@ -46,37 +41,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trio_ws.channels.brokers import Broker
+    from trio_ws.dispatch import Middleware, Next
     from trio_ws.network.gateway import Receive, Scope, Send
     from trio_ws.options import Options
     from trio_ws.websocket.connection import WebSocket
-    from trio_ws.wire.http import Request
 
 __all__ = ["App"]
 
 logger = logging.getLogger("trio_ws.app")
 
 F = TypeVar("F", bound=Callable[..., Any])
-Next = Callable[["WebSocket"], Awaitable[None]]
-Middleware = Callable[["WebSocket", Next], Awaitable[object]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Route:
-    """One route, as the App ``apps[0]`` sees it; it was added to ``apps[-1]``."""
-
-    pattern: Pattern
-    apps: tuple[App, ...]
-    function: Any  # what the user gave: a function, or the WebSocketHandler
-    awaits: bool = True  # what it gives is to be awaited; else it runs in a thread
-    wanted: tuple[str, ...] = ()  # parameters of the path that go to it as keyword arguments
-    subprotocols: tuple[str, ...] | None = None
-    methods: tuple[str, ...] = ()  # of HTTP; none for a WebSocket
-
-    def under(self, app: App, prefix: Pattern) -> _Route:
-        return replace(self, pattern=self.pattern.under(prefix), apps=(app, *self.apps))
-
-    def __str__(self) -> str:
-        return f"{'/'.join(self.methods) or 'WebSocket'} {self.pattern.path}"
 
 
 class App(Front):
@@ -99,8 +73,8 @@ class App(Front):
     def __init__(self, debug: bool = False) -> None:
         self.debug = debug
         self.state = types.SimpleNamespace()
-        self._websockets: Table[_Route] = Table()
-        self._https: Table[_Route] = Table()
+        self._websockets: Table[Route] = Table()
+        self._https: Table[Route] = Table()
         self._middleware: list[Middleware] = []
         self._lifespans: list[Callable[[App], AbstractAsyncContextManager[object]]] = []
         self._mounted: list[App] = []
@@ -135,7 +109,7 @@ class App(Front):
                     f" write app.mount({path!r}, {name_of(function)})"
                 )
             wanted = check_function(function, "WebSocket", pattern)
-            self._add(_Route(pattern, (self,), function, is_async(function), wanted, offered))
+            self._add(Route(pattern, (self._middleware,), function, is_async(function), wanted, offered))
             return function
 
         return add
@@ -161,7 +135,9 @@ class App(Front):
 
         def add(function: F) -> F:
             wanted = check_function(function, "Request", pattern)
-            self._add(_Route(pattern, (self,), function, is_async(function), wanted, methods=names))
+            self._add(
+                Route(pattern, (self._middleware,), function, is_async(function), wanted, methods=names)
+            )
             return function
 
         return add
@@ -200,13 +176,13 @@ class App(Front):
                 " for a function use app.websocket()"
             )
         target._prepare()
-        offered = SUBPROTOCOLS if subprotocols is None else subprotocols
-        self._add(_Route(pattern, (self,), target, subprotocols=tuple(check_subprotocols(offered))))
+        offered = tuple(check_subprotocols(SUBPROTOCOLS if subprotocols is None else subprotocols))
+        self._add(Route(pattern, (self._middleware,), target, subprotocols=offered))
 
     def _mount_app(self, prefix: Pattern, child: App) -> None:
         if child is self or child in self._all_above():
             raise ValueError("an App cannot be mounted in itself")
-        routes = [route.under(self, prefix) for route in child._routes()]
+        routes = [route.under(prefix, self._middleware) for route in child._routes()]
         for route in routes:
             self._check_all(route)
         child._above.append((self, prefix))
@@ -269,18 +245,18 @@ class App(Front):
         self._lifespans.append(manager)
         return function
 
-    def _add(self, route: _Route) -> None:
+    def _add(self, route: Route) -> None:
         """Add a route here and in every App above, or nowhere."""
         for app, one in self._check_all(route):
             (app._https if one.methods else app._websockets).add(one)
 
-    def _check_all(self, route: _Route) -> list[tuple[App, _Route]]:
+    def _check_all(self, route: Route) -> list[tuple[App, Route]]:
         seen = [(self, route), *self._seen_above(route)]
         for app, one in seen:
             app._check(one)
         return seen
 
-    def _check(self, route: _Route) -> None:
+    def _check(self, route: Route) -> None:
         for other in self._https if route.methods else self._websockets:
             if other.pattern.shape == route.pattern.shape and (
                 not route.methods or set(route.methods) & set(other.methods)
@@ -290,17 +266,17 @@ class App(Front):
                     f" {name_of(route.function)} needs another path"
                 )
 
-    def _seen_above(self, route: _Route) -> list[tuple[App, _Route]]:
-        seen: list[tuple[App, _Route]] = []
+    def _seen_above(self, route: Route) -> list[tuple[App, Route]]:
+        seen: list[tuple[App, Route]] = []
         for app, prefix in self._above:
-            one = route.under(app, prefix)
+            one = route.under(prefix, app._middleware)
             seen += [(app, one), *app._seen_above(one)]
         return seen
 
     def _all_above(self) -> list[App]:
         return [one for app, _ in self._above for one in (app, *app._all_above())]
 
-    def _routes(self) -> list[_Route]:
+    def _routes(self) -> list[Route]:
         return [*self._websockets, *self._https]
 
     # -- being served -------------------------------------------------------------------------------
@@ -354,7 +330,7 @@ class App(Front):
     def find_websocket(self, path: str) -> Entry | None:
         """The route for a handshake at a path, or None. For those who serve an App by other means."""
         for route, params in self._websockets.find(path):
-            return Entry(functools.partial(_serve, route, params), params, route.subprotocols)
+            return Entry(functools.partial(serve, route, params), params, route.subprotocols)
         return None
 
     def find_http(self, method: str, path: str) -> Exchange | None:
@@ -366,7 +342,7 @@ class App(Front):
         allowed: dict[str, None] = {}
         for route, params in self._https.find(path):
             if method in route.methods:
-                return Exchange(functools.partial(_answer, route, params))
+                return Exchange(functools.partial(answer, route, params))
             allowed.update(dict.fromkeys(route.methods))
         if not allowed:
             return None
@@ -413,80 +389,6 @@ class App(Front):
         for app in self._mounted:
             family += [one for one in app._family() if one not in family]
         return family
-
-
-# -- one connection, one request --------------------------------------------------------------------
-
-
-@enable_ki_protection
-async def _serve(route: _Route, params: dict[str, Any], ws: WebSocket, shared: Shared) -> None:
-    chain = [one for app in route.apps for one in app._middleware]
-    if chain:
-        await _Next(chain, 0, functools.partial(_serve_inner, route, params, shared))(ws)
-    else:
-        await _serve_inner(route, params, shared, ws)
-
-
-class _Next:
-    """What a middleware calls: the next one, and at the end the route."""
-
-    __slots__ = ("_at", "_chain", "_inner")
-
-    def __init__(self, chain: list[Middleware], at: int, inner: Next) -> None:
-        self._chain = chain
-        self._at = at
-        self._inner = inner
-
-    @enable_ki_protection
-    async def __call__(self, ws: WebSocket) -> None:
-        if ws._state != CONNECTING and not ws.accepted:
-            return  # it was refused on the way
-        if self._at < len(self._chain):
-            await self._chain[self._at](ws, _Next(self._chain, self._at + 1, self._inner))
-        else:
-            await self._inner(ws)
-
-
-@enable_ki_protection
-async def _serve_inner(route: _Route, params: dict[str, Any], shared: Shared, ws: WebSocket) -> None:
-    function = route.function
-    wanted = {name: params[name] for name in route.wanted}
-    if isinstance(function, WebSocketHandler):
-        await function._serve(ws, shared.workers, debug=shared.debug)
-    elif route.awaits:
-        await _run_user(functools.partial(function, ws, **wanted))
-    else:
-        await run_in_thread(function, ws, shared.threads, wanted)
-
-
-@enable_ki_protection
-async def _answer(route: _Route, params: dict[str, Any], request: Request, shared: Shared) -> HTTPResponse:
-    request._path_params = params
-    function = functools.partial(route.function, request, **{name: params[name] for name in route.wanted})
-    try:
-        if route.awaits:
-            result = await _run_user(function)
-        else:
-            result = await call_in_thread(function, shared.threads)
-        return as_response(result)
-    except MessageError as exc:
-        if exc.message is not request:
-            return _failed(route, request, exc, debug=shared.debug)
-        return HTTPResponse(400, body=f"{exc}\n")
-    except Exception as exc:  # noqa: BLE001 - a function of a user's may raise anything
-        return _failed(route, request, exc, debug=shared.debug)
-
-
-@disable_ki_protection
-async def _run_user(function: Callable[[], Awaitable[object]]) -> object:
-    """User code, which Ctrl+C may strike anywhere; ours leaves it to the main task."""
-    return await function()
-
-
-def _failed(route: _Route, request: Request, exc: Exception, *, debug: bool) -> HTTPResponse:
-    logger.error("the HTTP handler of %s %s failed", request.method, route.pattern.path, exc_info=exc)
-    text = "".join(traceback.format_exception(exc)) if debug else "internal server error\n"
-    return HTTPResponse(500, body=text)
 
 
 # -- checks -----------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from trio_ws.rpc.proxy import Proxy
 from trio_ws.rpc.workers import Workers
 from trio_ws.session import ClientConnection
 from trio_ws.websocket.service import open_service
-from trio_ws.wire.packets import choose, plain_dialect
+from trio_ws.wire.dialects import choose, plain_dialect
 
 if TYPE_CHECKING:
     import os

@@ -25,9 +25,10 @@ from trio_ws.rpc.limits import Limiter
 from trio_ws.rpc.methods import Method, collect, let_ctrl_c_strike, make_method
 from trio_ws.rpc.peer import Peer
 from trio_ws.session import CONNECTION_POLICIES, ClientConnection, State
-from trio_ws.websocket.endpoint import CONNECTING
+from trio_ws.websocket.lifetime import CONNECTING
 from trio_ws.websocket.trace import about
-from trio_ws.wire.packets import METHODS, SUBSCRIBE, UNSUBSCRIBE, choose, plain_dialect
+from trio_ws.wire.dialects import choose, plain_dialect
+from trio_ws.wire.packets import METHODS, SUBSCRIBE, UNSUBSCRIBE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping

@@ -33,8 +33,8 @@ from trio_ws.routing import check_function, is_async
 from trio_ws.rpc.workers import Workers
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.service import open_service
+from trio_ws.wire.dialects import SUBPROTOCOLS
 from trio_ws.wire.handshake import check_subprotocols
-from trio_ws.wire.packets import SUBPROTOCOLS
 
 if TYPE_CHECKING:
     import os

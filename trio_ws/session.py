@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 from trio_ws.channels.inbox import check_policy
 from trio_ws.channels.names import check_names
 from trio_ws.errors import check_close
-from trio_ws.websocket.endpoint import CONNECTING
+from trio_ws.websocket.lifetime import CONNECTING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

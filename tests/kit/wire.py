@@ -1,6 +1,6 @@
 """Frames for tests as bytes on the wire, legal or not, and what wsproto alone makes of them.
 
-What always holds: nothing of `trio_ws.wire.frames` is used here, so that it can be tested against this.
+What always holds: nothing of `trio_ws.wire` is used here, so that it can be tested against this.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import trio
 from tests.kit.serving import serving_in_memory
 from trio_ws import ClientConnection, Options, WebSocketClient, WebSocketHandler, rpc_method
 from trio_ws.testing import RawPeer
-from trio_ws.wire.packets import TrioWS
+from trio_ws.wire.packing import TrioWS
 
 if TYPE_CHECKING:
     from trio.testing import MockClock

@@ -14,7 +14,8 @@ import trio
 from tests.kit.serving import serving_in_memory
 from trio_ws import Compression, ConnectionClosedError, Options, WebSocket
 from trio_ws.testing import RawPeer
-from trio_ws.wire.frames import BINARY, FIN, masked_frame
+from trio_ws.wire.frames import BINARY, FIN
+from trio_ws.wire.framing import masked_frame
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

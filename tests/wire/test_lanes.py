@@ -80,6 +80,12 @@ def test_without_the_extension_everything_works() -> None:
 
 @pytest.mark.skipif(LANE == "python", reason="these tests have just run in Python")
 def test_in_python_the_tests_of_frames_pass_too() -> None:
-    tests = ["tests/wire/test_frames.py", "tests/wire/test_frames_agree.py", "tests/fuzz/test_corpus.py"]
+    names = [
+        "wire/test_frames.py",
+        "wire/test_frames_agree.py",
+        "wire/test_framing.py",
+        "fuzz/test_corpus.py",
+    ]
+    tests = [f"tests/{name}" for name in names]
     out = python("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, pure="1")
     assert " passed" in out

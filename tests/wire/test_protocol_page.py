@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from trio_ws.wire.jsonrpc import JSONRPC
-from trio_ws.wire.packets import JSONPackets, Packet, Request, TrioWS
+from trio_ws.wire.packets import Packet, Request
+from trio_ws.wire.packing import JSONPackets, TrioWS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 

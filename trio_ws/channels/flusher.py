@@ -21,7 +21,7 @@ from trio.lowlevel import checkpoint, enable_ki_protection
 
 from trio_ws.errors import PacketError
 from trio_ws.websocket.bell import Bell
-from trio_ws.websocket.endpoint import OPEN
+from trio_ws.websocket.lifetime import OPEN
 from trio_ws.websocket.trace import about
 
 if TYPE_CHECKING:

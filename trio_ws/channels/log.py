@@ -18,7 +18,8 @@ import msgspec
 
 from trio_ws.channels.names import is_glob, matcher
 from trio_ws.errors import PacketError
-from trio_ws.wire.frames import BINARY, FIN, RSV1, TEXT, server_frame
+from trio_ws.wire.frames import BINARY, FIN, RSV1, TEXT
+from trio_ws.wire.framing import server_frame
 from trio_ws.wire.packets import Packet, PacketSource
 
 if TYPE_CHECKING:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trio_ws.websocket.endpoint import OPEN
+from trio_ws.websocket.lifetime import OPEN
 from trio_ws.websocket.sending import whole_message
-from trio_ws.wire.frames import FIN, RSV1, server_frame
+from trio_ws.wire.frames import FIN, RSV1
+from trio_ws.wire.framing import server_frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

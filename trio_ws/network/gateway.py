@@ -27,7 +27,8 @@ from trio_ws.errors import CloseFrame, check_close
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.transport import READ_SIZE
 from trio_ws.wire.fast import frame_head
-from trio_ws.wire.frames import BINARY, CLOSE, FIN, PONG, TEXT, FrameReader, Ping, close_payload
+from trio_ws.wire.frames import BINARY, CLOSE, FIN, PONG, TEXT, FrameReader, Ping
+from trio_ws.wire.framing import close_payload
 
 __all__ = ["Gateway", "HTTPGateway", "Receive", "Scope", "Send", "WebSocketGateway"]
 

@@ -371,8 +371,8 @@ class Answerer(Caller):
         call = self._running.get(key)
         if call is not None:
             call.cancel("abort")
-        elif key in self._upload_scopes:
-            self._upload_scopes[str(key)].cancel()
+        elif key in self._uploads:
+            self._uploads[str(key)].scope.cancel()
         else:
             for held in self._held:
                 request, size = held

@@ -4,7 +4,7 @@ What always holds:
 
 - A call that was sent has one slot, and each slot gets one end: the answer, the end of the connection, or
   the caller's cancellation, which sends an abort in the same step.
-- Nothing here creates a task, except for arguments that are streams: they live in a nursery around the call.
+- Nothing here creates a task, except for arguments that are streams, see uploads.py.
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-from trio_ws.errors import ConnectionClosedError, PacketError, RPCError, RPCTimeoutError
+from trio_ws.errors import ConnectionClosedError, RPCError, RPCTimeoutError
 from trio_ws.rpc.errors import error_from
-from trio_ws.rpc.streams import ItemStream, Producer, convert, produce
+from trio_ws.rpc.streams import ItemStream, convert
+from trio_ws.rpc.uploads import numbered, streams_in, uploading
 from trio_ws.rpc.waiting import Needing, Slot
-from trio_ws.websocket.endpoint import OPEN
+from trio_ws.websocket.lifetime import OPEN
 from trio_ws.wire.frames import BINARY, TEXT
-from trio_ws.wire.packets import Packet, PacketSource, Request, Response
+from trio_ws.wire.packets import Packet, PacketSource, Response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from trio_ws.rpc.uploads import Upload
     from trio_ws.rpc.waiting import Waiting
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.wire.packets import Dialect
@@ -125,7 +127,6 @@ class Caller(ABC):
         "_outbox",
         "_overfull",
         "_pending",
-        "_upload_scopes",
         "_uploads",
         "dialect",
         "extended",
@@ -149,8 +150,7 @@ class Caller(ABC):
         self._outbox = ws._outbox
         self._high_water = ws._options.send_high_water
         self._pending: dict[Any, Waiting] = {}
-        self._uploads: dict[str, Producer] = {}
-        self._upload_scopes: dict[str, trio.CancelScope] = {}
+        self._uploads: dict[str, Upload] = {}
         self._next_id = 0
         self._overfull = 0  # streams that hold more than max_queue_bytes
         self.speak(dialect)
@@ -294,7 +294,7 @@ class Caller(ABC):
         call_id = str(self._next_id)
         streams = None
         if kwargs or not _NO_STREAMS.issuperset(map(type, args)):
-            streams = _streams_in(args, kwargs)
+            streams = streams_in(args, kwargs)
         if streams:
             return await self._exchange_with_uploads(call_id, method, args, kwargs, streams)
         deadline = trio.current_effective_deadline() if self.extended else math.inf
@@ -359,7 +359,7 @@ class Caller(ABC):
     ) -> ItemStream[Any]:
         """Send a request for a stream."""
         await checkpoint_if_cancelled()
-        if _streams_in(args, kwargs):
+        if streams_in(args, kwargs):
             raise TypeError("an argument that is a stream needs an owner; use: async with stream(...)")
         await self._ready()
         self._next_id += 1
@@ -394,7 +394,7 @@ class Caller(ABC):
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any = Any
     ) -> AsyncIterator[ItemStream[Any]]:
         """A stream for the length of a block; leaving it early cancels the producer."""
-        streams = _streams_in(args, kwargs)
+        streams = streams_in(args, kwargs)
         if not streams:
             results = await self.open_stream(method, args, kwargs, items)
             try:
@@ -406,9 +406,9 @@ class Caller(ABC):
         await self._ready()
         self._next_id += 1
         call_id = str(self._next_id)
-        ids, plain_args, plain_kwargs = self._number(call_id, args, kwargs, streams)
+        ids, plain_args, plain_kwargs = numbered(self, call_id, args, kwargs, streams)
         results = self._open_stream(call_id, method, plain_args, plain_kwargs, items, ids)
-        async with self._uploading(ids, streams):
+        async with uploading(self, ids, streams):
             try:
                 yield results
             finally:
@@ -424,85 +424,10 @@ class Caller(ABC):
         kwargs: Mapping[str, Any],
         streams: dict[str, AsyncIterable[Any]],
     ) -> Response:
-        ids, plain_args, plain_kwargs = self._number(call_id, args, kwargs, streams)
+        ids, plain_args, plain_kwargs = numbered(self, call_id, args, kwargs, streams)
         deadline = trio.current_effective_deadline()
         payload = self._encode_request(call_id, method, plain_args, plain_kwargs, deadline, streams=ids)
         await self._ready()
-        async with self._uploading(ids, streams):
+        async with uploading(self, ids, streams):
             response: Response = await wait_task_rescheduled(self._ask(call_id, payload))
             return response
-
-    def _number(
-        self,
-        call_id: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        streams: dict[str, AsyncIterable[Any]],
-    ) -> tuple[dict[str, str], tuple[Any, ...], dict[str, Any]]:
-        if not self.extended:
-            raise PacketError(f"{self.dialect.name} carries no streams to the other side; trio-ws.v1 does")
-        ids = {place: f"{call_id}/{number}" for number, place in enumerate(streams)}
-        plain_args = tuple(None if str(place) in streams else value for place, value in enumerate(args))
-        plain_kwargs = {name: None if name in streams else value for name, value in kwargs.items()}
-        return ids, plain_args, plain_kwargs
-
-    @asynccontextmanager
-    async def _uploading(
-        self, ids: dict[str, str], streams: dict[str, AsyncIterable[Any]]
-    ) -> AsyncIterator[None]:
-        """Send the arguments that are streams while the block waits for what becomes of them."""
-        failure: BaseException | None = None
-        failed: list[BaseException] = []
-
-        async def upload(stream_id: str, items: AsyncIterable[Any]) -> None:
-            producer = self._uploads[stream_id] = Producer(Request("", call_id=stream_id), 0)
-            try:
-                with trio.CancelScope() as self._upload_scopes[stream_id]:
-                    await produce(self, producer, aiter(items))
-                    return
-                self._stop_upload(stream_id, "given up")
-            except Exception as exc:  # noqa: BLE001 - it is the caller's, and raised there
-                self._stop_upload(stream_id, "the caller's stream failed")
-                failed.append(exc)
-                nursery.cancel_scope.cancel()
-            except BaseException:
-                self._stop_upload(stream_id, "the caller's stream was cancelled")
-                raise
-            finally:
-                del self._uploads[stream_id], self._upload_scopes[stream_id]
-
-        async with trio.open_nursery() as nursery:
-            for place, items in streams.items():
-                nursery.start_soon(upload, ids[place], items)
-            try:
-                yield
-            except BaseException as exc:  # noqa: BLE001 - raised below, outside of the nursery
-                failure = exc
-            nursery.cancel_scope.cancel()
-        try:
-            if failed:
-                raise failed[0]
-            if failure is not None:
-                raise failure
-        finally:
-            del failure  # it holds this frame, which would hold it
-            failed.clear()
-
-    def _stop_upload(self, stream_id: str, text: str) -> None:
-        payload = self.dialect.error(Request("", call_id=stream_id, credits=0), RPCError.default_code, text)
-        if payload is not None:
-            self.post(payload, cork=False)
-
-
-def _streams_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, AsyncIterable[Any]] | None:
-    """The arguments that are async iterables, by position or name; None where there are none."""
-    found: dict[str, AsyncIterable[Any]] | None = None
-    for place, value in enumerate(args):
-        if hasattr(value, "__aiter__"):
-            found = found or {}
-            found[str(place)] = value
-    for name, value in kwargs.items():
-        if hasattr(value, "__aiter__"):
-            found = found or {}
-            found[name] = value
-    return found

@@ -30,9 +30,10 @@ from trio_ws.errors import ConnectionClosedError, WebSocketException
 from trio_ws.rpc.answering import ON_PACKET, PACKET_OVERHEAD, Answerer, Blocked, Call, short
 from trio_ws.rpc.workers import Worker
 from trio_ws.websocket.bell import Bell
-from trio_ws.websocket.endpoint import OPEN
+from trio_ws.websocket.lifetime import OPEN
 from trio_ws.websocket.trace import about
-from trio_ws.wire.packets import BrokenPacketError, PacketSource, Request, detect
+from trio_ws.wire.dialects import detect
+from trio_ws.wire.packets import BrokenPacketError, PacketSource, Request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -185,8 +186,8 @@ class Peer(Answerer):
         pending, self._pending = self._pending, {}
         for waiting in pending.values():
             waiting.lost(self._lost_error(waiting.mark))
-        for scope in self._upload_scopes.values():
-            scope.cancel()
+        for upload in self._uploads.values():
+            upload.scope.cancel()
         self._kept -= sum(size for _, size in self._held)
         self._held = self._batch = ()
         self._own_bell.ring()

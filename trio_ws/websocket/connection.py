@@ -1,7 +1,7 @@
 """WebSocket: one connection as its user sees it.
 
-Its methods stand in handshaking.py, receiving.py and sending.py, the machine underneath in endpoint.py; here
-is what there is to look at.
+Its methods stand in handshaking.py, receiving.py and sending.py, the machine underneath in endpoint.py and
+lifetime.py; here is what there is to look at.
 
 What always holds: each method either waits or checks for cancellation; a cancellation loses no message and
 sends no part of one; ``send`` of one task never ends up inside a message of another.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from trio_ws.errors import CloseFrame
-from trio_ws.websocket.endpoint import CLOSED, CLOSING, OPEN
+from trio_ws.websocket.lifetime import CLOSED, CLOSING, OPEN
 from trio_ws.websocket.message import WebSocketMessage
 from trio_ws.websocket.receiving import Receiving
 from trio_ws.websocket.sending import Sending

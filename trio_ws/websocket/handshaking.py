@@ -12,7 +12,8 @@ import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
 from trio_ws.errors import check_close
-from trio_ws.websocket.endpoint import CLOSED, CLOSING, CONNECTING, Endpoint
+from trio_ws.websocket.endpoint import Endpoint
+from trio_ws.websocket.lifetime import CLOSED, CLOSING, CONNECTING
 from trio_ws.websocket.opening import answer_refusal, answer_upgrade
 
 if TYPE_CHECKING:
@@ -138,6 +139,17 @@ class Handshaking(Endpoint):
             self._start_close(code, reason)
 
     # -- closing ------------------------------------------------------------------------------------
+
+    def _begin_close(self, code: int, reason: str) -> None:
+        """Close on behalf of the application, up to where that would have to wait."""
+        if self._close_received is None and not self._no_more_messages:
+            self._closed_locally = True
+        if self._last_word is not None:
+            self._answer_last_word()
+        self._start_close(code, reason)
+        if self._closed_locally:
+            self._inbox.clear()
+            self._emptied()
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close with a closing handshake (RFC 6455 section 7.1.2), in at most ``close_timeout`` seconds.

@@ -25,7 +25,7 @@ from trio_ws.websocket.bell import Bell
 
 if TYPE_CHECKING:
     from trio_ws.options import Options
-    from trio_ws.websocket.endpoint import Endpoint
+    from trio_ws.websocket.lifetime import Lifetime
 
 __all__ = ["Keepalive"]
 
@@ -39,28 +39,28 @@ class Keepalive:
         self._close_timeout = options.close_timeout
         # When each connection is next looked at. The wait is the same for all within one dict, so the
         # order of insertion is the order of time.
-        self._quiet: dict[Endpoint, float] = {}
-        self._pinged: dict[Endpoint, float] = {}
-        self._closing: dict[Endpoint, float] = {}
+        self._quiet: dict[Lifetime, float] = {}
+        self._pinged: dict[Lifetime, float] = {}
+        self._closing: dict[Lifetime, float] = {}
         self._bell = Bell()
 
-    def watch(self, ws: Endpoint) -> None:
+    def watch(self, ws: Lifetime) -> None:
         """Begin with a connection that has just opened."""
         if self._interval is not None:
             self._put(self._quiet, ws, self._interval)
 
-    def answered(self, ws: Endpoint) -> None:
+    def answered(self, ws: Lifetime) -> None:
         """Our ping was: the next interval begins now, and not when the timeout would have been over."""
         if self._pinged.pop(ws, None) is not None:
             self.watch(ws)
 
-    def closing(self, ws: Endpoint) -> None:
+    def closing(self, ws: Lifetime) -> None:
         """The connection began to close: no more pings, and an end in time."""
         if ws not in self._closing:
             self.forget(ws)
             self._put(self._closing, ws, self._close_timeout)
 
-    def forget(self, ws: Endpoint) -> None:
+    def forget(self, ws: Lifetime) -> None:
         self._quiet.pop(ws, None)
         self._pinged.pop(ws, None)
         self._closing.pop(ws, None)
@@ -82,7 +82,7 @@ class Keepalive:
             for ws in self._take_due(self._closing, now):
                 ws._close_timed_out()
 
-    def _put(self, queue: dict[Endpoint, float], ws: Endpoint, seconds: float) -> None:
+    def _put(self, queue: dict[Lifetime, float], ws: Lifetime, seconds: float) -> None:
         if not queue:
             self._bell.ring()
         queue[ws] = trio.current_time() + seconds
@@ -92,8 +92,8 @@ class Keepalive:
         return min(next(iter(queue.values()), math.inf) for queue in queues)
 
     @staticmethod
-    def _take_due(queue: dict[Endpoint, float], now: float) -> list[Endpoint]:
-        due: list[Endpoint] = []
+    def _take_due(queue: dict[Lifetime, float], now: float) -> list[Lifetime]:
+        due: list[Lifetime] = []
         for ws, when in queue.items():
             if when > now:
                 break
@@ -131,7 +131,7 @@ class Keepalive:
             else:
                 ws._give_up(f"keepalive ping timeout: no sign of life in ping_timeout ({self._timeout} s)")
 
-    def _still_silent(self, ws: Endpoint) -> bool:
+    def _still_silent(self, ws: Lifetime) -> bool:
         if ws._over:
             return False
         if ws._shows_life():

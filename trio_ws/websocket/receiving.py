@@ -11,8 +11,8 @@ import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from trio_ws.errors import MessageError
-from trio_ws.websocket.endpoint import CONNECTING, OPEN
 from trio_ws.websocket.handshaking import Handshaking
+from trio_ws.websocket.lifetime import CONNECTING, OPEN
 from trio_ws.websocket.message import WebSocketMessage, decode_json
 from trio_ws.websocket.parts import MessageParts
 

@@ -14,7 +14,7 @@ from trio_ws.wire.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from trio_ws.wire.masking import mask
 
 if TYPE_CHECKING:
-    from trio_ws.websocket.endpoint import Endpoint
+    from trio_ws.websocket.lifetime import Lifetime
     from trio_ws.websocket.transport import Transport
 
 __all__ = ["about", "traced"]
@@ -34,12 +34,12 @@ _MASKED = 0x80
 _SHOWN = 64
 
 
-def about(ws: Endpoint) -> dict[str, Any]:
+def about(ws: Lifetime) -> dict[str, Any]:
     """The ``extra`` of a log record that is about a connection."""
     return {"connection": ws._number, "peer": ws._transport.remote_address}
 
 
-def traced(ws: Endpoint, transport: Transport) -> Any:
+def traced(ws: Lifetime, transport: Transport) -> Any:
     """The transport, wrapped so that frames are logged, if that is wanted now."""
     return _Tracing(ws, transport) if logger.isEnabledFor(logging.DEBUG) else transport
 
@@ -47,7 +47,7 @@ def traced(ws: Endpoint, transport: Transport) -> Any:
 class _Tracing:
     """A transport that shows what goes through it."""
 
-    def __init__(self, ws: Endpoint, transport: Transport) -> None:
+    def __init__(self, ws: Lifetime, transport: Transport) -> None:
         self._transport = transport
         self._came = _Watch(ws, "<")
         self._went = _Watch(ws, ">")
@@ -86,7 +86,7 @@ class _Tracing:
 class _Watch:
     """Finds the frames in bytes that go one way (RFC 6455 section 5.2)."""
 
-    def __init__(self, ws: Endpoint, direction: str) -> None:
+    def __init__(self, ws: Lifetime, direction: str) -> None:
         self._ws = ws
         self._direction = direction
         self._seen = bytearray()  # of a frame, up to where its payload is shown

@@ -1,4 +1,4 @@
-"""Frames: bytes to messages and back (RFC 6455 section 5), without a loop.
+"""Frames that come: bytes to messages (RFC 6455 section 5), without a loop.
 
 Two lanes lead in. The *fast lane* (see fast.py) takes the common frame, a whole, final, uncompressed data
 frame outside any fragmented message; such a frame whose payload has not all arrived goes on in `_bulk`, chunk
@@ -17,14 +17,13 @@ What always holds:
 from __future__ import annotations
 
 import codecs
-import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
 
 from trio_ws.errors import CloseFrame
-from trio_ws.wire.fast import LONGEST, frame_head, take_frames, whole_frame
-from trio_ws.wire.masking import MaskKeys, mask
+from trio_ws.wire.fast import LONGEST, take_frames
+from trio_ws.wire.masking import mask
 
 if TYPE_CHECKING:
     from collections.abc import MutableSequence
@@ -46,10 +45,6 @@ __all__ = [
     "Ping",
     "Pong",
     "Violation",
-    "close_payload",
-    "frame_pair",
-    "masked_frame",
-    "server_frame",
 ]
 
 # The first byte of a frame (RFC 6455 section 5.2).
@@ -417,31 +412,3 @@ def _unfinished(data: bytes) -> int:
         if byte < 0x80:
             break
     return 0
-
-
-# -- out --------------------------------------------------------------------------------------------
-
-_keys = MaskKeys()
-
-
-def server_frame(first: int, payload: bytes | bytearray | memoryview) -> bytes:
-    """One unmasked frame."""
-    return whole_frame(first, payload, b"")
-
-
-def frame_pair(first: int, payload: bytes, *, masked: bool) -> tuple[bytes, bytes]:
-    """One frame in two parts, its header and its payload, because joining them would copy a big payload."""
-    if not masked:
-        return frame_head(first, len(payload)), payload
-    key = _keys.next()
-    return frame_head(first, len(payload), 0x80) + key, mask(payload, key)
-
-
-def masked_frame(first: int, payload: bytes | bytearray | memoryview) -> bytes:
-    """One frame masked with a fresh key (RFC 6455 section 5.3)."""
-    return whole_frame(first, payload, _keys.next())
-
-
-def close_payload(code: int, reason: str = "") -> bytes:
-    """The payload of a Close frame; 1005 stands for none (RFC 6455 section 5.5.1)."""
-    return b"" if code == 1005 else struct.pack("!H", code) + reason.encode()

@@ -1,0 +1,127 @@
+"""Dispatch: from the route that an App found for a client to the route's function, through the middleware.
+
+What always holds: Ctrl+C may strike the user's functions anywhere, and nothing of ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from trio.lowlevel import disable_ki_protection, enable_ki_protection
+
+from trio_ws.blocking import call_in_thread, run_in_thread
+from trio_ws.errors import MessageError
+from trio_ws.handler import WebSocketHandler
+from trio_ws.network.http import HTTPResponse, as_response
+from trio_ws.routing import Pattern
+from trio_ws.websocket.lifetime import CONNECTING
+
+if TYPE_CHECKING:
+    from trio_ws.front import Shared
+    from trio_ws.websocket.connection import WebSocket
+    from trio_ws.wire.http import Request
+
+__all__ = ["Middleware", "Next", "Route", "answer", "serve"]
+
+logger = logging.getLogger("trio_ws.app")
+
+Next = Callable[["WebSocket"], Awaitable[None]]
+Middleware = Callable[["WebSocket", Next], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route, as one App sees it: the one that it was added to, or one above."""
+
+    pattern: Pattern
+    middleware: tuple[list[Middleware], ...]  # of all Apps on the way, outermost first; may still grow
+    function: Any  # what the user gave: a function, or the WebSocketHandler
+    awaits: bool = True  # what it gives is to be awaited; else it runs in a thread
+    wanted: tuple[str, ...] = ()  # parameters of the path that go to it as keyword arguments
+    subprotocols: tuple[str, ...] | None = None
+    methods: tuple[str, ...] = ()  # of HTTP; none for a WebSocket
+
+    def under(self, prefix: Pattern, middleware: list[Middleware]) -> Route:
+        """The same, as the App sees it that has mounted this one's."""
+        return replace(self, pattern=self.pattern.under(prefix), middleware=(middleware, *self.middleware))
+
+    def __str__(self) -> str:
+        return f"{'/'.join(self.methods) or 'WebSocket'} {self.pattern.path}"
+
+
+@enable_ki_protection
+async def serve(route: Route, params: dict[str, Any], ws: WebSocket, shared: Shared) -> None:
+    """Serve one connection, through all middleware."""
+    chain = [one for of_app in route.middleware for one in of_app]
+    if chain:
+        await _Next(chain, 0, functools.partial(_serve_inner, route, params, shared))(ws)
+    else:
+        await _serve_inner(route, params, shared, ws)
+
+
+class _Next:
+    """What a middleware calls: the next one, and at the end the route."""
+
+    __slots__ = ("_at", "_chain", "_inner")
+
+    def __init__(self, chain: list[Middleware], at: int, inner: Next) -> None:
+        self._chain = chain
+        self._at = at
+        self._inner = inner
+
+    @enable_ki_protection
+    async def __call__(self, ws: WebSocket) -> None:
+        if ws._state != CONNECTING and not ws.accepted:
+            return  # it was refused on the way
+        if self._at < len(self._chain):
+            await self._chain[self._at](ws, _Next(self._chain, self._at + 1, self._inner))
+        else:
+            await self._inner(ws)
+
+
+@enable_ki_protection
+async def _serve_inner(route: Route, params: dict[str, Any], shared: Shared, ws: WebSocket) -> None:
+    function = route.function
+    wanted = {name: params[name] for name in route.wanted}
+    if isinstance(function, WebSocketHandler):
+        await function._serve(ws, shared.workers, debug=shared.debug)
+    elif route.awaits:
+        await _run_user(functools.partial(function, ws, **wanted))
+    else:
+        await run_in_thread(function, ws, shared.threads, wanted)
+
+
+@enable_ki_protection
+async def answer(route: Route, params: dict[str, Any], request: Request, shared: Shared) -> HTTPResponse:
+    """Answer one plain request."""
+    request._path_params = params
+    function = functools.partial(route.function, request, **{name: params[name] for name in route.wanted})
+    try:
+        if route.awaits:
+            result = await _run_user(function)
+        else:
+            result = await call_in_thread(function, shared.threads)
+        return as_response(result)
+    except MessageError as exc:
+        if exc.message is not request:
+            return _failed(route, request, exc, debug=shared.debug)
+        return HTTPResponse(400, body=f"{exc}\n")
+    except Exception as exc:  # noqa: BLE001 - a function of a user's may raise anything
+        return _failed(route, request, exc, debug=shared.debug)
+
+
+@disable_ki_protection
+async def _run_user(function: Callable[[], Awaitable[object]]) -> object:
+    """User code, which Ctrl+C may strike anywhere; ours leaves it to the main task."""
+    return await function()
+
+
+def _failed(route: Route, request: Request, exc: Exception, *, debug: bool) -> HTTPResponse:
+    logger.error("the HTTP handler of %s %s failed", request.method, route.pattern.path, exc_info=exc)
+    text = "".join(traceback.format_exception(exc)) if debug else "internal server error\n"
+    return HTTPResponse(500, body=text)

@@ -1,0 +1,336 @@
+"""Lifetime: what a connection is from its opening to its end. `Endpoint` adds the reading.
+
+What always holds:
+
+- State only grows: CONNECTING, OPEN, CLOSING (a Close frame went one way), CLOSED (the transport is gone).
+- State changes in synchronous code. A cancelled task leaves it whole, because it was at a wait.
+- Entering CLOSING sets an end to all of it: `_end` comes after ``close_timeout`` at the latest.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from trio_ws.errors import CloseFrame, ConnectionClosedError, ConnectionClosedLocallyError
+from trio_ws.websocket.bell import Bell
+from trio_ws.websocket.outbox import Outbox
+from trio_ws.websocket.trace import about
+from trio_ws.wire.frames import CLOSE, FIN, PING, Violation
+from trio_ws.wire.framing import close_payload, masked_frame, server_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from trio_ws.options import Options
+    from trio_ws.websocket.service import Service
+    from trio_ws.websocket.transport import Transport
+    from trio_ws.wire.deflate import PerMessageDeflate
+    from trio_ws.wire.frames import FrameReader
+
+__all__ = ["CLOSED", "CLOSING", "CONNECTING", "OPEN", "Lifetime", "Owner"]
+
+logger = logging.getLogger("trio_ws.websocket")
+
+CONNECTING, OPEN, CLOSING, CLOSED = range(4)
+
+#: Each connection of this process has a number, for logs.
+_numbers = itertools.count(1)
+
+_KEEPALIVE = b"trio_ws keepalive"
+
+# Close codes after which reading ends quietly: normal, going away, and none given.
+_CLEAN = frozenset({1000, 1001, 1005})
+
+
+class Owner(Protocol):
+    """Whoever uses an endpoint beside the tasks that wait in it."""
+
+    def take(self, lent: Any) -> Awaitable[None] | None:
+        """The shared reader has read. What this gives goes on in the task that was lent for reading."""
+
+    def changed(self) -> None:
+        """The state has changed."""
+
+    def ended(self) -> None:
+        """The connection is at its end."""
+
+    def go_away(self, code: int, reason: str) -> None:
+        """The server stops: close when that is convenient, and soon."""
+
+
+class Lifetime:
+    """See the module's text."""
+
+    __slots__ = (
+        "__weakref__",
+        "_arrived",
+        "_cause",
+        "_client",
+        "_close_received",
+        "_close_sent",
+        "_closed_locally",
+        "_deflate",
+        "_frames",
+        "_inbox",
+        "_last_word",
+        "_latency",
+        "_life",
+        "_number",
+        "_options",
+        "_outbox",
+        "_owner",
+        "_peer_closed_first",
+        "_pings",
+        "_plain_room",
+        "_queued",
+        "_room",
+        "_round_trip",
+        "_service",
+        "_state",
+        "_transport",
+    )
+
+    def __init__(self, transport: Transport, service: Service, options: Options, *, client: bool) -> None:
+        self._number = next(_numbers)
+        self._transport = transport
+        self._service = service
+        self._options = options
+        self._client = client
+        self._state = CONNECTING
+        self._owner: Owner | None = None
+        self._arrived = Bell()  # rings when bytes, or the end, may have changed something
+        # What comes.
+        self._frames: FrameReader | None = None
+        self._inbox: deque[str | bytes] = deque()
+        self._queued = 0  # what waits in the inbox: never less than it weighs, 0 once it was found empty
+        self._room: Bell | None = None  # rings when the inbox has room again
+        # What goes.
+        self._outbox = Outbox(transport, service, self._write_failed)
+        self._deflate: PerMessageDeflate | None = None
+        # The high-water mark while messages may go out as they are: on a server's connection that is open,
+        # uncompressed, and not in the middle of a message; else 0. Spares each send five looks.
+        self._plain_room = 0
+        # Signs of life.
+        self._life = False  # bytes came since keepalive last looked
+        self._pings: dict[bytes, float] | None = None  # unanswered pings and when they were sent
+        self._latency: float | None = None
+        self._round_trip: float | None = None  # what the opening handshake took, on clients
+        # The end.
+        self._close_sent: CloseFrame | None = None
+        self._close_received: CloseFrame | None = None
+        self._peer_closed_first = False
+        self._closed_locally = False  # by the application; then what it had not yet received is dropped
+        self._cause: BaseException | None = None
+        # The peer's Close, or what it did wrong, while the application has not taken all that came before:
+        # our Close frame waits, so that it can answer.
+        self._last_word: CloseFrame | Violation | None = None
+
+    # -- what goes out ------------------------------------------------------------------------------
+
+    def _set_plain_room(self) -> None:
+        plain = self._state == OPEN and not self._client and self._deflate is None
+        self._plain_room = self._options.send_high_water if plain else 0
+
+    def _frame(self, first: int, payload: bytes) -> bytes:
+        return masked_frame(first, payload) if self._client else server_frame(first, payload)
+
+    def _one_way(self) -> float:
+        """Seconds that bytes take to the peer, as far as that is known: half of the best round trip seen."""
+        known = [trip for trip in (self._round_trip, self._latency) if trip is not None]
+        return min(known) / 2 if known else 0.0
+
+    # -- signs of life ------------------------------------------------------------------------------
+
+    def _send_ping(self, payload: bytes) -> None:
+        if self._pings is None:
+            self._pings = {}
+        self._pings[payload] = trio.current_time()
+        self._outbox.write_control(self._frame(FIN | PING, payload))
+
+    def _take_pong(self, payload: bytes) -> None:
+        pings = self._pings
+        if not pings or payload not in pings:
+            return
+        # A pong answers its ping and, silently, all earlier ones (RFC 6455 section 5.5.3).
+        now = trio.current_time()
+        kept_alive = _KEEPALIVE in pings
+        for sent in list(pings):
+            self._latency = now - pings.pop(sent)
+            if sent == payload:
+                break
+        if kept_alive and _KEEPALIVE not in pings:
+            self._life = False  # the pong's own bytes, which would put off the next ping
+            self._service.keepalive.answered(self)
+
+    def _shows_life(self) -> bool:
+        """Whether anything moved since the last call.
+
+        Where bytes wait to be written, that they move is all that counts: a peer that takes them may not have
+        come to our ping yet, and one that only talks and never takes them is as good as gone.
+        """
+        outbox = self._outbox
+        moved, outbox.moved = outbox.moved, False
+        life, self._life = self._life, False
+        return moved if outbox.stuck else life or self._full
+
+    def _unheard(self) -> bool:
+        """Whether bytes came that nobody has read yet, where that would be a sign of life."""
+        return not self._outbox.stuck and self._transport.has_unread()
+
+    @property
+    def _over(self) -> bool:
+        return self._state == CLOSED
+
+    def _keepalive_ping(self) -> None:
+        under_way = self._pings is not None and _KEEPALIVE in self._pings
+        if self._state == OPEN and not (under_way and self._outbox.stuck):
+            self._send_ping(_KEEPALIVE)
+
+    def _give_up(self, reason: str) -> None:
+        if self._state == OPEN:
+            logger.info("giving up %r: %s", self, reason, extra=about(self))
+            self._start_close(1011, reason)
+            self._end(TimeoutError(reason))
+
+    # -- closing ------------------------------------------------------------------------------------
+
+    def _take_violation(self, violation: Violation) -> None:
+        """Fail the connection, once the application has taken, and perhaps answered, what came before."""
+        logger.info("failing %r with %d: %s", self, violation.code, violation.reason, extra=about(self))
+        self._last_word = violation
+        if self._inbox and not self._closed_locally:
+            self._service.keepalive.closing(self)
+        else:
+            self._answer_last_word()
+
+    def _answer_last_word(self) -> None:
+        """Answer the peer's Close, or what it did wrong."""
+        last_word, self._last_word = self._last_word, None
+        if isinstance(last_word, CloseFrame):
+            self._answer_close(last_word)
+        elif last_word is not None:
+            # Say what was wrong and that nothing more will come (RFC 6455 section 7.1.7).
+            self._start_close(last_word.code, last_word.reason)
+            self._outbox.end_when_empty()
+
+    def _close_timed_out(self) -> None:
+        """``close_timeout`` is over."""
+        if self._last_word is not None:
+            unsent = self._close_sent is None
+            self._answer_last_word()
+            if unsent and self._close_sent is not None:
+                self._outbox.close_when_empty()
+                if self._outbox.stuck:
+                    return  # the application's time is over; now the Close frame has as long to go out
+        elif self._state != CLOSED and self._frames is not None and not self._frames.done:
+            logger.info(
+                "no Close frame from %r in close_timeout (%s s)",
+                self,
+                self._options.close_timeout,
+                extra=about(self),
+            )
+        self._end(None, in_time=False)
+
+    def _write_failed(self, cause: BaseException) -> None:
+        """Nothing can go out any more. What the peer sent before it left, perhaps a Close, may yet come."""
+        if self._state == CONNECTING:
+            self._end(cause)
+        elif self._state != CLOSED:
+            self._cause = cause
+            self._state = CLOSING
+            self._plain_room = 0
+            self._service.keepalive.closing(self)
+            self._state_changed()
+
+    def _start_close(self, code: int, reason: str) -> None:
+        """Send a Close frame, if none was sent; the end is to come in time."""
+        if self._send_close(code, reason):
+            self._service.keepalive.closing(self)
+
+    def _send_close(self, code: int, reason: str) -> bool:
+        if self._close_sent is not None or self._state not in (OPEN, CLOSING) or self._outbox.broken:
+            return False
+        if self._frames is None:
+            return False  # rejected: an HTTP response went out
+        self._close_sent = CloseFrame(code, reason)
+        self._state = CLOSING
+        self._plain_room = 0
+        self._outbox.flush()
+        self._outbox.write_control(self._frame(FIN | CLOSE, close_payload(code, reason)))
+        self._state_changed()
+        self._outbox.room.ring()
+        return True
+
+    def _state_changed(self) -> None:
+        self._arrived.ring()
+        if self._owner is not None:
+            self._owner.changed()
+
+    def _take_close(self, frame: CloseFrame) -> None:
+        """Answer once the application has taken what came before (RFC 6455 section 5.5.1 allows that)."""
+        self._close_received = frame
+        self._peer_closed_first = self._close_sent is None
+        if self._peer_closed_first and self._inbox and not self._closed_locally:
+            self._last_word = frame
+            self._service.keepalive.closing(self)
+        else:
+            self._answer_close(frame)
+
+    def _answer_close(self, frame: CloseFrame) -> None:
+        self._send_close(frame.code, "")
+        if not self._client:
+            # RFC 6455 section 7.1.1: the server is the one to end TCP.
+            self._outbox.close_when_empty()
+            if not self._outbox.stuck:
+                self._end(None)
+                return
+        if self._state == CLOSING:
+            self._service.keepalive.closing(self)
+
+    def _end(self, cause: BaseException | None, *, in_time: bool = True) -> None:
+        """The transport is at its end, or is to be: nothing can come or go any more.
+
+        A Close frame that has had its time gets no more of it.
+        """
+        if self._state == CLOSED:
+            return
+        self._state = CLOSED
+        self._plain_room = 0
+        if cause is not None and self._close_received is None:
+            self._cause = self._cause or cause
+        self._service.keepalive.forget(self)
+        unsent = self._outbox.drop()
+        self._transport.close(unsent if in_time and self._close_sent is not None else None)
+        self._pings = None
+        self._arrived.ring()
+        if self._room is not None:
+            self._room.ring()
+        if self._owner is not None:
+            self._owner.ended()
+
+    @property
+    def _no_more_messages(self) -> bool:
+        """Whether the inbox will stay as it is."""
+        frames = self._frames
+        return self._state == CLOSED or self._closed_locally or (frames is not None and frames.done)
+
+    @property
+    def _full(self) -> bool:
+        return self._queued >= self._options.max_queue_bytes and not self._no_more_messages
+
+    @property
+    def _ended_cleanly(self) -> bool:
+        received = self._close_received
+        return not self._closed_locally and received is not None and received.code in _CLEAN
+
+    def _closed_error(self) -> ConnectionClosedError:
+        frame = self._close_received or self._close_sent or CloseFrame(1006, "")
+        kind = ConnectionClosedLocallyError if self._closed_locally else ConnectionClosedError
+        error = kind(frame.code, frame.reason, sent=self._close_sent, received=self._close_received)
+        error.__cause__ = self._cause
+        return error
