@@ -17,6 +17,7 @@ FLOORS = {
     "errors": 0,
     "options": 0,
     "signals": 0,
+    "groups": 0,
     "predicates": 0,
     "wire": 1,
     "websocket": 2,

@@ -5,6 +5,7 @@ The house, from the ground up; a module imports only from floors below its own, 
     errors.py            floor 0  every exception, its tree in the docstring
     options.py           floor 0  Options: every limit and timeout, frozen
     signals.py           floor 0  from a signal to a cancelled scope
+    groups.py            floor 0  what struck a nursery, out of its group
     predicates.py        floor 0  who may call, or gets a message
     wire/                floor 1  bytes <-> events, without trio
         http.py              requests, headers, plain answers

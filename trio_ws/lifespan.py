@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trio_ws.groups import unwrapped
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
@@ -74,9 +76,7 @@ async def hosted(
                 scope.deadline = trio.current_time() + grace
     except BaseExceptionGroup as group:
         # Only what may strike any task, such as a KeyboardInterrupt, comes out of host() that way.
-        failure = group.split(trio.Cancelled)[1] or group
-        while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
-            failure = failure.exceptions[0]
+        failure = unwrapped(group)
     if theirs:
         # The block was cancelled for it, or had failed before: then that stays to be seen.
         if failure is not None and not isinstance(failure, trio.Cancelled) and failure is not theirs[0]:

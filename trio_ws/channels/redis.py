@@ -34,6 +34,7 @@ from trio_ws.channels.redis_names import Wanted, channel_of
 from trio_ws.channels.redis_queue import PublishQueue
 from trio_ws.channels.redis_url import parse_redis_url
 from trio_ws.errors import BrokerError
+from trio_ws.groups import unwrapped
 from trio_ws.websocket.bell import Bell
 
 if TYPE_CHECKING:
@@ -237,10 +238,7 @@ class RedisBroker(Broker):
                     await self._give_out()
                     scope.cancel()
             except BaseExceptionGroup as group:
-                # Our task raises only what is a defect. The block's Cancelled beside it is this nursery's.
-                failure = group.split(trio.Cancelled)[1] or group
-                while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
-                    failure = failure.exceptions[0]
+                failure = unwrapped(group)  # our task raises only what is a defect
             finally:
                 self._close()
             if failure is not None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
+from trio_ws.groups import unwrapped
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.keepalive import Keepalive
 from trio_ws.websocket.reader import Reader
@@ -135,11 +136,8 @@ async def open_service(options: Options) -> AsyncIterator[Service]:
                 failure = exc
             service.scope.cancel()
     except BaseExceptionGroup as group:
-        # Our own tasks let through only what may strike any task, such as a KeyboardInterrupt. What the block
-        # raised then is the Cancelled of this nursery, which must not leave it.
-        failure = group.split(trio.Cancelled)[1] or group
-        while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
-            failure = failure.exceptions[0]
+        # Our own tasks let through only what may strike any task, such as a KeyboardInterrupt.
+        failure = unwrapped(group)
     if failure is not None:
         try:
             raise failure
