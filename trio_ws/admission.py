@@ -277,5 +277,7 @@ class Admission:
         return 1011, "internal error"
 
     @enable_ki_protection
-    async def _call_entry(self, serve: Callable[[WebSocket, Shared], Awaitable[None]], ws: WebSocket) -> None:
-        await serve(ws, self._shared)
+    async def _call_entry(
+        self, serve: Callable[[WebSocket, Shared], Awaitable[object]], ws: WebSocket
+    ) -> object:
+        return await serve(ws, self._shared)

@@ -419,12 +419,17 @@ class App(Front):
 
 
 @enable_ki_protection
-async def _serve(route: _Route, params: dict[str, Any], ws: WebSocket, shared: Shared) -> None:
+async def _serve(route: _Route, params: dict[str, Any], ws: WebSocket, shared: Shared) -> object:
     chain = [one for app in route.apps for one in app._middleware]
     if chain:
         await _Next(chain, 0, functools.partial(_serve_inner, route, params, shared))(ws)
-    else:
-        await _serve_inner(route, params, shared, ws)
+        return None
+    if isinstance(route.function, WebSocketHandler):
+        # With nothing around it, it may leave this task.
+        finish_soon = shared.finisher(ws)
+        return await route.function._serve(ws, shared.workers, debug=shared.debug, finish_soon=finish_soon)
+    await _serve_inner(route, params, shared, ws)
+    return None
 
 
 class _Next:
