@@ -6,6 +6,8 @@ A listener's task hands it over, a task of its own reads the opening request (al
 What always holds:
 
 - One bad connection costs one connection: whatever a handler raises is logged once and answered with 1011.
+- What ends the program, Ctrl+C in a handler above all, ends the server as leaving its block does: everybody
+  is told first.
 - Counters change in synchronous code, so that admission is exact.
 """
 
@@ -114,6 +116,8 @@ class Admission:
                 self._connections.add(ws)
                 del opened
                 over = await self._handle(ws, target)
+        except (KeyboardInterrupt, SystemExit) as exc:
+            self._end_program(exc)
         finally:
             if over:
                 self._clients -= 1
@@ -232,7 +236,8 @@ class Admission:
             code, reason = 1000, ""
             try:
                 over = await self._run_target(ws, target) is not UNFINISHED
-            except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - a handler may raise anything
+            # A handler may raise anything.
+            except (Exception, BaseExceptionGroup, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001
                 code, reason = self._verdict(ws, exc)
             if code == 1011 and ws._state == CONNECTING:
                 await ws.reject(500)
@@ -265,7 +270,9 @@ class Admission:
         if isinstance(rest, WebSocketException):
             return rest.code, rest.reason
         if not isinstance(rest, Exception):
-            raise exc
+            self._end_program(rest)
+            ws._go_away(1001, "")
+            return 1001, ""
         if self._debug:
             if self._failure is None:
                 self._failure = exc
@@ -276,6 +283,16 @@ class Admission:
             )
         return 1011, "internal error"
 
+    def _end_program(self, exc: BaseException) -> None:
+        """Leave the server's block, and then raise this; at once where the block was left already."""
+        if self._state != "serving":
+            raise exc
+        if self._failure is None:
+            self._failure = exc
+        self._block.cancel()
+
     @enable_ki_protection
-    async def _call_entry(self, serve: Callable[[WebSocket, Shared], Awaitable[None]], ws: WebSocket) -> None:
-        await serve(ws, self._shared)
+    async def _call_entry(
+        self, serve: Callable[[WebSocket, Shared], Awaitable[object]], ws: WebSocket
+    ) -> object:
+        return await serve(ws, self._shared)

@@ -55,13 +55,18 @@ class Route:
 
 
 @enable_ki_protection
-async def serve(route: Route, params: dict[str, Any], ws: WebSocket, shared: Shared) -> None:
-    """Serve one connection, through all middleware."""
+async def serve(route: Route, params: dict[str, Any], ws: WebSocket, shared: Shared) -> object:
+    """Serve one connection, through all middleware; give what `Entry.serve` gives."""
     chain = [one for of_app in route.middleware for one in of_app]
     if chain:
         await _Next(chain, 0, functools.partial(_serve_inner, route, params, shared))(ws)
-    else:
-        await _serve_inner(route, params, shared, ws)
+        return None
+    if isinstance(route.function, WebSocketHandler):
+        # With nothing around it, it may leave this task.
+        finish_soon = shared.finisher(ws)
+        return await route.function._serve(ws, shared.workers, debug=shared.debug, finish_soon=finish_soon)
+    await _serve_inner(route, params, shared, ws)
+    return None
 
 
 class _Next:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from trio_ws.network.http import HTTPResponse
     from trio_ws.rpc.workers import Workers
+    from trio_ws.session import FinishSoon
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.wire.http import Request
 
@@ -32,23 +33,27 @@ class Shared(NamedTuple):
         workers: for calls that wait.
         threads: for handlers that block.
         debug: whether what goes wrong may be told to everyone.
+        finisher: called in a connection's task, gives what that may leave its end to; see
+            ``WebSocketHandler._serve``.
     """
 
     workers: Workers
     threads: trio.CapacityLimiter
     debug: bool
+    finisher: Callable[[WebSocket], FinishSoon]
 
 
 class Entry(NamedTuple):
     """A route that takes a WebSocket.
 
     Attributes:
-        serve: the life of one connection, from before it is accepted. Raises what the handler raises.
+        serve: the life of one connection, from before it is accepted. Raises what the handler raises, and
+            gives `UNFINISHED` where it has only left its task.
         path_params: for ``ws.path_params``.
         subprotocols: those of the route; None for the server's own.
     """
 
-    serve: Callable[[WebSocket, Shared], Awaitable[None]]
+    serve: Callable[[WebSocket, Shared], Awaitable[object]]
     path_params: dict[str, Any]
     subprotocols: tuple[str, ...] | None
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from trio_ws.predicates import PredicateLike
     from trio_ws.rpc.limits import RateLimit
     from trio_ws.rpc.workers import Workers
+    from trio_ws.session import FinishSoon
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.wire.packets import Packet
 
@@ -199,7 +200,7 @@ class WebSocketHandler(Generic[State]):
         workers: Workers,
         *,
         debug: bool,
-        finish_soon: Callable[[Callable[[WebSocket], Awaitable[None]]], None] | None = None,
+        finish_soon: FinishSoon | None = None,
     ) -> object:
         """The life of one connection.
 
@@ -230,7 +231,7 @@ class WebSocketHandler(Generic[State]):
         member: Member,
         ws: WebSocket,
         workers: Workers,
-        finish_soon: Callable[[Callable[[WebSocket], Awaitable[None]]], None] | None,
+        finish_soon: FinishSoon | None,
         *,
         debug: bool,
     ) -> bool:

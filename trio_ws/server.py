@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from trio_ws.channels.brokers import Broker
     from trio_ws.channels.hub import Hub
+    from trio_ws.session import FinishSoon
 
 __all__ = ["DrainReport", "WebSocketServer", "serve"]
 
@@ -333,7 +334,7 @@ class WebSocketServer(Admission):
                 # A thread for each connection there can be: waiting for one would be a limit that nobody set.
                 threads = trio.CapacityLimiter(self.options.max_connections or math.inf)
                 workers = self._service.reader.lender = Workers(self._handlers)
-                self._shared = Shared(workers, threads, self._debug)
+                self._shared = Shared(workers, threads, self._debug, self._finisher)
                 self._acceptors = await self._service.nursery.start(_host_tasks)
                 for hub in hubs:
                     self._service.nursery.start_soon(hub.flusher.run, name="trio_ws channels")
@@ -359,13 +360,16 @@ class WebSocketServer(Admission):
     @enable_ki_protection
     async def _call_handler(self, ws: WebSocket) -> object:
         assert self._handler is not None
+        workers, finish_soon = self._shared.workers, self._finisher(ws)
+        return await self._handler._serve(ws, workers, debug=self._debug, finish_soon=finish_soon)
+
+    def _finisher(self, ws: WebSocket) -> FinishSoon:
         context = current_task().context
 
         def finish_soon(rest: Callable[[WebSocket], Awaitable[None]]) -> None:
             context.run(self._handlers.start_soon, self._finish_client, ws, rest)
 
-        workers = self._shared.workers
-        return await self._handler._serve(ws, workers, debug=self._debug, finish_soon=finish_soon)
+        return finish_soon
 
     @enable_ki_protection
     async def _call_in_thread(self, ws: WebSocket) -> None:

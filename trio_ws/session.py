@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import typing
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 from trio_ws.channels.inbox import check_policy
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.wire.http import Request
 
-__all__ = ["CONNECTION_POLICIES", "ClientConnection", "State"]
+__all__ = ["CONNECTION_POLICIES", "ClientConnection", "FinishSoon", "State"]
 
 #: A connection cannot hold up those who publish.
 CONNECTION_POLICIES = ("disconnect", "drop_oldest", "drop_newest")
+
+#: Takes the rest of a connection's life, where that has gone on without a task, and gives it one at its end.
+FinishSoon = Callable[[Callable[["WebSocket"], Awaitable[None]]], None]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar

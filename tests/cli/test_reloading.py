@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -71,3 +74,31 @@ async def test_only_python_files_count(tmp_path: Path) -> None:
                 (tmp_path / name).write_text("")
             assert await watcher.changes() == [str(tmp_path / "below" / "a.py")]
             nursery.cancel_scope.cancel()
+
+
+def test_a_server_ends_with_its_watcher_however_that_dies(tmp_path: Path) -> None:
+    (tmp_path / "chat.py").write_text(SAYS.format("hello"))
+    with subprocess.Popen(
+        program("serve", "chat:serve", "--port", "0", "--reload", "--log-level", "warning", "--json"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=tmp_path,
+        env=environment(),
+    ) as process:
+        server = 0
+        try:
+            assert process.stdout is not None
+            announced = json.loads(process.stdout.readline())
+            server = announced["pid"]
+            assert exchange(announced["url"]) == "hello"
+            process.kill()
+            # The server has it, too: its end is the end of both.
+            assert process.communicate(timeout=GUARD)[0] == ""
+            server = 0
+        finally:
+            process.kill()
+            if server:
+                with suppress(ProcessLookupError):
+                    os.kill(server, signal.SIGKILL)

@@ -6,6 +6,8 @@ During it new handshakes get 503. No task remains.
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncIterator  # noqa: TC003 - a handler's annotations are read
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,10 +24,24 @@ from tests.kit.serving import (
     serving_in_memory,
     status_of,
 )
-from trio_ws import ConnectionClosedError, DrainReport, Options, WebSocketServer, connect, serve
+from trio_ws import (
+    ClientConnection,
+    ConnectionClosedError,
+    DrainReport,
+    Options,
+    Packet,
+    WebSocketHandler,
+    WebSocketServer,
+    connect,
+    rpc_method,
+    serve,
+)
 from trio_ws.testing import MemoryListener, RawPeer
+from trio_ws.websocket import reader
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from trio.testing import MockClock
 
     from trio_ws import WebSocket
@@ -336,3 +352,94 @@ async def test_a_cancelled_drain_leaves_the_server_draining_and_the_block_finish
         assert memory.server.state == "draining"
         assert len(memory.server.connections) == 1
     assert trio.current_time() == pytest.approx(5)
+
+
+class Struck(WebSocketHandler):
+    """Ctrl+C strikes whatever runs; here it is called."""
+
+    def _strike(self) -> None:
+        raise KeyboardInterrupt
+
+    @rpc_method()
+    def plain(self, connection: ClientConnection) -> None:
+        self._strike()
+
+    @rpc_method()
+    async def at_once(self, connection: ClientConnection) -> None:
+        self._strike()
+
+    @rpc_method()
+    async def later(self, connection: ClientConnection) -> None:
+        await trio.lowlevel.checkpoint()
+        self._strike()
+
+    @rpc_method()
+    async def in_a_nursery(self, connection: ClientConnection) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(self.later, connection)
+
+    @rpc_method()
+    async def stream(self, connection: ClientConnection) -> AsyncIterator[int]:
+        yield 1
+        self._strike()
+
+    async def on_receive(self, connection: ClientConnection, packet: Packet) -> None:
+        self._strike()
+
+
+async def struck(ws: WebSocket) -> None:
+    async for _ in ws:
+        raise KeyboardInterrupt
+
+
+async def struck_in_a_nursery(ws: WebSocket) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep_forever)
+        await struck(ws)
+
+
+METHODS = ("plain", "at_once", "later", "in_a_nursery", "stream", "")
+
+
+@pytest.mark.parametrize("sockets", [False, True])
+@pytest.mark.parametrize(
+    ("target", "method"),
+    [(struck, None), (struck_in_a_nursery, None), *((Struck, method) for method in METHODS)],
+)
+async def test_everyone_hears_1001_when_ctrl_c_strikes_a_handler(
+    target: Any, method: str | None, *, sockets: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sockets have one reader here, and methods begin in its task."""
+    monkeypatch.setattr(reader, "FEW", 0)
+    before = all_tasks()
+    codes: list[int | None] = []
+    rpc = {"type": "request", "method": method, "call_id": "1"} if method else None
+    options = Options(drain_timeout=0.01 if target is struck_in_a_nursery else 60)
+
+    async def client(
+        opening: AbstractAsyncContextManager[WebSocket], *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        async with opening as ws:
+            task_status.started()
+            if opening is several[-1]:
+                await ws.send_json({"source": 5, "rpc": rpc} if rpc else {"source": 4, "data": "x"})
+            async for _ in ws:
+                pass
+            codes.append(ws.close_code)
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as clients:
+            with pytest.raises(KeyboardInterrupt):
+                async with AsyncExitStack() as stack:
+                    if sockets:
+                        server = await stack.enter_async_context(serving(target, options=options))
+                        several: list[Any] = [connect(server.url) for _ in range(3)]
+                    else:
+                        memory = await stack.enter_async_context(serving_in_memory(target, options=options))
+                        several = [memory.connect() for _ in range(3)]
+                    for opening in several:
+                        await clients.start(client, opening)
+                    await trio.sleep_forever()
+    assert codes == [1001] * 3
+    assert all_tasks() == before

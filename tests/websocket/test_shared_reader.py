@@ -21,7 +21,7 @@ import trio.testing
 
 from tests.kit.serving import all_tasks, echo, serving
 from tests.kit.watching import until
-from trio_ws import Options, WebSocketClient, WebSocketHandler, connect, rpc_method
+from trio_ws import App, Options, WebSocketClient, WebSocketHandler, connect, rpc_method
 from trio_ws.testing import RawPeer
 from trio_ws.websocket import reader
 
@@ -373,22 +373,26 @@ async def test_a_scope_that_a_method_leaves_open_costs_one_worker(caplog: pytest
                 assert await client.call("add", 1, 2) == 3
 
 
-@pytest.mark.parametrize("calls", [False, True])
-async def test_idle_connections_cost_no_waiting_task(*, calls: bool) -> None:
+@pytest.mark.parametrize("target", ["function", "handler", "app"])
+async def test_idle_connections_cost_no_waiting_task(target: str) -> None:
     """A handler's task waits in its connection; one of calls has none. Only the reader waits for sockets."""
     count = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 - 100)
     assert count > 50
     options = Options(ping_interval=None, drain_timeout=0.01, close_timeout=0.01)
-    async with serving(Api() if calls else echo, options=options) as server:
+    api, app = Api(), App()
+    app.mount("/", api)
+    targets: dict[str, Any] = {"function": echo, "handler": api, "app": app}
+    async with serving(targets[target], options=options) as server:
         socks = [await raw_client(server)]
         tasks = len(all_tasks())
         waiting = waiting_for_input()
         socks += [await raw_client(server) for _ in range(count)]
         await until(lambda: len(server.connections) == count + 1)
-        await until(lambda: len(all_tasks()) <= tasks + (0 if calls else count))
+        await until(lambda: len(all_tasks()) <= tasks + (count if target == "function" else 0))
         assert waiting_for_input() <= waiting + 1  # the reader itself may wait now
         for sock in socks:
             sock.close()
+    assert len(api.ended) == (0 if target == "function" else count + 1)
 
 
 def waiting_for_input() -> int:

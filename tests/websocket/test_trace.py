@@ -36,6 +36,7 @@ async def test_debug_shows_the_frames_of_both_sides(kind: str, caplog: pytest.Lo
         async with serving_in_memory() as memory, memory.connect() as ws:
             await exchange(ws)
     shown = [record.getMessage() for record in caplog.records if record.name == "trio_ws.frames"]
+    assert not [line for line in shown if "opcode" in line or "more follow" in line]
     big = f"BINARY, 70000 bytes: {bytes(64)!r}..."
     for role in ("client", "server"):
         mine = [line for line in shown if f" {role} " in line]

@@ -18,7 +18,7 @@ from trio_ws.cli import calling, talking
 from trio_ws.cli.failure import INTERRUPTED, OK, USAGE, Failure, explain, unwrap
 from trio_ws.cli.output import Output, remark
 from trio_ws.cli.reaching import Place
-from trio_ws.cli.server import Serving, serve
+from trio_ws.cli.server import Serving, end_with, serve
 from trio_ws.cli.values import parse_headers, parse_kwargs, parse_value
 
 if TYPE_CHECKING:
@@ -161,13 +161,16 @@ _timeout = click.option(
     show_default=True,
 )
 @click.option("--json", "as_json", is_flag=True, help="Say where it serves as a JSON object.")
-def _serve(*, reload: bool, as_json: bool, **wishes: Any) -> int:
+@click.option("--line", type=int, hidden=True)  # from serve --reload
+def _serve(*, reload: bool, as_json: bool, line: int | None, **wishes: Any) -> int:
     """Serve what MODULE:APP names: an App, a handler, an async function, or a function."""
+    if line is not None:
+        end_with(line)
     if not reload:
         return serve(Serving(**wishes), Output(as_json=as_json))
     from trio_ws.cli.reloading import reload_forever  # noqa: PLC0415 - for this option alone
 
-    arguments = ["serve", *_as_arguments(wishes), *(["--json"] if as_json else [])]
+    arguments = ["serve", *(["--json"] if as_json else []), *_as_arguments(wishes)]
     return trio.run(reload_forever, arguments, os.getcwd())  # noqa: PTH109 - shown to a person
 
 

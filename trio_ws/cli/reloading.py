@@ -1,11 +1,12 @@
 """serve --reload: a fresh server whenever a .py file below a folder has changed.
 
 The server is a process of its own, so that nothing of the old code is left. What always holds: at most one
-runs; it has ended when this ends, unless this is killed.
+runs; it has ended when this ends. Where this is killed it sees the end of a pipe, and drains.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -91,22 +92,33 @@ class Watcher:
 
 
 async def reload_forever(arguments: Sequence[str], folder: str) -> int:
-    """Run ``trio-ws`` with these arguments, anew after each change, until a signal."""
+    """Run ``trio-ws`` with these arguments, the first a command, anew after each change, until a signal."""
     # The flags -W, -X and the like of this interpreter, as multiprocessing hands them on.
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    command = [sys.executable, *flags, "-m", "trio_ws", *arguments]
+    command = [sys.executable, *flags, "-m", "trio_ws"]
     with trio_ws.cancel_on_signals():
         async with trio.open_nursery() as nursery:
             watcher = Watcher(folder)
             await nursery.start(watcher.run)
             remark(f"watching the .py files below {folder}")
             while True:
-                await _run_until_changed(command, watcher)
+                await _run_until_changed(command, arguments, watcher)
     return OK
 
 
-async def _run_until_changed(command: Sequence[str], watcher: Watcher) -> None:
-    process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL)
+async def _run_until_changed(command: list[str], arguments: Sequence[str], watcher: Watcher) -> None:
+    theirs, ours = os.pipe()
+    try:
+        process = await trio.lowlevel.open_process(
+            [*command, arguments[0], f"--line={theirs}", *arguments[1:]],
+            stdin=subprocess.DEVNULL,
+            pass_fds=(theirs,),
+        )
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_say_when_it_ends, process)
@@ -115,7 +127,10 @@ async def _run_until_changed(command: Sequence[str], watcher: Watcher) -> None:
             remark(f"{changed[0]}{more} changed: restarting")
             nursery.cancel_scope.cancel()
     finally:
-        await _end(process)
+        try:
+            await _end(process)
+        finally:
+            os.close(ours)
 
 
 async def _say_when_it_ends(process: trio.Process) -> None:

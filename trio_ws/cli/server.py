@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +21,7 @@ from trio_ws.processes.targets import load, load_ssl_context
 if TYPE_CHECKING:
     from trio_ws.cli.output import Output
 
-__all__ = ["Serving", "announce", "serve", "set_up_logging"]
+__all__ = ["Serving", "announce", "end_with", "serve", "set_up_logging"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,17 @@ def announce(out: Output, target: str, url: str, **more: Any) -> None:
 def set_up_logging(level: str) -> None:
     """Logs go to stderr."""
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def end_with(line: int) -> None:
+    """Get SIGTERM when the other end of this pipe is closed, as it is however its holder dies."""
+    os.set_inheritable(line, False)
+
+    def wait() -> None:
+        os.read(line, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="trio_ws line", daemon=True).start()
 
 
 def serve(wishes: Serving, out: Output) -> int:

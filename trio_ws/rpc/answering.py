@@ -157,6 +157,10 @@ class Answerer(Caller):
     def pass_lead(self) -> None:
         """A call waits in this task: reading goes on in another."""
 
+    @abstractmethod
+    def _fail(self, failure: BaseException) -> None:
+        """The connection ends with this, for whoever owns it."""
+
     # -- begin --------------------------------------------------------------------------------------
 
     def take_request(self, request: Request, size: int, worker: Worker) -> Blocked | None:
@@ -310,7 +314,7 @@ class Answerer(Caller):
         if rest is not None:
             self._answer_error(call.request, rest, stream=not call.answers)
             if not isinstance(rest, Exception):
-                raise exc
+                self._fail(rest)
         elif call.ended_by:
             self._drop(call.request)
         else:
@@ -341,7 +345,11 @@ class Answerer(Caller):
 
     async def _run_held(self, request: Request, worker: Worker) -> None:
         """A call that had to wait for another to end; the lead is elsewhere."""
-        blocked = None if self.over else self.begin(request, worker)
+        try:
+            blocked = None if self.over else self.begin(request, worker)
+        except (KeyboardInterrupt, SystemExit) as exc:
+            blocked = None
+            self._fail(exc)
         if blocked is None:
             self._call_ended()
         else:

@@ -128,6 +128,7 @@ class Peer(Answerer):
 
         Raises:
             Exception: what ``on_packet`` raised.
+            KeyboardInterrupt, SystemExit: what a method raised.
         """
         self.ws._owner = self
         own = Worker(current_task())
@@ -218,6 +219,7 @@ class Peer(Answerer):
         await checkpoint()
 
     def _fail(self, failure: BaseException) -> None:
+        """End it, and let run() raise this, in the task that owns the connection."""
         self._failure = self._failure or failure
         self.ended()
 
@@ -262,7 +264,7 @@ class Peer(Answerer):
             self.ended()
         except ConnectionClosedError:
             self.ended()
-        except Exception as exc:  # noqa: BLE001 - raised by run(), which owns this connection
+        except (Exception, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001 - raised by run()
             self._fail(exc)
 
     def _give_to_reader(self) -> bool:
@@ -286,7 +288,7 @@ class Peer(Answerer):
             self.expect_fewer()
         try:
             blocked = self._take_some(lent)
-        except Exception as exc:  # noqa: BLE001 - raised by run(), which owns this connection
+        except (Exception, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001 - raised by run()
             self._fail(exc)
             return None
         except BaseException:
