@@ -16,14 +16,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import trio
-from trio.lowlevel import (
-    Abort,
-    RaiseCancelT,
-    checkpoint,
-    checkpoint_if_cancelled,
-    current_task,
-    wait_task_rescheduled,
-)
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled, current_task, wait_task_rescheduled
 
 from trio_ws.errors import ConnectionClosedError, PacketError, RPCError, RPCTimeoutError
 from trio_ws.rpc.errors import error_from
@@ -34,7 +27,7 @@ from trio_ws.wire.frames import BINARY, TEXT
 from trio_ws.wire.packets import Packet, PacketSource, Request, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from trio_ws.rpc.waiting import Waiting
     from trio_ws.websocket.connection import WebSocket
@@ -186,12 +179,9 @@ class Caller(ABC):
 
         The last of the callers that one read has woken sends for all of them.
         """
-        if self.woken > 1:
-            self.woken -= 1
-            self.ws._post(self.opcode, payload, cork=True)
-        else:
-            self.woken = 0
-            self.ws._post(self.opcode, payload, cork=False)
+        woken = self.woken
+        self.woken = woken - 1 if woken > 1 else 0
+        self.ws._post(self.opcode, payload, cork=woken > 1)
         outbox = self._outbox
         return outbox.passed + outbox.size if outbox.size else 0
 
@@ -267,61 +257,65 @@ class Caller(ABC):
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], returns: Any = Any
     ) -> Any:
         """Call a method of the other side: its value, or its error raised."""
-        response = await self.exchange(method, args, kwargs)
+        await checkpoint_if_cancelled()
+        response = await self._exchange(method, args, kwargs)
         if response.error is not None or response.is_stream:
-            raise self._error_of(method, response)
+            raise await self._error_of(method, response)
         if returns is Any:
             return response.response
         return convert(response.response, returns, f"the result of {method}")
 
     async def send_rpc(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> RPCResponse:
         """Call a method of the other side and give how it ended."""
-        response = await self.exchange(method, args, kwargs)
+        await checkpoint_if_cancelled()
+        response = await self._exchange(method, args, kwargs)
         if response.error is not None or response.is_stream:
-            return RPCResponse(str(response.call_id), None, self._error_of(method, response))
+            return RPCResponse(str(response.call_id), None, await self._error_of(method, response))
         return RPCResponse(str(response.call_id), response.response, None)
 
-    def _error_of(self, method: str, response: Response) -> RPCError:
+    async def _error_of(self, method: str, response: Response) -> RPCError:
         if response.error is None:
             self.post(self.dialect.abort(response.call_id), cork=False)
             return RPCError(f"{method} is a stream; use stream()")
+        if response.error == RPCTimeoutError.default_code and self.extended:
+            deadline = trio.current_effective_deadline()
+            if deadline != math.inf:
+                # The other side was a moment earlier than the caller's own scope, which should have the word.
+                await trio.sleep_until(deadline)
         return error_from(response)
 
-    async def exchange(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Response:
-        """Send a request and wait for its response. A cancellation aborts the call on the other side."""
-        await checkpoint_if_cancelled()
+    def _exchange(
+        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Coroutine[Any, Any, Response]:
+        """Send a request and wait for its response; to be awaited at once, after a look for a cancellation.
+
+        A cancellation aborts the call on the other side. It is no coroutine of its own, since each costs as
+        much as to encode the request.
+        """
         self._next_id += 1
         call_id = str(self._next_id)
-        streams = None
         if kwargs or not _NO_STREAMS.issuperset(map(type, args)):
             streams = _streams_in(args, kwargs)
-        if streams:
-            return await self._exchange_with_uploads(call_id, method, args, kwargs, streams)
-        deadline = trio.current_effective_deadline() if self.extended else math.inf
-        payload = self._encode_request(call_id, method, args, kwargs, deadline)
+            if streams:
+                return self._exchange_with_uploads(call_id, method, args, kwargs, streams)
+        payload = self._encode_request(call_id, method, args, kwargs)
         if self.over or self.ws._state != OPEN or self._outbox.size >= self._high_water:
-            await self._ready()
-        response: Response = await wait_task_rescheduled(self._ask(call_id, payload))
-        if response.error == RPCTimeoutError.default_code and deadline != math.inf:
-            # The other side was a moment earlier than the caller's own scope, which should have the word.
-            await trio.sleep_until(deadline)
-        return response
+            return self._exchange_later(call_id, payload)
+        return self._answer_to(call_id, payload)
 
-    def _ask(self, call_id: str, payload: bytes) -> Callable[[RaiseCancelT], Abort]:
-        """Send a request for this task, which waits for the answer next; give what aborts that."""
-        slot = self._pending[call_id] = Slot(self, current_task())
+    async def _exchange_later(self, call_id: str, payload: bytes) -> Response:
+        await self._ready()
+        return await self._answer_to(call_id, payload)
+
+    def _answer_to(self, call_id: str, payload: bytes) -> Coroutine[Any, Any, Response]:
+        """Send a request for this task, which is to wait at once for what this gives."""
+        slot = self._pending[call_id] = Slot(self, call_id, current_task())
         needing = self.needing
         needing.count += 1
         if needing.count == 1:
             needing.bell.ring()
         slot.mark = self._send_request(payload)
-
-        def abort(_: RaiseCancelT) -> Abort:
-            needing.count -= 1
-            self.abandon(call_id)
-            return Abort.SUCCEEDED
-
-        return abort
+        return wait_task_rescheduled(slot.abort)  # noqa: ASYNC105 - the caller does
 
     def ask_soon(self, waiting: Waiting, method: str, args: Sequence[Any]) -> None:
         """Send a request at once, whatever the high-water mark, for those who keep a bound of their own."""
@@ -337,7 +331,6 @@ class Caller(ABC):
         method: str,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        deadline: float,
         *,
         credits: int | None = None,
         streams: dict[str, str] | None = None,
@@ -346,8 +339,10 @@ class Caller(ABC):
         if not dialect.calls_back and not self.ws._client:
             raise RPCError(f"a client that speaks {dialect.name} cannot be called")
         timeout = None
-        if deadline != math.inf:
-            timeout = max(0.0, deadline - trio.current_time() - self.ws._one_way())
+        if self.extended:
+            deadline = trio.current_effective_deadline()
+            if deadline != math.inf:
+                timeout = max(0.0, deadline - trio.current_time() - self.ws._one_way())
         return dialect.request(
             call_id, method, args, kwargs, timeout=timeout, credits=credits, streams=streams
         )
@@ -380,7 +375,6 @@ class Caller(ABC):
             method,
             args,
             kwargs,
-            trio.current_effective_deadline() if self.extended else math.inf,
             credits=self.window,
             streams=streams,
         )
@@ -425,12 +419,10 @@ class Caller(ABC):
         streams: dict[str, AsyncIterable[Any]],
     ) -> Response:
         ids, plain_args, plain_kwargs = self._number(call_id, args, kwargs, streams)
-        deadline = trio.current_effective_deadline()
-        payload = self._encode_request(call_id, method, plain_args, plain_kwargs, deadline, streams=ids)
+        payload = self._encode_request(call_id, method, plain_args, plain_kwargs, streams=ids)
         await self._ready()
         async with self._uploading(ids, streams):
-            response: Response = await wait_task_rescheduled(self._ask(call_id, payload))
-            return response
+            return await self._answer_to(call_id, payload)
 
     def _number(
         self,

@@ -32,7 +32,7 @@ from trio_ws.rpc.workers import Worker
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.endpoint import OPEN
 from trio_ws.websocket.trace import about
-from trio_ws.wire.packets import BrokenPacketError, PacketSource, Request, detect
+from trio_ws.wire.packets import BrokenPacketError, PacketSource, Request, Response, detect
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -336,17 +336,24 @@ class Peer(Answerer):
                     decoded = self.dialect.decode(item)
                 except BrokenPacketError as exc:
                     decoded = self._take_broken(exc)
-                if isinstance(decoded, list):
+                if type(decoded) is list:
                     batch = self._batch = deque(decoded)
                     continue
                 packet = decoded
             else:
                 break
             rpc = packet.rpc
+            if type(rpc) is Response:
+                waiting = self._pending.get(rpc.call_id)
+                if waiting is not None and waiting.answered(rpc, size):
+                    self._pending.pop(rpc.call_id, None)
+                continue
             if type(rpc) is Request and self._busy < self._max_calls:
-                blocked = self.begin(rpc, worker)  # the common case of _take()
+                blocked = self.begin(rpc, worker)  # the common case of take_request()
+            elif isinstance(rpc, Request):
+                blocked = self.take_request(rpc, size, worker)
             else:
-                blocked = self._take(packet, size, worker)
+                blocked = self._take_packet(packet, size, worker)
             if blocked is not None:
                 return blocked
         return None
@@ -358,17 +365,6 @@ class Peer(Answerer):
             logger.info("closing %r: %s", self.ws, exc, extra=about(self.ws))
             self.close_soon(1007, short(str(exc)))
         return list(exc.packets)
-
-    def _take(self, packet: Packet, size: int, worker: Worker) -> Blocked | None:
-        rpc = packet.rpc
-        if isinstance(rpc, Request):
-            return self.take_request(rpc, size, worker)
-        if rpc is None:
-            return self._take_packet(packet, size, worker)
-        waiting = self._pending.get(rpc.call_id)
-        if waiting is not None and waiting.answered(rpc, size):
-            self._pending.pop(rpc.call_id, None)
-        return None
 
     # -- packets that are no calls ------------------------------------------------------------------
 

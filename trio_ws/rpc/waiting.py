@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import outcome
-from trio.lowlevel import Task, reschedule
+from trio.lowlevel import Abort, RaiseCancelT, Task, reschedule
 
-from trio_ws.websocket.bell import Bell
+from trio_ws.websocket.bell import Bell, Gives
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -40,21 +40,30 @@ class Waiting(Protocol):
         raise NotImplementedError
 
 
-class Slot:
-    """One caller that waits for one answer."""
+class Slot(Gives["Response"]):
+    """One caller that waits for one answer, and what it is woken with."""
 
-    __slots__ = ("caller", "mark", "task")
+    __slots__ = ("call_id", "caller", "mark", "task")
 
-    def __init__(self, caller: Caller, task: Task) -> None:
+    def __init__(self, caller: Caller, call_id: str, task: Task) -> None:
         self.caller = caller
+        self.call_id = call_id
         self.task = task
         self.mark = 0
 
     def answered(self, response: Response, size: int) -> bool:
-        self.caller.needing.count -= 1
-        self.caller.woken += 1
-        reschedule(self.task, outcome.Value(response))
+        caller = self.caller
+        caller.needing.count -= 1
+        caller.woken += 1
+        self.value = response
+        reschedule(self.task, self)
         return True
+
+    def abort(self, _: RaiseCancelT) -> Abort:
+        """The caller was cancelled."""
+        self.caller.needing.count -= 1
+        self.caller.abandon(self.call_id)
+        return Abort.SUCCEEDED
 
     def lost(self, error: ConnectionClosedError) -> None:
         self.caller.needing.count -= 1
