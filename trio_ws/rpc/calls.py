@@ -107,11 +107,12 @@ class Caller(ABC):
     Attributes:
         over: nothing can come or go any more.
         window: items of one stream that may be under way.
-        needing: a context in which the block waits for what only reading can bring.
+        needing: a context in which the block waits for what only reading can bring; calls are not counted.
         woken: callers that one read has woken, and that are likely to call again at once.
     """
 
     __slots__ = (
+        "_calls",
         "_high_water",
         "_left",
         "_next_id",
@@ -141,7 +142,8 @@ class Caller(ABC):
         self.window = ws._options.stream_window
         self._outbox = ws._outbox
         self._high_water = ws._options.send_high_water
-        self._pending: dict[Any, Waiting] = {}
+        self._calls: dict[Any, Slot] = {}  # that wait for their one answer, by id
+        self._pending: dict[Any, Waiting] = {}  # the other requests, streams for the most part
         self._uploads: dict[str, Producer] = {}
         self._upload_scopes: dict[str, trio.CancelScope] = {}
         self._next_id = 0
@@ -179,10 +181,15 @@ class Caller(ABC):
 
         The last of the callers that one read has woken sends for all of them.
         """
-        woken = self.woken
-        self.woken = woken - 1 if woken > 1 else 0
-        self.ws._post(self.opcode, payload, cork=woken > 1)
-        outbox = self._outbox
+        ws, outbox = self.ws, self._outbox
+        if ws._state == OPEN:
+            frame = ws._whole(self.opcode, payload)
+            if self.woken > 1:
+                self.woken -= 1
+                outbox.cork(frame)
+            else:
+                self.woken = 0
+                outbox.write(frame)
         return outbox.passed + outbox.size if outbox.size else 0
 
     def _lost_error(self, mark: int) -> ConnectionClosedError:
@@ -206,7 +213,8 @@ class Caller(ABC):
 
     def abandon(self, call_id: Any) -> None:
         """The caller, or the consumer of a stream, has gone."""
-        if self._pending.pop(call_id, None) is not None and not self.over:
+        gone = self._calls.pop(call_id, None) or self._pending.pop(call_id, None)
+        if gone is not None and not self.over:
             self.post(self.dialect.abort(call_id), cork=False)
 
     async def send(self, data: Any) -> None:
@@ -309,11 +317,12 @@ class Caller(ABC):
 
     def _answer_to(self, call_id: str, payload: bytes) -> Coroutine[Any, Any, Response]:
         """Send a request for this task, which is to wait at once for what this gives."""
-        slot = self._pending[call_id] = Slot(self, call_id, current_task())
-        needing = self.needing
-        needing.count += 1
-        if needing.count == 1:
-            needing.bell.ring()
+        if not self._calls:
+            self.needing.bell.ring()
+        slot = self._calls[call_id] = Slot()
+        slot.caller = self
+        slot.call_id = call_id
+        slot.task = current_task()
         slot.mark = self._send_request(payload)
         return wait_task_rescheduled(slot.abort)  # noqa: ASYNC105 - the caller does
 
@@ -331,7 +340,6 @@ class Caller(ABC):
         method: str,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        *,
         credits: int | None = None,
         streams: dict[str, str] | None = None,
     ) -> bytes:
@@ -343,9 +351,7 @@ class Caller(ABC):
             deadline = trio.current_effective_deadline()
             if deadline != math.inf:
                 timeout = max(0.0, deadline - trio.current_time() - self.ws._one_way())
-        return dialect.request(
-            call_id, method, args, kwargs, timeout=timeout, credits=credits, streams=streams
-        )
+        return dialect.request(call_id, method, args, kwargs, timeout, credits, streams)
 
     # -- streams ------------------------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ What always holds:
 - Every request gets one end: its answer, an error, its abort, or the end of the connection.
 - A call runs inside the cancel scope of the worker that it began on, and that scope is used for one call at
   a time. Aborts, deadlines and the end of the connection cancel that scope.
-- Reading goes on while anybody here waits for what only reading can bring (`Caller.needing`). Otherwise it
-  stops where more than ``max_queue_bytes`` are held for the application.
+- Reading goes on while anybody here waits for what only reading can bring (calls, and `Caller.needing`).
+  Otherwise it stops where more than ``max_queue_bytes`` are held for the application.
 - When `run` returns or raises, no call of this connection runs any more.
 """
 
@@ -24,7 +24,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import trio
-from trio.lowlevel import checkpoint, current_task
+from trio.lowlevel import checkpoint, current_task, reschedule
 
 from trio_ws.errors import ConnectionClosedError, WebSocketException
 from trio_ws.rpc.answering import ON_PACKET, PACKET_OVERHEAD, Answerer, Blocked, Call, short
@@ -182,7 +182,10 @@ class Peer(Answerer):
             # Whoever closes the connection from within a call may finish that call.
             if call.worker is None or call.worker.task is not here:
                 call.cancel("end")
+        calls, self._calls = self._calls, {}
         pending, self._pending = self._pending, {}
+        for slot in calls.values():
+            slot.lost(self._lost_error(slot.mark))
         for waiting in pending.values():
             waiting.lost(self._lost_error(waiting.mark))
         for scope in self._upload_scopes.values():
@@ -309,7 +312,12 @@ class Peer(Answerer):
         """Whether reading is to stop."""
         if not self._overfull and self._kept <= self._max_kept:
             return False
-        return not self.needing.count
+        return not self._needs_reading
+
+    @property
+    def _needs_reading(self) -> bool:
+        """Whether somebody here waits for what only reading can bring."""
+        return bool(self._calls) or self.needing.count > 0
 
     async def _wait_until_less_is_kept(self) -> None:
         self.flush()
@@ -320,6 +328,10 @@ class Peer(Answerer):
         """Begin what is here: up to a call that has to wait, or until others should have a turn."""
         ws = self.ws
         inbox, batch = ws._inbox, self._batch
+        if self._undecided and inbox:
+            self._undecided = False
+            self.speak(detect(inbox[0], ws._options))
+        decode = self.dialect.decode
         for _ in range(_PACKETS_IN_A_ROW):
             if self.over or ((self._kept or self._overfull) and self._holds_enough):
                 break
@@ -328,15 +340,12 @@ class Peer(Answerer):
                 size = 0
             elif inbox:
                 item = inbox.popleft()
-                if self._undecided:
-                    self._undecided = False
-                    self.speak(detect(item, ws._options))
                 size = len(item)
                 try:
-                    decoded = self.dialect.decode(item)
+                    decoded = decode(item)
                 except BrokenPacketError as exc:
                     decoded = self._take_broken(exc)
-                if type(decoded) is list:
+                if isinstance(decoded, list):
                     batch = self._batch = deque(decoded)
                     continue
                 packet = decoded
@@ -344,9 +353,13 @@ class Peer(Answerer):
                 break
             rpc = packet.rpc
             if type(rpc) is Response:
-                waiting = self._pending.get(rpc.call_id)
-                if waiting is not None and waiting.answered(rpc, size):
-                    self._pending.pop(rpc.call_id, None)
+                slot = self._calls.pop(rpc.call_id, None)
+                if slot is not None:
+                    self.woken += 1
+                    slot.value = rpc
+                    reschedule(slot.task, slot)
+                else:
+                    self._take_answer(rpc, size)
                 continue
             if type(rpc) is Request and self._busy < self._max_calls:
                 blocked = self.begin(rpc, worker)  # the common case of take_request()
@@ -365,6 +378,11 @@ class Peer(Answerer):
             logger.info("closing %r: %s", self.ws, exc, extra=about(self.ws))
             self.close_soon(1007, short(str(exc)))
         return list(exc.packets)
+
+    def _take_answer(self, response: Response, size: int) -> None:
+        waiting = self._pending.get(response.call_id)
+        if waiting is not None and waiting.answered(response, size):
+            self._pending.pop(response.call_id, None)
 
     # -- packets that are no calls ------------------------------------------------------------------
 
@@ -404,7 +422,7 @@ class Peer(Answerer):
         mail.append((packet, size))
         self._kept += size
         self._mail_bell.ring()
-        if self._kept <= self.ws._options.max_queue_bytes or not self.needing.count:
+        if self._kept <= self.ws._options.max_queue_bytes or not self._needs_reading:
             return
         # Reading cannot stop, since somebody here waits for what it brings.
         if self._on_packet is not None:

@@ -41,37 +41,27 @@ class Waiting(Protocol):
 
 
 class Slot(Gives["Response"]):
-    """One caller that waits for one answer, and what it is woken with."""
+    """One caller that waits for one answer, and what it is woken with. See ``mark`` of `Waiting`."""
 
     __slots__ = ("call_id", "caller", "mark", "task")
 
-    def __init__(self, caller: Caller, call_id: str, task: Task) -> None:
-        self.caller = caller
-        self.call_id = call_id
-        self.task = task
-        self.mark = 0
-
-    def answered(self, response: Response, size: int) -> bool:
-        caller = self.caller
-        caller.needing.count -= 1
-        caller.woken += 1
-        self.value = response
-        reschedule(self.task, self)
-        return True
+    caller: Caller
+    call_id: str
+    task: Task
+    mark: int
 
     def abort(self, _: RaiseCancelT) -> Abort:
         """The caller was cancelled."""
-        self.caller.needing.count -= 1
         self.caller.abandon(self.call_id)
         return Abort.SUCCEEDED
 
     def lost(self, error: ConnectionClosedError) -> None:
-        self.caller.needing.count -= 1
+        """The connection ended."""
         reschedule(self.task, outcome.Error(error))
 
 
 class Needing:
-    """Counts the tasks that wait for something which only reading can bring."""
+    """Counts the tasks that wait for something, but the answer to a call, which only reading can bring."""
 
     __slots__ = ("bell", "count")
 

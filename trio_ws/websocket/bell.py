@@ -25,13 +25,13 @@ class Gives(Outcome[T]):
     """What a task that is woken gets out of its wait.
 
     An `outcome.Value` is good for one wait, and to make it and to check that costs a tenth of a call. This one
-    may be used again, or be made before its value is known.
+    may be used again, and is made before its value is known. It has no ``__init__``, which would cost as much
+    as all else about it: whoever makes one sets what it holds.
     """
 
     __slots__ = ("value",)
 
-    def __init__(self, value: T) -> None:
-        self.value = value
+    value: T
 
     def unwrap(self) -> T:
         return self.value
@@ -44,7 +44,8 @@ class Gives(Outcome[T]):
 
 
 #: For a wait that gives nothing.
-WOKEN = Gives(None)
+WOKEN: Gives[None] = Gives()
+WOKEN.value = None
 
 
 class Bell:
