@@ -115,6 +115,7 @@ class Caller(ABC):
         "_calls",
         "_high_water",
         "_left",
+        "_may_call",
         "_next_id",
         "_outbox",
         "_overfull",
@@ -154,6 +155,7 @@ class Caller(ABC):
         """Use this dialect from here on."""
         self.dialect = dialect
         self.extended = dialect.extended
+        self._may_call = dialect.calls_back or self.ws._client
         self.opcode = BINARY if dialect.binary else TEXT
 
     # -- what goes out ------------------------------------------------------------------------------
@@ -190,7 +192,7 @@ class Caller(ABC):
             else:
                 self.woken = 0
                 outbox.write(frame)
-        return outbox.passed + outbox.size if outbox.size else 0
+        return outbox.passed + outbox.size
 
     def _lost_error(self, mark: int) -> ConnectionClosedError:
         """What a request gets that was sent with this mark and finds no answer any more."""
@@ -343,15 +345,15 @@ class Caller(ABC):
         credits: int | None = None,
         streams: dict[str, str] | None = None,
     ) -> bytes:
-        dialect = self.dialect
-        if not dialect.calls_back and not self.ws._client:
-            raise RPCError(f"a client that speaks {dialect.name} cannot be called")
+        if not self.extended:
+            if not self._may_call:
+                raise RPCError(f"a client that speaks {self.dialect.name} cannot be called")
+            return self.dialect.request(call_id, method, args, kwargs, None, None, streams)
         timeout = None
-        if self.extended:
-            deadline = trio.current_effective_deadline()
-            if deadline != math.inf:
-                timeout = max(0.0, deadline - trio.current_time() - self.ws._one_way())
-        return dialect.request(call_id, method, args, kwargs, timeout, credits, streams)
+        deadline = trio.current_effective_deadline()
+        if deadline != math.inf:
+            timeout = max(0.0, deadline - trio.current_time() - self.ws._one_way())
+        return self.dialect.request(call_id, method, args, kwargs, timeout, credits, streams)
 
     # -- streams ------------------------------------------------------------------------------------
 

@@ -337,10 +337,9 @@ class Peer(Answerer):
                 break
             if batch:
                 packet = batch.popleft()
-                size = 0
+                item: str | bytes = b""  # its size was that of the batch
             elif inbox:
                 item = inbox.popleft()
-                size = len(item)
                 try:
                     decoded = decode(item)
                 except BrokenPacketError as exc:
@@ -359,14 +358,14 @@ class Peer(Answerer):
                     slot.value = rpc
                     reschedule(slot.task, slot)
                 else:
-                    self._take_answer(rpc, size)
+                    self._take_answer(rpc, len(item))
                 continue
             if type(rpc) is Request and self._busy < self._max_calls:
                 blocked = self.begin(rpc, worker)  # the common case of take_request()
             elif isinstance(rpc, Request):
-                blocked = self.take_request(rpc, size, worker)
+                blocked = self.take_request(rpc, len(item), worker)
             else:
-                blocked = self._take_packet(packet, size, worker)
+                blocked = self._take_packet(packet, len(item), worker)
             if blocked is not None:
                 return blocked
         return None

@@ -26,7 +26,8 @@ class Waiting(Protocol):
     """Whoever waits for the answers to one request.
 
     Attributes:
-        mark: where the request ended among all that ever waited to be written; 0 where it did not wait.
+        mark: where the request ended among all that ever waited to be written, and what waits no more is
+            before it.
     """
 
     mark: int
