@@ -646,6 +646,7 @@ async def test_cancelled_at_every_checkpoint(autojump_clock: MockClock) -> None:
                 for left in ("_names", "_globs", "_held", "_leaving"):
                     assert not getattr(subscriptions, left)
                 peer = client._live
+                assert not peer._calls
                 assert not peer._pending
                 assert peer.needing.count == 0
         assert all_tasks() == before

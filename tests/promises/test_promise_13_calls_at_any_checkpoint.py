@@ -110,6 +110,7 @@ async def use(client: WebSocketClient) -> None:
 def quiet(handler: Methods, client: WebSocketClient | None) -> bool:
     if client is not None:
         peer = client._live
+        assert not peer._calls
         assert not peer._pending
         assert not peer._uploads
         assert not peer._running

@@ -104,7 +104,7 @@ async def test_so_does_a_cancellation_that_no_deadline_announced(autojump_clock:
             await trio.sleep(1)
             await trio.testing.wait_all_tasks_blocked()
             assert handler.cancelled_at == [began + 6]
-            assert not client._live._pending
+            assert not client._live._calls
 
 
 @pytest.mark.parametrize("method", ["numbers", "silent"])

@@ -174,6 +174,7 @@ async def run(
                         link.cut()
                 await trio.sleep(5)
                 for peer in peers:
+                    assert not peer._calls
                     assert not peer._pending
                     assert not peer._uploads
                     assert not peer._running

@@ -16,14 +16,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import trio
-from trio.lowlevel import (
-    Abort,
-    RaiseCancelT,
-    checkpoint,
-    checkpoint_if_cancelled,
-    current_task,
-    wait_task_rescheduled,
-)
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled, current_task, wait_task_rescheduled
 
 from trio_ws.errors import ConnectionClosedError, RPCError, RPCTimeoutError
 from trio_ws.rpc.errors import error_from
@@ -35,7 +28,7 @@ from trio_ws.wire.frames import BINARY, TEXT
 from trio_ws.wire.packets import Packet, PacketSource, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from trio_ws.rpc.uploads import Upload
     from trio_ws.rpc.waiting import Waiting
@@ -116,13 +109,15 @@ class Caller(ABC):
     Attributes:
         over: nothing can come or go any more.
         window: items of one stream that may be under way.
-        needing: a context in which the block waits for what only reading can bring.
+        needing: a context in which the block waits for what only reading can bring; calls are not counted.
         woken: callers that one read has woken, and that are likely to call again at once.
     """
 
     __slots__ = (
+        "_calls",
         "_high_water",
         "_left",
+        "_may_call",
         "_next_id",
         "_outbox",
         "_overfull",
@@ -149,7 +144,8 @@ class Caller(ABC):
         self.window = ws._options.stream_window
         self._outbox = ws._outbox
         self._high_water = ws._options.send_high_water
-        self._pending: dict[Any, Waiting] = {}
+        self._calls: dict[Any, Slot] = {}  # that wait for their one answer, by id
+        self._pending: dict[Any, Waiting] = {}  # the other requests, streams for the most part
         self._uploads: dict[str, Upload] = {}
         self._next_id = 0
         self._overfull = 0  # streams that hold more than max_queue_bytes
@@ -159,6 +155,7 @@ class Caller(ABC):
         """Use this dialect from here on."""
         self.dialect = dialect
         self.extended = dialect.extended
+        self._may_call = dialect.calls_back or self.ws._client
         self.opcode = BINARY if dialect.binary else TEXT
 
     # -- what goes out ------------------------------------------------------------------------------
@@ -186,14 +183,16 @@ class Caller(ABC):
 
         The last of the callers that one read has woken sends for all of them.
         """
-        if self.woken > 1:
-            self.woken -= 1
-            self.ws._post(self.opcode, payload, cork=True)
-        else:
-            self.woken = 0
-            self.ws._post(self.opcode, payload, cork=False)
-        outbox = self._outbox
-        return outbox.passed + outbox.size if outbox.size else 0
+        ws, outbox = self.ws, self._outbox
+        if ws._state == OPEN:
+            frame = ws._whole(self.opcode, payload)
+            if self.woken > 1:
+                self.woken -= 1
+                outbox.cork(frame)
+            else:
+                self.woken = 0
+                outbox.write(frame)
+        return outbox.passed + outbox.size
 
     def _lost_error(self, mark: int) -> ConnectionClosedError:
         """What a request gets that was sent with this mark and finds no answer any more."""
@@ -216,7 +215,8 @@ class Caller(ABC):
 
     def abandon(self, call_id: Any) -> None:
         """The caller, or the consumer of a stream, has gone."""
-        if self._pending.pop(call_id, None) is not None and not self.over:
+        gone = self._calls.pop(call_id, None) or self._pending.pop(call_id, None)
+        if gone is not None and not self.over:
             self.post(self.dialect.abort(call_id), cork=False)
 
     async def send(self, data: Any) -> None:
@@ -267,61 +267,66 @@ class Caller(ABC):
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], returns: Any = Any
     ) -> Any:
         """Call a method of the other side: its value, or its error raised."""
-        response = await self.exchange(method, args, kwargs)
+        await checkpoint_if_cancelled()
+        response = await self._exchange(method, args, kwargs)
         if response.error is not None or response.is_stream:
-            raise self._error_of(method, response)
+            raise await self._error_of(method, response)
         if returns is Any:
             return response.response
         return convert(response.response, returns, f"the result of {method}")
 
     async def send_rpc(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> RPCResponse:
         """Call a method of the other side and give how it ended."""
-        response = await self.exchange(method, args, kwargs)
+        await checkpoint_if_cancelled()
+        response = await self._exchange(method, args, kwargs)
         if response.error is not None or response.is_stream:
-            return RPCResponse(str(response.call_id), None, self._error_of(method, response))
+            return RPCResponse(str(response.call_id), None, await self._error_of(method, response))
         return RPCResponse(str(response.call_id), response.response, None)
 
-    def _error_of(self, method: str, response: Response) -> RPCError:
+    async def _error_of(self, method: str, response: Response) -> RPCError:
         if response.error is None:
             self.post(self.dialect.abort(response.call_id), cork=False)
             return RPCError(f"{method} is a stream; use stream()")
+        if response.error == RPCTimeoutError.default_code and self.extended:
+            deadline = trio.current_effective_deadline()
+            if deadline != math.inf:
+                # The other side was a moment earlier than the caller's own scope, which should have the word.
+                await trio.sleep_until(deadline)
         return error_from(response)
 
-    async def exchange(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Response:
-        """Send a request and wait for its response. A cancellation aborts the call on the other side."""
-        await checkpoint_if_cancelled()
+    def _exchange(
+        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Coroutine[Any, Any, Response]:
+        """Send a request and wait for its response; to be awaited at once, after a look for a cancellation.
+
+        A cancellation aborts the call on the other side. It is no coroutine of its own, since each costs as
+        much as to encode the request.
+        """
         self._next_id += 1
         call_id = str(self._next_id)
-        streams = None
         if kwargs or not _NO_STREAMS.issuperset(map(type, args)):
             streams = streams_in(args, kwargs)
-        if streams:
-            return await self._exchange_with_uploads(call_id, method, args, kwargs, streams)
-        deadline = trio.current_effective_deadline() if self.extended else math.inf
-        payload = self._encode_request(call_id, method, args, kwargs, deadline)
+            if streams:
+                return self._exchange_with_uploads(call_id, method, args, kwargs, streams)
+        payload = self._encode_request(call_id, method, args, kwargs)
         if self.over or self.ws._state != OPEN or self._outbox.size >= self._high_water:
-            await self._ready()
-        response: Response = await wait_task_rescheduled(self._ask(call_id, payload))
-        if response.error == RPCTimeoutError.default_code and deadline != math.inf:
-            # The other side was a moment earlier than the caller's own scope, which should have the word.
-            await trio.sleep_until(deadline)
-        return response
+            return self._exchange_later(call_id, payload)
+        return self._answer_to(call_id, payload)
 
-    def _ask(self, call_id: str, payload: bytes) -> Callable[[RaiseCancelT], Abort]:
-        """Send a request for this task, which waits for the answer next; give what aborts that."""
-        slot = self._pending[call_id] = Slot(self, current_task())
-        needing = self.needing
-        needing.count += 1
-        if needing.count == 1:
-            needing.bell.ring()
+    async def _exchange_later(self, call_id: str, payload: bytes) -> Response:
+        await self._ready()
+        return await self._answer_to(call_id, payload)
+
+    def _answer_to(self, call_id: str, payload: bytes) -> Coroutine[Any, Any, Response]:
+        """Send a request for this task, which is to wait at once for what this gives."""
+        if not self._calls:
+            self.needing.bell.ring()
+        slot = self._calls[call_id] = Slot()
+        slot.caller = self
+        slot.call_id = call_id
+        slot.task = current_task()
         slot.mark = self._send_request(payload)
-
-        def abort(_: RaiseCancelT) -> Abort:
-            needing.count -= 1
-            self.abandon(call_id)
-            return Abort.SUCCEEDED
-
-        return abort
+        return wait_task_rescheduled(slot.abort)  # noqa: ASYNC105 - the caller does
 
     def ask_soon(self, waiting: Waiting, method: str, args: Sequence[Any]) -> None:
         """Send a request at once, whatever the high-water mark, for those who keep a bound of their own."""
@@ -337,20 +342,18 @@ class Caller(ABC):
         method: str,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        deadline: float,
-        *,
         credits: int | None = None,
         streams: dict[str, str] | None = None,
     ) -> bytes:
-        dialect = self.dialect
-        if not dialect.calls_back and not self.ws._client:
-            raise RPCError(f"a client that speaks {dialect.name} cannot be called")
+        if not self.extended:
+            if not self._may_call:
+                raise RPCError(f"a client that speaks {self.dialect.name} cannot be called")
+            return self.dialect.request(call_id, method, args, kwargs, None, None, streams)
         timeout = None
+        deadline = trio.current_effective_deadline()
         if deadline != math.inf:
             timeout = max(0.0, deadline - trio.current_time() - self.ws._one_way())
-        return dialect.request(
-            call_id, method, args, kwargs, timeout=timeout, credits=credits, streams=streams
-        )
+        return self.dialect.request(call_id, method, args, kwargs, timeout, credits, streams)
 
     # -- streams ------------------------------------------------------------------------------------
 
@@ -380,7 +383,6 @@ class Caller(ABC):
             method,
             args,
             kwargs,
-            trio.current_effective_deadline() if self.extended else math.inf,
             credits=self.window,
             streams=streams,
         )
@@ -425,9 +427,7 @@ class Caller(ABC):
         streams: dict[str, AsyncIterable[Any]],
     ) -> Response:
         ids, plain_args, plain_kwargs = numbered(self, call_id, args, kwargs, streams)
-        deadline = trio.current_effective_deadline()
-        payload = self._encode_request(call_id, method, plain_args, plain_kwargs, deadline, streams=ids)
+        payload = self._encode_request(call_id, method, plain_args, plain_kwargs, streams=ids)
         await self._ready()
         async with uploading(self, ids, streams):
-            response: Response = await wait_task_rescheduled(self._ask(call_id, payload))
-            return response
+            return await self._answer_to(call_id, payload)

@@ -12,8 +12,8 @@ What always holds:
 - Every request gets one end: its answer, an error, its abort, or the end of the connection.
 - A call runs inside the cancel scope of the worker that it began on, and that scope is used for one call at
   a time. Aborts, deadlines and the end of the connection cancel that scope.
-- Reading goes on while anybody here waits for what only reading can bring (`Caller.needing`). Otherwise it
-  stops where more than ``max_queue_bytes`` are held for the application.
+- Reading goes on while anybody here waits for what only reading can bring (calls, and `Caller.needing`).
+  Otherwise it stops where more than ``max_queue_bytes`` are held for the application.
 - When `run` returns or raises, no call of this connection runs any more.
 """
 
@@ -24,7 +24,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import trio
-from trio.lowlevel import checkpoint, current_task
+from trio.lowlevel import checkpoint, current_task, reschedule
 
 from trio_ws.errors import ConnectionClosedError, WebSocketException
 from trio_ws.rpc.answering import ON_PACKET, PACKET_OVERHEAD, Answerer, Blocked, Call, short
@@ -33,7 +33,7 @@ from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.lifetime import OPEN
 from trio_ws.websocket.trace import about
 from trio_ws.wire.dialects import detect
-from trio_ws.wire.packets import BrokenPacketError, PacketSource, Request
+from trio_ws.wire.packets import BrokenPacketError, PacketSource, Request, Response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -184,7 +184,10 @@ class Peer(Answerer):
             # Whoever closes the connection from within a call may finish that call.
             if call.worker is None or call.worker.task is not here:
                 call.cancel("end")
+        calls, self._calls = self._calls, {}
         pending, self._pending = self._pending, {}
+        for slot in calls.values():
+            slot.lost(self._lost_error(slot.mark))
         for waiting in pending.values():
             waiting.lost(self._lost_error(waiting.mark))
         for upload in self._uploads.values():
@@ -312,7 +315,12 @@ class Peer(Answerer):
         """Whether reading is to stop."""
         if not self._overfull and self._kept <= self._max_kept:
             return False
-        return not self.needing.count
+        return not self._needs_reading
+
+    @property
+    def _needs_reading(self) -> bool:
+        """Whether somebody here waits for what only reading can bring."""
+        return bool(self._calls) or self.needing.count > 0
 
     async def _wait_until_less_is_kept(self) -> None:
         self.flush()
@@ -323,20 +331,20 @@ class Peer(Answerer):
         """Begin what is here: up to a call that has to wait, or until others should have a turn."""
         ws = self.ws
         inbox, batch = ws._inbox, self._batch
+        if self._undecided and inbox:
+            self._undecided = False
+            self.speak(detect(inbox[0], ws._options))
+        decode = self.dialect.decode
         for _ in range(_PACKETS_IN_A_ROW):
             if self.over or ((self._kept or self._overfull) and self._holds_enough):
                 break
             if batch:
                 packet = batch.popleft()
-                size = 0
+                item: str | bytes = b""  # its size was that of the batch
             elif inbox:
                 item = inbox.popleft()
-                if self._undecided:
-                    self._undecided = False
-                    self.speak(detect(item, ws._options))
-                size = len(item)
                 try:
-                    decoded = self.dialect.decode(item)
+                    decoded = decode(item)
                 except BrokenPacketError as exc:
                     decoded = self._take_broken(exc)
                 if isinstance(decoded, list):
@@ -346,10 +354,21 @@ class Peer(Answerer):
             else:
                 break
             rpc = packet.rpc
+            if type(rpc) is Response:
+                slot = self._calls.pop(rpc.call_id, None)
+                if slot is not None:
+                    self.woken += 1
+                    slot.value = rpc
+                    reschedule(slot.task, slot)
+                else:
+                    self._take_answer(rpc, len(item))
+                continue
             if type(rpc) is Request and self._busy < self._max_calls:
-                blocked = self.begin(rpc, worker)  # the common case of _take()
+                blocked = self.begin(rpc, worker)  # the common case of take_request()
+            elif isinstance(rpc, Request):
+                blocked = self.take_request(rpc, len(item), worker)
             else:
-                blocked = self._take(packet, size, worker)
+                blocked = self._take_packet(packet, len(item), worker)
             if blocked is not None:
                 return blocked
         return None
@@ -362,16 +381,10 @@ class Peer(Answerer):
             self.close_soon(1007, short(str(exc)))
         return list(exc.packets)
 
-    def _take(self, packet: Packet, size: int, worker: Worker) -> Blocked | None:
-        rpc = packet.rpc
-        if isinstance(rpc, Request):
-            return self.take_request(rpc, size, worker)
-        if rpc is None:
-            return self._take_packet(packet, size, worker)
-        waiting = self._pending.get(rpc.call_id)
-        if waiting is not None and waiting.answered(rpc, size):
-            self._pending.pop(rpc.call_id, None)
-        return None
+    def _take_answer(self, response: Response, size: int) -> None:
+        waiting = self._pending.get(response.call_id)
+        if waiting is not None and waiting.answered(response, size):
+            self._pending.pop(response.call_id, None)
 
     # -- packets that are no calls ------------------------------------------------------------------
 
@@ -411,7 +424,7 @@ class Peer(Answerer):
         mail.append((packet, size))
         self._kept += size
         self._mail_bell.ring()
-        if self._kept <= self.ws._options.max_queue_bytes or not self.needing.count:
+        if self._kept <= self.ws._options.max_queue_bytes or not self._needs_reading:
             return
         # Reading cannot stop, since somebody here waits for what it brings.
         if self._on_packet is not None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import outcome
-from trio.lowlevel import Task, reschedule
+from trio.lowlevel import Abort, RaiseCancelT, Task, reschedule
 
-from trio_ws.websocket.bell import Bell
+from trio_ws.websocket.bell import Bell, Gives
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -26,7 +26,8 @@ class Waiting(Protocol):
     """Whoever waits for the answers to one request.
 
     Attributes:
-        mark: where the request ended among all that ever waited to be written; 0 where it did not wait.
+        mark: where the request ended among all that ever waited to be written, and what waits no more is
+            before it.
     """
 
     mark: int
@@ -40,29 +41,28 @@ class Waiting(Protocol):
         raise NotImplementedError
 
 
-class Slot:
-    """One caller that waits for one answer."""
+class Slot(Gives["Response"]):
+    """One caller that waits for one answer, and what it is woken with. See ``mark`` of `Waiting`."""
 
-    __slots__ = ("caller", "mark", "task")
+    __slots__ = ("call_id", "caller", "mark", "task")
 
-    def __init__(self, caller: Caller, task: Task) -> None:
-        self.caller = caller
-        self.task = task
-        self.mark = 0
+    caller: Caller
+    call_id: str
+    task: Task
+    mark: int
 
-    def answered(self, response: Response, size: int) -> bool:
-        self.caller.needing.count -= 1
-        self.caller.woken += 1
-        reschedule(self.task, outcome.Value(response))
-        return True
+    def abort(self, _: RaiseCancelT) -> Abort:
+        """The caller was cancelled."""
+        self.caller.abandon(self.call_id)
+        return Abort.SUCCEEDED
 
     def lost(self, error: ConnectionClosedError) -> None:
-        self.caller.needing.count -= 1
+        """The connection ended."""
         reschedule(self.task, outcome.Error(error))
 
 
 class Needing:
-    """Counts the tasks that wait for something which only reading can bring."""
+    """Counts the tasks that wait for something, but the answer to a call, which only reading can bring."""
 
     __slots__ = ("bell", "count")
 

@@ -30,6 +30,8 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
+from trio_ws.websocket.bell import WOKEN
+
 __all__ = ["Worker", "Workers"]
 
 logger = logging.getLogger("trio_ws.rpc")
@@ -69,7 +71,7 @@ class Workers:
         if self._idle:
             worker = self._idle.pop()
             worker.job = job
-            reschedule(worker.task)
+            reschedule(worker.task, WOKEN)
         else:
             self.context.copy().run(self._nursery.start_soon, self._work, job)
 

@@ -1,4 +1,4 @@
-"""Bell: the lightest way for tasks to wait until something has changed.
+"""Bell: the lightest way for tasks to wait until something has changed; and the lightest way to wake them.
 
 A `trio.Event` is made anew for each wait and a `trio.lowlevel.ParkingLot` weighs ten times as much; a
 connection has several of these and most of them never ring. There is no state to miss: whoever waits has
@@ -7,27 +7,45 @@ checked its condition in the same step, and checks it again when the bell has ru
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from outcome import Outcome
 from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, wait_task_rescheduled
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncGenerator, Coroutine, Generator
 
-    from outcome import Outcome
+__all__ = ["WOKEN", "Bell", "Gives"]
 
-__all__ = ["Bell"]
-
-
-class _Woken:
-    """What a task is woken with: the outcome "nothing", which trio would else make anew each time."""
-
-    @staticmethod
-    def unwrap() -> None:
-        return None
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-_WOKEN = cast("Outcome[None]", _Woken)
+class Gives(Outcome[T]):
+    """What a task that is woken gets out of its wait.
+
+    An `outcome.Value` is good for one wait, and to make it and to check that costs a tenth of a call. This
+    may be used again, and is made before its value is known. It has no ``__init__``, which would cost as much
+    as all else about it: whoever makes one sets what it holds.
+    """
+
+    __slots__ = ("value",)
+
+    value: T
+
+    def unwrap(self) -> T:
+        return self.value
+
+    def send(self, gen: Generator[R, T, object]) -> R:
+        return gen.send(self.value)
+
+    async def asend(self, agen: AsyncGenerator[R, T]) -> R:
+        return await agen.asend(self.value)
+
+
+#: For a wait that gives nothing.
+WOKEN: Gives[None] = Gives()
+WOKEN.value = None
 
 
 class Bell:
@@ -69,8 +87,8 @@ class Bell:
             return 0
         self._waiting = None
         if isinstance(waiting, Task):
-            reschedule(waiting, _WOKEN)
+            reschedule(waiting, WOKEN)
             return 1
         for task in waiting:
-            reschedule(task, _WOKEN)
+            reschedule(task, WOKEN)
         return len(waiting)

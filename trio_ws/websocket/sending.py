@@ -273,15 +273,19 @@ class Sending(Handshaking):
         """
         if self._state != OPEN:
             return
-        first = FIN | opcode
-        if self._deflate is not None and len(payload) >= self._threshold:
-            payload = self._deflate.compress(payload, fin=True)
-            first |= RSV1
-        frame = masked_frame(first, payload) if self._client else server_frame(first, payload)
+        frame = self._whole(opcode, payload)
         if cork:
             self._outbox.cork(frame)
         else:
             self._outbox.write(frame)
+
+    def _whole(self, opcode: int, payload: bytes) -> bytes:
+        """The one frame of a whole message, deflated where that is agreed on."""
+        first = FIN | opcode
+        if self._deflate is not None and len(payload) >= self._threshold:
+            payload = self._deflate.compress(payload, fin=True)
+            first |= RSV1
+        return masked_frame(first, payload) if self._client else server_frame(first, payload)
 
     async def ping(self, payload: BytesLike | str | None = None) -> float:
         """Send a ping and wait for its pong (RFC 6455 section 5.5.2).

@@ -267,7 +267,6 @@ class JSONRPC(Dialect):
         method: str,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
-        *,
         timeout: float | None = None,
         credits: int | None = None,
         streams: Mapping[str, str] | None = None,

@@ -11,16 +11,18 @@ from the operating system's random source and each frame gets a fresh one.
 from __future__ import annotations
 
 import os
+import struct
 from contextlib import suppress
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import ModuleType
 
     Mask = Callable[[bytes | bytearray | memoryview, bytes], bytes]
 
-__all__ = ["LANE", "MaskKeys", "extension", "mask", "python_mask"]
+__all__ = ["LANE", "extension", "mask", "mask_keys", "python_mask"]
 
 _from_bytes = int.from_bytes
 
@@ -59,21 +61,12 @@ LANE = "python" if extension is None else "c"
 mask: Mask = python_mask if extension is None else extension.mask
 
 
-class MaskKeys:
-    """Fresh four-byte keys, drawn from the system's random source in pages: one system call in 256 frames."""
+_PAGE = struct.Struct("4s" * 256)
 
-    __slots__ = ("_page", "_used")
 
-    _PAGE = 1024
+def mask_keys() -> Iterator[bytes]:
+    """Fresh four-byte keys, drawn from the system's random source in pages: one system call in 256 frames.
 
-    def __init__(self) -> None:
-        self._page = b""
-        self._used = self._PAGE
-
-    def next(self) -> bytes:
-        used = self._used
-        if used == self._PAGE:
-            self._page = os.urandom(self._PAGE)
-            used = 0
-        self._used = used + 4
-        return self._page[used : used + 4]
+    Built-in iterators throughout: a step costs a quarter of the same in Python.
+    """
+    return chain.from_iterable(map(_PAGE.unpack, map(os.urandom, repeat(_PAGE.size))))

@@ -227,7 +227,6 @@ class Dialect(ABC):
         method: str,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
-        *,
         timeout: float | None = None,
         credits: int | None = None,
         streams: Mapping[str, str] | None = None,

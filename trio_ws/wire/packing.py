@@ -99,8 +99,8 @@ class _Packets(Dialect):
         if (rpc is None) is (packet.source is _RPC):
             raise self._broken(payload, "source 5 and `rpc` go together - at `$.rpc`")
         if (
-            not self.extended
-            and type(rpc) is Request
+            type(rpc) is Request
+            and not self.extended
             and (rpc.timeout is not None or rpc.credits is not None or rpc.streams is not None)
         ):
             rpc.timeout = rpc.credits = rpc.streams = None
@@ -185,7 +185,6 @@ class _Packets(Dialect):
         method: str,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
-        *,
         timeout: float | None = None,
         credits: int | None = None,
         streams: Mapping[str, str] | None = None,
@@ -197,7 +196,10 @@ class _Packets(Dialect):
             request.streams = dict(streams) if streams else None
         elif streams:
             raise PacketError(f"an argument cannot be a stream in {self.name}; that takes trio-ws.v1")
-        return self._send(Packet(_RPC, rpc=request))
+        try:
+            return self._encode(Packet(_RPC, None, None, request))
+        except Exception as exc:
+            raise self._unsendable(exc) from exc
 
     def abort(self, call_id: str) -> bytes:
         return self._send(Packet(_RPC, rpc=Request(ABORT, [call_id])))
