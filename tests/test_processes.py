@@ -224,6 +224,16 @@ async def test_sigterm_drains_and_no_process_remains() -> None:
         assert await read_all(process.stdout) == b""
 
 
+async def test_a_worker_leaves_nothing_open(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "warnoptions", ["error"])
+    async with running() as group:
+        async with trio_ws.connect(group.url) as ws:
+            await ws.receive_text()
+    assert "ResourceWarning" not in capfd.readouterr().err
+
+
 async def test_ctrl_c_in_a_terminal_strikes_all_and_drains() -> None:
     async with program(workers=1) as (process, group), trio.open_nursery() as clients:
         _, ws = await connect_to_another(group["url"], set(), clients)

@@ -398,11 +398,17 @@ async def test_rejected_clients_and_failed_handlers_free_their_place(
 async def test_states_and_addresses() -> None:
     server = WebSocketServer(echo, host="127.0.0.1")
     states: list[str] = [server.state]
-    assert server.listeners == ()
-    with pytest.raises(RuntimeError, match="does not run"):
-        server.port  # noqa: B018
-    with pytest.raises(RuntimeError, match="does not run"):
-        server.url  # noqa: B018
+
+    def check_not_running() -> None:
+        assert server.listeners == ()
+        with pytest.raises(RuntimeError, match="does not run"):
+            server.port  # noqa: B018
+        with pytest.raises(RuntimeError, match="does not run"):
+            server.url  # noqa: B018
+
+    check_not_running()
+    with pytest.raises(RuntimeError, match="the server is new"):
+        await server.drain()
     with trio.fail_after(guard()):
         async with server as entered:
             assert entered is server
@@ -418,6 +424,7 @@ async def test_states_and_addresses() -> None:
         assert states == ["new", "serving", "closed"]
         with pytest.raises(RuntimeError, match="entered once; make another"):
             await server.__aenter__()
+    check_not_running()
 
 
 @pytest.mark.parametrize(

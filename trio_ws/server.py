@@ -195,12 +195,17 @@ class WebSocketServer(Admission):
 
         Returns:
             How many handlers finished and how many were cancelled.
+
+        Raises:
+            RuntimeError: the server has not begun to serve.
         """
         check_close(code, reason)
         if timeout is None:
             timeout = self.options.drain_timeout
         if math.isnan(timeout) or timeout < 0:
             raise ValueError(f"timeout must be 0 seconds or more, not {timeout}")
+        if self._state == "new":
+            raise RuntimeError("the server is new; only one that serves can be drained")
         self._state = "draining"
         self._to_accept.close()
         before = self.connections
@@ -267,13 +272,17 @@ class WebSocketServer(Admission):
         """The TCP port of the first listener.
 
         Raises:
-            RuntimeError: there is no TCP listener, or the server does not run.
+            RuntimeError: there is no TCP listener, or the server does not run yet, or any more.
         """
         return int(self._tcp_address()[1])
 
     @property
     def url(self) -> str:
-        """A URI that reaches the first listener from this machine."""
+        """A URI that reaches the first listener from this machine.
+
+        Raises:
+            RuntimeError: as `port`; with ``unix_path`` never.
+        """
         scheme = "wss" if self._ssl_context is not None else "ws"
         if self._unix_path is not None:
             return f"{scheme}://localhost/"
@@ -348,8 +357,9 @@ class WebSocketServer(Admission):
                     with trio.CancelScope(shield=True):
                         await self.drain()
         finally:
+            listeners, self.listeners = self.listeners, ()
             with trio.CancelScope(shield=True):
-                for listener in self.listeners:
+                for listener in listeners:
                     await listener.aclose()
             if self._unix_path is not None:
                 await trio.Path(self._unix_path).unlink(missing_ok=True)

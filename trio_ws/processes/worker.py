@@ -44,10 +44,13 @@ def main(fd: int) -> None:
         signal.signal(number, lambda *_: None)
     line_protocol.in_worker = True
     os.set_inheritable(fd, False)
-    line = socket.socket(fileno=fd)
-    orders = read_orders(line)
-    if orders is None:
-        return
+    with socket.socket(fileno=fd) as line:
+        orders = read_orders(line)
+        if orders is not None:
+            _work(orders, line)
+
+
+def _work(orders: Orders, line: socket.socket) -> None:
     try:
         target = targets.load(orders.target)
         context = targets.load_ssl_context(orders.ssl_certfile, orders.ssl_keyfile, orders.ssl_context)
