@@ -67,7 +67,7 @@ _COMPRESSED_SLICE = 512
 _INFLATED_AT_ONCE = 256 * 1024
 
 #: Reads of big messages in one turn. They take about half a millisecond, and 2 ms where text is not ASCII.
-_READS_IN_A_ROW = 4
+_READS_IN_A_ROW = 3
 
 #: Each connection of this process has a number, for logs.
 _numbers = itertools.count(1)
