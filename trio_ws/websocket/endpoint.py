@@ -322,7 +322,7 @@ class Endpoint:
             inbox.clear()
 
     def _feed_slices(self, frames: FrameReader, data: bytes) -> None:
-        """Take a read in small parts, and leave the rest for later once they were much or the inbox is full."""
+        """Take a read in small parts; leave the rest for later once that was much or the inbox is full."""
         enough = self._queued + _INFLATED_AT_ONCE
         start = 0
         while start < len(data):

@@ -16,6 +16,7 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_
 
 from trio_ws.websocket.endpoint import CONNECTING, OPEN
 from trio_ws.websocket.handshaking import Handshaking
+from trio_ws.websocket.late import DEFLATED_AT_ONCE, LateFrame
 from trio_ws.websocket.message import WebSocketMessage, control_payload
 from trio_ws.wire.frames import (
     BINARY,
@@ -44,8 +45,6 @@ _LARGE = 16 * 1024
 #: large, or to have made it, took a millisecond or two, and so will this. Of text so many characters are
 #: encoded at once.
 _HUGE = 512 * 1024
-#: Larger messages are deflated by this much at a time, about a millisecond, with other tasks in between.
-_DEFLATED_AT_ONCE = 32 * 1024
 #: Sends in a row that needed no wait, after which a sender gives way to other tasks: corked ones count one
 #: each, and those with a system call eight. About a millisecond of echoes.
 _SENDS_IN_A_ROW = 256
@@ -172,7 +171,7 @@ class Sending(Handshaking):
         first = FIN | opcode
         deflate = self._deflate
         if deflate is not None and len(payload) >= self._threshold:
-            if len(payload) <= _DEFLATED_AT_ONCE:
+            if len(payload) <= DEFLATED_AT_ONCE:
                 payload = deflate.compress(payload, fin=True)
             else:
                 payload = await self._deflate_large(deflate, payload)
@@ -199,7 +198,7 @@ class Sending(Handshaking):
     async def _deflate_large(self, deflate: PerMessageDeflate, payload: bytes) -> bytes:
         """Deflate, and give way in between. Others may send meanwhile: it refers to nothing before it."""
         pieces: list[bytes] = []
-        for piece in deflate.alone_in_pieces(payload, _DEFLATED_AT_ONCE):
+        for piece in deflate.alone_in_pieces(payload, DEFLATED_AT_ONCE):
             pieces.append(piece)
             await checkpoint()
         if self._state != OPEN or self._fragmenting or self._outbox.size >= self._options.send_high_water:
@@ -285,6 +284,10 @@ class Sending(Handshaking):
             return
         first = FIN | opcode
         if self._deflate is not None and len(payload) >= self._threshold:
+            if len(payload) > DEFLATED_AT_ONCE:
+                self._outbox.write_late(LateFrame(first, payload, self._deflate, masked=self._client))
+                self._deflate.restart()
+                return
             payload = self._deflate.compress(payload, fin=True)
             first |= RSV1
         frame = masked_frame(first, payload) if self._client else server_frame(first, payload)

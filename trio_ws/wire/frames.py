@@ -431,7 +431,7 @@ class FrameReader:
                 self._finish()
 
     def _add(self, chunk: str | bytes, size: int) -> None:
-        """Keep what came of a message. Text is decoded by now, so that its end is not more work than the rest."""
+        """Keep what came of a message, text decoded: its end is not to be more work than the rest."""
         self._size += size
         self.held += size
         if not chunk:
