@@ -157,7 +157,9 @@ class Flusher:
             yield self._bring_up(channel, member, pieces)
         self._rounds.pop(channel, None)
         channel.trim(end)
-        if not channel.log:
+        if channel.log:
+            self._dirty[channel] = None  # those who came first lack what was published since
+        else:
             self._logs.pop(channel, None)
 
     def _bring_up(
