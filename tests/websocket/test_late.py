@@ -5,6 +5,7 @@ What is counted is the steps of the tasks that write: between two of them the ot
 
 from __future__ import annotations
 
+import itertools
 import random
 import zlib
 from collections import Counter
@@ -274,7 +275,7 @@ async def test_those_who_wait_go_on_a_few_at_a_time(autojump_clock: MockClock) -
             nursery.start_soon(wait)
     trio.lowlevel.remove_instrument(turns)
     assert len(woken) == 50
-    steps = [after - before for before, after in zip(in_a_turn, in_a_turn[1:], strict=False)]
+    steps = [after - before for before, after in itertools.pairwise(in_a_turn)]
     assert max(steps) <= 8
 
 

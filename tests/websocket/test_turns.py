@@ -165,6 +165,59 @@ async def test_a_row_of_echoes_leaves_turns(autojump_clock: MockClock) -> None:
     assert longest[0] <= 257
 
 
+async def test_a_large_fragment_is_deflated_in_turns(autojump_clock: MockClock) -> None:
+    taken: list[int] = []
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"small"
+        yield BIG
+        yield BIG[:100_000]
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        steps = Steps()
+        await ws.send(parts())
+        taken.append(steps.count)
+        await ws.send(b"after " * 100)
+
+    async with serving_in_memory(handler, options=DEFLATE) as memory, memory.connect(options=DEFLATE) as ws:
+        assert await ws.receive_bytes() == b"small" + BIG + BIG[:100_000]
+        assert await ws.receive_bytes() == b"after " * 100
+    assert taken[0] >= len(BIG) // 32768
+
+
+async def test_a_close_in_the_middle_of_a_fragment_is_the_last_that_is_sent(
+    autojump_clock: MockClock,
+) -> None:
+    seen: list[str] = []
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield BIG
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                with pytest.raises(ConnectionClosedError):
+                    await ws.send(parts())
+                seen.append("closed")
+
+            nursery.start_soon(send)
+            for _ in range(5):
+                await trio.lowlevel.checkpoint()
+            await ws.close(4000, "enough")
+
+    async with serving_in_memory(handler, options=DEFLATE) as memory:
+        peer = await RawPeer.connect(await memory.stream(), headers=[OFFER])
+        frame = await peer.receive_frame()
+        assert frame is not None
+        assert frame.opcode == 8
+        await peer.send_close(4000)
+        await peer.expect_eof()
+    assert seen == ["closed"]
+
+
 async def test_large_text_is_encoded_in_turns(autojump_clock: MockClock) -> None:
     taken: list[int] = []
     text = "ä" * (3 << 20)

@@ -186,7 +186,7 @@ class Outbox:
         if self._late:
             self._drain_soon()
             return
-        data = b"".join(parts)  # type: ignore[arg-type]
+        data = b"".join(parts)  # type: ignore[arg-type]  # none of them is late
         parts.clear()
         self.size = 0
         self.write(data)
@@ -302,7 +302,7 @@ def cork_all(outboxes: Iterable[Outbox], frame: bytes) -> None:
                 outbox.flush()
         elif not outbox._draining:
             outbox.corked = True
-            if outbox._service is not service:
+            if service is None or outbox._service is not service:
                 service = outbox._service
                 service.flush_soon(outbox)
             else:

@@ -252,13 +252,14 @@ class Sending(Handshaking):
                     if not kind:
                         kind = "str" if isinstance(item, str) else "bytes"
                         opcode = TEXT if kind == "str" else BINARY
-                    self._send_fragment(opcode, _as_bytes(item), fin=False)
+                    await self._send_fragment(opcode, _as_bytes(item))
                     opcode = CONTINUATION
                     await cancel_shielded_checkpoint()
                 if kind:
                     if self._state != OPEN:
                         raise self._closed_error()
-                    self._send_fragment(CONTINUATION, b"", fin=True)
+                    last = self._deflate.compress(b"", fin=True) if self._deflate is not None else b""
+                    self._write_fragment(CONTINUATION, last, fin=True)
                 finished = True
         finally:
             self._fragmenting = None
@@ -268,10 +269,21 @@ class Sending(Handshaking):
             if isinstance(items, AsyncGenerator):
                 await items.aclose()
 
-    def _send_fragment(self, opcode: int, payload: bytes, *, fin: bool) -> None:
+    async def _send_fragment(self, opcode: int, payload: bytes) -> None:
+        """Send a fragment that is not the last, deflated in turns."""
+        if self._deflate is not None:
+            pieces = [self._deflate.compress(payload[:DEFLATED_AT_ONCE], fin=False)]
+            for start in range(DEFLATED_AT_ONCE, len(payload), DEFLATED_AT_ONCE):
+                await cancel_shielded_checkpoint()
+                pieces.append(self._deflate.compress(payload[start : start + DEFLATED_AT_ONCE], fin=False))
+            payload = b"".join(pieces)
+            if self._state != OPEN:
+                raise self._closed_error()
+        self._write_fragment(opcode, payload, fin=False)
+
+    def _write_fragment(self, opcode: int, payload: bytes, *, fin: bool) -> None:
         first = opcode | (FIN if fin else 0)
         if self._deflate is not None:
-            payload = self._deflate.compress(payload, fin=fin)
             first |= RSV1 if opcode != CONTINUATION else 0
         self._outbox.write(self._frame(first, payload))
 
