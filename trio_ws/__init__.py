@@ -27,6 +27,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         message.py           WebSocketMessage
         transport.py         a plain socket, or any trio stream
         trace.py             what the log says of a connection and its frames
+        late.py              large messages that are deflated while they wait
         outbox.py            what waits to be written: coalescing, water marks
         keepalive.py         who is alive, judged fairly
         reader.py            one reader for many plain sockets (Linux)

@@ -20,13 +20,15 @@ import trio
 import trio.testing
 
 from tests.kit.serving import all_tasks, echo, serving
-from tests.kit.watching import until
+from tests.kit.watching import DEFLATE, deflated, until
 from trio_ws import App, Options, WebSocketClient, WebSocketHandler, connect, rpc_method
 from trio_ws.testing import RawPeer
 from trio_ws.websocket import reader
+from trio_ws.wire.frames import BINARY, FIN, PING, RSV1
+from trio_ws.wire.framing import masked_frame
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from trio_ws import ClientConnection, WebSocket, WebSocketServer
 
@@ -426,3 +428,65 @@ async def test_a_cancelled_server_ends_in_the_middle_of_a_flood() -> None:
     assert server.state == "closed"
     for sock in socks:
         sock.close()
+
+
+class Work(trio.abc.Instrument):
+    """The most that one step of a task that reads did, by a count that only grows."""
+
+    def __init__(self, done: Callable[[], int]) -> None:
+        self._done = done
+        self._before = 0
+        self.most = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._before = self._done()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.most = max(self.most, self._done() - self._before)
+
+
+async def test_what_inflates_to_much_is_inflated_in_turns_though_nobody_takes_it() -> None:
+    message = masked_frame(FIN | RSV1 | BINARY, deflated(bytes(128 << 10)))
+    options = Options(ping_interval=None, compression=True, max_queue_bytes=1 << 30)
+    done = trio.Event()
+    taken: list[int] = []
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        await done.wait()
+        async for got in ws:
+            taken.append(len(got.data or b""))
+
+    async with serving(handler, options=options) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        peer = await RawPeer.connect(stream, headers=[DEFLATE])
+        await until(lambda: server.connections)
+        (ws,) = server.connections
+        work = Work(lambda: sum(map(len, ws._inbox)))
+        trio.lowlevel.add_instrument(work)
+        await peer.send_raw(message * 100 + masked_frame(FIN | PING, b"behind"))
+        pong = await peer.receive_frame()
+        assert pong is not None
+        assert pong.payload == b"behind"
+        trio.lowlevel.remove_instrument(work)
+        assert 0 < work.most <= 256 * 1024 + (4 << 17)
+        done.set()
+        await peer.send_close()
+        assert await peer.receive_until_close() is not None
+        await peer.aclose()
+    assert taken == [128 << 10] * 100
+
+
+async def test_not_all_connections_that_end_at_once_are_ended_in_one_step() -> None:
+    async with serving(echo, options=Options(ping_interval=None)) as server:
+        for _ in range(40):
+            await raw_client(server)
+        held = list(server.connections)
+        assert len(held) == 40
+        work = Work(lambda: sum(ws._over for ws in held))
+        trio.lowlevel.add_instrument(work)
+        for sock in opened:
+            sock.close()
+        await until(lambda: all(ws._over for ws in held))
+        trio.lowlevel.remove_instrument(work)
+        assert 0 < work.most <= reader.BYTES_IN_A_ROW // reader.END_COST

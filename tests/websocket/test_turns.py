@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 from tests.kit.serving import serving_in_memory
-from trio_ws import Compression, ConnectionClosedError, Options, WebSocket
+from tests.kit.watching import DEFLATE as OFFER
+from tests.kit.watching import deflated
+from trio_ws import Compression, ConnectionClosedError, Options, WebSocket, broadcast
 from trio_ws.testing import RawPeer
-from trio_ws.wire.frames import BINARY, FIN
+from trio_ws.wire.frames import BINARY, FIN, RSV1
 from trio_ws.wire.framing import masked_frame
 
 if TYPE_CHECKING:
@@ -23,7 +26,9 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
 PLAIN = Options(ping_interval=None, max_message_size=8 << 20, max_queue_bytes=8 << 20)
-DEFLATE = Options(ping_interval=None, max_message_size=8 << 20, compression=Compression(level=1))
+DEFLATE = Options(
+    ping_interval=None, max_message_size=8 << 20, max_queue_bytes=8 << 20, compression=Compression(level=1)
+)
 BIG = random.Random(1).randbytes(1 << 20)
 
 
@@ -159,6 +164,182 @@ async def test_a_row_of_echoes_leaves_turns(autojump_clock: MockClock) -> None:
         assert await peer.receive_until_close() is not None
         await peer.expect_eof()
     assert longest[0] <= 257
+
+
+async def test_a_large_fragment_is_deflated_in_turns(autojump_clock: MockClock) -> None:
+    taken: list[int] = []
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"small"
+        yield BIG
+        yield BIG[:100_000]
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        steps = Steps()
+        await ws.send(parts())
+        taken.append(steps.count)
+        await ws.send(b"after " * 100)
+
+    async with serving_in_memory(handler, options=DEFLATE) as memory, memory.connect(options=DEFLATE) as ws:
+        assert await ws.receive_bytes() == b"small" + BIG + BIG[:100_000]
+        assert await ws.receive_bytes() == b"after " * 100
+    assert taken[0] >= len(BIG) // 32768
+
+
+async def test_a_close_in_the_middle_of_a_fragment_is_the_last_that_is_sent(
+    autojump_clock: MockClock,
+) -> None:
+    seen: list[str] = []
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield BIG
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                with pytest.raises(ConnectionClosedError):
+                    await ws.send(parts())
+                seen.append("closed")
+
+            nursery.start_soon(send)
+            for _ in range(5):
+                await trio.lowlevel.checkpoint()
+            await ws.close(4000, "enough")
+
+    async with serving_in_memory(handler, options=DEFLATE) as memory:
+        peer = await RawPeer.connect(await memory.stream(), headers=[OFFER])
+        frame = await peer.receive_frame()
+        assert frame is not None
+        assert frame.opcode == 8
+        await peer.send_close(4000)
+        await peer.expect_eof()
+    assert seen == ["closed"]
+
+
+async def test_large_text_is_encoded_in_turns(autojump_clock: MockClock) -> None:
+    taken: list[int] = []
+    text = "ä" * (3 << 20)
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        for send in (ws.send, ws.send_text):
+            steps = Steps()
+            await send(text)
+            taken.append(steps.count)
+        with pytest.raises(UnicodeEncodeError):
+            await ws.send_text(text + "\ud800")
+
+    async with serving_in_memory(handler, options=PLAIN) as memory, memory.connect(options=PLAIN) as ws:
+        for _ in range(2):
+            assert await ws.receive_text() == text
+    assert min(taken) >= 6
+
+
+class Inflated(trio.abc.Instrument):
+    """The most bytes that any step inflated."""
+
+    ws: WebSocket | None = None
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.most = 0
+        self._before = 0
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        ws = self.ws
+        if ws is not None and ws._frames is not None:
+            now = self.taken + sum(map(len, ws._inbox)) + ws._frames.held
+            self.most = max(self.most, now - self._before)
+            self._before = now
+
+
+def bombs(count: int) -> bytes:
+    """Messages of 128 KiB each, in a hundred bytes."""
+    return b"".join(masked_frame(FIN | RSV1 | BINARY, deflated(bytes(128 << 10))) for _ in range(count))
+
+
+async def test_what_a_read_brought_is_inflated_in_turns(autojump_clock: MockClock) -> None:
+    count = 200
+    inflated = Inflated()
+
+    async def handler(ws: WebSocket) -> None:
+        inflated.ws = ws
+        trio.lowlevel.add_instrument(inflated)
+        async for message in ws:
+            inflated.taken += len(message.data or b"")
+        trio.lowlevel.remove_instrument(inflated)
+
+    async with serving_in_memory(handler, options=DEFLATE) as memory:
+        peer = await RawPeer.connect(await memory.stream(capacity=1 << 20), headers=[OFFER])
+        await peer.send_raw(bombs(count))
+        await peer.send_close()
+        assert await peer.receive_until_close() is not None
+        await peer.expect_eof()
+    assert inflated.taken == count << 17
+    # What is inflated at once may end one slice of compressed bytes later, which holds four of these.
+    assert 0 < inflated.most <= 256 * 1024 + (4 << 17)
+
+
+async def test_a_ping_behind_them_is_answered_while_the_application_is_busy(
+    autojump_clock: MockClock,
+) -> None:
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        await trio.sleep(100)
+        assert len([message async for message in ws]) == 20
+
+    async with serving_in_memory(handler, options=DEFLATE) as memory:
+        peer = await RawPeer.connect(await memory.stream(capacity=1 << 20), headers=[OFFER])
+        began = trio.current_time()
+        await peer.send_raw(bombs(20))
+        await peer.send_frame(9, b"behind")
+        frame = await peer.receive_frame()
+        assert frame is not None
+        assert (frame.opcode, frame.payload) == (10, b"behind")
+        assert trio.current_time() - began < 1
+        await peer.send_close()
+        assert await peer.receive_until_close() is not None
+
+
+async def test_a_plain_message_among_compressed_ones_is_taken_as_it_comes(autojump_clock: MockClock) -> None:
+    async with serving_in_memory(options=DEFLATE) as memory:
+        peer = await RawPeer.connect(await memory.stream(capacity=4 << 20), headers=[OFFER])
+        await peer.send_raw(bombs(1) + masked_frame(FIN | BINARY, BIG) + bombs(1))
+        sizes = [len(frame.payload) for frame in [await peer.receive_frame() for _ in range(3)] if frame]
+        assert sizes[0] == sizes[2] < 2000
+        assert sizes[1] > len(BIG)  # which does not compress
+        await peer.send_close()
+        assert await peer.receive_until_close() is not None
+
+
+async def test_large_frames_are_flushed_one_in_a_turn(autojump_clock: MockClock) -> None:
+    there: list[WebSocket] = []
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        there.append(ws)
+        assert await ws.recv() is None
+
+    class Flushes(trio.abc.Instrument):
+        count = 0
+
+        def after_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.count += task.name == "trio_ws flusher"
+
+    async with serving_in_memory(handler, options=PLAIN) as memory, trio.open_nursery() as nursery:
+        peers = [await RawPeer.connect(await memory.stream(capacity=1 << 20)) for _ in range(8)]
+        await trio.testing.wait_all_tasks_blocked()
+        flushes = Flushes()
+        trio.lowlevel.add_instrument(flushes)
+        assert broadcast(there, BIG[:300_000]) == 8
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.remove_instrument(flushes)
+        assert flushes.count >= 8
+        nursery.cancel_scope.cancel()
+    assert len(peers) == 8
 
 
 async def test_a_huge_echo_leaves_a_turn_in_between(autojump_clock: MockClock) -> None:

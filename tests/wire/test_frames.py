@@ -152,9 +152,11 @@ def test_small_fragments_are_kept_as_one_buffer() -> None:
         made.feed(frame(CONTINUATION, bytes([i]), fin=False))
     assert len(made._parts) == 1
     made.feed(frame(CONTINUATION, b"z" * 5000, fin=False))
+    assert len(made._parts) == 1
+    made.feed(frame(CONTINUATION, b"y", fin=False))
     assert len(made._parts) == 2
     made.feed(frame(CONTINUATION, b"!"))
-    assert made.messages == [bytes(range(200)) + b"z" * 5000 + b"!"]
+    assert made.messages == [bytes(range(200)) + b"z" * 5000 + b"y!"]
 
 
 # -- violations ---------------------------------------------------------------------------------------

@@ -9,23 +9,27 @@ What always holds:
 - A connection gets its messages in the order in which they were published, whatever their channels.
 - What waits for a stalled connection beside its outbox is at most ``channel_max_items`` and
   ``channel_max_bytes``; past it the policy of its subscription decides, and what is dropped is counted.
-- A log never holds more than `_LOG_ITEMS` or `_LOG_BYTES`: at that bound `append` itself goes round.
+- A log never holds more than `_LOG_ITEMS`, or more than `_LOG_BYTES` and one message. Where the flusher does
+  not keep up with what is published, each `append` does a share of its work, well before that.
 """
 
 from __future__ import annotations
 
 import logging
+from itertools import islice
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 from trio_ws.errors import PacketError
 from trio_ws.websocket.bell import Bell
+from trio_ws.websocket.late import LateFrame
 from trio_ws.websocket.lifetime import OPEN
 from trio_ws.websocket.trace import about
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from trio_ws.channels.log import Channel, Entry, Member
     from trio_ws.wire.deflate import PerMessageDeflate
@@ -37,10 +41,15 @@ logger = logging.getLogger("trio_ws.channels")
 
 TOO_SLOW = "too slow for its channels"
 
-_LOG_ITEMS = 1024
+_LOG_ITEMS = 8192
 _LOG_BYTES = 1024 * 1024
-#: Connections that are written to in a row before other tasks have their turn.
+#: Of a full log. With more in it `append` goes round, in shares that end a round within a quarter of a full
+#: log: first the one that is under way, then one that brings all connections past the half.
+_HALF, _QUARTER = 1 / 2, 1 / 4
+#: Connections that are written to in a row before other tasks have their turn, and the bytes for which one
+#: counts once more.
 _ROW = 32
+_ROW_BYTES = 32 * 1024
 #: Bytes that are written to one connection at once, one message more or less.
 _PIECE = 64 * 1024
 
@@ -56,6 +65,7 @@ class Flusher:
         self._leave = leave
         self._logs: dict[Channel, None] = {}  # those whose log is not empty
         self._dirty: dict[Channel, None] = {}  # those that are to be gone round
+        self._rounds: dict[Channel, Iterator[int]] = {}  # those that are under way
         self._ready: dict[Member, None] = {}  # stalled connections that take more now
         self._bell = Bell()
 
@@ -68,13 +78,20 @@ class Flusher:
             self._logs[channel] = None
             self._dirty[channel] = None
             self._bell.ring()
-            if len(channel.log) > _LOG_ITEMS or channel.log_bytes > _LOG_BYTES:
-                self.go_round_now(channel)
+            before = channel.log_bytes - entry.size
+            if len(channel.log) > _HALF * _LOG_ITEMS or before > _HALF * _LOG_BYTES:
+                part = max(1 / _LOG_ITEMS, entry.size / _LOG_BYTES)
+                for _ in islice(self._round(channel), ceil(len(channel.cursors) * part / _QUARTER)):
+                    pass
+                while len(channel.log) > _LOG_ITEMS or channel.log_bytes > _LOG_BYTES + entry.size:
+                    for _ in self._round(channel):
+                        pass
 
     def forget(self, channel: Channel) -> None:
         """Nobody is in it any more."""
         self._logs.pop(channel, None)
         self._dirty.pop(channel, None)
+        self._rounds.pop(channel, None)
 
     def drained(self, member: Member) -> None:
         """The socket of a connection has taken all that there was."""
@@ -111,40 +128,51 @@ class Flusher:
                 await self._go_round(channel, row)
 
     async def _go_round(self, channel: Channel, row: int) -> None:
-        end = channel.end
-        pieces: dict[Any, tuple[int, bytes]] = {}
         try:
-            for member in list(channel.cursors):
-                if self._bring_up(channel, member, pieces):
-                    row = await _give_way(row + 1)
+            for work in self._round(channel):
+                row = await _give_way(row + work)
         except BaseException:
             self._dirty[channel] = None  # for the flusher of another server
             self._bell.ring()
             raise
-        self._trim(channel, end)
         await _give_way(_ROW)  # who publishes without a pause must not find us always here
 
     def go_round_now(self, channel: Channel) -> None:
         """Write to all, without a pause."""
-        pieces: dict[Any, tuple[int, bytes]] = {}
-        for member in list(channel.cursors):
-            self._bring_up(channel, member, pieces)
-        self._trim(channel, channel.end)
+        while channel.log:
+            for _ in self._round(channel):
+                pass
 
-    def _trim(self, channel: Channel, end: int) -> None:
+    def _round(self, channel: Channel) -> Iterator[int]:
+        """The round of a channel that is under way, or a new one. Anybody may take it further."""
+        if channel not in self._rounds:
+            self._rounds[channel] = self._begin_round(channel)
+        return self._rounds[channel]
+
+    def _begin_round(self, channel: Channel) -> Iterator[int]:
+        """Go round once, giving for each connection how much work that was; see `_ROW`."""
+        end = channel.end
+        pieces: dict[Any, tuple[int, bytes | LateFrame]] = {}
+        for member in list(channel.cursors):
+            yield self._bring_up(channel, member, pieces)
+        self._rounds.pop(channel, None)
         channel.trim(end)
-        if not channel.log:
+        if channel.log:
+            self._dirty[channel] = None  # those who came first lack what was published since
+        else:
             self._logs.pop(channel, None)
 
-    def _bring_up(self, channel: Channel, member: Member, pieces: dict[Any, tuple[int, bytes]]) -> bool:
-        """Write what a connection lacks; whether that was anything."""
+    def _bring_up(
+        self, channel: Channel, member: Member, pieces: dict[Any, tuple[int, bytes | LateFrame]]
+    ) -> int:
+        """Write what a connection lacks; give how much work that was."""
         position = channel.cursors.get(member)
         end = channel.end
         if position is None or position == end or member.backlog is not None:
-            return False
+            return 0
         if len(self._logs) > 1 and len(member.channels) > 1:
             self._write(member, member.lacks())
-            return True
+            return 1
         # The common case of _write(): it lacks of this channel only, as its neighbours do, so that joining
         # the frames once serves many.
         peer = member.peer
@@ -152,6 +180,7 @@ class Flusher:
         ws = peer.ws
         outbox, dialect, deflate = ws._outbox, peer.dialect, ws._deflate
         room = ws._options.send_high_water
+        written = 0
         while position < end and outbox.size < room and ws._state == OPEN:
             key = (position, end, dialect.name, dialect.binary, deflate and deflate.settings)
             piece = pieces.get(key)
@@ -167,14 +196,18 @@ class Flusher:
             channel.cursors[member] = position = stop
             if deflate is not None:
                 deflate.restart()
-            outbox.write(data)
+            if isinstance(data, LateFrame):
+                outbox.write_late(data)
+            else:
+                outbox.write(data)
+                written += len(data)
         if position < end:
             self._write(member, member.lacks())
-        return True
+        return 1 + written // _ROW_BYTES
 
     def _piece(
         self, channel: Channel, position: int, dialect: Dialect, deflate: PerMessageDeflate | None
-    ) -> tuple[int, bytes] | None:
+    ) -> tuple[int, bytes | LateFrame] | None:
         """Some frames of a log, and the position after them; None where not everybody gets the next one."""
         frames: list[bytes] = []
         size = 0
@@ -184,6 +217,10 @@ class Flusher:
             try:
                 frame = entry.frame(dialect, deflate)
             except PacketError:
+                break
+            if isinstance(frame, LateFrame):
+                if not frames:
+                    return position + 1, frame
                 break
             frames.append(frame)
             size += len(frame)
@@ -230,9 +267,16 @@ class Flusher:
                     "%r does not get a message of %r: %s", ws, entry.channel.name, exc, extra=about(ws)
                 )
                 continue
-            frames.append(frame)
-            size += len(frame)
             entry.channel.delivered += 1
+            if not isinstance(frame, LateFrame):
+                frames.append(frame)
+                size += len(frame)
+                continue
+            if frames:
+                outbox.write(b"".join(frames))
+                frames.clear()
+                size = 0
+            outbox.write_late(frame)
         if deflate is not None:
             deflate.restart()
         if frames:

@@ -18,7 +18,8 @@ import msgspec
 
 from trio_ws.channels.names import is_glob, matcher
 from trio_ws.errors import PacketError
-from trio_ws.wire.frames import BINARY, FIN, RSV1, TEXT
+from trio_ws.websocket.late import deflated_frame
+from trio_ws.wire.frames import BINARY, FIN, TEXT
 from trio_ws.wire.framing import server_frame
 from trio_ws.wire.packets import Packet, PacketSource
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from trio_ws.channels.inbox import Inbox, Policy
     from trio_ws.options import Options
     from trio_ws.websocket.connection import WebSocket
+    from trio_ws.websocket.late import LateFrame
     from trio_ws.wire.deflate import PerMessageDeflate
     from trio_ws.wire.packets import Dialect
 
@@ -60,9 +62,9 @@ class Entry:
         self.order = order
         self.skip = skip
         self.size = len(encoded) + ENTRY_OVERHEAD
-        self._frames: dict[tuple[str, bool, object], bytes] = {}
+        self._frames: dict[tuple[str, bool, object], bytes | LateFrame] = {}
 
-    def frame(self, dialect: Dialect, deflate: PerMessageDeflate | None) -> bytes:
+    def frame(self, dialect: Dialect, deflate: PerMessageDeflate | None) -> bytes | LateFrame:
         """The frame for connections of this dialect and these compression settings.
 
         Raises:
@@ -74,14 +76,14 @@ class Entry:
             made = self._frames[key] = self._make_frame(dialect, deflate)
         return made
 
-    def _make_frame(self, dialect: Dialect, deflate: PerMessageDeflate | None) -> bytes:
+    def _make_frame(self, dialect: Dialect, deflate: PerMessageDeflate | None) -> bytes | LateFrame:
         name = self.channel.name
         source = PacketSource.CHANNEL if name is not None else PacketSource.BROADCAST
         data = _from_msgpack(self.encoded) if self._data is _SETTLED else self._data
         payload = dialect.packet(Packet(source, data, name))
         first = FIN | (BINARY if dialect.binary else TEXT)
         if deflate is not None and len(payload) >= deflate.settings[-1]:
-            return server_frame(first | RSV1, deflate.alone(payload))
+            return deflated_frame(first, payload, deflate)
         return server_frame(first, payload)
 
     def settle(self) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trio_ws.websocket.late import LateFrame, deflated_frame
 from trio_ws.websocket.lifetime import OPEN
+from trio_ws.websocket.outbox import cork_all
 from trio_ws.websocket.sending import whole_message
-from trio_ws.wire.frames import FIN, RSV1
+from trio_ws.wire.frames import FIN
 from trio_ws.wire.framing import server_frame
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.websocket.message import WebSocketMessage
+    from trio_ws.websocket.outbox import Outbox
 
 __all__ = ["broadcast"]
 
@@ -42,12 +45,19 @@ def broadcast(
     """
     opcode, payload = whole_message(message, "broadcast()")
     plain = server_frame(FIN | opcode, payload)
-    deflated: dict[object, bytes] = {}
+    deflated: dict[object, bytes | LateFrame] = {}
     excluded = frozenset(exclude)
+    ordinary: list[Outbox] = []
     count = 0
     for ws in websockets:
+        if excluded and ws in excluded:
+            continue
         outbox = ws._outbox
-        if ws._state != OPEN or (excluded and ws in excluded) or ws._fragmenting is not None:
+        if ws._plain_room and outbox.size <= ws._options.channel_max_bytes:
+            # The common case of all that follows: open, neither a client nor compressed, between messages.
+            ordinary.append(outbox)
+            continue
+        if ws._state != OPEN or ws._fragmenting is not None:
             continue
         if outbox.size > ws._options.channel_max_bytes:
             ws._begin_close(1013, "too slow for what is broadcast")
@@ -61,7 +71,11 @@ def broadcast(
         else:
             frame = deflated.get(deflate.settings)
             if frame is None:
-                frame = deflated[deflate.settings] = server_frame(FIN | RSV1 | opcode, deflate.alone(payload))
+                frame = deflated[deflate.settings] = deflated_frame(FIN | opcode, payload, deflate)
             deflate.restart()
-            outbox.cork(frame)
-    return count
+            if isinstance(frame, LateFrame):
+                outbox.write_late(frame)
+            else:
+                outbox.cork(frame)
+    cork_all(ordinary, plain)
+    return count + len(ordinary)

@@ -183,15 +183,13 @@ class Caller(ABC):
 
         The last of the callers that one read has woken sends for all of them.
         """
-        ws, outbox = self.ws, self._outbox
-        if ws._state == OPEN:
-            frame = ws._whole(self.opcode, payload)
-            if self.woken > 1:
-                self.woken -= 1
-                outbox.cork(frame)
-            else:
-                self.woken = 0
-                outbox.write(frame)
+        if self.woken > 1:
+            self.woken -= 1
+            self.ws._post(self.opcode, payload, cork=True)
+        else:
+            self.woken = 0
+            self.ws._post(self.opcode, payload, cork=False)
+        outbox = self._outbox
         return outbox.passed + outbox.size
 
     def _lost_error(self, mark: int) -> ConnectionClosedError:

@@ -13,6 +13,7 @@ What always holds:
 
 - In one step, that is without giving way to other tasks, each connection is read once, and at most
   `CONNECTIONS_IN_A_ROW` of them, or as many as bring `BYTES_IN_A_ROW`.
+- What one of them has read and not yet inflated comes before anything more is read from it.
 - Each connection in here has ``_reading`` set as long as it lives: its tasks wait for its bell.
 - A descriptor is taken out before it is closed, as the kernel gives its number away again at once.
 - A connection that holds enough for its application is taken out until that has made room: a mask of nothing
@@ -53,6 +54,8 @@ CONNECTIONS_IN_A_ROW = 64
 BYTES_IN_A_ROW = 128 * 1024
 #: What a message counts for in these, beside its bytes: it may be a call that is answered at once.
 MESSAGE_COST = 1024
+#: What the end of a connection counts for.
+END_COST = 8192
 
 
 class Lender(Protocol):
@@ -159,6 +162,8 @@ class Reader:
                 if ws is None or ws._paused:
                     continue
                 left -= self._read(ws)
+                if ws._unfed:
+                    ready.append(fd)  # behind the others, while it is not full
                 going_on = ws._owner.take(lent) if ws._owner is not None else None
                 if ws._queued >= ws._options.max_queue_bytes and ws._full and not ws._over:
                     ws._paused = True
@@ -171,23 +176,28 @@ class Reader:
     def _read(self, ws: Endpoint) -> int:
         """Read once; give how much work that was, as so many bytes."""
         transport: Any = ws._transport
-        messages = 0
+        data, ws._unfed = ws._unfed, b""
         try:
-            data: bytes = transport.recv_now(READ_SIZE)
+            data = data or transport.recv_now(READ_SIZE)
         except BlockingIOError:
             return 0
         except OSError as exc:
             ws._end(exc)
-            return 0
+            return END_COST
+        if not data:
+            ws._end(None)
+            return END_COST
+        size = len(data)
+        queued = ws._queued
         try:
-            if data:
-                messages = ws._feed(data)
-                if len(data) == READ_SIZE and ws._deflate is None:
-                    ws._read_on(transport)
-                ws._arrived.ring()
-            else:
-                ws._end(None)
+            messages = ws._feed(data)
+            if size == READ_SIZE and ws._deflate is None:
+                size += ws._read_on(transport)
+            elif ws._deflate is not None:
+                size = max(size, ws._queued - queued)
+            ws._arrived.ring()
         except Exception as exc:
             logger.exception("reading from %r failed", ws, extra=about(ws))
             ws._end(exc)
-        return len(data) + MESSAGE_COST * messages
+            messages = 0
+        return size + MESSAGE_COST * messages

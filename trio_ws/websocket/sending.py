@@ -15,6 +15,7 @@ import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from trio_ws.websocket.handshaking import Handshaking
+from trio_ws.websocket.late import DEFLATED_AT_ONCE, LateFrame
 from trio_ws.websocket.lifetime import CONNECTING, OPEN
 from trio_ws.websocket.message import WebSocketMessage, control_payload
 from trio_ws.wire.fast import whole_frame
@@ -32,10 +33,9 @@ Data = str | BytesLike | WebSocketMessage | AsyncIterable[str] | AsyncIterable[B
 #: Payloads of at least this many bytes are sent beside their header instead of joined to it.
 _LARGE = 16 * 1024
 #: Before it sends payloads of at least this many bytes, a task gives way to others: to have received one as
-#: large, or to have made it, took a millisecond or two, and so will this.
+#: large, or to have made it, took a millisecond or two, and so will this. Of text so many characters are
+#: encoded at once.
 _HUGE = 512 * 1024
-#: Larger messages are deflated by this much at a time, about two milliseconds, with other tasks in between.
-_DEFLATED_AT_ONCE = 64 * 1024
 #: Sends in a row that needed no wait, after which a sender gives way to other tasks: corked ones count one
 #: each, and those with a system call eight. About a millisecond of echoes.
 _SENDS_IN_A_ROW = 256
@@ -83,11 +83,11 @@ class Sending(Handshaking):
                 return
             await self._send(BINARY, data)
         elif type(data) is str:
-            await self._send(TEXT, data.encode())
+            await self._send(TEXT, data.encode() if len(data) <= _HUGE else await _encode_large(data))
         elif isinstance(data, WebSocketMessage):
             await self._send_control(data)
         elif isinstance(data, str):
-            await self._send(TEXT, data.encode())
+            await self.send_text(data)
         elif isinstance(data, BytesLike):
             await self._send(BINARY, bytes(data))
         elif isinstance(data, AsyncIterable):
@@ -128,7 +128,7 @@ class Sending(Handshaking):
         if not isinstance(text, str):
             kind = type(text).__name__
             raise TypeError(f"send_text() takes a str, not {kind}; for bytes use send_binary()")
-        await self._send(TEXT, text.encode())
+        await self._send(TEXT, text.encode() if len(text) <= _HUGE else await _encode_large(text))
 
     async def send_binary(self, data: BytesLike) -> None:
         """Send a binary message. Waits, raises and is cancelled as `send`."""
@@ -162,7 +162,7 @@ class Sending(Handshaking):
         first = FIN | opcode
         deflate = self._deflate
         if deflate is not None and len(payload) >= self._threshold:
-            if len(payload) <= _DEFLATED_AT_ONCE:
+            if len(payload) <= DEFLATED_AT_ONCE:
                 payload = deflate.compress(payload, fin=True)
             else:
                 payload = await self._deflate_large(deflate, payload)
@@ -189,7 +189,7 @@ class Sending(Handshaking):
     async def _deflate_large(self, deflate: PerMessageDeflate, payload: bytes) -> bytes:
         """Deflate, and give way in between. Others may send meanwhile: it refers to nothing before it."""
         pieces: list[bytes] = []
-        for piece in deflate.alone_in_pieces(payload, _DEFLATED_AT_ONCE):
+        for piece in deflate.alone_in_pieces(payload, DEFLATED_AT_ONCE):
             pieces.append(piece)
             await checkpoint()
         if self._state != OPEN or self._fragmenting or self._outbox.size >= self._options.send_high_water:
@@ -243,13 +243,14 @@ class Sending(Handshaking):
                     if not kind:
                         kind = "str" if isinstance(item, str) else "bytes"
                         opcode = TEXT if kind == "str" else BINARY
-                    self._send_fragment(opcode, _as_bytes(item), fin=False)
+                    await self._send_fragment(opcode, _as_bytes(item))
                     opcode = CONTINUATION
                     await cancel_shielded_checkpoint()
                 if kind:
                     if self._state != OPEN:
                         raise self._closed_error()
-                    self._send_fragment(CONTINUATION, b"", fin=True)
+                    last = self._deflate.compress(b"", fin=True) if self._deflate is not None else b""
+                    self._write_fragment(CONTINUATION, last, fin=True)
                 finished = True
         finally:
             self._fragmenting = None
@@ -259,10 +260,21 @@ class Sending(Handshaking):
             if isinstance(items, AsyncGenerator):
                 await items.aclose()
 
-    def _send_fragment(self, opcode: int, payload: bytes, *, fin: bool) -> None:
+    async def _send_fragment(self, opcode: int, payload: bytes) -> None:
+        """Send a fragment that is not the last, deflated in turns."""
+        if self._deflate is not None:
+            pieces = [self._deflate.compress(payload[:DEFLATED_AT_ONCE], fin=False)]
+            for start in range(DEFLATED_AT_ONCE, len(payload), DEFLATED_AT_ONCE):
+                await cancel_shielded_checkpoint()
+                pieces.append(self._deflate.compress(payload[start : start + DEFLATED_AT_ONCE], fin=False))
+            payload = b"".join(pieces)
+            if self._state != OPEN:
+                raise self._closed_error()
+        self._write_fragment(opcode, payload, fin=False)
+
+    def _write_fragment(self, opcode: int, payload: bytes, *, fin: bool) -> None:
         first = opcode | (FIN if fin else 0)
         if self._deflate is not None:
-            payload = self._deflate.compress(payload, fin=fin)
             first |= RSV1 if opcode != CONTINUATION else 0
         self._outbox.write(self._frame(first, payload))
 
@@ -273,19 +285,19 @@ class Sending(Handshaking):
         """
         if self._state != OPEN:
             return
-        frame = self._whole(opcode, payload)
+        first = FIN | opcode
+        if self._deflate is not None and len(payload) >= self._threshold:
+            if len(payload) > DEFLATED_AT_ONCE:
+                self._outbox.write_late(LateFrame(first, payload, self._deflate, masked=self._client))
+                self._deflate.restart()
+                return
+            payload = self._deflate.compress(payload, fin=True)
+            first |= RSV1
+        frame = masked_frame(first, payload) if self._client else server_frame(first, payload)
         if cork:
             self._outbox.cork(frame)
         else:
             self._outbox.write(frame)
-
-    def _whole(self, opcode: int, payload: bytes) -> bytes:
-        """The one frame of a whole message, deflated where that is agreed on."""
-        first = FIN | opcode
-        if self._deflate is not None and len(payload) >= self._threshold:
-            payload = self._deflate.compress(payload, fin=True)
-            first |= RSV1
-        return masked_frame(first, payload) if self._client else server_frame(first, payload)
 
     async def ping(self, payload: BytesLike | str | None = None) -> float:
         """Send a ping and wait for its pong (RFC 6455 section 5.5.2).
@@ -318,6 +330,15 @@ class Sending(Handshaking):
         if self._pings is None:
             raise self._closed_error()
         return trio.current_time() - sent
+
+
+async def _encode_large(text: str) -> bytes:
+    """Encode, and give way in between."""
+    pieces: list[bytes] = []
+    for start in range(0, len(text), _HUGE):
+        pieces.append(text[start : start + _HUGE].encode())
+        await checkpoint()
+    return b"".join(pieces)
 
 
 def whole_message(value: object, taker: str, hint: str = "") -> tuple[int, bytes]:

@@ -39,8 +39,10 @@ __all__ = ["Service", "open_service"]
 #: Seconds between two looks at who is not being read from. A control frame that finds its application busy
 #: waits at most two of these; an idle service does not look at all.
 _TICK = 0.01
-#: Outboxes that are flushed in a row before other tasks have their turn.
-_FLUSHES_IN_A_ROW = 32
+#: Bytes that are flushed in a row before other tasks have their turn, and what an outbox counts for beside
+#: its bytes: 32 small ones are a row, or one that is large.
+_WORK_IN_A_ROW = 256 * 1024
+_FLUSH_COST = 8 * 1024
 
 
 class Service:
@@ -51,7 +53,7 @@ class Service:
         self.scope = scope  # ends all of it
         self.keepalive = Keepalive(options)
         self.reader = Reader(_Nursery(nursery))
-        self._to_flush: list[Outbox] = []
+        self.to_flush: list[Outbox] = []  # not empty only where the flusher is awake
         self._flush_bell = Bell()
         # Connections that had no reader at some time since the last tick.
         self._unread: list[Endpoint] = []
@@ -65,19 +67,22 @@ class Service:
         self.nursery.start_soon(self.keepalive.run, name="trio_ws keepalive")
 
     def flush_soon(self, outbox: Outbox) -> None:
-        if not self._to_flush:
+        if not self.to_flush:
             self._flush_bell.ring()
-        self._to_flush.append(outbox)
+        self.to_flush.append(outbox)
 
     @enable_ki_protection
     async def _flush(self) -> None:
         while True:
-            if not self._to_flush:
+            if not self.to_flush:
                 await self._flush_bell.wait()
-            outboxes, self._to_flush = self._to_flush, []
-            for row, outbox in enumerate(outboxes, 1):
+            outboxes, self.to_flush = self.to_flush, []
+            work = 0
+            for outbox in outboxes:
+                work += _FLUSH_COST + outbox.size
                 outbox.flush()
-                if row % _FLUSHES_IN_A_ROW == 0:
+                if work >= _WORK_IN_A_ROW:
+                    work = 0
                     await checkpoint()
 
     def unread(self, ws: Endpoint) -> None:

@@ -1,7 +1,8 @@
 """permessage-deflate (RFC 7692): its negotiation, and a compressor and a bounded inflater for one connection.
 
 `offer`, `answer` and `confirm` negotiate with header values and keep no state. `PerMessageDeflate` then works
-on payloads: wsproto's frame decoder calls its inbound hooks, and our own sender calls `compress`.
+on payloads: our own frame reader calls `begin` and `inflate` for a message of one frame, wsproto's frame
+decoder calls the inbound hooks for all others, and our own sender calls `compress`.
 
 What always holds here:
 
@@ -350,6 +351,23 @@ class PerMessageDeflate(Extension):
         if self._control or not self._compressed or not fin:
             return None
         self._compressed = False
+        return self._inflate_end()
+
+    def begin(self) -> None:
+        """A compressed message begins whose only frame is given to `inflate`."""
+        self._inflated = 0
+        self._tail_due = False
+
+    def inflate(self, data: bytes, *, fin: bool) -> bytes | CloseReason:
+        """Inflate a part of that frame's payload, with ``fin`` its last; or say what is wrong with it."""
+        payload = self._inflate(data)
+        if not fin or isinstance(payload, CloseReason):
+            return payload
+        rest = self._inflate_end()
+        return rest if isinstance(rest, CloseReason) else payload + rest
+
+    def _inflate_end(self) -> bytes | CloseReason:
+        """What the end of a message still brings."""
         # Some senders leave an empty message without any payload, and some end one with a final block. In
         # neither case is there a block for the tail to complete; it would spoil the next message.
         rest = self._inflate(_TAIL) if self._tail_due else b""

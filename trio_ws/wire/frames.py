@@ -1,9 +1,10 @@
 """Frames that come: bytes to messages (RFC 6455 section 5), without a loop.
 
 Two lanes lead in. The *fast lane* (see fast.py) takes the common frame, a whole, final, uncompressed data
-frame outside any fragmented message; such a frame whose payload has not all arrived goes on in `_bulk`, chunk
-by chunk, and a whole, legal control frame is taken by `_control`. Every other frame is wsproto's, fed exactly
-one frame at a time so that it always stops on a frame's boundary and holds no bytes of ours.
+frame outside any fragmented message; such a frame that is compressed, or whose payload has not all arrived,
+goes on in `_bulk`, chunk by chunk, and a whole, legal control frame is taken by `_control`. Every other frame
+is wsproto's, fed exactly one frame at a time so that it always stops on a frame's boundary and holds no bytes
+of ours.
 
 What always holds:
 
@@ -17,9 +18,9 @@ What always holds:
 from __future__ import annotations
 
 import codecs
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
+from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
 
 from trio_ws.errors import CloseFrame
 from trio_ws.wire.fast import LONGEST, take_frames
@@ -60,12 +61,14 @@ _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 # The close codes that most connections end with, none among them, and one that is registered and that
 # wsproto does not know; it judges all others.
 _PLAIN_CLOSES = (b"", *(code.to_bytes(2, "big") for code in (1000, 1001, 1014)))
+# What wsproto says of all that an extension finds wrong.
+_EXTENSION = "error in extension"
 # Above every length that a header can declare, so that an illegal one stays wsproto's to judge.
 _NO_LIMIT = 1 << 65
 # Plain frames of at least this many bytes are worth reading on for; see `FrameReader.at_once`.
 _BIG = 16 * 1024
 _LONGEST_HEAD = 14
-# Chunks shorter than this are joined as they come, so that a peer that dribbles costs what it sends.
+# Parts shorter than this are joined to what comes next, so that a peer that dribbles costs what it sends.
 _SMALL_CHUNK = 4096
 
 
@@ -116,6 +119,7 @@ class FrameReader:
         "client",
         "done",
         "events",
+        "held",
         "messages",
     )
 
@@ -143,14 +147,10 @@ class FrameReader:
         # The message that is being put together.
         self._open = 0  # its opcode, or 0 when there is none
         self._compressed = False
-        self._parts: list[bytes | bytearray] = []
+        self._parts: list[Any] = []  # all of them str, of text, or all of them bytes
+        self.held = 0  # bytes of it that are kept here
         self._size = 0  # bytes of it so far, taken ones too
-        self._utf8: codecs.IncrementalDecoder | None = None  # checks the bulk frame's text as it comes
-
-    @property
-    def held(self) -> int:
-        """Bytes of the unfinished message that are kept here."""
-        return sum(map(len, self._parts))
+        self._utf8: codecs.IncrementalDecoder | None = None  # decodes the bulk frame's text as it comes
 
     @property
     def wanted(self) -> int:
@@ -164,7 +164,7 @@ class FrameReader:
         They go to its end and hold the next frame's head as well, but no crowd of small frames, which would
         take long.
         """
-        if self._key is None or self._size + self._left < _BIG:
+        if self._key is None or self._compressed or self._size + self._left < _BIG:
             return 0
         return self._left + _LONGEST_HEAD
 
@@ -209,14 +209,10 @@ class FrameReader:
         """
         if not self._parts:
             return None
-        data = b"".join(self._parts)
+        part = self._joined()
         self._parts.clear()
-        if self._open != TEXT:
-            return data
-        whole = len(data) - _unfinished(data)
-        if whole < len(data):
-            self._parts.append(bytearray(data[whole:]))
-        return data[:whole].decode() or None
+        self.held = 0
+        return part
 
     # -- everything else ----------------------------------------------------------------------------
 
@@ -250,15 +246,19 @@ class FrameReader:
             self._refuse_size()
             return size
         shortest = n < 126 if length < 126 else n >= 126 if length == 126 else 65536 <= n < 1 << 63
+        plain = first if self._deflate is None else first & ~RSV1
         if (
-            (first == _FINAL_BINARY or first == _FINAL_TEXT)
+            (plain == _FINAL_BINARY or plain == _FINAL_TEXT)
             and not self._open
             and shortest
             and masked is not self.client
         ):
             self._open = first & 0x0F
+            self._compressed = first != plain
+            if self._deflate is not None and self._compressed:
+                self._deflate.begin()
             self._key = data[i + head - 4 : i + head] if masked else b""
-            self._utf8 = _utf8_decoder() if first == _FINAL_TEXT else None
+            self._utf8 = _utf8_decoder() if plain == _FINAL_TEXT else None
             self._left = n
             return self._bulk(data, i + head)
         if not control:
@@ -297,7 +297,7 @@ class FrameReader:
         return end
 
     def _bulk(self, data: bytes, i: int) -> int:
-        """The payload of a plain data frame, as its chunks come."""
+        """The payload of a message of one frame, as its chunks come."""
         end = min(i + self._left, len(data))
         self._left -= end - i
         key = self._key
@@ -308,13 +308,24 @@ class FrameReader:
         else:
             chunk = data[i:end]
         final = not self._left
-        if self._utf8 is not None:
+        if self._compressed:
+            assert self._deflate is not None
+            inflated = self._deflate.inflate(chunk, fin=final)
+            if isinstance(inflated, CloseReason):
+                self._refuse_failed(int(inflated), _EXTENSION)
+                return len(data)
+            chunk = inflated
+            if self._size + len(chunk) > self._limit:
+                self._refuse_size()
+                return len(data)
+        if self._utf8 is None:
+            self._add(chunk, len(chunk))
+        else:
             try:
-                self._utf8.decode(chunk, final)
+                self._add(self._utf8.decode(chunk, final), len(chunk))
             except UnicodeDecodeError:
                 self._refuse_utf8()
                 return len(data)
-        self._add(chunk)
         if final:
             self._key = None
             self._finish()
@@ -341,39 +352,41 @@ class FrameReader:
             self.events.append((Ping if opcode is Opcode.PING else Pong)(bytes(payload)))
         else:
             self._open = int(opcode)
-            chunk = payload.encode() if isinstance(payload, str) else bytes(payload)
-            if self._size + len(chunk) > self._limit:
+            size = len(payload.encode() if isinstance(payload, str) else payload)
+            if self._size + size > self._limit:
                 self._refuse_size()
                 return
-            self._add(chunk)
+            self._add(payload if isinstance(payload, str) else bytes(payload), size)
             if frame.message_finished:
                 self._finish()
 
-    def _add(self, chunk: bytes) -> None:
+    def _add(self, chunk: str | bytes, size: int) -> None:
+        """Keep what came of a message, text decoded: its end is not to be more work than the rest."""
+        self._size += size
+        self.held += size
         if not chunk:
             return
-        self._size += len(chunk)
         parts = self._parts
-        if len(chunk) >= _SMALL_CHUNK:
-            parts.append(chunk)
-        elif parts and isinstance(parts[-1], bytearray):
+        if parts and len(parts[-1]) < _SMALL_CHUNK:
             parts[-1] += chunk
         else:
-            parts.append(bytearray(chunk))
+            parts.append(chunk)
+
+    def _joined(self) -> str | bytes:
+        return "".join(self._parts) if self._open == TEXT else b"".join(self._parts)
 
     def _finish(self) -> None:
-        data = b"".join(self._parts)
-        self.messages.append(data.decode() if self._open == TEXT else data)
+        self.messages.append(self._joined())
         self._reset()
 
     def _reset(self) -> None:
         self._parts.clear()
-        self._open = self._size = 0
+        self._open = self._size = self.held = 0
         self._compressed = False
         self._utf8 = None
 
     def _refuse_failed(self, code: int, text: str) -> None:
-        from_deflate = text == "error in extension"
+        from_deflate = text == _EXTENSION
         if code == 1009:
             self._refuse_size()
         elif code == 1007 and not from_deflate:
@@ -401,14 +414,3 @@ class FrameReader:
         self._left = 0
         self._proto = None
         self._reset()
-
-
-def _unfinished(data: bytes) -> int:
-    """How many bytes at the end of UTF-8 that is valid so far begin a character without ending it."""
-    for back in range(1, min(3, len(data)) + 1):
-        byte = data[-back]
-        if byte >= 0xC0:
-            return back if back < (2 if byte < 0xE0 else 3 if byte < 0xF0 else 4) else 0
-        if byte < 0x80:
-            break
-    return 0
