@@ -170,9 +170,6 @@ class WebSocketClient:
         connection: ClientConnection[Any] = ClientConnection(ws)
         dialect = choose(ws.subprotocol, ws._options)
 
-        async def on_packet(packet: Packet) -> None:
-            await handler.on_receive(connection, packet)
-
         takes_packets = type(handler).on_receive is not WebSocketHandler.on_receive
         peer = Peer(
             ws,
@@ -181,7 +178,7 @@ class WebSocketClient:
             undecided=dialect is None and self._subprotocols != (),
             methods=handler._methods,
             connection=connection,
-            on_packet=on_packet if takes_packets else None,
+            on_packet=handler.on_receive if takes_packets else None,
             limiter=Limiter(),
             default_limit=handler.default_rate_limit,
         )

@@ -307,9 +307,6 @@ class WebSocketHandler(Generic[State]):
         ws = connection._ws
         dialect = choose(ws.subprotocol, ws._options)
 
-        async def on_packet(packet: Packet) -> None:
-            await self.on_receive(connection, packet)
-
         peer = Peer(
             ws,
             workers,
@@ -317,7 +314,7 @@ class WebSocketHandler(Generic[State]):
             undecided=dialect is None,
             methods=self._methods,
             connection=connection,
-            on_packet=on_packet,
+            on_packet=self.on_receive,
             limiter=self._limiter,
             default_limit=self.default_rate_limit,
             debug=debug,

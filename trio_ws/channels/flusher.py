@@ -119,8 +119,7 @@ class Flusher:
                 await self._bell.wait()
             row = 0
             while self._ready:
-                member, _ = self._ready.popitem()
-                self._write_backlog(member)
+                self._write_backlog(self._ready.popitem()[0])  # no local, which would keep it alive
                 row = await _give_way(row + 1)
             if self._dirty:
                 channel = next(iter(self._dirty))

@@ -174,6 +174,7 @@ class Keeper:
                 await peer.ws.close()
             else:
                 await close_after(peer.ws, exc)
+        del self._open_peer  # of the client, which has us
 
     # -- dialing ------------------------------------------------------------------------------------
 

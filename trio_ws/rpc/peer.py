@@ -64,7 +64,8 @@ class Peer(Answerer):
         undecided: the first packet shows which dialect it really is.
         methods: what the other side may call, by name. Looked up anew for each call.
         connection: what methods and predicates get as their first argument.
-        on_packet: gets each packet that is no call, one after the other. Without it `recv` hands them out.
+        on_packet: gets ``connection`` and each packet that is no call, one after the other. Without it `recv`
+            hands them out.
         limiter: keeps the records of rate limits.
         default_limit: holds for methods without a limit of their own, and for names that do not exist.
         debug: texts of unexpected exceptions go to the other side.
@@ -79,7 +80,7 @@ class Peer(Answerer):
         undecided: bool = False,
         methods: Mapping[str, Method],
         connection: Any,
-        on_packet: Callable[[Packet], Coroutine[Any, Any, Any]] | None = None,
+        on_packet: Callable[[Any, Packet], Coroutine[Any, Any, Any]] | None = None,
         limiter: Limiter,
         default_limit: RateLimit | None = None,
         debug: bool = False,
@@ -156,6 +157,7 @@ class Peer(Answerer):
             while self._running:
                 await self._idle_bell.wait()
         ws._owner = None
+        self._connection = None  # which leads back to us: without the cycle, counting frees both
         if self._failure is not None:
             raise self._failure
 
@@ -198,7 +200,8 @@ class Peer(Answerer):
         self._mail_bell.ring()
         self.needing.bell.ring()
         if self.on_over is not None:
-            self.on_over()
+            on_over, self.on_over = self.on_over, None  # which leads back to us
+            on_over()
         if self._when_over is not None:
             when_over, self._when_over = self._when_over, None
             when_over()
@@ -403,12 +406,12 @@ class Peer(Answerer):
         """One packet after the other, however long each takes."""
         assert self._on_packet is not None
         try:
-            await self._on_packet(packet)
+            await self._on_packet(self._connection, packet)
             while self._mail:
                 packet, size = self._mail.popleft()
                 self._kept -= size
                 self.needing.bell.ring()
-                await self._on_packet(packet)
+                await self._on_packet(self._connection, packet)
         except WebSocketException as exc:
             self.close_soon(exc.code, exc.reason)
         except ConnectionClosedError:

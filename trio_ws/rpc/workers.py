@@ -79,6 +79,7 @@ class Workers:
     async def _work(self, first: Job) -> None:
         worker = Worker(current_task())
         worker.job = first
+        del first  # as in _work_in_scope
         try:
             while len(self._idle) < _MAX_IDLE or worker.job is not None:
                 with trio.CancelScope() as worker.scope:
@@ -98,6 +99,7 @@ class Workers:
             job, worker.job = worker.job, None
             assert job is not None
             await job(worker)
+            del job  # it holds a connection
 
     async def _park(self, worker: Worker) -> None:
         self._idle.append(worker)

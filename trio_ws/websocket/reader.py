@@ -151,6 +151,7 @@ class Reader:
         ready = self._ready
         while True:
             if not ready:
+                ws = None  # it may end while we wait
                 await wait_readable(fileno)
                 ready.extend([fd for fd, _ in poll(0, CONNECTIONS_IN_A_ROW)])
             left = BYTES_IN_A_ROW

@@ -100,16 +100,19 @@ class Service:
                 self._minding = False
                 await self._unread_bell.wait()
             await trio.sleep(_TICK)
-            self.tick += 1
-            looked_at, self._unread = self._unread, []
-            for ws in looked_at:
-                if ws._reading or ws._over:
-                    ws._minded = False
-                elif ws._unread_since >= self.tick - 1:
-                    self._unread.append(ws)
-                else:
-                    ws._minded = False
-                    self.nursery.start_soon(ws._attend, name="trio_ws reader")
+            self._look()
+
+    def _look(self) -> None:
+        self.tick += 1
+        looked_at, self._unread = self._unread, []
+        for ws in looked_at:
+            if ws._reading or ws._over:
+                ws._minded = False
+            elif ws._unread_since >= self.tick - 1:
+                self._unread.append(ws)
+            else:
+                ws._minded = False
+                self.nursery.start_soon(ws._attend, name="trio_ws reader")
 
 
 class _Nursery:
@@ -165,3 +168,4 @@ async def _host(options: Options, *, task_status: trio.TaskStatus[Service]) -> N
         finally:
             if service is not None:
                 service.reader.close()
+                service._unread.clear()  # they know us
