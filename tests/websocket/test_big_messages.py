@@ -16,7 +16,7 @@ from tests.kit.serving import request, serving, serving_in_memory
 from tests.kit.watching import MIB, until
 from tests.kit.wire import frame
 from trio_ws import ConnectionClosedError, Options, WebSocket, connect
-from trio_ws.websocket.transport import READ_SIZE
+from trio_ws.websocket.transport import READ_SIZE, SEND_SIZE
 from trio_ws.wire.frames import BINARY
 
 if TYPE_CHECKING:
@@ -251,3 +251,24 @@ async def test_a_reset_that_is_met_while_reading_on_is_the_cause(tmp_path: Path)
         sock.close()  # a reset, for it did not read all
         await done.wait()
     assert [type(cause) for cause in causes] == [ConnectionResetError]
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_the_kernel_gets_only_so_much_at_once(waits: bool) -> None:
+    """It would take several MiB, and a millisecond or two for each."""
+    message = bytes(4 * MIB)
+    left: list[int] = []
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        if waits:
+            await ws.send(message)
+        else:
+            ws.send_nowait(message)
+        left.append(ws.buffered_bytes)
+        assert await ws.recv() is None
+
+    async with serving(handler) as server:
+        async with connect(server.url, options=Options(max_message_size=4 * MIB)) as ws:
+            assert await ws.receive_bytes() == message
+    assert left[0] >= len(message) - SEND_SIZE

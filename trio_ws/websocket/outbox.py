@@ -23,7 +23,7 @@ from trio.lowlevel import enable_ki_protection
 
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.late import LateFrame
-from trio_ws.websocket.transport import WRITE_SIZE
+from trio_ws.websocket.transport import SEND_SIZE, WRITE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -105,8 +105,9 @@ class Outbox:
             return
         if self.broken:
             return
+        large = len(frame) > SEND_SIZE
         try:
-            sent = self.transport.send_now(frame)
+            sent = self.transport.send_now(memoryview(frame)[:SEND_SIZE] if large else frame)
         except BlockingIOError:
             sent = 0
         except OSError as exc:

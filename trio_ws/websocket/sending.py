@@ -33,9 +33,10 @@ Data = str | BytesLike | WebSocketMessage | AsyncIterable[str] | AsyncIterable[B
 #: Payloads of at least this many bytes are sent beside their header instead of joined to it.
 _LARGE = 16 * 1024
 #: Before it sends payloads of at least this many bytes, a task gives way to others: to have received one as
-#: large, or to have made it, took a millisecond or two, and so will this. Of text so many characters are
-#: encoded at once.
+#: large, or to have made it, took a millisecond or two, and so will this.
 _HUGE = 512 * 1024
+#: Characters of text that are encoded at once: about a millisecond where they are not ASCII.
+_ENCODED_AT_ONCE = 256 * 1024
 #: Sends in a row that needed no wait, after which a sender gives way to other tasks: corked ones count one
 #: each, and those with a system call eight. About a millisecond of echoes.
 _SENDS_IN_A_ROW = 256
@@ -83,7 +84,9 @@ class Sending(Handshaking):
                 return
             await self._send(BINARY, data)
         elif type(data) is str:
-            await self._send(TEXT, data.encode() if len(data) <= _HUGE else await _encode_large(data))
+            await self._send(
+                TEXT, data.encode() if len(data) <= _ENCODED_AT_ONCE else await _encode_large(data)
+            )
         elif isinstance(data, WebSocketMessage):
             await self._send_control(data)
         elif isinstance(data, str):
@@ -128,7 +131,7 @@ class Sending(Handshaking):
         if not isinstance(text, str):
             kind = type(text).__name__
             raise TypeError(f"send_text() takes a str, not {kind}; for bytes use send_binary()")
-        await self._send(TEXT, text.encode() if len(text) <= _HUGE else await _encode_large(text))
+        await self._send(TEXT, text.encode() if len(text) <= _ENCODED_AT_ONCE else await _encode_large(text))
 
     async def send_binary(self, data: BytesLike) -> None:
         """Send a binary message. Waits, raises and is cancelled as `send`."""
@@ -335,8 +338,8 @@ class Sending(Handshaking):
 async def _encode_large(text: str) -> bytes:
     """Encode, and give way in between."""
     pieces: list[bytes] = []
-    for start in range(0, len(text), _HUGE):
-        pieces.append(text[start : start + _HUGE].encode())
+    for start in range(0, len(text), _ENCODED_AT_ONCE):
+        pieces.append(text[start : start + _ENCODED_AT_ONCE].encode())
         await checkpoint()
     return b"".join(pieces)
 

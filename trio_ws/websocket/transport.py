@@ -25,12 +25,23 @@ if TYPE_CHECKING:
     from trio_ws.websocket.endpoint import Endpoint
     from trio_ws.websocket.reader import Reader
 
-__all__ = ["BIG_READ_SIZE", "READ_SIZE", "WRITE_SIZE", "SocketTransport", "StreamTransport", "Transport"]
+__all__ = [
+    "BIG_READ_SIZE",
+    "READ_SIZE",
+    "SEND_SIZE",
+    "WRITE_SIZE",
+    "SocketTransport",
+    "StreamTransport",
+    "Transport",
+]
 
 #: Bytes asked of one read. Larger ones cost more in page faults than they save in system calls.
 READ_SIZE = 65536
 #: The same where a big message is known to be under way. Just under what glibc gives back to the system.
 BIG_READ_SIZE = 120 * 1024
+#: Bytes handed to the kernel at once, a common limit of messages and their heads: it may take several MiB, a
+#: millisecond or two for each.
+SEND_SIZE = 1025 * 1024
 #: Bytes handed to one write of a stream: a record of TLS, and small enough for progress to be seen.
 WRITE_SIZE = 16384
 
@@ -85,10 +96,11 @@ class SocketTransport:
         except OSError:
             return False
 
-    def send_pair_now(self, head: bytes, payload: bytes) -> int:
+    def send_pair_now(self, head: bytes, payload: bytes | memoryview) -> int:
+        payload = memoryview(payload)[:SEND_SIZE]
         if _HAS_SENDMSG:
             return self._sock.sendmsg((head, payload))
-        return self._sock.send(head + payload)
+        return self._sock.send(b"".join((head, payload)))
 
     async def send_some(self, data: memoryview) -> int:
         while True:
@@ -96,7 +108,7 @@ class SocketTransport:
                 raise trio.ClosedResourceError("the connection was closed")
             await wait_writable(self.fd)
             try:
-                return self._sock.send(data)
+                return self._sock.send(data[: SEND_SIZE // 2])  # several may be writable in one round
             except BlockingIOError:
                 continue
 
@@ -198,9 +210,10 @@ class StreamTransport:
 
 #: What a WebSocket needs of its bytes: both classes have the same methods. ``close`` tries to finish
 #: what is being sent, and to send ``last``, unless that is None, where ``send_now`` cannot do it.
-#: ``send_now`` and ``send_pair_now`` send what can be sent without waiting, and raise BlockingIOError where
-#: that is nothing; ``receive`` is cancel-safe and gives b"" at the end; ``send_some`` waits until at least
-#: one byte is out; ``has_unread`` says whether bytes are known to wait for `receive`.
+#: ``send_now`` and ``send_pair_now`` send what can be sent without waiting, the second at most ``SEND_SIZE``
+#: of a payload, and raise BlockingIOError where that is nothing; ``receive`` is cancel-safe and gives b"" at
+#: the end; ``send_some`` waits until at least one byte is out; ``has_unread`` says whether bytes are known to
+#: wait for `receive`.
 Transport = SocketTransport | StreamTransport
 
 
