@@ -17,10 +17,8 @@ def outcome(pieces: list[bytes], limit: int = 1000) -> bool | str:
     """Whether the tunnel stands in the end, or why not."""
     tunnel = Tunnel("h:80", None, limit)
     try:
-        for index, piece in enumerate(pieces):
-            if tunnel.feed(piece):
-                assert index == len(pieces) - 1 or not any(pieces[index + 1 :])
-                return True
+        if any(map(tunnel.feed, pieces)):
+            return True
     except TunnelError as exc:
         return str(exc)
     return False
