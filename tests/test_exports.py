@@ -21,7 +21,9 @@ def documented(thing: object) -> bool:
 def described(module: ModuleType) -> dict[str, object]:
     """The classes and functions among a module's public names."""
     things = {name: getattr(module, name) for name in module.__all__}
-    return {name: thing for name, thing in things.items() if inspect.isclass(thing) or callable(thing)}
+    return {
+        name: thing for name, thing in things.items() if inspect.isclass(thing) or inspect.isroutine(thing)
+    }
 
 
 def undocumented_members(cls: type) -> list[str]:

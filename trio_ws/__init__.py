@@ -121,7 +121,7 @@ from __future__ import annotations
 from trio_ws.app import App
 from trio_ws.asgi import ASGIApp, asgi_scope
 from trio_ws.blocking import BlockingWebSocket
-from trio_ws.channels.brokers import Broker, BrokerStatistics, MemoryBroker, MemoryHub
+from trio_ws.channels.brokers import Broker, BrokerState, BrokerStatistics, MemoryBroker, MemoryHub
 from trio_ws.channels.hub import ChannelStatistics, Hub, HubStatistics
 from trio_ws.channels.inbox import Inbox, InboxStatistics
 from trio_ws.channels.raw import broadcast
@@ -182,6 +182,7 @@ __all__ = [
     "BlockingWebSocket",
     "Broker",
     "BrokerError",
+    "BrokerState",
     "BrokerStatistics",
     "ChannelStatistics",
     "ClientConnection",
@@ -252,7 +253,8 @@ __all__ = [
 def _name_here() -> None:
     """Users meet these names here, in tracebacks and in documentation too, wherever they are defined."""
     for name in __all__:
-        globals()[name].__module__ = __name__
+        if globals()[name].__module__ != "typing":  # an alias such as BrokerState has no name of its own
+            globals()[name].__module__ = __name__
 
 
 _name_here()

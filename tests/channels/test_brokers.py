@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,80 @@ import pytest
 import trio
 
 from tests.kit.redis import Heard, redis_server
-from tests.kit.serving import all_tasks, guard
+from tests.kit.serving import all_tasks, guard, serving_in_memory
 from tests.kit.watching import until
-from trio_ws import Broker, BrokerError, MemoryBroker, MemoryHub, RedisBroker
+from trio_ws import (
+    Broker,
+    BrokerError,
+    BrokerState,
+    BrokerStatistics,
+    MemoryBroker,
+    MemoryHub,
+    RedisBroker,
+    WebSocketHandler,
+)
 from trio_ws.channels.urls import broker_from
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+
+class Cable(Broker):
+    """A broker as a user writes it, of public names alone: it joins two servers."""
+
+    def __init__(self) -> None:
+        self.other: Cable | None = None
+        self.names: set[str] = set()
+        self._state: BrokerState = "new"
+        self._receive: Callable[[str, bytes], None] | None = None
+        self._published = self._received = 0
+
+    @asynccontextmanager
+    async def run(self, receive: Callable[[str, bytes], None], timeout: float) -> AsyncIterator[None]:  # noqa: ASYNC109
+        self._receive, self._state = receive, "connected"
+        yield
+        self._state = "closed"
+
+    def subscribe(self, name: str) -> None:
+        self.names.add(name)
+
+    def unsubscribe(self, name: str) -> None:
+        self.names.discard(name)
+
+    def publish(self, name: str, payload: bytes) -> None:
+        self._published += 1
+        if self.other is not None and any(fnmatch.fnmatchcase(name, one) for one in self.other.names):
+            self.other.take(name, payload)
+
+    def take(self, name: str, payload: bytes) -> None:
+        assert self._receive is not None
+        self._received += 1
+        self._receive(name, payload)
+
+    @property
+    def state(self) -> BrokerState:
+        return self._state
+
+    def statistics(self) -> BrokerStatistics:
+        return BrokerStatistics(self._published, self._received, 0, 0, 0)
+
+
+async def test_a_broker_of_a_users() -> None:
+    here, there = WebSocketHandler(), WebSocketHandler()
+    one, other = Cable(), Cable()
+    one.other, other.other = other, one
+    states: list[BrokerState] = [one.state]
+    async with serving_in_memory(here, broker=one) as memory, serving_in_memory(there, broker=other):
+        assert memory.server.broker is one
+        states.append(one.state)
+        async with there.channels.subscribe("news.*") as inbox:
+            here.publish("sports.today", "no")
+            here.publish("news.today", "yes")
+            packet = await inbox.receive()
+            assert (packet.channel, packet.data) == ("news.today", "yes")
+    assert (one.statistics().published, other.statistics().received) == (2, 1)
+    states.append(one.state)
+    assert states == ["new", "connected", "closed"]
 
 
 class Medium:

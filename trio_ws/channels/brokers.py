@@ -52,7 +52,19 @@ class BrokerStatistics(NamedTuple):
 
 
 class Broker(ABC):
-    """See the module's text. One broker serves one server (or one other owner) at a time."""
+    """What joins the channels of several servers. Subclass it, and give an object to a server as ``broker``.
+
+    A server tells its broker which names have subscribers here, gives it what is published here, and gets
+    what was published elsewhere. Names and payloads are opaque, but for globs: a name with one of ``*?[``
+    stands for all names that it matches, as in ``fnmatch.fnmatchcase``. A broker serves one server at a time.
+
+    - ``publish``, ``subscribe`` and ``unsubscribe`` never block: what cannot be done at once is kept, within
+      a bound, and done by tasks that `run` has.
+    - A message reaches ``receive`` once, however many of the subscribed names match, and never in the broker
+      that published it.
+    - Losing the other side ends nothing: it is logged, seen in `state`, and tried again. What was lost
+      meanwhile is counted in `statistics`.
+    """
 
     @abstractmethod
     def run(
