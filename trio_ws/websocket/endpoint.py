@@ -43,8 +43,8 @@ _COMPRESSED_SLICE = 512
 #: Inflated bytes after which the rest of a read waits for the next turn, about a millisecond.
 _INFLATED_AT_ONCE = 256 * 1024
 
-#: Reads of big messages in one turn. They take about half a millisecond, and 2 ms where text is not ASCII.
-_READS_IN_A_ROW = 3
+#: Reads of big messages in one turn: about 0.7 ms, 2 ms with masks in Python or text beyond ASCII.
+_READS_IN_A_ROW = 5
 
 
 class Endpoint(Lifetime):
