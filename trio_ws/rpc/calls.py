@@ -343,14 +343,13 @@ class Caller(ABC):
         credits: int | None = None,
         streams: dict[str, str] | None = None,
     ) -> bytes:
-        if not self.extended:
-            if not self._may_call:
-                raise RPCError(f"a client that speaks {self.dialect.name} cannot be called")
-            return self.dialect.request(call_id, method, args, kwargs, None, None, streams)
+        if not self._may_call:
+            raise RPCError(f"a client that speaks {self.dialect.name} cannot be called")
         timeout = None
-        deadline = trio.current_effective_deadline()
-        if deadline != math.inf:
-            timeout = max(0.0, deadline - trio.current_time() - self.ws._one_way())
+        if self.extended:
+            deadline = trio.current_effective_deadline()
+            if deadline != math.inf:
+                timeout = max(0.0, deadline - trio.current_time() - self.ws._one_way())
         return self.dialect.request(call_id, method, args, kwargs, timeout, credits, streams)
 
     # -- streams ------------------------------------------------------------------------------------
