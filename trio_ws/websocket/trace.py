@@ -51,6 +51,7 @@ class _Tracing:
         self._transport = transport
         self._came = _Watch(ws, "<")
         self._went = _Watch(ws, ">")
+        self._went.skip(ws._outbox.size)  # the handshake's answer, if it has not gone out yet
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -90,7 +91,11 @@ class _Watch:
         self._ws = ws
         self._direction = direction
         self._seen = bytearray()  # of a frame, up to where its payload is shown
-        self._skip = 0  # bytes of a payload that are not
+        self._skip = 0  # bytes that are not
+
+    def skip(self, size: int) -> None:
+        """So many bytes come first that are no frames."""
+        self._skip = size
 
     def see(self, data: bytes | memoryview) -> None:
         rest = memoryview(data)
