@@ -12,6 +12,7 @@ import trio
 from tests.kit.serving import serving_in_memory
 from trio_ws import ClientConnection, Options, WebSocketClient, WebSocketHandler, rpc_method
 from trio_ws.testing import RawPeer
+from trio_ws.wire.frames import BINARY, FIN, masked_frame
 from trio_ws.wire.packets import TrioWS
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ async def test_a_burst_of_calls_loses_none(method: str, autojump_clock: MockCloc
         peer = await RawPeer.connect(await memory.stream(), headers=headers)
 
         async def send() -> None:
-            for number in range(MANY):
-                await peer.send_frame(2, dialect.request(str(number), method, (number,)))
+            for start in range(0, MANY, 100):  # frame by frame, most of the time would be the raw peer's
+                requests = [dialect.request(str(n), method, (n,)) for n in range(start, start + 100)]
+                await peer.send_raw(b"".join(masked_frame(FIN | BINARY, request) for request in requests))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
