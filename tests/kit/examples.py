@@ -1,4 +1,4 @@
-"""How many examples the property tests take: with ``TRIO_WS_TEST_EXAMPLES=10``, ten times as many as usual."""
+"""How many examples property tests take: with ``TRIO_WS_TEST_EXAMPLES=10``, ten times as many as usual."""
 
 from __future__ import annotations
 

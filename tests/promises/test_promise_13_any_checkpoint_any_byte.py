@@ -190,6 +190,7 @@ async def run_on(link: Link, listener: MemoryListener, options: Options) -> bool
     return whole
 
 
+@pytest.mark.repeats
 @OPTIONS
 @pytest.mark.parametrize("direction", ["to_server", "to_client"])
 @pytest.mark.parametrize("fault", ["cut", "clean cut", "partition"])

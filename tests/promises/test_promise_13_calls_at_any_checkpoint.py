@@ -165,6 +165,7 @@ async def test_a_use_cancelled_at_every_checkpoint_leaves_a_client_that_works(au
                 await use(client)
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("fault", ["cut", "clean cut", "partition"])
 @pytest.mark.parametrize("direction", ["to_server", "to_client"])
 async def test_the_network_stops_at_any_byte(fault: str, direction: Any, autojump_clock: Any) -> None:

@@ -54,6 +54,7 @@ class Handler(WebSocketHandler):
         return total
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("method", ["echo", "plain", "wait"])
 async def test_a_burst_of_calls_loses_none(method: str, autojump_clock: MockClock) -> None:
     """All requests are sent before any answer is read."""
@@ -84,6 +85,7 @@ async def test_a_burst_of_calls_loses_none(method: str, autojump_clock: MockCloc
         await peer.send_close()
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("dialect", ["trio-ws.v1", "webshocket.v1"])
 async def test_a_stream_of_many_items_loses_none(dialect: str, autojump_clock: MockClock) -> None:
     async with serving_in_memory(Handler()) as memory:
@@ -93,6 +95,7 @@ async def test_a_stream_of_many_items_loses_none(dialect: str, autojump_clock: M
                 assert [number async for number in numbers] == list(range(MANY))
 
 
+@pytest.mark.repeats
 async def test_nor_does_one_to_the_server(autojump_clock: MockClock) -> None:
     async def numbers() -> AsyncIterator[int]:
         for number in range(MANY):
@@ -103,6 +106,7 @@ async def test_nor_does_one_to_the_server(autojump_clock: MockClock) -> None:
             assert await client.call("total", numbers()) == sum(range(MANY))
 
 
+@pytest.mark.repeats
 async def test_our_own_callers_at_once(autojump_clock: MockClock) -> None:
     handler = Handler()
     done = 0

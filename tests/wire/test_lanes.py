@@ -83,6 +83,7 @@ def test_without_the_extension_everything_works() -> None:
 @pytest.mark.skipif(LANE == "python", reason="these tests have just run with masks in Python")
 def test_in_python_the_tests_of_frames_pass_too() -> None:
     tests = ["tests/wire/test_frames.py", "tests/wire/test_frames_agree.py", "tests/fuzz/test_corpus.py"]
-    fewer = str(FACTOR / 4)  # of the property tests, which are about frames more than about masks
-    out = python("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, pure="1", TRIO_WS_TEST_EXAMPLES=fewer)
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    # Property tests take fewer examples: they are about frames more than about masks.
+    out = python(*command, pure="1", TRIO_WS_TEST_EXAMPLES=str(FACTOR / 4))
     assert " passed" in out
