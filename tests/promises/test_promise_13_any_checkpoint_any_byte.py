@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from tests.kit.examples import every
 from tests.kit.serving import all_tasks, echo
 from trio_ws import (
     Compression,
@@ -204,7 +205,7 @@ async def test_the_network_stops_at_every_byte(
     before = all_tasks()
     # Each partition is waited for until the timeouts end it, so these take every seventh byte only. A clean
     # end differs from a cut in little, and takes every third.
-    for count in range(0, total, {"cut": 1, "clean cut": 3, "partition": 7}[fault]):
+    for count in range(0, total, every({"cut": 1, "clean cut": 3, "partition": 7}[fault])):
         listener = MemoryListener()
         link = await listener.open_link(max_read=None)
         if fault == "partition":
