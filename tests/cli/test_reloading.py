@@ -6,6 +6,7 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 
 from tests.kit.commands import GUARD, environment, exchange, program
@@ -13,6 +14,8 @@ from trio_ws.cli.reloading import Watcher
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("measured")
 
 SAYS = "async def serve(ws):\n    await ws.send('{}')\n"
 
