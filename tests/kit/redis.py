@@ -1,7 +1,7 @@
 """A real redis-server on a free port, that a test may kill, start again, and let hang.
 
 What always holds: the server has no files but in a folder of its own, listens on the loopback alone, and is
-gone when the block is. "Ready" is what it says itself; nothing here sleeps.
+gone when the block is. "Ready" is what it says itself; what it does not say, it is asked until it holds.
 """
 
 from __future__ import annotations
