@@ -24,6 +24,7 @@ SIZE = 64 * 1024
 BOUND = Options().channel_max_bytes + Options().send_high_water + 2 * SIZE
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("policy", ["disconnect", "drop_oldest", "drop_newest"])
 async def test_a_stalled_subscriber_delays_nobody(policy: Policy, autojump_clock: MockClock) -> None:
     handler = Rooms()
