@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING
 
-import pytest
 import trio
 import trio.testing
 import trustme
@@ -73,7 +72,6 @@ async def test_pings_are_answered_while_a_sender_is_blocked(autojump_clock: Mock
         await peer.aclose()
 
 
-@pytest.mark.repeats
 async def test_pongs_have_a_small_bounded_room_and_the_latest_is_kept(autojump_clock: MockClock) -> None:
     blocked: list[WebSocket] = []
 

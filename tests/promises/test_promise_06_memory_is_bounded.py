@@ -208,7 +208,6 @@ async def test_one_read_of_compressed_messages_stays_within_the_bound(autojump_c
 # -- queued bytes out -------------------------------------------------------------------------------
 
 
-@pytest.mark.repeats
 @pytest.mark.parametrize("compression", [False, True])
 @pytest.mark.parametrize("size", [1, 1000, 20_000])
 async def test_what_waits_to_be_written_is_bounded_however_many_send(

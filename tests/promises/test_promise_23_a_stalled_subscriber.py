@@ -24,7 +24,6 @@ SIZE = 64 * 1024
 BOUND = Options().channel_max_bytes + Options().send_high_water + 2 * SIZE
 
 
-@pytest.mark.repeats
 @pytest.mark.parametrize("policy", ["disconnect", "drop_oldest", "drop_newest"])
 async def test_a_stalled_subscriber_delays_nobody(policy: Policy, autojump_clock: MockClock) -> None:
     handler = Rooms()
@@ -82,7 +81,6 @@ async def test_a_hundred_megabytes_to_a_stalled_reader_stay_within_its_bound(
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.repeats
 async def test_a_stalled_plain_websocket_is_closed_at_its_bound(
     autojump_clock: MockClock,
 ) -> None:
