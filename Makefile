@@ -6,9 +6,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # CI wants the log to say more, a person wants it to say less.
 PYTEST_ARGS ?= $(if $(CI),--durations=10,-q)
+# What pip installs of pyproject.toml's extras.
+EXTRAS ?= dev,bench
 ROUNDS ?= 5
 RESULTS := benchmarks/results
 CODE := trio_ws tests $(wildcard examples benchmarks)
+
+# The tests start hundreds of interpreters, and without bytecode each would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check docs conformance bench clean
@@ -20,7 +25,7 @@ $(STAMP): pyproject.toml hatch_build.py trio_ws/wire/_fast.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "trio_ws needs Python 3.11 or later; say which with: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@touch $@
 
 install: $(STAMP)  ## make the virtual environment only

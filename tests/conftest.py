@@ -6,14 +6,22 @@ so hypothesis sets no deadline either.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
 # Helpers under tests/kit assert as tests do, and should explain a failure as well.
 pytest.register_assert_rewrite("tests.kit")
+
+from tests.kit.examples import how_many  # noqa: E402 - not before that
 
 # A shell starts what it runs in the background with Ctrl+C ignored, and every process below inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -24,10 +32,42 @@ for name in list(os.environ):
     if name.lower().endswith("_proxy"):
         del os.environ[name]
 
+# A process takes twice as long to start where coverage measures it, so it is for tests that ask for it alone.
+_COVERAGE = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("COVERAGE_PROCESS_")}
+
+
+@pytest.fixture(scope="module")
+def measured() -> Iterator[None]:
+    """Coverage also of the processes that these tests start, of code that runs nowhere else."""
+    os.environ.update(_COVERAGE)
+    yield
+    for name in _COVERAGE:
+        del os.environ[name]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Without coverage where a test does the same again and again: it makes that four times slower."""
+    if not any(item.get_closest_marker(name) for name in ("repeats", "hypothesis")):
+        return (yield)
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(tracer)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What all the tests have imported stays to the end, so no garbage collection need look at it."""
+    gc.collect()
+    gc.freeze()
+
+
 _BY_THE_CLOCK = [HealthCheck.too_slow]
-settings.register_profile("local", deadline=None, suppress_health_check=_BY_THE_CLOCK)
-# In CI the same examples each time: a new one found at random should fail where it can be looked at.
 settings.register_profile(
-    "ci", deadline=None, suppress_health_check=_BY_THE_CLOCK, derandomize=True, print_blob=True
+    "local", deadline=None, suppress_health_check=_BY_THE_CLOCK, max_examples=how_many(100)
 )
+# In CI the same examples each time: a new one found at random should fail where it can be looked at.
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")

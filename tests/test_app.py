@@ -563,6 +563,7 @@ print("after", flush=True)
 """
 
 
+@pytest.mark.usefixtures("measured")
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_run_serves_until_a_signal_and_drains(sign: signal.Signals) -> None:
     with subprocess.Popen(

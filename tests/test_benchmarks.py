@@ -18,6 +18,7 @@ if missing or sys.platform != "linux":
 
 from benchmarks import callers, fairness, growth, load, report, run, servers, wire  # noqa: E402
 
+pytestmark = pytest.mark.repeats
 README = Path(run.__file__).parent / "README.md"
 
 

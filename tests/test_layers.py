@@ -107,6 +107,7 @@ def test_every_module_has_a_floor() -> None:
     assert parts - FLOORS.keys() == set(), "give it a floor in house and in FLOORS"
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize(("path", "module"), modules(), ids=[module for _, module in modules()])
 def test_imports_go_down(path: Path, module: str) -> None:
     source = path.read_text(encoding="utf-8")

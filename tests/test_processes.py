@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from trio_ws import ProcessGroup, WebSocket
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 ROOT = Path(__file__).parents[1]
 PID = "tests.kit.worker_targets:pid"
 STUBBORN = "tests.kit.worker_targets:stubborn"

@@ -157,7 +157,7 @@ async def test_two_processes(tmp_path: Path) -> None:
             async with folder.serving():
                 # Redis keeps nothing for a process that has not told it yet what it wants.
                 while sum(" psub=1 " in line for line in await redis.clients()) < 2:
-                    pass
+                    await trio.sleep(0.02)
                 await everyone_hears_everyone(folder)
 
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 import trio.testing
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from tests.kit.channels import Listener, Rooms, connection_of
+from tests.kit.examples import examples
 from tests.kit.serving import serving_in_memory
 from trio_ws import Options
 from trio_ws.channels.log import ENTRY_OVERHEAD
@@ -192,7 +193,7 @@ async def check_nothing_is_left(handler: Rooms) -> None:
     assert not hub.flusher._ready
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(80)
 @given(policy=st.sampled_from(["disconnect", "drop_oldest", "drop_newest"]), script=steps)
 def test_a_subscriber_sees_a_subsequence_and_what_is_missing_was_counted(
     policy: str, script: list[tuple[Any, ...]]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.kit.examples import examples
 from tests.kit.redis import redis_server, talk
 from trio_ws.channels.names import MAX_CHANNEL_NAME, matcher
 from trio_ws.channels.redis_names import Wanted, channel_of, name_of, pattern_of
@@ -84,7 +85,7 @@ async def test_what_a_glob_matches_its_pattern_matches_at_a_real_redis() -> None
             st.lists(NAMES, max_size=8),
             st.sampled_from(["p:", "[!*?\\"]),
         )
-        @settings(max_examples=150)
+        @examples(150)
         def every_glob(pieces: list[tuple[str, str]], names: list[str], prefix: str) -> None:
             glob = "".join(piece for piece, _ in pieces)
             matching = "".join(piece for _, piece in pieces)

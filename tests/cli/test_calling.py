@@ -17,6 +17,8 @@ from trio_ws.cli import main
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 
 def test_call_as_a_process(url: str) -> None:
     done = run_program("call", f"{url}/rpc", "add", "20", "22")

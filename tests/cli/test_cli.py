@@ -12,6 +12,8 @@ import pytest
 from tests.kit.commands import environment
 from trio_ws.cli import main
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 DOCS = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
 COMMANDS = ("serve", "connect", "call", "stream", "listen", "bench")
 

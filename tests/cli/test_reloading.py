@@ -9,6 +9,7 @@ import subprocess
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 
 from tests.kit.commands import GUARD, environment, exchange, program
@@ -16,6 +17,8 @@ from trio_ws.cli.reloading import Watcher
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("measured")
 
 SAYS = "async def serve(ws):\n    await ws.send('{}')\n"
 

@@ -20,6 +20,8 @@ from trio_ws.cli import main
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 TARGETS = "tests.kit.cli_targets"
 
 

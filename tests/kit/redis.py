@@ -1,7 +1,7 @@
 """A real redis-server on a free port, that a test may kill, start again, and let hang.
 
 What always holds: the server has no files but in a folder of its own, listens on the loopback alone, and is
-gone when the block is. "Ready" is what it says itself; nothing here sleeps.
+gone when the block is. "Ready" is what it says itself; what it does not say, it is asked until it holds.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ __all__ = [
     "talk",
 ]
 
+#: Seconds before a server that is asked how far it is is asked again: it needs the processor more than we do.
+_PAUSE = 0.01
 #: What a broker heard: names and payloads.
 Heard = list[tuple[str, bytes]]
 
@@ -125,7 +127,7 @@ class RedisServer:
     async def until_clients(self, count: int) -> None:
         """Wait until so many brokers are connected: Redis sees the end of a connection a moment later."""
         while len(await self.clients()) != count:
-            pass
+            await trio.sleep(_PAUSE)
 
     async def subscriptions(self) -> set[str]:
         """The channels that anyone is subscribed to, without those of patterns."""
@@ -138,6 +140,7 @@ class RedisServer:
             found = (re.search(r" sub=(\d+) psub=(\d+) ", line) for line in lines)
             if sum(int(match[1]) + int(match[2]) for match in found if match) == count:
                 return
+            await trio.sleep(_PAUSE)
 
 
 async def talk(stream: trio.abc.Stream, *words: str | bytes) -> Any:

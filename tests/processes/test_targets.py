@@ -12,6 +12,8 @@ import pytest
 from tests.kit import worker_targets
 from trio_ws.processes.targets import import_string, load, load_ssl_context
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 ROOT = Path(__file__).parents[2]
 MODULE = "tests.kit.worker_targets"
 PROGRAM = """

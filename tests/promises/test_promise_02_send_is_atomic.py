@@ -136,6 +136,7 @@ async def test_a_frame_that_is_not_taken_within_the_close_timeout_is_given_up(
             await peer.receive_frame()  # half of it, and nothing behind that half
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("seed", range(10))
 async def test_cancellations_at_random_leave_whole_messages(seed: int, autojump_clock: MockClock) -> None:
     """A send that returned has sent its message once, and one that was cancelled has sent none of it."""

@@ -78,6 +78,7 @@ async def test_whoever_is_cancelled_loses_nothing(take: Any, autojump_clock: Moc
         assert cancelled > 20
 
 
+@pytest.mark.repeats
 @every_way
 @pytest.mark.parametrize("latency", [0, 0.5])
 async def test_nothing_is_lost_in_the_very_moment_of_its_arrival(
@@ -118,6 +119,7 @@ async def test_whoever_was_cancelled_before_takes_nothing(take: Any, autojump_cl
             assert await take(ws) == number
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("take", [take for take in TAKES if take is not take_parts], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("compression", [False, True])
 async def test_every_way_to_receive_may_be_cancelled_between_fragments(

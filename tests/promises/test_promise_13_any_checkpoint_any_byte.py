@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from tests.kit.examples import every
 from tests.kit.serving import all_tasks, echo
 from trio_ws import (
     Compression,
@@ -190,6 +191,7 @@ async def run_on(link: Link, listener: MemoryListener, options: Options) -> bool
     return whole
 
 
+@pytest.mark.repeats
 @OPTIONS
 @pytest.mark.parametrize("direction", ["to_server", "to_client"])
 @pytest.mark.parametrize("fault", ["cut", "clean cut", "partition"])
@@ -201,8 +203,9 @@ async def test_the_network_stops_at_every_byte(
     assert await run_on(whole, listener, options)
     total = getattr(whole, direction).carried
     before = all_tasks()
-    # Each partition is waited for until the timeouts end it, so these take every seventh byte only.
-    for count in range(0, total, 7 if fault == "partition" else 1):
+    # Each partition is waited for until the timeouts end it, so these take every seventh byte only. A clean
+    # end differs from a cut in little, and takes every third.
+    for count in range(0, total, every({"cut": 1, "clean cut": 3, "partition": 7}[fault])):
         listener = MemoryListener()
         link = await listener.open_link(max_read=None)
         if fault == "partition":

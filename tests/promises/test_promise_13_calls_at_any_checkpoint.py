@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.kit.examples import every
 from tests.kit.serving import all_tasks
 from tests.promises.test_promise_13_any_checkpoint_any_byte import (
     cancelled_at,
@@ -166,6 +167,7 @@ async def test_a_use_cancelled_at_every_checkpoint_leaves_a_client_that_works(au
                 await use(client)
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("fault", ["cut", "clean cut", "partition"])
 @pytest.mark.parametrize("direction", ["to_server", "to_client"])
 async def test_the_network_stops_at_any_byte(fault: str, direction: Any, autojump_clock: Any) -> None:
@@ -189,7 +191,7 @@ async def test_the_network_stops_at_any_byte(fault: str, direction: Any, autojum
     await run(whole, listener)
     total = getattr(whole, direction).carried
     before = all_tasks()
-    for count in range(0, total, 23 if fault == "partition" else 11):
+    for count in range(0, total, every(23 if fault == "partition" else 11)):
         listener = MemoryListener()
         link = await listener.open_link(max_read=None)
         if fault == "partition":

@@ -126,6 +126,7 @@ async def test_a_scope_inside_a_generator_may_end_while_it_stands_at_its_yield(
                 assert [text async for text in texts] == ["before", "before", "after"]
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("dialect", ["webshocket.v1", "json", "jsonrpc"])
 async def test_without_credits_a_paused_consumer_stops_the_reading(
     dialect: str, autojump_clock: MockClock

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 import trio
 import trio.testing
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.kit.examples import examples
 from tests.kit.serving import serving_in_memory
 from trio_ws import ClientConnection, Options, WebSocketHandler, rpc_method
 from trio_ws.testing import RawPeer
@@ -154,7 +155,7 @@ async def test_json_rpc_answers_all_and_lives(payload: bytes, code: int, autojum
         await peer.send_close()
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     st.sampled_from(["trio-ws.v1", "webshocket.v1", "jsonrpc", None]),
     st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=60)), max_size=5),

@@ -58,6 +58,7 @@ async def test_a_stalled_subscriber_delays_nobody(policy: Policy, autojump_clock
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest"])
 async def test_a_hundred_megabytes_to_a_stalled_reader_stay_within_its_bound(
     policy: Policy, autojump_clock: MockClock
@@ -107,6 +108,7 @@ async def test_a_stalled_plain_websocket_is_closed_at_its_bound(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.repeats
 async def test_a_thousand_subscribers_and_one_of_them_stalled() -> None:
     """Over sockets, whose own buffers are kept small; all others have each message at once."""
     handler = Rooms()

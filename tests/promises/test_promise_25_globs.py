@@ -49,6 +49,7 @@ async def test_what_globs_match(glob: str, matching: list[str], other: list[str]
             assert handler.publish(name, 1) == 0, name
 
 
+@pytest.mark.repeats
 async def test_caches_are_bounded(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory, trio.open_nursery() as nursery:

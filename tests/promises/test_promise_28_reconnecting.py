@@ -334,6 +334,7 @@ async def test_a_link_that_falls_silent(direction: Any, autojump_clock: MockCloc
             assert trio.current_time() == 8
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("comes_back", [True, False])
 @pytest.mark.parametrize("clean", [True, False])
 async def test_the_link_goes_at_any_byte_and_no_call_waits_for_ever(

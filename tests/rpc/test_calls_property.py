@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.kit.examples import examples
 from tests.kit.serving import all_tasks
 from trio_ws import (
     ClientConnection,
@@ -118,7 +119,7 @@ async def operate(caller: Caller, name: str, value: int) -> None:
         assert await caller.call(name, (value,), {}, int) == value
 
 
-@settings(max_examples=120, deadline=None)
+@examples(120)
 @given(
     st.lists(OPERATIONS, max_size=12),
     st.none() | st.floats(0, 6),

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import trio
-import trio.testing
 
 from tests.kit.serving import serving
 from tests.kit.watching import until

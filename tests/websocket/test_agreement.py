@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.kit.examples import examples
 from tests.kit.serving import serving_in_memory
 from trio_ws import Compression, Options, connect
 
@@ -79,7 +80,7 @@ async def exchange(
     return at_server, at_client, agreed
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     messages,
     messages,

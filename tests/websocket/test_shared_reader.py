@@ -375,6 +375,7 @@ async def test_a_scope_that_a_method_leaves_open_costs_one_worker(caplog: pytest
                 assert await client.call("add", 1, 2) == 3
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("target", ["function", "handler", "app"])
 async def test_idle_connections_cost_no_waiting_task(target: str) -> None:
     """A handler's task waits in its connection; one of calls has none. Only the reader waits for sockets."""

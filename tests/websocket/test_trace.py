@@ -40,14 +40,16 @@ async def test_debug_shows_the_frames_of_both_sides(kind: str, caplog: pytest.Lo
     big = f"BINARY, 70000 bytes: {bytes(64)!r}..."
     for role in ("client", "server"):
         mine = [line for line in shown if f" {role} " in line]
-        for text in (
-            "TEXT, 5 bytes: b'hello'",
-            big,
-            "PING, 6 bytes: b'there?'",
-            "PONG, 6 bytes: b'there?'",
-            "CLOSE, 5 bytes: b'\\x03\\xe8bye'",
+        for text, times in (
+            ("TEXT, 5 bytes: b'hello'", 2),
+            (big, 2),
+            ("PING, 6 bytes: b'there?'", 1),
+            ("PONG, 6 bytes: b'there?'", 1),
+            ("CLOSE, 5 bytes: b'\\x03\\xe8bye'", 1),
+            ("CLOSE, 2 bytes: b'\\x03\\xe8'", 1),
         ):
-            assert any(text in line for line in mine), (role, text)
+            assert sum(text in line for line in mine) == times, (role, text)
+        assert len(mine) == 8, "and nothing else, not even the handshake"
 
 
 async def test_nothing_is_shown_otherwise(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 from wsproto.frame_protocol import Opcode
 
+from tests.kit.examples import examples
 from tests.kit.wire import Outcome, by_wsproto, frame, split
 from trio_ws.errors import CloseFrame
 from trio_ws.options import Compression
@@ -141,7 +142,7 @@ def read(pieces: Sequence[bytes], *, client: bool, compressed: bool, limit: int 
     return made
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.data(), st.booleans(), st.booleans())
 def test_any_frames_in_any_split_mean_what_wsproto_says(
     data: st.DataObject, client: bool, compressed: bool
@@ -168,7 +169,7 @@ def test_any_frames_in_any_split_mean_what_wsproto_says(
         assert arrived == expected.unfinished
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.data(), st.booleans(), st.booleans(), st.sampled_from([1, 10, 60, 130]))
 def test_a_limit_cuts_off_what_is_too_big_and_changes_nothing_else(
     data: st.DataObject, client: bool, compressed: bool, limit: int
@@ -190,7 +191,7 @@ def test_a_limit_cuts_off_what_is_too_big_and_changes_nothing_else(
         assert (list(one.messages), one.events) == (list(free.messages), free.events)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.data(), st.booleans(), st.booleans(), st.lists(st.booleans(), min_size=1, max_size=8))
 def test_parts_joined_are_the_messages_whenever_they_are_taken(
     data: st.DataObject, client: bool, compressed: bool, schedule: list[bool]
@@ -218,7 +219,7 @@ def test_parts_joined_are_the_messages_whenever_they_are_taken(
     assert not begun
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.data(), st.booleans(), st.integers(0, 20_000), st.integers(1, 40_000))
 def test_reading_on_in_big_frames_changes_nothing(
     data: st.DataObject, client: bool, first: int, other: int

@@ -14,6 +14,7 @@ import json
 import random
 import sys
 import traceback
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ class Loop(Protocol):
 def text_of(size: int) -> str:
     """A text of that many bytes in UTF-8, not all of them ASCII."""
     euros = size // 16
-    return "€" * euros + "".join(chr(97 + n % 26) for n in range(size - 3 * euros))
+    letters = size - 3 * euros
+    return "€" * euros + (ascii_lowercase * (letters // 26 + 1))[:letters]
 
 
 def bytes_of(size: int) -> bytes:
