@@ -13,7 +13,7 @@ from outcome import Outcome
 from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, wait_task_rescheduled
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine, Generator
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 
 __all__ = ["WOKEN", "Bell", "Gives"]
 
@@ -62,23 +62,35 @@ class Bell:
         It is no coroutine of its own, since every idle connection would keep one.
         """
         task = current_task()
-        waiting = self._waiting
-        if waiting is None:
+        if self._waiting is None:
             self._waiting = task
-        elif isinstance(waiting, Task):
-            self._waiting = {waiting: None, task: None}
-        else:
-            waiting[task] = None
+            return wait_task_rescheduled(self._leave_first)  # noqa: ASYNC105 - the caller does
+        return wait_task_rescheduled(self._join(task))  # noqa: ASYNC105 - the caller does
 
-        def abort(_: RaiseCancelT) -> Abort:
-            waiting = self._waiting
-            if waiting is task:
-                self._waiting = None
-            elif isinstance(waiting, dict):
-                waiting.pop(task, None)
+    def _leave_first(self, _: RaiseCancelT) -> Abort:
+        """The one who came when nobody waited is cancelled.
+
+        A closure would be four objects for the garbage collector, which then comes after every hundred waits.
+        """
+        if isinstance(self._waiting, dict):
+            del self._waiting[next(iter(self._waiting))]
+        else:
+            self._waiting = None
+        return Abort.SUCCEEDED
+
+    def _join(self, task: Task) -> Callable[[RaiseCancelT], Abort]:
+        """Wait with others; give what a cancellation does."""
+        waiting = self._waiting
+        if not isinstance(waiting, dict):
+            assert waiting is not None
+            waiting = self._waiting = {waiting: None}
+        waiting[task] = None
+
+        def leave(_: RaiseCancelT) -> Abort:
+            del waiting[task]
             return Abort.SUCCEEDED
 
-        return wait_task_rescheduled(abort)  # noqa: ASYNC105 - the caller does
+        return leave
 
     def ring(self) -> int:
         """Wake everyone; give how many that were."""
