@@ -188,21 +188,22 @@ class Steps(trio.abc.Instrument):
 
 async def test_one_turn_takes_all_that_has_come_of_big_messages(tmp_path: Path) -> None:
     payload = os.urandom(80_000)
+    counters: list[Steps] = []
     steps: list[int] = []
     done = trio.Event()
 
     async def handler(ws: WebSocket) -> None:
         await ws.accept()
-        counted = Steps(trio.lowlevel.current_task())
-        trio.lowlevel.add_instrument(counted)
+        counters.append(Steps(trio.lowlevel.current_task()))
         for _ in range(2):
             assert await ws.receive_bytes() == payload
-            steps.append(counted.count)
-        trio.lowlevel.remove_instrument(counted)
+            steps.append(counters[0].count)
+        trio.lowlevel.remove_instrument(counters[0])
         done.set()
 
     async with unix_client(handler, tmp_path / "socket", OPTIONS) as sock:
         await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(counters[0])
         data = frame(BINARY, payload) * 2
         assert sock.send(data) == len(data)
         await done.wait()

@@ -98,22 +98,20 @@ class Outbox:
 
     def write(self, frame: bytes) -> None:
         """Send a frame, now if the socket takes it."""
-        if self._parts or self._draining:
+        if self.size or self.broken:
             self._append(frame)
             if self.corked:
                 self.flush()
             return
-        if self.broken:
-            return
-        large = len(frame) > SEND_SIZE
+        size = len(frame)
         try:
-            sent = self.transport.send_now(memoryview(frame)[:SEND_SIZE] if large else frame)
+            sent = self.transport.send_now(frame if size <= SEND_SIZE else memoryview(frame)[:SEND_SIZE])
         except BlockingIOError:
             sent = 0
         except OSError as exc:
             self._break(exc)
             return
-        if sent != len(frame):
+        if sent != size:
             self._append(memoryview(frame)[sent:] if sent else frame)
             self._drain_soon()
 

@@ -34,7 +34,7 @@ import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection, wait_readable
 
 from trio_ws.websocket.trace import about
-from trio_ws.websocket.transport import READ_SIZE
+from trio_ws.websocket.transport import BLIND_WAITS, READ_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -81,6 +81,7 @@ class Reader:
         self._connections: dict[int, Endpoint] = {}
         self._alone: set[int] = set()  # descriptors of those that read for themselves
         self._ready: deque[int] = deque()  # what the last poll gave and has not been read
+        self._blind = 0  # waits for the epoll that are to come without a look into it first
         self._led = False
         self._stillborn = False  # the last to lead was cancelled, and the next has not begun to read
 
@@ -152,8 +153,17 @@ class Reader:
         while True:
             if not ready:
                 ws = None  # it may end while we wait
-                await wait_readable(fileno)
-                ready.extend([fd for fd, _ in poll(0, CONNECTIONS_IN_A_ROW)])
+                if not self._blind:
+                    # As in Endpoint._advance. Those whose messages were read answer in the next turn, so a
+                    # peer has mostly done so in the one after.
+                    await checkpoint()
+                    await checkpoint()
+                    ready.extend([fd for fd, _ in poll(0, CONNECTIONS_IN_A_ROW)])
+                    self._blind = 0 if ready else BLIND_WAITS
+                if self._blind:
+                    self._blind -= 1
+                    await wait_readable(fileno)
+                    ready.extend([fd for fd, _ in poll(0, CONNECTIONS_IN_A_ROW)])
             left = BYTES_IN_A_ROW
             while ready and left > 0:
                 fd = ready.popleft()
@@ -163,8 +173,6 @@ class Reader:
                 if ws is None or ws._paused:
                     continue
                 left -= self._read(ws)
-                if ws._unfed:
-                    ready.append(fd)  # behind the others, while it is not full
                 going_on = ws._owner.take(lent) if ws._owner is not None else None
                 if ws._queued >= ws._options.max_queue_bytes and ws._full and not ws._over:
                     ws._paused = True
@@ -177,9 +185,12 @@ class Reader:
     def _read(self, ws: Endpoint) -> int:
         """Read once; give how much work that was, as so many bytes."""
         transport: Any = ws._transport
-        data, ws._unfed = ws._unfed, b""
+        data: bytes
         try:
-            data = data or transport.recv_now(READ_SIZE)
+            if ws._unfed:
+                data, ws._unfed = ws._unfed, b""
+            else:
+                data = transport.recv_now(READ_SIZE)
         except BlockingIOError:
             return 0
         except OSError as exc:
@@ -189,13 +200,17 @@ class Reader:
             ws._end(None)
             return END_COST
         size = len(data)
-        queued = ws._queued
         try:
-            messages = ws._feed(data)
-            if size == READ_SIZE and ws._deflate is None:
-                size += ws._read_on(transport)
-            elif ws._deflate is not None:
+            if ws._deflate is None:
+                messages = ws._feed(data)
+                if size == READ_SIZE:
+                    size += ws._read_on(transport)
+            else:
+                queued = ws._queued
+                messages = ws._feed(data)
                 size = max(size, ws._queued - queued)
+                if ws._unfed:
+                    self._ready.append(transport.fd)  # behind the others, while it is not full
             ws._arrived.ring()
         except Exception as exc:
             logger.exception("reading from %r failed", ws, extra=about(ws))

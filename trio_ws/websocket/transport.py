@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BIG_READ_SIZE",
+    "BLIND_WAITS",
     "READ_SIZE",
     "SEND_SIZE",
     "WRITE_SIZE",
@@ -42,6 +43,8 @@ BIG_READ_SIZE = 120 * 1024
 #: Bytes handed to the kernel at once, a common limit of messages and their heads: it may take several MiB, a
 #: millisecond or two for each.
 SEND_SIZE = 1025 * 1024
+#: Waits for a socket without a look into it first, once a look has found nothing.
+BLIND_WAITS = 32
 #: Bytes handed to one write of a stream: a record of TLS, and small enough for progress to be seen.
 WRITE_SIZE = 16384
 
