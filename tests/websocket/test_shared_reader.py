@@ -234,7 +234,7 @@ async def test_a_full_inbox_stops_the_reading_and_costs_nothing() -> None:
             sock.close()
             for _ in range(50):
                 await trio.lowlevel.checkpoint()
-            assert steps.count <= 3, "it may have been about to look into the epoll"
+            assert steps.count <= 5, "it may have been about to look into the epoll"
         assert ws in server.connections
         go_on.set()
         await until(lambda: not server.connections)

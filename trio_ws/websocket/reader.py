@@ -50,6 +50,8 @@ HAS_EPOLL = sys.platform == "linux"
 #: tests, which run with 0 and with very many as well.
 FEW = int(os.environ.get("TRIO_WS_TEST_FEW", "4"))
 
+#: Turns in which the epoll is looked into before one waits for it.
+_LOOKS = 3
 CONNECTIONS_IN_A_ROW = 64
 BYTES_IN_A_ROW = 128 * 1024
 #: What a message counts for in these, beside its bytes: it may be a call that is answered at once.
@@ -154,11 +156,14 @@ class Reader:
             if not ready:
                 ws = None  # it may end while we wait
                 if not self._blind:
-                    # As in Endpoint._advance. Those whose messages were read answer in the next turn, so a
-                    # peer has mostly done so in the one after.
+                    # As in Endpoint._advance. But those whose messages were read answer in the next turn, and
+                    # their peers in one of those after.
                     await checkpoint()
-                    await checkpoint()
-                    ready.extend([fd for fd, _ in poll(0, CONNECTIONS_IN_A_ROW)])
+                    for _ in range(_LOOKS):
+                        await checkpoint()
+                        ready.extend([fd for fd, _ in poll(0, CONNECTIONS_IN_A_ROW)])
+                        if ready:
+                            break
                     self._blind = 0 if ready else BLIND_WAITS
                 if self._blind:
                     self._blind -= 1

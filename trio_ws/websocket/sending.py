@@ -31,7 +31,7 @@ BytesLike = bytes | bytearray | memoryview
 Data = str | BytesLike | WebSocketMessage | AsyncIterable[str] | AsyncIterable[BytesLike]
 
 #: Payloads of at least this many bytes are sent beside their header instead of joined to it.
-_LARGE = 16 * 1024
+_LARGE = 48 * 1024
 #: Before it sends payloads of at least this many bytes, a task gives way to others: to have received one as
 #: large, or to have made it, took a millisecond or two, and so will this.
 _HUGE = 512 * 1024

@@ -66,7 +66,7 @@ _EXTENSION = "error in extension"
 # Above every length that a header can declare, so that an illegal one stays wsproto's to judge.
 _NO_LIMIT = 1 << 65
 # Plain frames of at least this many bytes are worth reading on for; see `FrameReader.at_once`.
-_BIG = 16 * 1024
+_BIG = 32 * 1024
 _LONGEST_HEAD = 14
 # Parts shorter than this are joined to what comes next, so that a peer that dribbles costs what it sends.
 _SMALL_CHUNK = 4096
