@@ -6,6 +6,7 @@ server is cancelled: shielded, for at most ``close_timeout`` seconds.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import types
@@ -246,24 +247,29 @@ class WebSocketHandler(Generic[State]):
         self._clients.add(connection)
         peer = self._make_peer(connection, workers, debug=debug)
         self._hub.open(member, peer)
-
-        @enable_ki_protection
-        async def finish(_: WebSocket) -> None:
-            try:
-                await peer.finish()
-            finally:
-                try:
-                    await self._see_off(connection)
-                finally:
-                    self._leave(connection, member)
-
+        # No closures: an idle connection keeps these, and each variable of a closure weighs as much.
+        rest = functools.partial(self._finish, connection, member, peer)
+        when_over = functools.partial(finish_soon, rest) if finish_soon is not None else None
         over = True
         try:
-            over = await peer.run((lambda: finish_soon(finish)) if finish_soon is not None else None)
+            over = await peer.run(when_over)
         finally:
             if over:
                 await self._see_off(connection)
         return over
+
+    @enable_ki_protection
+    async def _finish(
+        self, connection: ClientConnection[State], member: Member, peer: Peer, _: WebSocket
+    ) -> None:
+        """The end of a connection that has left its task."""
+        try:
+            await peer.finish()
+        finally:
+            try:
+                await self._see_off(connection)
+            finally:
+                self._leave(connection, member)
 
     async def _see_off(self, connection: ClientConnection[State]) -> None:
         self._clients.discard(connection)

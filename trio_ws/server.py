@@ -6,6 +6,7 @@ seconds to finish and cancels the rest. No task remains. What happens to one cli
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import socket
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     import os
     import ssl
     from collections.abc import AsyncIterator, Iterable
+    from contextvars import Context
     from types import TracebackType
 
     from trio_ws.channels.brokers import Broker
@@ -374,12 +376,12 @@ class WebSocketServer(Admission):
         return await self._handler._serve(ws, workers, debug=self._debug, finish_soon=finish_soon)
 
     def _finisher(self, ws: WebSocket) -> FinishSoon:
-        context = current_task().context
+        return functools.partial(self._finish_soon, current_task().context, ws)
 
-        def finish_soon(rest: Callable[[WebSocket], Awaitable[None]]) -> None:
-            context.run(self._handlers.start_soon, self._finish_client, ws, rest)
-
-        return finish_soon
+    def _finish_soon(
+        self, context: Context, ws: WebSocket, rest: Callable[[WebSocket], Awaitable[None]]
+    ) -> None:
+        context.run(self._handlers.start_soon, self._finish_client, ws, rest)
 
     @enable_ki_protection
     async def _call_in_thread(self, ws: WebSocket) -> None:
