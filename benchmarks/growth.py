@@ -41,6 +41,8 @@ __all__ = ["FULL_STEPS", "QUICK", "SMALLEST", "Steps", "grow"]
 
 #: Files that a process has open beside its connections.
 SPARE_FILES = 200
+#: Who publishes, and whether by calls.
+AUDIENCES = {"trio_ws, broadcast": False, "trio_ws, channel": True, "picows": False, "webshocket": True}
 
 
 @dataclass(frozen=True)
@@ -142,27 +144,30 @@ class Growth:
         """One message to many: when the last one has it, and the CPU time of each delivery."""
         self.curve("last", "until the last subscriber has a message", "ms", "subscribers")
         self.curve("delivery", "CPU time of one delivery of a single message", "us", "subscribers")
-        servers = {
-            "trio_ws, broadcast": (PEERS["trio_ws"], False),
-            "trio_ws, channel": (CALLERS["trio_ws"], True),
-            "picows": (PEERS["picows"], False),
-            "webshocket": (CALLERS["webshocket"], True),
-        }
-        with running_all(program for program, _ in servers.values()) as started:
+        programs = (PEERS["trio_ws"], CALLERS["trio_ws"], PEERS["picows"], CALLERS["webshocket"])
+        with running_all(programs) as servers:
+            peers = list(zip(AUDIENCES, servers, strict=True))
             for count in self.steps.subscribers:
-                if count + SPARE_FILES > files:
+                # All of their subscribers are open on our side.
+                at_once = (files - SPARE_FILES) // count
+                if not at_once:
+                    self.notes.append(f"{count:,} subscribers are more files than this system lets us open.")
                     continue
-                with _audiences(servers, started, count) as audiences:
-                    times = self.steps.publications * self.steps.rounds
-                    before = {peer: server.cpu() for peer, (_, server) in audiences.items()}
-                    for _ in range(times):
-                        for peer, (audience, server) in audiences.items():
-                            with placed(server):
-                                self.keep("last", peer, count, audience.publish(1)[0] * 1e3)
-                    time.sleep(self.steps.settle)
-                    for peer, (_, server) in audiences.items():
-                        cpu = (server.cpu() - before[peer]) / (times * count)
-                        self.keep("delivery", peer, count, cpu * 1e6)
+                for start in range(0, len(peers), at_once):
+                    self._publish(peers[start : start + at_once], count)
+
+    def _publish(self, peers: list[tuple[str, Server]], count: int) -> None:
+        with _audiences(peers, count) as audiences:
+            times = self.steps.publications * self.steps.rounds
+            before = {peer: server.cpu() for peer, server in peers}
+            for _ in range(times):
+                for peer, server in peers:
+                    with placed(server):
+                        self.keep("last", peer, count, audiences[peer].publish(1)[0] * 1e3)
+            time.sleep(self.steps.settle)
+            for peer, server in peers:
+                cpu = (server.cpu() - before[peer]) / (times * count)
+                self.keep("delivery", peer, count, cpu * 1e6)
 
     # -- sizes --------------------------------------------------------------------------------------
 
@@ -217,27 +222,24 @@ class Growth:
 
 
 @contextmanager
-def _audiences(
-    servers: dict[str, tuple[Any, bool]], started: list[Server], count: int
-) -> Generator[dict[str, tuple[FanOut, Server]], None, None]:
-    audiences: dict[str, tuple[FanOut, Server]] = {}
+def _audiences(peers: list[tuple[str, Server]], count: int) -> Generator[dict[str, FanOut], None, None]:
+    audiences: dict[str, FanOut] = {}
     try:
-        for (peer, (_, calls)), server in zip(servers.items(), started, strict=True):
-            audiences[peer] = (FanOut(server, count, calls=calls), server)
+        for peer, server in peers:
+            audiences[peer] = FanOut(server, count, calls=AUDIENCES[peer])
         yield audiences
     finally:
-        for audience, _ in audiences.values():
+        for audience in audiences.values():
             audience.close()
 
 
 def grow(steps: Steps) -> dict[str, Any]:
     """Measure all curves."""
-    # The audiences of four servers are all open on our side.
-    wanted = max(*steps.connections, 4 * max(steps.subscribers)) + SPARE_FILES
+    wanted = max(*steps.connections, len(AUDIENCES) * max(steps.subscribers)) + SPARE_FILES
     files = raise_file_limit(wanted)
     growth = Growth(steps)
     growth.connections(files)
-    growth.subscribers(files // 4)
+    growth.subscribers(files)
     growth.sizes()
     growth.calls()
     return {"about": about(), "notes": growth.notes, "curves": growth.curves()}
