@@ -8,26 +8,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.kit.serving import serving_in_memory
+from tests.kit.serving import Hall, serving_in_memory
 from trio_ws import Compression, Options, WebSocket, WebSocketMessage, broadcast, connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from trio.testing import MockClock
-
-
-class Hall:
-    """A plain handler that keeps the open connections."""
-
-    def __init__(self) -> None:
-        self.open: list[WebSocket] = []
-
-    async def __call__(self, ws: WebSocket) -> None:
-        await ws.accept()
-        self.open.append(ws)
-        async for message in ws:
-            await ws.send(message)
 
 
 @pytest.mark.parametrize(

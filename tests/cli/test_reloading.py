@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import subprocess
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,11 +16,30 @@ from tests.kit.commands import GUARD, environment, exchange, program
 from trio_ws.cli.reloading import Watcher
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("measured")
 
 SAYS = "async def serve(ws):\n    await ws.send('{}')\n"
+
+
+@contextmanager
+def reloading(folder: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+    """``trio-ws serve --reload`` of what is in a folder; it is killed in the end."""
+    with subprocess.Popen(
+        program("serve", "chat:serve", "--port", "0", "--reload", "--log-level", "warning", *more),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=environment(),
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> str:
@@ -34,36 +53,25 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
 def test_a_change_brings_a_fresh_server(tmp_path: Path) -> None:
     module = tmp_path / "chat.py"
     module.write_text(SAYS.format("first"))
-    with subprocess.Popen(
-        program("serve", "chat:serve", "--port", "0", "--reload", "--log-level", "warning"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        env=environment(),
-    ) as process:
-        try:
-            assert process.stdout is not None
+    with reloading(tmp_path) as process:
+        assert process.stdout is not None
 
-            announced = process.stdout
+        announced = process.stdout
 
-            def said() -> str | None:
-                return exchange(announced.readline().split()[-1])
+        def said() -> str | None:
+            return exchange(announced.readline().split()[-1])
 
-            assert said() == "first"
-            module.write_text(SAYS.format("second"))
-            assert str(module) in read_until(process, "restarting")
-            assert said() == "second"
-            module.write_text("def serve(:")
-            read_until(process, "has ended with exit code 2")
-            module.write_text(SAYS.format("third"))
-            assert said() == "third"
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(GUARD) == 0
-            assert process.stdout.read() == ""  # the last server has gone, too
-        finally:
-            process.kill()
+        assert said() == "first"
+        module.write_text(SAYS.format("second"))
+        assert str(module) in read_until(process, "restarting")
+        assert said() == "second"
+        module.write_text("def serve(:")
+        read_until(process, "has ended with exit code 2")
+        module.write_text(SAYS.format("third"))
+        assert said() == "third"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(GUARD) == 0
+        assert process.stdout.read() == ""  # the last server has gone, too
 
 
 async def test_only_python_files_count(tmp_path: Path) -> None:
@@ -81,15 +89,7 @@ async def test_only_python_files_count(tmp_path: Path) -> None:
 
 def test_a_server_ends_with_its_watcher_however_that_dies(tmp_path: Path) -> None:
     (tmp_path / "chat.py").write_text(SAYS.format("hello"))
-    with subprocess.Popen(
-        program("serve", "chat:serve", "--port", "0", "--reload", "--log-level", "warning", "--json"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        cwd=tmp_path,
-        env=environment(),
-    ) as process:
+    with reloading(tmp_path, "--json") as process:
         server = 0
         try:
             assert process.stdout is not None
@@ -101,7 +101,6 @@ def test_a_server_ends_with_its_watcher_however_that_dies(tmp_path: Path) -> Non
             assert process.communicate(timeout=GUARD)[0] == ""
             server = 0
         finally:
-            process.kill()
             if server:
                 with suppress(ProcessLookupError):
                     os.kill(server, signal.SIGKILL)

@@ -43,6 +43,19 @@ async def echo(ws: WebSocket) -> None:
         await ws.send(message)
 
 
+class Hall:
+    """A plain handler that keeps the open connections, and echoes."""
+
+    def __init__(self) -> None:
+        self.open: list[WebSocket] = []
+
+    async def __call__(self, ws: WebSocket) -> None:
+        await ws.accept()
+        self.open.append(ws)
+        async for message in ws:
+            await ws.send(message)
+
+
 def guard() -> float:
     """Seconds after which a test counts as hung."""
     return 100_000.0 if isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock) else 30.0

@@ -16,7 +16,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.kit.serving import serving_in_memory
+from tests.kit.serving import Hall, serving_in_memory
 from trio_ws import (
     ClientConnection,
     Compression,
@@ -84,19 +84,6 @@ def payload_of(frame: bytes) -> bytes:
     assert frame[0] == FIN | RSV1 | BINARY
     assert frame[1] == 127
     return zlib.decompressobj(-15).decompress(frame[10:])
-
-
-class Hall:
-    """Keeps who is there."""
-
-    def __init__(self) -> None:
-        self.open: list[WebSocket] = []
-
-    async def __call__(self, ws: WebSocket) -> None:
-        await ws.accept()
-        self.open.append(ws)
-        async for message in ws:
-            await ws.send(message)
 
 
 class Rooms(WebSocketHandler):
