@@ -251,9 +251,7 @@ class WebSocketClient:
             ConnectionClosedError: the connection ended first; its ``may_have_run`` says more.
             ConnectionFailedError: the client has given up to reconnect.
         """
-        # The common case of _caller, which as a property costs a hundredth of the call.
-        caller = self._caller if self._waits else self._keeper.peer or self._live
-        return caller.call(method, args, kwargs, returns)
+        return self._caller.call(method, args, kwargs, returns)
 
     async def send_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> RPCResponse:
         """Call a method and give how it ended: ``.data``, ``.error``, ``.result()``. Else as `call`."""

@@ -16,7 +16,7 @@ lets a peer answer only the latest ping).
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -185,7 +185,7 @@ class Outbox:
         if self._late:
             self._drain_soon()
             return
-        data: Any = parts[0] if len(parts) == 1 else b"".join(parts)  # type: ignore[arg-type]  # none is late
+        data = b"".join(parts)  # type: ignore[arg-type]  # none of them is late
         parts.clear()
         self.size = 0
         self.write(data)

@@ -26,10 +26,7 @@ __all__ = ["LONGEST", "frame_head", "python_take_frames", "python_whole_frame", 
 LONGEST = 0xFFFF
 
 _FINAL_TEXT, _FINAL_BINARY = 0x81, 0x82
-#: Payloads of at most this many bytes cost less to mask as integers, in line, than by a call.
-_INLINE_MAX = 384
 
-_from_bytes = int.from_bytes
 _pack_16 = struct.Struct("!BBH").pack
 _pack_64 = struct.Struct("!BBQ").pack
 
@@ -47,71 +44,33 @@ def python_take_frames(data: bytes, start: int, masked: bool, limit: int, messag
     Returns:
         The index of the first byte that was not taken, or -1 after text that is not valid UTF-8.
     """
-    return (_take_masked if masked else _take_unmasked)(data, start, limit, messages)
-
-
-# A loop for each role, because a test of the role per frame would cost as much as the parsing.
-
-
-def _take_masked(data: bytes, i: int, limit: int, messages: Messages) -> int:
     size = len(data)
-    while size - i >= 6:
-        first = data[i]
-        if first != _FINAL_BINARY and first != _FINAL_TEXT:
-            break
-        n = data[i + 1] - 128
-        start = i + 6
-        if n >= 126:
-            if n == 127 or size - i < 8:
-                break
-            n = data[i + 2] << 8 | data[i + 3]
-            if n < 126:
-                break
-            start = i + 8
-        end = start + n
-        if n < 0 or n > limit or end > size:
-            break
-        key = data[start - 4 : start]
-        if n > _INLINE_MAX:
-            payload = python_mask(data[start:end], key)
-        else:
-            payload = (
-                _from_bytes(data[start:end], "little") ^ _from_bytes((key * ((n + 3) >> 2))[:n], "little")
-            ).to_bytes(n, "little")
-        if first == _FINAL_BINARY:
-            messages.append(payload)
-        else:
-            try:
-                messages.append(payload.decode())
-            except UnicodeDecodeError:
-                return -1
-        i = end
-    return i
-
-
-def _take_unmasked(data: bytes, i: int, limit: int, messages: Messages) -> int:
-    size = len(data)
+    i = start
+    mask_bit, key_size = (0x80, 4) if masked else (0, 0)
     while size - i >= 2:
         first = data[i]
         if first != _FINAL_BINARY and first != _FINAL_TEXT:
             break
-        n = data[i + 1]
-        start = i + 2
+        n = data[i + 1] ^ mask_bit
+        begin = i + 2 + key_size
         if n >= 126:
             if n != 126 or size - i < 4:
                 break
             n = data[i + 2] << 8 | data[i + 3]
             if n < 126:
                 break
-            start = i + 4
-        end = start + n
+            begin += 2
+        end = begin + n
         if n > limit or end > size:
             break
+        payload = data[begin:end]
+        if masked:
+            payload = python_mask(payload, data[begin - 4 : begin])
         if first == _FINAL_BINARY:
-            messages.append(data[start:end])
+            messages.append(payload)
         else:
             try:
-                messages.append(data[start:end].decode())
+                messages.append(payload.decode())
             except UnicodeDecodeError:
                 return -1
         i = end

@@ -109,7 +109,6 @@ class FrameReader:
         "_key",
         "_left",
         "_limit",
-        "_masked",
         "_open",
         "_parts",
         "_proto",
@@ -137,7 +136,6 @@ class FrameReader:
         self.done = False  # a Close frame or a violation was read: whatever follows is dropped
         self._between = True  # nothing is begun and nothing done: the next byte may be the fast lane's
         self._limit = _NO_LIMIT if max_message_size is None else max_message_size
-        self._masked = not client  # what the peer's frames are to be
         self._fast_limit = min(self._limit, LONGEST)
         self._deflate = deflate
         self._proto: FrameProtocol | None = None  # made at the first frame that needs it
@@ -177,7 +175,7 @@ class FrameReader:
         """Take what one read brought. Never raises for what a peer sends; see ``events``."""
         i, size = 0, len(data)
         if self._between:
-            i = take_frames(data, 0, self._masked, self._fast_limit, self.messages)
+            i = take_frames(data, 0, not self.client, self._fast_limit, self.messages)
             if i == size:
                 return
             if i < 0:
@@ -194,7 +192,7 @@ class FrameReader:
             self._rest = b""
         while i < size and not self.done:
             if not self._open:
-                i = take_frames(data, i, self._masked, self._fast_limit, self.messages)
+                i = take_frames(data, i, not self.client, self._fast_limit, self.messages)
                 if i < 0:
                     self._refuse_utf8()
                     return

@@ -196,10 +196,7 @@ class _Packets(Dialect):
             request.streams = dict(streams) if streams else None
         elif streams:
             raise PacketError(f"an argument cannot be a stream in {self.name}; that takes trio-ws.v1")
-        try:
-            return self._encode(Packet(_RPC, None, None, request))
-        except Exception as exc:
-            raise self._unsendable(exc) from exc
+        return self._send(Packet(_RPC, rpc=request))
 
     def abort(self, call_id: str) -> bytes:
         return self._send(Packet(_RPC, rpc=Request(ABORT, [call_id])))
