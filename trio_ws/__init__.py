@@ -59,6 +59,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         waiting.py           what waits for answers
         uploads.py           arguments that are streams
         calls.py             the half that asks
+        begun.py             a call of the other side that has begun
         answering.py         the half that is asked
         peer.py              both, and the reading
         proxy.py             the other side's methods as an object's

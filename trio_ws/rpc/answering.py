@@ -38,15 +38,15 @@ from trio_ws.errors import (
     WebSocketException,
 )
 from trio_ws.predicates import holds
+from trio_ws.rpc.begun import Blocked, Call
 from trio_ws.rpc.calls import Caller
 from trio_ws.rpc.methods import ASYNC, PLAIN, STREAM
-from trio_ws.rpc.streams import ItemStream, Producer, produce
+from trio_ws.rpc.streams import ItemStream, produce
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.trace import about
 from trio_ws.wire.packets import ABORT, CREDIT, Request
 
 if TYPE_CHECKING:
-    import contextvars
     from collections.abc import Coroutine, Generator, Mapping
 
     from trio_ws.rpc.limits import Limiter, RateLimit
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.wire.packets import Dialect
 
-__all__ = ["ON_PACKET", "PACKET_OVERHEAD", "Answerer", "Blocked", "Call", "short"]
+__all__ = ["ON_PACKET", "PACKET_OVERHEAD", "Answerer", "short"]
 
 logger = logging.getLogger("trio_ws.rpc")
 
@@ -63,46 +63,6 @@ logger = logging.getLogger("trio_ws.rpc")
 PACKET_OVERHEAD = 128
 #: Stands for what is no request: the delivery of a packet to the application.
 ON_PACKET = Request("")
-
-
-class Call(Producer):
-    """A call of the other side that has begun.
-
-    Attributes:
-        answers: what its coroutine gives is the answer; a stream has sent its own.
-        ended_by: ``"abort"`` or ``"end"`` where its scope was cancelled for that.
-    """
-
-    __slots__ = ("answers", "context", "ended_by", "inputs", "key", "worker")
-
-    def __init__(self, request: Request, context: contextvars.Context, *, answers: bool) -> None:
-        self.request = request
-        self.credit = request.credits
-        self.bell: Bell | None = None
-        self.answers = answers
-        self.key: Any = request.call_id
-        self.context = context
-        self.worker: Worker | None = None
-        self.inputs: list[ItemStream[Any]] | None = None
-        self.ended_by = ""
-
-    def cancel(self, why: str) -> None:
-        """End it from outside."""
-        if not self.ended_by:
-            self.ended_by = why
-            if self.worker is not None:
-                self.worker.scope.cancel()
-
-
-class Blocked:
-    """A call whose coroutine waits, with what that needs to go on."""
-
-    __slots__ = ("call", "coroutine", "trap")
-
-    def __init__(self, call: Call, coroutine: Coroutine[Any, Any, Any], trap: Any) -> None:
-        self.call = call
-        self.coroutine = coroutine
-        self.trap = trap
 
 
 class Answerer(Caller):

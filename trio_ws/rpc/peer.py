@@ -27,7 +27,8 @@ import trio
 from trio.lowlevel import checkpoint, current_task, reschedule
 
 from trio_ws.errors import ConnectionClosedError, WebSocketException
-from trio_ws.rpc.answering import ON_PACKET, PACKET_OVERHEAD, Answerer, Blocked, Call, short
+from trio_ws.rpc.answering import ON_PACKET, PACKET_OVERHEAD, Answerer, short
+from trio_ws.rpc.begun import Blocked, Call
 from trio_ws.rpc.workers import Worker
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.lifetime import OPEN

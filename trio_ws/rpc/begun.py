@@ -1,0 +1,58 @@
+"""Calls of the other side that have begun: what is known of one, and of one that waits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trio_ws.rpc.streams import Producer
+
+if TYPE_CHECKING:
+    import contextvars
+    from collections.abc import Coroutine
+
+    from trio_ws.rpc.streams import ItemStream
+    from trio_ws.rpc.workers import Worker
+    from trio_ws.websocket.bell import Bell
+    from trio_ws.wire.packets import Request
+
+__all__ = ["Blocked", "Call"]
+
+
+class Call(Producer):
+    """A call of the other side that has begun.
+
+    Attributes:
+        answers: what its coroutine gives is the answer; a stream has sent its own.
+        ended_by: ``"abort"`` or ``"end"`` where its scope was cancelled for that.
+    """
+
+    __slots__ = ("answers", "context", "ended_by", "inputs", "key", "worker")
+
+    def __init__(self, request: Request, context: contextvars.Context, *, answers: bool) -> None:
+        self.request = request
+        self.credit = request.credits
+        self.bell: Bell | None = None
+        self.answers = answers
+        self.key: Any = request.call_id
+        self.context = context
+        self.worker: Worker | None = None
+        self.inputs: list[ItemStream[Any]] | None = None
+        self.ended_by = ""
+
+    def cancel(self, why: str) -> None:
+        """End it from outside."""
+        if not self.ended_by:
+            self.ended_by = why
+            if self.worker is not None:
+                self.worker.scope.cancel()
+
+
+class Blocked:
+    """A call whose coroutine waits, with what that needs to go on."""
+
+    __slots__ = ("call", "coroutine", "trap")
+
+    def __init__(self, call: Call, coroutine: Coroutine[Any, Any, Any], trap: Any) -> None:
+        self.call = call
+        self.coroutine = coroutine
+        self.trap = trap
