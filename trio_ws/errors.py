@@ -27,6 +27,8 @@
 
 What holds here: nothing of wsproto, h11, ssl or the socket module reaches a user; such a cause is chained
 as ``__cause__``. Errors are plain data and can be built, compared by attribute and logged without a loop.
+They can be pickled and copied, subclasses of users too: text, attributes and notes are kept, and ``__init__``
+is not run again. The cause and the traceback stay behind, as those of all exceptions do.
 """
 
 from __future__ import annotations
@@ -76,6 +78,25 @@ class CloseFrame(NamedTuple):
 
 class WebSocketError(Exception):
     """The root of every error of this library."""
+
+    # What Exception has would call the class with ``args`` alone, and so build the text anew from the text.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _without_init, (type(self), self.args), self.__getstate__()
+
+    def __setstate__(self, state: Any) -> None:
+        slots: dict[str, Any] | None = None
+        if isinstance(state, tuple):
+            state, slots = state
+        super().__setstate__(state)
+        for name, value in (slots or {}).items():
+            setattr(self, name, value)
+
+
+def _without_init(kind: type[WebSocketError], args: tuple[Any, ...]) -> WebSocketError:
+    """An error as `pickle` and `copy` begin it; they add the attributes."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
 
 
 class HeaderFields(Protocol):
