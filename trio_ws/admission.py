@@ -13,6 +13,7 @@ What always holds:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import socket
@@ -36,6 +37,7 @@ from trio_ws.network.listen import (
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.lifetime import CONNECTING
+from trio_ws.websocket.sockets import close_forcefully, shut_down
 from trio_ws.websocket.trace import about
 from trio_ws.websocket.transport import SocketTransport
 from trio_ws.wire.http import HTTPError, http_response
@@ -96,15 +98,13 @@ class Admission:
     async def _refuse(self, client: socket.socket | trio.abc.Stream) -> None:
         """Drop a client whose request is not going to be read, with a word if that can be said at once."""
         if isinstance(client, trio.abc.Stream):
-            await trio.aclose_forcefully(client)
+            await close_forcefully(client)
             return
         with client:
             if self._ssl_context is None:
-                try:
+                with contextlib.suppress(OSError):  # it went away before
                     client.send(http_response(503, [("Retry-After", "1")], b"too many connections\n"))
-                    client.shutdown(socket.SHUT_WR)
-                except OSError:
-                    return  # it went away before
+            shut_down(client)
 
     @enable_ki_protection
     async def _serve_client(self, client: socket.socket | trio.abc.Stream, address: Any) -> None:

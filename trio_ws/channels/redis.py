@@ -66,6 +66,9 @@ _LOG_IN = 0.25
 #: Seconds in which the same trouble is logged once.
 _QUIET = 60.0
 
+#: From the system, so that neither a fork nor a seed makes processes draw alike.
+_uniform = random.SystemRandom().uniform
+
 _PUBLISH = b"PUBLISH"
 _PING = b"PING"
 # By whether it is wanted, and whether it is a pattern.
@@ -307,7 +310,7 @@ class RedisBroker(Broker):
         """Try for ever; also give the delay to start with the next time."""
         while True:
             # The random part keeps the processes from coming all at once.
-            await trio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            await trio.sleep(delay * _uniform(0.5, 1.0))
             delay = min(2 * delay, self._backoff_max)
             try:
                 return await open_link(self._url, self._ssl_context, self._connect_timeout), delay

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from trio_ws.errors import BrokerError
+from trio_ws.websocket.sockets import close_forcefully
 
 if TYPE_CHECKING:
     import ssl
@@ -82,7 +83,7 @@ async def _open(url: RedisURL, ssl_context: ssl.SSLContext | None) -> Link:
         link = Link(stream, url.shown)
         await link.log_in(url.username, url.password)
     except BaseException as exc:
-        await trio.aclose_forcefully(stream)
+        await close_forcefully(stream)
         if isinstance(exc, trio.BrokenResourceError):
             raise BrokerError(f"no TLS with {url.shown}: {_why(exc)}") from exc
         raise
@@ -180,4 +181,4 @@ class Link:
 
     async def aclose(self) -> None:
         """Close at once, also when cancelled."""
-        await trio.aclose_forcefully(self._stream)
+        await close_forcefully(self._stream)

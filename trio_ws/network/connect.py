@@ -23,6 +23,7 @@ from trio_ws.network.uri import parse_uri
 from trio_ws.options import Options
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.service import open_service
+from trio_ws.websocket.sockets import close_forcefully
 from trio_ws.websocket.transport import SocketTransport, StreamTransport
 from trio_ws.wire.deflate import PerMessageDeflate, confirm, offer
 from trio_ws.wire.handshake import ClientHandshake, check_subprotocols
@@ -149,7 +150,7 @@ class Opening:
     async def abandon(self) -> None:
         """It comes to no `open`: close the stream that was given."""
         if self._stream is not None and not callable(self._stream):
-            await trio.aclose_forcefully(self._stream)
+            await close_forcefully(self._stream)
 
 
 async def close_after(ws: WebSocket, exc: BaseException) -> None:
@@ -300,7 +301,7 @@ class _Attempt:
             try:
                 await stream.do_handshake()
             except BaseException:
-                await trio.aclose_forcefully(stream)
+                await close_forcefully(stream)
                 raise
         elif isinstance(stream, trio.SocketStream):
             return SocketTransport(take_socket(stream))

@@ -18,6 +18,7 @@ import trio
 from trio.lowlevel import enable_ki_protection, wait_readable
 
 from trio_ws.network.connect import take_socket
+from trio_ws.websocket.sockets import close_forcefully
 from trio_ws.websocket.transport import READ_SIZE, SocketTransport, StreamTransport, Transport
 from trio_ws.wire.handshake import check_upgrade, origin_allowed
 from trio_ws.wire.http import HTTPError, http_response
@@ -176,7 +177,7 @@ async def secure(
     try:
         await stream.do_handshake()
     except BaseException:
-        await trio.aclose_forcefully(stream)
+        await close_forcefully(stream)
         raise
     return StreamTransport(stream, service.nursery)
 

@@ -21,6 +21,7 @@ import trio
 
 from trio_ws.errors import ConnectionFailedError, InvalidURIError
 from trio_ws.network.uri import ascii_host, basic_authorization
+from trio_ws.websocket.sockets import close_forcefully
 from trio_ws.wire.tunnel import Tunnel, TunnelError
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ async def open_through(proxy: Proxy, uri: WebSocketURI, max_header_bytes: int) -
     try:
         await _open_tunnel(stream, proxy, uri, max_header_bytes)
     except BaseException as exc:
-        await trio.aclose_forcefully(stream)
+        await close_forcefully(stream)
         if isinstance(exc, TunnelError):
             raise ConnectionFailedError(f"the proxy {proxy}, asked for {uri.authority}, {exc}") from exc
         if isinstance(exc, trio.BrokenResourceError):
@@ -155,7 +156,7 @@ async def _reach(proxy: Proxy) -> trio.abc.Stream:
         try:
             await secured.do_handshake()
         except BaseException:
-            await trio.aclose_forcefully(secured)
+            await close_forcefully(secured)
             raise
         return secured
     except (OSError, trio.BrokenResourceError) as exc:

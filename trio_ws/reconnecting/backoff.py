@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 __all__ = ["ONCE", "Backoff"]
 
 
+class _SystemRandom(random.SystemRandom):
+    """The system's random source. It has no state, which a fork would copy, so it is pickled by its name."""
+
+    def __reduce__(self) -> str:
+        return "_SYSTEM"
+
+
+_SYSTEM = _SystemRandom()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
     """When a client tries again to connect: ``WebSocketClient(uri, reconnect=Backoff(...))``.
@@ -39,7 +49,8 @@ class Backoff:
         reset_after: seconds that a connection must have stayed open for the counting of waits and tries to
             begin anew. Default 30.
         jitter: draw the waits. False makes each as long as its upper bound. Default True.
-        random: what draws; give a seeded one to know the waits in a test. Default: one for all.
+        random: what draws; give a seeded one to know the waits in a test. Default: the system's source, of
+            which each child of a fork draws for itself.
 
     Raises:
         TypeError, ValueError: a field is of the wrong type or out of its range; the message names it.
@@ -52,7 +63,7 @@ class Backoff:
     reset_after: float = 30.0
     jitter: bool = True
     random: random.Random = field(
-        default=random.Random(),  # noqa: S311 - no secret hangs on it, and all may share it
+        default=_SYSTEM,
         repr=False,
         compare=False,
     )

@@ -18,6 +18,7 @@ import trio
 from trio.lowlevel import enable_ki_protection, notify_closing, wait_readable, wait_writable
 
 from trio_ws.websocket.bell import Bell
+from trio_ws.websocket.sockets import close_forcefully, shut_down, socket_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,6 +126,7 @@ class SocketTransport:
             if self._reader is not None:
                 self._reader.forget(fd)
             notify_closing(fd)
+            shut_down(self._sock)
             self._sock.close()
 
     async def wait_closed(self) -> None:
@@ -203,7 +205,7 @@ class StreamTransport:
                         await self._sent.wait()
                     if last:
                         await self._stream.send_all(last)
-            await trio.aclose_forcefully(self._stream)
+            await close_forcefully(self._stream)
         finally:
             self._closed.set()
 
@@ -221,11 +223,9 @@ Transport = SocketTransport | StreamTransport
 
 
 def _addresses(stream: trio.abc.Stream) -> tuple[Any, Any]:
-    inner: Any = stream
-    while isinstance(inner, trio.SSLStream):
-        inner = inner.transport_stream
-    if not isinstance(inner, trio.SocketStream):
+    sock = socket_of(stream)
+    if sock is None:
         return None, None
     with contextlib.suppress(OSError):  # the peer may have reset it already
-        return inner.socket.getsockname(), inner.socket.getpeername()
+        return sock.getsockname(), sock.getpeername()
     return None, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 
 from trio_ws.wire.fast import frame_head, whole_frame
@@ -9,7 +10,16 @@ from trio_ws.wire.masking import mask, mask_keys
 
 __all__ = ["close_payload", "frame_pair", "masked_frame", "server_frame"]
 
+
+def _draw_own_keys() -> None:
+    """Begin a page of masking keys: a forked child would go on in the page of its parent."""
+    global _next_key  # noqa: PLW0603 - a frame pays one look-up for it, and no call
+    _next_key = mask_keys().__next__
+
+
 _next_key = mask_keys().__next__
+if hasattr(os, "register_at_fork"):  # not where there is no fork
+    os.register_at_fork(after_in_child=_draw_own_keys)
 
 
 def server_frame(first: int, payload: bytes | bytearray | memoryview) -> bytes:

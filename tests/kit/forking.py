@@ -1,0 +1,57 @@
+"""Children that a test forks.
+
+What always holds: a child runs what it was given and nothing else. It is gone when the block is, or the
+test's process.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+__all__ = ["forked_child", "said_in_a_child"]
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        # From 3.12 on it warns of threads. trio keeps idle ones; the children here need no lock of theirs.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+@contextmanager
+def forked_child() -> Generator[None, None, None]:
+    """A child that does nothing, for the length of a block: it holds copies of all descriptors."""
+    theirs, ours = os.pipe()
+    pid = _fork()
+    if pid == 0:
+        os.close(ours)
+        os.read(theirs, 1)
+        os._exit(0)
+    os.close(theirs)
+    try:
+        yield
+    finally:
+        os.close(ours)
+        os.waitpid(pid, 0)
+
+
+def said_in_a_child(say: Callable[[], str]) -> str:
+    """What ``say`` gives in a child of its own."""
+    ours, theirs = os.pipe()
+    pid = _fork()
+    if pid == 0:
+        try:
+            os.write(theirs, say().encode())
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as pipe:
+        said = pipe.read().decode()
+    os.waitpid(pid, 0)
+    return said
