@@ -1,0 +1,183 @@
+"""The servers that attackers meet, each in a process of its own: ``python target.py KIND [--traced]``.
+
+It prints its port, answers questions on stdin with a line of JSON each, and ends when stdin does. It imports
+nothing of the tests, so that it may run with another version of the product: see ``--product`` of memory.py.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import ssl
+import sys
+import threading
+import tracemalloc
+from collections.abc import AsyncIterator  # noqa: TC003 - annotations of methods are read
+from typing import Any
+
+import trio
+
+import trio_ws
+from trio_ws import App, ClientConnection, Options, WebSocket, WebSocketHandler, WebSocketServer, rpc_method
+
+PAGE = "x" * 20_000
+
+
+class Methods(WebSocketHandler):
+    """Methods of every kind; clients may subscribe to everything, and publish."""
+
+    client_globs = True
+
+    @rpc_method()
+    async def echo(self, connection: ClientConnection, value: Any = None) -> Any:
+        """Answer at once."""
+        return value
+
+    @rpc_method()
+    async def wait(self, connection: ClientConnection, value: Any = None) -> None:
+        """Never answer."""
+        await trio.sleep_forever()
+
+    @rpc_method()
+    def page(self, connection: ClientConnection) -> str:
+        """A small call with a large answer."""
+        return PAGE
+
+    @rpc_method()
+    async def later(self, connection: ClientConnection) -> str:
+        """The same, from a method that waits."""
+        await trio.lowlevel.checkpoint()
+        return PAGE
+
+    @rpc_method()
+    async def pages(self, connection: ClientConnection) -> AsyncIterator[str]:
+        """The same, without end."""
+        while True:
+            yield PAGE
+
+    @rpc_method()
+    async def keep(self, connection: ClientConnection, items: AsyncIterator[Any]) -> None:
+        """An upload whose items nobody takes."""
+        await trio.sleep_forever()
+
+    @rpc_method()
+    async def total(self, connection: ClientConnection, items: AsyncIterator[Any]) -> int:
+        """An upload whose items are taken at once."""
+        return len([item async for item in items])
+
+    @rpc_method()
+    def tell(self, connection: ClientConnection, channel: str, data: Any = None) -> int:
+        """Publish."""
+        return self.publish(channel, data)
+
+    def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
+        """Whatever it is."""
+        return True
+
+
+class Deaf(Methods):
+    """The same, where the first packet that is no call is never done with."""
+
+    async def on_receive(self, connection: ClientConnection, packet: Any) -> None:
+        """Never return."""
+        await trio.sleep_forever()
+
+
+class Strict(Methods):
+    """The same, where nobody may subscribe."""
+
+    def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
+        """No."""
+        return False
+
+
+async def echo(ws: WebSocket) -> None:
+    """Send everything back."""
+    async for message in ws:
+        await ws.send(message)
+
+
+async def ignore(ws: WebSocket) -> None:
+    """Accept, and take nothing."""
+    await ws.accept()
+    await trio.sleep_forever()
+
+
+def site() -> App:
+    """An App with a route of each kind."""
+    app = App()
+    app.websocket("/echo")(echo)
+    app.mount("/rpc", Methods)
+
+    @app.http("/")
+    async def index(request: Any) -> str:
+        """A page that is larger than a socket's buffers."""
+        return PAGE * 500
+
+    @app.http("/post", methods=["POST"])
+    async def post(request: Any) -> int:
+        """Take a body."""
+        return len(request.body)
+
+    return app
+
+
+def server(kind: str) -> WebSocketServer:
+    """A server of this kind, on a free port."""
+    options = Options()
+    if kind in ("deflate", "deflate_ignored"):
+        options = Options(compression=True)
+    context = None
+    if kind == "tls":
+        import trustme  # noqa: PLC0415 - only here
+
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        trustme.CA().issue_cert("localhost").configure_cert(context)
+    targets: dict[str, Any] = {
+        "echo": echo,
+        "deflate": echo,
+        "tls": echo,
+        "ignore": ignore,
+        "deflate_ignored": ignore,
+        "calls": Methods,
+        "deaf": Deaf,
+        "strict": Strict,
+        "site": site,
+    }
+    target = targets[kind]() if kind == "site" else targets[kind]
+    return WebSocketServer(target, 0, host="127.0.0.1", ssl_context=context, options=options)
+
+
+def answer(question: str, running: WebSocketServer) -> Any:
+    """What the test asks of this process."""
+    if question == "traced":
+        return tracemalloc.get_traced_memory()[0]
+    if question == "collect":
+        return gc.collect()
+    if question == "clients":
+        return running._clients
+    raise ValueError(question)
+
+
+def take_questions(running: WebSocketServer) -> None:
+    """Answer from a thread, since the loop is what is under attack."""
+    for line in sys.stdin:
+        print(json.dumps(answer(line.strip(), running)), flush=True)
+    os._exit(0)
+
+
+async def main(kind: str) -> None:
+    """Serve until the test is over."""
+    async with server(kind) as running:
+        threading.Thread(target=take_questions, args=(running,), daemon=True).start()
+        print(running.port, trio_ws.__file__, flush=True)
+        await running.serve_forever()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    if "--traced" in sys.argv:
+        tracemalloc.start()
+    trio.run(main, sys.argv[1])
