@@ -126,7 +126,7 @@ class HandshakeRejectedError(ConnectionFailedError):
     Attributes:
         status: the HTTP status code.
         headers: the response's `trio_ws.Headers`: in order, duplicates kept.
-        body: the response body, cut at 64 KiB.
+        body: what came of the response's body within 0.1 seconds after its head, cut at 64 KiB.
     """
 
     def __init__(self, status: int, headers: HeaderFields, body: bytes = b"") -> None:

@@ -11,7 +11,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, NoReturn, cast
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Opening", "close_after", "connect", "take_socket"]
 
-HeaderItems = "Mapping[str, str] | Iterable[tuple[str, str]]"
+#: Seconds in which the rest of a refusal's body may come, once its head is there.
+_BODY_SECONDS = 0.1
 
 
 @asynccontextmanager
@@ -327,6 +328,21 @@ async def _shake_hands(transport: Transport, handshake: ClientHandshake) -> Resp
         response = handshake.feed(received)
         if response is not None:
             return response
+        if handshake.rejected:
+            await _read_rejection(transport, handshake)
+
+
+async def _read_rejection(transport: Transport, handshake: ClientHandshake) -> NoReturn:
+    """Take what soon comes of a refusal's body. The refusal stands, whatever becomes of the connection."""
+    ends = trio.current_time() + _BODY_SECONDS
+    if ends < trio.current_effective_deadline():
+        with trio.move_on_at(ends):
+            try:
+                while received := await transport.receive():
+                    handshake.feed(received)
+            except (OSError, trio.BrokenResourceError):
+                pass
+    handshake.eof()
 
 
 def _agreed_deflate(response: Response, options: Options) -> PerMessageDeflate | None:

@@ -66,6 +66,8 @@ _origin = re.compile(r"([a-z][-+.0-9a-z]*)://" + _AUTHORITY).fullmatch
 _is_target = re.compile(r"/[!-~]*").fullmatch
 _DEFAULT_PORTS = {"http": "80", "ws": "80", "https": "443", "wss": "443"}
 _STATUS_LINE = re.compile(rb"HTTP/[0-9]\.[0-9] [0-9]{3}[ \r\n]")
+_final_status = re.compile(rb"HTTP/[0-9]\.[0-9] [2-9][0-9][0-9]").match
+_framing_lines = re.compile(rb"(?i)(?<=\n)(?:content-length|transfer-encoding)[ \t]*:.*\n(?:[ \t].*\n)*")
 _OWN_HEADERS = frozenset(
     {
         "connection",
@@ -273,6 +275,7 @@ class ClientHandshake:
         "_key",
         "_max_header_bytes",
         "_rejection",
+        "_sent",
         "_subprotocols",
         "request",
         "trailing",
@@ -310,10 +313,15 @@ class ClientHandshake:
         if extensions is not None:
             own.append(("Sec-WebSocket-Extensions", extensions))
         fields = encode_headers(own) + encode_headers(headers, _OWN_HEADERS | {"host"})
+        self._sent = h11.Request(method=b"GET", target=target, headers=fields)
+        self._h11, self.request = self._begin_parsing()
+
+    def _begin_parsing(self) -> tuple[h11.Connection, bytes]:
         # h11 has to know the request to judge the answer, so it may as well write it.
-        self._h11 = h11.Connection(h11.CLIENT)
-        self.request = self._h11.send(h11.Request(method=b"GET", target=target, headers=fields)) or b""
-        self._h11.send(h11.EndOfMessage())
+        connection = h11.Connection(h11.CLIENT)
+        request = connection.send(self._sent) or b""
+        connection.send(h11.EndOfMessage())
+        return connection, request
 
     def feed(self, data: bytes) -> Response | None:
         """Add `data` and return the answer once it is there and right, else None.
@@ -335,8 +343,13 @@ class ClientHandshake:
         self._read_body(data, self._rejection)
         return None
 
+    @property
+    def rejected(self) -> bool:
+        """Whether the server has answered with another status than 101, of whose body more may come."""
+        return self._rejection is not None
+
     def eof(self) -> NoReturn:
-        """Tell that the stream ended before the handshake was done.
+        """Tell that the stream ended before the handshake was done, or that no more of it is waited for.
 
         Raises:
             HandshakeRejectedError: a refusal had come, with the body so far.
@@ -363,15 +376,26 @@ class ClientHandshake:
                 raise ConnectionFailedError("the server does not answer in HTTP/1.1") from None
             if head is None:
                 return None
-            self._h11.receive_data(head)
             try:
-                # A whole head gives one of these or an error.
-                event = cast("h11.InformationalResponse | h11.Response", self._h11.next_event())
+                event = self._parse(head)
             except h11.RemoteProtocolError as exc:
                 raise ConnectionFailedError("the server's answer is malformed HTTP") from exc
             if isinstance(event, h11.Response) or event.status_code == 101:
                 return event
             data = b""
+
+    def _parse(self, head: bytes) -> h11.InformationalResponse | h11.Response:
+        """Parse one head. Where a refusal contradicts itself about its body, the stream's end ends it."""
+        try:
+            self._h11.receive_data(head)
+            # A whole head gives one of these or an error.
+            return cast("h11.InformationalResponse | h11.Response", self._h11.next_event())
+        except h11.RemoteProtocolError:
+            if _final_status(head) is None:
+                raise
+            self._h11 = self._begin_parsing()[0]
+            self._h11.receive_data(_framing_lines.sub(b"", head))
+            return cast("h11.Response", self._h11.next_event())
 
     def _check_answer(self, event: h11.InformationalResponse) -> Response:
         headers = _decode_headers(event)
