@@ -17,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests import test_bad_calls, test_bad_channels
+from tests import test_bad_calls, test_bad_channels, test_bad_hosts
 from tests.kit.serving import echo, exchange, read_to_end, request, serving, serving_in_memory, status_of
 from trio_ws import (
     Compression,
@@ -604,10 +604,10 @@ async def test_messages_that_do_not_fit_are_errors_of_ours_and_do_no_harm(autoju
         assert await ws.receive_text() == "still here?"
 
 
-def test_every_option_is_met_here_or_in_the_modules_of_calls_and_channels() -> None:
+def test_every_option_is_met_here_or_in_the_modules_beside() -> None:
     tests = [
         name
-        for name in {**globals(), **vars(test_bad_calls), **vars(test_bad_channels)}
+        for name in {**globals(), **vars(test_bad_calls), **vars(test_bad_channels), **vars(test_bad_hosts)}
         if name.startswith("test_")
     ]
     unmet = [
@@ -616,7 +616,7 @@ def test_every_option_is_met_here_or_in_the_modules_of_calls_and_channels() -> N
         if not any(test.startswith(f"test_{field.name}") or f"_and_{field.name}" in test for test in tests)
     ]
     assert not unmet
-    checked = {*SECONDS, *COUNTS, "compression", "origins", "json_in_binary"}
+    checked = {*SECONDS, *COUNTS, "compression", "origins", "hosts", "unix_mode", "json_in_binary"}
     assert checked == {field.name for field in fields(Options)}
 
 

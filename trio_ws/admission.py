@@ -28,6 +28,7 @@ from trio_ws.handler import UNFINISHED
 from trio_ws.network.http import encode_response
 from trio_ws.network.listen import (
     answer,
+    check_host,
     check_request,
     read_request,
     read_request_now,
@@ -82,7 +83,9 @@ class Admission:
         self._handlers: trio.Nursery
         self._shared: Shared
 
-    def _admit(self, client: socket.socket | trio.abc.Stream, address: Any) -> None:
+    def _admit(
+        self, client: socket.socket | trio.abc.Stream, address: Any, *, loopback: bool = False
+    ) -> None:
         if self._state == "closed":
             self._service.nursery.start_soon(self._refuse, client)
             return
@@ -92,7 +95,7 @@ class Admission:
             return
         self._clients += 1
         self._handshakes += 1
-        self._handlers.start_soon(self._serve_client, client, address)
+        self._handlers.start_soon(self._serve_client, client, address, loopback)
 
     @enable_ki_protection
     async def _refuse(self, client: socket.socket | trio.abc.Stream) -> None:
@@ -107,10 +110,15 @@ class Admission:
             shut_down(client)
 
     @enable_ki_protection
-    async def _serve_client(self, client: socket.socket | trio.abc.Stream, address: Any) -> None:
+    async def _serve_client(
+        self,
+        client: socket.socket | trio.abc.Stream,
+        address: Any,
+        loopback: bool,
+    ) -> None:
         over = True
         try:
-            opened = await self._open(client, address)
+            opened = await self._open(client, address, loopback=loopback)
             if opened is not None:
                 ws, target = opened
                 self._connections.add(ws)
@@ -139,7 +147,7 @@ class Admission:
             ws._end(None)
 
     async def _open(
-        self, client: socket.socket | trio.abc.Stream, address: Any
+        self, client: socket.socket | trio.abc.Stream, address: Any, *, loopback: bool
     ) -> tuple[WebSocket, Any] | None:
         """A WebSocket of one client's opening request, and who serves it; None where it got an answer."""
         transport: Transport | None = None
@@ -166,6 +174,7 @@ class Admission:
                 assert transport is not None
                 assert request is not None
                 self._check_admission()
+                check_host(request, options, loopback=loopback)
                 target, subprotocols = self._target, self._subprotocols
                 found = self._front.find(request) if self._front is not None else None
                 if not isinstance(found, Exchange):

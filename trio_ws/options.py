@@ -6,11 +6,15 @@ object is made, and is met by a test. ``None`` means "no limit" only where the f
 
 from __future__ import annotations
 
+import ipaddress
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = ["Compression", "Options"]
+
+_NOT_IN_A_HOST = re.compile(r"[\s\[\]/?#@,*]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +105,14 @@ class Options:
             ``"https://example.com:8443"``; ``"*"`` lets in all. None, the default, lets in pages that come
             from the same host as the request's ``Host`` header, whatever the port. A request without an
             ``Origin`` header comes from no browser and is always let in (RFC 6455 section 10.2).
+        hosts: the names that a server goes by, such as ``"chat.example"`` or ``"*.chat.example"``, without a
+            port; ``"*"`` for any. A request for another host gets HTTP 403; one that names none comes from no
+            browser and is let in. None, the default, lets in every host where other machines can reach the
+            server, and only loopback names (``localhost``, names below it, 127.0.0.0/8, ``[::1]``) where it
+            listens on a loopback address: else a page whose name is made to lead there could use it (DNS
+            rebinding). The loopback names are always let in there.
+        unix_mode: permissions of the file of a server's Unix socket, as of ``os.chmod``. Connecting takes
+            the right to write. Default ``0o600``: the server's own user alone; ``0o660`` adds its group.
     """
 
     max_message_size: int | None = 1024 * 1024
@@ -124,6 +136,8 @@ class Options:
     max_subscribed_channels: int = 1000
     json_in_binary: bool = False
     origins: Sequence[str] | None = None
+    hosts: Sequence[str] | None = None
+    unix_mode: int = 0o600
 
     def __post_init__(self) -> None:
         _within(self, "max_message_size", 1, None, none=True)
@@ -156,12 +170,36 @@ class Options:
                 if origin not in ("*", "null") and "://" not in origin:
                     raise ValueError(f"{origin!r} is no origin; write it with its scheme: 'https://{origin}'")
 
+        if isinstance(self.hosts, str):
+            raise TypeError(f"hosts is a sequence of str; write hosts=[{self.hosts!r}]")
+        if self.hosts is not None:
+            object.__setattr__(self, "hosts", tuple(_host(name) for name in self.hosts))
+        _within(self, "unix_mode", 0, 0o777)
+
     @property
     def deflate(self) -> Compression | None:
         """The `Compression` in force, or None where there is none."""
         if isinstance(self.compression, Compression):
             return self.compression
         return Compression() if self.compression else None
+
+
+def _host(name: object) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"a name in hosts is a str, not {type(name).__name__}")
+    found = name.lower().removesuffix(".").removeprefix("[").removesuffix("]")
+    wildcard = found == "*" or found.startswith("*.")
+    try:
+        if ":" in found:
+            return str(ipaddress.IPv6Address(found))
+    except ValueError:
+        found = ""
+    if not found or _NOT_IN_A_HOST.search(found[1:] if wildcard else found):
+        raise ValueError(
+            f"{name!r} in hosts is no host name; write it without scheme, port and path:"
+            " 'example.com', '*.example.com', or '*' for any"
+        )
+    return found
 
 
 def _within(obj: object, name: str, low: int, high: int | None, *, none: bool = False) -> None:

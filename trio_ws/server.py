@@ -25,10 +25,8 @@ from trio_ws.channels.urls import broker_from
 from trio_ws.errors import check_close
 from trio_ws.front import Front, Shared
 from trio_ws.handler import WebSocketHandler
-from trio_ws.network.listen import (
-    accept_forever,
-    open_listeners,
-)
+from trio_ws.network.listen import accept_forever
+from trio_ws.network.listeners import ALL_INTERFACES, is_loopback, open_listeners
 from trio_ws.options import Options
 from trio_ws.routing import check_function, is_async
 from trio_ws.rpc.workers import Workers
@@ -46,6 +44,7 @@ if TYPE_CHECKING:
 
     from trio_ws.channels.brokers import Broker
     from trio_ws.channels.hub import Hub
+    from trio_ws.network.listeners import SocketFile
     from trio_ws.session import FinishSoon
 
 __all__ = ["DrainReport", "WebSocketServer", "serve"]
@@ -83,9 +82,12 @@ class WebSocketServer(Admission):
             `WebSocketHandler`, class or instance, whose methods clients call. Without a target, `accept`
             hands out the connections.
         port: TCP port; 0 for one that is free.
-        host: name or address to listen on; None for all, v4 and v6.
+        host: name or address to listen on. None, the default, for the loopback addresses, 127.0.0.1 and ::1
+            where there is one, which only this machine reaches; ``"*"`` for all interfaces, v4 and v6;
+            ``"0.0.0.0"`` and ``"::"`` for all of one kind.
         ssl_context: speak TLS with it.
-        unix_path: listen on a Unix socket at this path instead.
+        unix_path: listen on a Unix socket at this path instead; ``unix_mode`` of ``options`` says who may
+            connect. A file that nobody listens on any more is replaced.
         listeners: listen with these instead; they are closed in the end.
         subprotocols: those that the server speaks, best first; the first that a client offered is agreed on
             unless ``ws.accept`` names another. For a handler the dialects of calls are the default.
@@ -117,7 +119,7 @@ class WebSocketServer(Admission):
         options: Options | None = None,
     ) -> None:
         _check_target(target)
-        _check_place(port, unix_path, listeners)
+        _check_place(port, host, unix_path, listeners)
         if options is not None and not isinstance(options, Options):
             raise TypeError(f"options is an Options, not {type(options).__name__}; write Options(...)")
         self.options = options if options is not None else Options()
@@ -289,8 +291,10 @@ class WebSocketServer(Admission):
         if self._unix_path is not None:
             return f"{scheme}://localhost/"
         host, port = self._tcp_address()[:2]
-        if host in ("0.0.0.0", "::"):  # noqa: S104 - a comparison, not a bind
-            host = "localhost"
+        anywhere = ("0.0.0.0", "::")  # noqa: S104 - for comparing
+        if host in anywhere or (self._host is None and self._given_listeners is None):
+            # "localhost" leads to IPv4 alone on some machines.
+            host = "::1" if host == "::" and len(self.listeners) == 1 else "localhost"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def _tcp_address(self) -> Any:
@@ -335,10 +339,13 @@ class WebSocketServer(Admission):
     @asynccontextmanager
     @enable_ki_protection
     async def _run_joined(self, hubs: Iterable[Hub]) -> AsyncIterator[None]:
+        socket_file: SocketFile | None = None
         if self._given_listeners is not None:
             self.listeners = list(self._given_listeners)
         else:
-            self.listeners = await open_listeners(self._port, self._host, self._unix_path)
+            self.listeners, socket_file = await open_listeners(
+                self._port, self._host, self._unix_path, self.options.unix_mode
+            )
         try:
             async with open_service(self.options) as self._service:
                 self._handlers = await self._service.nursery.start(_host_tasks, self._end_those_without_task)
@@ -350,7 +357,8 @@ class WebSocketServer(Admission):
                 for hub in hubs:
                     self._service.nursery.start_soon(hub.flusher.run, name="trio_ws channels")
                 for listener in self.listeners:
-                    self._acceptors.start_soon(accept_forever, listener, self._admit)
+                    admit = functools.partial(self._admit, loopback=is_loopback(listener))
+                    self._acceptors.start_soon(accept_forever, listener, admit)
                 self._state = "serving"
                 try:
                     with trio.CancelScope() as self._block:
@@ -363,8 +371,8 @@ class WebSocketServer(Admission):
             with trio.CancelScope(shield=True):
                 for listener in listeners:
                     await listener.aclose()
-            if self._unix_path is not None:
-                await trio.Path(self._unix_path).unlink(missing_ok=True)
+            if socket_file is not None:
+                socket_file.remove()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
@@ -463,7 +471,16 @@ def _check_target(target: object) -> None:
     check_function(target, "WebSocket")
 
 
-def _check_place(port: int, unix_path: object, listeners: Sequence[trio.abc.Listener[Any]] | None) -> None:
+def _check_place(
+    port: int, host: object, unix_path: object, listeners: Sequence[trio.abc.Listener[Any]] | None
+) -> None:
+    if host is not None and not isinstance(host, str):
+        raise TypeError(f"host is a str or None, not {type(host).__name__}")
+    if host == "":
+        raise ValueError(
+            f"host is empty; leave it out for the loopback addresses, or write {ALL_INTERFACES!r} for all"
+            " interfaces"
+        )
     if isinstance(port, bool) or not isinstance(port, int):
         raise TypeError(f"port is an int, not {type(port).__name__}")
     if not 0 <= port <= 65535:

@@ -20,6 +20,11 @@ def two_sites() -> trio_ws.Options:
     return options  # noqa: RET504
 
 
+def names() -> trio_ws.Options:
+    options = trio_ws.Options(hosts=["chat.example", "*.chat.example"])
+    return options  # noqa: RET504
+
+
 if __name__ == "__main__":
     o = small()
     assert o.max_message_size is not None
@@ -28,3 +33,4 @@ if __name__ == "__main__":
     )
     print(f"at most {worst // 1024} KiB for one connection")
     print(two_sites().origins)
+    print(names().hosts)

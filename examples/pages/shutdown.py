@@ -30,7 +30,7 @@ async def chat(ws: trio_ws.WebSocket) -> None:
 
 async def main() -> None:
     with trio_ws.cancel_on_signals():  # SIGTERM and Ctrl+C
-        await trio_ws.serve(chat, port, host="127.0.0.1")
+        await trio_ws.serve(chat, port)
 
 
 async def talk(server: trio_ws.WebSocketServer) -> None:

@@ -14,6 +14,8 @@ from tests.kit.serving import serving
 if TYPE_CHECKING:
     from pathlib import Path
 
+OPTIONS = trio_ws.Options(hosts=["chat.example"])
+
 
 async def test_a_conversation_and_a_page(tmp_path: Path) -> None:
     async def greet(ws: trio_ws.WebSocket) -> None:
@@ -22,7 +24,7 @@ async def test_a_conversation_and_a_page(tmp_path: Path) -> None:
             await ws.send(message)
 
     async with (
-        serving(greet) as server,
+        serving(greet, options=OPTIONS) as server,
         caddy(tmp_path, f"127.0.0.1:{server.port}") as path,
         trio_ws.connect(
             "ws://chat.example/", unix_path=path, headers={"Origin": "https://chat.example"}
@@ -42,7 +44,10 @@ async def test_a_page_from_elsewhere_is_refused(tmp_path: Path) -> None:
     async def nothing(ws: trio_ws.WebSocket) -> None:
         raise AssertionError("it was let in")
 
-    async with serving(nothing) as server, caddy(tmp_path, f"127.0.0.1:{server.port}") as path:
+    async with (
+        serving(nothing, options=OPTIONS) as server,
+        caddy(tmp_path, f"127.0.0.1:{server.port}") as path,
+    ):
         with pytest.raises(trio_ws.HandshakeRejectedError) as caught:
             headers = {"Origin": "https://elsewhere.example"}
             async with trio_ws.connect("ws://chat.example/", unix_path=path, headers=headers):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HOST = "ws://chat.example/"
+OPTIONS = trio_ws.Options(hosts=["chat.example"])
 MIB = 1024 * 1024
 #: Lines for the `location`, in place of its first.
 BUFFERING = {
@@ -35,7 +36,7 @@ def upstream(server: trio_ws.WebSocketServer) -> str:
 @pytest.mark.parametrize("buffering", BUFFERING)
 async def test_messages_of_any_size(tmp_path: Path, buffering: str) -> None:
     async with (
-        serving(echo) as server,
+        serving(echo, options=OPTIONS) as server,
         nginx(tmp_path, upstream(server), more(BUFFERING[buffering])) as path,
         trio_ws.connect(HOST, unix_path=path) as ws,
         trio.open_nursery() as nursery,
@@ -75,7 +76,7 @@ async def test_a_client_that_does_not_read_stops_the_server(tmp_path: Path, buff
 
     options = trio_ws.Options(max_queue_bytes=65536)
     async with (
-        serving(flood) as server,
+        serving(flood, options=OPTIONS) as server,
         nginx(tmp_path, upstream(server), more(BUFFERING[buffering])) as path,
         trio_ws.connect(HOST, unix_path=path, options=options) as ws,
     ):
@@ -96,7 +97,7 @@ async def test_what_the_server_sees(tmp_path: Path) -> None:
         await ws.send("seen")
 
     headers = {"X-Forwarded-For": "192.0.2.1"}
-    async with serving(look) as server, nginx(tmp_path, upstream(server)) as path:
+    async with serving(look, options=OPTIONS) as server, nginx(tmp_path, upstream(server)) as path:
         async with trio_ws.connect(f"{HOST}a%20b?x=1", unix_path=path, headers=headers) as ws:
             await ws.receive_text()
     assert seen["host"] == "chat.example"
@@ -117,7 +118,7 @@ async def test_what_the_server_sees(tmp_path: Path) -> None:
 )
 async def test_the_origin_of_a_page(tmp_path: Path, origin: str, without: str | None, status: int) -> None:
     changes = {} if without is None else {without: ""}
-    async with serving(echo) as server, nginx(tmp_path, upstream(server), changes) as path:
+    async with serving(echo, options=OPTIONS) as server, nginx(tmp_path, upstream(server), changes) as path:
         try:
             async with trio_ws.connect(HOST, unix_path=path, headers={"Origin": origin}):
                 got = 101
@@ -128,7 +129,7 @@ async def test_the_origin_of_a_page(tmp_path: Path, origin: str, without: str | 
 
 async def test_without_the_upgrade_headers_there_is_no_websocket(tmp_path: Path) -> None:
     changes = {"proxy_set_header Upgrade $http_upgrade;": ""}
-    async with serving(echo) as server, nginx(tmp_path, upstream(server), changes) as path:
+    async with serving(echo, options=OPTIONS) as server, nginx(tmp_path, upstream(server), changes) as path:
         with pytest.raises(trio_ws.HandshakeRejectedError) as caught:
             async with trio_ws.connect(HOST, unix_path=path):
                 pass
@@ -146,7 +147,7 @@ async def test_refusals_and_plain_http_pass(tmp_path: Path) -> None:
     async def healthz(request: trio_ws.Request) -> dict[str, bool]:
         return {"ok": True}
 
-    async with serving(app) as server, nginx(tmp_path, upstream(server)) as path:
+    async with serving(app, options=OPTIONS) as server, nginx(tmp_path, upstream(server)) as path:
         for name, status, body in (("private", 401, b"who are you?"), ("nothing", 404, None)):
             with pytest.raises(trio_ws.HandshakeRejectedError) as caught:
                 async with trio_ws.connect(HOST + name, unix_path=path):
@@ -174,8 +175,8 @@ async def test_pings_keep_a_quiet_connection_open(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     impatient = {"proxy_read_timeout 75s;": "proxy_read_timeout 1s;"}
-    quiet = trio_ws.Options(ping_interval=None)
-    pinging = trio_ws.Options(ping_interval=0.2)
+    quiet = trio_ws.Options(hosts=["chat.example"], ping_interval=None)
+    pinging = trio_ws.Options(hosts=["chat.example"], ping_interval=0.2)
     async with (
         serving(echo, options=quiet) as one,
         serving(echo, options=pinging) as other,
@@ -192,7 +193,7 @@ async def test_pings_keep_a_quiet_connection_open(tmp_path: Path) -> None:
 
 
 async def test_a_drain_reaches_everyone(tmp_path: Path) -> None:
-    async with serving(echo) as server, nginx(tmp_path, upstream(server)) as path:
+    async with serving(echo, options=OPTIONS) as server, nginx(tmp_path, upstream(server)) as path:
         async with trio_ws.connect(HOST, unix_path=path) as ws:
             await ws.send("hello")
             await ws.receive_text()
@@ -219,7 +220,7 @@ async def test_over_a_unix_socket(tmp_path: Path) -> None:
 
 
 async def test_compression_passes(tmp_path: Path) -> None:
-    options = trio_ws.Options(compression=True)
+    options = trio_ws.Options(hosts=["chat.example"], compression=True)
     offered = []
 
     async def told(ws: trio_ws.WebSocket) -> None:

@@ -65,7 +65,7 @@ async def test_tcp(host: str) -> None:
 
 
 async def test_all_interfaces_v4_and_v6_on_one_port() -> None:
-    async with serving(host=None) as server:
+    async with serving(host="*") as server:
         for host in ("127.0.0.1", "[::1]", "localhost"):
             async with connect(f"ws://{host}:{server.port}") as ws:
                 await says_hello(ws)
@@ -84,7 +84,7 @@ async def test_unix(tmp_path: Path) -> None:
 
 
 async def test_a_given_stream_of_any_kind() -> None:
-    async with serving() as server:
+    async with serving(options=Options(hosts=["some.where"])) as server:
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
         async with connect("ws://some.where:1234/x", stream=stream) as ws:
             await says_hello(ws)

@@ -140,7 +140,16 @@ _timeout = click.option(
 
 @cli.command("serve", epilog=_EXIT_CODES)
 @click.argument("target", metavar="MODULE:APP")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Listen on this address.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Listen on this address; '*' for all interfaces."
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name that clients may ask for, such as chat.example; more than once for several.",
+)
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 for one that is free."
 )
@@ -176,12 +185,21 @@ def _serve(*, reload: bool, as_json: bool, line: int | None, **wishes: Any) -> i
 
 def _as_arguments(wishes: dict[str, Any]) -> list[str]:
     """The options of serve, as they were given."""
-    names = {"certfile": "ssl-certfile", "keyfile": "ssl-keyfile", "log_level": "log-level"}
+    names = {
+        "certfile": "ssl-certfile",
+        "keyfile": "ssl-keyfile",
+        "log_level": "log-level",
+        "hosts": "allow-host",
+    }
     words = []
     for name, value in wishes.items():
         if name == "target" or value is None or value is False:
             continue
-        words.append(f"--{names.get(name, name)}" if value is True else f"--{names.get(name, name)}={value}")
+        flag = f"--{names.get(name, name)}"
+        if value is True:
+            words.append(flag)
+        else:
+            words += [f"{flag}={one}" for one in (value if isinstance(value, tuple) else (value,))]
     return [*words, "--", wishes["target"]]
 
 

@@ -32,11 +32,20 @@ class Serving:
     host: str
     port: int
     workers: int = 1
+    hosts: tuple[str, ...] = ()
     broker: str | None = None
     certfile: str | None = None
     keyfile: str | None = None
     debug: bool = False
     log_level: str = "info"
+
+    def options(self) -> trio_ws.Options:
+        """Those that the flags ask for.
+
+        Raises:
+            ValueError: one of them is wrong.
+        """
+        return trio_ws.Options(hosts=self.hosts or None)
 
 
 def announce(out: Output, target: str, url: str, **more: Any) -> None:
@@ -88,6 +97,7 @@ def serve(wishes: Serving, out: Output) -> int:
             ssl_context=context,
             broker=wishes.broker,
             debug=wishes.debug,
+            options=wishes.options(),
         )
         make_server()  # never entered: it judges the arguments, before anything runs
     except TypeError as exc:
@@ -127,6 +137,7 @@ async def _serve_in_workers(wishes: Serving, out: Output) -> None:
         ssl_keyfile=wishes.keyfile,
         broker=wishes.broker,
         debug=wishes.debug,
+        options=wishes.options(),
         log_level=getattr(logging, wishes.log_level.upper()),
     )
     async with trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""Listening: sockets that accept, and the way of one client from there to a checked opening request.
+"""Listening: accepting clients, and the way of one client from there to a checked opening request.
 
 What always holds: a client that has not finished its request in ``open_timeout`` gets 408 and is gone; what
 is no WebSocket handshake gets an HTTP answer that says why; nothing a client sends raises out of here.
@@ -6,12 +6,9 @@ is no WebSocket handshake gets an HTTP answer that says why; nothing a client se
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
-import os
 import socket
-import stat
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -21,11 +18,12 @@ from trio_ws.network.connect import take_socket
 from trio_ws.websocket.sockets import close_forcefully
 from trio_ws.websocket.transport import READ_SIZE, SocketTransport, StreamTransport, Transport
 from trio_ws.wire.handshake import check_upgrade, origin_allowed
+from trio_ws.wire.hosts import host_allowed, host_name
 from trio_ws.wire.http import HTTPError, http_response
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from trio_ws.options import Options
     from trio_ws.websocket.service import Service
@@ -35,7 +33,8 @@ if TYPE_CHECKING:
 __all__ = [
     "accept_forever",
     "answer",
-    "open_listeners",
+    "check_host",
+    "check_request",
     "read_request",
     "read_request_now",
     "secure",
@@ -45,7 +44,6 @@ __all__ = [
 logger = logging.getLogger("trio_ws.network")
 
 _ACCEPTS_IN_A_ROW = 64
-_TRIES_FOR_A_PORT = 20
 # accept() failed for want of something that other connections give back when they end.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PAUSE_WHEN_EXHAUSTED = 0.1
@@ -53,67 +51,8 @@ _PAUSE_WHEN_EXHAUSTED = 0.1
 #: a socket with unread bytes resets the connection, and the answer is lost.
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 256 * 1024
-
-
-async def open_listeners(
-    port: int, host: str | None, unix_path: str | os.PathLike[str] | None
-) -> Sequence[trio.SocketListener]:
-    """Listen on TCP, on every address of ``host`` (v4 and v6), or on a Unix socket.
-
-    A Unix socket's file that nobody listens on any more is replaced.
-
-    Raises:
-        OSError: the address is in use, or cannot be had; the text names it.
-    """
-    try:
-        return await _open_listeners(port, host, unix_path)
-    except OSError as exc:
-        place = f"port {port} of {host or 'this machine'}" if unix_path is None else os.fspath(unix_path)
-        raise type(exc)(exc.errno, f"cannot listen on {place}: {exc.strerror or exc}") from exc
-
-
-async def _open_listeners(
-    port: int, host: str | None, unix_path: str | os.PathLike[str] | None
-) -> Sequence[trio.SocketListener]:
-    if unix_path is None:
-        if port == 0:
-            return await _open_on_a_free_port(host)
-        return await trio.open_tcp_listeners(port, host=host)
-    path = os.fspath(unix_path)
-    await _remove_stale(path)
-    sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        await sock.bind(path)
-        sock.listen(1024)
-        return [trio.SocketListener(sock)]
-    except BaseException:
-        sock.close()
-        raise
-
-
-async def _open_on_a_free_port(host: str | None) -> Sequence[trio.SocketListener]:
-    """The same free port for each address: trio gives each its own, and one URL has one."""
-    for _ in range(_TRIES_FOR_A_PORT):
-        listeners = await trio.open_tcp_listeners(0, host=host)
-        if len(listeners) == 1:
-            return listeners
-        port = listeners[0].socket.getsockname()[1]
-        for listener in listeners:
-            await listener.aclose()
-        with contextlib.suppress(OSError):  # taken on one of the other addresses
-            return await trio.open_tcp_listeners(port, host=host)
-    raise OSError(errno.EADDRINUSE, f"no port is free on every address of {host or 'this machine'}")
-
-
-async def _remove_stale(path: str) -> None:
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):  # noqa: PTH116 - local and instant
-            return
-        await trio.aclose_forcefully(await trio.open_unix_socket(path))
-    except ConnectionRefusedError:
-        os.unlink(path)  # noqa: PTH108
-    except OSError:
-        return
+#: Characters of a host that the log shows.
+_SHOWN_OF_A_HOST = 80
 
 
 @enable_ki_protection
@@ -215,6 +154,28 @@ async def read_request(transport: Transport, reader: RequestReader) -> Request |
         request = reader.feed(data)
         if request is not None:
             return request
+
+
+def check_host(request: Request, options: Options, *, loopback: bool) -> None:
+    """Let in what asks for a host that the server goes by.
+
+    Raises:
+        HTTPError: what to answer otherwise.
+    """
+    host = request.host
+    if host_allowed(host, options.hosts, loopback=loopback):
+        return
+    shown = host[:_SHOWN_OF_A_HOST]
+    if options.hosts is None:
+        logger.warning(
+            "refused a request for the host %r: the server listens on a loopback address;"
+            " to let it in, name it: Options(hosts=[%r])",
+            shown,
+            host_name(shown) or "",
+        )
+    else:
+        logger.warning("refused a request for the host %r, which Options(hosts=...) does not name", shown)
+    raise HTTPError(403, "this host is not served here")
 
 
 def check_request(request: Request, options: Options) -> None:

@@ -16,14 +16,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
 from trio_ws.errors import WorkerError
-from trio_ws.network.listen import open_listeners
+from trio_ws.network.listeners import open_listeners
 from trio_ws.processes import orders as line_protocol
 from trio_ws.processes import targets
 from trio_ws.processes.child import Child
@@ -387,7 +387,7 @@ async def serve_processes(
         options=options,
         **more,
     )
-    listeners = await open_listeners(port, host, unix_path)
+    listeners, socket_file = await open_listeners(port, host, unix_path, front.options.unix_mode)
     front.listeners = listeners
     try:
         orders = Orders(
@@ -408,9 +408,8 @@ async def serve_processes(
     finally:
         for listener in listeners:
             listener.socket.close()
-        if unix_path is not None:
-            with suppress(FileNotFoundError):
-                os.unlink(unix_path)  # noqa: PTH108 - local and instant
+        if socket_file is not None:
+            socket_file.remove()
 
 
 def _count(workers: int | None) -> int:

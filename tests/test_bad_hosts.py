@@ -1,0 +1,95 @@
+"""The limits of hosts and addresses, met once each as in test_bad_input.py."""
+
+from __future__ import annotations
+
+import logging
+import stat
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from tests.kit.serving import echo, exchange, request, serving, serving_in_memory, status_of
+from trio_ws import Options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+
+@pytest.fixture(autouse=True)
+def _every_level(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="trio_ws")
+
+
+def the_line(caplog: pytest.LogCaptureFixture) -> str:
+    """The one line in the log."""
+    (record,) = caplog.records
+    text = record.getMessage()
+    assert "\n" not in text
+    assert record.exc_info is None
+    return text
+
+
+def made(**arguments: Any) -> Options:
+    """Make an `Options` of arguments that a type checker would refuse."""
+    return Options(**arguments)
+
+
+def asking_for(host: str) -> bytes:
+    return request(f"Host: {host}", leave_out=["host"])
+
+
+async def test_hosts(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving_in_memory(options=Options(hosts=["a.example"])) as memory:
+        stream = await memory.stream()
+        assert status_of(await exchange(stream, asking_for("b.example"))) == 403
+    assert "'b.example', which Options(hosts=...) does not name" in the_line(caplog)
+
+
+async def test_hosts_of_a_server_on_a_loopback_address(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        async with stream:
+            assert status_of(await exchange(stream, asking_for("evil.example:8000"))) == 403
+        text = the_line(caplog)
+        assert "'evil.example:8000'" in text
+        assert "Options(hosts=['evil.example'])" in text
+        caplog.clear()
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+            assert status_of(await exchange(stream, asking_for("x" * 10_000))) == 403
+        assert len(the_line(caplog)) < 400
+
+
+@pytest.mark.parametrize(
+    ("hosts", "error", "message"),
+    [
+        ("a.example", TypeError, r"write hosts=\['a.example'\]"),
+        ([7], TypeError, "a name in hosts is a str, not int"),
+        (["https://a.example"], ValueError, "'https://a.example' in hosts is no host name; write it without"),
+        (["a.example:80"], ValueError, "'a.example:80' in hosts is no host name"),
+        (["a.example/x"], ValueError, "'a.example/x' in hosts is no host name"),
+        (["*a.example"], ValueError, r"'\*a.example' in hosts is no host name"),
+        (["a.*.example"], ValueError, r"'a.\*.example' in hosts is no host name"),
+        ([""], ValueError, "'' in hosts is no host name"),
+        (["."], ValueError, "'.' in hosts is no host name"),
+    ],
+)
+def test_wrong_hosts(hosts: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        made(hosts=hosts)
+
+
+async def test_unix_mode(tmp_path: Path) -> None:
+    for mode in (0o600, 0o660, 0o777):
+        options = Options() if mode == 0o600 else Options(unix_mode=mode)
+        async with serving(echo, host=None, unix_path=tmp_path / "socket", options=options):
+            assert stat.S_IMODE((tmp_path / "socket").stat().st_mode) == mode
+
+
+def test_wrong_unix_modes() -> None:
+    with pytest.raises(TypeError, match=r"^unix_mode is an int, not str"):
+        made(unix_mode="600")
+    with pytest.raises(ValueError, match=r"^unix_mode must be from 0 to 511, not 512"):
+        made(unix_mode=0o1000)
