@@ -6,7 +6,8 @@ The house, from the ground up; a module imports only from floors below its own, 
     options.py           floor 0  Options: every limit and timeout, frozen
     signals.py           floor 0  from a signal to a cancelled scope
     groups.py            floor 0  what struck a nursery, out of its group
-    predicates.py        floor 0  who may call, or gets a message
+    wall.py              floor 1  what leaves user code, and what of it passes
+    predicates.py        floor 2  who may call, or gets a message
     wire/                floor 1  bytes <-> events, without trio
         http.py              requests, headers, plain answers
         reader.py            a request out of bytes, with a fast lane for the common one

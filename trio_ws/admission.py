@@ -5,7 +5,8 @@ A listener's task hands it over, a task of its own reads the opening request (al
 
 What always holds:
 
-- One bad connection costs one connection: whatever a handler raises is logged once and answered with 1011.
+- One bad connection costs one connection: whatever a handler raises is logged once and answered with 1011
+  (see wall.py).
 - What ends the program, Ctrl+C in a handler above all, ends the server as leaving its block does: everybody
   is told first.
 - Counters change in synchronous code, so that admission is exact.
@@ -22,10 +23,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
-from trio_ws.errors import ConnectionClosedError, WebSocketException
+from trio_ws.errors import ConnectionClosedError
 from trio_ws.front import Exchange, Front, Shared
+from trio_ws.groups import unwrapped
 from trio_ws.handler import UNFINISHED
-from trio_ws.network.http import encode_response
 from trio_ws.network.listen import (
     answer,
     check_host,
@@ -35,6 +36,7 @@ from trio_ws.network.listen import (
     secure,
     send_response,
 )
+from trio_ws.wall import close_of, ends_program, failures_in, judged, log_failure
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.lifetime import CONNECTING
@@ -124,8 +126,11 @@ class Admission:
                 self._connections.add(ws)
                 del opened
                 over = await self._handle(ws, target)
-        except (KeyboardInterrupt, SystemExit) as exc:
-            self._end_program(exc)
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            if ends_program(exc):
+                self._end_program(exc)
+            else:
+                log_failure(logger, "serving %s failed", address, exc=judged(exc), extra={"peer": address})
         finally:
             if over:
                 self._clients -= 1
@@ -233,8 +238,7 @@ class Admission:
         self._exchanges += 1
         try:
             response = await found.answer(request, self._shared)
-            data = encode_response(response, head_only=request.method == "HEAD")
-            await send_response(transport, data, self.options.close_timeout)
+            await send_response(transport, response, self.options.close_timeout)
         finally:
             self._exchanges -= 1
 
@@ -245,8 +249,7 @@ class Admission:
             code, reason = 1000, ""
             try:
                 over = await self._run_target(ws, target) is not UNFINISHED
-            # A handler may raise anything.
-            except (Exception, BaseExceptionGroup, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001
+            except BaseException as exc:  # noqa: BLE001 - judged there
                 code, reason = self._verdict(ws, exc)
             if code == 1011 and ws._state == CONNECTING:
                 await ws.reject(500)
@@ -266,34 +269,37 @@ class Admission:
         return await target(ws)
 
     def _verdict(self, ws: WebSocket, exc: BaseException) -> tuple[int, str]:
-        """The close code for what a handler raised; what is not for us to judge is raised again."""
-        rest: BaseException | None = exc
-        if isinstance(exc, BaseExceptionGroup):
-            # The handler's own nursery may have wrapped what is a normal end, or an error together with the
-            # end of its time in a drain.
-            rest = exc.split((ConnectionClosedError, trio.Cancelled))[1]
-            while isinstance(rest, BaseExceptionGroup) and len(rest.exceptions) == 1:
-                rest = rest.exceptions[0]
-        if rest is None or isinstance(rest, ConnectionClosedError):
-            return 1000, ""  # if it was cancelled, so will the close be
-        if isinstance(rest, WebSocketException):
-            return rest.code, rest.reason
-        if not isinstance(rest, Exception):
-            self._end_program(rest)
+        """The close code for what a handler raised; its own cancellation is raised again."""
+        if ends_program(exc):
+            self._end_program(exc)
             ws._go_away(1001, "")
             return 1001, ""
+        # The handler's own nursery may have wrapped what is a normal end.
+        failures = [one for one in failures_in(exc) if not isinstance(one, ConnectionClosedError)]
+        if not failures:
+            return 1000, ""
+        close = close_of(failures[0]) if len(failures) == 1 else None
+        if close is not None:
+            return close
         if self._debug:
             if self._failure is None:
                 self._failure = exc
             self._block.cancel()
         else:
-            logger.error(
-                "the handler of %s for %s failed", ws.path, ws.remote_address, exc_info=exc, extra=about(ws)
+            log_failure(
+                logger,
+                "the handler of %s for %s failed",
+                ws.path,
+                ws.remote_address,
+                exc=exc,
+                extra=about(ws),
             )
         return 1011, "internal error"
 
     def _end_program(self, exc: BaseException) -> None:
         """Leave the server's block, and then raise this; at once where the block was left already."""
+        if isinstance(exc, BaseExceptionGroup):
+            exc = unwrapped(exc)
         if self._state != "serving":
             raise exc
         if self._failure is None:

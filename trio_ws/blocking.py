@@ -25,6 +25,7 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from trio_ws.errors import ConnectionClosedError, ConnectionClosedLocallyError
 from trio_ws.routing import name_of
+from trio_ws.wall import log_failure
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.trace import about
 
@@ -307,25 +308,27 @@ async def run_in_thread(
     token = trio.lowlevel.current_trio_token()
     over = trio.Event()
 
-    def work() -> None:
+    def work() -> BaseException | None:
         if not calls.begin():
-            return
+            return None
         try:
-            _refuse_awaitable(function, function(BlockingWebSocket(ws, calls), **kwargs))
-        except ConnectionClosedError:
-            raise
-        except Exception:
-            if calls.ended:  # nobody waits for it any more
-                logger.exception("the handler of %s failed after it was cancelled", ws.path, extra=about(ws))
-            raise
+            failure = _failure_of(lambda: function(BlockingWebSocket(ws, calls), **kwargs), function)[1]
+            # Nobody waits any more for one that was cancelled.
+            if failure is not None and calls.ended and not isinstance(failure, ConnectionClosedError):
+                text = "the handler of %s failed after it was cancelled"
+                log_failure(logger, text, ws.path, exc=failure, extra=about(ws))
+            return failure
         finally:
             try:
                 token.run_sync_soon(over.set)
             except trio.RunFinishedError:
                 pass
 
+    failure: BaseException | None = None
     try:
-        await trio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)
+        failure = await trio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)
+        if failure is not None:
+            raise failure
     finally:
         with trio.CancelScope(shield=True):
             if calls.end():
@@ -338,18 +341,36 @@ async def run_in_thread(
                         ws.path,
                     )
             await calls.wait_all_ended()
+        del failure  # it holds this frame, which would hold it
 
 
 @enable_ki_protection
 async def call_in_thread(function: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
     """Call a plain function in a thread. Cancelled, it leaves the thread behind."""
 
-    def work() -> T:
-        result = function()
-        _refuse_awaitable(function, result)
-        return result
+    work = functools.partial(_failure_of, function, function)
+    result: T
+    failure: BaseException | None
+    result, failure = await trio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)
+    if failure is not None:
+        try:
+            raise failure
+        finally:
+            del failure  # as above
+    return result
 
-    return await trio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)
+
+def _failure_of(call: Callable[[], Any], function: object) -> tuple[Any, BaseException | None]:
+    """What a call gives, and what it raises.
+
+    An exception that does not let itself be looked at would end trio's thread, and be waited for for ever.
+    """
+    try:
+        result = call()
+        _refuse_awaitable(function, result)
+    except BaseException as exc:  # noqa: BLE001 - raised by whoever waits for the thread
+        return None, exc
+    return result, None
 
 
 def _refuse_awaitable(function: object, result: object) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,9 @@ from trio.lowlevel import disable_ki_protection, enable_ki_protection
 from trio_ws.blocking import call_in_thread, run_in_thread
 from trio_ws.errors import MessageError
 from trio_ws.handler import WebSocketHandler
-from trio_ws.network.http import HTTPResponse, as_response
+from trio_ws.network.http import HTTPResponse, as_response, encode_response
 from trio_ws.routing import Pattern
+from trio_ws.wall import judged, log_failure, traceback_of
 from trio_ws.websocket.lifetime import CONNECTING
 
 if TYPE_CHECKING:
@@ -102,22 +102,21 @@ async def _serve_inner(route: Route, params: dict[str, Any], shared: Shared, ws:
 
 
 @enable_ki_protection
-async def answer(route: Route, params: dict[str, Any], request: Request, shared: Shared) -> HTTPResponse:
-    """Answer one plain request."""
+async def answer(route: Route, params: dict[str, Any], request: Request, shared: Shared) -> bytes:
+    """Answer one plain request: the bytes of the response."""
     request._path_params = params
     function = functools.partial(route.function, request, **{name: params[name] for name in route.wanted})
+    head_only = request.method == "HEAD"
     try:
         if route.awaits:
             result = await _run_user(function)
         else:
             result = await call_in_thread(function, shared.threads)
-        return as_response(result)
-    except MessageError as exc:
-        if exc.message is not request:
-            return _failed(route, request, exc, debug=shared.debug)
-        return HTTPResponse(400, body=f"{exc}\n")
-    except Exception as exc:  # noqa: BLE001 - a function of a user's may raise anything
-        return _failed(route, request, exc, debug=shared.debug)
+        # It may have been changed since it was made.
+        return encode_response(as_response(result), head_only=head_only)
+    except BaseException as exc:  # noqa: BLE001 - judged there
+        response = _failed(route, request, judged(exc), debug=shared.debug)
+        return encode_response(response, head_only=head_only)
 
 
 @disable_ki_protection
@@ -126,7 +125,8 @@ async def _run_user(function: Callable[[], Awaitable[object]]) -> object:
     return await function()
 
 
-def _failed(route: Route, request: Request, exc: Exception, *, debug: bool) -> HTTPResponse:
-    logger.error("the HTTP handler of %s %s failed", request.method, route.pattern.path, exc_info=exc)
-    text = "".join(traceback.format_exception(exc)) if debug else "internal server error\n"
-    return HTTPResponse(500, body=text)
+def _failed(route: Route, request: Request, exc: BaseException, *, debug: bool) -> HTTPResponse:
+    if isinstance(exc, MessageError) and exc.__dict__.get("message") is request:
+        return HTTPResponse(400, body=f"{exc}\n")
+    log_failure(logger, "the HTTP handler of %s %s failed", request.method, route.pattern.path, exc=exc)
+    return HTTPResponse(500, body=f"{traceback_of(exc)}\n" if debug else "internal server error\n")

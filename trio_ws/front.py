@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     import trio
 
-    from trio_ws.network.http import HTTPResponse
     from trio_ws.rpc.workers import Workers
     from trio_ws.session import FinishSoon
     from trio_ws.websocket.connection import WebSocket
@@ -62,10 +61,10 @@ class Exchange(NamedTuple):
     """A route that answers a plain HTTP request.
 
     Attributes:
-        answer: makes the response; what goes wrong in it is logged, and is a response as well.
+        answer: makes the response, as it is sent; what goes wrong in it is logged, and is a response as well.
     """
 
-    answer: Callable[[Request, Shared], Awaitable[HTTPResponse]]
+    answer: Callable[[Request, Shared], Awaitable[bytes]]
 
 
 class Front(ABC):

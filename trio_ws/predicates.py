@@ -17,6 +17,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
+from trio_ws.wall import judged, log_failure
+
 __all__ = [
     "All",
     "Any",
@@ -170,8 +172,8 @@ def holds(predicate: PredicateLike, connection: object) -> bool:
     """Whether ``predicate`` says yes for ``connection``. One that raises says no, and is logged."""
     try:
         return _ask(predicate, connection)
-    except Exception:
-        logger.exception("the predicate %s failed, which counts as no", _name(predicate))
+    except BaseException as exc:  # noqa: BLE001 - judged there
+        log_failure(logger, "the predicate %s failed, which counts as no", _name(predicate), exc=judged(exc))
         return False
 
 

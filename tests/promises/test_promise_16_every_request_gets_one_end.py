@@ -276,17 +276,19 @@ async def test_a_call_without_an_id_is_answered_with_one(dialect: str, autojump_
         await asked.peer.send_close()
 
 
-async def test_a_base_exception_is_answered_before_it_leaves_the_server(autojump_clock: MockClock) -> None:
+async def test_what_ends_the_program_is_answered_before_it_leaves_the_server(
+    autojump_clock: MockClock,
+) -> None:
     class Breaking(WebSocketHandler):
         @rpc_method()
-        async def odd(self, connection: ClientConnection) -> None:
-            raise Odd
+        async def leave(self, connection: ClientConnection) -> None:
+            raise SystemExit(3)
 
-    with pytest.RaisesGroup(Odd, allow_unwrapped=True):
+    with pytest.RaisesGroup(SystemExit, allow_unwrapped=True):
         async with serving_in_memory(Breaking()) as memory:
             stream = await memory.stream()
             async with WebSocketClient("ws://test/", stream=stream) as client:
-                response = await client.send_rpc("odd")
+                response = await client.send_rpc("leave")
                 assert response.error is not None
                 assert response.error.code == INTERNAL
                 await trio.sleep(1)

@@ -1,6 +1,7 @@
 """Plain HTTP beside the upgrade: what a function may answer, and the response that becomes of it.
 
-What always holds: a response that exists can be sent; what is wrong with it is said where it is made.
+What always holds: a response can be sent as it was made; what is wrong with it is said there. One that was
+changed since is checked again when it is sent.
 """
 
 from __future__ import annotations
@@ -78,11 +79,18 @@ def as_response(result: object) -> HTTPResponse:
 
 
 def encode_response(response: HTTPResponse, *, head_only: bool = False) -> bytes:
-    """The bytes of a response that ends its connection."""
+    """The bytes of a response that ends its connection.
+
+    Raises:
+        Exception: of any kind, where a response was changed into one that cannot be sent.
+    """
+    body = response.body
+    if not isinstance(body, bytes | bytearray | memoryview):
+        raise TypeError(f"the body of a response is bytes, not {type(body).__name__}; make another response")
     headers = list(response.headers)
     if "date" not in response.headers:
         headers.append(("Date", formatdate(usegmt=True)))  # RFC 9110 section 6.6.1
-    return http_response(response.status, headers, response.body, head_only=head_only)
+    return http_response(response.status, headers, bytes(body), head_only=head_only)
 
 
 def _encode(body: object) -> tuple[bytes, str]:

@@ -26,6 +26,7 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protect
 from trio_ws.errors import ConnectionClosedError, ConnectionClosedLocallyError, ConnectionFailedError
 from trio_ws.network.connect import close_after
 from trio_ws.reconnecting.backoff import ONCE
+from trio_ws.wall import judged, log_failure, text_of
 from trio_ws.websocket.bell import Bell
 
 if TYPE_CHECKING:
@@ -231,8 +232,8 @@ class Keeper:
         """The life of one connection, in a nursery that must not fail."""
         try:
             await peer.run()
-        except Exception:
-            logger.exception("on_receive of a client's handler failed")
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            log_failure(logger, "on_receive of a client's handler failed", exc=judged(exc))
             peer.ws._begin_close(1011, "internal error")
         finally:
             await peer.ws.close()  # what the peer's end has left of it; at once where the block is done
@@ -256,8 +257,8 @@ class Keeper:
     def _is_retried(self, backoff: Backoff, error: ConnectionClosedError) -> bool:
         try:
             return backoff.retries(error)
-        except Exception:
-            logger.exception("retries() of %r failed, which counts as no", backoff)
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            log_failure(logger, "retries() of the Backoff failed, which counts as no", exc=judged(exc))
             return False
 
     @enable_ki_protection
@@ -272,9 +273,9 @@ class Keeper:
             except ConnectionFailedError as exc:
                 logger.warning("gave up to reconnect: %s", exc)
                 self._give_up(exc)
-            except Exception as exc:
-                logger.exception("reconnecting failed")
-                failure = ConnectionFailedError(f"reconnecting failed: {exc!r}")
+            except BaseException as exc:  # noqa: BLE001 - judged there
+                log_failure(logger, "reconnecting failed", exc=judged(exc))
+                failure = ConnectionFailedError(f"reconnecting failed: {text_of(exc)}")
                 failure.__cause__ = exc
                 self._give_up(failure)
 

@@ -30,7 +30,6 @@ from trio_ws.errors import (
     RateLimitError,
     RPCAccessDeniedError,
     RPCCancelledError,
-    RPCError,
     RPCInternalError,
     RPCInvalidParamsError,
     RPCMethodNotFoundError,
@@ -42,6 +41,7 @@ from trio_ws.rpc.begun import Blocked, Call
 from trio_ws.rpc.calls import Caller
 from trio_ws.rpc.methods import ASYNC, PLAIN, STREAM
 from trio_ws.rpc.streams import ItemStream, produce
+from trio_ws.wall import close_of, ends_program, error_of, judged, log_failure, only_cancelled, text_of
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.trace import about
 from trio_ws.wire.packets import ABORT, CREDIT, Request
@@ -179,14 +179,12 @@ class Answerer(Caller):
             coroutine = method.function(self._connection, *args, **kwargs)
             if method.kind == STREAM:
                 coroutine = produce(self, call, coroutine)
-        except trio.Cancelled:
-            raise
-        except BaseException as exc:
-            self._answer_error(request, exc, stream=method is not None and method.kind == STREAM)
-            if call is not None:
-                self._finish(call, worker)  # it may have opened streams
-            if not isinstance(exc, Exception):
-                raise
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            try:
+                self._answer_failure(request, exc, stream=method is not None and method.kind == STREAM)
+            finally:
+                if call is not None:
+                    self._finish(call, worker)  # it may have opened streams
             return None
         if request.timeout is not None:
             worker.scope.deadline = trio.current_time() + request.timeout
@@ -201,12 +199,8 @@ class Answerer(Caller):
             return Blocked(call, coroutine, trap)
         except StopIteration as stop:
             self._answer(call, stop.value)
-        except trio.Cancelled:
-            raise
-        except BaseException as exc:
-            self._answer_error(call.request, exc, stream=not call.answers)
-            if not isinstance(exc, Exception):
-                raise
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            self._answer_failure(call.request, exc, stream=not call.answers)
         finally:
             if done:
                 self._finish(call, worker)
@@ -229,10 +223,11 @@ class Answerer(Caller):
             if self.congested and not self.over:
                 await self.wait_for_room()
             self._answer(call, value)
-        except trio.Cancelled as exc:
-            await self._take_cancellation(call, worker, exc)
-        except BaseException as exc:  # noqa: BLE001 - judged there
-            self._take_failure(call, exc)
+        except BaseException as exc:
+            if worker.scope.cancel_called and only_cancelled(exc):
+                self._take_cancellation(call)
+                raise
+            self._answer_failure(call.request, exc, stream=not call.answers)
         finally:
             call.worker = None
             worker.task.context = self._workers.context.copy()
@@ -254,33 +249,11 @@ class Answerer(Caller):
             else:
                 self.reply(payload)
 
-    async def _take_cancellation(self, call: Call, worker: Worker, exc: trio.Cancelled) -> None:
+    def _take_cancellation(self, call: Call) -> None:
         if call.ended_by:
-            self._drop(call.request)
-            raise exc
-        if worker.scope.cancel_called:
-            self._answer_error(call.request, _too_late(), stream=not call.answers)
-            raise exc
-        await trio.lowlevel.checkpoint_if_cancelled()  # raises where all of this is cancelled from outside
-        # The method raised what it had caught before, in some other scope.
-        self._answer_error(call.request, exc, stream=not call.answers)
-
-    def _take_failure(self, call: Call, exc: BaseException) -> None:
-        rest: BaseException | None = exc
-        cancelled: BaseException | None = None
-        if isinstance(exc, BaseExceptionGroup):
-            # A nursery of the method's own may add what went wrong while it was cancelled.
-            cancelled, rest = exc.split(trio.Cancelled)
-        if rest is not None:
-            self._answer_error(call.request, rest, stream=not call.answers)
-            if not isinstance(rest, Exception):
-                self._fail(rest)
-        elif call.ended_by:
             self._drop(call.request)
         else:
             self._answer_error(call.request, _too_late(), stream=not call.answers)
-        if cancelled is not None:
-            raise cancelled
 
     def _finish(self, call: Call, worker: Worker) -> None:
         if call.request.timeout is not None:
@@ -305,11 +278,7 @@ class Answerer(Caller):
 
     async def _run_held(self, request: Request, worker: Worker) -> None:
         """A call that had to wait for another to end; the lead is elsewhere."""
-        try:
-            blocked = None if self.over else self.begin(request, worker)
-        except (KeyboardInterrupt, SystemExit) as exc:
-            blocked = None
-            self._fail(exc)
+        blocked = None if self.over else self.begin(request, worker)
         if blocked is None:
             self._call_ended()
         else:
@@ -408,30 +377,53 @@ class Answerer(Caller):
         if payload is not None:
             self.reply(payload)
 
+    def _answer_failure(self, request: Request, exc: BaseException, *, stream: bool) -> None:
+        """Answer with what left user code; what ends the program ends the connection as well.
+
+        Raises:
+            BaseException: ``exc``, if it is the cancellation of this task.
+        """
+        if ends_program(exc):
+            self._answer_error(request, exc, stream=stream)
+            self._fail(exc)
+        else:
+            self._answer_error(request, judged(exc), stream=stream)
+
     def _answer_error(self, request: Request, exc: BaseException, *, stream: bool = False) -> None:
         """Tell the caller what went wrong, and as little as it should know."""
         if request is ON_PACKET:
             return  # nobody waits for that
-        if isinstance(exc, WebSocketException):
-            self.close_soon(exc.code, exc.reason)
+        close = close_of(exc)
+        if close is not None:
+            self.close_soon(*close)
             return
-        if isinstance(exc, RPCError):
-            error = exc
-        elif isinstance(exc, ConnectionClosedError) and (self.over or not self.ws.connected):
+        if isinstance(exc, ConnectionClosedError) and (self.over or not self.ws.connected):
             return  # the method met the end of this connection, and nobody can be told
-        else:
-            error = self._internal(request, exc)
-        payload = self.dialect.error(request, error.code, error.message, error.data, stream=stream)
+        payload = self._error_payload(request, exc, stream)
         if payload is not None:
             self.reply(payload)
 
-    def _internal(self, request: Request, exc: BaseException) -> RPCError:
+    def _error_payload(self, request: Request, exc: BaseException, stream: bool) -> bytes | None:
+        error = error_of(exc)
+        if error is not None:
+            try:
+                return self.dialect.error(request, *error, stream=stream)
+            except BaseException as second:  # noqa: BLE001 - of data that is a user's
+                judged(second)
+        return self.dialect.error(request, *self._internal(request, exc), stream=stream)
+
+    def _internal(self, request: Request, exc: BaseException) -> tuple[int, str, Any]:
         mark = secrets.token_hex(4)
-        logger.error(
-            "call of %s failed [%s]", short(request.method, 80), mark, exc_info=exc, extra=about(self.ws)
+        log_failure(
+            logger,
+            "call of %s failed [%s]",
+            short(request.method, 80),
+            mark,
+            exc=exc,
+            extra=about(self.ws),
         )
-        text = f"{type(exc).__name__}: {exc}" if self._debug else "internal error"
-        return RPCInternalError(f"{text} [{mark}]", data={"id": mark})
+        text = text_of(exc) if self._debug else "internal error"
+        return RPCInternalError.default_code, f"{text} [{mark}]", {"id": mark}
 
 
 @types.coroutine

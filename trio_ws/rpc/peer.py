@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import checkpoint, current_task, reschedule
 
-from trio_ws.errors import ConnectionClosedError, WebSocketException
+from trio_ws.errors import ConnectionClosedError
 from trio_ws.rpc.answering import ON_PACKET, PACKET_OVERHEAD, Answerer, short
 from trio_ws.rpc.begun import Blocked, Call
 from trio_ws.rpc.workers import Worker
+from trio_ws.wall import close_of, failures_in
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.lifetime import OPEN
 from trio_ws.websocket.trace import about
@@ -129,8 +130,8 @@ class Peer(Answerer):
             Whether it is over.
 
         Raises:
-            Exception: what ``on_packet`` raised.
-            KeyboardInterrupt, SystemExit: what a method raised.
+            BaseException: what ``on_packet`` raised.
+            KeyboardInterrupt, SystemExit: what a method raised, or a group with one.
         """
         self.ws._owner = self
         own = Worker(current_task())
@@ -413,13 +414,13 @@ class Peer(Answerer):
                 self._kept -= size
                 self.needing.bell.ring()
                 await self._on_packet(self._connection, packet)
-        except WebSocketException as exc:
-            self.close_soon(exc.code, exc.reason)
-        except ConnectionClosedError:
-            if not self.over:
-                raise
-        except Exception as exc:  # noqa: BLE001 - raised by run()
-            self._fail(exc)
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            failures = [one for one in failures_in(exc) if not isinstance(one, ConnectionClosedError)]
+            close = close_of(failures[0]) if len(failures) == 1 else None
+            if close is not None:
+                self.close_soon(*close)
+            elif failures:
+                self._fail(exc)  # raised by run()
         finally:
             self._mailing = False
 

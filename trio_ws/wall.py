@@ -1,0 +1,157 @@
+"""The wall around user code: what may leave a handler, method, generator, hook, predicate or HTTP function.
+
+User code runs in many places, some of them too hot for a wrapper. All of them catch ``BaseException`` and ask
+here what that is.
+
+Invariants:
+
+- Three exceptions pass: KeyboardInterrupt and SystemExit, which end the program, and `trio.Cancelled`, where
+  the task that it leaves is cancelled. A Cancelled that was kept and raised again elsewhere does not pass.
+- Everything else is a failure, which costs one connection or one request: an exception that is no Exception,
+  one whose ``__init__`` did not call its base's, whose ``__str__`` raises, or whose attributes are not legal.
+- Nothing here raises anything but what passes, whatever the exception does when it is looked at.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from trio_ws.errors import RPCError, WebSocketException, check_close
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Iterator
+
+__all__ = [
+    "close_of",
+    "ends_program",
+    "error_of",
+    "failures_in",
+    "is_cancelled",
+    "judged",
+    "log_failure",
+    "only_cancelled",
+    "passes",
+    "text_of",
+    "traceback_of",
+]
+
+_ENDS = (KeyboardInterrupt, SystemExit)
+
+
+def ends_program(exc: BaseException) -> bool:
+    """Whether it is, or holds, a KeyboardInterrupt or a SystemExit."""
+    return any(isinstance(one, _ENDS) for one in _leaves(exc))
+
+
+def passes(exc: BaseException) -> bool:
+    """Whether it is none of our business: it ends the program, or is the cancellation of this task."""
+    return ends_program(exc) or (only_cancelled(exc) and is_cancelled())
+
+
+def only_cancelled(exc: BaseException) -> bool:
+    """Whether it is a Cancelled, or a group of nothing else."""
+    return all(isinstance(one, trio.Cancelled) for one in _leaves(exc))
+
+
+def failures_in(exc: BaseException) -> list[BaseException]:
+    """What failed: the exceptions in a group, however deep, without the Cancelled that came with them.
+
+    Raises:
+        BaseException: ``exc``, where it passes.
+    """
+    if passes(exc):
+        raise exc
+    leaves = list(_leaves(exc))
+    return [one for one in leaves if not isinstance(one, trio.Cancelled)] or leaves
+
+
+def judged(exc: BaseException) -> BaseException:
+    """The one exception that failed, or the group of several. Raises as `failures_in`."""
+    failures = failures_in(exc)
+    return failures[0] if len(failures) == 1 else exc
+
+
+def is_cancelled() -> bool:
+    """Whether the next checkpoint of this task raises Cancelled."""
+    return trio.current_effective_deadline() == -math.inf
+
+
+def close_of(failure: BaseException) -> tuple[int, str] | None:
+    """The code and the reason that a `WebSocketException` closes with.
+
+    None for any other exception, and for one that no Close frame can carry: that is a failure like others.
+    """
+    if not isinstance(failure, WebSocketException):
+        return None
+    try:
+        code, reason = failure.code, failure.reason
+        check_close(code, reason)
+    except BaseException as exc:  # noqa: BLE001 - of a property, or for want of an attribute
+        judged(exc)
+        return None
+    return int(code), str(reason)
+
+
+def error_of(failure: BaseException) -> tuple[int, str, Any] | None:
+    """The code, the text and the data that an `RPCError` answers with; None as for `close_of`."""
+    if not isinstance(failure, RPCError):
+        return None
+    try:
+        code, text, data = failure.code, failure.message, failure.data
+    except BaseException as exc:  # noqa: BLE001 - as above
+        judged(exc)
+        return None
+    return (code, text, data) if type(code) is int and type(text) is str else None
+
+
+def text_of(exc: BaseException) -> str:
+    """The name of its type, and what it says, where it can say that."""
+    try:
+        return f"{type(exc).__name__}: {exc}"
+    except BaseException as second:  # noqa: BLE001 - what __str__ raises is the user's
+        judged(second)
+        return f"{type(exc).__name__}, whose text cannot be had"
+
+
+def traceback_of(exc: BaseException) -> str:
+    """Its traceback as Python prints it, where that can be had; else `text_of`."""
+    try:
+        text = "".join(traceback.format_exception(exc))
+    except BaseException as second:  # noqa: BLE001 - as above
+        judged(second)
+        text = text_of(exc)
+    return text.encode(errors="backslashreplace").decode()
+
+
+def log_failure(
+    logger: logging.Logger, text: str, *args: object, exc: BaseException, extra: dict[str, Any] | None = None
+) -> None:
+    """Log a failure of user code: one record, with the traceback where that can be had."""
+    try:
+        # What a log handler is going to look at.
+        traceback.TracebackException.from_exception(exc, limit=0, lookup_lines=False)
+    except BaseException as second:  # noqa: BLE001 - as above
+        judged(second)
+        logger.error("%s: %s", text % args, text_of(exc), extra=extra, stacklevel=2)  # noqa: TRY400
+    else:
+        logger.error(text, *args, exc_info=exc, extra=extra, stacklevel=2)
+
+
+def _leaves(exc: BaseException) -> Iterator[BaseException]:
+    """The exceptions in a group, however deep, or the one that is no group."""
+    left = [exc]
+    while left:
+        one = left.pop()
+        if isinstance(one, BaseExceptionGroup):
+            left.extend(reversed(_MEMBERS.__get__(one)))
+        else:
+            yield one
+
+
+# The member itself: a subclass may have something else under that name.
+_MEMBERS: Any = BaseExceptionGroup.__dict__["exceptions"]
