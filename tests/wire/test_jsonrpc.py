@@ -303,6 +303,8 @@ def test_a_request_has_one_kind_of_arguments_and_no_streams() -> None:
         dialect.request("7", "f", (None,), streams={"0": "7/0"})
     with pytest.raises(PacketError, match="credits"):
         dialect.credit("7", 1)
+    with pytest.raises(PacketError, match="deadlines"):
+        dialect.deadline("7", 4.0)
     assert b"timeout" not in dialect.request("7", "f", timeout=2.5, credits=3)
 
 
@@ -413,6 +415,7 @@ def test_a_cancellation_finds_its_call(request_id: object) -> None:
         ('{"jsonrpc":"2.0","error":null,"id":"7"}', (-32600, "7")),
         ('{"jsonrpc":"2.0","method":"__abort__","params":["1"],"id":1}', (-32601, 1)),
         ('{"jsonrpc":"2.0","method":"__credit__","params":["1",1],"id":1}', (-32601, 1)),
+        ('{"jsonrpc":"2.0","method":"__deadline__","params":["1",1],"id":1}', (-32601, 1)),
         ('{"jsonrpc":"2.0","method":"rpc.cancel","params":[true],"id":1}', (-32602, 1)),
         ('{"jsonrpc":"2.0","method":"rpc.cancel","id":1}', (-32602, 1)),
         ('{"jsonrpc":"2.0","method":"rpc.channel","id":1}', (-32602, 1)),

@@ -205,6 +205,11 @@ def test_what_trio_ws_adds() -> None:
         "method": "__credit__",
         "args": ["7", 32],
     }
+    assert read(dialect, dialect.deadline("7", 4.0))["rpc"] == {
+        "type": "request",
+        "method": "__deadline__",
+        "args": ["7", 4.0],
+    }
     assert isinstance(request, Request)
     assert read(dialect, dialect.error(request, -32099, "later", {"retry_after": 1.5}) or b"")["rpc"] == {
         "type": "response",
@@ -238,6 +243,8 @@ def test_nothing_new_is_taken_from_a_plain_peer(dialect: Dialect) -> None:
 def test_nothing_new_is_asked_of_a_plain_peer(dialect: Dialect) -> None:
     with pytest.raises(PacketError, match="credits"):
         dialect.credit("7", 1)
+    with pytest.raises(PacketError, match="deadlines"):
+        dialect.deadline("7", 4.0)
     with pytest.raises(PacketError, match="stream"):
         dialect.request("7", "f", (None,), streams={"0": "7/0"})
 

@@ -263,7 +263,6 @@ class _Attempt:
             transport = await self._secure(service, await self._dial())
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise ConnectionFailedError(f"could not reach {self.where}: {explain(exc)}") from exc
-        began = trio.current_time()
         handshake = self._handshake
         try:
             response = await _shake_hands(transport, handshake)
@@ -277,7 +276,6 @@ class _Attempt:
             raise
         ws = WebSocket(transport, service, self.options, client=True, request=Request(handshake.request))
         ws._opened(response.subprotocol, response.headers, deflate, handshake.trailing)
-        ws._round_trip = trio.current_time() - began
         return ws
 
     async def _dial(self) -> trio.abc.Stream:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from trio_ws.channels.inbox import Inbox
     from trio_ws.errors import ConnectionClosedError
+    from trio_ws.rpc.deadlines import Lease
     from trio_ws.rpc.peer import Peer
     from trio_ws.wire.packets import Packet, Response
 
@@ -52,6 +53,8 @@ class _Asked:
     """The slot of a request whose answer nobody's task waits for."""
 
     __slots__ = ("_take", "mark")
+
+    lease: Lease | None = None
 
     def __init__(self, take: Callable[[Response], None]) -> None:
         self._take = take

@@ -44,7 +44,7 @@ from trio_ws.rpc.streams import ItemStream, produce
 from trio_ws.wall import close_of, ends_program, error_of, judged, log_failure, only_cancelled, text_of
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.trace import about
-from trio_ws.wire.packets import ABORT, CREDIT, Request
+from trio_ws.wire.packets import ABORT, CREDIT, DEADLINE, Request
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator, Mapping
@@ -125,9 +125,11 @@ class Answerer(Caller):
 
     def take_request(self, request: Request, size: int, worker: Worker) -> Blocked | None:
         """Begin a call, or hold it where too many run."""
-        if self._busy >= self._max_calls and request.method not in (ABORT, CREDIT):
+        if self._busy >= self._max_calls and request.method not in (ABORT, CREDIT, DEADLINE):
             if self._kept <= self.ws._options.max_queue_bytes:
                 self._kept += size + PACKET_OVERHEAD
+                if request.timeout is not None:
+                    request.timeout += trio.current_time()  # a time of the clock, while it is held
                 self._held = self._held or deque()
                 self._held.append((request, size + PACKET_OVERHEAD))
             else:
@@ -147,6 +149,9 @@ class Answerer(Caller):
             call_id = request.call_id
             if call_id in self._running or not call_id or "/" in call_id:
                 self._name(request)
+            timeout = request.timeout
+            if timeout is not None and timeout <= 0:
+                raise _too_late()
             if method.limit is not None or self._default_limit is not None:
                 self._check_limit(request, method)
             if method.requires is not None and not holds(method.requires, self._connection):
@@ -159,7 +164,7 @@ class Answerer(Caller):
                 if payload is not None:
                     self.reply(payload)
                 return None
-            if method.kind == ASYNC and request.timeout is None and not method.stream_items:
+            if method.kind == ASYNC and timeout is None and not method.stream_items:
                 # The first step of a coroutine, which is the whole of most. This is what saves a task, or a
                 # hand-over to one, and all the records of a call, for each that does not wait.
                 coroutine = method.function(self._connection, *args, **kwargs)
@@ -186,8 +191,8 @@ class Answerer(Caller):
                 if call is not None:
                     self._finish(call, worker)  # it may have opened streams
             return None
-        if request.timeout is not None:
-            worker.scope.deadline = trio.current_time() + request.timeout
+        if timeout is not None:
+            worker.scope.deadline = trio.current_time() + timeout
         return self.step(call, coroutine, worker)
 
     def step(self, call: Call, coroutine: Coroutine[Any, Any, Any], worker: Worker) -> Blocked | None:
@@ -278,6 +283,8 @@ class Answerer(Caller):
 
     async def _run_held(self, request: Request, worker: Worker) -> None:
         """A call that had to wait for another to end; the lead is elsewhere."""
+        if request.timeout is not None:
+            request.timeout -= trio.current_time()
         blocked = None if self.over else self.begin(request, worker)
         if blocked is None:
             self._call_ended()
@@ -292,6 +299,8 @@ class Answerer(Caller):
             self._take_abort(request.args)
         elif name == CREDIT and self.extended:
             self._take_credit(request.args)
+        elif name == DEADLINE and self.extended:
+            self._take_deadline(request.args)
         elif self._closing is not None:
             self._answer_error(request, RPCCancelledError("the server is going away"))
         else:
@@ -321,12 +330,29 @@ class Answerer(Caller):
                     return
 
     def _take_credit(self, args: Any) -> None:
-        if len(args) != 2 or type(args[1]) is not int or not 0 < args[1] < 2**31:
+        stream_id, count = args if len(args) == 2 else (None, None)
+        if type(stream_id) is not str or type(count) is not int or not 0 < count < 2**31:
             self.misbehaved("__credit__ takes the id of a stream and a count of items")
             return
-        producer = self._running.get(args[0]) or self._uploads.get(args[0])
+        producer = self._running.get(stream_id) or self._uploads.get(stream_id)
         if producer is not None:
-            producer.add_credit(args[1])
+            producer.add_credit(count)
+
+    def _take_deadline(self, args: Any) -> None:
+        """The caller still waits: its call may go on for so many seconds from now."""
+        call_id, seconds = args if len(args) == 2 else (None, math.nan)
+        if type(call_id) is not str or type(seconds) not in (int, float) or not seconds >= 0:
+            self.misbehaved("__deadline__ takes the id of a call and a number of seconds")
+            return
+        deadline = trio.current_time() + seconds
+        call = self._running.get(call_id)
+        if call is not None and call.worker is not None:
+            call.request.timeout = seconds
+            call.worker.scope.deadline = deadline
+            return
+        for request, _ in self._held:
+            if request.call_id == call_id:
+                request.timeout = deadline
 
     def _name(self, request: Request) -> None:
         """Make up an id where the caller left it out, and refuse one that is in use."""

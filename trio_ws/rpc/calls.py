@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Self
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, current_task, wait_task_rescheduled
 
-from trio_ws.errors import ConnectionClosedError, RPCError, RPCTimeoutError
+from trio_ws.errors import ConnectionClosedError, RPCError
+from trio_ws.rpc.deadlines import Lease, Renewals
 from trio_ws.rpc.errors import error_from
 from trio_ws.rpc.streams import ItemStream, convert
 from trio_ws.rpc.uploads import numbered, streams_in, uploading
-from trio_ws.rpc.waiting import Needing, Slot
+from trio_ws.rpc.waiting import Needing, Slot, TimedSlot
 from trio_ws.websocket.lifetime import OPEN
 from trio_ws.wire.frames import BINARY, TEXT
 from trio_ws.wire.packets import Packet, PacketSource, Response
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from trio_ws.rpc.uploads import Upload
     from trio_ws.rpc.waiting import Waiting
+    from trio_ws.rpc.workers import Workers
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.wire.packets import Dialect
 
@@ -122,6 +124,7 @@ class Caller(ABC):
         "_outbox",
         "_overfull",
         "_pending",
+        "_renewals",
         "_uploads",
         "dialect",
         "extended",
@@ -134,6 +137,7 @@ class Caller(ABC):
     )
 
     over: bool
+    _workers: Workers  # set by the half that answers
 
     def __init__(self, ws: WebSocket, dialect: Dialect) -> None:
         self.ws = ws
@@ -147,6 +151,7 @@ class Caller(ABC):
         self._calls: dict[Any, Slot] = {}  # that wait for their one answer, by id
         self._pending: dict[Any, Waiting] = {}  # the other requests, streams for the most part
         self._uploads: dict[str, Upload] = {}
+        self._renewals: Renewals | None = None  # made by the first call with a deadline
         self._next_id = 0
         self._overfull = 0  # streams that hold more than max_queue_bytes
         self.speak(dialect)
@@ -268,7 +273,7 @@ class Caller(ABC):
         await checkpoint_if_cancelled()
         response = await self._exchange(method, args, kwargs)
         if response.error is not None or response.is_stream:
-            raise await self._error_of(method, response)
+            raise self._error_of(method, response)
         if returns is Any:
             return response.response
         return convert(response.response, returns, f"the result of {method}")
@@ -278,18 +283,13 @@ class Caller(ABC):
         await checkpoint_if_cancelled()
         response = await self._exchange(method, args, kwargs)
         if response.error is not None or response.is_stream:
-            return RPCResponse(str(response.call_id), None, await self._error_of(method, response))
+            return RPCResponse(str(response.call_id), None, self._error_of(method, response))
         return RPCResponse(str(response.call_id), response.response, None)
 
-    async def _error_of(self, method: str, response: Response) -> RPCError:
+    def _error_of(self, method: str, response: Response) -> RPCError:
         if response.error is None:
             self.post(self.dialect.abort(response.call_id), cork=False)
             return RPCError(f"{method} is a stream; use stream()")
-        if response.error == RPCTimeoutError.default_code and self.extended:
-            deadline = trio.current_effective_deadline()
-            if deadline != math.inf:
-                # The other side was a moment earlier than the caller's own scope, which should have the word.
-                await trio.sleep_until(deadline)
         return error_from(response)
 
     def _exchange(
@@ -306,20 +306,37 @@ class Caller(ABC):
             streams = streams_in(args, kwargs)
             if streams:
                 return self._exchange_with_uploads(call_id, method, args, kwargs, streams)
-        payload = self._encode_request(call_id, method, args, kwargs)
         if self.over or self.ws._state != OPEN or self._outbox.size >= self._high_water:
-            return self._exchange_later(call_id, payload)
-        return self._answer_to(call_id, payload)
+            return self._exchange_later(call_id, method, args, kwargs)
+        return self._answer_to(call_id, method, args, kwargs)
 
-    async def _exchange_later(self, call_id: str, payload: bytes) -> Response:
+    async def _exchange_later(
+        self, call_id: str, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Response:
         await self._ready()
-        return await self._answer_to(call_id, payload)
+        return await self._answer_to(call_id, method, args, kwargs)
 
-    def _answer_to(self, call_id: str, payload: bytes) -> Coroutine[Any, Any, Response]:
+    def _answer_to(
+        self,
+        call_id: str,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        streams: dict[str, str] | None = None,
+    ) -> Coroutine[Any, Any, Response]:
         """Send a request for this task, which is to wait at once for what this gives."""
+        lease = None
+        if self.extended and trio.current_effective_deadline() != math.inf:
+            lease = self._lease()
+        payload = self._encode_request(call_id, method, args, kwargs, lease, None, streams)
         if not self._calls:
             self.needing.bell.ring()
-        slot = self._calls[call_id] = Slot()
+        if lease is None:
+            slot = self._calls[call_id] = Slot()
+        else:
+            slot = self._calls[call_id] = TimedSlot()
+            slot.lease = lease
+            self._keep(lease)
         slot.caller = self
         slot.call_id = call_id
         slot.task = current_task()
@@ -340,17 +357,25 @@ class Caller(ABC):
         method: str,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        credits: int | None = None,
-        streams: dict[str, str] | None = None,
+        lease: Lease | None,
+        credits: int | None,
+        streams: dict[str, str] | None,
     ) -> bytes:
         if not self._may_call:
             raise RPCError(f"a client that speaks {self.dialect.name} cannot be called")
-        timeout = None
-        if self.extended:
-            deadline = trio.current_effective_deadline()
-            if deadline != math.inf:
-                timeout = max(0.0, deadline - trio.current_time() - self.ws._one_way())
+        timeout = None if lease is None else lease.seconds
         return self.dialect.request(call_id, method, args, kwargs, timeout, credits, streams)
+
+    def _lease(self) -> Lease:
+        """The time that this task has for a call, less a trip, and half of a time that is shorter."""
+        left = max(0.0, trio.current_effective_deadline() - trio.current_time())
+        return Lease(max(left - self.ws._one_way(), left / 2))
+
+    def _keep(self, lease: Lease) -> None:
+        """Renew the lease of a call that is sent now."""
+        if self._renewals is None:
+            self._renewals = Renewals(self, self._workers)
+        self._renewals.add(lease)
 
     # -- streams ------------------------------------------------------------------------------------
 
@@ -375,16 +400,13 @@ class Caller(ABC):
         streams: dict[str, str] | None,
     ) -> ItemStream[Any]:
         window = self.window if self.extended else 0
-        payload = self._encode_request(
-            call_id,
-            method,
-            args,
-            kwargs,
-            credits=self.window,
-            streams=streams,
-        )
+        lease = self._lease() if self.extended and trio.current_effective_deadline() != math.inf else None
+        payload = self._encode_request(call_id, method, args, kwargs, lease, self.window, streams)
         stream: ItemStream[Any] = ItemStream(self, call_id, items, f"an item of {method}", granted=window)
         self._pending[call_id] = stream
+        if lease is not None:
+            stream.lease = lease
+            self._keep(lease)
         stream.mark = self._send_request(payload)
         return stream
 
@@ -424,7 +446,6 @@ class Caller(ABC):
         streams: dict[str, AsyncIterable[Any]],
     ) -> Response:
         ids, plain_args, plain_kwargs = numbered(self, call_id, args, kwargs, streams)
-        payload = self._encode_request(call_id, method, plain_args, plain_kwargs, streams=ids)
         await self._ready()
         async with uploading(self, ids, streams):
-            return await self._answer_to(call_id, payload)
+            return await self._answer_to(call_id, method, plain_args, plain_kwargs, ids)

@@ -198,6 +198,9 @@ class Peer(Answerer):
             upload.scope.cancel()
         self._kept -= sum(size for _, size in self._held)
         self._held = self._batch = ()
+        if self._renewals is not None:
+            self._renewals.end()
+            self._renewals = None  # which leads back to us
         self._own_bell.ring()
         self._mail_bell.ring()
         self.needing.bell.ring()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from trio_ws.errors import WebSocketError
     from trio_ws.rpc.calls import Caller
+    from trio_ws.rpc.deadlines import Lease
     from trio_ws.wire.packets import Request, Response
 
 __all__ = ["ItemStream", "Producer", "convert", "produce"]
@@ -69,6 +70,7 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         "_taken",
         "_type",
         "_what",
+        "lease",
         "mark",
         "stream_id",
     )
@@ -86,6 +88,7 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         self._kept = 0  # bytes, in dialects without credit
         self._since = 0  # items since a checkpoint
         self.mark = 0  # see waiting.py
+        self.lease: Lease | None = None
         self.stream_id = stream_id
 
     async def receive(self) -> T:

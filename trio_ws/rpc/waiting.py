@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from trio_ws.errors import ConnectionClosedError
     from trio_ws.rpc.calls import Caller
+    from trio_ws.rpc.deadlines import Lease
     from trio_ws.wire.packets import Response
 
-__all__ = ["Needing", "Slot", "Waiting"]
+__all__ = ["Needing", "Slot", "TimedSlot", "Waiting"]
 
 
 class Waiting(Protocol):
@@ -28,9 +29,11 @@ class Waiting(Protocol):
     Attributes:
         mark: where the request ended among all that ever waited to be written, and what waits no more is
             before it.
+        lease: the time that the other side was given, or None; see deadlines.py.
     """
 
     mark: int
+    lease: Lease | None
 
     def answered(self, response: Response, size: int) -> bool:
         """Take an answer of so many bytes; give whether it was the last."""
@@ -50,6 +53,7 @@ class Slot(Gives["Response"]):
     call_id: str
     task: Task
     mark: int
+    lease: Lease | None = None
 
     def abort(self, _: RaiseCancelT) -> Abort:
         """The caller was cancelled."""
@@ -59,6 +63,14 @@ class Slot(Gives["Response"]):
     def lost(self, error: ConnectionClosedError) -> None:
         """The connection ended."""
         reschedule(self.task, outcome.Error(error))
+
+
+class TimedSlot(Slot):
+    """A slot of a call with a deadline."""
+
+    __slots__ = ("lease",)
+
+    lease: Lease | None
 
 
 class Needing:

@@ -119,7 +119,7 @@ class Lifetime:
         self._life = False  # bytes came since keepalive last looked
         self._pings: dict[bytes, float] | None = None  # unanswered pings and when they were sent
         self._latency: float | None = None
-        self._round_trip: float | None = None  # what the opening handshake took, on clients
+        self._round_trip: float | None = None  # the least latency seen
         # The end.
         self._close_sent: CloseFrame | None = None
         self._close_received: CloseFrame | None = None
@@ -140,9 +140,8 @@ class Lifetime:
         return masked_frame(first, payload) if self._client else server_frame(first, payload)
 
     def _one_way(self) -> float:
-        """Seconds that bytes take to the peer, as far as that is known: half of the best round trip seen."""
-        known = [trip for trip in (self._round_trip, self._latency) if trip is not None]
-        return min(known) / 2 if known else 0.0
+        """Seconds that bytes take to the peer: half of a ping's shortest round trip, 0 before the first."""
+        return 0.0 if self._round_trip is None else self._round_trip / 2
 
     # -- signs of life ------------------------------------------------------------------------------
 
@@ -160,7 +159,9 @@ class Lifetime:
         now = trio.current_time()
         kept_alive = _KEEPALIVE in pings
         for sent in list(pings):
-            self._latency = now - pings.pop(sent)
+            latency = self._latency = now - pings.pop(sent)
+            if self._round_trip is None or latency < self._round_trip:
+                self._round_trip = latency
             if sent == payload:
                 break
         if kept_alive and _KEEPALIVE not in pings:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ABORT",
     "CREDIT",
+    "DEADLINE",
     "MAX_NAME",
     "METHODS",
     "SUBSCRIBE",
@@ -44,6 +45,7 @@ __all__ = [
 # The reserved methods. Requests to them have no answer.
 ABORT = "__abort__"
 CREDIT = "__credit__"
+DEADLINE = "__deadline__"
 
 # What a client asks to subscribe itself to channels. These are answered, as any other method.
 SUBSCRIBE = "__subscribe__"
@@ -161,7 +163,7 @@ class Dialect(ABC):
 
     What answers a call takes the `Request` that `decode` gave, and returns None where nothing is to be sent.
     Each such request, notifications too, is ended by exactly one of `result`, `error`, `end` and `dropped`;
-    those to `ABORT` and `CREDIT` by none.
+    those to `ABORT`, `CREDIT` and `DEADLINE` by none.
 
     Attributes:
         name: the subprotocol's, or ``"json"``.
@@ -240,6 +242,10 @@ class Dialect(ABC):
     @abstractmethod
     def credit(self, call_id: str, count: int) -> bytes:
         """That `count` more items are wanted. PacketError where the dialect is not extended."""
+
+    def deadline(self, call_id: str, seconds: float) -> bytes:
+        """That a call may go on for so long from now. PacketError where the dialect is not extended."""
+        raise PacketError(f"there are no deadlines in {self.name}")
 
     @abstractmethod
     def packet(self, packet: Packet) -> bytes:

@@ -16,6 +16,7 @@ from trio_ws.errors import PacketError
 from trio_ws.wire.packets import (
     ABORT,
     CREDIT,
+    DEADLINE,
     MAX_NAME,
     UNDECODABLE,
     BrokenPacketError,
@@ -205,6 +206,11 @@ class _Packets(Dialect):
         if not self.extended:
             raise PacketError(f"there are no credits in {self.name}")
         return self._send(Packet(_RPC, rpc=Request(CREDIT, [call_id, count])))
+
+    def deadline(self, call_id: str, seconds: float) -> bytes:
+        if not self.extended:
+            return super().deadline(call_id, seconds)
+        return self._send(Packet(_RPC, rpc=Request(DEADLINE, [call_id, seconds])))
 
     def packet(self, packet: Packet) -> bytes:
         return self._send(packet)
