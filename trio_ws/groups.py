@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-__all__ = ["unwrapped"]
+__all__ = ["first_of", "unwrapped"]
 
 
 def unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -17,3 +17,10 @@ def unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(rest, BaseExceptionGroup) and len(rest.exceptions) == 1:
         rest = rest.exceptions[0]
     return rest
+
+
+def first_of(exc: BaseException) -> BaseException:
+    """The first exception in a group, however deep, or the one that is no group: Cancelled are all alike."""
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    return exc

@@ -428,8 +428,8 @@ class Caller(ABC):
         self._next_id += 1
         call_id = str(self._next_id)
         ids, plain_args, plain_kwargs = numbered(self, call_id, args, kwargs, streams)
-        results = self._open_stream(call_id, method, plain_args, plain_kwargs, items, ids)
         async with uploading(self, ids, streams):
+            results = self._open_stream(call_id, method, plain_args, plain_kwargs, items, ids)
             try:
                 yield results
             finally:

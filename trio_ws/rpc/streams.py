@@ -277,6 +277,7 @@ async def produce(peer: Caller, producer: Producer, items: AsyncIterator[Any]) -
         close = getattr(items, "aclose", None)
         if close is not None:
             await close()
+    await checkpoint_if_cancelled()  # what a cancellation has cut short is not at its end
     payload = peer.dialect.end(request)
     if payload is not None:
         peer.reply(payload)

@@ -1,7 +1,11 @@
 """Uploads: the arguments of a call that are streams, which are sent while their call waits.
 
-What always holds: each has a task, in a nursery around the call, so that none outlives it; and each is ended
-on the other side too, as a stream that came to its end or as one that failed.
+Invariants:
+
+- Each has a task, in a nursery around the call, so that none outlives it.
+- Each is known before the request goes out, so that no credit can come too early for it.
+- One that came to its end, or failed, is ended on the other side too. One that was cut short says nothing:
+  the other side gave it up, or the abort of its call ends it there. The method never takes it for whole.
 """
 
 from __future__ import annotations
@@ -11,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from trio_ws.errors import PacketError, RPCError
+from trio_ws.errors import ConnectionClosedError, PacketError, RPCError
+from trio_ws.groups import first_of, unwrapped
 from trio_ws.rpc.streams import Producer, produce
+from trio_ws.wall import judged, only_cancelled
 from trio_ws.wire.packets import Request
 
 if TYPE_CHECKING:
@@ -67,47 +73,63 @@ def numbered(
 async def uploading(
     caller: Caller, ids: dict[str, str], streams: dict[str, AsyncIterable[Any]]
 ) -> AsyncIterator[None]:
-    """Send the streams while the block waits for what becomes of them."""
-    failure: BaseException | None = None
-    failed: list[BaseException] = []
+    """Send the streams while the block sends the request and waits for what becomes of it.
 
-    async def send(stream_id: str, items: AsyncIterable[Any]) -> None:
-        upload = caller._uploads[stream_id] = Upload(stream_id)
+    The block's exception and those of the streams leave as they were raised, and in a group where several
+    failed. A cancellation leaves as Cancelled.
+    """
+    raised: BaseException | None = None  # by the block
+    failures: list[BaseException] = []  # of the streams
+
+    async def send(upload: Upload, items: AsyncIterable[Any]) -> None:
         try:
             with upload.scope:
                 await produce(caller, upload, aiter(items))
-                return
-            _fail(caller, stream_id, "given up")
-        except Exception as exc:  # noqa: BLE001 - it is the caller's, and raised there
-            _fail(caller, stream_id, "the caller's stream failed")
-            failed.append(exc)
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            failure = judged(exc)
+            if isinstance(failure, ConnectionClosedError) and (caller.over or not caller.ws.connected):
+                return  # it met the end of this connection, of which the call is told
+            _fail(caller, upload)
+            failures.append(failure)
             nursery.cancel_scope.cancel()
-        except BaseException:
-            _fail(caller, stream_id, "the caller's stream was cancelled")
-            raise
         finally:
-            del caller._uploads[stream_id]
+            del caller._uploads[upload.request.call_id]
 
-    async with trio.open_nursery() as nursery:
-        for place, items in streams.items():
-            nursery.start_soon(send, ids[place], items)
-        try:
-            yield
-        except BaseException as exc:  # noqa: BLE001 - raised below, outside of the nursery
-            failure = exc
-        nursery.cancel_scope.cancel()
     try:
-        if failed:
-            raise failed[0]
-        if failure is not None:
-            raise failure
+        async with trio.open_nursery() as nursery:
+            for place, items in streams.items():
+                # Known from here on: credit may come before the task has run.
+                upload = caller._uploads[ids[place]] = Upload(ids[place])
+                nursery.start_soon(send, upload, items)
+            try:
+                yield
+            except BaseException as exc:  # noqa: BLE001 - raised below, outside of the nursery
+                raised = exc
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # Of all that leaves `send`, only what ends the program is no cancellation.
+        struck = unwrapped(group)
+        if not only_cancelled(struck):
+            failures.append(struck)
+        elif raised is None:
+            raised = first_of(struck)
+    try:
+        if failures and raised is not None and not only_cancelled(raised):
+            failures.insert(0, raised)
+        if len(failures) > 1:
+            raise BaseExceptionGroup("a call and streams that it sent have failed", failures)
+        if failures:
+            raise failures[0]
+        if raised is not None:
+            raise raised
     finally:
-        del failure  # it holds this frame, which would hold it
-        failed.clear()
+        del raised  # it holds this frame, which would hold it
+        failures.clear()
 
 
-def _fail(caller: Caller, stream_id: str, text: str) -> None:
+def _fail(caller: Caller, upload: Upload) -> None:
     """Tell the other side that no more comes."""
-    payload = caller.dialect.error(Request("", call_id=stream_id, credits=0), RPCError.default_code, text)
+    text = "the caller's stream failed"
+    payload = caller.dialect.error(upload.request, RPCError.default_code, text, stream=True)
     if payload is not None:
         caller.post(payload, cork=False)
