@@ -40,7 +40,7 @@ from trio_ws.wall import close_of, ends_program, failures_in, judged, log_failur
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.lifetime import CONNECTING
-from trio_ws.websocket.sockets import close_forcefully, shut_down
+from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, shut_down
 from trio_ws.websocket.trace import about
 from trio_ws.websocket.transport import SocketTransport
 from trio_ws.wire.http import HTTPError, http_response
@@ -207,7 +207,7 @@ class Admission:
             return None
         except HTTPError as exc:
             refusal = exc
-        except (OSError, trio.BrokenResourceError) as exc:
+        except LINK_ERRORS as exc:
             logger.info("a client left during its opening handshake: %r", exc, extra={"peer": address})
             if transport is not None:
                 transport.close()

@@ -25,7 +25,7 @@ from trio_ws.channels.urls import broker_from
 from trio_ws.errors import check_close
 from trio_ws.front import Front, Shared
 from trio_ws.handler import WebSocketHandler
-from trio_ws.network.listen import accept_forever
+from trio_ws.network.listen import accept_forever, close_listeners
 from trio_ws.network.listeners import ALL_INTERFACES, is_loopback, open_listeners
 from trio_ws.options import Options
 from trio_ws.routing import check_function, is_async
@@ -246,8 +246,7 @@ class WebSocketServer(Admission):
         self._acceptors.cancel_scope.cancel()
         listeners, self.listeners = self.listeners, ()
         with trio.CancelScope(shield=True):
-            for listener in listeners:
-                await listener.aclose()
+            await close_listeners(listeners)
         while self._handshakes:
             await self._gone.wait()
 
@@ -313,8 +312,7 @@ class WebSocketServer(Admission):
                 yield
         finally:
             with trio.CancelScope(shield=True):
-                for listener in self._given_listeners or ():
-                    await listener.aclose()
+                await close_listeners(self._given_listeners or ())
 
     @asynccontextmanager
     @enable_ki_protection
@@ -369,8 +367,7 @@ class WebSocketServer(Admission):
         finally:
             listeners, self.listeners = self.listeners, ()
             with trio.CancelScope(shield=True):
-                for listener in listeners:
-                    await listener.aclose()
+                await close_listeners(listeners)
             if socket_file is not None:
                 socket_file.remove()
         if self._failure is not None:

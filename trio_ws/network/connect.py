@@ -23,7 +23,7 @@ from trio_ws.network.uri import parse_uri
 from trio_ws.options import Options
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.service import open_service
-from trio_ws.websocket.sockets import close_forcefully
+from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, link_error
 from trio_ws.websocket.transport import SocketTransport, StreamTransport
 from trio_ws.wire.deflate import PerMessageDeflate, confirm, offer
 from trio_ws.wire.handshake import ClientHandshake, check_subprotocols
@@ -261,7 +261,7 @@ class _Attempt:
     async def _open_here(self, service: Service) -> WebSocket:
         try:
             transport = await self._secure(service, await self._dial())
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+        except LINK_ERRORS as exc:
             raise ConnectionFailedError(f"could not reach {self.where}: {explain(exc)}") from exc
         handshake = self._handshake
         try:
@@ -269,7 +269,7 @@ class _Attempt:
             deflate = _agreed_deflate(response, self.options)
         except BaseException as exc:
             transport.close()
-            if isinstance(exc, OSError | trio.BrokenResourceError):
+            if isinstance(exc, LINK_ERRORS):
                 raise ConnectionFailedError(
                     f"the connection to {self.where} broke in the handshake: {explain(exc)}"
                 ) from exc
@@ -299,9 +299,12 @@ class _Attempt:
             )
             try:
                 await stream.do_handshake()
-            except BaseException:
+            except LINK_ERRORS:
                 await close_forcefully(stream)
                 raise
+            except BaseException as exc:
+                await close_forcefully(stream)
+                raise link_error(exc) from exc
         elif isinstance(stream, trio.SocketStream):
             return SocketTransport(take_socket(stream))
         return StreamTransport(stream, service.nursery)
@@ -338,7 +341,7 @@ async def _read_rejection(transport: Transport, handshake: ClientHandshake) -> N
             try:
                 while received := await transport.receive():
                     handshake.feed(received)
-            except (OSError, trio.BrokenResourceError):
+            except LINK_ERRORS:
                 pass
     handshake.eof()
 

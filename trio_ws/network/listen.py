@@ -6,6 +6,7 @@ is no WebSocket handshake gets an HTTP answer that says why; nothing a client se
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import socket
@@ -15,7 +16,8 @@ import trio
 from trio.lowlevel import enable_ki_protection, wait_readable
 
 from trio_ws.network.connect import take_socket
-from trio_ws.websocket.sockets import close_forcefully
+from trio_ws.wall import judged, log_failure
+from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, link_error
 from trio_ws.websocket.transport import READ_SIZE, SocketTransport, StreamTransport, Transport
 from trio_ws.wire.handshake import check_upgrade, origin_allowed
 from trio_ws.wire.hosts import host_allowed, host_name
@@ -23,7 +25,7 @@ from trio_ws.wire.http import HTTPError, http_response
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from trio_ws.options import Options
     from trio_ws.websocket.service import Service
@@ -35,6 +37,7 @@ __all__ = [
     "answer",
     "check_host",
     "check_request",
+    "close_listeners",
     "read_request",
     "read_request_now",
     "secure",
@@ -44,9 +47,26 @@ __all__ = [
 logger = logging.getLogger("trio_ws.network")
 
 _ACCEPTS_IN_A_ROW = 64
-# accept() failed for want of something that other connections give back when they end.
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_PAUSE_WHEN_EXHAUSTED = 0.1
+# accept() failed because of its client, which is gone (accept(2)).
+_CLIENT_LEFT = frozenset(
+    getattr(errno, name)
+    for name in (
+        "ECONNABORTED",
+        "EHOSTDOWN",
+        "EHOSTUNREACH",
+        "ENETDOWN",
+        "ENETUNREACH",
+        "ENONET",
+        "ENOPROTOOPT",
+        "EOPNOTSUPP",
+        "EPERM",
+        "EPROTO",
+    )
+    if hasattr(errno, name)
+)
+#: Seconds without a try after accept() has failed for another reason, such as that no descriptors are left.
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 1.0
 #: Seconds and bytes for which a refused client may go on sending, so that it can read its answer: closing
 #: a socket with unread bytes resets the connection, and the answer is lost.
 _LINGER_SECONDS = 2.0
@@ -59,23 +79,20 @@ _SHOWN_OF_A_HOST = 80
 async def accept_forever(
     listener: trio.abc.Listener[Any], on_client: Callable[[socket.socket | trio.abc.Stream, Any], None]
 ) -> None:
-    """Give every new client to ``on_client``: TCP and Unix ones as a non-blocking socket with its address."""
+    """Give every new client to ``on_client``: TCP and Unix ones as a non-blocking socket with its address.
+
+    Where accepting fails it is tried again, after a pause that grows, until the listener is closed.
+    """
     if not isinstance(listener, trio.SocketListener):
-        while True:
-            try:
-                stream = await listener.accept()
-            except trio.ClosedResourceError:
-                return  # by its owner; the server goes on with the others
-            if isinstance(stream, trio.SocketStream):
-                on_client(take_socket(stream), None)
-            else:
-                on_client(stream, None)
+        await _accept_streams(listener, on_client)
+        return
     # A second handle on the same listening socket, without trio's layers: accepting through them takes
     # about as long as the whole opening handshake.
     inner = listener.socket
     with socket.socket(inner.family, inner.type, inner.proto, fileno=inner.dup().detach()) as sock:
         sock.setblocking(False)
         is_tcp = sock.family != socket.AF_UNIX
+        failures = 0  # in a row
         while True:
             await wait_readable(sock)
             for _ in range(_ACCEPTS_IN_A_ROW):
@@ -84,15 +101,57 @@ async def accept_forever(
                 except BlockingIOError:
                     break
                 except OSError as exc:
-                    if exc.errno in _EXHAUSTED:
-                        logger.error("cannot accept new connections: %s", exc)  # noqa: TRY400
-                        await trio.sleep(_PAUSE_WHEN_EXHAUSTED)
-                        break
-                    continue  # this client went away before we came to it
+                    if exc.errno in _CLIENT_LEFT:
+                        continue
+                    failures += 1
+                    await _pause(exc, failures)
+                    break
+                failures = 0
                 client.setblocking(False)
                 if is_tcp:
-                    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    with contextlib.suppress(OSError):  # some systems refuse it once the client has reset
+                        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 on_client(client, address)
+
+
+async def _accept_streams(
+    listener: trio.abc.Listener[Any], on_client: Callable[[socket.socket | trio.abc.Stream, Any], None]
+) -> None:
+    """The same for a listener that is no plain socket, and may be an application's own."""
+    failures = 0
+    while True:
+        try:
+            stream = await listener.accept()
+            if not isinstance(stream, trio.abc.Stream):
+                raise TypeError(f"accept() of a listener gives a stream, not {type(stream).__name__}")
+            client = take_socket(stream) if isinstance(stream, trio.SocketStream) else stream
+        except trio.ClosedResourceError:
+            return  # by its owner; the server goes on with the others
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            failures += 1
+            await _pause(exc, failures)
+        else:
+            failures = 0
+            on_client(client, None)
+
+
+async def _pause(exc: BaseException, failures: int) -> None:
+    """Accepting has failed so many times in a row: let others end, and give back what is wanting."""
+    failure = judged(exc)
+    if isinstance(failure, OSError):
+        logger.error("cannot accept new connections: %s", failure)
+    else:
+        log_failure(logger, "cannot accept new connections", exc=failure)
+    await trio.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (min(failures, 10) - 1)))
+
+
+async def close_listeners(listeners: Iterable[trio.abc.Listener[Any]]) -> None:
+    """Close them all, whatever one of them raises."""
+    for listener in listeners:
+        try:
+            await listener.aclose()
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            log_failure(logger, "closing a listener failed", exc=judged(exc))
 
 
 async def secure(
@@ -101,7 +160,8 @@ async def secure(
     """Make a transport of a new client, with TLS if there is a context.
 
     Raises:
-        OSError, trio.BrokenResourceError: the client left, or TLS failed; it is closed.
+        OSError, trio.BrokenResourceError, trio.ClosedResourceError: the client left, or TLS failed; it is
+            closed.
     """
     if context is None:
         if isinstance(client, socket.socket):
@@ -115,9 +175,12 @@ async def secure(
     stream = trio.SSLStream(client, context, server_side=True, https_compatible=True)
     try:
         await stream.do_handshake()
-    except BaseException:
+    except LINK_ERRORS:
         await close_forcefully(stream)
         raise
+    except BaseException as exc:
+        await close_forcefully(stream)
+        raise link_error(exc) from exc
     return StreamTransport(stream, service.nursery)
 
 
@@ -143,7 +206,7 @@ async def read_request(transport: Transport, reader: RequestReader) -> Request |
 
     Raises:
         HTTPError: what to answer to something that is no request.
-        OSError, trio.BrokenResourceError: the connection broke.
+        OSError, trio.BrokenResourceError, trio.ClosedResourceError: the connection broke.
     """
     while True:
         data = await transport.receive()
@@ -216,7 +279,7 @@ async def send_response(transport: Transport, response: bytes, patience: float) 
             while left > 0 and transport.self_reading:
                 received = await transport.receive()
                 left = left - len(received) if received else 0
-    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+    except LINK_ERRORS:
         return  # it did not wait for the answer
     finally:
         transport.close()

@@ -1,20 +1,30 @@
-"""The socket below a stream: how TCP ends there.
+"""Streams and the sockets below them: how they fail, and how TCP ends there.
 
 What always holds: a connection that is closed here ends for its peer as well, although a child that this
 process has forked holds a copy of the descriptor. ``close()`` alone would say nothing to the peer before the
 last copy is closed. What was written before still arrives, with the end behind it.
 
 Listening sockets are closed and never shut down: other processes may accept on them.
+
+A stream may be an application's own, and its methods may raise anything: that costs its connection.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 
 import trio
 
-__all__ = ["close_forcefully", "shut_down", "socket_of"]
+from trio_ws.wall import judged, log_failure, text_of
+
+__all__ = ["LINK_ERRORS", "close_forcefully", "link_error", "shut_down", "socket_of"]
+
+logger = logging.getLogger("trio_ws.websocket")
+
+#: What says that a connection broke, or was closed by whoever has its stream as well.
+LINK_ERRORS = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 def socket_of(stream: object) -> trio.socket.SocketType | None:
@@ -30,9 +40,30 @@ def shut_down(sock: socket.socket | trio.socket.SocketType) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
+def link_error(exc: BaseException) -> trio.BrokenResourceError:
+    """What to raise where a method of a stream has raised something that is none of `LINK_ERRORS`.
+
+    It comes from a stream of the application's own, and is logged.
+
+    Raises:
+        BaseException: ``exc``, where it passes the wall (see wall.py).
+    """
+    failure = judged(exc)
+    log_failure(logger, "the stream of a connection failed", exc=failure)
+    return trio.BrokenResourceError(f"the stream failed: {text_of(failure)}")
+
+
 async def close_forcefully(stream: trio.abc.AsyncResource) -> None:
-    """Close a stream at once, as `trio.aclose_forcefully` does, and end the connection below it."""
+    """Close a stream at once, as `trio.aclose_forcefully` does, and end the connection below it.
+
+    It raises only what passes the wall.
+    """
     sock = socket_of(stream)
     if sock is not None:
         shut_down(sock)
-    await trio.aclose_forcefully(stream)
+    try:
+        await trio.aclose_forcefully(stream)
+    except LINK_ERRORS:
+        pass  # it is closed as far as it can be
+    except BaseException as exc:  # noqa: BLE001 - judged there
+        link_error(exc)

@@ -18,7 +18,7 @@ import trio
 from trio.lowlevel import enable_ki_protection, notify_closing, wait_readable, wait_writable
 
 from trio_ws.websocket.bell import Bell
-from trio_ws.websocket.sockets import close_forcefully, shut_down, socket_of
+from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, link_error, shut_down, socket_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,13 @@ class SocketTransport:
         self.fd = sock.fileno()  # -1 once it is closed
         self._local: Any = None
         self._reader: Reader | None = None
-        self.remote_address = sock.getpeername() if remote_address is None else remote_address
+        if remote_address is None:
+            try:
+                remote_address = sock.getpeername()
+            except OSError:
+                sock.close()  # the peer has reset it
+                raise
+        self.remote_address = remote_address
         # The socket's own methods: a def around one would cost a tenth of the call. Their callers know
         # BlockingIOError as "nothing now".
         self.recv_now: Callable[[int], bytes] = sock.recv
@@ -159,7 +165,13 @@ class StreamTransport:
         self.local_address, self.remote_address = _addresses(stream)
 
     async def receive(self) -> bytes:
-        return bytes(await self._stream.receive_some(READ_SIZE))
+        try:
+            data = await self._stream.receive_some(READ_SIZE)
+            return data if type(data) is bytes else bytes(memoryview(data))
+        except LINK_ERRORS:
+            raise
+        except BaseException as exc:
+            raise link_error(exc) from exc
 
     def has_unread(self) -> bool:
         return False
@@ -178,6 +190,10 @@ class StreamTransport:
         self._sending = True
         try:
             await self._stream.send_all(chunk)
+        except LINK_ERRORS:
+            raise
+        except BaseException as exc:
+            raise link_error(exc) from exc
         finally:
             self._sending = False
             self._sent.ring()
@@ -197,16 +213,17 @@ class StreamTransport:
             if last is not None:
                 # Nothing can be sent on a stream without waiting, so a Close frame that a cancellation
                 # overtook is sent here. A peer that does not take it at once does without.
-                with (
-                    trio.move_on_after(_LAST_SECONDS, shield=True),
-                    contextlib.suppress(trio.BrokenResourceError),
-                ):
+                with trio.move_on_after(_LAST_SECONDS, shield=True):
                     while self._sending:
                         await self._sent.wait()
                     if last:
                         await self._stream.send_all(last)
-            await close_forcefully(self._stream)
+        except LINK_ERRORS:
+            pass  # it was closed before us
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            link_error(exc)
         finally:
+            await close_forcefully(self._stream)
             self._closed.set()
 
     async def wait_closed(self) -> None:
