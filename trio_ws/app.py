@@ -235,7 +235,9 @@ class App(Front):
         """Have something while the App is served: a decorator for an async context manager function of it.
 
         What stands before its ``yield`` runs before the server listens, what stands behind it after the
-        server has drained, for at most ``close_timeout`` seconds, also where the server was cancelled. It
+        server has drained, for at most ``close_timeout`` seconds, also where the server was cancelled. A
+        cancellation before the ``yield`` interrupts what it waits for there; what it has opened by then, and
+        what the lifespans before it have, gets as long to close, and may wait for that. It
         has a task of its own, so that it may hold nurseries and cancel scopes. What it raises ends the
         server, and leaves its block as it was raised. With several, the first is entered first and left last;
         those of mounted Apps come after those of the App itself.
@@ -317,8 +319,8 @@ class App(Front):
                 broker=broker,
                 options=options,
             )
-            async with server:
-                with cancel_on_signals(signal.SIGTERM) if in_main_thread() else nullcontext():
+            with cancel_on_signals(signal.SIGTERM) if in_main_thread() else nullcontext():
+                async with server:
                     logger.info("serving at %s", server.url)
                     await server.serve_forever()
 

@@ -1,7 +1,8 @@
 """Lifespan: context managers of a user's, held open around the work of a server.
 
 What always holds: they are entered before the work begins and left when it is over, also where it was
-cancelled or failed; leaving them is shielded, and bounded.
+cancelled or failed; leaving them is shielded, and bounded. A cancellation while they are entered is delivered
+once, to what is waited for then; what was opened by then may wait again while it is closed.
 """
 
 from __future__ import annotations
@@ -36,44 +37,45 @@ async def hosted(
     """
     failure: BaseException | None = None
     theirs: list[BaseException] = []
-    stop = trio.Event()
+    entered, stop = trio.Event(), trio.Event()
+    # Nothing from outside gets past the first. The second is cancelled to interrupt the entering; the third
+    # shields what comes after that, and bounds the leaving.
+    outside, entering, leaving = trio.CancelScope(shield=True), trio.CancelScope(), trio.CancelScope()
 
     @enable_ki_protection
-    async def host(*, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
-        started = False
+    async def host() -> None:
         try:
-            with trio.CancelScope() as scope:
+            with outside, entering, leaving:
                 async with AsyncExitStack() as stack:
-                    for manager in managers:
-                        await stack.enter_async_context(manager())
-                    task_status.started(scope)
-                    started = True
-                    # Where the caller was cancelled before this, nobody will come to end us.
-                    await trio.lowlevel.checkpoint_if_cancelled()
-                    scope.shield = True
+                    try:
+                        for manager in managers:
+                            await stack.enter_async_context(manager())
+                        entered.set()
+                    except (trio.Cancelled, BaseExceptionGroup) as exc:
+                        if not entering.cancel_called or not _is_cancellation(exc):
+                            raise
+                        # It interrupted what it was to interrupt; the others end as they do after serving.
                     await stop.wait()
-            if scope.cancelled_caught:
+            if leaving.cancelled_caught:
                 logger.warning("the lifespan did not end within close_timeout (%s seconds)", grace)
-        except (Exception, BaseExceptionGroup) as exc:
-            real = exc.split(trio.Cancelled)[1] if isinstance(exc, BaseExceptionGroup) else exc
-            if not started or real is None:
-                raise
-            theirs.append(real)
+        except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - raised again below
+            theirs.append(exc)
             nursery.cancel_scope.cancel()
 
     try:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(host)
             try:
-                scope = await nursery.start(host)
+                await entered.wait()
+                yield
             except BaseException as exc:  # noqa: BLE001 - raised again below
                 failure = exc
-            else:
-                try:
-                    yield
-                except BaseException as exc:  # noqa: BLE001 - raised again below
-                    failure = exc
-                stop.set()
-                scope.deadline = trio.current_time() + grace
+            if not entered.is_set():
+                # This wakes a task that waits at once. The shield, set before it runs, lets it wait again.
+                entering.cancel()
+                leaving.shield = True
+            leaving.deadline = trio.current_time() + grace
+            stop.set()
     except BaseExceptionGroup as group:
         # Only what may strike any task, such as a KeyboardInterrupt, comes out of host() that way.
         failure = unwrapped(group)
@@ -90,3 +92,9 @@ async def hosted(
             raise failure
         finally:
             del failure  # it holds this frame, which would hold it
+
+
+def _is_cancellation(exc: BaseException) -> bool:
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split(trio.Cancelled)[1] is None
+    return isinstance(exc, trio.Cancelled)

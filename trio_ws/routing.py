@@ -6,6 +6,7 @@ What always holds:
   more specific comes first, from left to right.
 - Matching costs linear time, whatever a client asks for.
 - What is wrong with a path or a function is an error where it is added, with the fix in it.
+- A parameter that is text leads nowhere else when it is joined to a folder.
 """
 
 from __future__ import annotations
@@ -31,13 +32,19 @@ class _Converter(NamedTuple):
     rank: int  # the lower, the more specific
 
 
+# The rest of a path has no part "." or "..", and nothing that other systems take for a separator. It has no
+# NUL and no empty part: at its beginning that would be the root of the file system.
+_PART = r"(?!\.{1,2}(?:/|\Z))[^/\\\0]+"
+# What no parameter is, for the same reason.
+_ELSEWHERE = frozenset({".", ".."})
+
 # Digits have a bound, because making a number of them takes more than linear time.
 _CONVERTERS = {
     "uuid": _Converter(uuid.UUID, "[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}", 2),
     "int": _Converter(int, "-?[0-9]{1,100}", 4),
     "float": _Converter(float, r"-?[0-9]{1,100}(?:\.[0-9]{1,100})?", 6),
     "str": _Converter(str, "[^/]+", 8),
-    "path": _Converter(str, ".*", 10),
+    "path": _Converter(str, f"(?:{_PART}(?:/{_PART})*+/?)?", 10),
 }
 
 # One parameter in a segment: two of them could be split in many ways.
@@ -119,7 +126,7 @@ class Pattern:
     def match(self, path: str) -> dict[str, Any] | None:
         """The parameters of a decoded path, or None where it does not match."""
         match = self._match(path)
-        if match is None:
+        if match is None or not _ELSEWHERE.isdisjoint(match.groups()):
             return None
         return {name: make(match[name]) for name, make in self.types.items()}
 

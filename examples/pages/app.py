@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mimetypes
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import trio
 import trio.testing
@@ -93,6 +95,24 @@ async def pool(ws: trio_ws.WebSocket) -> None:
     await ws.send_json(app.state.pool)
 
 
+ROOT = Path(__file__).parent.resolve()
+
+
+@app.http("/static/{name:path}")
+def static(request: trio_ws.Request, name: str) -> trio_ws.HTTPResponse:  # a plain def: in a thread
+    path = (ROOT / name).resolve()
+    if not path.is_relative_to(ROOT) or not path.is_file():
+        return trio_ws.HTTPResponse(404)
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return trio_ws.HTTPResponse(200, {"Content-Type": kind}, path.read_bytes())
+
+
+async def get(port: int, path: str) -> str:
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        return b"".join([data async for data in stream]).partition(b"\r\n")[0].decode()
+
+
 async def main() -> None:
     async with trio_ws.WebSocketServer(app, 0, host="127.0.0.1") as server:
         async with trio_ws.connect(server.url + "/pool", headers={"Authorization": SECRET}) as ws:
@@ -102,6 +122,8 @@ async def main() -> None:
                 print("this is not reached")
         except trio_ws.HandshakeRejectedError as error:
             print("refused:", error.status)
+        for path in ("/static/app.py", "/static/..%2f..%2fREADME.md"):
+            print(path, await get(server.port, path))
 
 
 if __name__ == "__main__":

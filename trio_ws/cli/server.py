@@ -127,8 +127,7 @@ async def _serve_here(wishes: Serving, make_server: partial[trio_ws.WebSocketSer
 
 
 async def _serve_in_workers(wishes: Serving, out: Output) -> None:
-    serve_them = partial(
-        trio_ws.serve_processes,
+    await trio_ws.serve_processes(
         wishes.target,
         wishes.port,
         workers=wishes.workers,
@@ -139,10 +138,20 @@ async def _serve_in_workers(wishes: Serving, out: Output) -> None:
         debug=wishes.debug,
         options=wishes.options(),
         log_level=getattr(logging, wishes.log_level.upper()),
+        task_status=_Announcement(wishes, out),
     )
-    async with trio.open_nursery() as nursery:
-        group = await nursery.start(serve_them)
-        announce(out, wishes.target, group.url, workers=wishes.workers)
+
+
+class _Announcement:
+    """The status of a group of workers, which a signal may end before it serves."""
+
+    def __init__(self, wishes: Serving, out: Output) -> None:
+        self._wishes = wishes
+        self._out = out
+
+    def started(self, group: trio_ws.ProcessGroup | None = None) -> None:
+        assert group is not None
+        announce(self._out, self._wishes.target, group.url, workers=self._wishes.workers)
 
 
 def _load(target: str) -> Any:

@@ -3,8 +3,8 @@
 What always holds:
 
 - It ends with its parent, however that dies: the line between them ends, and the worker drains.
-- SIGTERM drains. Ctrl+C and a closed terminal strike all processes of a terminal at once; they are the
-  parent's business, and it tells the workers.
+- SIGTERM drains, and before the worker serves it interrupts the start. Ctrl+C and a closed terminal strike
+  all processes of a terminal at once; they are the parent's business, and it tells the workers.
 - Whatever keeps it from serving is said on the line, in one line of text.
 """
 
@@ -69,15 +69,22 @@ async def _serve(target: Any, context: ssl.SSLContext | None, orders: Orders, li
     more: dict[str, Any] = {} if orders.broker is None else {"broker": orders.broker}
     line.setblocking(False)
     stop = trio.Event()
+    starting = trio.CancelScope()
     token = trio.lowlevel.current_trio_token()
 
     def on_sigterm(*_: object) -> None:
         with suppress(trio.RunFinishedError):
-            token.run_sync_soon(stop.set)
+            token.run_sync_soon(on_stop)
+
+    def on_stop() -> None:
+        stop.set()
+        if not ready:
+            starting.cancel()
 
     # For good: a second SIGTERM shall not kill a process that is about to end by itself.
     signal.signal(signal.SIGTERM, on_sigterm)
-    async with WebSocketServer(
+    ready = False
+    server = WebSocketServer(
         target,
         listeners=[_listener(fd) for fd in orders.listeners],
         ssl_context=context,
@@ -85,17 +92,20 @@ async def _serve(target: Any, context: ssl.SSLContext | None, orders: Orders, li
         debug=orders.debug,
         options=orders.options,
         **more,
-    ) as server:
-        line.send(READY)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_set_at_a_word, line, stop)
-            await stop.wait()
-            nursery.cancel_scope.cancel()
-        # Where all end, new clients shall hear 503. Else somebody else serves them: another worker, or,
-        # after the parent's death, who comes next and wants the port.
-        if not _told_to_stop(line):
-            with trio.move_on_after(_DOORSTEP_SECONDS):
-                await server.stop_listening()
+    )
+    with starting:
+        async with server:
+            ready = True
+            line.send(READY)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_set_at_a_word, line, stop)
+                await stop.wait()
+                nursery.cancel_scope.cancel()
+            # Where all end, new clients shall hear 503. Else somebody else serves them: another worker, or,
+            # after the parent's death, who comes next and wants the port.
+            if not _told_to_stop(line):
+                with trio.move_on_after(_DOORSTEP_SECONDS):
+                    await server.stop_listening()
 
 
 def _listener(fd: int) -> trio.SocketListener:
