@@ -82,7 +82,8 @@ class DeflateParams:
 def offer(compression: Compression) -> str:
     """The value of ``Sec-WebSocket-Extensions`` that a client sends (RFC 7692 section 7.1).
 
-    ``client_max_window_bits`` is always in it, so that the server may ask for a smaller window.
+    Two offers: the first says what we wish, and has ``client_max_window_bits`` in any case, so that the server
+    may ask for a smaller window. The second has no parameters, for servers that cannot keep the first.
     """
     parts = [_NAME, _CLIENT_BITS]
     if compression.client_max_window_bits < _MOST_BITS:
@@ -93,14 +94,15 @@ def offer(compression: Compression) -> str:
         parts.append(_CLIENT_FORGETS)
     if compression.server_no_context_takeover:
         parts.append(_SERVER_FORGETS)
-    return "; ".join(parts)
+    return f"{'; '.join(parts)}, {_NAME}"
 
 
 def answer(compression: Compression, offers: Iterable[str]) -> tuple[str, DeflateParams] | None:
     """Choose the first offer that a server can keep (RFC 7692 sections 5.1 and 7.1).
 
     An offer is passed over if it has an unknown, repeated or invalid parameter, or asks the server to
-    compress with a window of 8 bits. A client that cannot limit its window is accepted with 15 bits.
+    compress with a window of 8 bits. A client that cannot limit its window to the one we wish is told to
+    forget it after each message (section 7.1.1.2), so that no large window stays with an idle connection.
 
     Args:
         compression: what the server wishes; of it and the offer, the smaller window counts.
@@ -115,13 +117,16 @@ def answer(compression: Compression, offers: Iterable[str]) -> tuple[str, Deflat
         except ValueError:
             continue
         # Section 7.1.2.2: an answer may limit the client only if its offer has the parameter.
-        client_wish = compression.client_max_window_bits if _CLIENT_BITS in asked else _MOST_BITS
+        limits = _CLIENT_BITS in asked
+        client_wish = compression.client_max_window_bits if limits else _MOST_BITS
         params = DeflateParams(
             min(compression.server_max_window_bits, asked.get(_SERVER_BITS, _MOST_BITS)),
             min(client_wish, asked.get(_CLIENT_BITS, _MOST_BITS)),
             compression.server_no_context_takeover or _SERVER_FORGETS in asked,
             # Section 7.1.1.2: a client that hints at it does so even if the answer is silent.
-            compression.client_no_context_takeover or _CLIENT_FORGETS in asked,
+            compression.client_no_context_takeover
+            or _CLIENT_FORGETS in asked
+            or (not limits and compression.client_max_window_bits < _MOST_BITS),
         )
         if params.server_max_window_bits < _LEAST_BITS:
             continue
@@ -142,8 +147,9 @@ def answer(compression: Compression, offers: Iterable[str]) -> tuple[str, Deflat
 def confirm(compression: Compression, value: str) -> DeflateParams:
     """Check what a server answered to `offer`, and say what is agreed by it (RFC 7692 sections 5.1 and 7.1).
 
-    An answer with a larger ``client_max_window_bits`` than offered is no error: a server may ignore the hint
-    (section 7.1.2.2), and we stay within what we offered.
+    One of the two offers had no parameters, so an answer may have fewer than we wished, or a larger
+    ``server_max_window_bits``: what we inflate with follows the answer. A larger ``client_max_window_bits`` is
+    no error either (section 7.1.2.2), and we stay within our own.
 
     Args:
         compression: what the offer was made from.
@@ -156,20 +162,11 @@ def confirm(compression: Compression, value: str) -> DeflateParams:
     if len(elements) != 1:
         raise ValueError(f"the server accepted {len(elements)} extensions where {_NAME} alone was offered")
     got = _parameters(elements[0], window_needs_value=True)
-    if compression.server_no_context_takeover and _SERVER_FORGETS not in got:
-        raise ValueError(f"the server's answer lacks {_SERVER_FORGETS}, which was asked for")
-    server_bits = got.get(_SERVER_BITS, _MOST_BITS)
-    if server_bits > compression.server_max_window_bits:
-        raise ValueError(
-            f"the server would compress with {_SERVER_BITS}={server_bits}, "
-            f"at most {compression.server_max_window_bits} was asked for; to allow it: "
-            f"Options(compression=Compression(server_max_window_bits={server_bits}))"
-        )
     client_bits = min(compression.client_max_window_bits, got.get(_CLIENT_BITS, _MOST_BITS))
     if client_bits < _LEAST_BITS:
         raise ValueError(f"the server wants {_CLIENT_BITS}={client_bits}, zlib compresses with 9 or more")
     return DeflateParams(
-        server_bits,
+        got.get(_SERVER_BITS, _MOST_BITS),
         client_bits,
         _SERVER_FORGETS in got,
         compression.client_no_context_takeover or _CLIENT_FORGETS in got,

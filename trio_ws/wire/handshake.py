@@ -410,8 +410,8 @@ class ClientHandshake:
         chosen = headers.get_all("Sec-WebSocket-Protocol")
         if len(chosen) > 1 or not set(chosen).issubset(self._subprotocols):
             raise _bad_answer("it chooses a subprotocol that we did not offer")
-        lines = headers.get_all("Sec-WebSocket-Extensions")
-        extensions = ", ".join(lines) if lines else None
+        # An empty header accepts nothing.
+        extensions = ", ".join(filter(None, headers.get_all("Sec-WebSocket-Extensions"))) or None
         if not self._extensions.issuperset(_extension_names(extensions or "")):
             raise _bad_answer("it uses an extension that we did not offer")
         return Response(101, headers, chosen[0] if chosen else None, extensions)
