@@ -1,4 +1,4 @@
-"""permessage-deflate is agreed on with servers and clients that answer and offer in their own ways (RFC 7692)."""
+"""permessage-deflate is agreed on with servers and clients with ways of their own (RFC 7692)."""
 
 from __future__ import annotations
 

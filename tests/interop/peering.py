@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from trio_ws import Compression, Options
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -32,7 +30,6 @@ class Peer:
         echoes_code: it answers a Close with the code that it got (RFC 6455 section 5.5.1), and not with 1000.
         answers_close: its server answers every Close. That of websockets.trio 17.4 at times ends TCP instead:
             on a busy machine a quarter of the closings of a bare socket got no answer.
-        minds_window: its server compresses with the window that it was asked for (RFC 7692 section 7.1.2.1).
     """
 
     module: str
@@ -41,13 +38,6 @@ class Peer:
     fragments: bool
     echoes_code: bool = True
     answers_close: bool = True
-    minds_window: bool = True
-
-    def options(self, compression: str) -> Options:
-        """Those of our side, for ``"plain"`` or ``"deflate"``."""
-        if compression == "plain":
-            return Options()
-        return Options(compression=True if self.minds_window else Compression(server_max_window_bits=15))
 
     def command(self, *arguments: str) -> list[str]:
         """The command line of its process."""
@@ -60,7 +50,7 @@ PEERS = [
     Peer("trio_websocket", "trio_websocket", deflate=False, fragments=False),
     Peer("aiohttp", "aiohttp", deflate=True, fragments=False, echoes_code=False),
     Peer("picows", "picows", deflate=False, fragments=True),
-    Peer("picows_websockets", "picows.websockets", deflate=True, fragments=True, minds_window=False),
+    Peer("picows_websockets", "picows.websockets", deflate=True, fragments=True),
 ]
 
 

@@ -24,7 +24,7 @@ from tests.interop.peers.scenario import (
     pipelined,
 )
 from tests.kit.serving import guard, serving
-from trio_ws import CloseFrame, ConnectionClosedError, HandshakeRejectedError, connect
+from trio_ws import CloseFrame, ConnectionClosedError, HandshakeRejectedError, Options, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from tests.interop.peering import Peer
     from trio_ws import WebSocket
 
-pytestmark = pytest.mark.parametrize("compression", ["plain", "deflate"])
+#: Of our side.
+OPTIONS = {"plain": Options(), "deflate": Options(compression=True)}
+
+pytestmark = pytest.mark.parametrize("compression", OPTIONS)
 
 
 @pytest.fixture(scope="module", params=PEERS, ids=lambda peer: peer.module)
@@ -72,7 +75,7 @@ async def test_peers_client_with_our_server(peer: Peer, compression: str) -> Non
             recorded.append(("record", ws.close_received, ws.peer_closed_first))
 
     async with serving(
-        target, subprotocols=[SUBPROTOCOL], options=peer.options(compression), debug=True
+        target, subprotocols=[SUBPROTOCOL], options=OPTIONS[compression], debug=True
     ) as server:
         report = await run_client(peer, server.url, compression)
     assert report == {
@@ -105,7 +108,7 @@ def url(peer: Peer) -> Iterator[str]:
 
 async def test_messages_of_all_sizes(peer: Peer, url: str, compression: str) -> None:
     with trio.fail_after(guard()):
-        async with connect(f"{url}/echo", options=peer.options(compression)) as ws:
+        async with connect(f"{url}/echo", options=OPTIONS[compression]) as ws:
             assert (ws._deflate is not None) == (peer.deflate and compression == "deflate")
             for message in MESSAGES:
                 await ws.send(message)
@@ -117,7 +120,7 @@ async def test_messages_of_all_sizes(peer: Peer, url: str, compression: str) -> 
 
 async def test_our_fragments(peer: Peer, url: str, compression: str) -> None:
     with trio.fail_after(guard()):
-        async with connect(f"{url}/echo", options=peer.options(compression)) as ws:
+        async with connect(f"{url}/echo", options=OPTIONS[compression]) as ws:
             await ws.send(parts_of(TEXT_PARTS))  # type: ignore[arg-type]
             assert await ws.receive_text() == "".join(TEXT_PARTS)
             await ws.send(parts_of(BINARY_PARTS))  # type: ignore[arg-type]
@@ -129,7 +132,7 @@ async def test_our_fragments(peer: Peer, url: str, compression: str) -> None:
 )
 async def test_the_peers_fragments(peer: Peer, url: str, compression: str) -> None:
     with trio.fail_after(guard()):
-        async with connect(f"{url}/fragments", options=peer.options(compression)) as ws:
+        async with connect(f"{url}/fragments", options=OPTIONS[compression]) as ws:
             assert "".join([str(part) async for part in ws.recv_streaming()]) == "".join(TEXT_PARTS)
             assert await ws.receive_bytes() == b"".join(BINARY_PARTS)
 
@@ -137,7 +140,7 @@ async def test_the_peers_fragments(peer: Peer, url: str, compression: str) -> No
 async def test_many_messages_pipelined(peer: Peer, url: str, compression: str) -> None:
     with trio.fail_after(guard()):
         async with (
-            connect(f"{url}/echo", options=peer.options(compression)) as ws,
+            connect(f"{url}/echo", options=OPTIONS[compression]) as ws,
             trio.open_nursery() as nursery,
         ):
 
@@ -153,17 +156,17 @@ async def test_many_messages_pipelined(peer: Peer, url: str, compression: str) -
 
 async def test_pings_both_ways(peer: Peer, url: str, compression: str) -> None:
     with trio.fail_after(guard()):
-        async with connect(f"{url}/echo", options=peer.options(compression)) as ws:
+        async with connect(f"{url}/echo", options=OPTIONS[compression]) as ws:
             seconds = await ws.ping(b"\x00\xff any bytes")
             assert ws.latency is not None
             assert 0 < ws.latency <= seconds
-        async with connect(f"{url}/ping", options=peer.options(compression)) as ws:
+        async with connect(f"{url}/ping", options=OPTIONS[compression]) as ws:
             assert await ws.receive_text() == "the pong came"
 
 
 async def test_the_peer_closes(peer: Peer, url: str, compression: str) -> None:
     with trio.fail_after(guard()):
-        async with connect(f"{url}/close", options=peer.options(compression)) as ws:
+        async with connect(f"{url}/close", options=OPTIONS[compression]) as ws:
             with pytest.raises(ConnectionClosedError) as closed:
                 await ws.recv()
             await ws.wait_closed()
@@ -174,29 +177,29 @@ async def test_the_peer_closes(peer: Peer, url: str, compression: str) -> None:
 
 async def test_we_close(peer: Peer, url: str, compression: str) -> None:
     with trio.fail_after(guard()):
-        async with connect(f"{url}/record", options=peer.options(compression)) as ws:
+        async with connect(f"{url}/record", options=OPTIONS[compression]) as ws:
             await ws.close(*CLIENT_CLOSE)
             if ws.close_received is None and not peer.answers_close:
                 return  # and what it has recorded is not known either
             assert ws.close_received is not None
             assert ws.close_received.code == (CLIENT_CLOSE[0] if peer.echoes_code else 1000)
             assert not ws.peer_closed_first
-        async with connect(f"{url}/recorded", options=peer.options(compression)) as ws:
+        async with connect(f"{url}/recorded", options=OPTIONS[compression]) as ws:
             assert await ws.receive_json() == list(CLIENT_CLOSE)
 
 
 async def test_subprotocols(peer: Peer, url: str, compression: str) -> None:
     with trio.fail_after(guard()):
         offered = ["chat.v2", SUBPROTOCOL]
-        async with connect(f"{url}/echo", subprotocols=offered, options=peer.options(compression)) as ws:
+        async with connect(f"{url}/echo", subprotocols=offered, options=OPTIONS[compression]) as ws:
             assert ws.subprotocol == SUBPROTOCOL
-        async with connect(f"{url}/echo", options=peer.options(compression)) as ws:
+        async with connect(f"{url}/echo", options=OPTIONS[compression]) as ws:
             assert ws.subprotocol is None
 
 
 async def test_the_peer_rejects_us(peer: Peer, url: str, compression: str) -> None:
     with trio.fail_after(guard()), pytest.raises(HandshakeRejectedError) as rejected:
-        async with connect(f"{url}/reject", options=peer.options(compression)):
+        async with connect(f"{url}/reject", options=OPTIONS[compression]):
             pytest.fail("let in")
     assert rejected.value.status == 403
     assert rejected.value.body.decode().strip() == REFUSAL

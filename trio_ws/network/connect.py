@@ -24,6 +24,7 @@ from trio_ws.options import Options
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.service import open_service
 from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, link_error
+from trio_ws.websocket.tls import tls_client
 from trio_ws.websocket.transport import SocketTransport, StreamTransport
 from trio_ws.wire.deflate import PerMessageDeflate, confirm, offer
 from trio_ws.wire.handshake import ClientHandshake, check_subprotocols
@@ -291,12 +292,7 @@ class _Attempt:
 
     async def _secure(self, service: Service, stream: trio.abc.Stream) -> Transport:
         if self.uri.secure:
-            stream = trio.SSLStream(
-                stream,
-                self._ssl_context or ssl.create_default_context(),
-                server_hostname=self.uri.host,
-                https_compatible=True,
-            )
+            stream = tls_client(stream, self._ssl_context or ssl.create_default_context(), self.uri.host)
             try:
                 await stream.do_handshake()
             except LINK_ERRORS:

@@ -18,6 +18,7 @@ from trio.lowlevel import enable_ki_protection, wait_readable
 from trio_ws.network.connect import take_socket
 from trio_ws.wall import judged, log_failure
 from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, link_error
+from trio_ws.websocket.tls import tls_server
 from trio_ws.websocket.transport import READ_SIZE, SocketTransport, StreamTransport, Transport
 from trio_ws.wire.handshake import check_upgrade, origin_allowed
 from trio_ws.wire.hosts import host_allowed, host_name
@@ -172,7 +173,7 @@ async def secure(
         return transport
     if isinstance(client, socket.socket):
         client = trio.SocketStream(trio.socket.from_stdlib_socket(client))
-    stream = trio.SSLStream(client, context, server_side=True, https_compatible=True)
+    stream = tls_server(client, context)
     try:
         await stream.do_handshake()
     except LINK_ERRORS:

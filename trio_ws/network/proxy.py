@@ -22,6 +22,7 @@ import trio
 from trio_ws.errors import ConnectionFailedError, InvalidURIError
 from trio_ws.network.uri import ascii_host, basic_authorization
 from trio_ws.websocket.sockets import close_forcefully
+from trio_ws.websocket.tls import tls_client
 from trio_ws.wire.tunnel import Tunnel, TunnelError
 
 if TYPE_CHECKING:
@@ -150,9 +151,7 @@ async def _reach(proxy: Proxy) -> trio.abc.Stream:
         stream = await trio.open_tcp_stream(proxy.host, proxy.port)
         if proxy.scheme == "http":
             return stream
-        secured = trio.SSLStream(
-            stream, ssl.create_default_context(), server_hostname=proxy.host, https_compatible=True
-        )
+        secured = tls_client(stream, ssl.create_default_context(), proxy.host)
         try:
             await secured.do_handshake()
         except BaseException:

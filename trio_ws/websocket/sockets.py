@@ -18,6 +18,7 @@ import socket
 import trio
 
 from trio_ws.wall import judged, log_failure, text_of
+from trio_ws.websocket.tls import BoundedReads
 
 __all__ = ["LINK_ERRORS", "close_forcefully", "link_error", "shut_down", "socket_of"]
 
@@ -29,8 +30,15 @@ LINK_ERRORS = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 def socket_of(stream: object) -> trio.socket.SocketType | None:
     """The socket that carries a trio stream, through any layers of TLS; None where none is known."""
-    while isinstance(stream, trio.SSLStream | trio.StapledStream):
-        stream = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream.send_stream
+    while True:
+        if isinstance(stream, trio.SSLStream):
+            stream = stream.transport_stream
+        elif isinstance(stream, trio.StapledStream):
+            stream = stream.send_stream
+        elif isinstance(stream, BoundedReads):
+            stream = stream.inner
+        else:
+            break
     return stream.socket if isinstance(stream, trio.SocketStream) else None
 
 

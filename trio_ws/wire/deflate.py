@@ -82,8 +82,8 @@ class DeflateParams:
 def offer(compression: Compression) -> str:
     """The value of ``Sec-WebSocket-Extensions`` that a client sends (RFC 7692 section 7.1).
 
-    Two offers: the first says what we wish, and has ``client_max_window_bits`` in any case, so that the server
-    may ask for a smaller window. The second has no parameters, for servers that cannot keep the first.
+    Two offers: the first says what we wish, and always has ``client_max_window_bits``, so that the server may
+    ask for a smaller window. The second has no parameters, for servers that cannot keep the first.
     """
     parts = [_NAME, _CLIENT_BITS]
     if compression.client_max_window_bits < _MOST_BITS:
@@ -148,8 +148,8 @@ def confirm(compression: Compression, value: str) -> DeflateParams:
     """Check what a server answered to `offer`, and say what is agreed by it (RFC 7692 sections 5.1 and 7.1).
 
     One of the two offers had no parameters, so an answer may have fewer than we wished, or a larger
-    ``server_max_window_bits``: what we inflate with follows the answer. A larger ``client_max_window_bits`` is
-    no error either (section 7.1.2.2), and we stay within our own.
+    ``server_max_window_bits``; what we inflate with follows the answer. A larger ``client_max_window_bits``
+    is no error either (section 7.1.2.2), and we stay within our own.
 
     Args:
         compression: what the offer was made from.
