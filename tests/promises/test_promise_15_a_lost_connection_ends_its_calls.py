@@ -149,6 +149,12 @@ async def test_leaving_the_clients_block_is_such_an_end(autojump_clock: MockCloc
                 items = client.stream_rpc("stream")
                 await anext(items)
                 await trio.sleep(1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(handler.ended) == ["stream", "take", "wait"]
+        # The packet came before the client's Close, and on_receive has a stated time for it.
+        await trio.sleep(Options().close_timeout)
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(handler.ended) == ["on_receive", "stream", "take", "wait"]
         await trio.sleep(2)
         assert handler.disconnected == 1
 

@@ -305,6 +305,8 @@ def test_a_request_has_one_kind_of_arguments_and_no_streams() -> None:
         dialect.credit("7", 1)
     with pytest.raises(PacketError, match="deadlines"):
         dialect.deadline("7", 4.0)
+    with pytest.raises(PacketError, match="told of an end"):
+        dialect.goaway([])
     assert b"timeout" not in dialect.request("7", "f", timeout=2.5, credits=3)
 
 

@@ -210,6 +210,11 @@ def test_what_trio_ws_adds() -> None:
         "method": "__deadline__",
         "args": ["7", 4.0],
     }
+    assert read(dialect, dialect.goaway(["7"]))["rpc"] == {
+        "type": "request",
+        "method": "__goaway__",
+        "args": [["7"]],
+    }
     assert isinstance(request, Request)
     assert read(dialect, dialect.error(request, -32099, "later", {"retry_after": 1.5}) or b"")["rpc"] == {
         "type": "response",
@@ -245,6 +250,8 @@ def test_nothing_new_is_asked_of_a_plain_peer(dialect: Dialect) -> None:
         dialect.credit("7", 1)
     with pytest.raises(PacketError, match="deadlines"):
         dialect.deadline("7", 4.0)
+    with pytest.raises(PacketError, match="told of an end"):
+        dialect.goaway([])
     with pytest.raises(PacketError, match="stream"):
         dialect.request("7", "f", (None,), streams={"0": "7/0"})
 

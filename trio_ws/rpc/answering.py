@@ -41,13 +41,22 @@ from trio_ws.rpc.begun import Blocked, Call
 from trio_ws.rpc.calls import Caller
 from trio_ws.rpc.methods import ASYNC, PLAIN, STREAM
 from trio_ws.rpc.streams import ItemStream, produce
-from trio_ws.wall import close_of, ends_program, error_of, judged, log_failure, only_cancelled, text_of
+from trio_ws.wall import (
+    close_of,
+    ends_program,
+    error_of,
+    is_cancelled,
+    judged,
+    log_failure,
+    only_cancelled,
+    text_of,
+)
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.trace import about
-from trio_ws.wire.packets import ABORT, CREDIT, DEADLINE, Request
+from trio_ws.wire.packets import ABORT, CREDIT, DEADLINE, GOAWAY, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator, Mapping
+    from collections.abc import Coroutine, Generator, Mapping, Sequence
 
     from trio_ws.rpc.limits import Limiter, RateLimit
     from trio_ws.rpc.methods import Method
@@ -61,6 +70,8 @@ logger = logging.getLogger("trio_ws.rpc")
 
 #: Charged against ``max_queue_bytes`` for each packet that is held beside its bytes.
 PACKET_OVERHEAD = 128
+#: Requests that are no calls: they are taken at once, however many calls run.
+_NOT_HELD = frozenset({ABORT, CREDIT, DEADLINE, GOAWAY})
 #: Stands for what is no request: the delivery of a packet to the application.
 ON_PACKET = Request("")
 
@@ -72,6 +83,7 @@ class Answerer(Caller):
         "_busy",
         "_closing",
         "_connection",
+        "_cut",
         "_debug",
         "_default_limit",
         "_held",
@@ -111,11 +123,16 @@ class Answerer(Caller):
         self._kept = 0  # bytes that are held for later, by them and by packets
         self._max_calls = ws._options.max_concurrent_calls
         self._made_up = 0
+        self._cut: Sequence[str] = ()  # calls that were cancelled with the server, and have no answer
         self._closing: tuple[int, str] | None = None  # close with this once no call runs
 
     @abstractmethod
     def pass_lead(self) -> None:
         """A call waits in this task: reading goes on in another."""
+
+    @abstractmethod
+    def _leave_if_idle(self) -> None:
+        """Close, as was asked for, once no call runs."""
 
     @abstractmethod
     def _fail(self, failure: BaseException) -> None:
@@ -125,7 +142,7 @@ class Answerer(Caller):
 
     def take_request(self, request: Request, size: int, worker: Worker) -> Blocked | None:
         """Begin a call, or hold it where too many run."""
-        if self._busy >= self._max_calls and request.method not in (ABORT, CREDIT, DEADLINE):
+        if self._busy >= self._max_calls and request.method not in _NOT_HELD:
             if self._kept <= self.ws._options.max_queue_bytes:
                 self._kept += size + PACKET_OVERHEAD
                 if request.timeout is not None:
@@ -229,8 +246,8 @@ class Answerer(Caller):
                 await self.wait_for_room()
             self._answer(call, value)
         except BaseException as exc:
-            if worker.scope.cancel_called and only_cancelled(exc):
-                self._take_cancellation(call)
+            if only_cancelled(exc) and (worker.scope.cancel_called or is_cancelled()):
+                self._take_cancellation(call, worker)
                 raise
             self._answer_failure(call.request, exc, stream=not call.answers)
         finally:
@@ -254,11 +271,13 @@ class Answerer(Caller):
             else:
                 self.reply(payload)
 
-    def _take_cancellation(self, call: Call) -> None:
+    def _take_cancellation(self, call: Call, worker: Worker) -> None:
         if call.ended_by:
             self._drop(call.request)
-        else:
+        elif worker.scope.cancel_called:
             self._answer_error(call.request, _too_late(), stream=not call.answers)
+        else:
+            self._cut = [*self._cut, call.request.call_id]
 
     def _finish(self, call: Call, worker: Worker) -> None:
         if call.request.timeout is not None:
@@ -278,8 +297,8 @@ class Answerer(Caller):
             self._busy -= 1
         if not self._running:
             self._idle_bell.ring()
-            if self._closing is not None and not self.over:
-                self.ws._begin_close(*self._closing)
+        if self._closing is not None:
+            self._leave_if_idle()
 
     async def _run_held(self, request: Request, worker: Worker) -> None:
         """A call that had to wait for another to end; the lead is elsewhere."""
@@ -301,6 +320,8 @@ class Answerer(Caller):
             self._take_credit(request.args)
         elif name == DEADLINE and self.extended:
             self._take_deadline(request.args)
+        elif name == GOAWAY and self.extended:
+            self._take_goaway(request.args)
         elif self._closing is not None:
             self._answer_error(request, RPCCancelledError("the server is going away"))
         else:
@@ -353,6 +374,13 @@ class Answerer(Caller):
         for request, _ in self._held:
             if request.call_id == call_id:
                 request.timeout = deadline
+
+    def _take_goaway(self, args: Any) -> None:
+        begun = args[0] if len(args) == 1 else None
+        if type(begun) is not list or not all(type(call_id) is str for call_id in begun):
+            self.misbehaved("__goaway__ takes a list of the ids of calls")
+            return
+        self._begun_there = frozenset(begun)
 
     def _name(self, request: Request) -> None:
         """Make up an id where the caller left it out, and refuse one that is in use."""

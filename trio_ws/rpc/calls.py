@@ -116,6 +116,7 @@ class Caller(ABC):
     """
 
     __slots__ = (
+        "_begun_there",
         "_calls",
         "_high_water",
         "_left",
@@ -152,6 +153,8 @@ class Caller(ABC):
         self._pending: dict[Any, Waiting] = {}  # the other requests, streams for the most part
         self._uploads: dict[str, Upload] = {}
         self._renewals: Renewals | None = None  # made by the first call with a deadline
+        # Said by a peer that goes away: which calls it has begun, of those without an answer.
+        self._begun_there: frozenset[str] | None = None
         self._next_id = 0
         self._overfull = 0  # streams that hold more than max_queue_bytes
         self.speak(dialect)
@@ -197,12 +200,14 @@ class Caller(ABC):
         outbox = self._outbox
         return outbox.passed + outbox.size
 
-    def _lost_error(self, mark: int) -> ConnectionClosedError:
+    def _lost_error(self, call_id: Any, mark: int) -> ConnectionClosedError:
         """What a request gets that was sent with this mark and finds no answer any more."""
         ws, outbox = self.ws, self._outbox
         error = ws._closed_error()
         # A stream may still be given what waits, if a Close frame is among it.
         if mark > outbox.passed and outbox.broken and (ws._close_sent is None or ws._transport.self_reading):
+            error.may_have_run = False
+        if self._begun_there is not None and call_id not in self._begun_there:
             error.may_have_run = False
         return error
 

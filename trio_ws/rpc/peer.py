@@ -32,7 +32,7 @@ from trio_ws.rpc.begun import Blocked, Call
 from trio_ws.rpc.workers import Worker
 from trio_ws.wall import close_of, failures_in
 from trio_ws.websocket.bell import Bell
-from trio_ws.websocket.lifetime import OPEN
+from trio_ws.websocket.lifetime import CLOSED, OPEN
 from trio_ws.websocket.trace import about
 from trio_ws.wire.dialects import detect
 from trio_ws.wire.packets import BrokenPacketError, PacketSource, Request, Response
@@ -148,8 +148,32 @@ class Peer(Answerer):
         """See all calls to their end. Raises as `run` does."""
         ws = self.ws
         if self._closing is not None and not self.over:
+            self._say_goaway()
             ws._begin_close(*self._closing)
         self.ended()
+        try:
+            await self._delivered()
+        finally:
+            self._end_delivery()
+            await self._finish_calls()
+
+    async def _delivered(self) -> None:
+        """Wait until on_packet has taken what came before the peer's Close."""
+        while self in self._running:
+            await self._idle_bell.wait()
+
+    def _end_delivery(self) -> None:
+        delivering = self._running.get(self)
+        if delivering is not None:
+            delivering.cancel("end")
+
+    async def _limit_delivery(self, _: Worker) -> None:
+        with trio.move_on_after(self.ws._options.close_timeout):
+            await self._delivered()
+        self._end_delivery()
+
+    async def _finish_calls(self) -> None:
+        ws = self.ws
         with trio.move_on_after(ws._options.close_timeout, shield=True):
             while self._running:
                 await self._idle_bell.wait()
@@ -184,16 +208,19 @@ class Peer(Answerer):
             return
         self.over = True
         here = current_task()
+        in_order = self.ws._close_received is not None and not self.ws._closed_locally
         for call in list(self._running.values()):
+            if in_order and call.key is self:
+                self._workers.start(self._limit_delivery)  # of what came before the peer's Close
             # Whoever closes the connection from within a call may finish that call.
-            if call.worker is None or call.worker.task is not here:
+            elif call.worker is None or call.worker.task is not here:
                 call.cancel("end")
         calls, self._calls = self._calls, {}
         pending, self._pending = self._pending, {}
-        for slot in calls.values():
-            slot.lost(self._lost_error(slot.mark))
-        for waiting in pending.values():
-            waiting.lost(self._lost_error(waiting.mark))
+        for call_id, slot in calls.items():
+            slot.lost(self._lost_error(call_id, slot.mark))
+        for call_id, waiting in pending.items():
+            waiting.lost(self._lost_error(call_id, waiting.mark))
         for upload in self._uploads.values():
             upload.scope.cancel()
         self._kept -= sum(size for _, size in self._held)
@@ -215,8 +242,26 @@ class Peer(Answerer):
         """Close, once the calls that run are done; new ones are refused."""
         if self._closing is None:
             self._closing = (code, reason)
-            if not self._running:
-                self.ws._begin_close(code, reason)
+            self._leave_if_idle()
+
+    def _leave_if_idle(self, *, packet_taken: bool = False) -> None:
+        """Send the Close frame of a server that stops, once no call runs that may want to send.
+
+        What the client has sent before it gets that is still read: packets are delivered, calls not begun.
+
+        Args:
+            packet_taken: the call that delivers packets is between two of them.
+        """
+        running = len(self._running) - (packet_taken and self in self._running)
+        if self._closing is not None and not running and not self.over:
+            self._say_goaway()
+            self.ws._start_close(*self._closing)
+
+    def _say_goaway(self) -> None:
+        """No call is begun any more, and of those without an answer these were."""
+        if self.extended:
+            running = [call.request.call_id for call in self._running.values() if call.key is not self]
+            self.post(self.dialect.goaway([*running, *self._cut]), cork=True)
 
     def close_soon(self, code: int, reason: str) -> None:
         """Begin to close, without waiting. All calls end, but for one that asks for this."""
@@ -312,6 +357,15 @@ class Peer(Answerer):
             self.pass_lead()
         return None
 
+    def closed(self) -> None:
+        """The transport is gone. What came before the peer's Close is still taken."""
+        ws = self.ws
+        if ws._close_received is None or ws._closed_locally or not (ws._inbox or self._batch):
+            self.ended()
+        else:
+            self.changed()
+            self.needing.bell.ring()
+
     def changed(self) -> None:
         """The connection has begun to close: the rest is for a task that can wait for it."""
         if self._fed:
@@ -323,7 +377,7 @@ class Peer(Answerer):
         """Whether reading is to stop."""
         if not self._overfull and self._kept <= self._max_kept:
             return False
-        return not self._needs_reading
+        return not self._needs_reading and self.ws._state != CLOSED
 
     @property
     def _needs_reading(self) -> bool:
@@ -411,12 +465,18 @@ class Peer(Answerer):
         """One packet after the other, however long each takes."""
         assert self._on_packet is not None
         try:
-            await self._on_packet(self._connection, packet)
-            while self._mail:
+            while await self._deliver_one(packet) and self._mail:
                 packet, size = self._mail.popleft()
                 self._kept -= size
                 self.needing.bell.ring()
-                await self._on_packet(self._connection, packet)
+        finally:
+            self._mailing = False
+
+    async def _deliver_one(self, packet: Packet) -> bool:
+        """Give whether more may be delivered."""
+        assert self._on_packet is not None
+        try:
+            await self._on_packet(self._connection, packet)
         except BaseException as exc:  # noqa: BLE001 - judged there
             failures = [one for one in failures_in(exc) if not isinstance(one, ConnectionClosedError)]
             close = close_of(failures[0]) if len(failures) == 1 else None
@@ -424,8 +484,11 @@ class Peer(Answerer):
                 self.close_soon(*close)
             elif failures:
                 self._fail(exc)  # raised by run()
-        finally:
-            self._mailing = False
+            if failures:
+                return False
+        if self._closing is not None:
+            self._leave_if_idle(packet_taken=True)
+        return True
 
     def _keep_packet(self, packet: Packet, size: int) -> None:
         mail = self._mail = self._mail or deque()

@@ -56,8 +56,8 @@ class Owner(Protocol):
     def changed(self) -> None:
         """The state has changed."""
 
-    def ended(self) -> None:
-        """The connection is at its end."""
+    def closed(self) -> None:
+        """The transport is gone. Messages that came before may wait in the inbox."""
 
     def go_away(self, code: int, reason: str) -> None:
         """The server stops: close when that is convenient, and soon."""
@@ -312,7 +312,7 @@ class Lifetime:
         if self._room is not None:
             self._room.ring()
         if self._owner is not None:
-            self._owner.ended()
+            self._owner.closed()
 
     @property
     def _no_more_messages(self) -> bool:

@@ -25,6 +25,7 @@ from trio_ws.wire.packets import (
     ABORT,
     CREDIT,
     DEADLINE,
+    GOAWAY,
     MAX_NAME,
     UNDECODABLE,
     BrokenPacketError,
@@ -60,7 +61,7 @@ SOURCES = {
     "rpc.broadcast": PacketSource.BROADCAST,
 }
 NOTIFICATIONS = {source: name for name, source in SOURCES.items()} | {PacketSource.UNKNOWN: "rpc.data"}
-RESERVED = frozenset({ABORT, CREDIT, DEADLINE})
+RESERVED = frozenset({ABORT, CREDIT, DEADLINE, GOAWAY})
 
 _Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 
@@ -199,7 +200,7 @@ class JSONRPC(Dialect):
                 text = f"{method} has other parameters"
                 return None, None if request_id is None else _failure(INVALID_PARAMS, text, request_id)
         elif method in RESERVED:
-            # In this dialect rpc.cancel does that, and there are no credits and no deadlines.
+            # In this dialect rpc.cancel does that, and nothing the rest.
             text = f"there is no method {method}"
             return None, None if request_id is None else _failure(METHOD_NOT_FOUND, text, request_id)
         request = _Request(method, call_id=call_id, id=request_id, batch=batch)

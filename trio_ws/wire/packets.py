@@ -27,6 +27,7 @@ __all__ = [
     "ABORT",
     "CREDIT",
     "DEADLINE",
+    "GOAWAY",
     "MAX_NAME",
     "METHODS",
     "SUBSCRIBE",
@@ -46,6 +47,7 @@ __all__ = [
 ABORT = "__abort__"
 CREDIT = "__credit__"
 DEADLINE = "__deadline__"
+GOAWAY = "__goaway__"
 
 # What a client asks to subscribe itself to channels. These are answered, as any other method.
 SUBSCRIBE = "__subscribe__"
@@ -163,7 +165,7 @@ class Dialect(ABC):
 
     What answers a call takes the `Request` that `decode` gave, and returns None where nothing is to be sent.
     Each such request, notifications too, is ended by exactly one of `result`, `error`, `end` and `dropped`;
-    those to `ABORT`, `CREDIT` and `DEADLINE` by none.
+    those to `ABORT`, `CREDIT`, `DEADLINE` and `GOAWAY` by none.
 
     Attributes:
         name: the subprotocol's, or ``"json"``.
@@ -246,6 +248,13 @@ class Dialect(ABC):
     def deadline(self, call_id: str, seconds: float) -> bytes:
         """That a call may go on for so long from now. PacketError where the dialect is not extended."""
         raise PacketError(f"there are no deadlines in {self.name}")
+
+    def goaway(self, begun: Sequence[str]) -> bytes:
+        """That no more calls are begun; and of those without an answer, which were.
+
+        PacketError where the dialect is not extended.
+        """
+        raise PacketError(f"nobody is told of an end in {self.name}")
 
     @abstractmethod
     def packet(self, packet: Packet) -> bytes:

@@ -17,6 +17,7 @@ from trio_ws.wire.packets import (
     ABORT,
     CREDIT,
     DEADLINE,
+    GOAWAY,
     MAX_NAME,
     UNDECODABLE,
     BrokenPacketError,
@@ -211,6 +212,11 @@ class _Packets(Dialect):
         if not self.extended:
             return super().deadline(call_id, seconds)
         return self._send(Packet(_RPC, rpc=Request(DEADLINE, [call_id, seconds])))
+
+    def goaway(self, begun: Sequence[str]) -> bytes:
+        if not self.extended:
+            return super().goaway(begun)
+        return self._send(Packet(_RPC, rpc=Request(GOAWAY, [list(begun)])))
 
     def packet(self, packet: Packet) -> bytes:
         return self._send(packet)
