@@ -17,6 +17,7 @@ __all__ = ["Attack", "Attackers", "endless"]
 
 # What one attacker sends at most: many times what the server may hold for it.
 _MOST_BYTES = 512 * 1024 * 1024
+_SLICE = 65536
 _DEAD = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -44,7 +45,7 @@ class Attack:
         opens: it does an opening handshake first; else ``data`` is all it says.
         reads: it takes what comes, and drops it; else nobody takes anything.
         connections: attackers at once, where the attack is not about one.
-        again: an attacker that was thrown out comes back.
+        again: once it has an answer, or was thrown out, it comes back on a new connection.
     """
 
     name: str
@@ -119,15 +120,16 @@ class Attackers:
                 nursery.start_soon(_drop, stream)
             sent = 0
             for data in attack.data():
-                await stream.send_all(data)
-                sent += len(data)
-                self.sent += len(data)
-                self.moved = trio.current_time()
+                for start in range(0, len(data), _SLICE):
+                    piece = memoryview(data)[start : start + _SLICE]
+                    await stream.send_all(piece)
+                    sent += len(piece)
+                    self.sent += len(piece)
+                    self.moved = trio.current_time()
                 if sent >= _MOST_BYTES:
                     break
             if attack.again:
-                while await stream.receive_some(65536):
-                    pass
+                await stream.receive_some(65536)
             else:
                 await trio.sleep_forever()
         finally:

@@ -169,7 +169,7 @@ ATTACKS: Sequence[Attack] = (
         "ignore",
         endless(frame(TEXT, "\U0001f600".encode() + b"a" * 1_000_000)),
     ),
-    Attack("messages of one byte", "ignore", endless(frame(TEXT, b"a") * 10_000)),
+    Attack("messages of two bytes", "ignore", endless(frame(TEXT, b"ab") * 10_000)),
     Attack(
         "fragments of one byte",
         "ignore",

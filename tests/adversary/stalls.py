@@ -79,7 +79,6 @@ ATTACKS: Sequence[Attack] = (
         "echo",
         endless(frame(TEXT, b"", fin=False) + frame(MORE, b"", fin=False) * 50_000),
         again=True,
-        reads=True,
     ),
     Attack("pings", "echo", endless(frame(PING) * 10_000), reads=True),
     Attack("pongs", "echo", endless(frame(PONG) * 10_000), reads=True),
@@ -105,7 +104,7 @@ ATTACKS: Sequence[Attack] = (
     ),
     Attack("pings over TLS", "tls", endless(frame(PING) * 2000), reads=True),
     Attack("fragments over TLS", "tls", endless(fragments(50_000)), reads=True),
-    Attack("TLS handshakes", "tls", lambda: [frame(PING)], again=True, reads=True),
+    Attack("TLS handshakes", "tls", lambda: [frame(PING)], again=True),
     rpc("calls of a function", call("page", call_id="1") * 200),
     rpc("calls of unknown methods", call("nobody", call_id="1") * 2000),
     Attack(

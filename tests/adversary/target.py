@@ -59,7 +59,8 @@ class Methods(WebSocketHandler):
 
     @rpc_method()
     async def keep(self, connection: ClientConnection, items: AsyncIterator[Any]) -> None:
-        """An upload whose items nobody takes."""
+        """An upload of which nobody takes more than the first item."""
+        await anext(items)
         await trio.sleep_forever()
 
     @rpc_method()
@@ -75,6 +76,42 @@ class Methods(WebSocketHandler):
     def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
         """Whatever it is."""
         return True
+
+
+class Counted(Methods):
+    """The same, with counts of what begins and what ends."""
+
+    connected = disconnected = running = 0
+
+    async def on_connect(self, connection: ClientConnection) -> None:
+        """Count."""
+        await trio.lowlevel.checkpoint()
+        self.connected += 1
+
+    async def on_disconnect(self, connection: ClientConnection) -> None:
+        """Count."""
+        await trio.lowlevel.checkpoint()
+        self.disconnected += 1
+
+    @rpc_method()
+    async def rest(self, connection: ClientConnection, seconds: float) -> float:
+        """Take some time."""
+        self.running += 1
+        try:
+            await trio.sleep(min(seconds, 10))
+        finally:
+            self.running -= 1
+        return seconds
+
+    @rpc_method()
+    async def count(self, connection: ClientConnection, most: int) -> AsyncIterator[int]:
+        """A stream with an end."""
+        self.running += 1
+        try:
+            for number in range(most):
+                yield number
+        finally:
+            self.running -= 1
 
 
 class Deaf(Methods):
@@ -105,16 +142,16 @@ async def ignore(ws: WebSocket) -> None:
     await trio.sleep_forever()
 
 
-def site() -> App:
+def site(methods: Methods) -> App:
     """An App with a route of each kind."""
     app = App()
     app.websocket("/echo")(echo)
-    app.mount("/rpc", Methods)
+    app.mount("/rpc", methods)
 
     @app.http("/")
     async def index(request: Any) -> str:
         """A page that is larger than a socket's buffers."""
-        return PAGE * 500
+        return PAGE * 20
 
     @app.http("/post", methods=["POST"])
     async def post(request: Any) -> int:
@@ -122,6 +159,9 @@ def site() -> App:
         return len(request.body)
 
     return app
+
+
+COUNTED = Counted()
 
 
 def server(kind: str) -> WebSocketServer:
@@ -144,34 +184,49 @@ def server(kind: str) -> WebSocketServer:
         "calls": Methods,
         "deaf": Deaf,
         "strict": Strict,
-        "site": site,
+        "site": site(Methods()),
+        "chaos": site(COUNTED),
     }
-    target = targets[kind]() if kind == "site" else targets[kind]
-    return WebSocketServer(target, 0, host="127.0.0.1", ssl_context=context, options=options)
+    return WebSocketServer(targets[kind], 0, host="127.0.0.1", ssl_context=context, options=options)
 
 
-def answer(question: str, running: WebSocketServer) -> Any:
-    """What the test asks of this process."""
-    if question == "traced":
-        return tracemalloc.get_traced_memory()[0]
-    if question == "collect":
-        return gc.collect()
-    if question == "clients":
-        return running._clients
-    raise ValueError(question)
+def state(running: WebSocketServer) -> dict[str, int]:
+    """Everything that is counted."""
+    statistics = COUNTED.channels.statistics()
+    return {
+        "clients": running._clients,
+        "handshakes": running._handshakes,
+        "connections": len(running.connections),
+        "connected": COUNTED.connected,
+        "disconnected": COUNTED.disconnected,
+        "running": COUNTED.running,
+        "channels": len(statistics.channels),
+        "stalled": statistics.stalled,
+        "tasks": trio.lowlevel.current_statistics().tasks_living,
+        "descriptors": len(os.listdir("/proc/self/fd")),  # noqa: PTH208
+    }
 
 
-def take_questions(running: WebSocketServer) -> None:
-    """Answer from a thread, since the loop is what is under attack."""
+def take_questions(running: WebSocketServer, token: trio.lowlevel.TrioToken) -> None:
+    """Answer from a thread, since the loop may be what is under attack."""
     for line in sys.stdin:
-        print(json.dumps(answer(line.strip(), running)), flush=True)
+        answer: Any = None
+        match line.strip():
+            case "traced":
+                answer = tracemalloc.get_traced_memory()[0]
+            case "state":
+                answer = trio.from_thread.run_sync(state, running, trio_token=token)
+            case "collect":
+                answer = trio.from_thread.run_sync(gc.collect, trio_token=token)
+        print(json.dumps(answer), flush=True)
     os._exit(0)
 
 
 async def main(kind: str) -> None:
     """Serve until the test is over."""
+    token = trio.lowlevel.current_trio_token()
     async with server(kind) as running:
-        threading.Thread(target=take_questions, args=(running,), daemon=True).start()
+        threading.Thread(target=take_questions, args=(running, token), daemon=True).start()
         print(running.port, trio_ws.__file__, flush=True)
         await running.serve_forever()
 

@@ -1,0 +1,118 @@
+"""Random attackers at work on streams: `attack` carries out a `Script`.
+
+What always holds: each step has a stated end, whatever the other side does, and an attacker that is cancelled
+is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import trio
+
+from tests.adversary.hostile import DEFLATE, opening
+from tests.adversary.scripts import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.adversary.scripts import Script, Step
+    from trio_ws.testing import LinkStream
+
+__all__ = ["Gate", "attack", "play"]
+
+_DEAD = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
+#: Seconds that a step waits for the other side to take what it sends.
+PATIENCE = 1.0
+#: Bytes of a flood: many times what one connection may hold here.
+_FLOOD = 30_000
+
+
+class Gate:
+    """Whether an attacker reads."""
+
+    def __init__(self) -> None:
+        self._open = trio.Event()
+        self._open.set()
+
+    def set(self, reading: bool) -> None:
+        """Read from now on, or do not."""
+        if reading:
+            self._open.set()
+        elif self._open.is_set():
+            self._open = trio.Event()
+
+    async def read(self, stream: trio.abc.Stream) -> None:
+        """Take and drop what comes, while that is allowed."""
+        with contextlib.suppress(*_DEAD):
+            while True:
+                await self._open.wait()
+                if not await stream.receive_some(65536):
+                    return
+
+
+def opening_of(script: Script) -> bytes:
+    """The first bytes."""
+    if script.head is not None:
+        return script.head
+    return opening(script.path, *([DEFLATE] if script.deflate else []), subprotocol=script.dialect or "")
+
+
+async def attack(
+    script: Script, stream: trio.abc.Stream, look: Callable[[], None], *, patience: float = PATIENCE
+) -> None:
+    """Say everything, with a look at what became of it after each step.
+
+    The connection stays, unless the script ends it.
+    """
+    async with trio.open_nursery() as nursery:
+        gate = Gate()
+        gate.set(script.reads)
+        nursery.start_soon(gate.read, stream)
+        with contextlib.suppress(*_DEAD):
+            with trio.move_on_after(patience):
+                await stream.send_all(opening_of(script))
+            await play(script.steps, script.speaks, stream, gate, look, patience=patience)
+        if script.ends == "stays":
+            await trio.sleep(patience)
+        nursery.cancel_scope.cancel()
+
+
+async def play(
+    steps: list[Step],
+    speaks: str,
+    stream: trio.abc.Stream,
+    gate: Gate,
+    look: Callable[[], None],
+    *,
+    masked: bool = True,
+    patience: float = PATIENCE,
+) -> None:
+    """One step after the other. Raises what the stream does."""
+    for step in steps:
+        match step:
+            case ("read", reading):
+                gate.set(reading)
+            case ("wait", seconds):
+                await trio.sleep(seconds * patience)
+            case ("eof",):
+                if isinstance(stream, trio.abc.HalfCloseableStream):
+                    await stream.send_eof()
+            case ("reset",):
+                await trio.aclose_forcefully(stream)
+            case ("flood", what, times):
+                data = encode(what, speaks, masked=masked)
+                with trio.move_on_after(patience):
+                    for _ in range(min(times, _FLOOD // len(data) + 1)):
+                        await stream.send_all(data)
+            case _:
+                with trio.move_on_after(patience):
+                    await stream.send_all(encode(step, speaks, masked=masked))
+        look()
+
+
+def arrange(script: Script, stream: LinkStream) -> None:
+    """Let the link break where the script says."""
+    if script.cut is not None:
+        stream.link.cut_after(script.cut, clean=script.clean)

@@ -1,0 +1,398 @@
+"""Everything at once, for long: ``python -m tests.adversary.chaos --seconds 3600``.
+
+Beside connections that do nothing, others come and go all the time, honest and hostile, and are broken off
+anywhere; the server's process is stopped for a moment now and then. Meanwhile some clients call, stream and
+upload without a pause, and check what they get.
+
+It fails where a call is stuck or wrong, where the log has an error, where memory grows, and where a counter
+is not exact once all have gone. It prints a line of figures every ten seconds.
+
+    --seconds N         how long; default 60
+    --idle N            connections that do nothing; default 1,000
+    --churn N           connections that come a second; default 50
+    --steady N          clients that never pause; default 8
+    --seed N            for the order of things; default 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import random
+import resource
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator  # noqa: TC003 - numbers() is an argument of a call
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from tests.adversary.attackers import Gate, play
+from tests.adversary.hostile import CLOSE, MORE, PONG, TEXT, call, frame, get, opening
+from tests.adversary.process import MIB, Target, dial, running, upgrade
+from tests.adversary.scripts import HEADS, random_steps
+from trio_ws import Backoff, WebSocketClient, WebSocketError, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+__all__ = ["Chaos", "main"]
+
+#: Seconds after which a call of an honest client counts as stuck.
+STUCK = 10.0
+#: Shares of the time: what memory is compared from, and what faults are left out of at the end.
+_WARM = 0.3
+_EVERY = 10.0
+_DEAD = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+async def numbers(count: int) -> AsyncIterator[int]:
+    """An upload."""
+    for number in range(count):
+        yield number
+
+
+class Chaos:
+    """One run. See the module's text."""
+
+    def __init__(self, options: argparse.Namespace, target: Target) -> None:
+        self.options = options
+        self.target = target
+        self.random = random.Random(options.seed)
+        self.counts: Counter[str] = Counter()
+        self.faults: list[str] = []
+        self.memory: list[tuple[float, float]] = []
+        self.slowest = 0.0
+        self.began = trio.current_time()
+        self.lives: list[Callable[[random.Random], Awaitable[None]]] = [
+            *(self.echo, self.echo, self.calls, self.calls, self.page),
+            *(
+                self.leave_early,
+                self.leave_in_the_middle,
+                self.leave_a_call,
+                self.stop_reading,
+                self.be_hostile,
+            ),
+        ]
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.target.port}"
+
+    def address(self, rng: random.Random) -> str:
+        """One of many, since a server gives each address a share."""
+        return f"127.0.1.{rng.randrange(1, 60)}"
+
+    # -- those who never pause --------------------------------------------------------------------------
+
+    async def steady(self, number: int) -> None:
+        """Call, stream and upload, and check it."""
+        rng = random.Random(number)
+        source = f"127.0.2.{number % 250 + 1}"
+
+        async def dial_again() -> trio.abc.Stream:
+            return await dial(self.target.port, source)
+
+        async with WebSocketClient(
+            f"{self.url}/rpc", stream=dial_again, reconnect=Backoff(initial=0.1, maximum=1)
+        ) as client:
+            while True:
+                began = time.perf_counter()
+                with trio.move_on_after(STUCK) as scope:
+                    try:
+                        await self.operate(client, rng)
+                    except WebSocketError as exc:
+                        self.faults.append(f"a steady client: {exc!r}")
+                if scope.cancelled_caught:
+                    self.faults.append("a call of a steady client is stuck")
+                self.slowest = max(self.slowest, time.perf_counter() - began)
+                self.counts["operations"] += 1
+                await trio.sleep(rng.random() * 0.1)
+
+    async def operate(self, client: WebSocketClient, rng: random.Random) -> None:
+        """One operation of an honest client."""
+        count = rng.randrange(200)
+        match rng.randrange(6):
+            case 0:
+                assert await client.call("echo", count) == count
+            case 1:
+                assert len(await client.call("page")) == 20_000
+            case 2:
+                async with client.stream("count", count, items=int) as items:
+                    assert [item async for item in items] == list(range(count))
+            case 3:
+                assert await client.call("total", numbers(count)) == count
+            case 4:
+                with trio.move_on_after(rng.random() * 0.05):
+                    await client.call("rest", 5)
+            case 5:
+                async with client.stream("pages") as pages:
+                    for _ in range(3):
+                        await anext(pages)
+
+    # -- those who do nothing ---------------------------------------------------------------------------
+
+    async def idle(self, number: int, limiter: trio.CapacityLimiter) -> None:
+        """Answer pings for ever."""
+        async with limiter:
+            stream = await dial(self.target.port, f"127.0.3.{number % 40 + 1}")
+            path, subprotocol = ("/echo", "") if number % 2 else ("/rpc", "trio-ws.v1")
+            if not await upgrade(stream, opening(path, subprotocol=subprotocol)):
+                self.faults.append("an idle client was refused")
+                return
+        self.counts["idle"] += 1
+        async with stream:
+            data = b""
+            while piece := await stream.receive_some(4096):
+                data += piece
+                while len(data) >= 2 and len(data) >= 2 + data[1]:
+                    opcode, size = data[0] & 15, data[1]
+                    payload, data = data[2 : 2 + size], data[2 + size :]
+                    if opcode == CLOSE:
+                        self.faults.append(f"an idle client was closed: {payload!r}")
+                        return
+                    await stream.send_all(frame(PONG, payload))
+            self.faults.append("an idle client was dropped")
+
+    # -- those who come and go --------------------------------------------------------------------------
+
+    async def churn(self, nursery: trio.Nursery) -> None:
+        """So many new ones a second."""
+        gap = 1 / self.options.churn
+        for number in itertools.count():
+            nursery.start_soon(self.live, number)
+            await trio.sleep_until(self.began + (number + 1) * gap)
+
+    async def live(self, number: int) -> None:
+        """One of them."""
+        rng = random.Random(f"{self.options.seed} {number}")
+        life = rng.choice(self.lives)
+        self.counts[life.__name__] += 1
+        try:
+            with trio.move_on_after(6 * STUCK) as scope:
+                await life(rng)
+            if scope.cancelled_caught:
+                self.faults.append(f"{life.__name__} is stuck")
+        except AssertionError as exc:
+            self.faults.append(f"{life.__name__}: {exc!r}")
+        except (*_DEAD, WebSocketError) as exc:
+            if life in (self.echo, self.calls, self.page):
+                self.faults.append(f"{life.__name__}: {exc!r}")
+
+    async def echo(self, rng: random.Random) -> None:
+        """An honest client of the echo."""
+        stream = await dial(self.target.port, self.address(rng))
+        async with connect(f"{self.url}/echo", stream=stream) as ws:
+            for _ in range(rng.randrange(5)):
+                data = rng.randbytes(rng.choice([1, 100, 70_000]))
+                with trio.fail_after(STUCK):
+                    await ws.send(data)
+                    assert await ws.receive_bytes() == data
+                await trio.sleep(rng.random())
+
+    async def calls(self, rng: random.Random) -> None:
+        """An honest client of the methods."""
+        stream = await dial(self.target.port, self.address(rng))
+        dialect = rng.choice(["trio-ws.v1", "jsonrpc"])
+        async with WebSocketClient(f"{self.url}/rpc", stream=stream, dialect=dialect) as client:
+            for number in range(rng.randrange(5)):
+                with trio.fail_after(STUCK):
+                    assert await client.call("echo", [number]) == [number]
+                    async with client.stream("count", 5) as items:
+                        assert [item async for item in items] == list(range(5))
+                await trio.sleep(rng.random())
+
+    async def page(self, rng: random.Random) -> None:
+        """An honest client of plain HTTP."""
+        async with await dial(self.target.port, self.address(rng)) as stream:
+            await stream.send_all(get("/"))
+            data = bytearray()
+            with trio.fail_after(STUCK):
+                async for piece in stream:
+                    data += piece
+            assert data.startswith(b"HTTP/1.1 200 "), bytes(data[:40])
+
+    async def leave_early(self, rng: random.Random) -> None:
+        """Go in the middle of the opening handshake."""
+        stream = await dial(self.target.port, self.address(rng))
+        await stream.send_all(
+            rng.choice([opening("/echo"), opening("/rpc"), *HEADS])[: rng.randrange(1, 150)]
+        )
+        await trio.sleep(rng.random())
+        await trio.aclose_forcefully(stream)
+
+    async def leave_in_the_middle(self, rng: random.Random) -> None:
+        """Go in the middle of a message."""
+        stream = await dial(self.target.port, self.address(rng))
+        await upgrade(stream, opening("/echo"))
+        data = frame(TEXT, b"x" * 5000, fin=False) + frame(MORE, b"x" * 100)
+        await stream.send_all(data[: rng.randrange(len(data))])
+        await trio.sleep(rng.random())
+        await trio.aclose_forcefully(stream)
+
+    async def leave_a_call(self, rng: random.Random) -> None:
+        """Go while calls, a stream and an upload are under way."""
+        stream = await dial(self.target.port, self.address(rng))
+        await upgrade(stream, opening("/rpc", subprotocol="trio-ws.v1"))
+        await stream.send_all(
+            call("rest", 8, call_id="1")
+            + call("pages", call_id="2", credits=rng.randrange(100))
+            + call("keep", None, call_id="3", streams={"0": "3/0"})
+            + call("__subscribe__", [f"room {rng.randrange(50)}", f"{rng.randrange(50)}*"], call_id="4")
+        )
+        await trio.sleep(rng.random())
+        await trio.aclose_forcefully(stream)
+
+    async def stop_reading(self, rng: random.Random) -> None:
+        """Ask for much, and take nothing."""
+        stream = await dial(self.target.port, self.address(rng))
+        await upgrade(stream, opening("/rpc", subprotocol="trio-ws.v1"))
+        with trio.move_on_after(rng.random() * 3):
+            while True:
+                await stream.send_all(call("page", call_id="1") * 20)
+        await trio.aclose_forcefully(stream)
+
+    async def be_hostile(self, rng: random.Random) -> None:
+        """Say anything at all."""
+        stream = await dial(self.target.port, self.address(rng))
+        speaks = rng.choice(["trio-ws.v1", "webshocket.v1", "jsonrpc", "json"])
+        async with trio.open_nursery() as nursery:
+            gate = Gate()
+            with contextlib.suppress(*_DEAD):
+                await stream.send_all(opening("/rpc", subprotocol=speaks))
+                nursery.start_soon(gate.read, stream)
+                await play(random_steps(rng), speaks, stream, gate, lambda: None, patience=0.3)
+                await trio.sleep(rng.random())
+            nursery.cancel_scope.cancel()
+        await trio.aclose_forcefully(stream)
+
+    # -- around it --------------------------------------------------------------------------------------
+
+    async def stop_the_server(self) -> None:
+        """Let its process stand still for a moment, now and then."""
+        while True:
+            await trio.sleep(self.random.uniform(5, 30))
+            self.target.process.send_signal(signal.SIGSTOP)
+            try:
+                await trio.sleep(self.random.uniform(0.05, 0.5))
+            finally:
+                self.target.process.send_signal(signal.SIGCONT)
+            self.counts["stopped"] += 1
+
+    async def watch(self) -> None:
+        """Keep figures, and print them."""
+        while True:
+            await trio.sleep(_EVERY)
+            passed = trio.current_time() - self.began
+            held = self.target.rss
+            self.memory.append((passed, held))
+            state = await self.target.ask("state")
+            print(
+                f"{passed:.0f}s: {held / MIB:.1f} MiB, slowest operation {self.slowest:.2f}s, "
+                f"{len(self.faults)} faults, {dict(self.counts)}, {state}",
+                flush=True,
+            )
+            self.slowest = 0.0
+
+    def judge_memory(self) -> None:
+        """It shall not grow once the server is warm."""
+        warm = [held for passed, held in self.memory if passed > _WARM * self.options.seconds]
+        if len(warm) < 4:
+            return
+        third = len(warm) // 3 or 1
+        before, after = max(warm[:third]), min(warm[-third:])
+        if after > before * 1.05 + 4 * MIB:
+            self.faults.append(f"memory grew from {before / MIB:.1f} to {after / MIB:.1f} MiB")
+
+    def judge_end(self, state: dict[str, Any], before: dict[str, Any]) -> None:
+        """All counters are where they were."""
+        for name in ("clients", "handshakes", "connections", "running", "channels", "stalled", "descriptors"):
+            if state[name] != before[name]:
+                self.faults.append(f"{name} is {state[name]} at the end, and was {before[name]}")
+        if state["connected"] != state["disconnected"]:
+            self.faults.append(f"{state['connected']} connects, and {state['disconnected']} disconnects")
+
+    async def warmed(self) -> dict[str, Any]:
+        """The counters once everything was there that comes with the first connections."""
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(100):
+                stream = await stack.enter_async_context(
+                    await dial(self.target.port, f"127.0.4.{number + 1}")
+                )
+                await upgrade(stream, opening("/rpc"))
+        return await self.settled(0)
+
+    async def settled(self, clients: int) -> dict[str, Any]:
+        """The counters once so few clients are left, or after the longest time that a close may take."""
+        state: dict[str, Any] = {}
+        with trio.move_on_after(30):
+            while not state or state["clients"] > clients:
+                await trio.sleep(0.5)
+                state = await self.target.ask("state")
+        await trio.sleep(1)
+        final: dict[str, Any] = await self.target.ask("state")
+        return final
+
+    async def run(self) -> None:
+        """All of it."""
+        before = await self.warmed()
+        async with trio.open_nursery() as idle:
+            limiter = trio.CapacityLimiter(100)
+            for number in range(self.options.idle):
+                idle.start_soon(self.idle, number, limiter)
+            while self.counts["idle"] < self.options.idle and not self.faults:
+                await trio.sleep(0.1)
+            self.began = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.watch)
+                async with trio.open_nursery() as active:
+                    for number in range(self.options.steady):
+                        active.start_soon(self.steady, number)
+                    active.start_soon(self.stop_the_server)
+                    active.start_soon(self.churn, active)
+                    await trio.sleep(self.options.seconds)
+                    active.cancel_scope.cancel()
+                nursery.cancel_scope.cancel()
+            self.judge_memory()
+            idle.cancel_scope.cancel()
+        state = await self.settled(before["clients"])
+        self.judge_end(state, before)
+        log = self.target.log.read_text(encoding="utf-8", errors="replace")
+        for line in log.splitlines():
+            if line.startswith(("ERROR", "CRITICAL", "Traceback")):
+                self.faults.append(f"the log has: {line}")
+        figures = f"{self.target.rss / MIB:.1f} MiB, {len(log)} bytes of log"
+        print(f"at the end: {figures}, {state}, {dict(self.counts)}", flush=True)
+
+
+async def main(options: argparse.Namespace) -> int:
+    """Run it, and say what went wrong."""
+    async with running("chaos") as target:
+        assert await target.serves("/echo")
+        await trio.sleep(0.3)
+        chaos = Chaos(options, target)
+        await chaos.run()
+    for fault, count in Counter(chaos.faults).most_common(50):
+        print(f"FAULT {count} times: {fault}")
+    print("holds" if not chaos.faults else f"{len(chaos.faults)} faults", flush=True)
+    return bool(chaos.faults)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--idle", type=int, default=1000)
+    parser.add_argument("--churn", type=float, default=50)
+    parser.add_argument("--steady", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=1)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    sys.exit(trio.run(main, parse(sys.argv[1:])))
