@@ -527,7 +527,7 @@ def try_to_decode(dialect: Dialect, payload: str | bytes) -> None:
     try:
         packet = only(dialect.decode(payload))
     except BrokenPacketError as exc:
-        assert exc.fatal is (exc.answer is None)
+        assert exc.fatal is (exc.answer is None) or exc.packets
         if exc.answer is not None:
             response = only(dialect.decode(exc.answer)).rpc
             assert isinstance(response, Response)

@@ -438,10 +438,20 @@ class Peer(Answerer):
     def _take_broken(self, exc: BrokenPacketError) -> list[Packet]:
         if exc.answer is not None:
             self.reply(exc.answer)
-        if exc.fatal:
+        if exc.fatal and not self._ends_a_call(exc):
             logger.info("closing %r: %s", self.ws, exc, extra=about(self.ws))
             self.close_soon(1007, short(str(exc)))
         return list(exc.packets)
+
+    def _ends_a_call(self, exc: BrokenPacketError) -> bool:
+        """Whether it is a response to a call of ours, which it ends though it cannot be read."""
+        for packet in exc.packets:
+            call_id = packet.rpc.call_id if isinstance(packet.rpc, Response) else None
+            if call_id in self._calls or call_id in self._pending:
+                logger.info("%r: %s", self.ws, exc, extra=about(self.ws))
+                self.post(self.dialect.abort(str(call_id)), cork=False)  # for all that the other side knows
+                return True
+        return False
 
     def _take_answer(self, response: Response, size: int) -> None:
         waiting = self._pending.get(response.call_id)

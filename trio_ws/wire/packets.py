@@ -147,7 +147,8 @@ class BrokenPacketError(PacketError):
 
     Attributes:
         answer: what is to be sent now, or None.
-        fatal: nobody can be told, so the connection must end (close code 1007).
+        fatal: nobody can be told, so the connection must end (close code 1007), unless a call of ours waits
+            for one of `packets`.
         packets: what is good in the same message all the same.
     """
 

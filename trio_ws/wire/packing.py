@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["JSONPackets", "TrioWS", "Webshocket"]
 
 _INVALID_PARAMS = -32602
+_UNREADABLE = -32603
 _APPLICATION_ERROR = -32001
 # The codes that every peer knows.
 _PLAIN_CODES = frozenset({-32601, -32602, -32603, -32000, -32001, -32002})
@@ -44,15 +45,15 @@ _PLAIN_CODES = frozenset({-32601, -32602, -32603, -32000, -32001, -32002})
 _RPC = PacketSource.RPC
 
 
-class _CallToAnswer(msgspec.Struct, gc=False):
-    type: Literal["request"]
-    call_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
+class _CallToEnd(msgspec.Struct, gc=False):
+    type: Literal["request", "response"]
+    call_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)] | int
 
 
 class _Glimpse(msgspec.Struct, gc=False):
-    """So much of a broken packet as it takes to answer it. The rest is skipped, whatever it is."""
+    """So much of a broken packet as it takes to end its call. The rest is skipped, whatever it is."""
 
-    rpc: _CallToAnswer
+    rpc: _CallToEnd
 
 
 _to_msgpack = msgspec.msgpack.Encoder().encode
@@ -113,8 +114,16 @@ class _Packets(Dialect):
 
     def _broken(self, payload: str | bytes, text: str) -> BrokenPacketError:
         try:
-            call_id = self._glimpse(payload).rpc.call_id
+            rpc = self._glimpse(payload).rpc
         except UNDECODABLE:
+            return BrokenPacketError(f"this is no {self.name} packet: {text}", fatal=True)
+        call_id = rpc.call_id
+        if rpc.type == "response":
+            error = Response(str(call_id), f"the answer cannot be read: {text}", _UNREADABLE)
+            return BrokenPacketError(
+                f"this is no {self.name} response: {text}", fatal=True, packets=(Packet(_RPC, rpc=error),)
+            )
+        if isinstance(call_id, int):
             return BrokenPacketError(f"this is no {self.name} packet: {text}", fatal=True)
         answer = self.error(Request("", call_id=call_id), _INVALID_PARAMS, text, {"path": path_in(text)})
         return BrokenPacketError(f"this is no {self.name} request: {text}", answer=answer)
@@ -265,5 +274,7 @@ class JSONPackets(_Packets):
             except UNDECODABLE:
                 raise broken from exc
             if not (isinstance(data, dict) and "source" in data):
+                if broken.packets:  # it lacks its source, and ends a call all the same
+                    raise BrokenPacketError(str(broken), packets=broken.packets) from exc
                 return Packet(PacketSource.UNKNOWN, data)
         raise broken from exc
