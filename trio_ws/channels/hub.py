@@ -27,7 +27,7 @@ from trio_ws.channels.log import Channel, Entry, InboxMember, Member, encode
 from trio_ws.channels.names import check_name, check_names, is_glob, matcher
 from trio_ws.errors import PacketError
 from trio_ws.predicates import check_predicate, holds, pack_predicate, unpack_predicate
-from trio_ws.wire.packets import UNDECODABLE
+from trio_ws.wire.decoding import UNDECODABLE, describe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable, Mapping
@@ -262,7 +262,7 @@ class Hub:
             data = _any_msgpack(shared.data)
             predicate = None if shared.predicate is None else unpack_predicate(shared.predicate)
         except UNDECODABLE as exc:
-            logger.warning("a message of the broker for %r is none of ours: %s", name, exc)
+            logger.warning("a message of the broker for %r is none of ours: %s", name, describe(exc))
             return
         channel = self._find(name) if name else self._everyone
         if channel is None:

@@ -28,7 +28,8 @@ from msgspec.structs import astuple
 
 from trio_ws.predicates import PredicateLike, check_predicate
 from trio_ws.rpc.limits import LIMIT_MARK, RateLimit, target_of
-from trio_ws.rpc.parameters import UNFIT, MethodParameter, invalid, short, written
+from trio_ws.rpc.parameters import MethodParameter, invalid, short, written
+from trio_ws.wire.decoding import UNDECODABLE
 
 if TYPE_CHECKING:
     from trio_ws.errors import RPCInvalidParamsError
@@ -307,7 +308,7 @@ class Method:
                     return astuple(convert(args, self._by_position)), kwargs
             elif len(kwargs) == self._name_count and not args:
                 return astuple(convert(kwargs, self._by_name)), {}
-        except UNFIT:
+        except UNDECODABLE:
             pass  # the slower way finds out what to say
         return self._bind_each(args, kwargs)
 

@@ -21,15 +21,12 @@ import trio
 from msgspec import convert
 
 from trio_ws.errors import RPCInvalidParamsError
+from trio_ws.wire.decoding import UNDECODABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["UNFIT", "MethodParameter", "invalid", "short", "written"]
-
-# What a value that does not fit makes msgspec raise. ValidationError and UnicodeError are ValueErrors; a list
-# in a set is a TypeError; an ArithmeticError comes from Decimal, a RecursionError from deep nesting.
-UNFIT = (ValueError, TypeError, ArithmeticError, RecursionError)
+__all__ = ["MethodParameter", "invalid", "short", "written"]
 
 _STREAMS = (
     collections.abc.AsyncIterable,
@@ -101,7 +98,7 @@ class MethodParameter:
             if self.str_keys:
                 return convert((value,), self.box, str_keys=True).value
             return convert((value,), self.box).value
-        except UNFIT as exc:
+        except UNDECODABLE as exc:
             text, path = _explain(exc, label)
             raise invalid(text, path) from exc
 

@@ -20,6 +20,7 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 from trio_ws.errors import PacketError, PacketValidationError
 from trio_ws.rpc.errors import error_from
 from trio_ws.websocket.bell import Bell
+from trio_ws.wire.decoding import UNDECODABLE, describe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -47,8 +48,10 @@ def convert(value: Any, type: Any, what: str) -> Any:
         return value
     try:
         return msgspec.convert(value, type)
-    except (msgspec.ValidationError, ValueError, OverflowError, RecursionError) as exc:
-        raise PacketValidationError(f"{what} is not what was asked for: {exc}") from exc
+    except UNDECODABLE as exc:
+        if isinstance(exc, TypeError):
+            msgspec.msgpack.Decoder(type)  # a type that msgspec does not know is the caller's mistake
+        raise PacketValidationError(f"{what} is not what was asked for: {describe(exc)}") from exc
 
 
 class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):

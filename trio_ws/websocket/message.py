@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import msgspec
 
-from trio_ws.errors import MessageError, check_close
+from trio_ws.errors import check_close
+from trio_ws.wire.decoding import decode_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MessageType", "WebSocketMessage", "decode_json"]
+__all__ = ["MessageType", "WebSocketMessage"]
 
 MessageType = Literal["text", "binary", "ping", "pong", "close"]
 T = TypeVar("T")
@@ -108,7 +108,7 @@ class WebSocketMessage(msgspec.Struct, frozen=True, gc=False):
         Raises:
             MessageError: the payload is no JSON, or not of that type; the text has the path to the bad value.
         """
-        return decode_json(self.payload, type)
+        return decode_json("message", self.payload, type, self.payload)
 
 
 def _text_message(text: str) -> WebSocketMessage:
@@ -132,20 +132,3 @@ def control_payload(what: str, data: bytes | bytearray | memoryview) -> bytes:
     if len(payload) > 125:
         raise ValueError(f"{what} carries at most 125 bytes, not {len(payload)}")
     return payload
-
-
-@functools.lru_cache(maxsize=256)
-def _json_decoder(type: Any) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(type)
-
-
-def decode_json(payload: str | bytes, type: Any) -> Any:
-    """Decode and validate, with errors of ours."""
-    try:
-        try:
-            decoder = _json_decoder(type)
-        except TypeError:  # a type that cannot be hashed
-            decoder = msgspec.json.Decoder(type)
-        return decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise MessageError(f"the message is not the JSON that was asked for: {exc}", payload) from exc

@@ -13,8 +13,9 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 from trio_ws.errors import MessageError
 from trio_ws.websocket.handshaking import Handshaking
 from trio_ws.websocket.lifetime import CONNECTING, OPEN
-from trio_ws.websocket.message import WebSocketMessage, decode_json
+from trio_ws.websocket.message import WebSocketMessage
 from trio_ws.websocket.parts import MessageParts
+from trio_ws.wire.decoding import decode_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -116,7 +117,8 @@ class Receiving(Handshaking):
             MessageError: it is no JSON, or not of that type; the text has the path to the bad value.
             ConnectionClosedError: the connection ended, cleanly or not.
         """
-        return decode_json(await self._next_or_raise(), type)
+        payload = await self._next_or_raise()
+        return decode_json("message", payload, type, payload)
 
     def recv_streaming(self) -> AsyncIterator[str | bytes]:
         """Iterate over the parts of one message as they arrive: ``str`` of text, ``bytes`` of a binary one.

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from trio_ws.wire.decoding import UNDECODABLE
 from trio_ws.wire.jsonrpc import JSONRPC
-from trio_ws.wire.packets import UNDECODABLE
 from trio_ws.wire.packing import JSONPackets, TrioWS, Webshocket
 
 if TYPE_CHECKING:

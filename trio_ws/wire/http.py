@@ -16,9 +16,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar, overload
 from urllib.parse import parse_qs, unquote
 
-import msgspec
-
-from trio_ws.errors import MessageError
+from trio_ws.wire.decoding import decode_json
 
 __all__ = [
     "TOKEN",
@@ -146,10 +144,7 @@ class Request:
             MessageError: the body is no JSON, or not of that type; the text has the path to the bad value.
                 Where an HTTP handler of an `App` lets it escape, the client gets it with status 400.
         """
-        try:
-            return msgspec.json.decode(self.body, type=type)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            raise MessageError(f"the body is not the JSON that was asked for: {exc}", self) from exc
+        return decode_json("body", self.body, type, self)
 
     @property
     def head(self) -> bytes:

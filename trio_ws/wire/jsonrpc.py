@@ -21,20 +21,19 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from trio_ws.errors import PacketError
+from trio_ws.wire.decoding import UNDECODABLE, describe
 from trio_ws.wire.packets import (
     ABORT,
     CREDIT,
     DEADLINE,
     GOAWAY,
     MAX_NAME,
-    UNDECODABLE,
     BrokenPacketError,
     Dialect,
     Packet,
     PacketSource,
     Request,
     Response,
-    describe,
     path_in,
 )
 

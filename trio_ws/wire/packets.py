@@ -31,7 +31,6 @@ __all__ = [
     "MAX_NAME",
     "METHODS",
     "SUBSCRIBE",
-    "UNDECODABLE",
     "UNSUBSCRIBE",
     "BrokenPacketError",
     "Dialect",
@@ -39,7 +38,6 @@ __all__ = [
     "PacketSource",
     "Request",
     "Response",
-    "describe",
     "path_in",
 ]
 
@@ -58,10 +56,6 @@ METHODS = "__methods__"
 
 # Characters of a method's name, a call's id or a stream's id: they are keys here and stand in logs.
 MAX_NAME = 256
-
-# What msgspec raises for bytes that it cannot take: its own errors and UnicodeError are ValueErrors, deep
-# nesting is a RecursionError, and TypeError is text where it wants bytes.
-UNDECODABLE = (ValueError, RecursionError, OverflowError, TypeError)
 
 _Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -266,12 +260,6 @@ class Dialect(ABC):
     ) -> bytes:
         """A packet of data, from its parts."""
         return self.packet(Packet(source, data, channel))
-
-
-def describe(exc: Exception) -> str:
-    """What an error of msgspec's says, shortened: it may quote what the peer sent."""
-    text = str(exc)
-    return text if len(text) <= 300 else f"{text[:150]} ... {text[-150:]}"
 
 
 def path_in(text: str) -> str:

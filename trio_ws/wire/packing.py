@@ -13,20 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 
 from trio_ws.errors import PacketError
+from trio_ws.wire.decoding import UNDECODABLE, describe
 from trio_ws.wire.packets import (
     ABORT,
     CREDIT,
     DEADLINE,
     GOAWAY,
     MAX_NAME,
-    UNDECODABLE,
     BrokenPacketError,
     Dialect,
     Packet,
     PacketSource,
     Request,
     Response,
-    describe,
     path_in,
 )
 
