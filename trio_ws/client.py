@@ -14,6 +14,7 @@ from trio.lowlevel import enable_ki_protection
 
 from trio_ws.channels.inbox import Inbox, check_policy
 from trio_ws.channels.names import check_names
+from trio_ws.errors import ConnectionFailedError
 from trio_ws.handler import WebSocketHandler
 from trio_ws.network.connect import Opening
 from trio_ws.reconnecting.backoff import Backoff
@@ -73,8 +74,10 @@ class WebSocketClient:
         uri: ``ws://`` or ``wss://``.
         handler: a `WebSocketHandler`, class or instance, whose methods the server may call. Its
             ``on_receive`` gets the packets that else `recv` gives.
-        dialect: ``"trio-ws.v1"``, ``"webshocket.v1"``, ``"jsonrpc"`` or ``"json"``; by default the first two
-            are offered, and JSON is spoken with a server that knows neither.
+        dialect: ``"trio-ws.v1"``, ``"webshocket.v1"``, ``"jsonrpc"`` or ``"json"``, which is spoken or
+            connecting fails. The first two need a server that agrees to them; JSON-RPC servers know no
+            subprotocol as a rule, and need not. By default the first two are offered, and JSON is spoken with
+            a server that knows neither.
         headers: more request headers.
         stream: speak over this stream, or over what this async function gives for each connection; see
             `connect`.
@@ -112,6 +115,7 @@ class WebSocketClient:
         self._waits = reconnect is not None or not autoconnect
         if self._waits and stream is not None and not callable(stream):
             raise ValueError("a stream is good for one connection; give an async function that opens one")
+        self._dialect = dialect
         self._subprotocols: Sequence[str] = _DIALECTS[dialect]
         self._handler = _make_handler(handler)
         self._opening = functools.partial(
@@ -167,8 +171,16 @@ class WebSocketClient:
         handler = self._handler
         handler._prepare()
         ws = await self._opened.open(service)
+        dialect = choose(
+            ws.subprotocol or (self._dialect if self._dialect == "jsonrpc" else None), ws._options
+        )
+        if dialect is None and self._dialect not in (None, "json"):
+            await ws.close(1002, f"{self._dialect} was not agreed on")
+            raise ConnectionFailedError(
+                f"the server does not speak {self._dialect}: it agreed to no subprotocol; without dialect="
+                " JSON packets are spoken with it"
+            )
         connection: ClientConnection[Any] = ClientConnection(ws)
-        dialect = choose(ws.subprotocol, ws._options)
 
         takes_packets = type(handler).on_receive is not WebSocketHandler.on_receive
         peer = Peer(

@@ -188,7 +188,7 @@ def test_the_parentheses_are_needed() -> None:
         def add(self: Any, connection: Any) -> None: ...
 
 
-@pytest.mark.parametrize("name", ["__abort__", "__x", "rpc.discover", "", "x" * 257])
+@pytest.mark.parametrize("name", ["__abort__", "__x", "rpc.cancel", "rpc.item", "rpc.data", "", "x" * 257])
 def test_reserved_and_impossible_names_are_refused(name: str) -> None:
     def function(connection: Any) -> None: ...
 

@@ -412,8 +412,6 @@ def test_a_cancellation_finds_its_call(request_id: object) -> None:
         ('{"jsonrpc":"2.0","method":null,"id":1}', (-32600, 1)),
         ('{"jsonrpc":"2.0","method":"' + "f" * (MAX_NAME + 1) + '","id":1}', (-32600, 1)),
         ('{"jsonrpc":"2.0","method":"f","params":[1e999],"id":1}', (-32600, 1)),
-        ('{"jsonrpc":"2.0","result":1,"error":{"code":1,"message":""},"id":1}', (-32600, 1)),
-        ('{"jsonrpc":"2.0","error":{"code":"1"},"id":"7"}', (-32600, "7")),
         ('{"jsonrpc":"2.0","error":null,"id":"7"}', (-32600, "7")),
         ('{"jsonrpc":"2.0","method":"__abort__","params":["1"],"id":1}', (-32601, 1)),
         ('{"jsonrpc":"2.0","method":"__credit__","params":["1",1],"id":1}', (-32601, 1)),
@@ -448,7 +446,9 @@ def test_a_refusal_names_the_path_and_quotes_little() -> None:
         '{"jsonrpc":"2.0","method":"__abort__","params":["1"]}',
         '{"jsonrpc":"2.0","error":{"code":-32700,"message":"parse error"},"id":null}',
         '{"jsonrpc":"2.0","error":{"code":-32600,"message":"invalid"}}',
-        '{"jsonrpc":"2.0","result":1,"id":1}',
+        '{"jsonrpc":"2.0","result":1}',
+        '{"jsonrpc":"2.0","result":1,"id":1.5}',
+        '{"jsonrpc":"2.0","result":1,"id":[1]}',
     ],
 )
 def test_what_is_ignored(payload: str) -> None:
@@ -569,7 +569,65 @@ def test_responses() -> None:
     assert one_response('{"jsonrpc":"2.0","error":{"code":5,"message":"m","data":[1]},"id":"7"}') == Response(
         "7", "m", 5, error_data=[1]
     )
-    assert one_response('{"jsonrpc":"2.0","error":{"code":5},"id":"7"}') == Response("7", "", 5)
+    assert one_response('{"jsonrpc":"2.0","result":[1],"id":7}') == Response("7", [1])
+    assert one_response('{"jsonrpc":"2.0","result":[1],"id":7.0}') == Response("7", [1])
+
+
+DEEP = "[" * 50_000 + "]" * 50_000
+NO_MESSAGE = "the error of the answer has no message"
+
+
+@pytest.mark.parametrize(
+    ("members", "text", "code", "data"),
+    [
+        ('"error":{"code":5}', NO_MESSAGE, 5, None),
+        ('"error":{"code":5,"message":null,"data":1}', NO_MESSAGE, 5, 1),
+        ('"error":{"code":-32000.0,"message":"m"}', "m", -32000, None),
+        ('"error":{"code":1e30,"message":"m"}', "m", int(1e30), None),
+        ('"error":{"code":"EX","message":"m"}', "m", -32001, {"code": "EX", "message": "m"}),
+        ('"error":{"code":true,"message":"m"}', "m", -32001, {"code": True, "message": "m"}),
+        ('"error":{"code":1.5,"message":"m"}', "m", -32001, {"code": 1.5, "message": "m"}),
+        ('"error":{"message":"m"}', "m", -32001, {"message": "m"}),
+        ('"error":"boom"', "boom", -32001, None),
+        ('"error":[1]', "the error of the answer is no object", -32001, [1]),
+        ('"error":{"code":1,"message":"m"},"result":null', "m", 1, None),
+        ('"error":{"code":1,"message":"m"},"result":2', "m", 1, None),
+        ('"error":null', "the answer has neither a result nor an error", -32001, None),
+        ('"more":1', "the answer has neither a result nor an error", -32001, None),
+        ('"result":1e999', "the answer does not decode: Number out of range", -32700, None),
+    ],
+)
+@pytest.mark.parametrize("form", ['{"jsonrpc":"2.0",%s,"id":"7"}', '{"id":7,%s}', '[{"id":"7",%s}]'])
+def test_a_broken_answer_ends_its_call(members: str, text: str, code: int, data: object, form: str) -> None:
+    dialect = JSONRPC()
+    dialect.request("7", "f")
+    assert one_response(form % members, dialect) == Response("7", text, code, error_data=data)
+    assert dialect._asked == {}
+
+
+@pytest.mark.parametrize(
+    "form",
+    ['{"jsonrpc":"2.0","id":"7","result":%s}', '{"id":7,"result":%s}', '{"result":%s, "id" : "7" }\n'],
+)
+def test_an_answer_that_is_nested_too_deeply_ends_its_call(form: str) -> None:
+    dialect = JSONRPC()
+    dialect.request("7", "f")
+    response = one_response(form % DEEP, dialect)
+    assert (response.call_id, response.error) == ("7", -32700)
+    assert "does not decode: maximum recursion depth" in response.response
+    # Nobody has asked for this one.
+    assert refused(form % DEEP) == (-32700, None)
+
+
+def test_a_call_of_the_peers_ends_none_of_ours() -> None:
+    dialect = JSONRPC()
+    dialect.request("1", "f")
+    for broken in ('{"method":"f","result":1,"id":"1"}', '{"jsonrpc":"2.0","method":5,"id":1}'):
+        with pytest.raises(BrokenPacketError) as info:
+            dialect.decode(broken)
+        assert info.value.answer is not None
+        assert not info.value.packets
+    assert one_response('{"jsonrpc":"2.0","result":2,"id":"1"}', dialect) == Response("1", 2)
 
 
 @pytest.mark.parametrize("failed", [False, True])

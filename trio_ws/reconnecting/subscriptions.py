@@ -239,7 +239,7 @@ def no_channels(peer: Peer) -> PacketError:
 def _refusal(response: Response, names: Sequence[str]) -> Callable[[], Exception] | None:
     """What makes the error where the server does not let us in, or None."""
     if response.error is not None:
-        return lambda: error_from(response)
+        return lambda: error_from(response, ours=True)
     if response.response is True:
         return None
     return lambda: SubscriptionError(f"the server has no room for one more channel: {', '.join(names)}")

@@ -295,7 +295,7 @@ class Caller(ABC):
         if response.error is None:
             self.post(self.dialect.abort(response.call_id), cork=False)
             return RPCError(f"{method} is a stream; use stream()")
-        return error_from(response)
+        return error_from(response, ours=self.extended)
 
     def _exchange(
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]

@@ -20,24 +20,27 @@ if TYPE_CHECKING:
 
 __all__ = ["error_from"]
 
-_KINDS: dict[int, type[RPCError]] = {
+#: What the specification of JSON-RPC means by a code, and so does everybody.
+_COMMON: dict[int, type[RPCError]] = {
+    kind.default_code: kind for kind in (RPCMethodNotFoundError, RPCInvalidParamsError, RPCInternalError)
+}
+#: What ``trio-ws.v1`` means by the codes that others use as they like.
+_OURS: dict[int, type[RPCError]] = _COMMON | {
     kind.default_code: kind
-    for kind in (
-        RPCMethodNotFoundError,
-        RPCInvalidParamsError,
-        RPCInternalError,
-        RPCAccessDeniedError,
-        RPCTimeoutError,
-        RPCCancelledError,
-        RateLimitError,
-        RPCError,
-    )
+    for kind in (RPCAccessDeniedError, RPCTimeoutError, RPCCancelledError, RateLimitError)
 }
 
 
-def error_from(response: Response, text: str | None = None) -> RPCError:
-    """The exception that a response stands for."""
+def error_from(response: Response, text: str | None = None, *, ours: bool) -> RPCError:
+    """The exception that a response stands for.
+
+    Args:
+        response: what came.
+        text: in place of the response's own.
+        ours: the dialect is ``trio-ws.v1``.
+    """
     code = RPCError.default_code if response.error is None else response.error
     if text is None:
         text = response.response if isinstance(response.response, str) else str(response.response or "")
-    return _KINDS.get(code, RPCError)(text, code=code, data=response.error_data)
+    kind = (_OURS if ours else _COMMON).get(code, RPCError)
+    return kind(text, code=code, data=response.error_data)

@@ -30,6 +30,7 @@ from trio_ws.predicates import PredicateLike, check_predicate
 from trio_ws.rpc.limits import LIMIT_MARK, RateLimit, target_of
 from trio_ws.rpc.parameters import MethodParameter, invalid, short, written
 from trio_ws.wire.decoding import UNDECODABLE
+from trio_ws.wire.jsonrpc import EXTENSIONS
 
 if TYPE_CHECKING:
     from trio_ws.errors import RPCInvalidParamsError
@@ -438,8 +439,9 @@ def _check_name(name: str) -> None:
         raise TypeError(f"the name of a method is a str, not {name!r}")
     if not 0 < len(name) <= _MAX_NAME:
         raise ValueError(f"the name of a method has 1 to {_MAX_NAME} characters, not {len(name)}")
-    if name.startswith(("__", "rpc.")):
-        raise ValueError(f"the name {name!r} is reserved; let it not begin with '__' or 'rpc.'")
+    if name.startswith("__") or name in EXTENSIONS:
+        taken = ", ".join(sorted(EXTENSIONS))
+        raise ValueError(f"the name {name!r} is reserved; let it not begin with '__' or be one of {taken}")
 
 
 def _layers(function: Any) -> Iterator[types.FunctionType]:

@@ -186,11 +186,11 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
     def answered(self, response: Response, size: int) -> bool:
         """Take a packet of this stream; give whether it was the last."""
         if response.error is not None:
-            self._finish(error_from(response))
+            self._finish(error_from(response, ours=self._peer.extended))
         elif response.is_end:
             self._finish(None)
         elif not response.is_stream:
-            self._finish(error_from(response, "it is no stream; use call()"))
+            self._finish(error_from(response, "it is no stream; use call()", ours=self._peer.extended))
         else:
             if self._peer.extended:
                 if self._granted <= 0:

@@ -11,16 +11,19 @@ What always holds here:
 - The answers to a batch leave in one array, once the last of its calls has ended.
 - An id is echoed byte for byte. As `call_id` it is its JSON text in one fixed form, so that ``1`` and ``"1"``
   are two calls.
+- What has the id of a call of ours and no method ends that call, whatever is wrong with it, also where the id
+  came back as a number.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from trio_ws.errors import PacketError
+from trio_ws.errors import PacketError, RPCError
 from trio_ws.wire.decoding import UNDECODABLE, describe
 from trio_ws.wire.packets import (
     ABORT,
@@ -40,7 +43,7 @@ from trio_ws.wire.packets import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["JSONRPC", "MAX_BATCH"]
+__all__ = ["EXTENSIONS", "JSONRPC", "MAX_BATCH"]
 
 # Members of one batch. A member may be two bytes and its answer a hundred.
 MAX_BATCH = 1000
@@ -59,6 +62,7 @@ SOURCES = {
     "rpc.channel": PacketSource.CHANNEL,
     "rpc.broadcast": PacketSource.BROADCAST,
 }
+EXTENSIONS = frozenset({CANCEL, ITEM, *SOURCES})
 NOTIFICATIONS = {source: name for name, source in SOURCES.items()} | {PacketSource.UNKNOWN: "rpc.data"}
 RESERVED = frozenset({ABORT, CREDIT, DEADLINE, GOAWAY})
 
@@ -85,12 +89,6 @@ class _Request(Request, tag="request", tag_field="type", gc=False):
     batch: _Batch | None = None
 
 
-class _Error(msgspec.Struct, gc=False):
-    code: int
-    message: str = ""
-    data: Any = None
-
-
 class _Object(msgspec.Struct, gc=False):
     """A request, a notification or a response."""
 
@@ -99,13 +97,16 @@ class _Object(msgspec.Struct, gc=False):
     params: list[Any] | dict[str, Any] | None = None
     id: Raw | UnsetType = UNSET
     result: Any = UNSET
-    error: _Error | None = None
+    error: Any = None
 
 
 class _Glimpse(msgspec.Struct, gc=False):
-    """So much of a broken object as it takes to answer it."""
+    """So much of a broken object as it takes to answer it, or to end the call that it answers."""
 
     id: Raw | UnsetType = UNSET
+    method: Raw | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
 
 
 _encode = msgspec.json.Encoder().encode
@@ -114,16 +115,21 @@ _decode_batch = msgspec.json.Decoder(list[Raw]).decode
 _glimpse = msgspec.json.Decoder(_Glimpse).decode
 # Strict: a bool is no number, and neither is a string.
 _decode_id = msgspec.json.Decoder(_Name | int | float).decode
+_decode_any = msgspec.json.Decoder().decode
+# The id of an object that is nested too deeply to be looked through, where it stands at one of the ends.
+_ID = rb'"id"\s*:\s*("[^"\\]{1,256}"|\d{1,256})\s*'
+_first_id = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID + rb"[,}]").match
+_last_id = re.compile(_ID + rb"\}\s*\Z").search
 
 
 class JSONRPC(Dialect):
-    """``jsonrpc``, in text frames. One for each connection: it remembers which of our calls want streams."""
+    """``jsonrpc``, in text frames. One for each connection: it remembers our calls that are not answered."""
 
-    __slots__ = ("_streams",)
+    __slots__ = ("_asked",)
 
     def __init__(self) -> None:
         super().__init__("jsonrpc", binary=False)
-        self._streams: set[str] = set()
+        self._asked: dict[str, bool] = {}  # by id: whether a stream is wanted
 
     # ---- What comes in ---------------------------------------------------------------------------------
 
@@ -133,6 +139,9 @@ class JSONRPC(Dialect):
         except UNDECODABLE as exc:
             if payload.lstrip()[:1] in {"[", b"["}:
                 return self._decode_batch(payload)
+            response = self._broken_response(payload, exc)
+            if response is not None:
+                return response
             raise BrokenPacketError(
                 f"this is no JSON-RPC: {describe(exc)}", answer=_refusal(payload, exc)
             ) from exc
@@ -163,7 +172,8 @@ class JSONRPC(Dialect):
             try:
                 message = _decode(member)
             except UNDECODABLE as exc:
-                packet, answer = None, _refusal(member, exc)
+                packet = self._broken_response(member, exc)
+                answer = None if packet is not None else _refusal(member, exc)
             else:
                 packet, answer = self._packet(message, batch)
             if packet is not None:
@@ -180,7 +190,7 @@ class JSONRPC(Dialect):
         """What an object says, and what is to be answered to it at once; either may be None."""
         method = message.method
         if method is UNSET:
-            return self._response(message)
+            return self._response(message.id, message.result, message.error)
         request_id: bytes | None = None
         call_id = ""
         if message.id is not UNSET:
@@ -211,26 +221,47 @@ class JSONRPC(Dialect):
             batch.waiting += 1
         return Packet(PacketSource.RPC, rpc=request), None
 
-    def _response(self, message: _Object) -> tuple[Packet | None, bytes | None]:
-        error = message.error
-        if (error is None) is (message.result is UNSET):
-            request_id = b"null" if message.id is UNSET else bytes(message.id)
-            if _call_id(request_id) is None:
-                request_id = b"null"
-            text = "a request has `method`, a response one of `result` and `error`"
-            return None, _failure(INVALID_REQUEST, text, request_id)
-        try:
-            call_id = msgspec.json.decode(b"" if message.id is UNSET else message.id, type=_Name)
-        except UNDECODABLE:
-            # The ids of our calls are strings, so this answers none of them.
+    def _response(
+        self, raw_id: Raw | UnsetType, result: Any, error: Any
+    ) -> tuple[Packet | None, bytes | None]:
+        call_id = _own_id(raw_id)
+        if error is None and result is UNSET:
+            if call_id not in self._asked:
+                request_id = bytes(raw_id) if isinstance(raw_id, Raw) else b"null"
+                if _call_id(request_id) is None:
+                    request_id = b"null"
+                text = "a request has `method`, a response `result` or `error`"
+                return None, _failure(INVALID_REQUEST, text, request_id)
+            error = "the answer has neither a result nor an error"
+        if call_id is None:
             return None, None
-        in_stream = call_id in self._streams
-        self._streams.discard(call_id)
+        in_stream = self._asked.pop(call_id, False)
         if error is None:
-            response = Response(call_id, message.result, None, in_stream, in_stream)
+            response = Response(call_id, result, None, in_stream, in_stream)
         else:
-            response = Response(call_id, error.message, error.code, in_stream, in_stream, error.data)
+            code, text, data = _read_error(error)
+            response = Response(call_id, text, code, in_stream, in_stream, data)
         return Packet(PacketSource.RPC, rpc=response), None
+
+    def _broken_response(self, payload: str | bytes | Raw, exc: Exception) -> Packet | None:
+        """The end of a call of ours, out of what is no JSON-RPC; None where it has not the id of one."""
+        try:
+            found = _glimpse(payload)
+        except RecursionError:
+            found = _Glimpse(_id_at_an_end(payload))
+        except UNDECODABLE:
+            return None
+        if found.method is not UNSET or _own_id(found.id) not in self._asked:
+            return None
+        try:
+            result: Any = UNSET if found.result is UNSET else _decode_any(found.result)
+            error: Any = None if found.error is UNSET else _decode_any(found.error)
+            if found.result is UNSET and isinstance(exc, RecursionError):
+                raise exc
+        except UNDECODABLE as undecodable:
+            text = f"the answer does not decode: {describe(undecodable)}"
+            result, error = UNSET, {"code": PARSE_ERROR, "message": text}
+        return self._response(found.id, result, error)[0]
 
     # ---- What goes out ---------------------------------------------------------------------------------
 
@@ -283,12 +314,11 @@ class JSONRPC(Dialect):
             message["params"] = kwargs
         message["id"] = call_id
         payload = _json(message)
-        if credits is not None:
-            self._streams.add(call_id)
+        self._asked[call_id] = credits is not None
         return payload
 
     def abort(self, call_id: str) -> bytes:
-        self._streams.discard(call_id)
+        self._asked.pop(call_id, None)
         return _notification(CANCEL, [call_id])
 
     def credit(self, call_id: str, count: int) -> bytes:
@@ -323,6 +353,37 @@ def _call_id(request_id: bytes) -> str | None:
         return None
 
 
+def _own_id(request_id: Raw | UnsetType) -> str | None:
+    """The id of a call of ours: a string, which some give back as a number; None for any other."""
+    try:
+        found = _decode_id(b"" if request_id is UNSET else request_id)
+        if isinstance(found, float):
+            return str(int(found)) if found.is_integer() else None
+        return str(found)
+    except UNDECODABLE:
+        return None
+
+
+def _id_at_an_end(payload: str | bytes | Raw) -> Raw | UnsetType:
+    data = payload.encode() if isinstance(payload, str) else bytes(payload)
+    found = _first_id(data[:600]) or _last_id(data[-600:])
+    return UNSET if found is None else Raw(found[1])
+
+
+def _read_error(error: Any) -> tuple[int, str, Any]:
+    """Code, text and data of a response's ``error``; of one with another shape as much as there is."""
+    if isinstance(error, str):
+        return RPCError.default_code, error, None
+    if not isinstance(error, dict):
+        return RPCError.default_code, "the error of the answer is no object", error
+    code, message, data = error.get("code"), error.get("message"), error.get("data")
+    if isinstance(code, float) and code.is_integer():
+        code = int(code)
+    if type(code) is not int:
+        code, data = RPCError.default_code, error
+    return code, message if isinstance(message, str) else "the error of the answer has no message", data
+
+
 def _extension(method: str, params: Any) -> Packet | None:
     """The packet for one of our notifications, or None for any other method or other parameters."""
     if method == CANCEL:
@@ -343,7 +404,11 @@ def _extension(method: str, params: Any) -> Packet | None:
         packet.data = params["data"]
         channel, timestamp = params.get("channel"), params.get("timestamp")
         packet.channel = channel if isinstance(channel, str) else None
-        packet.timestamp = float(timestamp) if isinstance(timestamp, int | float) else None
+        if isinstance(timestamp, int | float):
+            try:
+                packet.timestamp = float(timestamp)
+            except OverflowError:
+                return None
         packet.correlation_id = params.get("correlation_id")
         return packet
     return None
