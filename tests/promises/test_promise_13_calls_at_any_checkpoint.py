@@ -21,6 +21,7 @@ from trio_ws import (
     ConnectionFailedError,
     Options,
     Packet,
+    RPCTimeoutError,
     WebSocketClient,
     WebSocketHandler,
     WebSocketServer,
@@ -72,6 +73,26 @@ class Methods(WebSocketHandler):
             self.ended += 1
 
     @rpc_method()
+    async def double(self, connection: ClientConnection, items: AsyncIterator[int]) -> AsyncIterator[int]:
+        self.begun += 1
+        try:
+            async for item in items:
+                yield 2 * item
+        finally:
+            self.ended += 1
+
+    @rpc_method()
+    async def echo_slowly(
+        self, connection: ClientConnection, items: AsyncIterator[int]
+    ) -> AsyncIterator[int]:
+        self.begun += 1
+        try:
+            async for item in items:
+                yield await connection.call("wait", item, returns=int)
+        finally:
+            self.ended += 1
+
+    @rpc_method()
     async def ask_back(self, connection: ClientConnection, value: int) -> int:
         self.begun += 1
         try:
@@ -100,6 +121,17 @@ async def use(client: WebSocketClient) -> None:
     async with client.stream("count", 5, items=int) as items:
         assert await items.receive() == 0
     assert await client.call("total", numbers()) == 6
+    async with client.stream("double", numbers(), items=int) as items:
+        assert [item async for item in items] == [0, 2, 4, 6]
+    async with client.stream("double", numbers(), items=int) as items:
+        assert await items.receive() == 0
+    with trio.fail_after(2) as scope:  # a deadline that is moved, in a call back too
+        seen = []
+        async with client.stream("echo_slowly", numbers(), items=int) as items:
+            async for item in items:
+                seen.append(item)
+                scope.deadline = trio.current_time() + 2
+        assert seen == [0, 1, 2, 3]
     assert await client.call("ask_back", 7) == 7
     assert [packet.data async for packet in client.stream_rpc("count", 3)] == [0, 1, 2]
     await client.send({"a": 1})
@@ -116,6 +148,7 @@ def quiet(handler: Methods, client: WebSocketClient | None) -> bool:
         assert not peer._uploads
         assert not peer._running
         assert peer.needing.count == 0
+        assert peer._renewals is None or not list(peer._renewals._leases())
     return handler.begun == handler.ended
 
 
@@ -179,7 +212,7 @@ async def test_the_network_stops_at_any_byte(fault: str, direction: Any, autojum
                     "ws://test/", stream=link.client, handler=mine, options=OPTIONS
                 ) as client:
                     await use(client)
-            except (ConnectionClosedError, ConnectionFailedError):
+            except (ConnectionClosedError, ConnectionFailedError, trio.TooSlowError, RPCTimeoutError):
                 pass
             with trio.fail_after(100):
                 while server._clients:

@@ -330,9 +330,7 @@ class Caller(ABC):
         streams: dict[str, str] | None = None,
     ) -> Coroutine[Any, Any, Response]:
         """Send a request for this task, which is to wait at once for what this gives."""
-        lease = None
-        if self.extended and trio.current_effective_deadline() != math.inf:
-            lease = self._lease()
+        lease = self._lease() if self.extended else None
         payload = self._encode_request(call_id, method, args, kwargs, lease, None, streams)
         if not self._calls:
             self.needing.bell.ring()
@@ -341,7 +339,6 @@ class Caller(ABC):
         else:
             slot = self._calls[call_id] = TimedSlot()
             slot.lease = lease
-            self._keep(lease)
         slot.caller = self
         slot.call_id = call_id
         slot.task = current_task()
@@ -371,16 +368,23 @@ class Caller(ABC):
         timeout = None if lease is None else lease.seconds
         return self.dialect.request(call_id, method, args, kwargs, timeout, credits, streams)
 
-    def _lease(self) -> Lease:
-        """The time that this task has for a call, less a trip, and half of a time that is shorter."""
-        left = max(0.0, trio.current_effective_deadline() - trio.current_time())
-        return Lease(max(left - self.ws._one_way(), left / 2))
+    def _lease(self) -> Lease | None:
+        """The time that this task has for a call that is sent now, less a trip; None if it has no deadline.
 
-    def _keep(self, lease: Lease) -> None:
-        """Renew the lease of a call that is sent now."""
-        if self._renewals is None:
-            self._renewals = Renewals(self, self._workers)
-        self._renewals.add(lease)
+        Of a time that is shorter than two trips half is left.
+        """
+        deadline = trio.current_effective_deadline()
+        if deadline == math.inf:
+            return None
+        now = trio.current_time()
+        left = deadline - now if deadline > now else 0.0
+        lease = Lease(max(left - self.ws._one_way(), left / 2), now)
+        renewals = self._renewals
+        if renewals is None:
+            renewals = self._renewals = Renewals(self, self._workers)
+        if lease.renew_at < renewals.due:
+            renewals.look_at(lease.renew_at)
+        return lease
 
     # -- streams ------------------------------------------------------------------------------------
 
@@ -405,13 +409,11 @@ class Caller(ABC):
         streams: dict[str, str] | None,
     ) -> ItemStream[Any]:
         window = self.window if self.extended else 0
-        lease = self._lease() if self.extended and trio.current_effective_deadline() != math.inf else None
+        lease = self._lease() if self.extended else None
         payload = self._encode_request(call_id, method, args, kwargs, lease, self.window, streams)
         stream: ItemStream[Any] = ItemStream(self, call_id, items, f"an item of {method}", granted=window)
         self._pending[call_id] = stream
-        if lease is not None:
-            stream.lease = lease
-            self._keep(lease)
+        stream.lease = lease
         stream.mark = self._send_request(payload)
         return stream
 

@@ -49,33 +49,39 @@ class Lease:
 
     __slots__ = ("mark", "renew_at", "seconds")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, now: float) -> None:
         self.mark = 0
-        self.said(seconds)
+        self.said(seconds, now)
 
-    def said(self, seconds: float) -> None:
+    def said(self, seconds: float, now: float) -> None:
         """The other side is told now that it has so much."""
         self.seconds = seconds
-        self.renew_at = trio.current_time() + seconds - min(MARGIN, seconds / 2)
+        self.renew_at = now + (seconds / 2 if seconds < 2 * MARGIN else seconds - MARGIN)
 
 
 class Renewals:
-    """Renews the leases of one connection's calls, in a task that runs while there are any."""
+    """Renews the leases of one connection's calls, in a task that runs while there are any.
 
-    __slots__ = ("_alarm", "_caller", "_workers")
+    Attributes:
+        due: the clock's time at which the task is going to look for leases to renew.
+    """
+
+    __slots__ = ("_alarm", "_caller", "_workers", "due")
 
     def __init__(self, caller: Caller, workers: Workers) -> None:
         self._caller = caller
         self._workers = workers
         self._alarm: trio.CancelScope | None = None  # around the task's sleep
+        self.due = math.inf
 
-    def add(self, lease: Lease) -> None:
-        """A call with this lease goes out."""
+    def look_at(self, due: float) -> None:
+        """Look for leases to renew no later than this."""
+        self.due = due
         if self._alarm is None:
-            self._alarm = trio.CancelScope(deadline=lease.renew_at)
+            self._alarm = trio.CancelScope(deadline=due)
             self._workers.start(self._run)
-        elif lease.renew_at < self._alarm.deadline:
-            self._alarm.deadline = lease.renew_at
+        else:
+            self._alarm.deadline = due
 
     def end(self) -> None:
         """The connection is at its end."""
@@ -90,6 +96,7 @@ class Renewals:
                 self._renew()
         finally:
             self._alarm = None
+            self.due = math.inf
 
     def _renew(self) -> None:
         """Renew what is due, and set the alarm for the next."""
@@ -97,12 +104,13 @@ class Renewals:
         following = math.inf
         for call_id, lease in list(self._leases()):
             if lease.renew_at <= now + TOGETHER:
-                self._renew_one(call_id, lease)
+                self._renew_one(call_id, lease, now)
             following = min(following, lease.renew_at)
         if following == math.inf:
             self._alarm = None
         else:
-            self._alarm = trio.CancelScope(deadline=min(following, now + LOOK_EVERY))
+            self.due = min(following, now + LOOK_EVERY)
+            self._alarm = trio.CancelScope(deadline=self.due)
 
     def _leases(self) -> Iterator[tuple[str, Lease]]:
         tables: tuple[Mapping[str, Slot | Waiting], ...] = (self._caller._calls, self._caller._pending)
@@ -111,10 +119,10 @@ class Renewals:
                 if one.lease is not None:
                     yield call_id, one.lease
 
-    def _renew_one(self, call_id: str, lease: Lease) -> None:
+    def _renew_one(self, call_id: str, lease: Lease, now: float) -> None:
         caller, outbox = self._caller, self._caller._outbox
         seconds = min(max(2 * lease.seconds, SHORTEST), LONGEST)
         if lease.mark <= outbox.passed:
             caller.post(caller.dialect.deadline(call_id, seconds), cork=True)
             lease.mark = outbox.passed + outbox.size
-        lease.said(seconds)
+        lease.said(seconds, now)
