@@ -11,7 +11,14 @@ import pytest
 import trio
 
 from tests.kit.serving import serving_in_memory
-from trio_ws import Options, RateLimitError, WebSocketClient, WebSocketHandler, rpc_method
+from trio_ws import (
+    Options,
+    RateLimitError,
+    RPCInvalidParamsError,
+    WebSocketClient,
+    WebSocketHandler,
+    rpc_method,
+)
 from trio_ws.testing import RawPeer
 from trio_ws.wire.packing import TrioWS, Webshocket
 
@@ -62,7 +69,7 @@ async def test_max_concurrent_calls_run_and_the_others_wait(autojump_clock: Mock
     assert handler.most == 3
 
 
-async def test_max_concurrent_calls_refuses_where_waiting_could_be_for_ever(
+async def test_max_held_bytes_refuses_where_waiting_could_be_for_ever(
     autojump_clock: MockClock,
 ) -> None:
     """A method waits for the client's answer, which comes behind more requests than may be held."""
@@ -74,7 +81,7 @@ async def test_max_concurrent_calls_refuses_where_waiting_could_be_for_ever(
             await go_on.wait()
             return "at last"
 
-    options = Options(max_concurrent_calls=1, max_queue_bytes=1000)
+    options = Options(max_concurrent_calls=1, max_held_bytes=4000)
     refused: list[str] = []
     done: list[Any] = []
 
@@ -95,12 +102,21 @@ async def test_max_concurrent_calls_refuses_where_waiting_could_be_for_ever(
                 for _ in range(20):
                     nursery.start_soon(call, "wait", 0)
                 await trio.sleep(1)
-                assert set(refused) == {"max_concurrent_calls is reached"}
+                assert set(refused) == {"max_held_bytes is reached"}
                 held = 20 - len(refused)
-                assert 1 <= held <= 8
+                assert 1 <= held <= 12
                 assert done == []
                 go_on.set()
             assert sorted(done, key=str) == [0.0] * held + ["at last"]
+
+
+async def test_max_decoded_bytes_refuses_arguments_that_become_too_much(autojump_clock: MockClock) -> None:
+    options = Options(max_decoded_bytes=100_000)
+    async with serving_in_memory(Handler(), options=options) as memory:
+        async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
+            with pytest.raises(RPCInvalidParamsError, match=r"max_decoded_bytes \(100000\)"):
+                await client.call("wait", [{}] * 2000)
+            assert await client.call("wait", 0) == 0
 
 
 @pytest.mark.parametrize("window", [1, 2, 64])

@@ -442,6 +442,8 @@ SECONDS = ["open_timeout", "close_timeout", "drain_timeout", "ping_interval", "p
 COUNTS = [
     "max_message_size",
     "max_queue_bytes",
+    "max_held_bytes",
+    "max_decoded_bytes",
     "send_high_water",
     "max_connections",
     "max_handshakes",
@@ -461,7 +463,14 @@ def made(kind: Any, **arguments: Any) -> Any:
     return kind(**arguments)
 
 
-MAY_BE_NONE = {"max_message_size", "max_connections", "ping_interval", "ping_timeout", "origins"}
+MAY_BE_NONE = {
+    "max_message_size",
+    "max_held_bytes",
+    "max_connections",
+    "ping_interval",
+    "ping_timeout",
+    "origins",
+}
 
 
 @pytest.mark.parametrize("name", SECONDS)

@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "trio_ws"
 FLOORS = {
     "errors": 0,
     "options": 0,
+    "ledger": 0,
     "signals": 0,
     "groups": 0,
     "wall": 1,

@@ -4,6 +4,7 @@ The house, from the ground up; a module imports only from floors below its own, 
 
     errors.py            floor 0  every exception, its tree in the docstring
     options.py           floor 0  Options: every limit and timeout, frozen
+    ledger.py            floor 0  what one peer makes us hold
     signals.py           floor 0  from a signal to a cancelled scope
     groups.py            floor 0  what struck a nursery, out of its group
     wall.py              floor 1  what leaves user code, and what of it passes
@@ -18,6 +19,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         _fast.c              both of these in C, where it could be built
         frames.py            frames that come, to messages: wsproto's, with a fast lane for the common frame
         framing.py           frames that go
+        decoded_size.py      what a payload takes once it is decoded
         deflate.py           permessage-deflate with a bound on what it inflates
         packets.py           the packets of calls, and what a dialect of them does
         packing.py           the dialects that write them, as msgpack and as JSON

@@ -306,7 +306,7 @@ class WebSocketClient:
     async def recv(self) -> Packet | None:
         """Wait for the next packet that is no call; None after a clean end. A cancellation loses none.
 
-        Packets that nobody takes are kept up to ``max_queue_bytes``. Past that we stop reading; but while a
+        Packets that nobody takes are kept up to ``max_held_bytes``. Past that we stop reading; but while a
         call or a stream waits for its answer the oldest packets are dropped, counted and logged once.
 
         Raises:

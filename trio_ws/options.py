@@ -68,6 +68,14 @@ class Options:
         max_queue_bytes: bytes of received messages that wait for the application, with 128 bytes charged for
             each. Past it we stop reading, so that TCP slows the peer. What a single read brought, and one
             message, may come on top. Default 1 MiB.
+        max_held_bytes: bytes of everything else that a connection holds for its peer, as Python holds them:
+            requests that wait for their turn and the arguments of calls that run, packets that wait for
+            ``on_receive``, items of streams, answers to a batch that is not complete. Past it nothing more is
+            begun for the peer, and reading stops. One message may come on top. Default None: four times
+            ``max_queue_bytes``, 4 MiB.
+        max_decoded_bytes: bytes of Python objects that one packet of calls may decode to; a byte of msgpack
+            can become a hundred. A request past it is refused with -32602, any other packet closes the
+            connection with 1009. Default 6 MiB.
         send_high_water: bytes that wait to be written, past which ``send`` waits. One message may come on
             top. Default 64 KiB.
         open_timeout: seconds for the whole opening handshake: for a client from DNS to the answer, for a
@@ -119,6 +127,8 @@ class Options:
 
     max_message_size: int | None = 1024 * 1024
     max_queue_bytes: int = 1024 * 1024
+    max_held_bytes: int | None = None
+    max_decoded_bytes: int = 6 * 1024 * 1024
     send_high_water: int = 64 * 1024
     open_timeout: float = 10.0
     close_timeout: float = 10.0
@@ -144,6 +154,8 @@ class Options:
     def __post_init__(self) -> None:
         _within(self, "max_message_size", 1, None, none=True)
         _within(self, "max_queue_bytes", 1, None)
+        _within(self, "max_held_bytes", 1, None, none=True)
+        _within(self, "max_decoded_bytes", 1024, None)
         _within(self, "send_high_water", 1, None)
         _within(self, "max_connections", 1, None, none=True)
         _within(self, "max_handshakes", 1, None)
@@ -177,6 +189,11 @@ class Options:
         if self.hosts is not None:
             object.__setattr__(self, "hosts", tuple(_host(name) for name in self.hosts))
         _within(self, "unix_mode", 0, 0o777)
+
+    @property
+    def held_limit(self) -> int:
+        """The number of bytes that `max_held_bytes` says."""
+        return 4 * self.max_queue_bytes if self.max_held_bytes is None else self.max_held_bytes
 
     @property
     def deflate(self) -> Compression | None:

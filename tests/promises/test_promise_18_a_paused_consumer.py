@@ -149,14 +149,14 @@ async def test_without_credits_a_paused_stream_ends_where_reading_must_go_on(
     dialect: str, autojump_clock: MockClock
 ) -> None:
     """A call waits for its answer behind items that nobody takes."""
-    options = Options(max_queue_bytes=10_000)
+    options = Options(max_held_bytes=10_000)
     async with serving_in_memory(Handler()) as memory:
         stream = await memory.stream()
         async with WebSocketClient("ws://test/", stream=stream, dialect=dialect, options=options) as client:
             async with client.stream("numbers", 50_000, items=int) as numbers:
                 assert await client.call("slow", 30) == 30  # all the while, nobody takes an item
                 received = 0
-                with pytest.raises(PacketError, match="max_queue_bytes"):
+                with pytest.raises(PacketError, match="max_held_bytes"):
                     async for _ in numbers:
                         received += 1
                 assert received * 128 < 10_000 * 2 + 65536
@@ -220,14 +220,14 @@ async def test_packets_that_nobody_takes_do_not_stop_calls(autojump_clock: MockC
                 await connection.send("x" * 1000 + str(number))
             return count
 
-    options = Options(max_queue_bytes=20_000)
+    options = Options(max_held_bytes=20_000)
     async with serving_in_memory(Talker()) as memory:
         stream = await memory.stream()
         async with WebSocketClient("ws://test/", stream=stream, options=options) as client:
             assert await client.call("talk", 500) == 500
             peer = client._live
             assert peer.dropped_packets > 0
-            assert peer._kept <= 20_000
+            assert peer.ledger.held <= 20_000
             packet = await client.recv()
             assert packet is not None
             assert packet.data == "x" * 1000 + str(peer.dropped_packets)

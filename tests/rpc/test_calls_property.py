@@ -180,7 +180,7 @@ async def run(
                     assert not peer._uploads
                     assert not peer._running
                     assert not peer._held
-                    assert peer._busy == peer._kept == peer.needing.count == 0
+                    assert peer._busy == peer.ledger.held == peer.needing.count == 0
                 assert handler.running == mine.running == 0
                 assert all(count == 1 for count in answers.values()), answers
                 if cut is None:

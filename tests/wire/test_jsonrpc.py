@@ -30,8 +30,20 @@ ids = st.integers(-(10**30), 10**30) | names | st.floats(allow_nan=False, allow_
 
 
 def decode(payload: str | bytes, dialect: JSONRPC | None = None) -> list[Packet]:
-    decoded = (dialect or JSONRPC()).decode(payload)
-    return decoded if isinstance(decoded, list) else [decoded]
+    """The packets of a message, with those of a batch's members."""
+    dialect = dialect or JSONRPC()
+    decoded = dialect.decode(payload)
+    if isinstance(decoded, Packet):
+        return [decoded]
+    packets: list[Packet] = []
+    for member in decoded:
+        try:
+            found = dialect.decode_member(member)
+        except BrokenPacketError as exc:
+            exc.packets = [*packets, *exc.packets]
+            raise
+        packets += [found] if isinstance(found, Packet) else found
+    return packets
 
 
 def requests(payload: str | bytes) -> list[Request]:
@@ -57,7 +69,7 @@ def one_response(payload: str | bytes, dialect: JSONRPC | None = None) -> Respon
 def at_once(payload: str | bytes) -> tuple[Any, list[Packet]]:
     """The answer that decoding itself gives, and the packets beside it."""
     with pytest.raises(BrokenPacketError) as caught:
-        JSONRPC().decode(payload)
+        decode(payload)
     assert not caught.value.fatal
     assert caught.value.answer is not None
     return decode_json(caught.value.answer), list(caught.value.packets)

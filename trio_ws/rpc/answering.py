@@ -19,7 +19,6 @@ import math
 import secrets
 import types
 from abc import abstractmethod
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -36,6 +35,7 @@ from trio_ws.errors import (
     RPCTimeoutError,
     WebSocketException,
 )
+from trio_ws.ledger import OVERHEAD, size_of
 from trio_ws.predicates import holds
 from trio_ws.rpc.begun import Blocked, Call
 from trio_ws.rpc.calls import Caller
@@ -64,22 +64,25 @@ if TYPE_CHECKING:
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.wire.packets import Dialect
 
-__all__ = ["ON_PACKET", "PACKET_OVERHEAD", "Answerer", "short"]
+__all__ = ["ON_PACKET", "Answerer", "short"]
 
 logger = logging.getLogger("trio_ws.rpc")
 
-#: Charged against ``max_queue_bytes`` for each packet that is held beside its bytes.
-PACKET_OVERHEAD = 128
+#: Charged for each call that waits, beside its arguments: what is known of it, and its task's context.
+_CALL_OVERHEAD = 1024
 #: Requests that are no calls: they are taken at once, however many calls run.
-_NOT_HELD = frozenset({ABORT, CREDIT, DEADLINE, GOAWAY})
+_CONTROL = frozenset({ABORT, CREDIT, DEADLINE, GOAWAY})
 #: Stands for what is no request: the delivery of a packet to the application.
 ON_PACKET = Request("")
+#: Where nothing is held, so that a connection needs no dict for it.
+_NONE: dict[Any, tuple[Request, int]] = {}
 
 
 class Answerer(Caller):
     """See the module's text. `Peer` adds the reading, and has the arguments' text."""
 
     __slots__ = (
+        "_beginning_held",
         "_busy",
         "_closing",
         "_connection",
@@ -88,7 +91,6 @@ class Answerer(Caller):
         "_default_limit",
         "_held",
         "_idle_bell",
-        "_kept",
         "_limiter",
         "_made_up",
         "_max_calls",
@@ -119,8 +121,8 @@ class Answerer(Caller):
         self._running: dict[Any, Call] = {}  # calls that wait
         self._busy = 0  # them, and those that were held and are about to begin
         self._idle_bell = Bell()  # rings when none of them is left
-        self._held: deque[tuple[Request, int]] | tuple[()] = ()  # requests past max_concurrent_calls
-        self._kept = 0  # bytes that are held for later, by them and by packets
+        self._held: dict[Any, tuple[Request, int]] = _NONE  # requests for which there is no room, in order
+        self._beginning_held = False  # a task waits for that room
         self._max_calls = ws._options.max_concurrent_calls
         self._made_up = 0
         self._cut: Sequence[str] = ()  # calls that were cancelled with the server, and have no answer
@@ -141,19 +143,75 @@ class Answerer(Caller):
     # -- begin --------------------------------------------------------------------------------------
 
     def take_request(self, request: Request, size: int, worker: Worker) -> Blocked | None:
-        """Begin a call, or hold it where too many run."""
-        if self._busy >= self._max_calls and request.method not in _NOT_HELD:
-            if self._kept <= self.ws._options.max_queue_bytes:
-                self._kept += size + PACKET_OVERHEAD
-                if request.timeout is not None:
-                    request.timeout += trio.current_time()  # a time of the clock, while it is held
-                self._held = self._held or deque()
-                self._held.append((request, size + PACKET_OVERHEAD))
-            else:
-                # Not to read on could be for ever: answers to our own calls, or credit, come that way.
-                self._answer_error(request, RateLimitError("max_concurrent_calls is reached"))
+        """Begin a call, or hold it where too many run, or where too much is held or waits to be written."""
+        if request.method in _CONTROL:
+            return self.begin(request, worker)
+        if self._held and request.call_id in self._held:
+            self._answer_error(request, _id_in_use())
             return None
-        return self.begin(request, worker)
+        refusal = "max_held_bytes is reached"
+        if self._is_nested(request):
+            # Calls that run may be waiting for this one, which must not wait for them.
+            if self._busy < 2 * self._max_calls:
+                return self.begin(request, worker)
+            refusal = "twice max_concurrent_calls is reached"
+        elif self._busy < self._max_calls and not self._held and not self.pressed:
+            return self.begin(request, worker)
+        elif not self.ledger.full:
+            self._hold(request, size)
+            return None
+        # Not to read on could be for ever: answers to our own calls, or credit, come that way.
+        self._answer_error(request, RateLimitError(refusal))
+        return None
+
+    def _is_nested(self, request: Request) -> bool:
+        """Whether calls of ours that run may wait for this one.
+
+        In dialects that do not say so, it may be where as many calls of ours are under way.
+        """
+        if self._busy < self._max_calls:
+            return False
+        if self.extended:
+            return request.nested
+        return len(self._calls) >= self._busy
+
+    def _hold(self, request: Request, size: int) -> None:
+        if request.timeout is not None:
+            request.timeout += trio.current_time()  # a time of the clock, while it is held
+        size = max(size, size_of(request.args) + size_of(request.kwargs)) + OVERHEAD
+        self.ledger.held += size
+        if self._held is _NONE:
+            self._held = {}
+        self._held[request.call_id or object()] = request, size
+        self._begin_held_soon()
+
+    def _unhold(self, key: Any) -> Request:
+        request, size = self._held.pop(key)
+        self.release(size)
+        return request
+
+    def _begin_held_soon(self) -> None:
+        """See that what is held begins, once there is room for the answers."""
+        if self._held and self._busy < self._max_calls and not self._beginning_held and not self.over:
+            self._beginning_held = True
+            self._workers.start(self._begin_held)
+
+    async def _begin_held(self, _: Worker) -> None:
+        try:
+            while self._held and self._busy < self._max_calls and not self.over:
+                if self.congested:
+                    self.flush()
+                    await self.progress.wait()
+                else:
+                    self._busy += 1
+                    self._start_held()
+                    await trio.lowlevel.checkpoint()
+        finally:
+            self._beginning_held = False
+
+    def _start_held(self) -> None:
+        request = self._unhold(next(iter(self._held)))
+        self._workers.start(lambda worker: self._run_held(request, worker))
 
     def begin(self, request: Request, worker: Worker) -> Blocked | None:
         """Run a method up to its end, or to where it first waits."""
@@ -236,6 +294,11 @@ class Answerer(Caller):
         self._running[call.key] = call
         if leads:
             self._busy += 1
+        request = call.request
+        charge = _CALL_OVERHEAD
+        if request.args or request.kwargs:
+            charge += size_of(request.args) + size_of(request.kwargs)
+        self.ledger.held += charge
         call.worker = worker
         worker.task.context = call.context
         if leads:
@@ -254,6 +317,7 @@ class Answerer(Caller):
             call.worker = None
             worker.task.context = self._workers.context.copy()
             self._running.pop(call.key, None)
+            self.release(charge)
             self._finish(call, worker)
             self._call_ended()
 
@@ -287,14 +351,11 @@ class Answerer(Caller):
             self._pending.pop(stream.stream_id, None)
 
     def _call_ended(self) -> None:
-        if self._held:
-            # Its place goes to one that was held.
-            request, size = self._held.popleft()
-            self._kept -= size
-            self.needing.bell.ring()
-            self._workers.start(lambda worker: self._run_held(request, worker))
+        if self._held and self._busy <= self._max_calls and not self.congested:
+            self._start_held()  # its place goes to one that was held
         else:
             self._busy -= 1
+            self._begin_held_soon()
         if not self._running:
             self._idle_bell.ring()
         if self._closing is not None:
@@ -340,15 +401,8 @@ class Answerer(Caller):
             call.cancel("abort")
         elif key in self._uploads:
             self._uploads[str(key)].scope.cancel()
-        else:
-            for held in self._held:
-                request, size = held
-                if request.call_id == key:
-                    assert self._held
-                    self._held.remove(held)
-                    self._kept -= size
-                    self._drop(request)
-                    return
+        elif key in self._held:
+            self._drop(self._unhold(key))
 
     def _take_credit(self, args: Any) -> None:
         stream_id, count = args if len(args) == 2 else (None, None)
@@ -371,9 +425,8 @@ class Answerer(Caller):
             call.request.timeout = seconds
             call.worker.scope.deadline = deadline
             return
-        for request, _ in self._held:
-            if request.call_id == call_id:
-                request.timeout = deadline
+        if call_id in self._held:
+            self._held[call_id][0].timeout = deadline
 
     def _take_goaway(self, args: Any) -> None:
         begun = args[0] if len(args) == 1 else None
@@ -384,12 +437,15 @@ class Answerer(Caller):
 
     def _name(self, request: Request) -> None:
         """Make up an id where the caller left it out, and refuse one that is in use."""
-        if "/" in request.call_id:
+        call_id = request.call_id
+        if not call_id:
+            # None that the caller makes up begins with a slash.
+            self._made_up += 1
+            request.call_id = f"/{self._made_up}"
+        elif call_id in self._running:
+            raise _id_in_use()
+        elif self.extended or call_id[0] == "/":
             raise RPCInvalidParamsError("a call_id has no slash in it", data={"path": "$.call_id"})
-        if request.call_id:
-            raise RPCInvalidParamsError("this call_id is in use", data={"path": "$.call_id"})
-        self._made_up += 1
-        request.call_id = f"s{self._made_up}"
 
     def _check_limit(self, request: Request, method: Method | None) -> None:
         limit = self._default_limit if method is None or method.limit is None else method.limit
@@ -496,6 +552,10 @@ def _drive(coroutine: Coroutine[Any, Any, Any], trap: Any) -> Generator[Any, Any
             return stop.value
         finally:
             del thrown
+
+
+def _id_in_use() -> RPCInvalidParamsError:
+    return RPCInvalidParamsError("this call_id is in use", data={"path": "$.call_id"})
 
 
 def _too_late() -> RPCTimeoutError:

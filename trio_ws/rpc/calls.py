@@ -24,6 +24,7 @@ from trio_ws.rpc.errors import error_from
 from trio_ws.rpc.streams import ItemStream, convert
 from trio_ws.rpc.uploads import numbered, streams_in, uploading
 from trio_ws.rpc.waiting import Needing, Slot, TimedSlot
+from trio_ws.rpc.workers import IN_CALL
 from trio_ws.websocket.lifetime import OPEN
 from trio_ws.wire.frames import BINARY, TEXT
 from trio_ws.wire.packets import Packet, PacketSource, Response
@@ -112,6 +113,8 @@ class Caller(ABC):
         over: nothing can come or go any more.
         window: items of one stream that may be under way.
         needing: a context in which the block waits for what only reading can bring; calls are not counted.
+        ledger: what is held for the other side.
+        progress: rings when less is held or waits to be written, and when somebody begins to need reading.
         woken: callers that one read has woken, and that are likely to call again at once.
     """
 
@@ -123,15 +126,16 @@ class Caller(ABC):
         "_may_call",
         "_next_id",
         "_outbox",
-        "_overfull",
         "_pending",
         "_renewals",
         "_uploads",
         "dialect",
         "extended",
+        "ledger",
         "needing",
         "opcode",
         "over",
+        "progress",
         "window",
         "woken",
         "ws",
@@ -143,7 +147,9 @@ class Caller(ABC):
     def __init__(self, ws: WebSocket, dialect: Dialect) -> None:
         self.ws = ws
         self.over = False
-        self.needing = Needing()
+        self.ledger = ws._ledger
+        self.progress = ws._outbox.room
+        self.needing = Needing(self.progress)
         self.woken = 0
         self._left = 0  # of them, at the last read
         self.window = ws._options.stream_window
@@ -156,12 +162,12 @@ class Caller(ABC):
         # Said by a peer that goes away: which calls it has begun, of those without an answer.
         self._begun_there: frozenset[str] | None = None
         self._next_id = 0
-        self._overfull = 0  # streams that hold more than max_queue_bytes
         self.speak(dialect)
 
     def speak(self, dialect: Dialect) -> None:
         """Use this dialect from here on."""
         self.dialect = dialect
+        dialect.use_ledger(self.ledger)
         self.extended = dialect.extended
         self._may_call = dialect.calls_back or self.ws._client
         self.opcode = BINARY if dialect.binary else TEXT
@@ -172,6 +178,19 @@ class Caller(ABC):
     def congested(self) -> bool:
         """Whether a sender should wait."""
         return self._outbox.size >= self._high_water
+
+    @property
+    def pressed(self) -> bool:
+        """Whether so much is held for the other side, or waits to be written, that no more is to begin."""
+        return self._outbox.size >= self._high_water or self.ledger.held >= self.ledger.max_held
+
+    def release(self, size: int) -> None:
+        """Less is held for the other side."""
+        ledger = self.ledger
+        was_full = ledger.held >= ledger.max_held
+        ledger.held -= size
+        if was_full:
+            self.progress.ring()
 
     async def wait_for_room(self) -> None:
         """Wait until the network has taken enough."""
@@ -244,18 +263,6 @@ class Caller(ABC):
             except ConnectionClosedError as exc:
                 exc.may_have_run = False
                 raise
-
-    def keep_in_stream(self, stream: ItemStream[Any], size: int) -> None:
-        """Account for items that wait in a stream, in dialects without credit."""
-        if self.extended:
-            return
-        limit = self.ws._options.max_queue_bytes
-        before, stream.kept = stream.kept, stream.kept + size
-        if before <= limit < stream.kept:
-            self._overfull += 1
-        elif stream.kept <= limit < before:
-            self._overfull -= 1
-            self.needing.bell.ring()
 
     def misbehaved(self, text: str) -> None:
         """The peer broke the rules of its dialect."""
@@ -333,7 +340,7 @@ class Caller(ABC):
         lease = self._lease() if self.extended else None
         payload = self._encode_request(call_id, method, args, kwargs, lease, None, streams)
         if not self._calls:
-            self.needing.bell.ring()
+            self.progress.ring()
         if lease is None:
             slot = self._calls[call_id] = Slot()
         else:
@@ -366,7 +373,8 @@ class Caller(ABC):
         if not self._may_call:
             raise RPCError(f"a client that speaks {self.dialect.name} cannot be called")
         timeout = None if lease is None else lease.seconds
-        return self.dialect.request(call_id, method, args, kwargs, timeout, credits, streams)
+        nested = IN_CALL.get() if self.extended else False
+        return self.dialect.request(call_id, method, args, kwargs, timeout, credits, streams, nested=nested)
 
     def _lease(self) -> Lease | None:
         """The time that this task has for a call that is sent now, less a trip; None if it has no deadline.

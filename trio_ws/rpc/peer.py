@@ -12,8 +12,10 @@ What always holds:
 - Every request gets one end: its answer, an error, its abort, or the end of the connection.
 - A call runs inside the cancel scope of the worker that it began on, and that scope is used for one call at
   a time. Aborts, deadlines and the end of the connection cancel that scope.
-- Reading goes on while anybody here waits for what only reading can bring (calls, and `Caller.needing`).
-  Otherwise it stops where more than ``max_queue_bytes`` are held for the application.
+- Where ``max_held_bytes`` are held for the other side, or ``send_high_water`` bytes of answers wait to be
+  written, nothing more is begun, and reading stops with it. It goes on while anybody here waits for what
+  only reading can bring (calls, and `Caller.needing`); then requests wait or are refused, until even refusals
+  would be too many.
 - When `run` returns or raises, no call of this connection runs any more.
 """
 
@@ -27,7 +29,8 @@ import trio
 from trio.lowlevel import checkpoint, current_task, reschedule
 
 from trio_ws.errors import ConnectionClosedError
-from trio_ws.rpc.answering import ON_PACKET, PACKET_OVERHEAD, Answerer, short
+from trio_ws.ledger import MOST_GROWTH, OVERHEAD, size_of
+from trio_ws.rpc.answering import _NONE, ON_PACKET, Answerer, short
 from trio_ws.rpc.begun import Blocked, Call
 from trio_ws.rpc.workers import Worker
 from trio_ws.wall import close_of, failures_in
@@ -35,7 +38,7 @@ from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.lifetime import CLOSED, OPEN
 from trio_ws.websocket.trace import about
 from trio_ws.wire.dialects import detect
-from trio_ws.wire.packets import BrokenPacketError, PacketSource, Request, Response
+from trio_ws.wire.packets import BrokenPacketError, Packet, PacketSource, Request, Response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
     from trio_ws.rpc.methods import Method
     from trio_ws.rpc.workers import Workers
     from trio_ws.websocket.connection import WebSocket
-    from trio_ws.wire.packets import Dialect, Packet
+    from trio_ws.wire.packets import Dialect
 
 __all__ = ["Peer"]
 
@@ -52,8 +55,10 @@ logger = logging.getLogger("trio_ws.rpc")
 
 CHANNEL = PacketSource.CHANNEL
 
-#: Packets in a row after which the lead gives way to other tasks.
-_PACKETS_IN_A_ROW = 64
+#: Work in a row after which the lead gives way to other tasks, as so many bytes: 64 small packets.
+_WORK_IN_A_ROW = 64 * 1024
+#: What a packet counts for in these, beside its bytes.
+_PACKET_COST = 1024
 
 
 class Peer(Answerer):
@@ -106,11 +111,14 @@ class Peer(Answerer):
         self._fed = False  # the service's reader has it
         self._when_over: Callable[[], None] | None = None  # called once, where no task waits for that
         # Packets for later.
-        self._batch: deque[Packet] | tuple[()] = ()
+        self._batch: deque[Any] | tuple[()] = ()
+        self._batch_size = 0
         self._mail: deque[tuple[Packet, int]] | tuple[()] = ()
         self._mailing = False  # on_packet has one
         self._mail_bell = Bell()
-        self._max_kept = ws._options.max_queue_bytes
+        self._measured_from = ws._options.max_decoded_bytes // MOST_GROWTH  # bytes of a message
+        # Waiting to be written, at which reading stops even where it is needed.
+        self._hard_mark = ws._options.send_high_water + ws._options.max_queue_bytes
         self.dropped_packets = 0
         # Set by a client: what takes packets of channels before others see them, and is told of the end.
         self.route: Callable[[Packet], bool] | None = None
@@ -223,14 +231,15 @@ class Peer(Answerer):
             waiting.lost(self._lost_error(call_id, waiting.mark))
         for upload in self._uploads.values():
             upload.scope.cancel()
-        self._kept -= sum(size for _, size in self._held)
-        self._held = self._batch = ()
+        self.ledger.held -= sum(size for _, size in self._held.values()) + self._batch_size
+        self._held = _NONE
+        self._batch, self._batch_size = (), 0
         if self._renewals is not None:
             self._renewals.end()
             self._renewals = None  # which leads back to us
         self._own_bell.ring()
         self._mail_bell.ring()
-        self.needing.bell.ring()
+        self.progress.ring()
         if self.on_over is not None:
             on_over, self.on_over = self.on_over, None  # which leads back to us
             on_over()
@@ -307,7 +316,7 @@ class Peer(Answerer):
                 if self.over:
                     break
                 if self._holds_enough:
-                    await self._wait_until_less_is_kept()
+                    await self._wait_until_less_is_held()
                 elif ws._inbox or self._batch:
                     await checkpoint()  # others have a turn
                 elif self._give_to_reader():
@@ -330,7 +339,7 @@ class Peer(Answerer):
             return False
         if ws._service.reader.lender is not self._workers:
             return False
-        ws._queued = 0
+        ws._ledger.received = 0
         self.flush()
         self._fed = True
         return True
@@ -364,7 +373,7 @@ class Peer(Answerer):
             self.ended()
         else:
             self.changed()
-            self.needing.bell.ring()
+            self.progress.ring()
 
     def changed(self) -> None:
         """The connection has begun to close: the rest is for a task that can wait for it."""
@@ -375,19 +384,21 @@ class Peer(Answerer):
     @property
     def _holds_enough(self) -> bool:
         """Whether reading is to stop."""
-        if not self._overfull and self._kept <= self._max_kept:
+        if not self.pressed:
             return False
-        return not self._needs_reading and self.ws._state != CLOSED
+        if self.ws._state == CLOSED:
+            return False
+        return not self._needs_reading or self._outbox.size >= self._hard_mark
 
     @property
     def _needs_reading(self) -> bool:
         """Whether somebody here waits for what only reading can bring."""
         return bool(self._calls) or self.needing.count > 0
 
-    async def _wait_until_less_is_kept(self) -> None:
+    async def _wait_until_less_is_held(self) -> None:
         self.flush()
         while self._holds_enough and not self.over:
-            await self.needing.bell.wait()
+            await self.progress.wait()
 
     def _take_some(self, worker: Worker) -> Blocked | None:
         """Begin what is here: up to a call that has to wait, or until others should have a turn."""
@@ -397,24 +408,35 @@ class Peer(Answerer):
             self._undecided = False
             self.speak(detect(inbox[0], ws._options))
         decode = self.dialect.decode
-        for _ in range(_PACKETS_IN_A_ROW):
-            if self.over or ((self._kept or self._overfull) and self._holds_enough):
+        outbox, high_water, ledger = self._outbox, self._high_water, self.ledger
+        work = _WORK_IN_A_ROW
+        while work > 0:
+            pressed = outbox.size >= high_water or ledger.held >= ledger.max_held
+            if self.over or (pressed and self._holds_enough):
                 break
+            decoded: Any
             if batch:
-                packet = batch.popleft()
                 item: str | bytes = b""  # its size was that of the batch
+                decoded = self._next_of_batch(batch)
+                batch = self._batch
             elif inbox:
                 item = inbox.popleft()
                 try:
+                    if len(item) >= self._measured_from:
+                        self._measure(item)
                     decoded = decode(item)
                 except BrokenPacketError as exc:
                     decoded = self._take_broken(exc)
-                if isinstance(decoded, list):
-                    batch = self._batch = deque(decoded)
+                work -= len(item)
+                if type(decoded) is list:
+                    batch = self._begin_batch(decoded, len(item))
                     continue
-                packet = decoded
             else:
                 break
+            work -= _PACKET_COST
+            if decoded is None:
+                continue
+            packet: Packet = decoded
             rpc = packet.rpc
             if type(rpc) is Response:
                 slot = self._calls.pop(rpc.call_id, None)
@@ -425,7 +447,7 @@ class Peer(Answerer):
                 else:
                     self._take_answer(rpc, len(item))
                 continue
-            if type(rpc) is Request and self._busy < self._max_calls:
+            if type(rpc) is Request and not pressed and not self._held and self._busy < self._max_calls:
                 blocked = self.begin(rpc, worker)  # the common case of take_request()
             elif isinstance(rpc, Request):
                 blocked = self.take_request(rpc, len(item), worker)
@@ -435,12 +457,47 @@ class Peer(Answerer):
                 return blocked
         return None
 
+    def _measure(self, item: str | bytes) -> None:
+        """See that a large message does not become too much.
+
+        Raises:
+            BrokenPacketError: it would, and is not to be decoded.
+        """
+        limit = self.ws._options.max_decoded_bytes
+        if self.dialect.decoded_size(item, limit) > limit:
+            raise self.dialect.too_large(item, f"this decodes to more than max_decoded_bytes ({limit})")
+
+    def _begin_batch(self, members: list[Any], size: int) -> deque[Any]:
+        batch = self._batch = deque(members)
+        self._batch_size = size + OVERHEAD * len(batch)
+        self.ledger.held += self._batch_size
+        return batch
+
+    def _next_of_batch(self, batch: deque[Any]) -> Packet | None:
+        """The next packet of those that came together; None if that one is answered already."""
+        member = batch.popleft()
+        if not batch:
+            self._batch = ()
+            size, self._batch_size = self._batch_size, 0
+            self.release(size)
+        if type(member) is Packet:
+            return member
+        decoded: Any
+        try:
+            decoded = self.dialect.decode_member(member)
+        except BrokenPacketError as exc:
+            decoded = self._take_broken(exc)
+        if type(decoded) is list:
+            decoded = decoded[0] if decoded else None
+        found: Packet | None = decoded
+        return found
+
     def _take_broken(self, exc: BrokenPacketError) -> list[Packet]:
         if exc.answer is not None:
             self.reply(exc.answer)
         if exc.fatal and not self._ends_a_call(exc):
             logger.info("closing %r: %s", self.ws, exc, extra=about(self.ws))
-            self.close_soon(1007, short(str(exc)))
+            self.close_soon(exc.close_code, short(str(exc)))
         return list(exc.packets)
 
     def _ends_a_call(self, exc: BrokenPacketError) -> bool:
@@ -464,7 +521,7 @@ class Peer(Answerer):
         if self.route is not None and packet.source is CHANNEL and self.route(packet):
             return None
         if self._on_packet is None or self._mailing:
-            self._keep_packet(packet, size + PACKET_OVERHEAD)
+            self._keep_packet(packet, max(size, size_of(packet.data)) + OVERHEAD)
             return None
         call = Call(ON_PACKET, self._workers.context.copy(), answers=False)
         call.key = self  # no id on the wire is ever this
@@ -477,8 +534,7 @@ class Peer(Answerer):
         try:
             while await self._deliver_one(packet) and self._mail:
                 packet, size = self._mail.popleft()
-                self._kept -= size
-                self.needing.bell.ring()
+                self.release(size)
         finally:
             self._mailing = False
 
@@ -503,28 +559,29 @@ class Peer(Answerer):
     def _keep_packet(self, packet: Packet, size: int) -> None:
         mail = self._mail = self._mail or deque()
         mail.append((packet, size))
-        self._kept += size
+        ledger = self.ledger
+        ledger.held += size
         self._mail_bell.ring()
-        if self._kept <= self.ws._options.max_queue_bytes or not self._needs_reading:
+        if ledger.held <= ledger.max_held or not self._needs_reading:
             return
         # Reading cannot stop, since somebody here waits for what it brings.
         if self._on_packet is not None:
-            self.close_soon(1008, "max_queue_bytes of packets wait for on_receive")
+            self.close_soon(1008, "max_held_bytes of packets wait for on_receive")
             return
         if not self.dropped_packets:
             logger.warning(
-                "%r drops packets: more than max_queue_bytes wait for recv()", self.ws, extra=about(self.ws)
+                "%r drops packets: more than max_held_bytes wait for recv()", self.ws, extra=about(self.ws)
             )
-        while self._mail and self._kept > self.ws._options.max_queue_bytes:
-            self._kept -= self._mail.popleft()[1]
+        while self._mail and ledger.held > ledger.max_held:
+            ledger.held -= self._mail.popleft()[1]
             self.dropped_packets += 1
 
     def take_over(self, old: Peer) -> None:
         """Keep the packets that the connection before this one left for `recv`."""
         size = sum(size for _, size in old._mail)
         self._mail, old._mail = old._mail, ()
-        self._kept += size
-        old._kept -= size
+        self.ledger.held += size
+        old.ledger.held -= size
         self.dropped_packets += old.dropped_packets
 
     async def recv(self) -> Packet | None:
@@ -541,6 +598,5 @@ class Peer(Answerer):
                 raise self.ws._closed_error()
             await self._mail_bell.wait()
         packet, size = self._mail.popleft()
-        self._kept -= size
-        self.needing.bell.ring()
+        self.release(size)
         return packet

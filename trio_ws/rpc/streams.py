@@ -18,6 +18,7 @@ import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from trio_ws.errors import PacketError, PacketValidationError
+from trio_ws.ledger import OVERHEAD, size_of
 from trio_ws.rpc.errors import error_from
 from trio_ws.websocket.bell import Bell
 from trio_ws.wire.decoding import UNDECODABLE, describe
@@ -34,8 +35,6 @@ __all__ = ["ItemStream", "Producer", "convert", "produce"]
 
 T = TypeVar("T")
 
-#: Charged against ``max_queue_bytes`` for each item beside its bytes.
-_ITEM_OVERHEAD = 128
 #: Bytes that may come in one burst before the task that waits for them has run.
 _BURST = 65536
 #: Items in a row after which a producer that never waits gives way to other tasks.
@@ -67,7 +66,6 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         "_error",
         "_granted",
         "_items",
-        "_kept",
         "_peer",
         "_since",
         "_taken",
@@ -88,7 +86,6 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         self._error: WebSocketError | None = None
         self._granted = granted  # items that may still come
         self._taken = 0  # since credit was last sent
-        self._kept = 0  # bytes, in dialects without credit
         self._since = 0  # items since a checkpoint
         self.mark = 0  # see waiting.py
         self.lease: Lease | None = None
@@ -132,12 +129,16 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
                 raise trio.EndOfChannel
             raise trio.WouldBlock
         item, size = self._items.popleft()
-        if self._peer.extended:
-            self._taken += 1
-            if self._taken >= self._peer.window // 2:
-                self._grant()
+        peer = self._peer
+        ledger = peer.ledger
+        if ledger.held >= ledger.max_held:
+            peer.release(size)
         else:
-            self._peer.keep_in_stream(self, -size)
+            ledger.held -= size
+        if peer.extended:
+            self._taken += 1
+            if self._taken >= peer.window // 2:
+                self._grant()
         if self._type is Any:
             return item  # type: ignore[no-any-return]
         value: T = convert(item, self._type, self._what)
@@ -162,8 +163,9 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         if not self._ended:
             self._ended = True
             self._peer.abandon(self.stream_id)
+        size = sum(size for _, size in self._items)
         self._items.clear()
-        self._peer.keep_in_stream(self, -self._kept)
+        self._peer.release(size)
         self._error = _closed()
         self._arrived.ring()
 
@@ -174,15 +176,6 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
 
     # -- what the peer calls ------------------------------------------------------------------------
 
-    @property
-    def kept(self) -> int:
-        """Bytes that wait here, in dialects without credit."""
-        return self._kept
-
-    @kept.setter
-    def kept(self, value: int) -> None:
-        self._kept = value
-
     def answered(self, response: Response, size: int) -> bool:
         """Take a packet of this stream; give whether it was the last."""
         if response.error is not None:
@@ -192,19 +185,25 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         elif not response.is_stream:
             self._finish(error_from(response, "it is no stream; use call()", ours=self._peer.extended))
         else:
-            if self._peer.extended:
+            peer = self._peer
+            if peer.extended:
                 if self._granted <= 0:
-                    self._peer.misbehaved("more items of a stream than there was credit for")
+                    peer.misbehaved("more items of a stream than there was credit for")
                     return False
                 self._granted -= 1
-            else:
-                self._peer.keep_in_stream(self, size + _ITEM_OVERHEAD)
-            self._items.append((response.response, size + _ITEM_OVERHEAD))
+            item = response.response
+            kind = type(item)
+            if kind is list or kind is dict:
+                size = max(size, size_of(item))
+            size += OVERHEAD
+            ledger = peer.ledger
+            ledger.held += size
+            self._items.append((item, size))
             self._arrived.ring()
-            if self._kept > 2 * self._peer.ws._options.max_queue_bytes + _BURST:
+            if ledger.held > 2 * ledger.max_held + _BURST and not peer.extended:
                 # Reading could not stop, since somebody waits for what it brings.
-                self._peer.post(self._peer.dialect.abort(self.stream_id), cork=False)
-                self._finish(PacketError("nobody took the items of this stream: max_queue_bytes is exceeded"))
+                peer.post(peer.dialect.abort(self.stream_id), cork=False)
+                self._finish(PacketError("nobody took the items of this stream: max_held_bytes is exceeded"))
         return self._ended
 
     def lost(self, error: WebSocketError) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import outcome
 from trio.lowlevel import Abort, RaiseCancelT, Task, reschedule
 
-from trio_ws.websocket.bell import Bell, Gives
+from trio_ws.websocket.bell import Gives
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trio_ws.errors import ConnectionClosedError
     from trio_ws.rpc.calls import Caller
     from trio_ws.rpc.deadlines import Lease
+    from trio_ws.websocket.bell import Bell
     from trio_ws.wire.packets import Response
 
 __all__ = ["Needing", "Slot", "TimedSlot", "Waiting"]
@@ -74,17 +75,21 @@ class TimedSlot(Slot):
 
 
 class Needing:
-    """Counts the tasks that wait for something, but the answer to a call, which only reading can bring."""
+    """Counts the tasks that wait for something, but the answer to a call, which only reading can bring.
 
-    __slots__ = ("bell", "count")
+    Args:
+        progress: is rung when another one begins.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_progress", "count")
+
+    def __init__(self, progress: Bell) -> None:
         self.count = 0
-        self.bell = Bell()
+        self._progress = progress
 
     def __enter__(self) -> None:
         self.count += 1
-        self.bell.ring()
+        self._progress.ring()
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None

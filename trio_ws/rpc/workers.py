@@ -32,10 +32,12 @@ from trio.lowlevel import (
 
 from trio_ws.websocket.bell import WOKEN
 
-__all__ = ["Worker", "Workers"]
+__all__ = ["IN_CALL", "Worker", "Workers"]
 
 logger = logging.getLogger("trio_ws.rpc")
 
+#: Set in calls and in all tasks that they start: what they ask of the other side is a nested call.
+IN_CALL: contextvars.ContextVar[bool] = contextvars.ContextVar("IN_CALL", default=False)
 #: Workers that are kept when there is nothing to do.
 _MAX_IDLE = 512
 
@@ -65,6 +67,7 @@ class Workers:
         self._nursery = nursery
         self._idle: list[Worker] = []
         self.context = contextvars.copy_context()
+        self.context.run(IN_CALL.set, True)
 
     def start(self, job: Job) -> None:
         """Run ``job`` on a worker, soon."""

@@ -15,17 +15,20 @@ What always holds:
 
 from __future__ import annotations
 
+from itertools import islice
+from sys import getsizeof
 from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import checkpoint, enable_ki_protection, wait_readable
 
 from trio_ws.errors import CloseFrame
+from trio_ws.ledger import OVERHEAD
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.lifetime import CLOSED, OPEN, Lifetime
 from trio_ws.websocket.trace import traced
 from trio_ws.websocket.transport import BIG_READ_SIZE, BLIND_WAITS, READ_SIZE, SocketTransport
-from trio_ws.wire.frames import FIN, PONG, FrameReader, Ping, Pong
+from trio_ws.wire.frames import FIN, FRAMES_AT_ONCE, PONG, FrameReader, Ping, Pong
 
 if TYPE_CHECKING:
     from trio_ws.options import Options
@@ -34,9 +37,6 @@ if TYPE_CHECKING:
     from trio_ws.wire.deflate import PerMessageDeflate
 
 __all__ = ["Endpoint"]
-
-#: Charged against ``max_queue_bytes`` for each message beside its bytes: what the objects weigh.
-MESSAGE_OVERHEAD = 128
 
 #: Compressed bytes that are taken at once: they may inflate a thousandfold, and a read is 64 KiB.
 _COMPRESSED_SLICE = 512
@@ -77,7 +77,7 @@ class Endpoint(Lifetime):
         self._minded = not transport.self_reading  # the minder looks at it, or need not
         self._blind = 0  # waits for the socket that are to come without a look into it first
         self._paused = False  # a reader, in _room or shared, waits for the inbox to be emptied
-        self._unfed = b""  # compressed bytes that were read, for the next turn or when the inbox has room
+        self._unfed = b""  # bytes that were read, for the next turn or when the inbox has room
 
     def _open(self, deflate: PerMessageDeflate | None, trailing: bytes) -> None:
         """The opening handshake is done; ``trailing`` came behind it."""
@@ -111,14 +111,14 @@ class Endpoint(Lifetime):
 
         Returns whether this task read and others had been waiting for it.
         """
-        if self._unfed and not (self._queued and self._full):
-            await checkpoint()  # to inflate is work, and others have a turn
+        if self._unfed and not (self._ledger.received and self._full):
+            await checkpoint()  # what is left is work, and others have a turn
             data, self._unfed = self._unfed, b""
             self._feed(data)
             if self._paused and not self._full:
                 self._make_room()
             return self._arrived.ring() > 0
-        if self._reading or (self._queued and self._full):
+        if self._reading or (self._ledger.received and self._full):
             await self._arrived.wait()
             return False
         self._reading = True
@@ -169,7 +169,7 @@ class Endpoint(Lifetime):
         total = 0
         for _ in range(_READS_IN_A_ROW):
             size = self._frames.at_once if self._frames is not None and not self._full else 0
-            if not size:
+            if not size or self._unfed:
                 break
             try:
                 data = transport.recv_now(min(size, BIG_READ_SIZE))
@@ -211,17 +211,26 @@ class Endpoint(Lifetime):
             return 0  # the client was rejected, and talks on
         self._life = True
         before = len(inbox)
+        ledger = self._ledger
         if self._deflate is None:
-            frames.feed(data)
+            taken = frames.feed(data, FRAMES_AT_ONCE)
             new = len(inbox) - before
-            self._queued += len(data) + MESSAGE_OVERHEAD * new
+            charge = taken + OVERHEAD * new
+            ledger.received += charge
+            if ledger.received > ledger.max_received >> 2:
+                self._charge_texts(new, charge)
         elif len(data) > _COMPRESSED_SLICE and not sliced:
             return self._feed_slices(frames, data)
         else:
             held = frames.held
-            frames.feed(data)
+            taken = frames.feed(data, FRAMES_AT_ONCE)
             new = len(inbox) - before
-            self._queued += frames.size_of_new(new) - held + MESSAGE_OVERHEAD * new
+            charge = frames.size_of_new(new) - held + OVERHEAD * new
+            ledger.received += charge
+            if ledger.received > ledger.max_received >> 2:
+                self._charge_texts(new, charge)
+        if taken != len(data):
+            self._unfed = data[taken:]
         if frames.events:
             self._take_events(frames)
         if self._closed_locally:
@@ -230,20 +239,40 @@ class Endpoint(Lifetime):
 
     def _feed_slices(self, frames: FrameReader, data: bytes) -> int:
         """Take a read in small parts; leave the rest for later once that was much or the inbox is full."""
-        enough = self._queued + _INFLATED_AT_ONCE
+        ledger, deflate = self._ledger, self._deflate
+        assert deflate is not None
+        enough = ledger.received + _INFLATED_AT_ONCE
+        stop = frames.begun + deflate.streams_ended + FRAMES_AT_ONCE
         start = messages = 0
         while start < len(data):
-            if self._queued >= enough or (self._queued and self._full):
+            much = ledger.received >= enough or frames.begun + deflate.streams_ended >= stop
+            if much or (ledger.received and self._full):
                 self._unfed = data[start:]
                 break
             end = start + (frames.at_once or _COMPRESSED_SLICE)  # a plain frame stays as long as it is
             messages += self._feed(data[start:end], sliced=True)
+            if self._unfed:
+                self._unfed += data[end:]
+                break
             start = end
         return messages
 
+    def _charge_texts(self, new: int, charged: int) -> None:
+        """Charge text for what it takes in Python: up to four times its bytes, if it has characters that do.
+
+        It was charged for its bytes, and is looked at only once much waits: all of it then, and from there on
+        what comes.
+        """
+        ledger, inbox = self._ledger, self._inbox
+        if ledger.received - charged <= ledger.max_received >> 2:
+            new = len(inbox)
+        for item in islice(reversed(inbox), new):
+            if type(item) is str and not item.isascii():
+                ledger.received += getsizeof(item) - len(item)
+
     def _emptied(self) -> None:
         """The application has taken everything out of the inbox."""
-        self._queued = 0
+        self._ledger.received = 0
         if self._paused:
             self._make_room()
 

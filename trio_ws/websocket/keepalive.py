@@ -106,6 +106,9 @@ class Keepalive:
         assert self._interval is not None or not self._quiet
         for ws in self._take_due(self._quiet, now):
             if ws._shows_life():
+                if ws._full:
+                    # Its end cannot be read, but it shows in what is sent.
+                    ws._keepalive_ping()
                 self.watch(ws)
                 continue
             ws._keepalive_ping()

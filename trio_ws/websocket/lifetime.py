@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 
 from trio_ws.errors import CloseFrame, ConnectionClosedError, ConnectionClosedLocallyError
+from trio_ws.ledger import MemoryLedger
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.outbox import Outbox
 from trio_ws.websocket.trace import about
@@ -79,6 +80,7 @@ class Lifetime:
         "_inbox",
         "_last_word",
         "_latency",
+        "_ledger",
         "_life",
         "_number",
         "_options",
@@ -87,7 +89,6 @@ class Lifetime:
         "_peer_closed_first",
         "_pings",
         "_plain_room",
-        "_queued",
         "_room",
         "_round_trip",
         "_service",
@@ -107,7 +108,7 @@ class Lifetime:
         # What comes.
         self._frames: FrameReader | None = None
         self._inbox: deque[str | bytes] = deque()
-        self._queued = 0  # what waits in the inbox: never less than it weighs, 0 once it was found empty
+        self._ledger = MemoryLedger(options.max_queue_bytes, options.held_limit)
         self._room: Bell | None = None  # rings when the inbox has room again
         # What goes.
         self._outbox = Outbox(transport, service, self._write_failed)
@@ -322,7 +323,8 @@ class Lifetime:
 
     @property
     def _full(self) -> bool:
-        return self._queued >= self._options.max_queue_bytes and not self._no_more_messages
+        ledger = self._ledger
+        return ledger.received >= ledger.max_received and not self._no_more_messages
 
     @property
     def _ended_cleanly(self) -> bool:

@@ -13,7 +13,8 @@ What always holds:
 
 - In one step, that is without giving way to other tasks, each connection is read once, and at most
   `CONNECTIONS_IN_A_ROW` of them, or as many as bring `BYTES_IN_A_ROW`.
-- What one of them has read and not yet inflated comes before anything more is read from it.
+- What one of them has read and not yet taken comes before anything more is read from it, and behind all
+  others that have become ready meanwhile.
 - Each connection in here has ``_reading`` set as long as it lives: its tasks wait for its bell.
 - A descriptor is taken out before it is closed, as the kernel gives its number away again at once.
 - A connection that holds enough for its application is taken out until that has made room: a mask of nothing
@@ -35,6 +36,7 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protect
 
 from trio_ws.websocket.trace import about
 from trio_ws.websocket.transport import BLIND_WAITS, READ_SIZE
+from trio_ws.wire.frames import FRAME_COST, FRAMES_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -82,7 +84,8 @@ class Reader:
         self._epoll: select.epoll | None = None
         self._connections: dict[int, Endpoint] = {}
         self._alone: set[int] = set()  # descriptors of those that read for themselves
-        self._ready: deque[int] = deque()  # what the last poll gave and has not been read
+        self._ready: deque[int] = deque()  # what is to be read in this round
+        self._unfinished: dict[int, None] = {}  # to go on with in the next round
         self._blind = 0  # waits for the epoll that are to come without a look into it first
         self._led = False
         self._stillborn = False  # the last to lead was cancelled, and the next has not begun to read
@@ -151,9 +154,13 @@ class Reader:
         """Read until something that was read has to go on in this task; give that."""
         assert self._epoll is not None
         poll, fileno = self._epoll.poll, self._epoll.fileno()
-        ready = self._ready
+        ready, unfinished = self._ready, self._unfinished
         while True:
-            if not ready:
+            if not ready and unfinished:
+                ready.extend([fd for fd, _ in poll(0, CONNECTIONS_IN_A_ROW) if fd not in unfinished])
+                ready.extend(unfinished)
+                unfinished.clear()
+            elif not ready:
                 ws = None  # it may end while we wait
                 if not self._blind:
                     # As in Endpoint._advance. But those whose messages were read answer in the next turn, and
@@ -179,12 +186,12 @@ class Reader:
                     continue
                 left -= self._read(ws)
                 going_on = ws._owner.take(lent) if ws._owner is not None else None
-                if ws._queued >= ws._options.max_queue_bytes and ws._full and not ws._over:
+                if ws._ledger.received >= ws._ledger.max_received and ws._full and not ws._over:
                     ws._paused = True
                     self._epoll.unregister(fd)
                 if going_on is not None:
                     return going_on
-            if ready:
+            if ready or unfinished:
                 await checkpoint()
 
     def _read(self, ws: Endpoint) -> int:
@@ -211,11 +218,12 @@ class Reader:
                 if size == READ_SIZE:
                     size += ws._read_on(transport)
             else:
-                queued = ws._queued
+                received = ws._ledger.received
                 messages = ws._feed(data)
-                size = max(size, ws._queued - queued)
-                if ws._unfed:
-                    self._ready.append(transport.fd)  # behind the others, while it is not full
+                size = max(size, ws._ledger.received - received)
+            if ws._unfed:
+                size = max(size, FRAME_COST * FRAMES_AT_ONCE)
+                self._unfinished[transport.fd] = None
             ws._arrived.ring()
         except Exception as exc:
             logger.exception("reading from %r failed", ws, extra=about(ws))

@@ -49,7 +49,7 @@ class Receiving(Handshaking):
         elif self._state == OPEN and not (
             self._outbox.corked or self._parts_open or self._paused or self._last_word
         ):
-            self._queued = 0
+            self._ledger.received = 0
             await (self._arrived.wait() if self._shared else self._advance())
             self._unyielded = 0
         if inbox and not self._parts_open and not self._paused:
@@ -75,7 +75,7 @@ class Receiving(Handshaking):
         elif self._state == OPEN and not (
             self._outbox.corked or self._parts_open or self._paused or self._last_word
         ):
-            self._queued = 0
+            self._ledger.received = 0
             await (self._arrived.wait() if self._shared else self._advance())
             self._unyielded = 0
         if inbox and not self._parts_open and not self._paused:
@@ -156,7 +156,7 @@ class Receiving(Handshaking):
             if self._outbox.corked:
                 self._outbox.flush()
             if self._state == OPEN and not self._paused and self._last_word is None:
-                self._queued = 0
+                self._ledger.received = 0
                 await self._advance()
             elif not await self._more(waited=waited):
                 return False

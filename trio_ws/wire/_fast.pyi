@@ -1,5 +1,6 @@
 from collections.abc import MutableSequence
 
+def msgpack_size(data: bytes, limit: int, /) -> int: ...
 def mask(data: bytes | bytearray | memoryview, key: bytes, /) -> bytes: ...
 def take_frames(
     data: bytes, start: int, masked: bool, limit: int, messages: MutableSequence[str | bytes], /

@@ -249,6 +249,7 @@ class PerMessageDeflate(Extension):
         self._control = False
         # Of the message that is arriving.
         self._compressed = False
+        self.streams_ended = 0  # so far: to begin a new one is work
         self._inflated = 0
         self._tail_due = False
 
@@ -404,4 +405,5 @@ class PerMessageDeflate(Extension):
                 position -= len(inflater.unused_data)
                 step = _STEP
                 self._inflater = None
+                self.streams_ended += 1
         return produced[0] if len(produced) == 1 else b"".join(produced)

@@ -20,10 +20,20 @@ if TYPE_CHECKING:
     Messages = MutableSequence[str | bytes]
     BytesLike = bytes | bytearray | memoryview
 
-__all__ = ["LONGEST", "frame_head", "python_take_frames", "python_whole_frame", "take_frames", "whole_frame"]
+__all__ = [
+    "LONGEST",
+    "MOST_FRAMES",
+    "frame_head",
+    "python_take_frames",
+    "python_whole_frame",
+    "take_frames",
+    "whole_frame",
+]
 
 #: The longest payload of a common frame.
 LONGEST = 0xFFFF
+#: Common frames that one call takes: a millisecond of work for who is to receive them. _fast.c has it too.
+MOST_FRAMES = 1024
 
 _FINAL_TEXT, _FINAL_BINARY = 0x81, 0x82
 
@@ -33,6 +43,8 @@ _pack_64 = struct.Struct("!BBQ").pack
 
 def python_take_frames(data: bytes, start: int, masked: bool, limit: int, messages: Messages) -> int:
     """Append the messages of the common frames from ``start`` on to ``messages``, up to any other frame.
+
+    It ends after `MOST_FRAMES` of them, too.
 
     Args:
         data: what was read, with the beginning of a frame at ``start``.
@@ -47,7 +59,9 @@ def python_take_frames(data: bytes, start: int, masked: bool, limit: int, messag
     size = len(data)
     i = start
     mask_bit, key_size = (0x80, 4) if masked else (0, 0)
-    while size - i >= 2:
+    for _ in range(MOST_FRAMES):
+        if size - i < 2:
+            break
         first = data[i]
         if first != _FINAL_BINARY and first != _FINAL_TEXT:
             break

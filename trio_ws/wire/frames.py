@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
 
 from trio_ws.errors import CloseFrame
-from trio_ws.wire.fast import LONGEST, take_frames
+from trio_ws.wire.fast import LONGEST, MOST_FRAMES, take_frames
 from trio_ws.wire.masking import mask
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ __all__ = [
     "CLOSE",
     "CONTINUATION",
     "FIN",
+    "FRAMES_AT_ONCE",
+    "FRAME_COST",
     "PING",
     "PONG",
     "RSV1",
@@ -70,6 +72,12 @@ _BIG = 32 * 1024
 _LONGEST_HEAD = 14
 # Parts shorter than this are joined to what comes next, so that a peer that dribbles costs what it sends.
 _SMALL_CHUNK = 4096
+
+
+#: Frames that are not common ones, taken in one turn: half a millisecond of them. See `FrameReader.feed`.
+FRAMES_AT_ONCE = 64
+#: What each of them counts for in a turn of the shared reader, as so many bytes.
+FRAME_COST = 2048
 
 
 class Ping(NamedTuple):
@@ -115,6 +123,7 @@ class FrameReader:
         "_rest",
         "_size",
         "_utf8",
+        "begun",
         "client",
         "done",
         "events",
@@ -133,6 +142,7 @@ class FrameReader:
         self.messages = messages
         self.events: list[Ping | Pong | CloseFrame | Violation] = []
         self.client = client
+        self.begun = 0  # frames so far that were not common ones, which is the work that was done
         self.done = False  # a Close frame or a violation was read: whatever follows is dropped
         self._between = True  # nothing is begun and nothing done: the next byte may be the fast lane's
         self._limit = _NO_LIMIT if max_message_size is None else max_message_size
@@ -171,34 +181,50 @@ class FrameReader:
         messages = self.messages
         return self.held + sum(len(messages[-1 - i]) for i in range(count))
 
-    def feed(self, data: bytes) -> None:
-        """Take what one read brought. Never raises for what a peer sends; see ``events``."""
+    def feed(self, data: bytes, work: int = _NO_LIMIT) -> int:
+        """Take what one read brought. Never raises for what a peer sends; see ``events``.
+
+        Args:
+            data: the bytes that follow those of the last call.
+            work: frames to take now at the most, common ones (see fast.py) not counted. Of these about
+                `MOST_FRAMES` are taken.
+
+        Returns:
+            The index of the first byte that was not taken; ``data`` from there on is to be fed again.
+        """
         i, size = 0, len(data)
+        before, given = 0, size
+        stop = self.begun + work
         if self._between:
             i = take_frames(data, 0, not self.client, self._fast_limit, self.messages)
             if i == size:
-                return
+                return size
             if i < 0:
                 self._refuse_utf8()
-                return
+                return size
             i = self._begin(data, i, size)
         elif self.done:
-            return
+            return size
         elif self._left:
             i = self._continue(data)
         elif self._rest:
+            before = len(self._rest)
             data = self._rest + data
             size = len(data)
             self._rest = b""
+        enough = len(self.messages) + max(work, MOST_FRAMES)
         while i < size and not self.done:
+            if self.begun >= stop or len(self.messages) >= enough:
+                break
             if not self._open:
                 i = take_frames(data, i, not self.client, self._fast_limit, self.messages)
                 if i < 0:
                     self._refuse_utf8()
-                    return
+                    return given
             if i < size:
                 i = self._begin(data, i, size)
         self._between = not (self._rest or self._left or self._open or self.done)
+        return given if self.done or self._rest else i - before
 
     def take_part(self) -> str | bytes | None:
         """Hand out what has arrived of the unfinished message, or None if nothing is there to hand out.
@@ -216,6 +242,7 @@ class FrameReader:
 
     def _begin(self, data: bytes, i: int, size: int) -> int:
         """Start the frame at ``i``, which is none for the fast lane; give the index after what was used."""
+        self.begun += 1
         first = data[i]
         second = data[i + 1] if size - i >= 2 else 0
         control = first & 0x08

@@ -22,8 +22,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
+from msgspec.structs import astuple
 
 from trio_ws.errors import PacketError, RPCError
+from trio_ws.ledger import OVERHEAD
+from trio_ws.wire.decoded_size import json_size
 from trio_ws.wire.decoding import UNDECODABLE, describe
 from trio_ws.wire.packets import (
     ABORT,
@@ -43,6 +46,8 @@ from trio_ws.wire.packets import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from trio_ws.ledger import MemoryLedger
+
 __all__ = ["EXTENSIONS", "JSONRPC", "MAX_BATCH"]
 
 # Members of one batch. A member may be two bytes and its answer a hundred.
@@ -53,6 +58,8 @@ INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 CANCELLED = -32004
+TOO_MUCH = -32000
+_TOO_LARGE_BATCH = "the answers to this batch take more than max_queue_bytes"
 
 # Our notifications, and the source of the packet that each of the three data ones stands for.
 CANCEL = "rpc.cancel"
@@ -72,14 +79,20 @@ _Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 class _Batch:
     """The answers to one batch, until they are complete."""
 
-    __slots__ = ("answers", "waiting")
+    __slots__ = ("answers", "full", "size", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, members: int) -> None:
         self.answers: list[bytes] = []
-        self.waiting = 0
+        self.size = 0  # bytes of these
+        self.full = False  # one was too large, and no more members are begun
+        self.waiting = members  # those that have not ended
 
-    def whole(self) -> bytes | None:
-        return b"[" + b",".join(self.answers) + b"]" if self.answers and not self.waiting else None
+
+class _Member(msgspec.Struct, gc=False):
+    """A member of a batch that is not decoded yet."""
+
+    raw: Raw
+    batch: _Batch
 
 
 class _Request(Request, tag="request", tag_field="type", gc=False):
@@ -111,7 +124,12 @@ class _Glimpse(msgspec.Struct, gc=False):
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Object).decode
-_decode_batch = msgspec.json.Decoder(list[Raw]).decode
+# The members up to one more than there may be. What follows is skipped, and none of it made.
+_ABSENT = Raw()
+_Members: Any = msgspec.defstruct(
+    "_Members", [(f"member_{i}", Raw, _ABSENT) for i in range(MAX_BATCH + 1)], array_like=True, gc=False
+)
+_decode_batch = msgspec.json.Decoder(_Members).decode
 _glimpse = msgspec.json.Decoder(_Glimpse).decode
 # Strict: a bool is no number, and neither is a string.
 _decode_id = msgspec.json.Decoder(_Name | int | float).decode
@@ -123,17 +141,24 @@ _last_id = re.compile(_ID + rb"\}\s*\Z").search
 
 
 class JSONRPC(Dialect):
-    """``jsonrpc``, in text frames. One for each connection: it remembers our calls that are not answered."""
+    """``jsonrpc``, in text frames. One for each connection.
 
-    __slots__ = ("_asked",)
+    It remembers our calls that are not answered, and keeps the answers to batches that are not complete.
+    """
+
+    __slots__ = ("_asked", "_ledger")
 
     def __init__(self) -> None:
         super().__init__("jsonrpc", binary=False)
         self._asked: dict[str, bool] = {}  # by id: whether a stream is wanted
+        self._ledger: MemoryLedger | None = None
+
+    def use_ledger(self, ledger: MemoryLedger) -> None:
+        self._ledger = ledger
 
     # ---- What comes in ---------------------------------------------------------------------------------
 
-    def decode(self, payload: str | bytes) -> Packet | list[Packet]:
+    def decode(self, payload: str | bytes) -> Packet | list[Any]:
         try:
             message = _decode(payload)
         except UNDECODABLE as exc:
@@ -154,37 +179,65 @@ class JSONRPC(Dialect):
             )
         return [] if packet is None else packet
 
-    def _decode_batch(self, payload: str | bytes) -> list[Packet]:
+    def decoded_size(self, payload: str | bytes, limit: int) -> int:
+        return json_size(payload, limit)
+
+    def too_large(self, payload: str | bytes, text: str) -> BrokenPacketError:
+        if payload.lstrip()[:1] in {"[", b"["}:
+            return BrokenPacketError(text, answer=_failure(INVALID_REQUEST, text, b"null"))
+        return BrokenPacketError(text, answer=_refused_unread(payload, INVALID_PARAMS, text))
+
+    def _decode_batch(self, payload: str | bytes) -> list[_Member]:
         try:
-            members = _decode_batch(payload)
+            found = astuple(_decode_batch(payload))
         except UNDECODABLE as exc:
             raise BrokenPacketError(
                 f"this is no JSON-RPC batch: {describe(exc)}",
                 answer=_failure(PARSE_ERROR, "parse error", b"null"),
             ) from exc
+        members = found[: found.index(_ABSENT)] if _ABSENT in found else found
         if not 0 < len(members) <= MAX_BATCH:
             text = f"a batch has 1 to {MAX_BATCH} members"
             raise BrokenPacketError(text, answer=_failure(INVALID_REQUEST, text, b"null"))
-        batch = _Batch()
-        packets = []
-        for member in members:
-            answer: bytes | None
+        batch = _Batch(len(members))
+        return [_Member(raw, batch) for raw in members]
+
+    def decode_member(self, member: _Member) -> Packet | list[Packet]:
+        batch, raw = member.batch, member.raw
+        packet: Packet | None = None
+        answer: bytes | None
+        if batch.full:
+            answer = _refused_unread(raw, TOO_MUCH, _TOO_LARGE_BATCH)
+        else:
             try:
-                message = _decode(member)
+                message = _decode(raw)
             except UNDECODABLE as exc:
-                packet = self._broken_response(member, exc)
-                answer = None if packet is not None else _refusal(member, exc)
+                packet = self._broken_response(raw, exc)
+                answer = None if packet is not None else _refusal(raw, exc)
             else:
                 packet, answer = self._packet(message, batch)
-            if packet is not None:
-                packets.append(packet)
-            if answer is not None:
-                batch.answers.append(answer)
-        if (whole := batch.whole()) is not None:
-            raise BrokenPacketError(
-                "no call in this JSON-RPC batch waits for an answer", answer=whole, packets=packets
-            )
+                if packet is not None and type(packet.rpc) is _Request:
+                    return packet  # its answer comes when it has ended
+        whole = self._member_ended(batch, answer)
+        packets = [] if packet is None else [packet]
+        if whole is not None:
+            raise BrokenPacketError("this JSON-RPC batch is complete", answer=whole, packets=packets)
         return packets
+
+    def _member_ended(self, batch: _Batch, answer: bytes | None) -> bytes | None:
+        """Keep the answer of a member, None for none; give the whole batch's once that is complete."""
+        ledger = self._ledger
+        if answer is not None:
+            if ledger is not None:
+                ledger.held += len(answer) + OVERHEAD
+            batch.answers.append(answer)
+            batch.size += len(answer)
+        batch.waiting -= 1
+        if batch.waiting or not batch.answers:
+            return None
+        if ledger is not None:
+            ledger.held -= batch.size + OVERHEAD * len(batch.answers)
+        return b"[" + b",".join(batch.answers) + b"]"
 
     def _packet(self, message: _Object, batch: _Batch | None) -> tuple[Packet | None, bytes | None]:
         """What an object says, and what is to be answered to it at once; either may be None."""
@@ -217,8 +270,6 @@ class JSONRPC(Dialect):
             request.args = params
         elif params is not None:
             request.kwargs = params  # type: ignore[assignment]
-        if batch is not None:
-            batch.waiting += 1
         return Packet(PacketSource.RPC, rpc=request), None
 
     def _response(
@@ -268,17 +319,26 @@ class JSONRPC(Dialect):
     def result(self, request: Request, value: Any) -> bytes | None:
         assert isinstance(request, _Request)
         request_id = request.id
-        if request_id is None:
-            return _ended(request, None)
-        return _ended(request, _success(value, request_id))
+        return self._ended(request, None if request_id is None else _success(value, request_id))
 
     def error(
         self, request: Request, code: int, text: str, data: Any = None, *, stream: bool = False
     ) -> bytes | None:
         assert isinstance(request, _Request)
-        if request.id is None:
-            return _ended(request, None)
-        return _ended(request, _failure(code, text, request.id, data))
+        answer = None if request.id is None else _failure(code, text, request.id, data)
+        return self._ended(request, answer)
+
+    def _ended(self, request: _Request, answer: bytes | None) -> bytes | None:
+        """What is to be sent when a call has ended: `answer`, its batch's answers, or nothing yet."""
+        batch, ledger = request.batch, self._ledger
+        if batch is None:
+            return answer
+        if answer is not None and request.id is not None and ledger is not None:
+            too_large = batch.answers and batch.size + len(answer) > ledger.max_received
+            if too_large or ledger.held + len(answer) > 2 * ledger.max_held:
+                batch.full = True
+                answer = _failure(TOO_MUCH, _TOO_LARGE_BATCH, request.id)
+        return self._member_ended(batch, answer)
 
     def item(self, request: Request, value: Any) -> bytes | None:
         assert isinstance(request, _Request)
@@ -302,6 +362,8 @@ class JSONRPC(Dialect):
         timeout: float | None = None,
         credits: int | None = None,
         streams: Mapping[str, str] | None = None,
+        *,
+        nested: bool = False,
     ) -> bytes:
         if streams:
             raise PacketError("an argument cannot be a stream in JSON-RPC; that takes trio-ws.v1")
@@ -430,6 +492,18 @@ def _refusal(payload: str | bytes | Raw, exc: Exception) -> bytes:
     return _failure(INVALID_REQUEST, text, request_id, {"path": path_in(text)})
 
 
+def _refused_unread(payload: str | bytes | Raw, code: int, text: str) -> bytes | None:
+    """The answer to what is not going to be decoded; none where that is a notification or a response."""
+    try:
+        found = _glimpse(payload)
+    except UNDECODABLE:
+        return _failure(INVALID_REQUEST, text, b"null")
+    if found.id is UNSET or found.method is UNSET:
+        return None
+    request_id = bytes(found.id)
+    return _failure(code, text, request_id if _call_id(request_id) is not None else b"null")
+
+
 def _json(value: Any) -> bytes:
     try:
         return _encode(value)
@@ -455,14 +529,3 @@ def _failure(code: int, text: str, request_id: bytes, data: Any = None) -> bytes
 
 def _notification(method: str, params: Any) -> bytes:
     return _json({"jsonrpc": "2.0", "method": method, "params": params})
-
-
-def _ended(request: _Request, answer: bytes | None) -> bytes | None:
-    """What is to be sent when a call has ended with `answer`: that, its batch's answers, or nothing yet."""
-    batch = request.batch
-    if batch is None:
-        return answer
-    if answer is not None:
-        batch.answers.append(answer)
-    batch.waiting -= 1
-    return batch.whole()

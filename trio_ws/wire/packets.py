@@ -23,6 +23,8 @@ from trio_ws.errors import PacketError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from trio_ws.ledger import MemoryLedger
+
 __all__ = [
     "ABORT",
     "CREDIT",
@@ -85,6 +87,7 @@ class Request(msgspec.Struct, tag="request", tag_field="type", omit_defaults=Tru
         credits: the caller expects a stream, and takes so many items before it sends more credit
             (trio-ws.v1).
         streams: which arguments are streams of the caller's: position or name to stream id (trio-ws.v1).
+        nested: it was made within a call of the other side's, which may be waiting for it (trio-ws.v1).
     """
 
     method: _Name
@@ -94,6 +97,7 @@ class Request(msgspec.Struct, tag="request", tag_field="type", omit_defaults=Tru
     timeout: _Seconds | None = None
     credits: _Count | None = None
     streams: dict[_Name, _Name] | None = None
+    nested: bool = False
 
 
 class Response(msgspec.Struct, tag="response", tag_field="type", omit_defaults=True, gc=False):
@@ -141,17 +145,25 @@ class BrokenPacketError(PacketError):
 
     Attributes:
         answer: what is to be sent now, or None.
-        fatal: nobody can be told, so the connection must end (close code 1007), unless a call of ours waits
+        fatal: nobody can be told, so the connection must end, with `close_code`, unless a call of ours waits
             for one of `packets`.
+        close_code: 1007 for what is malformed, 1009 for what is too large.
         packets: what is good in the same message all the same.
     """
 
     def __init__(
-        self, text: str, *, answer: bytes | None = None, fatal: bool = False, packets: Sequence[Packet] = ()
+        self,
+        text: str,
+        *,
+        answer: bytes | None = None,
+        fatal: bool = False,
+        close_code: int = 1007,
+        packets: Sequence[Packet] = (),
     ) -> None:
         super().__init__(text)
         self.answer = answer
         self.fatal = fatal
+        self.close_code = close_code
         self.packets = packets
 
 
@@ -178,12 +190,27 @@ class Dialect(ABC):
         self.calls_back = calls_back
 
     @abstractmethod
-    def decode(self, payload: str | bytes) -> Packet | list[Packet]:
-        """The packets in one message.
+    def decode(self, payload: str | bytes) -> Packet | list[Any]:
+        """The packet in one message; or several, or members of a batch, which `decode_member` decodes.
 
         Raises:
             BrokenPacketError: what `payload` says is not, or not only, packets.
         """
+
+    def decode_member(self, member: Any) -> Packet | list[Any]:
+        """The packet in one member of a batch, none where it is answered already. Raises as `decode`."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def decoded_size(self, payload: str | bytes, limit: int) -> int:
+        """Bytes of Python objects that `payload` decodes to, exact up to `limit`; see decoded_size.py."""
+
+    @abstractmethod
+    def too_large(self, payload: str | bytes, text: str) -> BrokenPacketError:
+        """What is to be done about a message that is not going to be decoded, for a reason given as text."""
+
+    def use_ledger(self, ledger: MemoryLedger) -> None:  # noqa: B027 - most hold nothing
+        """Charge to this what is held for the peer in here."""
 
     @abstractmethod
     def result(self, request: Request, value: Any) -> bytes | None:
@@ -229,6 +256,8 @@ class Dialect(ABC):
         timeout: float | None = None,
         credits: int | None = None,
         streams: Mapping[str, str] | None = None,
+        *,
+        nested: bool = False,
     ) -> bytes:
         """A call of ours. Where the dialect is not extended, `timeout` and `credits` are not sent."""
 

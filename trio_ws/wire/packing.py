@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 
 from trio_ws.errors import PacketError
+from trio_ws.wire.decoded_size import json_size, msgpack_size
 from trio_ws.wire.decoding import UNDECODABLE, describe
 from trio_ws.wire.packets import (
     ABORT,
@@ -103,10 +104,16 @@ class _Packets(Dialect):
         if (
             type(rpc) is Request
             and not self.extended
-            and (rpc.timeout is not None or rpc.credits is not None or rpc.streams is not None)
+            and (rpc.timeout is not None or rpc.credits is not None or rpc.streams is not None or rpc.nested)
         ):
             rpc.timeout = rpc.credits = rpc.streams = None
+            rpc.nested = False
         return packet
+
+    def too_large(self, payload: str | bytes, text: str) -> BrokenPacketError:
+        broken = self._broken(payload, text)
+        broken.close_code = 1009
+        return broken
 
     def _without_packet(self, payload: str | bytes, exc: Exception) -> Packet:
         raise self._broken(payload, describe(exc)) from exc
@@ -198,12 +205,15 @@ class _Packets(Dialect):
         timeout: float | None = None,
         credits: int | None = None,
         streams: Mapping[str, str] | None = None,
+        *,
+        nested: bool = False,
     ) -> bytes:
         request = Request(method, list(args), dict(kwargs) if kwargs else {}, call_id)
         if self.extended:
             request.timeout = timeout
             request.credits = credits
             request.streams = dict(streams) if streams else None
+            request.nested = nested
         elif streams:
             raise PacketError(f"an argument cannot be a stream in {self.name}; that takes trio-ws.v1")
         return self._send(Packet(_RPC, rpc=request))
@@ -230,6 +240,10 @@ class _Packets(Dialect):
         return self._send(packet)
 
 
+def _msgpack_size(_: Dialect, payload: str | bytes, limit: int) -> int:
+    return msgpack_size(payload, limit) if isinstance(payload, bytes) else 0  # text is no msgpack
+
+
 class TrioWS(_Packets):
     """``trio-ws.v1``: msgpack, and all there is."""
 
@@ -239,6 +253,8 @@ class TrioWS(_Packets):
         super().__init__(
             "trio-ws.v1", _to_msgpack, _from_msgpack, _glimpse_msgpack, binary=True, extended=True
         )
+
+    decoded_size = _msgpack_size
 
 
 class Webshocket(_Packets):
@@ -250,6 +266,8 @@ class Webshocket(_Packets):
         super().__init__(
             "webshocket.v1", _to_msgpack, _from_msgpack, _glimpse_msgpack, binary=True, calls_back=False
         )
+
+    decoded_size = _msgpack_size
 
 
 class JSONPackets(_Packets):
@@ -263,6 +281,9 @@ class JSONPackets(_Packets):
 
     def __init__(self, *, binary: bool = False) -> None:
         super().__init__("json", _to_json, _from_json, _glimpse_json, binary=binary)
+
+    def decoded_size(self, payload: str | bytes, limit: int) -> int:
+        return json_size(payload, limit)
 
     def _without_packet(self, payload: str | bytes, exc: Exception) -> Packet:
         """JSON that does not look like a packet is data of an unknown source."""

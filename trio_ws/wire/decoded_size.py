@@ -1,0 +1,151 @@
+"""How much memory a payload takes once it is decoded, told before it is decoded.
+
+A byte of msgpack can become a hundred bytes of Python objects, and a megabyte of empty lists takes a fifth of
+a second to decode. So payloads that are large enough for that to matter are measured first, and none of the
+objects is made.
+
+Invariant: the result is never less than what the objects of the decoded payload take, unless the payload
+cannot be decoded. It may be more: up to twice as much for objects with many keys, and for JSON numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from trio_ws.wire.masking import extension
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["json_size", "msgpack_size", "python_msgpack_size"]
+
+# What the objects weigh in CPython, each with its place in a list; _fast.c has the same numbers. A list of
+# more than 16 is longer than it must be, by an eighth or by seven places.
+_PLACE = 9
+_NUMBER = 45  # an int of eight bytes; a float is smaller
+_LIST, _LONG_LIST = 65, 121
+_DICT, _DICT_ITEM = 241, 57  # with int keys, which take more than str ones
+_EMPTY_DICT = 73
+_TEXT = 58  # of ASCII, beside its characters
+_WIDE_TEXT = 85  # any other
+_BYTES = 42
+_EXTENSION = 137
+
+_from_bytes = int.from_bytes
+
+# For each first byte of msgpack: the bytes that follow it, or for lengths the negative number of their bytes.
+_NUMBERS = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
+_TEXTS = {0xD9: 1, 0xDA: 2, 0xDB: 4}
+_BINARIES = {0xC4: 1, 0xC5: 2, 0xC6: 4}
+_EXTENSIONS = {0xC7: 1, 0xC8: 2, 0xC9: 4}
+_FIXED_EXTENSIONS = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
+_LISTS = {0xDC: 2, 0xDD: 4}
+_DICTS = {0xDE: 2, 0xDF: 4}
+
+
+def python_msgpack_size(data: bytes, limit: int) -> int:
+    """Bytes of memory that the msgpack values in ``data`` decode to.
+
+    Args:
+        data: a msgpack payload.
+        limit: the result is exact up to this many bytes, and somewhere above it for all that takes more.
+    """
+    total = i = 0
+    size = len(data)
+    while i < size and total <= limit:
+        first = data[i]
+        i += 1
+        if first < 0x80:
+            total += _PLACE
+        elif first < 0x90:
+            total += _dict_size(first & 0x0F)
+        elif first < 0xA0:
+            total += _LIST
+        elif first < 0xC0:
+            end = i + (first & 0x1F)
+            total += _text_size(data[i:end])
+            i = end
+        elif first >= 0xE0 or first in _NUMBERS:
+            total += _NUMBER
+            i += _NUMBERS.get(first, 0)
+        elif first in _TEXTS:
+            start = i + _TEXTS[first]
+            i = start + _from_bytes(data[i:start], "big")
+            total += _text_size(data[start:i])
+        elif first in _LISTS:
+            total += _LONG_LIST
+            i += _LISTS[first]
+        elif first in _DICTS:
+            start = i + _DICTS[first]
+            total += _dict_size(min(_from_bytes(data[i:start], "big"), size))
+            i = start
+        elif first in _BINARIES:
+            start = i + _BINARIES[first]
+            length = _from_bytes(data[i:start], "big")
+            total += _BYTES + min(length, size)
+            i = start + length
+        elif first in _EXTENSIONS or first in _FIXED_EXTENSIONS:
+            start = i + _EXTENSIONS.get(first, 0)
+            length = _FIXED_EXTENSIONS.get(first) or _from_bytes(data[i:start], "big")
+            total += _EXTENSION + min(length, size)
+            i = start + 1 + length
+        else:  # nil, true and false, and a byte that means nothing
+            total += _PLACE
+    return total
+
+
+def _dict_size(items: int) -> int:
+    return _DICT + _DICT_ITEM * items if items else _EMPTY_DICT
+
+
+def _text_size(text: bytes) -> int:
+    if text.isascii():
+        # An empty text, and one of a single character, are always the same object.
+        return _TEXT + len(text) if len(text) > 1 else _PLACE
+    # Every character takes as many bytes as the widest one: 1, 2 or 4.
+    widest = max(text)
+    characters = len(text.translate(None, _CONTINUATION_BYTES))
+    return _WIDE_TEXT + characters * (4 if widest >= 0xF0 else 2 if widest >= 0xC4 else 1)
+
+
+_CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
+
+msgpack_size: Callable[[bytes, int], int] = python_msgpack_size
+if extension is not None:
+    msgpack_size = extension.msgpack_size
+
+
+# A string, up to its end or that of the payload. Nothing is tried twice, so that it takes time in proportion.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+\\?(?:"|\Z)', re.DOTALL)
+_JSON_LIST, _JSON_ITEM = 96, 1  # lists grow as they are read
+
+
+def json_size(payload: str | bytes, limit: int) -> int:
+    """Bytes of memory that a JSON payload decodes to.
+
+    Args:
+        payload: JSON text.
+        limit: where a rough guess is at most this, it is the result.
+    """
+    data = payload.encode("utf-8", "surrogatepass") if isinstance(payload, str) else payload
+    wide = not data.isascii() or b"\\u" in data
+    texts = len(data) * (4 if wide else 1)
+    # As if every brace and comma inside of strings counted.
+    guess = texts + _json_structure(data) + _TEXT * (data.count(b",") + data.count(b":") + 1)
+    if guess <= limit:
+        return guess
+    outside = _STRING.sub(b'"', data)
+    strings = outside.count(b'"')
+    numbers = max(outside.count(b",") + outside.count(b":") + 1 - strings, 0)
+    texts -= (len(outside) - strings) * (4 if wide else 1)
+    return texts + _json_structure(outside) + strings * (_WIDE_TEXT if wide else _TEXT) + numbers * _NUMBER
+
+
+def _json_structure(data: bytes) -> int:
+    return (
+        data.count(b"[") * _JSON_LIST
+        + data.count(b"{") * _DICT
+        + data.count(b":") * _DICT_ITEM
+        + data.count(b",") * _JSON_ITEM
+    )
