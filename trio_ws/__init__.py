@@ -33,6 +33,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         late.py              large messages that are deflated while they wait
         outbox.py            what waits to be written: coalescing, water marks
         keepalive.py         who is alive, judged fairly
+        delivery.py          what of a socket's bytes the peer has taken
         reader.py            one reader for many plain sockets (Linux)
         service.py           the few tasks that serve all connections of one owner
         opening.py           what a server answers to an opening request

@@ -14,7 +14,11 @@ from trio_ws import ConnectionClosedError, Options, WebSocket, WebSocketServer, 
 from trio_ws.testing import MemoryListener, RawPeer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio.testing import MockClock
+
+    from trio_ws.testing import Frame
 
 OPTIONS = Options(ping_interval=20, ping_timeout=15)
 
@@ -274,7 +278,8 @@ async def test_latency_tells_the_last_round_trip(autojump_clock: MockClock) -> N
             assert ws.latency == 6
 
 
-def test_a_program_that_stood_still_does_not_blame_the_peer() -> None:
+@pytest.mark.parametrize("payload", [lambda _: b"", lambda ping: ping.payload], ids=["any pong", "its pong"])
+def test_a_program_that_stood_still_does_not_blame_the_peer(payload: Callable[[Frame], bytes]) -> None:
     """The clock leaps over every deadline while the peer's pong lies unread."""
     clock = trio.testing.MockClock()
 
@@ -291,7 +296,8 @@ def test_a_program_that_stood_still_does_not_blame_the_peer() -> None:
                 assert ping is not None
                 assert ping.opcode == 9
                 # In one step, so that no task of the server runs between the two.
-                link.carry(link.to_server, memoryview(b"\x8a\x80\x00\x00\x00\x00"))
+                pong = b"\x8a" + bytes([0x80 | len(payload(ping))]) + bytes(4) + payload(ping)
+                link.carry(link.to_server, memoryview(pong))
                 link.wake()
                 clock.jump(1000)
                 await trio.testing.wait_all_tasks_blocked()

@@ -1,12 +1,13 @@
 """Keepalive: who is alive, judged fairly, and when a close has taken long enough.
 
 One sweep serves all connections of a service, and costs a running connection one flag per read. A peer is
-judged by two facts: whether any byte came from it since the last look, and whether a blocked write has moved.
+judged by three facts: whether any byte came from it since the last look, whether a blocked write has moved,
+and whether its system took some of what waits in the kernel.
 
 What always holds:
 
 - A peer is given up only after a full ``ping_timeout`` in which not one byte came, or, where bytes wait to
-  be written, in which they did not move by one.
+  be written, in which they did not move by one, here or in the kernel as far as that tells.
 - While the application lets received messages lie, so that we do not read, silence is our own doing and is
   not held against the peer.
 - Latency does no harm, whatever the interval: one ping is under way at a time.
@@ -15,6 +16,7 @@ What always holds:
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,7 @@ from trio_ws.websocket.bell import Bell
 
 if TYPE_CHECKING:
     from trio_ws.options import Options
+    from trio_ws.websocket.delivery import Delivery
     from trio_ws.websocket.lifetime import Lifetime
 
 __all__ = ["Keepalive"]
@@ -41,6 +44,7 @@ class Keepalive:
         # order of insertion is the order of time.
         self._quiet: dict[Lifetime, float] = {}
         self._pinged: dict[Lifetime, float] = {}
+        self._delivered: dict[Lifetime, Delivery | None] = {}  # of those, when they were pinged
         self._closing: dict[Lifetime, float] = {}
         self._bell = Bell()
 
@@ -50,8 +54,9 @@ class Keepalive:
             self._put(self._quiet, ws, self._interval)
 
     def answered(self, ws: Lifetime) -> None:
-        """Our ping was: the next interval begins now, and not when the timeout would have been over."""
+        """Our ping was, or there is another sign of life: the next interval begins now."""
         if self._pinged.pop(ws, None) is not None:
+            del self._delivered[ws]
             self.watch(ws)
 
     def closing(self, ws: Lifetime) -> None:
@@ -63,6 +68,7 @@ class Keepalive:
     def forget(self, ws: Lifetime) -> None:
         self._quiet.pop(ws, None)
         self._pinged.pop(ws, None)
+        self._delivered.pop(ws, None)
         self._closing.pop(ws, None)
 
     @enable_ki_protection
@@ -92,12 +98,11 @@ class Keepalive:
         return min(next(iter(queue.values()), math.inf) for queue in queues)
 
     @staticmethod
-    def _take_due(queue: dict[Lifetime, float], now: float) -> list[Lifetime]:
-        due: list[Lifetime] = []
-        for ws, when in queue.items():
-            if when > now:
-                break
-            due.append(ws)
+    def _due(queue: dict[Lifetime, float], now: float) -> list[Lifetime]:
+        return [ws for ws, _ in itertools.takewhile(lambda item: item[1] <= now, queue.items())]
+
+    def _take_due(self, queue: dict[Lifetime, float], now: float) -> list[Lifetime]:
+        due = self._due(queue, now)
         for ws in due:
             del queue[ws]
         return due
@@ -115,10 +120,11 @@ class Keepalive:
             if self._timeout is None:
                 self.watch(ws)
             else:
+                self._delivered[ws] = ws._transport.delivery()
                 self._put(self._pinged, ws, self._timeout)
 
     async def _sweep_pinged(self, now: float) -> None:
-        late = [ws for ws in self._take_due(self._pinged, now) if self._still_silent(ws)]
+        late = [ws for ws in self._due(self._pinged, now) if self._still_silent(ws)]
         if not late:
             return
         # If the whole program stood still, the pongs lie unread in the sockets while this timer is already
@@ -127,17 +133,16 @@ class Keepalive:
         for _ in range(2):
             await trio.lowlevel.checkpoint()
         for ws in late:
-            if not self._still_silent(ws):
+            if ws not in self._pinged or not self._still_silent(ws):  # it was answered, or began to close
                 continue
             if ws._unheard():
-                self.watch(ws)
+                self.answered(ws)
             else:
+                self.forget(ws)
                 ws._give_up(f"keepalive ping timeout: no sign of life in ping_timeout ({self._timeout} s)")
 
     def _still_silent(self, ws: Lifetime) -> bool:
-        if ws._over:
-            return False
-        if ws._shows_life():
-            self.watch(ws)
+        if ws._shows_life(self._delivered[ws]):
+            self.answered(ws)
             return False
         return True

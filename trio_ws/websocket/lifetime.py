@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from trio_ws.options import Options
+    from trio_ws.websocket.delivery import Delivery
     from trio_ws.websocket.service import Service
     from trio_ws.websocket.transport import Transport
     from trio_ws.wire.deflate import PerMessageDeflate
@@ -169,16 +170,31 @@ class Lifetime:
             self._life = False  # the pong's own bytes, which would put off the next ping
             self._service.keepalive.answered(self)
 
-    def _shows_life(self) -> bool:
+    def _shows_life(self, then: Delivery | None = None) -> bool:
         """Whether anything moved since the last call.
 
         Where bytes wait to be written, that they move is all that counts: a peer that takes them may not have
         come to our ping yet, and one that only talks and never takes them is as good as gone.
+
+        Args:
+            then: how far what was written had come when the last ping was.
         """
         outbox = self._outbox
         moved, outbox.moved = outbox.moved, False
         life, self._life = self._life, False
-        return moved if outbox.stuck else life or self._full
+        return (moved if outbox.stuck else life or self._full) or self._taken_since(then)
+
+    def _taken_since(self, then: Delivery | None) -> bool:
+        """Whether the peer took bytes that waited in the kernel, and has not yet come to our ping.
+
+        A kernel of our side takes megabytes, and says that it takes more only when a third of them is gone.
+        One of the peer's side takes some, too, for an application that hangs. So bytes count only where it
+        takes them one after the other, because it had no room for all.
+        """
+        now = None if then is None else self._transport.delivery()
+        if then is None or now is None:
+            return False
+        return now.taken > then.taken and (self._outbox.stuck or now.taken < then.end)
 
     def _unheard(self) -> bool:
         """Whether bytes came that nobody has read yet, where that would be a sign of life."""

@@ -18,11 +18,13 @@ import trio
 from trio.lowlevel import enable_ki_protection, notify_closing, wait_readable, wait_writable
 
 from trio_ws.websocket.bell import Bell
+from trio_ws.websocket.delivery import delivery_of
 from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, link_error, shut_down, socket_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_ws.websocket.delivery import Delivery
     from trio_ws.websocket.endpoint import Endpoint
     from trio_ws.websocket.reader import Reader
 
@@ -106,6 +108,9 @@ class SocketTransport:
         except OSError:
             return False
 
+    def delivery(self) -> Delivery | None:
+        return delivery_of(self._sock)
+
     def send_pair_now(self, head: bytes, payload: bytes | memoryview) -> int:
         payload = memoryview(payload)[:SEND_SIZE]
         if _HAS_SENDMSG:
@@ -176,6 +181,10 @@ class StreamTransport:
     def has_unread(self) -> bool:
         return False
 
+    def delivery(self) -> Delivery | None:
+        sock = socket_of(self._stream)
+        return None if sock is None else delivery_of(sock)
+
     def share(self, reader: Reader, ws: Endpoint) -> bool:
         return False
 
@@ -235,7 +244,7 @@ class StreamTransport:
 #: ``send_now`` and ``send_pair_now`` send what can be sent without waiting, the second at most ``SEND_SIZE``
 #: of a payload, and raise BlockingIOError where that is nothing; ``receive`` is cancel-safe and gives b"" at
 #: the end; ``send_some`` waits until at least one byte is out; ``has_unread`` says whether bytes are known to
-#: wait for `receive`.
+#: wait for `receive`; ``delivery`` how far what was written has come, None where the system does not tell.
 Transport = SocketTransport | StreamTransport
 
 

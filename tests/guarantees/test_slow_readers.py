@@ -1,0 +1,172 @@
+"""A peer that reads slowly is alive; one that reads nothing is not, however much its kernel took for it."""
+
+from __future__ import annotations
+
+import ssl
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+from tests.kit.serving import read_to_end
+from trio_ws import ConnectionClosedError, Options, WebSocket, WebSocketServer
+from trio_ws.testing import RawPeer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other kernels do not tell")
+
+OPTIONS = Options(ping_interval=20, ping_timeout=15)
+KINDS = ["tcp", "tls", "unix"]
+#: More than the peer's kernel takes for it, so that to have read it proves that more came; and less than
+#: what must be gone before the kernel of the server's side takes more.
+SOME = 200_000
+
+
+async def flood(ws: WebSocket) -> None:
+    """The write buffer is never empty."""
+    with pytest.raises(ConnectionClosedError):
+        while True:
+            await ws.send(bytes(100_000))
+
+
+async def burst(ws: WebSocket) -> None:
+    """The kernel takes all of it at once, or nearly, and the handler has nothing more to say."""
+    await ws.send(bytes(2_000_000))
+    async for _ in ws:
+        pass
+
+
+@asynccontextmanager
+async def serving(
+    kind: str, folder: Path, handler: Callable[[WebSocket], Awaitable[None]]
+) -> AsyncIterator[tuple[WebSocketServer, trio.abc.Stream]]:
+    """A server, and a stream on which the opening handshake is done."""
+    path = str(folder / "socket") if kind == "unix" else None
+    server_side, client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority = trustme.CA()
+    authority.issue_cert("localhost").configure_cert(server_side)
+    authority.configure_trust(client_side)
+    async with WebSocketServer(
+        handler,
+        host=None if path else "127.0.0.1",
+        unix_path=path,
+        ssl_context=server_side if kind == "tls" else None,
+        options=OPTIONS,
+    ) as server:
+        try:
+            if path is not None:
+                bottom = await trio.open_unix_socket(path)
+            else:
+                sock = trio.socket.socket()
+                # Before it connects, so that the kernel keeps to it.
+                sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 65_536)
+                await sock.connect(("127.0.0.1", server.port))
+                bottom = trio.SocketStream(sock)
+            async with bottom:
+                stream: trio.abc.Stream = bottom
+                if kind == "tls":
+                    stream = trio.SSLStream(
+                        bottom, client_side, server_hostname="localhost", https_compatible=True
+                    )
+                await RawPeer.connect(stream)
+                yield server, stream
+        finally:
+            clock = trio.lowlevel.current_clock()
+            assert isinstance(clock, trio.testing.MockClock)
+            clock.autojump_threshold = 0  # for the time that closing takes
+
+
+async def read(stream: trio.abc.Stream, size: int) -> None:
+    while size > 0:
+        data = await stream.receive_some(min(size, 10_000))
+        assert data
+        size -= len(data)
+
+
+async def pass_time(clock: trio.testing.MockClock, seconds: float) -> None:
+    clock.jump(seconds)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+def under_a_mock_clock(trial: Callable[[trio.testing.MockClock], Awaitable[None]]) -> None:
+    clock = trio.testing.MockClock()
+    trio.run(trial, clock, clock=clock)
+
+
+@pytest.mark.parametrize("handler", [flood, burst])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_peer_that_takes_some_in_each_timeout_is_alive(
+    kind: str, handler: Callable[[WebSocket], Awaitable[None]], tmp_path: Path
+) -> None:
+    """It answers no ping: those are far behind in what it has yet to read."""
+
+    async def trial(clock: trio.testing.MockClock) -> None:
+        async with serving(kind, tmp_path, handler) as (server, stream):
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            for _ in range(3):
+                await pass_time(clock, 20)
+                await read(stream, SOME)
+                await pass_time(clock, 15)
+                assert len(server.connections) == 1
+            await stream.aclose()
+
+    under_a_mock_clock(trial)
+
+
+@pytest.mark.parametrize("handler", [flood, burst])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_peer_that_stops_taking_is_given_up_in_time(
+    kind: str, handler: Callable[[WebSocket], Awaitable[None]], tmp_path: Path
+) -> None:
+    async def trial(clock: trio.testing.MockClock) -> None:
+        async with serving(kind, tmp_path, handler) as (server, stream):
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            await pass_time(clock, 20)
+            await read(stream, SOME)
+            await pass_time(clock, 15)
+            assert len(server.connections) == 1
+            # The kernels have timers of their own, and may move the last of it a little later.
+            await trio.testing.wait_all_tasks_blocked(0.5)
+            await pass_time(clock, 20)
+            await pass_time(clock, 15)
+            for seconds in (20, 20, 15):
+                await pass_time(clock, seconds)
+            assert len(server.connections) == 0
+            await read_to_end(stream)
+
+    under_a_mock_clock(trial)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_kernel_takes_for_a_peer_that_hangs_is_no_life(kind: str, tmp_path: Path) -> None:
+    """There is room for all that is sent to it, our ping too, and nobody reads it."""
+
+    async def trial(clock: trio.testing.MockClock) -> None:
+        sent = 0
+
+        async def ticker(ws: WebSocket) -> None:
+            nonlocal sent
+            with pytest.raises(ConnectionClosedError):
+                await ws.accept()
+                await trio.sleep(0.5)  # not in the same moment as the looks
+                while True:
+                    await ws.send(b"tick")
+                    sent += 1
+                    await trio.sleep(1)
+
+        async with serving(kind, tmp_path, ticker) as (server, stream):
+            for _ in range(2 * (20 + 20 + 15)):
+                await pass_time(clock, 0.5)
+            assert sent > 30
+            assert len(server.connections) == 0
+            await read_to_end(stream)
+
+    if kind != "unix":  # whose kernel keeps one count for both sides, so that what was taken was read
+        under_a_mock_clock(trial)
