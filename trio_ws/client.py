@@ -32,13 +32,14 @@ from trio_ws.wire.dialects import choose, plain_dialect
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     import trio
 
     from trio_ws.channels.inbox import Policy
+    from trio_ws.network.connect import AskHeaders, AskURI, HeaderItems
     from trio_ws.options import Options
     from trio_ws.reconnecting.keeper import ClientState
     from trio_ws.rpc.calls import RPCResponse
@@ -71,14 +72,17 @@ class WebSocketClient:
     once. Once the client has given up, everything raises the `ConnectionFailedError` that it got last.
 
     Args:
-        uri: ``ws://`` or ``wss://``.
+        uri: ``ws://`` or ``wss://``. Or a function without arguments, async or not, that gives it for each
+            try to connect.
         handler: a `WebSocketHandler`, class or instance, whose methods the server may call. Its
             ``on_receive`` gets the packets that else `recv` gives.
         dialect: ``"trio-ws.v1"``, ``"webshocket.v1"``, ``"jsonrpc"`` or ``"json"``, which is spoken or
             connecting fails. The first two need a server that agrees to them; JSON-RPC servers know no
             subprotocol as a rule, and need not. By default the first two are offered, and JSON is spoken with
             a server that knows neither.
-        headers: more request headers.
+        headers: more request headers. A mapping is read for each try to connect. Or a function without
+            arguments, async or not, that gives them for each try, such as one that fetches a token. Where it
+            raises, the try has failed: it is logged with its traceback, and ``reconnect`` decides on another.
         stream: speak over this stream, or over what this async function gives for each connection; see
             `connect`.
         unix_path: connect to the Unix socket at this path.
@@ -94,11 +98,11 @@ class WebSocketClient:
 
     def __init__(
         self,
-        uri: str,
+        uri: str | AskURI,
         *,
         handler: WebSocketHandler[Any] | type[WebSocketHandler[Any]] | None = None,
         dialect: str | None = None,
-        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        headers: HeaderItems | AskHeaders = (),
         stream: trio.abc.Stream | Callable[[], Awaitable[trio.abc.Stream]] | None = None,
         unix_path: str | os.PathLike[str] | None = None,
         ssl_context: ssl.SSLContext | None = None,

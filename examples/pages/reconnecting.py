@@ -34,6 +34,19 @@ async def listen(url: str) -> None:
                 break
 
 
+async def fresh_token() -> str:
+    await trio.lowlevel.checkpoint()
+    return "a-token"
+
+
+async def with_tokens(url: str) -> None:
+    async def headers() -> dict[str, str]:
+        return {"Authorization": f"Bearer {await fresh_token()}"}
+
+    async with trio_ws.WebSocketClient(url, headers=headers, reconnect=trio_ws.Backoff()) as client:
+        print(await client.call("add", 1, 2))
+
+
 async def by_hand(url: str) -> None:
     async with trio_ws.WebSocketClient(url, autoconnect=False) as client:
         await client.connect(retry=True, max_retry_attempt=5, retry_interval=2)
@@ -51,6 +64,7 @@ async def in_memory() -> None:
 async def main() -> None:
     async with trio_ws.WebSocketServer(News, 0, host="127.0.0.1") as server:
         await listen(server.url)
+        await with_tokens(server.url)
         await by_hand(server.url)
 
 

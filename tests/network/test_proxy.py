@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from trio_ws import ClientConnection
 
+#: Of a server that proxies reach by any name.
+ANY_HOST = Options(hosts=["*"])
 LOGIN = ("ann", "s3cret")
 KINDS = [("tinyproxy", "http"), ("microsocks", "socks5h"), ("microsocks", "socks5")]
 
@@ -92,8 +94,8 @@ async def test_a_real_proxy(
     name: str, scheme: str, login: tuple[str, str] | None, certificates: Certificates, tmp_path: Path
 ) -> None:
     async with (
-        serving() as plain,
-        serving(ssl_context=certificates.server) as secure,
+        serving(options=ANY_HOST) as plain,
+        serving(ssl_context=certificates.server, options=ANY_HOST) as secure,
         run_proxy(name, tmp_path, login) as port,
     ):
         user = f"{login[0]}:{login[1]}@" if login else ""
@@ -106,7 +108,7 @@ async def test_a_real_proxy(
 
 @pytest.mark.parametrize(("name", "scheme"), KINDS[:2])
 async def test_a_real_proxy_that_wants_another_login(name: str, scheme: str, tmp_path: Path) -> None:
-    async with serving() as server, run_proxy(name, tmp_path, LOGIN) as port:
+    async with serving(options=ANY_HOST) as server, run_proxy(name, tmp_path, LOGIN) as port:
         for user in ("", "ann:wrong@", "eve:wrong@"):
             text = await failing(server.url, proxy=f"{scheme}://{user}127.0.0.1:{port}")
             assert f"the proxy {scheme}://127.0.0.1:{port}, asked for 127.0.0.1:{server.port}, " in text
@@ -151,7 +153,7 @@ async def test_calls_through_a_real_proxy(tmp_path: Path) -> None:
 
 
 async def test_the_environments_proxy_is_used_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with serving() as server:
+    async with serving(options=ANY_HOST) as server:
         proxy = ConnectProxy(server.port)
         async with scripted(proxy) as port:
             monkeypatch.setenv("all_proxy", f"http://127.0.0.1:{port}")
@@ -179,7 +181,7 @@ async def test_without_python_socks(monkeypatch: pytest.MonkeyPatch) -> None:
     text = await failing(proxy="socks5://ann:s3cret@p")
     assert "the proxy socks5://p:1080 needs the package python-socks" in text
     assert "pip install 'trio-ws[proxy]'" in text
-    async with serving() as server, scripted(ConnectProxy(server.port)) as port:
+    async with serving(options=ANY_HOST) as server, scripted(ConnectProxy(server.port)) as port:
         await talks("ws://service.example/", port, proxy=f"http://127.0.0.1:{port}")
 
 
@@ -196,7 +198,7 @@ async def test_without_python_socks(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 async def test_answers_that_agree(answer: bytes, piece: int) -> None:
-    async with serving() as server:
+    async with serving(options=ANY_HOST) as server:
         proxy = ConnectProxy(server.port, answer, piece)
         async with scripted(proxy) as port:
             url = f"http://ann:s3cret@127.0.0.1:{port}"
@@ -209,7 +211,10 @@ async def test_answers_that_agree(answer: bytes, piece: int) -> None:
 
 
 async def test_the_server_hears_nothing_of_the_proxy() -> None:
-    async with WebSocketServer(host="127.0.0.1") as server, scripted(ConnectProxy(server.port)) as port:
+    async with (
+        WebSocketServer(host="127.0.0.1", options=ANY_HOST) as server,
+        scripted(ConnectProxy(server.port)) as port,
+    ):
         with trio.fail_after(guard()):
             proxy = f"http://ann:s3cret@127.0.0.1:{port}"
             async with connect("ws://service.example/", proxy=proxy, headers={"Authorization": "x"}):
@@ -222,7 +227,10 @@ async def test_the_server_hears_nothing_of_the_proxy() -> None:
 async def test_tls_to_the_proxy_and_within(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with serving() as plain, serving(ssl_context=certificates.server) as secure:
+    async with (
+        serving(options=ANY_HOST) as plain,
+        serving(ssl_context=certificates.server, options=ANY_HOST) as secure,
+    ):
         for server, uri in ((plain, "ws://service.example/"), (secure, "wss://service.example/")):
             proxy = ConnectProxy(server.port)
             async with scripted(proxy, certificates.server) as port:
@@ -339,7 +347,7 @@ async def test_a_proxy_that_resets_the_connection(scheme: str) -> None:
 
 
 async def test_a_proxy_that_stops_at_any_byte() -> None:
-    async with serving() as server:
+    async with serving(options=ANY_HOST) as server:
         for scheme, first, rest in (
             ("http", b"", b"HTTP/1.1 200 OK\r\nX: y\r\n\r\n"),
             ("socks5h", NO_LOGIN, GRANTED),
@@ -397,7 +405,7 @@ async def test_cancelled_at_every_checkpoint(
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates.path))
     scheme, _, inner = kind.split(" ")
     secure = certificates.server if inner == "wss" else None
-    async with serving(ssl_context=secure) as server:
+    async with serving(ssl_context=secure, options=ANY_HOST) as server:
         proxy = (
             scripted(ConnectProxy(server.port), certificates.server if scheme == "https" else None)
             if scheme.startswith("http")

@@ -348,7 +348,7 @@ async def test_never_down_from_tls(scheme: str, certificates: tuple[ssl.SSLConte
 
 async def test_through_a_proxy_all_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     guide = Guide({"/old": "ws://other.example/new", "/new": "ws://inside.example:81/end"})
-    async with serving(guide) as server:
+    async with serving(guide, options=Options(hosts=["*"])) as server:
         proxy = ConnectProxy(server.port)
         async with scripted(proxy) as port:
             url = f"http://user:secret@127.0.0.1:{port}"

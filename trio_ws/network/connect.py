@@ -7,11 +7,13 @@ What always holds: whatever fails on the way, the stream is closed and the error
 from __future__ import annotations
 
 import functools
+import inspect
+import logging
 import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -39,9 +41,16 @@ if TYPE_CHECKING:
     from trio_ws.wire.handshake import Response
 
     OpenStream = Callable[[], Awaitable[trio.abc.Stream]]
+    HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
+    AskHeaders = Callable[[], Awaitable[HeaderItems] | HeaderItems]
+    AskURI = Callable[[], Awaitable[str] | str]
 
 __all__ = ["Opening", "close_after", "connect", "take_socket"]
 
+logger = logging.getLogger("trio_ws.network")
+
+#: Stands for one that is yet to be asked for; it may go with a context for TLS.
+_ANY_URI = "wss://unknown/"
 #: Seconds in which the rest of a refusal's body may come, once its head is there.
 _BODY_SECONDS = 0.1
 
@@ -49,10 +58,10 @@ _BODY_SECONDS = 0.1
 @asynccontextmanager
 @enable_ki_protection
 async def connect(
-    uri: str,
+    uri: str | AskURI,
     *,
     subprotocols: Sequence[str] = (),
-    headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    headers: HeaderItems | AskHeaders = (),
     stream: trio.abc.Stream | OpenStream | None = None,
     unix_path: str | os.PathLike[str] | None = None,
     ssl_context: ssl.SSLContext | None = None,
@@ -69,9 +78,11 @@ async def connect(
     and ``Cookie`` headers and the URI's user go to no other scheme, host or port; other headers do.
 
     Args:
-        uri: ``ws://`` or ``wss://``. ``user:password@`` becomes Basic authentication.
+        uri: ``ws://`` or ``wss://``. ``user:password@`` becomes Basic authentication. Or a function without
+            arguments, async or not, that gives one.
         subprotocols: those offered, best first.
-        headers: more request headers.
+        headers: more request headers. Or a function without arguments, async or not, that gives them, such
+            as one that fetches a token. It runs within ``open_timeout``, as that for ``uri`` does.
         stream: speak over this stream instead of opening a TCP connection. It is taken over: it is closed in
             the end, also when connecting fails. With ``wss://`` TLS is put on top of it. Or an async
             function without arguments that gives one; an `OSError` of it is a failed connection.
@@ -91,7 +102,7 @@ async def connect(
         InvalidURIError: ``uri`` names no WebSocket, or ``proxy`` or its environment variable no proxy.
         HandshakeRejectedError: the server answered with another HTTP status.
         ConnectionFailedError: DNS, TCP, TLS, the proxy or the handshake failed, a redirect could not be
-            followed, or ``open_timeout`` passed.
+            followed, ``open_timeout`` passed, or a function for ``uri`` or ``headers`` raised.
     """
     opening = Opening(uri, subprotocols, headers, stream, unix_path, ssl_context, proxy, options)
     entered = False
@@ -111,48 +122,106 @@ async def connect(
 
 
 class Opening:
-    """How a connection is opened: the arguments of `connect`, checked. It may be opened again and again."""
+    """How a connection is opened: the arguments of `connect`, checked. It may be opened again and again.
+
+    Each time functions are asked anew, and a mapping of headers is read anew.
+    """
 
     def __init__(
         self,
-        uri: str,
+        uri: str | AskURI,
         subprotocols: Sequence[str] = (),
-        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        headers: HeaderItems | AskHeaders = (),
         stream: trio.abc.Stream | OpenStream | None = None,
         unix_path: str | os.PathLike[str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
         proxy: Literal[True] | str | None = True,
         options: Options | None = None,
     ) -> None:
-        pairs = headers.items() if isinstance(headers, Mapping) else headers
-        items = list(cast("Iterable[tuple[str, str]]", pairs))
         self._stream = stream
+        self._uri = uri
+        self._headers = headers if isinstance(headers, Mapping) or callable(headers) else list(headers)
         self._attempt = functools.partial(
-            _Attempt, uri, subprotocols, items, stream, unix_path, ssl_context, proxy, options
+            _Attempt,
+            subprotocols=subprotocols,
+            stream=stream,
+            unix_path=unix_path,
+            ssl_context=ssl_context,
+            proxy=proxy,
+            options=options,
         )
-        # Made here for what may be wrong with its parts. One is good for one connection.
-        self._first: _Attempt | None = self._attempt()
-        self.options = self._first.options
+        # Made here for what may be wrong with its parts, as far as they are known.
+        first = self._attempt(_ANY_URI if callable(uri) else uri, _pairs(self._headers))
+        self.options = first.options
+        # One is good for one connection.
+        self._first = None if callable(uri) or _is_function(self._headers) else first
+        self._opened = False
 
     async def open(self, service: Service) -> WebSocket:
         """Open a connection in ``open_timeout``; raises as `connect`."""
-        if self._first is None and self._stream is not None and not callable(self._stream):
+        if self._opened and self._stream is not None and not callable(self._stream):
             raise RuntimeError("a stream is good for one connection; give an async function that opens one")
-        attempt, self._first = self._first or self._attempt(), None
+        self._opened = True
+        attempt, self._first = self._first, None
         ws: WebSocket | None = None
         with trio.move_on_after(self.options.open_timeout):
+            if attempt is None:
+                attempt = await self._ask()
             ws = await attempt.open(service)
         if ws is None:
+            if attempt is None:
+                await self.abandon()
             raise ConnectionFailedError(
-                f"the connection to {attempt.where} did not open within open_timeout"
-                f" ({self.options.open_timeout} seconds)"
+                f"the connection{'' if attempt is None else f' to {attempt.where}'} did not open within"
+                f" open_timeout ({self.options.open_timeout} seconds)"
             )
         return ws
+
+    async def _ask(self) -> _Attempt:
+        """What to do this time."""
+        try:
+            uri = await _result("uri", self._uri) if callable(self._uri) else self._uri
+            headers: Any = self._headers
+            if _is_function(headers):
+                headers = await _result("headers", headers)
+            return self._attempt(uri, _pairs(headers))
+        except BaseException:
+            await self.abandon()
+            raise
 
     async def abandon(self) -> None:
         """It comes to no `open`: close the stream that was given."""
         if self._stream is not None and not callable(self._stream):
             await close_forcefully(self._stream)
+
+
+def _is_function(headers: object) -> bool:
+    return callable(headers) and not isinstance(headers, Mapping)
+
+
+def _pairs(headers: Any) -> list[tuple[str, str]]:
+    """The headers as they are now; none yet of a function."""
+    if _is_function(headers):
+        return []
+    return list(headers.items() if isinstance(headers, Mapping) else headers)
+
+
+async def _result(name: str, function: Callable[[], Any]) -> Any:
+    """Ask a function of the user's.
+
+    Raises:
+        ConnectionFailedError: it raised.
+    """
+    try:
+        result = function()
+        return await result if inspect.isawaitable(result) else result
+    except ConnectionFailedError:
+        raise
+    except Exception as exc:
+        logger.warning("the function for %s failed", name, exc_info=exc)
+        raise ConnectionFailedError(
+            f"the function for {name} raised {type(exc).__name__}: {explain(exc)}"
+        ) from exc
 
 
 async def close_after(ws: WebSocket, exc: BaseException) -> None:
@@ -176,8 +245,9 @@ class _Attempt:
     def __init__(
         self,
         uri: str,
-        subprotocols: Sequence[str],
         headers: list[tuple[str, str]],
+        *,
+        subprotocols: Sequence[str],
         stream: trio.abc.Stream | OpenStream | None,
         unix_path: str | os.PathLike[str] | None,
         ssl_context: ssl.SSLContext | None,

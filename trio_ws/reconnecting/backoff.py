@@ -10,15 +10,20 @@ import math
 import random
 import ssl
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from trio_ws.errors import HandshakeRejectedError, InvalidURIError
+from trio_ws.wire.tunnel import TunnelError
 
 if TYPE_CHECKING:
     from trio_ws.errors import ConnectionClosedError, ConnectionFailedError
 
 __all__ = ["ONCE", "Backoff"]
+
+#: Request Timeout, Too Early and Too Many Requests: the same request may be answered otherwise later.
+_PASSING = frozenset({408, 425, 429})
 
 
 class _SystemRandom(random.SystemRandom):
@@ -86,15 +91,15 @@ class Backoff:
     def retries(self, error: ConnectionFailedError | ConnectionClosedError) -> bool:
         """Whether to try again after this error. A subclass may have a rule of its own.
 
-        Yes for a lost connection, whoever closed it with whatever code, for HTTP 5xx, for errors of the
-        network and for ``open_timeout``. No for any other HTTP status, a redirect that cannot be followed
-        among them, for an `InvalidURIError`, a certificate that is not trusted, or a package that is missing:
-        these will be the same the next time.
+        Yes for a lost connection, whoever closed it with whatever code, for HTTP 5xx, for 408, 425 and 429,
+        which pass, for errors of the network and for ``open_timeout``. No for any other HTTP status, of a
+        proxy too, a redirect that cannot be followed among them, for an `InvalidURIError`, a certificate that
+        is not trusted, or a package that is missing: these will be the same the next time.
         """
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, HandshakeRejectedError):
-                return cause.status >= 500
+            if isinstance(cause, HandshakeRejectedError | TunnelError) and cause.status is not None:
+                return cause.status >= 500 or cause.status in _PASSING
             if isinstance(cause, InvalidURIError | ImportError | ssl.SSLCertVerificationError):
                 return False
             cause = cause.__cause__
@@ -122,12 +127,21 @@ def _retry_after(error: object) -> float:
     value = (error.headers.get("Retry-After") or "").strip()
     if value.isascii() and value.isdigit():
         return float(value)
-    try:
-        # By the server's own clock: ours may be wrong, and nothing here reads it.
-        there = parsedate_to_datetime(value) - parsedate_to_datetime(error.headers.get("Date") or "")
-    except (TypeError, ValueError, OverflowError):
+    date = _time_of(value)
+    if date is None:
         return 0.0
-    return max(0.0, there.total_seconds())
+    # By the server's own clock where it tells, since ours may be wrong.
+    now = _time_of(error.headers.get("Date")) or datetime.now(UTC)
+    return max(0.0, (date - now).total_seconds())
+
+
+def _time_of(value: str | None) -> datetime | None:
+    """What an HTTP date says (RFC 9110 section 5.6.7); None where it is none."""
+    try:
+        date = parsedate_to_datetime(value or "")
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
 
 
 #: One try.

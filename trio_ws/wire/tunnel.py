@@ -20,7 +20,15 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] [0-9]{3}[ \r\n]")
 
 
 class TunnelError(Exception):
-    """Why there is no tunnel, as the end of a sentence that begins with the proxy. Internal."""
+    """Why there is no tunnel, as the end of a sentence that begins with the proxy. Internal.
+
+    Attributes:
+        status: the HTTP status with which the proxy refused, or None.
+    """
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class Tunnel:
@@ -94,7 +102,7 @@ class Tunnel:
             except ValueError:
                 phrase = ""
             hint = "; it wants user:password@ in its URL, or others" if status == 407 else ""
-            raise TunnelError(f"refuses with HTTP status {status}{phrase}{hint}")
+            raise TunnelError(f"refuses with HTTP status {status}{phrase}{hint}", status)
         if self._heads:
             # Clients speak first in TLS and in WebSocket, so this came from nobody behind the proxy.
             raise TunnelError("sent more than its answer before the tunnel was used")
