@@ -104,7 +104,7 @@ async def play(
             case ("flood", what, times):
                 data = encode(what, speaks, masked=masked)
                 with trio.move_on_after(patience):
-                    for _ in range(min(times, _FLOOD // len(data) + 1)):
+                    for _ in range(min(times, _FLOOD // (len(data) + 1) + 1)):
                         await stream.send_all(data)
             case _:
                 with trio.move_on_after(patience):

@@ -69,7 +69,7 @@ class Methods(WebSocketHandler):
         return value
 
     @rpc_method()
-    def page(self, connection: ClientConnection) -> str:
+    def page(self, connection: ClientConnection, value: Any = None) -> str:
         return "x" * 600
 
     @rpc_method()
@@ -179,7 +179,7 @@ async def rounds(one: Callable[[int], Awaitable[None]], stop: trio.Event) -> Non
 
 async def echo_for_ever(stream: trio.abc.Stream, stop: trio.Event, **options: Any) -> None:
     """An honest client of the echo."""
-    async with connect("ws://test/", stream=stream, proxy=None, **options) as ws:
+    async with connect("ws://localhost/", stream=stream, proxy=None, **options) as ws:
 
         async def one(number: int) -> None:
             text = f"{number}" * 100
@@ -196,7 +196,7 @@ async def call_for_ever(
     """An honest client of the methods."""
     full = dialect == "trio-ws.v1"
     async with WebSocketClient(
-        f"ws://test{path}", stream=stream, dialect=dialect, proxy=None, **options
+        f"ws://localhost{path}", stream=stream, dialect=dialect, proxy=None, **options
     ) as client:
         assert await client.call("join", f"honest {dialect}")
 

@@ -113,6 +113,13 @@ ERRORS: tuple[Any, ...] = (
     {},
 )
 
+
+def mixed(*kinds: tuple[int, st.SearchStrategy[Step]]) -> st.SearchStrategy[Step]:
+    """One of these, each as likely as its number says."""
+    every = [kind for times, kind in kinds for _ in range(times)]
+    return st.integers(0, len(every) - 1).flatmap(every.__getitem__)
+
+
 ids, values = st.sampled_from(IDS), st.sampled_from(VALUES)
 small = st.integers(0, 4)
 
@@ -180,49 +187,43 @@ deflate = st.tuples(st.just("deflated"), st.sampled_from(["text", "bomb", "block
 lengths = st.tuples(st.just("length"), st.sampled_from([0, 127, 2**16, 2**31, 2**63 - 1, 2**64 - 1]))
 raw = st.tuples(st.just("raw"), st.binary(max_size=40))
 
-civil = st.one_of(plain_calls, plain_calls, plain_calls, calls, answers, amplified, batches)
-wild = st.one_of(
-    calls,
-    calls,
-    answers,
-    packets,
-    amplified,
-    batches,
-    nested,
-    frames,
-    frames,
-    fragments,
-    deflate,
-    lengths,
-    raw,
+# What costs an attacker least: short calls with long answers, or with none.
+cheap_calls = st.tuples(
+    st.just("call"),
+    st.sampled_from(["page", "fail", "nobody", "wait", "plain", "__subscribe__", "__methods__"]),
+    st.sampled_from([[], ["a"]]),
+    st.sampled_from(["1", "2", "1/0", ""]),
+    st.none(),
+    st.none(),
+    st.none(),
 )
-floods = st.tuples(
-    st.just("flood"),
-    st.one_of(plain_calls, plain_calls, calls, answers, amplified),
-    st.sampled_from([5, 60, 400]),
+civil = mixed((3, plain_calls), (1, cheap_calls), (1, calls), (1, answers), (1, amplified), (1, batches))
+wild = mixed(
+    *((2, calls), (1, answers), (1, packets), (1, amplified), (1, batches), (1, nested), (2, frames)),
+    *((1, fragments), (1, deflate), (1, lengths), (1, raw)),
 )
-wild_floods = st.tuples(
-    st.just("flood"), st.one_of(packets, frames, calls, answers), st.sampled_from([5, 60, 400])
-)
-moves = st.one_of(
-    st.tuples(st.just("read"), st.booleans()),
-    st.tuples(st.just("wait"), st.sampled_from([0, 0.1, 1.0, 6.0])),
-    st.tuples(st.just("eof")),
-    st.tuples(st.just("reset")),
+flooded = mixed((3, cheap_calls), (2, plain_calls), (1, calls), (1, answers), (1, amplified), (1, batches))
+wildly_flooded = mixed((1, packets), (2, frames), (1, calls), (1, answers))
+times = st.sampled_from([5, 60, 400])
+moves = mixed(
+    (3, st.tuples(st.just("read"), st.booleans())),
+    (3, st.tuples(st.just("wait"), st.sampled_from([0, 0.1, 1.0, 6.0]))),
+    (1, st.tuples(st.just("eof"))),
+    (1, st.tuples(st.just("reset"))),
 )
 #: Of an attacker that makes no mistake which would end its connection at once, and of one that makes many.
-steps = st.lists(st.one_of(civil, civil, civil, floods, floods, moves), min_size=1, max_size=10) | st.lists(
-    st.one_of(civil, wild, wild, wild, wild_floods, moves), min_size=1, max_size=10
-)
+civil_step = mixed((4, civil), (4, st.tuples(st.just("flood"), flooded, times)), (1, moves))
+wild_step = mixed((2, civil), (4, wild), (1, st.tuples(st.just("flood"), wildly_flooded, times)), (1, moves))
+steps = st.lists(civil_step, min_size=1, max_size=10) | st.lists(wild_step, min_size=1, max_size=10)
 
-PATHS = ("/calls", "/calls", "/calls", "/", "/", "/nowhere", "/page")
+PATHS = (*["/calls"] * 7, "/", "/", "/nowhere", "/page")
 HEADS = (
     b"GET / HTTP/1.1\r\n",
     b"GET /\r\n\r\n",
     b"\r\n" * 40,
     b"\x16\x03\x01\x02\x00\x01\x00",
-    b"GET / HTTP/1.1\r\nHost: a\r\n" + b"a: b\r\n" * 300 + b"\r\n",
-    b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"x" * 5000,
+    b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * 300 + b"\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nA: " + b"x" * 5000,
     b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"HEAD /page HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\r\n",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import random
 import sys
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,24 @@ CHUNKED = get("/", "Transfer-Encoding: chunked", method="POST")
 def fragments(count: int) -> bytes:
     """One message of so many frames."""
     return frame(BINARY, b"x", fin=False) + frame(MORE, b"x", fin=False) * count + frame(MORE, b"x")
+
+
+def colliding(count: int) -> dict[tuple[int, int], None]:
+    """A map whose keys, as tuples of Python, all have one hash: it takes the square of the time."""
+    mask, prime = 2**64 - 1, 2**61 - 1
+    inverse = pow(14029467366897019727, -1, 2**64)
+    found: dict[tuple[int, int], None] = {}
+    for first in itertools.count(1):
+        # What tuplehash() of CPython's tupleobject.c does with the first of two items.
+        state = (2870177450012600261 + first * 14029467366897019727) & mask
+        state = (((state << 31) | (state >> 33)) * 11400714785074694791) & mask
+        second = (-state * inverse) & mask
+        second -= 2**64 if second >= 2**63 else 0
+        if abs(second) < prime and second != -1:
+            found[first, second] = None
+            if len(found) == count:
+                break
+    return found
 
 
 def rpc(
@@ -145,6 +164,35 @@ ATTACKS: Sequence[Attack] = (
         call("tell", "a" * 250, call_id="1"),
         first=call("__subscribe__", [f"{'*a' * 60}{n}" for n in range(100)], call_id="1"),
     ),
+    # The more of these attack, the more globs and names each of them has to be compared with.
+    rpc(
+        "names past the globs of others",
+        call("__subscribe__", NAMES[:400], call_id="1") + call("__unsubscribe__", NAMES[:400], call_id="1"),
+        first=call("__subscribe__", [f"*{n}*" for n in NAMES[1000:1500]], call_id="1"),
+    ),
+    Attack(
+        "globs past the names of others",
+        "calls",
+        lambda: itertools.chain(
+            [call("__subscribe__", [f"{random.random()}" for _ in range(500)], call_id="1")],
+            itertools.repeat(
+                call("__subscribe__", [f"*{n}*" for n in NAMES[1000:1400]], call_id="1")
+                + call("__unsubscribe__", [f"*{n}*" for n in NAMES[1000:1400]], call_id="1")
+            ),
+        ),
+        subprotocol="trio-ws.v1",
+        reads=True,
+    ),
+    rpc(
+        "a glob that matches 1,000 channels",
+        call("__unsubscribe__", ["a*"], call_id="1") + call("__subscribe__", ["a*"], call_id="1"),
+        first=call("__subscribe__", [f"*{n}*" for n in NAMES[90000:90900]], call_id="1")
+        + call("__subscribe__", ["a*"], call_id="1")
+        + b"".join(call("tell", f"a{n}", call_id="1") for n in NAMES[:1000]),
+    ),
+    rpc("keys that collide, 2,000 in a map", call("nobody", colliding(2000), call_id="1")),
+    rpc("keys that collide, 20 in each of many maps", call("nobody", [colliding(20)] * 100, call_id="1")),
+    rpc("lists of the methods", call("__methods__", call_id="1") * 100),
     rpc(
         "aborts of nothing, while 5,000 requests wait",
         call("__abort__", "x") * 5000,

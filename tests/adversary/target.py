@@ -29,6 +29,7 @@ class Methods(WebSocketHandler):
     """Methods of every kind; clients may subscribe to everything, and publish."""
 
     client_globs = True
+    list_methods = True
 
     @rpc_method()
     async def echo(self, connection: ClientConnection, value: Any = None) -> Any:

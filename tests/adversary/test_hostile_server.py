@@ -1,0 +1,206 @@
+"""Any server at all, and our client: whatever it is told, its block ends in time, with errors of ours.
+
+The server speaks every dialect, or none, answers calls that it never got, sends what nobody asked for, reads
+or does not, and breaks off anywhere. The clock is a mock: whatever the server does, it takes no time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.adversary.attackers import PATIENCE, Gate, arrange, play
+from tests.adversary.census import faults, roots_of, weight
+from tests.adversary.honest import Methods, numbers
+from tests.adversary.scripts import DIALECTS, Script, scripts
+from tests.kit.examples import examples
+from tests.kit.serving import all_tasks
+from trio_ws import Options, WebSocketClient, WebSocketError, connect
+from trio_ws.testing import Link, RawPeer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_ws import WebSocket
+
+OPTIONS = Options(
+    max_message_size=2000,
+    max_queue_bytes=2000,
+    send_high_water=500,
+    open_timeout=5,
+    close_timeout=3,
+    ping_interval=4,
+    ping_timeout=4,
+    max_header_bytes=1000,
+    max_concurrent_calls=3,
+    stream_window=3,
+    channel_max_items=4,
+    channel_max_bytes=1500,
+    compression=True,
+)
+#: Bytes that the client may hold here, whatever it is sent.
+LIMIT = 60_000
+
+HEADS = (
+    b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    b"HTTP/1.1 403 Forbidden\r\nContent-Length: 99999999\r\n\r\n" + b"x" * 3000,
+    b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nA\r\n" * 600,
+    b"HTTP/1.1 503 Busy\r\nRetry-After: 99999999999999999999\r\n\r\n",
+    b"HTTP/1.1 301 Moved\r\nLocation: ws://\xff\xff/\r\n\r\n",
+    b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n",
+    b"HTTP/1.1 999 What\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 300,
+    b"HTTP/1.1 100 Continue\r\n\r\n" * 40,
+    b"HTTP/9.9 101 x\r\n\r\n",
+    b"SSH-2.0-OpenSSH\r\n",
+    b"\0" * 3000,
+    b"",
+)
+OPERATIONS = ("call", "stream", "upload", "receive", "subscribe", "send", "give up")
+
+
+@examples(100)
+@given(
+    scripts(),
+    st.sampled_from(["as spoken", "as spoken", "as spoken", None, *DIALECTS]),
+    st.sampled_from([None] * 3 * len(HEADS) + [*HEADS]),
+    st.lists(st.sampled_from(OPERATIONS), min_size=1, max_size=6),
+    st.sampled_from(["calls", "calls", "calls", "messages"]),
+)
+def test_a_client_ends_in_time_with_errors_of_ours(
+    script: Script, offers: str | None, head: bytes | None, operations: list[str], what: str
+) -> None:
+    if offers == "as spoken":
+        offers = script.dialect or "json"
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    trio.run(run, script, offers, head, operations, what == "messages", clock=clock)
+
+
+async def run(
+    script: Script, offers: str | None, head: bytes | None, operations: Sequence[str], plain: bool
+) -> None:
+    before = all_tasks()
+    with faults() as found, trio.fail_after(1000):
+        link = Link(latency=script.latency, capacity=script.capacity, max_read=script.max_read)
+        inside: list[WebSocket] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve, script, head, link, lambda: look(inside))
+            began = trio.current_time()
+            with contextlib.suppress(WebSocketError):
+                if plain:
+                    await use_websocket(link, inside)
+                else:
+                    await use_client(link, inside, offers, operations)
+            # Of the operations themselves each takes at most ten seconds.
+            assert trio.current_time() - began < 10 + OPTIONS.open_timeout + 2 * OPTIONS.close_timeout
+            nursery.cancel_scope.cancel()
+        assert found == []
+    assert all_tasks() == before
+
+
+def look(inside: Sequence[WebSocket]) -> None:
+    """See what the client holds."""
+    for ws in inside:
+        held = weight(roots_of(ws))
+        assert held < LIMIT, f"the client holds {held} bytes"
+
+
+async def serve(script: Script, head: bytes | None, link: Link, watch: Any) -> None:
+    """Be the server."""
+    stream = link.server
+    with contextlib.suppress(OSError, EOFError, trio.BrokenResourceError, trio.ClosedResourceError):
+        if head is not None:
+            await RawPeer(stream, client=False).receive_head()
+            await stream.send_all(head)
+        else:
+            headers = [("Sec-WebSocket-Protocol", script.dialect)] if script.dialect else []
+            if script.deflate:
+                headers.append(("Sec-WebSocket-Extensions", "permessage-deflate"))
+            await RawPeer.accept(stream, headers)
+            arrange(script, stream)
+            await trio.sleep(script.latency + 0.1)  # so that there is something to answer
+        async with trio.open_nursery() as nursery:
+            gate = Gate()
+            gate.set(script.reads)
+            nursery.start_soon(gate.read, stream)
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await play(script.steps, script.speaks, stream, gate, watch, masked=False)
+                if script.ends == "stays":
+                    await trio.sleep_forever()
+                await trio.sleep(PATIENCE)
+                if script.ends == "reset":
+                    link.cut()
+            nursery.cancel_scope.cancel()
+        await stream.aclose()
+
+
+async def use_websocket(link: Link, inside: list[WebSocket]) -> None:
+    """Send and receive."""
+    async with connect("ws://test/", stream=link.client, proxy=None, options=OPTIONS) as ws:
+        inside.append(ws)
+        with trio.move_on_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(tolerant, ws.ping)
+                nursery.start_soon(tolerant, ws.send, "x" * 5000)
+                nursery.start_soon(tolerant, take_all, ws)
+
+
+async def take_all(ws: WebSocket) -> None:
+    async for message in ws:
+        assert message.is_text() or message.is_binary()
+
+
+async def tolerant(function: Any, *args: Any) -> None:
+    """Run it; an error of ours is as good as a result."""
+    with contextlib.suppress(WebSocketError):
+        await function(*args)
+
+
+async def use_client(
+    link: Link, inside: list[WebSocket], offers: str | None, operations: Sequence[str]
+) -> None:
+    """Do all of these at once."""
+    async with WebSocketClient(
+        "ws://test/", stream=link.client, proxy=None, options=OPTIONS, dialect=offers, handler=Answering
+    ) as client:
+        inside.append(client._live.ws)
+        with trio.move_on_after(10):
+            async with trio.open_nursery() as nursery:
+                for operation in operations:
+                    nursery.start_soon(tolerant, operate, client, operation)
+
+
+class Answering(Methods):
+    """What the server may call. Its packets are left to recv()."""
+
+
+async def operate(client: WebSocketClient, operation: str) -> None:
+    match operation:
+        case "call":
+            for _ in range(5):
+                with contextlib.suppress(WebSocketError):
+                    assert isinstance(await client.call("echo", 1, returns=int), int)
+        case "stream":
+            async with client.stream("numbers", 5, items=int) as items:
+                async for item in items:
+                    assert isinstance(item, int)
+        case "upload":
+            await client.call("total", numbers(20))
+        case "receive":
+            async with client.stream("pages") as pages:
+                async for _ in pages:
+                    await trio.sleep(1)
+        case "subscribe":
+            async with client.subscribe("a") as inbox:
+                async for _ in inbox:
+                    pass
+        case "send":
+            await client.send("x" * 1500)
+        case "give up":
+            with trio.move_on_after(0.5):
+                await client.call("wait", numbers(20))
