@@ -328,7 +328,7 @@ async def test_max_body_bytes_is_413_before_the_function_runs(autojump_clock: Mo
 
 
 async def test_a_request_that_does_not_come_is_408(autojump_clock: MockClock) -> None:
-    response = await ask(answering("hi"), http("POST /", "Content-Length: 5"))
+    response = await ask(app_of(says("hi"), methods=["POST"]), http("POST /", "Content-Length: 5"))
     assert status_of(response) == 408
     assert trio.current_time() == 10
 

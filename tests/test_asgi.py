@@ -16,11 +16,13 @@ import trio_ws
 from tests.kit.asgi import hosting, http_scope, websocket_scope
 from tests.kit.serving import all_tasks, echo
 from trio_ws import (
+    App,
     ASGIApp,
     ConnectionClosedError,
     MemoryBroker,
     MemoryHub,
     Options,
+    Request,
     WebSocket,
     WebSocketException,
     WebSocketHandler,
@@ -661,11 +663,21 @@ async def test_head_gets_no_body(autojump_clock: MockClock) -> None:
     assert host.said[1:] == [{"type": "http.response.body", "body": b"", "more_body": False}]
 
 
+def posting() -> App:
+    app = App()
+
+    @app.http("/", methods=["POST"])
+    async def take(request: Request) -> str:
+        return "taken"
+
+    return app
+
+
 @pytest.mark.parametrize("headers", [[], [(b"content-length", b"30")]])
 async def test_a_body_over_the_limit_is_refused(
     headers: list[tuple[bytes, bytes]], autojump_clock: MockClock
 ) -> None:
-    app = ASGIApp(echo, options=Options(max_body_bytes=20))
+    app = ASGIApp(posting(), options=Options(max_body_bytes=20))
     async with hosting(app, http_scope("/", *headers, method="POST")) as host:
         for more in (True, True, False):
             await host.say("http.request", body=b"x" * 10, more_body=more)
@@ -673,13 +685,13 @@ async def test_a_body_over_the_limit_is_refused(
 
 
 async def test_a_body_that_is_not_as_long_as_it_says(autojump_clock: MockClock) -> None:
-    async with hosting(ASGIApp(echo), http_scope("/", (b"content-length", b"5"), method="POST")) as host:
+    async with hosting(ASGIApp(posting()), http_scope("/", (b"content-length", b"5"), method="POST")) as host:
         await host.say("http.request", body=b"123456", more_body=False)
     assert host.said[0]["status"] == 400
 
 
 async def test_a_client_that_leaves_in_the_middle_of_its_body(autojump_clock: MockClock) -> None:
-    async with hosting(ASGIApp(echo), http_scope("/", (b"content-length", b"5"), method="POST")) as host:
+    async with hosting(ASGIApp(posting()), http_scope("/", (b"content-length", b"5"), method="POST")) as host:
         await host.say("http.request", body=b"123", more_body=True)
         await host.say("http.disconnect")
     assert host.said == []

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.kit.serving import echo, exchange, request, serving, serving_in_memory, status_of
-from trio_ws import Options
+from tests.kit.serving import echo, exchange, read_to_end, request, serving, serving_in_memory, status_of
+from trio_ws import Options, connect
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +58,7 @@ async def test_hosts_of_a_server_on_a_loopback_address(caplog: pytest.LogCapture
         assert "Options(hosts=['evil.example'])" in text
         caplog.clear()
         async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
-            assert status_of(await exchange(stream, asking_for("x" * 10_000))) == 403
+            assert status_of(await exchange(stream, asking_for("x" * 10_000 + ".example"))) == 403
         assert len(the_line(caplog)) < 400
 
 
@@ -93,3 +93,25 @@ def test_wrong_unix_modes() -> None:
         made(unix_mode="600")
     with pytest.raises(ValueError, match=r"^unix_mode must be from 0 to 511, not 512"):
         made(unix_mode=0o1000)
+
+
+# -- shares -----------------------------------------------------------------------------------------
+
+
+async def test_max_connections_per_address(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(options=Options(max_connections_per_address=1)) as server:
+        async with connect(server.url):
+            stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+            assert status_of(await read_to_end(stream)) == 503
+            await stream.aclose()
+        assert "127.0.0.1 has max_connections_per_address (1) already" in the_line(caplog)
+
+
+async def test_max_handshakes_per_address(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(options=Options(max_handshakes_per_address=1)) as server:
+        first = await trio.open_tcp_stream("127.0.0.1", server.port)
+        second = await trio.open_tcp_stream("127.0.0.1", server.port)
+        assert status_of(await read_to_end(second)) == 503
+        assert "127.0.0.1 has max_handshakes_per_address (1) already" in the_line(caplog)
+        await first.aclose()
+        await second.aclose()

@@ -24,13 +24,15 @@ import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from trio_ws.errors import ConnectionClosedError
-from trio_ws.front import Exchange, Front, Shared
+from trio_ws.front import Entry, Exchange, Front, Shared
 from trio_ws.groups import unwrapped
 from trio_ws.handler import UNFINISHED
+from trio_ws.network.addresses import AddressShares, share_key
 from trio_ws.network.listen import (
     answer,
     check_host,
     check_request,
+    read_body,
     read_request,
     read_request_now,
     secure,
@@ -42,7 +44,7 @@ from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.lifetime import CONNECTING
 from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, shut_down
 from trio_ws.websocket.trace import about
-from trio_ws.websocket.transport import SocketTransport
+from trio_ws.websocket.transport import SocketTransport, peer_of
 from trio_ws.wire.http import HTTPError, http_response
 from trio_ws.wire.reader import RequestReader
 
@@ -58,6 +60,33 @@ if TYPE_CHECKING:
 __all__ = ["Admission"]
 
 logger = logging.getLogger("trio_ws.server")
+
+
+class _PendingClient:
+    """A client in its opening handshake.
+
+    Attributes:
+        stream: what it came by.
+        address: its address, as far as that is known.
+        loopback: whether it came to a loopback address.
+        share: what its connection is counted under; see `share_key`.
+        transport: of the stream, once there is one.
+        method: that of its request, once that is known.
+    """
+
+    __slots__ = ("address", "loopback", "method", "share", "stream", "transport")
+
+    def __init__(self, stream: socket.socket | trio.abc.Stream, address: Any, *, loopback: bool) -> None:
+        self.stream = stream
+        self.address = peer_of(stream) if address is None else address
+        self.loopback = loopback
+        self.share = share_key(self.address)
+        self.transport: Transport | None = None
+        self.method = ""
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
 
 
 class Admission:
@@ -77,6 +106,7 @@ class Admission:
         self._exchanges = 0  # plain HTTP requests that are being answered
         self._clients = 0  # connections in any state, those in their opening handshake too
         self._handshakes = 0
+        self._shares = AddressShares(self.options)
         self._gone = Bell()  # rings when a client has gone, or is through with its opening handshake
         self._failure: BaseException | None = None
         # Set while the server runs.
@@ -86,18 +116,33 @@ class Admission:
         self._shared: Shared
 
     def _admit(
-        self, client: socket.socket | trio.abc.Stream, address: Any, *, loopback: bool = False
+        self, stream: socket.socket | trio.abc.Stream, address: Any, *, loopback: bool = False
     ) -> None:
-        if self._state == "closed":
-            self._service.nursery.start_soon(self._refuse, client)
-            return
-        if self._handshakes >= self.options.max_handshakes:
-            logger.warning("refused a client: max_handshakes (%d) are under way", self.options.max_handshakes)
-            self._service.nursery.start_soon(self._refuse, client)
+        client = _PendingClient(stream, address, loopback=loopback)
+        if self._state == "closed" or not self._has_room_for(client):
+            self._service.nursery.start_soon(self._refuse, stream)
             return
         self._clients += 1
         self._handshakes += 1
-        self._handlers.start_soon(self._serve_client, client, address, loopback)
+        self._shares.begin(client.share)
+        self._handlers.start_soon(self._serve_client, client)
+
+    def _has_room_for(self, client: _PendingClient) -> bool:
+        """Whether another client may begin its opening handshake; one that may not is logged."""
+        options = self.options
+        # Those that are refused later, with an answer to their request, are more than max_connections.
+        limit = None if options.max_connections is None else options.max_connections + options.max_handshakes
+        if self._handshakes >= options.max_handshakes:
+            why = f"max_handshakes ({options.max_handshakes}) are under way"
+        elif limit is not None and self._clients >= limit:
+            why = f"max_connections ({options.max_connections}) and max_handshakes are there"
+        else:
+            refusal = self._shares.refusal(client.share)
+            if refusal is None:
+                return True
+            why = refusal
+        logger.warning("refused a client: %s", why, extra={"peer": client.address})
+        return False
 
     @enable_ki_protection
     async def _refuse(self, client: socket.socket | trio.abc.Stream) -> None:
@@ -112,15 +157,14 @@ class Admission:
             shut_down(client)
 
     @enable_ki_protection
-    async def _serve_client(
-        self,
-        client: socket.socket | trio.abc.Stream,
-        address: Any,
-        loopback: bool,
-    ) -> None:
+    async def _serve_client(self, client: _PendingClient) -> None:
         over = True
         try:
-            opened = await self._open(client, address, loopback=loopback)
+            try:
+                opened = await self._open(client)
+            finally:
+                address, share = client.address, client.share
+                del client
             if opened is not None:
                 ws, target = opened
                 self._connections.add(ws)
@@ -133,8 +177,12 @@ class Admission:
                 log_failure(logger, "serving %s failed", address, exc=judged(exc), extra={"peer": address})
         finally:
             if over:
-                self._clients -= 1
-                self._gone.ring()
+                self._client_gone(share)
+
+    def _client_gone(self, share: str | None) -> None:
+        self._clients -= 1
+        self._shares.end(share)
+        self._gone.ring()
 
     @enable_ki_protection
     async def _finish_client(self, ws: WebSocket, rest: Callable[[WebSocket], Awaitable[None]]) -> None:
@@ -143,84 +191,114 @@ class Admission:
         try:
             await self._handle(ws, rest)
         finally:
-            self._clients -= 1
-            self._gone.ring()
+            self._client_gone(share_key(ws._transport.peer_address))
 
     def _end_those_without_task(self) -> None:
         """Their handlers cannot be cancelled where the others are."""
         for ws in list(self._without_task):
             ws._end(None)
 
-    async def _open(
-        self, client: socket.socket | trio.abc.Stream, address: Any, *, loopback: bool
-    ) -> tuple[WebSocket, Any] | None:
+    async def _open(self, client: _PendingClient) -> tuple[WebSocket, Any] | None:
         """A WebSocket of one client's opening request, and who serves it; None where it got an answer."""
-        transport: Transport | None = None
-        request: Request | None = None
-        options = self.options
         try:
             try:
-                reader = RequestReader(options.max_header_bytes, options.max_body_bytes)
-                if self._ssl_context is None and isinstance(client, socket.socket):
-                    transport = SocketTransport(client, address)
-                    request = read_request_now(transport, reader)
-                if request is None:
-                    with trio.move_on_after(options.open_timeout) as scope:
-                        if transport is None:
-                            transport = await secure(self._service, client, address, self._ssl_context)
-                        request = await read_request(transport, reader)
-                        if request is None:
-                            transport.close()
-                            return None
-                    if scope.cancelled_caught:
-                        raise HTTPError(
-                            408, f"no whole request came within open_timeout ({options.open_timeout} seconds)"
-                        )
-                assert transport is not None
-                assert request is not None
-                self._check_admission()
-                check_host(request, options, loopback=loopback)
-                target, subprotocols = self._target, self._subprotocols
-                found = self._front.find(request) if self._front is not None else None
-                if not isinstance(found, Exchange):
-                    check_request(request, options)
-                    if found is not None:
-                        target = functools.partial(self._call_entry, found.serve)
-                        if found.subprotocols is not None:
-                            subprotocols = found.subprotocols
-                    ws = WebSocket(
-                        transport,
-                        self._service,
-                        options,
-                        client=False,
-                        request=request,
-                        subprotocols=subprotocols,
-                        trailing=reader.trailing,
-                    )
-                    if found is not None:
-                        request._path_params = ws.path_params = found.path_params
-                    return ws, target
+                asked = await self._read_request(client)
             finally:
                 self._handshakes -= 1
+                self._shares.opened(client.share)
                 self._gone.ring()
+            if asked is None:
+                client.close()
+                return None
+            found, request, reader = asked
+            transport = client.transport
+            assert transport is not None
+            if not isinstance(found, Exchange):
+                return self._make_websocket(found, request, transport, reader.trailing)
             await self._answer_http(found, request, transport)
             return None
         except HTTPError as exc:
             refusal = exc
         except LINK_ERRORS as exc:
-            logger.info("a client left during its opening handshake: %r", exc, extra={"peer": address})
-            if transport is not None:
-                transport.close()
+            logger.info("a client left during its opening handshake: %r", exc, extra={"peer": client.address})
+            client.close()
             return None
         except BaseException:
-            if transport is not None:
-                transport.close()
+            client.close()
             raise
         if refusal.status not in (403, 503):  # these were logged with the option that they depend on
-            logger.info("refused a client at %s: %s", address, refusal, extra={"peer": address})
-        if transport is not None:
-            await answer(transport, refusal, head_only=request is not None and request.method == "HEAD")
+            logger.info("refused a client at %s: %s", client.address, refusal, extra={"peer": client.address})
+        if client.transport is not None:
+            await answer(client.transport, refusal, head_only=client.method == "HEAD")
         return None
+
+    async def _read_request(
+        self, client: _PendingClient
+    ) -> tuple[Entry | Exchange | None, Request, RequestReader] | None:
+        """What serves a request, and the request, with its body where it is wanted; None where there is none.
+
+        Raises:
+            HTTPError: what to answer otherwise.
+            OSError, trio.BrokenResourceError: the client has gone.
+        """
+        options = self.options
+        reader = RequestReader(options.max_header_bytes, options.max_body_bytes)
+        request: Request | None = None
+        if self._ssl_context is None and isinstance(client.stream, socket.socket):
+            client.transport = SocketTransport(client.stream, client.address)
+            request = read_request_now(client.transport, reader)
+        if request is not None and reader.complete:
+            return self._judge(client, request), request, reader
+        with trio.move_on_after(options.open_timeout):
+            if client.transport is None:
+                client.transport = await secure(
+                    self._service, client.stream, client.address, self._ssl_context
+                )
+            if request is None:
+                request = await read_request(client.transport, reader)
+                if request is None:
+                    return None
+            found = self._judge(client, request)
+            if not reader.complete:
+                request.body = await read_body(client.transport, reader)
+                self._check_admission()  # that may have taken a while
+            return found, request, reader
+        raise HTTPError(408, f"no whole request came within open_timeout ({options.open_timeout} seconds)")
+
+    def _judge(self, client: _PendingClient, request: Request) -> Entry | Exchange | None:
+        """What serves a request, by its head; None for the server's own target.
+
+        Raises:
+            HTTPError: nothing does.
+        """
+        client.method = request.method
+        self._check_admission()
+        check_host(request, self.options, loopback=client.loopback)
+        found = self._front.find(request) if self._front is not None else None
+        if not isinstance(found, Exchange):
+            check_request(request, self.options)
+        return found
+
+    def _make_websocket(
+        self, found: Entry | None, request: Request, transport: Transport, trailing: bytes
+    ) -> tuple[WebSocket, Any]:
+        target, subprotocols = self._target, self._subprotocols
+        if found is not None:
+            target = functools.partial(self._call_entry, found.serve)
+            if found.subprotocols is not None:
+                subprotocols = found.subprotocols
+        ws = WebSocket(
+            transport,
+            self._service,
+            self.options,
+            client=False,
+            request=request,
+            subprotocols=subprotocols,
+            trailing=trailing,
+        )
+        if found is not None:
+            request._path_params = ws.path_params = found.path_params
+        return ws, target
 
     def _check_admission(self) -> None:
         if self._state != "serving":
@@ -232,7 +310,8 @@ class Admission:
             raise HTTPError(503, "too many connections", [("Retry-After", "1")])
 
     def _count_connections(self) -> int:
-        return len(self._connections) + self._exchanges
+        """All that are past their opening handshake: open, being answered, or lingering after an answer."""
+        return self._clients - self._handshakes
 
     async def _answer_http(self, found: Exchange, request: Request, transport: Transport) -> None:
         self._exchanges += 1

@@ -94,6 +94,13 @@ class Options:
         max_handshakes: connections of a server that may be in their opening handshake at once, TLS included;
             more get HTTP 503 (over TLS, and over listeners other than sockets, they are dropped). Default
             1,024.
+        max_connections_per_address: connections that one address of a client holds at once in a server, in
+            any state: also in its opening handshake, or reading the answer that refuses it. More get HTTP
+            503, as for ``max_handshakes``. An IPv6 address counts for its /64 network; Unix sockets do not
+            count. None, the default: three quarters of ``max_connections``, and for addresses other than
+            loopback no more than 128, which take at most 2 GiB with the default options.
+        max_handshakes_per_address: the same for connections in their opening handshake. None, the default:
+            three quarters of ``max_handshakes``, and for addresses other than loopback no more than 64.
         max_header_bytes: bytes of a request's or a response's whole head; more get HTTP 431. Default 16 KiB.
         max_redirects: redirects that a client follows one after another. 0 for none: then each is a
             `HandshakeRejectedError`. Default 10.
@@ -118,9 +125,10 @@ class Options:
         hosts: the names that a server goes by, such as ``"chat.example"`` or ``"*.chat.example"``, without a
             port; ``"*"`` for any. A request for another host gets HTTP 403; one that names none comes from no
             browser and is let in. None, the default, lets in every host where other machines can reach the
-            server, and only loopback names (``localhost``, names below it, 127.0.0.0/8, ``[::1]``) where it
-            listens on a loopback address: else a page whose name is made to lead there could use it (DNS
-            rebinding). The loopback names are always let in there.
+            server. Where it listens on a loopback address, a page whose name is made to lead there could use
+            it (DNS rebinding), and only loopback names are let in: ``localhost``, names below it,
+            127.0.0.0/8, ``[::1]``; and from what is no browser, names without a dot. The loopback names are
+            always let in there.
         unix_mode: permissions of the file of a server's Unix socket, as of ``os.chmod``. Connecting takes
             the right to write. Default ``0o600``: the server's own user alone; ``0o660`` adds its group.
     """
@@ -138,6 +146,8 @@ class Options:
     compression: bool | Compression = False
     max_connections: int | None = 20_000
     max_handshakes: int = 1024
+    max_connections_per_address: int | None = None
+    max_handshakes_per_address: int | None = None
     max_header_bytes: int = 16 * 1024
     max_redirects: int = 10
     max_body_bytes: int = 64 * 1024
@@ -159,6 +169,8 @@ class Options:
         _within(self, "send_high_water", 1, None)
         _within(self, "max_connections", 1, None, none=True)
         _within(self, "max_handshakes", 1, None)
+        _within(self, "max_connections_per_address", 1, None, none=True)
+        _within(self, "max_handshakes_per_address", 1, None, none=True)
         _within(self, "max_header_bytes", 256, None)
         _within(self, "max_redirects", 0, None)
         _within(self, "max_body_bytes", 0, None)

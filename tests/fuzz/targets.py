@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from wsproto.utilities import generate_accept_token
 
+from tests.kit.requests import WholeRequests
 from trio_ws.errors import CloseFrame, ConnectionFailedError, HandshakeRejectedError, check_close
 from trio_ws.options import Compression
 from trio_ws.wire.deflate import DeflateParams, PerMessageDeflate, answer, confirm
@@ -28,7 +29,6 @@ from trio_ws.wire.handshake import (
     origin_allowed,
 )
 from trio_ws.wire.http import HTTPError, Request
-from trio_ws.wire.reader import RequestReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -158,7 +158,7 @@ def _joined(items: list[str | bytes] | object) -> bytes:
 
 
 def requests(data: bytes, settings: int, how: int) -> None:
-    """A server's side: `RequestReader`, then everything that is asked of a request."""
+    """A server's side: `WholeRequests`, then everything that is asked of a request."""
     split = _read_request(pieces(data, how))
     whole = _read_request(iter([data] if data else []))
     if isinstance(split, HTTPError) or isinstance(whole, HTTPError):
@@ -178,7 +178,7 @@ def requests(data: bytes, settings: int, how: int) -> None:
 
 
 def _read_request(parts: Iterator[bytes]) -> HTTPError | tuple[Request, bytes] | None:
-    reader = RequestReader(MAX_HEAD, MAX_BODY)
+    reader = WholeRequests(MAX_HEAD, MAX_BODY)
     try:
         for part in parts:
             request = reader.feed(part)

@@ -10,7 +10,7 @@ import trio
 import trustme
 
 from tests.kit.serving import echo, exchange, request, serving, status_of
-from trio_ws import App, Options, Request, WebSocketServer, connect
+from trio_ws import App, Options, Request, WebSocket, WebSocketServer, connect
 from trio_ws.testing import MemoryListener
 
 if TYPE_CHECKING:
@@ -68,6 +68,34 @@ async def test_plain_requests_are_held_to_the_same_rule_before_any_route_is_look
         assert await status(server, plain("localhost")) == 200
         assert await status(server, b"GET / HTTP/1.0\r\n\r\n") == 200  # it names none, as no browser does
         assert asked == ["localhost", ""]
+
+
+async def test_programs_may_ask_for_a_name_of_the_local_network_and_pages_may_not() -> None:
+    app = App()
+
+    @app.http("/", methods=["GET", "POST"])
+    async def index(request: Request) -> str:
+        return "hello"
+
+    @app.websocket("/")
+    async def ws(ws: WebSocket) -> None:
+        await ws.accept()
+
+    def asking(method: str, host: str, *more: str) -> bytes:
+        return "\r\n".join([f"{method} / HTTP/1.1", f"Host: {host}", *more, "", ""]).encode()
+
+    agent, origin = "User-Agent: Browser/1.0", "Origin: http://box"
+    async with serving(app) as server:
+        assert await status(server, request("Host: box:8000", leave_out=["host"])) == 101
+        assert await status(server, page_of("box")) == 403
+        assert await status(server, asking("GET", "box")) == 200
+        assert await status(server, asking("GET", "box", agent)) == 403
+        assert await status(server, asking("GET", "box", origin)) == 403
+        assert await status(server, asking("POST", "box", agent)) == 200
+        assert await status(server, asking("POST", "box", agent, origin)) == 403
+        assert await status(server, asking("POST", REBOUND)) == 403
+    async with serving(app, options=Options(hosts=["chat.example"])) as server:
+        assert await status(server, asking("GET", "box")) == 403
 
 
 async def test_named_hosts_are_let_in() -> None:

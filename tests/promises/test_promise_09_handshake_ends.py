@@ -16,6 +16,7 @@ import trustme
 
 from tests.kit.serving import (
     all_tasks,
+    echo,
     exchange,
     guard,
     read_to_end,
@@ -24,7 +25,7 @@ from tests.kit.serving import (
     serving_in_memory,
     status_of,
 )
-from trio_ws import ConnectionFailedError, HandshakeRejectedError, Options, connect
+from trio_ws import App, ConnectionFailedError, HandshakeRejectedError, Options, connect
 from trio_ws.testing import Link, RawPeer
 
 if TYPE_CHECKING:
@@ -134,7 +135,10 @@ async def test_a_request_that_dribbles_ends_at_open_timeout_with_408(
     said: bytes, then: bytes, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with serving_in_memory(options=Options(open_timeout=7.5)) as memory:
+    app = App()
+    app.http("/", methods=["POST"])(lambda request: "never")  # a body is read where it is wanted
+    app.websocket("/")(echo)
+    async with serving_in_memory(app, options=Options(open_timeout=7.5)) as memory:
         stream = await memory.stream()
         async with trio.open_nursery() as nursery:
             if said:

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.kit.requests import WholeRequests
 from trio_ws.errors import ConnectionFailedError, HandshakeRejectedError
 from trio_ws.wire.handshake import (
     ClientHandshake,
     HTTPError,
     Request,
-    RequestReader,
     Response,
     _is_plain_upgrade,
     accept_response,
@@ -44,7 +44,7 @@ def upgrade(
 ) -> Request:
     fields = {**HEADERS, **(changes or {})}
     lines = [line, *(f"{name}: {value}" for name, value in fields.items() if value is not None), *more]
-    request = RequestReader(4096, 64).feed("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+    request = WholeRequests(4096, 64).feed("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
     assert request is not None
     return request
 
@@ -253,7 +253,7 @@ def client(
 
 
 def accept_of(handshake: ClientHandshake) -> bytes:
-    request = RequestReader(4096, 0).feed(handshake.request)
+    request = WholeRequests(4096, 0).feed(handshake.request)
     assert request is not None
     return accept_response(request)
 
@@ -267,7 +267,7 @@ def test_client_request() -> None:
         headers=[("Cookie", "1"), ("Cookie", "2")],
         max_header_bytes=4096,
     )
-    request = RequestReader(4096, 0).feed(made.request)
+    request = WholeRequests(4096, 0).feed(made.request)
     assert request is not None
     check_upgrade(request)
     assert (request.target, request.host) == ("/x?y", "example.com:8")
@@ -283,7 +283,7 @@ def test_client_keys_differ() -> None:
 @pytest.mark.parametrize("step", [1, 2, 1000])
 def test_client_takes_an_answer_in_any_split(step: int) -> None:
     made = client(subprotocols=("a", "b"), extensions="e; f")
-    request = RequestReader(4096, 0).feed(made.request)
+    request = WholeRequests(4096, 0).feed(made.request)
     assert request is not None
     answer = accept_response(request, subprotocol="b", extensions="E; g=1", headers=[("X", "1")])
     answer = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + answer
@@ -442,7 +442,7 @@ def test_both_sides_agree(target: str, subprotocols: list[str], values: list[str
     made = ClientHandshake(
         "h", "/" + target, subprotocols=subprotocols, headers=headers, max_header_bytes=1 << 20
     )
-    request = RequestReader(1 << 20, 0).feed(made.request)
+    request = WholeRequests(1 << 20, 0).feed(made.request)
     assert request is not None
     check_upgrade(request)
     assert request.target == "/" + target

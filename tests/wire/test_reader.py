@@ -7,15 +7,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.kit.requests import WholeRequests
 from trio_ws.wire import reader as reader_module
 from trio_ws.wire.http import HTTPError, Request
-from trio_ws.wire.reader import RequestReader
+from trio_ws.wire.reader import MAX_LINES, RequestReader
 
 PLAIN = b"GET /a?b=c HTTP/1.1\r\nHost: example.com\r\nUser-Agent: x\r\nX-Empty:\r\n\r\n"
 
 
 def read(data: bytes, *, header: int = 1024, body: int = 64) -> Request | None:
-    return RequestReader(header, body).feed(data)
+    return WholeRequests(header, body).feed(data)
 
 
 def status_of(data: bytes, *, header: int = 1024, body: int = 64) -> int:
@@ -30,7 +31,7 @@ def parts(request: Request) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 1000])
 def test_any_split_gives_the_same(step: int) -> None:
-    reader = RequestReader(1024, 64)
+    reader = WholeRequests(1024, 64)
     whole = PLAIN + b"rest"
     request = None
     for at in range(0, len(PLAIN), step):
@@ -47,7 +48,7 @@ def test_any_split_gives_the_same(step: int) -> None:
 
 
 def test_trailing_is_what_came_behind() -> None:
-    reader = RequestReader(1024, 64)
+    reader = WholeRequests(1024, 64)
     assert reader.feed(PLAIN + b"\x81\x00") is not None
     assert reader.trailing == b"\x81\x00"
     with pytest.raises(RuntimeError, match="complete"):
@@ -55,13 +56,13 @@ def test_trailing_is_what_came_behind() -> None:
 
 
 def test_eof_before_anything() -> None:
-    reader = RequestReader(1024, 64)
+    reader = WholeRequests(1024, 64)
     assert reader.feed(b"") is None
     assert not reader.eof()
 
 
 def test_eof_in_a_body() -> None:
-    reader = RequestReader(1024, 64)
+    reader = WholeRequests(1024, 64)
     assert reader.feed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n") is None
     assert reader.eof()
     assert reader.feed(b"h") is None
@@ -69,7 +70,7 @@ def test_eof_in_a_body() -> None:
 
 
 def test_body_by_length() -> None:
-    reader = RequestReader(1024, 4)
+    reader = WholeRequests(1024, 4)
     assert (
         reader.feed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\nfo")
         is None
@@ -83,7 +84,7 @@ def test_body_by_length() -> None:
 
 def test_body_in_chunks() -> None:
     head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    reader = RequestReader(1024, 4)
+    reader = WholeRequests(1024, 4)
     request = None
     for byte in head + b"1\r\nf\r\n3;x=y\r\nour\r\n0\r\n\r\n":
         assert request is None
@@ -112,7 +113,7 @@ def test_head_over_the_limit() -> None:
 
 
 def test_a_huge_head_byte_by_byte_is_looked_at_once() -> None:
-    reader = RequestReader(1 << 20, 64)
+    reader = WholeRequests(1 << 20, 64)
     reader.feed(b"GET / HTTP/1.1\r\nX: ")
     assert reader._heads is not None
     for length in range(20, 10_000):
@@ -179,14 +180,95 @@ def test_taken(data: bytes, target: str) -> None:
     assert request.target == target
 
 
-def test_folded_lines_are_joined() -> None:
-    request = read(b"GET / HTTP/1.1\r\nHost: a\r\nX: one\r\n\t two\r\n\r\n")
+POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.mark.parametrize(
+    "smuggling",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: one\r\n\t two\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: one\r\n two\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: one\rY: two\r\n\r\n",
+        b"GET / HTTP/1.1\rHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX : one\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        POST + b"Content-Length: 5\r\ncontent-length: 5\r\n\r\nhello",
+        POST + b"Content-Length: 5, 5\r\n\r\nhello",
+        POST + b"Content-Length: +5\r\n\r\nhello",
+        POST + b"Content-Length: 5_0\r\n\r\nhello",
+        POST + b"Content-Length: -5\r\n\r\nhello",
+        POST + b"Content-Length: 0x5\r\n\r\nhello",
+        POST + b"Content-Length: \r\n\r\nhello",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n5_\r\nhello\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1" * 40 + b"\r\nhello",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhelloXX0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n\r\nhello\r\n0\r\n\r\n",
+        POST.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ],
+)
+def test_what_two_servers_may_read_in_two_ways_is_refused(smuggling: bytes) -> None:
+    assert status_of(smuggling) == 400
+
+
+@pytest.mark.parametrize("coding", [b"chunked, identity", b"gzip, chunked", b"xchunked", b"identity"])
+def test_other_transfer_codings_are_refused(coding: bytes) -> None:
+    assert status_of(POST + b"Transfer-Encoding: " + coding + b"\r\n\r\n0\r\n\r\n") == 501
+
+
+@pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\n", b"OPTIONS * HTTP/1.1\r\n"])
+def test_more_lines_than_a_head_may_have(start: bytes) -> None:
+    head = start + b"Host: a\r\n"
+    most = MAX_LINES - 3  # the request line, Host, and the empty line
+    assert read(head + b"a:\r\n" * most + b"\r\n", header=10_000) is not None
+    assert status_of(head + b"a:\r\n" * (most + 1) + b"\r\n", header=10_000) == 431
+
+
+def test_the_head_is_there_before_its_body() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
+    reader = RequestReader(1024, 64)
+    request = reader.feed(head)
     assert request is not None
-    assert request.header("x") == "one two"
+    assert request.method == "POST"
+    assert not reader.complete
+    assert reader.take_rest() == b""
+    assert reader.feed_body(b"he") is None
+    assert reader.eof()
+    assert reader.feed_body(b"llo, next") == b"hello"
+    assert reader.complete
+    assert reader.trailing == b", next"
+    with pytest.raises(RuntimeError, match="the head is complete"):
+        reader.feed(b"x")
+
+
+@pytest.mark.parametrize(
+    ("more", "body", "waits"),
+    [
+        (b"Content-Length: 5\r\nExpect: 100-continue\r\n", b"", True),
+        (b"Content-Length: 5\r\nExpect: 100-Continue\r\n", b"", True),
+        (b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n", b"", True),
+        (b"Content-Length: 5\r\nExpect: 100-continue\r\n", b"h", False),  # it does not wait
+        (b"Content-Length: 0\r\nExpect: 100-continue\r\n", b"", False),
+        (b"Expect: 100-continue\r\n", b"", False),
+        (b"Content-Length: 5\r\n", b"", False),
+    ],
+)
+def test_who_waits_for_a_100(more: bytes, body: bytes, waits: bool) -> None:
+    reader = RequestReader(1024, 64)
+    assert reader.feed(POST + more + b"\r\n" + body) is not None
+    assert reader.wants_continue is waits
+    older = RequestReader(1024, 64)
+    assert older.feed(POST.replace(b"1.1", b"1.0") + more.replace(b"Transfer", b"X") + b"\r\n" + body)
+    assert not older.wants_continue
 
 
 def test_bare_line_feeds_are_line_ends() -> None:
-    reader = RequestReader(1024, 64)
+    reader = WholeRequests(1024, 64)
     request = reader.feed(b"GET / HTTP/1.1\nHost: a\nX: b\n\nrest")
     assert request is not None
     assert list(request.headers) == [("Host", "a"), ("X", "b")]
@@ -262,11 +344,9 @@ def test_what_the_fast_lane_takes_h11_takes_for_the_same(head: bytes) -> None:
         return  # h11 decides
     reader = RequestReader(1024, 64)
     connection = h11.Connection(h11.SERVER)
-    reader._head = reader._parse_by_h11(connection, head)
-    slow = reader._read_body(connection, b"")
-    assert slow is not None
+    slow = Request(reader._parse_by_h11(connection, head))
     assert parts(fast) == parts(slow)
-    assert reader.trailing == b""
+    assert isinstance(connection.next_event(), h11.EndOfMessage)
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -278,9 +358,9 @@ def test_what_is_not_plain_is_left_to_h11(line: bytes) -> None:
 
 @given(st.binary(max_size=200), st.integers(1, 50))
 def test_any_bytes_in_any_split_raise_nothing_else(data: bytes, step: int) -> None:
-    reader = RequestReader(100, 10)
+    reader = WholeRequests(100, 10)
     for prefix in (b"", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"):
-        reader = RequestReader(100, 10)
+        reader = WholeRequests(100, 10)
         whole = prefix + data
         try:
             for at in range(0, len(whole), step):

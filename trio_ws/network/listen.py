@@ -13,7 +13,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import trio
-from trio.lowlevel import enable_ki_protection, wait_readable
+from trio.lowlevel import checkpoint, enable_ki_protection, wait_readable
 
 from trio_ws.network.connect import take_socket
 from trio_ws.wall import judged, log_failure
@@ -21,7 +21,7 @@ from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, link_error
 from trio_ws.websocket.tls import tls_server
 from trio_ws.websocket.transport import READ_SIZE, SocketTransport, StreamTransport, Transport
 from trio_ws.wire.handshake import check_upgrade, origin_allowed
-from trio_ws.wire.hosts import host_allowed, host_name
+from trio_ws.wire.hosts import host_allowed, host_name, is_local_name, is_of_no_browser
 from trio_ws.wire.http import HTTPError, http_response
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ __all__ = [
     "check_host",
     "check_request",
     "close_listeners",
+    "read_body",
     "read_request",
     "read_request_now",
     "secure",
@@ -72,6 +73,9 @@ _LONGEST_PAUSE = 1.0
 #: a socket with unread bytes resets the connection, and the answer is lost.
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 256 * 1024
+#: Bytes of a body that are looked at in one step: chunks of one byte take some 3 ms.
+_BODY_STEP = 4096
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: Characters of a host that the log shows.
 _SHOWN_OF_A_HOST = 80
 
@@ -186,7 +190,7 @@ async def secure(
 
 
 def read_request_now(transport: SocketTransport, reader: RequestReader) -> Request | None:
-    """An opening request that is there before the client's task first runs, as it often is; else None.
+    """An opening request whose head is there before the client's task first runs, as it often is; else None.
 
     It saves most clients the wait for the socket, and the timeout around it.
 
@@ -203,7 +207,7 @@ def read_request_now(transport: SocketTransport, reader: RequestReader) -> Reque
 
 
 async def read_request(transport: Transport, reader: RequestReader) -> Request | None:
-    """Read an opening request; None where the client left before it began one.
+    """Read an opening request up to its body; None where the client left before it began one.
 
     Raises:
         HTTPError: what to answer to something that is no request.
@@ -220,6 +224,29 @@ async def read_request(transport: Transport, reader: RequestReader) -> Request |
             return request
 
 
+async def read_body(transport: Transport, reader: RequestReader) -> bytes:
+    """Read the body of a request that is wanted, a few chunks at a time.
+
+    Raises:
+        HTTPError: what to answer to a body that is none, or too large.
+        OSError, trio.BrokenResourceError: the connection broke.
+    """
+    if reader.wants_continue:
+        rest = memoryview(_CONTINUE)
+        while rest:
+            rest = rest[await transport.send_some(rest) :]
+    data = reader.take_rest()
+    while True:
+        for start in range(0, len(data), _BODY_STEP):
+            body = reader.feed_body(data[start : start + _BODY_STEP])
+            if body is not None:
+                return body
+            await checkpoint()
+        data = await transport.receive()
+        if not data:
+            raise HTTPError(400, "the request ended in its middle")
+
+
 def check_host(request: Request, options: Options, *, loopback: bool) -> None:
     """Let in what asks for a host that the server goes by.
 
@@ -228,6 +255,8 @@ def check_host(request: Request, options: Options, *, loopback: bool) -> None:
     """
     host = request.host
     if host_allowed(host, options.hosts, loopback=loopback):
+        return
+    if options.hosts is None and is_local_name(host) and is_of_no_browser(request):
         return
     shown = host[:_SHOWN_OF_A_HOST]
     if options.hosts is None:
@@ -258,15 +287,19 @@ def check_request(request: Request, options: Options) -> None:
 
 
 async def answer(transport: Transport, error: HTTPError, *, head_only: bool = False) -> None:
-    """Send an HTTP error and close, letting the client read it."""
+    """Send an HTTP error and close, letting the client read it unless there is no room for it."""
     response = http_response(error.status, error.headers, error.body, head_only=head_only)
-    await send_response(transport, response, _LINGER_SECONDS)
+    await send_response(transport, response, _LINGER_SECONDS, linger=error.status != 503)
 
 
-async def send_response(transport: Transport, response: bytes, patience: float) -> None:
-    """Send an HTTP response and close, letting the client read it.
+async def send_response(
+    transport: Transport, response: bytes, patience: float, *, linger: bool = True
+) -> None:
+    """Send an HTTP response and close.
 
-    A client that takes not one byte for ``patience`` seconds loses the rest. Cancelled, it closes at once.
+    A client that takes not one byte for ``patience`` seconds loses the rest. With ``linger`` it may go on
+    sending for a while, so that it can read the answer to a request that was not read to its end.
+    Cancelled, it closes at once.
     """
     data = memoryview(response)
     try:
@@ -276,7 +309,7 @@ async def send_response(transport: Transport, response: bytes, patience: float) 
                 scope.deadline = trio.current_time() + patience
             transport.end_writing()
             scope.deadline = trio.current_time() + _LINGER_SECONDS
-            left = _LINGER_BYTES
+            left = _LINGER_BYTES if linger else 0
             while left > 0 and transport.self_reading:
                 received = await transport.receive()
                 left = left - len(received) if received else 0

@@ -36,7 +36,7 @@ _SHOWN = 64
 
 def about(ws: Lifetime) -> dict[str, Any]:
     """The ``extra`` of a log record that is about a connection."""
-    return {"connection": ws._number, "peer": ws._transport.remote_address}
+    return {"connection": ws._number, "peer": ws._transport.peer_address}
 
 
 def traced(ws: Lifetime, transport: Transport) -> Any:

@@ -37,6 +37,7 @@ __all__ = [
     "SocketTransport",
     "StreamTransport",
     "Transport",
+    "peer_of",
 ]
 
 #: Bytes asked of one read. Larger ones cost more in page faults than they save in system calls.
@@ -60,7 +61,16 @@ _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
 class SocketTransport:
     """A connected, non-blocking stream socket, which it owns."""
 
-    __slots__ = ("_local", "_reader", "_sock", "fd", "recv_now", "remote_address", "send_now")
+    __slots__ = (
+        "_local",
+        "_reader",
+        "_sock",
+        "fd",
+        "peer_address",
+        "recv_now",
+        "remote_address",
+        "send_now",
+    )
 
     self_reading = True
 
@@ -75,7 +85,7 @@ class SocketTransport:
             except OSError:
                 sock.close()  # the peer has reset it
                 raise
-        self.remote_address = remote_address
+        self.remote_address = self.peer_address = remote_address
         # The socket's own methods: a def around one would cost a tenth of the call. Their callers know
         # BlockingIOError as "nothing now".
         self.recv_now: Callable[[int], bytes] = sock.recv
@@ -155,6 +165,7 @@ class StreamTransport:
         "_sent",
         "_stream",
         "local_address",
+        "peer_address",
         "remote_address",
     )
 
@@ -168,6 +179,7 @@ class StreamTransport:
         self._sending = False
         self._sent = Bell()
         self.local_address, self.remote_address = _addresses(stream)
+        self.peer_address = self.remote_address
 
     async def receive(self) -> bytes:
         try:
@@ -244,8 +256,20 @@ class StreamTransport:
 #: ``send_now`` and ``send_pair_now`` send what can be sent without waiting, the second at most ``SEND_SIZE``
 #: of a payload, and raise BlockingIOError where that is nothing; ``receive`` is cancel-safe and gives b"" at
 #: the end; ``send_some`` waits until at least one byte is out; ``has_unread`` says whether bytes are known to
-#: wait for `receive`; ``delivery`` how far what was written has come, None where the system does not tell.
+#: wait for `receive`; ``delivery`` how far what was written has come, None where the system does not tell;
+#: ``peer_address`` is ``remote_address``, or the client's behind a proxy.
 Transport = SocketTransport | StreamTransport
+
+
+def peer_of(stream: socket.socket | trio.abc.Stream) -> Any:
+    """The peer's socket address, also below TLS; None where the stream has none, or the peer has gone."""
+    sock = stream if isinstance(stream, socket.socket) else socket_of(stream)
+    if sock is None:
+        return None
+    try:
+        return sock.getpeername()
+    except OSError:
+        return None
 
 
 def _addresses(stream: trio.abc.Stream) -> tuple[Any, Any]:

@@ -32,7 +32,7 @@ from trio_ws.wire.http import (
     is_token,
     require_str,
 )
-from trio_ws.wire.reader import GarbageError, HeadReader, HeadTooLongError, RequestReader
+from trio_ws.wire.reader import GarbageError, HeadReader, HeadTooLongError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -42,7 +42,6 @@ __all__ = [
     "HTTPError",
     "Headers",
     "Request",
-    "RequestReader",
     "Response",
     "accept_response",
     "check_subprotocols",
@@ -127,7 +126,8 @@ def check_rules(request: Request) -> None:
     keys = fields.get(b"sec-websocket-key", nothing)
     if len(keys) != 1 or _is_key(keys[0]) is None:
         raise HTTPError(400, "Sec-WebSocket-Key must be there once, with 16 bytes in base64")
-    if request.body or fields.get(b"transfer-encoding", nothing):
+    lengths = fields.get(b"content-length", nothing)
+    if fields.get(b"transfer-encoding", nothing) or any(length.strip(b"0") for length in lengths):
         # What a proxy in front of us took for a body, or did not, must not become frames.
         raise HTTPError(400, "a WebSocket handshake has no body")
 
@@ -149,7 +149,7 @@ def _is_plain_upgrade(request: Request) -> bool:
         and lowered.count(b"\r\nsec-websocket-version:") == 1
         and lowered.count(b"\r\nsec-websocket-key:") == 1
         and b"\r\ntransfer-encoding:" not in lowered
-        and not request.body
+        and b"\r\ncontent-length:" not in lowered
     )
 
 

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["host_allowed", "host_name", "is_loopback_address", "is_loopback_name"]
+    from trio_ws.wire.http import Request
+
+__all__ = [
+    "host_allowed",
+    "host_name",
+    "is_local_name",
+    "is_loopback_address",
+    "is_loopback_name",
+    "is_of_no_browser",
+]
 
 _authority = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s\[\]:/?#@,]+))(?::[0-9]*)?").fullmatch
 
@@ -48,6 +57,27 @@ def is_loopback_address(text: str) -> bool:
 def is_loopback_name(name: str) -> bool:
     """Whether a host is this machine by its very name (RFC 6761 section 6.3), or a loopback address."""
     return name == "localhost" or name.endswith(".localhost") or is_loopback_address(name)
+
+
+def is_local_name(authority: str) -> bool:
+    """Whether a host is a name without a dot: one of ``/etc/hosts`` or of a local network, not of the DNS."""
+    name = host_name(authority)
+    return name is not None and "." not in name and ":" not in name
+
+
+def is_of_no_browser(request: Request) -> bool:
+    """Whether no page of a browser can have made a request, because it lacks what browsers add.
+
+    They send ``Origin`` in handshakes (RFC 6455 section 4.1), and where the method is neither GET nor HEAD,
+    and ``User-Agent`` always; both by the Fetch standard.
+    """
+    if request.raw_values(b"origin"):
+        return False
+    return (
+        request.method not in ("GET", "HEAD")
+        or bool(request.raw_values(b"sec-websocket-key"))
+        or not request.raw_values(b"user-agent")
+    )
 
 
 def host_allowed(authority: str, hosts: Sequence[str] | None, *, loopback: bool) -> bool:

@@ -113,10 +113,10 @@ class Headers:
 
 
 class Request:
-    """One HTTP request, complete with its body.
+    """One HTTP request.
 
     Attributes:
-        body: the request's body; empty for a WebSocket handshake.
+        body: the request's body, complete when a handler gets it; empty for a WebSocket handshake.
     """
 
     __slots__ = ("_head", "_path_params", "body")

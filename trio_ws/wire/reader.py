@@ -1,4 +1,4 @@
-"""From bytes to one HTTP request, or to the head of any HTTP message, within limits.
+"""From bytes to one HTTP request, its head first, or to the head of any HTTP message, within limits.
 
 h11 parses. In front of it stands one strict fast lane for the head that nearly every client sends
 (`_parse_plain_get`); whatever is not of that exact shape goes to h11, which alone decides about it.
@@ -8,6 +8,8 @@ What always holds here:
 - Every byte of a head is counted as it comes and looked at a bounded number of times, so that a head of any
   length in pieces of any size costs linear time, and never more memory than its limit and one read.
 - What is wrong with a request is an `HTTPError`: no exception of h11 and no UnicodeError leaves.
+- What two servers in a row may understand in two ways is refused: a body of two lengths, a length said twice,
+  a folded header line.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ import h11
 
 from trio_ws.wire.http import TOKEN, HTTPError, Request
 
-__all__ = ["GarbageError", "HeadReader", "HeadTooLongError", "RequestReader"]
+__all__ = ["MAX_LINES", "GarbageError", "HeadReader", "HeadTooLongError", "RequestReader"]
+
+#: Lines of a request's head; more are refused with 431, because each is work whatever its length.
+MAX_LINES = 256
 
 _blank_line = re.compile(rb"\n\r?\n").search
 _REQUEST_LINE = re.compile(TOKEN.encode() + rb"+ [!-~]+ HTTP/[0-9]\.[0-9]\r?\n")
@@ -27,6 +32,7 @@ _REQUEST_LINE = re.compile(TOKEN.encode() + rb"+ [!-~]+ HTTP/[0-9]\.[0-9]\r?\n")
 _plain_get = re.compile(
     rb"GET /[!-~]*+ HTTP/1\.1\r\n(?:" + TOKEN.encode() + rb"++:[\t -~]*+\r\n)++\r\n"
 ).fullmatch
+_content_lengths = re.compile(rb"\ncontent-length:([^\n]*)", re.IGNORECASE).findall
 _BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 _is_absolute_form = re.compile(r"[A-Za-z][-+.0-9A-Za-z]*://").match
 
@@ -108,27 +114,24 @@ class HeadReader:
 
 
 class RequestReader:
-    """Reads one request from a client, its body included. Spent after the request or an error.
-
-    ``Expect: 100-continue`` is ignored: the client sends its body after a short wait of its own
-    (RFC 9110 section 10.1.1).
+    """Reads one request from a client: first its head, then its body. Spent after the request or an error.
 
     Args:
         max_header_bytes: bytes of the whole head; more are refused with 431 as soon as they are there.
         max_body_bytes: bytes of the body; more are refused with 413, by ``Content-Length`` before it comes.
 
     Attributes:
+        complete: the body has come, or there is none.
         trailing: what came behind the request; set once it is complete.
     """
 
     __slots__ = (
         "_body",
-        "_done",
         "_h11",
-        "_head",
         "_heads",
         "_max_body_bytes",
         "_max_header_bytes",
+        "complete",
         "trailing",
     )
 
@@ -136,52 +139,95 @@ class RequestReader:
         self._heads: HeadReader | None = None  # made where the head does not come whole and plain
         self._max_header_bytes = max_header_bytes
         self._max_body_bytes = max_body_bytes
-        self._h11: h11.Connection | None = None
-        self._head = b""
+        self._h11: h11.Connection | None = None  # made where there may be a body
         self._body = bytearray()
-        self._done = False
+        self.complete = False
         self.trailing = b""
 
     def feed(self, data: bytes) -> Request | None:
-        """Add `data` and return the request once it is complete, else None.
+        """Add `data` and return the request once its head is there, else None. Its body is for `feed_body`.
 
         Raises:
             HTTPError: 400, 413, 431, 501 or 505; answer it and close.
-            RuntimeError: the request was complete already; what follows it is not HTTP of ours.
+            RuntimeError: the head was there already.
         """
-        if self._done:
-            raise RuntimeError("the request is complete; keep what follows beside RequestReader.trailing")
+        if self.complete or self._h11 is not None:
+            raise RuntimeError("the head is complete; what follows goes to feed_body, or is not HTTP of ours")
         if self._heads is None:
-            if len(data) <= self._max_header_bytes:
+            if len(data) <= self._max_header_bytes and data.count(b"\n") <= MAX_LINES:
                 request = _parse_plain_get(data)
                 if request is not None:
-                    self._done = True
+                    self.complete = True
                     return request
             self._heads = HeadReader(self._max_header_bytes, _REQUEST_LINE)
-        if self._h11 is None:
-            try:
-                head = self._heads.feed(data)
-            except HeadTooLongError:
-                raise HTTPError(431, f"the request head is over {self._max_header_bytes} bytes") from None
-            except GarbageError:
-                raise HTTPError(400, "this is no HTTP/1.1 request") from None
-            if head is None:
+        try:
+            head = self._heads.feed(data)
+        except HeadTooLongError:
+            raise HTTPError(431, f"the request head is over {self._max_header_bytes} bytes") from None
+        except GarbageError:
+            raise HTTPError(400, "this is no HTTP/1.1 request") from None
+        if head is None:
+            return None
+        if head.count(b"\n") > MAX_LINES:
+            raise HTTPError(431, f"the request head has more than {MAX_LINES} lines")
+        request = _parse_plain_get(head)
+        if request is not None:
+            self.complete = True
+            self.trailing = self._heads.take_rest()
+            return request
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._max_header_bytes)
+        request = Request(self._parse_by_h11(self._h11, head))
+        self.complete = isinstance(_next_event(self._h11), h11.EndOfMessage)
+        if self.complete:
+            self.trailing = self._heads.take_rest()
+        return request
+
+    @property
+    def wants_continue(self) -> bool:
+        """Whether the client waits for a 100 before it sends its body (RFC 9110 section 10.1.1)."""
+        waits = self._h11 is not None and self._h11.they_are_waiting_for_100_continue
+        return waits and not self.complete and not self._heads
+
+    def take_rest(self) -> bytes:
+        """Take what came of the body together with the head; it goes to `feed_body` first."""
+        return self._heads.take_rest() if self._heads is not None else b""
+
+    def feed_body(self, data: bytes) -> bytes | None:
+        """Add `data` and return the body once it is complete, else None.
+
+        A few bytes may be a chunk of their own, so a lot of data is work: feed some KiB at a time.
+
+        Raises:
+            HTTPError: 400 or 413; answer it and close.
+        """
+        assert self._h11 is not None
+        if data:  # to h11 none means the end of the stream
+            self._h11.receive_data(data)
+        while True:
+            event = _next_event(self._h11)
+            if isinstance(event, h11.Data):
+                self._body += event.data
+                if len(self._body) > self._max_body_bytes:
+                    raise self._too_large()
+            elif isinstance(event, h11.EndOfMessage):
+                self.complete = True
+                self.trailing = self._h11.trailing_data[0]
+                return bytes(self._body)
+            else:
                 return None
-            request = _parse_plain_get(head)
-            if request is not None:
-                self._done = True
-                self.trailing = self._heads.take_rest()
-                return request
-            self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._max_header_bytes)
-            self._head = self._parse_by_h11(self._h11, head)
-            data = self._heads.take_rest()
-        return self._read_body(self._h11, data)
 
     def eof(self) -> bool:
         """Whether the end of the stream here cuts a request short. False: nothing came, or all of it."""
-        return not self._done and (bool(self._heads) or self._h11 is not None)
+        return not self.complete and (bool(self._heads) or self._h11 is not None)
 
     def _parse_by_h11(self, connection: h11.Connection, head: bytes) -> bytes:
+        if b"\n " in head or b"\n\t" in head:
+            # RFC 9112 section 5.2 lets a server refuse it, and some proxies see two headers there.
+            raise HTTPError(400, "a header line is folded")
+        lengths = _content_lengths(head)
+        if len(lengths) > 1 or any(b"," in length for length in lengths):
+            # RFC 9110 section 8.6 lets a server refuse it, whatever the values are.
+            raise HTTPError(400, "a request says its Content-Length once")
         connection.receive_data(head)
         event = cast("h11.Request", _next_event(connection))  # a whole head gives that or an error
         if not event.http_version.startswith(b"1."):
@@ -191,27 +237,13 @@ class RequestReader:
         if len(framing) > 1:
             # Two lengths for one body is how requests are smuggled past a proxy (RFC 9112 section 6.1).
             raise HTTPError(400, "a request has Content-Length or Transfer-Encoding, not both")
+        if event.http_version == b"1.0" and b"transfer-encoding" in framing:
+            raise HTTPError(400, "Transfer-Encoding needs HTTP/1.1")  # RFC 9112 section 6.1
         if int(framing.get(b"content-length", 0)) > self._max_body_bytes:
             raise self._too_large()
         lines = [b"%s %s HTTP/%s\r\n" % (event.method, event.target, event.http_version)]
         lines += [b"%s:%s\r\n" % item for item in event.headers.raw_items()]
         return b"".join([*lines, b"\r\n"])
-
-    def _read_body(self, connection: h11.Connection, data: bytes) -> Request | None:
-        if data:
-            connection.receive_data(data)
-        while True:
-            event = _next_event(connection)
-            if isinstance(event, h11.Data):
-                self._body += event.data
-                if len(self._body) > self._max_body_bytes:
-                    raise self._too_large()
-            elif isinstance(event, h11.EndOfMessage):
-                self._done = True
-                self.trailing = connection.trailing_data[0]
-                return Request(self._head, bytes(self._body))
-            else:
-                return None
 
     def _too_large(self) -> HTTPError:
         return HTTPError(413, f"the request body is over {self._max_body_bytes} bytes")

@@ -1,0 +1,263 @@
+"""No address of a client holds all that a server has, in whatever state its connections are."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio.testing
+
+from tests.kit.serving import echo, read_to_end, request, serving, status_of
+from trio_ws import App, Options, WebSocketServer
+from trio_ws.network.addresses import AddressShares, share_key
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+ATTACKER, HONEST = "127.0.0.3", "127.0.0.2"
+
+
+async def dial(server: WebSocketServer, source: str = ATTACKER) -> trio.SocketStream:
+    sock = trio.socket.socket()
+    await sock.bind((source, 0))
+    await sock.connect(("127.0.0.1", server.port))
+    return trio.SocketStream(sock)
+
+
+async def ask(server: WebSocketServer, source: str = ATTACKER) -> tuple[trio.SocketStream, int]:
+    """Shake hands from an address, and give the status."""
+    stream = await dial(server, source)
+    answer = bytearray()
+    try:
+        await stream.send_all(request())
+        while b"\r\n" not in answer:
+            answer += await stream.receive_some() or b"HTTP/1.1 000\r\n"
+    except trio.BrokenResourceError:  # it was answered before the request was there
+        answer += b"HTTP/1.1 503\r\n"
+    return stream, status_of(bytes(answer))
+
+
+@asynccontextmanager
+async def held_by_the_attacker(server: WebSocketServer, count: int) -> AsyncIterator[list[int]]:
+    """The statuses of so many handshakes of one address, which keeps what it gets."""
+    streams, statuses = [], []
+    try:
+        for _ in range(count):
+            stream, status = await ask(server)
+            streams.append(stream)
+            statuses.append(status)
+        yield statuses
+    finally:
+        for stream in streams:
+            await trio.aclose_forcefully(stream)
+
+
+async def freed(server: WebSocketServer) -> None:
+    """Wait until the server has seen that everybody has left."""
+    while server._clients:
+        await server._gone.wait()
+    assert len(server._shares) == 0
+
+
+async def test_one_address_cannot_take_all_connections() -> None:
+    async with serving(max_connections=8) as server:
+        async with held_by_the_attacker(server, 8) as statuses:
+            assert statuses == [101] * 6 + [503] * 2
+            stream, status = await ask(server, HONEST)
+            assert status == 101
+            await stream.aclose()
+        await freed(server)
+
+
+async def test_one_address_cannot_take_all_handshakes(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(options=Options(max_handshakes=8, open_timeout=30)) as server:
+        silent = [await dial(server) for _ in range(12)]
+        stream, status = await ask(server, HONEST)
+        assert status == 101
+        text = (
+            "refused a client: 127.0.0.3 has max_handshakes_per_address (6) already;"
+            " if it is a proxy of yours, name it: Options(trusted_proxies=[...])"
+        )
+        assert {record.getMessage() for record in caplog.records} == {text}
+        assert {record.peer[0] for record in caplog.records} == {ATTACKER}  # type: ignore[attr-defined]
+        for one in [*silent, stream]:
+            await one.aclose()
+        await freed(server)
+
+
+async def test_a_share_that_is_given_holds_for_loopback_addresses_too() -> None:
+    options = Options(max_connections_per_address=2)
+    async with serving(options=options) as server:
+        async with held_by_the_attacker(server, 3) as statuses:
+            assert statuses == [101, 101, 503]
+        await freed(server)
+        async with held_by_the_attacker(server, 2) as statuses:
+            assert statuses == [101, 101]
+
+
+async def test_what_is_being_refused_or_answered_counts() -> None:
+    app = App()
+
+    @app.http("/big")
+    async def big(request: object) -> bytes:
+        return b"x" * 32 * 1024 * 1024
+
+    async with serving(app, options=Options(max_connections_per_address=2)) as server:
+        refused, reading = await dial(server), await dial(server)
+        await refused.send_all(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert status_of(await refused.receive_some()) == 404  # it may go on sending, and does not close
+        await reading.send_all(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert status_of(await reading.receive_some(100)) == 200  # and takes no more of it
+        third, status = await ask(server)
+        assert status == 503
+        for one in (refused, reading, third):
+            await trio.aclose_forcefully(one)
+        await freed(server)
+
+
+async def test_all_that_is_there_has_a_bound(caplog: pytest.LogCaptureFixture) -> None:
+    """Those that are refused with an answer are not more than may be in their opening handshake."""
+    options = Options(max_connections=2, max_handshakes=2, max_connections_per_address=100)
+    async with serving(options=options) as server:
+        kept = [await ask(server) for _ in range(2)]
+        assert [status for _, status in kept] == [101, 101]
+        lingering = []
+        for _ in range(4):
+            stream = await dial(server)
+            lingering.append(stream)
+            await stream.send_all(b"GARBAGE\r\n\r\n")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert server._clients <= 4
+        texts = [record.getMessage() for record in caplog.records]
+        assert "refused a client: max_connections (2) and max_handshakes are there" in texts
+        for stream in [*lingering, *(stream for stream, _ in kept)]:
+            await trio.aclose_forcefully(stream)
+        await freed(server)
+
+
+async def test_no_room_is_no_reason_to_stay() -> None:
+    """Who is refused for want of room holds nothing, so that there is room as soon as somebody leaves."""
+    async with serving(max_connections=1) as server:
+        first, _ = await ask(server, HONEST)
+        late = [await ask(server) for _ in range(5)]
+        assert {status for _, status in late} == {503}
+        await trio.aclose_forcefully(first)
+        while server._clients:  # though the late ones have not closed
+            await server._gone.wait()
+        stream, status = await ask(server, HONEST)
+        assert status == 101
+        for one in [stream, *(stream for stream, _ in late)]:
+            await trio.aclose_forcefully(one)
+
+
+async def test_unix_sockets_have_no_address(tmp_path: Path) -> None:
+    options = Options(max_connections_per_address=1)
+    async with serving(host=None, unix_path=tmp_path / "socket", options=options) as server:
+        for _ in range(3):
+            stream = await trio.open_unix_socket(tmp_path / "socket")
+            await stream.send_all(request())
+            assert status_of(await stream.receive_some()) == 101
+            assert len(server._shares) == 0
+            await stream.aclose()
+
+
+async def test_every_way_out_gives_the_share_back(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+
+    async def target(ws: Any) -> None:
+        if ws.path == "/raise":
+            raise ValueError("a bug")
+        await echo(ws)
+
+    said = [
+        b"",
+        b"GARBAGE",
+        b"GET / HTTP/1.1\r\nHost: loc",
+        request()[:40],
+        request(target="/raise"),
+        request(),
+        request("Content-Length: 5"),
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhel",
+    ]
+    async with serving(target, options=Options(open_timeout=0.2, close_timeout=0.2)) as server:
+        for data in said:
+            for leave in ("close", "reset", "wait"):
+                stream = await dial(server)
+                if data:
+                    await stream.send_all(data)
+                if leave == "wait" and data != request():
+                    await read_to_end(stream)
+                elif leave == "reset":
+                    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                await trio.aclose_forcefully(stream)
+        await freed(server)
+
+
+# -- what counts as one address ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [
+        (("192.0.2.1", 80), "192.0.2.1"),
+        (("::ffff:192.0.2.1", 80, 0, 0), "192.0.2.1"),
+        (("2001:db8:1:2:3:4:5:6", 80, 0, 0), "2001:db8:1:2::/64"),
+        (("2001:db8:1:2::", 80, 0, 0), "2001:db8:1:2::/64"),
+        (("fe80::1%eth0", 80, 0, 2), "fe80::/64"),
+        (("::1", 80, 0, 0), "::1"),
+        (("made up", 0), "made up"),
+        ("", None),
+        (b"\0name", None),
+        (None, None),
+    ],
+)
+def test_keys(address: Any, key: str | None) -> None:
+    assert share_key(address) == key
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "connections", "handshakes"),
+    [
+        (Options(), "192.0.2.1", 128, 64),
+        (Options(), "2001:db8::/64", 128, 64),
+        (Options(), "127.0.0.1", 15_000, 768),
+        (Options(), "::1", 15_000, 768),
+        (Options(max_connections=100, max_handshakes=10), "192.0.2.1", 75, 8),
+        (Options(max_connections=None), "192.0.2.1", 128, 64),
+        (Options(max_connections=None), "127.0.0.1", None, 768),
+        (Options(max_connections=1, max_handshakes=1), "127.0.0.1", 1, 1),
+        (Options(max_connections_per_address=7, max_handshakes_per_address=3), "127.0.0.1", 7, 3),
+        (Options(max_connections_per_address=700, max_handshakes_per_address=300), "192.0.2.1", 700, 300),
+    ],
+)
+def test_shares(options: Options, key: str, connections: int | None, handshakes: int) -> None:
+    shares = AddressShares(options)
+    assert shares.max_connections(key) == connections
+    assert shares.max_handshakes(key) == handshakes
+
+
+def test_records_are_freed() -> None:
+    shares = AddressShares(Options())
+    keys = [f"192.0.2.{i}" for i in range(100)] * 3
+    for key in keys:
+        shares.begin(key)
+    for key in keys:
+        shares.opened(key)
+    assert len(shares) == 100
+    assert shares._handshakes == {}
+    for key in keys:
+        shares.end(key)
+    assert len(shares) == 0
+
+
+def test_what_has_no_address_is_counted_nowhere() -> None:
+    shares = AddressShares(Options(max_connections_per_address=1))
+    for _ in range(3):
+        shares.begin(None)
+        assert shares.refusal(None) is None
+    assert len(shares) == 0

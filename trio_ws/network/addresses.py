@@ -1,0 +1,120 @@
+"""Addresses of clients: what one counts as, and how much one may hold.
+
+What always holds: counters change in synchronous code, and an address that holds nothing leaves no record.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trio_ws.options import Options
+
+__all__ = ["AddressShares", "share_key"]
+
+#: What an address of another machine may hold where the options leave it to us. A connection takes at most
+#: 16 MiB with the default options, so that this is 2 GiB.
+_CONNECTIONS_OF_OTHERS = 128
+_HANDSHAKES_OF_OTHERS = 64
+
+
+def share_key(address: Any) -> str | None:
+    """What a client's connections are counted under: an IPv4 address, or the /64 network of an IPv6 address.
+
+    Args:
+        address: as sockets have it.
+
+    Returns:
+        None for what has no such address: Unix sockets, links in memory.
+    """
+    if not isinstance(address, tuple):
+        return None
+    text = str(address[0])
+    if ":" not in text:
+        return text
+    try:
+        found = ipaddress.IPv6Address(text.partition("%")[0])
+    except ValueError:
+        return text
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    if found.is_loopback:
+        return str(found)
+    return f"{ipaddress.IPv6Address(int(found) >> 64 << 64)}/64"
+
+
+class AddressShares:
+    """How many connections, and among them opening handshakes, each key of `share_key` has.
+
+    Every method takes a key, or None, which is counted nowhere.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._connections: dict[str, int] = {}  # of those that have any
+        self._handshakes: dict[str, int] = {}
+
+    def begin(self, key: str | None) -> None:
+        """Count a connection that begins its opening handshake."""
+        if key is not None:
+            self._connections[key] = self._connections.get(key, 0) + 1
+            self._handshakes[key] = self._handshakes.get(key, 0) + 1
+
+    def opened(self, key: str | None) -> None:
+        """Its opening handshake is over."""
+        if key is not None:
+            _count_down(self._handshakes, key)
+
+    def end(self, key: str | None) -> None:
+        """The connection is gone, whose opening handshake was over."""
+        if key is not None:
+            _count_down(self._connections, key)
+
+    def refusal(self, key: str | None) -> str | None:
+        """Why a key may not have one more connection, for the log, with the option that it depends on."""
+        if key is None:
+            return None
+        for name, held, limit in (
+            ("max_handshakes_per_address", self._handshakes, self.max_handshakes(key)),
+            ("max_connections_per_address", self._connections, self.max_connections(key)),
+        ):
+            if limit is not None and held.get(key, 0) >= limit:
+                return (
+                    f"{key} has {name} ({limit}) already;"
+                    " if it is a proxy of yours, name it: Options(trusted_proxies=[...])"
+                )
+        return None
+
+    def max_connections(self, key: str) -> int | None:
+        """The limit of a key; None for none."""
+        options = self._options
+        limit = options.max_connections
+        return _share(options.max_connections_per_address, limit, key, _CONNECTIONS_OF_OTHERS)
+
+    def max_handshakes(self, key: str) -> int | None:
+        """The limit of a key for opening handshakes."""
+        options = self._options
+        limit = options.max_handshakes
+        return _share(options.max_handshakes_per_address, limit, key, _HANDSHAKES_OF_OTHERS)
+
+    def __len__(self) -> int:
+        """How many keys there is a record of."""
+        return len(self._connections)
+
+
+def _share(given: int | None, of: int | None, key: str, of_others: int) -> int | None:
+    if given is not None:
+        return given
+    # A quarter stays for others. This machine's own addresses get all the rest: a proxy may have them.
+    rest = None if of is None else of - of // 4
+    if key.startswith("127.") or key == "::1":
+        return rest
+    return of_others if rest is None else min(rest, of_others)
+
+
+def _count_down(held: dict[str, int], key: str) -> None:
+    if held[key] == 1:
+        del held[key]
+    else:
+        held[key] -= 1
