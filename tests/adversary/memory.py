@@ -298,11 +298,13 @@ HEAD = (
 )
 
 
-async def measure(attack: Attack, *, seconds: float, product: str | None = None) -> Measured:
-    """Carry the attack out twice, the second time with Python's allocator watched."""
+async def measure(
+    attack: Attack, *, seconds: float, product: str | None = None, all_of_it: bool = True
+) -> Measured:
+    """Carry it out; with ``all_of_it`` see what is left too, and watch Python's allocator a second time."""
     result = Measured(attack)
     path = "/echo" if attack.kind == "site" else "/"
-    for traced in (False, True):
+    for traced in (False, True) if all_of_it else (False,):
         async with running(attack.kind, traced=traced, product=product) as target:
             result.serves = await target.serves(path, tls=attack.tls)  # and now everything is imported
             await trio.sleep(0.2)
@@ -322,7 +324,7 @@ async def measure(attack: Attack, *, seconds: float, product: str | None = None)
                     result.sent = attackers.sent
                     result.serves = await target.serves(path, tls=attack.tls)
                 nursery.cancel_scope.cancel()
-            if not traced:
+            if all_of_it and not traced:
                 await trio.sleep(2)
                 result.left = await target.held(0.5) - before
     return result
