@@ -355,7 +355,9 @@ class WebSocketServer(Admission):
                 for hub in hubs:
                     self._service.nursery.start_soon(hub.flusher.run, name="trio_ws channels")
                 for listener in self.listeners:
-                    admit = functools.partial(self._admit, loopback=is_loopback(listener))
+                    admit = functools.partial(
+                        self._admit, loopback=self._ssl_context is None and is_loopback(listener)
+                    )
                     self._acceptors.start_soon(accept_forever, listener, admit)
                 self._state = "serving"
                 try:

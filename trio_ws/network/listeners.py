@@ -88,9 +88,7 @@ async def open_listeners(
 
 
 def is_loopback(listener: trio.abc.Listener[Any]) -> bool:
-    """Whether a listener, which may do TLS, is bound to a loopback address."""
-    while isinstance(listener, trio.SSLListener):
-        listener = listener.transport_listener
+    """Whether a listener is bound to a loopback address, and does no TLS."""
     if not isinstance(listener, trio.SocketListener) or listener.socket.family == socket.AF_UNIX:
         return False
     return is_loopback_address(listener.socket.getsockname()[0])

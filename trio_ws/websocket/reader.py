@@ -13,8 +13,8 @@ What always holds:
 
 - In one step, that is without giving way to other tasks, each connection is read once, and at most
   `CONNECTIONS_IN_A_ROW` of them, or as many as bring `BYTES_IN_A_ROW`.
-- What one of them has read and not yet taken comes before anything more is read from it, and behind all
-  others that have become ready meanwhile.
+- What one of them has read and not yet taken comes before anything more is read from it. It goes on behind
+  the others that have become ready meanwhile, one such connection after the other.
 - Each connection in here has ``_reading`` set as long as it lives: its tasks wait for its bell.
 - A descriptor is taken out before it is closed, as the kernel gives its number away again at once.
 - A connection that holds enough for its application is taken out until that has made room: a mask of nothing
@@ -85,7 +85,7 @@ class Reader:
         self._connections: dict[int, Endpoint] = {}
         self._alone: set[int] = set()  # descriptors of those that read for themselves
         self._ready: deque[int] = deque()  # what is to be read in this round
-        self._unfinished: dict[int, None] = {}  # to go on with in the next round
+        self._unfinished: dict[int, None] = {}  # to go on with, one in each round
         self._blind = 0  # waits for the epoll that are to come without a look into it first
         self._led = False
         self._stillborn = False  # the last to lead was cancelled, and the next has not begun to read
@@ -158,8 +158,9 @@ class Reader:
         while True:
             if not ready and unfinished:
                 ready.extend([fd for fd, _ in poll(0, CONNECTIONS_IN_A_ROW) if fd not in unfinished])
-                ready.extend(unfinished)
-                unfinished.clear()
+                first = next(iter(unfinished))
+                del unfinished[first]
+                ready.append(first)
             elif not ready:
                 ws = None  # it may end while we wait
                 if not self._blind:
