@@ -37,7 +37,7 @@ async def test_bad_input_broker_url_where_nobody_listens() -> None:
         await taken.bind(("127.0.0.1", 0))  # and does not listen
         error = await refused(f"redis://me:secret@127.0.0.1:{taken.getsockname()[1]}")
     assert isinstance(error.__cause__, OSError)
-    assert "redis://me:***@127.0.0.1:" in str(error)
+    assert "redis://127.0.0.1:" in str(error)
     assert isinstance((await refused("unix:///no/such/socket")).__cause__, OSError)
 
 

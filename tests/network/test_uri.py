@@ -24,6 +24,14 @@ from trio_ws.network.uri import WebSocketURI, parse_uri
         ("ws://[::1]:9000/x", WebSocketURI(False, "::1", 9000, "/x")),
         ("ws://192.0.2.1:443/", WebSocketURI(False, "192.0.2.1", 443, "/")),
         ("ws://bücher.example/", WebSocketURI(False, "xn--bcher-kva.example", 80, "/")),
+        # As browsers have it (UTS 46); the older rules would lead to fass.example.
+        ("ws://Faß.example/", WebSocketURI(False, "xn--fa-hia.example", 80, "/")),
+        ("ws://例え。example:81/", WebSocketURI(False, "xn--r8jz45g.example", 81, "/")),
+        ("wss://example.com.:444/", WebSocketURI(True, "example.com.", 444, "/")),
+        ("ws://[fe80::1%25eth0]/", WebSocketURI(False, "fe80::1", 80, "/", zone="eth0")),
+        ("ws://[FE80::1%25Eth0.7]:9/", WebSocketURI(False, "fe80::1", 9, "/", zone="Eth0.7")),
+        ("ws://[fe80::1%eth0]/", WebSocketURI(False, "fe80::1", 80, "/", zone="eth0")),
+        ("ws://[fe80::1%2512]/", WebSocketURI(False, "fe80::1", 80, "/", zone="12")),
         ("ws://h/caf%C3%A9?q=%20", WebSocketURI(False, "h", 80, "/caf%C3%A9?q=%20")),
         ("ws://h/café d?q=é ü", WebSocketURI(False, "h", 80, "/caf%C3%A9%20d?q=%C3%A9%20%C3%BC")),
         ("ws://h/a;b=c,d?e=[1]", WebSocketURI(False, "h", 80, "/a;b=c,d?e=[1]")),
@@ -43,6 +51,9 @@ def test_what_a_uri_says(uri: str, expected: WebSocketURI) -> None:
         ("wss://h:80/", "h:80"),
         ("ws://[::1]/", "[::1]"),
         ("ws://[::1]:81/", "[::1]:81"),
+        ("ws://[fe80::1%25eth0]:81/", "[fe80::1]:81"),
+        ("wss://example.com./", "example.com."),
+        ("wss://example.com.:444/", "example.com.:444"),
     ],
 )
 def test_the_host_header_names_the_port_only_where_it_is_not_the_schemes_own(uri: str, host: str) -> None:
@@ -94,6 +105,14 @@ def test_user_and_password_become_basic_authentication(userinfo: str, pair: byte
         ("ws://bü..cher/", "is no host name"),
         (f"ws://{'ü' * 64}.example/", "is no host name"),
         ("ws://h\x7f/", "is no host name"),
+        ("ws://./", "is no host name"),
+        ("ws://h../", "is no host name"),
+        ("ws://☃.example/", "is no host name"),
+        ("ws://[fe80::1%25]/", "write it as %25eth0"),
+        ("ws://[fe80::1%]/", "is no URI"),
+        ("ws://[fe80::1%25a%2Fb]/", "is no URI"),
+        ("ws://h/\ud800", "surrogate"),
+        ("ws://a:\ud800@h/", "surrogate"),
     ],
 )
 def test_what_names_no_web_socket_says_what_to_mend(uri: str, message: str) -> None:
@@ -101,6 +120,20 @@ def test_what_names_no_web_socket_says_what_to_mend(uri: str, message: str) -> N
         parse_uri(uri)
     assert isinstance(info.value, ValueError)
     assert isinstance(info.value, ConnectionFailedError)
+
+
+@pytest.mark.parametrize(
+    ("uri", "address", "server_name"),
+    [
+        ("wss://h/", "h", "h"),
+        ("wss://h.example.:1/", "h.example.", "h.example"),
+        ("wss://[fe80::1%25eth0]/", "fe80::1%eth0", "fe80::1"),
+        ("wss://127.0.0.1/", "127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_where_it_connects_and_whom_it_expects(uri: str, address: str, server_name: str) -> None:
+    parsed = parse_uri(uri)
+    assert (parsed.address, parsed.server_name) == (address, server_name)
 
 
 @pytest.mark.parametrize("uri", [None, b"ws://h/", 7])

@@ -22,6 +22,7 @@ import trio
 
 from trio_ws.errors import BrokerError
 from trio_ws.websocket.sockets import close_forcefully
+from trio_ws.websocket.tls import tls_client
 
 if TYPE_CHECKING:
     import ssl
@@ -78,7 +79,7 @@ async def _open(url: RedisURL, ssl_context: ssl.SSLContext | None) -> Link:
         raise BrokerError(f"could not reach {url.shown}: {_why(exc)}") from exc
     try:
         if ssl_context is not None:
-            stream = trio.SSLStream(stream, ssl_context, server_hostname=url.host, https_compatible=True)
+            stream = tls_client(stream, ssl_context, url.host.removesuffix("."))
             await stream.do_handshake()
         link = Link(stream, url.shown)
         await link.log_in(url.username, url.password)

@@ -8,7 +8,9 @@ secret.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from trio_ws.wire.urls import masked
 
 __all__ = ["SCHEMES", "UNDERSTOOD", "RedisURL", "parse_redis_url"]
 
@@ -33,7 +35,7 @@ class RedisURL:
         secure: whether TLS is spoken.
         username: None for Redis' default user.
         password: None for no password.
-        shown: the URL without its password, for people.
+        shown: the URL without user and password, for people.
     """
 
     host: str
@@ -83,7 +85,7 @@ def parse_redis_url(url: str) -> RedisURL:
         secure=parts.scheme == "rediss",
         username=unquote(parts.username) if parts.username else None,
         password=unquote(parts.password) if parts.password is not None else None,
-        shown=_shown(parts),
+        shown=masked(url),
     )
 
 
@@ -94,9 +96,3 @@ def _check_database(database: str, query: str) -> None:
     for number in [database] * (database != "") + [value for _, value in options]:
         if not (number.isascii() and number.isdecimal()):
             raise ValueError("the database in a Redis URL is a number")
-
-
-def _shown(parts: SplitResult) -> str:
-    user, at, place = parts.netloc.rpartition("@")
-    name, colon, _ = user.partition(":")
-    return f"{parts.scheme}://{name}{':***' if colon else ''}{at}{place}{parts.path}"

@@ -358,11 +358,13 @@ class _Attempt:
             return await trio.open_unix_socket(self._unix_path)
         if self._proxy is not None:
             return await open_through(self._proxy, self.uri, self.options.max_header_bytes)
-        return await trio.open_tcp_stream(self.uri.host, self.uri.port)
+        return await trio.open_tcp_stream(self.uri.address, self.uri.port)
 
     async def _secure(self, service: Service, stream: trio.abc.Stream) -> Transport:
         if self.uri.secure:
-            stream = tls_client(stream, self._ssl_context or ssl.create_default_context(), self.uri.host)
+            stream = tls_client(
+                stream, self._ssl_context or ssl.create_default_context(), self.uri.server_name
+            )
             try:
                 await stream.do_handshake()
             except LINK_ERRORS:

@@ -20,10 +20,11 @@ from urllib.request import getproxies_environment, proxy_bypass
 import trio
 
 from trio_ws.errors import ConnectionFailedError, InvalidURIError
-from trio_ws.network.uri import ascii_host, basic_authorization
+from trio_ws.network.uri import basic_authorization, split_host
 from trio_ws.websocket.sockets import close_forcefully
 from trio_ws.websocket.tls import tls_client
 from trio_ws.wire.tunnel import Tunnel, TunnelError
+from trio_ws.wire.urls import masked
 
 if TYPE_CHECKING:
     from trio_ws.network.uri import WebSocketURI
@@ -42,7 +43,7 @@ class Proxy:
 
     Attributes:
         scheme: ``http``, ``https``, ``socks5`` (we resolve names) or ``socks5h`` (the proxy does).
-        host: its name in ASCII, or its address without brackets.
+        host: its name in ASCII, or its address without brackets, with its zone.
         port: its TCP port.
         user: the name to log in with, or None.
         password: what goes with it, or None.
@@ -54,8 +55,13 @@ class Proxy:
     user: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
 
+    @property
+    def server_name(self) -> str:
+        """Whom its certificate is to name."""
+        return self.host.partition("%")[0].removesuffix(".")
+
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = f"[{self.server_name}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
 
 
@@ -65,7 +71,7 @@ def parse_proxy(url: str) -> Proxy:
     Raises:
         InvalidURIError: it names no proxy that we can use; the message says what to mend.
     """
-    shown = _without_user(url)
+    shown = masked(url)
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -90,7 +96,7 @@ def parse_proxy(url: str) -> Proxy:
             raise InvalidURIError(
                 f"the proxy {shown!r} takes a user and a password of 1 to 255 ASCII characters each"
             )
-    host = ascii_host(parts.hostname)
+    host = "%".join(filter(None, split_host(parts.hostname)))
     return Proxy(parts.scheme, host, _PORTS[parts.scheme] if port is None else port, user, password)
 
 
@@ -106,7 +112,9 @@ def choose_proxy(uri: WebSocketURI, choice: Literal[True] | str | None) -> Proxy
     if choice is None:
         return None
     if choice is not True:
-        raise TypeError(f"proxy is True, None or a URL, not {choice!r}; None goes without a proxy")
+        raise TypeError(
+            f"proxy is True, None or a URL, not {type(choice).__name__}; None goes without a proxy"
+        )
     if not any(name[-6:].lower() == "_proxy" for name in os.environ):
         return None  # as nearly always; getproxies takes several times as long to say that
     proxies = getproxies_environment()
@@ -151,7 +159,7 @@ async def _reach(proxy: Proxy) -> trio.abc.Stream:
         stream = await trio.open_tcp_stream(proxy.host, proxy.port)
         if proxy.scheme == "http":
             return stream
-        secured = tls_client(stream, ssl.create_default_context(), proxy.host)
+        secured = tls_client(stream, ssl.create_default_context(), proxy.server_name)
         try:
             await secured.do_handshake()
         except BaseException:
@@ -212,8 +220,3 @@ def explain(exc: BaseException) -> str:
     """The innermost reason, for people: trio says that a stream broke, and OpenSSL why."""
     cause = exc.__cause__
     return str(cause if isinstance(cause, OSError) else exc) or type(exc).__name__
-
-
-def _without_user(url: str) -> str:
-    scheme, mark, _ = url.partition("://")
-    return (scheme + mark if mark else "") + url.rpartition("@")[2] if "@" in url else url

@@ -6,11 +6,13 @@ scheme, host and port go to no other, nor back again (RFC 9110 section 15.4).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urldefrag, urljoin
 
 from trio_ws.errors import ConnectionFailedError, InvalidURIError
 from trio_ws.network.uri import parse_uri
+from trio_ws.wire.urls import masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,11 +50,13 @@ def resolve_redirect(uri: WebSocketURI, location: str) -> WebSocketURI:
         if target[:4].lower() == "http":
             target = "ws" + target[4:]
         new = parse_uri(target)
+        if new.host == uri.host and not new.zone:
+            new = replace(new, zone=uri.zone)
     except InvalidURIError as exc:
         # InvalidURIError itself would blame the caller.
         raise ConnectionFailedError(f"{uri} redirects to what is no WebSocket: {exc}") from exc
-    except ValueError as exc:
-        raise ConnectionFailedError(f"{uri} redirects to {location!r}, which is no URI: {exc}") from exc
+    except ValueError:
+        raise ConnectionFailedError(f"{uri} redirects to {masked(location)!r}, which is no URI") from None
     if uri.secure and not new.secure:
         raise ConnectionFailedError(f"{uri} redirects to {new}, which is not followed from wss:// to ws://")
     return new
