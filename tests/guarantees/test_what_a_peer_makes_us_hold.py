@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 import trio
 
-from tests.kit.serving import serving_in_memory
+from tests.kit.serving import serving, serving_in_memory, until
 from trio_ws import (
     ClientConnection,
     Options,
@@ -299,6 +300,24 @@ async def test_an_id_of_a_request_that_waits_is_in_use(autojump_clock: MockClock
         await peer.send_frame(BINARY, dialect.abort("b"))
         await trio.sleep(1)
         assert not pages.peer._held
+
+
+@pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="this system does not tell without reading")
+async def test_a_client_that_is_gone_is_noticed_while_nothing_is_read() -> None:
+    pages = Pages()
+    async with serving(pages, options=Options(max_held_bytes=10_000, max_connections=1)) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        peer = await RawPeer.connect(stream, headers=[("Sec-WebSocket-Protocol", "trio-ws.v1")])
+        with trio.move_on_after(5) as scope:
+            while not pages.connection or not pages.peer.ledger.full:
+                await peer.send_frame(BINARY, request("", str(pages.begun), "wait", "x" * 1000))
+        assert not scope.cancelled_caught
+        for _ in range(50):
+            await peer.send_frame(BINARY, request("", "more", "wait", "x" * 1000))
+        await peer.aclose()
+        with trio.fail_after(5):
+            await until(lambda: not server.connections)
+        assert pages.peer.ledger.held == 0
 
 
 async def test_packets_for_on_receive_are_charged_for_what_they_decode_to(autojump_clock: MockClock) -> None:

@@ -57,6 +57,8 @@ CHANNEL = PacketSource.CHANNEL
 
 #: Work in a row after which the lead gives way to other tasks, as so many bytes: 64 small packets.
 _WORK_IN_A_ROW = 64 * 1024
+#: Seconds between two looks whether the peer is still there, while nothing is read.
+_LOOK_EVERY = 1.0
 #: What a packet counts for in these, beside its bytes.
 _PACKET_COST = 1024
 
@@ -398,7 +400,11 @@ class Peer(Answerer):
     async def _wait_until_less_is_held(self) -> None:
         self.flush()
         while self._holds_enough and not self.over:
-            await self.progress.wait()
+            with trio.move_on_after(_LOOK_EVERY) as scope:
+                await self.progress.wait()
+            # The end of TCP is not read either, and what is held for a client that is gone would stay.
+            if scope.cancelled_caught and self.ws._transport.has_hung_up():
+                self.ws._end(None)
 
     def _take_some(self, worker: Worker) -> Blocked | None:
         """Begin what is here: up to a call that has to wait, or until others should have a turn."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import select
 import socket
 
 import trio
@@ -20,9 +21,12 @@ import trio
 from trio_ws.wall import judged, log_failure, text_of
 from trio_ws.websocket.tls import BoundedReads
 
-__all__ = ["LINK_ERRORS", "close_forcefully", "link_error", "shut_down", "socket_of"]
+__all__ = ["LINK_ERRORS", "close_forcefully", "has_hung_up", "link_error", "shut_down", "socket_of"]
 
 logger = logging.getLogger("trio_ws.websocket")
+
+# POLLHUP, POLLERR and POLLNVAL are told unasked.
+_HUNG_UP: int | None = getattr(select, "POLLRDHUP", None)
 
 #: What says that a connection broke, or was closed by whoever has its stream as well.
 LINK_ERRORS = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
@@ -46,6 +50,18 @@ def shut_down(sock: socket.socket | trio.socket.SocketType) -> None:
     """End a connection in both directions, whoever else has the descriptor."""
     with contextlib.suppress(OSError):  # the peer has reset it, or it never was connected
         sock.shutdown(socket.SHUT_RDWR)
+
+
+def has_hung_up(sock: socket.socket | trio.socket.SocketType) -> bool:
+    """Whether the peer has ended its side, or the connection broke, though what it sent is not yet read.
+
+    False where the system does not say so without reading (it does on Linux).
+    """
+    if _HUNG_UP is None:
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), _HUNG_UP)
+    return bool(poll.poll(0))
 
 
 def link_error(exc: BaseException) -> trio.BrokenResourceError:

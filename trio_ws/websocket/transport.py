@@ -19,7 +19,14 @@ from trio.lowlevel import enable_ki_protection, notify_closing, wait_readable, w
 
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.delivery import delivery_of
-from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, link_error, shut_down, socket_of
+from trio_ws.websocket.sockets import (
+    LINK_ERRORS,
+    close_forcefully,
+    has_hung_up,
+    link_error,
+    shut_down,
+    socket_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,6 +125,9 @@ class SocketTransport:
         except OSError:
             return False
 
+    def has_hung_up(self) -> bool:
+        return self.fd >= 0 and has_hung_up(self._sock)
+
     def delivery(self) -> Delivery | None:
         return delivery_of(self._sock)
 
@@ -192,6 +202,10 @@ class StreamTransport:
 
     def has_unread(self) -> bool:
         return False
+
+    def has_hung_up(self) -> bool:
+        sock = socket_of(self._stream)
+        return sock is not None and sock.fileno() >= 0 and has_hung_up(sock)
 
     def delivery(self) -> Delivery | None:
         sock = socket_of(self._stream)
