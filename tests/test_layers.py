@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "trio_ws"
 
 # The first name below trio_ws, and its floor; trio_ws itself, on the top floor, stands as "".
 FLOORS = {
+    "logs": -1,  # errors show what a peer said
     "errors": 0,
     "options": 0,
     "ledger": 0,

@@ -2,6 +2,7 @@
 
 The house, from the ground up; a module imports only from floors below its own, and a test holds it to that::
 
+    logs.py              floor 0  what of a peer's text a log shows, and how often
     errors.py            floor 0  every exception, its tree in the docstring
     options.py           floor 0  Options: every limit and timeout, frozen
     ledger.py            floor 0  what one peer makes us hold

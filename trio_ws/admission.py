@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import socket
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +26,7 @@ from trio_ws.errors import ConnectionClosedError
 from trio_ws.front import Entry, Exchange, Front, Shared
 from trio_ws.groups import unwrapped
 from trio_ws.handler import UNFINISHED
+from trio_ws.logs import logger_for, shown
 from trio_ws.network.addresses import AddressShares, share_key
 from trio_ws.network.listen import (
     answer,
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Admission"]
 
-logger = logging.getLogger("trio_ws.server")
+logger = logger_for("trio_ws.server")
 
 
 class _PendingClient:
@@ -368,7 +368,7 @@ class Admission:
             log_failure(
                 logger,
                 "the handler of %s for %s failed",
-                ws.path,
+                shown(ws.path),
                 ws.remote_address,
                 exc=exc,
                 extra=about(ws),

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import signal
 import types
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -27,6 +26,7 @@ from trio_ws.dispatch import Route, answer, serve
 from trio_ws.front import Entry, Exchange, Front
 from trio_ws.handler import WebSocketHandler
 from trio_ws.lifespan import hosted
+from trio_ws.logs import logger_for
 from trio_ws.routing import Pattern, Table, check_function, is_async, name_of
 from trio_ws.rpc.methods import let_ctrl_c_strike
 from trio_ws.server import WebSocketServer
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["App"]
 
-logger = logging.getLogger("trio_ws.app")
+logger = logger_for("trio_ws.app")
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -12,7 +12,6 @@ What always holds:
 
 from __future__ import annotations
 
-import logging
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -22,6 +21,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trio_ws.front import Front
+from trio_ws.logs import logger_for
 from trio_ws.network.gateway import HTTPGateway, WebSocketGateway
 from trio_ws.server import WebSocketServer, _as_handler, _check_target
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ASGIApp", "asgi_scope"]
 
-logger = logging.getLogger("trio_ws.asgi")
+logger = logger_for("trio_ws.asgi")
 
 _NOT_TRIO = (
     "trio_ws runs on trio, and this ASGI server runs the application on another loop; "

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -24,6 +23,7 @@ import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from trio_ws.errors import ConnectionClosedError, ConnectionClosedLocallyError
+from trio_ws.logs import logger_for, shown
 from trio_ws.routing import name_of
 from trio_ws.wall import log_failure
 from trio_ws.websocket.bell import Bell
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockingWebSocket", "call_in_thread", "run_in_thread"]
 
-logger = logging.getLogger("trio_ws.server")
+logger = logger_for("trio_ws.server")
 
 T = TypeVar("T")
 
@@ -316,7 +316,7 @@ async def run_in_thread(
             # Nobody waits any more for one that was cancelled.
             if failure is not None and calls.ended and not isinstance(failure, ConnectionClosedError):
                 text = "the handler of %s failed after it was cancelled"
-                log_failure(logger, text, ws.path, exc=failure, extra=about(ws))
+                log_failure(logger, text, shown(ws.path), exc=failure, extra=about(ws))
             return failure
         finally:
             try:
@@ -338,7 +338,7 @@ async def run_in_thread(
                     logger.warning(
                         "the blocking handler of %s did not end within close_timeout of being cancelled;"
                         " its thread is left behind",
-                        ws.path,
+                        shown(ws.path),
                     )
             await calls.wait_all_ended()
         del failure  # it holds this frame, which would hold it

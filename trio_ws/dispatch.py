@@ -6,7 +6,6 @@ What always holds: Ctrl+C may strike the user's functions anywhere, and nothing 
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from trio.lowlevel import disable_ki_protection, enable_ki_protection
 from trio_ws.blocking import call_in_thread, run_in_thread
 from trio_ws.errors import MessageError
 from trio_ws.handler import WebSocketHandler
+from trio_ws.logs import logger_for, shown
 from trio_ws.network.http import HTTPResponse, as_response, encode_response
 from trio_ws.routing import Pattern
 from trio_ws.wall import judged, log_failure, traceback_of
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Middleware", "Next", "Route", "answer", "serve"]
 
-logger = logging.getLogger("trio_ws.app")
+logger = logger_for("trio_ws.app")
 
 Next = Callable[["WebSocket"], Awaitable[None]]
 Middleware = Callable[["WebSocket", Next], Awaitable[object]]
@@ -128,5 +128,6 @@ async def _run_user(function: Callable[[], Awaitable[object]]) -> object:
 def _failed(route: Route, request: Request, exc: BaseException, *, debug: bool) -> HTTPResponse:
     if isinstance(exc, MessageError) and exc.__dict__.get("message") is request:
         return HTTPResponse(400, body=f"{exc}\n")
-    log_failure(logger, "the HTTP handler of %s %s failed", request.method, route.pattern.path, exc=exc)
+    method = shown(request.method, 20)
+    log_failure(logger, "the HTTP handler of %s %s failed", method, route.pattern.path, exc=exc)
     return HTTPResponse(500, body=f"{traceback_of(exc)}\n" if debug else "internal server error\n")

@@ -37,6 +37,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import trio
 
+from trio_ws.logs import shown
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -161,7 +163,7 @@ class ConnectionClosedError(WebSocketError, trio.BrokenResourceError):
     ) -> None:
         text = f"the WebSocket is closed: code {code}"
         if reason:
-            text += f" ({reason})"
+            text += f" ({shown(reason, 150)})"
         super().__init__(text)
         self.code = code
         self.reason = reason
@@ -203,6 +205,8 @@ class RPCError(WebSocketError):
         data: anything that can be encoded, for the caller's program; ``trio-ws.v1`` and JSON-RPC carry it.
 
     Attributes:
+        message: the text as it is. ``str()`` of the error gives it on one line, without control characters,
+            and cut after 1,000 bytes.
         code: the code, see the tree in `trio_ws.errors`.
         data: what the other side sent beside the text, or None.
     """
@@ -214,6 +218,10 @@ class RPCError(WebSocketError):
         self.message = message
         self.code = self.default_code if code is None else code
         self.data = data
+
+    def __str__(self) -> str:
+        # It may be the other side's, and goes to logs and terminals.
+        return shown(super().__str__(), 1000)
 
 
 class RPCMethodNotFoundError(RPCError):
@@ -313,7 +321,7 @@ class WebSocketException(WebSocketError):
 
     def __init__(self, code: int = 1008, reason: str = "") -> None:
         check_close(code, reason)
-        super().__init__(f"close with code {code}" + (f" ({reason})" if reason else ""))
+        super().__init__(f"close with code {code}" + (f" ({shown(reason, 150)})" if reason else ""))
         self.code = code
         self.reason = reason
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import types
 import typing
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
@@ -21,6 +20,7 @@ from trio_ws.channels.inbox import check_policy
 from trio_ws.channels.log import Member
 from trio_ws.channels.names import check_names, is_glob
 from trio_ws.errors import RPCAccessDeniedError, RPCInvalidParamsError, WebSocketException
+from trio_ws.logs import logger_for
 from trio_ws.predicates import holds
 from trio_ws.rpc.limits import Limiter
 from trio_ws.rpc.methods import Method, collect, let_ctrl_c_strike, make_method
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["UNFINISHED", "WebSocketHandler"]
 
-logger = logging.getLogger("trio_ws.handler")
+logger = logger_for("trio_ws.handler")
 
 _RESERVED = frozenset({SUBSCRIBE, UNSUBSCRIBE, METHODS})
 

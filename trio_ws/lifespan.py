@@ -7,7 +7,6 @@ once, to what is waited for then; what was opened by then may wait again while i
 
 from __future__ import annotations
 
-import logging
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trio_ws.groups import unwrapped
+from trio_ws.logs import logger_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["hosted"]
 
-logger = logging.getLogger("trio_ws.app")
+logger = logger_for("trio_ws.app")
 
 
 @asynccontextmanager

@@ -11,12 +11,12 @@ What always holds: whatever goes wrong inside a predicate, however deep, makes t
 from __future__ import annotations
 
 import inspect
-import logging
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
+from trio_ws.logs import logger_for
 from trio_ws.wall import judged, log_failure
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "unpack_predicate",
 ]
 
-logger = logging.getLogger("trio_ws.predicates")
+logger = logger_for("trio_ws.predicates")
 
 #: A predicate: a `Predicate`, or any other plain callable of a connection.
 PredicateLike: typing.TypeAlias = Callable[[typing.Any], object]

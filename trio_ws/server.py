@@ -7,7 +7,6 @@ seconds to finish and cancels the rest. No task remains. What happens to one cli
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,6 +24,7 @@ from trio_ws.channels.urls import broker_from
 from trio_ws.errors import check_close
 from trio_ws.front import Front, Shared
 from trio_ws.handler import WebSocketHandler
+from trio_ws.logs import logger_for
 from trio_ws.network.listen import accept_forever, close_listeners
 from trio_ws.network.listeners import ALL_INTERFACES, is_loopback, open_listeners
 from trio_ws.options import Options
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DrainReport", "WebSocketServer", "serve"]
 
-logger = logging.getLogger("trio_ws.server")
+logger = logger_for("trio_ws.server")
 
 Target = (
     Callable[[WebSocket], Awaitable[object]]

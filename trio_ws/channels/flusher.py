@@ -15,7 +15,6 @@ What always holds:
 
 from __future__ import annotations
 
-import logging
 from itertools import islice
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 from trio_ws.errors import PacketError
+from trio_ws.logs import logger_for
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.late import LateFrame
 from trio_ws.websocket.lifetime import OPEN
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TOO_SLOW", "Flusher"]
 
-logger = logging.getLogger("trio_ws.channels")
+logger = logger_for("trio_ws.channels")
 
 TOO_SLOW = "too slow for its channels"
 

@@ -13,7 +13,6 @@ What always holds:
 from __future__ import annotations
 
 import functools
-import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +25,7 @@ from trio_ws.channels.inbox import Inbox
 from trio_ws.channels.log import Channel, Entry, InboxMember, Member, encode
 from trio_ws.channels.names import check_name, check_names, is_glob, matcher
 from trio_ws.errors import PacketError
+from trio_ws.logs import logger_for
 from trio_ws.predicates import check_predicate, holds, pack_predicate, unpack_predicate
 from trio_ws.wire.decoding import UNDECODABLE, describe
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ChannelStatistics", "Hub", "HubStatistics", "share"]
 
-logger = logging.getLogger("trio_ws.channels")
+logger = logger_for("trio_ws.channels")
 
 #: Channels that exist only because a glob matched their name, and are kept for the next message.
 _DERIVED_CHANNELS = 1024

@@ -17,7 +17,6 @@ What always holds:
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 import secrets
@@ -35,6 +34,7 @@ from trio_ws.channels.redis_queue import PublishQueue
 from trio_ws.channels.redis_url import parse_redis_url
 from trio_ws.errors import BrokerError
 from trio_ws.groups import unwrapped
+from trio_ws.logs import logger_for
 from trio_ws.websocket.bell import Bell
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisBroker"]
 
-logger = logging.getLogger("trio_ws.channels")
+logger = logger_for("trio_ws.channels")
 
 #: What our frames begin with, so that what others publish there is not taken for one. 1 is the version.
 _MARK = b"tws1"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import socket
 import ssl
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trio_ws.errors import ConnectionFailedError, HandshakeRejectedError
+from trio_ws.logs import logger_for, shown
 from trio_ws.network.proxy import choose_proxy, explain, open_through
 from trio_ws.network.redirect import redirect_location, resolve_redirect, without_credentials
 from trio_ws.network.uri import parse_uri
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Opening", "close_after", "connect", "take_socket"]
 
-logger = logging.getLogger("trio_ws.network")
+logger = logger_for("trio_ws.network")
 
 #: Stands for one that is yet to be asked for; it may go with a context for TLS.
 _ANY_URI = "wss://unknown/"
@@ -310,13 +310,14 @@ class _Attempt:
         before = self.uri
         try:
             self.uri = resolve_redirect(before, location)
+            where = shown(str(self.uri))
             if self._fixed:
                 raise ConnectionFailedError(
-                    f"{before} redirects to {self.uri}, and {self._fixed} leads to one server only"
+                    f"{before} redirects to {where}, and {self._fixed} leads to one server only"
                 )
             if redirects >= self.options.max_redirects:
                 raise ConnectionFailedError(
-                    f"{before} redirects to {self.uri}, after max_redirects={redirects} redirects already"
+                    f"{before} redirects to {where}, after max_redirects={redirects} redirects already"
                 )
             if self.uri.origin != before.origin:
                 self._headers = without_credentials(self._headers)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import socket
 from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.lowlevel import checkpoint, enable_ki_protection, wait_readable
 
+from trio_ws.logs import logger_for, shown
 from trio_ws.network.connect import take_socket
 from trio_ws.wall import judged, log_failure
 from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, link_error
@@ -46,7 +46,7 @@ __all__ = [
     "send_response",
 ]
 
-logger = logging.getLogger("trio_ws.network")
+logger = logger_for("trio_ws.network")
 
 _ACCEPTS_IN_A_ROW = 64
 # accept() failed because of its client, which is gone (accept(2)).
@@ -77,7 +77,7 @@ _LINGER_BYTES = 256 * 1024
 _BODY_STEP = 4096
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: Characters of a host that the log shows.
-_SHOWN_OF_A_HOST = 80
+_SHOWN = 60
 
 
 @enable_ki_protection
@@ -258,16 +258,17 @@ def check_host(request: Request, options: Options, *, loopback: bool) -> None:
         return
     if options.hosts is None and is_local_name(host) and is_of_no_browser(request):
         return
-    shown = host[:_SHOWN_OF_A_HOST]
     if options.hosts is None:
         logger.warning(
-            "refused a request for the host %r: the server listens on a loopback address;"
-            " to let it in, name it: Options(hosts=[%r])",
-            shown,
-            host_name(shown) or "",
+            "refused a request for the host '%s': the server listens on a loopback address;"
+            " to let it in, name it: Options(hosts=['%s'])",
+            shown(host, _SHOWN),
+            shown(host_name(host) or "", _SHOWN),
         )
     else:
-        logger.warning("refused a request for the host %r, which Options(hosts=...) does not name", shown)
+        logger.warning(
+            "refused a request for the host '%s', which Options(hosts=...) does not name", shown(host, _SHOWN)
+        )
     raise HTTPError(403, "this host is not served here")
 
 
@@ -279,9 +280,9 @@ def check_request(request: Request, options: Options) -> None:
     """
     check_upgrade(request)
     if not origin_allowed(request, options.origins):
-        origin = request.header("origin", "")
+        origin = shown(request.header("origin") or "", _SHOWN)
         logger.warning(
-            "refused a page from origin %r; to let it in, name it: Options(origins=[%r])", origin, origin
+            "refused a page from origin '%s'; to let it in, name it: Options(origins=['%s'])", origin, origin
         )
         raise HTTPError(403, "this origin is not allowed")
 

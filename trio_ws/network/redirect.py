@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urldefrag, urljoin
 
 from trio_ws.errors import ConnectionFailedError, InvalidURIError
+from trio_ws.logs import shown
 from trio_ws.network.uri import parse_uri
 from trio_ws.wire.urls import masked
 
@@ -54,11 +55,16 @@ def resolve_redirect(uri: WebSocketURI, location: str) -> WebSocketURI:
             new = replace(new, zone=uri.zone)
     except InvalidURIError as exc:
         # InvalidURIError itself would blame the caller.
-        raise ConnectionFailedError(f"{uri} redirects to what is no WebSocket: {exc}") from exc
+        raise ConnectionFailedError(
+            f"{uri} redirects to what is no WebSocket: {shown(str(exc), 200)}"
+        ) from exc
     except ValueError:
-        raise ConnectionFailedError(f"{uri} redirects to {masked(location)!r}, which is no URI") from None
+        where = shown(masked(location))
+        raise ConnectionFailedError(f"{uri} redirects to '{where}', which is no URI") from None
     if uri.secure and not new.secure:
-        raise ConnectionFailedError(f"{uri} redirects to {new}, which is not followed from wss:// to ws://")
+        raise ConnectionFailedError(
+            f"{uri} redirects to {shown(str(new))}, which is not followed from wss:// to ws://"
+        )
     return new
 
 

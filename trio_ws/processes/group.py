@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import trio
 
 from trio_ws.errors import WorkerError
+from trio_ws.logs import logger_for
 from trio_ws.network.listeners import open_listeners
 from trio_ws.processes import orders as line_protocol
 from trio_ws.processes import targets
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ProcessGroup", "WorkerProcess", "pause_after", "serve_processes"]
 
-logger = logging.getLogger("trio_ws.processes")
+logger = logger_for("trio_ws.processes")
 
 #: A worker that served for fewer seconds died quickly.
 _QUICK = 10.0

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from trio_ws.logs import logger_for
 from trio_ws.processes import orders as line_protocol
 from trio_ws.processes import targets
 from trio_ws.processes.orders import READY, STOP, read_orders
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-logger = logging.getLogger("trio_ws.processes")
+logger = logger_for("trio_ws.processes")
 
 #: Seconds that clients in their opening handshake get to finish it before a worker drains.
 _DOORSTEP_SECONDS = 3.0

@@ -15,7 +15,6 @@ What always holds:
 from __future__ import annotations
 
 import contextvars
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -24,6 +23,7 @@ import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection
 
 from trio_ws.errors import ConnectionClosedError, ConnectionClosedLocallyError, ConnectionFailedError
+from trio_ws.logs import logger_for
 from trio_ws.network.connect import close_after
 from trio_ws.reconnecting.backoff import ONCE
 from trio_ws.wall import judged, log_failure, text_of
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientState", "Keeper", "StateChanges"]
 
-logger = logging.getLogger("trio_ws.client")
+logger = logger_for("trio_ws.client")
 
 #: See `WebSocketClient.state`.
 ClientState = Literal["disconnected", "connecting", "connected", "waiting", "closed"]

@@ -14,7 +14,6 @@ What always holds:
 
 from __future__ import annotations
 
-import logging
 import math
 import secrets
 import types
@@ -36,6 +35,7 @@ from trio_ws.errors import (
     WebSocketException,
 )
 from trio_ws.ledger import OVERHEAD, size_of
+from trio_ws.logs import logger_for, shown
 from trio_ws.predicates import holds
 from trio_ws.rpc.begun import Blocked, Call
 from trio_ws.rpc.calls import Caller
@@ -64,9 +64,9 @@ if TYPE_CHECKING:
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.wire.packets import Dialect
 
-__all__ = ["ON_PACKET", "Answerer", "short"]
+__all__ = ["ON_PACKET", "Answerer"]
 
-logger = logging.getLogger("trio_ws.rpc")
+logger = logger_for("trio_ws.rpc")
 
 #: Charged for each call that waits, beside its arguments: what is known of it, and its task's context.
 _CALL_OVERHEAD = 1024
@@ -390,7 +390,7 @@ class Answerer(Caller):
                 self._name(request)
             if self._default_limit is not None:
                 self._check_limit(request, None)
-            self._answer_error(request, RPCMethodNotFoundError(f"there is no method {short(name, 80)!r}"))
+            self._answer_error(request, RPCMethodNotFoundError(f"there is no method {shown(name)!r}"))
 
     def _take_abort(self, args: Any) -> None:
         key = args[0] if args else None
@@ -455,7 +455,7 @@ class Answerer(Caller):
         retry_after = self._limiter.check(limit, name, key, trio.current_time())
         if retry_after is None:
             return
-        error = RateLimitError(f"rate limit of {short(request.method, 80)} exceeded", retry_after=retry_after)
+        error = RateLimitError(f"rate limit of {shown(request.method, 80)} exceeded", retry_after=retry_after)
         if limit.disconnect:
             self._answer_error(request, error)
             raise WebSocketException(1008, "rate limit exceeded")
@@ -471,7 +471,7 @@ class Answerer(Caller):
         assert call.request.streams is not None
         for place, stream_id in call.request.streams.items():
             if "/" not in stream_id or stream_id in self._pending:
-                raise RPCInvalidParamsError(f"bad stream id {short(str(stream_id), 40)!r}")
+                raise RPCInvalidParamsError(f"bad stream id {shown(str(stream_id), 40)!r}")
             name = method.parameter_name(place)
             items = method.stream_items.get(name)
             stream: ItemStream[Any] = ItemStream(self, stream_id, items, f"an item of {name}", granted=0)
@@ -527,7 +527,7 @@ class Answerer(Caller):
         log_failure(
             logger,
             "call of %s failed [%s]",
-            short(request.method, 80),
+            shown(request.method, 80),
             mark,
             exc=exc,
             extra=about(self.ws),
@@ -560,9 +560,3 @@ def _id_in_use() -> RPCInvalidParamsError:
 
 def _too_late() -> RPCTimeoutError:
     return RPCTimeoutError("the caller's deadline has passed")
-
-
-def short(text: str, limit: int = 100) -> str:
-    """At most ``limit`` characters, and as many bytes of a Close frame's reason."""
-    text = text.encode("ascii", "backslashreplace").decode()
-    return text if len(text) <= limit else text[: limit - 3] + "..."

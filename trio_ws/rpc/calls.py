@@ -19,6 +19,7 @@ import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, current_task, wait_task_rescheduled
 
 from trio_ws.errors import ConnectionClosedError, RPCError
+from trio_ws.logs import shown
 from trio_ws.rpc.deadlines import Lease, Renewals
 from trio_ws.rpc.errors import error_from
 from trio_ws.rpc.streams import ItemStream, convert
@@ -69,7 +70,7 @@ class RPCResponse:
 
     def __repr__(self) -> str:
         what = f"data={self.data!r}" if self.error is None else f"error={self.error!r}"
-        return f"<RPCResponse {self.call_id} {what}>"
+        return f"<RPCResponse {shown(self.call_id, 40)} {shown(what, 500)}>"
 
 
 class PacketStream(AsyncIterator[Packet]):

@@ -21,6 +21,7 @@ import trio
 from msgspec import convert
 
 from trio_ws.errors import RPCInvalidParamsError
+from trio_ws.logs import shown
 from trio_ws.wire.decoding import UNDECODABLE
 
 if TYPE_CHECKING:
@@ -221,5 +222,4 @@ def _explain(exc: Exception, label: str) -> tuple[str, str]:
 
 def short(name: str) -> str:
     """A name that the caller made up, fit to be shown."""
-    shown = name if name.isidentifier() else ascii(name)
-    return shown if len(shown) <= 80 else f"{shown[:80]}..."
+    return shown(name) if name.isidentifier() else f"'{shown(name)}'"

@@ -21,7 +21,6 @@ What always holds:
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,8 @@ from trio.lowlevel import checkpoint, current_task, reschedule
 
 from trio_ws.errors import ConnectionClosedError
 from trio_ws.ledger import MOST_GROWTH, OVERHEAD, size_of
-from trio_ws.rpc.answering import _NONE, ON_PACKET, Answerer, short
+from trio_ws.logs import logger_for, shown
+from trio_ws.rpc.answering import _NONE, ON_PACKET, Answerer
 from trio_ws.rpc.begun import Blocked, Call
 from trio_ws.rpc.workers import Worker
 from trio_ws.wall import close_of, failures_in
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Peer"]
 
-logger = logging.getLogger("trio_ws.rpc")
+logger = logger_for("trio_ws.rpc")
 
 CHANNEL = PacketSource.CHANNEL
 
@@ -503,7 +503,7 @@ class Peer(Answerer):
             self.reply(exc.answer)
         if exc.fatal and not self._ends_a_call(exc):
             logger.info("closing %r: %s", self.ws, exc, extra=about(self.ws))
-            self.close_soon(exc.close_code, short(str(exc)))
+            self.close_soon(exc.close_code, shown(str(exc), 100))
         return list(exc.packets)
 
     def _ends_a_call(self, exc: BrokenPacketError) -> bool:

@@ -16,7 +16,6 @@ What always holds:
 from __future__ import annotations
 
 import contextvars
-import logging
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -30,11 +29,12 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
+from trio_ws.logs import logger_for
 from trio_ws.websocket.bell import WOKEN
 
 __all__ = ["IN_CALL", "Worker", "Workers"]
 
-logger = logging.getLogger("trio_ws.rpc")
+logger = logger_for("trio_ws.rpc")
 
 #: Set in calls and in all tasks that they start: what they ask of the other side is a nested call.
 IN_CALL: contextvars.ContextVar[bool] = contextvars.ContextVar("IN_CALL", default=False)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from trio_ws.errors import CloseFrame
+from trio_ws.logs import shown
 from trio_ws.websocket.lifetime import CLOSED, CLOSING, OPEN
 from trio_ws.websocket.message import WebSocketMessage
 from trio_ws.websocket.receiving import Receiving
@@ -153,5 +154,6 @@ class WebSocket(Sending, Receiving, trio.abc.Channel[WebSocketMessage]):
         state = ("connecting", "open", "closing", "closed")[self._state]
         role = "client" if self._client else "server"
         return (
-            f"<WebSocket {self._number} {role} {state} {self._request.path!r} peer={self.remote_address!r}>"
+            f"<WebSocket {self._number} {role} {state} '{shown(self._request.path, 50)}'"
+            f" peer={self.remote_address!r}>"
         )

@@ -10,7 +10,6 @@ What always holds:
 from __future__ import annotations
 
 import itertools
-import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +17,7 @@ import trio
 
 from trio_ws.errors import CloseFrame, ConnectionClosedError, ConnectionClosedLocallyError
 from trio_ws.ledger import MemoryLedger
+from trio_ws.logs import logger_for
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.outbox import Outbox
 from trio_ws.websocket.trace import about
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CLOSED", "CLOSING", "CONNECTING", "OPEN", "Lifetime", "Owner"]
 
-logger = logging.getLogger("trio_ws.websocket")
+logger = logger_for("trio_ws.websocket")
 
 CONNECTING, OPEN, CLOSING, CLOSED = range(4)
 

@@ -24,7 +24,6 @@ What always holds:
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import sys
@@ -34,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection, wait_readable
 
+from trio_ws.logs import logger_for
 from trio_ws.websocket.trace import about
 from trio_ws.websocket.transport import BLIND_WAITS, READ_SIZE
 from trio_ws.wire.frames import FRAME_COST, FRAMES_AT_ONCE
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Lender", "Reader"]
 
-logger = logging.getLogger("trio_ws.websocket")
+logger = logger_for("trio_ws.websocket")
 
 HAS_EPOLL = sys.platform == "linux"
 #: Connections of a service that each read for themselves before the others share. The variable is for our own

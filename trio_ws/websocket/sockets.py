@@ -12,18 +12,18 @@ A stream may be an application's own, and its methods may raise anything: that c
 from __future__ import annotations
 
 import contextlib
-import logging
 import select
 import socket
 
 import trio
 
+from trio_ws.logs import logger_for
 from trio_ws.wall import judged, log_failure, text_of
 from trio_ws.websocket.tls import BoundedReads
 
 __all__ = ["LINK_ERRORS", "close_forcefully", "has_hung_up", "link_error", "shut_down", "socket_of"]
 
-logger = logging.getLogger("trio_ws.websocket")
+logger = logger_for("trio_ws.websocket")
 
 # POLLHUP, POLLERR and POLLNVAL are told unasked.
 _HUNG_UP: int | None = getattr(select, "POLLRDHUP", None)

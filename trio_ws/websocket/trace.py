@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from trio_ws.logs import logger_for
 from trio_ws.wire.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from trio_ws.wire.masking import mask
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["about", "traced"]
 
-logger = logging.getLogger("trio_ws.frames")
+logger = logger_for("trio_ws.frames")
 
 _NAMES = {
     CONTINUATION: "CONTINUATION",

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from trio_ws.errors import MessageError
+from trio_ws.logs import shown
 
 __all__ = ["UNDECODABLE", "decode_json", "describe"]
 
@@ -23,7 +24,7 @@ UNDECODABLE = (ValueError, TypeError, ArithmeticError, RecursionError)
 def describe(exc: BaseException) -> str:
     """What an error of decoding says, shortened: it may quote what the peer sent."""
     text = str(exc)
-    return text if len(text) <= 300 else f"{text[:150]} ... {text[-150:]}"
+    return shown(text, 300) if len(text) <= 300 else f"{shown(text, 150)} {shown(text[-150:], 150)}"
 
 
 @functools.lru_cache(maxsize=256)

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING
 from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
+from trio_ws.logs import shown
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -182,17 +184,17 @@ def _parameters(element: str, *, window_needs_value: bool) -> dict[str, int]:
     """The parameters of one permessage-deflate element, a flag as 1. ValueError if it is anything else."""
     head = _EXTENSION.match(element)
     if head is None or head[1] != _NAME:
-        raise ValueError(f"not {_NAME}: {element!r}")
+        raise ValueError(f"not {_NAME}: {shown(element)}")
     found: dict[str, int] = {}
     position = head.end()
     while position < len(element):
         part = _PARAMETER.match(element, position)
         if part is None:
-            raise ValueError(f"malformed parameters: {element!r}")
+            raise ValueError(f"malformed parameters: {shown(element)}")
         position = part.end()
         name, value = part.groups()
         if name in found:
-            raise ValueError(f"{name} is there twice: {element!r}")
+            raise ValueError(f"{name} is there twice: {shown(element)}")
         if value is not None and value.startswith('"'):
             value = re.sub(r"\\(.)", r"\1", value[1:-1])
         found[name] = _setting(name, value, window_needs_value=window_needs_value)
@@ -203,14 +205,14 @@ def _setting(name: str, value: str | None, *, window_needs_value: bool) -> int:
     """One parameter's value as an int; 15 for a ``client_max_window_bits`` that may stand alone and does."""
     if name in (_SERVER_FORGETS, _CLIENT_FORGETS):
         if value is not None:
-            raise ValueError(f"{name} takes no value, not {value!r}")
+            raise ValueError(f"{name} takes no value, not {shown(value or '')!r}")
         return 1
     if name not in (_SERVER_BITS, _CLIENT_BITS):
         raise ValueError(f"{name} is no parameter of {_NAME}")
     if value is None and name == _CLIENT_BITS and not window_needs_value:
         return _MOST_BITS
     if value is None or not _WINDOW.fullmatch(value):
-        raise ValueError(f"{name} needs a value from 8 to 15, not {value!r}")
+        raise ValueError(f"{name} needs a value from 8 to 15, not {shown(value or '')!r}")
     return int(value)
 
 

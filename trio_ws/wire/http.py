@@ -16,6 +16,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar, overload
 from urllib.parse import parse_qs, unquote
 
+from trio_ws.logs import shown
 from trio_ws.wire.decoding import decode_json
 
 __all__ = [
@@ -109,7 +110,7 @@ class Headers:
         return hash(self._items)
 
     def __repr__(self) -> str:
-        return f"Headers({list(self._items)!r})"
+        return f"Headers({shown(repr(list(self._items)), 2000)})"
 
 
 class Request:
@@ -241,7 +242,7 @@ class Request:
 
     def __repr__(self) -> str:
         # Headers carry secrets; a repr ends up in logs.
-        return f"<Request {self.method} {self.target!r} HTTP/{self.http_version}>"
+        return f"<Request {shown(self.method, 20)} '{shown(self.target)}' HTTP/{self.http_version}>"
 
 
 def is_token(text: str) -> bool:
