@@ -73,5 +73,5 @@ def test_json_errors_are_ours(payload: str | bytes) -> None:
     with pytest.raises(MessageError) as info:
         WebSocketMessage("text", payload).json(Move)
     assert info.value.__cause__ is not None
-    if payload == '{"x": "one"}':
+    if isinstance(payload, str) and "one" in payload:
         assert "$.x" in str(info.value)

@@ -416,7 +416,7 @@ class RedisBroker(Broker):
 
     def _answered(self, link: Link, reply: Any) -> None:
         if not link.awaited:
-            raise BrokerError(f"{self._url.shown} said what was not asked: {reply}")
+            raise BrokerError(f"{self._url.shown} said what was not asked: {reply!r:.200}")
         verb, names = link.awaited.popleft()
         refused = isinstance(reply, Exception)
         if verb is _PUBLISH:
@@ -430,7 +430,7 @@ class RedisBroker(Broker):
         elif not names:
             pass  # the answer to a PING, and its coming says it all
         elif not refused:
-            raise BrokerError(f"{self._url.shown} answered {verb!r} with {reply}")
+            raise BrokerError(f"{self._url.shown} answered {verb!r} with {reply!r:.200}")
         elif len(names) > 1:
             self._refused += [(verb, name) for name in names]
             self._work.ring()

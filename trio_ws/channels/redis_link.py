@@ -15,6 +15,7 @@ gets one closes the link.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,10 @@ def require_coredis() -> None:
         BrokerError: it is not there.
     """
     try:
-        importlib.import_module("coredis.parser")  # it is slow, so it is not done before
+        with warnings.catch_warnings():
+            # Its byte code has constants that mix bytes and text, and cannot be loaded under python -bb.
+            warnings.simplefilter("ignore", BytesWarning)
+            importlib.import_module("coredis.parser")  # it is slow, so it is not done before
     except ImportError as exc:
         raise BrokerError("RedisBroker needs coredis; it comes with: pip install 'trio-ws[redis]'") from exc
 

@@ -162,7 +162,7 @@ class JSONRPC(Dialect):
         try:
             message = _decode(payload)
         except UNDECODABLE as exc:
-            if payload.lstrip()[:1] in {"[", b"["}:
+            if payload.lstrip().startswith("[" if isinstance(payload, str) else b"["):  # type: ignore[arg-type]
                 return self._decode_batch(payload)
             response = self._broken_response(payload, exc)
             if response is not None:
