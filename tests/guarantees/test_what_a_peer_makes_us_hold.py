@@ -10,7 +10,8 @@ import msgspec
 import pytest
 import trio
 
-from tests.kit.serving import serving, serving_in_memory, until
+from tests.kit.serving import serving, serving_in_memory
+from tests.kit.watching import until
 from trio_ws import (
     ClientConnection,
     Options,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_ws.ledger import size_of
-from trio_ws.wire.decoded_size import json_size, msgpack_size, python_msgpack_size
+from trio_ws.wire.decoded_size import ODD_KEYS, TOO_DEEP, json_size, msgpack_size, python_msgpack_size
 from trio_ws.wire.masking import extension
 
 if TYPE_CHECKING:
@@ -73,7 +73,13 @@ def test_json_takes_no_more_than_told(value: Any, limit: int, text: bool) -> Non
 
 
 @ONLY_C
-@given(data=st.binary(max_size=300), limit=st.sampled_from([0, 100, 1000, NO_LIMIT]))
+@given(
+    data=st.binary(max_size=300)
+    | st.lists(
+        st.sampled_from([b"\x91", b"\x81", b"\x82", b"\x01", b"\xa1a", b"\xde\x00\x03", b"\xd4\x01\x02"])
+    ).map(b"".join),
+    limit=st.sampled_from([0, 100, 1000, NO_LIMIT]),
+)
 def test_any_bytes_take_the_same_in_c(data: bytes, limit: int) -> None:
     assert c_msgpack_size is not None
     assert c_msgpack_size(data, limit) == python_msgpack_size(data, limit)
@@ -96,8 +102,34 @@ def test_what_grows_most(sizer: Callable[[bytes, int], int], one: bytes) -> None
 
 
 @SIZERS
+@pytest.mark.parametrize("key", [b"\xcf" + bytes(8), b"\x92\x01\x02", b"\x05", b"\xcb" + bytes(8), b"\xc0"])
+def test_many_keys_that_may_be_chosen_to_collide(sizer: Callable[[bytes, int], int], key: bytes) -> None:
+    def packed(count: int, key: bytes) -> bytes:
+        return b"\xde" + count.to_bytes(2, "big") + (key + b"\x01") * count
+
+    assert sizer(packed(1000, key), NO_LIMIT) > 0
+    assert sizer(packed(1001, key), NO_LIMIT) == ODD_KEYS
+    # Several maps cost as much together.
+    assert sizer(b"\x92" + packed(800, key) * 2, NO_LIMIT) == ODD_KEYS
+    assert sizer(b"\x92" + packed(500, key) * 2, NO_LIMIT) > 0
+    # Text and bytes have hashes that nobody can foretell, and values none.
+    for fine in (b"\xa2ab", b"\xd9\x02ab", b"\xc4\x02ab"):
+        assert sizer(packed(60_000, fine), NO_LIMIT) > 0
+    assert sizer(b"\xdc\xff\xff" + key * 65535, NO_LIMIT) > 0
+
+
+@SIZERS
+def test_depth_is_limited(sizer: Callable[[bytes, int], int]) -> None:
+    assert sizer(b"\x91" * 512 + b"\x01", NO_LIMIT) > 0
+    assert sizer(b"\x91" * 513 + b"\x01", NO_LIMIT) == TOO_DEEP
+    assert sizer(b"\x81\x01" * 513, NO_LIMIT) == TOO_DEEP
+    assert sizer(b"\xdc\x03\xe8" + (b"\x91" * 511 + b"\x01") * 1000, NO_LIMIT) > 0
+
+
+@SIZERS
 def test_nothing_is_measured_far_beyond_the_limit(sizer: Callable[[bytes, int], int]) -> None:
     assert 1000 < sizer(b"\x90" * 1_000_000, 1000) < 1100
+    assert sizer(b"\x01" * 1_000_000, NO_LIMIT) > 1_000_000
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,7 @@ class Caller(ABC):
         "_high_water",
         "_left",
         "_may_call",
+        "_measured_from",
         "_next_id",
         "_outbox",
         "_pending",
@@ -169,6 +170,7 @@ class Caller(ABC):
         """Use this dialect from here on."""
         self.dialect = dialect
         dialect.use_ledger(self.ledger)
+        self._measured_from = dialect.measured_from(self.ws._options.max_decoded_bytes)
         self.extended = dialect.extended
         self._may_call = dialect.calls_back or self.ws._client
         self.opcode = BINARY if dialect.binary else TEXT

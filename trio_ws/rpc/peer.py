@@ -28,7 +28,7 @@ import trio
 from trio.lowlevel import checkpoint, current_task, reschedule
 
 from trio_ws.errors import ConnectionClosedError
-from trio_ws.ledger import MOST_GROWTH, OVERHEAD, size_of
+from trio_ws.ledger import OVERHEAD, size_of
 from trio_ws.logs import logger_for, shown
 from trio_ws.rpc.answering import _NONE, ON_PACKET, Answerer
 from trio_ws.rpc.begun import Blocked, Call
@@ -37,6 +37,7 @@ from trio_ws.wall import close_of, failures_in
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.lifetime import CLOSED, OPEN
 from trio_ws.websocket.trace import about
+from trio_ws.wire.decoded_size import ODD_KEYS
 from trio_ws.wire.dialects import detect
 from trio_ws.wire.packets import BrokenPacketError, Packet, PacketSource, Request, Response
 
@@ -118,7 +119,6 @@ class Peer(Answerer):
         self._mail: deque[tuple[Packet, int]] | tuple[()] = ()
         self._mailing = False  # on_packet has one
         self._mail_bell = Bell()
-        self._measured_from = ws._options.max_decoded_bytes // MOST_GROWTH  # bytes of a message
         # Waiting to be written, at which reading stops even where it is needed.
         self._hard_mark = ws._options.send_high_water + ws._options.max_queue_bytes
         self.dropped_packets = 0
@@ -470,8 +470,16 @@ class Peer(Answerer):
             BrokenPacketError: it would, and is not to be decoded.
         """
         limit = self.ws._options.max_decoded_bytes
-        if self.dialect.decoded_size(item, limit) > limit:
-            raise self.dialect.too_large(item, f"this decodes to more than max_decoded_bytes ({limit})")
+        size = self.dialect.decoded_size(item, limit)
+        if 0 <= size <= limit:
+            return
+        if size > limit:
+            text = f"this decodes to more than max_decoded_bytes ({limit})"
+        elif size == ODD_KEYS:
+            text = "too many keys of a map are neither text nor bytes"
+        else:
+            text = "this is nested too deep"
+        raise self.dialect.too_large(item, text)
 
     def _begin_batch(self, members: list[Any], size: int) -> deque[Any]:
         batch = self._batch = deque(members)

@@ -177,7 +177,8 @@ whole_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
 
 /* What the objects weigh in CPython, each with its place in a list: the numbers of decoded_size.py. */
 enum { PLACE = 9, NUMBER = 45, LIST = 65, LONG_LIST = 121, DICT = 241, DICT_ITEM = 57, EMPTY_DICT = 73,
-       TEXT = 58, WIDE_TEXT = 85, BYTES = 42, EXTENSION = 137 };
+       TEXT = 58, WIDE_TEXT = 85, BYTES = 42, EXTENSION = 137,
+       ODD_KEYS = -1, TOO_DEEP = -2, MOST_ODD_KEYS = 1000, DEEPEST = 512 };
 
 static uint64_t
 big_endian(const unsigned char *data, Py_ssize_t size, Py_ssize_t *i, int bytes)
@@ -221,7 +222,11 @@ msgpack_size(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     const unsigned char *data;
     Py_ssize_t i = 0, size, start;
-    uint64_t total = 0, limit, length;
+    uint64_t total = 0, cost = 0, limit, length;
+    struct {
+        uint64_t left, odd_keys;
+        int is_dict;
+    } stack[DEEPEST], *top = stack - 1;
 
     if (count != 2 || !PyBytes_Check(args[0])) {
         PyErr_SetString(PyExc_TypeError, "msgpack_size() takes bytes and a limit");
@@ -234,13 +239,20 @@ msgpack_size(PyObject *module, PyObject *const *args, Py_ssize_t count)
         return NULL;
     while (i < size && total <= limit) {
         unsigned char first = data[i++];
+        uint64_t inside = 0; /* the values in a list or a dict */
+        int is_dict = 0, is_text = 0;
 
         if (first < 0x80)
             total += PLACE;
-        else if (first < 0x90)
+        else if (first < 0x90) {
             total += dict_size(first & 0x0F, 0x0F);
-        else if (first < 0xA0)
+            inside = 2 * (first & 0x0F);
+            is_dict = 1;
+        }
+        else if (first < 0xA0) {
             total += LIST;
+            inside = first & 0x0F;
+        }
         else if (first < 0xC0 || (first >= 0xD9 && first <= 0xDB)) {
             length = first < 0xC0 ? first & 0x1F : big_endian(data, size, &i, 1 << (first - 0xD9));
             start = i < size ? i : size;
@@ -248,6 +260,7 @@ msgpack_size(PyObject *module, PyObject *const *args, Py_ssize_t count)
                 length = size - start;
             total += text_size(data + start, length);
             i += length;
+            is_text = 1;
         }
         else if (first >= 0xE0)
             total += NUMBER;
@@ -259,10 +272,14 @@ msgpack_size(PyObject *module, PyObject *const *args, Py_ssize_t count)
         }
         else if (first == 0xDC || first == 0xDD) {
             total += LONG_LIST;
-            i += first == 0xDC ? 2 : 4;
+            inside = big_endian(data, size, &i, first == 0xDC ? 2 : 4);
         }
-        else if (first == 0xDE || first == 0xDF)
-            total += dict_size(big_endian(data, size, &i, first == 0xDE ? 2 : 4), size);
+        else if (first == 0xDE || first == 0xDF) {
+            length = big_endian(data, size, &i, first == 0xDE ? 2 : 4);
+            total += dict_size(length, size);
+            inside = 2 * length;
+            is_dict = 1;
+        }
         else if (first >= 0xC4 && first <= 0xC9) { /* bin and ext */
             int extension = first >= 0xC7;
 
@@ -271,6 +288,7 @@ msgpack_size(PyObject *module, PyObject *const *args, Py_ssize_t count)
                 length = size;
             total += (extension ? EXTENSION : BYTES) + length;
             i += extension + length;
+            is_text = !extension;
         }
         else if (first >= 0xD4 && first <= 0xD8) {
             length = 1 << (first - 0xD4);
@@ -279,6 +297,24 @@ msgpack_size(PyObject *module, PyObject *const *args, Py_ssize_t count)
         }
         else /* nil, true and false, and a byte that means nothing */
             total += PLACE;
+        if (top >= stack) {
+            if (top->is_dict && !(top->left & 1) && !is_text) {
+                cost += 2 * ++top->odd_keys - 1;
+                if (cost > MOST_ODD_KEYS * MOST_ODD_KEYS)
+                    return PyLong_FromLong(ODD_KEYS);
+            }
+            top->left--;
+        }
+        if (inside) {
+            if (top == stack + DEEPEST - 1)
+                return PyLong_FromLong(TOO_DEEP);
+            top++;
+            top->left = inside;
+            top->odd_keys = 0;
+            top->is_dict = is_dict;
+        }
+        while (top >= stack && !top->left)
+            top--;
     }
     return PyLong_FromUnsignedLongLong(total);
 }

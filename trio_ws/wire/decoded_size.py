@@ -18,7 +18,16 @@ from trio_ws.wire.masking import extension
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["json_size", "msgpack_size", "python_msgpack_size"]
+__all__ = ["ODD_KEYS", "TOO_DEEP", "json_size", "msgpack_size", "python_msgpack_size"]
+
+#: What `msgpack_size` says of a dict with so many keys that are neither text nor bytes that they may have
+#: been chosen to collide. The hashes of numbers and of tuples are the same in every process, so that a
+#: thousand of them can cost a million comparisons.
+ODD_KEYS = -1
+#: What it says of lists and dicts inside each other without end.
+TOO_DEEP = -2
+_MOST_ODD_KEYS = 1000
+_DEEPEST = 512
 
 # What the objects weigh in CPython, each with its place in a list; _fast.c has the same numbers. A list of
 # more than 16 is longer than it must be, by an eighth or by seven places.
@@ -50,41 +59,54 @@ def python_msgpack_size(data: bytes, limit: int) -> int:
     Args:
         data: a msgpack payload.
         limit: the result is exact up to this many bytes, and somewhere above it for all that takes more.
+
+    Returns:
+        The size, or `ODD_KEYS` or `TOO_DEEP` for what should not be decoded whatever its size.
     """
-    total = i = 0
+    total = i = cost = 0
     size = len(data)
+    # Of each list or dict that is not at its end: the values left, whether it is a dict, and its odd keys.
+    stack: list[list[int]] = []
     while i < size and total <= limit:
         first = data[i]
         i += 1
+        inside = -1  # the values in a list or a dict
+        is_dict = is_text = False
         if first < 0x80:
             total += _PLACE
         elif first < 0x90:
             total += _dict_size(first & 0x0F)
+            inside, is_dict = 2 * (first & 0x0F), True
         elif first < 0xA0:
             total += _LIST
+            inside = first & 0x0F
         elif first < 0xC0:
             end = i + (first & 0x1F)
             total += _text_size(data[i:end])
-            i = end
+            i, is_text = end, True
         elif first >= 0xE0 or first in _NUMBERS:
             total += _NUMBER
             i += _NUMBERS.get(first, 0)
         elif first in _TEXTS:
             start = i + _TEXTS[first]
-            i = start + _from_bytes(data[i:start], "big")
+            i, is_text = start + _from_bytes(data[i:start], "big"), True
             total += _text_size(data[start:i])
         elif first in _LISTS:
+            start = i + _LISTS[first]
             total += _LONG_LIST
-            i += _LISTS[first]
+            inside = _from_bytes(data[i:start], "big")
+            i = start
         elif first in _DICTS:
             start = i + _DICTS[first]
-            total += _dict_size(min(_from_bytes(data[i:start], "big"), size))
+            items = _from_bytes(data[i:start], "big")
+            total += _dict_size(min(items, size))
+            inside, is_dict = 2 * items, True
             i = start
         elif first in _BINARIES:
             start = i + _BINARIES[first]
             length = _from_bytes(data[i:start], "big")
             total += _BYTES + min(length, size)
-            i = start + length
+            i, is_text = start + length, True
         elif first in _EXTENSIONS or first in _FIXED_EXTENSIONS:
             start = i + _EXTENSIONS.get(first, 0)
             length = _FIXED_EXTENSIONS.get(first) or _from_bytes(data[i:start], "big")
@@ -92,6 +114,20 @@ def python_msgpack_size(data: bytes, limit: int) -> int:
             i = start + 1 + length
         else:  # nil, true and false, and a byte that means nothing
             total += _PLACE
+        if stack:
+            top = stack[-1]
+            if top[1] and not top[0] & 1 and not is_text:
+                top[2] += 1
+                cost += 2 * top[2] - 1  # the squares of the numbers of odd keys, in all
+                if cost > _MOST_ODD_KEYS**2:
+                    return ODD_KEYS
+            top[0] -= 1
+        if inside > 0:
+            if len(stack) == _DEEPEST:
+                return TOO_DEEP
+            stack.append([inside, is_dict, 0])
+        while stack and not stack[-1][0]:
+            stack.pop()
     return total
 
 

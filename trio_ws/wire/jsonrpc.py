@@ -25,7 +25,7 @@ from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import astuple
 
 from trio_ws.errors import PacketError, RPCError
-from trio_ws.ledger import OVERHEAD
+from trio_ws.ledger import MOST_GROWTH, OVERHEAD
 from trio_ws.wire.decoded_size import json_size
 from trio_ws.wire.decoding import UNDECODABLE, describe
 from trio_ws.wire.packets import (
@@ -178,6 +178,9 @@ class JSONRPC(Dialect):
                 packets=() if packet is None else (packet,),
             )
         return [] if packet is None else packet
+
+    def measured_from(self, limit: int) -> int:
+        return limit // MOST_GROWTH
 
     def decoded_size(self, payload: str | bytes, limit: int) -> int:
         return json_size(payload, limit)

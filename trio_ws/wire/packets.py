@@ -202,8 +202,15 @@ class Dialect(ABC):
         raise NotImplementedError
 
     @abstractmethod
+    def measured_from(self, limit: int) -> int:
+        """Bytes of a payload from which on `decoded_size` matters, where that is not to be above `limit`."""
+
+    @abstractmethod
     def decoded_size(self, payload: str | bytes, limit: int) -> int:
-        """Bytes of Python objects that `payload` decodes to, exact up to `limit`; see decoded_size.py."""
+        """Bytes of Python objects that `payload` decodes to, exact up to `limit`; see decoded_size.py.
+
+        Less than 0 for what should not be decoded whatever its size.
+        """
 
     @abstractmethod
     def too_large(self, payload: str | bytes, text: str) -> BrokenPacketError:
