@@ -35,6 +35,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         outbox.py            what waits to be written: coalescing, water marks
         keepalive.py         who is alive, judged fairly
         delivery.py          what of a socket's bytes the peer has taken
+        presence.py          whether the client of a plain request is still there
         reader.py            one reader for many plain sockets (Linux)
         service.py           the few tasks that serve all connections of one owner
         opening.py           what a server answers to an opening request

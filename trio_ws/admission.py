@@ -42,6 +42,7 @@ from trio_ws.wall import close_of, ends_program, failures_in, judged, log_failur
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.lifetime import CONNECTING
+from trio_ws.websocket.presence import Presence
 from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, shut_down
 from trio_ws.websocket.trace import about
 from trio_ws.websocket.transport import SocketTransport, peer_of
@@ -169,6 +170,8 @@ class Admission:
                 ws, target = opened
                 self._connections.add(ws)
                 del opened
+                ws._begin_opening()
+                ws._watch_soon()
                 over = await self._handle(ws, target)
         except BaseException as exc:  # noqa: BLE001 - judged there
             if ends_program(exc):
@@ -316,8 +319,17 @@ class Admission:
     async def _answer_http(self, found: Exchange, request: Request, transport: Transport) -> None:
         self._exchanges += 1
         try:
-            response = await found.answer(request, self._shared)
-            await send_response(transport, response, self.options.close_timeout)
+            with trio.CancelScope() as scope:
+                presence = Presence(transport, self._service, scope)
+                try:
+                    response = await found.answer(request, self._shared)
+                finally:
+                    await presence.leave()
+            if scope.cancelled_caught:
+                logger.info("%s left before %r was answered", transport.remote_address, request)
+                transport.close()
+            else:
+                await send_response(transport, response, self.options.close_timeout)
         finally:
             self._exchanges -= 1
 
@@ -327,7 +339,13 @@ class Admission:
         try:
             code, reason = 1000, ""
             try:
-                over = await self._run_target(ws, target) is not UNFINISHED
+                try:
+                    over = await self._run_target(ws, target) is not UNFINISHED
+                except BaseException as exc:
+                    if not ws._end_opening(exc):
+                        raise
+                else:
+                    ws._end_opening(None)
             except BaseException as exc:  # noqa: BLE001 - judged there
                 code, reason = self._verdict(ws, exc)
             if code == 1011 and ws._state == CONNECTING:

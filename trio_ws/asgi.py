@@ -157,6 +157,8 @@ class ASGIApp:
         finally:
             _scope.reset(outer)
             self._servers.discard(server)
+        if gateway.failure is not None:
+            raise gateway.failure
 
     def _check_live(self) -> None:
         if isinstance(self._target, Front):

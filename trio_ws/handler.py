@@ -1,7 +1,8 @@
 """WebSocketHandler: methods that clients call, and what happens around them.
 
-What always holds: ``on_disconnect`` runs once for each connection that ``on_connect`` let in, also where the
-server is cancelled: shielded, for at most ``close_timeout`` seconds.
+What always holds: ``on_disconnect`` runs once for each connection for which ``on_connect`` returned without
+having refused it, also where the client has left already or the server is cancelled: shielded, for at most
+``close_timeout`` seconds.
 """
 
 from __future__ import annotations
@@ -109,13 +110,23 @@ class WebSocketHandler(Generic[State]):
 
         Raising refuses the client: with 403 for an `RPCAccessDeniedError` or a `WebSocketException`, else
         with 500 and the traceback in the log. So does ``connection.reject()`` or ``connection.close()``.
+
+        Once it has awaited ``connection.accept()`` it may send to the client, call it and open its streams.
+        Then raising closes the connection. Calls of the client's and its packets wait until this returns.
+
+        It is cancelled where the client leaves meanwhile.
         """
 
     async def on_receive(self, connection: ClientConnection[State], packet: Packet) -> None:
         """Called with each packet that is no call, one after the other."""
 
     async def on_disconnect(self, connection: ClientConnection[State]) -> None:
-        """Called once when a client that was let in has gone: shielded, for at most ``close_timeout``."""
+        """Called once for each client for which ``on_connect`` has returned, when that has gone.
+
+        It does not matter what came between: the client may have left before it was accepted. Not called
+        where ``on_connect`` raised, was cancelled, or refused the client itself. Shielded from cancellation,
+        for at most ``close_timeout`` seconds.
+        """
 
     def may_subscribe(self, connection: ClientConnection[State], name: str) -> bool | Awaitable[bool]:
         """Whether a client may subscribe itself to this channel, with ``client.subscribe``. Default: no.
@@ -236,27 +247,58 @@ class WebSocketHandler(Generic[State]):
         *,
         debug: bool,
     ) -> bool:
+        ws._letting_in = True
+        begin = functools.partial(self._begin_early, connection, workers, debug=debug)
+        object.__setattr__(connection, "_on_accept", begin)
         try:
             await self.on_connect(connection)
-        except RPCAccessDeniedError as exc:
-            raise WebSocketException(1008, "access denied") from exc
-        if ws._state == CONNECTING:
-            await ws.accept()
-        if not ws.connected:
-            return True
-        self._clients.add(connection)
-        peer = self._make_peer(connection, workers, debug=debug)
-        self._hub.open(member, peer)
-        # No closures: an idle connection keeps these, and each variable of a closure weighs as much.
-        rest = functools.partial(self._finish, connection, member, peer)
-        when_over = functools.partial(finish_soon, rest) if finish_soon is not None else None
+        except BaseException as exc:
+            if connection._peer is not None:
+                await connection._peer.finish()
+            if isinstance(exc, RPCAccessDeniedError):
+                raise WebSocketException(1008, "access denied") from exc
+            raise
+        object.__setattr__(connection, "_on_accept", None)
+        ws._let_in()
+        if not ws.accepted and ws._closed_locally:
+            return True  # it has refused the client
         over = True
         try:
-            over = await peer.run(when_over)
+            over = await self._serve_accepted(connection, member, ws, workers, finish_soon, debug=debug)
         finally:
             if over:
                 await self._see_off(connection)
         return over
+
+    async def _serve_accepted(
+        self,
+        connection: ClientConnection[State],
+        member: Member,
+        ws: WebSocket,
+        workers: Workers,
+        finish_soon: FinishSoon | None,
+        *,
+        debug: bool,
+    ) -> bool:
+        if ws._state == CONNECTING:
+            await ws.accept()
+        await ws._reader_changed()
+        peer = connection._peer
+        if peer is None:
+            if not ws.connected:
+                return True
+            peer = self._make_peer(connection, workers, debug=debug)
+        else:
+            peer.let_in()
+        self._clients.add(connection)
+        self._hub.open(member, peer)
+        # No closures: an idle connection keeps these, and each variable of a closure weighs as much.
+        rest = functools.partial(self._finish, connection, member, peer)
+        return await peer.run(functools.partial(finish_soon, rest) if finish_soon is not None else None)
+
+    def _begin_early(self, connection: ClientConnection[State], workers: Workers, *, debug: bool) -> None:
+        """``on_connect`` has accepted, and may call while it goes on."""
+        self._make_peer(connection, workers, debug=debug).hold()
 
     @enable_ki_protection
     async def _finish(

@@ -397,10 +397,28 @@ class WebSocketServer(Admission):
     async def _hand_out(self, ws: WebSocket) -> None:
         await ws.accept()
         try:
-            await self._to_accept.send(ws)
+            self._to_accept.send_nowait(ws)
+        except trio.WouldBlock:
+            await self._offer(ws)
         except trio.ClosedResourceError:
             return  # nobody will ask for it any more
         await ws.wait_closed()
+
+    async def _offer(self, ws: WebSocket) -> None:
+        """Wait until somebody asks for it, nobody will any more, or it has ended and left nothing to take."""
+        async with trio.open_nursery() as nursery:
+
+            async def end_with_it() -> None:
+                await ws.wait_closed()
+                if not ws._inbox:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(end_with_it)
+            try:
+                await self._to_accept.send(ws)
+            except trio.ClosedResourceError:
+                await ws.close(1001)
+            nursery.cancel_scope.cancel()
 
 
 @enable_ki_protection

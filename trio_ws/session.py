@@ -54,7 +54,7 @@ class ClientConnection(Generic[State]):
     """
 
     # Session state is the instance's own dict; everything of ours is in a slot, where it cannot reach.
-    __slots__ = ("__dict__", "__weakref__", "_hub", "_member", "_peer", "_state", "_uid", "_ws")
+    __slots__ = ("__dict__", "__weakref__", "_hub", "_member", "_on_accept", "_peer", "_state", "_uid", "_ws")
 
     def __init__(self, ws: WebSocket) -> None:
         set_slot = object.__setattr__
@@ -63,6 +63,7 @@ class ClientConnection(Generic[State]):
         set_slot(self, "_peer", None)
         set_slot(self, "_hub", None)
         set_slot(self, "_member", None)
+        set_slot(self, "_on_accept", None)
         set_slot(self, "_state", None)
 
     _ws: WebSocket
@@ -70,6 +71,7 @@ class ClientConnection(Generic[State]):
     _peer: Peer | None
     _hub: Hub | None  # of the server's handler; a client's has none
     _member: Member | None
+    _on_accept: Callable[[], None] | None  # while on_connect runs: makes the peer
     _state: Any
 
     # -- session state ------------------------------------------------------------------------------
@@ -169,9 +171,18 @@ class ClientConnection(Generic[State]):
     # -- doing --------------------------------------------------------------------------------------
 
     async def accept(self, headers: tuple[tuple[str, str], ...] = ()) -> None:
-        """Accept the client from within ``on_connect``, which else happens when that has returned."""
+        """Accept the client from within ``on_connect``, which else happens when that has returned.
+
+        From then on ``on_connect`` may `send`, `call` and `stream`. What the client calls and sends waits
+        until ``on_connect`` has returned.
+
+        Raises:
+            ConnectionClosedError: the client has left.
+        """
         if self._ws._state == CONNECTING:
             await self._ws.accept(headers=headers)
+        if self._peer is None and self._on_accept is not None and self._ws.connected:
+            self._on_accept()
 
     async def reject(self, status: int = 403, body: bytes | str = b"") -> None:
         """Refuse the client from within ``on_connect`` with an HTTP status (RFC 6455 section 4.2.2)."""
@@ -183,13 +194,14 @@ class ClientConnection(Generic[State]):
         Raises:
             PacketError: ``data`` cannot be encoded; nothing was sent.
         """
-        if self._ws._state == CONNECTING:
-            await self._ws.accept()
+        if self._peer is None:
+            await self.accept()
         await self._live.send(data)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection, which cancels its other calls; in ``on_connect`` refuse it with 403."""
         check_close(code, reason)
+        self._ws._letting_in = False  # on_connect may go on, if it is what closes
         if self._ws._state == CONNECTING:
             await self._ws.reject(403)
         elif self._peer is None:

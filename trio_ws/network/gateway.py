@@ -62,6 +62,9 @@ class Gateway(trio.abc.Stream):
     """See the module's text; the kinds of scope have a subclass each.
 
     `pump` has to run beside whoever reads and writes the stream.
+
+    Attributes:
+        failure: what ``send`` of the ASGI server has raised, for whoever made the call; else None.
     """
 
     _prefix = ""  # of the ASGI events that answer with HTTP
@@ -71,6 +74,7 @@ class Gateway(trio.abc.Stream):
         self.remote_address = tuple(scope["client"]) if scope.get("client") else None
         self._asgi_receive = receive
         self._asgi_send = send
+        self.failure: Exception | None = None
         self._http = h11.Connection(h11.CLIENT)
         self._unread = bytearray()  # what the server is to read
         self._ended = False  # nothing more is to come behind it
@@ -131,6 +135,9 @@ class Gateway(trio.abc.Stream):
             await self._asgi_send(event)
         except OSError as exc:  # the client has gone, by ASGI 2.4
             raise trio.BrokenResourceError(str(exc)) from exc
+        except Exception as exc:
+            self.failure = exc
+            raise trio.BrokenResourceError("the ASGI server has failed") from exc
 
     async def _answer(self, data: bytes) -> None:
         """Pass on what came of an HTTP response."""

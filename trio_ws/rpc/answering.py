@@ -95,6 +95,7 @@ class Answerer(Caller):
         "_made_up",
         "_max_calls",
         "_methods",
+        "_not_let_in",
         "_running",
         "_workers",
     )
@@ -122,6 +123,7 @@ class Answerer(Caller):
         self._busy = 0  # them, and those that were held and are about to begin
         self._idle_bell = Bell()  # rings when none of them is left
         self._held: dict[Any, tuple[Request, int]] = _NONE  # requests for which there is no room, in order
+        self._not_let_in = False  # on_connect has not returned
         self._beginning_held = False  # a task waits for that room
         self._max_calls = ws._options.max_concurrent_calls
         self._made_up = 0
@@ -150,7 +152,10 @@ class Answerer(Caller):
             self._answer_error(request, _id_in_use())
             return None
         refusal = "max_held_bytes is reached"
-        if self._is_nested(request):
+        if self._not_let_in and request.nested:
+            # on_connect may be waiting for this one, which must not wait for it.
+            refusal = "the client is not let in yet"
+        elif not self._not_let_in and self._is_nested(request):
             # Calls that run may be waiting for this one, which must not wait for them.
             if self._busy < 2 * self._max_calls:
                 return self.begin(request, worker)
@@ -163,6 +168,17 @@ class Answerer(Caller):
         # Not to read on could be for ever: answers to our own calls, or credit, come that way.
         self._answer_error(request, RateLimitError(refusal))
         return None
+
+    def hold(self) -> None:
+        """Begin no calls until `let_in`. They are held, as they are where too many run."""
+        self._not_let_in = True
+        self._busy = self._max_calls
+
+    def let_in(self) -> None:
+        """Begin what came since `hold`."""
+        self._not_let_in = False
+        self._busy = 0
+        self._begin_held_soon()
 
     def _is_nested(self, request: Request) -> bool:
         """Whether calls of ours that run may wait for this one.

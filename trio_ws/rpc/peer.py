@@ -154,6 +154,24 @@ class Peer(Answerer):
                 await self.finish()
         return self._when_over is None
 
+    def hold(self) -> None:
+        """Read from now on, before `run`, for what is called from here. What comes otherwise is held."""
+        super().hold()
+        self.ws._owner = self
+        self._mailing = True
+        self._own_leads = False
+        self.pass_lead()
+
+    def let_in(self) -> None:
+        super().let_in()
+        self._mailing = bool(self._mail)
+        if self._mail:
+            call = Call(ON_PACKET, self._workers.context.copy(), answers=False)
+            call.key = self
+            self._running[self] = call
+            self._busy += 1
+            self._workers.start(lambda worker: self._deliver_held(call, worker))
+
     async def finish(self) -> None:
         """See all calls to their end. Raises as `run` does."""
         ws = self.ws
@@ -541,6 +559,18 @@ class Peer(Answerer):
         call.key = self  # no id on the wire is ever this
         self._mailing = True
         return self.step(call, self._deliver(packet), worker)
+
+    async def _deliver_held(self, call: Call, worker: Worker) -> None:
+        """The packets that were held from the beginning; the lead is elsewhere."""
+        assert self._mail
+        packet, size = self._mail.popleft()
+        self.release(size)
+        blocked = None if call.ended_by else self.step(call, self._deliver(packet), worker)
+        if blocked is not None:
+            await self.go_on(worker, blocked, leads=False)
+        else:
+            self._running.pop(self, None)
+            self._call_ended()
 
     async def _deliver(self, packet: Packet) -> None:
         """One packet after the other, however long each takes."""

@@ -20,7 +20,7 @@ from sys import getsizeof
 from typing import TYPE_CHECKING
 
 import trio
-from trio.lowlevel import checkpoint, enable_ki_protection, wait_readable
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, enable_ki_protection, wait_readable
 
 from trio_ws.errors import CloseFrame
 from trio_ws.ledger import OVERHEAD
@@ -59,9 +59,11 @@ class Endpoint(Lifetime):
         "_reading",
         "_shared",
         "_threshold",
+        "_trailing",
         "_unfed",
         "_unread_since",
         "_unyielded",
+        "_watching",
     )
 
     def __init__(self, transport: Transport, service: Service, options: Options, *, client: bool) -> None:
@@ -69,6 +71,8 @@ class Endpoint(Lifetime):
         self._threshold = 0  # the least payload that is compressed
         self._fragmenting: trio.Lock | None = None  # held while one message goes out in fragments
         self._unyielded = 0  # sends since one of them, or a wait for input, last gave way to other tasks
+        self._trailing = b""  # what came before the opening handshake was done
+        self._watching: trio.CancelScope | None = None  # around the task that reads until then
         # Reading.
         self._parts_open = False  # a message was begun by recv_streaming() and is not at its end
         self._reading = False  # somebody holds the reading role
@@ -92,17 +96,54 @@ class Endpoint(Lifetime):
         )
         self._transport = self._outbox.transport = traced(self, self._transport)
         self._state = OPEN
+        if self._opening is not None and not self._letting_in:
+            self._let_in()
         self._set_plain_room()
         self._service.keepalive.watch(self)
-        if not (trailing and deflate) and self._transport.share(self._service.reader, self):
+        if self._watching is None:
+            self._begin_reading(shared=not (trailing and deflate))
+        else:
+            self._watching.cancel()  # and that task does it
+        if trailing:
+            self._feed(trailing)
+
+    def _begin_reading(self, *, shared: bool = True) -> None:
+        if shared and self._transport.share(self._service.reader, self):
             self._reading = self._shared = True
         elif self._transport.self_reading:
             self._unread_since = self._service.tick
-            self._service.unread(self)
+            if not self._minded:
+                self._service.unread(self)
         else:
             self._service.nursery.start_soon(self._attend, name="trio_ws reader")
-        if trailing:
-            self._feed(trailing)
+
+    def _watch_soon(self) -> None:
+        """Notice from now on when a client leaves that is not let in yet, if it is not let in at once."""
+        self._unread_since = self._service.tick
+        self._service.unread(self)
+
+    @enable_ki_protection
+    async def _watch(self) -> None:
+        """Read until the client is let in. What it says is for later; that it leaves is the end."""
+        if self._frames is not None:
+            return  # it was let in before this task began
+        try:
+            with trio.CancelScope() as self._watching:
+                while self._state != CLOSED:
+                    await self._advance()
+            if self._watching.cancelled_caught:  # by _open()
+                self._begin_reading(shared=not self._unfed)
+        finally:
+            self._watching = None
+
+    async def _reader_changed(self) -> None:
+        """After the client was let in: until it is read as it will be from then on. That takes no time."""
+        while self._watching is not None:
+            await cancel_shielded_checkpoint()
+
+    def _came_early(self, data: bytes) -> None:
+        """Keep what came before the opening handshake was done."""
+        raise NotImplementedError
 
     # -- reading ------------------------------------------------------------------------------------
 
@@ -208,7 +249,8 @@ class Endpoint(Lifetime):
         """Take what one read brought; give the number of messages in it."""
         frames, inbox = self._frames, self._inbox
         if frames is None:
-            return 0  # the client was rejected, and talks on
+            self._came_early(data)
+            return 0
         self._life = True
         before = len(inbox)
         ledger = self._ledger

@@ -6,6 +6,7 @@ once.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Handshaking"]
 
+logger = logging.getLogger("trio_ws.websocket")
+
 
 class Handshaking(Endpoint):
     """Both handshakes of a `WebSocket`: accept and reject, close and wait for the end."""
@@ -36,7 +39,6 @@ class Handshaking(Endpoint):
         "_request",
         "_response_headers",
         "_subprotocol",
-        "_trailing",
         "path_params",
     )
 
@@ -120,6 +122,17 @@ class Handshaking(Endpoint):
             if self._frames is None and not self._closed_locally:
                 raise self._closed_error()  # by a server that goes away
             raise RuntimeError(f"{what}() comes once, before anything else")
+
+    def _came_early(self, data: bytes) -> None:
+        if self._state != CONNECTING:
+            return  # it was rejected, and talks on
+        limit = self._options.max_queue_bytes
+        if len(self._trailing) < limit:
+            self._trailing += data
+            return
+        logger.info("refused %r: more than max_queue_bytes (%d) came before it was let in", self, limit)
+        self._refuse(answer_refusal(413, (), "too much came before the WebSocket was open\n"))
+        self._cancel_opening()
 
     def _refuse(self, response: bytes) -> None:
         self._outbox.write(response)

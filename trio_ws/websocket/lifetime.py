@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
+from trio.lowlevel import current_task
 
 from trio_ws.errors import CloseFrame, ConnectionClosedError, ConnectionClosedLocallyError
 from trio_ws.ledger import MemoryLedger
@@ -82,8 +83,10 @@ class Lifetime:
         "_last_word",
         "_latency",
         "_ledger",
+        "_letting_in",
         "_life",
         "_number",
+        "_opening",
         "_options",
         "_outbox",
         "_owner",
@@ -122,6 +125,9 @@ class Lifetime:
         self._pings: dict[bytes, float] | None = None  # unanswered pings and when they were sent
         self._latency: float | None = None
         self._round_trip: float | None = None  # the least latency seen
+        # Around what serves a client, until that is let in: cancelled where it leaves before.
+        self._opening: trio.CancelScope | None = None
+        self._letting_in = False  # it goes on past the accept
         # The end.
         self._close_sent: CloseFrame | None = None
         self._close_received: CloseFrame | None = None
@@ -131,6 +137,37 @@ class Lifetime:
         # The peer's Close, or what it did wrong, while the application has not taken all that came before:
         # our Close frame waits, so that it can answer.
         self._last_word: CloseFrame | Violation | None = None
+
+    # -- letting a client in ------------------------------------------------------------------------
+
+    def _begin_opening(self) -> None:
+        """What this task does from here on is cancelled where the client leaves before it is let in.
+
+        Call `_end_opening` in the same task.
+        """
+        self._opening = trio.CancelScope()
+        self._opening.__enter__()
+
+    def _let_in(self) -> None:
+        """From here on the end of the connection cancels nothing, and an idle one needs no scope.
+
+        Where the handler has opened one of its own around the accept, ours has to stay.
+        """
+        scope, status = self._opening, getattr(current_task(), "_cancel_status", None)
+        self._letting_in = False
+        if scope is not None and status is not None and status is getattr(scope, "_cancel_status", None):
+            self._opening = None
+            scope.__exit__(None, None, None)
+
+    def _cancel_opening(self) -> None:
+        if self._opening is not None:
+            logger.info("%r ended before it was let in: cancelling what serves it", self, extra=about(self))
+            self._opening.cancel()
+
+    def _end_opening(self, exc: BaseException | None) -> bool:
+        """What served the client has raised this, or nothing. Whether that was its cancellation by us."""
+        scope, self._opening = self._opening, None
+        return scope is not None and bool(scope.__exit__(type(exc) if exc else None, exc, None))
 
     # -- what goes out ------------------------------------------------------------------------------
 
@@ -315,7 +352,8 @@ class Lifetime:
 
         A Close frame that has had its time gets no more of it.
         """
-        if self._state == CLOSED:
+        state = self._state
+        if state == CLOSED:
             return
         self._state = CLOSED
         self._plain_room = 0
@@ -330,6 +368,9 @@ class Lifetime:
             self._room.ring()
         if self._owner is not None:
             self._owner.closed()
+        # One that was refused is for what serves it to find out.
+        if state == CONNECTING or (self._letting_in and self._frames is not None):
+            self._cancel_opening()
 
     @property
     def _no_more_messages(self) -> bool:

@@ -7,7 +7,8 @@ the owner can see:
 - the *reader* (see reader.py) reads for most of them, where there are many plain sockets;
 - the *flusher* sends what bursts have corked, at the end of the scheduler round;
 - the *minder* finds connections that nobody has read from for a moment, because the application is busy
-  elsewhere, and lends each a task that reads, so that pings are answered and closes are seen;
+  elsewhere, and lends each a task that reads, so that pings are answered and closes are seen, also the end of
+  a client that is not let in yet;
 - the *keepalive* (see keepalive.py) judges who is alive;
 - *drainers* wait for full sockets, one for each.
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from trio_ws.options import Options
     from trio_ws.websocket.endpoint import Endpoint
     from trio_ws.websocket.outbox import Outbox
+    from trio_ws.websocket.presence import Presence
 
 __all__ = ["Service", "open_service"]
 
@@ -56,7 +58,7 @@ class Service:
         self.to_flush: list[Outbox] = []  # not empty only where the flusher is awake
         self._flush_bell = Bell()
         # Connections that had no reader at some time since the last tick.
-        self._unread: list[Endpoint] = []
+        self._unread: list[Endpoint | Presence] = []
         self.tick = 0
         self._unread_bell = Bell()
         self._minding = True  # the minder is not waiting for that bell
@@ -85,7 +87,7 @@ class Service:
                     work = 0
                     await checkpoint()
 
-    def unread(self, ws: Endpoint) -> None:
+    def unread(self, ws: Endpoint | Presence) -> None:
         """Nobody waits for this connection's bytes as of now, and the minder does not yet look at it."""
         if not self._minding:
             self._minding = True
@@ -106,12 +108,16 @@ class Service:
         self.tick += 1
         looked_at, self._unread = self._unread, []
         for ws in looked_at:
-            if ws._reading or ws._over:
-                ws._minded = False
-            elif ws._unread_since >= self.tick - 1:
+            if not (ws._reading or ws._over) and ws._unread_since >= self.tick - 1:
                 self._unread.append(ws)
-            else:
-                ws._minded = False
+                continue
+            # The reader of a stream never leaves.
+            ws._minded = not ws._transport.self_reading
+            if ws._reading or ws._over:
+                continue
+            if ws._frames is None:
+                self.nursery.start_soon(ws._watch, name="trio_ws reader")
+            elif not ws._minded:
                 self.nursery.start_soon(ws._attend, name="trio_ws reader")
 
 
