@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import enum
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
@@ -246,3 +247,31 @@ def test_annotations_that_nothing_can_meet_are_refused(annotation: Any, text: st
 def test_an_unresolved_name_says_where_it_has_to_be() -> None:
     with pytest.raises(TypeError, match="import it in the module itself, neither inside a function nor only"):
         takes("Missing")
+
+
+def test_many_starred_arguments_are_converted_at_once() -> None:
+    """One by one, as many as fit in a message took a second."""
+
+    class Sums:
+        async def add(self, connection: object, *numbers: int, **more: int) -> None: ...
+
+    method = make_method(Sums().add)
+    numbers: list[Any] = [1] * 300_000
+    conversions = 0
+
+    def count(frame: object, event: str, function: object) -> None:
+        nonlocal conversions
+        conversions += event == "call"
+
+    sys.setprofile(count)
+    try:
+        args, _ = method.bind(numbers, {"a": 1})
+    finally:
+        sys.setprofile(None)
+    assert list(args) == numbers
+    assert conversions < 100
+    numbers[-1] = "x"
+    with pytest.raises(RPCInvalidParamsError, match=r"^numbers\[299999\]: Expected `int`, got `str`"):
+        method.bind(numbers, {})
+    with pytest.raises(RPCInvalidParamsError, match=r"^b: Expected `int`, got `str`"):
+        method.bind([], {"a": 1, "b": "x", "c": 2})

@@ -322,18 +322,24 @@ class Method:
             )
         values = [one.fit(value, one.name) for one, value in zip(positional, args, strict=False)]
         if rest is not None:
-            values += [rest.fit(value, f"{rest.name}[{place}]") for place, value in enumerate(args[count:])]
+            values += rest.fit_many(args[count:], lambda place: f"{rest.name}[{place}]")
         named: dict[str, Any] = {}
+        more: dict[str, Any] = {}
         for key, value in kwargs.items():
             one = self._named.get(key)
             if one is None:
                 if self._var_keyword is None or key in self._reserved:
                     raise self._unexpected(key)
-                named[key] = self._var_keyword.fit(value, short(key))
+                more[key] = value
             elif 0 <= one.place < len(args):
                 raise invalid(f"{key} is given twice, by position and by name", f"$.{key}")
             else:
                 named[key] = one.fit(value, key)
+        if more:
+            assert self._var_keyword is not None
+            keys = list(more)
+            fitting = self._var_keyword.fit_many(list(more.values()), lambda place: short(keys[place]))
+            named.update(zip(keys, fitting, strict=True))
         missing = [
             one.name
             for one in positional[len(args) :] + self._keyword_only

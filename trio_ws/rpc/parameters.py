@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections.abc
 import inspect
+import re
 import types
 import typing
 from inspect import Parameter
@@ -25,7 +26,7 @@ from trio_ws.logs import shown
 from trio_ws.wire.decoding import UNDECODABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["MethodParameter", "invalid", "short", "written"]
 
@@ -38,6 +39,11 @@ _STREAMS = (
 _METHODS = (types.FunctionType, staticmethod, classmethod, property)
 
 
+# Where in an array a value stands that does not fit.
+_AT_INDEX = re.compile(r"`\$\[0\]\[(\d+)\]")
+_STARRED = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+
+
 class MethodParameter:
     """One parameter after the connection.
 
@@ -47,6 +53,7 @@ class MethodParameter:
 
     __slots__ = (
         "box",
+        "box_of_many",
         "default",
         "is_stream",
         "kind",
@@ -81,10 +88,14 @@ class MethodParameter:
         self.box: Any = None
         if self.wire_type is not Any:
             self.box = msgspec.defstruct("Argument", [("value", self.wire_type)], array_like=True, gc=False)
+        self.box_of_many: Any = None
+        if self.box is not None and self.kind in _STARRED:
+            many = types.GenericAlias(list, (self.wire_type,))
+            self.box_of_many = msgspec.defstruct("Arguments", [("values", many)], array_like=True, gc=False)
 
     @property
     def required(self) -> bool:
-        starred = self.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+        starred = self.kind in _STARRED
         return self.default is Parameter.empty and not starred
 
     def fit(self, value: Any, label: str) -> Any:
@@ -102,6 +113,23 @@ class MethodParameter:
         except UNDECODABLE as exc:
             text, path = _explain(exc, label)
             raise invalid(text, path) from exc
+
+    def fit_many(self, values: list[Any], label: Callable[[int], str]) -> list[Any]:
+        """As `fit`, for all that a starred parameter gets; ``label`` names one of them by its index.
+
+        One conversion of all takes a hundredth of the time.
+        """
+        if self.box is None or not values:
+            return values
+        try:
+            converted: list[Any] = convert((values,), self.box_of_many, str_keys=self.str_keys).values
+        except UNDECODABLE as exc:
+            at = _AT_INDEX.search(str(exc))
+            if at is not None and not isinstance(exc, RecursionError):
+                index = int(at[1])
+                self.fit(values[index], label(index))
+            return [self.fit(value, label(index)) for index, value in enumerate(values)]
+        return converted
 
     def describe(self) -> dict[str, Any]:
         described: dict[str, Any] = {"name": self.name, "type": self.written, "required": self.required}
