@@ -55,6 +55,20 @@ async def numbers(count: int) -> AsyncIterator[int]:
         yield number
 
 
+async def answer_pings(stream: trio.abc.Stream) -> bytes:
+    """Until the end; what the server said then, if anything."""
+    data = b""
+    while piece := await stream.receive_some(4096):
+        data += piece
+        while len(data) >= 2 and len(data) >= 2 + data[1]:
+            opcode, size = data[0] & 15, data[1]
+            payload, data = data[2 : 2 + size], data[2 + size :]
+            if opcode == CLOSE:
+                return payload
+            await stream.send_all(frame(PONG, payload))
+    return b""
+
+
 class Chaos:
     """One run. See the module's text."""
 
@@ -85,6 +99,15 @@ class Chaos:
     def address(self, rng: random.Random) -> str:
         """One of many, since a server gives each address a share."""
         return f"127.0.1.{rng.randrange(1, 60)}"
+
+    @contextlib.asynccontextmanager
+    async def dialed(self, source: str) -> AsyncIterator[trio.abc.Stream]:
+        """A connection that is reset at the end, unless somebody has closed it."""
+        stream = await dial(self.target.port, source)
+        try:
+            yield stream
+        finally:
+            await trio.aclose_forcefully(stream)
 
     # -- those who never pause --------------------------------------------------------------------------
 
@@ -137,25 +160,16 @@ class Chaos:
 
     async def idle(self, number: int, limiter: trio.CapacityLimiter) -> None:
         """Answer pings for ever."""
-        async with limiter:
-            stream = await dial(self.target.port, f"127.0.3.{number % 40 + 1}")
-            path, subprotocol = ("/echo", "") if number % 2 else ("/rpc", "trio-ws.v1")
-            if not await upgrade(stream, opening(path, subprotocol=subprotocol)):
-                self.faults.append("an idle client was refused")
-                return
-        self.counts["idle"] += 1
-        async with stream:
-            data = b""
-            while piece := await stream.receive_some(4096):
-                data += piece
-                while len(data) >= 2 and len(data) >= 2 + data[1]:
-                    opcode, size = data[0] & 15, data[1]
-                    payload, data = data[2 : 2 + size], data[2 + size :]
-                    if opcode == CLOSE:
-                        self.faults.append(f"an idle client was closed: {payload!r}")
-                        return
-                    await stream.send_all(frame(PONG, payload))
-            self.faults.append("an idle client was dropped")
+        async with contextlib.AsyncExitStack() as stack:
+            async with limiter:
+                source = f"127.0.3.{number % 40 + 1}"
+                stream = await stack.enter_async_context(self.dialed(source))
+                path, subprotocol = ("/echo", "") if number % 2 else ("/rpc", "trio-ws.v1")
+                if not await upgrade(stream, opening(path, subprotocol=subprotocol)):
+                    self.faults.append("an idle client was refused")
+                    return
+            self.counts["idle"] += 1
+            self.faults.append(f"an idle client was dropped: {await answer_pings(stream)!r}")
 
     # -- those who come and go --------------------------------------------------------------------------
 
@@ -217,57 +231,52 @@ class Chaos:
 
     async def leave_early(self, rng: random.Random) -> None:
         """Go in the middle of the opening handshake."""
-        stream = await dial(self.target.port, self.address(rng))
-        await stream.send_all(
-            rng.choice([opening("/echo"), opening("/rpc"), *HEADS])[: rng.randrange(1, 150)]
-        )
-        await trio.sleep(rng.random())
-        await trio.aclose_forcefully(stream)
+        async with self.dialed(self.address(rng)) as stream:
+            await stream.send_all(
+                rng.choice([opening("/echo"), opening("/rpc"), *HEADS])[: rng.randrange(1, 150)]
+            )
+            await trio.sleep(rng.random())
 
     async def leave_in_the_middle(self, rng: random.Random) -> None:
         """Go in the middle of a message."""
-        stream = await dial(self.target.port, self.address(rng))
-        await upgrade(stream, opening("/echo"))
-        data = frame(TEXT, b"x" * 5000, fin=False) + frame(MORE, b"x" * 100)
-        await stream.send_all(data[: rng.randrange(len(data))])
-        await trio.sleep(rng.random())
-        await trio.aclose_forcefully(stream)
+        async with self.dialed(self.address(rng)) as stream:
+            await upgrade(stream, opening("/echo"))
+            data = frame(TEXT, b"x" * 5000, fin=False) + frame(MORE, b"x" * 100)
+            await stream.send_all(data[: rng.randrange(len(data))])
+            await trio.sleep(rng.random())
 
     async def leave_a_call(self, rng: random.Random) -> None:
         """Go while calls, a stream and an upload are under way."""
-        stream = await dial(self.target.port, self.address(rng))
-        await upgrade(stream, opening("/rpc", subprotocol="trio-ws.v1"))
-        await stream.send_all(
-            call("rest", 8, call_id="1")
-            + call("pages", call_id="2", credits=rng.randrange(100))
-            + call("keep", None, call_id="3", streams={"0": "3/0"})
-            + call("__subscribe__", [f"room {rng.randrange(50)}", f"{rng.randrange(50)}*"], call_id="4")
-        )
-        await trio.sleep(rng.random())
-        await trio.aclose_forcefully(stream)
+        async with self.dialed(self.address(rng)) as stream:
+            await upgrade(stream, opening("/rpc", subprotocol="trio-ws.v1"))
+            await stream.send_all(
+                call("rest", 8, call_id="1")
+                + call("pages", call_id="2", credits=rng.randrange(100))
+                + call("keep", None, call_id="3", streams={"0": "3/0"})
+                + call("__subscribe__", [f"room {rng.randrange(50)}", f"{rng.randrange(50)}*"], call_id="4")
+            )
+            await trio.sleep(rng.random())
 
     async def stop_reading(self, rng: random.Random) -> None:
         """Ask for much, and take nothing."""
-        stream = await dial(self.target.port, self.address(rng))
-        await upgrade(stream, opening("/rpc", subprotocol="trio-ws.v1"))
-        with trio.move_on_after(rng.random() * 3):
-            while True:
-                await stream.send_all(call("page", call_id="1") * 20)
-        await trio.aclose_forcefully(stream)
+        async with self.dialed(self.address(rng)) as stream:
+            await upgrade(stream, opening("/rpc", subprotocol="trio-ws.v1"))
+            with trio.move_on_after(rng.random() * 3):
+                while True:
+                    await stream.send_all(call("page", call_id="1") * 20)
 
     async def be_hostile(self, rng: random.Random) -> None:
         """Say anything at all."""
-        stream = await dial(self.target.port, self.address(rng))
-        speaks = rng.choice(["trio-ws.v1", "webshocket.v1", "jsonrpc", "json"])
-        async with trio.open_nursery() as nursery:
-            gate = Gate()
-            with contextlib.suppress(*_DEAD):
-                await stream.send_all(opening("/rpc", subprotocol=speaks))
-                nursery.start_soon(gate.read, stream)
-                await play(random_steps(rng), speaks, stream, gate, lambda: None, patience=0.3)
-                await trio.sleep(rng.random())
-            nursery.cancel_scope.cancel()
-        await trio.aclose_forcefully(stream)
+        async with self.dialed(self.address(rng)) as stream:
+            speaks = rng.choice(["trio-ws.v1", "webshocket.v1", "jsonrpc", "json"])
+            async with trio.open_nursery() as nursery:
+                gate = Gate()
+                with contextlib.suppress(*_DEAD):
+                    await stream.send_all(opening("/rpc", subprotocol=speaks))
+                    nursery.start_soon(gate.read, stream)
+                    await play(random_steps(rng), speaks, stream, gate, lambda: None, patience=0.3)
+                    await trio.sleep(rng.random())
+                nursery.cancel_scope.cancel()
 
     # -- around it --------------------------------------------------------------------------------------
 

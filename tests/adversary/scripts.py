@@ -131,6 +131,7 @@ calls = st.tuples(
     st.sampled_from(TIMES),
     st.sampled_from(CREDITS),
     st.sampled_from(STREAMS),
+    st.booleans(),
 )
 # A call as a client would make it: what comes after it meets something that runs.
 plain_calls = st.tuples(
@@ -141,6 +142,7 @@ plain_calls = st.tuples(
     st.none(),
     st.sampled_from([None, 1, 1000]),
     st.sampled_from([None, {"0": "1/0"}, {"items": "2/0"}]),
+    st.just(False),
 )
 #: What claims to answer a call, or to be an item or the end of a stream.
 answers = st.tuples(st.just("answer"), ids, values, st.sampled_from(ERRORS), st.booleans(), st.booleans())
@@ -190,19 +192,22 @@ raw = st.tuples(st.just("raw"), st.binary(max_size=40))
 # What costs an attacker least: short calls with long answers, or with none.
 cheap_calls = st.tuples(
     st.just("call"),
-    st.sampled_from(["page", "fail", "nobody", "wait", "plain", "__subscribe__", "__methods__"]),
+    st.sampled_from(
+        ["page", "page", "fail", "nobody", "wait", "wait", "plain", "__subscribe__", "__methods__"]
+    ),
     st.sampled_from([[], ["a"]]),
-    st.sampled_from(["1", "2", "1/0", ""]),
+    st.sampled_from(["", "", "", "1", "1/0"]),
     st.none(),
     st.none(),
     st.none(),
+    st.booleans(),
 )
 civil = mixed((3, plain_calls), (1, cheap_calls), (1, calls), (1, answers), (1, amplified), (1, batches))
 wild = mixed(
     *((2, calls), (1, answers), (1, packets), (1, amplified), (1, batches), (1, nested), (2, frames)),
     *((1, fragments), (1, deflate), (1, lengths), (1, raw)),
 )
-flooded = mixed((3, cheap_calls), (2, plain_calls), (1, calls), (1, answers), (1, amplified), (1, batches))
+flooded = mixed((5, cheap_calls), (2, plain_calls), (1, calls), (1, answers), (1, amplified), (1, batches))
 wildly_flooded = mixed((1, packets), (2, frames), (1, calls), (1, answers))
 times = st.sampled_from([5, 60, 400])
 moves = mixed(
@@ -319,15 +324,9 @@ def random_steps(rng: random.Random) -> list[Step]:
             case 0 | 1 | 2:
                 args = [rng.choice(VALUES) for _ in range(rng.randrange(3))]
                 streams = rng.choice([None, None, *STREAMS])
-                return (
-                    "call",
-                    rng.choice(METHODS),
-                    args,
-                    rng.choice(IDS),
-                    None,
-                    rng.choice(CREDITS),
-                    streams,
-                )
+                timeout, room, nested = rng.choice(TIMES), rng.choice(CREDITS), rng.random() < 0.5
+                call_id = rng.choice(IDS)
+                return ("call", rng.choice(METHODS), args, call_id, timeout, room, streams, nested)
             case 3:
                 error = rng.choice(ERRORS)
                 return (
@@ -416,9 +415,9 @@ def _payload(step: Step, speaks: str) -> bytes:
 
 def _packet(step: Step) -> dict[str, Any]:
     match step:
-        case ("call", method, args, call_id, timeout, credits, streams):
+        case ("call", method, args, call_id, timeout, credits, streams, nested):
             rpc = {"type": "request", "method": method, "args": args, "call_id": call_id}
-            rpc |= {"timeout": timeout, "credits": credits, "streams": streams}
+            rpc |= {"timeout": timeout, "credits": credits, "streams": streams, "nested": nested or None}
             return {"source": 5, "rpc": {key: value for key, value in rpc.items() if value is not None}}
         case ("answer", call_id, value, error, in_stream, at_end):
             rpc = {"type": "response", "call_id": call_id, "response": value, "error": error}
@@ -463,4 +462,4 @@ def _many(method: str, what: str, call_id: Any, speaks: str) -> bytes:
         return _payload(("packet", 4, value), speaks)
     if method == "answer":
         return _payload(("answer", call_id, value, None, True, False), speaks)
-    return _payload(("call", method, [value], call_id, None, None, None), speaks)
+    return _payload(("call", method, [value], call_id, None, None, None, False), speaks)

@@ -201,7 +201,9 @@ ATTACKS: Sequence[Attack] = (
     rpc("credit for streams that are not", credit("nothing", 1) * 5000),
     rpc("credit for a stream", credit("s", 1) * 1000, first=call("pages", call_id="s", credits=1)),
     rpc("1,000,000 empty lists as argument", call("nobody", msgpack_list(b"\x90", 1_000_000), call_id="1")),
-    rpc("the same, as data", frame(BINARY, packet(4, data=msgpack_list(b"\x80", 1_000_000)))),
+    rpc("arguments of a starred parameter", call("add", *[1] * 600_000, call_id="1")),
+    rpc("500,000 nulls as argument", call("wait", msgpack_list(b"\xc0", 500_000), call_id="")),
+    rpc("1,000,000 empty maps as data", frame(BINARY, packet(4, data=msgpack_list(b"\x80", 1_000_000)))),
     rpc(
         "the same, in JSON", frame(TEXT, b'{"source":4,"data":[' + b"{}," * 300_000 + b"{}]}"), subprotocol=""
     ),

@@ -74,6 +74,11 @@ class Methods(WebSocketHandler):
         """Publish."""
         return self.publish(channel, data)
 
+    @rpc_method()
+    def add(self, connection: ClientConnection, *numbers: int) -> int:
+        """As many numbers as there are."""
+        return len(numbers)
+
     def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
         """Whatever it is."""
         return True

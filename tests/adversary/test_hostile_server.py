@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 OPTIONS = Options(
     max_message_size=2000,
     max_queue_bytes=2000,
+    max_decoded_bytes=8000,
     send_high_water=500,
     open_timeout=5,
     close_timeout=3,
@@ -64,7 +65,7 @@ HEADS = (
 OPERATIONS = ("call", "stream", "upload", "receive", "subscribe", "send", "give up")
 
 
-@examples(100)
+@examples(250)
 @given(
     scripts(),
     st.sampled_from(["as spoken", "as spoken", "as spoken", None, *DIALECTS]),

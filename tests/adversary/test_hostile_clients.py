@@ -1,0 +1,154 @@
+"""Any attackers at all, and honest clients beside them: these are served throughout, and nothing of those is
+left.
+
+The attackers speak every dialect, or none, with ids that are ours or nobody's; they read or they do not, and
+their connections break anywhere. The clock is a mock: whatever the attackers do, it takes no time.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.adversary.attackers import arrange, attack
+from tests.adversary.census import faults, roots_of, weight
+from tests.adversary.honest import Methods, call_for_ever, echo, echo_for_ever, get_for_ever, site
+from tests.adversary.scripts import Script, scripts
+from tests.kit.examples import examples
+from tests.kit.serving import all_tasks
+from trio_ws import Options, WebSocketServer, connect
+from trio_ws.testing import MemoryListener
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_ws import WebSocket
+
+OPTIONS = Options(
+    max_message_size=2000,
+    max_queue_bytes=2000,
+    max_decoded_bytes=8000,
+    send_high_water=500,
+    open_timeout=5,
+    close_timeout=3,
+    drain_timeout=3,
+    ping_interval=4,
+    ping_timeout=4,
+    max_connections=8,
+    max_handshakes=6,
+    max_header_bytes=1000,
+    max_body_bytes=500,
+    max_concurrent_calls=3,
+    stream_window=3,
+    channel_max_items=4,
+    channel_max_bytes=1500,
+    max_subscribed_channels=5,
+)
+COMPRESSED = Options(**{name: getattr(OPTIONS, name) for name in OPTIONS.__slots__} | {"compression": True})
+
+#: Bytes that one connection may hold here, whatever it sends.
+LIMIT = 40_000
+#: Seconds in which all of an attacker that is gone is gone here.
+SOON = 20.0
+
+
+@examples(250)
+@given(st.sampled_from(["echo", "calls", "site"]), st.booleans(), st.lists(scripts(), min_size=1, max_size=3))
+def test_honest_clients_are_served_and_nothing_is_left(
+    target: str, compressed: bool, attackers: list[Script]
+) -> None:
+    trio.run(run, target, compressed, attackers, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def run(target: str, compressed: bool, attackers: Sequence[Script]) -> None:
+    options = COMPRESSED if compressed else OPTIONS
+    methods = Methods()
+    listener = MemoryListener()
+    before = all_tasks()
+    with faults() as found, trio.fail_after(10_000):
+        served: Any = {"echo": echo, "calls": methods, "site": site(methods)}[target]
+        async with WebSocketServer(served, listeners=[listener], options=options) as server:
+            stop = trio.Event()
+            async with trio.open_nursery() as honest:
+                await start_honest(honest, target, listener, methods, stop)
+                known = server.connections
+                await meet(server, listener, attackers, known, methods)
+                await trio.sleep(SOON)
+                assert server.connections == known, "an attacker is left"
+                assert methods.running == 0, "a call of an attacker is left"
+                stop.set()
+            await trio.sleep(SOON)
+            assert not server.connections
+            assert not methods.channels.statistics().channels, "a subscription is left"
+            assert methods.channels.statistics().stalled == 0
+            await all_places_are_free(listener, target, OPTIONS.max_connections or 0)
+            assert methods.connected == methods.disconnected
+        assert found == []
+    assert all_tasks() == before
+
+
+async def start_honest(
+    nursery: trio.Nursery, target: str, listener: MemoryListener, methods: Methods, stop: trio.Event
+) -> None:
+    """Let honest clients in, and wait until they are served."""
+    if target in ("echo", "site"):
+        nursery.start_soon(echo_for_ever, await listener.connect(), stop)
+    if target in ("calls", "site"):
+        path = "/calls" if target == "site" else "/"
+        for dialect in ("trio-ws.v1", "jsonrpc"):
+            nursery.start_soon(call_for_ever, await listener.connect(), path, dialect, methods, stop)
+    if target == "site":
+        nursery.start_soon(get_for_ever, listener.connect, stop)
+    await trio.sleep(0.5)
+
+
+async def meet(
+    server: WebSocketServer,
+    listener: MemoryListener,
+    attackers: Sequence[Script],
+    known: frozenset[WebSocket],
+    methods: Methods,
+) -> None:
+    """Let the attackers do all they have in mind, see what they hold, and have them leave."""
+    at_work, done, leave = len(attackers), trio.Event(), trio.Event()
+
+    def look() -> None:
+        for ws in server.connections - known:
+            held = weight(roots_of(ws), [server, methods])
+            assert held < LIMIT, f"one connection holds {held} bytes"
+
+    async def one(script: Script) -> None:
+        nonlocal at_work
+        stream = await listener.connect(
+            latency=script.latency, capacity=script.capacity, max_read=script.max_read
+        )
+        arrange(script, stream)
+        await attack(script, stream, look)
+        at_work -= 1
+        if not at_work:
+            done.set()
+        await leave.wait()
+        if script.ends == "reset":
+            stream.link.cut()
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        for script in attackers:
+            nursery.start_soon(one, script)
+        await done.wait()
+        look()
+        leave.set()
+
+
+async def all_places_are_free(listener: MemoryListener, target: str, count: int) -> None:
+    """As many as may come are let in, and served."""
+    async with AsyncExitStack() as stack:
+        for _ in range(count):
+            stream = await listener.connect()
+            ws = await stack.enter_async_context(connect("ws://localhost/", stream=stream, proxy=None))
+            await ws.ping()

@@ -1,0 +1,34 @@
+"""An innocent connection is served while another attacks.
+
+stalls.py has many more attacks, with sixteen attackers and the figures that are to hold on a machine of its
+own. Here, where other things run too, the limit is generous: without any counting of work these attacks take
+some seconds.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.adversary.process import Probe
+from tests.adversary.stalls import ATTACKS, longest
+
+SOME = {
+    "fragments of one byte",
+    "batches of 1,000 bad members",
+    "keys that collide, 2,000 in a map",
+}
+LIMIT = 0.5
+TRIES = 3
+
+
+@pytest.mark.parametrize("name", sorted(SOME))
+async def test_a_ping_is_answered_soon(name: str) -> None:
+    attack = next(attack for attack in ATTACKS if attack.name == name)
+    best = Probe()
+    for _ in range(TRIES):
+        probe = await longest(attack, 4, seconds=1)
+        best = min(best, probe, key=lambda one: one.worst)
+        if best.worst <= LIMIT:
+            break
+    assert best.count > 5
+    assert best.worst <= LIMIT
