@@ -23,17 +23,19 @@ class Compression:
 
     With the defaults a connection's compressor takes 38 KiB and its inflater 12 KiB, from the first message
     that needs them; zlib's own defaults take 230 KiB together. What does not compress becomes 0.25 % longer.
-    A peer may not be able to keep its window as small as is asked. A client's inflater then takes 42 KiB; a
-    server's takes as much while a message arrives, and nothing in between.
+    A peer may not be able to keep its window as small as is asked, or was not asked. The inflater of a client
+    then takes 42 KiB; a server's takes as much while a message arrives, and nothing in between.
 
     Attributes:
         level: zlib level, 1 (fast) to 9 (small). Default 6.
         memory_level: zlib memLevel, 1 to 9; memory for compressing is ``2 ** (memory_level + 9)`` bytes
             and the window. Default 5; with less, incompressible data grows more.
         threshold: messages below this many bytes are sent uncompressed. Default 256.
-        server_max_window_bits: window of what the server compresses, 9 to 15, as a power of two bytes. A
-            client asks for it, and takes what the server answers. Default 12.
-        client_max_window_bits: the same for what the client compresses. Default 12.
+        server_max_window_bits: window of what the server compresses, 9 to 15, as a power of two bytes. None,
+            the default: a server takes 12, and a client asks for nothing. A client that asks takes what the
+            server answers; some servers refuse clients that ask.
+        client_max_window_bits: the same for what the client compresses. A server asks those for it that can.
+            Default 12.
         server_no_context_takeover: the server forgets its window after each message. Default False.
         client_no_context_takeover: the client forgets its window after each message. Default False.
     """
@@ -41,7 +43,7 @@ class Compression:
     level: int = 6
     memory_level: int = 5
     threshold: int = 256
-    server_max_window_bits: int = 12
+    server_max_window_bits: int | None = None
     client_max_window_bits: int = 12
     server_no_context_takeover: bool = False
     client_no_context_takeover: bool = False
@@ -51,7 +53,7 @@ class Compression:
         _within(self, "memory_level", 1, 9)
         _within(self, "threshold", 0, None)
         # RFC 7692 allows 8, which zlib cannot compress with; see wire/deflate.py.
-        _within(self, "server_max_window_bits", 9, 15)
+        _within(self, "server_max_window_bits", 9, 15, none=True)
         _within(self, "client_max_window_bits", 9, 15)
 
 

@@ -272,10 +272,12 @@ def offers(data: bytes, settings: int, how: int) -> None:
     if agreed is None:
         return
     value, params = agreed
-    assert 9 <= params.server_max_window_bits <= compression.server_max_window_bits
+    assert 9 <= params.server_max_window_bits <= (compression.server_max_window_bits or 12)
     assert 8 <= params.client_max_window_bits <= 15
     if params.client_max_window_bits >= 9:
-        assert confirm(COMPRESSIONS[1], value) == params
+        confirmed = confirm(COMPRESSIONS[1], value)
+        assert confirmed.server_max_window_bits >= params.server_max_window_bits
+        assert confirmed.client_max_window_bits <= params.client_max_window_bits
 
 
 def confirmations(data: bytes, settings: int, how: int) -> None:

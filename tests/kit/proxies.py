@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import shutil
 import socket
-import subprocess
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
+from tests.kit.daemons import taking_a_port
 from tests.kit.serving import guard
 
 if TYPE_CHECKING:
@@ -25,14 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["ConnectProxy", "closed_port", "run_proxy", "scripted"]
 
 _TINYPROXY = "Port {port}\nListen 127.0.0.1\nTimeout 60\nMaxClients 20\nLogLevel Critical\n"
-_TRIES_FOR_A_PORT = 5
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port
 
 
 def _command(name: str, port: int, login: tuple[str, str] | None, folder: Path) -> list[str]:
@@ -51,37 +42,9 @@ def _command(name: str, port: int, login: tuple[str, str] | None, folder: Path) 
 
 @asynccontextmanager
 async def run_proxy(name: str, folder: Path, login: tuple[str, str] | None = None) -> AsyncIterator[int]:
-    """Run ``tinyproxy`` (HTTP) or ``microsocks`` (SOCKS5) for the length of the block; its port.
-
-    Neither can be asked for any free port, so another one is tried where somebody else was faster.
-    """
-    for _ in range(_TRIES_FOR_A_PORT):
-        port = _free_port()
-        command = partial(
-            trio.run_process,
-            _command(name, port, login, folder),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
-        async with trio.open_nursery() as nursery:
-            process: trio.Process = await nursery.start(command)
-            if await _listens(process, port):
-                yield port
-                nursery.cancel_scope.cancel()
-                return
-    pytest.fail(f"{name} did not start")
-
-
-async def _listens(process: trio.Process, port: int) -> bool:
-    while process.poll() is None:
-        try:
-            await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
-        except OSError:
-            await trio.lowlevel.checkpoint()
-        else:
-            return True
-    return False
+    """Run ``tinyproxy`` (HTTP) or ``microsocks`` (SOCKS5) for the length of the block; its port."""
+    async with taking_a_port(lambda port: _command(name, port, login, folder)) as port:
+        yield port
 
 
 @asynccontextmanager

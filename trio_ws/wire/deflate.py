@@ -45,6 +45,8 @@ _CLIENT_BITS = "client_max_window_bits"
 # with 8 inflates with any larger window too.
 _LEAST_BITS = 9
 _MOST_BITS = 15
+#: Of what a server compresses, unless it is told otherwise.
+_DEFAULT_BITS = 12
 
 # RFC 7692 section 7.2.1: what a sender cuts from the end of a message and a receiver puts back.
 _TAIL = b"\x00\x00\xff\xff"
@@ -84,19 +86,19 @@ class DeflateParams:
 def offer(compression: Compression) -> str:
     """The value of ``Sec-WebSocket-Extensions`` that a client sends (RFC 7692 section 7.1).
 
-    Two offers: the first says what we wish, and always has ``client_max_window_bits``, so that the server may
-    ask for a smaller window. The second has no parameters, for servers that cannot keep the first.
+    The offers, best first: what we wish; what browsers offer; and one without parameters. Some servers look
+    at the first alone and refuse the handshake for a parameter that they do not know, so that by default the
+    first is that of browsers. It lets the server ask for a smaller window, and tells nothing of our own.
     """
-    parts = [_NAME, _CLIENT_BITS]
-    if compression.client_max_window_bits < _MOST_BITS:
-        parts[-1] += f"={compression.client_max_window_bits}"
-    if compression.server_max_window_bits < _MOST_BITS:
-        parts.append(f"{_SERVER_BITS}={compression.server_max_window_bits}")
+    usual = f"{_NAME}; {_CLIENT_BITS}"
+    wish = usual
+    if (compression.server_max_window_bits or _MOST_BITS) < _MOST_BITS:
+        wish += f"; {_SERVER_BITS}={compression.server_max_window_bits}"
     if compression.client_no_context_takeover:
-        parts.append(_CLIENT_FORGETS)
+        wish += f"; {_CLIENT_FORGETS}"
     if compression.server_no_context_takeover:
-        parts.append(_SERVER_FORGETS)
-    return f"{'; '.join(parts)}, {_NAME}"
+        wish += f"; {_SERVER_FORGETS}"
+    return ", ".join(dict.fromkeys([wish, usual, _NAME]))
 
 
 def answer(compression: Compression, offers: Iterable[str]) -> tuple[str, DeflateParams] | None:
@@ -122,7 +124,7 @@ def answer(compression: Compression, offers: Iterable[str]) -> tuple[str, Deflat
         limits = _CLIENT_BITS in asked
         client_wish = compression.client_max_window_bits if limits else _MOST_BITS
         params = DeflateParams(
-            min(compression.server_max_window_bits, asked.get(_SERVER_BITS, _MOST_BITS)),
+            min(compression.server_max_window_bits or _DEFAULT_BITS, asked.get(_SERVER_BITS, _MOST_BITS)),
             min(client_wish, asked.get(_CLIENT_BITS, _MOST_BITS)),
             compression.server_no_context_takeover or _SERVER_FORGETS in asked,
             # Section 7.1.1.2: a client that hints at it does so even if the answer is silent.
@@ -133,8 +135,9 @@ def answer(compression: Compression, offers: Iterable[str]) -> tuple[str, Deflat
         if params.server_max_window_bits < _LEAST_BITS:
             continue
         parts = [_NAME]
-        # Section 7.1.2.1: an offered limit is accepted by saying it, 15 too.
-        if _SERVER_BITS in asked or params.server_max_window_bits < _MOST_BITS:
+        # Section 7.1.2.1: an offered limit is accepted by saying it, 15 too. Where none was offered, ours is
+        # our own matter: any window inflates what a smaller one made, and some clients refuse to hear of it.
+        if _SERVER_BITS in asked:
             parts.append(f"{_SERVER_BITS}={params.server_max_window_bits}")
         if params.client_max_window_bits < _MOST_BITS:
             parts.append(f"{_CLIENT_BITS}={params.client_max_window_bits}")
@@ -149,7 +152,7 @@ def answer(compression: Compression, offers: Iterable[str]) -> tuple[str, Deflat
 def confirm(compression: Compression, value: str) -> DeflateParams:
     """Check what a server answered to `offer`, and say what is agreed by it (RFC 7692 sections 5.1 and 7.1).
 
-    One of the two offers had no parameters, so an answer may have fewer than we wished, or a larger
+    One of the offers had no parameters, so an answer may have fewer than we wished, or a larger
     ``server_max_window_bits``; what we inflate with follows the answer. A larger ``client_max_window_bits``
     is no error either (section 7.1.2.2), and we stay within our own.
 

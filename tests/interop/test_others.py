@@ -1,0 +1,299 @@
+"""Servers and clients of other languages, as people run them: Debian's, npm's and two Go libraries.
+
+What is not installed is skipped. CI installs all of it, see .ci/run: npm's packages, of the versions in
+peers/package.json, and the compiled Go program stand in .cache/peers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from tests.kit.daemons import said_port, taking_a_port
+from tests.kit.serving import echo, guard, serving
+from trio_ws import (
+    App,
+    ClientConnection,
+    Compression,
+    ConnectionFailedError,
+    HandshakeRejectedError,
+    HTTPResponse,
+    Options,
+    RPCError,
+    RPCMethodNotFoundError,
+    WebSocketClient,
+    WebSocketHandler,
+    connect,
+    rpc_method,
+)
+
+if TYPE_CHECKING:
+    from trio_ws import WebSocket
+
+HERE = Path(__file__).parent
+CACHE = HERE.parents[1] / ".cache" / "peers"
+NODE = shutil.which("node") or shutil.which("nodejs")
+
+#: The second of each repeats the first from farther back than a small window reaches.
+FAR = bytes((i * i >> 3 ^ i >> 8) & 255 for i in range(20_000))
+MESSAGES = [FAR, FAR, b"short", b"ab" * 30_000, b""]
+
+
+def program(name: str, package: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed; on Debian: apt-get install {package}")
+    return found
+
+
+async def talks(url: str, options: Options) -> WebSocket:
+    """Send and receive; the connection, for what was agreed."""
+    with trio.fail_after(guard()):
+        async with connect(url, options=options) as ws:
+            for message in MESSAGES:
+                await ws.send(message)
+                assert await ws.receive_bytes() == message
+            await ws.send("text " * 200)
+            assert await ws.receive_text() == "text " * 200
+            await ws.ping()
+    assert ws.close_code == 1000
+    return ws
+
+
+# -- Debian's ---------------------------------------------------------------------------------------
+
+
+class Downloads(WebSocketHandler[Any]):
+    """What aria2 calls by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done = trio.Event()
+        self.begun: list[str] = []
+
+    @rpc_method("aria2.onDownloadStart")
+    def begin(self, connection: ClientConnection[Any], event: dict[str, str]) -> None:
+        self.begun.append(event["gid"])
+
+    @rpc_method("aria2.onDownloadComplete")
+    def complete(self, connection: ClientConnection[Any], event: dict[str, str]) -> None:
+        self.done.set()
+
+
+async def test_aria2(tmp_path: Path) -> None:
+    """JSON-RPC without a subprotocol, with codes and notifications of its own."""
+    aria2c = program("aria2c", "aria2")
+    files = App()
+
+    @files.http("/file")
+    async def file(request: Any) -> HTTPResponse:
+        return HTTPResponse(200, [("Content-Type", "text/plain")], b"hello")
+
+    def command(port: int) -> list[str]:
+        options = ["--enable-rpc", f"--rpc-listen-port={port}", "--rpc-secret=s3cret", "--no-conf", "--quiet"]
+        return [aria2c, *options, f"--dir={tmp_path}", "--check-certificate=false"]
+
+    with trio.fail_after(guard()):
+        async with taking_a_port(command) as port, serving(files) as server:
+            handler = Downloads()
+            url = f"ws://127.0.0.1:{port}/jsonrpc"
+            async with WebSocketClient(url, dialect="jsonrpc", handler=handler, proxy=None) as client:
+                token = "token:s3cret"
+                assert "version" in await client.call("aria2.getVersion", token)
+                for wrong in (client.call("nobody"), client.call("aria2.tellStatus", token, "ffff")):
+                    with pytest.raises(RPCError) as info:
+                        await wrong
+                    assert (type(info.value), info.value.code) == (RPCError, 1)
+                address = f"http://127.0.0.1:{server.port}/file"
+                gid = await client.call("aria2.addUri", token, [address], returns=str)
+                await handler.done.wait()
+                assert handler.begun == [gid]
+                assert (tmp_path / "file").read_text(encoding="ascii") == "hello"
+            with pytest.raises(HandshakeRejectedError) as refused:
+                async with connect(f"ws://127.0.0.1:{port}/other", proxy=None):
+                    pytest.fail("aria2 serves one path")
+            assert refused.value.status == 404
+
+
+async def test_websocketd() -> None:
+    websocketd = program("websocketd", "websocketd")
+    with trio.fail_after(guard()):
+        async with taking_a_port(
+            lambda port: [websocketd, f"--port={port}", "--address=127.0.0.1", "cat"]
+        ) as port:
+            async with connect(f"ws://127.0.0.1:{port}/", options=Options(compression=True)) as ws:
+                for line in ("hello", "ü" * 1000):
+                    await ws.send(line)
+                    assert await ws.receive_text() == line
+            assert ws.close_code == 1000
+
+
+@pytest.mark.parametrize("compression", [False, True])
+async def test_libwebsockets(compression: bool) -> None:
+    lws = program("libwebsockets-test-server", "libwebsockets-test-server")
+    options = Options(compression=compression)
+    with trio.fail_after(guard()):
+        async with taking_a_port(lambda port: [lws, f"--port={port}"]) as port:
+            url = f"ws://127.0.0.1:{port}/"
+            async with connect(url, subprotocols=["lws-mirror-protocol"], options=options) as ws:
+                await ws.send("hello " * 100)
+                assert await ws.receive_text() == "hello " * 100
+                await ws.ping()
+            assert ws.close_code == 1000
+            async with connect(url, subprotocols=["dumb-increment-protocol"], options=options) as ws:
+                assert [await ws.receive_text() for _ in range(3)] == ["0", "1", "2"]
+            with pytest.raises(ConnectionFailedError, match="without answering"):
+                async with connect(url, subprotocols=["nobody"], options=options):
+                    pytest.fail("it knows no such subprotocol")
+
+
+# -- Go's -------------------------------------------------------------------------------------------
+
+WISHES = {
+    "default": Compression(threshold=0),
+    "small": Compression(server_max_window_bits=9, client_max_window_bits=9),
+    "large": Compression(server_max_window_bits=15, client_max_window_bits=15),
+    "forgetful": Compression(server_no_context_takeover=True, client_no_context_takeover=True),
+}
+
+
+@pytest.fixture(scope="module")
+def go_peer() -> str:
+    """The compiled peer of peers/deflate.go."""
+    compiled, source = CACHE / "deflate", HERE / "peers" / "deflate.go"
+    if not compiled.exists() or compiled.stat().st_mtime < source.stat().st_mtime:
+        go = program("go", "golang-go golang-github-gorilla-websocket-dev golang-nhooyr-websocket-dev")
+        CACHE.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            [go, "build", "-o", compiled, source],
+            env={
+                **os.environ,
+                "GO111MODULE": "off",
+                "GOPATH": "/usr/share/gocode",
+                "GOCACHE": str(CACHE.parent / "go"),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            pytest.skip(f"deflate.go does not compile here: {done.stderr[-300:]}")
+    return str(compiled)
+
+
+@pytest.mark.parametrize("wish", WISHES.values(), ids=WISHES)
+@pytest.mark.parametrize("library", ["gorilla", "nhooyr"])
+async def test_a_go_server(go_peer: str, library: str, wish: Compression) -> None:
+    with said_port([go_peer, "server", library]) as port:
+        if (library, wish) == ("nhooyr", WISHES["small"]):
+            # It looks at the first offer alone. That is why we ask for no window of the server's by default.
+            with pytest.raises(HandshakeRejectedError) as info:
+                await talks(f"ws://127.0.0.1:{port}/", Options(compression=wish))
+            assert (info.value.status, b"server_max_window_bits=9" in info.value.body) == (400, True)
+            return
+        ws = await talks(f"ws://127.0.0.1:{port}/", Options(compression=wish))
+    assert ws._deflate is not None
+
+
+@pytest.mark.parametrize("wish", WISHES.values(), ids=WISHES)
+@pytest.mark.parametrize("library", ["gorilla", "nhooyr"])
+async def test_a_go_client(go_peer: str, library: str, wish: Compression) -> None:
+    agreed: list[bool] = []
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        agreed.append(ws._deflate is not None)
+        await echo(ws)
+
+    async with serving(handler, options=Options(compression=wish)) as server:
+        done = await trio.run_process([go_peer, "client", library, server.url], capture_stdout=True)
+    assert (done.stdout, agreed) == (b"same\n", [True])
+
+
+# -- npm's ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def node_peer() -> list[str]:
+    if NODE is None:
+        pytest.skip("node is not installed; on Debian: apt-get install nodejs")
+    wanted: dict[str, str] = json.loads((HERE / "peers" / "package.json").read_text())["dependencies"]
+    for name, version in wanted.items():
+        package = CACHE / "node_modules" / name / "package.json"
+        if not package.exists() or json.loads(package.read_text())["version"] != version:
+            pytest.skip(f"{name} {version} is not in .cache/peers; see .ci/run")
+    return [NODE, str(HERE / "peers" / "node_peers.mjs"), str(CACHE)]
+
+
+#: What may be given to ws as its perMessageDeflate.
+DEFLATES = [
+    "true",
+    '{"threshold": 0}',
+    '{"serverNoContextTakeover": true, "clientNoContextTakeover": true, "threshold": 0}',
+    '{"serverMaxWindowBits": 10, "clientMaxWindowBits": 10, "threshold": 0}',
+    '{"serverMaxWindowBits": 15, "clientMaxWindowBits": 15, "threshold": 0}',
+    '{"clientMaxWindowBits": 9, "serverNoContextTakeover": false, "threshold": 0}',
+    '{"serverNoContextTakeover": false, "clientNoContextTakeover": false, "threshold": 0}',
+]
+
+
+@pytest.mark.parametrize("deflate", ["false", *DEFLATES])
+async def test_a_server_of_ws(node_peer: list[str], deflate: str) -> None:
+    with said_port([*node_peer[:3], "server", "ws", deflate]) as port:
+        for wish in WISHES.values():
+            ws = await talks(f"ws://127.0.0.1:{port}/", Options(compression=wish))
+            assert (ws._deflate is not None) is (deflate != "false")
+
+
+@pytest.mark.parametrize("deflate", ["false", *DEFLATES[1:]])
+async def test_a_client_of_ws(node_peer: list[str], deflate: str) -> None:
+    async with serving(echo, options=Options(compression=True)) as server:
+        command = [*node_peer, "client", "ws", deflate, server.url]
+        done = await trio.run_process(command, capture_stdout=True)
+    seen = json.loads(done.stdout)
+    assert (seen["same"], seen["code"]) == ([True] * 5, 1000)
+    assert ("permessage-deflate" in seen["extensions"]) is (deflate != "false")
+
+
+@pytest.mark.parametrize("library", ["rpc-websockets", "jayson"])
+async def test_a_server_of_json_rpc(node_peer: list[str], library: str) -> None:
+    news: list[Any] = []
+
+    class Listener(WebSocketHandler[Any]):
+        async def on_receive(self, connection: ClientConnection[Any], packet: Any) -> None:
+            news.append(packet.data)
+
+    with said_port([*node_peer, "server", library]) as port, trio.fail_after(guard()):
+        url = f"ws://127.0.0.1:{port}/"
+        async with WebSocketClient(url, dialect="jsonrpc", handler=Listener) as client:
+            assert client.dialect == "jsonrpc"
+            assert await client.call("add", 1, 2, returns=int) == 3
+            with pytest.raises(RPCMethodNotFoundError):
+                await client.call("nobody")
+            with pytest.raises(RPCError) as info:
+                await client.call("fail")
+            assert (type(info.value), info.value.code) == (RPCError, -32000)
+            if library == "rpc-websockets":
+                assert await client.call("rpc.on", "news") == {"news": "ok"}
+                assert await client.call("publish", "hello") is True
+
+
+class Calculator(WebSocketHandler[Any]):
+    @rpc_method()
+    def add(self, connection: ClientConnection[Any], a: int, b: int) -> int:
+        return a + b
+
+
+@pytest.mark.parametrize("library", ["rpc-websockets", "jayson"])
+async def test_a_client_of_json_rpc(node_peer: list[str], library: str) -> None:
+    async with serving(Calculator) as server:
+        command = [*node_peer, "client", library, server.url]
+        done = await trio.run_process(command, capture_stdout=True)
+    assert json.loads(done.stdout) == {"add": 3, "named": 2, "error": -32601}
