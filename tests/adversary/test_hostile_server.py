@@ -20,7 +20,7 @@ from tests.adversary.honest import Methods, numbers
 from tests.adversary.scripts import DIALECTS, Script, scripts
 from tests.kit.examples import examples
 from tests.kit.serving import all_tasks
-from trio_ws import Options, WebSocketClient, WebSocketError, connect
+from trio_ws import Backoff, Options, WebSocketClient, WebSocketError, connect
 from trio_ws.testing import Link, RawPeer
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ HEADS = (
 OPERATIONS = ("call", "stream", "upload", "receive", "subscribe", "send", "give up")
 
 
-@examples(250)
+@examples(150)
 @given(
     scripts(),
     st.sampled_from(["as spoken", "as spoken", "as spoken", None, *DIALECTS]),
     st.sampled_from([None] * 3 * len(HEADS) + [*HEADS]),
     st.lists(st.sampled_from(OPERATIONS), min_size=1, max_size=6),
-    st.sampled_from(["calls", "calls", "calls", "messages"]),
+    st.sampled_from(["calls", "calls", "reconnecting", "messages"]),
 )
 def test_a_client_ends_in_time_with_errors_of_ours(
     script: Script, offers: str | None, head: bytes | None, operations: list[str], what: str
@@ -79,25 +79,32 @@ def test_a_client_ends_in_time_with_errors_of_ours(
     if offers == "as spoken":
         offers = script.dialect or "json"
     clock = trio.testing.MockClock(autojump_threshold=0)
-    trio.run(run, script, offers, head, operations, what == "messages", clock=clock)
+    trio.run(run, script, offers, head, operations, what, clock=clock)
 
 
 async def run(
-    script: Script, offers: str | None, head: bytes | None, operations: Sequence[str], plain: bool
+    script: Script, offers: str | None, head: bytes | None, operations: Sequence[str], what: str
 ) -> None:
     before = all_tasks()
     with faults() as found, trio.fail_after(1000):
-        link = Link(latency=script.latency, capacity=script.capacity, max_read=script.max_read)
         inside: list[WebSocket] = []
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve, script, head, link, lambda: look(inside))
+
+            async def dial() -> trio.abc.Stream:
+                link = Link(latency=script.latency, capacity=script.capacity, max_read=script.max_read)
+                nursery.start_soon(serve, script, head, link, lambda: look(inside))
+                await trio.lowlevel.checkpoint()
+                return link.client
+
             began = trio.current_time()
             with contextlib.suppress(WebSocketError):
-                if plain:
-                    await use_websocket(link, inside)
+                if what == "messages":
+                    await use_websocket(await dial(), inside)
+                elif what == "reconnecting":
+                    await use_client(dial, inside, offers, operations, Backoff(initial=0.2, maximum=1))
                 else:
-                    await use_client(link, inside, offers, operations)
-            # Of the operations themselves each takes at most ten seconds.
+                    await use_client(await dial(), inside, offers, operations, None)
+            # The operations take ten seconds at the most.
             assert trio.current_time() - began < 10 + OPTIONS.open_timeout + 2 * OPTIONS.close_timeout
             nursery.cancel_scope.cancel()
         assert found == []
@@ -140,9 +147,9 @@ async def serve(script: Script, head: bytes | None, link: Link, watch: Any) -> N
         await stream.aclose()
 
 
-async def use_websocket(link: Link, inside: list[WebSocket]) -> None:
+async def use_websocket(stream: trio.abc.Stream, inside: list[WebSocket]) -> None:
     """Send and receive."""
-    async with connect("ws://test/", stream=link.client, proxy=None, options=OPTIONS) as ws:
+    async with connect("ws://test/", stream=stream, proxy=None, options=OPTIONS) as ws:
         inside.append(ws)
         with trio.move_on_after(10):
             async with trio.open_nursery() as nursery:
@@ -163,17 +170,34 @@ async def tolerant(function: Any, *args: Any) -> None:
 
 
 async def use_client(
-    link: Link, inside: list[WebSocket], offers: str | None, operations: Sequence[str]
+    stream: Any, inside: list[WebSocket], offers: str | None, operations: Sequence[str], again: Backoff | None
 ) -> None:
     """Do all of these at once."""
-    async with WebSocketClient(
-        "ws://test/", stream=link.client, proxy=None, options=OPTIONS, dialect=offers, handler=Answering
-    ) as client:
-        inside.append(client._live.ws)
-        with trio.move_on_after(10):
-            async with trio.open_nursery() as nursery:
-                for operation in operations:
-                    nursery.start_soon(tolerant, operate, client, operation)
+    with trio.move_on_after(10 + OPTIONS.open_timeout):  # a client that reconnects would try for ever
+        async with WebSocketClient(
+            "ws://test/",
+            stream=stream,
+            proxy=None,
+            options=OPTIONS,
+            dialect=offers,
+            handler=Answering,
+            reconnect=again,
+        ) as client:
+            with trio.move_on_after(10):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(watch_states, client, inside)
+                    async with trio.open_nursery() as workers:
+                        for operation in operations:
+                            workers.start_soon(tolerant, operate, client, operation)
+                    nursery.cancel_scope.cancel()
+
+
+async def watch_states(client: WebSocketClient, inside: list[WebSocket]) -> None:
+    """Keep the connection in sight, whichever it is."""
+    while True:
+        if client._keeper.peer is not None:
+            inside[:] = [client._keeper.peer.ws]
+        await trio.sleep(0.05)
 
 
 class Answering(Methods):
