@@ -11,6 +11,7 @@ is not exact once all have gone. It prints a line of figures every ten seconds.
     --idle N            connections that do nothing; default 1,000
     --churn N           connections that come a second; default 50
     --steady N          clients that never pause; default 8
+    --stuck N           seconds after which a call of an honest client counts as stuck; default 10
     --seed N            for the order of things; default 1
 """
 
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Chaos", "main"]
 
-#: Seconds after which a call of an honest client counts as stuck.
-STUCK = 10.0
+#: Those that came and have not gone, in seconds of their coming. Past it the machine is too slow for more.
+_MOST_ALIVE = 8
 #: Shares of the time: what memory is compared from, and what faults are left out of at the end.
 _WARM = 0.3
 _EVERY = 10.0
@@ -80,6 +81,8 @@ class Chaos:
         self.faults: list[str] = []
         self.memory: list[tuple[float, float]] = []
         self.slowest = 0.0
+        self.alive = 0
+        self.stuck: float = options.stuck
         self.began = trio.current_time()
         self.lives: list[Callable[[random.Random], Awaitable[None]]] = [
             *(self.echo, self.echo, self.calls, self.calls, self.page),
@@ -124,7 +127,7 @@ class Chaos:
         ) as client:
             while True:
                 began = time.perf_counter()
-                with trio.move_on_after(STUCK) as scope:
+                with trio.move_on_after(self.stuck) as scope:
                     try:
                         await self.operate(client, rng)
                     except WebSocketError as exc:
@@ -177,7 +180,10 @@ class Chaos:
         """So many new ones a second."""
         gap = 1 / self.options.churn
         for number in itertools.count():
-            nursery.start_soon(self.live, number)
+            if self.alive < _MOST_ALIVE * self.options.churn:
+                nursery.start_soon(self.live, number)
+            else:
+                self.counts["left out"] += 1
             await trio.sleep_until(self.began + (number + 1) * gap)
 
     async def live(self, number: int) -> None:
@@ -185,8 +191,9 @@ class Chaos:
         rng = random.Random(f"{self.options.seed} {number}")
         life = rng.choice(self.lives)
         self.counts[life.__name__] += 1
+        self.alive += 1
         try:
-            with trio.move_on_after(6 * STUCK) as scope:
+            with trio.move_on_after(6 * self.stuck) as scope:
                 await life(rng)
             if scope.cancelled_caught:
                 self.faults.append(f"{life.__name__} is stuck")
@@ -195,6 +202,8 @@ class Chaos:
         except (*_DEAD, WebSocketError) as exc:
             if life in (self.echo, self.calls, self.page):
                 self.faults.append(f"{life.__name__}: {exc!r}")
+        finally:
+            self.alive -= 1
 
     async def echo(self, rng: random.Random) -> None:
         """An honest client of the echo."""
@@ -202,7 +211,7 @@ class Chaos:
         async with connect(f"{self.url}/echo", stream=stream) as ws:
             for _ in range(rng.randrange(5)):
                 data = rng.randbytes(rng.choice([1, 100, 70_000]))
-                with trio.fail_after(STUCK):
+                with trio.fail_after(self.stuck):
                     await ws.send(data)
                     assert await ws.receive_bytes() == data
                 await trio.sleep(rng.random())
@@ -213,7 +222,7 @@ class Chaos:
         dialect = rng.choice(["trio-ws.v1", "jsonrpc"])
         async with WebSocketClient(f"{self.url}/rpc", stream=stream, dialect=dialect) as client:
             for number in range(rng.randrange(5)):
-                with trio.fail_after(STUCK):
+                with trio.fail_after(self.stuck):
                     assert await client.call("echo", [number]) == [number]
                     async with client.stream("count", 5) as items:
                         assert [item async for item in items] == list(range(5))
@@ -224,7 +233,7 @@ class Chaos:
         async with await dial(self.target.port, self.address(rng)) as stream:
             await stream.send_all(get("/"))
             data = bytearray()
-            with trio.fail_after(STUCK):
+            with trio.fail_after(self.stuck):
                 async for piece in stream:
                     data += piece
             assert data.startswith(b"HTTP/1.1 200 "), bytes(data[:40])
@@ -301,7 +310,7 @@ class Chaos:
             state = await self.target.ask("state")
             print(
                 f"{passed:.0f}s: {held / MIB:.1f} MiB, slowest operation {self.slowest:.2f}s, "
-                f"{len(self.faults)} faults, {dict(self.counts)}, {state}",
+                f"{self.alive} alive, {len(self.faults)} faults, {dict(self.counts)}, {state}",
                 flush=True,
             )
             self.slowest = 0.0
@@ -397,6 +406,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--idle", type=int, default=1000)
     parser.add_argument("--churn", type=float, default=50)
     parser.add_argument("--steady", type=int, default=8)
+    parser.add_argument("--stuck", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args(arguments)
 
