@@ -136,6 +136,23 @@ async def test_stream_window_is_all_that_a_producer_sends_ahead(
                 assert handler.yielded <= 200 + window
 
 
+@pytest.mark.parametrize("window", [1, 50, 100_000])
+async def test_stream_window_bytes_are_all_that_a_producer_sends_ahead(
+    window: int, autojump_clock: MockClock
+) -> None:
+    handler = Handler()
+    options = Options(stream_window=10_000, stream_window_bytes=window)
+    async with serving_in_memory(handler, options=options) as memory:
+        stream = await memory.stream()
+        async with WebSocketClient("ws://test/", stream=stream, options=options) as client:
+            async with client.stream("numbers", items=int) as numbers:
+                await trio.sleep(100)
+                # An item takes some 60 bytes on the wire, and one comes on top. The first window is 64 KiB.
+                first = min(window, 65_536)
+                assert first // 65 <= handler.yielded <= first // 55 + 1
+                assert [await numbers.receive() for _ in range(200)] == list(range(200))
+
+
 async def test_stream_window_that_a_producer_ignores_ends_the_connection(autojump_clock: MockClock) -> None:
     """A client streams more to the server than the server gave it credit for."""
 

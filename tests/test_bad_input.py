@@ -461,6 +461,7 @@ COUNTS = [
     "max_body_bytes",
     "max_concurrent_calls",
     "stream_window",
+    "stream_window_bytes",
     "channel_max_items",
     "channel_max_bytes",
     "max_subscribed_channels",

@@ -112,6 +112,8 @@ class Options:
             refused with -32000. Default 100.
         stream_window: items of one stream that may be under way or wait for their consumer; past it the
             producer stands at its ``yield``. Default 64.
+        stream_window_bytes: the same in bytes, as they are on the wire; one item may come on top. All streams
+            share half of ``max_held_bytes``, so that each may have less. For ``trio-ws.v1``. Default 1 MiB.
         channel_max_items: messages of channels that wait for one slow connection, beside what waits to be
             written to it; past it the policy of its subscription decides. Default 1,024.
         channel_max_bytes: bytes of these messages, as msgpack and as each of the frames made of them, with
@@ -155,6 +157,7 @@ class Options:
     max_body_bytes: int = 64 * 1024
     max_concurrent_calls: int = 100
     stream_window: int = 64
+    stream_window_bytes: int = 1024 * 1024
     channel_max_items: int = 1024
     channel_max_bytes: int = 1024 * 1024
     max_subscribed_channels: int = 1000
@@ -178,6 +181,7 @@ class Options:
         _within(self, "max_body_bytes", 0, None)
         _within(self, "max_concurrent_calls", 1, None)
         _within(self, "stream_window", 1, None)
+        _within(self, "stream_window_bytes", 1, None)
         _within(self, "channel_max_items", 1, None)
         _within(self, "channel_max_bytes", 1, None)
         _within(self, "max_subscribed_channels", 0, None)

@@ -314,7 +314,7 @@ def test_a_request_has_one_kind_of_arguments_and_no_streams() -> None:
     with pytest.raises(PacketError, match="stream"):
         dialect.request("7", "f", (None,), streams={"0": "7/0"})
     with pytest.raises(PacketError, match="credits"):
-        dialect.credit("7", 1)
+        dialect.credit("7", 1, 4096)
     with pytest.raises(PacketError, match="deadlines"):
         dialect.deadline("7", 4.0)
     with pytest.raises(PacketError, match="told of an end"):

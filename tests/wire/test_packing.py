@@ -200,10 +200,13 @@ def test_what_trio_ws_adds() -> None:
     }
     request = only(dialect.decode(sent)).rpc
     assert request == Request("up", [None], {}, "7", 2.5, 64, {"0": "7/0"})
-    assert read(dialect, dialect.credit("7", 32))["rpc"] == {
+    counted = only(dialect.decode(dialect.request("7", "up", credits=64, credit_bytes=4096))).rpc
+    assert counted == Request("up", call_id="7", credits=64, credit_bytes=4096)
+    assert read(dialect, dialect.credit("7", 32, 4096))["rpc"] == {
         "type": "request",
         "method": "__credit__",
         "args": ["7", 32],
+        "kwargs": {"bytes": 4096},
     }
     assert read(dialect, dialect.deadline("7", 4.0))["rpc"] == {
         "type": "request",
@@ -239,7 +242,14 @@ def test_no_credit_at_all_is_a_stream_call_too() -> None:
 def test_nothing_new_is_taken_from_a_plain_peer(dialect: Dialect) -> None:
     packet = {
         "source": 5,
-        "rpc": {"type": "request", "method": "f", "timeout": 1, "credits": 2, "streams": {"0": "s"}},
+        "rpc": {
+            "type": "request",
+            "method": "f",
+            "timeout": 1,
+            "credits": 2,
+            "streams": {"0": "s"},
+            "credit_bytes": 9,
+        },
     }
     assert only(dialect.decode(written(dialect, packet))).rpc == Request("f")
 
@@ -247,7 +257,7 @@ def test_nothing_new_is_taken_from_a_plain_peer(dialect: Dialect) -> None:
 @each_plain_dialect
 def test_nothing_new_is_asked_of_a_plain_peer(dialect: Dialect) -> None:
     with pytest.raises(PacketError, match="credits"):
-        dialect.credit("7", 1)
+        dialect.credit("7", 1, 4096)
     with pytest.raises(PacketError, match="deadlines"):
         dialect.deadline("7", 4.0)
     with pytest.raises(PacketError, match="told of an end"):

@@ -394,7 +394,7 @@ class Answerer(Caller):
         if name == ABORT:
             self._take_abort(request.args)
         elif name == CREDIT and self.extended:
-            self._take_credit(request.args)
+            self._take_credit(request.args, request.kwargs.get("bytes"))
         elif name == DEADLINE and self.extended:
             self._take_deadline(request.args)
         elif name == GOAWAY and self.extended:
@@ -420,14 +420,17 @@ class Answerer(Caller):
         elif key in self._held:
             self._drop(self._unhold(key))
 
-    def _take_credit(self, args: Any) -> None:
+    def _take_credit(self, args: Any, size: Any) -> None:
         stream_id, count = args if len(args) == 2 else (None, None)
         if type(stream_id) is not str or type(count) is not int or not 0 < count < 2**31:
             self.misbehaved("__credit__ takes the id of a stream and a count of items")
             return
+        if size is not None and (type(size) is not int or not 0 <= size < 2**63):
+            self.misbehaved("bytes of __credit__ are a number of bytes")
+            return
         producer = self._running.get(stream_id) or self._uploads.get(stream_id)
         if producer is not None:
-            producer.add_credit(count)
+            producer.add_credit(count, size)
 
     def _take_deadline(self, args: Any) -> None:
         """The caller still waits: its call may go on for so many seconds from now."""
@@ -490,7 +493,7 @@ class Answerer(Caller):
                 raise RPCInvalidParamsError(f"bad stream id {shown(str(stream_id), 40)!r}")
             name = method.parameter_name(place)
             items = method.stream_items.get(name)
-            stream: ItemStream[Any] = ItemStream(self, stream_id, items, f"an item of {name}", granted=0)
+            stream: ItemStream[Any] = ItemStream(self, stream_id, items, f"an item of {name}")
             method.place_stream(args, kwargs, place, stream)
             self._pending[stream_id] = stream
             inputs.append(stream)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trio_ws.rpc.streams import Producer
+from trio_ws.rpc.streams import LIMITLESS, Producer
 
 if TYPE_CHECKING:
     import contextvars
@@ -31,6 +31,7 @@ class Call(Producer):
     def __init__(self, request: Request, context: contextvars.Context, *, answers: bool) -> None:
         self.request = request
         self.credit = request.credits
+        self.credit_bytes = LIMITLESS if request.credit_bytes is None else request.credit_bytes
         self.bell: Bell | None = None
         self.answers = answers
         self.key: Any = request.call_id

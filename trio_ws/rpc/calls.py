@@ -113,6 +113,8 @@ class Caller(ABC):
     Attributes:
         over: nothing can come or go any more.
         window: items of one stream that may be under way.
+        window_bytes: bytes of one stream that may be under way.
+        granted_bytes: bytes of all streams that may still come.
         needing: a context in which the block waits for what only reading can bring; calls are not counted.
         ledger: what is held for the other side.
         progress: rings when less is held or waits to be written, and when somebody begins to need reading.
@@ -133,12 +135,14 @@ class Caller(ABC):
         "_uploads",
         "dialect",
         "extended",
+        "granted_bytes",
         "ledger",
         "needing",
         "opcode",
         "over",
         "progress",
         "window",
+        "window_bytes",
         "woken",
         "ws",
     )
@@ -155,6 +159,8 @@ class Caller(ABC):
         self.woken = 0
         self._left = 0  # of them, at the last read
         self.window = ws._options.stream_window
+        self.window_bytes = ws._options.stream_window_bytes
+        self.granted_bytes = 0
         self._outbox = ws._outbox
         self._high_water = ws._options.send_high_water
         self._calls: dict[Any, Slot] = {}  # that wait for their one answer, by id
@@ -239,9 +245,9 @@ class Caller(ABC):
             self.woken = 0
         self._left = self.woken
 
-    def send_credit(self, stream_id: str, count: int) -> None:
-        """The consumer of a stream wants more items."""
-        self.post(self.dialect.credit(stream_id, count), cork=True)
+    def send_credit(self, stream_id: str, count: int, size: int) -> None:
+        """The consumer of a stream wants more items, and bytes."""
+        self.post(self.dialect.credit(stream_id, count, size), cork=True)
 
     def abandon(self, call_id: Any) -> None:
         """The caller, or the consumer of a stream, has gone."""
@@ -372,12 +378,15 @@ class Caller(ABC):
         lease: Lease | None,
         credits: int | None,
         streams: dict[str, str] | None,
+        credit_bytes: int | None = None,
     ) -> bytes:
         if not self._may_call:
             raise RPCError(f"a client that speaks {self.dialect.name} cannot be called")
         timeout = None if lease is None else lease.seconds
         nested = IN_CALL.get() if self.extended else False
-        return self.dialect.request(call_id, method, args, kwargs, timeout, credits, streams, nested=nested)
+        return self.dialect.request(
+            call_id, method, args, kwargs, timeout, credits, streams, nested=nested, credit_bytes=credit_bytes
+        )
 
     def _lease(self) -> Lease | None:
         """The time that this task has for a call that is sent now, less a trip; None if it has no deadline.
@@ -421,8 +430,15 @@ class Caller(ABC):
     ) -> ItemStream[Any]:
         window = self.window if self.extended else 0
         lease = self._lease() if self.extended else None
-        payload = self._encode_request(call_id, method, args, kwargs, lease, self.window, streams)
-        stream: ItemStream[Any] = ItemStream(self, call_id, items, f"an item of {method}", granted=window)
+        stream: ItemStream[Any] = ItemStream(self, call_id, items, f"an item of {method}")
+        size = stream.grant_first(window) if window else None
+        try:
+            payload = self._encode_request(
+                call_id, method, args, kwargs, lease, self.window, streams, credit_bytes=size
+            )
+        except BaseException:
+            stream.close()
+            raise
         self._pending[call_id] = stream
         stream.lease = lease
         stream.mark = self._send_request(payload)

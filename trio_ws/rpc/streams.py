@@ -31,12 +31,18 @@ if TYPE_CHECKING:
     from trio_ws.rpc.deadlines import Lease
     from trio_ws.wire.packets import Request, Response
 
-__all__ = ["ItemStream", "Producer", "convert", "produce"]
+__all__ = ["LIMITLESS", "ItemStream", "Producer", "convert", "produce"]
 
 T = TypeVar("T")
 
 #: Bytes that may come in one burst before the task that waits for them has run.
 _BURST = 65536
+#: Bytes of a stream's first window. It doubles up to ``stream_window_bytes`` while the producer uses it.
+_FIRST_WINDOW = 64 * 1024
+#: Bytes that each stream may have whatever others hold, the largest of its items on top.
+_LEAST_GRANT = 32 * 1024
+#: The credit in bytes of a consumer that does not count them.
+LIMITLESS = 1 << 62
 #: Items in a row after which a producer that never waits gives way to other tasks.
 _ITEMS_IN_A_ROW = 256
 
@@ -65,27 +71,41 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         "_ended",
         "_error",
         "_granted",
+        "_granted_bytes",
         "_items",
+        "_largest",
+        "_many",
+        "_many_bytes",
+        "_owed_bytes",
         "_peer",
         "_since",
         "_taken",
         "_type",
         "_what",
+        "_window_bytes",
         "lease",
         "mark",
         "stream_id",
     )
 
-    def __init__(self, peer: Caller, stream_id: Any, type: Any, what: str, *, granted: int) -> None:
+    def __init__(self, peer: Caller, stream_id: Any, type: Any, what: str) -> None:
         self._peer = peer
         self._type = type
         self._what = what
-        self._items: deque[tuple[Any, int]] = deque()
+        self._items: deque[tuple[Any, int, int]] = deque()  # with what they are charged, and their bytes
         self._arrived = Bell()
         self._ended = False
         self._error: WebSocketError | None = None
-        self._granted = granted  # items that may still come
+        self._granted = 0  # items that may still come
         self._taken = 0  # since credit was last sent
+        self._window_bytes = min(_FIRST_WINDOW, peer.window_bytes)
+        # So much taken or owed, more is granted.
+        self._many = peer.window // 2
+        self._many_bytes = self._window_bytes // 2
+        # What may still come, what waits and what is owed are the window together.
+        self._granted_bytes = 0  # below 0 where an item came on top
+        self._owed_bytes = self._window_bytes
+        self._largest = 0  # of its items
         self._since = 0  # items since a checkpoint
         self.mark = 0  # see waiting.py
         self.lease: Lease | None = None
@@ -115,8 +135,8 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
     async def _wait(self) -> None:
         await checkpoint_if_cancelled()
         peer = self._peer
-        self._grant()
         while not self._items and not self._ended:
+            self._grant(waiting=True)
             with peer.needing:
                 await self._arrived.wait()
 
@@ -128,31 +148,67 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
             if self._ended:
                 raise trio.EndOfChannel
             raise trio.WouldBlock
-        item, size = self._items.popleft()
+        item, charge, size = self._items.popleft()
         peer = self._peer
         ledger = peer.ledger
         if ledger.held >= ledger.max_held:
-            peer.release(size)
+            peer.release(charge)
         else:
-            ledger.held -= size
+            ledger.held -= charge
         if peer.extended:
             self._taken += 1
-            if self._taken >= peer.window // 2:
+            self._owed_bytes += size
+            if self._taken >= self._many or self._owed_bytes >= self._many_bytes:
                 self._grant()
         if self._type is Any:
             return item  # type: ignore[no-any-return]
         value: T = convert(item, self._type, self._what)
         return value
 
-    def _grant(self) -> None:
+    def grant_first(self, count: int) -> int:
+        """The request goes out with credit for so many items; give the bytes."""
+        self._granted = count
+        return self._take_grant(waiting=True)
+
+    def _take_grant(self, *, waiting: bool) -> int:
+        """Bytes that may come beside those that were granted before.
+
+        All streams share half of what the connection may hold, so that they alone hold up no call. Each gets
+        half of what is left, if an item on top has room there. A consumer that waits gets credit anyhow.
+        """
+        peer = self._peer
+        used = self._largest > 0 and self._granted_bytes < self._window_bytes // 4
+        if used and self._window_bytes < peer.window_bytes:
+            larger = min(2 * self._window_bytes, peer.window_bytes)
+            self._owed_bytes += larger - self._window_bytes
+            self._window_bytes = larger
+            self._many_bytes = larger // 2
+        size = (peer.ledger.max_held // 2 - peer.ledger.held - peer.granted_bytes) // 2
+        if size < self._largest:
+            size = 0
+        least = max(_LEAST_GRANT - self._largest, int(waiting)) - self._granted_bytes
+        size = max(0, min(self._owed_bytes, max(size, least)))
+        before = self._granted_bytes
+        if before + size <= 0:
+            return 0  # it would allow nothing
+        self._owed_bytes -= size
+        self._granted_bytes += size
+        peer.granted_bytes += max(0, before + size) - max(0, before)
+        return size
+
+    def _grant(self, *, waiting: bool = False) -> None:
         """Tell the producer how much more may come."""
         peer = self._peer
         if not self._ended and peer.extended:
             missing = peer.window - self._granted - len(self._items)
             if missing > 0:
-                self._granted += missing
-                self._taken = 0
-                peer.send_credit(self.stream_id, missing)
+                size = self._take_grant(waiting=waiting)
+                if (
+                    self._granted_bytes > 0
+                ):  # else items would be of no use, and bytes alone cannot be granted
+                    self._granted += missing
+                    self._taken = 0
+                    peer.send_credit(self.stream_id, missing, size)
 
     def close(self) -> None:
         """As `aclose`, without waiting for anything."""
@@ -161,11 +217,11 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
                 self._error = _closed()
             return
         if not self._ended:
-            self._ended = True
+            self._end()
             self._peer.abandon(self.stream_id)
-        size = sum(size for _, size in self._items)
+        charge = sum(charge for _, charge, _ in self._items)
         self._items.clear()
-        self._peer.release(size)
+        self._peer.release(charge)
         self._error = _closed()
         self._arrived.ring()
 
@@ -187,24 +243,40 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         else:
             peer = self._peer
             if peer.extended:
-                if self._granted <= 0:
-                    peer.misbehaved("more items of a stream than there was credit for")
+                left = self._granted_bytes
+                if self._granted > 0 and left >= size:
+                    self._granted_bytes = left - size
+                    peer.granted_bytes -= size
+                elif not self._take_on_top(size):
                     return False
                 self._granted -= 1
+                if size > self._largest:  # noqa: PLR1730 - max() takes thrice as long
+                    self._largest = size
             item = response.response
             kind = type(item)
-            if kind is list or kind is dict:
-                size = max(size, size_of(item))
-            size += OVERHEAD
+            charge = OVERHEAD + (max(size, size_of(item)) if kind is list or kind is dict else size)
             ledger = peer.ledger
-            ledger.held += size
-            self._items.append((item, size))
+            ledger.held += charge
+            self._items.append((item, charge, size))
             self._arrived.ring()
-            if ledger.held > 2 * ledger.max_held + _BURST and not peer.extended:
+            if ledger.held > ledger.max_held and ledger.held > 2 * ledger.max_held + _BURST:
                 # Reading could not stop, since somebody waits for what it brings.
                 peer.post(peer.dialect.abort(self.stream_id), cork=False)
                 self._finish(PacketError("nobody took the items of this stream: max_held_bytes is exceeded"))
         return self._ended
+
+    def _take_on_top(self, size: int) -> bool:
+        """Take an item of more bytes than are granted, as one may be, and an older producer's are."""
+        peer = self._peer
+        if self._granted <= 0:
+            peer.misbehaved("more items of a stream than there was credit for (stream_window)")
+            return False
+        if self._granted_bytes <= 0 and peer.ledger.full:
+            peer.misbehaved("more bytes of a stream than there was credit for (stream_window_bytes)")
+            return False
+        peer.granted_bytes -= max(0, self._granted_bytes)
+        self._granted_bytes -= size
+        return True
 
     def lost(self, error: WebSocketError) -> None:
         """The connection ended. What came before can still be taken."""
@@ -212,9 +284,15 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
 
     def _finish(self, error: WebSocketError | None) -> None:
         if not self._ended:
-            self._ended = True
+            self._end()
             self._error = error
             self._arrived.ring()
+
+    def _end(self) -> None:
+        """Nothing more may come."""
+        self._ended = True
+        self._peer.granted_bytes -= max(0, self._granted_bytes)
+        self._granted_bytes = 0
 
 
 def _closed() -> Any:
@@ -222,20 +300,43 @@ def _closed() -> Any:
 
 
 class Producer:
-    """What the sending end of a stream knows of the other; ``credit`` is None in dialects without."""
+    """What the sending end of a stream knows of the other.
 
-    __slots__ = ("bell", "credit", "request")
+    Attributes:
+        credit: items that it takes for now; None in dialects without credit.
+        credit_bytes: bytes that it takes for now, the last item on top. A consumer that counts none takes
+            `LIMITLESS` of them.
+    """
+
+    __slots__ = ("bell", "credit", "credit_bytes", "request")
 
     def __init__(self, request: Request, credit: int | None) -> None:
         self.request = request
         self.credit = credit
+        self.credit_bytes = LIMITLESS
         self.bell: Bell | None = None
 
-    def add_credit(self, count: int) -> None:
+    def add_credit(self, count: int, size: int | None) -> None:
+        if self.credit is None:
+            return
+        self.credit += count
+        if size is not None:
+            self.credit_bytes = size if self.credit_bytes == LIMITLESS else self.credit_bytes + size
+        if self.bell is not None:
+            self.bell.ring()
+
+    def take_credit(self) -> tuple[int, int]:
+        """Items and bytes to send before the next look; what is left of them is given back then."""
+        if self.credit is None:
+            return _ITEMS_IN_A_ROW, LIMITLESS
+        taken = self.credit, self.credit_bytes
+        self.credit = self.credit_bytes = 0
+        return taken
+
+    def give_back(self, count: int, size: int) -> None:
         if self.credit is not None:
             self.credit += count
-            if self.bell is not None:
-                self.bell.ring()
+            self.credit_bytes += size
 
 
 async def produce(peer: Caller, producer: Producer, items: AsyncIterator[Any]) -> None:
@@ -244,33 +345,33 @@ async def produce(peer: Caller, producer: Producer, items: AsyncIterator[Any]) -
     encode = peer.dialect.items(request)
     send, opcode = peer.ws._post, peer.opcode
     outbox, high_water = peer.ws._outbox, peer.ws._options.send_high_water
-    count = 0
     try:
-        await _may_send(peer, producer, 0)
+        await _may_send(peer, producer)
+        count, size = producer.take_credit()
         async for item in items:
             to_send = item
             while not peer.over:
                 payload = encode(to_send)
                 if payload is not None:
                     send(opcode, payload, cork=True)
-                count += 1
-                if producer.credit is None:
-                    if outbox.size < high_water and count % _ITEMS_IN_A_ROW:
-                        break
-                else:
-                    producer.credit -= 1
-                    if producer.credit > 0 and outbox.size < high_water:
-                        break
-                try:
-                    await _may_send(peer, producer, count)
+                    size -= len(payload)
+                count -= 1
+                if count > 0 and size > 0 and outbox.size < high_water:
                     break
+                producer.give_back(count, size)
+                try:
+                    await _may_send(peer, producer, tired=count <= 0)
                 except trio.Cancelled as exc:
                     # The generator stands at its yield inside a scope that may be the one that was cancelled.
                     throw = getattr(items, "athrow", None)
                     if throw is None:
                         raise
                     to_send = await throw(exc)
-                await _may_send(peer, producer, count)
+                    await _may_send(peer, producer)
+                    count, size = producer.take_credit()
+                else:
+                    count, size = producer.take_credit()
+                    break
             else:
                 return
     except StopAsyncIteration:
@@ -285,16 +386,16 @@ async def produce(peer: Caller, producer: Producer, items: AsyncIterator[Any]) -
         peer.reply(payload)
 
 
-async def _may_send(peer: Caller, producer: Producer, count: int) -> None:
+async def _may_send(peer: Caller, producer: Producer, *, tired: bool = False) -> None:
     """Wait until the other side wants an item and the network takes it."""
-    if producer.credit is not None and producer.credit <= 0:
+    if producer.credit is not None and (producer.credit <= 0 or producer.credit_bytes <= 0):
         producer.bell = producer.bell or Bell()
         peer.flush()
-        while producer.credit <= 0:
+        while producer.credit <= 0 or producer.credit_bytes <= 0:
             with peer.needing:
                 await producer.bell.wait()
     if peer.congested:
         await peer.wait_for_room()
-    elif count and count % _ITEMS_IN_A_ROW == 0:
+    elif tired and producer.credit is None:
         peer.flush()
         await checkpoint()

@@ -367,6 +367,7 @@ class JSONRPC(Dialect):
         streams: Mapping[str, str] | None = None,
         *,
         nested: bool = False,
+        credit_bytes: int | None = None,
     ) -> bytes:
         if streams:
             raise PacketError("an argument cannot be a stream in JSON-RPC; that takes trio-ws.v1")
@@ -386,7 +387,7 @@ class JSONRPC(Dialect):
         self._asked.pop(call_id, None)
         return _notification(CANCEL, [call_id])
 
-    def credit(self, call_id: str, count: int) -> bytes:
+    def credit(self, call_id: str, count: int, size: int) -> bytes:
         raise PacketError("there are no credits in JSON-RPC")
 
     def packet(self, packet: Packet) -> bytes:

@@ -62,6 +62,7 @@ MAX_NAME = 256
 _Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+_Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class PacketSource(enum.IntEnum):
@@ -88,6 +89,8 @@ class Request(msgspec.Struct, tag="request", tag_field="type", omit_defaults=Tru
             (trio-ws.v1).
         streams: which arguments are streams of the caller's: position or name to stream id (trio-ws.v1).
         nested: it was made within a call of the other side's, which may be waiting for it (trio-ws.v1).
+        credit_bytes: beside `credits`, the bytes that it takes before it sends more; None where it does not
+            count them (trio-ws.v1).
     """
 
     method: _Name
@@ -98,6 +101,7 @@ class Request(msgspec.Struct, tag="request", tag_field="type", omit_defaults=Tru
     credits: _Count | None = None
     streams: dict[_Name, _Name] | None = None
     nested: bool = False
+    credit_bytes: _Bytes | None = None
 
 
 class Response(msgspec.Struct, tag="response", tag_field="type", omit_defaults=True, gc=False):
@@ -265,6 +269,7 @@ class Dialect(ABC):
         streams: Mapping[str, str] | None = None,
         *,
         nested: bool = False,
+        credit_bytes: int | None = None,
     ) -> bytes:
         """A call of ours. Where the dialect is not extended, `timeout` and `credits` are not sent."""
 
@@ -273,8 +278,8 @@ class Dialect(ABC):
         """That a call or a stream is given up."""
 
     @abstractmethod
-    def credit(self, call_id: str, count: int) -> bytes:
-        """That `count` more items are wanted. PacketError where the dialect is not extended."""
+    def credit(self, call_id: str, count: int, size: int) -> bytes:
+        """That `count` more items of `size` more bytes are wanted. PacketError if it is not extended."""
 
     def deadline(self, call_id: str, seconds: float) -> bytes:
         """That a call may go on for so long from now. PacketError where the dialect is not extended."""

@@ -109,9 +109,15 @@ class _Packets(Dialect):
         if (
             type(rpc) is Request
             and not self.extended
-            and (rpc.timeout is not None or rpc.credits is not None or rpc.streams is not None or rpc.nested)
+            and (
+                rpc.timeout is not None
+                or rpc.credits is not None
+                or rpc.streams is not None
+                or rpc.nested
+                or rpc.credit_bytes is not None
+            )
         ):
-            rpc.timeout = rpc.credits = rpc.streams = None
+            rpc.timeout = rpc.credits = rpc.streams = rpc.credit_bytes = None
             rpc.nested = False
         return packet
 
@@ -215,11 +221,13 @@ class _Packets(Dialect):
         streams: Mapping[str, str] | None = None,
         *,
         nested: bool = False,
+        credit_bytes: int | None = None,
     ) -> bytes:
         request = Request(method, list(args), dict(kwargs) if kwargs else {}, call_id)
         if self.extended:
             request.timeout = timeout
             request.credits = credits
+            request.credit_bytes = credit_bytes
             request.streams = dict(streams) if streams else None
             request.nested = nested
         elif streams:
@@ -229,10 +237,10 @@ class _Packets(Dialect):
     def abort(self, call_id: str) -> bytes:
         return self._send(Packet(_RPC, rpc=Request(ABORT, [call_id])))
 
-    def credit(self, call_id: str, count: int) -> bytes:
+    def credit(self, call_id: str, count: int, size: int) -> bytes:
         if not self.extended:
             raise PacketError(f"there are no credits in {self.name}")
-        return self._send(Packet(_RPC, rpc=Request(CREDIT, [call_id, count])))
+        return self._send(Packet(_RPC, rpc=Request(CREDIT, [call_id, count], {"bytes": size})))
 
     def deadline(self, call_id: str, seconds: float) -> bytes:
         if not self.extended:

@@ -1,0 +1,361 @@
+"""The window of a stream counts bytes as well as items, both ways, and no credit is lost or counted twice."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator  # noqa: TC003 - the handler's annotations are read
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.kit.examples import examples
+from tests.kit.serving import serving_in_memory
+from trio_ws import (
+    ClientConnection,
+    Options,
+    WebSocketClient,
+    WebSocketHandler,
+    rpc_method,
+)
+from trio_ws.rpc.streams import ItemStream
+from trio_ws.testing import RawPeer
+from trio_ws.wire.packing import TrioWS
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from tests.kit.serving import MemoryServer
+    from trio_ws.rpc.peer import Peer
+
+ENCODE = TrioWS()
+SIZE = 10_000
+#: What an item is on the wire beside its bytes, at most.
+AROUND = 100
+
+
+class Handler(WebSocketHandler):
+    """Gives and takes streams of bytes."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.taken: list[int] = []
+        self.go_on = trio.Event()
+
+    @rpc_method()
+    async def give(self, connection: ClientConnection, sizes: list[int]) -> AsyncIterator[bytes]:
+        for size in sizes:
+            self.made += 1
+            yield bytes(size)
+
+    @rpc_method()
+    async def take(self, connection: ClientConnection, items: AsyncIterator[bytes], pause: float = 0) -> int:
+        total = 0
+        async for item in items:
+            total += len(item)
+            self.taken.append(len(item))
+            await trio.sleep(pause)
+        return total
+
+    @rpc_method()
+    async def take_one(self, connection: ClientConnection, items: AsyncIterator[bytes]) -> int:
+        async for item in items:
+            self.taken.append(len(item))
+            await self.go_on.wait()
+        return len(self.taken)
+
+
+async def source(sizes: list[int], made: list[int] | None = None) -> AsyncIterator[bytes]:
+    for size in sizes:
+        if made is not None:
+            made.append(size)
+        yield bytes(size)
+
+
+def peer_of(handler: Handler) -> Peer:
+    (connection,) = handler.clients
+    return connection._live
+
+
+def check(peer: Peer) -> None:
+    """Each stream's window is granted, waits or is owed, and nothing else."""
+    granted = 0
+    for stream in peer._pending.values():
+        if isinstance(stream, ItemStream) and not stream._ended:
+            waiting = sum(size for _, _, size in stream._items)
+            assert stream._granted_bytes + stream._owed_bytes + waiting == stream._window_bytes
+            assert stream._window_bytes <= peer.window_bytes
+            assert stream._granted + len(stream._items) <= peer.window
+            granted += max(0, stream._granted_bytes)
+    assert granted == peer.granted_bytes
+
+
+@pytest.mark.parametrize("window", [1, SIZE, 100_000])
+async def test_a_paused_consumer_of_a_method_stops_it(window: int, autojump_clock: MockClock) -> None:
+    handler = Handler()
+    options = Options(stream_window_bytes=window)
+    async with serving_in_memory(handler, options=options) as memory:
+        async with WebSocketClient("ws://test/", stream=await memory.stream(), options=options) as client:
+            async with client.stream("give", [SIZE] * 200, items=bytes) as items:
+                await items.receive()
+                await trio.sleep(10)
+                held = sum(size for _, _, size in items._items)
+                # What it holds is the window, and one item on top; the generator stands at the next one.
+                assert held <= window + SIZE + AROUND
+                assert handler.made <= 1 + (window // SIZE) + 2
+                check(client._live)
+                assert len([item async for item in items]) == 199
+            assert client._live.granted_bytes == 0
+
+
+@pytest.mark.parametrize("window", [1, SIZE, 100_000])
+async def test_a_paused_method_stops_its_caller(window: int, autojump_clock: MockClock) -> None:
+    handler = Handler()
+    options = Options(stream_window_bytes=window)
+    async with serving_in_memory(handler, options=options) as memory:
+        async with WebSocketClient("ws://test/", stream=await memory.stream(), options=options) as client:
+            made: list[int] = []
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def call() -> None:
+                    assert await client.call("take_one", source([SIZE] * 200, made)) == 200
+
+                await trio.sleep(10)
+                assert len(made) <= 1 + (window // SIZE) + 2
+                assert peer_of(handler).ledger.held <= window + 3 * SIZE
+                check(peer_of(handler))
+                handler.go_on.set()
+            assert peer_of(handler).granted_bytes == 0
+
+
+async def test_a_window_grows_while_it_is_used(autojump_clock: MockClock) -> None:
+    """So that idle streams of small items keep no room from a large one."""
+    handler = Handler()
+    async with serving_in_memory(handler) as memory:
+        stream = await memory.stream(latency=0.1, capacity=10_000_000)
+        async with WebSocketClient("ws://test/", stream=stream) as client:
+            async with (
+                client.stream("give", [100] * 500) as small,
+                client.stream("give", [SIZE] * 500) as large,
+            ):
+                for _ in range(400):
+                    await small.receive()
+                    await large.receive()
+                assert small._window_bytes == 64 * 1024
+                assert large._window_bytes >= 256 * 1024
+                check(client._live)
+
+
+async def test_streams_share_what_a_connection_may_hold(autojump_clock: MockClock) -> None:
+    """Thirty uploads to methods that do not take them hold no more than the connection may, and all go on."""
+    handler = Handler()
+    async with serving_in_memory(handler) as memory:
+        async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
+            ended = 0
+
+            async def upload() -> None:
+                nonlocal ended
+                await client.call("take_one", source([200_000] * 20))
+                ended += 1
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(30):
+                    nursery.start_soon(upload)
+                await trio.sleep(10)
+                peer = peer_of(handler)
+                assert len(handler.taken) == 30  # each has got one
+                assert peer.ledger.held < peer.ledger.max_held  # half of it, and some items on top
+                check(peer)
+                # They hold up nothing else.
+                assert await client.call("take", source([1] * 10)) == 10
+                handler.go_on.set()
+            assert ended == 30
+            assert (peer.ledger.held, peer.granted_bytes) == (0, 0)
+
+
+# -- peers that others wrote --------------------------------------------------------------------------
+
+
+async def open_raw(memory: MemoryServer) -> RawPeer:
+    return await RawPeer.connect(await memory.stream(), headers=[("Sec-WebSocket-Protocol", "trio-ws.v1")])
+
+
+async def next_rpc(peer: RawPeer) -> dict[str, Any]:
+    frame = await peer.receive_frame()
+    assert frame is not None
+    if frame.opcode == 8:
+        return {"closed": int.from_bytes(frame.payload[:2], "big"), "reason": frame.payload[2:].decode()}
+    rpc: dict[str, Any] = msgspec.msgpack.decode(frame.payload)["rpc"]
+    return rpc
+
+
+def item(stream_id: str, size: int) -> bytes:
+    rpc = {"type": "response", "call_id": stream_id, "is_stream": True, "response": bytes(size)}
+    return msgspec.msgpack.encode({"source": 5, "rpc": rpc})
+
+
+async def test_a_consumer_that_counts_no_bytes_gets_its_items(autojump_clock: MockClock) -> None:
+    async with serving_in_memory(Handler(), options=Options(stream_window_bytes=1)) as memory:
+        peer = await open_raw(memory)
+        await peer.send_frame(2, ENCODE.request("1", "give", ([SIZE] * 20,), credits=5))
+        for _ in range(5):
+            assert len((await next_rpc(peer))["response"]) == SIZE
+        await peer.send_frame(2, ENCODE.request("", "__credit__", ("1", 16)))
+        for _ in range(15):
+            assert len((await next_rpc(peer))["response"]) == SIZE
+        assert (await next_rpc(peer))["is_end"]
+        await peer.send_close()
+
+
+async def test_what_is_granted_in_bytes(autojump_clock: MockClock) -> None:
+    async with serving_in_memory(Handler()) as memory:
+        peer = await open_raw(memory)
+        await peer.send_frame(
+            2, ENCODE.request("1", "give", ([SIZE] * 9,), credits=5, credit_bytes=SIZE + 500)
+        )
+        assert "response" in await next_rpc(peer)
+        assert "response" in await next_rpc(peer)  # it overdraws, as one may
+        with trio.move_on_after(1):
+            pytest.fail(str(await next_rpc(peer))[:200])
+        await peer.send_frame(2, ENCODE.credit("1", 1, SIZE - 500))  # which does not make it positive again
+        with trio.move_on_after(1):
+            pytest.fail(str(await next_rpc(peer))[:200])
+        await peer.send_frame(2, ENCODE.credit("1", 1, 10 * SIZE))
+        for _ in range(5):  # until the items are used up
+            assert "response" in await next_rpc(peer)
+        with trio.move_on_after(1):
+            pytest.fail(str(await next_rpc(peer))[:200])
+        await peer.send_close()
+
+
+async def test_a_producer_that_counts_no_bytes_is_served(autojump_clock: MockClock) -> None:
+    """An older one sends as many items as it may, however large."""
+    handler = Handler()
+    async with serving_in_memory(handler) as memory:
+        peer = await open_raw(memory)
+        await peer.send_frame(2, ENCODE.request("1", "take", (None, 0.1), streams={"0": "1/0"}))
+        credit = left = 0
+        for _ in range(200):
+            while not credit:
+                rpc = await next_rpc(peer)
+                assert rpc["method"] == "__credit__", rpc
+                credit += rpc["args"][1]
+            await peer.send_frame(2, item("1/0", 50_000))
+            credit -= 1
+            left += 50_000
+        await peer.send_frame(
+            2,
+            msgspec.msgpack.encode(
+                {
+                    "source": 5,
+                    "rpc": {"type": "response", "call_id": "1/0", "is_stream": True, "is_end": True},
+                }
+            ),
+        )
+        while (rpc := await next_rpc(peer)).get("method") == "__credit__":
+            pass
+        assert rpc["response"] == left
+        await peer.send_close()
+
+
+async def test_one_that_goes_past_its_bytes_is_closed_where_reading_cannot_stop(
+    autojump_clock: MockClock,
+) -> None:
+    handler = Handler()
+    async with serving_in_memory(handler) as memory:
+        peer = await open_raw(memory)
+        # A method that waits for its items: reading has to go on for it.
+        await peer.send_frame(2, ENCODE.request("0", "take", (None,), streams={"0": "0/0"}))
+        for number in range(1, 4):
+            await peer.send_frame(
+                2, ENCODE.request(f"{number}", "take_one", (None,), streams={"0": f"{number}/0"})
+            )
+        await trio.testing.wait_all_tasks_blocked()
+        closed: dict[str, Any] = {}
+
+        async def flood() -> None:
+            with trio.move_on_after(5):
+                for _ in range(60):
+                    for number in range(1, 4):
+                        await peer.send_frame(2, item(f"{number}/0", 100_000))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flood)
+            while "closed" not in closed:
+                closed = await next_rpc(peer)
+                server = peer_of(handler) if handler.clients else None
+                assert server is None or server.ledger.held < 6 * 1024 * 1024
+            nursery.cancel_scope.cancel()
+        assert closed["closed"] == 1008
+        assert "stream_window_bytes" in closed["reason"]
+
+
+@pytest.mark.parametrize("size", [-1, 1.5, "1", True, [1]])
+async def test_a_bad_number_of_bytes_closes(size: object, autojump_clock: MockClock) -> None:
+    async with serving_in_memory(Handler()) as memory:
+        peer = await open_raw(memory)
+        await peer.send_frame(2, ENCODE.request("", "__credit__", ("1", 1), {"bytes": size}))
+        assert (await next_rpc(peer))["closed"] == 1008
+
+
+# -- any order ----------------------------------------------------------------------------------------
+
+SIZES = st.lists(st.integers(0, 3000) | st.integers(8000, 30_000), max_size=30)
+
+
+@examples(80)
+@given(
+    st.lists(st.tuples(st.booleans(), SIZES, st.floats(0, 0.2)), min_size=1, max_size=5),
+    st.integers(1, 5),
+    st.sampled_from([1, 100, 2000, 1 << 20]),
+    st.sampled_from([40_000, 1 << 20]),
+    st.none() | st.floats(0, 2),
+)
+def test_all_items_arrive_in_any_order_of_events(
+    streams: list[tuple[bool, list[int], float]], window: int, size: int, held: int, cut: float | None
+) -> None:
+    """Streams both ways at once, with windows of any size, and perhaps cut in the middle."""
+    options = Options(stream_window=window, stream_window_bytes=size, max_held_bytes=held, ping_interval=None)
+
+    async def run() -> None:
+        handler = Handler()
+        done = 0
+        async with serving_in_memory(handler, options=options) as memory:
+            link = await memory.listener.open_link(latency=0.01)
+            async with WebSocketClient("ws://test/", stream=link.client, options=options) as client:
+
+                async def use(upload: bool, sizes: list[int], pause: float) -> None:
+                    nonlocal done
+                    if upload:
+                        assert await client.call("take", source(sizes), pause) == sum(sizes)
+                    else:
+                        seen = []
+                        async with client.stream("give", sizes, items=bytes) as items:
+                            async for one in items:
+                                seen.append(len(one))
+                                await trio.sleep(pause)
+                                check(client._live)
+                                check(server)
+                        assert seen == sizes
+                    done += 1
+
+                await client.call("take", source([]))
+                server = peer_of(handler)
+                with trio.move_on_after(1000 if cut is None else cut):
+                    async with trio.open_nursery() as nursery:
+                        for one in streams:
+                            nursery.start_soon(use, *one)
+                if cut is None:
+                    assert done == len(streams)
+                await trio.sleep(1)
+                for peer in (client._live, server):
+                    assert not peer._pending
+                    assert not peer._uploads
+                    assert peer.granted_bytes == peer.ledger.held == 0
+                assert await client.call("take", source([7] * 20)) == 140
+
+    trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
