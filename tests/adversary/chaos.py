@@ -130,7 +130,7 @@ class Chaos:
                 with trio.move_on_after(self.stuck) as scope:
                     try:
                         await self.operate(client, rng)
-                    except WebSocketError as exc:
+                    except Exception as exc:  # noqa: BLE001 - as above
                         self.faults.append(f"a steady client: {exc!r}")
                 if scope.cancelled_caught:
                     self.faults.append("a call of a steady client is stuck")
@@ -197,11 +197,11 @@ class Chaos:
                 await life(rng)
             if scope.cancelled_caught:
                 self.faults.append(f"{life.__name__} is stuck")
-        except AssertionError as exc:
-            self.faults.append(f"{life.__name__}: {exc!r}")
         except (*_DEAD, WebSocketError) as exc:
             if life in (self.echo, self.calls, self.page):
                 self.faults.append(f"{life.__name__}: {exc!r}")
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the run goes on and tells
+            self.faults.append(f"{life.__name__}: {exc!r}")
         finally:
             self.alive -= 1
 
