@@ -656,6 +656,27 @@ async def test_plain_http_is_told_to_upgrade(autojump_clock: MockClock) -> None:
         }
 
 
+@pytest.mark.parametrize(
+    ("scheme", "seen"), [("http", "http"), ("https", "https"), ("ws", "http"), ("wss", "https")]
+)
+async def test_the_scheme_and_the_client_are_the_hosts(
+    scheme: str, seen: str, autojump_clock: MockClock
+) -> None:
+    app, found = App(), []
+
+    @app.http("/")
+    async def index(request: Request) -> None:
+        found.append((request.scheme, request.client_address, request.tls))
+
+    for trusted, client in ((["192.0.2.1"], ("192.0.2.7", 0)), ([], ("192.0.2.1", 4711))):
+        options = Options(trusted_proxies=trusted)
+        scope = http_scope("/", (b"x-forwarded-for", b"192.0.2.7"), scheme=scheme, client=["192.0.2.1", 4711])
+        async with hosting(ASGIApp(app, options=options), scope) as host:
+            await host.say("http.request", body=b"", more_body=False)
+        assert host.said[0]["status"] == 204
+        assert found.pop() == (seen, client, None)
+
+
 async def test_head_gets_no_body(autojump_clock: MockClock) -> None:
     async with hosting(ASGIApp(echo), http_scope(method="HEAD")) as host:
         await host.say("http.request", body=b"", more_body=False)

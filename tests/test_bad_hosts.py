@@ -115,3 +115,41 @@ async def test_max_handshakes_per_address(caplog: pytest.LogCaptureFixture) -> N
         assert "127.0.0.1 has max_handshakes_per_address (1) already" in the_line(caplog)
         await first.aclose()
         await second.aclose()
+
+
+# -- proxies ----------------------------------------------------------------------------------------
+
+
+async def test_trusted_proxies_and_forwarded_header(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(options=Options(trusted_proxies=["127.0.0.1"])) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        lines = ["X-Forwarded-For: 192.0.2.1", "Forwarded: for=192.0.2.2"]
+        assert status_of(await exchange(stream, request(*lines))) == 400
+        assert "Options(forwarded_header=...)" in the_line(caplog)
+        await stream.aclose()
+
+
+async def test_proxy_protocol(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(options=Options(trusted_proxies=["127.0.0.1"], proxy_protocol=True)) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        assert await exchange(stream, request()) == b""
+        assert "Options(proxy_protocol=True)" in the_line(caplog)
+        await stream.aclose()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"trusted_proxies": "127.0.0.1"}, TypeError, r"write trusted_proxies=\['127.0.0.1'\]"),
+        ({"trusted_proxies": [7]}, TypeError, "an entry of trusted_proxies is a str, not int"),
+        ({"trusted_proxies": ["localhost"]}, ValueError, "'localhost' in trusted_proxies is no address and"),
+        ({"trusted_proxies": ["10.1.2.3/8"]}, ValueError, "'10.1.2.3/8' in .* has host bits set"),
+        ({"trusted_proxies": ["*"]}, ValueError, r"'\*' in trusted_proxies is no address"),
+        ({"forwarded_header": "X-Real-IP"}, ValueError, "forwarded_header is 'X-Forwarded-For', 'Forwarded'"),
+        ({"proxy_protocol": 1}, TypeError, "proxy_protocol is True or False, not int"),
+        ({"proxy_protocol": True}, ValueError, "proxy_protocol needs trusted_proxies"),
+    ],
+)
+def test_wrong_options_of_proxies(arguments: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        made(**arguments)

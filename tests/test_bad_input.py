@@ -637,7 +637,18 @@ def test_every_option_is_met_here_or_in_the_modules_beside() -> None:
         if not any(test.startswith(f"test_{field.name}") or f"_and_{field.name}" in test for test in tests)
     ]
     assert not unmet
-    checked = {*SECONDS, *COUNTS, "compression", "origins", "hosts", "unix_mode", "json_in_binary"}
+    checked = {
+        *SECONDS,
+        *COUNTS,
+        "compression",
+        "origins",
+        "hosts",
+        "unix_mode",
+        "trusted_proxies",
+        "forwarded_header",
+        "proxy_protocol",
+        "json_in_binary",
+    }
     assert checked == {field.name for field in fields(Options)}
 
 

@@ -14,6 +14,10 @@ The house, from the ground up; a module imports only from floors below its own, 
         http.py              requests, headers, plain answers
         reader.py            a request out of bytes, with a fast lane for the common one
         handshake.py         both opening handshakes
+        hosts.py             the names that a server goes by
+        forwarded.py         Forwarded and X-Forwarded-*, as proxies write them
+        proxy_protocol.py    the PROXY protocol of proxies of TCP
+        tls.py               what is known of a connection's TLS
         tunnel.py            CONNECT, to an HTTP proxy
         masking.py           xor, and where its keys come from
         fast.py              the common frame
@@ -53,7 +57,10 @@ The house, from the ground up; a module imports only from floors below its own, 
         redirect.py          where a redirect leads, and what may go there
         connect.py           names, TLS, the client's opening
         http.py              plain HTTP responses beside the upgrade
-        listen.py            listeners, and a client's way to a checked request
+        listeners.py         the sockets that a server opens, and the file of a Unix socket
+        listen.py            accepting, and a client's way to a checked request
+        addresses.py         what one address of a client may hold
+        trust.py             which proxies are believed, and what follows
         gateway.py           an ASGI connection as a client's byte stream
     rpc/                 floor 3  calls over one WebSocket, either way round
         limits.py            how often
@@ -177,6 +184,7 @@ from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.message import WebSocketMessage
 from trio_ws.wire.http import Headers, Request
 from trio_ws.wire.packets import Packet, PacketSource
+from trio_ws.wire.tls import TLSInfo
 
 __version__ = "0.1.0"
 
@@ -237,6 +245,7 @@ __all__ = [
     "Request",
     "StateChanges",
     "SubscriptionError",
+    "TLSInfo",
     "WebSocket",
     "WebSocketClient",
     "WebSocketError",

@@ -33,20 +33,24 @@ from trio_ws.network.listen import (
     check_host,
     check_request,
     read_body,
+    read_proxy_header,
     read_request,
     read_request_now,
     secure,
     send_response,
 )
+from trio_ws.network.trust import TrustedProxies
 from trio_ws.wall import close_of, ends_program, failures_in, judged, log_failure
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.lifetime import CONNECTING
 from trio_ws.websocket.presence import Presence
 from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, shut_down
+from trio_ws.websocket.tls import note_server_names
 from trio_ws.websocket.trace import about
 from trio_ws.websocket.transport import SocketTransport, peer_of
 from trio_ws.wire.http import HTTPError, http_response
+from trio_ws.wire.proxy_protocol import ProxyHeaderError
 from trio_ws.wire.reader import RequestReader
 
 if TYPE_CHECKING:
@@ -68,9 +72,9 @@ class _PendingClient:
 
     Attributes:
         stream: what it came by.
-        address: its address, as far as that is known.
+        address: its address, as far as that is known: at first that of a proxy.
         loopback: whether it came to a loopback address.
-        share: what its connection is counted under; see `share_key`.
+        share: what its connection is counted under; see `share_key`. None for a trusted proxy's.
         transport: of the stream, once there is one.
         method: that of its request, once that is known.
     """
@@ -81,13 +85,21 @@ class _PendingClient:
         self.stream = stream
         self.address = peer_of(stream) if address is None else address
         self.loopback = loopback
-        self.share = share_key(self.address)
+        self.share: str | None = None
         self.transport: Transport | None = None
         self.method = ""
 
     def close(self) -> None:
+        """Close the transport, if there is one yet."""
         if self.transport is not None:
             self.transport.close()
+
+    async def drop(self) -> None:
+        """Close the stream, of which there is no transport yet."""
+        if isinstance(self.stream, socket.socket):
+            self.stream.close()
+        else:
+            await close_forcefully(self.stream)
 
 
 class Admission:
@@ -100,6 +112,7 @@ class Admission:
         self._ssl_context = ssl_context
         self._target: Any = None  # what serves a WebSocket, where the front has nothing for it
         self._subprotocols: tuple[str, ...] = ()
+        self._scheme: str | None = None  # as clients spoke it to whoever hands them over
         self._debug = False
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
         self._connections: set[WebSocket] = set()
@@ -108,6 +121,9 @@ class Admission:
         self._clients = 0  # connections in any state, those in their opening handshake too
         self._handshakes = 0
         self._shares = AddressShares(self.options)
+        self._proxies = TrustedProxies(self.options)
+        if ssl_context is not None:
+            note_server_names(ssl_context)
         self._gone = Bell()  # rings when a client has gone, or is through with its opening handshake
         self._failure: BaseException | None = None
         # Set while the server runs.
@@ -120,6 +136,7 @@ class Admission:
         self, stream: socket.socket | trio.abc.Stream, address: Any, *, loopback: bool = False
     ) -> None:
         client = _PendingClient(stream, address, loopback=loopback)
+        client.share = self._share_of(client.address)
         if self._state == "closed" or not self._has_room_for(client):
             self._service.nursery.start_soon(self._refuse, stream)
             return
@@ -144,6 +161,23 @@ class Admission:
             why = refusal
         logger.warning("refused a client: %s", why, extra={"peer": client.address})
         return False
+
+    def _share_of(self, address: Any) -> str | None:
+        return None if address in self._proxies else share_key(address)
+
+    def _locate(self, client: _PendingClient, address: Any) -> None:
+        """A trusted proxy, which has no share, says where the client is.
+
+        Raises:
+            HTTPError: that has its share already.
+        """
+        share = self._share_of(address)
+        refusal = self._shares.refusal(share)
+        client.address, client.share = address, share
+        self._shares.begin(share)
+        if refusal is not None:
+            logger.warning("refused a client: %s", refusal, extra={"peer": address})
+            raise HTTPError(503, "too many connections", [("Retry-After", "1")], logged=True)
 
     @enable_ki_protection
     async def _refuse(self, client: socket.socket | trio.abc.Stream) -> None:
@@ -194,7 +228,7 @@ class Admission:
         try:
             await self._handle(ws, rest)
         finally:
-            self._client_gone(share_key(ws._transport.peer_address))
+            self._client_gone(self._share_of(ws._transport.peer_address))
 
     def _end_those_without_task(self) -> None:
         """Their handlers cannot be cancelled where the others are."""
@@ -229,7 +263,7 @@ class Admission:
         except BaseException:
             client.close()
             raise
-        if refusal.status not in (403, 503):  # these were logged with the option that they depend on
+        if not refusal.logged:
             logger.info("refused a client at %s: %s", client.address, refusal, extra={"peer": client.address})
         if client.transport is not None:
             await answer(client.transport, refusal, head_only=client.method == "HEAD")
@@ -247,12 +281,15 @@ class Admission:
         options = self.options
         reader = RequestReader(options.max_header_bytes, options.max_body_bytes)
         request: Request | None = None
-        if self._ssl_context is None and isinstance(client.stream, socket.socket):
+        announced = options.proxy_protocol and client.address in self._proxies
+        if self._ssl_context is None and isinstance(client.stream, socket.socket) and not announced:
             client.transport = SocketTransport(client.stream, client.address)
             request = read_request_now(client.transport, reader)
         if request is not None and reader.complete:
             return self._judge(client, request), request, reader
         with trio.move_on_after(options.open_timeout):
+            if announced:
+                await self._read_proxy_header(client)
             if client.transport is None:
                 client.transport = await secure(
                     self._service, client.stream, client.address, self._ssl_context
@@ -268,6 +305,25 @@ class Admission:
             return found, request, reader
         raise HTTPError(408, f"no whole request came within open_timeout ({options.open_timeout} seconds)")
 
+    async def _read_proxy_header(self, client: _PendingClient) -> None:
+        """Learn where a client is. It is closed where that fails: there is nothing yet to answer it on."""
+        try:
+            source = await read_proxy_header(client.stream, self.options.max_header_bytes)
+            if source is not None:
+                self._locate(client, source)
+        except ProxyHeaderError as exc:
+            logger.warning(
+                "refused a connection of the proxy %s: %s, which Options(proxy_protocol=True) expects",
+                client.address,
+                exc,
+                extra={"peer": client.address},
+            )
+            await client.drop()
+            raise HTTPError(400, "there is no PROXY header", logged=True) from None
+        except BaseException:
+            await client.drop()
+            raise
+
     def _judge(self, client: _PendingClient, request: Request) -> Entry | Exchange | None:
         """What serves a request, by its head; None for the server's own target.
 
@@ -275,6 +331,15 @@ class Admission:
             HTTPError: nothing does.
         """
         client.method = request.method
+        if self._proxies or self._scheme is not None:
+            forwarded = self._proxies.origin(request, client.address)
+            if forwarded.address != client.address:
+                self._locate(client, forwarded.address)
+            request._forwarded = forwarded._replace(scheme=forwarded.scheme or self._scheme)
+        transport = client.transport
+        assert transport is not None
+        transport.peer_address = request.client_address = client.address
+        request.tls = transport.tls
         self._check_admission()
         check_host(request, self.options, loopback=client.loopback)
         found = self._front.find(request) if self._front is not None else None
@@ -306,11 +371,11 @@ class Admission:
     def _check_admission(self) -> None:
         if self._state != "serving":
             logger.info("refused a client: the server is going away")
-            raise HTTPError(503, "the server is going away", [("Retry-After", "1")])
+            raise HTTPError(503, "the server is going away", [("Retry-After", "1")], logged=True)
         limit = self.options.max_connections
         if limit is not None and self._count_connections() >= limit:
             logger.warning("refused a client: max_connections (%d) are open", limit)
-            raise HTTPError(503, "too many connections", [("Retry-After", "1")])
+            raise HTTPError(503, "too many connections", [("Retry-After", "1")], logged=True)
 
     def _count_connections(self) -> int:
         """All that are past their opening handshake: open, being answered, or lingering after an answer."""
@@ -387,7 +452,7 @@ class Admission:
                 logger,
                 "the handler of %s for %s failed",
                 shown(ws.path),
-                ws.remote_address,
+                ws.client_address,
                 exc=exc,
                 extra=about(ws),
             )

@@ -225,6 +225,7 @@ class _ServerOfOne(_Host):
             hubs = super()._hubs().values()
             if hubs:
                 self._service.nursery.start_soon(self._app._flush, hubs, name="trio_ws channels")
+        self._scheme = gateway.scheme
         self._admit(gateway, gateway.remote_address)
         await gateway.pump()
         while self._clients:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from trio_ws.websocket.message import WebSocketMessage
     from trio_ws.websocket.sending import BytesLike
     from trio_ws.wire.http import Headers, Request
+    from trio_ws.wire.tls import TLSInfo
 
 __all__ = ["BlockingWebSocket", "call_in_thread", "run_in_thread"]
 
@@ -184,6 +185,16 @@ class BlockingWebSocket:
     def remote_address(self) -> Any:
         """The peer's socket address, or None where the stream has none."""
         return self._ws.remote_address
+
+    @property
+    def client_address(self) -> Any:
+        """The client's address, also behind a trusted proxy. See `WebSocket.client_address`."""
+        return self._ws.client_address
+
+    @property
+    def tls(self) -> TLSInfo | None:
+        """What is known of the connection's TLS; None without."""
+        return self._ws.tls
 
     @property
     def request(self) -> Request:

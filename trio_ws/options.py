@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["Compression", "Options"]
 
@@ -133,6 +134,18 @@ class Options:
             it (DNS rebinding), and only loopback names are let in: ``localhost``, names below it,
             127.0.0.0/8, ``[::1]``; and from what is no browser, names without a dot. The loopback names are
             always let in there.
+        trusted_proxies: the addresses and networks of reverse proxies whose word a server takes for where a
+            client comes from, such as ``"127.0.0.1"``, ``"10.0.0.0/8"`` or ``"2001:db8::/32"``; ``"unix"``
+            for whoever connects to a Unix socket. From them it believes ``X-Forwarded-For``, ``-Proto`` and
+            ``-Host``, or ``Forwarded`` (RFC 7239): the client is the last address there that is not trusted
+            itself. Then ``client_address``, shares per address, the log and the rules of ``hosts`` and
+            ``origins`` are about the client. The proxies themselves have no share. Default: none.
+        forwarded_header: which of the two such a proxy writes, ``"X-Forwarded-For"`` or ``"Forwarded"``; the
+            other may be a client's own, and is ignored. None, the default, for whichever comes; where both do
+            and differ, the answer is HTTP 400.
+        proxy_protocol: expect the PROXY protocol, version 1 or 2, of connections from ``trusted_proxies``, as
+            HAProxy's ``send-proxy`` and ``send-proxy-v2`` write it, before TLS and within ``open_timeout``;
+            one without is dropped. Default False.
         unix_mode: permissions of the file of a server's Unix socket, as of ``os.chmod``. Connecting takes
             the right to write. Default ``0o600``: the server's own user alone; ``0o660`` adds its group.
     """
@@ -164,6 +177,9 @@ class Options:
     json_in_binary: bool = False
     origins: Sequence[str] | None = None
     hosts: Sequence[str] | None = None
+    trusted_proxies: Sequence[str] = ()
+    forwarded_header: Literal["X-Forwarded-For", "Forwarded"] | None = None
+    proxy_protocol: bool = False
     unix_mode: int = 0o600
 
     def __post_init__(self) -> None:
@@ -207,6 +223,19 @@ class Options:
         if self.hosts is not None:
             object.__setattr__(self, "hosts", tuple(_host(name) for name in self.hosts))
         _within(self, "unix_mode", 0, 0o777)
+        if isinstance(self.trusted_proxies, str):
+            raise TypeError(
+                f"trusted_proxies is a sequence of str; write trusted_proxies=[{self.trusted_proxies!r}]"
+            )
+        object.__setattr__(self, "trusted_proxies", tuple(_proxy(name) for name in self.trusted_proxies))
+        if self.forwarded_header not in (None, "X-Forwarded-For", "Forwarded"):
+            raise ValueError(
+                f"forwarded_header is 'X-Forwarded-For', 'Forwarded' or None, not {self.forwarded_header!r}"
+            )
+        if not isinstance(self.proxy_protocol, bool):
+            raise TypeError(f"proxy_protocol is True or False, not {type(self.proxy_protocol).__name__}")
+        if self.proxy_protocol and not self.trusted_proxies:
+            raise ValueError("proxy_protocol needs trusted_proxies: it is never believed from anybody else")
 
     @property
     def held_limit(self) -> int:
@@ -237,6 +266,20 @@ def _host(name: object) -> str:
             " 'example.com', '*.example.com', or '*' for any"
         )
     return found
+
+
+def _proxy(name: object) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"an entry of trusted_proxies is a str, not {type(name).__name__}")
+    if name == "unix":
+        return name
+    try:
+        return str(ipaddress.ip_network(name))
+    except ValueError as exc:
+        raise ValueError(
+            f"{name!r} in trusted_proxies is no address and no network: {exc};"
+            " write '10.0.0.1', '10.0.0.0/8', or 'unix' for Unix sockets"
+        ) from None
 
 
 def _within(obj: object, name: str, low: int, high: int | None, *, none: bool = False) -> None:

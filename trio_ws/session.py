@@ -134,8 +134,13 @@ class ClientConnection(Generic[State]):
 
     @property
     def remote_address(self) -> Any:
-        """The client's socket address, or None where the stream has none."""
+        """The peer's socket address: the client's, or a proxy's. None where the stream has none."""
         return self._ws.remote_address
+
+    @property
+    def client_address(self) -> Any:
+        """The client's address, also behind a trusted proxy. See `WebSocket.client_address`."""
+        return self._ws.client_address
 
     @property
     def subprotocol(self) -> str | None:
@@ -284,4 +289,4 @@ class ClientConnection(Generic[State]):
         return await self._ws.ping()
 
     def __repr__(self) -> str:
-        return f"<ClientConnection {self._uid} {self.connection_state} {self._ws.remote_address!r}>"
+        return f"<ClientConnection {self._uid} {self.connection_state} {self._ws.client_address!r}>"

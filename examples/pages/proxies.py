@@ -6,17 +6,19 @@ import trio
 
 import trio_ws
 
-
-def client_address(ws: trio_ws.WebSocket) -> str:
-    return (ws.header("X-Forwarded-For") or "").rpartition(",")[2].strip()
+OPTIONS = trio_ws.Options(
+    hosts=["chat.example"],
+    trusted_proxies=["127.0.0.1"],  # "unix" for a Unix socket
+)
 
 
 async def greet(ws: trio_ws.WebSocket) -> None:
-    await ws.send(f"you come from {client_address(ws)}")
+    host, _ = ws.client_address
+    await ws.send(f"you come from {host}")
 
 
 async def main() -> None:
-    async with trio_ws.WebSocketServer(greet, 0, host="127.0.0.1") as server:
+    async with trio_ws.WebSocketServer(greet, 0, options=OPTIONS) as server:
         headers = {"X-Forwarded-For": "the moon, 192.0.2.7"}
         async with trio_ws.connect(server.url, headers=headers) as ws:
             print(await ws.receive_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -235,3 +236,30 @@ async def test_compression_passes(tmp_path: Path) -> None:
         await ws.send("x" * 100_000)
         assert await ws.receive_text() == "x" * 100_000
     assert "permessage-deflate" in str(offered)
+
+
+async def test_the_server_knows_who_the_client_is(tmp_path: Path) -> None:
+    seen: list[tuple[object, ...]] = []
+
+    async def look(ws: trio_ws.WebSocket) -> None:
+        seen.append((ws.client_address, ws.request.scheme, ws.request.host))
+        await ws.accept()
+
+    options = trio_ws.Options(hosts=["chat.example"], trusted_proxies=["127.0.0.1"])
+    forged = {
+        "X-Forwarded-For": "6.6.6.6",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "evil.example",
+        "Forwarded": "for=6.6.6.6;proto=https;host=evil.example",
+    }
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with serving(look, options=options) as server, nginx(tmp_path, upstream(server), port=port):
+        for headers in ({}, forged):
+            sock = trio.socket.socket()
+            await sock.bind(("127.0.0.9", 0))
+            await sock.connect(("127.0.0.1", port))
+            async with trio_ws.connect(HOST, stream=trio.SocketStream(sock), headers=headers) as ws:
+                assert await ws.recv() is None
+    assert seen == [(("127.0.0.9", 0), "http", "chat.example")] * 2

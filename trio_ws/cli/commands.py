@@ -151,6 +151,14 @@ _timeout = click.option(
     help="A name that clients may ask for, such as chat.example; more than once for several.",
 )
 @click.option(
+    "--trusted-proxy",
+    "trusted_proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Believe this proxy, or network of proxies, where clients come from; more than once for several.",
+)
+@click.option("--proxy-protocol", is_flag=True, help="Expect the PROXY protocol of trusted proxies.")
+@click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 for one that is free."
 )
 @click.option(
@@ -190,6 +198,8 @@ def _as_arguments(wishes: dict[str, Any]) -> list[str]:
         "keyfile": "ssl-keyfile",
         "log_level": "log-level",
         "hosts": "allow-host",
+        "trusted_proxies": "trusted-proxy",
+        "proxy_protocol": "proxy-protocol",
     }
     words = []
     for name, value in wishes.items():

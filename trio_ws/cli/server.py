@@ -33,6 +33,8 @@ class Serving:
     port: int
     workers: int = 1
     hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    proxy_protocol: bool = False
     broker: str | None = None
     certfile: str | None = None
     keyfile: str | None = None
@@ -45,7 +47,11 @@ class Serving:
         Raises:
             ValueError: one of them is wrong.
         """
-        return trio_ws.Options(hosts=self.hosts or None)
+        return trio_ws.Options(
+            hosts=self.hosts or None,
+            trusted_proxies=self.trusted_proxies,
+            proxy_protocol=self.proxy_protocol,
+        )
 
 
 def announce(out: Output, target: str, url: str, **more: Any) -> None:

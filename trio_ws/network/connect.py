@@ -346,7 +346,9 @@ class _Attempt:
                     f"the connection to {self.where} broke in the handshake: {explain(exc)}"
                 ) from exc
             raise
-        ws = WebSocket(transport, service, self.options, client=True, request=Request(handshake.request))
+        request = Request(handshake.request)
+        request.tls, request.client_address = transport.tls, transport.local_address
+        ws = WebSocket(transport, service, self.options, client=True, request=request)
         ws._opened(response.subprotocol, response.headers, deflate, handshake.trailing)
         return ws
 

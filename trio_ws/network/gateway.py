@@ -72,6 +72,7 @@ class Gateway(trio.abc.Stream):
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.remote_address = tuple(scope["client"]) if scope.get("client") else None
+        self.scheme = "https" if scope.get("scheme") in ("https", "wss") else "http"
         self._asgi_receive = receive
         self._asgi_send = send
         self.failure: Exception | None = None

@@ -23,6 +23,7 @@ from trio_ws.websocket.transport import READ_SIZE, SocketTransport, StreamTransp
 from trio_ws.wire.handshake import check_upgrade, origin_allowed
 from trio_ws.wire.hosts import host_allowed, host_name, is_local_name, is_of_no_browser
 from trio_ws.wire.http import HTTPError, http_response
+from trio_ws.wire.proxy_protocol import ProxyHeader
 
 if TYPE_CHECKING:
     import ssl
@@ -40,6 +41,7 @@ __all__ = [
     "check_request",
     "close_listeners",
     "read_body",
+    "read_proxy_header",
     "read_request",
     "read_request_now",
     "secure",
@@ -206,6 +208,45 @@ def read_request_now(transport: SocketTransport, reader: RequestReader) -> Reque
     return reader.feed(data)
 
 
+async def read_proxy_header(
+    client: socket.socket | trio.abc.Stream,
+    limit: int,
+) -> tuple[str, int] | None:
+    """Read the PROXY header of a new client, which comes before all else, TLS too.
+
+    Args:
+        client: nothing was read of it yet.
+        limit: bytes of the header.
+
+    Returns:
+        The address of whom the proxy speaks for; None where that is nobody, or it does not say.
+
+    Raises:
+        ProxyHeaderError: this is no header.
+        OSError, trio.BrokenResourceError, trio.ClosedResourceError: the client left.
+    """
+    header = ProxyHeader(limit)
+    plain = client
+    while isinstance(plain, trio.SSLStream):
+        plain = plain.transport_stream
+    while size := header.needed():
+        data = await _receive_some(plain, size)
+        if not data:
+            raise ConnectionResetError(errno.ECONNRESET, "left in its PROXY header")
+        header.feed(data)
+    return header.source
+
+
+async def _receive_some(stream: socket.socket | trio.abc.Stream, size: int) -> bytes:
+    if isinstance(stream, trio.abc.Stream):
+        return bytes(await stream.receive_some(size))
+    while True:
+        try:
+            return stream.recv(size)
+        except BlockingIOError:
+            await wait_readable(stream)
+
+
 async def read_request(transport: Transport, reader: RequestReader) -> Request | None:
     """Read an opening request up to its body; None where the client left before it began one.
 
@@ -269,7 +310,7 @@ def check_host(request: Request, options: Options, *, loopback: bool) -> None:
         logger.warning(
             "refused a request for the host '%s', which Options(hosts=...) does not name", shown(host, _SHOWN)
         )
-    raise HTTPError(403, "this host is not served here")
+    raise HTTPError(403, "this host is not served here", logged=True)
 
 
 def check_request(request: Request, options: Options) -> None:
@@ -284,7 +325,7 @@ def check_request(request: Request, options: Options) -> None:
         logger.warning(
             "refused a page from origin '%s'; to let it in, name it: Options(origins=['%s'])", origin, origin
         )
-        raise HTTPError(403, "this origin is not allowed")
+        raise HTTPError(403, "this origin is not allowed", logged=True)
 
 
 async def answer(transport: Transport, error: HTTPError, *, head_only: bool = False) -> None:

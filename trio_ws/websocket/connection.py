@@ -22,6 +22,7 @@ from trio_ws.websocket.sending import Sending
 
 if TYPE_CHECKING:
     from trio_ws.wire.http import Headers, Request
+    from trio_ws.wire.tls import TLSInfo
 
 __all__ = ["WebSocket"]
 
@@ -110,6 +111,20 @@ class WebSocket(Sending, Receiving, trio.abc.Channel[WebSocketMessage]):
         return self._transport.remote_address
 
     @property
+    def client_address(self) -> Any:
+        """The client's socket address: on a server `remote_address`, on a client `local_address`.
+
+        On a server behind a proxy that `Options.trusted_proxies` names it is what that says: a tuple of the
+        host and the port, which is 0 where it says none.
+        """
+        return self.local_address if self._client else self._request.client_address
+
+    @property
+    def tls(self) -> TLSInfo | None:
+        """What is known of the connection's TLS, such as the peer's certificate; None without."""
+        return self._request.tls
+
+    @property
     def buffered_bytes(self) -> int:
         """Bytes that wait to be written."""
         return self._outbox.size
@@ -155,5 +170,5 @@ class WebSocket(Sending, Receiving, trio.abc.Channel[WebSocketMessage]):
         role = "client" if self._client else "server"
         return (
             f"<WebSocket {self._number} {role} {state} '{shown(self._request.path, 50)}'"
-            f" peer={self.remote_address!r}>"
+            f" peer={self._transport.peer_address!r}>"
         )

@@ -27,6 +27,7 @@ from trio_ws.websocket.sockets import (
     shut_down,
     socket_of,
 )
+from trio_ws.websocket.tls import tls_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from trio_ws.websocket.delivery import Delivery
     from trio_ws.websocket.endpoint import Endpoint
     from trio_ws.websocket.reader import Reader
+    from trio_ws.wire.tls import TLSInfo
 
 __all__ = [
     "BIG_READ_SIZE",
@@ -80,6 +82,7 @@ class SocketTransport:
     )
 
     self_reading = True
+    tls = None
 
     def __init__(self, sock: socket.socket, remote_address: Any = None) -> None:
         self._sock = sock
@@ -190,6 +193,11 @@ class StreamTransport:
         self._sent = Bell()
         self.local_address, self.remote_address = _addresses(stream)
         self.peer_address = self.remote_address
+
+    @property
+    def tls(self) -> TLSInfo | None:
+        """Of the stream's TLS, whose handshake is done; None without."""
+        return tls_info(self._stream) if isinstance(self._stream, trio.SSLStream) else None
 
     async def receive(self) -> bytes:
         try:

@@ -13,14 +13,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 from urllib.parse import parse_qs, unquote
 
 from trio_ws.logs import shown
 from trio_ws.wire.decoding import decode_json
 
+if TYPE_CHECKING:
+    from trio_ws.wire.tls import TLSInfo
+
 __all__ = [
     "TOKEN",
+    "Forwarded",
     "HTTPError",
     "Headers",
     "Request",
@@ -48,10 +52,14 @@ class HTTPError(Exception):
         headers: the headers of the answer; `http_response` adds the framing.
         body: the reason as plain text.
         reason: one line for the log, without any text of the peer's.
+        logged: the log has a line about it already, with the option that it depends on.
     """
 
-    def __init__(self, status: int, reason: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self, status: int, reason: str, headers: Sequence[tuple[str, str]] = (), *, logged: bool = False
+    ) -> None:
         super().__init__(f"{status}: {reason}")
+        self.logged = logged
         self.status = status
         self.reason = reason
         self.headers: list[tuple[str, str]] = [("Content-Type", "text/plain; charset=utf-8"), *headers]
@@ -113,14 +121,32 @@ class Headers:
         return f"Headers({shown(repr(list(self._items)), 2000)})"
 
 
+class Forwarded(NamedTuple):
+    """Where a request comes from, as far as what is trusted says. Internal.
+
+    Attributes:
+        address: of the client, as sockets have it.
+        scheme: "http" or "https", as the client spoke it; None for as we see it.
+        host: that it asked for; None for as we see it.
+    """
+
+    address: Any
+    scheme: str | None = None
+    host: str | None = None
+
+
 class Request:
     """One HTTP request.
 
     Attributes:
         body: the request's body, complete when a handler gets it; empty for a WebSocket handshake.
+        client_address: of the client, as sockets have it: a tuple of host and port for TCP. Behind a proxy
+            that `Options.trusted_proxies` names it is what that says, with port 0 where it says none. None
+            where the connection has no address.
+        tls: of the connection, or None without TLS. Behind a proxy it is what the proxy speaks.
     """
 
-    __slots__ = ("_head", "_path_params", "body")
+    __slots__ = ("_forwarded", "_head", "_path_params", "body", "client_address", "tls")
 
     def __init__(self, head: bytes, body: bytes = b"", path_params: dict[str, Any] | None = None) -> None:
         # The head has been checked by one of the lanes: a request line, then one CRLF-ended line for each
@@ -128,6 +154,9 @@ class Request:
         self._head = head
         self.body = body
         self._path_params = path_params
+        self._forwarded: Forwarded | None = None
+        self.client_address: Any = None
+        self.tls: TLSInfo | None = None
 
     @property
     def path_params(self) -> dict[str, Any]:
@@ -193,11 +222,24 @@ class Request:
         """The authority asked for, with its port if there is one; empty where the client names none.
 
         It is the target's own in absolute form, else that of the ``Host`` header (RFC 9112 section 3.2.2).
+        Behind a proxy that `Options.trusted_proxies` names it is the one that the client asked for.
         """
+        if self._forwarded is not None and self._forwarded.host is not None:
+            return self._forwarded.host
         absolute = _absolute_form(self.target)
         if absolute:
             return absolute[1]
         return "".join(value.decode("latin-1") for value in self.raw_values(b"host")[:1])
+
+    @property
+    def scheme(self) -> str:
+        """``"https"`` where the client spoke TLS, else ``"http"``; so for a WebSocket's opening request, too.
+
+        Behind a proxy that `Options.trusted_proxies` names it is what the client spoke to that.
+        """
+        if self._forwarded is not None and self._forwarded.scheme is not None:
+            return self._forwarded.scheme
+        return "http" if self.tls is None else "https"
 
     @property
     def headers(self) -> Headers:
