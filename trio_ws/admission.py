@@ -73,17 +73,18 @@ class _PendingClient:
     Attributes:
         stream: what it came by.
         address: its address, as far as that is known: at first that of a proxy.
+        peer: the address of the other end of the stream.
         loopback: whether it came to a loopback address.
         share: what its connection is counted under; see `share_key`. None for a trusted proxy's.
         transport: of the stream, once there is one.
         method: that of its request, once that is known.
     """
 
-    __slots__ = ("address", "loopback", "method", "share", "stream", "transport")
+    __slots__ = ("address", "loopback", "method", "peer", "share", "stream", "transport")
 
     def __init__(self, stream: socket.socket | trio.abc.Stream, address: Any, *, loopback: bool) -> None:
         self.stream = stream
-        self.address = peer_of(stream) if address is None else address
+        self.address = self.peer = peer_of(stream) if address is None else address
         self.loopback = loopback
         self.share: str | None = None
         self.transport: Transport | None = None
@@ -283,7 +284,7 @@ class Admission:
         request: Request | None = None
         announced = options.proxy_protocol and client.address in self._proxies
         if self._ssl_context is None and isinstance(client.stream, socket.socket) and not announced:
-            client.transport = SocketTransport(client.stream, client.address)
+            client.transport = SocketTransport(client.stream, client.peer)
             request = read_request_now(client.transport, reader)
         if request is not None and reader.complete:
             return self._judge(client, request), request, reader
@@ -291,9 +292,7 @@ class Admission:
             if announced:
                 await self._read_proxy_header(client)
             if client.transport is None:
-                client.transport = await secure(
-                    self._service, client.stream, client.address, self._ssl_context
-                )
+                client.transport = await secure(self._service, client.stream, client.peer, self._ssl_context)
             if request is None:
                 request = await read_request(client.transport, reader)
                 if request is None:

@@ -280,6 +280,7 @@ async def test_a_proxy_header_says_who_the_client_is(
         assert status_of(await stream.receive_some()) == 101
     (ws,) = seen.clients
     assert ws.client_address == (address or ws.remote_address)
+    assert ws.remote_address[0] == PROXY
 
 
 async def test_a_proxy_header_stands_before_tls() -> None:
