@@ -10,6 +10,8 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING
 
+from trio_ws.cli.streams import arguments_of, prepare
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -27,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code; docs/cli.md says what each means.
     """
+    if arguments is None:
+        prepare()
+        arguments = arguments_of(sys.argv[1:])
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         sys.stderr.write(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +18,7 @@ from trio_ws.cli.failure import INTERRUPTED, OK, USAGE, Failure, explain, unwrap
 from trio_ws.cli.output import Output, remark
 from trio_ws.cli.reaching import Place
 from trio_ws.cli.server import Serving, end_with, serve
+from trio_ws.cli.streams import give_up_stdout
 from trio_ws.cli.values import parse_headers, parse_kwargs, parse_value
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ def _run(main: Callable[[], Awaitable[int]], timeout: float | None = None) -> in
     except (BrokenPipeError, BaseExceptionGroup) as exc:
         if not isinstance(unwrap(exc), BrokenPipeError):
             raise
-        # Whoever read the output has seen enough. At its end Python would complain about what is left.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_stdout()
         return OK
 
 

@@ -1,13 +1,15 @@
 """Output: for people by default, as JSON for programs.
 
 What always holds: results go to stdout and remarks to stderr; colours are for terminals alone, and NO_COLOR
-takes them away; with JSON each line of stdout is one object.
+takes them away; with JSON each line of stdout is one object. Nothing that a server said can steer a terminal:
+with JSON it is escaped wherever it goes, else where it goes to a terminal.
 """
 
 from __future__ import annotations
 
 import base64
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,8 +27,9 @@ __all__ = ["Output", "remark"]
 
 def remark(text: str) -> None:
     """Tell a person something that is no result."""
-    sys.stderr.write(f"trio-ws: {on_one_line(text)}\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # nobody is there to be told
+        sys.stderr.write(f"trio-ws: {on_one_line(text)}\n")
+        sys.stderr.flush()
 
 
 class _Console(Console):
@@ -60,7 +63,7 @@ class Output:
         self._print(Text(self._safe(text), style=style))
 
     def _safe(self, text: str) -> str:
-        return printable(text) if self.console.is_terminal else text
+        return printable(text) if self.console.is_terminal or sys.stdout.isatty() else text
 
     def _print(self, text: Text) -> None:
         if self._styled:
@@ -119,4 +122,19 @@ class Output:
 
 
 def _json(value: Any) -> str:
-    return msgspec.json.encode(value, enc_hook=repr).decode()
+    """The value as JSON, with all that steers a terminal escaped as JSON does it."""
+    try:
+        text = msgspec.json.encode(value, enc_hook=repr).decode()
+    except Exception:  # noqa: BLE001 - a server may send what JSON has no form for, such as keys of bytes
+        text = msgspec.json.encode(repr(value)).decode()
+    ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
+    if text.isprintable() and (not ascii_only or text.isascii()):
+        return text
+    return "".join(
+        char if char.isprintable() and (char.isascii() or not ascii_only) else _escaped(char) for char in text
+    )
+
+
+def _escaped(char: str) -> str:
+    units = char.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))

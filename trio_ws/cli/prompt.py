@@ -7,6 +7,7 @@ prompt_toolkit stands on asyncio, so that it runs in a thread while trio goes on
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ import trio
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import Completer, Completion
 from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+from trio_ws.cli.failure import on_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,15 +44,18 @@ class MethodCompleter(Completer):
         if not blank:
             start = first.lstrip("*?")
             for name, method in sorted(self._methods.items()):
-                if name.startswith(start):
-                    yield Completion(name, -len(start), display=method.signature, display_meta=_title(method))
+                # A name that cannot be shown as it is, a person can still type.
+                if name.startswith(start) and name.isprintable():
+                    signature, title = on_one_line(method.signature), on_one_line(_title(method))
+                    yield Completion(name, -len(start), display=signature, display_meta=title)
             return
         listed = self._methods.get(first.removeprefix("*"))
         word = rest.rpartition(" ")[2]
         for one in listed.parameters if listed is not None else ():
             named = one.kind in ("", "keyword-only")
-            if named and one.name.startswith(word) and f"{one.name}=" not in rest:
-                yield Completion(f"{one.name}=", -len(word), display_meta=one.type)
+            fits = named and one.name.startswith(word) and one.name.isprintable()
+            if fits and f"{one.name}=" not in rest:
+                yield Completion(f"{one.name}=", -len(word), display_meta=on_one_line(one.type))
 
 
 def _title(method: Listed) -> str:
@@ -119,7 +125,12 @@ def history_file(environ: Mapping[str, str]) -> Path | None:
     path = Path(named) if named is not None else Path(state) / "trio-ws" / "history"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        file = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            if stat.S_ISREG(os.fstat(file).st_mode):
+                os.fchmod(file, 0o600)  # it may be there already
+        finally:
+            os.close(file)
     except OSError:
         return None  # a home that cannot be written to is no reason to refuse work
     return path

@@ -16,6 +16,7 @@ import trio
 
 import trio_ws
 from trio_ws.cli.failure import FAILED, OK, USAGE, Failure
+from trio_ws.cli.streams import give_up_stdout
 from trio_ws.processes.targets import load, load_ssl_context
 
 if TYPE_CHECKING:
@@ -55,12 +56,15 @@ class Serving:
 
 
 def announce(out: Output, target: str, url: str, **more: Any) -> None:
-    """Say where it is, on stdout: scripts with port 0 wait for this line."""
-    if out.as_json:
-        out.record(target=target, url=url, pid=os.getpid(), **more)
-    else:
-        workers = f" in {more['workers']} processes" if "workers" in more else ""
-        out.line(f"serving {target}{workers} at {url}")
+    """Say where it is, on stdout: scripts with port 0 wait for this line, and others do not read it."""
+    try:
+        if out.as_json:
+            out.record(target=target, url=url, pid=os.getpid(), **more)
+        else:
+            workers = f" in {more['workers']} processes" if "workers" in more else ""
+            out.line(f"serving {target}{workers} at {url}")
+    except BrokenPipeError:
+        give_up_stdout()
 
 
 def set_up_logging(level: str) -> None:

@@ -406,7 +406,7 @@ class Answerer(Caller):
                 self._name(request)
             if self._default_limit is not None:
                 self._check_limit(request, None)
-            self._answer_error(request, RPCMethodNotFoundError(f"there is no method {shown(name)!r}"))
+            self._answer_error(request, RPCMethodNotFoundError(f"there is no method '{shown(name)}'"))
 
     def _take_abort(self, args: Any) -> None:
         key = args[0] if args else None
@@ -490,7 +490,7 @@ class Answerer(Caller):
         assert call.request.streams is not None
         for place, stream_id in call.request.streams.items():
             if "/" not in stream_id or stream_id in self._pending:
-                raise RPCInvalidParamsError(f"bad stream id {shown(str(stream_id), 40)!r}")
+                raise RPCInvalidParamsError(f"bad stream id '{shown(str(stream_id), 40)}'")
             name = method.parameter_name(place)
             items = method.stream_items.get(name)
             stream: ItemStream[Any] = ItemStream(self, stream_id, items, f"an item of {name}")
