@@ -8,9 +8,9 @@ believed.
 from __future__ import annotations
 
 import ipaddress
-import logging
 from typing import TYPE_CHECKING, Any
 
+from trio_ws.logs import logger_for
 from trio_ws.wire.forwarded import MalformedForwardedError, forwarded_hops, x_forwarded_hops
 from trio_ws.wire.http import Forwarded, HTTPError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TrustedProxies"]
 
-logger = logging.getLogger("trio_ws.network")
+logger = logger_for("trio_ws.network")
 
 
 class TrustedProxies:
