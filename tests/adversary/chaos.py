@@ -301,7 +301,8 @@ class Chaos:
             self.counts["stopped"] += 1
 
     async def watch(self) -> None:
-        """Keep figures, and print them."""
+        """Keep figures, and print them with what is new among the faults."""
+        told = 0
         while True:
             await trio.sleep(_EVERY)
             passed = trio.current_time() - self.began
@@ -314,6 +315,9 @@ class Chaos:
                 flush=True,
             )
             self.slowest = 0.0
+            for fault in self.faults[told : told + 20]:
+                print(f"  {fault}", flush=True)
+            told = len(self.faults)
 
     def judge_memory(self) -> None:
         """It shall not grow once the server is warm."""
