@@ -512,3 +512,37 @@ def test_the_method_ends_with_its_caller_however_its_deadline_moves(
                 assert handler.cancelled_at == [pytest.approx(cut + latency)]
 
     trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("method", ["work", "ticks", "total"])
+@pytest.mark.parametrize("moved", [False, True])
+async def test_a_call_with_less_time_than_a_trip_takes_is_sent_if_that_changes(
+    moved: bool, method: str, autojump_clock: MockClock
+) -> None:
+    """It could not be answered in time, so it is not begun for nothing."""
+
+    async def one() -> AsyncIterator[int]:
+        yield 1
+
+    handler = Handler()
+    async with serving_in_memory(handler, options=QUIET) as memory, calling(memory, 1) as client:
+        await client.ping()
+        began = trio.current_time()
+        done = False
+        with trio.move_on_after(0.5) as scope:
+            async with trio.open_nursery() as nursery:
+                if moved:
+                    nursery.start_soon(move_at, 0.4, scope, 100)
+                if method == "work":
+                    assert await client.call("work", 1) == "done"
+                elif method == "total":
+                    assert await client.call("total", one()) == 1
+                else:
+                    async with client.stream("ticks", 1) as items:
+                        assert [item async for item in items] == [0]
+                done = True
+        assert done is moved
+        if not moved:
+            assert trio.current_time() == began + 0.5
+            await trio.sleep(5)
+            assert handler.begun == []

@@ -285,6 +285,16 @@ class Caller(ABC):
     def reply(self, payload: bytes) -> None:
         """Send an answer, with others of the same burst where there are any."""
 
+    async def _ready_in_time(self) -> None:
+        """As `_ready`, and with more time left than a trip takes: else wait whether the deadline is moved."""
+        await self._ready()
+        while self.extended:
+            deadline = trio.current_effective_deadline()
+            if deadline - trio.current_time() > self.ws._one_way():
+                return
+            await trio.sleep_until(deadline)
+            await self._ready()
+
     # -- calls --------------------------------------------------------------------------------------
 
     async def call(
@@ -334,7 +344,7 @@ class Caller(ABC):
     async def _exchange_later(
         self, call_id: str, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Response:
-        await self._ready()
+        await self._ready_in_time()
         return await self._answer_to(call_id, method, args, kwargs)
 
     def _answer_to(
@@ -347,6 +357,8 @@ class Caller(ABC):
     ) -> Coroutine[Any, Any, Response]:
         """Send a request for this task, which is to wait at once for what this gives."""
         lease = self._lease() if self.extended else None
+        if lease is not None and lease.seconds <= 0:
+            return self._exchange_later(call_id, method, args, kwargs)
         payload = self._encode_request(call_id, method, args, kwargs, lease, None, streams)
         if not self._calls:
             self.progress.ring()
@@ -389,16 +401,12 @@ class Caller(ABC):
         )
 
     def _lease(self) -> Lease | None:
-        """The time that this task has for a call that is sent now, less a trip; None if it has no deadline.
-
-        Of a time that is shorter than two trips half is left.
-        """
+        """The time that this task has for a call sent now, less a trip; None if it has no deadline."""
         deadline = trio.current_effective_deadline()
         if deadline == math.inf:
             return None
         now = trio.current_time()
-        left = deadline - now if deadline > now else 0.0
-        lease = Lease(max(left - self.ws._one_way(), left / 2), now)
+        lease = Lease(max(0.0, deadline - now - self.ws._one_way()), now)
         renewals = self._renewals
         if renewals is None:
             renewals = self._renewals = Renewals(self, self._workers)
@@ -415,7 +423,7 @@ class Caller(ABC):
         await checkpoint_if_cancelled()
         if streams_in(args, kwargs):
             raise TypeError("an argument that is a stream needs an owner; use: async with stream(...)")
-        await self._ready()
+        await self._ready_in_time()
         self._next_id += 1
         return self._open_stream(str(self._next_id), method, args, kwargs, items, None)
 
@@ -458,7 +466,7 @@ class Caller(ABC):
                 results.close()
             return
         await checkpoint_if_cancelled()
-        await self._ready()
+        await self._ready_in_time()
         self._next_id += 1
         call_id = str(self._next_id)
         ids, plain_args, plain_kwargs = numbered(self, call_id, args, kwargs, streams)
@@ -480,6 +488,6 @@ class Caller(ABC):
         streams: dict[str, AsyncIterable[Any]],
     ) -> Response:
         ids, plain_args, plain_kwargs = numbered(self, call_id, args, kwargs, streams)
-        await self._ready()
+        await self._ready_in_time()
         async with uploading(self, ids, streams):
             return await self._answer_to(call_id, method, plain_args, plain_kwargs, ids)
