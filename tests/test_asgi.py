@@ -677,6 +677,13 @@ async def test_the_scheme_and_the_client_are_the_hosts(
         assert found.pop() == (seen, client, None)
 
 
+async def test_the_proxy_protocol_is_the_hosts(autojump_clock: MockClock) -> None:
+    options = Options(trusted_proxies=["192.0.2.1"], proxy_protocol=True)
+    async with hosting(ASGIApp(echo, options=options), http_scope(client=["192.0.2.1", 4711])) as host:
+        await host.say("http.request", body=b"", more_body=False)
+    assert host.said[0]["status"] == 426
+
+
 async def test_head_gets_no_body(autojump_clock: MockClock) -> None:
     async with hosting(ASGIApp(echo), http_scope(method="HEAD")) as host:
         await host.say("http.request", body=b"", more_body=False)

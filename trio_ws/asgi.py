@@ -60,9 +60,9 @@ def asgi_scope() -> Scope | None:
 class ASGIApp:
     """What `WebSocketServer` takes as its target, as an ASGI 3 application: ``app = ASGIApp(handler)``.
 
-    The ASGI server does what is the wire's: TLS, HTTP/2, compression, pings. ``ping_interval`` and
-    ``compression`` of ``options`` do not hold here, all else does. A path that it is mounted under
-    (``root_path``) is taken off the request's.
+    The ASGI server does what is the wire's: TLS, HTTP/2, compression, pings, the PROXY protocol. Of
+    ``options`` neither ``ping_interval``, ``compression``, ``proxy_protocol`` nor the shares per address hold
+    here, all else does. A path that it is mounted under (``root_path``) is taken off the request's.
 
     Args:
         target: as of `WebSocketServer`.
@@ -97,7 +97,7 @@ class ASGIApp:
         # What is wrong with the arguments is told now, and by whom it is always told.
         first = _Host(self._target, subprotocols=subprotocols, broker=broker, debug=debug, options=options)
         self._broker = first._broker
-        self.options = replace(first.options, ping_interval=None, compression=False)
+        self.options = replace(first.options, ping_interval=None, compression=False, proxy_protocol=False)
 
     @property
     def connections(self) -> frozenset[WebSocket]:

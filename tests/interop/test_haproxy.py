@@ -11,7 +11,7 @@ import trustme
 
 import trio_ws
 from tests.kit.reverse_proxies import haproxy
-from tests.kit.serving import request, serving, status_of
+from tests.kit.serving import read_to_end, request, serving, status_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,3 +107,19 @@ async def test_x_forwarded_for(tmp_path: Path) -> None:
             await third.aclose()
     # The third client has the proxy's own address here, which is trusted: the word of it is taken further.
     assert seen.addresses[0] == (CLIENT, 0)
+
+
+async def test_over_a_unix_socket(tmp_path: Path) -> None:
+    seen, path = Seen(), tmp_path / "server.sock"
+    options = trio_ws.Options(trusted_proxies=["unix"], proxy_protocol=True, max_connections_per_address=1)
+    async with (
+        serving(seen, host=None, unix_path=path, options=options),
+        haproxy(tmp_path, f"unix@{path} send-proxy-v2") as port,
+    ):
+        async with trio_ws.connect(f"ws://localhost:{port}/", stream=await dial(port)) as ws:
+            await ws.ping()
+            second = await dial(port)
+            await second.send_all(request())
+            assert await read_to_end(second) == b""  # this client has its share
+            await second.aclose()
+    assert [address[0] for address in seen.addresses] == [CLIENT]

@@ -6,13 +6,13 @@ once.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
 from trio_ws.errors import check_close
+from trio_ws.logs import logger_for
 from trio_ws.websocket.endpoint import Endpoint
 from trio_ws.websocket.lifetime import CLOSED, CLOSING, CONNECTING
 from trio_ws.websocket.opening import answer_refusal, answer_upgrade
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Handshaking"]
 
-logger = logging.getLogger("trio_ws.websocket")
+logger = logger_for("trio_ws.websocket")
 
 
 class Handshaking(Endpoint):
