@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator  # noqa: TC003 - the handler's annotations are read
 from typing import TYPE_CHECKING, Any
 
@@ -314,6 +315,38 @@ async def test_a_response_that_crosses_the_close_arrives(autojump_clock: MockClo
             await trio.sleep(0.5)
             await memory.server.drain()
     assert answers == [7]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_calls_of_a_server_that_cross_the_leaving_of_its_client(
+    fails: bool, autojump_clock: MockClock
+) -> None:
+    """The client has begun one of them, and says so."""
+    lost: list[tuple[str, bool]] = []
+    mine = Handler()
+
+    class Asks(Handler):
+        async def ask(self, method: str, value: int) -> None:
+            (connection,) = self.clients
+            with pytest.raises(ConnectionClosedError) as info:
+                await connection.call(method, value)
+            lost.append((method, info.value.may_have_run))
+
+    handler = Asks()
+    async with serving_in_memory(handler) as memory, trio.open_nursery() as nursery:
+        stream = await memory.stream(latency=1)
+        with pytest.raises(ValueError, match="of the block") if fails else contextlib.nullcontext():
+            async with WebSocketClient("ws://test/", stream=stream, handler=mine) as client:
+                await client.call("do", 1)
+                nursery.start_soon(handler.ask, "wait", 100)
+                await trio.sleep(5)
+                nursery.start_soon(handler.ask, "do", 7)
+                await trio.sleep(0.5)
+                if fails:
+                    raise ValueError("of the block")
+        await trio.sleep(5)
+    assert mine.ran == []
+    assert sorted(lost) == [("do", False), ("wait", True)]
 
 
 async def test_the_word_before_the_close(autojump_clock: MockClock) -> None:

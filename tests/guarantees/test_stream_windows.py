@@ -132,6 +132,28 @@ async def test_a_paused_method_stops_its_caller(window: int, autojump_clock: Moc
             assert peer_of(handler).granted_bytes == 0
 
 
+async def test_a_consumer_that_only_tries_gets_its_items(autojump_clock: MockClock) -> None:
+    got: list[int] = []
+
+    class Tries(WebSocketHandler):
+        @rpc_method()
+        async def take(self, connection: ClientConnection, items: trio.abc.ReceiveChannel[bytes]) -> int:
+            assert isinstance(items, ItemStream)
+            while True:
+                try:
+                    got.append(len(items.receive_nowait()))
+                except trio.WouldBlock:
+                    await trio.sleep(1)
+                except trio.EndOfChannel:
+                    return sum(got)
+
+    async with serving_in_memory(
+        Tries(), options=Options(stream_window_bytes=100, stream_window=2)
+    ) as memory:
+        async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
+            assert await client.call("take", source([1, 200, 3, 400, 5])) == 609
+
+
 async def test_a_window_grows_while_it_is_used(autojump_clock: MockClock) -> None:
     """So that idle streams of small items keep no room from a large one."""
     handler = Handler()

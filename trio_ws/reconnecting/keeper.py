@@ -170,7 +170,7 @@ class Keeper:
                     pass
         peer = self.peer
         if peer is not None:
-            peer.ended()
+            peer.leave()
             if exc is None:
                 await peer.ws.close()
             else:

@@ -286,6 +286,12 @@ class Peer(Answerer):
             self._say_goaway()
             self.ws._start_close(*self._closing)
 
+    def leave(self) -> None:
+        """The client's block is left: end all, and tell a server that may have called what has begun."""
+        if not self.over and any(name[:2] != "__" for name in self._methods):
+            self._say_goaway()
+        self.ended()
+
     def _say_goaway(self) -> None:
         """No call is begun any more, and of those without an answer these were."""
         if self.extended:

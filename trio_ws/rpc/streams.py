@@ -147,6 +147,7 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
                 raise self._error
             if self._ended:
                 raise trio.EndOfChannel
+            self._grant(waiting=True)  # for the next try
             raise trio.WouldBlock
         item, charge, size = self._items.popleft()
         peer = self._peer
