@@ -130,7 +130,10 @@ class Methods(WebSocketHandler):
 
     @rpc_method()
     def tell(self, connection: ClientConnection, channel: str, data: Any = None) -> int:
-        return self.publish(channel, data)
+        try:
+            return self.publish(channel, data)
+        except ValueError as exc:
+            raise RPCError("no channel goes by this name") from exc
 
     @rpc_method()
     def join(self, connection: ClientConnection, name: str) -> bool:
