@@ -88,6 +88,7 @@ The house, from the ground up; a module imports only from floors below its own, 
         redis_url.py         what a Redis URL says
         redis_names.py       names and globs at Redis
         redis_queue.py       what waits to be published there
+        redis_heard.py       what was heard from there already
         redis_link.py        one connection to Redis
         redis.py             RedisBroker: through Redis
         urls.py              from a URL to its broker

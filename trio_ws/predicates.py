@@ -36,6 +36,9 @@ __all__ = [
 
 logger = logger_for("trio_ws.predicates")
 
+#: Predicates within one that goes to other processes: there it is asked for each subscriber in one step.
+MAX_PARTS = 1000
+
 #: A predicate: a `Predicate`, or any other plain callable of a connection.
 PredicateLike: typing.TypeAlias = Callable[[typing.Any], object]
 
@@ -199,15 +202,22 @@ def pack_predicate(predicate: PredicateLike) -> list[typing.Any]:
 
     Raises:
         TypeError: it is, or holds, a callable that is none of ours: code does not travel.
+        ValueError: it has more than `MAX_PARTS` parts.
     """
+    packed = _pack(predicate)
+    _check_parts(packed)
+    return packed
+
+
+def _pack(predicate: PredicateLike) -> list[typing.Any]:
     if isinstance(predicate, IsEqual):
         return ["IsEqual", predicate.key, predicate.value]
     if isinstance(predicate, Has | Is):
         return [type(predicate).__name__, predicate.key]
     if isinstance(predicate, _Of):
-        return [type(predicate).__name__, *map(pack_predicate, predicate.predicates)]
+        return [type(predicate).__name__, *map(_pack, predicate.predicates)]
     if isinstance(predicate, _Not):
-        return ["Not", pack_predicate(predicate.predicate)]
+        return ["Not", _pack(predicate.predicate)]
     raise TypeError(
         f"the predicate {_name(predicate)} cannot go to other processes;"
         " compose it of Has, Is, IsEqual, Any and All"
@@ -218,8 +228,25 @@ def unpack_predicate(packed: typing.Any) -> Predicate:
     """What `pack_predicate` was given.
 
     Raises:
-        ValueError, TypeError: it did not make this.
+        ValueError, TypeError, RecursionError: it did not make this.
     """
+    _check_parts(packed)
+    return _unpack(packed)
+
+
+def _check_parts(packed: typing.Any) -> None:
+    """Count the predicates in a packed one, up to the bound."""
+    left, count = [packed], 0
+    while left:
+        count += 1
+        if count > MAX_PARTS:
+            raise ValueError(f"a predicate for other processes has {MAX_PARTS} parts at most")
+        kind, *rest = left.pop()
+        if kind in ("Any", "All", "Not"):
+            left.extend(rest)
+
+
+def _unpack(packed: typing.Any) -> Predicate:
     kind, *rest = packed
     if kind == "IsEqual":
         key, value = rest
@@ -228,9 +255,9 @@ def unpack_predicate(packed: typing.Any) -> Predicate:
         (key,) = rest
         return Has(key) if kind == "Has" else Is(key)
     if kind in ("Any", "All"):
-        return (Any if kind == "Any" else All)(*map(unpack_predicate, rest))
+        return (Any if kind == "Any" else All)(*map(_unpack, rest))
     if kind == "Not":
-        return _Not(unpack_predicate(*rest))
+        return _Not(_unpack(*rest))
     raise ValueError(f"{kind!r} is no predicate")
 
 

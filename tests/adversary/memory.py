@@ -205,6 +205,59 @@ ATTACKS: Sequence[Attack] = (
         ),
         subprotocol="trio-ws.v1",
     ),
+    # Reading cannot stop while a method here waits for what only reading brings.
+    Attack(
+        "uploads of 100 KB items while a method waits for an item",
+        "calls",
+        lambda: itertools.chain(
+            [call("total", None, call_id="w", streams={"0": "w/0"})],
+            (call("keep", None, call_id=f"u{i}", streams={"0": f"u{i}/0"}) for i in range(50)),
+            (item(f"u{i}/0", b"x" * 100_000) for i in range(50)),
+            (item(f"u{i}/0", b"x" * 100_000) for i in range(50) for _ in range(60)),
+        ),
+        subprotocol="trio-ws.v1",
+    ),
+    Attack(
+        "uploads of 20,000 empty maps while a method waits for an item",
+        "calls",
+        lambda: itertools.chain(
+            [call("total", None, call_id="w", streams={"0": "w/0"})],
+            (call("keep", None, call_id=f"u{i}", streams={"0": f"u{i}/0"}) for i in range(50)),
+            (item(f"u{i}/0", msgpack_list(b"\x80", 20_000)) for i in range(50)),
+            (item(f"u{i}/0", msgpack_list(b"\x80", 20_000)) for i in range(50) for _ in range(60)),
+        ),
+        subprotocol="trio-ws.v1",
+    ),
+    Attack(
+        "unread answers while a method waits for the client",
+        "calls",
+        then(call("ask", call_id="w"), endless(call("page", call_id="1") * 50)),
+        subprotocol="trio-ws.v1",
+    ),
+    Attack(
+        "requests with 50,000 empty maps while a method waits for the client",
+        "calls",
+        then(
+            call("ask", call_id="w") + calls("wait", count=99),
+            endless(call("wait", msgpack_list(b"\x80", 50_000))),
+        ),
+        subprotocol="trio-ws.v1",
+    ),
+    Attack(
+        "packets with 50,000 empty maps while a method waits for the client",
+        "deaf",
+        then(
+            call("ask", call_id="w"),
+            endless(frame(BINARY, packet(4, data=msgpack_list(b"\x80", 50_000)))),
+        ),
+        subprotocol="trio-ws.v1",
+    ),
+    Attack(
+        "nested calls, answers unread",
+        "calls",
+        then(FULL, endless(call("page", call_id="1", nested=True) * 50)),
+        subprotocol="trio-ws.v1",
+    ),
     Attack(
         "subscriptions to names of 256 characters",
         "calls",

@@ -198,6 +198,11 @@ ATTACKS: Sequence[Attack] = (
         call("__abort__", "x") * 5000,
         first=b"".join(call("wait", call_id=f"h{i}") for i in range(5500)),
     ),
+    rpc(
+        "deadlines of a call, moved",
+        b"".join(call("__deadline__", "d", seconds) for seconds in range(1, 1000)),
+        first=call("wait", call_id="d", timeout=1000),
+    ),
     rpc("credit for streams that are not", credit("nothing", 1) * 5000),
     rpc("credit for a stream", credit("s", 1) * 1000, first=call("pages", call_id="s", credits=1)),
     rpc("1,000,000 empty lists as argument", call("nobody", msgpack_list(b"\x90", 1_000_000), call_id="1")),

@@ -70,6 +70,11 @@ class Methods(WebSocketHandler):
         return len([item async for item in items])
 
     @rpc_method()
+    async def ask(self, connection: ClientConnection) -> Any:
+        """Call the client, which may never answer."""
+        return await connection.call("anything")
+
+    @rpc_method()
     def tell(self, connection: ClientConnection, channel: str, data: Any = None) -> int:
         """Publish."""
         return self.publish(channel, data)

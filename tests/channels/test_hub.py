@@ -415,8 +415,8 @@ async def test_a_method_publishes_and_its_caller_is_left_out(autojump_clock: Moc
 
 
 async def test_a_message_of_a_broker_that_is_none_of_ours_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    handler = Rooms()
     for payload in (b"", b"\xc1", b"\x90", b"\x92\x01\xa1x", b"\x92\x01\x91\xa1x"):
+        handler = Rooms()
         with caplog.at_level(logging.WARNING, "trio_ws.channels"):
             handler.channels.receive("x", payload)
         assert "none of ours" in caplog.records[-1].message

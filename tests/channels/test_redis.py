@@ -13,7 +13,6 @@ import trio.testing
 from tests.kit.redis import logged, our_tasks, redis_server, running, settled
 from tests.kit.watching import until
 from trio_ws import RedisBroker
-from trio_ws.channels import redis as redis_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,16 +219,6 @@ async def test_a_receiver_that_raises_costs_one_message(caplog: pytest.LogCaptur
         assert len(logged(caplog, logging.ERROR)) == 1
 
 
-async def test_the_numbers_of_other_brokers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_module, "_MAX_ORIGINS", 3)
-    async with redis_server() as server, running(server, "a") as (broker, heard):
-        for _ in range(5):
-            async with running(server) as (other, _):
-                other.publish("a", b"")
-        await until(lambda: len(heard) == 5)
-        assert len(broker._numbers) == 3
-
-
 async def test_leaving_gives_out_what_waits_also_when_cancelled() -> None:
     async with redis_server() as server, running(server, "a") as (_, heard):
         other = RedisBroker(server.url)
@@ -298,7 +287,8 @@ async def test_the_attempts_follow_the_back_off(
 
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(serve)
-        broker = RedisBroker(f"redis://127.0.0.1:{listeners[0].socket.getsockname()[1]}", backoff_initial=1)
+        url = f"redis://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        broker = RedisBroker(url, backoff_initial=1, backoff_max=10)
         async with broker.run(lambda *_: None, 5):
             logging.getLogger("trio_ws.channels").addHandler(clock)
             try:

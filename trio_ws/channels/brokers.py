@@ -107,6 +107,16 @@ class Broker(ABC):
     def statistics(self) -> BrokerStatistics:
         """Counters, as they are now."""
 
+    @property
+    def problem(self) -> str:
+        """Why it is lost, or what the other side has refused since it was connected; "" for nothing."""
+        return ""
+
+    @property
+    def rejected(self) -> int:
+        """Messages that came from the other side and were none of ours."""
+        return 0
+
 
 class MemoryHub:
     """What the `MemoryBroker` objects of one process meet in."""

@@ -25,7 +25,7 @@ from trio_ws.channels.inbox import Inbox
 from trio_ws.channels.log import Channel, Entry, InboxMember, Member, encode
 from trio_ws.channels.names import check_name, check_names, is_glob, matcher
 from trio_ws.errors import PacketError
-from trio_ws.logs import logger_for
+from trio_ws.logs import logger_for, shown
 from trio_ws.predicates import check_predicate, holds, pack_predicate, unpack_predicate
 from trio_ws.wire.decoding import UNDECODABLE, describe
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from trio_ws.channels.brokers import Broker
     from trio_ws.channels.inbox import Policy
     from trio_ws.channels.log import Peer, Subscriber
-    from trio_ws.predicates import PredicateLike
+    from trio_ws.predicates import Predicate, PredicateLike
     from trio_ws.wire.packets import Packet
 
 __all__ = ["ChannelStatistics", "Hub", "HubStatistics", "share"]
@@ -83,11 +83,16 @@ class HubStatistics(NamedTuple):
     stalled: int
 
 
+_NO_PREDICATE = msgspec.Raw(b"\xc0")  # nil
+#: Bytes that a predicate takes on its way to other processes.
+_MAX_PREDICATE = 65_536
+
+
 class _Shared(msgspec.Struct, array_like=True):
     """A message between processes."""
 
     data: msgspec.Raw
-    predicate: Any = None
+    predicate: msgspec.Raw = _NO_PREDICATE
 
 
 _to_msgpack = msgspec.msgpack.Encoder().encode
@@ -107,6 +112,7 @@ class Hub:
         self.flusher = Flusher(self.leave)
         self._broker: Broker | None = None
         self._namespace = ""
+        self._rejected = 0
         self._published = 0
         self._delivered = 0  # in channels that are gone
         self._dropped = 0
@@ -192,11 +198,16 @@ class Hub:
             check_predicate(predicate)
         if self._broker is None:
             return None
-        packed = None if predicate is None else pack_predicate(predicate)
-        try:
-            return _to_msgpack(_Shared(msgspec.Raw(encoded), packed))
-        except Exception as exc:
-            raise PacketError(f"the predicate {predicate!r} cannot go to other processes: {exc}") from exc
+        packed = _NO_PREDICATE
+        if predicate is not None:
+            parts = pack_predicate(predicate)
+            try:
+                packed = msgspec.Raw(_to_msgpack(parts))
+            except Exception as exc:
+                raise PacketError(f"the predicate {predicate!r} cannot go to other processes: {exc}") from exc
+            if len(packed) > _MAX_PREDICATE:
+                raise PacketError(f"a predicate for other processes takes {_MAX_PREDICATE} bytes at most")
+        return _to_msgpack(_Shared(msgspec.Raw(encoded), packed))
 
     def _append(
         self,
@@ -260,9 +271,9 @@ class Hub:
         try:
             shared = _from_msgpack(payload)
             data = _any_msgpack(shared.data)
-            predicate = None if shared.predicate is None else unpack_predicate(shared.predicate)
+            predicate = _unpack(shared.predicate)
         except UNDECODABLE as exc:
-            logger.warning("a message of the broker for %r is none of ours: %s", name, describe(exc))
+            self._reject(name, describe(exc))
             return
         channel = self._find(name) if name else self._everyone
         if channel is None:
@@ -270,7 +281,18 @@ class Hub:
         try:
             self._append(channel, data, bytes(shared.data), (), predicate)
         except PacketError as exc:
-            logger.warning("a message of the broker for %r cannot be delivered: %s", name, exc)
+            self._reject(name, str(exc))
+
+    def _reject(self, name: str, why: str) -> None:
+        """Count it, and say so for the first, the tenth, the hundredth, and so on."""
+        self._rejected += 1
+        if str(self._rejected).strip("0") == "1":
+            logger.warning(
+                "a message of the broker for '%s' is none of ours: %s (%d so far)",
+                shown(name),
+                why,
+                self._rejected,
+            )
 
     # -- who is in ----------------------------------------------------------------------------------
 
@@ -443,6 +465,19 @@ class Hub:
             sum(waiting),
             len(waiting),
         )
+
+    @property
+    def rejected(self) -> int:
+        """Messages of the broker that could not be read or delivered."""
+        return self._rejected
+
+
+def _unpack(packed: msgspec.Raw) -> Predicate | None:
+    """The predicate that came with a message. Raises one of `UNDECODABLE` for what is none."""
+    if len(packed) > _MAX_PREDICATE:
+        raise ValueError(f"a predicate of {len(packed)} bytes")
+    parts = _any_msgpack(packed)
+    return None if parts is None else unpack_predicate(parts)
 
 
 @asynccontextmanager

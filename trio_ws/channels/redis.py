@@ -1,9 +1,8 @@
 """RedisBroker: channels that several processes, or machines, share through a Redis.
 
 What is published goes to Redis in a frame of ours: a mark, 16 random bytes that stand for one run of a
-broker, the message's number in it, the payload. By the first a broker knows what it sent itself, by the
-second what it has had already: Redis sends a message once for each subscription that it matches, and what
-was on its way when a connection broke is sent again.
+broker, the message's number in it, the payload. By these bytes a broker knows what it sent itself; the number
+tells two messages with the same payload apart, see redis_heard.py.
 
 What always holds:
 
@@ -11,6 +10,8 @@ What always holds:
   between their waits. The publisher and the subscriber never wait: they leave word and ring a bell.
 - What Redis is asked to send here follows from what is wanted and what this connection was told, so nothing
   has to be remembered across a loss.
+- Whoever may publish at that Redis can say anything. What is none of our messages is counted, logged once a
+  minute and dropped, before anything is decoded that is larger than ours can be.
 - Nothing of trio's cancellation of the block reaches these tasks: they end when the block has, and what waits
   has been given out, or a second has passed.
 """
@@ -28,13 +29,23 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trio_ws.channels.brokers import Broker, BrokerStatistics
-from trio_ws.channels.redis_link import Link, command, open_link, require_coredis
+from trio_ws.channels.redis_heard import Heard
+from trio_ws.channels.redis_link import (
+    UNFIT,
+    Link,
+    RefusedError,
+    command,
+    error_code,
+    error_text,
+    open_link,
+    require_coredis,
+)
 from trio_ws.channels.redis_names import Wanted, channel_of
 from trio_ws.channels.redis_queue import PublishQueue
 from trio_ws.channels.redis_url import parse_redis_url
 from trio_ws.errors import BrokerError
 from trio_ws.groups import unwrapped
-from trio_ws.logs import logger_for
+from trio_ws.logs import logger_for, shown
 from trio_ws.websocket.bell import Bell
 
 if TYPE_CHECKING:
@@ -50,10 +61,7 @@ logger = logger_for("trio_ws.channels")
 #: What our frames begin with, so that what others publish there is not taken for one. 1 is the version.
 _MARK = b"tws1"
 _ORIGIN = slice(4, 20)
-_NUMBER = slice(20, 28)
 _HEAD = 28
-#: Runs of brokers whose last number is known. Who comes back after so many others may be heard twice.
-_MAX_ORIGINS = 4096
 #: Messages, and their bytes, that are on their way to Redis and not yet answered.
 _WINDOW_ITEMS = 1000
 _WINDOW_BYTES = 1_048_576
@@ -61,10 +69,14 @@ _WINDOW_BYTES = 1_048_576
 _MAX_NAMES = 500
 #: Seconds in which, on leaving, what waits is given out.
 _LAST_WORDS = 1.0
-#: Seconds that we give the others to log in, when Redis is back.
+#: Seconds that the others get when Redis is back, before what waited is published: for their own next attempt
+#: as much of ``backoff_max`` as this, and some to log in.
+_SETTLE = 0.5
 _LOG_IN = 0.25
 #: Seconds in which the same trouble is logged once.
 _QUIET = 60.0
+#: Messages that are taken in one step, before others have a turn.
+_MESSAGES_IN_A_ROW = 16
 
 #: From the system, so that neither a fork nor a seed makes processes draw alike.
 _uniform = random.SystemRandom().uniform
@@ -85,18 +97,21 @@ class RedisBroker(Broker):
 
     Redis remembers no messages: what is published while a process has no connection to it is not heard
     there. What a process itself publishes meanwhile waits, within two bounds; beyond them the oldest are
-    dropped and counted as ``unpublished``. When Redis is back it still waits for as long as this process
-    would have waited before its next attempt, because the other processes make their own attempts in that
-    time, and nobody would hear it before.
+    dropped and counted as ``unpublished``. When Redis is back it still waits for 0.75 seconds (0.25 and
+    ``backoff_max``, if that is less), in which the other processes come back too: nobody would hear it
+    before. It waits no longer than until half of a bound is reached.
 
     Args:
         url: ``redis://[user:password@]host[:port]``, ``rediss://`` for TLS, ``unix://[user:password@]/path``.
         prefix: stands before every channel's name at Redis. Processes with the same one hear each other.
         max_queue_items: messages that may wait for Redis.
         max_queue_bytes: bytes of their names and payloads; default 16 MiB.
+        max_message_bytes: bytes of one payload; default 1 MiB. A larger one is not published, and one that
+            comes is dropped; both are counted and logged.
         backoff_initial: seconds before the first attempt to connect again. It doubles with each, and a random
             part of up to a half is taken off.
-        backoff_max: the most it becomes. A connection that held longer than this makes it start again.
+        backoff_max: the most it becomes; default 1 second. A connection that held longer than this makes it
+            start again.
         ping_interval: seconds of silence after which Redis is asked whether it is there.
         ping_timeout: seconds of silence after that, which mean that it is not.
         ssl_context: for ``rediss://``; by default `ssl.create_default_context`, which checks certificates.
@@ -113,8 +128,9 @@ class RedisBroker(Broker):
         prefix: str = "trio_ws:",
         max_queue_items: int = 10_000,
         max_queue_bytes: int = 16 * 1024 * 1024,
+        max_message_bytes: int = 1024 * 1024,
         backoff_initial: float = 0.1,
-        backoff_max: float = 10.0,
+        backoff_max: float = 1.0,
         ping_interval: float = 10.0,
         ping_timeout: float = 5.0,
         ssl_context: ssl.SSLContext | None = None,
@@ -122,7 +138,11 @@ class RedisBroker(Broker):
         self._url = parse_redis_url(url)
         if not isinstance(prefix, str):
             raise TypeError(f"prefix is a str, not {type(prefix).__name__}")
-        for name, value in (("max_queue_items", max_queue_items), ("max_queue_bytes", max_queue_bytes)):
+        for name, value in (
+            ("max_queue_items", max_queue_items),
+            ("max_queue_bytes", max_queue_bytes),
+            ("max_message_bytes", max_message_bytes),
+        ):
             if not value >= 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         for name, seconds in (
@@ -140,6 +160,7 @@ class RedisBroker(Broker):
         self._ssl_context = ssl_context
         self._prefix = prefix
         self._limits = f"max_queue_items {max_queue_items}, max_queue_bytes {max_queue_bytes}"
+        self._max_message = max_message_bytes
         self._backoff_initial = backoff_initial
         self._backoff_max = backoff_max
         self._ping_interval = ping_interval
@@ -156,13 +177,18 @@ class RedisBroker(Broker):
         self._progress = Bell()  # rings when the queue is empty, or the connection lost
         self._received = 0
         self._losses = 0
+        self._rejected = 0
+        self._problem = ""
+        self._last_loss = ""
+        self._lost = _Rarely()
         self._foreign = _Rarely()
+        self._too_large = _Rarely()
         self._refusals = _Rarely()
         # Set while it runs.
         self._receive: Callable[[str, bytes], None]
         self._connect_timeout: float
         self._origin: bytes
-        self._numbers: dict[bytes, int]
+        self._heard: Heard
 
     def __repr__(self) -> str:
         return f"<RedisBroker {self._url.shown} {self._state}>"
@@ -186,8 +212,15 @@ class RedisBroker(Broker):
         if self._state == "closed":
             self._queue.dropped += 1
             return
+        if len(payload) > self._max_message:
+            self._queue.dropped += 1
+            text = "a message of %d bytes is not published: max_message_bytes is %d"
+            self._too_large.warn(text, len(payload), self._max_message)
+            return
         before = self._queue.dropped
         self._queue.put(channel_of(self._prefix, name), payload)
+        if self._link is not None and self._queue.half_full:
+            self._hold_until = -math.inf
         self._work.ring()
         if self._queue.dropped > before:
             if not self._overflow:
@@ -204,8 +237,20 @@ class RedisBroker(Broker):
 
     def statistics(self) -> BrokerStatistics:
         return BrokerStatistics(
-            self._queue.published, self._received, self._queue.dropped, self._losses, len(self._queue)
+            self._queue.published,
+            self._received,
+            self._queue.dropped,
+            self._losses,
+            len(self._queue),
         )
+
+    @property
+    def problem(self) -> str:
+        return self._problem
+
+    @property
+    def rejected(self) -> int:
+        return self._rejected
 
     # -- running ------------------------------------------------------------------------------------
 
@@ -225,7 +270,7 @@ class RedisBroker(Broker):
             self._connect_timeout = timeout
             # Anew for each run: a broker may have been copied by a fork.
             self._origin = secrets.token_bytes(16)
-            self._numbers = {}
+            self._heard = Heard()
             self._hold_until = -math.inf
             link = await open_link(self._url, self._ssl_context, timeout)
             failure: BaseException | None = None
@@ -289,11 +334,12 @@ class RedisBroker(Broker):
                     self._overflow,
                 )
                 self._begin(link)
-                self._hold_until = trio.current_time() + delay + _LOG_IN
+                self._hold_until = trio.current_time() + min(self._backoff_max, _SETTLE) + _LOG_IN
 
     def _begin(self, link: Link) -> None:
         self._link = link
         self._state = "connected"
+        self._problem = ""
         self._refused.clear()
         self._wanted.tell_all()
 
@@ -301,13 +347,21 @@ class RedisBroker(Broker):
         self._link = None
         self._state = "lost"
         self._losses += 1
+        self._problem = reason
         self._queue.connection_lost()
         self._wanted.changed.clear()
         self._progress.ring()
-        logger.warning("lost Redis, and trying to get it back: %s", reason)
+        if reason != self._last_loss:
+            self._lost = _Rarely()
+        self._last_loss = reason
+        self._lost.warn("lost Redis, and trying to get it back: %s", reason)
 
     async def _connect_again(self, delay: float) -> tuple[Link, float]:
-        """Try for ever; also give the delay to start with the next time."""
+        """Try for ever; also give the delay to start with the next time.
+
+        Why Redis refuses us is said once, and again when that changes.
+        """
+        said = ""
         while True:
             # The random part keeps the processes from coming all at once.
             await trio.sleep(delay * _uniform(0.5, 1.0))
@@ -315,7 +369,12 @@ class RedisBroker(Broker):
             try:
                 return await open_link(self._url, self._ssl_context, self._connect_timeout), delay
             except BrokerError as exc:
-                logger.debug("not yet: %s", exc)
+                self._problem = str(exc)
+                if isinstance(exc, RefusedError) and self._problem != said:
+                    said = self._problem
+                    logger.warning("not yet, and tried again: %s", said)
+                else:
+                    logger.debug("not yet: %s", exc)
 
     async def _carry(self, link: Link) -> str:
         """Read and write until the connection breaks, and close it; say why."""
@@ -394,7 +453,9 @@ class RedisBroker(Broker):
                 self._work.ring()
                 continue
             link.pinged = False  # whatever comes is a sign of life
-            for is_push, reply in replies:
+            for number, (is_push, reply) in enumerate(replies, 1):
+                if number % _MESSAGES_IN_A_ROW == 0:
+                    await trio.lowlevel.checkpoint()
                 if is_push:
                     self._pushed(link, reply)
                 else:
@@ -420,9 +481,12 @@ class RedisBroker(Broker):
         verb, names = link.awaited.popleft()
         refused = isinstance(reply, Exception)
         if verb is _PUBLISH:
-            self._queue.answered(taken=not refused)
             if refused:
-                self._refusals.warn("%s refused a message: %s", self._url.shown, reply)
+                self._problem = f"{self._url.shown} refused a message: {error_text(reply)}"
+                if error_code(reply) in UNFIT:
+                    raise BrokerError(self._problem)  # and the message waits again
+                self._refusals.warn("%s", self._problem)
+            self._queue.answered(taken=not refused)
             if len(self._queue) == 0:
                 self._overflow = 0
                 self._progress.ring()
@@ -435,7 +499,10 @@ class RedisBroker(Broker):
             self._refused += [(verb, name) for name in names]
             self._work.ring()
         else:
-            logger.warning("%s refused %s of %r: %s", self._url.shown, verb.decode(), names[0], reply)
+            self._problem = (
+                f"{self._url.shown} refused {verb.decode()} of '{shown(names[0])}': {error_text(reply)}"
+            )
+            logger.warning("%s", self._problem)
 
     def _deliver(self, key: Key, channel: bytes, data: bytes) -> None:
         origin = data[_ORIGIN]
@@ -444,15 +511,15 @@ class RedisBroker(Broker):
         name = self._wanted.match(key, channel)
         if name is None:
             return
-        if len(data) < _HEAD or not data.startswith(_MARK):
-            self._foreign.warn("dropped what is no message of ours, on the channel %r at Redis", channel)
+        if not _HEAD <= len(data) <= _HEAD + self._max_message or not data.startswith(_MARK):
+            self._rejected += 1
+            self._foreign.warn(
+                "dropped what is no message of ours, %d bytes on the channel '%s' at Redis",
+                len(data),
+                shown(channel),
+            )
             return
-        number = int.from_bytes(data[_NUMBER])
-        last = self._numbers.pop(origin, 0)
-        self._numbers[origin] = max(last, number)
-        if len(self._numbers) > _MAX_ORIGINS:
-            del self._numbers[next(iter(self._numbers))]
-        if number <= last:
+        if not self._heard.add(origin, channel, data):
             return
         self._received += 1
         try:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from trio_ws.errors import BrokerError
+from trio_ws.logs import shown
 from trio_ws.websocket.sockets import close_forcefully
 from trio_ws.websocket.tls import tls_client
 
@@ -32,13 +33,37 @@ if TYPE_CHECKING:
 
     from trio_ws.channels.redis_url import RedisURL
 
-__all__ = ["Link", "command", "open_link", "require_coredis"]
+__all__ = [
+    "UNFIT",
+    "Link",
+    "RefusedError",
+    "command",
+    "error_code",
+    "error_text",
+    "open_link",
+    "require_coredis",
+]
+
+# coredis takes the first word off, and makes an exception of it.
+_CODES = {
+    "AuthenticationFailureError": "WRONGPASS",
+    "AuthenticationRequiredError": "NOAUTH",
+    "AuthorizationError": "NOPERM",
+    "BusyLoadingError": "LOADING",
+    "ClusterDownError": "CLUSTERDOWN",
+    "MovedError": "MOVED",
+    "ReadOnlyError": "READONLY",
+}
+#: Errors that say that this connection is of no use now, and another one may be.
+UNFIT = frozenset({"WRONGPASS", "NOAUTH", "LOADING", "CLUSTERDOWN", "MOVED", "READONLY"})
 
 _RECEIVE_SIZE = 65_536
 #: What a server may say before it has greeted us; a greeting is a tenth of it.
 _MAX_GREETING = 65_536
 #: The parser gives the room of what it has read back only when it has read all. We help it from here on.
 _MAX_READ_BYTES = 1_048_576
+#: What one reply may be. Another program may publish half a GiB at once.
+_MAX_REPLY_BYTES = 64 * 1_048_576
 
 
 def require_coredis() -> None:
@@ -54,6 +79,21 @@ def require_coredis() -> None:
             importlib.import_module("coredis.parser")  # it is slow, so it is not done before
     except ImportError as exc:
         raise BrokerError("RedisBroker needs coredis; it comes with: pip install 'trio-ws[redis]'") from exc
+
+
+class RefusedError(BrokerError):
+    """Redis is there, and does not let us in."""
+
+
+def error_code(error: Exception) -> str:
+    """The first word of an error that Redis answered, as far as coredis keeps it apart."""
+    return _CODES.get(type(error).__name__, "")
+
+
+def error_text(error: object) -> str:
+    """What Redis answered, with that word, fit to be logged."""
+    code = error_code(error) if isinstance(error, Exception) else ""
+    return f"{code} {shown(str(error), 200)}".strip()
 
 
 def command(*words: bytes) -> bytes:
@@ -138,7 +178,7 @@ class Link:
                 raise BrokerError(f"what answers at {self._shown} is no Redis: it says too much")
         _, greeting = replies[0]
         if isinstance(greeting, Exception):
-            raise BrokerError(f"{self._shown} refused us: {greeting}")
+            raise RefusedError(f"{self._shown} refused us: {error_text(greeting)}")
         if not isinstance(greeting, dict) or len(replies) > 1:
             raise BrokerError(f"what answers at {self._shown} is no Redis of version 6 or later")
 
@@ -164,8 +204,10 @@ class Link:
             raise BrokerError(f"{self._shown} closed the connection")
         try:
             return self._parse(bytes(data))
+        except BrokerError:
+            raise
         except Exception as exc:  # the parser stumbles over what is no RESP in many ways
-            raise BrokerError(f"what answers at {self._shown} is no Redis: {exc}") from exc
+            raise BrokerError(f"what answers at {self._shown} is no Redis: {shown(str(exc), 200)}") from exc
 
     def _parse(self, data: bytes) -> list[tuple[bool, Any]]:
         parser = self._parser
@@ -176,6 +218,8 @@ class Link:
             if isinstance(reply, self._not_enough):
                 break
             replies.append((reply[0] == self._push, reply[1]))
+        if parser.bytes_written - parser.bytes_read > _MAX_REPLY_BYTES:
+            raise BrokerError(f"{self._shown} says more than {_MAX_REPLY_BYTES} bytes at once")
         if parser.bytes_read > _MAX_READ_BYTES:
             rest = parser.localbuffer.getvalue()[parser.bytes_read : parser.bytes_written]
             parser.localbuffer.seek(0)

@@ -48,6 +48,11 @@ class PublishQueue:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._sent)
 
+    @property
+    def half_full(self) -> bool:
+        """Whether half of a bound is reached."""
+        return 2 * len(self) >= self._max_items or 2 * self._bytes >= self._max_bytes
+
     def put(self, channel: bytes, payload: bytes) -> None:
         """Append a message; the oldest that were not yet sent are dropped for it if need be."""
         self._sequence += 1
