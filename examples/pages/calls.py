@@ -11,13 +11,13 @@ import trio_ws
 
 class MathHandler(trio_ws.WebSocketHandler):
     async def on_connect(self, connection: trio_ws.ClientConnection) -> None:
-        """Raising, reject() or close() refuses the client."""
+        """Before the client is let in. Raising, reject() or close() refuses it."""
 
     async def on_receive(self, connection: trio_ws.ClientConnection, packet: trio_ws.Packet) -> None:
         """What is no call, one packet after the other."""
 
     async def on_disconnect(self, connection: trio_ws.ClientConnection) -> None:
-        """Once, shielded, for at most close_timeout."""
+        """Once for each on_connect that returned, shielded, for at most close_timeout."""
 
     @trio_ws.rpc_method()
     async def add(self, connection: trio_ws.ClientConnection, a: int, b: int) -> int:
