@@ -8,7 +8,7 @@ The house, from the ground up; a module imports only from floors below its own, 
     ledger.py            floor 0  what one peer makes us hold
     signals.py           floor 0  from a signal to a cancelled scope
     groups.py            floor 0  what struck a nursery, out of its group
-    wall.py              floor 1  what leaves user code, and what of it passes
+    wall.py              floor 1  what leaves user code, what of it passes, and what it has left open
     predicates.py        floor 2  who may call, or gets a message
     wire/                floor 1  bytes <-> events, without trio
         http.py              requests, headers, plain answers

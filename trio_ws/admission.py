@@ -40,7 +40,15 @@ from trio_ws.network.listen import (
     send_response,
 )
 from trio_ws.network.trust import TrustedProxies
-from trio_ws.wall import close_of, ends_program, failures_in, judged, log_failure
+from trio_ws.wall import (
+    close_nurseries,
+    close_of,
+    ends_program,
+    failures_in,
+    judged,
+    log_failure,
+    only_cancelled,
+)
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.lifetime import CONNECTING
@@ -209,10 +217,7 @@ class Admission:
                 ws._watch_soon()
                 over = await self._handle(ws, target)
         except BaseException as exc:  # noqa: BLE001 - judged there
-            if ends_program(exc):
-                self._end_program(exc)
-            else:
-                log_failure(logger, "serving %s failed", address, exc=judged(exc), extra={"peer": address})
+            self._task_failed(exc, address)
         finally:
             if over:
                 self._client_gone(share)
@@ -228,8 +233,20 @@ class Admission:
         self._without_task.discard(ws)
         try:
             await self._handle(ws, rest)
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            self._task_failed(exc, ws.remote_address)
         finally:
             self._client_gone(self._share_of(ws._transport.peer_address))
+
+    def _task_failed(self, exc: BaseException, address: Any) -> None:
+        """A client's task has raised this at its end.
+
+        A Cancelled is the server's; or that of a scope which user code has left open, and must not leave.
+        """
+        if ends_program(exc):
+            self._end_program(exc)
+        elif not only_cancelled(exc):
+            log_failure(logger, "serving %s failed", address, exc=judged(exc), extra={"peer": address})
 
     def _end_those_without_task(self) -> None:
         """Their handlers cannot be cancelled where the others are."""
@@ -388,6 +405,7 @@ class Admission:
                 try:
                     response = await found.answer(request, self._shared)
                 finally:
+                    await close_nurseries("an HTTP function")
                     await presence.leave()
             if scope.cancelled_caught:
                 logger.info("%s left before %r was answered", transport.remote_address, request)
@@ -406,9 +424,11 @@ class Admission:
                 try:
                     over = await self._run_target(ws, target) is not UNFINISHED
                 except BaseException as exc:
+                    await close_nurseries("a handler")
                     if not ws._end_opening(exc):
                         raise
                 else:
+                    await close_nurseries("a handler")
                     ws._end_opening(None)
             except BaseException as exc:  # noqa: BLE001 - judged there
                 code, reason = self._verdict(ws, exc)

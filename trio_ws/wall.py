@@ -14,24 +14,27 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 import math
 import traceback
 from typing import TYPE_CHECKING, Any
 
 import trio
+from trio.lowlevel import current_task
 
 from trio_ws.errors import RPCError, WebSocketException, check_close
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Iterator
 
 __all__ = [
+    "close_nurseries",
     "close_of",
     "ends_program",
     "error_of",
     "failures_in",
     "is_cancelled",
+    "is_innermost",
     "judged",
     "log_failure",
     "only_cancelled",
@@ -39,6 +42,8 @@ __all__ = [
     "text_of",
     "traceback_of",
 ]
+
+_logger = logging.getLogger("trio_ws.server")
 
 _ENDS = (KeyboardInterrupt, SystemExit)
 
@@ -140,6 +145,45 @@ def log_failure(
         logger.error("%s: %s", text % args, text_of(exc), extra=extra, stacklevel=2)  # noqa: TRY400
     else:
         logger.error(text, *args, exc_info=exc, extra=extra, stacklevel=2)
+
+
+# -- what user code has left open -----------------------------------------------------------------------
+#
+# It happens by leaving a loop over an async generator that has a nursery or a cancel scope inside. trio ends
+# a task that has left a nursery open with an error, in the nursery around it, which would take all other
+# connections with it. A scope that is left open cancels what the task does next, whosever that is.
+#
+# trio has no public way to see or to close these; where its attributes are not as expected, nothing is done.
+
+
+async def close_nurseries(what: str) -> None:
+    """Cancel and close all nurseries of this task. To be called where none of ours is open.
+
+    Args:
+        what: whose code has left them, for the log.
+    """
+    nurseries = current_task().child_nurseries
+    if not nurseries:
+        return
+    _logger.error("%s left a nursery open; it is closed, and what ran there is cancelled", what)
+    for nursery in reversed(nurseries):
+        # There is no other way: what `async with` would call at its end is known to nobody any more.
+        manager: Any = trio.open_nursery()
+        manager._nursery, manager._scope = nursery, nursery.cancel_scope
+        nursery.cancel_scope.cancel()
+        try:
+            await manager.__aexit__(None, None, None)
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            log_failure(_logger, "%s failed in a nursery that it left open", what, exc=judged(exc))
+
+
+def is_innermost(scope: trio.CancelScope) -> bool:
+    """Whether the scope, which this task has open, has no other of this task's inside."""
+    status = getattr(current_task(), "_cancel_status", None)
+    return status is not None and status is getattr(scope, "_cancel_status", None)
+
+
+# -- groups -------------------------------------------------------------------------------------------------
 
 
 def _leaves(exc: BaseException) -> Iterator[BaseException]:

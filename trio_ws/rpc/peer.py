@@ -33,7 +33,7 @@ from trio_ws.logs import logger_for, shown
 from trio_ws.rpc.answering import _NONE, ON_PACKET, Answerer
 from trio_ws.rpc.begun import Blocked, Call
 from trio_ws.rpc.workers import Worker
-from trio_ws.wall import close_of, failures_in
+from trio_ws.wall import close_nurseries, close_of, failures_in
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.lifetime import CLOSED, OPEN
 from trio_ws.websocket.trace import about
@@ -148,7 +148,10 @@ class Peer(Answerer):
         try:
             while not self.over and self._when_over is None:
                 with trio.CancelScope() as own.scope:
-                    await self._run_in_scope(own, when_over if self.ws._shared else None)
+                    try:
+                        await self._run_in_scope(own, when_over if self.ws._shared else None)
+                    finally:
+                        await close_nurseries("a method")
         finally:
             if self._when_over is None:
                 await self.finish()
@@ -217,6 +220,8 @@ class Peer(Answerer):
 
     async def _run_in_scope(self, own: Worker, when_over: Callable[[], None] | None) -> None:
         while not self.over and not own.scope.cancel_called:
+            if own.task.child_nurseries:
+                return  # a method has left them open
             if self._own_leads:
                 self._own_leads = False
                 await self._lead(own)
@@ -333,12 +338,16 @@ class Peer(Answerer):
     async def _lead(self, worker: Worker) -> None:
         """Read, and begin what was asked for, until a call has to wait and keeps this task."""
         ws = self.ws
+        leads = True
         try:
             while True:
                 blocked = self._take_some(worker)
                 if blocked is not None:
+                    leads = False  # the lead is another's now
                     await self.go_on(worker, blocked, leads=True)
-                    return  # the lead is another's now
+                    return
+                if worker.task.child_nurseries:
+                    await close_nurseries("a method")
                 if self.over:
                     break
                 if self._holds_enough:
@@ -355,6 +364,11 @@ class Peer(Answerer):
             self.ended()
         except ConnectionClosedError:
             self.ended()
+        except trio.Cancelled:
+            if leads and not self._workers.cancelled:
+                # A method has left a cancel scope open in this task.
+                self.close_soon(1011, "internal error")
+            raise
         except (Exception, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001 - raised by run()
             self._fail(exc)
 
@@ -390,7 +404,7 @@ class Peer(Answerer):
             return self.go_on(lent, blocked, leads=True)
         if not kept:
             self.pass_lead()
-        return None
+        return close_nurseries("a method") if lent.task.child_nurseries else None
 
     def closed(self) -> None:
         """The transport is gone. What came before the peer's Close is still taken."""

@@ -30,6 +30,7 @@ from trio.lowlevel import (
 )
 
 from trio_ws.logs import logger_for
+from trio_ws.wall import close_nurseries, is_innermost
 from trio_ws.websocket.bell import WOKEN
 
 __all__ = ["IN_CALL", "Worker", "Workers"]
@@ -69,6 +70,11 @@ class Workers:
         self.context = contextvars.copy_context()
         self.context.run(IN_CALL.set, True)
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether the owner has cancelled them all."""
+        return self._nursery.cancel_scope.cancel_called
+
     def start(self, job: Job) -> None:
         """Run ``job`` on a worker, soon."""
         if self._idle:
@@ -86,14 +92,17 @@ class Workers:
         try:
             while len(self._idle) < _MAX_IDLE or worker.job is not None:
                 with trio.CancelScope() as worker.scope:
-                    await self._work_in_scope(worker)
+                    try:
+                        await self._work_in_scope(worker)
+                    finally:
+                        await close_nurseries("a method")
         except Exception:
             # A method left a cancel scope open, so that ours could not be closed. What it did is not known
             # here any more; the worker is lost and others go on.
-            logger.exception("a worker was lost: did a method leave a cancel scope or a nursery open?")
+            logger.exception("a worker was lost: did a method leave a cancel scope open?")
 
     async def _work_in_scope(self, worker: Worker) -> None:
-        """Until the scope is used up, or there are idle workers enough."""
+        """Until the scope is used up, or came to harm, or there are idle workers enough."""
         while not worker.scope.cancel_called:
             if worker.job is None:
                 if len(self._idle) >= _MAX_IDLE:
@@ -103,6 +112,8 @@ class Workers:
             assert job is not None
             await job(worker)
             del job  # it holds a connection
+            if worker.task.child_nurseries or not is_innermost(worker.scope):
+                return  # what a method has left open must not strike another
 
     async def _park(self, worker: Worker) -> None:
         self._idle.append(worker)

@@ -14,11 +14,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
-from trio.lowlevel import current_task
 
 from trio_ws.errors import CloseFrame, ConnectionClosedError, ConnectionClosedLocallyError
 from trio_ws.ledger import MemoryLedger
 from trio_ws.logs import logger_for
+from trio_ws.wall import is_innermost
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.outbox import Outbox
 from trio_ws.websocket.trace import about
@@ -153,9 +153,9 @@ class Lifetime:
 
         Where the handler has opened one of its own around the accept, ours has to stay.
         """
-        scope, status = self._opening, getattr(current_task(), "_cancel_status", None)
+        scope = self._opening
         self._letting_in = False
-        if scope is not None and status is not None and status is getattr(scope, "_cancel_status", None):
+        if scope is not None and is_innermost(scope):
             self._opening = None
             scope.__exit__(None, None, None)
 
