@@ -1,11 +1,16 @@
 """Streams: the items of one call, either way round, as a bounded channel over the wire.
 
-`ItemStream` is the receiving end. `Producer` is what the sending end knows of it: how many items the other
-side still wants. Both ends of one stream hold at most ``stream_window`` items together, where the dialect has
-credits (``trio-ws.v1``); in the others a stream that nobody takes from stops the reading of its connection.
+`ItemStream` is the receiving end. `Producer` is what the sending end knows of it: how many items and bytes
+the other side still wants, where the dialect has credits (``trio-ws.v1``). In the others a stream that nobody
+takes from stops the reading of its connection.
 
-What always holds: a producer stands at its ``yield`` while it has no credit; a cancellation that comes while
-it stands there goes through the generator, as if it had been waiting itself (PEP 789).
+Invariants:
+
+- Both ends of one stream hold at most ``stream_window`` items together, and the bytes of its window with one
+  item on top. What may still come, what waits and what is owed to the producer are the window.
+- A consumer that waits has granted an item, and at least one byte.
+- A producer stands at its ``yield`` while it has no credit; a cancellation that comes while it stands there
+  goes through the generator, as if it had been waiting itself (PEP 789).
 """
 
 from __future__ import annotations
@@ -67,7 +72,6 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
 
     __slots__ = (
         "_arrived",
-        "_credit",
         "_ended",
         "_error",
         "_granted",
@@ -204,12 +208,11 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
             missing = peer.window - self._granted - len(self._items)
             if missing > 0:
                 size = self._take_grant(waiting=waiting)
-                if (
-                    self._granted_bytes > 0
-                ):  # else items would be of no use, and bytes alone cannot be granted
-                    self._granted += missing
-                    self._taken = 0
-                    peer.send_credit(self.stream_id, missing, size)
+                if self._granted_bytes <= 0:
+                    return  # items would be of no use yet; and bytes need items to be granted with
+                self._granted += missing
+                self._taken = 0
+                peer.send_credit(self.stream_id, missing, size)
 
     def close(self) -> None:
         """As `aclose`, without waiting for anything."""
