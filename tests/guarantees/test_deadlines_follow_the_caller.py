@@ -28,6 +28,7 @@ from trio_ws import (
     rpc_method,
 )
 from trio_ws.rpc import deadlines
+from trio_ws.rpc.workers import Worker
 from trio_ws.testing import MemoryListener, RawPeer
 from trio_ws.wire.packets import Request
 from trio_ws.wire.packing import TrioWS
@@ -418,6 +419,31 @@ async def test_an_older_server_that_ends_it_early_is_believed_at_once(autojump_c
                     with pytest.raises(RPCTimeoutError, match="too late"):
                         await client.call("work", 30)
             assert trio.current_time() == began + 6
+
+
+@pytest.mark.parametrize("method", ["work", "ticks"])
+async def test_a_deadline_that_has_passed_here_too_has_the_word(
+    method: str, autojump_clock: MockClock
+) -> None:
+    """Where a busy program reads the other side's word before trio has come to its own deadline."""
+    async with serving_in_memory(Handler(), options=QUIET) as memory, calling(memory, 0.1) as client:
+        peer = client._live
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def answer() -> None:
+                await trio.sleep(0.5)
+                autojump_clock.jump(1)
+                (call_id,) = {**peer._calls, **peer._pending}
+                peer.ws._inbox.append(ENCODE.error(Request("", call_id=call_id), -32003, "too late"))
+                peer._take_some(Worker(trio.lowlevel.current_task()))
+
+            with pytest.raises(trio.TooSlowError), trio.fail_after(1):
+                if method == "work":
+                    await client.call("work", 30)
+                else:
+                    async with client.stream("ticks", 30) as items:
+                        await items.receive()
 
 
 async def test_a_long_opening_handshake_takes_nothing_off_a_deadline(autojump_clock: MockClock) -> None:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Self
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, current_task, wait_task_rescheduled
 
-from trio_ws.errors import ConnectionClosedError, RPCError
+from trio_ws.errors import ConnectionClosedError, RPCError, RPCTimeoutError
 from trio_ws.logs import shown
-from trio_ws.rpc.deadlines import Lease, Renewals
+from trio_ws.rpc.deadlines import Lease, Renewals, let_own_deadline_speak
 from trio_ws.rpc.errors import error_from
 from trio_ws.rpc.streams import ItemStream, convert
 from trio_ws.rpc.uploads import numbered, streams_in, uploading
@@ -304,7 +304,7 @@ class Caller(ABC):
         await checkpoint_if_cancelled()
         response = await self._exchange(method, args, kwargs)
         if response.error is not None or response.is_stream:
-            raise self._error_of(method, response)
+            raise await self._error_of(method, response)
         if returns is Any:
             return response.response
         return convert(response.response, returns, f"the result of {method}")
@@ -314,14 +314,17 @@ class Caller(ABC):
         await checkpoint_if_cancelled()
         response = await self._exchange(method, args, kwargs)
         if response.error is not None or response.is_stream:
-            return RPCResponse(str(response.call_id), None, self._error_of(method, response))
+            return RPCResponse(str(response.call_id), None, await self._error_of(method, response))
         return RPCResponse(str(response.call_id), response.response, None)
 
-    def _error_of(self, method: str, response: Response) -> RPCError:
+    async def _error_of(self, method: str, response: Response) -> RPCError:
         if response.error is None:
             self.post(self.dialect.abort(response.call_id), cork=False)
             return RPCError(f"{method} is a stream; use stream()")
-        return error_from(response, ours=self.extended)
+        error = error_from(response, ours=self.extended)
+        if isinstance(error, RPCTimeoutError):
+            await let_own_deadline_speak()
+        return error
 
     def _exchange(
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]

@@ -22,8 +22,9 @@ import msgspec
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from trio_ws.errors import PacketError, PacketValidationError
+from trio_ws.errors import PacketError, PacketValidationError, RPCTimeoutError
 from trio_ws.ledger import OVERHEAD, size_of
+from trio_ws.rpc.deadlines import let_own_deadline_speak
 from trio_ws.rpc.errors import error_from
 from trio_ws.websocket.bell import Bell
 from trio_ws.wire.decoding import UNDECODABLE, describe
@@ -134,6 +135,8 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
                 await checkpoint()
             else:
                 await self._wait()
+                if isinstance(self._error, RPCTimeoutError) and not self._items:
+                    await let_own_deadline_speak()
         return self.receive_nowait()
 
     async def _wait(self) -> None:
