@@ -153,6 +153,13 @@ async def test_the_scheme_and_the_host_are_the_clients(lines: list[str], scheme:
     assert ws.request.header("host") == "localhost"
 
 
+async def test_no_more_proxies_are_followed_than_there_can_be() -> None:
+    options = Options(trusted_proxies=["0.0.0.0/0"])
+    entries = ", ".join(f"10.0.{n >> 8}.{n & 255}" for n in range(1000))
+    ws = await seen_of([f"X-Forwarded-For: {entries}"], options)
+    assert ws.client_address == ("10.0.3.200", 0)  # the 32nd from the right
+
+
 async def test_two_kinds_of_headers_that_differ_are_refused(caplog: pytest.LogCaptureFixture) -> None:
     """A client writes the one that its proxy does not know."""
     lines = ["X-Forwarded-For: 192.0.2.7", "Forwarded: for=6.6.6.6"]

@@ -88,6 +88,7 @@ def test_forwarded(lines: list[str], hops: list[Hop]) -> None:
         "for = 192.0.2.1",
         "for=192.0.2.1 proto=https",
         'for="a"b',
+        "for=192.0.2.1," * 65,
     ],
 )
 def test_malformed_forwarded(value: str) -> None:

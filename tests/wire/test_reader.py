@@ -221,6 +221,19 @@ def test_other_transfer_codings_are_refused(coding: bytes) -> None:
     assert status_of(POST + b"Transfer-Encoding: " + coding + b"\r\n\r\n0\r\n\r\n") == 501
 
 
+def test_long_lines_between_chunks_and_long_trailers_are_refused() -> None:
+    head = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+    assert read(head + b"5;" + b"e" * 4000 + b"\r\nhello\r\n0\r\n\r\n", header=9000) is not None
+    assert read(head + b"0\r\n" + b"a:\r\n" * 900 + b"\r\n", header=9000) is not None
+    for more in (b"5;" + b"e" * 5000, b"0\r\n" + b"a:\r\n" * 1100):
+        reader = RequestReader(9000, 64)
+        assert reader.feed(head) is not None
+        with pytest.raises(HTTPError) as caught:
+            for start in range(0, len(more), 1024):
+                reader.feed_body(more[start : start + 1024])
+        assert caught.value.status == 431
+
+
 @pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\n", b"OPTIONS * HTTP/1.1\r\n"])
 def test_more_lines_than_a_head_may_have(start: bytes) -> None:
     head = start + b"Host: a\r\n"

@@ -75,8 +75,8 @@ _LONGEST_PAUSE = 1.0
 #: a socket with unread bytes resets the connection, and the answer is lost.
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 256 * 1024
-#: Bytes of a body that are looked at in one step: chunks of one byte take some 3 ms.
-_BODY_STEP = 4096
+#: Bytes of a body in chunks that are looked at in one step: chunks of one byte take a millisecond.
+_CHUNKS_STEP = 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: Characters of a host that the log shows.
 _SHOWN = 60
@@ -278,8 +278,9 @@ async def read_body(transport: Transport, reader: RequestReader) -> bytes:
             rest = rest[await transport.send_some(rest) :]
     data = reader.take_rest()
     while True:
-        for start in range(0, len(data), _BODY_STEP):
-            body = reader.feed_body(data[start : start + _BODY_STEP])
+        step = _CHUNKS_STEP if reader.chunked else READ_SIZE
+        for start in range(0, len(data), step):
+            body = reader.feed_body(data[start : start + step])
             if body is not None:
                 return body
             await checkpoint()

@@ -8,6 +8,7 @@ believed.
 from __future__ import annotations
 
 import ipaddress
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from trio_ws.logs import logger_for
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["TrustedProxies"]
 
 logger = logger_for("trio_ws.network")
+
+
+#: Proxies one behind the other whose word is taken. A client may write any number of them, and each is work.
+_MOST_HOPS = 32
 
 
 class TrustedProxies:
@@ -90,7 +95,7 @@ class TrustedProxies:
 
     def _walk(self, hops: Iterator[Hop], address: Any) -> Forwarded:
         scheme = host = None
-        for hop in hops:
+        for hop in islice(hops, _MOST_HOPS):
             scheme, host = hop.scheme, hop.host
             if hop.address is None:
                 break  # the proxy hides it, so that it is the nearest one that is known

@@ -24,6 +24,8 @@ __all__ = ["Hop", "MalformedForwardedError", "forwarded_hops", "parse_node", "x_
 _pair = re.compile(rf'[ \t]*(?:({TOKEN}+)=(?:"((?:[^"\\]|\\.)*+)"|([^\s",;]*+)))?[ \t]*(;|,|\Z)').match
 _escaped = re.compile(r"\\(.)")
 _node = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::([0-9]{1,5}))?").fullmatch
+#: Entries of one line of ``Forwarded``; more cannot come from proxies.
+_MOST_ELEMENTS = 64
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
 
@@ -114,6 +116,8 @@ def _elements(text: str) -> list[dict[str, str]]:
             if pairs:
                 elements.append(pairs)
                 pairs = {}
+                if len(elements) > _MOST_ELEMENTS:
+                    raise MalformedForwardedError
             if end == "":
                 return elements
         at = match.end()

@@ -23,6 +23,8 @@ from trio_ws.wire.http import TOKEN, HTTPError, Request
 
 __all__ = ["MAX_LINES", "GarbageError", "HeadReader", "HeadTooLongError", "RequestReader"]
 
+#: Bytes of the line before a chunk, with its extensions, and of all trailers; more are refused with 431.
+_MAX_CHUNK_LINE = 4096
 #: Lines of a request's head; more are refused with 431, because each is work whatever its length.
 MAX_LINES = 256
 
@@ -121,6 +123,7 @@ class RequestReader:
         max_body_bytes: bytes of the body; more are refused with 413, by ``Content-Length`` before it comes.
 
     Attributes:
+        chunked: the body comes in chunks.
         complete: the body has come, or there is none.
         trailing: what came behind the request; set once it is complete.
     """
@@ -131,6 +134,7 @@ class RequestReader:
         "_heads",
         "_max_body_bytes",
         "_max_header_bytes",
+        "chunked",
         "complete",
         "trailing",
     )
@@ -141,6 +145,7 @@ class RequestReader:
         self._max_body_bytes = max_body_bytes
         self._h11: h11.Connection | None = None  # made where there may be a body
         self._body = bytearray()
+        self.chunked = False
         self.complete = False
         self.trailing = b""
 
@@ -175,7 +180,9 @@ class RequestReader:
             self.complete = True
             self.trailing = self._heads.take_rest()
             return request
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._max_header_bytes)
+        # A head goes to it whole, so that the bound is for what comes between and behind chunks.
+        most = min(_MAX_CHUNK_LINE, self._max_header_bytes)
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=most)
         request = Request(self._parse_by_h11(self._h11, head))
         self.complete = isinstance(_next_event(self._h11), h11.EndOfMessage)
         if self.complete:
@@ -195,7 +202,8 @@ class RequestReader:
     def feed_body(self, data: bytes) -> bytes | None:
         """Add `data` and return the body once it is complete, else None.
 
-        A few bytes may be a chunk of their own, so a lot of data is work: feed some KiB at a time.
+        A few bytes may be a chunk of their own, so a lot of data is work where it is `chunked`: feed a KiB at
+        a time.
 
         Raises:
             HTTPError: 400 or 413; answer it and close.
@@ -237,7 +245,8 @@ class RequestReader:
         if len(framing) > 1:
             # Two lengths for one body is how requests are smuggled past a proxy (RFC 9112 section 6.1).
             raise HTTPError(400, "a request has Content-Length or Transfer-Encoding, not both")
-        if event.http_version == b"1.0" and b"transfer-encoding" in framing:
+        self.chunked = b"transfer-encoding" in framing
+        if event.http_version == b"1.0" and self.chunked:
             raise HTTPError(400, "Transfer-Encoding needs HTTP/1.1")  # RFC 9112 section 6.1
         if int(framing.get(b"content-length", 0)) > self._max_body_bytes:
             raise self._too_large()
