@@ -194,7 +194,7 @@ class Answerer(Caller):
     def _hold(self, request: Request, size: int) -> None:
         if request.timeout is not None:
             request.timeout += trio.current_time()  # a time of the clock, while it is held
-        size = max(size, size_of(request.args) + size_of(request.kwargs)) + OVERHEAD
+        size = max(size, self.measured or size_of(request.args) + size_of(request.kwargs)) + OVERHEAD
         self.ledger.held += size
         if self._held is _NONE:
             self._held = {}
@@ -226,8 +226,10 @@ class Answerer(Caller):
             self._beginning_held = False
 
     def _start_held(self) -> None:
-        request = self._unhold(next(iter(self._held)))
-        self._workers.start(lambda worker: self._run_held(request, worker))
+        key = next(iter(self._held))
+        size = self._held[key][1]
+        request = self._unhold(key)
+        self._workers.start(lambda worker: self._run_held(request, size, worker))
 
     def begin(self, request: Request, worker: Worker) -> Blocked | None:
         """Run a method up to its end, or to where it first waits."""
@@ -313,7 +315,7 @@ class Answerer(Caller):
         request = call.request
         charge = _CALL_OVERHEAD
         if request.args or request.kwargs:
-            charge += size_of(request.args) + size_of(request.kwargs)
+            charge += blocked.size or size_of(request.args) + size_of(request.kwargs)
         self.ledger.held += charge
         call.worker = worker
         worker.task.context = call.context
@@ -377,7 +379,7 @@ class Answerer(Caller):
         if self._closing is not None:
             self._leave_if_idle()
 
-    async def _run_held(self, request: Request, worker: Worker) -> None:
+    async def _run_held(self, request: Request, size: int, worker: Worker) -> None:
         """A call that had to wait for another to end; the lead is elsewhere."""
         if request.timeout is not None:
             request.timeout -= trio.current_time()
@@ -385,6 +387,7 @@ class Answerer(Caller):
         if blocked is None:
             self._call_ended()
         else:
+            blocked.size = size
             await self.go_on(worker, blocked, leads=False)
 
     # -- what has no method -------------------------------------------------------------------------

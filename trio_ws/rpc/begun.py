@@ -49,11 +49,16 @@ class Call(Producer):
 
 
 class Blocked:
-    """A call whose coroutine waits, with what that needs to go on."""
+    """A call whose coroutine waits, with what that needs to go on.
 
-    __slots__ = ("call", "coroutine", "trap")
+    Attributes:
+        size: bytes that its arguments take, where that is known already; else 0.
+    """
+
+    __slots__ = ("call", "coroutine", "size", "trap")
 
     def __init__(self, call: Call, coroutine: Coroutine[Any, Any, Any], trap: Any) -> None:
         self.call = call
         self.coroutine = coroutine
         self.trap = trap
+        self.size = 0

@@ -19,6 +19,7 @@ import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, current_task, wait_task_rescheduled
 
 from trio_ws.errors import ConnectionClosedError, RPCError, RPCTimeoutError
+from trio_ws.ledger import size_of
 from trio_ws.logs import shown
 from trio_ws.rpc.deadlines import Lease, Renewals, let_own_deadline_speak
 from trio_ws.rpc.errors import error_from
@@ -117,6 +118,7 @@ class Caller(ABC):
         granted_bytes: bytes of all streams that may still come.
         needing: a context in which the block waits for what only reading can bring; calls are not counted.
         ledger: what is held for the other side.
+        measured: bytes that the packet at hand decodes to, if it is so large that this was measured; else 0.
         progress: rings when less is held or waits to be written, and when somebody begins to need reading.
         woken: callers that one read has woken, and that are likely to call again at once.
     """
@@ -137,6 +139,7 @@ class Caller(ABC):
         "extended",
         "granted_bytes",
         "ledger",
+        "measured",
         "needing",
         "opcode",
         "over",
@@ -154,6 +157,7 @@ class Caller(ABC):
         self.ws = ws
         self.over = False
         self.ledger = ws._ledger
+        self.measured = 0
         self.progress = ws._outbox.room
         self.needing = Needing(self.progress)
         self.woken = 0
@@ -192,6 +196,10 @@ class Caller(ABC):
     def pressed(self) -> bool:
         """Whether so much is held for the other side, or waits to be written, that no more is to begin."""
         return self._outbox.size >= self._high_water or self.ledger.held >= self.ledger.max_held
+
+    def size_of(self, value: Any) -> int:
+        """Bytes that a part of the packet at hand takes, or all of it where that was measured."""
+        return self.measured or size_of(value)
 
     def release(self, size: int) -> None:
         """Less is held for the other side."""

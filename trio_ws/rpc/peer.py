@@ -28,7 +28,7 @@ import trio
 from trio.lowlevel import checkpoint, current_task, reschedule
 
 from trio_ws.errors import ConnectionClosedError
-from trio_ws.ledger import OVERHEAD, size_of
+from trio_ws.ledger import OVERHEAD
 from trio_ws.logs import logger_for, shown
 from trio_ws.rpc.answering import _NONE, ON_PACKET, Answerer
 from trio_ws.rpc.begun import Blocked, Call
@@ -458,6 +458,8 @@ class Peer(Answerer):
             pressed = outbox.size >= high_water or ledger.held >= ledger.max_held
             if self.over or (pressed and self._holds_enough):
                 break
+            if self.measured:
+                self.measured = 0
             decoded: Any
             if batch:
                 item: str | bytes = b""  # its size was that of the batch
@@ -467,7 +469,7 @@ class Peer(Answerer):
                 item = inbox.popleft()
                 try:
                     if len(item) >= self._measured_from:
-                        self._measure(item)
+                        self.measured = self._measure(item)
                     decoded = decode(item)
                 except BrokenPacketError as exc:
                     decoded = self._take_broken(exc)
@@ -498,11 +500,12 @@ class Peer(Answerer):
             else:
                 blocked = self._take_packet(packet, len(item), worker)
             if blocked is not None:
+                blocked.size = self.measured
                 return blocked
         return None
 
-    def _measure(self, item: str | bytes) -> None:
-        """See that a large message does not become too much.
+    def _measure(self, item: str | bytes) -> int:
+        """See that a large message does not become too much; give what it becomes.
 
         Raises:
             BrokenPacketError: it would, and is not to be decoded.
@@ -510,7 +513,7 @@ class Peer(Answerer):
         limit = self.ws._options.max_decoded_bytes
         size = self.dialect.decoded_size(item, limit)
         if 0 <= size <= limit:
-            return
+            return size
         if size > limit:
             text = f"this decodes to more than max_decoded_bytes ({limit})"
         elif size == ODD_KEYS:
@@ -573,7 +576,7 @@ class Peer(Answerer):
         if self.route is not None and packet.source is CHANNEL and self.route(packet):
             return None
         if self._on_packet is None or self._mailing:
-            self._keep_packet(packet, max(size, size_of(packet.data)) + OVERHEAD)
+            self._keep_packet(packet, max(size, self.size_of(packet.data)) + OVERHEAD)
             return None
         call = Call(ON_PACKET, self._workers.context.copy(), answers=False)
         call.key = self  # no id on the wire is ever this

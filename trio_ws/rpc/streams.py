@@ -23,7 +23,7 @@ import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from trio_ws.errors import PacketError, PacketValidationError, RPCTimeoutError
-from trio_ws.ledger import OVERHEAD, size_of
+from trio_ws.ledger import OVERHEAD
 from trio_ws.rpc.deadlines import let_own_deadline_speak
 from trio_ws.rpc.errors import error_from
 from trio_ws.websocket.bell import Bell
@@ -261,7 +261,7 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
                     self._largest = size
             item = response.response
             kind = type(item)
-            charge = OVERHEAD + (max(size, size_of(item)) if kind is list or kind is dict else size)
+            charge = OVERHEAD + (max(size, peer.size_of(item)) if kind is list or kind is dict else size)
             ledger = peer.ledger
             ledger.held += charge
             self._items.append((item, charge, size))
