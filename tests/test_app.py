@@ -558,7 +558,7 @@ async def lifespan(app):
     yield
     print("down", flush=True)
 
-app.run(int(sys.argv[1]), host="127.0.0.1")
+app.run(int(sys.argv[1]))
 print("after", flush=True)
 """
 
@@ -573,7 +573,7 @@ def test_run_serves_until_a_signal_and_drains(sign: signal.Signals) -> None:
         text=True,
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline().startswith("serving at ws://127.0.0.1:")
+        assert process.stdout.readline().startswith("serving at ws://localhost:")
         process.send_signal(sign)
         try:
             out, err = process.communicate(timeout=60)

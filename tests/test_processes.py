@@ -20,6 +20,7 @@ import trio
 
 import trio_ws
 from tests.kit import worker_targets
+from tests.kit.serving import request
 from tests.kit.watching import until
 from trio_ws.processes import group as group_module
 from trio_ws.processes.group import pause_after
@@ -336,6 +337,17 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
         async with trio_ws.connect(group.url, stream=await trio.open_unix_socket(path)) as ws:
             assert await pid_of(ws) == group.workers[0].pid
     assert not path.exists()
+
+
+async def test_by_default_only_this_machine_is_served_by_its_own_names() -> None:
+    async with running(host=None) as group:
+        assert group.url == f"ws://localhost:{group.port}"
+        for name, status in (("localhost", b"101"), ("evil.example", b"403")):
+            page = request(f"Host: {name}", f"Origin: http://{name}", leave_out=["host"])
+            for address in ("127.0.0.1", "::1"):
+                async with await trio.open_tcp_stream(address, group.port) as stream:
+                    await stream.send_all(page)
+                    assert (await stream.receive_some())[9:12] == status
 
 
 async def test_a_handler_class_over_tls_from_a_certificate_file(tmp_path: Path) -> None:
