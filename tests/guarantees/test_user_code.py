@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
 
-from tests.kit.faults import FAULTS, Panic, kept_cancelled
+from tests.kit.faults import FAULTS, KINDS, Faults, Panic, app_of, handlers, kept_cancelled
 from tests.kit.serving import body_of, exchange, request, serving_in_memory, status_of
 from trio_ws import (
     App,
@@ -19,213 +19,23 @@ from trio_ws import (
     ConnectionClosedError,
     Headers,
     HTTPResponse,
-    RateLimit,
     RPCError,
     WebSocketClient,
     WebSocketHandler,
-    rate_limit,
     rpc_method,
 )
 from trio_ws.errors import check_close
 from trio_ws.testing import RawPeer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from tests.kit.serving import MemoryServer
-    from trio_ws import BlockingWebSocket, Packet, Request, WebSocket
+    from trio_ws import Packet, Request
 
-KINDS = [*FAULTS, "kept_cancelled"]
 DATA = b'{"jsonrpc":"2.0","method":"rpc.data","params":{"data":1}}'
 CALL = b'{"jsonrpc":"2.0","method":"m","id":1}'
 SUBSCRIBE = b'{"jsonrpc":"2.0","method":"__subscribe__","params":[["a"]],"id":1}'
-
-
-class Faults:
-    """What the user code of one test raises."""
-
-    def __init__(self, kept: BaseException) -> None:
-        self.made: dict[str, Callable[[], BaseException]] = {**FAULTS, "kept_cancelled": lambda: kept}
-        self.connected = 0
-        self.disconnected = 0
-
-    def fail(self, request: Request) -> Any:
-        exc = self.made[request.query_params["what"][0]]()
-        raise exc
-
-
-def handlers(faults: Faults) -> dict[str, type[WebSocketHandler]]:
-    """A handler for each place that user code has in it, by what its clients send."""
-    fail = faults.fail
-
-    class Counted(WebSocketHandler):
-        async def on_connect(self, connection: ClientConnection) -> None:
-            faults.connected += 1
-
-        async def on_disconnect(self, connection: ClientConnection) -> None:
-            faults.disconnected += 1
-
-        @rpc_method()
-        async def m(self, connection: ClientConnection) -> int:
-            return 1
-
-    class Method(Counted):
-        @rpc_method()
-        async def m(self, connection: ClientConnection) -> int:
-            return fail(connection.request)  # type: ignore[no-any-return]
-
-    class PlainMethod(Counted):
-        @rpc_method()
-        def m(self, connection: ClientConnection) -> int:  # type: ignore[override]
-            return fail(connection.request)  # type: ignore[no-any-return]
-
-    class MethodThatWaits(Counted):
-        @rpc_method()
-        async def m(self, connection: ClientConnection) -> int:
-            await trio.sleep(0.1)
-            return fail(connection.request)  # type: ignore[no-any-return]
-
-    class MethodWithANursery(Counted):
-        @rpc_method()
-        async def m(self, connection: ClientConnection) -> None:  # type: ignore[override]
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(trio.sleep_forever)
-                await trio.sleep(0.1)
-                fail(connection.request)
-
-    class Stream(Counted):
-        @rpc_method()
-        async def m(self, connection: ClientConnection) -> AsyncIterator[int]:  # type: ignore[override]
-            yield 1
-            fail(connection.request)
-
-    class StreamThatCloses(Counted):
-        @rpc_method()
-        async def m(self, connection: ClientConnection) -> AsyncIterator[int]:  # type: ignore[override]
-            try:
-                yield 1
-            finally:
-                fail(connection.request)
-
-    class Predicate(Counted):
-        @rpc_method(requires=lambda connection: fail(connection.request))
-        async def m(self, connection: ClientConnection) -> int:
-            return 1
-
-    class LimitKey(Counted):
-        @rpc_method()
-        @rate_limit(5, 1.0, key=lambda connection: fail(connection.request))
-        async def m(self, connection: ClientConnection) -> int:
-            return 1
-
-    class DefaultLimitKey(Counted):
-        default_rate_limit = RateLimit(5, 1.0, key=lambda connection: fail(connection.request))
-
-    class State(Counted):
-        def make_state(self, connection: ClientConnection) -> Any:
-            fail(connection.request)
-
-    class OnConnect(Counted):
-        async def on_connect(self, connection: ClientConnection) -> None:
-            fail(connection.request)
-
-    class OnConnectThatAccepts(Counted):
-        async def on_connect(self, connection: ClientConnection) -> None:
-            await connection.accept()
-            fail(connection.request)
-
-    class OnReceive(Counted):
-        async def on_receive(self, connection: ClientConnection, packet: Packet) -> None:
-            fail(connection.request)
-
-    class OnReceiveThatWaits(Counted):
-        async def on_receive(self, connection: ClientConnection, packet: Packet) -> None:
-            await trio.sleep(0.1)
-            fail(connection.request)
-
-    class OnDisconnect(Counted):
-        async def on_disconnect(self, connection: ClientConnection) -> None:
-            faults.disconnected += 1
-            fail(connection.request)
-
-    class MaySubscribe(Counted):
-        def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
-            return fail(connection.request)  # type: ignore[no-any-return]
-
-    class MaySubscribeThatWaits(Counted):
-        async def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
-            await trio.sleep(0.1)
-            return fail(connection.request)  # type: ignore[no-any-return]
-
-    return {kind.__name__: kind for kind in Counted.__subclasses__()}
-
-
-def app_of(faults: Faults) -> App:
-    """Every place that user code has in a server, each at the path of its name."""
-    app, fail = App(), faults.fail
-    for name, kind in handlers(faults).items():
-        app.mount(f"/{name}", kind)
-
-    @app.websocket("/Handler")
-    async def handler(ws: WebSocket) -> None:
-        await ws.accept()
-        fail(ws.request)
-
-    @app.websocket("/HandlerBeforeAccept")
-    async def before(ws: WebSocket) -> None:
-        fail(ws.request)
-
-    @app.websocket("/HandlerWithANursery")
-    async def nest(ws: WebSocket) -> None:
-        await ws.accept()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.sleep_forever)
-            await trio.sleep(0.1)
-            fail(ws.request)
-
-    @app.websocket("/Thread")
-    def thread(ws: BlockingWebSocket) -> None:
-        ws.accept()
-        fail(ws.request)
-
-    below = App()
-
-    @below.add_middleware
-    async def around(ws: WebSocket, call_next: Any) -> None:
-        fail(ws.request)
-
-    @below.websocket("/")
-    async def under_middleware(ws: WebSocket) -> None:
-        await ws.accept()
-
-    app.mount("/Middleware", below)
-    managed = App()
-
-    @managed.middleware
-    async def manager(ws: WebSocket) -> AsyncIterator[None]:
-        yield
-        fail(ws.request)
-
-    @managed.websocket("/")
-    async def under_manager(ws: WebSocket) -> None:
-        await ws.accept()
-
-    app.mount("/MiddlewareThatLeaves", managed)
-
-    @app.http("/HTTP")
-    async def http(request: Request) -> str:
-        return fail(request)  # type: ignore[no-any-return]
-
-    @app.http("/HTTPThread")
-    def http_thread(request: Request) -> str:
-        return fail(request)  # type: ignore[no-any-return]
-
-    @app.websocket("/echo")
-    async def echo(ws: WebSocket) -> None:
-        async for message in ws:
-            await ws.send(message)
-
-    return app
 
 
 FUNCTIONS = ["Handler", "HandlerBeforeAccept", "HandlerWithANursery", "Middleware", "MiddlewareThatLeaves"]
