@@ -7,7 +7,8 @@ side is told in time that the call may go on. What was said last ends the method
 Invariants:
 
 - A call that its caller still waits for is renewed before the time that was said last is over: `MARGIN`
-  before, or half of a shorter time. So much longer than the one before may a trip take.
+  before, or three quarters of a shorter time. So much longer than the one before may a trip take, and so long
+  may either program stand still.
 - A call has at most one renewal that waits to be written.
 """
 
@@ -30,7 +31,7 @@ __all__ = ["Lease", "Renewals", "let_own_deadline_speak"]
 #: Seconds before the end of a lease at which it is renewed.
 MARGIN = 2.0
 #: Seconds of a renewed lease: the least and the most. A short one doubles.
-SHORTEST = 0.2
+SHORTEST = 1.0
 LONGEST = 2 * MARGIN
 #: Leases that are due within so many seconds are renewed together.
 TOGETHER = 0.05
@@ -62,7 +63,7 @@ class Lease:
     def said(self, seconds: float, now: float) -> None:
         """The other side is told now that it has so much."""
         self.seconds = seconds
-        self.renew_at = now + (seconds / 2 if seconds < 2 * MARGIN else seconds - MARGIN)
+        self.renew_at = now + max(seconds / 4, seconds - MARGIN)
 
 
 class Renewals:
