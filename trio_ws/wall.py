@@ -14,7 +14,6 @@ Invariants:
 
 from __future__ import annotations
 
-import logging
 import math
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -23,8 +22,10 @@ import trio
 from trio.lowlevel import current_task
 
 from trio_ws.errors import RPCError, WebSocketException, check_close
+from trio_ws.logs import logger_for
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Iterator
 
 __all__ = [
@@ -43,7 +44,7 @@ __all__ = [
     "traceback_of",
 ]
 
-_logger = logging.getLogger("trio_ws.server")
+_logger = logger_for("trio_ws.server")
 
 _ENDS = (KeyboardInterrupt, SystemExit)
 

@@ -290,19 +290,24 @@ async def test_malformed_http_chains_the_error_of_h11(autojump_clock: MockClock)
 
 
 async def test_a_reset_chains_the_os_error() -> None:
-    async def reset(ws: WebSocket) -> None:
-        await ws.recv()
-        sock = ws._transport._sock  # type: ignore[union-attr]
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        ws._end(None)
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
 
-    async with serving(reset) as server, connect(server.url) as ws:
-        await ws.send("x")
-        with pytest.raises(ConnectionClosedError) as info:
-            await ws.receive_text()
-        assert info.value.code == 1006
-        assert (info.value.sent, info.value.received) == (None, None)
-        assert isinstance(info.value.__cause__, ConnectionResetError)
+    async def reset() -> None:
+        stream = await listener.accept()
+        peer = await RawPeer.accept(stream)
+        assert await peer.receive_frame() is not None
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await peer.aclose()
+
+    async with listener, trio.open_nursery() as nursery:
+        nursery.start_soon(reset)
+        async with connect(f"ws://127.0.0.1:{listener.socket.getsockname()[1]}") as ws:
+            await ws.send("x")
+            with pytest.raises(ConnectionClosedError) as info:
+                await ws.receive_text()
+            assert info.value.code == 1006
+            assert (info.value.sent, info.value.received) == (None, None)
+            assert isinstance(info.value.__cause__, ConnectionResetError)
 
 
 async def test_a_broken_link_chains_its_error_for_every_waiter(autojump_clock: MockClock) -> None:

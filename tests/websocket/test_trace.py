@@ -108,7 +108,7 @@ def test_frames_are_found_in_any_pieces(step: int, caplog: pytest.LogCaptureFixt
         _number = 1
 
         class _transport:  # noqa: N801
-            remote_address = None
+            peer_address = None
 
         def __repr__(self) -> str:
             return "it"

@@ -515,12 +515,12 @@ class Peer(Answerer):
         if 0 <= size <= limit:
             return size
         if size > limit:
-            text = f"this decodes to more than max_decoded_bytes ({limit})"
-        elif size == ODD_KEYS:
-            text = "too many keys of a map are neither text nor bytes"
-        else:
-            text = "this is nested too deep"
-        raise self.dialect.too_large(item, text)
+            raise self.dialect.refusal(
+                item, f"this decodes to more than max_decoded_bytes ({limit})", close_code=1009
+            )
+        if size == ODD_KEYS:
+            raise self.dialect.refusal(item, "too many keys of a map are neither text nor bytes")
+        raise self.dialect.refusal(item, "this is nested too deep")
 
     def _begin_batch(self, members: list[Any], size: int) -> deque[Any]:
         batch = self._batch = deque(members)

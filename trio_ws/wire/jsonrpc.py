@@ -185,7 +185,7 @@ class JSONRPC(Dialect):
     def decoded_size(self, payload: str | bytes, limit: int) -> int:
         return json_size(payload, limit)
 
-    def too_large(self, payload: str | bytes, text: str) -> BrokenPacketError:
+    def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> BrokenPacketError:
         if payload.lstrip()[:1] in {"[", b"["}:
             return BrokenPacketError(text, answer=_failure(INVALID_REQUEST, text, b"null"))
         return BrokenPacketError(text, answer=_refused_unread(payload, INVALID_PARAMS, text))

@@ -217,7 +217,7 @@ class Dialect(ABC):
         """
 
     @abstractmethod
-    def too_large(self, payload: str | bytes, text: str) -> BrokenPacketError:
+    def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> BrokenPacketError:
         """What is to be done about a message that is not going to be decoded, for a reason given as text."""
 
     def use_ledger(self, ledger: MemoryLedger) -> None:  # noqa: B027 - most hold nothing

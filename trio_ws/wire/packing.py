@@ -124,9 +124,9 @@ class _Packets(Dialect):
     def measured_from(self, limit: int) -> int:
         return min(_COLLIDING, limit // MOST_GROWTH)
 
-    def too_large(self, payload: str | bytes, text: str) -> BrokenPacketError:
+    def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> BrokenPacketError:
         broken = self._broken(payload, text)
-        broken.close_code = 1009
+        broken.close_code = close_code
         return broken
 
     def _without_packet(self, payload: str | bytes, exc: Exception) -> Packet:
