@@ -40,6 +40,7 @@ from trio_ws import (
     rpc_method,
 )
 from trio_ws.testing import RawPeer
+from trio_ws.websocket import reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -635,3 +636,29 @@ async def test_on_connect_may_turn_a_client_away_after_it_has_accepted(
         await trio.sleep(1)
         assert not memory.server.connections
     assert seen == (["returned", "seen off"] if way == "close" else [])
+
+
+@pytest.mark.parametrize("accepts", [False, True])
+async def test_a_client_that_was_let_in_late_is_read_like_any_other(
+    accepts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "FEW", 0)
+
+    class Slow(WebSocketHandler):
+        async def on_connect(self, connection: ClientConnection) -> None:
+            await trio.sleep(0.1)  # long enough to be watched
+            if accepts:
+                await connection.accept()
+                await trio.sleep(0.1)
+
+        @rpc_method()
+        async def name(self, connection: ClientConnection) -> str:
+            return "Slow"
+
+    async with serving(Slow) as server, WebSocketClient(server.url) as client:
+        assert await client.call("name") == "Slow"
+        (ws,) = server.connections
+        assert ws._shared == reader.HAS_EPOLL
+        assert ws._opening is None
+        assert ws._watching is None
+        assert await client.call("name") == "Slow"
