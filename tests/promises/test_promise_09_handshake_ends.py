@@ -290,7 +290,9 @@ async def test_a_rejection_whose_body_dribbles_is_told_at_its_head(autojump_cloc
         await stream.send_all(b"HTTP/1.1 403 No\r\nContent-Length: 5000\r\n\r\n")
         await dribble(stream, b"x")
 
-    await failure_of_connect(script, open_timeout=6.5)
+    error, _ = await failure_of_connect(script, open_timeout=6.5)
+    assert isinstance(error, HandshakeRejectedError)
+    assert error.status == 403
     assert trio.current_time() == pytest.approx(0.1)
 
 

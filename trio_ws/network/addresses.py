@@ -45,58 +45,41 @@ def share_key(address: Any) -> str | None:
 
 
 class AddressShares:
-    """What each key of `share_key` holds: connections, and among them clients in their opening handshake.
+    """How many connections, and among them opening handshakes, each key of `share_key` has.
 
-    A client is any object, the same for `begin` and `opened`. The key None has no share; its handshakes are
-    counted all the same.
+    Every method takes a key, or None, which is counted nowhere.
     """
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._connections: dict[str, int] = {}  # of those that have any
-        self._handshakes: dict[str | None, dict[Any, None]] = {}  # the oldest first
+        self._handshakes: dict[str, int] = {}
 
-    def begin(self, key: str | None, client: object) -> None:
+    def begin(self, key: str | None) -> None:
         """Count a connection that begins its opening handshake."""
         if key is not None:
             self._connections[key] = self._connections.get(key, 0) + 1
-        self._handshakes.setdefault(key, {})[client] = None
+            self._handshakes[key] = self._handshakes.get(key, 0) + 1
 
-    def opened(self, key: str | None, client: object) -> None:
+    def opened(self, key: str | None) -> None:
         """Its opening handshake is over."""
-        clients = self._handshakes[key]
-        del clients[client]
-        if not clients:
-            del self._handshakes[key]
+        if key is not None:
+            _count_down(self._handshakes, key)
 
     def end(self, key: str | None) -> None:
         """The connection is gone, whose opening handshake was over."""
         if key is not None:
-            if self._connections[key] == 1:
-                del self._connections[key]
-            else:
-                self._connections[key] -= 1
-
-    def crowding(self, key: str | None) -> Any:
-        """The client that makes room for another handshake of a key, where all places are taken.
-
-        It is the oldest one of whoever has the most, if that is at least two more than the key has itself;
-        else None. So silent clients, from however many addresses, keep out nobody who has fewer of them.
-        """
-        most = max(self._handshakes.values(), key=len, default={})
-        if len(most) < len(self._handshakes.get(key, ())) + 2:
-            return None
-        return next(iter(most))
+            _count_down(self._connections, key)
 
     def refusal(self, key: str | None) -> str | None:
         """Why a key may not have one more connection, for the log, with the option that it depends on."""
         if key is None:
             return None
         for name, held, limit in (
-            ("max_handshakes_per_address", len(self._handshakes.get(key, ())), self.max_handshakes(key)),
-            ("max_connections_per_address", self._connections.get(key, 0), self.max_connections(key)),
+            ("max_handshakes_per_address", self._handshakes, self.max_handshakes(key)),
+            ("max_connections_per_address", self._connections, self.max_connections(key)),
         ):
-            if limit is not None and held >= limit:
+            if limit is not None and held.get(key, 0) >= limit:
                 return (
                     f"{key} has {name} ({limit}) already;"
                     " if it is a proxy of yours, name it: Options(trusted_proxies=[...])"
@@ -128,3 +111,10 @@ def _share(given: int | None, of: int | None, key: str, of_others: int) -> int |
     if key.startswith("127.") or key == "::1":
         return rest
     return of_others if rest is None else min(rest, of_others)
+
+
+def _count_down(held: dict[str, int], key: str) -> None:
+    if held[key] == 1:
+        del held[key]
+    else:
+        held[key] -= 1

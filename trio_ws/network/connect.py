@@ -365,11 +365,11 @@ class _Attempt:
 
     async def _secure(self, service: Service, stream: trio.abc.Stream) -> Transport:
         if self.uri.secure:
-            stream = tls_client(
-                stream, self._ssl_context or ssl.create_default_context(), self.uri.server_name
-            )
+            plain = take_socket(stream) if isinstance(stream, trio.SocketStream) else stream
+            context = self._ssl_context or ssl.create_default_context()
+            stream = secured = tls_client(plain, context, self.uri.server_name)
             try:
-                await stream.do_handshake()
+                await secured.do_handshake()
             except LINK_ERRORS:
                 await close_forcefully(stream)
                 raise

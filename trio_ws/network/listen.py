@@ -177,8 +177,6 @@ async def secure(
         if address is not None:  # of a stream that has no socket to ask
             transport.remote_address = address
         return transport
-    if isinstance(client, socket.socket):
-        client = trio.SocketStream(trio.socket.from_stdlib_socket(client))
     stream = tls_server(client, context)
     try:
         await stream.do_handshake()

@@ -18,6 +18,8 @@ if sys.platform == "linux":
 if TYPE_CHECKING:
     import trio
 
+    from trio_ws.websocket.tls import SocketBelow
+
 __all__ = ["Delivery", "delivery_of"]
 
 #: ``tcpi_bytes_acked`` of Linux' ``struct tcp_info`` (from 4.1 on), in bytes from its start.
@@ -36,7 +38,7 @@ class Delivery(NamedTuple):
     end: int
 
 
-def delivery_of(sock: socket.socket | trio.socket.SocketType) -> Delivery | None:
+def delivery_of(sock: socket.socket | trio.socket.SocketType | SocketBelow) -> Delivery | None:
     """How far what was written has come; None where this system does not tell."""
     if sys.platform == "linux":  # mypy knows what is there by this comparison alone
         with contextlib.suppress(OSError, struct.error):  # closed, or a kernel that keeps no count

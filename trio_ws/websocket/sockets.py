@@ -19,7 +19,7 @@ import trio
 
 from trio_ws.logs import logger_for
 from trio_ws.wall import judged, log_failure, text_of
-from trio_ws.websocket.tls import BoundedReads
+from trio_ws.websocket.tls import BoundedReads, SocketBelow, SocketTLS
 
 __all__ = ["LINK_ERRORS", "close_forcefully", "has_hung_up", "link_error", "shut_down", "socket_of"]
 
@@ -32,7 +32,7 @@ _HUNG_UP: int | None = getattr(select, "POLLRDHUP", None)
 LINK_ERRORS = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
-def socket_of(stream: object) -> trio.socket.SocketType | None:
+def socket_of(stream: object) -> trio.socket.SocketType | SocketBelow | None:
     """The socket that carries a trio stream, through any layers of TLS; None where none is known."""
     while True:
         if isinstance(stream, trio.SSLStream):
@@ -43,16 +43,16 @@ def socket_of(stream: object) -> trio.socket.SocketType | None:
             stream = stream.inner
         else:
             break
-    return stream.socket if isinstance(stream, trio.SocketStream) else None
+    return stream.socket if isinstance(stream, trio.SocketStream | SocketTLS) else None
 
 
-def shut_down(sock: socket.socket | trio.socket.SocketType) -> None:
+def shut_down(sock: socket.socket | trio.socket.SocketType | SocketBelow) -> None:
     """End a connection in both directions, whoever else has the descriptor."""
     with contextlib.suppress(OSError):  # the peer has reset it, or it never was connected
         sock.shutdown(socket.SHUT_RDWR)
 
 
-def has_hung_up(sock: socket.socket | trio.socket.SocketType) -> bool:
+def has_hung_up(sock: socket.socket | trio.socket.SocketType | SocketBelow) -> bool:
     """Whether the peer has ended its side, or the connection broke, though what it sent is not yet read.
 
     False where the system does not say so without reading (it does on Linux).

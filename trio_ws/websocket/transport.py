@@ -27,7 +27,7 @@ from trio_ws.websocket.sockets import (
     shut_down,
     socket_of,
 )
-from trio_ws.websocket.tls import tls_info
+from trio_ws.websocket.tls import TLS_STREAMS, tls_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,7 +197,7 @@ class StreamTransport:
     @property
     def tls(self) -> TLSInfo | None:
         """Of the stream's TLS, whose handshake is done; None without."""
-        return tls_info(self._stream) if isinstance(self._stream, trio.SSLStream) else None
+        return tls_info(self._stream) if isinstance(self._stream, TLS_STREAMS) else None
 
     async def receive(self) -> bytes:
         try:
