@@ -370,6 +370,7 @@ async def test_a_call_with_no_time_left_is_not_begun(
 async def test_the_time_that_a_request_is_held_counts(
     seconds: float, renewed: bool, autojump_clock: MockClock
 ) -> None:
+    """One whose time is over before its turn has come is answered then, and not begun."""
     handler = Handler()
     options = Options(ping_interval=None, max_concurrent_calls=1)
     async with serving_in_memory(handler, options=options) as memory:
@@ -379,17 +380,64 @@ async def test_the_time_that_a_request_is_held_counts(
         if renewed:
             await trio.sleep(2)
             await peer.send_frame(2, ENCODE.deadline("2", 30))
-        assert (await answer_of(peer))["response"] == "done"
-        assert trio.current_time() == 10
-        response = await answer_of(peer)
+        ends = [await answer_of(peer), await answer_of(peer)]
         if renewed:
-            assert response["response"] == "done"
+            assert [end["response"] for end in ends] == ["done", "done"]
             assert trio.current_time() == 25
+        elif seconds < 10:
+            assert [(end["call_id"], end.get("error")) for end in ends] == [("2", -32003), ("1", None)]
+            assert handler.begun == ["work"]
+            assert trio.current_time() == 10
         else:
-            assert response["error"] == -32003
-            # Not begun, or only with what was left.
-            assert handler.begun == ["work"] * (1 if seconds < 10 else 2)
-            assert trio.current_time() == max(10, seconds)
+            assert [(end["call_id"], end.get("error")) for end in ends] == [("1", None), ("2", -32003)]
+            assert trio.current_time() == 20  # begun, with what was left
+        (connection,) = handler.clients
+        assert connection._live.ledger.held == 0
+        await peer.send_close()
+
+
+async def test_requests_that_are_held_are_answered_at_their_deadlines(autojump_clock: MockClock) -> None:
+    handler = Handler()
+    options = Options(ping_interval=None, max_concurrent_calls=1)
+    async with serving_in_memory(handler, options=options) as memory:
+        peer = await open_raw(memory)
+        await peer.send_frame(2, ENCODE.request("0", "work", (1000,)))
+        for seconds in (50, 7, 30, 1, 7.01):
+            await peer.send_frame(2, ENCODE.request(f"{seconds}", "work", (1,), timeout=seconds))
+        for seconds in (1, 7, 7.01, 30, 50):
+            end = await answer_of(peer)
+            assert (end["call_id"], end["error"]) == (f"{seconds}", -32003)
+            assert seconds <= trio.current_time() <= seconds + deadlines.TOGETHER
+        assert handler.begun == ["work"]
+        (connection,) = handler.clients
+        held = connection._live._held_deadlines
+        assert held is not None
+        await trio.testing.wait_all_tasks_blocked()
+        assert held._scope is None
+        await peer.send_close()
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_an_abort_finds_a_held_call_until_it_begins(steps: int, autojump_clock: MockClock) -> None:
+    """Also in the moment when its turn has come."""
+    handler = Handler()
+    options = Options(ping_interval=None, max_concurrent_calls=1)
+    async with serving_in_memory(handler, options=options) as memory:
+        peer = await open_raw(memory)
+        await peer.send_frame(2, ENCODE.request("1", "work", (10,)))
+        await peer.send_frame(2, ENCODE.request("2", "work", (1000,)))
+        await trio.testing.wait_all_tasks_blocked()
+        (connection,) = handler.clients
+        server = connection._live
+        worker = Worker(trio.lowlevel.current_task())
+        server.begin(Request("__abort__", ["1"]), worker)
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        server.begin(Request("__abort__", ["2"]), worker)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (server._running, server._held, server._busy) == ({}, {}, 0)
+        await peer.send_frame(2, ENCODE.request("3", "plain"))
+        assert (await answer_of(peer))["response"] == "done"
         await peer.send_close()
 
 
@@ -479,7 +527,7 @@ async def test_renewing_ends_with_the_calls_and_with_the_connection(autojump_clo
             await trio.sleep(60)
             peer = client._live
             assert peer._renewals is not None
-            assert peer._renewals._alarm is None
+            assert peer._renewals._scope is None
             assert all_tasks() == before
             async with trio.open_nursery() as nursery:
 
@@ -490,11 +538,11 @@ async def test_renewing_ends_with_the_calls_and_with_the_connection(autojump_clo
 
                 await trio.testing.wait_all_tasks_blocked()
                 renewals = peer._renewals
-                assert renewals._alarm is not None
+                assert renewals._scope is not None
                 peer.close_soon(1000, "")
                 assert peer._renewals is None
             await trio.testing.wait_all_tasks_blocked()
-            assert renewals._alarm is None
+            assert renewals._scope is None
 
 
 MOVES = st.lists(st.tuples(st.floats(0.01, 6), st.floats(0, 12)), max_size=6)

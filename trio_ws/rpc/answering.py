@@ -39,6 +39,7 @@ from trio_ws.logs import logger_for, shown
 from trio_ws.predicates import holds
 from trio_ws.rpc.begun import Blocked, Call
 from trio_ws.rpc.calls import Caller
+from trio_ws.rpc.deadlines import HeldDeadlines
 from trio_ws.rpc.methods import ASYNC, PLAIN, STREAM
 from trio_ws.rpc.streams import ItemStream, produce
 from trio_ws.wall import (
@@ -90,6 +91,7 @@ class Answerer(Caller):
         "_debug",
         "_default_limit",
         "_held",
+        "_held_deadlines",
         "_idle_bell",
         "_limiter",
         "_made_up",
@@ -124,6 +126,7 @@ class Answerer(Caller):
         self._idle_bell = Bell()  # rings when none of them is left
         self._held: dict[Any, tuple[Request, int]] = _NONE  # requests for which there is no room, in order
         self._not_let_in = False  # on_connect has not returned
+        self._held_deadlines: HeldDeadlines | None = None  # made by the first that has one
         self._beginning_held = False  # a task waits for that room
         self._max_calls = ws._options.max_concurrent_calls
         self._made_up = 0
@@ -194,12 +197,22 @@ class Answerer(Caller):
     def _hold(self, request: Request, size: int) -> None:
         if request.timeout is not None:
             request.timeout += trio.current_time()  # a time of the clock, while it is held
+            self._look_at_held(request.timeout)
         size = max(size, self.measured or size_of(request.args) + size_of(request.kwargs)) + OVERHEAD
         self.ledger.held += size
         if self._held is _NONE:
             self._held = {}
         self._held[request.call_id or object()] = request, size
         self._begin_held_soon()
+
+    def _look_at_held(self, deadline: float) -> None:
+        if self._held_deadlines is None:
+            self._held_deadlines = HeldDeadlines(self, self._workers)
+        self._held_deadlines.look_at(deadline)
+
+    def answer_too_late(self, key: Any) -> None:
+        """The time of a request that is held is over."""
+        self._answer_error(self._unhold(key), _too_late())
 
     def _unhold(self, key: Any) -> Request:
         request, size = self._held.pop(key)
@@ -226,10 +239,7 @@ class Answerer(Caller):
             self._beginning_held = False
 
     def _start_held(self) -> None:
-        key = next(iter(self._held))
-        size = self._held[key][1]
-        request = self._unhold(key)
-        self._workers.start(lambda worker: self._run_held(request, size, worker))
+        self._workers.start(self._run_held)
 
     def begin(self, request: Request, worker: Worker) -> Blocked | None:
         """Run a method up to its end, or to where it first waits."""
@@ -379,11 +389,18 @@ class Answerer(Caller):
         if self._closing is not None:
             self._leave_if_idle()
 
-    async def _run_held(self, request: Request, size: int, worker: Worker) -> None:
-        """A call that had to wait for another to end; the lead is elsewhere."""
-        if request.timeout is not None:
-            request.timeout -= trio.current_time()
-        blocked = None if self.over else self.begin(request, worker)
+    async def _run_held(self, worker: Worker) -> None:
+        """Begin the first of the calls that had to wait, in the place that one has left to it.
+
+        Until then it is held, so that an abort finds it. The lead is elsewhere.
+        """
+        blocked = None
+        if self._held and not self.over:
+            key, (request, size) = next(iter(self._held.items()))
+            self._unhold(key)
+            if request.timeout is not None:
+                request.timeout -= trio.current_time()
+            blocked = self.begin(request, worker)
         if blocked is None:
             self._call_ended()
         else:
@@ -449,6 +466,7 @@ class Answerer(Caller):
             return
         if call_id in self._held:
             self._held[call_id][0].timeout = deadline
+            self._look_at_held(deadline)
 
     def _take_goaway(self, args: Any) -> None:
         begun = args[0] if len(args) == 1 else None

@@ -421,7 +421,7 @@ class Caller(ABC):
         renewals = self._renewals
         if renewals is None:
             renewals = self._renewals = Renewals(self, self._workers)
-        if lease.renew_at < renewals.due:
+        if lease.renew_at < renewals.due:  # spares a call
             renewals.look_at(lease.renew_at)
         return lease
 

@@ -1,4 +1,4 @@
-"""Deadlines of calls that are under way, on the caller's side.
+"""Deadlines of calls that are under way.
 
 A deadline belongs to the caller's cancel scope, which may move it while the call is under way, and trio tells
 nobody. So the caller alone decides: its cancellation sends the abort, and for as long as it waits, the other
@@ -10,11 +10,13 @@ Invariants:
   before, or three quarters of a shorter time. So much longer than the one before may a trip take, and so long
   may either program stand still.
 - A call has at most one renewal that waits to be written.
+- A request that waits for its turn past its deadline is answered, and not begun.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,18 +24,19 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from trio_ws.rpc.answering import Answerer
     from trio_ws.rpc.calls import Caller
     from trio_ws.rpc.waiting import Slot, Waiting
     from trio_ws.rpc.workers import Worker, Workers
 
-__all__ = ["Lease", "Renewals", "let_own_deadline_speak"]
+__all__ = ["HeldDeadlines", "Lease", "Renewals", "let_own_deadline_speak"]
 
 #: Seconds before the end of a lease at which it is renewed.
 MARGIN = 2.0
 #: Seconds of a renewed lease: the least and the most. A short one doubles.
 SHORTEST = 1.0
 LONGEST = 2 * MARGIN
-#: Leases that are due within so many seconds are renewed together.
+#: What is due within so many seconds is done together.
 TOGETHER = 0.05
 #: Seconds after which the task looks whether anything is left to renew.
 LOOK_EVERY = 20.0
@@ -66,58 +69,93 @@ class Lease:
         self.renew_at = now + max(seconds / 4, seconds - MARGIN)
 
 
-class Renewals:
-    """Renews the leases of one connection's calls, in a task that runs while there are any.
+class Alarm(ABC):
+    """Does what is due, in a task that runs while anything is going to be.
 
     Attributes:
-        due: the clock's time at which the task is going to look for leases to renew.
+        due: the clock's time at which it is going to look.
     """
 
-    __slots__ = ("_alarm", "_caller", "_workers", "due")
+    __slots__ = ("_scope", "_workers", "due")
 
-    def __init__(self, caller: Caller, workers: Workers) -> None:
-        self._caller = caller
+    def __init__(self, workers: Workers) -> None:
         self._workers = workers
-        self._alarm: trio.CancelScope | None = None  # around the task's sleep
+        self._scope: trio.CancelScope | None = None  # around the task's sleep
         self.due = math.inf
 
     def look_at(self, due: float) -> None:
-        """Look for leases to renew no later than this."""
+        """Look no later than this."""
+        if due >= self.due:
+            return
         self.due = due
-        if self._alarm is None:
-            self._alarm = trio.CancelScope(deadline=due)
+        if self._scope is None:
+            self._scope = trio.CancelScope(deadline=due)
             self._workers.start(self._run)
         else:
-            self._alarm.deadline = due
+            self._scope.deadline = due
 
     def end(self) -> None:
-        """The connection is at its end."""
-        if self._alarm is not None:
-            self._alarm.cancel()
+        """The connection is at its end, and nothing is left."""
+        if self._scope is not None:
+            self._scope.cancel()
 
     async def _run(self, _: Worker) -> None:
         try:
-            while self._alarm is not None:
-                with self._alarm:
+            while self._scope is not None:
+                with self._scope:
                     await trio.sleep_forever()
-                self._renew()
+                now = trio.current_time()
+                following = self.ring(now)
+                if following == math.inf:
+                    break
+                self.due = max(now, min(following, now + LOOK_EVERY))
+                self._scope = trio.CancelScope(deadline=self.due)
         finally:
-            self._alarm = None
+            self._scope = None
             self.due = math.inf
 
-    def _renew(self) -> None:
-        """Renew what is due, and set the alarm for the next."""
-        now = trio.current_time()
+    @abstractmethod
+    def ring(self, now: float) -> float:
+        """Do what is due; give the clock's time of the next."""
+
+
+class HeldDeadlines(Alarm):
+    """Answers requests whose time is over before their turn has come."""
+
+    __slots__ = ("_answerer",)
+
+    def __init__(self, answerer: Answerer, workers: Workers) -> None:
+        super().__init__(workers)
+        self._answerer = answerer
+
+    def ring(self, now: float) -> float:
+        following = math.inf
+        for key, (request, _) in list(self._answerer._held.items()):
+            if request.timeout is None:
+                continue
+            if request.timeout <= now:
+                self._answerer.answer_too_late(key)
+            else:
+                following = min(following, request.timeout)
+        return max(following, now + TOGETHER)
+
+
+class Renewals(Alarm):
+    """Renews the leases of one connection's calls."""
+
+    __slots__ = ("_caller",)
+
+    def __init__(self, caller: Caller, workers: Workers) -> None:
+        super().__init__(workers)
+        self._caller = caller
+
+    def ring(self, now: float) -> float:
         following = math.inf
         for call_id, lease in list(self._leases()):
             if lease.renew_at <= now + TOGETHER:
                 self._renew_one(call_id, lease, now)
             following = min(following, lease.renew_at)
-        if following == math.inf:
-            self._alarm = None
-        else:
-            self.due = min(following, now + LOOK_EVERY)
-            self._alarm = trio.CancelScope(deadline=self.due)
+        return following
 
     def _leases(self) -> Iterator[tuple[str, Lease]]:
         tables: tuple[Mapping[str, Slot | Waiting], ...] = (self._caller._calls, self._caller._pending)

@@ -259,9 +259,10 @@ class Peer(Answerer):
         self.ledger.held -= sum(size for _, size in self._held.values()) + self._batch_size
         self._held = _NONE
         self._batch, self._batch_size = (), 0
-        if self._renewals is not None:
-            self._renewals.end()
-            self._renewals = None  # which leads back to us
+        for alarm in (self._renewals, self._held_deadlines):
+            if alarm is not None:
+                alarm.end()
+        self._renewals = self._held_deadlines = None  # which lead back to us
         self._own_bell.ring()
         self._mail_bell.ring()
         self.progress.ring()
