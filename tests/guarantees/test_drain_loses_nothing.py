@@ -117,6 +117,7 @@ async def test_so_they_do_over_sockets(shared: bool) -> None:
                             sent += 1
                             if sent > 300:
                                 stopping.set()
+                            await trio.lowlevel.checkpoint()  # the Close comes in this program, too
 
             for _ in range(12 if shared else 2):
                 await nursery.start(talk)
