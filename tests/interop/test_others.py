@@ -140,7 +140,7 @@ async def test_libwebsockets(compression: bool) -> None:
     lws = program("libwebsockets-test-server", "libwebsockets-test-server")
     options = Options(compression=compression)
     with trio.fail_after(guard()):
-        async with taking_a_port(lambda port: [lws, f"--port={port}"]) as port:
+        async with taking_a_port(lambda port: [lws, f"--port={port}", "-i", "lo"]) as port:
             url = f"ws://127.0.0.1:{port}/"
             async with connect(url, subprotocols=["lws-mirror-protocol"], options=options) as ws:
                 await ws.send("hello " * 100)
