@@ -14,14 +14,14 @@ import typing
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import trio
-from trio.lowlevel import enable_ki_protection
+from trio.lowlevel import checkpoint, enable_ki_protection
 
 from trio_ws.channels.hub import Hub
 from trio_ws.channels.inbox import check_policy
 from trio_ws.channels.log import Member
 from trio_ws.channels.names import check_names, is_glob
 from trio_ws.errors import RPCAccessDeniedError, RPCInvalidParamsError, WebSocketException
-from trio_ws.logs import logger_for
+from trio_ws.logs import logger_for, shown
 from trio_ws.predicates import holds
 from trio_ws.rpc.limits import Limiter
 from trio_ws.rpc.methods import Method, collect, let_ctrl_c_strike, make_method
@@ -47,6 +47,10 @@ __all__ = ["UNFINISHED", "WebSocketHandler"]
 
 logger = logger_for("trio_ws.handler")
 
+#: Names of a client's list that are looked at, or let go, before others have a turn.
+_NAMES_IN_A_ROW = 16
+#: Names that a client may let go at once, though it may hold less.
+_NAMES_TO_LEAVE = 1000
 _RESERVED = frozenset({SUBSCRIBE, UNSUBSCRIBE, METHODS})
 
 #: What serving a connection gives that lives on without the task.
@@ -324,24 +328,74 @@ class WebSocketHandler(Generic[State]):
             )
 
     async def _subscribe(self, connection: ClientConnection[State], names: list[str]) -> bool:
-        """A client subscribes itself: all of it, or nothing."""
+        """A client subscribes itself: all of it, or nothing.
+
+        A long list is looked at piece by piece, and no further than to the first name that is refused.
+        """
+        if self._are_too_many(connection, names, 0):
+            return False
+        for start in range(0, len(names), _NAMES_IN_A_ROW):
+            for name in names[start : start + _NAMES_IN_A_ROW]:
+                await self._check_subscription(connection, name)
+            if start + _NAMES_IN_A_ROW < len(names):
+                await checkpoint()
+        new = list(dict.fromkeys(names))
+        member = connection._member
+        if member is None or not connection._has_room(new):
+            return False
+        before = set(member.held)
+        start = 0
         try:
-            checked = check_names(names)
+            while start < len(new):
+                row = self._hub.names_in_a_row
+                if not connection.subscribe(new[start : start + row]):
+                    break
+                start += row
+                if start < len(new):
+                    await checkpoint()
+        finally:
+            if start < len(new):
+                connection.unsubscribe([name for name in new[:start] if name not in before])
+        return start >= len(new)
+
+    async def _check_subscription(self, connection: ClientConnection[State], name: str) -> None:
+        try:
+            check_names(name)
         except ValueError as exc:
             raise RPCInvalidParamsError(str(exc), data={"path": "names"}) from None
-        for name in checked:
-            allowed: Any = self.client_globs or not is_glob(name)
-            if allowed:
-                allowed = self.may_subscribe(connection, name)
-                if inspect.isawaitable(allowed):
-                    allowed = await allowed
-            if not allowed:
-                raise RPCAccessDeniedError(f"access to the channel {name!r} denied")
-        return connection._member is not None and connection.subscribe(checked)
+        allowed: Any = self.client_globs or not is_glob(name)
+        if allowed:
+            allowed = self.may_subscribe(connection, name)
+            if inspect.isawaitable(allowed):
+                allowed = await allowed
+        if not allowed:
+            raise RPCAccessDeniedError(f"access to the channel '{shown(name)}' denied")
 
-    def _unsubscribe(self, connection: ClientConnection[State], names: list[str]) -> bool:
-        held = connection.subscribed_channel
-        connection.unsubscribe([name for name in names if name in held])
+    async def _unsubscribe(self, connection: ClientConnection[State], names: list[str]) -> bool:
+        if self._are_too_many(connection, names, _NAMES_TO_LEAVE):
+            return False
+        for start in range(0, len(names), _NAMES_IN_A_ROW):
+            member = connection._member
+            if member is not None:
+                for name in names[start : start + _NAMES_IN_A_ROW]:
+                    if name in member.held:
+                        self._hub.remove(member, name)
+            if start + _NAMES_IN_A_ROW < len(names):
+                await checkpoint()
+        return True
+
+    def _are_too_many(self, connection: ClientConnection[State], names: list[str], least: int) -> bool:
+        """Whether a client's list has more names than it may hold, and than ``least``; that is logged."""
+        limit = connection._ws._options.max_subscribed_channels
+        if not limit or len(names) <= max(limit, least):
+            return False
+        logger.info(
+            "refused a list of %d channels of %r: max_subscribed_channels is %d",
+            len(names),
+            connection,
+            limit,
+            extra=about(connection._ws),
+        )
         return True
 
     def _list_methods(self, connection: ClientConnection[State]) -> list[dict[str, Any]]:

@@ -255,8 +255,8 @@ class ClientConnection(Generic[State]):
             True; False where it would then hold more than ``max_subscribed_channels``, and nothing changed.
 
         Raises:
-            ValueError, TypeError: a name is empty, longer than 256 characters or no str, or the policy cannot
-                be.
+            ValueError, TypeError: a name is no str, empty, longer than 256 characters (128 with one beyond
+                U+FFFF), or a glob with more than 32 wildcards, or the policy cannot be.
             RuntimeError: the connection is not one of a server's, or it is closed.
         """
         names = check_names(names)
@@ -264,13 +264,17 @@ class ClientConnection(Generic[State]):
             check_policy(policy, CONNECTION_POLICIES)
         if self._hub is None or self._member is None:
             raise RuntimeError("only a connection of a server, while it is open, can be subscribed")
-        held = self._member.held
-        limit = self._ws._options.max_subscribed_channels
-        if limit and len(held) + sum(name not in held for name in names) > limit:
+        if not self._has_room(names):
             return False
         for name in names:
             self._hub.add(self._member, name, policy or self._member.default_policy)
         return True
+
+    def _has_room(self, names: list[str]) -> bool:
+        """Whether it may hold these names too."""
+        held = self._member.held if self._member is not None else {}
+        limit = self._ws._options.max_subscribed_channels
+        return not limit or len(held) + sum(name not in held for name in names) <= limit
 
     def unsubscribe(self, names: str | Iterable[str]) -> None:
         """Leave channels, by the names or globs that were subscribed to. Others are ignored."""

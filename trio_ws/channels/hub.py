@@ -23,7 +23,7 @@ from trio.lowlevel import checkpoint
 from trio_ws.channels.flusher import TOO_SLOW, Flusher
 from trio_ws.channels.inbox import Inbox
 from trio_ws.channels.log import Channel, Entry, InboxMember, Member, encode
-from trio_ws.channels.names import check_name, check_names, is_glob, matcher
+from trio_ws.channels.names import Globs, check_name, check_names, is_glob
 from trio_ws.errors import PacketError
 from trio_ws.logs import logger_for, shown
 from trio_ws.predicates import check_predicate, holds, pack_predicate, unpack_predicate
@@ -44,6 +44,8 @@ logger = logger_for("trio_ws.channels")
 
 #: Channels that exist only because a glob matched their name, and are kept for the next message.
 _DERIVED_CHANNELS = 1024
+#: Names that are remembered because no glob matches them.
+_UNWANTED_NAMES = 1024
 
 
 class ChannelStatistics(NamedTuple):
@@ -106,7 +108,9 @@ class Hub:
     def __init__(self) -> None:
         self._channels: dict[str, Channel] = {}
         self._derived: dict[str, Channel] = {}  # those of them that nobody holds by name
-        self._globs: dict[str, dict[Subscriber, None]] = {}
+        self._globs = Globs()
+        self._by_glob: dict[str, dict[Subscriber, None]] = {}
+        self._unwanted: dict[str, None] = {}  # names that were published to, and match no glob
         self._everyone = Channel(None)
         self._order = 0
         self.flusher = Flusher(self.leave)
@@ -312,16 +316,22 @@ class Hub:
         """Subscribe to a name or a glob, checked before."""
         known = name in subscriber.held
         subscriber.held[name] = policy
+        if isinstance(subscriber, Member):
+            subscriber.policies_changed()
         if known:
             return
         if is_glob(name):
-            if name not in self._globs:
-                self._globs[name] = {}
+            if name not in self._by_glob:
+                self._by_glob[name] = {}
+                self._unwanted.clear()
                 self._tell_broker(name)
-            self._globs[name][subscriber] = None
-            matches = matcher(name)
+            self._by_glob[name][subscriber] = None
+            glob = self._globs.add(name)
+            if subscriber.globs is None:
+                subscriber.globs = {}
+            subscriber.globs[name] = glob
             for known_name, channel in self._channels.items():
-                if matches(known_name):
+                if glob.matches(known_name):
                     subscriber.join(channel)
             return
         channel = self._channels.get(name) or self._make(name)
@@ -331,6 +341,14 @@ class Hub:
         channel.exact += 1
         subscriber.join(channel)
 
+    @property
+    def names_in_a_row(self) -> int:
+        """Names that `add` may be given in one step: each is compared with all globs, or all channels.
+
+        A glob is compiled, too.
+        """
+        return max(1, min(4, 16_384 // (1 + len(self._globs) + len(self._channels))))
+
     def remove(self, subscriber: Subscriber, name: str) -> None:
         """Unsubscribe; what was published before still comes."""
         if isinstance(subscriber, Member):
@@ -338,14 +356,13 @@ class Hub:
         if name not in subscriber.held:
             return
         if is_glob(name):
-            matches = matcher(name)
+            matches = self._globs[name].matches
             left = [one for one in subscriber.channels if one.name is not None and matches(one.name)]
         else:
             left = [self._channels[name]]
         self._let_go(subscriber, name)
         for channel in left:
-            if not subscriber.still_wants(channel):
-                subscriber.leave(channel)
+            subscriber.release(channel)
             self._drop_if_unused(channel)
 
     def leave(self, subscriber: Subscriber) -> None:
@@ -362,6 +379,8 @@ class Hub:
 
     def _let_go(self, subscriber: Subscriber, name: str) -> None:
         del subscriber.held[name]
+        if isinstance(subscriber, Member):
+            subscriber.policies_changed()
         if not is_glob(name):
             channel = self._channels[name]
             channel.exact -= 1
@@ -370,9 +389,12 @@ class Hub:
                 if not channel.empty:
                     self._derive(channel)
             return
-        del self._globs[name][subscriber]
-        if not self._globs[name]:
-            del self._globs[name]
+        if subscriber.globs is not None:
+            del subscriber.globs[name]
+        del self._by_glob[name][subscriber]
+        if not self._by_glob[name]:
+            del self._by_glob[name]
+            self._globs.discard(name)
             self._tell_broker(name, wanted=False)
 
     def _tell_broker(self, name: str, *, wanted: bool = True) -> None:
@@ -383,17 +405,23 @@ class Hub:
     def _find(self, name: str) -> Channel | None:
         """The channel of a name that somebody may want."""
         channel = self._channels.get(name)
-        if channel is None and any(matcher(glob)(name) for glob in self._globs):
+        if channel is None and self._by_glob and name not in self._unwanted:
             channel = self._make(name)
+            if channel.empty:
+                self._drop_if_unused(channel)
+                if len(self._unwanted) >= _UNWANTED_NAMES:
+                    del self._unwanted[next(iter(self._unwanted))]
+                self._unwanted[name] = None
+                return None
         return channel
 
     def _make(self, name: str) -> Channel:
         channel = self._channels[name] = Channel(name)
-        for glob, subscribers in self._globs.items():
-            if matcher(glob)(name):
-                for subscriber in subscribers:
-                    subscriber.join(channel)
-        self._derive(channel)
+        for glob in self._globs.matching(name):
+            for subscriber in self._by_glob[glob.text]:
+                subscriber.join(channel)
+        if not channel.empty:
+            self._derive(channel)
         return channel
 
     def _derive(self, channel: Channel) -> None:

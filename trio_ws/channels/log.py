@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from trio_ws.channels.names import is_glob, matcher
 from trio_ws.errors import PacketError
 from trio_ws.websocket.late import deflated_frame
 from trio_ws.wire.frames import BINARY, FIN, TEXT
@@ -25,6 +24,7 @@ from trio_ws.wire.packets import Packet, PacketSource
 
 if TYPE_CHECKING:
     from trio_ws.channels.inbox import Inbox, Policy
+    from trio_ws.channels.names import Glob
     from trio_ws.options import Options
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.websocket.late import LateFrame
@@ -108,8 +108,20 @@ def encode(data: Any) -> bytes:
         raise PacketError(f"this cannot be published: {exc}") from exc
 
 
+# What most channels have of these most of the time; never changed. A thousand channels with an empty list and
+# two empty dicts of their own would weigh 180 KB more.
+_NO_LOG: list[Entry] = []
+_NO_MEMBERS: dict[Any, None] = {}
+
+
 class Channel:
-    """One name, or with None the name of everyone: its log, and who is in it."""
+    """One name, or with None the name of everyone: its log, and who is in it.
+
+    Attributes:
+        log: what active connections lack; read it, and change it by `append` and `trim`.
+        stalled: connections whose cursors count no more; change it by `stall` and `resume`.
+        inboxes: tasks; change it by `InboxMember.join` and ``leave``.
+    """
 
     __slots__ = (
         "_kinds",
@@ -127,12 +139,12 @@ class Channel:
 
     def __init__(self, name: str | None) -> None:
         self.name = name
-        self.log: list[Entry] = []
+        self.log = _NO_LOG
         self.log_bytes = 0
         self.base = 0  # the position of the log's first entry
         self.cursors: dict[Member, int] = {}  # the next position for each connection
-        self.stalled: dict[Member, None] = {}  # those of them whose cursors count no more
-        self.inboxes: dict[InboxMember, None] = {}
+        self.stalled: dict[Member, None] = _NO_MEMBERS
+        self.inboxes: dict[InboxMember, None] = _NO_MEMBERS
         self._kinds: list[tuple[Dialect, PerMessageDeflate | None]] | None = None
         self.exact = 0  # subscribers that hold this name, and not only a glob
         self.delivered = 0
@@ -161,7 +173,20 @@ class Channel:
         """A connection came, went, or began to speak."""
         self._kinds = None
 
+    def stall(self, member: Member) -> None:
+        """Its part goes to its backlog."""
+        if self.stalled is _NO_MEMBERS:
+            self.stalled = {}
+        self.stalled[member] = None
+
+    def resume(self, member: Member) -> None:
+        """It has caught up, or left."""
+        if self.stalled and self.stalled.pop(member, self) is None and not self.stalled:
+            self.stalled = _NO_MEMBERS
+
     def append(self, entry: Entry) -> None:
+        if self.log is _NO_LOG:
+            self.log = []
         self.log.append(entry)
         self.log_bytes += entry.size
 
@@ -170,32 +195,44 @@ class Channel:
         if position > self.base:
             gone = self.log[: position - self.base]
             self.log_bytes -= sum(entry.size for entry in gone)
-            del self.log[: len(gone)]
+            if len(gone) < len(self.log):
+                del self.log[: len(gone)]
+            else:
+                self.log = _NO_LOG
             self.base = position
 
 
 class Subscriber:
-    """Whoever may be in channels. What it holds is kept here, so that leaving costs no more than that."""
+    """Whoever may be in channels. What it holds is kept here, so that leaving costs no more than that.
 
-    __slots__ = ("channels", "held")
+    Attributes:
+        held: names and globs.
+        globs: those of them that are globs; None for none.
+        channels: where it is, and by how many of the names that it holds.
+    """
+
+    __slots__ = ("channels", "globs", "held")
 
     def __init__(self) -> None:
-        self.held: dict[str, Policy] = {}  # names and globs
-        self.channels: dict[Channel, None] = {}
+        self.held: dict[str, Policy] = {}
+        self.globs: dict[str, Glob] | None = None
+        self.channels: dict[Channel, int] = {}
 
     def join(self, channel: Channel) -> None:
-        self.channels[channel] = None
+        """One of its names stands for this channel."""
+        self.channels[channel] = self.channels.get(channel, 0) + 1
+
+    def release(self, channel: Channel) -> None:
+        """One of its names stands for this channel no more."""
+        count = self.channels.get(channel)
+        if count == 1:
+            self.leave(channel)
+        elif count is not None:
+            self.channels[channel] = count - 1
 
     def leave(self, channel: Channel) -> None:
+        """None of its names does."""
         self.channels.pop(channel, None)
-
-    def still_wants(self, channel: Channel) -> bool:
-        """Whether one of the names that it holds stands for this channel."""
-        name = channel.name
-        return name is None or name in self.held or self._glob_for(name) is not None
-
-    def _glob_for(self, name: str) -> str | None:
-        return next((held for held in self.held if is_glob(held) and matcher(held)(name)), None)
 
 
 class Peer(Protocol):
@@ -219,11 +256,14 @@ class InboxMember(Subscriber):
 
     def join(self, channel: Channel) -> None:
         super().join(channel)
+        if channel.inboxes is _NO_MEMBERS:
+            channel.inboxes = {}
         channel.inboxes[self] = None
 
     def leave(self, channel: Channel) -> None:
         super().leave(channel)
-        channel.inboxes.pop(self, None)
+        if channel.inboxes:
+            channel.inboxes.pop(self, None)
 
 
 class Member(Subscriber):
@@ -233,7 +273,16 @@ class Member(Subscriber):
         backlog: what waits for it, while it is stalled; at first it is, until its peer runs.
     """
 
-    __slots__ = ("backlog", "backlog_bytes", "connection", "default_policy", "options", "peer", "too_slow")
+    __slots__ = (
+        "_policies",
+        "backlog",
+        "backlog_bytes",
+        "connection",
+        "default_policy",
+        "options",
+        "peer",
+        "too_slow",
+    )
 
     def __init__(self, connection: Any, options: Options, default_policy: Policy) -> None:
         super().__init__()
@@ -244,28 +293,42 @@ class Member(Subscriber):
         self.peer: Peer | None = None
         self.backlog: deque[Entry] | None = deque()
         self.backlog_bytes = 0
+        self._policies: dict[Channel, Policy] | None = None  # by globs, found out since these last changed
 
     def join(self, channel: Channel) -> None:
         if channel not in self.channels:
-            super().join(channel)
             channel.cursors[self] = channel.end
             channel.changed()
             if self.backlog is not None:
-                channel.stalled[self] = None
+                channel.stall(self)
+        super().join(channel)
 
     def leave(self, channel: Channel) -> None:
         super().leave(channel)
         channel.cursors.pop(self, None)
         channel.changed()
-        channel.stalled.pop(self, None)
+        channel.resume(self)
+        self._policies = None
+
+    def policies_changed(self) -> None:
+        """A name or a glob was taken, with a policy of its own, or let go."""
+        self._policies = None
 
     def policy_for(self, channel: Channel) -> Policy:
         """What to do when it does not keep up: as said with the name, else with the first glob."""
         name = channel.name
         if name is None:
             return self.default_policy
-        held = name if name in self.held else self._glob_for(name)
-        return self.held[held] if held is not None else self.default_policy
+        if name in self.held:
+            return self.held[name]
+        if self._policies is None:
+            self._policies = {}
+        policy = self._policies.get(channel)
+        if policy is None:
+            globs = self.globs or {}
+            first = next((text for text, glob in globs.items() if glob.matches(name)), None)
+            policy = self._policies[channel] = self.default_policy if first is None else self.held[first]
+        return policy
 
     def lacks(self) -> list[Entry]:
         """What the logs hold for it, of all its channels, in order. Its cursors move past that."""
@@ -283,11 +346,11 @@ class Member(Subscriber):
         self.backlog = deque()
         self.backlog_bytes = 0
         for channel in self.channels:
-            channel.stalled[self] = None
+            channel.stall(self)
 
     def resume(self) -> None:
         """It has caught up."""
         self.backlog = None
         for channel in self.channels:
-            channel.stalled.pop(self, None)
+            channel.resume(self)
             channel.cursors[self] = channel.end

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from trio_ws.channels.names import MAX_CHANNEL_NAME, is_glob, matcher
+from trio_ws.channels.names import Glob, fits, is_glob
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +45,7 @@ def name_of(prefix: bytes, channel: bytes) -> str | None:
         name = channel[len(prefix) :].decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
         return None
-    return name if 0 < len(name) <= MAX_CHANNEL_NAME else None
+    return name if fits(name) else None
 
 
 def pattern_of(prefix: str, glob: str) -> bytes:
@@ -104,7 +104,7 @@ class Wanted:
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._prefix_bytes = prefix.encode("utf-8", "surrogatepass")
-        self.names: dict[Key, set[str]] = {}
+        self.names: dict[Key, dict[str, Glob | None]] = {}
         self.changed: dict[Key, None] = {}
 
     def _key(self, name: str) -> Key:
@@ -114,14 +114,16 @@ class Wanted:
 
     def add(self, name: str) -> None:
         key = self._key(name)
-        self.names.setdefault(key, set()).add(name)
+        names = self.names.setdefault(key, {})
+        if name not in names:
+            names[name] = Glob(name) if key[0] else None
         self.changed[key] = None
 
     def discard(self, name: str) -> None:
         key = self._key(name)
         names = self.names.get(key)
         if names is not None:
-            names.discard(name)
+            names.pop(name, None)
             if not names:
                 del self.names[key]
                 self.changed[key] = None
@@ -144,6 +146,8 @@ class Wanted:
         if names is None:
             return None  # unsubscribed while this was on its way
         name = name_of(self._prefix_bytes, channel)
-        if name is None or (key[0] and not any(matcher(glob)(name) for glob in names)):
+        if name is None or (
+            key[0] and not any(glob is not None and glob.matches(name) for glob in names.values())
+        ):
             return None
         return name
