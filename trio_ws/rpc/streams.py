@@ -336,9 +336,10 @@ class Producer:
         """Items and bytes to send before the next look; what is left of them is given back then."""
         if self.credit is None:
             return _ITEMS_IN_A_ROW, LIMITLESS
-        taken = self.credit, self.credit_bytes
-        self.credit = self.credit_bytes = 0
-        return taken
+        count, size = min(self.credit, _ITEMS_IN_A_ROW), self.credit_bytes
+        self.credit -= count
+        self.credit_bytes = 0
+        return count, size
 
     def give_back(self, count: int, size: int) -> None:
         if self.credit is not None:
@@ -367,7 +368,7 @@ async def produce(peer: Caller, producer: Producer, items: AsyncIterator[Any]) -
                     break
                 producer.give_back(count, size)
                 try:
-                    await _may_send(peer, producer, tired=count <= 0)
+                    await _may_send(peer, producer, tired=count <= 0 and producer.credit != 0)
                 except trio.Cancelled as exc:
                     # The generator stands at its yield inside a scope that may be the one that was cancelled.
                     throw = getattr(items, "athrow", None)
@@ -403,6 +404,6 @@ async def _may_send(peer: Caller, producer: Producer, *, tired: bool = False) ->
                 await producer.bell.wait()
     if peer.congested:
         await peer.wait_for_room()
-    elif tired and producer.credit is None:
+    elif tired:
         peer.flush()
         await checkpoint()
