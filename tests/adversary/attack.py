@@ -46,6 +46,7 @@ class Attack:
         reads: it takes what comes, and drops it; else nobody takes anything.
         connections: attackers at once, where the attack is not about one.
         again: once it has an answer, or was thrown out, it comes back on a new connection.
+        leaves: it does not wait for the answer.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Attack:
     reads: bool = False
     connections: int = 1
     again: bool = False
+    leaves: bool = False
 
     @property
     def tls(self) -> bool:
@@ -128,7 +130,9 @@ class Attackers:
                     self.moved = trio.current_time()
                 if sent >= _MOST_BYTES:
                     break
-            if attack.again:
+            if attack.leaves:
+                await trio.lowlevel.checkpoint()
+            elif attack.again:
                 await stream.receive_some(65536)
             else:
                 await trio.sleep_forever()

@@ -36,6 +36,7 @@ from tests.adversary.hostile import (
     item,
     jsonrpc,
     msgpack_list,
+    opening,
     packet,
 )
 from tests.adversary.process import Probe, probing, running
@@ -226,6 +227,23 @@ ATTACKS: Sequence[Attack] = (
             + item(f"u{i}/0", None, is_end=True)
             for i in range(90)
         ),
+    ),
+    Attack("connections that leave at once", "echo", list, opens=False, again=True, leaves=True),
+    Attack(
+        "requests that leave at once",
+        "calls",
+        lambda: [opening()],
+        opens=False,
+        again=True,
+        leaves=True,
+    ),
+    Attack(
+        "WebSockets that leave in the middle of calls",
+        "calls",
+        lambda: [b"".join(call("wait", call_id=f"{i}") for i in range(90)) + call("pages", credits=10**6)],
+        subprotocol="trio-ws.v1",
+        again=True,
+        leaves=True,
     ),
     Attack("HTTP requests", "echo", lambda: [get("/")], opens=False, again=True),
     Attack(
