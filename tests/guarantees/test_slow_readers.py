@@ -13,7 +13,7 @@ import trio.testing
 import trustme
 
 from tests.kit.serving import read_to_end
-from trio_ws import ConnectionClosedError, Options, WebSocket, WebSocketServer
+from trio_ws import App, ConnectionClosedError, Options, Request, WebSocket, WebSocketServer
 from trio_ws.testing import RawPeer
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ async def burst(ws: WebSocket) -> None:
 
 @asynccontextmanager
 async def serving(
-    kind: str, folder: Path, handler: Callable[[WebSocket], Awaitable[None]]
+    kind: str, folder: Path, handler: Callable[[WebSocket], Awaitable[None]] | App
 ) -> AsyncIterator[tuple[WebSocketServer, trio.abc.Stream]]:
-    """A server, and a stream on which the opening handshake is done."""
+    """A server, and a stream to it; with a handler the opening handshake is done on that."""
     path = str(folder / "socket") if kind == "unix" else None
     server_side, client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority = trustme.CA()
@@ -75,7 +75,8 @@ async def serving(
                     stream = trio.SSLStream(
                         bottom, client_side, server_hostname="localhost", https_compatible=True
                     )
-                await RawPeer.connect(stream)
+                if not isinstance(handler, App):
+                    await RawPeer.connect(stream)
                 yield server, stream
         finally:
             clock = trio.lowlevel.current_clock()
@@ -170,3 +171,31 @@ def test_what_a_kernel_takes_for_a_peer_that_hangs_is_no_life(kind: str, tmp_pat
 
     if kind != "unix":  # whose kernel keeps one count for both sides, so that what was taken was read
         under_a_mock_clock(trial)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_http_response_is_sent_for_as_long_as_the_client_takes_some(
+    kind: str, reads: bool, tmp_path: Path
+) -> None:
+    app = App()
+
+    @app.http("/")
+    async def large(request: Request) -> bytes:
+        return bytes(20_000_000)
+
+    async def trial(clock: trio.testing.MockClock) -> None:
+        async with serving(kind, tmp_path, app) as (server, stream):
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await read(stream, SOME)
+            for _ in range(20):  # five times close_timeout
+                await pass_time(clock, OPTIONS.close_timeout / 4)
+                if reads:
+                    await read(stream, SOME)
+            if not reads:
+                await read_to_end(stream)  # which comes, as the server has closed
+            else:
+                assert server._count_connections() == 1
+                await stream.aclose()
+
+    under_a_mock_clock(trial)

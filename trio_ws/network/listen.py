@@ -19,7 +19,7 @@ from trio_ws.network.connect import take_socket
 from trio_ws.wall import judged, log_failure
 from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, link_error
 from trio_ws.websocket.tls import tls_server
-from trio_ws.websocket.transport import READ_SIZE, SocketTransport, StreamTransport, Transport
+from trio_ws.websocket.transport import READ_SIZE, WRITE_SIZE, SocketTransport, StreamTransport, Transport
 from trio_ws.wire.handshake import check_upgrade, origin_allowed
 from trio_ws.wire.hosts import host_allowed, host_name, is_local_name, is_of_no_browser
 from trio_ws.wire.http import HTTPError, http_response
@@ -338,18 +338,15 @@ async def send_response(
 ) -> None:
     """Send an HTTP response and close.
 
-    A client that takes not one byte for ``patience`` seconds loses the rest. With ``linger`` it may go on
-    sending for a while, so that it can read the answer to a request that was not read to its end.
-    Cancelled, it closes at once.
+    A client that takes not one byte for ``patience`` seconds, and a quarter of that, loses the rest. With
+    ``linger`` it may go on sending for a while, so that it can read the answer to a request that was not read
+    to its end. Cancelled, it closes at once.
     """
-    data = memoryview(response)
     try:
-        with trio.move_on_after(patience) as scope:
-            while data:
-                data = data[await transport.send_some(data) :]
-                scope.deadline = trio.current_time() + patience
-            transport.end_writing()
-            scope.deadline = trio.current_time() + _LINGER_SECONDS
+        if not await _send_patiently(transport, response, patience):
+            return
+        transport.end_writing()
+        with trio.move_on_after(_LINGER_SECONDS):
             left = _LINGER_BYTES if linger else 0
             while left > 0 and transport.self_reading:
                 received = await transport.receive()
@@ -358,3 +355,39 @@ async def send_response(
         return  # it did not wait for the answer
     finally:
         transport.close()
+
+
+async def _send_patiently(transport: Transport, response: bytes, patience: float) -> bool:
+    """Whether all of it is in the kernel."""
+    if len(response) <= WRITE_SIZE:
+        with trio.CancelScope() as scope:
+            return await _send_all(transport, response, scope, patience)
+        return False
+    sent = False
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_see_delivery, transport, nursery.cancel_scope, patience)
+        sent = await _send_all(transport, response, nursery.cancel_scope, patience)
+        nursery.cancel_scope.cancel()
+    return sent
+
+
+async def _send_all(transport: Transport, response: bytes, scope: trio.CancelScope, patience: float) -> bool:
+    data = memoryview(response)
+    try:
+        while data:
+            scope.deadline = trio.current_time() + patience
+            data = data[await transport.send_some(data) :]
+    except LINK_ERRORS:
+        return False
+    return True
+
+
+async def _see_delivery(transport: Transport, scope: trio.CancelScope, patience: float) -> None:
+    """Give a client more time that takes bytes from the kernel: the write buffer alone moves too rarely."""
+    before = transport.delivery()
+    while before is not None:
+        await trio.sleep(patience / 4)
+        now = transport.delivery()
+        if now is not None and now.taken > before.taken:
+            scope.deadline = trio.current_time() + patience
+        before = now
