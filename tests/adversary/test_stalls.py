@@ -16,6 +16,8 @@ SOME = {
     "fragments of one byte",
     "batches of 1,000 bad members",
     "keys that collide, 2,000 in a map",
+    "names past the globs of others",
+    "WebSockets that leave in the middle of calls",
 }
 LIMIT = 0.5
 TRIES = 3
