@@ -51,9 +51,13 @@ class AddressShares:
     """
 
     def __init__(self, options: Options) -> None:
-        self._options = options
         self._connections: dict[str, int] = {}  # of those that have any
         self._handshakes: dict[str, int] = {}
+        # The limits of this machine's own addresses, and of all others.
+        given, limit = options.max_connections_per_address, options.max_connections
+        self._most_connections = _shares(given, limit, _CONNECTIONS_OF_OTHERS)
+        given, limit = options.max_handshakes_per_address, options.max_handshakes
+        self._most_handshakes = _shares(given, limit, _HANDSHAKES_OF_OTHERS)
 
     def begin(self, key: str | None) -> None:
         """Count a connection that begins its opening handshake."""
@@ -75,42 +79,43 @@ class AddressShares:
         """Why a key may not have one more connection, for the log, with the option that it depends on."""
         if key is None:
             return None
-        for name, held, limit in (
-            ("max_handshakes_per_address", self._handshakes, self.max_handshakes(key)),
-            ("max_connections_per_address", self._connections, self.max_connections(key)),
-        ):
-            if limit is not None and held.get(key, 0) >= limit:
-                return (
-                    f"{key} has {name} ({limit}) already;"
-                    " if it is a proxy of yours, name it: Options(trusted_proxies=[...])"
-                )
+        limit = self.max_handshakes(key)
+        if limit is not None and self._handshakes.get(key, 0) >= limit:
+            return _reason(key, "max_handshakes_per_address", limit)
+        limit = self.max_connections(key)
+        if limit is not None and self._connections.get(key, 0) >= limit:
+            return _reason(key, "max_connections_per_address", limit)
         return None
 
     def max_connections(self, key: str) -> int | None:
         """The limit of a key; None for none."""
-        options = self._options
-        limit = options.max_connections
-        return _share(options.max_connections_per_address, limit, key, _CONNECTIONS_OF_OTHERS)
+        return self._most_connections[not _is_own(key)]
 
     def max_handshakes(self, key: str) -> int | None:
         """The limit of a key for opening handshakes."""
-        options = self._options
-        limit = options.max_handshakes
-        return _share(options.max_handshakes_per_address, limit, key, _HANDSHAKES_OF_OTHERS)
+        return self._most_handshakes[not _is_own(key)]
 
     def __len__(self) -> int:
         """How many keys there is a record of."""
         return len(self._connections)
 
 
-def _share(given: int | None, of: int | None, key: str, of_others: int) -> int | None:
+def _is_own(key: str) -> bool:
+    """Whether it is an address of this machine alone."""
+    return key.startswith("127.") or key == "::1"
+
+
+def _shares(given: int | None, of: int | None, of_others: int) -> tuple[int | None, int | None]:
     if given is not None:
-        return given
+        return given, given
     # A quarter stays for others. This machine's own addresses get all the rest: a proxy may have them.
     rest = None if of is None else of - of // 4
-    if key.startswith("127.") or key == "::1":
-        return rest
-    return of_others if rest is None else min(rest, of_others)
+    return rest, of_others if rest is None else min(rest, of_others)
+
+
+def _reason(key: str, name: str, limit: int) -> str:
+    remedy = "if it is a proxy of yours, name it: Options(trusted_proxies=[...])"
+    return f"{key} has {name} ({limit}) already; {remedy}"
 
 
 def _count_down(held: dict[str, int], key: str) -> None:

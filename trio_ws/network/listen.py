@@ -293,6 +293,8 @@ def check_host(request: Request, options: Options, *, loopback: bool) -> None:
     Raises:
         HTTPError: what to answer otherwise.
     """
+    if options.hosts is None and not loopback:
+        return
     host = request.host
     if host_allowed(host, options.hosts, loopback=loopback):
         return

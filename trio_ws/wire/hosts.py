@@ -7,6 +7,7 @@ hence a server that only this machine can reach answers to loopback names alone,
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ __all__ = [
     "is_loopback_name",
     "is_of_no_browser",
 ]
+
+# Characters of a name in the DNS, and more than any port has.
+_LONGEST = 253 + 20
 
 _authority = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s\[\]:/?#@,]+))(?::[0-9]*)?").fullmatch
 
@@ -90,6 +94,13 @@ def host_allowed(authority: str, hosts: Sequence[str] | None, *, loopback: bool)
     """
     if not authority or (hosts is None and not loopback):
         return True
+    if len(authority) > _LONGEST:
+        return False
+    return _is_allowed(authority, None if hosts is None else tuple(hosts), loopback)
+
+
+@functools.lru_cache(maxsize=64)  # most clients ask for the same
+def _is_allowed(authority: str, hosts: tuple[str, ...] | None, loopback: bool) -> bool:
     name = host_name(authority)
     if name is None:
         return False

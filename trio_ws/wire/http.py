@@ -226,9 +226,10 @@ class Request:
         """
         if self._forwarded is not None and self._forwarded.host is not None:
             return self._forwarded.host
-        absolute = _absolute_form(self.target)
-        if absolute:
-            return absolute[1]
+        if not self.target.startswith("/"):
+            absolute = _absolute_form(self.target)
+            if absolute:
+                return absolute[1]
         return "".join(value.decode("latin-1") for value in self.raw_values(b"host")[:1])
 
     @property
