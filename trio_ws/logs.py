@@ -39,8 +39,9 @@ _MAX_KINDS = 1024
 #: Bytes of an argument in a record. At DEBUG somebody wants to see more.
 _ARGUMENT = 200
 _ARGUMENT_AT_DEBUG = 2000
-#: Bytes of the message of an exception in a traceback.
+#: Bytes of the message of an exception in a traceback, and where that is left out.
 _MESSAGE = 1000
+_REPEATED = 60
 #: The pieces of a traceback, which stand behind a margin inside of groups.
 _MARGIN = re.compile(r"[ |+-]*")
 _FRAME = re.compile(r'[ |+-]*File "')
@@ -192,12 +193,12 @@ def _count_failure(counts: _RunCounts, record: logging.LogRecord) -> None:
     kind = (record.name, record.msg, type(exc), tb.tb_frame.f_code.co_filename, tb.tb_lineno)
     if not counts.failures.add(kind)[0]:
         record.msg += ": %s: %s (its traceback is further up)"
-        record.args = (*(record.args or ()), type(exc).__name__, exc)
+        record.args = (*(record.args or ()), type(exc).__name__, _Shown(exc, _REPEATED))
         record.exc_info = None
 
 
 def _argument(value: object, limit: int) -> object:
-    return value if value is None or isinstance(value, int | float) else _Shown(value, limit)
+    return value if value is None or isinstance(value, int | float | _Shown) else _Shown(value, limit)
 
 
 def _traceback(exc: BaseException) -> str | None:
