@@ -6,6 +6,7 @@ Python says it weighs. So it is a second opinion about what the product charges.
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import logging
 import sys
@@ -17,7 +18,14 @@ import msgspec
 import trio
 
 from trio_ws import Options, WebSocket, WebSocketServer
+from trio_ws.channels.hub import Hub
+from trio_ws.rpc.limits import Limiter
+from trio_ws.rpc.methods import Method
+from trio_ws.rpc.workers import Workers
 from trio_ws.testing import Link, LinkStream
+from trio_ws.websocket.keepalive import Keepalive
+from trio_ws.websocket.reader import Reader
+from trio_ws.websocket.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,22 +36,11 @@ __all__ = ["faults", "live_websockets", "weight"]
 _SHARED = (
     *(type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.CodeType),
     *(WebSocketServer, Options, Link, LinkStream, logging.Logger),
+    *(Hub, Keepalive, Limiter, Method, Reader, Service, Workers, contextvars.Context),
     *(trio.Nursery, trio.lowlevel.Task, trio.abc.Clock, trio.abc.Instrument),
 )
-_SHARED_NAMES = frozenset(
-    {
-        "Runner",
-        "Workers",
-        "Hub",
-        "Service",
-        "Reader",
-        "Method",
-        "Limiter",
-        "Keepalive",
-        "Context",
-        "CancelStatus",
-    }
-)
+# Of trio's own, which has no public name for them.
+_SHARED_NAMES = frozenset({"Runner", "CancelStatus"})
 
 
 def _is_shared(value: object) -> bool:
