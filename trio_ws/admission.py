@@ -203,6 +203,7 @@ class Admission:
     @enable_ki_protection
     async def _serve_client(self, client: _PendingClient) -> None:
         over = True
+        address, share = client.address, client.share
         try:
             try:
                 opened = await self._open(client)
@@ -399,6 +400,7 @@ class Admission:
 
     async def _answer_http(self, found: Exchange, request: Request, transport: Transport) -> None:
         self._exchanges += 1
+        response: bytes | None = None
         try:
             with trio.CancelScope() as scope:
                 presence = Presence(transport, self._service, scope)
@@ -407,7 +409,7 @@ class Admission:
                 finally:
                     await close_nurseries("an HTTP function")
                     await presence.leave()
-            if scope.cancelled_caught:
+            if response is None:
                 logger.info("%s left before %r was answered", transport.remote_address, request)
                 transport.close()
             else:

@@ -158,6 +158,8 @@ class Chaos:
                 async with client.stream("pages") as pages:
                     for _ in range(3):
                         await anext(pages)
+            case _:
+                pass
 
     # -- those who do nothing ---------------------------------------------------------------------------
 

@@ -346,6 +346,8 @@ def random_steps(rng: random.Random) -> list[Step]:
                 return ("batch", [one(5) for _ in range(2)], rng.choice([1, 30]))
             case 7:
                 return ("read", rng.random() < 0.5)
+            case _:
+                pass
         return (
             "frame",
             rng.choice([PING, PONG, TEXT, MORE]),
@@ -402,6 +404,8 @@ def encode(step: Step, speaks: str, *, masked: bool = True) -> bytes:
             return struct.pack("!BBQ", 0x82, masked << 7 | 127, size) + b"\0\0\0\0xyz"
         case ("raw", data):
             return bytes(data)  # of st.binary
+        case _:
+            pass
     raise AssertionError(step)
 
 
@@ -430,6 +434,8 @@ def _packet(step: Step) -> dict[str, Any]:
                 "timestamp": 1.0,
                 "correlation_id": value,
             }
+        case _:
+            pass
     raise AssertionError(step)
 
 
@@ -448,6 +454,8 @@ def _jsonrpc(step: Step) -> dict[str, Any]:
             return {"jsonrpc": "2.0", "id": call_id, **end}
         case ("packet", source, value):
             return {"jsonrpc": "2.0", "method": "rpc.data", "params": {"data": value, "source": source}}
+        case _:
+            pass
     raise AssertionError(step)
 
 

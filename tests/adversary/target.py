@@ -229,6 +229,8 @@ def take_questions(running: WebSocketServer, token: trio.lowlevel.TrioToken) -> 
                 answer = trio.from_thread.run_sync(state, running, trio_token=token)
             case "collect":
                 answer = trio.from_thread.run_sync(gc.collect, trio_token=token)
+            case _:
+                pass
         print(json.dumps(answer), flush=True)
     os._exit(0)
 

@@ -49,7 +49,9 @@ OPTIONS = Options(
     channel_max_bytes=1500,
     max_subscribed_channels=5,
 )
-COMPRESSED = Options(**{name: getattr(OPTIONS, name) for name in OPTIONS.__slots__} | {"compression": True})
+_settings: dict[str, Any] = {name: getattr(OPTIONS, name) for name in OPTIONS.__slots__}
+_settings["compression"] = True
+COMPRESSED = Options(**_settings)
 
 #: Bytes that one connection may hold here, whatever it sends.
 LIMIT = 40_000

@@ -229,3 +229,5 @@ async def operate(client: WebSocketClient, operation: str) -> None:
         case "give up":
             with trio.move_on_after(0.5):
                 await client.call("wait", numbers(20))
+        case _:
+            pass

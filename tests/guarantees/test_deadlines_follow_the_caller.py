@@ -255,6 +255,7 @@ async def test_the_method_ends_if_the_caller_is_gone(
     left: float, extended: bool, autojump_clock: MockClock
 ) -> None:
     """At the deadline that was said; and soon, where that was extended long ago."""
+    began = lost = 0.0
     handler = Handler()
     async with serving_in_memory(handler, options=Options(ping_interval=None, drain_timeout=1)) as memory:
         link = await memory.listener.open_link(latency=0.05)

@@ -52,6 +52,7 @@ async def test_both_sides_know_the_others_certificate() -> None:
             assert ws.tls.server_name == "localhost"
     (info,) = seen
     assert names_in(info) == [STATION]
+    assert info is not None
     assert info.version == ws.tls.version == "TLSv1.3"
     assert info.cipher == ws.tls.cipher
     assert info.cipher.startswith("TLS_")
@@ -73,6 +74,7 @@ async def test_a_client_that_shows_no_certificate_is_known_as_such() -> None:
                 await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert (await stream.receive_some()).startswith(b"HTTP/1.1 204")
     stranger, station = seen
+    assert stranger is not None
     assert stranger.peer_certificate is None
     assert stranger.server_name is None  # an address is no name for SNI
     assert names_in(station) == [STATION]

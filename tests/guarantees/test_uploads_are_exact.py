@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-import trio.testing
 
 from tests.kit.serving import serving_in_memory
 from trio_ws import (

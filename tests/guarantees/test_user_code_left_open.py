@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-import trio.testing
 
 from tests.kit.serving import exchange, serving_in_memory
 from trio_ws import (

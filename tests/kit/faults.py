@@ -1,5 +1,6 @@
 """What user code may raise, as hostile input, an extension module or a mistake may make it, and where."""
 
+# pyright: reportUnusedClass=false
 from __future__ import annotations
 
 import asyncio

@@ -159,9 +159,9 @@ class _Announcement:
         self._wishes = wishes
         self._out = out
 
-    def started(self, group: trio_ws.ProcessGroup | None = None) -> None:
-        assert group is not None
-        announce(self._out, self._wishes.target, group.url, workers=self._wishes.workers)
+    def started(self, value: trio_ws.ProcessGroup | None = None) -> None:
+        assert value is not None
+        announce(self._out, self._wishes.target, value.url, workers=self._wishes.workers)
 
 
 def _load(target: str) -> Any:

@@ -395,6 +395,7 @@ class Answerer(Caller):
         Until then it is held, so that an abort finds it. The lead is elsewhere.
         """
         blocked = None
+        size = 0
         if self._held and not self.over:
             key, (request, size) = next(iter(self._held.items()))
             self._unhold(key)

@@ -72,8 +72,9 @@ class Presence:
     async def leave(self) -> None:
         """The answer is made: stop to read. It takes no time, also where this is cancelled."""
         self._over = True
-        if self._watching is not None:
-            self._watching.cancel()
+        watching = self._watching
+        if watching is not None:
+            watching.cancel()
             with trio.CancelScope(shield=True):
-                while self._watching is not None:
+                while self._watching is watching:
                     await checkpoint()

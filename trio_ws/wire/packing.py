@@ -256,7 +256,7 @@ class _Packets(Dialect):
         return self._send(packet)
 
 
-def _msgpack_size(_: Dialect, payload: str | bytes, limit: int) -> int:
+def _msgpack_size(self: Dialect, payload: str | bytes, limit: int) -> int:  # noqa: ARG001 - a method
     return msgpack_size(payload, limit) if isinstance(payload, bytes) else 0  # text is no msgpack
 
 
