@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -61,9 +62,8 @@ async def test_a_port_that_is_taken_on_one_of_the_addresses_is_an_error() -> Non
         with pytest.raises(OSError, match=f"cannot listen on port {port} of this machine's loopback") as info:
             async with WebSocketServer(echo, port):
                 pytest.fail("localhost would lead to two servers")
+        gc.collect()  # a listener that is left on the other address would be a ResourceWarning
         assert info.value.errno == errno.EADDRINUSE
-    async with WebSocketServer(echo, port) as server:  # nothing of the first attempt is left
-        assert server.port == port
 
 
 @pytest.mark.parametrize(
