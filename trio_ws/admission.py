@@ -86,9 +86,21 @@ class _PendingClient:
         share: what its connection is counted under; see `share_key`. None for a trusted proxy's.
         transport: of the stream, once there is one.
         method: that of its request, once that is known.
+        opening: whether its opening handshake counts; False where it had to make room.
+        scope: around the waits of its opening handshake, once it waits.
     """
 
-    __slots__ = ("address", "loopback", "method", "peer", "share", "stream", "transport")
+    __slots__ = (
+        "address",
+        "loopback",
+        "method",
+        "opening",
+        "peer",
+        "scope",
+        "share",
+        "stream",
+        "transport",
+    )
 
     def __init__(self, stream: socket.socket | trio.abc.Stream, address: Any, *, loopback: bool) -> None:
         self.stream = stream
@@ -97,15 +109,14 @@ class _PendingClient:
         self.share: str | None = None
         self.transport: Transport | None = None
         self.method = ""
-
-    def close(self) -> None:
-        """Close the transport, if there is one yet."""
-        if self.transport is not None:
-            self.transport.close()
+        self.opening = True
+        self.scope: trio.CancelScope | None = None
 
     async def drop(self) -> None:
-        """Close the stream, of which there is no transport yet."""
-        if isinstance(self.stream, socket.socket):
+        """Close what it came by."""
+        if self.transport is not None:
+            self.transport.close()
+        elif isinstance(self.stream, socket.socket):
             self.stream.close()
         else:
             await close_forcefully(self.stream)
@@ -151,7 +162,7 @@ class Admission:
             return
         self._clients += 1
         self._handshakes += 1
-        self._shares.begin(client.share)
+        self._shares.begin(client.share, client)
         self._handlers.start_soon(self._serve_client, client)
 
     def _has_room_for(self, client: _PendingClient) -> bool:
@@ -159,17 +170,39 @@ class Admission:
         options = self.options
         # Those that are refused later, with an answer to their request, are more than max_connections.
         limit = None if options.max_connections is None else options.max_connections + options.max_handshakes
-        if self._handshakes >= options.max_handshakes:
-            why = f"max_handshakes ({options.max_handshakes}) are under way"
-        elif limit is not None and self._clients >= limit:
+        why = self._shares.refusal(client.share)
+        if why is None and limit is not None and self._clients >= limit:
             why = f"max_connections ({options.max_connections}) and max_handshakes are there"
-        else:
-            refusal = self._shares.refusal(client.share)
-            if refusal is None:
-                return True
-            why = refusal
+        if why is None and self._handshakes >= options.max_handshakes:
+            late = self._shares.crowding(client.share)
+            if late is not None:
+                self._make_room(late)
+            else:
+                why = f"max_handshakes ({options.max_handshakes}) are under way"
+        if why is None:
+            return True
         logger.warning("refused a client: %s", why, extra={"peer": client.address})
         return False
+
+    def _make_room(self, client: _PendingClient) -> None:
+        """End the opening handshake of a client, for one of somebody who has fewer."""
+        logger.warning(
+            "dropped a client in its handshake: max_handshakes (%d) are under way, most of them of %s",
+            self.options.max_handshakes,
+            client.share or "proxies and Unix sockets",
+            extra={"peer": client.address},
+        )
+        self._opened(client)
+        if client.scope is not None:
+            client.scope.cancel()
+
+    def _opened(self, client: _PendingClient) -> None:
+        """The opening handshake of a client is over."""
+        if client.opening:
+            client.opening = False
+            self._handshakes -= 1
+            self._shares.opened(client.share, client)
+            self._gone.ring()
 
     def _share_of(self, address: Any) -> str | None:
         return None if address in self._proxies else share_key(address)
@@ -180,10 +213,13 @@ class Admission:
         Raises:
             HTTPError: that has its share already.
         """
+        if not client.opening:
+            raise _made_room()
         share = self._share_of(address)
         refusal = self._shares.refusal(share)
         client.address, client.share = address, share
-        self._shares.begin(share)
+        self._shares.opened(None, client)
+        self._shares.begin(share, client)
         if refusal is not None:
             logger.warning("refused a client: %s", refusal, extra={"peer": address})
             raise HTTPError(503, "too many connections", [("Retry-After", "1")], logged=True)
@@ -260,11 +296,9 @@ class Admission:
             try:
                 asked = await self._read_request(client)
             finally:
-                self._handshakes -= 1
-                self._shares.opened(client.share)
-                self._gone.ring()
+                self._opened(client)
             if asked is None:
-                client.close()
+                await client.drop()
                 return None
             found, request, reader = asked
             transport = client.transport
@@ -277,15 +311,17 @@ class Admission:
             refusal = exc
         except LINK_ERRORS as exc:
             logger.info("a client left during its opening handshake: %r", exc, extra={"peer": client.address})
-            client.close()
+            await client.drop()
             return None
         except BaseException:
-            client.close()
+            await client.drop()
             raise
         if not refusal.logged:
             logger.info("refused a client at %s: %s", client.address, refusal, extra={"peer": client.address})
         if client.transport is not None:
             await answer(client.transport, refusal, head_only=client.method == "HEAD")
+        else:
+            await client.drop()  # it speaks no HTTP yet
         return None
 
     async def _read_request(
@@ -306,7 +342,9 @@ class Admission:
             request = read_request_now(client.transport, reader)
         if request is not None and reader.complete:
             return self._judge(client, request), request, reader
-        with trio.move_on_after(options.open_timeout):
+        with trio.move_on_after(options.open_timeout) as client.scope:
+            if not client.opening:
+                raise _made_room()
             if announced:
                 await self._read_proxy_header(client)
             if client.transport is None:
@@ -320,14 +358,14 @@ class Admission:
                 request.body = await read_body(client.transport, reader)
                 self._check_admission()  # that may have taken a while
             return found, request, reader
+        if not client.opening:
+            raise _made_room()
         raise HTTPError(408, f"no whole request came within open_timeout ({options.open_timeout} seconds)")
 
     async def _read_proxy_header(self, client: _PendingClient) -> None:
-        """Learn where a client is. It is closed where that fails: there is nothing yet to answer it on."""
+        """Learn where a client is."""
         try:
             source = await read_proxy_header(client.stream, self.options.max_header_bytes)
-            if source is not None:
-                self._locate(client, source)
         except ProxyHeaderError as exc:
             logger.warning(
                 "refused a connection of the proxy %s: %s, which Options(proxy_protocol=True) expects",
@@ -335,11 +373,9 @@ class Admission:
                 exc,
                 extra={"peer": client.address},
             )
-            await client.drop()
             raise HTTPError(400, "there is no PROXY header", logged=True) from None
-        except BaseException:
-            await client.drop()
-            raise
+        if source is not None:
+            self._locate(client, source)
 
     def _judge(self, client: _PendingClient, request: Request) -> Entry | Exchange | None:
         """What serves a request, by its head; None for the server's own target.
@@ -494,3 +530,7 @@ class Admission:
         self, serve: Callable[[WebSocket, Shared], Awaitable[object]], ws: WebSocket
     ) -> object:
         return await serve(ws, self._shared)
+
+
+def _made_room() -> HTTPError:
+    return HTTPError(503, "too many connections", [("Retry-After", "1")], logged=True)

@@ -130,10 +130,10 @@ class Options:
         hosts: the names that a server goes by, such as ``"chat.example"`` or ``"*.chat.example"``, without a
             port; ``"*"`` for any. A request for another host gets HTTP 403; one that names none comes from no
             browser and is let in. None, the default, lets in every host where other machines can reach the
-            server. Where it listens on a loopback address, a page whose name is made to lead there could use
-            it (DNS rebinding), and only loopback names are let in: ``localhost``, names below it,
-            127.0.0.0/8, ``[::1]``; and from what is no browser, names without a dot. The loopback names are
-            always let in there.
+            server, or it speaks TLS. Where it listens on a loopback address without TLS, a page whose name is
+            made to lead there could use it (DNS rebinding), and only loopback names are let in:
+            ``localhost``, names below it, 127.0.0.0/8, ``[::1]``; and from what is no browser, names without
+            a dot. The loopback names are always let in there.
         trusted_proxies: the addresses and networks of reverse proxies whose word a server takes for where a
             client comes from, such as ``"127.0.0.1"``, ``"10.0.0.0/8"`` or ``"2001:db8::/32"``; ``"unix"``
             for whoever connects to a Unix socket. From them it believes ``X-Forwarded-For``, ``-Proto`` and

@@ -121,6 +121,8 @@ async def run(target: str, tls: bool, crowded: bool, attackers: Sequence[Script]
                     while server._clients != len(known):
                         await trio.sleep(0.02)
                 assert server.connections == known
+                assert sum(server._shares._connections.values()) == len(known), "a share is left"
+                assert not server._shares._handshakes
                 assert methods.running == 0, "a call of an attacker is left"
                 stop.set()
             assert methods.connected - methods.disconnected <= len(known)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 import trio.testing
+import trustme
 
 from tests.kit.serving import echo, read_to_end, request, serving, status_of
-from trio_ws import App, Options, WebSocketServer
+from trio_ws import App, Options, WebSocketServer, connect
 from trio_ws.network.addresses import AddressShares, share_key
 
 if TYPE_CHECKING:
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ATTACKER, HONEST = "127.0.0.3", "127.0.0.2"
+
+
+REFUSED = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nRetry-After: 1\r\n"
+    b"Content-Length: 21\r\nConnection: close\r\n\r\ntoo many connections\n"
+)
 
 
 async def dial(server: WebSocketServer, source: str = ATTACKER) -> trio.SocketStream:
@@ -88,6 +96,55 @@ async def test_one_address_cannot_take_all_handshakes(caplog: pytest.LogCaptureF
         for one in [*silent, stream]:
             await one.aclose()
         await freed(server)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_many_addresses_cannot_take_all_handshakes_either(
+    tls: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The oldest one of whoever has the most makes room for who has fewer."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    options = Options(max_handshakes=8, open_timeout=30)
+    async with serving(echo, options=options, ssl_context=context if tls else None) as server:
+        attackers = [f"127.0.0.{number}" for number in range(3, 7)]
+        silent = [await dial(server, attacker) for _ in range(3) for attacker in attackers]
+        await settled(server, 8)
+        assert len(caplog.records) == 4  # they have as many as each other, and nobody makes room
+        caplog.clear()
+        for _ in range(3):
+            stream: trio.abc.Stream = await dial(server, HONEST)
+            if tls:
+                stream = trio.SSLStream(stream, trusting, server_hostname="localhost")
+            async with connect("ws://localhost/", stream=stream) as ws:
+                await ws.ping()
+        assert [record.getMessage() for record in caplog.records] == [
+            "dropped a client in its handshake: max_handshakes (8) are under way, most of them of 127.0.0.3"
+        ]
+        assert await read_to_end(silent[0]) == (b"" if tls else REFUSED)
+        # One that is honest and slow keeps its place, whoever comes.
+        slow = await dial(server, HONEST)
+        await settled(server, 8)
+        more = [await dial(server, attacker) for attacker in attackers]
+        for one in more:
+            await read_to_end(one)
+        if not tls:
+            await slow.send_all(request())
+            assert status_of(await slow.receive_some()) == 101
+        for one in [*silent, *more, slow]:
+            await trio.aclose_forcefully(one)
+        await freed(server)
+
+
+async def settled(server: WebSocketServer, handshakes: int) -> None:
+    """Wait until so many clients are in their opening handshake, and all others have been dealt with."""
+    while server._handshakes != handshakes:
+        await trio.testing.wait_all_tasks_blocked(0.001)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert server._handshakes == handshakes
 
 
 async def test_a_share_that_is_given_holds_for_loopback_addresses_too() -> None:
@@ -243,21 +300,37 @@ def test_shares(options: Options, key: str, connections: int | None, handshakes:
 
 def test_records_are_freed() -> None:
     shares = AddressShares(Options())
-    keys = [f"192.0.2.{i}" for i in range(100)] * 3
-    for key in keys:
-        shares.begin(key)
-    for key in keys:
-        shares.opened(key)
+    clients = [(f"192.0.2.{i % 100}", object()) for i in range(300)]
+    for key, client in clients:
+        shares.begin(key, client)
+    for key, client in clients:
+        shares.opened(key, client)
     assert len(shares) == 100
     assert shares._handshakes == {}
-    for key in keys:
+    for key, _ in clients:
         shares.end(key)
     assert len(shares) == 0
 
 
-def test_what_has_no_address_is_counted_nowhere() -> None:
-    shares = AddressShares(Options(max_connections_per_address=1))
-    for _ in range(3):
-        shares.begin(None)
+def test_what_has_no_address_has_no_share() -> None:
+    shares = AddressShares(Options(max_connections_per_address=1, max_handshakes_per_address=1))
+    for number in range(3):
+        shares.begin(None, number)
         assert shares.refusal(None) is None
     assert len(shares) == 0
+    assert shares.crowding("192.0.2.1") == 0
+    assert shares.crowding(None) is None
+
+
+def test_who_makes_room() -> None:
+    shares = AddressShares(Options())
+    assert shares.crowding("a") is None
+    for number, key in enumerate("abbbcc"):
+        shares.begin(key, number)
+    assert shares.crowding("d") == 1
+    assert shares.crowding("a") == 1
+    assert shares.crowding("c") is None
+    assert shares.crowding("b") is None
+    shares.opened("b", 1)
+    assert shares.crowding("a") is None
+    assert shares.crowding("d") == 2

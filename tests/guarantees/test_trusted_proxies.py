@@ -382,7 +382,7 @@ async def test_shares_hold_for_whom_a_proxy_header_names() -> None:
         silent = [await dial(server) for _ in range(2)]
         for stream in silent:
             await stream.send_all(V1)
-        while len(server._shares) == 0 or server._shares._handshakes.get("192.0.2.7") != 2:
+        while len(server._shares) == 0 or len(server._shares._handshakes.get("192.0.2.7", ())) != 2:
             await trio.testing.wait_all_tasks_blocked(0.001)
         assert await ask(server, V1 + request()) == 0  # there is no transport yet to answer on
         assert await ask(server, V1.replace(b"192.0.2.7", b"192.0.2.8") + request()) == 101

@@ -45,42 +45,59 @@ def share_key(address: Any) -> str | None:
 
 
 class AddressShares:
-    """How many connections, and among them opening handshakes, each key of `share_key` has.
+    """What each key of `share_key` holds: connections, and among them clients in their opening handshake.
 
-    Every method takes a key, or None, which is counted nowhere.
+    A client is any object, the same for `begin` and `opened`. The key None has no share; its handshakes are
+    counted all the same.
     """
 
     def __init__(self, options: Options) -> None:
         self._connections: dict[str, int] = {}  # of those that have any
-        self._handshakes: dict[str, int] = {}
+        self._handshakes: dict[str | None, dict[Any, None]] = {}  # the oldest first
         # The limits of this machine's own addresses, and of all others.
         given, limit = options.max_connections_per_address, options.max_connections
         self._most_connections = _shares(given, limit, _CONNECTIONS_OF_OTHERS)
         given, limit = options.max_handshakes_per_address, options.max_handshakes
         self._most_handshakes = _shares(given, limit, _HANDSHAKES_OF_OTHERS)
 
-    def begin(self, key: str | None) -> None:
+    def begin(self, key: str | None, client: object) -> None:
         """Count a connection that begins its opening handshake."""
         if key is not None:
             self._connections[key] = self._connections.get(key, 0) + 1
-            self._handshakes[key] = self._handshakes.get(key, 0) + 1
+        self._handshakes.setdefault(key, {})[client] = None
 
-    def opened(self, key: str | None) -> None:
+    def opened(self, key: str | None, client: object) -> None:
         """Its opening handshake is over."""
-        if key is not None:
-            _count_down(self._handshakes, key)
+        clients = self._handshakes[key]
+        del clients[client]
+        if not clients:
+            del self._handshakes[key]
 
     def end(self, key: str | None) -> None:
         """The connection is gone, whose opening handshake was over."""
         if key is not None:
-            _count_down(self._connections, key)
+            if self._connections[key] == 1:
+                del self._connections[key]
+            else:
+                self._connections[key] -= 1
+
+    def crowding(self, key: str | None) -> Any:
+        """The client that makes room for another handshake of a key, where all places are taken.
+
+        It is the oldest one of whoever has the most, if that is at least two more than the key has itself;
+        else None. So silent clients, from however many addresses, keep out nobody who has fewer of them.
+        """
+        most = max(self._handshakes.values(), key=len, default={})
+        if len(most) < len(self._handshakes.get(key, ())) + 2:
+            return None
+        return next(iter(most))
 
     def refusal(self, key: str | None) -> str | None:
         """Why a key may not have one more connection, for the log, with the option that it depends on."""
         if key is None:
             return None
         limit = self.max_handshakes(key)
-        if limit is not None and self._handshakes.get(key, 0) >= limit:
+        if limit is not None and len(self._handshakes.get(key, ())) >= limit:
             return _reason(key, "max_handshakes_per_address", limit)
         limit = self.max_connections(key)
         if limit is not None and self._connections.get(key, 0) >= limit:
@@ -116,10 +133,3 @@ def _shares(given: int | None, of: int | None, of_others: int) -> tuple[int | No
 def _reason(key: str, name: str, limit: int) -> str:
     remedy = "if it is a proxy of yours, name it: Options(trusted_proxies=[...])"
     return f"{key} has {name} ({limit}) already; {remedy}"
-
-
-def _count_down(held: dict[str, int], key: str) -> None:
-    if held[key] == 1:
-        del held[key]
-    else:
-        held[key] -= 1
