@@ -651,3 +651,22 @@ async def test_cancelled_at_every_checkpoint(autojump_clock: MockClock) -> None:
                 assert peer.needing.count == 0
         assert all_tasks() == before
     assert count > 5
+
+
+async def test_what_a_server_makes_an_inbox_hold(autojump_clock: MockClock) -> None:
+    """Empty maps take one byte on the wire, and 64 and more here."""
+    server = Channels()
+    options = Options(channel_max_bytes=100_000)
+    maps: list[dict[str, int]] = [{}] * 1000
+    async with serving_in_memory(server) as memory:
+        stream = await memory.stream()
+        async with WebSocketClient("ws://test/", stream=stream, options=options) as client:
+            async with client.subscribe("a") as inbox, client.subscribe("b", policy="drop_newest") as other:
+                await server.publish("a", *[maps] * 20)
+                assert inbox.dropped == 18
+                await server.publish("b", "small", *[maps] * 20)
+                assert other.dropped == 18
+                assert waiting(inbox) == [maps] * 2
+                assert waiting(other) == ["small", maps, maps]
+                await server.publish("a", *range(70))
+                assert waiting(inbox) == list(range(6, 70))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
 
 from trio.lowlevel import enable_ki_protection
 
-from trio_ws.channels.inbox import Inbox, check_policy
+from trio_ws.channels.inbox import MAX_BYTES, Inbox, check_policy
 from trio_ws.channels.names import check_names
 from trio_ws.errors import ConnectionFailedError
 from trio_ws.handler import WebSocketHandler
@@ -350,9 +350,10 @@ class WebSocketClient:
 
         Args:
             names: one name or many, and globs, as far as the handler's ``may_subscribe`` allows.
-            policy: what gives way when ``max_items`` packets wait: ``"drop_oldest"``, ``"drop_newest"``, or
-                ``"disconnect"``, which ends the inbox and not the connection.
-            max_items: packets that may wait in the inbox.
+            policy: what gives way when ``max_items`` packets wait, or too many bytes: ``"drop_oldest"``,
+                ``"drop_newest"``, or ``"disconnect"``, which ends the inbox and not the connection.
+            max_items: packets that may wait in the inbox. Past ``Options.channel_max_bytes`` of what they
+                decode to the policy decides as well; one packet may come on top.
 
         Yields:
             The `Inbox`. When the connection has ended for good, it raises what `recv` does, after the packets
@@ -370,7 +371,8 @@ class WebSocketClient:
         if not wanted:
             raise ValueError("name one channel at least")
         subscriptions = self._subscriptions
-        with Inbox(policy, max_items, subscriptions.leave) as inbox:
+        max_bytes = MAX_BYTES if self._opened is None else self._opened.options.channel_max_bytes
+        with Inbox(policy, max_items, subscriptions.leave, max_bytes=max_bytes) as inbox:
             peer = await self._keeper.ready()
             if not peer.extended:
                 raise no_channels(peer)

@@ -206,7 +206,7 @@ class RPCError(WebSocketError):
 
     Attributes:
         message: the text as it is. ``str()`` of the error gives it on one line, without control characters,
-            and cut after 1,000 bytes.
+            and cut after 1,000 bytes; ``repr()`` is cut, too.
         code: the code, see the tree in `trio_ws.errors`.
         data: what the other side sent beside the text, or None.
     """
@@ -219,9 +219,12 @@ class RPCError(WebSocketError):
         self.code = self.default_code if code is None else code
         self.data = data
 
+    # Both may be the other side's, and go to logs and terminals.
     def __str__(self) -> str:
-        # It may be the other side's, and goes to logs and terminals.
         return shown(super().__str__(), 1000)
+
+    def __repr__(self) -> str:
+        return shown(super().__repr__(), 1000)
 
 
 class RPCMethodNotFoundError(RPCError):

@@ -119,7 +119,8 @@ class Options:
             written to it; past it the policy of its subscription decides. Default 1,024.
         channel_max_bytes: bytes of these messages, as msgpack and as each of the frames made of them, with
             128 bytes charged for each message; one may come on top. All connections share them.
-            `trio_ws.broadcast` closes a connection for which more waits. Default 1 MiB.
+            `trio_ws.broadcast` closes a connection for which more waits. In a client: bytes of packets,
+            as they decode, that wait in one inbox of ``subscribe``; one may come on top. Default 1 MiB.
         max_subscribed_channels: names and globs that one connection may be subscribed to; 0 for no limit.
             Default 1,000.
         json_in_binary: send JSON packets in binary frames instead of text frames. Default False.

@@ -251,6 +251,25 @@ async def test_an_inbox_that_blocks_loses_nothing(autojump_clock: MockClock) -> 
         nursery.cancel_scope.cancel()
 
 
+async def test_inboxes_of_the_server_count_bytes(autojump_clock: MockClock) -> None:
+    handler = Rooms()
+    async with serving_in_memory(handler), handler.channels.subscribe("x", max_bytes=1000) as inbox:
+        for number in range(5):
+            handler.publish("x", [number, b"." * 600])
+        assert [(await inbox.receive()).data[0] for _ in range(2)] == [3, 4]
+        assert inbox.dropped == 3
+        async with handler.channels.subscribe("x", policy="block", max_bytes=1000) as blocking:
+            handler.publish("x", b"." * 1000)
+            with pytest.raises(trio.WouldBlock):
+                handler.publish("x", "nobody gets this")
+            await blocking.receive()
+            assert handler.publish("x", "both get this") == 2
+    for wrong in (0, True):
+        with pytest.raises((ValueError, TypeError), match="max_bytes"):
+            async with handler.channels.subscribe("x", max_bytes=wrong):
+                raise AssertionError
+
+
 async def test_subscribing_a_client_by_the_client(autojump_clock: MockClock) -> None:
     class Asked(WebSocketHandler):
         client_globs = True

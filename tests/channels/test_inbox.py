@@ -18,6 +18,36 @@ def make(policy: str = "drop_oldest", max_items: int = 2) -> tuple[Inbox, list[I
     return Inbox(policy, max_items, ended.append), ended  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("policy", "kept", "dropped"),
+    [("drop_oldest", [2, 3], 1), ("drop_newest", [1, 2], 1), ("disconnect", [1, 2], 1)],
+)
+async def test_bytes_fill_it_as_packets_do(policy: str, kept: list[int], dropped: int) -> None:
+    inbox = Inbox(policy, 64, lambda _: None, max_bytes=100)  # type: ignore[arg-type]
+    inbox.put(packet(1), 50)
+    assert not inbox.full
+    inbox.put(packet(2), 70)  # the one that comes on top
+    assert inbox.full
+    inbox.put(packet(3), 10)
+    assert taken(inbox) == kept
+    assert inbox.dropped == dropped
+    assert not inbox.full
+    if policy == "disconnect":
+        with pytest.raises(trio.BrokenResourceError, match=r"more than max_bytes \(100\) of packets"):
+            inbox.receive_nowait()
+
+
+async def test_one_large_packet_takes_the_place_of_many_small_ones() -> None:
+    inbox = Inbox("drop_oldest", 64, lambda _: None, max_bytes=100)
+    for number in range(9):
+        inbox.put(packet(number), 10)
+    inbox.put(packet(9), 1000)
+    assert inbox.dropped == 0
+    inbox.put(packet(10), 10)
+    assert inbox.dropped == 10
+    assert taken(inbox) == [10]
+
+
 def taken(inbox: Inbox) -> list[object]:
     found = []
     while True:
@@ -33,7 +63,7 @@ def taken(inbox: Inbox) -> list[object]:
 def test_a_full_inbox_does_what_its_policy_says_and_counts(policy: str, kept: list[int]) -> None:
     inbox, ended = make(policy)
     for number in range(4):
-        inbox.put(packet(number))
+        inbox.put(packet(number), 1)
     assert inbox.statistics().waiting == 2
     assert taken(inbox) == kept
     if policy == "disconnect":
@@ -57,8 +87,8 @@ async def test_receive_waits_and_ends(autojump_clock: trio.testing.MockClock) ->
     async with trio.open_nursery() as nursery:
         nursery.start_soon(consume)
         await trio.testing.wait_all_tasks_blocked()
-        inbox.put(packet(1))
-        inbox.put(packet(2))
+        inbox.put(packet(1), 1)
+        inbox.put(packet(2), 1)
         await trio.testing.wait_all_tasks_blocked()
         assert got == [1, 2]
         inbox.end()
@@ -69,7 +99,7 @@ async def test_a_cancelled_receive_loses_nothing(autojump_clock: trio.testing.Mo
     inbox, _ = make()
     with trio.move_on_after(1):
         await inbox.receive()
-    inbox.put(packet(1))
+    inbox.put(packet(1), 1)
     with trio.CancelScope() as scope:
         scope.cancel()
         await inbox.receive()
@@ -91,7 +121,7 @@ async def test_a_closed_inbox_is_closed_for_who_waits_too() -> None:
     assert ended == [inbox]
     with pytest.raises(trio.ClosedResourceError):
         inbox.receive_nowait()
-    assert not inbox.put(packet(1))
+    assert not inbox.put(packet(1), 1)
 
 
 @pytest.mark.parametrize(

@@ -142,3 +142,13 @@ def test_a_pool_of_processes_hands_it_on() -> None:
             pool.submit(fail).result(60)
     assert str(info.value) == "the WebSocket is closed: code 4001 (bye)"
     assert info.value.received == CloseFrame(4001, "bye")
+
+
+def test_the_text_of_the_other_side_is_cut_wherever_it_is_shown() -> None:
+    for kind in (trio_ws.RPCError, trio_ws.RPCTimeoutError, trio_ws.RateLimitError):
+        error = kind("\N{SNOWMAN}\n" * 100_000)
+        assert len(str(error).encode()) < 1100
+        assert len(repr(error).encode()) < 1100
+        assert repr(error).startswith(f"{kind.__name__}('\N{SNOWMAN}")
+        assert len(error.message) == 200_000
+    assert repr(trio_ws.RPCError("short")) == "RPCError('short')"

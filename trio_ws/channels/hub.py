@@ -21,8 +21,8 @@ import trio
 from trio.lowlevel import checkpoint
 
 from trio_ws.channels.flusher import TOO_SLOW, Flusher
-from trio_ws.channels.inbox import Inbox
-from trio_ws.channels.log import Channel, Entry, InboxMember, Member, encode
+from trio_ws.channels.inbox import MAX_BYTES, Inbox
+from trio_ws.channels.log import ENTRY_OVERHEAD, Channel, Entry, InboxMember, Member, encode
 from trio_ws.channels.names import Globs, check_name, check_names, is_glob
 from trio_ws.errors import PacketError
 from trio_ws.logs import logger_for, shown
@@ -231,8 +231,9 @@ class Hub:
         count = len(channel.cursors) + len(channel.inboxes) - (len(skip) if skip is not None else 0)
         if channel.inboxes:
             packet = entry.packet()
+            size = len(encoded) + ENTRY_OVERHEAD
             for member in list(channel.inboxes):
-                self._put(channel, member, packet)
+                self._put(channel, member, packet, size)
         self.flusher.append(channel, entry)
         return count
 
@@ -250,13 +251,13 @@ class Hub:
             or (predicate is not None and not holds(predicate, member.connection))
         )
 
-    def _put(self, channel: Channel, member: InboxMember, packet: Packet) -> None:
+    def _put(self, channel: Channel, member: InboxMember, packet: Packet, size: int) -> None:
         inbox = member.inbox
         before = inbox.dropped
         if inbox.policy == "block" and inbox.full:  # from another process, whose publisher cannot wait
             channel.dropped += 1
             return
-        channel.delivered += inbox.put(packet)
+        channel.delivered += inbox.put(packet, size)
         channel.dropped += inbox.dropped - before
 
     # -- from other processes -----------------------------------------------------------------------
@@ -447,24 +448,31 @@ class Hub:
 
     @asynccontextmanager
     async def subscribe(
-        self, names: str | Iterable[str], *, policy: Policy = "drop_oldest", max_items: int = 64
+        self,
+        names: str | Iterable[str],
+        *,
+        policy: Policy = "drop_oldest",
+        max_items: int = 64,
+        max_bytes: int = MAX_BYTES,
     ) -> AsyncIterator[Inbox]:
         """Receive what is published, in a task of the server, for the length of a block.
 
         Args:
             names: names and globs.
-            policy: what to do when ``max_items`` wait: ``"drop_oldest"``, ``"drop_newest"``, ``"disconnect"``
-                (the inbox ends with `trio.BrokenResourceError`), or ``"block"``: `publish` raises
-                `trio.WouldBlock` and `publish_wait` waits, so that nothing is lost; a message from another
-                process, whose publisher cannot wait, is dropped and counted then.
+            policy: what to do when ``max_items`` or ``max_bytes`` wait: ``"drop_oldest"``, ``"drop_newest"``,
+                ``"disconnect"`` (the inbox ends with `trio.BrokenResourceError`), or ``"block"``: `publish`
+                raises `trio.WouldBlock` and `publish_wait` waits, so that nothing is lost; a message from
+                another process, whose publisher cannot wait, is dropped and counted then.
             max_items: messages that may wait.
+            max_bytes: bytes of them, as msgpack, with 128 for each; one message may come on top. Default
+                1 MiB.
 
         Raises:
-            ValueError, TypeError: a name, the policy or ``max_items`` cannot be.
+            ValueError, TypeError: a name, the policy, ``max_items`` or ``max_bytes`` cannot be.
         """
         names = check_names(names)
         member = InboxMember()
-        inbox = member.inbox = Inbox(policy, max_items, lambda _: self.leave(member))
+        inbox = member.inbox = Inbox(policy, max_items, lambda _: self.leave(member), max_bytes=max_bytes)
         await checkpoint()
         for name in names:
             self.add(member, name, policy)

@@ -1,7 +1,7 @@
 """Inbox: the bounded queue of a task that is subscribed to channels.
 
-What always holds: at most ``max_items`` packets wait. What the policy drops is counted, and nothing else is
-lost: a cancelled ``receive`` has taken nothing.
+What always holds: at most ``max_items`` packets wait, and ``max_bytes`` of them and one packet. What the
+policy drops is counted, and nothing else is lost: a cancelled ``receive`` has taken nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ["Inbox", "InboxStatistics", "Policy", "check_policy"]
+__all__ = ["MAX_BYTES", "Inbox", "InboxStatistics", "Policy", "check_policy"]
 
+#: Bytes of packets that may wait in an inbox, as `Options.channel_max_bytes` is by default.
+MAX_BYTES = 1024 * 1024
 #: What happens to a slow one: ``"drop_oldest"``, ``"drop_newest"``, ``"disconnect"`` or ``"block"``.
 Policy = Literal["drop_oldest", "drop_newest", "disconnect", "block"]
 
@@ -58,17 +60,22 @@ class Inbox(trio.abc.ReceiveChannel[Packet]):
     their block. Any number of tasks may receive; each packet goes to one of them.
     """
 
-    def __init__(self, policy: Policy, max_items: int, on_end: Callable[[Inbox], None]) -> None:
+    def __init__(
+        self, policy: Policy, max_items: int, on_end: Callable[[Inbox], None], *, max_bytes: int = MAX_BYTES
+    ) -> None:
         check_policy(policy)
-        if isinstance(max_items, bool) or not isinstance(max_items, int):
-            raise TypeError(f"max_items is an int, not {type(max_items).__name__}")
-        if max_items < 1:
-            raise ValueError(f"max_items must be 1 or more, not {max_items}")
+        for name, value in (("max_items", max_items), ("max_bytes", max_bytes)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} is an int, not {type(value).__name__}")
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more, not {value}")
         self.policy = policy
         self.max_items = max_items
+        self.max_bytes = max_bytes
         self.room = Bell()  # rings when a packet was taken, and at the end
         self._on_end = on_end
-        self._queue: deque[Packet] = deque()
+        self._queue: deque[tuple[Packet, int]] = deque()
+        self._size = 0  # bytes of what waits
         self._arrived = Bell()
         self._closed = False  # by its owner
         self._ended = False  # nothing more will come
@@ -79,7 +86,7 @@ class Inbox(trio.abc.ReceiveChannel[Packet]):
     @property
     def full(self) -> bool:
         """Whether the next packet would go by the policy."""
-        return len(self._queue) >= self.max_items
+        return len(self._queue) >= self.max_items or self._size >= self.max_bytes
 
     @property
     def dropped(self) -> int:
@@ -92,29 +99,42 @@ class Inbox(trio.abc.ReceiveChannel[Packet]):
 
     # -- what feeds it ------------------------------------------------------------------------------
 
-    def put(self, packet: Packet) -> bool:
-        """Take a packet, or do what the policy says; whether the packet is in.
+    def put(self, packet: Packet, size: int) -> bool:
+        """Take a packet of ``size`` bytes, or do what the policy says; whether the packet is in.
 
         With the policy ``"block"`` the caller has seen to it that there is room.
         """
         if self._ended:
             return False
         if self.full:
+            if self.policy == "drop_oldest":
+                while self.full:
+                    self._dropped += 1
+                    self._take()
+                return self._add(packet, size)
             self._dropped += 1
             if self.policy == "disconnect":
+                past = f"max_items ({self.max_items}) packets"
+                if len(self._queue) < self.max_items:
+                    past = f"max_bytes ({self.max_bytes}) of packets"
                 self.end(
-                    lambda: trio.BrokenResourceError(
-                        f"the inbox was closed: more than max_items ({self.max_items}) packets waited in it"
-                    )
+                    lambda: trio.BrokenResourceError(f"the inbox was closed: more than {past} waited in it")
                 )
                 return False
-            if self.policy == "drop_newest":
-                return False
-            self._queue.popleft()
-        self._queue.append(packet)
+            return False
+        return self._add(packet, size)
+
+    def _add(self, packet: Packet, size: int) -> bool:
+        self._queue.append((packet, size))
+        self._size += size
         self._delivered += 1
         self._arrived.ring()
         return True
+
+    def _take(self) -> Packet:
+        packet, size = self._queue.popleft()
+        self._size -= size
+        return packet
 
     def end(self, error: Callable[[], BaseException] | None = None) -> None:
         """Nothing more will come: after what waits ``receive`` raises ``error()``, else EndOfChannel."""
@@ -154,7 +174,7 @@ class Inbox(trio.abc.ReceiveChannel[Packet]):
         if self._closed:
             raise trio.ClosedResourceError("the inbox is closed; its block has ended")
         if self._queue:
-            packet = self._queue.popleft()
+            packet = self._take()
             self.room.ring()
             return packet
         if not self._ended:
@@ -169,6 +189,7 @@ class Inbox(trio.abc.ReceiveChannel[Packet]):
             self._closed = True
             self.end()
             self._queue.clear()
+            self._size = 0
             self._arrived.ring()
 
     async def aclose(self) -> None:

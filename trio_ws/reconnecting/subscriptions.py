@@ -211,8 +211,8 @@ class Subscriptions:
             if not self._leaving[name]:
                 del self._leaving[name]
 
-    def _route(self, packet: Packet) -> bool:
-        """Give a packet of a channel to all who listen to it; whether it has found its place."""
+    def _route(self, packet: Packet, size: int) -> bool:
+        """Give a packet of ``size`` bytes, as decoded, to all who listen; whether it has found its place."""
         channel = packet.channel
         if channel is None:
             return False
@@ -222,7 +222,7 @@ class Subscriptions:
             if matches(channel):
                 found.update(self._names[glob].inboxes)
         for inbox in found:
-            inbox.put(packet)
+            inbox.put(packet, size)
         return bool(found) or (bool(self._leaving) and self._was_left(channel))
 
     def _was_left(self, channel: str) -> bool:

@@ -123,7 +123,7 @@ class Peer(Answerer):
         self._hard_mark = ws._options.send_high_water + ws._options.max_queue_bytes
         self.dropped_packets = 0
         # Set by a client: what takes packets of channels before others see them, and is told of the end.
-        self.route: Callable[[Packet], bool] | None = None
+        self.route: Callable[[Packet, int], bool] | None = None
         self.on_over: Callable[[], None] | None = None
         self._failure: BaseException | None = None
 
@@ -574,7 +574,11 @@ class Peer(Answerer):
     # -- packets that are no calls ------------------------------------------------------------------
 
     def _take_packet(self, packet: Packet, size: int, worker: Worker) -> Blocked | None:
-        if self.route is not None and packet.source is CHANNEL and self.route(packet):
+        if (
+            self.route is not None
+            and packet.source is CHANNEL
+            and self.route(packet, max(size, self.size_of(packet.data)) + OVERHEAD)
+        ):
             return None
         if self._on_packet is None or self._mailing:
             self._keep_packet(packet, max(size, self.size_of(packet.data)) + OVERHEAD)
