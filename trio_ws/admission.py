@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
+from trio_ws.blocking import NoThreadError
 from trio_ws.errors import ConnectionClosedError
 from trio_ws.front import Entry, Exchange, Front, Shared
 from trio_ws.groups import unwrapped
@@ -73,6 +74,9 @@ if TYPE_CHECKING:
 __all__ = ["Admission"]
 
 logger = logger_for("trio_ws.server")
+
+#: The reason of the Close frame where the system gives no more threads.
+_NO_THREAD = "no thread left"
 
 
 class _PendingClient:
@@ -472,6 +476,8 @@ class Admission:
                 code, reason = self._verdict(ws, exc)
             if code == 1011 and ws._state == CONNECTING:
                 await ws.reject(500)
+            if reason == _NO_THREAD and ws._state == CONNECTING:
+                await ws.reject(503, [("Retry-After", "1")], f"{_NO_THREAD}\n")
             if over and not ws.closed:
                 await ws.close(code, reason)
         finally:
@@ -497,6 +503,8 @@ class Admission:
         failures = [one for one in failures_in(exc) if not isinstance(one, ConnectionClosedError)]
         if not failures:
             return 1000, ""
+        if len(failures) == 1 and isinstance(failures[0], NoThreadError):
+            return 1013, _NO_THREAD
         close = close_of(failures[0]) if len(failures) == 1 else None
         if close is not None:
             return close

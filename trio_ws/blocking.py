@@ -23,7 +23,7 @@ import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from trio_ws.errors import ConnectionClosedError, ConnectionClosedLocallyError
-from trio_ws.logs import logger_for, shown
+from trio_ws.logs import logger_for, once_a_minute, shown
 from trio_ws.routing import name_of
 from trio_ws.wall import log_failure
 from trio_ws.websocket.bell import Bell
@@ -38,11 +38,15 @@ if TYPE_CHECKING:
     from trio_ws.wire.http import Headers, Request
     from trio_ws.wire.tls import TLSInfo
 
-__all__ = ["BlockingWebSocket", "call_in_thread", "run_in_thread"]
+__all__ = ["BlockingWebSocket", "NoThreadError", "call_in_thread", "run_in_thread"]
 
 logger = logger_for("trio_ws.server")
 
 T = TypeVar("T")
+
+
+class NoThreadError(Exception):
+    """The system gives this process no more threads; it has been logged."""
 
 
 class BlockingWebSocket:
@@ -337,7 +341,7 @@ async def run_in_thread(
 
     failure: BaseException | None = None
     try:
-        failure = await trio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)
+        failure = await _start_thread(work, limiter)
         if failure is not None:
             raise failure
     finally:
@@ -362,13 +366,27 @@ async def call_in_thread(function: Callable[[], T], limiter: trio.CapacityLimite
     work = functools.partial(_failure_of, function, function)
     result: T
     failure: BaseException | None
-    result, failure = await trio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)
+    result, failure = await _start_thread(work, limiter)
     if failure is not None:
         try:
             raise failure
         finally:
             del failure  # as above
     return result
+
+
+async def _start_thread(work: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
+    """Run what raises nothing in a thread.
+
+    Raises:
+        NoThreadError: none can be started.
+    """
+    try:
+        return await trio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)
+    except RuntimeError as exc:  # of `threading.Thread.start`: what the work itself raises is its result
+        if once_a_minute("no thread"):
+            logger.error("no thread for a new client, who gets 503 or 1013: %s", exc)  # noqa: TRY400
+        raise NoThreadError(str(exc)) from exc
 
 
 def _failure_of(call: Callable[[], Any], function: object) -> tuple[Any, BaseException | None]:

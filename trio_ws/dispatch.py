@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
-from trio_ws.blocking import call_in_thread, run_in_thread
+from trio_ws.blocking import NoThreadError, call_in_thread, run_in_thread
 from trio_ws.errors import MessageError
 from trio_ws.handler import WebSocketHandler
 from trio_ws.logs import logger_for, shown
@@ -128,6 +128,8 @@ async def _run_user(function: Callable[[], Awaitable[object]]) -> object:
 def _failed(route: Route, request: Request, exc: BaseException, *, debug: bool) -> HTTPResponse:
     if isinstance(exc, MessageError) and exc.__dict__.get("message") is request:
         return HTTPResponse(400, body=f"{exc}\n")
+    if isinstance(exc, NoThreadError):
+        return HTTPResponse(503, headers=[("Retry-After", "1")], body="no thread left\n")
     method = shown(request.method, 20)
     log_failure(logger, "the HTTP handler of %s %s failed", method, route.pattern.path, exc=exc)
     return HTTPResponse(500, body=f"{traceback_of(exc)}\n" if debug else "internal server error\n")

@@ -11,6 +11,7 @@ Invariants:
 - A peer cannot flood the log. Of one kind of record without a traceback, `BURST` a minute are written for
   each peer; the next one after that minute says how many were left out. Of one failure of user code, known
   by the line that raised it, `TRACEBACKS` a minute are written with their traceback, the others on one line.
+  What the machine lacks, whoever meets it, is one line a minute (`once_a_minute`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BURST", "MINUTE", "TRACEBACKS", "logger_for", "shown"]
+__all__ = ["BURST", "MINUTE", "TRACEBACKS", "logger_for", "once_a_minute", "shown"]
 
 #: Records of one kind, about one peer, that are written in a minute.
 BURST = 100
@@ -84,6 +85,12 @@ def logger_for(name: str) -> logging.Logger:
     return logger
 
 
+def once_a_minute(condition: str) -> bool:
+    """Whether a record of this condition of the machine, whoever meets it, is to be written now."""
+    counts = _counts()
+    return counts is None or counts.conditions.add(condition)[0]
+
+
 class _Shown:
     """An argument of a record, shown when the record is written."""
 
@@ -136,6 +143,7 @@ class _RunCounts:
     def __init__(self) -> None:
         self.records = _Counts(BURST)
         self.failures = _Counts(TRACEBACKS)
+        self.conditions = _Counts(1)
 
 
 _run_counts: trio.lowlevel.RunVar[_RunCounts] = trio.lowlevel.RunVar("trio_ws.logs")
