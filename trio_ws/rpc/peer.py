@@ -442,8 +442,8 @@ class Peer(Answerer):
             with trio.move_on_after(_LOOK_EVERY) as scope:
                 await self.progress.wait()
             # The end of TCP is not read either, and what is held for a client that is gone would stay.
-            if scope.cancelled_caught and self.ws._transport.has_hung_up():
-                self.ws._end(None)
+            if scope.cancelled_caught:
+                self.ws._probe()
 
     def _take_some(self, worker: Worker) -> Blocked | None:
         """Begin what is here: up to a call that has to wait, or until others should have a turn."""

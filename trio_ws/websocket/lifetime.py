@@ -22,7 +22,7 @@ from trio_ws.wall import is_innermost
 from trio_ws.websocket.bell import Bell
 from trio_ws.websocket.outbox import Outbox
 from trio_ws.websocket.trace import about
-from trio_ws.wire.frames import CLOSE, FIN, PING, Violation
+from trio_ws.wire.frames import CLOSE, FIN, PING, PONG, Violation
 from trio_ws.wire.framing import close_payload, masked_frame, server_frame
 
 if TYPE_CHECKING:
@@ -240,6 +240,15 @@ class Lifetime:
     @property
     def _over(self) -> bool:
         return self._state == CLOSED
+
+    def _probe(self) -> None:
+        """End the connection if the peer is gone; for use where nothing is read, which would tell."""
+        if self._transport.has_hung_up():
+            self._end(None)
+        elif self._state == OPEN and self._transport.tells_hang_up and not self._outbox.stuck:
+            # Its end may wait behind what we do not read. An unsolicited pong (RFC 6455 section 5.5.3) makes
+            # the system of a peer that is gone say so, which is seen here the next time.
+            self._outbox.write_control(self._frame(FIN | PONG, b""), pong=True)
 
     def _keepalive_ping(self) -> None:
         under_way = self._pings is not None and _KEEPALIVE in self._pings

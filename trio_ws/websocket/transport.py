@@ -82,6 +82,7 @@ class SocketTransport:
     )
 
     self_reading = True
+    tells_hang_up = True
     tls = None
 
     def __init__(self, sock: socket.socket, remote_address: Any = None) -> None:
@@ -210,6 +211,10 @@ class StreamTransport:
 
     def has_unread(self) -> bool:
         return False
+
+    @property
+    def tells_hang_up(self) -> bool:
+        return socket_of(self._stream) is not None
 
     def has_hung_up(self) -> bool:
         sock = socket_of(self._stream)
