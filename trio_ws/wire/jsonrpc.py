@@ -162,7 +162,7 @@ class JSONRPC(Dialect):
         try:
             message = _decode(payload)
         except UNDECODABLE as exc:
-            if payload.lstrip().startswith("[" if isinstance(payload, str) else b"["):  # type: ignore[arg-type]
+            if _is_batch(payload):
                 return self._decode_batch(payload)
             response = self._broken_response(payload, exc)
             if response is not None:
@@ -186,7 +186,7 @@ class JSONRPC(Dialect):
         return json_size(payload, limit)
 
     def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> BrokenPacketError:
-        if payload.lstrip()[:1] in {"[", b"["}:
+        if _is_batch(payload):
             return BrokenPacketError(text, answer=_failure(INVALID_REQUEST, text, b"null"))
         return BrokenPacketError(text, answer=_refused_unread(payload, INVALID_PARAMS, text))
 
@@ -403,6 +403,11 @@ class JSONRPC(Dialect):
 
 
 _BAD_ID = f"an id is null, a number, or a string of at most {MAX_NAME} characters"
+
+
+def _is_batch(payload: str | bytes) -> bool:
+    # A set of both would compare text with bytes, which python -bb forbids.
+    return payload.lstrip().startswith("[" if isinstance(payload, str) else b"[")  # type: ignore[arg-type]
 
 
 def _call_id(request_id: bytes) -> str | None:
