@@ -44,7 +44,7 @@ def test_empty_fragments_grow_nothing(opcode: int, between: bytes) -> None:
         for _ in range(10):
             frames.feed(some)
             frames.events.clear()
-    assert grown.left < 500
+    assert grown.left < 600  # a counter, and what measures
     frames.feed(frame(0, b"end"))
     assert messages == ["end" if opcode == 1 else b"end"]
 
