@@ -126,7 +126,8 @@ def _shares(given: int | None, of: int | None, of_others: int) -> tuple[int | No
     if given is not None:
         return given, given
     # A quarter stays for others. This machine's own addresses get all the rest: a proxy may have them.
-    rest = None if of is None else of - of // 4
+    # Of fewer than four there is no quarter, and the limit itself is all there is.
+    rest = None if of is None or of < 4 else of - of // 4
     return rest, of_others if rest is None else min(rest, of_others)
 
 
