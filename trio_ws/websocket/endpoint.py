@@ -258,8 +258,8 @@ class Endpoint(Lifetime):
             taken = frames.feed(data, FRAMES_AT_ONCE)
             new = len(inbox) - before
             charge = taken + OVERHEAD * new
-            ledger.received += charge
-            if ledger.received > ledger.max_received >> 2:
+            received = ledger.received = ledger.received + charge
+            if received > ledger.max_received >> 2:
                 self._charge_texts(new, charge)
         elif len(data) > _COMPRESSED_SLICE and not sliced:
             return self._feed_slices(frames, data)

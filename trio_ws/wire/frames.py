@@ -193,8 +193,6 @@ class FrameReader:
             The index of the first byte that was not taken; ``data`` from there on is to be fed again.
         """
         i, size = 0, len(data)
-        before, given = 0, size
-        stop = self.begun + work
         if self._between:
             i = take_frames(data, 0, not self.client, self._fast_limit, self.messages)
             if i == size:
@@ -202,6 +200,8 @@ class FrameReader:
             if i < 0:
                 self._refuse_utf8()
                 return size
+        before, given, stop = 0, size, self.begun + work
+        if self._between:
             i = self._begin(data, i, size)
         elif self.done:
             return size
