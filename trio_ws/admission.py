@@ -218,7 +218,7 @@ class Admission:
             HTTPError: that has its share already.
         """
         if not client.opening:
-            raise _made_room()
+            raise _too_many()
         share = self._share_of(address)
         refusal = self._shares.refusal(share)
         client.address, client.share = address, share
@@ -226,7 +226,7 @@ class Admission:
         self._shares.begin(share, client)
         if refusal is not None:
             logger.warning("refused a client: %s", refusal, extra={"peer": address})
-            raise HTTPError(503, "too many connections", [("Retry-After", "1")], logged=True)
+            raise _too_many()
 
     @enable_ki_protection
     async def _refuse(self, client: socket.socket | trio.abc.Stream) -> None:
@@ -348,7 +348,7 @@ class Admission:
             return self._judge(client, request), request, reader
         with trio.move_on_after(options.open_timeout) as client.scope:
             if not client.opening:
-                raise _made_room()
+                raise _too_many()
             if announced:
                 await self._read_proxy_header(client)
             if client.transport is None:
@@ -363,7 +363,7 @@ class Admission:
                 self._check_admission()  # that may have taken a while
             return found, request, reader
         if not client.opening:
-            raise _made_room()
+            raise _too_many()
         raise HTTPError(408, f"no whole request came within open_timeout ({options.open_timeout} seconds)")
 
     async def _read_proxy_header(self, client: _PendingClient) -> None:
@@ -432,7 +432,7 @@ class Admission:
         limit = self.options.max_connections
         if limit is not None and self._count_connections() >= limit:
             logger.warning("refused a client: max_connections (%d) are open", limit)
-            raise HTTPError(503, "too many connections", [("Retry-After", "1")], logged=True)
+            raise _too_many()
 
     def _count_connections(self) -> int:
         """All that are past their opening handshake: open, being answered, or lingering after an answer."""
@@ -540,5 +540,5 @@ class Admission:
         return await serve(ws, self._shared)
 
 
-def _made_room() -> HTTPError:
+def _too_many() -> HTTPError:
     return HTTPError(503, "too many connections", [("Retry-After", "1")], logged=True)

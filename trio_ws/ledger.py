@@ -3,7 +3,7 @@
 Each connection has one. Everything that waits here because of the peer is charged to it and released from it:
 messages that the application has not taken, requests and packets that wait for their turn, the arguments of
 calls that run, items of streams, and the answers of a batch that is not complete. What waits to be written is
-counted by the connection's write buffer, which shares the wake-up (see `progressed`).
+counted by the connection's write buffer, whose bell rings for both (see `Caller.progress`).
 
 Invariants:
 

@@ -15,6 +15,7 @@ from trio.lowlevel import enable_ki_protection
 
 from trio_ws.groups import unwrapped
 from trio_ws.logs import logger_for
+from trio_ws.wall import only_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -52,7 +53,7 @@ async def hosted(
                             await stack.enter_async_context(manager())
                         entered.set()
                     except (trio.Cancelled, BaseExceptionGroup) as exc:
-                        if not entering.cancel_called or not _is_cancellation(exc):
+                        if not entering.cancel_called or not only_cancelled(exc):
                             raise
                         # It interrupted what it was to interrupt; the others end as they do after serving.
                     await stop.wait()
@@ -92,9 +93,3 @@ async def hosted(
             raise failure
         finally:
             del failure  # it holds this frame, which would hold it
-
-
-def _is_cancellation(exc: BaseException) -> bool:
-    if isinstance(exc, BaseExceptionGroup):
-        return exc.split(trio.Cancelled)[1] is None
-    return isinstance(exc, trio.Cancelled)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Any
 
+from trio_ws.wire.hosts import unmapped
+
 if TYPE_CHECKING:
     from trio_ws.options import Options
 
@@ -34,12 +36,10 @@ def share_key(address: Any) -> str | None:
     if ":" not in text:
         return text
     try:
-        found = ipaddress.IPv6Address(text.partition("%")[0])
+        found = unmapped(ipaddress.IPv6Address(text.partition("%")[0]))
     except ValueError:
         return text
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    if found.is_loopback:
+    if isinstance(found, ipaddress.IPv4Address) or found.is_loopback:
         return str(found)
     return f"{ipaddress.IPv6Address(int(found) >> 64 << 64)}/64"
 

@@ -25,7 +25,7 @@ from trio_ws.network.uri import parse_uri
 from trio_ws.options import Options
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.service import open_service
-from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, link_error
+from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, do_handshake
 from trio_ws.websocket.tls import tls_client
 from trio_ws.websocket.transport import SocketTransport, StreamTransport
 from trio_ws.wire.deflate import PerMessageDeflate, confirm, offer
@@ -368,14 +368,7 @@ class _Attempt:
             plain = take_socket(stream) if isinstance(stream, trio.SocketStream) else stream
             context = self._ssl_context or ssl.create_default_context()
             stream = secured = tls_client(plain, context, self.uri.server_name)
-            try:
-                await secured.do_handshake()
-            except LINK_ERRORS:
-                await close_forcefully(stream)
-                raise
-            except BaseException as exc:
-                await close_forcefully(stream)
-                raise link_error(exc) from exc
+            await do_handshake(secured)
         elif isinstance(stream, trio.SocketStream):
             return SocketTransport(take_socket(stream))
         return StreamTransport(stream, service.nursery)

@@ -17,7 +17,7 @@ from trio.lowlevel import checkpoint, enable_ki_protection, wait_readable
 from trio_ws.logs import logger_for, shown
 from trio_ws.network.connect import take_socket
 from trio_ws.wall import judged, log_failure
-from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, link_error
+from trio_ws.websocket.sockets import LINK_ERRORS, do_handshake
 from trio_ws.websocket.tls import tls_server
 from trio_ws.websocket.transport import READ_SIZE, WRITE_SIZE, SocketTransport, StreamTransport, Transport
 from trio_ws.wire.handshake import check_upgrade, origin_allowed
@@ -178,14 +178,7 @@ async def secure(
             transport.remote_address = address
         return transport
     stream = tls_server(client, context)
-    try:
-        await stream.do_handshake()
-    except LINK_ERRORS:
-        await close_forcefully(stream)
-        raise
-    except BaseException as exc:
-        await close_forcefully(stream)
-        raise link_error(exc) from exc
+    await do_handshake(stream)
     return StreamTransport(stream, service.nursery)
 
 

@@ -21,7 +21,7 @@ import trio
 
 from trio_ws.errors import ConnectionFailedError, InvalidURIError
 from trio_ws.network.uri import basic_authorization, split_host
-from trio_ws.websocket.sockets import close_forcefully
+from trio_ws.websocket.sockets import close_forcefully, do_handshake
 from trio_ws.websocket.tls import tls_client
 from trio_ws.wire.tunnel import Tunnel, TunnelError
 from trio_ws.wire.urls import masked
@@ -160,11 +160,7 @@ async def _reach(proxy: Proxy) -> trio.abc.Stream:
         if proxy.scheme == "http":
             return stream
         secured = tls_client(stream, ssl.create_default_context(), proxy.server_name)
-        try:
-            await secured.do_handshake()
-        except BaseException:
-            await close_forcefully(secured)
-            raise
+        await do_handshake(secured)
         return secured
     except (OSError, trio.BrokenResourceError) as exc:
         raise ConnectionFailedError(f"could not reach the proxy {proxy}: {explain(exc)}") from exc

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from trio_ws.logs import logger_for
 from trio_ws.wire.forwarded import MalformedForwardedError, forwarded_hops, x_forwarded_hops
+from trio_ws.wire.hosts import unmapped
 from trio_ws.wire.http import Forwarded, HTTPError
 
 if TYPE_CHECKING:
@@ -50,11 +51,9 @@ class TrustedProxies:
         if not self._networks:
             return False
         try:
-            found = ipaddress.ip_address(str(address[0]).partition("%")[0])
+            found = unmapped(ipaddress.ip_address(str(address[0]).partition("%")[0]))
         except ValueError:
             return False
-        if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-            found = found.ipv4_mapped
         return any(found in network for network in self._networks)
 
     def origin(self, request: Request, address: Any) -> Forwarded:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+from typing import Any
 
 import trio
 
@@ -21,7 +22,15 @@ from trio_ws.logs import logger_for
 from trio_ws.wall import judged, log_failure, text_of
 from trio_ws.websocket.tls import BoundedReads, SocketBelow, SocketTLS
 
-__all__ = ["LINK_ERRORS", "close_forcefully", "has_hung_up", "link_error", "shut_down", "socket_of"]
+__all__ = [
+    "LINK_ERRORS",
+    "close_forcefully",
+    "do_handshake",
+    "has_hung_up",
+    "link_error",
+    "shut_down",
+    "socket_of",
+]
 
 logger = logger_for("trio_ws.websocket")
 
@@ -75,6 +84,22 @@ def link_error(exc: BaseException) -> trio.BrokenResourceError:
     failure = judged(exc)
     log_failure(logger, "the stream of a connection failed", exc=failure)
     return trio.BrokenResourceError(f"the stream failed: {text_of(failure)}")
+
+
+async def do_handshake(stream: SocketTLS | trio.SSLStream[Any]) -> None:
+    """Do the handshake of TLS.
+
+    Raises:
+        OSError, trio.BrokenResourceError, trio.ClosedResourceError: it failed; the stream is closed.
+    """
+    try:
+        await stream.do_handshake()
+    except LINK_ERRORS:
+        await close_forcefully(stream)
+        raise
+    except BaseException as exc:
+        await close_forcefully(stream)
+        raise link_error(exc) from exc
 
 
 async def close_forcefully(stream: trio.abc.AsyncResource) -> None:

@@ -10,7 +10,7 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from trio_ws.wire.hosts import host_name
+from trio_ws.wire.hosts import host_name, unmapped
 from trio_ws.wire.http import TOKEN, comma_list
 
 if TYPE_CHECKING:
@@ -61,9 +61,7 @@ def parse_node(text: str) -> tuple[str, int] | None:
         return None
     if port > 65535:
         return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return str(address), port
+    return str(unmapped(address)), port
 
 
 def forwarded_hops(request: Request) -> Iterator[Hop]:

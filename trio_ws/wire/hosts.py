@@ -24,6 +24,7 @@ __all__ = [
     "is_loopback_address",
     "is_loopback_name",
     "is_of_no_browser",
+    "unmapped",
 ]
 
 # Characters of a name in the DNS, and more than any port has.
@@ -48,14 +49,20 @@ def host_name(authority: str) -> str | None:
         return None
 
 
+def unmapped(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The IPv4 address that is mapped into an IPv6 one (RFC 4291 section 2.5.5.2); any other as it is."""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
 def is_loopback_address(text: str) -> bool:
     """Whether `text` is a loopback address, of IPv4 (also one that is mapped into IPv6) or of IPv6."""
     try:
-        address = ipaddress.ip_address(text)
+        return unmapped(ipaddress.ip_address(text)).is_loopback
     except ValueError:
         return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
 
 
 def is_loopback_name(name: str) -> bool:

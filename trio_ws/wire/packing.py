@@ -124,6 +124,9 @@ class _Packets(Dialect):
     def measured_from(self, limit: int) -> int:
         return min(_COLLIDING, limit // MOST_GROWTH)
 
+    def decoded_size(self, payload: str | bytes, limit: int) -> int:
+        return msgpack_size(payload, limit) if isinstance(payload, bytes) else 0  # text is no msgpack
+
     def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> BrokenPacketError:
         broken = self._broken(payload, text)
         broken.close_code = close_code
@@ -256,10 +259,6 @@ class _Packets(Dialect):
         return self._send(packet)
 
 
-def _msgpack_size(self: Dialect, payload: str | bytes, limit: int) -> int:  # noqa: ARG001 - a method
-    return msgpack_size(payload, limit) if isinstance(payload, bytes) else 0  # text is no msgpack
-
-
 class TrioWS(_Packets):
     """``trio-ws.v1``: msgpack, and all there is."""
 
@@ -269,8 +268,6 @@ class TrioWS(_Packets):
         super().__init__(
             "trio-ws.v1", _to_msgpack, _from_msgpack, _glimpse_msgpack, binary=True, extended=True
         )
-
-    decoded_size = _msgpack_size
 
 
 class Webshocket(_Packets):
@@ -282,8 +279,6 @@ class Webshocket(_Packets):
         super().__init__(
             "webshocket.v1", _to_msgpack, _from_msgpack, _glimpse_msgpack, binary=True, calls_back=False
         )
-
-    decoded_size = _msgpack_size
 
 
 class JSONPackets(_Packets):

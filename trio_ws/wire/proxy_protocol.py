@@ -9,6 +9,8 @@ import ipaddress
 import re
 import socket
 
+from trio_ws.wire.hosts import unmapped
+
 __all__ = ["ProxyHeader", "ProxyHeaderError"]
 
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -91,7 +93,7 @@ def _parse_line(line: bytes) -> tuple[str, int] | None:
         raise ProxyHeaderError("its PROXY header has a malformed address") from None
     if any(int(port) > 65535 for port in ports):
         raise ProxyHeaderError("its PROXY header has a malformed port")
-    return _plain(address), int(ports[0])
+    return str(unmapped(address)), int(ports[0])
 
 
 def _parse_binary(data: bytes) -> tuple[str, int] | None:
@@ -106,9 +108,4 @@ def _parse_binary(data: bytes) -> tuple[str, int] | None:
     if len(addresses) < length:
         raise ProxyHeaderError("its PROXY header is too short for its addresses")
     address = ipaddress.ip_address(socket.inet_ntop(kind, addresses[:size]))
-    return _plain(address), int.from_bytes(addresses[2 * size : 2 * size + 2], "big")
-
-
-def _plain(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address)
+    return str(unmapped(address)), int.from_bytes(addresses[2 * size : 2 * size + 2], "big")
