@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from tests.kit.logs import the_line
 from tests.kit.serving import echo, exchange, read_to_end, request, serving, serving_in_memory, status_of
 from trio_ws import Options, connect
 
@@ -21,15 +22,6 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _every_level(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="trio_ws")
-
-
-def the_line(caplog: pytest.LogCaptureFixture) -> str:
-    """The one line in the log."""
-    (record,) = caplog.records
-    text = record.getMessage()
-    assert "\n" not in text
-    assert record.exc_info is None
-    return text
 
 
 def made(**arguments: Any) -> Options:

@@ -18,6 +18,7 @@ import trio
 import trio.testing
 
 from tests import test_bad_calls, test_bad_channels, test_bad_hosts
+from tests.kit.logs import the_line
 from tests.kit.serving import echo, exchange, read_to_end, request, serving, serving_in_memory, status_of
 from trio_ws import (
     App,
@@ -43,15 +44,6 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _every_level(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="trio_ws")
-
-
-def the_line(caplog: pytest.LogCaptureFixture) -> str:
-    """The one line in the log."""
-    (record,) = caplog.records
-    text = record.getMessage()
-    assert "\n" not in text
-    assert record.exc_info is None
-    return text
 
 
 class Ends:

@@ -5,7 +5,8 @@ What always holds: every attack is bounded, in connections, in bytes and in time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import argparse
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -13,7 +14,7 @@ import trio
 from tests.adversary.hostile import opening
 from tests.adversary.process import ATTACKER, dial, upgrade
 
-__all__ = ["Attack", "Attackers", "endless"]
+__all__ = ["Attack", "Attackers", "chosen", "endless", "parser_of"]
 
 # What one attacker sends at most: many times what the server may hold for it.
 _MOST_BYTES = 512 * 1024 * 1024
@@ -65,6 +66,21 @@ class Attack:
     def tls(self) -> bool:
         """Whether it goes over TLS."""
         return self.kind == "tls"
+
+
+def parser_of(seconds: float) -> argparse.ArgumentParser:
+    """The command line of a program that measures attacks; ``seconds`` is its default."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--product")
+    parser.add_argument("--seconds", type=float, default=seconds)
+    return parser
+
+
+def chosen(attacks: Iterable[Attack], names: Sequence[str]) -> list[Attack]:
+    """Those whose name has one of these in it; all of them for none."""
+    return [attack for attack in attacks if not names or any(name in attack.name for name in names)]
 
 
 @dataclass

@@ -13,6 +13,7 @@ import trio
 
 from tests.adversary.hostile import DEFLATE, opening
 from tests.adversary.scripts import encode
+from trio_ws import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,20 @@ if TYPE_CHECKING:
     from tests.adversary.scripts import Script, Step
     from trio_ws.testing import LinkStream
 
-__all__ = ["Gate", "attack", "play"]
+__all__ = ["SMALL", "Gate", "attack", "play"]
+
+#: Limits so low that what `attack` sends reaches them.
+SMALL = Options(
+    max_message_size=2000,
+    max_queue_bytes=2000,
+    max_decoded_bytes=8000,
+    send_high_water=500,
+    max_header_bytes=1000,
+    max_concurrent_calls=3,
+    stream_window=3,
+    channel_max_items=4,
+    channel_max_bytes=1500,
+)
 
 _DEAD = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 #: Seconds that a step waits for the other side to take what it sends.

@@ -11,7 +11,6 @@ and, in a second run, as what Python's allocator says; and what is left once the
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tests.adversary.attack import Attack, Attackers, endless
+from tests.adversary.attack import Attack, Attackers, chosen, endless, parser_of
 from tests.adversary.hostile import (
     BINARY,
     CLOSE,
@@ -40,6 +39,7 @@ from tests.adversary.hostile import (
 from tests.adversary.process import MIB, running
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = ["ATTACKS", "LIMIT", "Measured", "measure"]
@@ -387,9 +387,7 @@ async def main(options: argparse.Namespace) -> int:
     """Measure, print the table, and say what is too much."""
     print(HEAD, flush=True)
     bad = []
-    for attack in ATTACKS:
-        if options.names and not any(name in attack.name for name in options.names):
-            continue
+    for attack in chosen(ATTACKS, options.names):
         result = await measure(attack, seconds=options.seconds, product=options.product)
         print(result.row(), flush=True)
         if result.each > LIMIT or not result.serves:
@@ -401,9 +399,4 @@ async def main(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("names", nargs="*")
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--product")
-    parser.add_argument("--seconds", type=float, default=6)
-    sys.exit(trio.run(main, parser.parse_args()))
+    sys.exit(trio.run(main, parser_of(seconds=6).parse_args()))

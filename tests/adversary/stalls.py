@@ -11,7 +11,6 @@ pings it all the time. The figure is the longest wait for a pong, with 1 and wit
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import random
 import sys
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tests.adversary.attack import Attack, Attackers, endless
+from tests.adversary.attack import Attack, Attackers, chosen, endless, parser_of
 from tests.adversary.hostile import (
     BINARY,
     DEFLATE,
@@ -42,6 +41,7 @@ from tests.adversary.hostile import (
 from tests.adversary.process import Probe, probing, running
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
 __all__ = ["ATTACKS", "TARGETS", "longest"]
@@ -323,9 +323,7 @@ async def main(options: argparse.Namespace) -> int:
     print("| attack | " + " | ".join(f"{n} attacker{'s' * (n > 1)}, ms" for n in TARGETS) + " |")
     print("|---" * (len(TARGETS) + 1) + "|", flush=True)
     bad = []
-    for attack in ATTACKS:
-        if options.names and not any(name in attack.name for name in options.names):
-            continue
+    for attack in chosen(ATTACKS, options.names):
         figures = []
         for count, limit in TARGETS.items():
             probe = await best(attack, count, options)
@@ -340,10 +338,6 @@ async def main(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("names", nargs="*")
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--product")
-    parser.add_argument("--seconds", type=float, default=2)
+    parser = parser_of(seconds=2)
     parser.add_argument("--patience", type=int, default=2)
     sys.exit(trio.run(main, parser.parse_args()))

@@ -8,6 +8,7 @@ their connections break anywhere. The clock is a mock: whatever the attackers do
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -15,13 +16,13 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.adversary.attackers import arrange, attack
+from tests.adversary.attackers import SMALL, arrange, attack
 from tests.adversary.census import faults, roots_of, weight
 from tests.adversary.honest import Methods, call_for_ever, echo, echo_for_ever, get_for_ever, site
 from tests.adversary.scripts import Script, scripts
 from tests.kit.examples import examples
 from tests.kit.serving import all_tasks
-from trio_ws import Options, WebSocketServer, connect
+from trio_ws import WebSocketServer, connect
 from trio_ws.testing import MemoryListener
 
 if TYPE_CHECKING:
@@ -29,11 +30,8 @@ if TYPE_CHECKING:
 
     from trio_ws import WebSocket
 
-OPTIONS = Options(
-    max_message_size=2000,
-    max_queue_bytes=2000,
-    max_decoded_bytes=8000,
-    send_high_water=500,
+OPTIONS = replace(
+    SMALL,
     open_timeout=5,
     close_timeout=3,
     drain_timeout=3,
@@ -41,17 +39,10 @@ OPTIONS = Options(
     ping_timeout=4,
     max_connections=8,
     max_handshakes=6,
-    max_header_bytes=1000,
     max_body_bytes=500,
-    max_concurrent_calls=3,
-    stream_window=3,
-    channel_max_items=4,
-    channel_max_bytes=1500,
     max_subscribed_channels=5,
 )
-_settings: dict[str, Any] = {name: getattr(OPTIONS, name) for name in OPTIONS.__slots__}
-_settings["compression"] = True
-COMPRESSED = Options(**_settings)
+COMPRESSED = replace(OPTIONS, compression=True)
 
 #: Bytes that one connection may hold here, whatever it sends.
 LIMIT = 40_000

@@ -7,6 +7,7 @@ or does not, and breaks off anywhere. The clock is a mock: whatever the server d
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -14,13 +15,13 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.adversary.attackers import PATIENCE, Gate, arrange, play
+from tests.adversary.attackers import PATIENCE, SMALL, Gate, arrange, play
 from tests.adversary.census import faults, roots_of, weight
 from tests.adversary.honest import Methods, numbers
 from tests.adversary.scripts import DIALECTS, Script, scripts
 from tests.kit.examples import examples
 from tests.kit.serving import all_tasks
-from trio_ws import Backoff, Options, WebSocketClient, WebSocketError, connect
+from trio_ws import Backoff, WebSocketClient, WebSocketError, connect
 from trio_ws.testing import Link, RawPeer
 
 if TYPE_CHECKING:
@@ -28,20 +29,12 @@ if TYPE_CHECKING:
 
     from trio_ws import WebSocket
 
-OPTIONS = Options(
-    max_message_size=2000,
-    max_queue_bytes=2000,
-    max_decoded_bytes=8000,
-    send_high_water=500,
+OPTIONS = replace(
+    SMALL,
     open_timeout=5,
     close_timeout=3,
     ping_interval=4,
     ping_timeout=4,
-    max_header_bytes=1000,
-    max_concurrent_calls=3,
-    stream_window=3,
-    channel_max_items=4,
-    channel_max_bytes=1500,
     compression=True,
 )
 #: Bytes that the client may hold here, whatever it is sent.

@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -19,23 +20,20 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.adversary.attackers import attack
+from tests.adversary.attackers import SMALL, attack
 from tests.adversary.census import faults
 from tests.adversary.honest import Methods, call_for_ever, echo, echo_for_ever, site
 from tests.adversary.process import INNOCENT, dial
 from tests.adversary.scripts import Script, scripts
 from tests.kit.examples import examples
 from tests.kit.serving import all_tasks
-from trio_ws import Options, WebSocketServer, connect
+from trio_ws import WebSocketServer, connect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-OPTIONS = Options(
-    max_message_size=2000,
-    max_queue_bytes=2000,
-    max_decoded_bytes=8000,
-    send_high_water=500,
+OPTIONS = replace(
+    SMALL,
     open_timeout=0.5,
     close_timeout=0.5,
     drain_timeout=1,
@@ -43,12 +41,7 @@ OPTIONS = Options(
     ping_timeout=0.5,
     max_connections=16,
     max_handshakes=12,
-    max_header_bytes=1000,
     max_body_bytes=500,
-    max_concurrent_calls=3,
-    stream_window=3,
-    channel_max_items=4,
-    channel_max_bytes=1500,
     max_subscribed_channels=5,
     compression=True,
 )
