@@ -20,7 +20,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Literal
 
 import trio
-from trio.lowlevel import disable_ki_protection, enable_ki_protection
+from trio.lowlevel import current_task, disable_ki_protection, enable_ki_protection
 
 from trio_ws.blocking import NoThreadError
 from trio_ws.errors import ConnectionClosedError
@@ -89,7 +89,7 @@ class _PendingClient:
         loopback: whether it came to a loopback address.
         share: what its connection is counted under; see `share_key`. None for a trusted proxy's.
         transport: of the stream, once there is one.
-        method: that of its request, once that is known.
+        request: its opening request, once the head of that is known.
         opening: whether its opening handshake counts; False where it had to make room.
         scope: around the waits of its opening handshake, once it waits.
     """
@@ -97,9 +97,9 @@ class _PendingClient:
     __slots__ = (
         "address",
         "loopback",
-        "method",
         "opening",
         "peer",
+        "request",
         "scope",
         "share",
         "stream",
@@ -112,7 +112,7 @@ class _PendingClient:
         self.loopback = loopback
         self.share: str | None = None
         self.transport: Transport | None = None
-        self.method = ""
+        self.request: Request | None = None
         self.opening = True
         self.scope: trio.CancelScope | None = None
 
@@ -146,6 +146,7 @@ class Admission:
         self._handshakes = 0
         self._shares = AddressShares(self.options)
         self._proxies = TrustedProxies(self.options)
+        self._trusts_proxies = bool(self._proxies)
         if ssl_context is not None:
             note_server_names(ssl_context)
         self._gone = Bell()  # rings when a client has gone, or is through with its opening handshake
@@ -209,7 +210,7 @@ class Admission:
             self._gone.ring()
 
     def _share_of(self, address: Any) -> str | None:
-        return None if address in self._proxies else share_key(address)
+        return None if self._trusts_proxies and address in self._proxies else share_key(address)
 
     def _locate(self, client: _PendingClient, address: Any) -> None:
         """A trusted proxy, which has no share, says where the client is.
@@ -323,7 +324,8 @@ class Admission:
         if not refusal.logged:
             logger.info("refused a client at %s: %s", client.address, refusal, extra={"peer": client.address})
         if client.transport is not None:
-            await answer(client.transport, refusal, head_only=client.method == "HEAD")
+            head_only = client.request is not None and client.request.method == "HEAD"
+            await answer(client.transport, refusal, head_only=head_only)
         else:
             await client.drop()  # it speaks no HTTP yet
         return None
@@ -387,8 +389,8 @@ class Admission:
         Raises:
             HTTPError: nothing does.
         """
-        client.method = request.method
-        if self._proxies or self._scheme is not None:
+        client.request = request
+        if self._trusts_proxies or self._scheme is not None:
             forwarded = self._proxies.origin(request, client.address)
             if forwarded.address != client.address:
                 self._locate(client, forwarded.address)
@@ -470,7 +472,8 @@ class Admission:
                     if not ws._end_opening(exc):
                         raise
                 else:
-                    await close_nurseries("a handler")
+                    if current_task().child_nurseries:
+                        await close_nurseries("a handler")
                     ws._end_opening(None)
             except BaseException as exc:  # noqa: BLE001 - judged there
                 code, reason = self._verdict(ws, exc)

@@ -64,7 +64,10 @@ class AddressShares:
         """Count a connection that begins its opening handshake."""
         if key is not None:
             self._connections[key] = self._connections.get(key, 0) + 1
-        self._handshakes.setdefault(key, {})[client] = None
+        clients = self._handshakes.get(key)
+        if clients is None:
+            clients = self._handshakes[key] = {}
+        clients[client] = None
 
     def opened(self, key: str | None, client: object) -> None:
         """Its opening handshake is over."""
@@ -96,10 +99,11 @@ class AddressShares:
         """Why a key may not have one more connection, for the log, with the option that it depends on."""
         if key is None:
             return None
-        limit = self.max_handshakes(key)
+        other = not _is_own(key)
+        limit = self._most_handshakes[other]
         if limit is not None and len(self._handshakes.get(key, ())) >= limit:
             return _reason(key, "max_handshakes_per_address", limit)
-        limit = self.max_connections(key)
+        limit = self._most_connections[other]
         if limit is not None and self._connections.get(key, 0) >= limit:
             return _reason(key, "max_connections_per_address", limit)
         return None

@@ -145,8 +145,8 @@ class Lifetime:
 
         Call `_end_opening` in the same task.
         """
-        self._opening = trio.CancelScope()
-        self._opening.__enter__()
+        self._opening = scope = trio.CancelScope()
+        scope.__enter__()
 
     def _let_in(self) -> None:
         """From here on the end of the connection cancels nothing, and an idle one needs no scope.

@@ -226,11 +226,13 @@ class Request:
         """
         if self._forwarded is not None and self._forwarded.host is not None:
             return self._forwarded.host
-        if not self.target.startswith("/"):
+        head = self._head
+        if not head.startswith(b"/", head.index(b" ") + 1):  # the target, behind the method
             absolute = _absolute_form(self.target)
             if absolute:
                 return absolute[1]
-        return "".join(value.decode("latin-1") for value in self.raw_values(b"host")[:1])
+        values = self.raw_values(b"host")
+        return values[0].decode("latin-1") if values else ""
 
     @property
     def scheme(self) -> str:
