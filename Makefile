@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
-$(STAMP): pyproject.toml hatch_build.py trio_ws/wire/_fast.c
+$(STAMP): pyproject.toml hatch_build.py trio_ws/protocol/_speedups.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "trio_ws needs Python 3.11 or later; say which with: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)

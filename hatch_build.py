@@ -17,8 +17,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
 
-FOLDER = "trio_ws/wire"
-NAME = f"_fast{sysconfig.get_config_var('EXT_SUFFIX')}"
+FOLDER = "trio_ws/protocol"
+NAME = f"_speedups{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
 class ExtensionHook(BuildHookInterface):
@@ -51,9 +51,9 @@ def compile_extension(root: Path, scratch: Path) -> Path:
     """Compile by setuptools, which knows the compilers; give the file that is there if this went well."""
     # At -O3 gcc makes vector instructions of the loop. Not every Python has that in its own flags.
     flags = [] if os.name == "nt" else ["-O3"]
-    source = str(root / FOLDER / "_fast.c")
+    source = str(root / FOLDER / "_speedups.c")
     # Optional: what goes wrong is a line on stderr.
-    extension = Extension("trio_ws.wire._fast", [source], extra_compile_args=flags, optional=True)
+    extension = Extension("trio_ws.protocol._speedups", [source], extra_compile_args=flags, optional=True)
     command = build_ext(Distribution({"ext_modules": [extension]}))
     command.build_lib, command.build_temp = str(scratch), str(scratch / "temp")
     command.ensure_finalized()

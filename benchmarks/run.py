@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.load import FULL, MEASURES, UNITS, Effort, Measure, Sample
 from benchmarks.report import figures_table
 from benchmarks.servers import CALLERS, PEERS, ROOT, Server, placed, raise_file_limit, running, running_all
-from trio_ws.wire.masking import LANE
+from trio_ws.protocol.masking import LANE
 
 __all__ = ["about", "measure_all"]
 

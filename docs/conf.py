@@ -15,8 +15,8 @@ from pygments.lexers.special import TextLexer
 from sphinx import addnodes
 
 import trio_ws
+from trio_ws.codecs.base import Response
 from trio_ws.websocket.message import MessageType
-from trio_ws.wire.packets import Response
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx

@@ -1,4 +1,4 @@
 """The tests of trio_ws; folders and files mirror the package.
 
-A package, so that ``tests.kit`` is found here and never in some other project's ``tests``.
+A package, so that ``tests.support`` is found here and never in some other project's ``tests``.
 """

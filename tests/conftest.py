@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-# Helpers under tests/kit assert as tests do, and should explain a failure as well.
-pytest.register_assert_rewrite("tests.kit")
+# Helpers under tests/support assert as tests do, and should explain a failure as well.
+pytest.register_assert_rewrite("tests.support")
 
-from tests.kit.examples import how_many  # noqa: E402 - not before that
+from tests.support.examples import how_many  # noqa: E402 - not before that
 
 # A shell starts what it runs in the background with Ctrl+C ignored, and every process below inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.kit.serving import all_tasks, body_of, echo, exchange, guard, request, serving_in_memory, status_of
+from tests.support.serving import (
+    all_tasks,
+    body_of,
+    echo,
+    exchange,
+    guard,
+    request,
+    serving_in_memory,
+    status_of,
+)
 from trio_ws import (
     App,
     ClientConnection,

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.kit.serving import all_tasks, body_of, exchange, guard, serving, serving_in_memory, status_of
+from tests.support.serving import all_tasks, body_of, exchange, guard, serving, serving_in_memory, status_of
 from trio_ws import App, HTTPResponse, MessageError, Options, Request, WebSocketServer
 from trio_ws.testing import MemoryListener
 

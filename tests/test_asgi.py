@@ -13,8 +13,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_ws
-from tests.kit.asgi import hosting, http_scope, websocket_scope
-from tests.kit.serving import all_tasks, echo
+from tests.support.asgi import hosting, http_scope, websocket_scope
+from tests.support.serving import all_tasks, echo
 from trio_ws import (
     App,
     ASGIApp,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from tests.kit.asgi import Host
+    from tests.support.asgi import Host
 
 ACCEPT: dict[str, Any] = {"type": "websocket.accept", "subprotocol": None, "headers": []}
 

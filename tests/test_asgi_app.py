@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.kit.asgi import hosting, http_scope, websocket_scope
-from tests.kit.serving import all_tasks
+from tests.support.asgi import hosting, http_scope, websocket_scope
+from tests.support.serving import all_tasks
 from trio_ws import App, ASGIApp, BlockingWebSocket, HTTPResponse, Options, Request, WebSocket
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import trio
 
-from tests.kit.serving import serving_in_memory
+from tests.support.serving import serving_in_memory
 from trio_ws import (
     Options,
     RateLimitError,
@@ -19,8 +19,8 @@ from trio_ws import (
     WebSocketHandler,
     rpc_method,
 )
+from trio_ws.codecs.packets import TrioWS, Webshocket
 from trio_ws.testing import RawPeer
-from trio_ws.wire.packing import TrioWS, Webshocket
 
 if TYPE_CHECKING:
     from trio.testing import MockClock

@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.kit.channels import Listener, Rooms, connection_of
-from tests.kit.serving import serving_in_memory
+from tests.support.channels import Listener, Rooms, connection_of
+from tests.support.serving import serving_in_memory
 from trio_ws import (
     ClientConnection,
     Options,

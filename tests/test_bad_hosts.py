@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.kit.logs import the_line
-from tests.kit.serving import echo, exchange, read_to_end, request, serving, serving_in_memory, status_of
+from tests.support.logs import the_line
+from tests.support.serving import echo, exchange, read_to_end, request, serving, serving_in_memory, status_of
 from trio_ws import Options, connect
 
 if TYPE_CHECKING:

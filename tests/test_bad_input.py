@@ -18,8 +18,8 @@ import trio
 import trio.testing
 
 from tests import test_bad_calls, test_bad_channels, test_bad_hosts
-from tests.kit.logs import the_line
-from tests.kit.serving import echo, exchange, read_to_end, request, serving, serving_in_memory, status_of
+from tests.support.logs import the_line
+from tests.support.serving import echo, exchange, read_to_end, request, serving, serving_in_memory, status_of
 from trio_ws import (
     App,
     Compression,

@@ -74,7 +74,7 @@ def wheel(tree: Path, **environment: str) -> tuple[str, str, list[str]]:
 
 def lane(folder: Path) -> str:
     """The lane that the package in a folder takes."""
-    code = "from trio_ws.wire import masking; print(masking.LANE, masking.__file__)"
+    code = "from trio_ws.protocol import masking; print(masking.LANE, masking.__file__)"
     which, file = run(code, folder, TRIO_WS_PURE="").split()
     assert Path(file).is_relative_to(folder)
     return which
@@ -84,7 +84,7 @@ def lane(folder: Path) -> str:
 def test_with_a_compiler_the_wheel_has_the_extension(tree: Path) -> None:
     _, name, extensions = wheel(tree)
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    assert extensions == [f"trio_ws/wire/_fast{suffix}"]
+    assert extensions == [f"trio_ws/protocol/_speedups{suffix}"]
     assert f"-cp3{sys.version_info.minor}-" in name
     assert not name.endswith("-any.whl")
     assert lane(tree.parent / "installed") == "c"

@@ -12,7 +12,7 @@ import pytest
 @pytest.mark.parametrize(("script", "step"), [("echo", 47), ("calls", 197), ("app", 61)])
 def test_ctrl_c_at_any_line_of_a_server_ends_it(script: str, step: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kit.ctrl_c", script, str(step)],
+        [sys.executable, "-m", "tests.support.ctrl_c", script, str(step)],
         capture_output=True,
         text=True,
         timeout=120,

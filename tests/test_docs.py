@@ -60,5 +60,5 @@ def test_every_page_is_in_a_table_of_contents(built: Path) -> None:
 
 def test_the_house_is_drawn(built: Path) -> None:
     page = (built / "architecture.html").read_text(encoding="utf-8")
-    assert "floor 0  every exception" in page
+    assert "layer 0   every exception" in page
     assert "memory links, faults, the raw peer" in page

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 import trio_ws
-from tests.kit.chromium import Browser, Page, chromium
-from tests.kit.redis import redis_server
-from tests.kit.serving import guard
+from tests.support.chromium import Browser, Page, chromium
+from tests.support.redis import redis_server
+from tests.support.serving import guard
 from tests.test_examples import EXAMPLES, run
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The floors of the package: a module imports only from floors below its own, or from its own folder.
+"""The layers of the package: a module imports only from layers below its own, or from its own folder.
 
 Imports for type checkers and imports inside functions count as well.
 """
@@ -6,45 +6,37 @@ Imports for type checkers and imports inside functions count as well.
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "trio_ws"
 
-# The first name below trio_ws, and its floor; trio_ws itself, on the top floor, stands as "".
-FLOORS = {
+# The first name below trio_ws, and its layer; trio_ws itself, on the top layer, is "".
+LAYERS = {
     "logs": -1,  # errors show what a peer said
     "errors": 0,
     "options": 0,
     "ledger": 0,
     "signals": 0,
-    "groups": 0,
+    "_nurseries": 0,
     "wall": 1,
+    "decoding": 1,
     "predicates": 2,
-    "wire": 1,
-    "websocket": 2,
-    "network": 3,
-    "rpc": 3,
-    "channels": 3,
-    "routing": 2,
-    "blocking": 3,
-    "lifespan": 3,
-    "session": 4,
-    "handler": 5,
-    "front": 5,
-    "reconnecting": 4,
-    "dispatch": 6,
-    "admission": 6,
-    "server": 7,
+    "protocol": 2,
+    "codecs": 3,
+    "websocket": 4,
+    "channels": 5,
+    "rpc": 6,
     "client": 7,
-    "asgi": 8,
-    "processes": 8,
-    "app": 9,  # above the servers: it can run one
-    "testing": 9,
-    "": 10,
-    "cli": 11,  # uses trio_ws as any program does
-    "__main__": 12,
+    "server": 8,
+    "hosting": 9,
+    "app": 10,  # above the servers: it can run one
+    "testing": 10,
+    "": 11,
+    "cli": 12,  # uses trio_ws as any program does
+    "__main__": 13,
 }
 
 
@@ -72,27 +64,27 @@ def imported_modules(source: str, module: str, *, package: bool) -> set[str]:
 
 
 def part(name: str) -> str | None:
-    """The part of trio_ws that a full name is in ("wire" for ``trio_ws.wire.frames``), or None."""
+    """The part of trio_ws that a full name is in ("protocol" for ``trio_ws.protocol.frames``), or None."""
     top, *rest = name.split(".")
     if top != "trio_ws":
         return None
     # A name that is no module of ours was imported from trio_ws itself.
-    if rest and ((PACKAGE / rest[0]).is_dir() or (PACKAGE / f"{rest[0]}.py").is_file() or rest[0] in FLOORS):
+    if rest and ((PACKAGE / rest[0]).is_dir() or (PACKAGE / f"{rest[0]}.py").is_file() or rest[0] in LAYERS):
         return rest[0]
     return ""
 
 
 def wrong_imports(source: str, module: str, *, package: bool = False) -> list[str]:
-    """The imports of a module that its floor forbids."""
+    """The imports of a module that its layer forbids."""
     own = part(module)
     assert own is not None
     wrong = []
     for name in sorted(imported_modules(source, module, package=package)):
         other = part(name)
-        if other is not None and other != own and FLOORS[other] >= FLOORS[own]:
-            wrong.append(f"{module} (floor {FLOORS[own]}) imports {name} (floor {FLOORS[other]})")
-        elif own == "wire" and name.split(".")[0] == "trio":
-            wrong.append(f"{module} imports {name}; wire/ is plain code without a loop")
+        if other is not None and other != own and LAYERS[other] >= LAYERS[own]:
+            wrong.append(f"{module} (layer {LAYERS[own]}) imports {name} (layer {LAYERS[other]})")
+        elif own in ("protocol", "codecs") and name.split(".")[0] == "trio":
+            wrong.append(f"{module} imports {name}; {own}/ is plain code without a loop")
     return wrong
 
 
@@ -104,10 +96,10 @@ def modules() -> list[tuple[Path, str]]:
     return found
 
 
-def test_every_module_has_a_floor() -> None:
+def test_every_module_has_a_layer() -> None:
     parts = {part(module) for _, module in modules()}
-    assert {"errors", "options", "wire"} <= parts
-    assert parts - FLOORS.keys() == set(), "give it a floor in house and in FLOORS"
+    assert {"errors", "options", "protocol"} <= parts
+    assert parts - LAYERS.keys() == set(), "give it a layer in trio_ws/__init__.py and in LAYERS"
 
 
 @pytest.mark.repeats
@@ -120,17 +112,17 @@ def test_imports_go_down(path: Path, module: str) -> None:
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("trio_ws.errors", "from .wire import frames"),
+        ("trio_ws.errors", "from .protocol import frames"),
         ("trio_ws.errors", "from .options import Options"),
-        ("trio_ws.wire.frames", "from ..websocket.connection import WebSocket"),
-        ("trio_ws.wire.frames", "import trio"),
-        ("trio_ws.wire.frames", "from trio.abc import Stream"),
-        ("trio_ws.websocket.connection", "if True:\n    import trio_ws.network.listen"),
-        ("trio_ws.network.connect", "def late():\n    from trio_ws import connect"),
-        ("trio_ws.network.connect", "from .. import server"),
-        ("trio_ws.network.connect", "from trio_ws.rpc import peer"),
-        ("trio_ws.client", "from .server import serve"),
-        ("trio_ws.server", "from .testing import memory"),
+        ("trio_ws.protocol.frames", "from ..websocket.connection import WebSocket"),
+        ("trio_ws.protocol.frames", "import trio"),
+        ("trio_ws.protocol.frames", "from trio.abc import Stream"),
+        ("trio_ws.websocket.connection", "if True:\n    import trio_ws.server.accepting"),
+        ("trio_ws.client.connect", "def late():\n    from trio_ws import connect"),
+        ("trio_ws.client.connect", "from .. import server"),
+        ("trio_ws.rpc.session", "from trio_ws.client import connect"),
+        ("trio_ws.client.client", "from ..server.server import serve"),
+        ("trio_ws.server.server", "from ..testing import link"),
     ],
 )
 def test_an_import_that_goes_up_or_sideways_is_found(module: str, line: str) -> None:
@@ -140,12 +132,12 @@ def test_an_import_that_goes_up_or_sideways_is_found(module: str, line: str) -> 
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("trio_ws.wire.frames", "from .deflate import DeflateParams"),
-        ("trio_ws.wire.frames", "import triolike, zlib, wsproto"),
-        ("trio_ws.wire.frames", "from ..errors import CloseFrame"),
-        ("trio_ws.network.connect", "from trio_ws import errors"),
-        ("trio_ws.network.connect", "import trio"),
-        ("trio_ws.testing.memory", "from ..server import serve"),
+        ("trio_ws.protocol.frames", "from .deflate import DeflateParams"),
+        ("trio_ws.protocol.frames", "import triolike, zlib, wsproto"),
+        ("trio_ws.protocol.frames", "from ..errors import CloseFrame"),
+        ("trio_ws.client.connect", "from trio_ws import errors"),
+        ("trio_ws.client.connect", "import trio"),
+        ("trio_ws.testing.link", "from ..server.server import serve"),
     ],
 )
 def test_an_import_that_goes_down_is_allowed(module: str, line: str) -> None:
@@ -153,7 +145,44 @@ def test_an_import_that_goes_down_is_allowed(module: str, line: str) -> None:
 
 
 def test_a_package_resolves_relative_imports_from_itself() -> None:
-    assert imported_modules("from .frames import X", "trio_ws.wire", package=True) == {
-        "trio_ws.wire.frames.X"
+    assert imported_modules("from .frames import X", "trio_ws.protocol", package=True) == {
+        "trio_ws.protocol.frames.X"
     }
     assert wrong_imports("from .server import serve", "trio_ws", package=True) == []
+
+
+def pictured() -> list[tuple[str, int | None]]:
+    """The files that the picture in ``trio_ws/__init__.py`` lists, as paths, with the layer it gives them."""
+    found: list[tuple[str, int | None]] = []
+    folders: list[tuple[int, str]] = []
+    text = ast.get_docstring(ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")), clean=False)
+    assert text is not None
+    for line in text.splitlines():
+        listed = re.fullmatch(r"( {4,})([\w.]+/?) +(?:layer (-?\d+) )? *\S.*", line)
+        if listed is None:
+            continue
+        indent, name, layer = len(listed[1]), listed[2], listed[3]
+        while folders and folders[-1][0] >= indent:
+            folders.pop()
+        path = "".join(folder for _, folder in folders) + name
+        found.append((path, None if layer is None else int(layer)))
+        if name.endswith("/"):
+            folders.append((indent, name))
+    return found
+
+
+def test_the_picture_lists_every_module_once() -> None:
+    sources = {
+        str(path.relative_to(PACKAGE))
+        for path in [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.c")]
+        if path.name != "__init__.py"
+    }
+    listed = [path for path, _ in pictured() if not path.endswith("/")]
+    assert sorted(listed) == sorted(sources)
+
+
+def test_the_picture_gives_each_part_its_layer() -> None:
+    shown = {
+        path.removesuffix("/").removesuffix(".py"): layer for path, layer in pictured() if layer is not None
+    }
+    assert shown == {name: layer for name, layer in LAYERS.items() if name}

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)
 PROGRAMS = sorted([*(ROOT / "examples" / "pages").glob("*.py"), *(ROOT / "examples" / "first").glob("*.py")])
-#: What is no program: it is shown on terminals, or on the wire (tests/wire/test_protocol_page.py).
+#: What is no program: it is shown on terminals, or on the wire (tests/protocol/test_protocol_page.py).
 NOT_CODE = {"", "console", "json", "jsonrpc", "msgpack", "text", "{literalinclude}", "{include}", "{toctree}"}
 
 Lines = list[tuple[int, str]]

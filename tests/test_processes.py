@@ -19,11 +19,11 @@ import pytest
 import trio
 
 import trio_ws
-from tests.kit import worker_targets
-from tests.kit.serving import request
-from tests.kit.watching import until
-from trio_ws.processes import group as group_module
-from trio_ws.processes.group import pause_after
+from tests.support import worker_targets
+from tests.support.serving import request
+from tests.support.watching import until
+from trio_ws.server.processes import supervisor as supervisor_module
+from trio_ws.server.processes.supervisor import pause_after
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("measured")
 
 ROOT = Path(__file__).parents[1]
-PID = "tests.kit.worker_targets:pid"
-STUBBORN = "tests.kit.worker_targets:stubborn"
+PID = "tests.support.worker_targets:pid"
+STUBBORN = "tests.support.worker_targets:stubborn"
 #: Seconds after which a test counts as hung: it starts up to ten interpreters, on a machine that may be busy.
 GUARD = 120
 #: Enough clients to reach every worker, however unevenly the kernel wakes them.
@@ -71,7 +71,7 @@ async def start(target: object, port: int = 0, **kwargs: Any) -> None:
 async def program(target: str = PID, workers: int = 2) -> AsyncIterator[tuple[trio.Process, dict[str, Any]]]:
     """A group in a process of its own, and what it says of itself."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "tests.kit.group_program", target, str(workers)],
+        [sys.executable, "-m", "tests.support.group_program", target, str(workers)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=ROOT,
@@ -125,7 +125,7 @@ async def serve(ws):
     await ws.send(f"{{VERSION}}")
     await ws.recv()
 """
-IN_WORKER = "from trio_ws.processes import orders\nif orders.in_worker:\n    "
+IN_WORKER = "from trio_ws.server.processes import control\nif control.in_worker:\n    "
 
 
 async def pid_of(ws: WebSocket) -> int:
@@ -277,7 +277,7 @@ async def test_a_second_signal_kills_workers_that_take_their_time() -> None:
 async def test_a_worker_that_does_not_end_in_its_time_is_killed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(group_module, "_MARGIN", 0.0)
+    monkeypatch.setattr(supervisor_module, "_MARGIN", 0.0)
     options = trio_ws.Options(drain_timeout=0.1, close_timeout=0.1)
     async with trio.open_nursery() as clients:
         async with running(STUBBORN, options=options) as group:
@@ -463,10 +463,14 @@ async def test_no_files_for_a_process() -> None:
 @pytest.mark.parametrize(
     ("target", "error", "text"),
     [
-        ("tests.kit.worker_targets", ValueError, "an import string such as 'chat:app'"),
+        ("tests.support.worker_targets", ValueError, "an import string such as 'chat:app'"),
         ("no_such_module:app", ImportError, "there is no module 'no_such_module' in sys.path"),
-        ("tests.kit.worker_targets:nothing", ImportError, "'tests.kit.worker_targets' has no 'nothing'"),
-        ("tests.kit.worker_targets:NUMBER", TypeError, "not 7"),
+        (
+            "tests.support.worker_targets:nothing",
+            ImportError,
+            "'tests.support.worker_targets' has no 'nothing'",
+        ),
+        ("tests.support.worker_targets:NUMBER", TypeError, "not 7"),
         (object(), TypeError, "name it by an import string"),
         (7, TypeError, "name it by an import string"),
     ],
@@ -497,7 +501,11 @@ async def test_what_a_module_raises_comes_as_it_is(tmp_path: Path, monkeypatch: 
         ({"ssl_context": "a:b", "ssl_certfile": "c"}, ValueError, "not both"),
         ({"ssl_keyfile": "k"}, ValueError, "ssl_keyfile goes with ssl_certfile"),
         ({"ssl_certfile": "/nowhere.pem"}, ValueError, "the certificate /nowhere.pem cannot be used"),
-        ({"ssl_context": "tests.kit.worker_targets:NUMBER"}, TypeError, "ssl_context names an SSLContext"),
+        (
+            {"ssl_context": "tests.support.worker_targets:NUMBER"},
+            TypeError,
+            "ssl_context names an SSLContext",
+        ),
     ],
 )
 async def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], text: str) -> None:

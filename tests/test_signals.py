@@ -9,7 +9,7 @@ import pytest
 import trio
 
 import trio_ws
-from tests.kit.serving import echo
+from tests.support.serving import echo
 
 
 async def test_sigterm_drains_a_server_and_the_program_goes_on() -> None:

@@ -11,9 +11,9 @@ import pytest
 import trio
 
 import trio_ws
-from tests.kit.programs import TUTORIAL, Folder, folders
-from tests.kit.redis import redis_server
-from tests.kit.serving import guard
+from tests.support.programs import TUTORIAL, Folder, folders
+from tests.support.redis import redis_server
+from tests.support.serving import guard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

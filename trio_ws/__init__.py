@@ -1,147 +1,162 @@
 """trio_ws: a trio-native, structured-concurrency WebSocket toolkit.
 
-The house, from the ground up; a module imports only from floors below its own, and a test holds it to that::
+The package layout, from the lowest layer up. A module imports only from layers below its own, or from its own
+folder; tests/test_layers.py checks that, and that this picture lists every module::
 
-    logs.py              floor 0  what of a peer's text a log shows, and how often
-    errors.py            floor 0  every exception, its tree in the docstring
-    options.py           floor 0  Options: every limit and timeout, frozen
-    ledger.py            floor 0  what one peer makes us hold
-    signals.py           floor 0  from a signal to a cancelled scope
-    groups.py            floor 0  what struck a nursery, out of its group
-    wall.py              floor 1  what leaves user code, what of it passes, and what it has left open
-    predicates.py        floor 2  who may call, or gets a message
-    wire/                floor 1  bytes <-> events, without trio
+    logs.py              layer -1  what a log shows of a peer's text, and how often
+    errors.py            layer 0   every exception, its tree in the docstring
+    options.py           layer 0   Options: every limit and timeout, frozen
+    ledger.py            layer 0   the memory that one peer makes us hold
+    signals.py           layer 0   from a signal to a cancelled scope
+    _nurseries.py        layer 0   unwrapping the exception group of an internal nursery
+    wall.py              layer 1   runs user code: handlers, methods and hooks
+    decoding.py          layer 1   decoding JSON and msgpack that a peer sent
+    predicates.py        layer 2   who may call, or gets a message
+    protocol/            layer 2   bytes <-> events, without I/O
         http.py              requests, headers, plain answers
-        reader.py            a request out of bytes, with a fast lane for the common one
+        http_parser.py       a request out of bytes, with a fast path for the common one
         handshake.py         both opening handshakes
-        hosts.py             the names that a server goes by
+        server_response.py   what a server answers to an opening request
+        hosts.py             the names that a server is reached by
         forwarded.py         Forwarded and X-Forwarded-*, as proxies write them
-        proxy_protocol.py    the PROXY protocol of proxies of TCP
+        proxy_protocol.py    the PROXY protocol of TCP proxies
         tls.py               what is known of a connection's TLS
-        tunnel.py            CONNECT, to an HTTP proxy
+        urls.py              URLs as they may be shown in errors and logs
         masking.py           xor, and where its keys come from
-        fast.py              the common frame
-        _fast.c              both of these in C, where it could be built
-        frames.py            frames that come, to messages: wsproto's, with a fast lane for the common frame
-        framing.py           frames that go
-        decoded_size.py      what a payload takes once it is decoded
+        _accel.py            the common frame, in Python
+        _speedups.c          the same and masking in C, where it could be built
+        frames.py            frames that arrive, to messages: wsproto's, with a fast path for the common frame
+        framing.py           frames that are sent
         deflate.py           permessage-deflate with a bound on what it inflates
-        packets.py           the packets of calls, and what a dialect of them does
-        packing.py           the dialects that write them, as msgpack and as JSON
+    codecs/              layer 3   what a payload means
+        base.py              the packets of calls, and what a codec does with them
+        decoded_size.py      the memory a payload takes once it is decoded
+        packets.py           packets as msgpack and as JSON
         jsonrpc.py           the same calls as JSON-RPC 2.0
-        dialects.py          which of them is spoken
-    websocket/           floor 2  one WebSocket on one trio stream
-        bell.py              the lightest way to wait for a change
+        registry.py          which codec a connection uses
+    websocket/           layer 4   one WebSocket on one trio stream
+        _notify.py           the cheapest way to wait for a change
         message.py           WebSocketMessage
         transport.py         a plain socket, or any trio stream
-        trace.py             what the log says of a connection and its frames
-        late.py              large messages that are deflated while they wait
-        outbox.py            what waits to be written: coalescing, water marks
-        keepalive.py         who is alive, judged fairly
-        delivery.py          what of a socket's bytes the peer has taken
+        sockets.py           how streams and sockets fail, and how TCP ends
+        tls.py               TLS on a socket, and over any other stream
+        frame_log.py         what the log shows of a connection and its frames
+        deferred_frame.py    large messages that are deflated while they wait
+        write_buffer.py      what waits to be written: coalescing, water marks
+        keepalive.py         pings, and judging fairly whether the peer is alive
+        delivery.py          how many bytes the peer's system has taken from a socket
         presence.py          whether the client of a plain request is still there
-        reader.py            one reader for many plain sockets (Linux)
-        service.py           the few tasks that serve all connections of one owner
-        opening.py           what a server answers to an opening request
+        epoll_reader.py      one reader for many plain sockets (Linux)
+        runtime.py           the few tasks that serve all connections of one owner
         lifetime.py          states, signs of life, the closing handshake, the end
-        endpoint.py          the machine: reading
+        endpoint.py          reading
         parts.py             one message in parts
-        handshaking.py       how a connection begins and ends: accept, reject, close
-        receiving.py         the ways to receive
-        sending.py           the ways to send
-        connection.py        WebSocket: its face
-    routing.py           floor 2  paths with typed parameters, and the functions that answer to them
-    network/             floor 3  reaching and being reached
+        handshaking.py       accept, reject, close
+        receiving.py         the receive methods
+        sending.py           the send methods
+        connection.py        WebSocket
+    channels/            layer 5   one message to many
+        names.py             names and globs
+        channel.py           messages, channels and their subscribers
+        subscription.py      a subscribed task's bounded queue and its policy
+        fanout.py            the task that writes to all subscribers
+        hub.py               who is subscribed to what, and publishing
+        broadcast.py         one message to many plain WebSockets
+        broker.py            what joins several processes
+        broker_urls.py       from a URL to its broker
+        redis/               RedisBroker: channels through Redis
+            broker.py            RedisBroker
+            connection.py        one connection to Redis
+            patterns.py          names and globs at Redis
+            publish_queue.py     what waits to be published
+            duplicates.py        which messages were received already
+            url.py               Redis URLs
+    rpc/                 layer 6   calls over one WebSocket, either way round
+        rate_limit.py        rate limits
+        parameters.py        validating arguments by their annotations
+        methods.py           @rpc_method: from a signature to a checked call
+        errors.py            from codes to exceptions
+        deadlines.py         deadlines of calls
+        streams.py           items and credit
+        uploads.py           arguments that are streams
+        task_pool.py         parked tasks for calls that wait
+        pending.py           calls that wait for their response
+        outgoing.py          the calling half
+        inline_call.py       an incoming call's first step, run in the reader's task
+        incoming.py          the answering half
+        session.py           both halves, and reading
+        proxy.py             the other side's methods as an object's
+        client_connection.py ClientConnection
+        handler.py           WebSocketHandler
+        _decorator_types.py  what type checkers see of a method
+    client/              layer 7   connecting, and reconnecting
         uri.py               ws:// and wss://
         proxy.py             HTTP and SOCKS5 proxies, named or from the environment
+        http_tunnel.py       CONNECT, to an HTTP proxy
         redirect.py          where a redirect leads, and what may go there
-        connect.py           names, TLS, the client's opening
+        connect.py           connect(): names, TLS, the client's opening handshake
+        backoff.py           when to try again
+        subscriptions.py     what a client subscribes to, on whatever connection it has
+        reconnect.py         the connections of one client, one after the other
+        client.py            WebSocketClient
+    server/              layer 8   listening, accepting, one task per client
         http.py              plain HTTP responses beside the upgrade
         listeners.py         the sockets that a server opens, and the file of a Unix socket
-        listen.py            accepting, and a client's way to a checked request
-        addresses.py         what one address of a client may hold
-        trust.py             which proxies are believed, and what follows
-        gateway.py           an ASGI connection as a client's byte stream
-    rpc/                 floor 3  calls over one WebSocket, either way round
-        limits.py            how often
-        parameters.py        what an annotation lets through
-        methods.py           @rpc_method: signature -> checked call
-        errors.py            from codes to exceptions
-        streams.py           items and credit
-        workers.py           parked tasks for calls that wait
-        waiting.py           what waits for answers
-        uploads.py           arguments that are streams
-        calls.py             the half that asks
-        begun.py             a call of the other side that has begun
-        answering.py         the half that is asked
-        peer.py              both, and the reading
-        proxy.py             the other side's methods as an object's
-        typed.py             what type checkers see of a method
-    channels/            floor 3  one message to many
-        names.py             names and globs
-        log.py               messages, channels and their subscribers
-        inbox.py             a subscribed task's bounded queue and its policy
-        flusher.py           the task that writes to them all
-        hub.py               who is subscribed to what, and publishing
-        raw.py               one message to many plain WebSockets
-        brokers.py           what joins several processes
-        redis_url.py         what a Redis URL says
-        redis_names.py       names and globs at Redis
-        redis_queue.py       what waits to be published there
-        redis_heard.py       what was heard from there already
-        redis_link.py        one connection to Redis
-        redis.py             RedisBroker: through Redis
-        urls.py              from a URL to its broker
-    blocking.py          floor 3  plain functions in threads, and the WebSocket that they get
-    lifespan.py          floor 3  what is held open around the work of a server
-    session.py           floor 4  ClientConnection
-    reconnecting/        floor 4  the connections of one client, one after the other
-        backoff.py           when to try again
-        subscriptions.py     what a client listens to, on whatever connection it has
-        keeper.py            who dials, and who waits for a connection
-    handler.py           floor 5  WebSocketHandler
-    front.py             floor 5  what a server asks of an App
-    dispatch.py          floor 6  from a route to its function, through the middleware
-    admission.py         floor 6  the way of a client through a server
-    server.py            floor 7  WebSocketServer, serve
-    client.py            floor 7  WebSocketClient
-    asgi.py              floor 8  ASGIApp: any target as an ASGI application
-    processes/           floor 8  one server in several processes
-        targets.py           import strings: how a target gets into another process
-        orders.py            what parent and worker say to each other
-        worker.py            a worker, in its own process
-        child.py             a worker, as its parent sees it
-        group.py             serve_processes: start, restart, renew, drain
-    app.py               floor 9  App: routes, mounts, middleware, a lifespan
-    testing/             floor 9  memory links, faults, the raw peer
-    cli/                 floor 11 the command line, which uses the names of this module as any program does
+        accepting.py         accepting, and a client's way to a checked request
+        address_shares.py    what one address of a client may hold
+        trusted_proxies.py   which proxies are believed, and what follows
+        routing.py           paths with typed parameters, and the functions that answer to them
+        router.py            what a server asks of an App
+        blocking.py          plain functions in threads, and the WebSocket that they get
+        client_task.py       one client, from its first byte to its last
+        server.py            WebSocketServer, serve
+        processes/           one server in several processes
+            targets.py           import strings: how a target gets into another process
+            control.py           what supervisor and worker say to each other
+            worker.py            a worker, in its own process
+            worker_handle.py     a worker, as its supervisor sees it
+            supervisor.py        serve_processes: start, restart, renew, drain
+    hosting/             layer 9   under servers that are not ours
+        asgi_stream.py       an ASGI connection as a client's byte stream
+        asgi.py              ASGIApp: any target as an ASGI application
+    app/                 layer 10  App
+        lifespan.py          what is held open around the work of a server
+        dispatch.py          from a route to its function, through the middleware
+        app.py               App: routes, mounts, middleware, a lifespan
+    testing/             layer 10  memory links, faults, the raw peer
+        link.py              two ends of a connection in memory
+        peer.py              RawPeer: frames byte by byte
+    cli/                 layer 12  the command line, which uses the names of this module as any program does
         values.py            from words to arguments
-        failure.py           from an exception to one line and an exit code
-        output.py            for people, and as JSON
+        errors.py            from an exception to one line and an exit code
+        output.py            output for people, and as JSON
+        streams.py           the standard streams
         server.py            serve
         reloading.py         serve --reload
-        reaching.py          how a command reaches its server
-        listing.py           the methods that a server lists
-        calling.py           call, stream, listen
-        talking.py           connect
-        lines.py             lines from a pipe
+        target.py            how a command reaches its server
+        methods.py           the methods that a server lists
+        rpc.py               call, stream, listen
+        interactive.py       connect
+        stdin.py             lines from a pipe
         prompt.py            lines from a person
         bench.py             bench
         commands.py          arguments and options
-    __main__.py          floor 12 python -m trio_ws
+    __main__.py          layer 13  python -m trio_ws
 """
 
 from __future__ import annotations
 
-from trio_ws.app import App
-from trio_ws.asgi import ASGIApp, asgi_scope
-from trio_ws.blocking import BlockingWebSocket
-from trio_ws.channels.brokers import Broker, BrokerState, BrokerStatistics, MemoryBroker, MemoryHub
+from trio_ws.app.app import App
+from trio_ws.channels.broadcast import broadcast
+from trio_ws.channels.broker import Broker, BrokerState, BrokerStatistics, MemoryBroker, MemoryHub
 from trio_ws.channels.hub import ChannelStatistics, Hub, HubStatistics
-from trio_ws.channels.inbox import Inbox, InboxStatistics
-from trio_ws.channels.raw import broadcast
-from trio_ws.channels.redis import RedisBroker
-from trio_ws.client import WebSocketClient
+from trio_ws.channels.redis.broker import RedisBroker
+from trio_ws.channels.subscription import Inbox, InboxStatistics
+from trio_ws.client.backoff import Backoff
+from trio_ws.client.client import WebSocketClient
+from trio_ws.client.connect import connect
+from trio_ws.client.reconnect import StateChanges
+from trio_ws.codecs.base import Packet, PacketSource
 from trio_ws.errors import (
     BrokerError,
     CloseFrame,
@@ -166,26 +181,24 @@ from trio_ws.errors import (
     WebSocketException,
     WorkerError,
 )
-from trio_ws.handler import WebSocketHandler
-from trio_ws.network.connect import connect
-from trio_ws.network.http import HTTPResponse
+from trio_ws.hosting.asgi import ASGIApp, asgi_scope
 from trio_ws.options import Compression, Options
 from trio_ws.predicates import All, Any, Has, Is, IsEqual, Predicate
-from trio_ws.processes.group import ProcessGroup, WorkerProcess, serve_processes
-from trio_ws.reconnecting.backoff import Backoff
-from trio_ws.reconnecting.keeper import StateChanges
-from trio_ws.rpc.calls import PacketStream, RPCResponse
-from trio_ws.rpc.limits import RateLimit, rate_limit
+from trio_ws.protocol.http import Headers, Request
+from trio_ws.protocol.tls import TLSInfo
+from trio_ws.rpc.client_connection import ClientConnection
+from trio_ws.rpc.handler import WebSocketHandler
 from trio_ws.rpc.methods import Method, rpc_method
+from trio_ws.rpc.outgoing import PacketStream, RPCResponse
+from trio_ws.rpc.rate_limit import RateLimit, rate_limit
 from trio_ws.rpc.streams import ItemStream
-from trio_ws.server import DrainReport, WebSocketServer, serve
-from trio_ws.session import ClientConnection
+from trio_ws.server.blocking import BlockingWebSocket
+from trio_ws.server.http import HTTPResponse
+from trio_ws.server.processes.supervisor import ProcessGroup, WorkerProcess, serve_processes
+from trio_ws.server.server import DrainReport, WebSocketServer, serve
 from trio_ws.signals import cancel_on_signals
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.message import WebSocketMessage
-from trio_ws.wire.http import Headers, Request
-from trio_ws.wire.packets import Packet, PacketSource
-from trio_ws.wire.tls import TLSInfo
 
 __version__ = "0.1.0"
 

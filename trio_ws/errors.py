@@ -102,7 +102,7 @@ def _without_init(kind: type[WebSocketError], args: tuple[Any, ...]) -> WebSocke
 
 
 class HeaderFields(Protocol):
-    """What an error tells of `trio_ws.Headers`, which stand on a higher floor."""
+    """What an error tells of `trio_ws.Headers`, which stand on a higher layer."""
 
     def get(self, name: str, default: str | None = None) -> str | None: ...
     def get_all(self, name: str) -> list[str]: ...

@@ -53,7 +53,7 @@ class Compression:
         _within(self, "level", 1, 9)
         _within(self, "memory_level", 1, 9)
         _within(self, "threshold", 0, None)
-        # RFC 7692 allows 8, which zlib cannot compress with; see wire/deflate.py.
+        # RFC 7692 allows 8, which zlib cannot compress with; see protocol/deflate.py.
         _within(self, "server_max_window_bits", 9, 15, none=True)
         _within(self, "client_max_window_bits", 9, 15)
 

@@ -19,13 +19,13 @@ import trio
 
 from trio_ws import Options, WebSocket, WebSocketServer
 from trio_ws.channels.hub import Hub
-from trio_ws.rpc.limits import Limiter
 from trio_ws.rpc.methods import Method
-from trio_ws.rpc.workers import Workers
+from trio_ws.rpc.rate_limit import Limiter
+from trio_ws.rpc.task_pool import Workers
 from trio_ws.testing import Link, LinkStream
+from trio_ws.websocket.epoll_reader import Reader
 from trio_ws.websocket.keepalive import Keepalive
-from trio_ws.websocket.reader import Reader
-from trio_ws.websocket.service import Service
+from trio_ws.websocket.runtime import Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -20,8 +20,8 @@ from tests.adversary.attackers import SMALL, arrange, attack
 from tests.adversary.census import faults, roots_of, weight
 from tests.adversary.honest import Methods, call_for_ever, echo, echo_for_ever, get_for_ever, site
 from tests.adversary.scripts import Script, scripts
-from tests.kit.examples import examples
-from tests.kit.serving import all_tasks
+from tests.support.examples import examples
+from tests.support.serving import all_tasks
 from trio_ws import WebSocketServer, connect
 from trio_ws.testing import MemoryListener
 

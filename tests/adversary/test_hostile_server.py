@@ -19,8 +19,8 @@ from tests.adversary.attackers import PATIENCE, SMALL, Gate, arrange, play
 from tests.adversary.census import faults, roots_of, weight
 from tests.adversary.honest import Methods, numbers
 from tests.adversary.scripts import DIALECTS, Script, scripts
-from tests.kit.examples import examples
-from tests.kit.serving import all_tasks
+from tests.support.examples import examples
+from tests.support.serving import all_tasks
 from trio_ws import Backoff, WebSocketClient, WebSocketError, connect
 from trio_ws.testing import Link, RawPeer
 

@@ -25,8 +25,8 @@ from tests.adversary.census import faults
 from tests.adversary.honest import Methods, call_for_ever, echo, echo_for_ever, site
 from tests.adversary.process import INNOCENT, dial
 from tests.adversary.scripts import Script, scripts
-from tests.kit.examples import examples
-from tests.kit.serving import all_tasks
+from tests.support.examples import examples
+from tests.support.serving import all_tasks
 from trio_ws import WebSocketServer, connect
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_ws
-from tests.kit.serving import serving, serving_in_memory
-from tests.kit.watching import until
+from tests.support.serving import serving, serving_in_memory
+from tests.support.watching import until
 from trio_ws import Options, PacketError, WebSocketClient
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
-    from tests.kit.serving import MemoryServer
+    from tests.support.serving import MemoryServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "channels.md").read_text(encoding="utf-8")
 

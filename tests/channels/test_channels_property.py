@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from tests.kit.channels import Listener, Rooms, connection_of
-from tests.kit.examples import examples
-from tests.kit.serving import serving_in_memory
+from tests.support.channels import Listener, Rooms, connection_of
+from tests.support.examples import examples
+from tests.support.serving import serving_in_memory
 from trio_ws import Options
-from trio_ws.channels.log import ENTRY_OVERHEAD
+from trio_ws.channels.channel import ENTRY_OVERHEAD
 from trio_ws.channels.names import is_glob, matcher
 
 if TYPE_CHECKING:
-    from trio_ws.channels.log import Member
+    from trio_ws.channels.channel import Member
 
 MAX_ITEMS = 4
 MAX_BYTES = 1500

@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.kit.channels import Listener, Rooms, connection_of
-from tests.kit.serving import serving_in_memory
+from tests.support.channels import Listener, Rooms, connection_of
+from tests.support.serving import serving_in_memory
 from trio_ws import (
     ClientConnection,
     Compression,
@@ -21,7 +21,8 @@ from trio_ws import (
     WebSocketHandler,
     rpc_method,
 )
-from trio_ws.channels import flusher, log
+from trio_ws.channels import channel as channel_module
+from trio_ws.channels import fanout
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -134,13 +135,13 @@ async def test_each_dialect_is_encoded_once_and_each_compression_framed_once(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[tuple[str, bool]] = []
-    original = log.Entry._make_frame
+    original = channel_module.Entry._make_frame
 
     def count(self: Any, dialect: Any, deflate: Any) -> Any:
         made.append((dialect.name, deflate is not None))
         return original(self, dialect, deflate)
 
-    monkeypatch.setattr(log.Entry, "_make_frame", count)
+    monkeypatch.setattr(channel_module.Entry, "_make_frame", count)
     handler = Rooms()
     options = Options(compression=Compression(threshold=20))
     async with serving_in_memory(handler, options=options) as memory, trio.open_nursery() as nursery:
@@ -329,7 +330,7 @@ async def test_counters(autojump_clock: MockClock) -> None:
 async def test_a_burst_from_code_that_never_waits_is_written_on_the_way(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flusher, "_LOG_ITEMS", 1024)
+    monkeypatch.setattr(fanout, "_LOG_ITEMS", 1024)
     handler = Rooms()
     async with serving_in_memory(handler) as memory, trio.open_nursery() as nursery:
         listener = await Listener.join(nursery, memory, "a", "x", capacity=1 << 30)
@@ -338,7 +339,7 @@ async def test_a_burst_from_code_that_never_waits_is_written_on_the_way(
             handler.publish("x", number)
             channel = handler.channels.statistics().channels.get("x")
             longest = max(longest, channel.log_length if channel is not None else 0)
-        assert longest <= flusher._LOG_ITEMS // 2 + 1
+        assert longest <= fanout._LOG_ITEMS // 2 + 1
         await wait_all_tasks_blocked()
         # What came after the socket was full is subject to the bound of a connection that stalls.
         assert listener.closed == 1013
@@ -351,8 +352,8 @@ async def test_where_the_flusher_does_not_keep_up_each_publish_does_a_share(
     size: int, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the number of messages, or by their bytes: no publish goes round all at once."""
-    monkeypatch.setattr(flusher, "_LOG_ITEMS", 64 if not size else 1 << 20)
-    monkeypatch.setattr(flusher, "_LOG_BYTES", 1 << 20 if not size else 64 * 1000)
+    monkeypatch.setattr(fanout, "_LOG_ITEMS", 64 if not size else 1 << 20)
+    monkeypatch.setattr(fanout, "_LOG_BYTES", 1 << 20 if not size else 64 * 1000)
     handler = Rooms()
     count = 400
     async with serving_in_memory(handler) as memory, trio.open_nursery() as nursery:

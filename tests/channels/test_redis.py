@@ -10,8 +10,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.kit.redis import logged, our_tasks, redis_server, running, settled
-from tests.kit.watching import until
+from tests.support.redis import logged, our_tasks, redis_server, running, settled
+from tests.support.watching import until
 from trio_ws import RedisBroker
 
 if TYPE_CHECKING:

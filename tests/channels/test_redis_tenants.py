@@ -9,18 +9,18 @@ import msgspec
 import pytest
 import trio
 
-from tests.kit.redis import logged, redis_server, running, settled
-from tests.kit.watching import until
+from tests.support.redis import logged, redis_server, running, settled
+from tests.support.watching import until
 from trio_ws import All, Has, PacketError, RedisBroker, WebSocketHandler, rpc_method
 from trio_ws import Any as AnyOf
-from trio_ws.channels import redis_heard
-from trio_ws.channels.redis_heard import Heard as HeardBefore
+from trio_ws.channels.redis import duplicates
+from trio_ws.channels.redis.duplicates import Heard as HeardBefore
 from trio_ws.predicates import MAX_PARTS, unpack_predicate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.kit.redis import RedisServer
+    from tests.support.redis import RedisServer
 
 HEAD = b"tws1" + b"O" * 16
 
@@ -70,9 +70,9 @@ async def test_a_message_that_is_repeated_is_heard_once() -> None:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_heard, "_EACH", 3)
-    monkeypatch.setattr(redis_heard, "_MAX_SENDERS", 4)
-    monkeypatch.setattr(redis_heard, "_MAX_MESSAGES", 6)
+    monkeypatch.setattr(duplicates, "_EACH", 3)
+    monkeypatch.setattr(duplicates, "_MAX_SENDERS", 4)
+    monkeypatch.setattr(duplicates, "_MAX_MESSAGES", 6)
     heard = HeardBefore()
     first = [heard.add(b"1", b"c", b"%d" % number) for number in (1, 1, 2, 3, 4)]
     assert first == [True, False, True, True, True]

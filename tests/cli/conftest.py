@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kit.commands import serving_process
+from tests.support.commands import serving_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,6 +14,6 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def url() -> Iterator[str]:
-    """Where `tests.kit.cli_targets.app` is served, by the command itself."""
-    with serving_process("tests.kit.cli_targets:app", "--log-level", "critical") as (_, url):
+    """Where `tests.support.cli_targets.app` is served, by the command itself."""
+    with serving_process("tests.support.cli_targets:app", "--log-level", "critical") as (_, url):
         yield url.rstrip("/")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.commands import environment
+from tests.support.commands import environment
 from trio_ws.cli import main
 
 pytestmark = pytest.mark.usefixtures("measured")

@@ -13,8 +13,8 @@ import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from tests.kit.commands import GUARD, ROOT, at_a_terminal, environment, run_program
-from trio_ws.cli.listing import Listed
+from tests.support.commands import GUARD, ROOT, at_a_terminal, environment, run_program
+from trio_ws.cli.methods import Listed
 from trio_ws.cli.output import Output
 from trio_ws.cli.prompt import MethodCompleter, history_file
 
@@ -84,7 +84,7 @@ def test_a_full_disk_is_one_line(url: str) -> None:
 
 def test_serving_goes_on_where_nobody_reads_where() -> None:
     """What reads its first line may be gone already."""
-    line = "timeout -s TERM 5 $cli serve tests.kit.cli_targets:app --port 0 | true"
+    line = "timeout -s TERM 5 $cli serve tests.support.cli_targets:app --port 0 | true"
     done = shell(line)
     assert "Traceback" not in done.stderr
     assert done.stdout.split()[1] in ("0", "124")  # a drain, or timeout's own

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.kit.commands import GUARD, environment, exchange, program
+from tests.support.commands import GUARD, environment, exchange, program
 from trio_ws.cli.reloading import Watcher
 
 if TYPE_CHECKING:

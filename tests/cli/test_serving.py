@@ -14,7 +14,7 @@ import trio
 import trustme
 
 import trio_ws
-from tests.kit.commands import GUARD, environment, exchange, program, serving_process
+from tests.support.commands import GUARD, environment, exchange, program, serving_process
 from trio_ws.cli import main
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("measured")
 
-TARGETS = "tests.kit.cli_targets"
+TARGETS = "tests.support.cli_targets"
 
 
 REQUEST = '{"jsonrpc":"2.0","method":"add","params":[1,2],"id":1}'

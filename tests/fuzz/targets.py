@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from wsproto.utilities import generate_accept_token
 
-from tests.kit.requests import WholeRequests
+from tests.support.requests import WholeRequests
 from trio_ws.errors import CloseFrame, ConnectionFailedError, HandshakeRejectedError, check_close
 from trio_ws.options import Compression
-from trio_ws.wire.deflate import DeflateParams, PerMessageDeflate, answer, confirm
-from trio_ws.wire.frames import FrameReader, Ping, Pong, Violation
-from trio_ws.wire.handshake import (
+from trio_ws.protocol.deflate import DeflateParams, PerMessageDeflate, answer, confirm
+from trio_ws.protocol.frames import FrameReader, Ping, Pong, Violation
+from trio_ws.protocol.handshake import (
     MAX_REJECTION_BYTES,
     ClientHandshake,
     accept_response,
@@ -28,7 +28,7 @@ from trio_ws.wire.handshake import (
     offered_subprotocols,
     origin_allowed,
 )
-from trio_ws.wire.http import HTTPError, Request
+from trio_ws.protocol.http import HTTPError, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.kit.serving import echo, exchange, read_to_end, request, serving, serving_in_memory, status_of
+from tests.support.serving import echo, exchange, read_to_end, request, serving, serving_in_memory, status_of
 from trio_ws import App, Options, Request, WebSocket
 
 if TYPE_CHECKING:

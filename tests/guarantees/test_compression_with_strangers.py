@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.kit.serving import serving_in_memory
+from tests.support.serving import serving_in_memory
 from trio_ws import Compression, ConnectionFailedError, Options, connect
 from trio_ws.testing import Link, RawPeer
 

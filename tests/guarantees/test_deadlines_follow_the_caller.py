@@ -14,8 +14,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.kit.examples import examples
-from tests.kit.serving import all_tasks, serving_in_memory
+from tests.support.examples import examples
+from tests.support.serving import all_tasks, serving_in_memory
 from trio_ws import (
     ClientConnection,
     ConnectionClosedError,
@@ -27,16 +27,16 @@ from trio_ws import (
     connect,
     rpc_method,
 )
+from trio_ws.codecs.base import Request
+from trio_ws.codecs.packets import TrioWS
 from trio_ws.rpc import deadlines
-from trio_ws.rpc.workers import Worker
+from trio_ws.rpc.task_pool import Worker
 from trio_ws.testing import MemoryListener, RawPeer
-from trio_ws.wire.packets import Request
-from trio_ws.wire.packing import TrioWS
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
-    from tests.kit.serving import MemoryServer
+    from tests.support.serving import MemoryServer
 
 QUIET = Options(ping_interval=None)
 ENCODE = TrioWS()

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import trio
 
-from tests.kit.serving import exchange, request, serving, serving_in_memory, status_of
+from tests.support.serving import exchange, request, serving, serving_in_memory, status_of
 from trio_ws import (
     App,
     BlockingWebSocket,

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.kit.serving import serving, serving_in_memory
+from tests.support.serving import serving, serving_in_memory
 from trio_ws import (
     ClientConnection,
     ConnectionClosedError,
@@ -23,8 +23,8 @@ from trio_ws import (
     WebSocketServer,
     rpc_method,
 )
+from trio_ws.codecs.packets import TrioWS
 from trio_ws.testing import MemoryListener, RawPeer
-from trio_ws.wire.packing import TrioWS
 
 if TYPE_CHECKING:
     from trio.testing import MockClock

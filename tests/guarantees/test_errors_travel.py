@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import trio_ws
-from tests.kit.serving import serving_in_memory
+from tests.support.serving import serving_in_memory
 from trio_ws import CloseFrame, Headers, WebSocketMessage, errors
-from trio_ws.wire.packets import BrokenPacketError, Packet, PacketSource
+from trio_ws.codecs.base import BrokenPacketError, Packet, PacketSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable

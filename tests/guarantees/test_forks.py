@@ -18,11 +18,11 @@ import trio
 import trio.testing
 import trustme
 
-from tests.kit.forking import forked_child, said_in_a_child
-from tests.kit.serving import echo, guard, read_to_end, request, serving
+from tests.support.forking import forked_child, said_in_a_child
+from tests.support.serving import echo, guard, read_to_end, request, serving
 from trio_ws import Backoff, Options, WebSocket, WebSocketServer, connect
+from trio_ws.protocol.framing import frame_pair, masked_frame
 from trio_ws.testing import RawPeer
-from trio_ws.wire.framing import frame_pair, masked_frame
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

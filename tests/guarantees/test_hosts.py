@@ -9,7 +9,7 @@ import pytest
 import trio
 import trustme
 
-from tests.kit.serving import echo, exchange, request, serving, status_of
+from tests.support.serving import echo, exchange, request, serving, status_of
 from trio_ws import App, Options, Request, WebSocket, WebSocketServer, connect
 from trio_ws.testing import MemoryListener
 

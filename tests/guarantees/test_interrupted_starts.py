@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.kit.serving import all_tasks
+from tests.support.serving import all_tasks
 from trio_ws import App, Options, serve
 from trio_ws.testing import MemoryListener
 

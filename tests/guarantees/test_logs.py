@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_ws
-from tests.kit.serving import exchange, request, serving, serving_in_memory
+from tests.support.serving import exchange, request, serving, serving_in_memory
 from trio_ws import Backoff, Headers, Options, WebSocket, WebSocketClient, WebSocketHandler, rpc_method
 from trio_ws.logs import BURST, MINUTE, TRACEBACKS, logger_for, shown
 from trio_ws.testing import RawPeer

@@ -10,10 +10,10 @@ import pytest
 import trio
 import trustme
 
-from tests.kit.serving import echo, serving
+from tests.support.serving import echo, serving
 from trio_ws import WebSocketClient, connect
-from trio_ws.network.redirect import resolve_redirect
-from trio_ws.network.uri import parse_uri
+from trio_ws.client.redirect import resolve_redirect
+from trio_ws.client.uri import parse_uri
 
 
 class Secure:

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio._core import _thread_cache
 
-from tests.kit.serving import exchange, request, serving, status_of
+from tests.support.serving import exchange, request, serving, status_of
 from trio_ws import (
     App,
     BlockingWebSocket,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.kit.serving import (
+from tests.support.serving import (
     all_tasks,
     exchange,
     read_to_end,
@@ -39,7 +39,7 @@ from trio_ws import (
     rpc_method,
 )
 from trio_ws.testing import RawPeer
-from trio_ws.websocket import reader
+from trio_ws.websocket import epoll_reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -641,7 +641,7 @@ async def test_on_connect_may_turn_a_client_away_after_it_has_accepted(
 async def test_a_client_that_was_let_in_late_is_read_like_any_other(
     accepts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "FEW", 0)
+    monkeypatch.setattr(epoll_reader, "FEW", 0)
 
     class Slow(WebSocketHandler):
         async def on_connect(self, connection: ClientConnection) -> None:
@@ -657,7 +657,7 @@ async def test_a_client_that_was_let_in_late_is_read_like_any_other(
     async with serving(Slow) as server, WebSocketClient(server.url) as client:
         assert await client.call("name") == "Slow"
         (ws,) = server.connections
-        assert ws._shared == reader.HAS_EPOLL
+        assert ws._shared == epoll_reader.HAS_EPOLL
         assert ws._opening is None
         assert ws._watching is None
         assert await client.call("name") == "Slow"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.kit.dialing import Network, refusal
-from tests.kit.serving import serving, serving_in_memory
+from tests.support.dialing import Network, refusal
+from tests.support.serving import serving, serving_in_memory
 from trio_ws import (
     Backoff,
     ConnectionFailedError,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.kit.serving import guard, serving
+from tests.support.serving import guard, serving
 from trio_ws import Backoff, HandshakeRejectedError, Options, connect
 from trio_ws.testing import Link
 

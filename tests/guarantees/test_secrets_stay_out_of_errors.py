@@ -15,12 +15,12 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.kit.examples import examples
-from tests.kit.serving import echo, guard, serving
+from tests.support.examples import examples
+from tests.support.serving import echo, guard, serving
 from trio_ws import RedisBroker, WebSocketClient, WebSocketServer, connect
-from trio_ws.network.redirect import resolve_redirect
-from trio_ws.network.uri import parse_uri
-from trio_ws.wire.urls import masked
+from trio_ws.client.redirect import resolve_redirect
+from trio_ws.client.uri import parse_uri
+from trio_ws.protocol.urls import masked
 
 if TYPE_CHECKING:
     from trio.testing import MockClock

@@ -13,9 +13,9 @@ import trio
 import trio.testing
 import trustme
 
-from tests.kit.serving import echo, read_to_end, request, serving, status_of
+from tests.support.serving import echo, read_to_end, request, serving, status_of
 from trio_ws import App, Options, WebSocketServer, connect
-from trio_ws.network.addresses import AddressShares, share_key
+from trio_ws.server.address_shares import AddressShares, share_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 import trustme
 
-from tests.kit.serving import read_to_end
+from tests.support.serving import read_to_end
 from trio_ws import App, ConnectionClosedError, Options, Request, WebSocket, WebSocketServer
 from trio_ws.testing import RawPeer
 

@@ -12,8 +12,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.kit.examples import examples
-from tests.kit.serving import serving_in_memory
+from tests.support.examples import examples
+from tests.support.serving import serving_in_memory
 from trio_ws import (
     ClientConnection,
     Options,
@@ -21,15 +21,15 @@ from trio_ws import (
     WebSocketHandler,
     rpc_method,
 )
+from trio_ws.codecs.packets import TrioWS
 from trio_ws.rpc.streams import ItemStream
 from trio_ws.testing import RawPeer
-from trio_ws.wire.packing import TrioWS
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
-    from tests.kit.serving import MemoryServer
-    from trio_ws.rpc.peer import Peer
+    from tests.support.serving import MemoryServer
+    from trio_ws.rpc.session import Peer
 
 ENCODE = TrioWS()
 SIZE = 10_000

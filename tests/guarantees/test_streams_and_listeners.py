@@ -14,8 +14,8 @@ import trio
 import trio.testing
 import trustme
 
-from tests.kit.faults import FAULTS
-from tests.kit.serving import echo, guard, request, serving, serving_in_memory
+from tests.support.faults import FAULTS
+from tests.support.serving import echo, guard, request, serving, serving_in_memory
 from trio_ws import ConnectionClosedError, ConnectionFailedError, WebSocketServer, connect
 from trio_ws.testing import MemoryListener
 

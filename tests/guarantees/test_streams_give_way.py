@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import trio
 
-from tests.kit.serving import serving
+from tests.support.serving import serving
 from trio_ws import ClientConnection, WebSocketHandler, rpc_method
 from trio_ws.testing import RawPeer
 

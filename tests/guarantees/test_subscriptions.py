@@ -13,11 +13,11 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.kit.serving import serving_in_memory
+from tests.support.serving import serving_in_memory
 from trio_ws import Options, RPCError, WebSocketClient, WebSocketHandler
 from trio_ws.channels import names as names_module
+from trio_ws.channels.channel import Member
 from trio_ws.channels.hub import Hub
-from trio_ws.channels.log import Member
 from trio_ws.channels.names import MAX_SETS, MAX_WILDCARDS, Glob, Globs, check_name, check_names, is_glob
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trustme
 
-from tests.kit.serving import serving, serving_in_memory
+from tests.support.serving import serving, serving_in_memory
 from trio_ws import App, Request, TLSInfo, WebSocket, connect
 
 STATION = "station-7@example.test"

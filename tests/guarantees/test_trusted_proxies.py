@@ -12,7 +12,7 @@ import trio
 import trio.testing
 import trustme
 
-from tests.kit.serving import echo, read_to_end, request, serving, status_of
+from tests.support.serving import echo, read_to_end, request, serving, status_of
 from trio_ws import App, ClientConnection, Options, Request, WebSocket, WebSocketHandler, connect
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.kit.serving import serving_in_memory
+from tests.support.serving import serving_in_memory
 from trio_ws import (
     ClientConnection,
     ConnectionClosedError,
@@ -19,8 +19,8 @@ from trio_ws import (
     WebSocketHandler,
     rpc_method,
 )
-from trio_ws.rpc.answering import _drive
-from trio_ws.wire.packets import Request
+from trio_ws.codecs.base import Request
+from trio_ws.rpc.incoming import _drive
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,8 +11,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.kit.faults import FAULTS, KINDS, Faults, Panic, app_of, handlers, kept_cancelled
-from tests.kit.serving import body_of, exchange, request, serving_in_memory, status_of
+from tests.support.faults import FAULTS, KINDS, Faults, Panic, app_of, handlers, kept_cancelled
+from tests.support.serving import body_of, exchange, request, serving_in_memory, status_of
 from trio_ws import (
     App,
     ClientConnection,
@@ -30,7 +30,7 @@ from trio_ws.testing import RawPeer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.kit.serving import MemoryServer
+    from tests.support.serving import MemoryServer
     from trio_ws import Packet, Request
 
 DATA = b'{"jsonrpc":"2.0","method":"rpc.data","params":{"data":1}}'

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.kit.serving import exchange, serving_in_memory
+from tests.support.serving import exchange, serving_in_memory
 from trio_ws import (
     App,
     ClientConnection,

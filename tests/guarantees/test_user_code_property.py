@@ -15,9 +15,9 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.kit.examples import examples
-from tests.kit.faults import KINDS, Faults, Panic, app_of, handlers, kept_cancelled
-from tests.kit.serving import all_tasks, exchange, request, status_of
+from tests.support.examples import examples
+from tests.support.faults import KINDS, Faults, Panic, app_of, handlers, kept_cancelled
+from tests.support.serving import all_tasks, exchange, request, status_of
 from trio_ws import (
     App,
     ClientConnection,

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 import trio
 
-from tests.kit.serving import serving, serving_in_memory
-from tests.kit.watching import until
+from tests.support.serving import serving, serving_in_memory
+from tests.support.watching import until
 from trio_ws import (
     ClientConnection,
     Options,
@@ -23,18 +23,18 @@ from trio_ws import (
     WebSocketHandler,
     rpc_method,
 )
+from trio_ws.codecs.packets import TrioWS
 from trio_ws.ledger import OVERHEAD, size_of
+from trio_ws.protocol.frames import BINARY, TEXT
 from trio_ws.testing import RawPeer
 from trio_ws.websocket.transport import READ_SIZE
-from trio_ws.wire.frames import BINARY, TEXT
-from trio_ws.wire.packing import TrioWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio.testing import MockClock
 
-    from trio_ws.rpc.peer import Peer
+    from trio_ws.rpc.session import Peer
 
 PAGE = 10_000
 DIALECTS = {"trio-ws.v1": BINARY, "jsonrpc": TEXT}

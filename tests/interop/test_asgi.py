@@ -22,8 +22,8 @@ from trio.testing import wait_all_tasks_blocked
 from wsproto.events import BytesMessage, CloseConnection, TextMessage
 
 import trio_ws
-from tests.kit.http2 import connect_http2
-from tests.kit.serving import all_tasks, echo
+from tests.support.http2 import connect_http2
+from tests.support.serving import all_tasks, echo
 from trio_ws import App, ASGIApp, Options, WebSocket, WebSocketClient, WebSocketHandler, connect
 from trio_ws.testing import RawPeer
 

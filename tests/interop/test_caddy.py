@@ -8,8 +8,8 @@ import pytest
 import trio
 
 import trio_ws
-from tests.kit.reverse_proxies import caddy
-from tests.kit.serving import serving
+from tests.support.reverse_proxies import caddy
+from tests.support.serving import serving
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ import pytest
 import trio
 
 from tests.interop.test_chromium import address, browsing, page, reporting
-from tests.kit.chromium import CHROMIUM
-from tests.kit.serving import guard, serving
+from tests.support.chromium import CHROMIUM
+from tests.support.serving import guard, serving
 from trio_ws import ClientConnection, Options, Packet, WebSocketHandler, rpc_method
 
 HERE = Path(__file__).parent

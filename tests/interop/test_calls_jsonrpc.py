@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.kit.serving import guard, serving
+from tests.support.serving import guard, serving
 from trio_ws import ClientConnection, RPCError, WebSocketHandler, rpc_method
 
 jsonrpcclient = pytest.importorskip("jsonrpcclient", reason="jsonrpcclient is not installed")

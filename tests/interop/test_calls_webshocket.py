@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.kit.serving import guard, serving
+from tests.support.serving import guard, serving
 from trio_ws import (
     ClientConnection,
     Packet,

@@ -17,8 +17,8 @@ from urllib.parse import urlencode
 import pytest
 import trio
 
-from tests.kit.chromium import CHROMIUM, FLAGS
-from tests.kit.serving import guard, serving
+from tests.support.chromium import CHROMIUM, FLAGS
+from tests.support.serving import guard, serving
 from trio_ws import CloseFrame, ConnectionClosedError, HandshakeRejectedError, Options, connect
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import trio
 import trustme
 
 import trio_ws
-from tests.kit.reverse_proxies import haproxy
-from tests.kit.serving import read_to_end, request, serving, status_of
+from tests.support.reverse_proxies import haproxy
+from tests.support.serving import read_to_end, request, serving, status_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,8 @@ import pytest
 import trio
 
 import trio_ws
-from tests.kit.reverse_proxies import nginx
-from tests.kit.serving import echo, guard, serving
+from tests.support.reverse_proxies import nginx
+from tests.support.serving import echo, guard, serving
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.kit.daemons import said_port, taking_a_port
-from tests.kit.serving import echo, guard, serving
+from tests.support.daemons import said_port, taking_a_port
+from tests.support.serving import echo, guard, serving
 from trio_ws import (
     App,
     ClientConnection,

@@ -23,7 +23,7 @@ from tests.interop.peers.scenario import (
     parts_of,
     pipelined,
 )
-from tests.kit.serving import guard, serving
+from tests.support.serving import guard, serving
 from trio_ws import CloseFrame, ConnectionClosedError, HandshakeRejectedError, Options, connect
 
 if TYPE_CHECKING:

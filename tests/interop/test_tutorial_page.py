@@ -10,9 +10,9 @@ import pytest
 import trio
 
 import trio_ws
-from tests.kit.chromium import chromium
-from tests.kit.programs import Folder, folders
-from tests.kit.serving import serving
+from tests.support.chromium import chromium
+from tests.support.programs import Folder, folders
+from tests.support.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit import worker_targets
-from trio_ws.processes.targets import import_string, load, load_ssl_context
+from tests.support import worker_targets
+from trio_ws.server.processes.targets import import_string, load, load_ssl_context
 
 pytestmark = pytest.mark.usefixtures("measured")
 
 ROOT = Path(__file__).parents[2]
-MODULE = "tests.kit.worker_targets"
+MODULE = "tests.support.worker_targets"
 PROGRAM = """
 import functools
-from trio_ws.processes.targets import import_string
+from trio_ws.server.processes.targets import import_string
 def function(): ...
 class Class:
     def method(self): ...

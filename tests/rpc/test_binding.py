@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import trio  # noqa: TC002
 
-from tests.kit.binding import CONNECTION, call, fail
+from tests.support.binding import CONNECTION, call, fail
 from trio_ws.errors import RPCInvalidParamsError
 from trio_ws.rpc.methods import Method, collect, make_method, rpc_method
 

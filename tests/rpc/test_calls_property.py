@@ -14,8 +14,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.kit.examples import examples
-from tests.kit.serving import all_tasks
+from tests.support.examples import examples
+from tests.support.serving import all_tasks
 from trio_ws import (
     ClientConnection,
     ConnectionClosedError,
@@ -26,11 +26,11 @@ from trio_ws import (
     WebSocketServer,
     rpc_method,
 )
+from trio_ws.codecs.base import Response
 from trio_ws.testing import MemoryListener
-from trio_ws.wire.packets import Response
 
 if TYPE_CHECKING:
-    from trio_ws.rpc.calls import Caller
+    from trio_ws.rpc.outgoing import Caller
 
 WINDOW = 3
 

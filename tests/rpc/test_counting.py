@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import trio
 
-from tests.kit.serving import serving
-from tests.kit.watching import until
+from tests.support.serving import serving
+from tests.support.watching import until
 from trio_ws import ClientConnection, Packet, WebSocketClient, WebSocketHandler, rpc_method
-from trio_ws.websocket import reader
+from trio_ws.websocket import epoll_reader
 
 
 class Remembering(WebSocketHandler):
@@ -51,7 +51,7 @@ async def use(url: str, known: list[weakref.ref[Any]]) -> None:
 
 @pytest.mark.parametrize("few", [0, 100])
 async def test_what_has_ended_is_freed_at_once(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "FEW", few)
+    monkeypatch.setattr(epoll_reader, "FEW", few)
     handler = Remembering()
     clients: list[weakref.ref[Any]] = []
     gc.collect()

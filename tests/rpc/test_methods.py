@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from tests.kit.binding import call, fail
+from tests.support.binding import call, fail
 from trio_ws.predicates import Has, Is
-from trio_ws.rpc.limits import RateLimit, rate_limit
 from trio_ws.rpc.methods import ASYNC, PLAIN, STREAM, collect, make_method, rpc_method
+from trio_ws.rpc.rate_limit import RateLimit, rate_limit
 
 if TYPE_CHECKING:
     # Only checkers of types can find this: nothing here may need it at run time.
-    from trio_ws.session import ClientConnection
+    from trio_ws.rpc.client_connection import ClientConnection
 
 
 class Handler:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import pytest
 
-from tests.kit.serving import serving_in_memory
+from tests.support.serving import serving_in_memory
 from trio_ws import (
     ClientConnection,
     PacketValidationError,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from tests.kit.serving import serving_in_memory
+from tests.support.serving import serving_in_memory
 from trio_ws import WebSocketClient, WebSocketHandler, rpc_method
+from trio_ws.codecs.packets import TrioWS
 from trio_ws.testing import RawPeer
-from trio_ws.wire.packing import TrioWS
 
 if TYPE_CHECKING:
     from trio.testing import MockClock

@@ -9,8 +9,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.kit.examples import examples
-from tests.kit.serving import serving_in_memory
+from tests.support.examples import examples
+from tests.support.serving import serving_in_memory
 from trio_ws import Compression, Options, connect
 
 if TYPE_CHECKING:

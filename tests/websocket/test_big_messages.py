@@ -12,12 +12,12 @@ import pytest
 import trio
 import trio.testing
 
-from tests.kit.serving import request, serving, serving_in_memory
-from tests.kit.watching import MIB, until
-from tests.kit.wire import frame
+from tests.support.serving import request, serving, serving_in_memory
+from tests.support.watching import MIB, until
+from tests.support.wire import frame
 from trio_ws import ConnectionClosedError, Options, WebSocket, connect
+from trio_ws.protocol.frames import BINARY
 from trio_ws.websocket.transport import READ_SIZE, SEND_SIZE
-from trio_ws.wire.frames import BINARY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

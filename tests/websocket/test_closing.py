@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.kit.serving import echo, serving_in_memory
+from tests.support.serving import echo, serving_in_memory
 from trio_ws import CloseFrame, ConnectionClosedError, Options, connect
 from trio_ws.testing import Link, RawPeer
 

@@ -10,13 +10,13 @@ import pytest
 import trio
 import trio.testing
 
-from tests.kit.serving import request as opening_request
-from tests.kit.serving import serving
-from tests.kit.wire import frame
+from tests.support.serving import request as opening_request
+from tests.support.serving import serving
+from tests.support.wire import frame
 from trio_ws import Options, WebSocket
-from trio_ws.websocket import reader
+from trio_ws.protocol.frames import BINARY
+from trio_ws.websocket import epoll_reader
 from trio_ws.websocket.transport import BLIND_WAITS
-from trio_ws.wire.frames import BINARY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ OPTIONS = Options(ping_interval=None)
 
 @pytest.fixture(params=[0, 4], ids=["shared", "alone"], autouse=True)
 def _few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "FEW", request.param)
+    monkeypatch.setattr(epoll_reader, "FEW", request.param)
 
 
 class Steps(trio.abc.Instrument):
@@ -85,7 +85,7 @@ async def test_a_peer_that_takes_its_time_is_waited_for(tmp_path: Path) -> None:
     assert received == [b"%d" % number for number in range(waits)]
     # One for each that is read, and with a shared reader one for each that is handed over; beside these,
     # three times of looking, of one step, or of four.
-    each, looking = (2, 4) if reader.FEW == 0 else (1, 1)
+    each, looking = (2, 4) if epoll_reader.FEW == 0 else (1, 1)
     assert each * waits <= steps.count <= each * waits + 3 * looking
 
 

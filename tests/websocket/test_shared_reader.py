@@ -19,13 +19,13 @@ import pytest
 import trio
 import trio.testing
 
-from tests.kit.serving import all_tasks, echo, serving
-from tests.kit.watching import DEFLATE, deflated, until
+from tests.support.serving import all_tasks, echo, serving
+from tests.support.watching import DEFLATE, deflated, until
 from trio_ws import App, Options, WebSocketClient, WebSocketHandler, connect, rpc_method
+from trio_ws.protocol.frames import BINARY, FIN, PING, RSV1
+from trio_ws.protocol.framing import masked_frame
 from trio_ws.testing import RawPeer
-from trio_ws.websocket import reader
-from trio_ws.wire.frames import BINARY, FIN, PING, RSV1
-from trio_ws.wire.framing import masked_frame
+from trio_ws.websocket import epoll_reader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -44,7 +44,7 @@ opened: list[socket.socket] = []
 
 @pytest.fixture(autouse=True)
 def _all_share(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(reader, "FEW", 0)
+    monkeypatch.setattr(epoll_reader, "FEW", 0)
     yield
     for sock in opened:
         sock.close()
@@ -152,7 +152,7 @@ def fill(sock: socket.socket, data: bytes = FRAME * 1000) -> int:
 
 
 async def test_the_first_few_read_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "FEW", 2)
+    monkeypatch.setattr(epoll_reader, "FEW", 2)
     async with serving(echo) as server:
         async with connect(server.url) as first, connect(server.url) as second, connect(server.url) as third:
             for ws in (first, second, third):
@@ -203,7 +203,7 @@ async def test_one_step_reads_only_so_much() -> None:
             total = sum(fill(sock) // len(FRAME) for sock in socks)
             await until(lambda: steps._messages() == total)
             one_read = 65536 // len(FRAME) + 1
-            assert 0 < steps.most <= one_read + reader.BYTES_IN_A_ROW // reader.MESSAGE_COST
+            assert 0 < steps.most <= one_read + epoll_reader.BYTES_IN_A_ROW // epoll_reader.MESSAGE_COST
         for sock in socks:
             sock.close()
 
@@ -490,4 +490,4 @@ async def test_not_all_connections_that_end_at_once_are_ended_in_one_step() -> N
             sock.close()
         await until(lambda: all(ws._over for ws in held))
         trio.lowlevel.remove_instrument(work)
-        assert 0 < work.most <= reader.BYTES_IN_A_ROW // reader.END_COST
+        assert 0 < work.most <= epoll_reader.BYTES_IN_A_ROW // epoll_reader.END_COST

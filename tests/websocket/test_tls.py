@@ -12,7 +12,7 @@ import trio
 import trio.testing
 import trustme
 
-from tests.kit.serving import guard
+from tests.support.serving import guard
 from trio_ws.websocket.sockets import close_forcefully, shut_down, socket_of
 from trio_ws.websocket.tls import SocketTLS, tls_client, tls_info, tls_server
 

@@ -12,13 +12,13 @@ import pytest
 import trio
 import trio.testing
 
-from tests.kit.serving import serving_in_memory
-from tests.kit.watching import DEFLATE as OFFER
-from tests.kit.watching import deflated
+from tests.support.serving import serving_in_memory
+from tests.support.watching import DEFLATE as OFFER
+from tests.support.watching import deflated
 from trio_ws import Compression, ConnectionClosedError, Options, WebSocket, broadcast
+from trio_ws.protocol.frames import BINARY, FIN, RSV1
+from trio_ws.protocol.framing import masked_frame
 from trio_ws.testing import RawPeer
-from trio_ws.wire.frames import BINARY, FIN, RSV1
-from trio_ws.wire.framing import masked_frame
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

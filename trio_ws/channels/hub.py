@@ -20,23 +20,23 @@ import msgspec
 import trio
 from trio.lowlevel import checkpoint
 
-from trio_ws.channels.flusher import TOO_SLOW, Flusher
-from trio_ws.channels.inbox import MAX_BYTES, Inbox
-from trio_ws.channels.log import ENTRY_OVERHEAD, Channel, Entry, InboxMember, Member, encode
+from trio_ws.channels.channel import ENTRY_OVERHEAD, Channel, Entry, InboxMember, Member, encode
+from trio_ws.channels.fanout import TOO_SLOW, Flusher
 from trio_ws.channels.names import Globs, check_name, check_names, is_glob
+from trio_ws.channels.subscription import MAX_BYTES, Inbox
+from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError
 from trio_ws.logs import logger_for, shown
 from trio_ws.predicates import check_predicate, holds, pack_predicate, unpack_predicate
-from trio_ws.wire.decoding import UNDECODABLE, describe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 
-    from trio_ws.channels.brokers import Broker
-    from trio_ws.channels.inbox import Policy
-    from trio_ws.channels.log import Peer, Subscriber
+    from trio_ws.channels.broker import Broker
+    from trio_ws.channels.channel import Peer, Subscriber
+    from trio_ws.channels.subscription import Policy
+    from trio_ws.codecs.base import Packet
     from trio_ws.predicates import Predicate, PredicateLike
-    from trio_ws.wire.packets import Packet
 
 __all__ = ["ChannelStatistics", "Hub", "HubStatistics", "share"]
 

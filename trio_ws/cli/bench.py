@@ -16,14 +16,14 @@ from rich import box
 from rich.table import Table
 
 import trio_ws
-from trio_ws.cli.failure import FAILED, OK, TIMEOUT, Failure
+from trio_ws.cli.errors import FAILED, OK, TIMEOUT, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_ws import WebSocket
     from trio_ws.cli.output import Output
-    from trio_ws.cli.reaching import Place
+    from trio_ws.cli.target import Place
 
 __all__ = ["WINDOW", "BenchWishes", "Result", "bench", "percentile"]
 

@@ -13,12 +13,13 @@ import trio
 
 import trio_ws
 from trio_ws.cli import bench as benching
-from trio_ws.cli import calling, talking
-from trio_ws.cli.failure import INTERRUPTED, OK, USAGE, Failure, explain, unwrap
+from trio_ws.cli import interactive
+from trio_ws.cli import rpc as rpc_commands
+from trio_ws.cli.errors import INTERRUPTED, OK, USAGE, Failure, explain, unwrap
 from trio_ws.cli.output import Output, remark
-from trio_ws.cli.reaching import Place
 from trio_ws.cli.server import Serving, end_with, serve
 from trio_ws.cli.streams import give_up_stdout
+from trio_ws.cli.target import Place
 from trio_ws.cli.values import parse_headers, parse_kwargs, parse_value
 
 if TYPE_CHECKING:
@@ -247,8 +248,10 @@ def _connect(
     them (list_methods = True in its handler). Lines of a pipe go out as they come.
     """
     place = _place(url, headers, cafile, subprotocol)
-    wishes = talking.Wishes(expect, timeout)
-    return _run(partial(talking.talk_rpc if rpc else talking.talk, place, wishes, Output(as_json=as_json)))
+    wishes = interactive.Wishes(expect, timeout)
+    return _run(
+        partial(interactive.talk_rpc if rpc else interactive.talk, place, wishes, Output(as_json=as_json))
+    )
 
 
 @cli.command("call", cls=_Asking, context_settings={"ignore_unknown_options": True}, epilog=_EXIT_CODES)
@@ -270,7 +273,7 @@ def _call(
 ) -> int:
     """Call a method and print its value. Write -- before arguments that begin with a dash."""
     place, given = _place(url, headers, cafile), _arguments(args, kwargs)
-    return _run(partial(calling.call, place, method, *given, Output(as_json=as_json)), timeout)
+    return _run(partial(rpc_commands.call, place, method, *given, Output(as_json=as_json)), timeout)
 
 
 @cli.command("stream", cls=_Asking, context_settings={"ignore_unknown_options": True}, epilog=_EXIT_CODES)
@@ -294,7 +297,7 @@ def _stream(
 ) -> int:
     """Print the items of a stream. Write -- before arguments that begin with a dash."""
     place, given = _place(url, headers, cafile), _arguments(args, kwargs)
-    return _run(partial(calling.stream, place, method, *given, limit, Output(as_json=as_json)), timeout)
+    return _run(partial(rpc_commands.stream, place, method, *given, limit, Output(as_json=as_json)), timeout)
 
 
 @cli.command("listen", epilog=_EXIT_CODES)
@@ -314,7 +317,7 @@ def _listen(
 ) -> int:
     """Print what is published to channels; a CHANNEL may be a glob, in quotes."""
     place = _place(url, headers, cafile)
-    return _run(partial(calling.listen, place, channels, limit, Output(as_json=as_json)), timeout)
+    return _run(partial(rpc_commands.listen, place, channels, limit, Output(as_json=as_json)), timeout)
 
 
 @cli.command("bench", epilog=_EXIT_CODES)

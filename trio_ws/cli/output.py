@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
-from trio_ws.cli.failure import explain, on_one_line, printable
+from trio_ws.cli.errors import explain, on_one_line, printable
 
 if TYPE_CHECKING:
     from trio_ws import Packet, RPCError, WebSocketMessage

@@ -17,7 +17,7 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import Completer, Completion
 from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-from trio_ws.cli.failure import on_one_line
+from trio_ws.cli.errors import on_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.document import Document
     from prompt_toolkit.history import History
 
-    from trio_ws.cli.listing import Listed
+    from trio_ws.cli.methods import Listed
 
 __all__ = ["MethodCompleter", "Prompt", "history_file"]
 

@@ -16,7 +16,7 @@ import trio
 from watchfiles import PythonFilter, watch
 
 import trio_ws
-from trio_ws.cli.failure import OK
+from trio_ws.cli.errors import OK
 from trio_ws.cli.output import remark
 
 if TYPE_CHECKING:

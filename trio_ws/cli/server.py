@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 import trio_ws
-from trio_ws.cli.failure import FAILED, OK, USAGE, Failure
+from trio_ws.cli.errors import FAILED, OK, USAGE, Failure
 from trio_ws.cli.streams import give_up_stdout
-from trio_ws.processes.targets import load, load_ssl_context
+from trio_ws.server.processes.targets import load, load_ssl_context
 
 if TYPE_CHECKING:
     from trio_ws.cli.output import Output

@@ -24,10 +24,10 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from trio_ws.rpc.answering import Answerer
-    from trio_ws.rpc.calls import Caller
-    from trio_ws.rpc.waiting import Slot, Waiting
-    from trio_ws.rpc.workers import Worker, Workers
+    from trio_ws.rpc.incoming import Answerer
+    from trio_ws.rpc.outgoing import Caller
+    from trio_ws.rpc.pending import Slot, Waiting
+    from trio_ws.rpc.task_pool import Worker, Workers
 
 __all__ = ["HeldDeadlines", "Lease", "Renewals", "let_own_deadline_speak"]
 

@@ -16,7 +16,7 @@ from trio_ws.errors import (
 )
 
 if TYPE_CHECKING:
-    from trio_ws.wire.packets import Response
+    from trio_ws.codecs.base import Response
 
 __all__ = ["error_from"]
 

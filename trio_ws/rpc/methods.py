@@ -26,15 +26,15 @@ import trio
 from msgspec import convert
 from msgspec.structs import astuple
 
+from trio_ws.codecs.jsonrpc import EXTENSIONS
+from trio_ws.decoding import UNDECODABLE
 from trio_ws.predicates import PredicateLike, check_predicate
-from trio_ws.rpc.limits import LIMIT_MARK, RateLimit, target_of
 from trio_ws.rpc.parameters import MethodParameter, invalid, short, written
-from trio_ws.wire.decoding import UNDECODABLE
-from trio_ws.wire.jsonrpc import EXTENSIONS
+from trio_ws.rpc.rate_limit import LIMIT_MARK, RateLimit, target_of
 
 if TYPE_CHECKING:
     from trio_ws.errors import RPCInvalidParamsError
-    from trio_ws.rpc.typed import MethodDecorator
+    from trio_ws.rpc._decorator_types import MethodDecorator
 
 __all__ = [
     "ASYNC",

@@ -21,9 +21,9 @@ import msgspec
 import trio
 from msgspec import convert
 
+from trio_ws.decoding import UNDECODABLE
 from trio_ws.errors import RPCInvalidParamsError
 from trio_ws.logs import shown
-from trio_ws.wire.decoding import UNDECODABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -22,20 +22,20 @@ import msgspec
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
+from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError, PacketValidationError, RPCTimeoutError
 from trio_ws.ledger import OVERHEAD
 from trio_ws.rpc.deadlines import let_own_deadline_speak
 from trio_ws.rpc.errors import error_from
-from trio_ws.websocket.bell import Bell
-from trio_ws.wire.decoding import UNDECODABLE, describe
+from trio_ws.websocket._notify import Bell
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from trio_ws.codecs.base import Request, Response
     from trio_ws.errors import WebSocketError
-    from trio_ws.rpc.calls import Caller
     from trio_ws.rpc.deadlines import Lease
-    from trio_ws.wire.packets import Request, Response
+    from trio_ws.rpc.outgoing import Caller
 
 __all__ = ["LIMITLESS", "ItemStream", "Producer", "convert", "produce"]
 

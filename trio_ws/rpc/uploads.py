@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from trio_ws._nurseries import first_of, unwrapped
+from trio_ws.codecs.base import Request
 from trio_ws.errors import ConnectionClosedError, PacketError, RPCError
-from trio_ws.groups import first_of, unwrapped
 from trio_ws.rpc.streams import Producer, produce
 from trio_ws.wall import judged, only_cancelled
-from trio_ws.wire.packets import Request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Mapping
 
-    from trio_ws.rpc.calls import Caller
+    from trio_ws.rpc.outgoing import Caller
 
 __all__ = ["Upload", "numbered", "streams_in", "uploading"]
 

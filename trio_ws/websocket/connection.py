@@ -21,8 +21,8 @@ from trio_ws.websocket.receiving import Receiving
 from trio_ws.websocket.sending import Sending
 
 if TYPE_CHECKING:
-    from trio_ws.wire.http import Headers, Request
-    from trio_ws.wire.tls import TLSInfo
+    from trio_ws.protocol.http import Headers, Request
+    from trio_ws.protocol.tls import TLSInfo
 
 __all__ = ["WebSocket"]
 

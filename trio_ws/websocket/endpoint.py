@@ -24,17 +24,17 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, enable_ki_prot
 
 from trio_ws.errors import CloseFrame
 from trio_ws.ledger import OVERHEAD
-from trio_ws.websocket.bell import Bell
+from trio_ws.protocol.frames import FIN, FRAMES_AT_ONCE, PONG, FrameReader, Ping, Pong
+from trio_ws.websocket._notify import Bell
+from trio_ws.websocket.frame_log import traced
 from trio_ws.websocket.lifetime import CLOSED, OPEN, Lifetime
-from trio_ws.websocket.trace import traced
 from trio_ws.websocket.transport import BIG_READ_SIZE, BLIND_WAITS, READ_SIZE, SocketTransport
-from trio_ws.wire.frames import FIN, FRAMES_AT_ONCE, PONG, FrameReader, Ping, Pong
 
 if TYPE_CHECKING:
     from trio_ws.options import Options
-    from trio_ws.websocket.service import Service
+    from trio_ws.protocol.deflate import PerMessageDeflate
+    from trio_ws.websocket.runtime import Service
     from trio_ws.websocket.transport import Transport
-    from trio_ws.wire.deflate import PerMessageDeflate
 
 __all__ = ["Endpoint"]
 

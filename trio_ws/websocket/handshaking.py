@@ -13,18 +13,18 @@ from trio.lowlevel import checkpoint_if_cancelled
 
 from trio_ws.errors import check_close
 from trio_ws.logs import logger_for
+from trio_ws.protocol.server_response import answer_refusal, answer_upgrade
 from trio_ws.websocket.endpoint import Endpoint
 from trio_ws.websocket.lifetime import CLOSED, CLOSING, CONNECTING
-from trio_ws.websocket.opening import answer_refusal, answer_upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from trio_ws.options import Options
-    from trio_ws.websocket.service import Service
+    from trio_ws.protocol.deflate import PerMessageDeflate
+    from trio_ws.protocol.http import Headers, Request
+    from trio_ws.websocket.runtime import Service
     from trio_ws.websocket.transport import Transport
-    from trio_ws.wire.deflate import PerMessageDeflate
-    from trio_ws.wire.http import Headers, Request
 
 __all__ = ["Handshaking"]
 

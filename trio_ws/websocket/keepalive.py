@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_ws.websocket.bell import Bell
+from trio_ws.websocket._notify import Bell
 
 if TYPE_CHECKING:
     from trio_ws.options import Options

@@ -18,22 +18,22 @@ import trio
 from trio_ws.errors import CloseFrame, ConnectionClosedError, ConnectionClosedLocallyError
 from trio_ws.ledger import MemoryLedger
 from trio_ws.logs import logger_for
+from trio_ws.protocol.frames import CLOSE, FIN, PING, PONG, Violation
+from trio_ws.protocol.framing import close_payload, masked_frame, server_frame
 from trio_ws.wall import is_innermost
-from trio_ws.websocket.bell import Bell
-from trio_ws.websocket.outbox import Outbox
-from trio_ws.websocket.trace import about
-from trio_ws.wire.frames import CLOSE, FIN, PING, PONG, Violation
-from trio_ws.wire.framing import close_payload, masked_frame, server_frame
+from trio_ws.websocket._notify import Bell
+from trio_ws.websocket.frame_log import about
+from trio_ws.websocket.write_buffer import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from trio_ws.options import Options
+    from trio_ws.protocol.deflate import PerMessageDeflate
+    from trio_ws.protocol.frames import FrameReader
     from trio_ws.websocket.delivery import Delivery
-    from trio_ws.websocket.service import Service
+    from trio_ws.websocket.runtime import Service
     from trio_ws.websocket.transport import Transport
-    from trio_ws.wire.deflate import PerMessageDeflate
-    from trio_ws.wire.frames import FrameReader
 
 __all__ = ["CLOSED", "CLOSING", "CONNECTING", "OPEN", "Lifetime", "Owner"]
 

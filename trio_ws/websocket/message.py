@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import msgspec
 
+from trio_ws.decoding import decode_json
 from trio_ws.errors import check_close
-from trio_ws.wire.decoding import decode_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

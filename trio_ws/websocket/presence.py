@@ -14,7 +14,7 @@ from trio.lowlevel import checkpoint, enable_ki_protection
 from trio_ws.websocket.sockets import LINK_ERRORS
 
 if TYPE_CHECKING:
-    from trio_ws.websocket.service import Service
+    from trio_ws.websocket.runtime import Service
     from trio_ws.websocket.transport import Transport
 
 __all__ = ["Presence"]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
+from trio_ws.decoding import decode_json
 from trio_ws.errors import MessageError
 from trio_ws.websocket.handshaking import Handshaking
 from trio_ws.websocket.lifetime import CONNECTING, OPEN
 from trio_ws.websocket.message import WebSocketMessage
 from trio_ws.websocket.parts import MessageParts
-from trio_ws.wire.decoding import decode_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -14,16 +14,16 @@ import msgspec
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
+from trio_ws.protocol._accel import whole_frame
+from trio_ws.protocol.frames import BINARY, CONTINUATION, FIN, PING, PONG, RSV1, TEXT
+from trio_ws.protocol.framing import frame_pair, masked_frame, server_frame
+from trio_ws.websocket.deferred_frame import DEFLATED_AT_ONCE, LateFrame
 from trio_ws.websocket.handshaking import Handshaking
-from trio_ws.websocket.late import DEFLATED_AT_ONCE, LateFrame
 from trio_ws.websocket.lifetime import CONNECTING, OPEN
 from trio_ws.websocket.message import WebSocketMessage, control_payload
-from trio_ws.wire.fast import whole_frame
-from trio_ws.wire.frames import BINARY, CONTINUATION, FIN, PING, PONG, RSV1, TEXT
-from trio_ws.wire.framing import frame_pair, masked_frame, server_frame
 
 if TYPE_CHECKING:
-    from trio_ws.wire.deflate import PerMessageDeflate
+    from trio_ws.protocol.deflate import PerMessageDeflate
 
 __all__ = ["Sending", "whole_message"]
 

@@ -26,7 +26,7 @@ from trio.lowlevel import (
     wait_writable,
 )
 
-from trio_ws.wire.tls import TLSInfo
+from trio_ws.protocol.tls import TLSInfo
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import enable_ki_protection, notify_closing, wait_readable, wait_writable
 
-from trio_ws.websocket.bell import Bell
+from trio_ws.websocket._notify import Bell
 from trio_ws.websocket.delivery import delivery_of
 from trio_ws.websocket.sockets import (
     LINK_ERRORS,
@@ -32,10 +32,10 @@ from trio_ws.websocket.tls import TLS_STREAMS, tls_info
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_ws.protocol.tls import TLSInfo
     from trio_ws.websocket.delivery import Delivery
     from trio_ws.websocket.endpoint import Endpoint
-    from trio_ws.websocket.reader import Reader
-    from trio_ws.wire.tls import TLSInfo
+    from trio_ws.websocket.epoll_reader import Reader
 
 __all__ = [
     "BIG_READ_SIZE",

@@ -1,0 +1,54 @@
+"""Promise 24: a predicate that raises counts as no, is logged, and the fan-out goes on."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.support.channels import Listener, Rooms
+from tests.support.serving import serving_in_memory
+from trio_ws import ClientConnection, IsEqual
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+
+def broken_for_b(connection: ClientConnection) -> bool:
+    if connection.name == "b":
+        raise KeyError("region")
+    return True
+
+
+@pytest.mark.parametrize("way", ["publish", "broadcast"])
+async def test_the_others_get_it(
+    way: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = Rooms()
+    async with serving_in_memory(handler) as memory, trio.open_nursery() as nursery:
+        listeners = [await Listener.join(nursery, memory, name, "x") for name in "abc"]
+        with caplog.at_level(logging.ERROR):
+            if way == "publish":
+                assert handler.publish("x", 1, predicate=broken_for_b) == 2
+            else:
+                assert handler.broadcast(1, predicate=broken_for_b) == 2
+        (record,) = caplog.records
+        assert "broken_for_b failed, which counts as no" in record.message
+        assert record.exc_info is not None
+        assert isinstance(record.exc_info[1], KeyError)
+        await wait_all_tasks_blocked()
+        assert [one.got for one in listeners] == [[1], [], [1]]
+        nursery.cancel_scope.cancel()
+
+
+async def test_its_opposite_is_a_no_too(autojump_clock: MockClock) -> None:
+    handler = Rooms()
+    async with serving_in_memory(handler) as memory, trio.open_nursery() as nursery:
+        await Listener.join(nursery, memory, "b", "x")
+        never = IsEqual("name", "somebody") | broken_for_b
+        assert handler.publish("x", 1, predicate=never) == 0
+        assert handler.publish("x", 1, predicate=~never) == 0
+        nursery.cancel_scope.cancel()

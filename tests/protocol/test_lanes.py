@@ -1,0 +1,94 @@
+"""With the extension, without it, and with the variable that says Python, the package does the same.
+
+Which lane is in use is decided when the package is imported, so that each test here is a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.examples import FACTOR
+from trio_ws.protocol.masking import LANE
+
+ROOT = Path(__file__).parents[2]
+WHICH = "from trio_ws.protocol.masking import LANE; print(LANE)"
+# None stands for "this cannot be imported", as where the extension was never built.
+NOT_BUILT = "import sys; sys.modules['trio_ws.protocol._speedups'] = None; "
+ECHO = """
+import os, trio, trio_ws
+
+async def echo(ws):
+    async for message in ws:
+        await ws.send(message)
+
+async def main():
+    options = trio_ws.Options(max_message_size=None)
+    async with trio_ws.WebSocketServer(echo, host="127.0.0.1", options=options) as server:
+        async with trio_ws.connect(server.url, options=options) as ws:
+            for size in (0, 1, 125, 126, 70_000, 3_000_001):
+                data = os.urandom(size)
+                await ws.send(data)
+                assert await ws.receive_bytes() == data
+            await ws.send("ä" * 100_000)
+            assert await ws.receive_text() == "ä" * 100_000
+    print("echoed")
+
+trio.run(main)
+"""
+
+
+def python(*args: str, pure: str | None, **more: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "TRIO_WS_PURE"}
+    environment["PYTHONPATH"] = str(ROOT)
+    environment.update(more)
+    if pure is not None:
+        environment["TRIO_WS_PURE"] = pure
+    done = subprocess.run(
+        [sys.executable, *args],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_the_variable_says_python() -> None:
+    assert python("-c", WHICH, pure="1") == "python\n"
+
+
+@pytest.mark.skipif(LANE == "python", reason="the extension was not built, or TRIO_WS_PURE is set")
+@pytest.mark.parametrize("pure", [None, "", "0"])
+def test_without_the_variable_it_is_c(pure: str | None) -> None:
+    assert python("-c", WHICH, pure=pure) == "c\n"
+
+
+def test_without_the_extension_it_is_python() -> None:
+    assert python("-c", NOT_BUILT + WHICH, pure=None) == "python\n"
+
+
+def test_without_the_extension_everything_works() -> None:
+    assert python("-c", NOT_BUILT + ECHO, pure=None) == "echoed\n"
+
+
+@pytest.mark.skipif(LANE == "python", reason="these tests have just run in Python")
+def test_in_python_the_tests_of_frames_pass_too() -> None:
+    names = [
+        "protocol/test_frames.py",
+        "protocol/test_frames_agree.py",
+        "protocol/test_framing.py",
+        "fuzz/test_corpus.py",
+    ]
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{name}" for name in names)]
+    # Property tests take fewer examples: test_accel.py has both lanes side by side.
+    out = python(*command, pure="1", TRIO_WS_TEST_EXAMPLES=str(FACTOR / 4))
+    assert " passed" in out

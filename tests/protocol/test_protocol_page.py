@@ -1,0 +1,54 @@
+"""docs/protocol.md: every packet on it is one, and is written by us as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from trio_ws.codecs.base import Packet, Request
+from trio_ws.codecs.jsonrpc import JSONRPC
+from trio_ws.codecs.packets import JSONPackets, TrioWS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+
+
+def lines_of(kind: str) -> list[str]:
+    """The lines in the fenced blocks of a kind; what begins with > or < shows who sends."""
+    blocks = re.findall(rf"^```{kind}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    return [line.removeprefix("> ").removeprefix("< ") for block in blocks for line in block.splitlines()]
+
+
+PACKETS = lines_of("json") + lines_of("text")
+
+
+def test_the_page_has_examples() -> None:
+    assert len(PACKETS) > 20
+    assert len(lines_of("jsonrpc")) == 4
+
+
+@pytest.mark.parametrize("line", PACKETS)
+def test_packets(line: str) -> None:
+    as_msgpack = msgspec.msgpack.encode(msgspec.json.decode(line))
+    packet = TrioWS().decode(as_msgpack)
+    assert isinstance(packet, Packet)
+    # Key by key, in our own order: nothing on the page is unknown, and nothing holds its default.
+    assert TrioWS().packet(packet) == as_msgpack
+    assert JSONPackets().packet(packet).decode() == line
+
+
+def test_json_rpc() -> None:
+    call, first, second, end = lines_of("jsonrpc")
+    dialect = JSONRPC()
+    packet = dialect.decode(call)
+    assert isinstance(packet, Packet)
+    assert isinstance(packet.rpc, Request)
+    written = [dialect.item(packet.rpc, 1), dialect.item(packet.rpc, 2), dialect.end(packet.rpc)]
+    assert written == [line.encode() for line in (first, second, end)]
+
+
+def test_bytes() -> None:
+    payload = bytes.fromhex("".join(line.partition("   ")[0] for line in lines_of("msgpack")))
+    assert payload == TrioWS().request("7", "add", (1, 2))

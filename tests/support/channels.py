@@ -1,0 +1,92 @@
+"""Subscribers for tests of channels: raw peers that can stall, and the handler that they meet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from trio_ws import ClientConnection, WebSocketHandler
+from trio_ws.testing import RawPeer
+
+if TYPE_CHECKING:
+    from tests.support.serving import MemoryServer
+
+__all__ = ["Listener", "Rooms", "connection_of"]
+
+
+class Rooms(WebSocketHandler):
+    """Subscribes each client to what its path names, with commas in between."""
+
+    async def on_connect(self, connection: ClientConnection) -> None:
+        connection.name = connection.request.path[1:].partition("/")[0]
+        names = [name for name in connection.request.path[1:].partition("/")[2].split(",") if name]
+        if names:
+            assert connection.subscribe(names)
+
+
+class Listener:
+    """A client that speaks JSON, reads only while it may, and keeps what came.
+
+    Attributes:
+        got: ``data`` of each packet, in the order in which they came.
+        closed: code and reason of the server's Close frame.
+    """
+
+    def __init__(self, peer: RawPeer) -> None:
+        self.peer = peer
+        self.got: list[Any] = []
+        self.packets: list[Any] = []
+        self.closed: int | None = None
+        self.reading = True
+        self._changed = trio.Event()
+        self.scope = trio.CancelScope()
+
+    @classmethod
+    async def join(
+        cls,
+        nursery: trio.Nursery,
+        memory: MemoryServer,
+        name: str,
+        channels: str = "",
+        *,
+        capacity: int = 65536,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> Listener:
+        stream = await memory.stream(capacity=capacity)
+        listener = cls(await RawPeer.connect(stream, f"/{name}/{channels}", headers=headers))
+        nursery.start_soon(listener.run)
+        await trio.testing.wait_all_tasks_blocked()
+        return listener
+
+    def read(self, reading: bool) -> None:
+        self.reading = reading
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def run(self) -> None:
+        with self.scope:
+            while True:
+                while not self.reading:
+                    await self._changed.wait()
+                frame = await self.peer.receive_frame()
+                if frame is None:
+                    return
+                if frame.opcode == 8:
+                    self.closed = int.from_bytes(frame.payload[:2], "big")
+                    await self.peer.send_close()
+                elif frame.opcode in (1, 2):
+                    decode = msgspec.json.decode if frame.opcode == 1 else msgspec.msgpack.decode
+                    self.packets.append(decode(frame.payload))
+                    packet = self.packets[-1]
+                    self.got.append(packet.get("data") if isinstance(packet, dict) else packet)
+
+    async def leave(self) -> None:
+        self.scope.cancel()
+        await self.peer.aclose()
+
+
+def connection_of(handler: Rooms, name: str) -> ClientConnection:
+    """The server's side of the listener that goes by this name."""
+    return next(one for one in handler.clients if one.name == name)

@@ -1,0 +1,82 @@
+"""Servers that others wrote, as processes of their own on free ports.
+
+What always holds: they listen on 127.0.0.1, and have ended when the block is left.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from tests.support.serving import guard
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+__all__ = ["said_port", "taking_a_port"]
+
+_TRIES_FOR_A_PORT = 5
+
+
+@asynccontextmanager
+async def taking_a_port(command: Callable[[int], Sequence[str]]) -> AsyncIterator[int]:
+    """Run what has to be told a port; the port, once it listens there.
+
+    Between finding a free port and the program's taking it another may come first: then it is tried again.
+    """
+    for _ in range(_TRIES_FOR_A_PORT):
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port: int = sock.getsockname()[1]
+        run = partial(
+            trio.run_process,
+            list(command(port)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+            deliver_cancel=_kill,  # nothing is gained by waiting for its good-byes
+        )
+        async with trio.open_nursery() as nursery:
+            process: trio.Process = await nursery.start(run)
+            with trio.fail_after(guard()):
+                listens = await _listens(process, port)
+            if listens:
+                yield port
+                nursery.cancel_scope.cancel()
+                return
+    pytest.fail(f"{command(0)[0]} did not start")
+
+
+async def _kill(process: trio.Process) -> None:
+    process.kill()
+
+
+async def _listens(process: trio.Process, port: int) -> bool:
+    while process.poll() is None:
+        try:
+            await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+        except OSError:
+            await trio.lowlevel.checkpoint()
+        else:
+            return True
+    return False
+
+
+@contextmanager
+def said_port(command: Sequence[str]) -> Iterator[int]:
+    """Run what takes a free port itself and prints it; the port."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, f"{command} did not start"
+            yield int(line)
+        finally:
+            process.kill()

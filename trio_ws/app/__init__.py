@@ -1,0 +1,1 @@
+"""App: routes, middleware and a lifespan."""

@@ -1,0 +1,431 @@
+"""App: WebSocket and HTTP routes, mounted handlers, middleware and a lifespan, served as one target.
+
+What always holds:
+
+- What cannot work is refused where it is added, not when the first client comes: a path that is none, a
+  function that cannot take what it would get, a second route for one path.
+- A route that is added to a mounted App is in the Apps above it at once.
+- Middleware runs from the outermost App to the innermost, and in each in the order in which it was added.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import signal
+import types
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from trio_ws.app.dispatch import Route, answer, serve
+from trio_ws.app.lifespan import hosted
+from trio_ws.codecs.registry import SUBPROTOCOLS
+from trio_ws.hosting.asgi import ASGIApp
+from trio_ws.logs import logger_for
+from trio_ws.protocol.handshake import check_subprotocols
+from trio_ws.protocol.http import HTTPError, is_token
+from trio_ws.rpc.handler import WebSocketHandler
+from trio_ws.rpc.methods import let_ctrl_c_strike
+from trio_ws.server.router import Entry, Exchange, Front
+from trio_ws.server.routing import Pattern, Table, check_function, is_async, name_of
+from trio_ws.server.server import WebSocketServer
+from trio_ws.signals import cancel_on_signals, in_main_thread
+
+if TYPE_CHECKING:
+    import os
+    import ssl
+    from collections.abc import Sequence
+
+    from trio_ws.app.dispatch import Middleware, Next
+    from trio_ws.channels.broker import Broker
+    from trio_ws.hosting.asgi_stream import Receive, Scope, Send
+    from trio_ws.options import Options
+    from trio_ws.websocket.connection import WebSocket
+
+__all__ = ["App"]
+
+logger = logger_for("trio_ws.app")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class App(Front):
+    """Routes for WebSockets and plain HTTP: a target for `serve` and `WebSocketServer`.
+
+    Paths have typed parameters: ``/rooms/{room_id:int}``; the types are ``str`` (the default), ``int``,
+    ``float``, ``uuid`` and, for the rest of a path, ``path``. They are in ``ws.path_params``, and go to a
+    function that has arguments of their names. Of several routes that match, the most specific one answers.
+    A slash at the end of a path makes no difference. What matches no route gets 404.
+
+    Args:
+        debug: as a server's ``debug``: an unexpected exception of a WebSocket's function ends the server and
+            leaves its block as it was raised. The traceback of an HTTP function's goes to the client.
+
+    Attributes:
+        debug: the same, and may be changed before the App is served.
+        state: a place for what the functions of the App share, such as a pool that its lifespan opens.
+    """
+
+    def __init__(self, debug: bool = False) -> None:
+        self.debug = debug
+        self.state = types.SimpleNamespace()
+        self._websockets: Table[Route] = Table()
+        self._https: Table[Route] = Table()
+        self._middleware: list[Middleware] = []
+        self._lifespans: list[Callable[[App], AbstractAsyncContextManager[object]]] = []
+        self._mounted: list[App] = []
+        self._lives = 0  # blocks that live() has open
+        self._asgi: ASGIApp | None = None
+        self._above: list[tuple[App, Pattern]] = []  # where this one is mounted
+
+    # -- adding -------------------------------------------------------------------------------------
+
+    def websocket(self, path: str, *, subprotocols: Sequence[str] | None = None) -> Callable[[F], F]:
+        """Serve WebSockets at a path: a decorator for a function of one `WebSocket`.
+
+        A plain ``def`` gets a `BlockingWebSocket` and runs in a thread of its own. What a function may do,
+        and what its end means, is as for a server's target.
+
+        Args:
+            path: see `App`.
+            subprotocols: those that the route speaks, best first; default those of the server.
+
+        Raises:
+            TypeError: the function cannot take what it would get.
+            ValueError: the path is none, or has a route already.
+        """
+        pattern = Pattern(path)
+        offered = None if subprotocols is None else tuple(check_subprotocols(subprotocols))
+
+        def add(function: F) -> F:
+            given: object = function
+            if isinstance(given, type) and issubclass(given, WebSocketHandler):
+                raise TypeError(
+                    f"{name_of(function)} is a WebSocketHandler;"
+                    f" write app.mount({path!r}, {name_of(function)})"
+                )
+            wanted = check_function(function, "WebSocket", pattern)
+            self._add(Route(pattern, (self._middleware,), function, is_async(function), wanted, offered))
+            return function
+
+        return add
+
+    def http(self, path: str, methods: Iterable[str] = ("GET",)) -> Callable[[F], F]:
+        """Answer plain HTTP requests at a path: a decorator for a function of one `Request`.
+
+        The function returns text, bytes, what msgspec encodes as JSON, None for a 204, or an `HTTPResponse`.
+        A plain ``def`` runs in a thread. The request is read whole, up to ``max_body_bytes``, and the
+        connection is closed after the answer. HEAD is answered by what answers GET. What the function raises
+        is logged and answered with 500, a `MessageError` of ``request.json()`` with 400.
+
+        Args:
+            path: see `App`.
+            methods: those that the function answers; others get 405.
+
+        Raises:
+            TypeError: the function cannot take what it would get.
+            ValueError: the path or a method is none, or the path has a route for one of the methods already.
+        """
+        pattern = Pattern(path)
+        names = _check_methods(methods)
+
+        def add(function: F) -> F:
+            wanted = check_function(function, "Request", pattern)
+            self._add(
+                Route(pattern, (self._middleware,), function, is_async(function), wanted, methods=names)
+            )
+            return function
+
+        return add
+
+    def mount(
+        self,
+        path: str,
+        target: App | WebSocketHandler[Any] | type[WebSocketHandler[Any]],
+        *,
+        subprotocols: Sequence[str] | None = None,
+    ) -> None:
+        """Serve a `WebSocketHandler` at a path, or all routes of another App below it.
+
+        Mount handlers before the App is served: their channels begin with the server.
+
+        Args:
+            path: see `App`. Its parameters are in ``path_params`` of connections and requests.
+            target: a class is instantiated, once; `handlers` has the instance.
+            subprotocols: of a handler; the default are the dialects of calls.
+
+        Raises:
+            TypeError: the target is neither.
+            ValueError: the path is none, or a path of the target's has a route already; nothing was added.
+        """
+        pattern = Pattern(path)
+        if isinstance(target, App):
+            if subprotocols is not None:
+                raise TypeError("subprotocols are of each route of a mounted App; leave them out")
+            self._mount_app(pattern, target)
+            return
+        if isinstance(target, type) and issubclass(target, WebSocketHandler):
+            target = target()
+        if not isinstance(target, WebSocketHandler):
+            raise TypeError(
+                f"mount() takes a WebSocketHandler or an App, not {target!r};"
+                " for a function use app.websocket()"
+            )
+        target._prepare()
+        offered = tuple(check_subprotocols(SUBPROTOCOLS if subprotocols is None else subprotocols))
+        self._add(Route(pattern, (self._middleware,), target, subprotocols=offered))
+
+    def _mount_app(self, prefix: Pattern, child: App) -> None:
+        if child is self or child in self._all_above():
+            raise ValueError("an App cannot be mounted in itself")
+        routes = [route.under(prefix, self._middleware) for route in child._routes()]
+        for route in routes:
+            self._check_all(route)
+        child._above.append((self, prefix))
+        self._mounted.append(child)
+        for route in routes:
+            self._add(route)
+
+    def middleware(self, function: F) -> F:
+        """Put something around every connection: a decorator for an async context manager function.
+
+        The function takes the `WebSocket`, has one ``yield``, and surrounds the route's function::
+
+            @app.middleware
+            async def count(ws):
+                counter.up()
+                try:
+                    yield
+                finally:
+                    counter.down()
+
+        It runs before the connection is accepted. ``await ws.reject(401)`` in it refuses the client, and the
+        route's function is not called; so does raising `WebSocketException`, with 403. Plain HTTP requests go
+        past it.
+        """
+        manager = _as_manager(function, "middleware", "WebSocket")
+
+        async def around(ws: WebSocket, call_next: Next) -> None:
+            async with manager(ws):
+                await call_next(ws)
+
+        let_ctrl_c_strike(function)
+        self._middleware.append(around)
+        return function
+
+    def add_middleware(self, wrapper: Middleware) -> None:
+        """Put an async function around every connection, which calls the rest: ``await call_next(ws)``.
+
+        One that returns without that, and without touching the WebSocket, refuses the client with 403.
+
+        Raises:
+            TypeError: it is no async function of a WebSocket and of what it calls next.
+        """
+        if not is_async(wrapper):
+            raise TypeError(f"the middleware {name_of(wrapper)} is no async function of (ws, call_next)")
+        _check_arguments(wrapper, "middleware", "(ws, call_next)", 2)
+        let_ctrl_c_strike(wrapper)
+        self._middleware.append(wrapper)
+
+    def lifespan(self, function: F) -> F:
+        """Have something while the App is served: a decorator for an async context manager function of it.
+
+        What stands before its ``yield`` runs before the server listens, what stands behind it after the
+        server has drained, for at most ``close_timeout`` seconds, also where the server was cancelled. A
+        cancellation before the ``yield`` interrupts what it waits for there; what it has opened by then, and
+        what the lifespans before it have, gets as long to close, and may wait for that. It
+        has a task of its own, so that it may hold nurseries and cancel scopes. What it raises ends the
+        server, and leaves its block as it was raised. With several, the first is entered first and left last;
+        those of mounted Apps come after those of the App itself.
+        """
+        manager = _as_manager(function, "lifespan", "App")
+        let_ctrl_c_strike(function)
+        self._lifespans.append(manager)
+        return function
+
+    def _add(self, route: Route) -> None:
+        """Add a route here and in every App above, or nowhere."""
+        for app, one in self._check_all(route):
+            (app._https if one.methods else app._websockets).add(one)
+
+    def _check_all(self, route: Route) -> list[tuple[App, Route]]:
+        seen = [(self, route), *self._seen_above(route)]
+        for app, one in seen:
+            app._check(one)
+        return seen
+
+    def _check(self, route: Route) -> None:
+        for other in self._https if route.methods else self._websockets:
+            if other.pattern.shape == route.pattern.shape and (
+                not route.methods or set(route.methods) & set(other.methods)
+            ):
+                raise ValueError(
+                    f"there is a route for {other} already, {name_of(other.function)};"
+                    f" {name_of(route.function)} needs another path"
+                )
+
+    def _seen_above(self, route: Route) -> list[tuple[App, Route]]:
+        seen: list[tuple[App, Route]] = []
+        for app, prefix in self._above:
+            one = route.under(prefix, app._middleware)
+            seen += [(app, one), *app._seen_above(one)]
+        return seen
+
+    def _all_above(self) -> list[App]:
+        return [one for app, _ in self._above for one in (app, *app._all_above())]
+
+    def _routes(self) -> list[Route]:
+        return [*self._websockets, *self._https]
+
+    # -- being served -------------------------------------------------------------------------------
+
+    @property
+    def handlers(self) -> Mapping[str, WebSocketHandler[Any]]:
+        """Every `WebSocketHandler` that is mounted here or in a mounted App, by its path."""
+        found = {route.pattern.path: route.function for route in self._websockets}
+        return {path: one for path, one in found.items() if isinstance(one, WebSocketHandler)}
+
+    def run(
+        self,
+        port: int = 8000,
+        *,
+        host: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        unix_path: str | os.PathLike[str] | None = None,
+        max_connections: int | None = None,
+        broker: Broker | str | None = None,
+        options: Options | None = None,
+    ) -> None:
+        """Serve until Ctrl+C or SIGTERM, which drain the server: `trio.run` and `serve` in one.
+
+        The arguments are those of `serve`. Where an event loop runs already, ``await serve(app, port)``.
+
+        Raises:
+            OSError: the address is in use, or cannot be had.
+        """
+
+        async def main() -> None:
+            server = WebSocketServer(
+                self,
+                port,
+                host=host,
+                ssl_context=ssl_context,
+                unix_path=unix_path,
+                max_connections=max_connections,
+                broker=broker,
+                options=options,
+            )
+            with cancel_on_signals(signal.SIGTERM) if in_main_thread() else nullcontext():
+                async with server:
+                    logger.info("serving at %s", server.url)
+                    await server.serve_forever()
+
+        try:
+            trio.run(main)
+        except KeyboardInterrupt:
+            logger.info("stopped by Ctrl+C")
+
+    def find_websocket(self, path: str) -> Entry | None:
+        """The route for a handshake at a path, or None. For those who serve an App by other means."""
+        for route, params in self._websockets.find(path):
+            return Entry(functools.partial(serve, route, params), params, route.subprotocols)
+        return None
+
+    def find_http(self, method: str, path: str) -> Exchange | None:
+        """The route for a plain request, or None. For those who serve an App by other means.
+
+        Raises:
+            HTTPError: 405, with Allow.
+        """
+        allowed: dict[str, None] = {}
+        for route, params in self._https.find(path):
+            if method in route.methods:
+                return Exchange(functools.partial(answer, route, params))
+            allowed.update(dict.fromkeys(route.methods))
+        if not allowed:
+            return None
+        raise HTTPError(405, "this method is not served here", [("Allow", ", ".join(allowed))])
+
+    @asynccontextmanager
+    @enable_ki_protection
+    async def live(self, grace: float = 10.0) -> AsyncIterator[None]:
+        """Run a block within the lifespans. For those who serve an App by other means.
+
+        Args:
+            grace: seconds that the lifespans get to end; default 10, the default of ``close_timeout``.
+        """
+        managers = self._managers()
+        if not managers:
+            yield
+            return
+        async with hosted(managers, grace):
+            self._lives += 1
+            try:
+                yield
+            finally:
+                self._lives -= 1
+
+    def check_live(self) -> None:
+        if self._managers() and not self._lives:
+            raise RuntimeError(
+                "this App has a lifespan that nobody runs, as ASGI servers do not run those of mounted"
+                " applications; write async with app.live() in the lifespan of what it is mounted in"
+            )
+
+    def _managers(self) -> list[Callable[[], AbstractAsyncContextManager[object]]]:
+        return [functools.partial(one, app) for app in self._family() for one in app._lifespans]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Be an ASGI 3 application: that of `ASGIApp`, which takes options, too."""
+        if self._asgi is None:
+            self._asgi = ASGIApp(self)
+        await self._asgi(scope, receive, send)
+
+    def _family(self) -> list[App]:
+        """This App and all that are mounted below it, each once."""
+        family: list[App] = [self]
+        for app in self._mounted:
+            family += [one for one in app._family() if one not in family]
+        return family
+
+
+# -- checks -----------------------------------------------------------------------------------------
+
+
+def _check_methods(methods: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(methods, str):
+        raise TypeError(f"methods is a sequence of str; write methods=[{methods!r}]")
+    names = tuple(dict.fromkeys(methods))
+    if "GET" in names and "HEAD" not in names:
+        names += ("HEAD",)  # RFC 9110 section 9.3.2: GET without the body
+    if not names:
+        raise ValueError("methods is empty; leave it out for GET")
+    for name in names:
+        if not is_token(name) or name != name.upper():
+            raise ValueError(f"{name!r} is no HTTP method; write it in upper case, such as 'GET'")
+    return names
+
+
+def _as_manager(function: Any, what: str, first: str) -> Callable[[Any], AbstractAsyncContextManager[object]]:
+    if inspect.isasyncgenfunction(function):
+        manager: Any = asynccontextmanager(function)
+    elif callable(function) and not is_async(function) and not inspect.isgeneratorfunction(function):
+        manager = function
+    else:
+        raise TypeError(
+            f"the {what} {name_of(function)} is an async context manager function of one {first}:"
+            " write async def with one yield"
+        )
+    _check_arguments(function, what, f"one {first}", 1)
+    return manager  # type: ignore[no-any-return]
+
+
+def _check_arguments(function: Callable[..., Any], what: str, takes: str, count: int) -> None:
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        raise TypeError(f"the {what} {name_of(function)} is a function of {takes}") from None

@@ -1,0 +1,135 @@
+"""Dispatch: from the route that an App found for a client to the route's function, through the middleware.
+
+What always holds: Ctrl+C may strike the user's functions anywhere, and nothing of ours.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from trio.lowlevel import disable_ki_protection, enable_ki_protection
+
+from trio_ws.errors import MessageError
+from trio_ws.logs import logger_for, shown
+from trio_ws.rpc.handler import WebSocketHandler
+from trio_ws.server.blocking import NoThreadError, call_in_thread, run_in_thread
+from trio_ws.server.http import HTTPResponse, as_response, encode_response
+from trio_ws.server.routing import Pattern
+from trio_ws.wall import judged, log_failure, traceback_of
+from trio_ws.websocket.lifetime import CONNECTING
+
+if TYPE_CHECKING:
+    from trio_ws.protocol.http import Request
+    from trio_ws.server.router import Shared
+    from trio_ws.websocket.connection import WebSocket
+
+__all__ = ["Middleware", "Next", "Route", "answer", "serve"]
+
+logger = logger_for("trio_ws.app")
+
+Next = Callable[["WebSocket"], Awaitable[None]]
+Middleware = Callable[["WebSocket", Next], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route, as one App sees it: the one that it was added to, or one above."""
+
+    pattern: Pattern
+    middleware: tuple[list[Middleware], ...]  # of all Apps on the way, outermost first; may still grow
+    function: Any  # what the user gave: a function, or the WebSocketHandler
+    awaits: bool = True  # what it gives is to be awaited; else it runs in a thread
+    wanted: tuple[str, ...] = ()  # parameters of the path that go to it as keyword arguments
+    subprotocols: tuple[str, ...] | None = None
+    methods: tuple[str, ...] = ()  # of HTTP; none for a WebSocket
+
+    def under(self, prefix: Pattern, middleware: list[Middleware]) -> Route:
+        """The same, as the App sees it that has mounted this one's."""
+        return replace(self, pattern=self.pattern.under(prefix), middleware=(middleware, *self.middleware))
+
+    def __str__(self) -> str:
+        return f"{'/'.join(self.methods) or 'WebSocket'} {self.pattern.path}"
+
+
+@enable_ki_protection
+async def serve(route: Route, params: dict[str, Any], ws: WebSocket, shared: Shared) -> object:
+    """Serve one connection, through all middleware; give what `Entry.serve` gives."""
+    chain = [one for of_app in route.middleware for one in of_app]
+    if chain:
+        await _Next(chain, 0, functools.partial(_serve_inner, route, params, shared))(ws)
+        return None
+    if isinstance(route.function, WebSocketHandler):
+        # With nothing around it, it may leave this task.
+        finish_soon = shared.finisher(ws)
+        return await route.function._serve(ws, shared.workers, debug=shared.debug, finish_soon=finish_soon)
+    await _serve_inner(route, params, shared, ws)
+    return None
+
+
+class _Next:
+    """What a middleware calls: the next one, and at the end the route."""
+
+    __slots__ = ("_at", "_chain", "_inner")
+
+    def __init__(self, chain: list[Middleware], at: int, inner: Next) -> None:
+        self._chain = chain
+        self._at = at
+        self._inner = inner
+
+    @enable_ki_protection
+    async def __call__(self, ws: WebSocket) -> None:
+        if ws._state != CONNECTING and not ws.accepted:
+            return  # it was refused on the way
+        if self._at < len(self._chain):
+            await self._chain[self._at](ws, _Next(self._chain, self._at + 1, self._inner))
+        else:
+            await self._inner(ws)
+
+
+@enable_ki_protection
+async def _serve_inner(route: Route, params: dict[str, Any], shared: Shared, ws: WebSocket) -> None:
+    function = route.function
+    wanted = {name: params[name] for name in route.wanted}
+    if isinstance(function, WebSocketHandler):
+        await function._serve(ws, shared.workers, debug=shared.debug)
+    elif route.awaits:
+        await _run_user(functools.partial(function, ws, **wanted))
+    else:
+        await run_in_thread(function, ws, shared.threads, wanted)
+
+
+@enable_ki_protection
+async def answer(route: Route, params: dict[str, Any], request: Request, shared: Shared) -> bytes:
+    """Answer one plain request: the bytes of the response."""
+    request._path_params = params
+    function = functools.partial(route.function, request, **{name: params[name] for name in route.wanted})
+    head_only = request.method == "HEAD"
+    try:
+        if route.awaits:
+            result = await _run_user(function)
+        else:
+            result = await call_in_thread(function, shared.threads)
+        # It may have been changed since it was made.
+        return encode_response(as_response(result), head_only=head_only)
+    except BaseException as exc:  # noqa: BLE001 - judged there
+        response = _failed(route, request, judged(exc), debug=shared.debug)
+        return encode_response(response, head_only=head_only)
+
+
+@disable_ki_protection
+async def _run_user(function: Callable[[], Awaitable[object]]) -> object:
+    """User code, which Ctrl+C may strike anywhere; ours leaves it to the main task."""
+    return await function()
+
+
+def _failed(route: Route, request: Request, exc: BaseException, *, debug: bool) -> HTTPResponse:
+    if isinstance(exc, MessageError) and exc.__dict__.get("message") is request:
+        return HTTPResponse(400, body=f"{exc}\n")
+    if isinstance(exc, NoThreadError):
+        return HTTPResponse(503, headers=[("Retry-After", "1")], body="no thread left\n")
+    method = shown(request.method, 20)
+    log_failure(logger, "the HTTP handler of %s %s failed", method, route.pattern.path, exc=exc)
+    return HTTPResponse(500, body=f"{traceback_of(exc)}\n" if debug else "internal server error\n")

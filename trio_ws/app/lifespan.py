@@ -1,0 +1,95 @@
+"""Lifespan: context managers of a user's, held open around the work of a server.
+
+What always holds: they are entered before the work begins and left when it is over, also where it was
+cancelled or failed; leaving them is shielded, and bounded. A cancellation while they are entered is delivered
+once, to what is waited for then; what was opened by then may wait again while it is closed.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from trio_ws._nurseries import unwrapped
+from trio_ws.logs import logger_for
+from trio_ws.wall import only_cancelled
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+__all__ = ["hosted"]
+
+logger = logger_for("trio_ws.app")
+
+
+@asynccontextmanager
+@enable_ki_protection
+async def hosted(
+    managers: Sequence[Callable[[], AbstractAsyncContextManager[object]]], grace: float
+) -> AsyncIterator[None]:
+    """Run a block within context managers that live in a task of their own.
+
+    An exception of the block, or one of theirs, leaves as it was raised: it is carried around the nursery,
+    which would wrap it in an ExceptionGroup.
+    """
+    failure: BaseException | None = None
+    theirs: list[BaseException] = []
+    entered, stop = trio.Event(), trio.Event()
+    # Nothing from outside gets past the first. The second is cancelled to interrupt the entering; the third
+    # shields what comes after that, and bounds the leaving.
+    outside, entering, leaving = trio.CancelScope(shield=True), trio.CancelScope(), trio.CancelScope()
+
+    @enable_ki_protection
+    async def host() -> None:
+        try:
+            with outside, entering, leaving:
+                async with AsyncExitStack() as stack:
+                    try:
+                        for manager in managers:
+                            await stack.enter_async_context(manager())
+                        entered.set()
+                    except (trio.Cancelled, BaseExceptionGroup) as exc:
+                        if not entering.cancel_called or not only_cancelled(exc):
+                            raise
+                        # It interrupted what it was to interrupt; the others end as they do after serving.
+                    await stop.wait()
+            if leaving.cancelled_caught:
+                logger.warning("the lifespan did not end within close_timeout (%s seconds)", grace)
+        except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - raised again below
+            theirs.append(exc)
+            nursery.cancel_scope.cancel()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host)
+            try:
+                await entered.wait()
+                yield
+            except BaseException as exc:  # noqa: BLE001 - raised again below
+                failure = exc
+            if not entered.is_set():
+                # This wakes a task that waits at once. The shield, set before it runs, lets it wait again.
+                entering.cancel()
+                leaving.shield = True
+            leaving.deadline = trio.current_time() + grace
+            stop.set()
+    except BaseExceptionGroup as group:
+        # Only what may strike any task, such as a KeyboardInterrupt, comes out of host() that way.
+        failure = unwrapped(group)
+    if theirs:
+        # The block was cancelled for it, or had failed before: then that stays to be seen.
+        if failure is not None and not isinstance(failure, trio.Cancelled) and failure is not theirs[0]:
+            first = theirs[0]
+            while first.__context__ is not None:
+                first = first.__context__
+            first.__context__ = failure
+        failure = theirs[0]
+    if failure is not None:
+        try:
+            raise failure
+        finally:
+            del failure  # it holds this frame, which would hold it

@@ -1,0 +1,341 @@
+"""Flusher: the task that writes what was published to all who are to have it.
+
+It goes round a channel's connections and writes to each all that it lacks, in one piece that neighbours
+share: in a rush of messages each connection costs one system call per round, and not one per message. This is
+what makes a channel cheaper than a loop of sends. Every few connections it gives way to other tasks.
+
+What always holds:
+
+- A connection gets its messages in the order in which they were published, whatever their channels.
+- What waits for a stalled connection beside its outbox is at most ``channel_max_items`` and
+  ``channel_max_bytes``; past it the policy of its subscription decides, and what is dropped is counted.
+- A log never holds more than `_LOG_ITEMS`, or more than `_LOG_BYTES` and one message. Where the flusher does
+  not keep up with what is published, each `append` does a share of its work, well before that.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from trio.lowlevel import checkpoint, enable_ki_protection
+
+from trio_ws.errors import PacketError
+from trio_ws.logs import logger_for
+from trio_ws.websocket._notify import Bell
+from trio_ws.websocket.deferred_frame import LateFrame
+from trio_ws.websocket.frame_log import about
+from trio_ws.websocket.lifetime import OPEN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from trio_ws.channels.channel import Channel, Entry, Member
+    from trio_ws.codecs.base import Dialect
+    from trio_ws.protocol.deflate import PerMessageDeflate
+
+__all__ = ["TOO_SLOW", "Flusher"]
+
+logger = logger_for("trio_ws.channels")
+
+TOO_SLOW = "too slow for its channels"
+
+_LOG_ITEMS = 8192
+_LOG_BYTES = 1024 * 1024
+#: Of a full log. With more in it `append` goes round, in shares that end a round within a quarter of a full
+#: log: first the one that is under way, then one that brings all connections past the half.
+_HALF, _QUARTER = 1 / 2, 1 / 4
+#: Connections that are written to in a row before other tasks have their turn, and the bytes for which one
+#: counts once more.
+_ROW = 32
+_ROW_BYTES = 32 * 1024
+#: Bytes that are written to one connection at once, one message more or less.
+_PIECE = 64 * 1024
+
+
+class Flusher:
+    """See the module's text.
+
+    Args:
+        leave: takes a connection out of all channels.
+    """
+
+    def __init__(self, leave: Callable[[Member], None]) -> None:
+        self._leave = leave
+        self._logs: dict[Channel, None] = {}  # those whose log is not empty
+        self._dirty: dict[Channel, None] = {}  # those that are to be gone round
+        self._rounds: dict[Channel, Iterator[int]] = {}  # those that are under way
+        self._ready: dict[Member, None] = {}  # stalled connections that take more now
+        self._bell = Bell()
+
+    def append(self, channel: Channel, entry: Entry) -> None:
+        """Have a message written to all connections of a channel."""
+        for stalled in list(channel.stalled):
+            self._keep(stalled, entry)
+        if len(channel.stalled) < len(channel.cursors):
+            channel.append(entry)
+            self._logs[channel] = None
+            self._dirty[channel] = None
+            self._bell.ring()
+            before = channel.log_bytes - entry.size
+            if len(channel.log) > _HALF * _LOG_ITEMS or before > _HALF * _LOG_BYTES:
+                part = max(1 / _LOG_ITEMS, entry.size / _LOG_BYTES)
+                for _ in islice(self._round(channel), ceil(len(channel.cursors) * part / _QUARTER)):
+                    pass
+                while len(channel.log) > _LOG_ITEMS or channel.log_bytes > _LOG_BYTES + entry.size:
+                    for _ in self._round(channel):
+                        pass
+
+    def forget(self, channel: Channel) -> None:
+        """Nobody is in it any more."""
+        self._logs.pop(channel, None)
+        self._dirty.pop(channel, None)
+        self._rounds.pop(channel, None)
+
+    def drained(self, member: Member) -> None:
+        """The socket of a connection has taken all that there was."""
+        if member.backlog is not None:
+            self._ready[member] = None
+            self._bell.ring()
+
+    def gone(self, member: Member) -> None:
+        """A connection is in no channel any more."""
+        self._ready.pop(member, None)
+        member.backlog = None
+
+    def send_now(self, member: Member) -> None:
+        """Write what was published so far, before a connection leaves a channel."""
+        if member.backlog is None:
+            self._write(member, member.lacks())
+
+    # -- going round --------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def run(self) -> None:
+        """Go round whenever something was published. One of these runs for each server of the hub."""
+        while True:
+            if not self._dirty and not self._ready:
+                await self._bell.wait()
+            row = 0
+            while self._ready:
+                self._write_backlog(self._ready.popitem()[0])  # no local, which would keep it alive
+                row = await _give_way(row + 1)
+            if self._dirty:
+                channel = next(iter(self._dirty))
+                del self._dirty[channel]
+                await self._go_round(channel, row)
+
+    async def _go_round(self, channel: Channel, row: int) -> None:
+        try:
+            for work in self._round(channel):
+                row = await _give_way(row + work)
+        except BaseException:
+            self._dirty[channel] = None  # for the flusher of another server
+            self._bell.ring()
+            raise
+        await _give_way(_ROW)  # who publishes without a pause must not find us always here
+
+    def go_round_now(self, channel: Channel) -> None:
+        """Write to all, without a pause."""
+        while channel.log:
+            for _ in self._round(channel):
+                pass
+
+    def _round(self, channel: Channel) -> Iterator[int]:
+        """The round of a channel that is under way, or a new one. Anybody may take it further."""
+        if channel not in self._rounds:
+            self._rounds[channel] = self._begin_round(channel)
+        return self._rounds[channel]
+
+    def _begin_round(self, channel: Channel) -> Iterator[int]:
+        """Go round once, giving for each connection how much work that was; see `_ROW`."""
+        end = channel.end
+        pieces: dict[Any, tuple[int, bytes | LateFrame]] = {}
+        for member in list(channel.cursors):
+            yield self._bring_up(channel, member, pieces)
+        self._rounds.pop(channel, None)
+        channel.trim(end)
+        if channel.log:
+            self._dirty[channel] = None  # those who came first lack what was published since
+        else:
+            self._logs.pop(channel, None)
+
+    def _bring_up(
+        self, channel: Channel, member: Member, pieces: dict[Any, tuple[int, bytes | LateFrame]]
+    ) -> int:
+        """Write what a connection lacks; give how much work that was."""
+        position = channel.cursors.get(member)
+        end = channel.end
+        if position is None or position == end or member.backlog is not None:
+            return 0
+        if len(self._logs) > 1 and len(member.channels) > 1:
+            self._write(member, member.lacks())
+            return 1
+        # The common case of _write(): it lacks of this channel only, as its neighbours do, so that joining
+        # the frames once serves many.
+        peer = member.peer
+        assert peer is not None
+        ws = peer.ws
+        outbox, dialect, deflate = ws._outbox, peer.dialect, ws._deflate
+        room = ws._options.send_high_water
+        written = 0
+        while position < end and outbox.size < room and ws._state == OPEN:
+            key = (position, end, dialect.name, dialect.binary, deflate and deflate.settings)
+            piece = pieces.get(key)
+            if piece is None:
+                piece = self._piece(channel, position, dialect, deflate)
+                if piece is None:
+                    break
+                if len(pieces) > _ROW:
+                    pieces.clear()
+                pieces[key] = piece
+            stop, data = piece
+            channel.delivered += stop - position
+            channel.cursors[member] = position = stop
+            if deflate is not None:
+                deflate.restart()
+            if isinstance(data, LateFrame):
+                outbox.write_late(data)
+            else:
+                outbox.write(data)
+                written += len(data)
+        if position < end:
+            self._write(member, member.lacks())
+        return 1 + written // _ROW_BYTES
+
+    def _piece(
+        self, channel: Channel, position: int, dialect: Dialect, deflate: PerMessageDeflate | None
+    ) -> tuple[int, bytes | LateFrame] | None:
+        """Some frames of a log, and the position after them; None where not everybody gets the next one."""
+        frames: list[bytes] = []
+        size = 0
+        for entry in channel.log[position - channel.base :]:
+            if entry.skip is not None or size >= _PIECE:
+                break
+            try:
+                frame = entry.frame(dialect, deflate)
+            except PacketError:
+                break
+            if isinstance(frame, LateFrame):
+                if not frames:
+                    return position + 1, frame
+                break
+            frames.append(frame)
+            size += len(frame)
+        if not frames:
+            return None
+        return position + len(frames), frames[0] if len(frames) == 1 else b"".join(frames)
+
+    def _write(self, member: Member, entries: list[Entry]) -> None:
+        """Write to a connection as much as it takes, and keep the rest."""
+        entries = [entry for entry in entries if entry.skip is None or member not in entry.skip]
+        done = self._write_some(member, entries)
+        if done < len(entries):
+            member.stall()
+            for entry in entries[done:]:
+                self._keep(member, entry)
+
+    def _write_some(self, member: Member, entries: Collection[Entry]) -> int:
+        """Write entries up to the high-water mark; how many of them are done with."""
+        peer = member.peer
+        assert peer is not None
+        ws = peer.ws
+        outbox, dialect, deflate = ws._outbox, peer.dialect, ws._deflate
+        room = ws._options.send_high_water
+        frames: list[bytes] = []
+        size = done = 0
+        for entry in entries:
+            if size >= _PIECE or outbox.size + size >= room:
+                if frames:
+                    outbox.write(b"".join(frames))
+                    frames.clear()
+                    size = 0
+                if outbox.size >= room:
+                    outbox.flush()
+                    if outbox.size >= room:
+                        break
+            done += 1
+            if ws._state != OPEN:
+                continue
+            try:
+                frame = entry.frame(dialect, deflate)
+            except PacketError as exc:
+                entry.channel.dropped += 1
+                logger.warning(
+                    "%r does not get a message of %r: %s", ws, entry.channel.name, exc, extra=about(ws)
+                )
+                continue
+            entry.channel.delivered += 1
+            if not isinstance(frame, LateFrame):
+                frames.append(frame)
+                size += len(frame)
+                continue
+            if frames:
+                outbox.write(b"".join(frames))
+                frames.clear()
+                size = 0
+            outbox.write_late(frame)
+        if deflate is not None:
+            deflate.restart()
+        if frames:
+            outbox.write(b"".join(frames))
+        return done
+
+    # -- stalled connections ------------------------------------------------------------------------
+
+    def _write_backlog(self, member: Member) -> None:
+        backlog = member.backlog
+        if backlog is None:
+            return
+        for _ in range(self._write_some(member, backlog)):
+            member.backlog_bytes -= backlog.popleft().size
+        if not backlog:
+            member.resume()
+
+    def _keep(self, member: Member, entry: Entry) -> None:
+        """Put a message aside for a stalled connection, or do what the policy says."""
+        backlog = member.backlog
+        if backlog is None or (entry.skip is not None and member in entry.skip):
+            return
+        options = member.options
+        if len(backlog) >= options.channel_max_items or (
+            backlog and member.backlog_bytes + entry.size > options.channel_max_bytes
+        ):
+            policy = member.policy_for(entry.channel)
+            if policy == "disconnect":
+                entry.channel.dropped += len(backlog) + 1
+                self._disconnect(member)
+                return
+            if policy == "drop_newest":
+                entry.channel.dropped += 1
+                return
+            while backlog and (
+                len(backlog) >= options.channel_max_items
+                or member.backlog_bytes + entry.size > options.channel_max_bytes
+            ):
+                oldest = backlog.popleft()
+                member.backlog_bytes -= oldest.size
+                oldest.channel.dropped += 1
+        backlog.append(entry)
+        member.backlog_bytes += entry.size
+
+    def _disconnect(self, member: Member) -> None:
+        logger.info(
+            "closing %r: more waits for it than its channels may keep",
+            member.connection,
+            extra=about(member.peer.ws) if member.peer is not None else None,
+        )
+        self._leave(member)
+        if member.peer is not None:
+            member.peer.close_soon(1013, TOO_SLOW)
+        else:
+            member.too_slow = True
+
+
+async def _give_way(row: int) -> int:
+    """Let other tasks have their turn after a row of connections; the row as it is then."""
+    if row < _ROW:
+        return row
+    await checkpoint()
+    return 0

@@ -1,0 +1,1 @@
+"""RedisBroker: channels through Redis."""

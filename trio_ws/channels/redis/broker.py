@@ -1,0 +1,550 @@
+"""RedisBroker: channels that several processes, or machines, share through a Redis.
+
+What is published goes to Redis in a frame of ours: a mark, 16 random bytes that stand for one run of a
+broker, the message's number in it, the payload. By these bytes a broker knows what it sent itself; the number
+tells two messages with the same payload apart, see redis_heard.py.
+
+What always holds:
+
+- One task keeps the connection, with one below it that reads and one that writes; all state is changed
+  between their waits. The publisher and the subscriber never wait: they leave word and ring a bell.
+- What Redis is asked to send here follows from what is wanted and what this connection was told, so nothing
+  has to be remembered across a loss.
+- Whoever may publish at that Redis can say anything. What is none of our messages is counted, logged once a
+  minute and dropped, before anything is decoded that is larger than ours can be.
+- Nothing of trio's cancellation of the block reaches these tasks: they end when the block has, and what waits
+  has been given out, or a second has passed.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import secrets
+import ssl
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from trio_ws._nurseries import unwrapped
+from trio_ws.channels.broker import Broker, BrokerStatistics
+from trio_ws.channels.redis.connection import (
+    UNFIT,
+    Link,
+    RefusedError,
+    command,
+    error_code,
+    error_text,
+    open_link,
+    require_coredis,
+)
+from trio_ws.channels.redis.duplicates import Heard
+from trio_ws.channels.redis.patterns import Wanted, channel_of
+from trio_ws.channels.redis.publish_queue import PublishQueue
+from trio_ws.channels.redis.url import parse_redis_url
+from trio_ws.errors import BrokerError
+from trio_ws.logs import logger_for, shown
+from trio_ws.websocket._notify import Bell
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from trio_ws.channels.broker import BrokerState
+    from trio_ws.channels.redis.patterns import Key
+
+__all__ = ["RedisBroker"]
+
+logger = logger_for("trio_ws.channels")
+
+#: What our frames begin with, so that what others publish there is not taken for one. 1 is the version.
+_MARK = b"tws1"
+_ORIGIN = slice(4, 20)
+_HEAD = 28
+#: Messages, and their bytes, that are on their way to Redis and not yet answered.
+_WINDOW_ITEMS = 1000
+_WINDOW_BYTES = 1_048_576
+#: Names in one SUBSCRIBE.
+_MAX_NAMES = 500
+#: Seconds in which, on leaving, what waits is given out.
+_LAST_WORDS = 1.0
+#: Seconds that the others get when Redis is back, before what waited is published: for their own next attempt
+#: as much of ``backoff_max`` as this, and some to log in.
+_SETTLE = 0.5
+_LOG_IN = 0.25
+#: Seconds in which the same trouble is logged once.
+_QUIET = 60.0
+#: Messages that are taken in one step, before others have a turn.
+_MESSAGES_IN_A_ROW = 16
+
+#: From the system, so that neither a fork nor a seed makes processes draw alike.
+_uniform = random.SystemRandom().uniform
+
+_PUBLISH = b"PUBLISH"
+_PING = b"PING"
+# By whether it is wanted, and whether it is a pattern.
+_TELL = {
+    (True, False): b"SUBSCRIBE",
+    (True, True): b"PSUBSCRIBE",
+    (False, False): b"UNSUBSCRIBE",
+    (False, True): b"PUNSUBSCRIBE",
+}
+
+
+class RedisBroker(Broker):
+    """Joins processes through Redis 6 or later; needs ``pip install trio-ws[redis]``.
+
+    Redis remembers no messages: what is published while a process has no connection to it is not heard
+    there. What a process itself publishes meanwhile waits, within two bounds; beyond them the oldest are
+    dropped and counted as ``unpublished``. When Redis is back it still waits for 0.75 seconds (0.25 and
+    ``backoff_max``, if that is less), in which the other processes come back too: nobody would hear it
+    before. It waits no longer than until half of a bound is reached.
+
+    Args:
+        url: ``redis://[user:password@]host[:port]``, ``rediss://`` for TLS, ``unix://[user:password@]/path``.
+        prefix: stands before every channel's name at Redis. Processes with the same one hear each other.
+        max_queue_items: messages that may wait for Redis.
+        max_queue_bytes: bytes of their names and payloads; default 16 MiB.
+        max_message_bytes: bytes of one payload; default 1 MiB. A larger one is not published, and one that
+            comes is dropped; both are counted and logged.
+        backoff_initial: seconds before the first attempt to connect again. It doubles with each, and a random
+            part of up to a half is taken off.
+        backoff_max: the most it becomes; default 1 second. A connection that held longer than this makes it
+            start again.
+        ping_interval: seconds of silence after which Redis is asked whether it is there.
+        ping_timeout: seconds of silence after that, which mean that it is not.
+        ssl_context: for ``rediss://``; by default `ssl.create_default_context`, which checks certificates.
+
+    Raises:
+        TypeError, ValueError: at once, for arguments that do not fit. No text has the password in it.
+        BrokerError: at once, where coredis is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "trio_ws:",
+        max_queue_items: int = 10_000,
+        max_queue_bytes: int = 16 * 1024 * 1024,
+        max_message_bytes: int = 1024 * 1024,
+        backoff_initial: float = 0.1,
+        backoff_max: float = 1.0,
+        ping_interval: float = 10.0,
+        ping_timeout: float = 5.0,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._url = parse_redis_url(url)
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix is a str, not {type(prefix).__name__}")
+        for name, value in (
+            ("max_queue_items", max_queue_items),
+            ("max_queue_bytes", max_queue_bytes),
+            ("max_message_bytes", max_message_bytes),
+        ):
+            if not value >= 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        for name, seconds in (
+            ("backoff_initial", backoff_initial),
+            ("backoff_max", backoff_max),
+            ("ping_interval", ping_interval),
+            ("ping_timeout", ping_timeout),
+        ):
+            _check_seconds(name, seconds)
+        if ssl_context is not None and not self._url.secure:
+            raise ValueError("ssl_context goes with a rediss:// URL")
+        require_coredis()
+        if self._url.secure and ssl_context is None:
+            ssl_context = ssl.create_default_context()
+        self._ssl_context = ssl_context
+        self._prefix = prefix
+        self._limits = f"max_queue_items {max_queue_items}, max_queue_bytes {max_queue_bytes}"
+        self._max_message = max_message_bytes
+        self._backoff_initial = backoff_initial
+        self._backoff_max = backoff_max
+        self._ping_interval = ping_interval
+        self._ping_timeout = ping_timeout
+        self._state: BrokerState = "new"
+        self._running = False
+        self._link: Link | None = None  # while connected
+        self._wanted = Wanted(prefix)
+        self._hold_until = -math.inf  # nothing is published before
+        self._refused: list[tuple[bytes, bytes]] = []  # to be asked for again, each for itself
+        self._queue = PublishQueue(max_queue_items, max_queue_bytes)
+        self._overflow = 0  # dropped since the queue last was empty
+        self._work = Bell()  # rings when there is something to write
+        self._progress = Bell()  # rings when the queue is empty, or the connection lost
+        self._received = 0
+        self._losses = 0
+        self._rejected = 0
+        self._problem = ""
+        self._last_loss = ""
+        self._lost = _Rarely()
+        self._foreign = _Rarely()
+        self._too_large = _Rarely()
+        self._refusals = _Rarely()
+        # Set while it runs.
+        self._receive: Callable[[str, bytes], None]
+        self._connect_timeout: float
+        self._origin: bytes
+        self._heard: Heard
+
+    def __repr__(self) -> str:
+        return f"<RedisBroker {self._url.shown} {self._state}>"
+
+    # -- what a hub sees ----------------------------------------------------------------------------
+
+    def subscribe(self, name: str) -> None:
+        self._wanted.add(name)
+        self._tell()
+
+    def unsubscribe(self, name: str) -> None:
+        self._wanted.discard(name)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._link is None:
+            self._wanted.changed.clear()  # the next connection is told all, so these need not pile up
+        self._work.ring()
+
+    def publish(self, name: str, payload: bytes) -> None:
+        if self._state == "closed":
+            self._queue.dropped += 1
+            return
+        if len(payload) > self._max_message:
+            self._queue.dropped += 1
+            text = "a message of %d bytes is not published: max_message_bytes is %d"
+            self._too_large.warn(text, len(payload), self._max_message)
+            return
+        before = self._queue.dropped
+        self._queue.put(channel_of(self._prefix, name), payload)
+        if self._link is not None and self._queue.half_full:
+            self._hold_until = -math.inf
+        self._work.ring()
+        if self._queue.dropped > before:
+            if not self._overflow:
+                logger.warning(
+                    "more is published than %s takes: messages are dropped, oldest first (%s)",
+                    self._url.shown,
+                    self._limits,
+                )
+            self._overflow += self._queue.dropped - before
+
+    @property
+    def state(self) -> BrokerState:
+        return self._state
+
+    def statistics(self) -> BrokerStatistics:
+        return BrokerStatistics(
+            self._queue.published,
+            self._received,
+            self._queue.dropped,
+            self._losses,
+            len(self._queue),
+        )
+
+    @property
+    def problem(self) -> str:
+        return self._problem
+
+    @property
+    def rejected(self) -> int:
+        return self._rejected
+
+    # -- running ------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    @enable_ki_protection
+    async def run(
+        self,
+        receive: Callable[[str, bytes], None],
+        timeout: float,  # noqa: ASYNC109
+    ) -> AsyncIterator[None]:
+        if self._running:
+            raise RuntimeError("a broker serves one server; make another RedisBroker with the same URL")
+        _check_seconds("timeout", timeout)
+        self._running = True
+        try:
+            self._receive = receive
+            self._connect_timeout = timeout
+            # Anew for each run: a broker may have been copied by a fork.
+            self._origin = secrets.token_bytes(16)
+            self._heard = Heard()
+            self._hold_until = -math.inf
+            link = await open_link(self._url, self._ssl_context, timeout)
+            failure: BaseException | None = None
+            try:
+                async with trio.open_nursery() as nursery:
+                    scope = trio.CancelScope(shield=True)
+                    self._begin(link)
+                    nursery.start_soon(self._host, link, scope, name="trio_ws redis")
+                    try:
+                        yield
+                    except BaseException as exc:  # noqa: BLE001 - raised again below
+                        failure = exc
+                    await self._give_out()
+                    scope.cancel()
+            except BaseExceptionGroup as group:
+                failure = unwrapped(group)  # our task raises only what is a defect
+            finally:
+                self._close()
+            if failure is not None:
+                try:
+                    raise failure
+                finally:
+                    del failure  # it holds this frame, which would hold it
+        finally:
+            self._running = False
+
+    async def _give_out(self) -> None:
+        """Wait a moment for what is still to be published, whether the block was cancelled or not."""
+        with trio.move_on_after(_LAST_WORDS, shield=True):
+            self._hold_until = -math.inf
+            self._work.ring()
+            while self._link is not None and len(self._queue):
+                await self._progress.wait()
+
+    def _close(self) -> None:
+        self._state = "closed"
+        self._link = None
+        self._wanted.clear()
+        self._overflow = 0
+        left = self._queue.drop_all()
+        if left:
+            logger.warning("%d messages could not be given to %s", left, self._url.shown)
+
+    @enable_ki_protection
+    async def _host(self, link: Link, scope: trio.CancelScope) -> None:
+        with scope:
+            delay = self._backoff_initial
+            while True:
+                began = trio.current_time()
+                reason = await self._carry(link)
+                lost = trio.current_time()
+                self._lose(reason)
+                if lost - began > self._backoff_max:
+                    delay = self._backoff_initial
+                link, delay = await self._connect_again(delay)
+                logger.info(
+                    "%s is back after %.1f seconds; %d messages wait, %d were dropped",
+                    self._url.shown,
+                    trio.current_time() - lost,
+                    len(self._queue),
+                    self._overflow,
+                )
+                self._begin(link)
+                self._hold_until = trio.current_time() + min(self._backoff_max, _SETTLE) + _LOG_IN
+
+    def _begin(self, link: Link) -> None:
+        self._link = link
+        self._state = "connected"
+        self._problem = ""
+        self._refused.clear()
+        self._wanted.tell_all()
+
+    def _lose(self, reason: str) -> None:
+        self._link = None
+        self._state = "lost"
+        self._losses += 1
+        self._problem = reason
+        self._queue.connection_lost()
+        self._wanted.changed.clear()
+        self._progress.ring()
+        if reason != self._last_loss:
+            self._lost = _Rarely()
+        self._last_loss = reason
+        self._lost.warn("lost Redis, and trying to get it back: %s", reason)
+
+    async def _connect_again(self, delay: float) -> tuple[Link, float]:
+        """Try for ever; also give the delay to start with the next time.
+
+        Why Redis refuses us is said once, and again when that changes.
+        """
+        said = ""
+        while True:
+            # The random part keeps the processes from coming all at once.
+            await trio.sleep(delay * _uniform(0.5, 1.0))
+            delay = min(2 * delay, self._backoff_max)
+            try:
+                return await open_link(self._url, self._ssl_context, self._connect_timeout), delay
+            except BrokerError as exc:
+                self._problem = str(exc)
+                if isinstance(exc, RefusedError) and self._problem != said:
+                    said = self._problem
+                    logger.warning("not yet, and tried again: %s", said)
+                else:
+                    logger.debug("not yet: %s", exc)
+
+    async def _carry(self, link: Link) -> str:
+        """Read and write until the connection breaks, and close it; say why."""
+        reasons = []
+
+        @enable_ki_protection
+        async def until_broken(work: Callable[[Link], Awaitable[None]]) -> None:
+            try:
+                await work(link)
+            except BrokerError as exc:
+                reasons.append(str(exc))
+                nursery.cancel_scope.cancel()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(until_broken, self._read, name="trio_ws redis reader")
+                nursery.start_soon(until_broken, self._write, name="trio_ws redis writer")
+        finally:
+            await link.aclose()
+        return reasons[0]
+
+    # -- writing ------------------------------------------------------------------------------------
+
+    async def _write(self, link: Link) -> None:
+        while True:
+            data = self._commands(link)
+            if data:
+                await link.send(data)
+            else:
+                holding = self._hold_until > trio.current_time()
+                with trio.move_on_at(self._hold_until if holding else math.inf):
+                    await self._work.wait()
+
+    def _commands(self, link: Link) -> bytes:
+        """All that is to be said to Redis now: first what we want to hear, then what we publish."""
+        verbs: dict[bytes, list[bytes]] = {}
+        for key in self._wanted.take_changes():
+            wanted = key in self._wanted.names
+            if wanted != (key in link.told):
+                (link.told.add if wanted else link.told.discard)(key)
+                verbs.setdefault(_TELL[wanted, key[0]], []).append(key[1])
+        batches = [
+            (verb, names[start : start + _MAX_NAMES])
+            for verb, names in verbs.items()
+            for start in range(0, len(names), _MAX_NAMES)
+        ]
+        batches += [(verb, [name]) for verb, name in self._refused]
+        self._refused.clear()
+        parts = []
+        for verb, names in batches:
+            parts.append(command(verb, *names))
+            link.awaited.append((verb, names[::-1]))
+        if link.pinged and not link.ping_sent:
+            link.ping_sent = True
+            parts.append(command(_PING))
+            link.awaited.append((_PING, []))
+        holding = self._hold_until > trio.current_time()
+        for message in () if holding else self._queue.take(_WINDOW_ITEMS, _WINDOW_BYTES):
+            head = _MARK + self._origin + message.sequence.to_bytes(8, "big")
+            parts.append(command(_PUBLISH, message.channel, head + message.payload))
+            link.awaited.append((_PUBLISH, []))
+        return b"".join(parts)
+
+    # -- reading ------------------------------------------------------------------------------------
+
+    async def _read(self, link: Link) -> None:
+        while True:
+            replies = None
+            with trio.move_on_after(self._ping_timeout if link.pinged else self._ping_interval):
+                replies = await link.receive()
+            if replies is None:
+                if link.pinged:
+                    raise BrokerError(f"{self._url.shown} was silent for {self._ping_timeout} s after a PING")
+                link.pinged = True
+                link.ping_sent = False
+                self._work.ring()
+                continue
+            link.pinged = False  # whatever comes is a sign of life
+            for number, (is_push, reply) in enumerate(replies, 1):
+                if number % _MESSAGES_IN_A_ROW == 0:
+                    await trio.lowlevel.checkpoint()
+                if is_push:
+                    self._pushed(link, reply)
+                else:
+                    self._answered(link, reply)
+
+    def _pushed(self, link: Link, reply: list[Any]) -> None:
+        kind = reply[0]
+        if kind == b"message":
+            self._deliver((False, reply[1]), reply[1], reply[2])
+        elif kind == b"pmessage":
+            self._deliver((True, reply[1]), reply[2], reply[3])
+        elif isinstance(kind, bytes) and kind.endswith(b"subscribe"):
+            # The answers to one SUBSCRIBE: a push for each of its names.
+            verb, names = link.awaited[0] if link.awaited else (b"", [])
+            if kind.upper() != verb or not names or names.pop() != reply[1]:
+                raise BrokerError(f"{self._url.shown} answered {kind!r}, which was not asked")
+            if not names:
+                link.awaited.popleft()
+
+    def _answered(self, link: Link, reply: Any) -> None:
+        if not link.awaited:
+            raise BrokerError(f"{self._url.shown} said what was not asked: {reply!r:.200}")
+        verb, names = link.awaited.popleft()
+        refused = isinstance(reply, Exception)
+        if verb is _PUBLISH:
+            if refused:
+                self._problem = f"{self._url.shown} refused a message: {error_text(reply)}"
+                if error_code(reply) in UNFIT:
+                    raise BrokerError(self._problem)  # and the message waits again
+                self._refusals.warn("%s", self._problem)
+            self._queue.answered(taken=not refused)
+            if len(self._queue) == 0:
+                self._overflow = 0
+                self._progress.ring()
+            self._work.ring()
+        elif not names:
+            pass  # the answer to a PING, and its coming says it all
+        elif not refused:
+            raise BrokerError(f"{self._url.shown} answered {verb!r} with {reply!r:.200}")
+        elif len(names) > 1:
+            self._refused += [(verb, name) for name in names]
+            self._work.ring()
+        else:
+            self._problem = (
+                f"{self._url.shown} refused {verb.decode()} of '{shown(names[0])}': {error_text(reply)}"
+            )
+            logger.warning("%s", self._problem)
+
+    def _deliver(self, key: Key, channel: bytes, data: bytes) -> None:
+        origin = data[_ORIGIN]
+        if origin == self._origin:
+            return
+        name = self._wanted.match(key, channel)
+        if name is None:
+            return
+        if not _HEAD <= len(data) <= _HEAD + self._max_message or not data.startswith(_MARK):
+            self._rejected += 1
+            self._foreign.warn(
+                "dropped what is no message of ours, %d bytes on the channel '%s' at Redis",
+                len(data),
+                shown(channel),
+            )
+            return
+        if not self._heard.add(origin, channel, data):
+            return
+        self._received += 1
+        try:
+            self._receive(name, data[_HEAD:])
+        except Exception:
+            # It is not to raise. If it does, that must cost this one message, not all.
+            logger.exception("a message for %r could not be taken", name)
+
+
+class _Rarely:
+    """Logs a kind of trouble, but once a minute at most, with how often it was."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._next = -math.inf
+
+    def warn(self, text: str, *args: object) -> None:
+        self._count += 1
+        now = trio.current_time()
+        if now >= self._next:
+            logger.warning(text + " (%d in the last minute)", *args, self._count)  # noqa: G003
+            self._count = 0
+            self._next = now + _QUIET
+
+
+def _check_seconds(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be more than 0 seconds, not {value}")

@@ -1,0 +1,65 @@
+"""The methods that a server lists, where its handler has ``list_methods = True``."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+import trio_ws
+from trio_ws.codecs.base import METHODS
+
+if TYPE_CHECKING:
+    from trio_ws import WebSocketClient
+
+__all__ = ["Listed", "Parameter", "list_methods", "not_found"]
+
+
+class Parameter(msgspec.Struct):
+    """One parameter, as far as a person is told of it."""
+
+    name: str
+    type: str = "Any"
+    required: bool = True
+    default: Any = msgspec.UNSET
+    kind: str = ""
+
+
+class Listed(msgspec.Struct):
+    """One method; docs/protocol.md has the fields."""
+
+    name: str
+    kind: str = "async"
+    parameters: list[Parameter] = []
+    returns: str = "Any"
+    doc: str = ""
+
+    @property
+    def signature(self) -> str:
+        """As a person would write it: ``add(a: int, b: int = 1) -> int``."""
+        written = []
+        for one in self.parameters:
+            stars = {"variadic positional": "*", "variadic keyword": "**"}.get(one.kind, "")
+            default = "" if one.default is msgspec.UNSET else f" = {one.default!r}"
+            written.append(f"{stars}{one.name}: {one.type}{default}")
+        prefix = "*" if self.kind == "stream" else ""
+        return f"{prefix}{self.name}({', '.join(written)}) -> {self.returns}"
+
+
+async def list_methods(client: WebSocketClient) -> dict[str, Listed] | None:
+    """The methods by name; None where the server lists none."""
+    try:
+        found = await client.call(METHODS, returns=list[Listed])
+    except (trio_ws.RPCError, trio_ws.PacketValidationError):
+        return None  # it keeps them to itself, or has a method of that name which means something else
+    return {one.name: one for one in found}
+
+
+async def not_found(client: WebSocketClient, method: str, exc: trio_ws.RPCError) -> trio_ws.RPCError:
+    """The error with the names that might have been meant."""
+    listed = await list_methods(client)
+    if not listed:
+        return exc
+    close = difflib.get_close_matches(method, listed, n=3) or sorted(listed)[:20]
+    return trio_ws.RPCMethodNotFoundError(f"{exc.message}; there is: {', '.join(close)}", data=exc.data)

@@ -1,0 +1,94 @@
+"""call, stream and listen: one question, and what comes of it."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import trio_ws
+from trio_ws.cli.errors import CONNECTION, OK, Failure
+from trio_ws.cli.methods import not_found
+from trio_ws.cli.output import remark
+
+if TYPE_CHECKING:
+    from trio_ws import WebSocketClient
+    from trio_ws.cli.output import Output
+    from trio_ws.cli.target import Place
+
+__all__ = ["call", "call_once", "listen", "stream", "stream_once"]
+
+
+async def call(place: Place, method: str, args: list[Any], kwargs: dict[str, Any], out: Output) -> int:
+    """Call a method and print its value."""
+    async with place.client() as client:
+        await call_once(client, method, args, kwargs, out)
+    return OK
+
+
+async def call_once(
+    client: WebSocketClient, method: str, args: list[Any], kwargs: dict[str, Any], out: Output
+) -> None:
+    """The same on a connection that is there."""
+    response = await client.send_rpc(method, *args, **kwargs)
+    error = response.error
+    if error is not None:
+        if isinstance(error, trio_ws.RPCMethodNotFoundError):
+            error = await not_found(client, method, error)
+        out.rpc_error(error)
+        raise error
+    out.value("result", response.data)
+
+
+async def stream(
+    place: Place,
+    method: str,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    limit: int | None,
+    out: Output,
+) -> int:
+    """Print the items of a stream."""
+    async with place.client() as client:
+        await stream_once(client, method, args, kwargs, limit, out)
+    return OK
+
+
+async def stream_once(
+    client: WebSocketClient,
+    method: str,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    limit: int | None,
+    out: Output,
+) -> None:
+    """The same on a connection that is there."""
+    count = 0
+    try:
+        async with aclosing(client.stream_rpc(method, *args, **kwargs)) as packets:
+            async for packet in packets:
+                out.value("item", packet.data)
+                count += 1
+                if count == limit:
+                    return
+    except trio_ws.RPCError as exc:
+        error = exc
+        if isinstance(exc, trio_ws.RPCMethodNotFoundError):
+            error = await not_found(client, method, exc)
+        out.rpc_error(error)
+        raise error from None
+
+
+async def listen(place: Place, channels: tuple[str, ...], limit: int | None, out: Output) -> int:
+    """Print what is published to channels."""
+    count = 0
+    async with place.client() as client, client.subscribe(channels) as inbox:
+        remark(f"listening to {', '.join(channels)}")
+        async for packet in inbox:
+            out.packet(packet)
+            count += 1
+            if count == limit:
+                return OK
+    if limit is not None:
+        raise Failure(f"the server closed the connection after {count} of {limit} messages", CONNECTION)
+    remark("the server closed the connection")
+    return OK

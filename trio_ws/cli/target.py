@@ -1,0 +1,70 @@
+"""How a command reaches its server: the URL, and what goes with it."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import trio_ws
+from trio_ws.cli.errors import USAGE, Failure
+from trio_ws.client.connect import Opening
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+__all__ = ["Place"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A server.
+
+    Attributes:
+        url: ``ws://`` or ``wss://``.
+        headers: more of them for the opening request.
+        cafile: certificates to trust, in place of the system's.
+        subprotocol: what to offer.
+    """
+
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+    cafile: str | None = None
+    subprotocol: str | None = None
+
+    def client(self) -> trio_ws.WebSocketClient:
+        """For calls. Connecting raises as the client does; what is wrong with its parts, at once.
+
+        Raises:
+            Failure: a header, the certificates or the subprotocol cannot be used.
+            InvalidURIError: the URL is none.
+        """
+        try:
+            return trio_ws.WebSocketClient(self.url, dialect=self.subprotocol, **self._common(()))
+        except trio_ws.InvalidURIError:
+            raise
+        except ValueError as exc:
+            raise Failure(str(exc), USAGE) from exc
+
+    def connect(self, **more: Any) -> AbstractAsyncContextManager[trio_ws.WebSocket]:
+        """For messages. Raises as `client`."""
+        subprotocols = () if self.subprotocol is None else (self.subprotocol,)
+        return trio_ws.connect(self.url, subprotocols=subprotocols, **more, **self._common(subprotocols))
+
+    def _common(self, subprotocols: tuple[str, ...]) -> dict[str, Any]:
+        context = self._context()
+        try:  # made only to find out what may be wrong with them
+            Opening(self.url, subprotocols, self.headers, ssl_context=context)
+        except trio_ws.InvalidURIError:
+            raise
+        except ValueError as exc:
+            raise Failure(str(exc), USAGE) from exc
+        return {"headers": self.headers, "ssl_context": context}
+
+    def _context(self) -> ssl.SSLContext | None:
+        if self.cafile is None:
+            return None
+        try:
+            return ssl.create_default_context(cafile=self.cafile)
+        except OSError as exc:  # ssl's own errors are such, too
+            raise Failure(f"--cafile {self.cafile} cannot be used: {exc}", USAGE) from exc

@@ -1,0 +1,430 @@
+"""WebSocketClient: calls, streams, packets and channels, for the length of a block.
+
+What always holds: nothing of a client outlives its block. The connections themselves, one after the other
+where it reconnects, are the keeper's (see reconnect.py).
+"""
+
+from __future__ import annotations
+
+import functools
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
+
+from trio.lowlevel import enable_ki_protection
+
+from trio_ws.channels.names import check_names
+from trio_ws.channels.subscription import MAX_BYTES, Inbox, check_policy
+from trio_ws.client.backoff import Backoff
+from trio_ws.client.connect import Opening
+from trio_ws.client.reconnect import Keeper, StateChanges
+from trio_ws.client.subscriptions import Subscriptions, no_channels
+from trio_ws.codecs.registry import choose, plain_dialect
+from trio_ws.errors import ConnectionFailedError
+from trio_ws.rpc.client_connection import ClientConnection
+from trio_ws.rpc.handler import WebSocketHandler
+from trio_ws.rpc.outgoing import PacketStream
+from trio_ws.rpc.proxy import Proxy
+from trio_ws.rpc.rate_limit import Limiter
+from trio_ws.rpc.session import Peer
+from trio_ws.rpc.task_pool import Workers
+from trio_ws.websocket.runtime import open_service
+
+if TYPE_CHECKING:
+    import os
+    import ssl
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
+
+    import trio
+
+    from trio_ws.channels.subscription import Policy
+    from trio_ws.client.connect import AskHeaders, AskURI, HeaderItems
+    from trio_ws.client.reconnect import ClientState
+    from trio_ws.codecs.base import Packet
+    from trio_ws.options import Options
+    from trio_ws.rpc.outgoing import RPCResponse
+    from trio_ws.rpc.streams import ItemStream
+    from trio_ws.websocket.connection import WebSocket
+    from trio_ws.websocket.runtime import Service
+
+__all__ = ["WebSocketClient"]
+
+T = TypeVar("T")
+
+_DIALECTS = {
+    "trio-ws.v1": ("trio-ws.v1",),
+    "webshocket.v1": ("webshocket.v1",),
+    "jsonrpc": ("jsonrpc",),
+    "json": (),
+    None: ("trio-ws.v1", "webshocket.v1"),
+}
+
+
+class WebSocketClient:
+    """A connection to a server of calls, for the length of an ``async with`` block.
+
+    Leaving the block closes with 1000; calls that are still under way fail. A cancellation closes at once.
+    Any number of tasks may call, stream, send and receive.
+
+    With ``reconnect`` a lost connection is replaced by another, whoever ended it, until the block is left.
+    Meanwhile all that needs one waits, under the caller's own cancel scope; what was under way has failed at
+    once. Once the client has given up, everything raises the `ConnectionFailedError` that it got last.
+
+    Args:
+        uri: ``ws://`` or ``wss://``. Or a function without arguments, async or not, that gives it for each
+            try to connect.
+        handler: a `WebSocketHandler`, class or instance, whose methods the server may call. Its
+            ``on_receive`` gets the packets that else `recv` gives.
+        dialect: ``"trio-ws.v1"``, ``"webshocket.v1"``, ``"jsonrpc"`` or ``"json"``, which is spoken or
+            connecting fails. The first two need a server that agrees to them; JSON-RPC servers know no
+            subprotocol as a rule, and need not. By default the first two are offered, and JSON is spoken with
+            a server that knows neither.
+        headers: more request headers. A mapping is read for each try to connect. Or a function without
+            arguments, async or not, that gives them for each try, such as one that fetches a token. Where it
+            raises, the try has failed: it is logged with its traceback, and ``reconnect`` decides on another.
+        stream: speak over this stream, or over what this async function gives for each connection; see
+            `connect`.
+        unix_path: connect to the Unix socket at this path.
+        ssl_context: for ``wss://``.
+        proxy: True for what the environment says, None for none, or a proxy's URL; see `connect`.
+        options: limits and timeouts.
+        reconnect: when to try again, on entering and after each loss; by default never.
+        autoconnect: connect on entering the block. False leaves that to `connect`. Default True.
+
+    Raises:
+        ConnectionFailedError: on entering, as `connect`; with ``reconnect`` once it gives up.
+    """
+
+    def __init__(
+        self,
+        uri: str | AskURI,
+        *,
+        handler: WebSocketHandler[Any] | type[WebSocketHandler[Any]] | None = None,
+        dialect: str | None = None,
+        headers: HeaderItems | AskHeaders = (),
+        stream: trio.abc.Stream | Callable[[], Awaitable[trio.abc.Stream]] | None = None,
+        unix_path: str | os.PathLike[str] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        proxy: Literal[True] | str | None = True,
+        options: Options | None = None,
+        reconnect: Backoff | None = None,
+        autoconnect: bool = True,
+    ) -> None:
+        if dialect not in _DIALECTS:
+            names = ", ".join(repr(name) for name in _DIALECTS if name)
+            raise ValueError(f"dialect is one of {names}, not {dialect!r}")
+        if reconnect is not None and not isinstance(reconnect, Backoff):
+            raise TypeError(f"reconnect is a Backoff, not {type(reconnect).__name__}; write Backoff(...)")
+        self._waits = reconnect is not None or not autoconnect
+        if self._waits and stream is not None and not callable(stream):
+            raise ValueError("a stream is good for one connection; give an async function that opens one")
+        self._dialect = dialect
+        self._subprotocols: Sequence[str] = _DIALECTS[dialect]
+        self._handler = _make_handler(handler)
+        self._opening = functools.partial(
+            Opening, uri, self._subprotocols, headers, stream, unix_path, ssl_context, proxy, options
+        )
+        self._opened: Opening | None = None
+        self._autoconnect = autoconnect
+        self._manager: Any = None
+        self._subscriptions = Subscriptions()
+        self._keeper = Keeper(self._open_peer, reconnect, self._subscriptions)
+
+    # -- life ---------------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def __aenter__(self) -> Self:
+        if self._manager is not None:
+            raise RuntimeError("a WebSocketClient is entered once; make another")
+        self._manager = self._run()
+        await self._manager.__aenter__()
+        return self
+
+    @enable_ki_protection
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        result: bool | None = await self._manager.__aexit__(kind, exc, trace)
+        return result
+
+    @asynccontextmanager
+    @enable_ki_protection
+    async def _run(self) -> AsyncIterator[None]:
+        opening = self._opened = self._opening()
+        entered = False
+        try:
+            async with open_service(opening.options) as service:
+                entered = True
+                self._keeper.begin(service, opening.options.close_timeout)
+                try:
+                    if self._autoconnect:
+                        await self._keeper.connect()
+                    yield
+                except BaseException as exc:
+                    await self._keeper.close(exc)
+                    raise
+                await self._keeper.close(None)
+        finally:
+            if not entered:
+                await opening.abandon()
+
+    async def _open_peer(self, service: Service) -> Peer:
+        """One connection, and both halves of calls over it."""
+        assert self._opened is not None
+        handler = self._handler
+        handler._prepare()
+        ws = await self._opened.open(service)
+        dialect = choose(
+            ws.subprotocol or (self._dialect if self._dialect == "jsonrpc" else None), ws._options
+        )
+        if dialect is None and self._dialect not in (None, "json"):
+            await ws.close(1002, f"{self._dialect} was not agreed on")
+            raise ConnectionFailedError(
+                f"the server does not speak {self._dialect}: it agreed to no subprotocol; without dialect="
+                " JSON packets are spoken with it"
+            )
+        connection: ClientConnection[Any] = ClientConnection(ws)
+
+        takes_packets = type(handler).on_receive is not WebSocketHandler.on_receive
+        peer = Peer(
+            ws,
+            Workers(service.nursery),
+            dialect or plain_dialect(ws._options),
+            undecided=dialect is None and self._subprotocols != (),
+            methods=handler._methods,
+            connection=connection,
+            on_packet=handler.on_receive if takes_packets else None,
+            limiter=Limiter(),
+            default_limit=handler.default_rate_limit,
+        )
+        object.__setattr__(connection, "_peer", peer)
+        return peer
+
+    async def connect(
+        self, *, retry: bool = False, max_retry_attempt: int = 3, retry_interval: float = 2.0
+    ) -> None:
+        """Connect within the block, if there is no connection: after ``autoconnect=False``, or after a loss.
+
+        It is tried in this task and under its cancel scope; others who need the connection wait for what
+        comes of it. Cancelled, it tries no more. While the client reconnects by itself, it waits for that.
+
+        Args:
+            retry: try more than once, where `Backoff.retries` says that it makes sense. By default as often
+                as the client's ``reconnect`` says, and once without.
+            max_retry_attempt: with ``retry``, tries in all. Default 3.
+            retry_interval: with ``retry``, seconds of the first wait between two at most; ``initial`` of a
+                `Backoff`. Default 2.
+
+        Raises:
+            ConnectionFailedError: the last of the tries failed.
+            RuntimeError: the block was not entered.
+        """
+        if retry:
+            maximum = max(Backoff.maximum, retry_interval)
+            backoff = Backoff(initial=retry_interval, maximum=maximum, attempts=max_retry_attempt)
+            await self._keeper.connect(backoff)
+        else:
+            await self._keeper.connect()
+
+    @property
+    def _live(self) -> Peer:
+        if self._keeper.peer is None:
+            raise RuntimeError("not connected; use: async with WebSocketClient(...) as client")
+        return self._keeper.peer
+
+    @property
+    def _caller(self) -> Peer | Keeper:
+        """What calls go through: a client that never reconnects need not look whether there is a link."""
+        keeper = self._keeper
+        if self._waits and self._manager is not None:
+            return keeper
+        return keeper.peer or self._live
+
+    # -- calls --------------------------------------------------------------------------------------
+
+    @overload
+    async def call(self, method: str, /, *args: Any, returns: type[T], **kwargs: Any) -> T: ...
+    @overload
+    async def call(self, method: str, /, *args: Any, returns: Any = ..., **kwargs: Any) -> Any: ...
+    def call(self, method: str, /, *args: Any, returns: Any = Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        """Call a method of the server and wait for its value.
+
+        The time left of the scope that this runs in travels with the call and ends the method over there too.
+        An argument that is an async iterable arrives as a stream (trio-ws.v1). A cancellation cancels the
+        method, within one trip of the link.
+
+        Args:
+            method: its name.
+            *args: what it takes, by position.
+            returns: the type that the value must be of, and is converted to by msgspec.
+            **kwargs: what it takes, by name.
+
+        Raises:
+            RPCError: the call failed, see the tree in `trio_ws.errors`.
+            PacketValidationError: the value is not of type ``returns``.
+            PacketError: an argument cannot be encoded; nothing was sent.
+            ConnectionClosedError: the connection ended first; its ``may_have_run`` says more.
+            ConnectionFailedError: the client has given up to reconnect.
+        """
+        return self._caller.call(method, args, kwargs, returns)
+
+    async def send_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> RPCResponse:
+        """Call a method and give how it ended: ``.data``, ``.error``, ``.result()``. Else as `call`."""
+        return await self._caller.send_rpc(method, args, kwargs)
+
+    @overload
+    def stream(
+        self, method: str, /, *args: Any, items: type[T], **kwargs: Any
+    ) -> AbstractAsyncContextManager[ItemStream[T]]: ...
+    @overload
+    def stream(
+        self, method: str, /, *args: Any, items: Any = ..., **kwargs: Any
+    ) -> AbstractAsyncContextManager[ItemStream[Any]]: ...
+    def stream(
+        self, method: str, /, *args: Any, items: Any = Any, **kwargs: Any
+    ) -> AbstractAsyncContextManager[ItemStream[Any]]:
+        """Call a method that is a stream, for the length of a block: ``async with ... as items: async for``.
+
+        Leaving the block early cancels the method. Who does not take items suspends the method at its
+        ``yield``, after ``stream_window`` items. Arguments and errors are those of `call`; an error of the
+        method comes in its place among the items.
+        """
+        return self._caller.stream(method, args, kwargs, items)
+
+    def stream_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> PacketStream:
+        """Iterate over the items of a stream as packets: ``async for packet in ...: packet.data``.
+
+        The same as `stream` without a block: it ends with the iterator, which ``break`` drops. Arguments that
+        are streams need the block.
+        """
+        peer = self._caller
+        return PacketStream(lambda: peer.open_stream(method, args, kwargs, Any))
+
+    # -- packets ------------------------------------------------------------------------------------
+
+    async def send(self, data: Any) -> None:
+        """Send a packet that is no call. Waits, raises and is cancelled as `WebSocket.send`."""
+        await self._caller.send(data)
+
+    async def recv(self) -> Packet | None:
+        """Wait for the next packet that is no call; None after a clean end. A cancellation loses none.
+
+        Packets that nobody takes are kept up to ``max_held_bytes``. Past that we stop reading; but while a
+        call or a stream waits for its answer the oldest packets are dropped, counted and logged once.
+
+        Raises:
+            ConnectionClosedError: the connection ended in any other way.
+            RuntimeError: the handler's ``on_receive`` takes the packets.
+        """
+        return await self._caller.recv()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Packet:
+        packet = await self.recv()
+        if packet is None:
+            raise StopAsyncIteration
+        return packet
+
+    def proxy(self, api: Callable[..., T]) -> T:
+        """An object with the methods of ``api``, a `WebSocketHandler` class or a Protocol, as calls.
+
+        ``math = client.proxy(MathAPI)``, then ``await math.add(1, 2)``. Results are converted to the types
+        that the methods are annotated with.
+        """
+        return cast("T", Proxy(self._caller, api))
+
+    # -- channels -----------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def subscribe(
+        self, names: str | Iterable[str], *, policy: Policy = "drop_oldest", max_items: int = 64
+    ) -> AsyncIterator[Inbox]:
+        """Listen to channels, for the length of a block: ``async with ... as inbox: async for packet in``.
+
+        The packets of these channels come to the inbox alone; `recv` gets what no inbox listens to. With
+        ``reconnect`` the inbox goes on over connections; what is published in between is not seen. Leaving
+        the block unsubscribes, without waiting for an answer.
+
+        Args:
+            names: one name or many, and globs, as far as the handler's ``may_subscribe`` allows.
+            policy: what gives way when ``max_items`` packets wait, or too many bytes: ``"drop_oldest"``,
+                ``"drop_newest"``, or ``"disconnect"``, which ends the inbox and not the connection.
+            max_items: packets that may wait in the inbox. Past ``Options.channel_max_bytes`` of what they
+                decode to the policy decides as well; one packet may come on top.
+
+        Yields:
+            The `Inbox`. When the connection has ended for good, it raises what `recv` does, after the packets
+            that wait; after a clean end `trio.EndOfChannel`.
+
+        Raises:
+            RPCAccessDeniedError: the handler does not allow it.
+            SubscriptionError: the connection holds ``max_subscribed_channels`` already.
+            RPCError: the server knows no channels, or not such names.
+            PacketError: the dialect carries no subscriptions; ``trio-ws.v1`` does.
+            ConnectionClosedError: the connection ended before the answer came.
+        """
+        check_policy(policy, ("drop_oldest", "drop_newest", "disconnect"))
+        wanted = check_names(names)
+        if not wanted:
+            raise ValueError("name one channel at least")
+        subscriptions = self._subscriptions
+        max_bytes = MAX_BYTES if self._opened is None else self._opened.options.channel_max_bytes
+        with Inbox(policy, max_items, subscriptions.leave, max_bytes=max_bytes) as inbox:
+            peer = await self._keeper.ready()
+            if not peer.extended:
+                raise no_channels(peer)
+            subscriptions.add(peer, inbox, wanted)
+            await subscriptions.confirmed(inbox)
+            if inbox._ended:
+                raise inbox._error() if inbox._error is not None else peer.ws._closed_error()
+            yield inbox
+
+    # -- state --------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> ClientState:
+        """Where the client is in its life.
+
+        ``"disconnected"``: there is no connection, and none is tried for. ``"connecting"``: it tries now.
+        ``"connected"``. ``"waiting"``: until the next try. ``"closed"``: its block was left.
+        """
+        return self._keeper.state
+
+    def state_changes(self) -> StateChanges:
+        """Iterate over `state`: that of now, and each new one until ``"closed"``. See `StateChanges`."""
+        return StateChanges(self._keeper)
+
+    @property
+    def connected(self) -> bool:
+        """Whether calls can be sent now."""
+        peer = self._keeper.peer
+        return peer is not None and peer.ws.connected
+
+    @property
+    def dialect(self) -> str:
+        """What both sides speak: ``"trio-ws.v1"``, ``"webshocket.v1"``, ``"json"`` or ``"jsonrpc"``."""
+        return self._live.dialect.name
+
+    @property
+    def websocket(self) -> WebSocket:
+        """The connection itself, the last one, for its state; it is read and written by the client alone."""
+        return self._live.ws
+
+    async def ping(self) -> float:
+        """Ping the server; seconds there and back."""
+        if self._waits:
+            await self._keeper.ready()
+        return await self.websocket.ping()
+
+
+def _make_handler(handler: Any) -> WebSocketHandler[Any]:
+    if handler is None:
+        return WebSocketHandler()
+    if isinstance(handler, type) and issubclass(handler, WebSocketHandler):
+        return handler()
+    if isinstance(handler, WebSocketHandler):
+        return handler
+    raise TypeError(f"handler is a WebSocketHandler, class or instance, not {handler!r}")

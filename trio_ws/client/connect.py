@@ -1,0 +1,423 @@
+"""Connecting: from a URI to an open WebSocket, in one bounded time.
+
+What always holds: whatever fails on the way, the stream is closed and the error is a
+`ConnectionFailedError` with its cause chained; only wrong arguments raise ValueError or TypeError.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import socket
+import ssl
+from collections.abc import Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from trio_ws.client.proxy import choose_proxy, explain, open_through
+from trio_ws.client.redirect import redirect_location, resolve_redirect, without_credentials
+from trio_ws.client.uri import parse_uri
+from trio_ws.errors import ConnectionFailedError, HandshakeRejectedError
+from trio_ws.logs import logger_for, shown
+from trio_ws.options import Options
+from trio_ws.protocol.deflate import PerMessageDeflate, confirm, offer
+from trio_ws.protocol.handshake import ClientHandshake, check_subprotocols
+from trio_ws.protocol.http import Request
+from trio_ws.websocket.connection import WebSocket
+from trio_ws.websocket.runtime import open_service
+from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, do_handshake
+from trio_ws.websocket.tls import tls_client
+from trio_ws.websocket.transport import SocketTransport, StreamTransport
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+
+    from trio_ws.protocol.handshake import Response
+    from trio_ws.websocket.runtime import Service
+    from trio_ws.websocket.transport import Transport
+
+    OpenStream = Callable[[], Awaitable[trio.abc.Stream]]
+    HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
+    AskHeaders = Callable[[], Awaitable[HeaderItems] | HeaderItems]
+    AskURI = Callable[[], Awaitable[str] | str]
+
+__all__ = ["Opening", "close_after", "connect", "take_socket"]
+
+logger = logger_for("trio_ws.network")
+
+#: Stands for one that is yet to be asked for; it may go with a context for TLS.
+_ANY_URI = "wss://unknown/"
+#: Seconds in which the rest of a refusal's body may come, once its head is there.
+_BODY_SECONDS = 0.1
+
+
+@asynccontextmanager
+@enable_ki_protection
+async def connect(
+    uri: str | AskURI,
+    *,
+    subprotocols: Sequence[str] = (),
+    headers: HeaderItems | AskHeaders = (),
+    stream: trio.abc.Stream | OpenStream | None = None,
+    unix_path: str | os.PathLike[str] | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    proxy: Literal[True] | str | None = True,
+    options: Options | None = None,
+) -> AsyncIterator[WebSocket]:
+    """Open a WebSocket for the length of an ``async with`` block (RFC 6455 section 4.1).
+
+    Leaving the block closes it with 1000, with 1011 where an exception leaves, within ``close_timeout``.
+    A cancellation closes it at once, with 1001 if that can be sent without waiting. The block's own
+    exception leaves as it was raised.
+
+    Redirects are followed, up to ``max_redirects``, but never from ``wss://`` to ``ws://``. ``Authorization``
+    and ``Cookie`` headers and the URI's user go to no other scheme, host or port; other headers do.
+
+    Args:
+        uri: ``ws://`` or ``wss://``. ``user:password@`` becomes Basic authentication. Or a function without
+            arguments, async or not, that gives one.
+        subprotocols: those offered, best first.
+        headers: more request headers. Or a function without arguments, async or not, that gives them, such
+            as one that fetches a token. It runs within ``open_timeout``, as that for ``uri`` does.
+        stream: speak over this stream instead of opening a TCP connection. It is taken over: it is closed in
+            the end, also when connecting fails. With ``wss://`` TLS is put on top of it. Or an async
+            function without arguments that gives one; an `OSError` of it is a failed connection.
+        unix_path: connect to the Unix socket at this path; the URI still names host and target.
+        ssl_context: for ``wss://``; by default `ssl.create_default_context`, which checks certificates.
+        proxy: the URL of a proxy: ``http://``, ``https://`` (TLS to the proxy), ``socks5://`` (names are
+            resolved here) or ``socks5h://`` (by the proxy), with ``user:password@`` where it wants that. The
+            SOCKS ones need ``trio-ws[proxy]``. True, the default: what the environment variables
+            ``wss_proxy``, ``ws_proxy``, ``socks_proxy``, ``https_proxy``, ``http_proxy``, ``all_proxy`` and
+            ``no_proxy`` say, and none with ``stream`` or ``unix_path``. None: no proxy.
+        options: limits and timeouts; default ``Options()``.
+
+    Yields:
+        The open `WebSocket`.
+
+    Raises:
+        InvalidURIError: ``uri`` names no WebSocket, or ``proxy`` or its environment variable no proxy.
+        HandshakeRejectedError: the server answered with another HTTP status.
+        ConnectionFailedError: DNS, TCP, TLS, the proxy or the handshake failed, a redirect could not be
+            followed, ``open_timeout`` passed, or a function for ``uri`` or ``headers`` raised.
+    """
+    opening = Opening(uri, subprotocols, headers, stream, unix_path, ssl_context, proxy, options)
+    entered = False
+    try:
+        async with open_service(opening.options) as service:
+            entered = True
+            ws = await opening.open(service)
+            try:
+                yield ws
+            except BaseException as exc:
+                await close_after(ws, exc)
+                raise
+            await ws.close()
+    finally:
+        if not entered:
+            await opening.abandon()
+
+
+class Opening:
+    """How a connection is opened: the arguments of `connect`, checked. It may be opened again and again.
+
+    Each time functions are asked anew, and a mapping of headers is read anew.
+    """
+
+    def __init__(
+        self,
+        uri: str | AskURI,
+        subprotocols: Sequence[str] = (),
+        headers: HeaderItems | AskHeaders = (),
+        stream: trio.abc.Stream | OpenStream | None = None,
+        unix_path: str | os.PathLike[str] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        proxy: Literal[True] | str | None = True,
+        options: Options | None = None,
+    ) -> None:
+        self._stream = stream
+        self._uri = uri
+        self._headers = headers if isinstance(headers, Mapping) or callable(headers) else list(headers)
+        self._attempt = functools.partial(
+            _Attempt,
+            subprotocols=subprotocols,
+            stream=stream,
+            unix_path=unix_path,
+            ssl_context=ssl_context,
+            proxy=proxy,
+            options=options,
+        )
+        # Made here for what may be wrong with its parts, as far as they are known.
+        first = self._attempt(_ANY_URI if callable(uri) else uri, _pairs(self._headers))
+        self.options = first.options
+        # One is good for one connection.
+        self._first = None if callable(uri) or _is_function(self._headers) else first
+        self._opened = False
+
+    async def open(self, service: Service) -> WebSocket:
+        """Open a connection in ``open_timeout``; raises as `connect`."""
+        if self._opened and self._stream is not None and not callable(self._stream):
+            raise RuntimeError("a stream is good for one connection; give an async function that opens one")
+        self._opened = True
+        attempt, self._first = self._first, None
+        ws: WebSocket | None = None
+        with trio.move_on_after(self.options.open_timeout):
+            if attempt is None:
+                attempt = await self._ask()
+            ws = await attempt.open(service)
+        if ws is None:
+            if attempt is None:
+                await self.abandon()
+            raise ConnectionFailedError(
+                f"the connection{'' if attempt is None else f' to {attempt.where}'} did not open within"
+                f" open_timeout ({self.options.open_timeout} seconds)"
+            )
+        return ws
+
+    async def _ask(self) -> _Attempt:
+        """What to do this time."""
+        try:
+            uri = await _result("uri", self._uri) if callable(self._uri) else self._uri
+            headers: Any = self._headers
+            if _is_function(headers):
+                headers = await _result("headers", headers)
+            return self._attempt(uri, _pairs(headers))
+        except BaseException:
+            await self.abandon()
+            raise
+
+    async def abandon(self) -> None:
+        """It comes to no `open`: close the stream that was given."""
+        if self._stream is not None and not callable(self._stream):
+            await close_forcefully(self._stream)
+
+
+def _is_function(headers: object) -> bool:
+    return callable(headers) and not isinstance(headers, Mapping)
+
+
+def _pairs(headers: Any) -> list[tuple[str, str]]:
+    """The headers as they are now; none yet of a function."""
+    if _is_function(headers):
+        return []
+    return list(headers.items() if isinstance(headers, Mapping) else headers)
+
+
+async def _result(name: str, function: Callable[[], Any]) -> Any:
+    """Ask a function of the user's.
+
+    Raises:
+        ConnectionFailedError: it raised.
+    """
+    try:
+        result = function()
+        return await result if inspect.isawaitable(result) else result
+    except ConnectionFailedError:
+        raise
+    except Exception as exc:
+        logger.warning("the function for %s failed", name, exc_info=exc)
+        raise ConnectionFailedError(
+            f"the function for {name} raised {type(exc).__name__}: {explain(exc)}"
+        ) from exc
+
+
+async def close_after(ws: WebSocket, exc: BaseException) -> None:
+    """Close because of what left a block."""
+    try:
+        await ws.close(1001 if _is_cancellation(exc) else 1011)
+    except trio.Cancelled:
+        pass  # what the block raised says more
+
+
+def _is_cancellation(exc: BaseException) -> bool:
+    """Whether the block was cancelled, and nothing else: its own nursery makes a group of that."""
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split(trio.Cancelled)[1] is None
+    return isinstance(exc, trio.Cancelled)
+
+
+class _Attempt:
+    """One `connect`: its arguments, checked, and where it stands on its way through proxies and redirects."""
+
+    def __init__(
+        self,
+        uri: str,
+        headers: list[tuple[str, str]],
+        *,
+        subprotocols: Sequence[str],
+        stream: trio.abc.Stream | OpenStream | None,
+        unix_path: str | os.PathLike[str] | None,
+        ssl_context: ssl.SSLContext | None,
+        proxy: Literal[True] | str | None,
+        options: Options | None,
+    ) -> None:
+        self.uri = parse_uri(uri)
+        if options is not None and not isinstance(options, Options):
+            raise TypeError(f"options is an Options, not {type(options).__name__}; write Options(...)")
+        self.options = options if options is not None else Options()
+        if ssl_context is not None and not self.uri.secure:
+            raise ValueError("ssl_context goes with a wss:// URI")
+        if stream is not None and unix_path is not None:
+            raise ValueError("give stream or unix_path, not both")
+        self._fixed = "stream" if stream is not None else "unix_path" if unix_path is not None else None
+        if self._fixed and isinstance(proxy, str):
+            raise ValueError(f"give proxy or {self._fixed}, not both")
+        self._proxy_choice: Literal[True] | str | None = None if self._fixed and proxy is True else proxy
+        self._proxy = choose_proxy(self.uri, self._proxy_choice)
+        self._stream = stream
+        self._unix_path = unix_path
+        self._ssl_context = ssl_context
+        self._subprotocols = check_subprotocols(subprotocols)
+        self._headers = headers
+        self._authorization = self.uri.authorization
+        self._handshake = self._make_handshake()
+
+    @property
+    def where(self) -> str:
+        """The server, and the proxy that leads there, for messages."""
+        return self.uri.authority + (f" through the proxy {self._proxy}" if self._proxy else "")
+
+    def _make_handshake(self) -> ClientHandshake:
+        items = self._headers
+        if self._authorization is not None and not any(name.lower() == "authorization" for name, _ in items):
+            items = [*items, ("Authorization", self._authorization)]
+        return ClientHandshake(
+            self.uri.host_header,
+            self.uri.target,
+            subprotocols=self._subprotocols,
+            extensions=offer(self.options.deflate) if self.options.deflate is not None else None,
+            headers=items,
+            max_header_bytes=self.options.max_header_bytes,
+        )
+
+    async def open(self, service: Service) -> WebSocket:
+        redirects = 0
+        while True:
+            try:
+                return await self._open_here(service)
+            except HandshakeRejectedError as exc:
+                location = redirect_location(exc)
+                if location is None or self.options.max_redirects == 0:
+                    raise
+                self._follow(location, redirects, exc)
+            redirects += 1
+
+    def _follow(self, location: str, redirects: int, rejected: HandshakeRejectedError) -> None:
+        """Turn to where a redirect leads; what is not for that server stays behind."""
+        before = self.uri
+        try:
+            self.uri = resolve_redirect(before, location)
+            where = shown(str(self.uri))
+            if self._fixed:
+                raise ConnectionFailedError(
+                    f"{before} redirects to {where}, and {self._fixed} leads to one server only"
+                )
+            if redirects >= self.options.max_redirects:
+                raise ConnectionFailedError(
+                    f"{before} redirects to {where}, after max_redirects={redirects} redirects already"
+                )
+            if self.uri.origin != before.origin:
+                self._headers = without_credentials(self._headers)
+                self._authorization = None
+            if self.uri.authorization is not None:
+                self._authorization = self.uri.authorization
+            self._proxy = choose_proxy(self.uri, self._proxy_choice)
+            self._handshake = self._make_handshake()
+        except ConnectionFailedError as exc:
+            # Its own cause, where there is one, is told in its text.
+            raise exc from rejected
+
+    async def _open_here(self, service: Service) -> WebSocket:
+        try:
+            transport = await self._secure(service, await self._dial())
+        except LINK_ERRORS as exc:
+            raise ConnectionFailedError(f"could not reach {self.where}: {explain(exc)}") from exc
+        handshake = self._handshake
+        try:
+            response = await _shake_hands(transport, handshake)
+            deflate = _agreed_deflate(response, self.options)
+        except BaseException as exc:
+            transport.close()
+            if isinstance(exc, LINK_ERRORS):
+                raise ConnectionFailedError(
+                    f"the connection to {self.where} broke in the handshake: {explain(exc)}"
+                ) from exc
+            raise
+        request = Request(handshake.request)
+        request.tls, request.client_address = transport.tls, transport.local_address
+        ws = WebSocket(transport, service, self.options, client=True, request=request)
+        ws._opened(response.subprotocol, response.headers, deflate, handshake.trailing)
+        return ws
+
+    async def _dial(self) -> trio.abc.Stream:
+        if callable(self._stream):
+            return await self._stream()
+        if self._stream is not None:
+            return self._stream
+        if self._unix_path is not None:
+            return await trio.open_unix_socket(self._unix_path)
+        if self._proxy is not None:
+            return await open_through(self._proxy, self.uri, self.options.max_header_bytes)
+        return await trio.open_tcp_stream(self.uri.address, self.uri.port)
+
+    async def _secure(self, service: Service, stream: trio.abc.Stream) -> Transport:
+        if self.uri.secure:
+            plain = take_socket(stream) if isinstance(stream, trio.SocketStream) else stream
+            context = self._ssl_context or ssl.create_default_context()
+            stream = secured = tls_client(plain, context, self.uri.server_name)
+            await do_handshake(secured)
+        elif isinstance(stream, trio.SocketStream):
+            return SocketTransport(take_socket(stream))
+        return StreamTransport(stream, service.nursery)
+
+
+def take_socket(stream: trio.SocketStream) -> socket.socket:
+    """Take the socket out of a trio stream, for which it is closed from then on."""
+    inner = stream.socket
+    sock = socket.socket(inner.family, inner.type, inner.proto, fileno=inner.detach())
+    sock.setblocking(False)
+    return sock
+
+
+async def _shake_hands(transport: Transport, handshake: ClientHandshake) -> Response:
+    data = memoryview(handshake.request)
+    while data:
+        data = data[await transport.send_some(data) :]
+    while True:
+        received = await transport.receive()
+        if not received:
+            handshake.eof()
+        response = handshake.feed(received)
+        if response is not None:
+            return response
+        if handshake.rejected:
+            await _read_rejection(transport, handshake)
+
+
+async def _read_rejection(transport: Transport, handshake: ClientHandshake) -> NoReturn:
+    """Take what soon comes of a refusal's body. The refusal stands, whatever becomes of the connection."""
+    ends = trio.current_time() + _BODY_SECONDS
+    if ends < trio.current_effective_deadline():
+        with trio.move_on_at(ends):
+            try:
+                while received := await transport.receive():
+                    handshake.feed(received)
+            except LINK_ERRORS:
+                pass
+    handshake.eof()
+
+
+def _agreed_deflate(response: Response, options: Options) -> PerMessageDeflate | None:
+    compression = options.deflate
+    if response.extensions is None or compression is None:
+        return None
+    try:
+        params = confirm(compression, response.extensions)
+    except ValueError as exc:
+        raise ConnectionFailedError(f"the server's answer about compression is wrong: {exc}") from exc
+    return PerMessageDeflate(
+        client=True, params=params, compression=compression, max_message_size=options.max_message_size
+    )

@@ -1,0 +1,108 @@
+"""Asking an HTTP proxy for a tunnel: CONNECT and its answer (RFC 9110 section 9.3.6).
+
+h11 parses. What always holds here: the answer's head is bounded and may come in pieces of any size; nothing
+is taken for the tunnel's that the proxy sent before we spoke through it; no exception of h11 leaves.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import NoReturn
+
+import h11
+
+from trio_ws.protocol.http_parser import GarbageError, HeadReader, HeadTooLongError
+
+__all__ = ["Tunnel", "TunnelError"]
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] [0-9]{3}[ \r\n]")
+
+
+class TunnelError(Exception):
+    """Why there is no tunnel, as the end of a sentence that begins with the proxy. Internal.
+
+    Attributes:
+        status: the HTTP status with which the proxy refused, or None.
+    """
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Tunnel:
+    """One CONNECT request and its answer.
+
+    Args:
+        authority: host and port to reach, such as ``"example.com:443"``.
+        authorization: the value of ``Proxy-Authorization``, or None.
+        max_header_bytes: bytes of the answer's head, any 1xx before it included.
+
+    Attributes:
+        request: the bytes to send.
+    """
+
+    __slots__ = ("_h11", "_heads", "_max_header_bytes", "request")
+
+    def __init__(self, authority: str, authorization: str | None, max_header_bytes: int) -> None:
+        headers = [("Host", authority)]
+        if authorization is not None:
+            headers.append(("Proxy-Authorization", authorization))
+        self._heads = HeadReader(max_header_bytes, _STATUS_LINE, b"HTTP/1.")
+        self._max_header_bytes = max_header_bytes
+        # h11 has to know the request to judge the answer, so it may as well write it.
+        self._h11 = h11.Connection(h11.CLIENT)
+        self.request = self._h11.send(h11.Request(method="CONNECT", target=authority, headers=headers)) or b""
+        self._h11.send(h11.EndOfMessage())
+
+    def feed(self, data: bytes) -> bool:
+        """Add `data`; whether the tunnel stands now.
+
+        Raises:
+            TunnelError: the proxy refuses, or does not answer in HTTP.
+        """
+        while True:
+            try:
+                head = self._heads.feed(data)
+            except HeadTooLongError:
+                raise TunnelError(
+                    f"answers with a head over max_header_bytes={self._max_header_bytes}"
+                ) from None
+            except GarbageError:
+                raise TunnelError("does not answer in HTTP") from None
+            if head is None:
+                return False
+            self._h11.receive_data(head)
+            try:
+                event = self._h11.next_event()
+            except h11.RemoteProtocolError as exc:
+                raise TunnelError("answers in malformed HTTP") from exc
+            if isinstance(event, h11.Response):
+                self._check(event.status_code)
+                return True
+            data = b""  # a 1xx, which says nothing yet
+
+    def eof(self) -> NoReturn:
+        """Tell that the proxy ended the stream before it agreed.
+
+        Raises:
+            TunnelError: always.
+        """
+        raise TunnelError(
+            "closed the connection in the middle of its answer"
+            if self._heads
+            else "closed the connection without an answer"
+        )
+
+    def _check(self, status: int) -> None:
+        if not 200 <= status <= 299:
+            try:
+                phrase = f" ({HTTPStatus(status).phrase})"
+            except ValueError:
+                phrase = ""
+            hint = "; it wants user:password@ in its URL, or others" if status == 407 else ""
+            raise TunnelError(f"refuses with HTTP status {status}{phrase}{hint}", status)
+        if self._heads:
+            # Clients speak first in TLS and in WebSocket, so this came from nobody behind the proxy.
+            raise TunnelError("sent more than its answer before the tunnel was used")

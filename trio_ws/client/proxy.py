@@ -1,0 +1,218 @@
+"""Proxies: which one leads to a server, and a stream through it.
+
+HTTP proxies are asked with CONNECT, for ``ws://`` too (RFC 6455 section 4.1), through h11, which is always
+there. SOCKS5 is left to python-socks, which comes with the extra ``proxy``.
+
+What always holds: a user or password is in no message, log line or repr; whatever a proxy does, the stream
+to it is closed and the error is a `ConnectionFailedError` that names it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import ssl
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
+
+import trio
+
+from trio_ws.client.http_tunnel import Tunnel, TunnelError
+from trio_ws.client.uri import basic_authorization, split_host
+from trio_ws.errors import ConnectionFailedError, InvalidURIError
+from trio_ws.protocol.urls import masked
+from trio_ws.websocket.sockets import close_forcefully, do_handshake
+from trio_ws.websocket.tls import tls_client
+
+if TYPE_CHECKING:
+    from trio_ws.client.uri import WebSocketURI
+
+__all__ = ["Proxy", "choose_proxy", "explain", "open_through", "parse_proxy"]
+
+_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+_READ_SIZE = 4096
+#: Whose variable counts, best first. RFC 6455 section 4.1 prefers SOCKS, then what is meant for HTTPS.
+_VARIABLES = {True: ("wss", "socks", "https", "all"), False: ("ws", "socks", "https", "http", "all")}
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A checked proxy URL.
+
+    Attributes:
+        scheme: ``http``, ``https``, ``socks5`` (we resolve names) or ``socks5h`` (the proxy does).
+        host: its name in ASCII, or its address without brackets, with its zone.
+        port: its TCP port.
+        user: the name to log in with, or None.
+        password: what goes with it, or None.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    user: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+
+    @property
+    def server_name(self) -> str:
+        """Whom its certificate is to name."""
+        return self.host.partition("%")[0].removesuffix(".")
+
+    def __str__(self) -> str:
+        host = f"[{self.server_name}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+def parse_proxy(url: str) -> Proxy:
+    """Take a proxy's URL apart.
+
+    Raises:
+        InvalidURIError: it names no proxy that we can use; the message says what to mend.
+    """
+    shown = masked(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        # The cause would show the whole, with its password.
+        raise InvalidURIError(f"{shown!r} is no URL of a proxy") from None
+    if parts.scheme not in _PORTS:
+        known = ", ".join(f"{scheme}://" for scheme in _PORTS)
+        raise InvalidURIError(f"the proxy {shown!r} has none of the schemes {known}")
+    if not parts.hostname:
+        raise InvalidURIError(f"the proxy {shown!r} names no host")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise InvalidURIError(f"the proxy {shown!r} has more than scheme, user, host and port")
+    user = password = None
+    if parts.username is not None:
+        user, password = unquote(parts.username), unquote(parts.password or "")
+        sizes = len(user), len(password)
+        if parts.scheme.startswith("socks") and not (
+            (user + password).isascii() and min(sizes) >= 1 and max(sizes) <= 255
+        ):
+            # RFC 1929 has room for that, and no way to name an encoding.
+            raise InvalidURIError(
+                f"the proxy {shown!r} takes a user and a password of 1 to 255 ASCII characters each"
+            )
+    host = "%".join(filter(None, split_host(parts.hostname)))
+    return Proxy(parts.scheme, host, _PORTS[parts.scheme] if port is None else port, user, password)
+
+
+def choose_proxy(uri: WebSocketURI, choice: Literal[True] | str | None) -> Proxy | None:
+    """The proxy that leads to a server: the one chosen, or for True what the environment says.
+
+    Raises:
+        TypeError: ``choice`` is of none of these kinds.
+        InvalidURIError: the URL names no proxy.
+    """
+    if isinstance(choice, str):
+        return parse_proxy(choice)
+    if choice is None:
+        return None
+    if choice is not True:
+        raise TypeError(
+            f"proxy is True, None or a URL, not {type(choice).__name__}; None goes without a proxy"
+        )
+    if not any(name[-6:].lower() == "_proxy" for name in os.environ):
+        return None  # as nearly always; getproxies takes several times as long to say that
+    proxies = getproxies_environment()
+    name = next((name for name in _VARIABLES[uri.secure] if name in proxies), None)
+    if name is None:
+        return None
+    # In no_proxy names may be written with a port, and addresses with brackets.
+    if proxy_bypass(f"{uri.host}:{uri.port}") or proxy_bypass(uri.authority):
+        return None
+    url = proxies[name]
+    try:
+        return parse_proxy(url if "://" in url else f"http://{url}")
+    except InvalidURIError as exc:
+        raise InvalidURIError(f"from the environment variable {name}_proxy: {exc}") from None
+
+
+async def open_through(proxy: Proxy, uri: WebSocketURI, max_header_bytes: int) -> trio.abc.Stream:
+    """Open a stream to a server through a proxy.
+
+    A cancellation closes what was opened.
+
+    Raises:
+        ConnectionFailedError: the proxy cannot be reached, refuses, or answers with what is no answer.
+    """
+    if proxy.scheme.startswith("socks"):
+        return await _open_socks(proxy, uri)
+    stream = await _reach(proxy)
+    try:
+        await _open_tunnel(stream, proxy, uri, max_header_bytes)
+    except BaseException as exc:
+        await close_forcefully(stream)
+        if isinstance(exc, TunnelError):
+            raise ConnectionFailedError(f"the proxy {proxy}, asked for {uri.authority}, {exc}") from exc
+        if isinstance(exc, trio.BrokenResourceError):
+            raise ConnectionFailedError(f"the proxy {proxy} broke the connection: {explain(exc)}") from exc
+        raise
+    return stream
+
+
+async def _reach(proxy: Proxy) -> trio.abc.Stream:
+    try:
+        stream = await trio.open_tcp_stream(proxy.host, proxy.port)
+        if proxy.scheme == "http":
+            return stream
+        secured = tls_client(stream, ssl.create_default_context(), proxy.server_name)
+        await do_handshake(secured)
+        return secured
+    except (OSError, trio.BrokenResourceError) as exc:
+        raise ConnectionFailedError(f"could not reach the proxy {proxy}: {explain(exc)}") from exc
+
+
+async def _open_tunnel(
+    stream: trio.abc.Stream, proxy: Proxy, uri: WebSocketURI, max_header_bytes: int
+) -> None:
+    authorization = None if proxy.user is None else basic_authorization(proxy.user, proxy.password or "")
+    tunnel = Tunnel(uri.authority, authorization, max_header_bytes)
+    await stream.send_all(tunnel.request)
+    while True:
+        received = await stream.receive_some(_READ_SIZE)
+        if not received:
+            tunnel.eof()
+        if tunnel.feed(bytes(received)):
+            return
+
+
+async def _open_socks(proxy: Proxy, uri: WebSocketURI) -> trio.abc.Stream:
+    try:
+        import python_socks  # noqa: PLC0415 - an extra
+        from python_socks.async_.trio.v2 import Proxy as Connector  # noqa: PLC0415
+    except ImportError as exc:
+        raise ConnectionFailedError(
+            f"the proxy {proxy} needs the package python-socks; install it with: pip install 'trio-ws[proxy]'"
+        ) from exc
+    connector = Connector(
+        python_socks.ProxyType.SOCKS5,
+        proxy.host,
+        proxy.port,
+        proxy.user,
+        proxy.password,
+        rdns=proxy.scheme == "socks5h",
+    )
+    try:
+        # open_timeout is around all this already.
+        return (await connector.connect(uri.host, uri.port, timeout=math.inf)).trio_stream
+    except python_socks.ProxyConnectionError as exc:
+        raise ConnectionFailedError(f"could not reach the proxy {proxy}: {explain(exc)}") from exc
+    except python_socks.ProxyError as exc:
+        raise ConnectionFailedError(
+            f"the proxy {proxy}, asked for {uri.authority}, did not connect: {exc}"
+        ) from exc
+    except (OSError, ValueError, trio.BrokenResourceError) as exc:
+        # OSError: DNS, where we resolve. ValueError: an address in the answer that is none.
+        raise ConnectionFailedError(
+            f"no connection to {uri.authority} through the proxy {proxy}: {explain(exc)}"
+        ) from exc
+
+
+def explain(exc: BaseException) -> str:
+    """The innermost reason, for people: trio says that a stream broke, and OpenSSL why."""
+    cause = exc.__cause__
+    return str(cause if isinstance(cause, OSError) else exc) or type(exc).__name__

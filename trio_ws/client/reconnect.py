@@ -1,0 +1,385 @@
+"""Keeper: the connections of one client, one after the other, and who waits for the next.
+
+A connection has one task of its own (`_live`), which ends with it. A lost one starts another task
+(`_recover`), which tries until there is a new one or it gives up. Both are children of the client's service,
+so they end with the client's block.
+
+What always holds:
+
+- State changes in synchronous code, and every change wakes everyone who waits for one. So nobody waits for a
+  connection that will not come: a wait ends with a connection, an error, or its own cancellation.
+- One task at a time dials: the one that holds `_dialing`.
+- Whoever dials in its own task (entering the block, `connect`) does so under its own cancel scope.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import trio
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection
+
+from trio_ws.client.backoff import ONCE
+from trio_ws.client.connect import close_after
+from trio_ws.errors import ConnectionClosedError, ConnectionClosedLocallyError, ConnectionFailedError
+from trio_ws.logs import logger_for
+from trio_ws.wall import judged, log_failure, text_of
+from trio_ws.websocket._notify import Bell
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from trio_ws.client.backoff import Backoff
+    from trio_ws.client.subscriptions import Subscriptions
+    from trio_ws.codecs.base import Packet
+    from trio_ws.rpc.outgoing import RPCResponse
+    from trio_ws.rpc.session import Peer
+    from trio_ws.rpc.streams import ItemStream
+    from trio_ws.websocket.runtime import Service
+
+__all__ = ["ClientState", "Keeper", "StateChanges"]
+
+logger = logger_for("trio_ws.client")
+
+#: See `WebSocketClient.state`.
+ClientState = Literal["disconnected", "connecting", "connected", "waiting", "closed"]
+
+
+class StateChanges(AsyncIterator[ClientState]):
+    """The states of a client, as they change: ``async for state in client.state_changes()``.
+
+    It begins with the state of now and ends after ``"closed"``. Who is slow sees the latest state, and not
+    all that came between; nothing is queued, and nobody waits for a watcher.
+    """
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._seen = -1
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ClientState:
+        keeper = self._keeper
+        if self._seen != keeper.changes:
+            await checkpoint()
+        while self._seen == keeper.changes:
+            if keeper.state == "closed":
+                await checkpoint()
+                raise StopAsyncIteration
+            await keeper.changed.wait()
+        self._seen = keeper.changes
+        return keeper.state
+
+
+class Keeper:
+    """See the module's text. Its methods for calls are those of `Peer`, and wait for a connection before.
+
+    Args:
+        open_peer: opens one connection in a service and gives its peer, not yet running. Raises
+            ConnectionFailedError.
+        backoff: when lost connections are tried again; None for never.
+        subscriptions: what is to come back with each connection.
+
+    Attributes:
+        peer: of the last connection, or None.
+        state: see `WebSocketClient.state`.
+        changes: counts the changes of `state`.
+        changed: rings at each.
+    """
+
+    def __init__(
+        self,
+        open_peer: Callable[[Service], Awaitable[Peer]],
+        backoff: Backoff | None,
+        subscriptions: Subscriptions,
+    ) -> None:
+        self._open_peer = open_peer
+        self._backoff = backoff
+        self._subscriptions = subscriptions
+        self._service: Service | None = None
+        self._close_timeout = 0.0
+        self._context = contextvars.copy_context()
+        self._dialing = trio.Lock()
+        self._trying = trio.CancelScope()  # around whoever dials
+        self._failure: ConnectionFailedError | None = None
+        self._tries = 0  # since the counting began
+        self._waits = 0
+        self._since = 0.0  # when the connection came up
+        self.peer: Peer | None = None
+        self.state: ClientState = "disconnected"
+        self.changes = 0
+        self.changed = Bell()
+
+    def _become(self, state: ClientState) -> None:
+        if state != self.state and self.state != "closed":
+            self.state = state
+            self.changes += 1
+            self.changed.ring()
+
+    # -- life ---------------------------------------------------------------------------------------
+
+    def begin(self, service: Service, close_timeout: float) -> None:
+        """The client's block has begun."""
+        self._service = service
+        self._close_timeout = close_timeout
+        self._context = contextvars.copy_context()
+
+    @enable_ki_protection
+    async def connect(self, backoff: Backoff | None = None) -> None:
+        """Get a connection if there is none, in this task. Cancelled, it tries no more."""
+        if self._service is None:
+            raise RuntimeError("enter the client's block first: async with WebSocketClient(...) as client")
+        await checkpoint_if_cancelled()
+        while self.state in ("connecting", "waiting"):
+            # Another task is at it, and its end is ours too, unless it was cancelled.
+            await self.changed.wait()
+            if self._failure is not None and not self.goes_on:
+                raise self._no_connection()
+        async with self._dialing:
+            if self.state == "connected":
+                return
+            if self.state == "closed":
+                raise self._no_connection()
+            self._tries = self._waits = 0
+            self._failure = None
+            try:
+                with trio.CancelScope() as self._trying:
+                    await self._dial(backoff or self._backoff or ONCE, None)
+            except ConnectionFailedError as exc:
+                self._give_up(exc)
+                raise
+            except BaseException:
+                self._become("disconnected")
+                raise
+            if self._trying.cancelled_caught:
+                raise self._no_connection()
+
+    async def close(self, exc: BaseException | None) -> None:
+        """The block is being left, with this exception. Closes as `connect` does; all who wait are told."""
+        self._become("closed")
+        self._trying.cancel()
+        self._subscriptions.end(self._no_connection)
+        if self._dialing.locked():
+            # Whoever dials in a task elsewhere closes what it has begun, which takes the service.
+            with trio.move_on_after(self._close_timeout, shield=True):
+                async with self._dialing:
+                    pass
+        peer = self.peer
+        if peer is not None:
+            peer.leave()
+            if exc is None:
+                await peer.ws.close()
+            else:
+                await close_after(peer.ws, exc)
+        del self._open_peer  # of the client, which has us
+
+    # -- dialing ------------------------------------------------------------------------------------
+
+    async def _dial(
+        self, backoff: Backoff, error: ConnectionFailedError | ConnectionClosedError | None
+    ) -> None:
+        """Try until there is a connection. ``error`` is what to wait for before the first try."""
+        assert self._service is not None
+        try:
+            while True:
+                if error is not None:
+                    if not self._may_try_again(backoff, error):
+                        raise _failed(error, self._tries)
+                    self._waits += 1
+                    delay = backoff.delay(self._waits, error)
+                    logger.info("%s; the next try is in %.3g s", error, delay)
+                    self._become("waiting")
+                    await trio.sleep(delay)
+                self._become("connecting")
+                self._tries += 1
+                try:
+                    peer = await self._open_peer(self._service)
+                except ConnectionFailedError as exc:
+                    error = exc
+                    continue
+                self._take(peer)
+                return
+        finally:
+            del error  # its traceback holds this frame, which would hold it
+
+    def _may_try_again(self, backoff: Backoff, error: ConnectionFailedError | ConnectionClosedError) -> bool:
+        return backoff.retries(error) and (backoff.attempts is None or self._tries < backoff.attempts)
+
+    def _take(self, peer: Peer) -> None:
+        """A connection is open."""
+        assert self._service is not None
+        if self.peer is not None:
+            peer.take_over(self.peer)
+        self.peer = peer
+        self._failure = None
+        self._since = trio.current_time()
+        peer.on_over = lambda: self._lost(peer)
+        self._start(self._live, peer)
+        self._subscriptions.attach(peer)
+        self._become("connected")
+
+    def _start(self, function: Callable[[Any], Awaitable[None]], argument: Any) -> None:
+        """Run a task in the context of the client's block, whoever caused it."""
+        assert self._service is not None
+        self._context.copy().run(self._service.nursery.start_soon, function, argument)
+
+    @enable_ki_protection
+    async def _live(self, peer: Peer) -> None:
+        """The life of one connection, in a nursery that must not fail."""
+        try:
+            await peer.run()
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            log_failure(logger, "on_receive of a client's handler failed", exc=judged(exc))
+            peer.ws._begin_close(1011, "internal error")
+        finally:
+            await peer.ws.close()  # what the peer's end has left of it; at once where the block is done
+
+    def _lost(self, peer: Peer) -> None:
+        """A connection has ended; the hook of its peer."""
+        if peer is not self.peer or self.state != "connected":
+            return
+        ws, backoff = peer.ws, self._backoff
+        error = ws._closed_error()
+        if backoff is None or not self._is_retried(backoff, error):
+            self._become("disconnected")
+            self._subscriptions.end(None if ws._ended_cleanly else ws._closed_error)
+            return
+        if trio.current_time() - self._since >= backoff.reset_after:
+            self._tries = self._waits = 0
+        self._subscriptions.detach()
+        self._become("waiting")
+        self._start(self._recover, error)
+
+    def _is_retried(self, backoff: Backoff, error: ConnectionClosedError) -> bool:
+        try:
+            return backoff.retries(error)
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            log_failure(logger, "retries() of the Backoff failed, which counts as no", exc=judged(exc))
+            return False
+
+    @enable_ki_protection
+    async def _recover(self, error: ConnectionClosedError) -> None:
+        assert self._backoff is not None
+        async with self._dialing:
+            if self.state != "waiting":
+                return
+            try:
+                with trio.CancelScope() as self._trying:
+                    await self._dial(self._backoff, error)
+            except ConnectionFailedError as exc:
+                logger.warning("gave up to reconnect: %s", exc)
+                self._give_up(exc)
+            except BaseException as exc:  # noqa: BLE001 - judged there
+                log_failure(logger, "reconnecting failed", exc=judged(exc))
+                failure = ConnectionFailedError(f"reconnecting failed: {text_of(exc)}")
+                failure.__cause__ = exc
+                self._give_up(failure)
+
+    def _give_up(self, failure: ConnectionFailedError) -> None:
+        self._failure = failure
+        self._become("disconnected")
+        self._subscriptions.end(self._no_connection)
+
+    # -- waiting ------------------------------------------------------------------------------------
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a connection, or one may come by itself."""
+        return self.state in ("connected", "connecting", "waiting")
+
+    async def up(self) -> Peer:
+        """Wait until there is a connection.
+
+        Raises:
+            ConnectionFailedError: trying was given up.
+            ConnectionClosedError: the connection was lost, or the block was left, and no other will come.
+            RuntimeError: there was none yet, and nobody tries.
+        """
+        while self.state != "connected":
+            if not self.goes_on:
+                await checkpoint()
+                raise self._no_connection()
+            await self.changed.wait()
+        assert self.peer is not None
+        return self.peer
+
+    async def ready(self) -> Peer:
+        """Wait until there is a connection with room for a request."""
+        await checkpoint_if_cancelled()
+        while True:
+            peer = await self.up()
+            try:
+                await peer._ready()
+            except ConnectionClosedError:
+                if self.goes_on and self.peer is peer and not peer.over:
+                    # It closes. The end of it is sure to come, if it is read.
+                    with peer.needing:
+                        await self.changed.wait()
+                elif not self.goes_on:
+                    raise self._no_connection() from None
+            else:
+                return peer
+
+    def _no_connection(self) -> Exception:
+        if self.state == "closed":
+            return ConnectionClosedLocallyError(1000, "the client's block was left")
+        if self._failure is not None:
+            return self._failure.with_traceback(None)  # raised again and again, it would grow
+        if self.peer is not None:
+            return self.peer.ws._closed_error()
+        return RuntimeError("not connected; await client.connect() first, within the client's block")
+
+    # -- what a peer has ----------------------------------------------------------------------------
+
+    async def call(
+        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], returns: Any = Any
+    ) -> Any:
+        return await (await self.ready()).call(method, args, kwargs, returns)
+
+    async def send_rpc(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> RPCResponse:
+        return await (await self.ready()).send_rpc(method, args, kwargs)
+
+    async def open_stream(
+        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any
+    ) -> ItemStream[Any]:
+        return await (await self.ready()).open_stream(method, args, kwargs, items)
+
+    @asynccontextmanager
+    async def stream(
+        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any = Any
+    ) -> AsyncIterator[ItemStream[Any]]:
+        peer = await self.ready()
+        async with peer.stream(method, args, kwargs, items) as results:
+            yield results
+
+    async def send(self, data: Any) -> None:
+        await (await self.ready()).send(data)
+
+    async def recv(self) -> Packet | None:
+        while True:
+            peer = self.peer
+            if peer is None or (peer.over and not peer._mail and self.goes_on):
+                peer = await self.up()
+            elif peer.over and not peer._mail and self._failure is not None:
+                await checkpoint()
+                raise self._no_connection()
+            try:
+                packet = await peer.recv()
+            except ConnectionClosedError:
+                if not self.goes_on and self._failure is None:
+                    raise
+            else:
+                if packet is not None or not (self.goes_on or self._failure is not None):
+                    return packet
+
+
+def _failed(error: ConnectionFailedError | ConnectionClosedError, tries: int) -> ConnectionFailedError:
+    if isinstance(error, ConnectionFailedError):
+        return error
+    failure = ConnectionFailedError(f"the connection was lost soon after each of {tries} tries: {error}")
+    failure.__cause__ = error
+    return failure

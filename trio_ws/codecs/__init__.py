@@ -1,0 +1,1 @@
+"""What the payload of a message means: the packets of calls, as msgpack, JSON and JSON-RPC."""

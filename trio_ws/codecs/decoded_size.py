@@ -1,0 +1,189 @@
+"""How much memory a payload takes once it is decoded, told before it is decoded.
+
+A byte of msgpack can become a hundred bytes of Python objects, and a megabyte of empty lists takes a fifth of
+a second to decode. So payloads that are large enough for that to matter are measured first, and none of the
+objects is made.
+
+Invariant: the result is never less than what the objects of the decoded payload take, unless the payload
+cannot be decoded. It may be more: up to twice as much for objects with many keys, and for JSON numbers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trio_ws.protocol.masking import extension
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ODD_KEYS", "TOO_DEEP", "json_size", "msgpack_size", "python_msgpack_size"]
+
+#: What `msgpack_size` says of a dict with so many keys that are neither text nor bytes that they may have
+#: been chosen to collide. The hashes of numbers and of tuples are the same in every process, so that a
+#: thousand of them can cost a million comparisons.
+ODD_KEYS = -1
+#: What it says of lists and dicts inside each other without end.
+TOO_DEEP = -2
+_MOST_ODD_KEYS = 1000
+_DEEPEST = 512
+
+# What the objects weigh in CPython, each with its place in a list; _fast.c has the same numbers. A list of
+# more than 16 is longer than it must be, by an eighth or by seven places.
+_PLACE = 9
+_NUMBER = 45  # an int of eight bytes; a float is smaller
+_LIST, _LONG_LIST = 65, 121
+_DICT, _DICT_ITEM = 241, 57  # with int keys, which take more than str ones
+_EMPTY_DICT = 73
+_TEXT = 58  # of ASCII, beside its characters
+_WIDE_TEXT = 85  # any other
+_BYTES = 42
+_EXTENSION = 137
+
+_from_bytes = int.from_bytes
+
+# For each first byte of msgpack: the bytes that follow it, or for lengths the negative number of their bytes.
+_NUMBERS = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
+_TEXTS = {0xD9: 1, 0xDA: 2, 0xDB: 4}
+_BINARIES = {0xC4: 1, 0xC5: 2, 0xC6: 4}
+_EXTENSIONS = {0xC7: 1, 0xC8: 2, 0xC9: 4}
+_FIXED_EXTENSIONS = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
+_LISTS = {0xDC: 2, 0xDD: 4}
+_DICTS = {0xDE: 2, 0xDF: 4}
+
+
+def python_msgpack_size(data: bytes, limit: int) -> int:
+    """Bytes of memory that the msgpack values in ``data`` decode to.
+
+    Args:
+        data: a msgpack payload.
+        limit: the result is exact up to this many bytes, and somewhere above it for all that takes more.
+
+    Returns:
+        The size, or `ODD_KEYS` or `TOO_DEEP` for what should not be decoded whatever its size.
+    """
+    total = i = cost = 0
+    size = len(data)
+    # Of each list or dict that is not at its end: the values left, whether it is a dict, and its odd keys.
+    stack: list[list[int]] = []
+    while i < size and total <= limit:
+        first = data[i]
+        i += 1
+        inside = -1  # the values in a list or a dict
+        is_dict = is_text = False
+        if first < 0x80:
+            total += _PLACE
+        elif first < 0x90:
+            total += _dict_size(first & 0x0F)
+            inside, is_dict = 2 * (first & 0x0F), True
+        elif first < 0xA0:
+            total += _LIST
+            inside = first & 0x0F
+        elif first < 0xC0:
+            end = i + (first & 0x1F)
+            total += _text_size(data[i:end])
+            i, is_text = end, True
+        elif first >= 0xE0 or first in _NUMBERS:
+            total += _NUMBER
+            i += _NUMBERS.get(first, 0)
+        elif first in _TEXTS:
+            start = i + _TEXTS[first]
+            i, is_text = start + _from_bytes(data[i:start], "big"), True
+            total += _text_size(data[start:i])
+        elif first in _LISTS:
+            start = i + _LISTS[first]
+            total += _LONG_LIST
+            inside = _from_bytes(data[i:start], "big")
+            i = start
+        elif first in _DICTS:
+            start = i + _DICTS[first]
+            items = _from_bytes(data[i:start], "big")
+            total += _dict_size(min(items, size))
+            inside, is_dict = 2 * items, True
+            i = start
+        elif first in _BINARIES:
+            start = i + _BINARIES[first]
+            length = _from_bytes(data[i:start], "big")
+            total += _BYTES + min(length, size)
+            i, is_text = start + length, True
+        elif first in _EXTENSIONS or first in _FIXED_EXTENSIONS:
+            start = i + _EXTENSIONS.get(first, 0)
+            length = _FIXED_EXTENSIONS.get(first) or _from_bytes(data[i:start], "big")
+            total += _EXTENSION + min(length, size)
+            i = start + 1 + length
+        else:  # nil, true and false, and a byte that means nothing
+            total += _PLACE
+        if stack:
+            top = stack[-1]
+            if top[1] and not top[0] & 1 and not is_text:
+                top[2] += 1
+                cost += 2 * top[2] - 1  # the squares of the numbers of odd keys, in all
+                if cost > _MOST_ODD_KEYS**2:
+                    return ODD_KEYS
+            top[0] -= 1
+        if inside > 0:
+            if len(stack) == _DEEPEST:
+                return TOO_DEEP
+            stack.append([inside, is_dict, 0])
+        while stack and not stack[-1][0]:
+            stack.pop()
+    return total
+
+
+def _dict_size(items: int) -> int:
+    return _DICT + _DICT_ITEM * items if items else _EMPTY_DICT
+
+
+def _text_size(text: bytes) -> int:
+    if text.isascii():
+        # An empty text, and one of a single character, are always the same object.
+        return _TEXT + len(text) if len(text) > 1 else _PLACE
+    # Every character takes as many bytes as the widest one: 1, 2 or 4.
+    widest = max(text)
+    characters = len(text.translate(None, _CONTINUATION_BYTES))
+    return _WIDE_TEXT + characters * (4 if widest >= 0xF0 else 2 if widest >= 0xC4 else 1)
+
+
+_CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
+
+msgpack_size: Callable[[bytes, int], int] = python_msgpack_size
+if extension is not None:
+    msgpack_size = extension.msgpack_size
+
+
+_JSON_LIST, _JSON_ITEM = 96, 1  # lists grow as they are read
+
+
+def json_size(payload: str | bytes, limit: int) -> int:
+    """Bytes of memory that a JSON payload decodes to.
+
+    Args:
+        payload: JSON text.
+        limit: the result is a rough guess where that is at most this, and somewhere above it for what takes
+            more.
+    """
+    data = payload.encode("utf-8", "surrogatepass") if isinstance(payload, str) else payload
+    wide = not data.isascii() or b"\\u" in data
+    texts = len(data) * (4 if wide else 1)
+    # As if every brace and comma inside of strings counted.
+    guess = texts + _json_structure(data) + _TEXT * (data.count(b",") + data.count(b":") + 1)
+    if guess <= limit:
+        return guess
+    # Without what is inside of strings. An escaped quote ends none.
+    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in data else data
+    strings = (plain.count(b'"') + 1) // 2
+    if strings * _TEXT > limit:
+        return strings * _TEXT
+    outside = b"".join(plain.split(b'"')[::2]) if strings else plain
+    numbers = max(outside.count(b",") + outside.count(b":") + 1 - strings, 0)
+    texts -= len(outside) * (4 if wide else 1)
+    return texts + _json_structure(outside) + strings * (_WIDE_TEXT if wide else _TEXT) + numbers * _NUMBER
+
+
+def _json_structure(data: bytes) -> int:
+    return (
+        data.count(b"[") * _JSON_LIST
+        + data.count(b"{") * _DICT
+        + data.count(b":") * _DICT_ITEM
+        + data.count(b",") * _JSON_ITEM
+    )

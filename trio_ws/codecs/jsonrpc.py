@@ -1,0 +1,540 @@
+"""JSON-RPC 2.0 (https://www.jsonrpc.org/specification) over the same calls.
+
+A JSON-RPC object is decoded into the packet that says the same, so that all above knows packets only. Both
+sides may call. Streams, cancellation and data travel as notifications whose names begin with ``rpc.``, which
+the specification reserves for extensions (its section 8).
+
+What always holds here:
+
+- No message is fatal: what is broken is answered with -32700 or -32600, with the id where that can be read.
+- Nothing answers a notification or a response, so two peers of ours never answer each other's errors.
+- The answers to a batch leave in one array, once the last of its calls has ended.
+- An id is echoed byte for byte. As `call_id` it is its JSON text in one fixed form, so that ``1`` and ``"1"``
+  are two calls.
+- What has the id of a call of ours and no method ends that call, whatever is wrong with it, also where the id
+  came back as a number.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+from msgspec.structs import astuple
+
+from trio_ws.codecs.base import (
+    ABORT,
+    CREDIT,
+    DEADLINE,
+    GOAWAY,
+    MAX_NAME,
+    BrokenPacketError,
+    Dialect,
+    Packet,
+    PacketSource,
+    Request,
+    Response,
+    path_in,
+)
+from trio_ws.codecs.decoded_size import json_size
+from trio_ws.decoding import UNDECODABLE, describe
+from trio_ws.errors import PacketError, RPCError
+from trio_ws.ledger import MOST_GROWTH, OVERHEAD
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from trio_ws.ledger import MemoryLedger
+
+__all__ = ["EXTENSIONS", "JSONRPC", "MAX_BATCH"]
+
+# Members of one batch. A member may be two bytes and its answer a hundred.
+MAX_BATCH = 1000
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+CANCELLED = -32004
+TOO_MUCH = -32000
+_TOO_LARGE_BATCH = "the answers to this batch take more than max_queue_bytes"
+
+# Our notifications, and the source of the packet that each of the three data ones stands for.
+CANCEL = "rpc.cancel"
+ITEM = "rpc.item"
+SOURCES = {
+    "rpc.data": PacketSource.CUSTOM,
+    "rpc.channel": PacketSource.CHANNEL,
+    "rpc.broadcast": PacketSource.BROADCAST,
+}
+EXTENSIONS = frozenset({CANCEL, ITEM, *SOURCES})
+NOTIFICATIONS = {source: name for name, source in SOURCES.items()} | {PacketSource.UNKNOWN: "rpc.data"}
+RESERVED = frozenset({ABORT, CREDIT, DEADLINE, GOAWAY})
+
+_Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
+
+
+class _Batch:
+    """The answers to one batch, until they are complete."""
+
+    __slots__ = ("answers", "full", "size", "waiting")
+
+    def __init__(self, members: int) -> None:
+        self.answers: list[bytes] = []
+        self.size = 0  # bytes of these
+        self.full = False  # one was too large, and no more members are begun
+        self.waiting = members  # those that have not ended
+
+
+class _Member(msgspec.Struct, gc=False):
+    """A member of a batch that is not decoded yet."""
+
+    raw: Raw
+    batch: _Batch
+
+
+class _Request(Request, tag="request", tag_field="type", gc=False):
+    """A request that came in; `id` is its raw id, None of a notification."""
+
+    id: bytes | None = None
+    batch: _Batch | None = None
+
+
+class _Object(msgspec.Struct, gc=False):
+    """A request, a notification or a response."""
+
+    jsonrpc: Literal["2.0"]
+    method: _Name | UnsetType = UNSET
+    params: list[Any] | dict[str, Any] | None = None
+    id: Raw | UnsetType = UNSET
+    result: Any = UNSET
+    error: Any = None
+
+
+class _Glimpse(msgspec.Struct, gc=False):
+    """So much of a broken object as it takes to answer it, or to end the call that it answers."""
+
+    id: Raw | UnsetType = UNSET
+    method: Raw | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Object).decode
+# The members up to one more than there may be. What follows is skipped, and none of it made.
+_ABSENT = Raw()
+_Members: Any = msgspec.defstruct(
+    "_Members", [(f"member_{i}", Raw, _ABSENT) for i in range(MAX_BATCH + 1)], array_like=True, gc=False
+)
+_decode_batch = msgspec.json.Decoder(_Members).decode
+_glimpse = msgspec.json.Decoder(_Glimpse).decode
+# Strict: a bool is no number, and neither is a string.
+_decode_id = msgspec.json.Decoder(_Name | int | float).decode
+_decode_any = msgspec.json.Decoder().decode
+# The id of an object that is nested too deeply to be looked through, where it stands at one of the ends.
+_ID = rb'"id"\s*:\s*("[^"\\]{1,256}"|\d{1,256})\s*'
+_first_id = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID + rb"[,}]").match
+_last_id = re.compile(_ID + rb"\}\s*\Z").search
+
+
+class JSONRPC(Dialect):
+    """``jsonrpc``, in text frames. One for each connection.
+
+    It remembers our calls that are not answered, and keeps the answers to batches that are not complete.
+    """
+
+    __slots__ = ("_asked", "_ledger")
+
+    def __init__(self) -> None:
+        super().__init__("jsonrpc", binary=False)
+        self._asked: dict[str, bool] = {}  # by id: whether a stream is wanted
+        self._ledger: MemoryLedger | None = None
+
+    def use_ledger(self, ledger: MemoryLedger) -> None:
+        self._ledger = ledger
+
+    # ---- What comes in ---------------------------------------------------------------------------------
+
+    def decode(self, payload: str | bytes) -> Packet | list[Any]:
+        try:
+            message = _decode(payload)
+        except UNDECODABLE as exc:
+            if _is_batch(payload):
+                return self._decode_batch(payload)
+            response = self._broken_response(payload, exc)
+            if response is not None:
+                return response
+            raise BrokenPacketError(
+                f"this is no JSON-RPC: {describe(exc)}", answer=_refusal(payload, exc)
+            ) from exc
+        packet, answer = self._packet(message, None)
+        if answer is not None:
+            raise BrokenPacketError(
+                "this JSON-RPC object is answered at once",
+                answer=answer,
+                packets=() if packet is None else (packet,),
+            )
+        return [] if packet is None else packet
+
+    def measured_from(self, limit: int) -> int:
+        return limit // MOST_GROWTH
+
+    def decoded_size(self, payload: str | bytes, limit: int) -> int:
+        return json_size(payload, limit)
+
+    def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> BrokenPacketError:
+        if _is_batch(payload):
+            return BrokenPacketError(text, answer=_failure(INVALID_REQUEST, text, b"null"))
+        return BrokenPacketError(text, answer=_refused_unread(payload, INVALID_PARAMS, text))
+
+    def _decode_batch(self, payload: str | bytes) -> list[_Member]:
+        try:
+            found = astuple(_decode_batch(payload))
+        except UNDECODABLE as exc:
+            raise BrokenPacketError(
+                f"this is no JSON-RPC batch: {describe(exc)}",
+                answer=_failure(PARSE_ERROR, "parse error", b"null"),
+            ) from exc
+        members = found[: found.index(_ABSENT)] if _ABSENT in found else found
+        if not 0 < len(members) <= MAX_BATCH:
+            text = f"a batch has 1 to {MAX_BATCH} members"
+            raise BrokenPacketError(text, answer=_failure(INVALID_REQUEST, text, b"null"))
+        batch = _Batch(len(members))
+        return [_Member(raw, batch) for raw in members]
+
+    def decode_member(self, member: _Member) -> Packet | list[Packet]:
+        batch, raw = member.batch, member.raw
+        packet: Packet | None = None
+        answer: bytes | None
+        if batch.full:
+            answer = _refused_unread(raw, TOO_MUCH, _TOO_LARGE_BATCH)
+        else:
+            try:
+                message = _decode(raw)
+            except UNDECODABLE as exc:
+                packet = self._broken_response(raw, exc)
+                answer = None if packet is not None else _refusal(raw, exc)
+            else:
+                packet, answer = self._packet(message, batch)
+                if packet is not None and type(packet.rpc) is _Request:
+                    return packet  # its answer comes when it has ended
+        whole = self._member_ended(batch, answer)
+        packets = [] if packet is None else [packet]
+        if whole is not None:
+            raise BrokenPacketError("this JSON-RPC batch is complete", answer=whole, packets=packets)
+        return packets
+
+    def _member_ended(self, batch: _Batch, answer: bytes | None) -> bytes | None:
+        """Keep the answer of a member, None for none; give the whole batch's once that is complete."""
+        ledger = self._ledger
+        if answer is not None:
+            if ledger is not None:
+                ledger.held += len(answer) + OVERHEAD
+            batch.answers.append(answer)
+            batch.size += len(answer)
+        batch.waiting -= 1
+        if batch.waiting or not batch.answers:
+            return None
+        if ledger is not None:
+            ledger.held -= batch.size + OVERHEAD * len(batch.answers)
+        return b"[" + b",".join(batch.answers) + b"]"
+
+    def _packet(self, message: _Object, batch: _Batch | None) -> tuple[Packet | None, bytes | None]:
+        """What an object says, and what is to be answered to it at once; either may be None."""
+        method = message.method
+        if method is UNSET:
+            return self._response(message.id, message.result, message.error)
+        request_id: bytes | None = None
+        call_id = ""
+        if message.id is not UNSET:
+            request_id = bytes(message.id)
+            usable = _call_id(request_id)
+            if usable is None:
+                return None, _failure(INVALID_REQUEST, _BAD_ID, b"null")
+            call_id = usable
+        params = message.params
+        if method.startswith("rpc."):
+            packet = _extension(method, params)
+            if packet is not None:
+                # A notification it should be. An id wants an answer all the same.
+                return packet, None if request_id is None else _success(None, request_id)
+            if method == CANCEL or method in SOURCES:
+                text = f"{method} has other parameters"
+                return None, None if request_id is None else _failure(INVALID_PARAMS, text, request_id)
+        elif method in RESERVED:
+            # In this dialect rpc.cancel does that, and nothing the rest.
+            text = f"there is no method {method}"
+            return None, None if request_id is None else _failure(METHOD_NOT_FOUND, text, request_id)
+        request = _Request(method, call_id=call_id, id=request_id, batch=batch)
+        if type(params) is list:
+            request.args = params
+        elif params is not None:
+            request.kwargs = params  # type: ignore[assignment]
+        return Packet(PacketSource.RPC, rpc=request), None
+
+    def _response(
+        self, raw_id: Raw | UnsetType, result: Any, error: Any
+    ) -> tuple[Packet | None, bytes | None]:
+        call_id = _own_id(raw_id)
+        if error is None and result is UNSET:
+            if call_id not in self._asked:
+                request_id = bytes(raw_id) if isinstance(raw_id, Raw) else b"null"
+                if _call_id(request_id) is None:
+                    request_id = b"null"
+                text = "a request has `method`, a response `result` or `error`"
+                return None, _failure(INVALID_REQUEST, text, request_id)
+            error = "the answer has neither a result nor an error"
+        if call_id is None:
+            return None, None
+        in_stream = self._asked.pop(call_id, False)
+        if error is None:
+            response = Response(call_id, result, None, in_stream, in_stream)
+        else:
+            code, text, data = _read_error(error)
+            response = Response(call_id, text, code, in_stream, in_stream, data)
+        return Packet(PacketSource.RPC, rpc=response), None
+
+    def _broken_response(self, payload: str | bytes | Raw, exc: Exception) -> Packet | None:
+        """The end of a call of ours, out of what is no JSON-RPC; None where it has not the id of one."""
+        try:
+            found = _glimpse(payload)
+        except RecursionError:
+            found = _Glimpse(_id_at_an_end(payload))
+        except UNDECODABLE:
+            return None
+        if found.method is not UNSET or _own_id(found.id) not in self._asked:
+            return None
+        try:
+            result: Any = UNSET if found.result is UNSET else _decode_any(found.result)
+            error: Any = None if found.error is UNSET else _decode_any(found.error)
+            if found.result is UNSET and isinstance(exc, RecursionError):
+                raise exc
+        except UNDECODABLE as undecodable:
+            text = f"the answer does not decode: {describe(undecodable)}"
+            result, error = UNSET, {"code": PARSE_ERROR, "message": text}
+        return self._response(found.id, result, error)[0]
+
+    # ---- What goes out ---------------------------------------------------------------------------------
+
+    def result(self, request: Request, value: Any) -> bytes | None:
+        assert isinstance(request, _Request)
+        request_id = request.id
+        return self._ended(request, None if request_id is None else _success(value, request_id))
+
+    def error(
+        self, request: Request, code: int, text: str, data: Any = None, *, stream: bool = False
+    ) -> bytes | None:
+        assert isinstance(request, _Request)
+        answer = None if request.id is None else _failure(code, text, request.id, data)
+        return self._ended(request, answer)
+
+    def _ended(self, request: _Request, answer: bytes | None) -> bytes | None:
+        """What is to be sent when a call has ended: `answer`, its batch's answers, or nothing yet."""
+        batch, ledger = request.batch, self._ledger
+        if batch is None:
+            return answer
+        if answer is not None and request.id is not None and ledger is not None:
+            too_large = batch.answers and batch.size + len(answer) > ledger.max_received
+            if too_large or ledger.held + len(answer) > 2 * ledger.max_held:
+                batch.full = True
+                answer = _failure(TOO_MUCH, _TOO_LARGE_BATCH, request.id)
+        return self._member_ended(batch, answer)
+
+    def item(self, request: Request, value: Any) -> bytes | None:
+        assert isinstance(request, _Request)
+        if request.id is None:
+            return None
+        return _notification(ITEM, {"id": Raw(request.id), "item": value})
+
+    def end(self, request: Request) -> bytes | None:
+        return self.result(request, None)
+
+    def dropped(self, request: Request) -> bytes | None:
+        """An error all the same: every request of JSON-RPC has an answer, and its batch waits for it."""
+        return self.error(request, CANCELLED, "cancelled")
+
+    def request(
+        self,
+        call_id: str,
+        method: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        credits: int | None = None,
+        streams: Mapping[str, str] | None = None,
+        *,
+        nested: bool = False,
+        credit_bytes: int | None = None,
+    ) -> bytes:
+        if streams:
+            raise PacketError("an argument cannot be a stream in JSON-RPC; that takes trio-ws.v1")
+        message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+        if args and kwargs:
+            raise PacketError("JSON-RPC carries arguments by position or by name, not both")
+        if args:
+            message["params"] = args
+        elif kwargs:
+            message["params"] = kwargs
+        message["id"] = call_id
+        payload = _json(message)
+        self._asked[call_id] = credits is not None
+        return payload
+
+    def abort(self, call_id: str) -> bytes:
+        self._asked.pop(call_id, None)
+        return _notification(CANCEL, [call_id])
+
+    def credit(self, call_id: str, count: int, size: int) -> bytes:
+        raise PacketError("there are no credits in JSON-RPC")
+
+    def packet(self, packet: Packet) -> bytes:
+        params: dict[str, Any] = {}
+        if packet.channel is not None:
+            params["channel"] = packet.channel
+        params["data"] = packet.data
+        if packet.timestamp is not None:
+            params["timestamp"] = packet.timestamp
+        if packet.correlation_id is not None:
+            params["correlation_id"] = packet.correlation_id
+        return _notification(NOTIFICATIONS[packet.source], params)
+
+
+_BAD_ID = f"an id is null, a number, or a string of at most {MAX_NAME} characters"
+
+
+def _is_batch(payload: str | bytes) -> bool:
+    # A set of both would compare text with bytes, which python -bb forbids.
+    return payload.lstrip().startswith("[" if isinstance(payload, str) else b"[")  # type: ignore[arg-type]
+
+
+def _call_id(request_id: bytes) -> str | None:
+    """The fixed form of a raw id, empty for null; None where it is no usable id."""
+    if request_id.isdigit() and len(request_id) < 16:
+        return request_id.decode()
+    if request_id == b"null":
+        return ""
+    if len(request_id) > 6 * MAX_NAME + 2:  # every character as \uXXXX, and the quotes
+        return None
+    try:
+        return _encode(_decode_id(request_id)).decode()
+    except UNDECODABLE:
+        return None
+
+
+def _own_id(request_id: Raw | UnsetType) -> str | None:
+    """The id of a call of ours: a string, which some give back as a number; None for any other."""
+    try:
+        found = _decode_id(b"" if request_id is UNSET else request_id)
+        if isinstance(found, float):
+            return str(int(found)) if found.is_integer() else None
+        return str(found)
+    except UNDECODABLE:
+        return None
+
+
+def _id_at_an_end(payload: str | bytes | Raw) -> Raw | UnsetType:
+    data = payload.encode() if isinstance(payload, str) else bytes(payload)
+    found = _first_id(data[:600]) or _last_id(data[-600:])
+    return UNSET if found is None else Raw(found[1])
+
+
+def _read_error(error: Any) -> tuple[int, str, Any]:
+    """Code, text and data of a response's ``error``; of one with another shape as much as there is."""
+    if isinstance(error, str):
+        return RPCError.default_code, error, None
+    if not isinstance(error, dict):
+        return RPCError.default_code, "the error of the answer is no object", error
+    code, message, data = error.get("code"), error.get("message"), error.get("data")
+    if isinstance(code, float) and code.is_integer():
+        code = int(code)
+    if type(code) is not int:
+        code, data = RPCError.default_code, error
+    return code, message if isinstance(message, str) else "the error of the answer has no message", data
+
+
+def _extension(method: str, params: Any) -> Packet | None:
+    """The packet for one of our notifications, or None for any other method or other parameters."""
+    if method == CANCEL:
+        if isinstance(params, dict):
+            params = [params.get("id")]
+        if isinstance(params, list) and len(params) == 1 and type(params[0]) in {str, int, float}:
+            return Packet(PacketSource.RPC, rpc=Request(ABORT, [_encode(params[0]).decode()]))
+    elif method == ITEM:
+        if isinstance(params, dict) and isinstance(params.get("id"), str) and "item" in params:
+            response = Response(params["id"], params["item"], is_stream=True)
+            return Packet(PacketSource.RPC, rpc=response)
+    elif method in SOURCES:
+        packet = Packet(SOURCES[method])
+        if not (isinstance(params, dict) and "data" in params):
+            # Parameters that only look like ours are the data itself.
+            packet.data = params
+            return packet if method == "rpc.data" else None
+        packet.data = params["data"]
+        channel, timestamp = params.get("channel"), params.get("timestamp")
+        packet.channel = channel if isinstance(channel, str) else None
+        if isinstance(timestamp, int | float):
+            try:
+                packet.timestamp = float(timestamp)
+            except OverflowError:
+                return None
+        packet.correlation_id = params.get("correlation_id")
+        return packet
+    return None
+
+
+def _refusal(payload: str | bytes | Raw, exc: Exception) -> bytes:
+    """The answer to what is no object of JSON-RPC."""
+    request_id = b"null"
+    try:
+        found = _glimpse(payload).id
+    except msgspec.ValidationError:
+        pass  # JSON, but no object
+    except UNDECODABLE:
+        return _failure(PARSE_ERROR, "parse error", request_id)
+    else:
+        if found is not UNSET and _call_id(bytes(found)) is not None:
+            request_id = bytes(found)
+    text = describe(exc)
+    return _failure(INVALID_REQUEST, text, request_id, {"path": path_in(text)})
+
+
+def _refused_unread(payload: str | bytes | Raw, code: int, text: str) -> bytes | None:
+    """The answer to what is not going to be decoded; none where that is a notification or a response."""
+    try:
+        found = _glimpse(payload)
+    except UNDECODABLE:
+        return _failure(INVALID_REQUEST, text, b"null")
+    if found.id is UNSET or found.method is UNSET:
+        return None
+    request_id = bytes(found.id)
+    return _failure(code, text, request_id if _call_id(request_id) is not None else b"null")
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return _encode(value)
+    # What an application gives us may raise anything while it is encoded.
+    except Exception as exc:
+        raise PacketError(f"this cannot be sent in JSON-RPC: {exc}") from exc
+
+
+def _success(value: Any, request_id: bytes) -> bytes:
+    return b'{"jsonrpc":"2.0","result":' + _json(value) + b',"id":' + request_id + b"}"
+
+
+def _failure(code: int, text: str, request_id: bytes, data: Any = None) -> bytes:
+    error: dict[str, Any] = {"code": code, "message": text}
+    if data is not None:
+        error["data"] = data
+    try:
+        encoded = _json(error)
+    except PacketError:
+        encoded = _json({"code": code, "message": text.encode(errors="replace").decode()})
+    return b'{"jsonrpc":"2.0","error":' + encoded + b',"id":' + request_id + b"}"
+
+
+def _notification(method: str, params: Any) -> bytes:
+    return _json({"jsonrpc": "2.0", "method": method, "params": params})

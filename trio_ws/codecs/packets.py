@@ -1,0 +1,314 @@
+"""The dialects that write packets: trio-ws.v1, webshocket.v1, and JSON without a name.
+
+One message is one packet: a map with string keys, as msgpack or as JSON; docs/protocol.md has the exact form.
+
+What always holds: nothing that only trio-ws.v1 knows is ever sent in another dialect. webshocket 0.5.2 drops
+a packet with a code or a source that it does not know, and the call would hang.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+
+from trio_ws.codecs.base import (
+    ABORT,
+    CREDIT,
+    DEADLINE,
+    GOAWAY,
+    MAX_NAME,
+    BrokenPacketError,
+    Dialect,
+    Packet,
+    PacketSource,
+    Request,
+    Response,
+    path_in,
+)
+from trio_ws.codecs.decoded_size import json_size, msgpack_size
+from trio_ws.decoding import UNDECODABLE, describe
+from trio_ws.errors import PacketError
+from trio_ws.ledger import MOST_GROWTH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["JSONPackets", "TrioWS", "Webshocket"]
+
+_INVALID_PARAMS = -32602
+_UNREADABLE = -32603
+_APPLICATION_ERROR = -32001
+# The codes that every peer knows.
+_PLAIN_CODES = frozenset({-32601, -32602, -32603, -32000, -32001, -32002})
+
+# Looking a member up in an enum costs as much as half of all else that is done to a packet here.
+_RPC = PacketSource.RPC
+
+
+# Bytes of msgpack in which the keys of a map, if chosen to collide, cost a quarter of a millisecond.
+_COLLIDING = 1024
+
+
+class _CallToEnd(msgspec.Struct, gc=False):
+    type: Literal["request", "response"]
+    call_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)] | int
+
+
+class _Glimpse(msgspec.Struct, gc=False):
+    """So much of a broken packet as it takes to end its call. The rest is skipped, whatever it is."""
+
+    rpc: _CallToEnd
+
+
+_to_msgpack = msgspec.msgpack.Encoder().encode
+_from_msgpack = msgspec.msgpack.Decoder(Packet).decode
+_glimpse_msgpack = msgspec.msgpack.Decoder(_Glimpse).decode
+_to_json = msgspec.json.Encoder().encode
+_from_json = msgspec.json.Decoder(Packet).decode
+_glimpse_json = msgspec.json.Decoder(_Glimpse).decode
+_any_json = msgspec.json.Decoder().decode
+
+
+class _Packets(Dialect):
+    """What the three dialects of packets have in common. Without state, so one may serve many connections."""
+
+    __slots__ = ("_after", "_before", "_between", "_decode", "_encode", "_glimpse")
+
+    def __init__(
+        self,
+        name: str,
+        encode: Callable[[Any], bytes],
+        decode: Callable[[Any], Packet],
+        glimpse: Callable[[Any], _Glimpse],
+        *,
+        binary: bool,
+        extended: bool = False,
+        calls_back: bool = True,
+    ) -> None:
+        super().__init__(name, binary=binary, extended=extended, calls_back=calls_back)
+        self._encode = encode
+        self._decode = decode
+        self._glimpse = glimpse
+        # What stands around the id and the value of every result: half the time of encoding it each time.
+        whole = encode({"source": _RPC, "rpc": {"type": "response", "call_id": "", "response": None}})
+        key, no_id, null = encode("call_id"), encode(""), encode(None)
+        id_at, value_at = whole.index(no_id, whole.index(key) + len(key)), whole.rindex(null)
+        self._before = whole[:id_at]
+        self._between = whole[id_at + len(no_id) : value_at]
+        self._after = whole[value_at + len(null) :]
+
+    def decode(self, payload: str | bytes) -> Packet:
+        try:
+            packet = self._decode(payload)
+        except UNDECODABLE as exc:
+            return self._without_packet(payload, exc)
+        rpc = packet.rpc
+        if (rpc is None) is (packet.source is _RPC):
+            raise self._broken(payload, "source 5 and `rpc` go together - at `$.rpc`")
+        if (
+            type(rpc) is Request
+            and not self.extended
+            and (
+                rpc.timeout is not None
+                or rpc.credits is not None
+                or rpc.streams is not None
+                or rpc.nested
+                or rpc.credit_bytes is not None
+            )
+        ):
+            rpc.timeout = rpc.credits = rpc.streams = rpc.credit_bytes = None
+            rpc.nested = False
+        return packet
+
+    def measured_from(self, limit: int) -> int:
+        return min(_COLLIDING, limit // MOST_GROWTH)
+
+    def decoded_size(self, payload: str | bytes, limit: int) -> int:
+        return msgpack_size(payload, limit) if isinstance(payload, bytes) else 0  # text is no msgpack
+
+    def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> BrokenPacketError:
+        broken = self._broken(payload, text)
+        broken.close_code = close_code
+        return broken
+
+    def _without_packet(self, payload: str | bytes, exc: Exception) -> Packet:
+        raise self._broken(payload, describe(exc)) from exc
+
+    def _broken(self, payload: str | bytes, text: str) -> BrokenPacketError:
+        try:
+            rpc = self._glimpse(payload).rpc
+        except UNDECODABLE:
+            return BrokenPacketError(f"this is no {self.name} packet: {text}", fatal=True)
+        call_id = rpc.call_id
+        if rpc.type == "response":
+            error = Response(str(call_id), f"the answer cannot be read: {text}", _UNREADABLE)
+            return BrokenPacketError(
+                f"this is no {self.name} response: {text}", fatal=True, packets=(Packet(_RPC, rpc=error),)
+            )
+        if isinstance(call_id, int):
+            return BrokenPacketError(f"this is no {self.name} packet: {text}", fatal=True)
+        answer = self.error(Request("", call_id=call_id), _INVALID_PARAMS, text, {"path": path_in(text)})
+        return BrokenPacketError(f"this is no {self.name} request: {text}", answer=answer)
+
+    # What an application gives us may raise anything while it is encoded.
+    def _unsendable(self, exc: Exception) -> PacketError:
+        return PacketError(f"this cannot be sent in {self.name}: {exc}")
+
+    def _send(self, packet: Packet) -> bytes:
+        try:
+            return self._encode(packet)
+        except Exception as exc:
+            raise self._unsendable(exc) from exc
+
+    def result(self, request: Request, value: Any) -> bytes:
+        if value is None:
+            return self._send(Packet(_RPC, rpc=Response(request.call_id)))
+        encode = self._encode
+        try:
+            return self._before + encode(request.call_id) + self._between + encode(value) + self._after
+        except Exception as exc:
+            raise self._unsendable(exc) from exc
+
+    def error(
+        self, request: Request, code: int, text: str, data: Any = None, *, stream: bool = False
+    ) -> bytes:
+        in_stream = stream or request.credits is not None
+        if not self.extended:
+            data = None
+            if code not in _PLAIN_CODES:
+                code = _APPLICATION_ERROR
+        response = Response(request.call_id, text, code, in_stream, in_stream, data)
+        packet = Packet(_RPC, rpc=response)
+        try:
+            return self._send(packet)
+        except PacketError:
+            response.error_data = None
+            response.response = text.encode(errors="replace").decode()
+            if not -(2**63) <= code < 2**63:
+                response.error = _APPLICATION_ERROR
+            return self._send(packet)
+
+    def item(self, request: Request, value: Any) -> bytes:
+        try:
+            return self._encode(Packet(_RPC, None, None, Response(request.call_id, value, None, True)))
+        except Exception as exc:
+            raise self._unsendable(exc) from exc
+
+    def items(self, request: Request) -> Callable[[Any], bytes]:
+        # All but the value is the same for each item, so it is encoded once: a third of the time.
+        rpc = {"type": "response", "call_id": request.call_id, "is_stream": True, "response": None}
+        encode, after = self._encode, self._after
+        before = encode({"source": _RPC, "rpc": rpc}).removesuffix(encode(None) + after)
+
+        def item(value: Any) -> bytes:
+            try:
+                return before + encode(value) + after
+            except Exception as exc:
+                raise self._unsendable(exc) from exc
+
+        return item
+
+    def end(self, request: Request) -> bytes:
+        response = Response(request.call_id, is_stream=True, is_end=True)
+        return self._send(Packet(_RPC, rpc=response))
+
+    def request(
+        self,
+        call_id: str,
+        method: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        credits: int | None = None,
+        streams: Mapping[str, str] | None = None,
+        *,
+        nested: bool = False,
+        credit_bytes: int | None = None,
+    ) -> bytes:
+        request = Request(method, list(args), dict(kwargs) if kwargs else {}, call_id)
+        if self.extended:
+            request.timeout = timeout
+            request.credits = credits
+            request.credit_bytes = credit_bytes
+            request.streams = dict(streams) if streams else None
+            request.nested = nested
+        elif streams:
+            raise PacketError(f"an argument cannot be a stream in {self.name}; that takes trio-ws.v1")
+        return self._send(Packet(_RPC, rpc=request))
+
+    def abort(self, call_id: str) -> bytes:
+        return self._send(Packet(_RPC, rpc=Request(ABORT, [call_id])))
+
+    def credit(self, call_id: str, count: int, size: int) -> bytes:
+        if not self.extended:
+            raise PacketError(f"there are no credits in {self.name}")
+        return self._send(Packet(_RPC, rpc=Request(CREDIT, [call_id, count], {"bytes": size})))
+
+    def deadline(self, call_id: str, seconds: float) -> bytes:
+        if not self.extended:
+            return super().deadline(call_id, seconds)
+        return self._send(Packet(_RPC, rpc=Request(DEADLINE, [call_id, seconds])))
+
+    def goaway(self, begun: Sequence[str]) -> bytes:
+        if not self.extended:
+            return super().goaway(begun)
+        return self._send(Packet(_RPC, rpc=Request(GOAWAY, [list(begun)])))
+
+    def packet(self, packet: Packet) -> bytes:
+        return self._send(packet)
+
+
+class TrioWS(_Packets):
+    """``trio-ws.v1``: msgpack, and all there is."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(
+            "trio-ws.v1", _to_msgpack, _from_msgpack, _glimpse_msgpack, binary=True, extended=True
+        )
+
+
+class Webshocket(_Packets):
+    """``webshocket.v1``: msgpack, no more than webshocket 0.5.2 knows, whose client takes no calls."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(
+            "webshocket.v1", _to_msgpack, _from_msgpack, _glimpse_msgpack, binary=True, calls_back=False
+        )
+
+
+class JSONPackets(_Packets):
+    """The same packets in JSON, for a browser without a library; bytes are base64.
+
+    Args:
+        binary: send in binary frames; both kinds are taken.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, *, binary: bool = False) -> None:
+        super().__init__("json", _to_json, _from_json, _glimpse_json, binary=binary)
+
+    def measured_from(self, limit: int) -> int:
+        return limit // MOST_GROWTH  # its keys are text, whose hashes nobody can foretell
+
+    def decoded_size(self, payload: str | bytes, limit: int) -> int:
+        return json_size(payload, limit)
+
+    def _without_packet(self, payload: str | bytes, exc: Exception) -> Packet:
+        """JSON that does not look like a packet is data of an unknown source."""
+        broken = self._broken(payload, describe(exc))
+        if broken.fatal:
+            try:
+                data = _any_json(payload)
+            except UNDECODABLE:
+                raise broken from exc
+            if not (isinstance(data, dict) and "source" in data):
+                if broken.packets:  # it lacks its source, and ends a call all the same
+                    raise BrokenPacketError(str(broken), packets=broken.packets) from exc
+                return Packet(PacketSource.UNKNOWN, data)
+        raise broken from exc

@@ -1,0 +1,1 @@
+"""Applications under servers that are not ours."""

@@ -1,0 +1,236 @@
+"""ASGIApp: a target of ours as an ASGI 3 application, under an ASGI server that runs on trio.
+
+Each call of the application serves one client with a server of its own in the caller's task, through a
+gateway (asgi_stream.py). So it needs nothing that outlives the call. What all clients share is run by the
+lifespan's call; where the ASGI server makes none, one of the calls under way writes to the channels for all.
+
+What always holds:
+
+- When a call returns, or is cancelled, no task of it is left. Cancelled, it drains as a server that is left.
+- What is shared by all clients of the application (a handler's instance, `max_connections`) is shared here.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from trio_ws.hosting.asgi_stream import HTTPGateway, WebSocketGateway
+from trio_ws.logs import logger_for
+from trio_ws.server.router import Front
+from trio_ws.server.server import WebSocketServer, _as_handler, _check_target
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+
+    from trio_ws.channels.broker import Broker
+    from trio_ws.channels.hub import Hub
+    from trio_ws.hosting.asgi_stream import Gateway, Receive, Scope, Send
+    from trio_ws.options import Options
+    from trio_ws.server.server import Target
+    from trio_ws.websocket.connection import WebSocket
+
+__all__ = ["ASGIApp", "asgi_scope"]
+
+logger = logger_for("trio_ws.asgi")
+
+_NOT_TRIO = (
+    "trio_ws runs on trio, and this ASGI server runs the application on another loop; "
+    "run it with a trio worker: hypercorn --worker-class trio module:app"
+)
+
+
+_scope: ContextVar[Scope | None] = ContextVar("trio_ws_asgi_scope", default=None)
+
+
+def asgi_scope() -> Scope | None:
+    """The ASGI scope of the client that the current task works for: what a middleware put there, for one.
+
+    It is there in handlers, in methods that a client calls and in the functions of an `App`. None under a
+    server of ours.
+    """
+    return _scope.get()
+
+
+class ASGIApp:
+    """What `WebSocketServer` takes as its target, as an ASGI 3 application: ``app = ASGIApp(handler)``.
+
+    The ASGI server does what is the wire's: TLS, HTTP/2, compression, pings, the PROXY protocol. Of
+    ``options`` neither ``ping_interval``, ``compression``, ``proxy_protocol`` nor the shares per address hold
+    here, all else does. A path that it is mounted under (``root_path``) is taken off the request's.
+
+    Args:
+        target: as of `WebSocketServer`.
+        subprotocols: as of `WebSocketServer`.
+        broker: as of `WebSocketServer`.
+        debug: an unexpected exception of a handler is raised to the ASGI server.
+        options: limits and timeouts; default ``Options()``.
+
+    Raises:
+        TypeError, ValueError: at once, for arguments that do not fit.
+        RuntimeError: by a call that is not made from trio.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        subprotocols: Sequence[str] = (),
+        broker: Broker | str | None = None,
+        debug: bool = False,
+        options: Options | None = None,
+    ) -> None:
+        if target is None:
+            raise TypeError("an ASGIApp needs a target, such as an async function of one WebSocket")
+        _check_target(target)
+        self._target: Target = _as_handler(target) or target
+        self._subprotocols = subprotocols
+        self._debug = debug
+        self._servers: set[_ServerOfOne] = set()
+        self._lives = 0  # blocks that live() has open
+        self._flushing = trio.Lock()
+        # What is wrong with the arguments is told now, and by whom it is always told.
+        first = _Host(self._target, subprotocols=subprotocols, broker=broker, debug=debug, options=options)
+        self._broker = first._broker
+        self.options = replace(first.options, ping_interval=None, compression=False, proxy_protocol=False)
+
+    @property
+    def connections(self) -> frozenset[WebSocket]:
+        """The connections whose handlers run now, in this process: a copy."""
+        return frozenset(ws for server in self._servers for ws in server.connections)
+
+    @asynccontextmanager
+    @enable_ki_protection
+    async def live(self) -> AsyncIterator[None]:
+        """Run a block within what all clients share: an App's lifespans, channels, the broker.
+
+        A call with the scope ``lifespan`` does that. Where the ASGI server makes none, as for what is mounted
+        in another application, put this into the lifespan of that one. A target without an App's lifespan and
+        without a broker does not need it.
+
+        Raises:
+            BrokerError: the broker cannot be reached within ``open_timeout``.
+        """
+        host = _Host(self._target, broker=self._broker, debug=self._debug, options=self.options)
+        async with host:
+            self._lives += 1
+            try:
+                yield
+            finally:
+                self._lives -= 1
+                with trio.CancelScope(shield=True):
+                    await self._drain()
+
+    @enable_ki_protection
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One lifespan, one WebSocket or one HTTP request, as ASGI 3 has it."""
+        kind = scope["type"]
+        if not trio.lowlevel.in_trio_task():
+            if kind == "lifespan":
+                await receive()
+                await send({"type": "lifespan.startup.failed", "message": _NOT_TRIO})
+                return
+            raise RuntimeError(_NOT_TRIO)
+        if kind == "websocket":
+            await self._serve(WebSocketGateway(scope, receive, send))
+        elif kind == "http":
+            await self._serve(HTTPGateway(scope, receive, send))
+        elif kind == "lifespan":
+            await self._run_lifespan(receive, send)
+        else:
+            raise ValueError(f"trio_ws serves websocket, http and lifespan, not the ASGI scope {kind!r}")
+
+    async def _serve(self, gateway: Gateway) -> None:
+        if not self._lives:
+            self._check_live()
+        server = _ServerOfOne(self)
+        self._servers.add(server)
+        outer = _scope.set(gateway.scope)  # tasks of this client are begun from here
+        try:
+            async with server:
+                await server.serve_one(gateway)
+        finally:
+            _scope.reset(outer)
+            self._servers.discard(server)
+        if gateway.failure is not None:
+            raise gateway.failure
+
+    def _check_live(self) -> None:
+        if isinstance(self._target, Front):
+            self._target.check_live()
+        if self._broker is not None:
+            raise RuntimeError(
+                "this ASGIApp has a broker, but the ASGI server has run no lifespan, as is usual for mounted"
+                " applications; write async with app.live() in the lifespan of what it is mounted in"
+            )
+
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        phase = "startup"
+        try:
+            async with self.live():
+                await send({"type": "lifespan.startup.complete"})
+                phase = "shutdown"
+                await receive()
+        except Exception as exc:
+            logger.exception("the lifespan failed")
+            await send({"type": f"lifespan.{phase}.failed", "message": f"{type(exc).__name__}: {exc}"})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+
+    async def _drain(self) -> None:
+        """Drain who is left: a good ASGI server has ended its connections before."""
+        async with trio.open_nursery() as nursery:
+            for server in self._servers:
+                if server.state == "serving":
+                    nursery.start_soon(server.drain)
+
+    @enable_ki_protection
+    async def _flush(self, hubs: Iterable[Hub]) -> None:
+        """Write what is published to all connections, in one of the calls that are under way."""
+        async with self._flushing, trio.open_nursery() as nursery:
+            for hub in hubs:
+                nursery.start_soon(hub.flusher.run)
+
+
+class _Host(WebSocketServer):
+    """A server that listens nowhere: what its clients would share, without them."""
+
+    def __init__(self, target: Target, **kwargs: Any) -> None:
+        super().__init__(target, **kwargs)
+        self._given_listeners = ()
+
+
+class _ServerOfOne(_Host):
+    """A server of one client, which comes from a gateway, without what all share."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(app._target, subprotocols=app._subprotocols, debug=app._debug, options=app.options)
+        self._app = app
+
+    def _run_front(self, front: Front) -> Any:
+        return self._run()
+
+    def _hubs(self) -> dict[str, Hub]:
+        return {}
+
+    async def serve_one(self, gateway: Gateway) -> None:
+        """Serve the client until it has gone and its handler has ended."""
+        if not self._app._lives:
+            hubs = super()._hubs().values()
+            if hubs:
+                self._service.nursery.start_soon(self._app._flush, hubs, name="trio_ws channels")
+        self._scheme = gateway.scheme
+        self._admit(gateway, gateway.remote_address)
+        await gateway.pump()
+        while self._clients:
+            await self._gone.wait()
+
+    def _count_connections(self) -> int:
+        # Calls under way, without this one: to count what they have open would cost more with each of them.
+        return len(self._app._servers) - 1

@@ -1,1 +1,0 @@
-"""Reaching a server and being reached."""

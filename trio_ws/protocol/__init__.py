@@ -1,0 +1,1 @@
+"""The WebSocket protocol without I/O: bytes to events, and back."""

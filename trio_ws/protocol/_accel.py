@@ -1,0 +1,126 @@
+"""Fast: the common frame, read and written, in C where the extension was built and else in Python.
+
+The common frame is one that needs no decision: FIN set and no RSV bit, text or binary, masked as the role
+demands, and its length in the shortest form and below 64 KiB. Read by wsproto it takes 13 microseconds, in
+Python here one or two, in C a third of one.
+
+What always holds: both ways do the same with any bytes; `masking` says which one is in use.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from trio_ws.protocol.masking import extension, python_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableSequence
+
+    Messages = MutableSequence[str | bytes]
+    BytesLike = bytes | bytearray | memoryview
+
+__all__ = [
+    "LONGEST",
+    "MOST_FRAMES",
+    "frame_head",
+    "python_take_frames",
+    "python_whole_frame",
+    "take_frames",
+    "whole_frame",
+]
+
+#: The longest payload of a common frame.
+LONGEST = 0xFFFF
+#: Common frames that one call takes: a millisecond of work for who is to receive them. _fast.c has it too.
+MOST_FRAMES = 1024
+
+_FINAL_TEXT, _FINAL_BINARY = 0x81, 0x82
+
+_pack_16 = struct.Struct("!BBH").pack
+_pack_64 = struct.Struct("!BBQ").pack
+
+
+def python_take_frames(data: bytes, start: int, masked: bool, limit: int, messages: Messages) -> int:
+    """Append the messages of the common frames from ``start`` on to ``messages``, up to any other frame.
+
+    It ends after `MOST_FRAMES` of them, too.
+
+    Args:
+        data: what was read, with the beginning of a frame at ``start``.
+        start: an index into ``data``.
+        masked: whether the frames are to be masked.
+        limit: the longest payload to take, at most `LONGEST`.
+        messages: gets a ``str`` for text and ``bytes`` for binary.
+
+    Returns:
+        The index of the first byte that was not taken, or -1 after text that is not valid UTF-8.
+    """
+    size = len(data)
+    i = start
+    mask_bit, key_size = (0x80, 4) if masked else (0, 0)
+    for _ in range(MOST_FRAMES):
+        if size - i < 2:
+            break
+        first = data[i]
+        if first != _FINAL_BINARY and first != _FINAL_TEXT:
+            break
+        n = data[i + 1] ^ mask_bit
+        begin = i + 2 + key_size
+        if n >= 126:
+            if n != 126 or size - i < 4:
+                break
+            n = data[i + 2] << 8 | data[i + 3]
+            if n < 126:
+                break
+            begin += 2
+        end = begin + n
+        if n > limit or end > size:
+            break
+        payload = data[begin:end]
+        if masked:
+            payload = python_mask(payload, data[begin - 4 : begin])
+        if first == _FINAL_BINARY:
+            messages.append(payload)
+        else:
+            try:
+                messages.append(payload.decode())
+            except UnicodeDecodeError:
+                return -1
+        i = end
+    return i
+
+
+def frame_head(first: int, size: int, mask_bit: int = 0) -> bytes:
+    """The header of a frame up to its mask: first byte, payload size, and 0x80 where it is masked."""
+    if size < 126:
+        return bytes((first, mask_bit | size))
+    if size < 65536:
+        return _pack_16(first, mask_bit | 126, size)
+    return _pack_64(first, mask_bit | 127, size)
+
+
+# Headers of the shortest frames, ready made: a look-up where building one takes a quarter of a microsecond.
+_SHORT_HEADS = {first: tuple(bytes((first, n)) for n in range(126)) for first in (_FINAL_TEXT, _FINAL_BINARY)}
+
+
+def python_whole_frame(first: int, payload: BytesLike, key: bytes) -> bytes:
+    """One frame.
+
+    Args:
+        first: its first byte: FIN, RSV bits and opcode.
+        payload: of any length.
+        key: four bytes to mask it with, or none to leave it unmasked.
+    """
+    size = len(payload)
+    if key:
+        return frame_head(first, size, 0x80) + key + python_mask(payload, key)
+    if size < 126 and first in _SHORT_HEADS:
+        return _SHORT_HEADS[first][size] + payload
+    return frame_head(first, size) + payload
+
+
+take_frames: Callable[[bytes, int, bool, int, Messages], int] = python_take_frames
+whole_frame: Callable[[int, BytesLike, bytes], bytes] = python_whole_frame
+if extension is not None:
+    take_frames, whole_frame = extension.take_frames, extension.whole_frame

@@ -1,0 +1,45 @@
+"""Frames that go: the header around a payload, and its mask (RFC 6455 section 5)."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from trio_ws.protocol._accel import frame_head, whole_frame
+from trio_ws.protocol.masking import mask, mask_keys
+
+__all__ = ["close_payload", "frame_pair", "masked_frame", "server_frame"]
+
+
+def _draw_own_keys() -> None:
+    """Begin a page of masking keys: a forked child would go on in the page of its parent."""
+    global _next_key  # noqa: PLW0603 - a frame pays one look-up for it, and no call
+    _next_key = mask_keys().__next__
+
+
+_next_key = mask_keys().__next__
+if hasattr(os, "register_at_fork"):  # not where there is no fork
+    os.register_at_fork(after_in_child=_draw_own_keys)
+
+
+def server_frame(first: int, payload: bytes | bytearray | memoryview) -> bytes:
+    """One unmasked frame."""
+    return whole_frame(first, payload, b"")
+
+
+def frame_pair(first: int, payload: bytes, *, masked: bool) -> tuple[bytes, bytes]:
+    """One frame in two parts, its header and its payload, because joining them would copy a big payload."""
+    if not masked:
+        return frame_head(first, len(payload)), payload
+    key = _next_key()
+    return frame_head(first, len(payload), 0x80) + key, mask(payload, key)
+
+
+def masked_frame(first: int, payload: bytes | bytearray | memoryview) -> bytes:
+    """One frame masked with a fresh key (RFC 6455 section 5.3)."""
+    return whole_frame(first, payload, _next_key())
+
+
+def close_payload(code: int, reason: str = "") -> bytes:
+    """The payload of a Close frame; 1005 stands for none (RFC 6455 section 5.5.1)."""
+    return b"" if code == 1005 else struct.pack("!H", code) + reason.encode()

@@ -1,1 +1,0 @@
-"""The connections of one client, one after the other."""

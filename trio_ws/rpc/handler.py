@@ -1,0 +1,425 @@
+"""WebSocketHandler: methods that clients call, and what happens around them.
+
+What always holds: ``on_disconnect`` runs once for each connection for which ``on_connect`` returned without
+having refused it, also where the client has left already or the server is cancelled: shielded, for at most
+``close_timeout`` seconds.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
+
+import trio
+from trio.lowlevel import checkpoint, enable_ki_protection
+
+from trio_ws.channels.channel import Member
+from trio_ws.channels.hub import Hub
+from trio_ws.channels.names import check_names, is_glob
+from trio_ws.channels.subscription import check_policy
+from trio_ws.codecs.base import METHODS, SUBSCRIBE, UNSUBSCRIBE
+from trio_ws.codecs.registry import choose, plain_dialect
+from trio_ws.errors import RPCAccessDeniedError, RPCInvalidParamsError, WebSocketException
+from trio_ws.logs import logger_for, shown
+from trio_ws.predicates import holds
+from trio_ws.rpc.client_connection import CONNECTION_POLICIES, ClientConnection, State
+from trio_ws.rpc.methods import Method, collect, let_ctrl_c_strike, make_method
+from trio_ws.rpc.rate_limit import Limiter
+from trio_ws.rpc.session import Peer
+from trio_ws.websocket.frame_log import about
+from trio_ws.websocket.lifetime import CONNECTING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from trio_ws.channels.subscription import Policy
+    from trio_ws.codecs.base import Packet
+    from trio_ws.predicates import PredicateLike
+    from trio_ws.rpc.client_connection import FinishSoon
+    from trio_ws.rpc.rate_limit import RateLimit
+    from trio_ws.rpc.task_pool import Workers
+    from trio_ws.websocket.connection import WebSocket
+
+__all__ = ["UNFINISHED", "WebSocketHandler"]
+
+logger = logger_for("trio_ws.handler")
+
+#: Names of a client's list that are looked at, or let go, before others have a turn.
+_NAMES_IN_A_ROW = 16
+#: Names that a client may let go at once, though it may hold less.
+_NAMES_TO_LEAVE = 1000
+_RESERVED = frozenset({SUBSCRIBE, UNSUBSCRIBE, METHODS})
+
+#: What serving a connection gives that lives on without the task.
+UNFINISHED = object()
+
+
+class WebSocketHandler(Generic[State]):
+    """Methods that clients call, and what happens around them. Subclass it, and serve the class.
+
+    One instance serves all connections of a server. ``WebSocketHandler[State]`` types ``connection.state``,
+    which `make_state` makes; ``State()`` by default.
+
+    Attributes:
+        default_rate_limit: holds for methods without ``@rate_limit``, and for names that do not exist. None,
+            the default, for no limit.
+        channel_policy: what to do with a connection that is too slow for its channels, unless ``subscribe``
+            says otherwise: ``"disconnect"``, the default, ``"drop_oldest"`` or ``"drop_newest"``.
+        client_globs: whether `may_subscribe` is asked about a client's own globs. Default False: they are
+            refused.
+        list_methods: whether clients are told, when they ask, which methods they may call, with parameters
+            and docstrings, as `trio-ws connect` does for its completion. Default False.
+    """
+
+    default_rate_limit: ClassVar[RateLimit | None] = None
+    channel_policy: ClassVar[Policy] = "disconnect"
+    client_globs: ClassVar[bool] = False
+    list_methods: ClassVar[bool] = False
+    _state_type: ClassVar[Any] = None
+    _methods: dict[str, Method]
+    _limiter: Limiter
+    _hub: Hub
+    _clients: set[ClientConnection[State]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in cls.__dict__.get("__orig_bases__", ()):
+            origin = typing.get_origin(base)
+            if isinstance(origin, type) and issubclass(origin, WebSocketHandler):
+                (state,) = typing.get_args(base)
+                cls._state_type = None if isinstance(state, typing.TypeVar) or state is Any else state
+
+    def _prepare(self) -> None:
+        """What ``__init__`` would do, if subclasses could be trusted to call it."""
+        if "_methods" not in self.__dict__:
+            self._methods = collect(self)
+            self._limiter = Limiter()
+            self._clients = set()
+            self._hub = Hub()
+            check_policy(self.channel_policy, CONNECTION_POLICIES)
+            self._methods[SUBSCRIBE] = make_method(self._subscribe)
+            self._methods[UNSUBSCRIBE] = make_method(self._unsubscribe)
+            if self.list_methods:
+                self._methods[METHODS] = make_method(self._list_methods)
+            for hook in (self.on_connect, self.on_receive, self.on_disconnect):
+                let_ctrl_c_strike(hook)
+
+    # -- to be overridden ---------------------------------------------------------------------------
+
+    async def on_connect(self, connection: ClientConnection[State]) -> None:
+        """Called for each client before it is accepted.
+
+        Raising refuses the client: with 403 for an `RPCAccessDeniedError` or a `WebSocketException`, else
+        with 500 and the traceback in the log. So does ``connection.reject()`` or ``connection.close()``.
+
+        Once it has awaited ``connection.accept()`` it may send to the client, call it and open its streams.
+        Then raising closes the connection. Calls of the client's and its packets wait until this returns.
+
+        It is cancelled where the client leaves meanwhile.
+        """
+
+    async def on_receive(self, connection: ClientConnection[State], packet: Packet) -> None:
+        """Called with each packet that is no call, one after the other."""
+
+    async def on_disconnect(self, connection: ClientConnection[State]) -> None:
+        """Called once for each client for which ``on_connect`` has returned, when that has gone.
+
+        It does not matter what came between: the client may have left before it was accepted. Not called
+        where ``on_connect`` raised, was cancelled, or refused the client itself. Shielded from cancellation,
+        for at most ``close_timeout`` seconds.
+        """
+
+    def may_subscribe(self, connection: ClientConnection[State], name: str) -> bool | Awaitable[bool]:
+        """Whether a client may subscribe itself to this channel, with ``client.subscribe``. Default: no.
+
+        It may be ``async def``. Globs are asked about only where ``client_globs`` is true: mind that ``*``
+        matches every name.
+        """
+        return False
+
+    def make_state(self, connection: ClientConnection[State]) -> State:
+        """What ``connection.state`` is at first; by default ``State()``, or None without a type."""
+        state: Any = self._state_type() if self._state_type is not None else None
+        return state  # type: ignore[no-any-return]
+
+    # -- to be used ---------------------------------------------------------------------------------
+
+    @property
+    def rpc_methods(self) -> Mapping[str, Method]:
+        """The methods that clients may call, by name; each has ``describe()``."""
+        self._prepare()
+        return types.MappingProxyType(
+            {name: method for name, method in self._methods.items() if name not in _RESERVED}
+        )
+
+    @property
+    def clients(self) -> frozenset[ClientConnection[State]]:
+        """The connections that are open now: a copy."""
+        self._prepare()
+        return frozenset(self._clients)
+
+    @property
+    def channels(self) -> Hub:
+        """The channels: ``subscribe`` for tasks of the server, ``publish_wait``, and ``statistics``."""
+        self._prepare()
+        return self._hub
+
+    def publish(
+        self,
+        name: str,
+        data: Any,
+        *,
+        exclude: Iterable[ClientConnection[State]] = (),
+        predicate: PredicateLike | None = None,
+    ) -> int:
+        """Give ``data`` to all that are subscribed to ``name``, without waiting. See `Hub.publish`."""
+        return self.channels.publish(name, data, exclude=exclude, predicate=predicate)
+
+    def broadcast(
+        self,
+        data: Any,
+        *,
+        exclude: Iterable[ClientConnection[State]] = (),
+        predicate: PredicateLike | None = None,
+    ) -> int:
+        """Give ``data`` to all connections, without waiting. See `Hub.broadcast`."""
+        return self.channels.broadcast(data, exclude=exclude, predicate=predicate)
+
+    def register_rpc_method(
+        self,
+        func: Callable[..., Any],
+        alias_name: str | None = None,
+        *,
+        requires: PredicateLike | None = None,
+        limit: RateLimit | None = None,
+    ) -> None:
+        """Let clients call ``func(connection, ...)``, from now on.
+
+        Raises:
+            ValueError: the name is taken, or reserved.
+            TypeError: ``func`` cannot be called that way, or is annotated with what cannot be validated.
+        """
+        self._prepare()
+        method = make_method(func, alias_name, requires, limit)
+        if method.name in self._methods:
+            raise ValueError(f"there is a method {method.name!r} already; give another alias_name")
+        self._methods[method.name] = method
+
+    # -- what a server calls ------------------------------------------------------------------------
+
+    async def _serve(
+        self,
+        ws: WebSocket,
+        workers: Workers,
+        *,
+        debug: bool,
+        finish_soon: FinishSoon | None = None,
+    ) -> object:
+        """The life of one connection.
+
+        With ``finish_soon`` it may return `UNFINISHED`, where the connection lives on without a task. Then
+        that is called with the rest, which is to be awaited, when the connection is over.
+        """
+        self._prepare()
+        connection: ClientConnection[State] = ClientConnection(ws)
+        object.__setattr__(connection, "_state", self.make_state(connection))
+        member = Member(connection, ws._options, self.channel_policy)
+        object.__setattr__(connection, "_hub", self._hub)
+        object.__setattr__(connection, "_member", member)
+        over = True
+        try:
+            over = await self._serve_member(connection, member, ws, workers, finish_soon, debug=debug)
+        finally:
+            if over:
+                self._leave(connection, member)
+        return None if over else UNFINISHED
+
+    def _leave(self, connection: ClientConnection[State], member: Member) -> None:
+        object.__setattr__(connection, "_member", None)
+        self._hub.leave(member)
+
+    async def _serve_member(
+        self,
+        connection: ClientConnection[State],
+        member: Member,
+        ws: WebSocket,
+        workers: Workers,
+        finish_soon: FinishSoon | None,
+        *,
+        debug: bool,
+    ) -> bool:
+        ws._letting_in = True
+        begin = functools.partial(self._begin_early, connection, workers, debug=debug)
+        object.__setattr__(connection, "_on_accept", begin)
+        try:
+            await self.on_connect(connection)
+        except BaseException as exc:
+            if connection._peer is not None:
+                await connection._peer.finish()
+            if isinstance(exc, RPCAccessDeniedError):
+                raise WebSocketException(1008, "access denied") from exc
+            raise
+        object.__setattr__(connection, "_on_accept", None)
+        ws._let_in()
+        if not ws.accepted and ws._closed_locally:
+            return True  # it has refused the client
+        over = True
+        try:
+            over = await self._serve_accepted(connection, member, ws, workers, finish_soon, debug=debug)
+        finally:
+            if over:
+                await self._see_off(connection)
+        return over
+
+    async def _serve_accepted(
+        self,
+        connection: ClientConnection[State],
+        member: Member,
+        ws: WebSocket,
+        workers: Workers,
+        finish_soon: FinishSoon | None,
+        *,
+        debug: bool,
+    ) -> bool:
+        if ws._state == CONNECTING:
+            await ws.accept()
+        await ws._reader_changed()
+        peer = connection._peer
+        if peer is None:
+            if not ws.connected:
+                return True
+            peer = self._make_peer(connection, workers, debug=debug)
+        else:
+            peer.let_in()
+        self._clients.add(connection)
+        self._hub.open(member, peer)
+        # No closures: an idle connection keeps these, and each variable of a closure weighs as much.
+        rest = functools.partial(self._finish, connection, member, peer)
+        return await peer.run(functools.partial(finish_soon, rest) if finish_soon is not None else None)
+
+    def _begin_early(self, connection: ClientConnection[State], workers: Workers, *, debug: bool) -> None:
+        """``on_connect`` has accepted, and may call while it goes on."""
+        self._make_peer(connection, workers, debug=debug).hold()
+
+    @enable_ki_protection
+    async def _finish(
+        self, connection: ClientConnection[State], member: Member, peer: Peer, _: WebSocket
+    ) -> None:
+        """The end of a connection that has left its task."""
+        try:
+            await peer.finish()
+        finally:
+            try:
+                await self._see_off(connection)
+            finally:
+                self._leave(connection, member)
+
+    async def _see_off(self, connection: ClientConnection[State]) -> None:
+        self._clients.discard(connection)
+        self._limiter.forget(connection.uid)
+        with trio.move_on_after(connection._ws._options.close_timeout, shield=True) as scope:
+            await self.on_disconnect(connection)
+        if scope.cancelled_caught:
+            logger.warning(
+                "on_disconnect of %r took more than close_timeout", connection, extra=about(connection._ws)
+            )
+
+    async def _subscribe(self, connection: ClientConnection[State], names: list[str]) -> bool:
+        """A client subscribes itself: all of it, or nothing.
+
+        A long list is looked at piece by piece, and no further than to the first name that is refused.
+        """
+        if self._are_too_many(connection, names, 0):
+            return False
+        for start in range(0, len(names), _NAMES_IN_A_ROW):
+            for name in names[start : start + _NAMES_IN_A_ROW]:
+                await self._check_subscription(connection, name)
+            if start + _NAMES_IN_A_ROW < len(names):
+                await checkpoint()
+        new = list(dict.fromkeys(names))
+        member = connection._member
+        if member is None or not connection._has_room(new):
+            return False
+        before = set(member.held)
+        start = 0
+        try:
+            while start < len(new):
+                row = self._hub.names_in_a_row
+                if not connection.subscribe(new[start : start + row]):
+                    break
+                start += row
+                if start < len(new):
+                    await checkpoint()
+        finally:
+            if start < len(new):
+                connection.unsubscribe([name for name in new[:start] if name not in before])
+        return start >= len(new)
+
+    async def _check_subscription(self, connection: ClientConnection[State], name: str) -> None:
+        try:
+            check_names(name)
+        except ValueError as exc:
+            raise RPCInvalidParamsError(str(exc), data={"path": "names"}) from None
+        allowed: Any = self.client_globs or not is_glob(name)
+        if allowed:
+            allowed = self.may_subscribe(connection, name)
+            if inspect.isawaitable(allowed):
+                allowed = await allowed
+        if not allowed:
+            raise RPCAccessDeniedError(f"access to the channel '{shown(name)}' denied")
+
+    async def _unsubscribe(self, connection: ClientConnection[State], names: list[str]) -> bool:
+        if self._are_too_many(connection, names, _NAMES_TO_LEAVE):
+            return False
+        for start in range(0, len(names), _NAMES_IN_A_ROW):
+            member = connection._member
+            if member is not None:
+                for name in names[start : start + _NAMES_IN_A_ROW]:
+                    if name in member.held:
+                        self._hub.remove(member, name)
+            if start + _NAMES_IN_A_ROW < len(names):
+                await checkpoint()
+        return True
+
+    def _are_too_many(self, connection: ClientConnection[State], names: list[str], least: int) -> bool:
+        """Whether a client's list has more names than it may hold, and than ``least``; that is logged."""
+        limit = connection._ws._options.max_subscribed_channels
+        if not limit or len(names) <= max(limit, least):
+            return False
+        logger.info(
+            "refused a list of %d channels of %r: max_subscribed_channels is %d",
+            len(names),
+            connection,
+            limit,
+            extra=about(connection._ws),
+        )
+        return True
+
+    def _list_methods(self, connection: ClientConnection[State]) -> list[dict[str, Any]]:
+        return [
+            method.describe()
+            for method in self.rpc_methods.values()
+            if method.requires is None or holds(method.requires, connection)
+        ]
+
+    def _make_peer(self, connection: ClientConnection[State], workers: Workers, *, debug: bool) -> Peer:
+        ws = connection._ws
+        dialect = choose(ws.subprotocol, ws._options)
+
+        peer = Peer(
+            ws,
+            workers,
+            dialect or plain_dialect(ws._options),
+            undecided=dialect is None,
+            methods=self._methods,
+            connection=connection,
+            on_packet=self.on_receive,
+            limiter=self._limiter,
+            default_limit=self.default_rate_limit,
+            debug=debug,
+        )
+        object.__setattr__(connection, "_peer", peer)
+        return peer

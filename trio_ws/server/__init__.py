@@ -1,0 +1,1 @@
+"""Servers: listening, accepting, one task per client."""

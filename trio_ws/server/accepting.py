@@ -1,0 +1,388 @@
+"""Listening: accepting clients, and the way of one client from there to a checked opening request.
+
+What always holds: a client that has not finished its request in ``open_timeout`` gets 408 and is gone; what
+is no WebSocket handshake gets an HTTP answer that says why; nothing a client sends raises out of here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio.lowlevel import checkpoint, enable_ki_protection, wait_readable
+
+from trio_ws.client.connect import take_socket
+from trio_ws.logs import logger_for, shown
+from trio_ws.protocol.handshake import check_upgrade, origin_allowed
+from trio_ws.protocol.hosts import host_allowed, host_name, is_local_name, is_of_no_browser
+from trio_ws.protocol.http import HTTPError, http_response
+from trio_ws.protocol.proxy_protocol import ProxyHeader
+from trio_ws.wall import judged, log_failure
+from trio_ws.websocket.sockets import LINK_ERRORS, do_handshake
+from trio_ws.websocket.tls import tls_server
+from trio_ws.websocket.transport import READ_SIZE, WRITE_SIZE, SocketTransport, StreamTransport, Transport
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Iterable
+
+    from trio_ws.options import Options
+    from trio_ws.protocol.http import Request
+    from trio_ws.protocol.http_parser import RequestReader
+    from trio_ws.websocket.runtime import Service
+
+__all__ = [
+    "accept_forever",
+    "answer",
+    "check_host",
+    "check_request",
+    "close_listeners",
+    "read_body",
+    "read_proxy_header",
+    "read_request",
+    "read_request_now",
+    "secure",
+    "send_response",
+]
+
+logger = logger_for("trio_ws.network")
+
+_ACCEPTS_IN_A_ROW = 64
+# accept() failed because of its client, which is gone (accept(2)).
+_CLIENT_LEFT = frozenset(
+    getattr(errno, name)
+    for name in (
+        "ECONNABORTED",
+        "EHOSTDOWN",
+        "EHOSTUNREACH",
+        "ENETDOWN",
+        "ENETUNREACH",
+        "ENONET",
+        "ENOPROTOOPT",
+        "EOPNOTSUPP",
+        "EPERM",
+        "EPROTO",
+    )
+    if hasattr(errno, name)
+)
+#: Seconds without a try after accept() has failed for another reason, such as that no descriptors are left.
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 1.0
+#: Seconds and bytes for which a refused client may go on sending, so that it can read its answer: closing
+#: a socket with unread bytes resets the connection, and the answer is lost.
+_LINGER_SECONDS = 2.0
+_LINGER_BYTES = 256 * 1024
+#: Bytes of a body in chunks that are looked at in one step: chunks of one byte take a millisecond.
+_CHUNKS_STEP = 1024
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+#: Characters of a host that the log shows.
+_SHOWN = 60
+
+
+@enable_ki_protection
+async def accept_forever(
+    listener: trio.abc.Listener[Any], on_client: Callable[[socket.socket | trio.abc.Stream, Any], None]
+) -> None:
+    """Give every new client to ``on_client``: TCP and Unix ones as a non-blocking socket with its address.
+
+    Where accepting fails it is tried again, after a pause that grows, until the listener is closed.
+    """
+    if not isinstance(listener, trio.SocketListener):
+        await _accept_streams(listener, on_client)
+        return
+    # A second handle on the same listening socket, without trio's layers: accepting through them takes
+    # about as long as the whole opening handshake.
+    inner = listener.socket
+    with socket.socket(inner.family, inner.type, inner.proto, fileno=inner.dup().detach()) as sock:
+        sock.setblocking(False)
+        is_tcp = sock.family != socket.AF_UNIX
+        failures = 0  # in a row
+        while True:
+            await wait_readable(sock)
+            for _ in range(_ACCEPTS_IN_A_ROW):
+                try:
+                    client, address = sock.accept()
+                except BlockingIOError:
+                    break
+                except OSError as exc:
+                    if exc.errno in _CLIENT_LEFT:
+                        continue
+                    failures += 1
+                    await _pause(exc, failures)
+                    break
+                failures = 0
+                client.setblocking(False)
+                if is_tcp:
+                    with contextlib.suppress(OSError):  # some systems refuse it once the client has reset
+                        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                on_client(client, address)
+
+
+async def _accept_streams(
+    listener: trio.abc.Listener[Any], on_client: Callable[[socket.socket | trio.abc.Stream, Any], None]
+) -> None:
+    """The same for a listener that is no plain socket, and may be an application's own."""
+    failures = 0
+    while True:
+        try:
+            stream = await listener.accept()
+            if not isinstance(stream, trio.abc.Stream):
+                raise TypeError(f"accept() of a listener gives a stream, not {type(stream).__name__}")
+            client = take_socket(stream) if isinstance(stream, trio.SocketStream) else stream
+        except trio.ClosedResourceError:
+            return  # by its owner; the server goes on with the others
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            failures += 1
+            await _pause(exc, failures)
+        else:
+            failures = 0
+            on_client(client, None)
+
+
+async def _pause(exc: BaseException, failures: int) -> None:
+    """Accepting has failed so many times in a row: let others end, and give back what is wanting."""
+    failure = judged(exc)
+    if isinstance(failure, OSError):
+        logger.error("cannot accept new connections: %s", failure)
+    else:
+        log_failure(logger, "cannot accept new connections", exc=failure)
+    await trio.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (min(failures, 10) - 1)))
+
+
+async def close_listeners(listeners: Iterable[trio.abc.Listener[Any]]) -> None:
+    """Close them all, whatever one of them raises."""
+    for listener in listeners:
+        try:
+            await listener.aclose()
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            log_failure(logger, "closing a listener failed", exc=judged(exc))
+
+
+async def secure(
+    service: Service, client: socket.socket | trio.abc.Stream, address: Any, context: ssl.SSLContext | None
+) -> Transport:
+    """Make a transport of a new client, with TLS if there is a context.
+
+    Raises:
+        OSError, trio.BrokenResourceError, trio.ClosedResourceError: the client left, or TLS failed; it is
+            closed.
+    """
+    if context is None:
+        if isinstance(client, socket.socket):
+            return SocketTransport(client, address)
+        transport = StreamTransport(client, service.nursery)
+        if address is not None:  # of a stream that has no socket to ask
+            transport.remote_address = address
+        return transport
+    stream = tls_server(client, context)
+    await do_handshake(stream)
+    return StreamTransport(stream, service.nursery)
+
+
+def read_request_now(transport: SocketTransport, reader: RequestReader) -> Request | None:
+    """An opening request whose head is there before the client's task first runs, as it often is; else None.
+
+    It saves most clients the wait for the socket, and the timeout around it.
+
+    Raises:
+        HTTPError, OSError: as `read_request` does.
+    """
+    try:
+        data = transport.recv_now(READ_SIZE)
+    except BlockingIOError:
+        return None
+    if not data:
+        raise ConnectionResetError(errno.ECONNRESET, "left without a request")
+    return reader.feed(data)
+
+
+async def read_proxy_header(
+    client: socket.socket | trio.abc.Stream,
+    limit: int,
+) -> tuple[str, int] | None:
+    """Read the PROXY header of a new client, which comes before all else, TLS too.
+
+    Args:
+        client: nothing was read of it yet.
+        limit: bytes of the header.
+
+    Returns:
+        The address of whom the proxy speaks for; None where that is nobody, or it does not say.
+
+    Raises:
+        ProxyHeaderError: this is no header.
+        OSError, trio.BrokenResourceError, trio.ClosedResourceError: the client left.
+    """
+    header = ProxyHeader(limit)
+    plain = client
+    while isinstance(plain, trio.SSLStream):
+        plain = plain.transport_stream
+    while size := header.needed():
+        data = await _receive_some(plain, size)
+        if not data:
+            raise ConnectionResetError(errno.ECONNRESET, "left in its PROXY header")
+        header.feed(data)
+    return header.source
+
+
+async def _receive_some(stream: socket.socket | trio.abc.Stream, size: int) -> bytes:
+    if isinstance(stream, trio.abc.Stream):
+        return bytes(await stream.receive_some(size))
+    while True:
+        try:
+            return stream.recv(size)
+        except BlockingIOError:
+            await wait_readable(stream)
+
+
+async def read_request(transport: Transport, reader: RequestReader) -> Request | None:
+    """Read an opening request up to its body; None where the client left before it began one.
+
+    Raises:
+        HTTPError: what to answer to something that is no request.
+        OSError, trio.BrokenResourceError, trio.ClosedResourceError: the connection broke.
+    """
+    while True:
+        data = await transport.receive()
+        if not data:
+            if reader.eof():
+                raise HTTPError(400, "the request ended in its middle")
+            return None
+        request = reader.feed(data)
+        if request is not None:
+            return request
+
+
+async def read_body(transport: Transport, reader: RequestReader) -> bytes:
+    """Read the body of a request that is wanted, a few chunks at a time.
+
+    Raises:
+        HTTPError: what to answer to a body that is none, or too large.
+        OSError, trio.BrokenResourceError: the connection broke.
+    """
+    if reader.wants_continue:
+        rest = memoryview(_CONTINUE)
+        while rest:
+            rest = rest[await transport.send_some(rest) :]
+    data = reader.take_rest()
+    while True:
+        step = _CHUNKS_STEP if reader.chunked else READ_SIZE
+        for start in range(0, len(data), step):
+            body = reader.feed_body(data[start : start + step])
+            if body is not None:
+                return body
+            await checkpoint()
+        data = await transport.receive()
+        if not data:
+            raise HTTPError(400, "the request ended in its middle")
+
+
+def check_host(request: Request, options: Options, *, loopback: bool) -> None:
+    """Let in what asks for a host that the server goes by.
+
+    Raises:
+        HTTPError: what to answer otherwise.
+    """
+    if options.hosts is None and not loopback:
+        return
+    host = request.host
+    if host_allowed(host, options.hosts, loopback=loopback):
+        return
+    if options.hosts is None and is_local_name(host) and is_of_no_browser(request):
+        return
+    if options.hosts is None:
+        logger.warning(
+            "refused a request for the host '%s': the server listens on a loopback address;"
+            " to let it in, name it: Options(hosts=['%s'])",
+            shown(host, _SHOWN),
+            shown(host_name(host) or "", _SHOWN),
+        )
+    else:
+        logger.warning(
+            "refused a request for the host '%s', which Options(hosts=...) does not name", shown(host, _SHOWN)
+        )
+    raise HTTPError(403, "this host is not served here", logged=True)
+
+
+def check_request(request: Request, options: Options) -> None:
+    """Let in what is a WebSocket handshake from an allowed origin.
+
+    Raises:
+        HTTPError: what to answer otherwise.
+    """
+    check_upgrade(request)
+    if not origin_allowed(request, options.origins):
+        origin = shown(request.header("origin") or "", _SHOWN)
+        logger.warning(
+            "refused a page from origin '%s'; to let it in, name it: Options(origins=['%s'])", origin, origin
+        )
+        raise HTTPError(403, "this origin is not allowed", logged=True)
+
+
+async def answer(transport: Transport, error: HTTPError, *, head_only: bool = False) -> None:
+    """Send an HTTP error and close, letting the client read it unless there is no room for it."""
+    response = http_response(error.status, error.headers, error.body, head_only=head_only)
+    await send_response(transport, response, _LINGER_SECONDS, linger=error.status != 503)
+
+
+async def send_response(
+    transport: Transport, response: bytes, patience: float, *, linger: bool = True
+) -> None:
+    """Send an HTTP response and close.
+
+    A client that takes not one byte for ``patience`` seconds, and a quarter of that, loses the rest. With
+    ``linger`` it may go on sending for a while, so that it can read the answer to a request that was not read
+    to its end. Cancelled, it closes at once.
+    """
+    try:
+        if not await _send_patiently(transport, response, patience):
+            return
+        transport.end_writing()
+        with trio.move_on_after(_LINGER_SECONDS):
+            left = _LINGER_BYTES if linger else 0
+            while left > 0 and transport.self_reading:
+                received = await transport.receive()
+                left = left - len(received) if received else 0
+    except LINK_ERRORS:
+        return  # it did not wait for the answer
+    finally:
+        transport.close()
+
+
+async def _send_patiently(transport: Transport, response: bytes, patience: float) -> bool:
+    """Whether all of it is in the kernel."""
+    if len(response) <= WRITE_SIZE:
+        with trio.CancelScope() as scope:
+            return await _send_all(transport, response, scope, patience)
+        return False
+    sent = False
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_see_delivery, transport, nursery.cancel_scope, patience)
+        sent = await _send_all(transport, response, nursery.cancel_scope, patience)
+        nursery.cancel_scope.cancel()
+    return sent
+
+
+async def _send_all(transport: Transport, response: bytes, scope: trio.CancelScope, patience: float) -> bool:
+    data = memoryview(response)
+    try:
+        while data:
+            scope.deadline = trio.current_time() + patience
+            data = data[await transport.send_some(data) :]
+    except LINK_ERRORS:
+        return False
+    return True
+
+
+async def _see_delivery(transport: Transport, scope: trio.CancelScope, patience: float) -> None:
+    """Give a client more time that takes bytes from the kernel: the write buffer alone moves too rarely."""
+    before = transport.delivery()
+    while before is not None:
+        await trio.sleep(patience / 4)
+        now = transport.delivery()
+        if now is not None and now.taken > before.taken:
+            scope.deadline = trio.current_time() + patience
+        before = now

@@ -1,0 +1,547 @@
+"""Admission: the way of a client through a server.
+
+A listener's task hands it over, a task of its own reads the opening request (all of it within
+``open_timeout``), makes a `WebSocket` of it, runs what serves it, and closes it.
+
+What always holds:
+
+- One bad connection costs one connection: whatever a handler raises is logged once and answered with 1011
+  (see wall.py).
+- What ends the program, Ctrl+C in a handler above all, ends the server as leaving its block does: everybody
+  is told first.
+- Counters change in synchronous code, so that admission is exact.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+from typing import TYPE_CHECKING, Any, Literal
+
+import trio
+from trio.lowlevel import current_task, disable_ki_protection, enable_ki_protection
+
+from trio_ws._nurseries import unwrapped
+from trio_ws.errors import ConnectionClosedError
+from trio_ws.logs import logger_for, shown
+from trio_ws.protocol.http import HTTPError, http_response
+from trio_ws.protocol.http_parser import RequestReader
+from trio_ws.protocol.proxy_protocol import ProxyHeaderError
+from trio_ws.rpc.handler import UNFINISHED
+from trio_ws.server.accepting import (
+    answer,
+    check_host,
+    check_request,
+    read_body,
+    read_proxy_header,
+    read_request,
+    read_request_now,
+    secure,
+    send_response,
+)
+from trio_ws.server.address_shares import AddressShares, share_key
+from trio_ws.server.blocking import NoThreadError
+from trio_ws.server.router import Entry, Exchange, Front, Shared
+from trio_ws.server.trusted_proxies import TrustedProxies
+from trio_ws.wall import (
+    close_nurseries,
+    close_of,
+    ends_program,
+    failures_in,
+    judged,
+    log_failure,
+    only_cancelled,
+)
+from trio_ws.websocket._notify import Bell
+from trio_ws.websocket.connection import WebSocket
+from trio_ws.websocket.frame_log import about
+from trio_ws.websocket.lifetime import CONNECTING
+from trio_ws.websocket.presence import Presence
+from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, shut_down
+from trio_ws.websocket.tls import note_server_names
+from trio_ws.websocket.transport import SocketTransport, peer_of
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Awaitable, Callable
+
+    from trio_ws.options import Options
+    from trio_ws.protocol.http import Request
+    from trio_ws.websocket.runtime import Service
+    from trio_ws.websocket.transport import Transport
+
+__all__ = ["Admission"]
+
+logger = logger_for("trio_ws.server")
+
+#: The reason of the Close frame where the system gives no more threads.
+_NO_THREAD = "no thread left"
+
+
+class _PendingClient:
+    """A client in its opening handshake.
+
+    Attributes:
+        stream: what it came by.
+        address: its address, as far as that is known: at first that of a proxy.
+        peer: the address of the other end of the stream.
+        loopback: whether it came to a loopback address.
+        share: what its connection is counted under; see `share_key`. None for a trusted proxy's.
+        transport: of the stream, once there is one.
+        request: its opening request, once the head of that is known.
+        opening: whether its opening handshake counts; False where it had to make room.
+        scope: around the waits of its opening handshake, once it waits.
+    """
+
+    __slots__ = (
+        "address",
+        "loopback",
+        "opening",
+        "peer",
+        "request",
+        "scope",
+        "share",
+        "stream",
+        "transport",
+    )
+
+    def __init__(self, stream: socket.socket | trio.abc.Stream, address: Any, *, loopback: bool) -> None:
+        self.stream = stream
+        self.address = self.peer = peer_of(stream) if address is None else address
+        self.loopback = loopback
+        self.share: str | None = None
+        self.transport: Transport | None = None
+        self.request: Request | None = None
+        self.opening = True
+        self.scope: trio.CancelScope | None = None
+
+    async def drop(self) -> None:
+        """Close what it came by."""
+        if self.transport is not None:
+            self.transport.close()
+        elif isinstance(self.stream, socket.socket):
+            self.stream.close()
+        else:
+            await close_forcefully(self.stream)
+
+
+class Admission:
+    """See the module's text. `WebSocketServer` adds what begins and ends."""
+
+    options: Options
+
+    def __init__(self, front: Front | None, ssl_context: ssl.SSLContext | None) -> None:
+        self._front = front
+        self._ssl_context = ssl_context
+        self._target: Any = None  # what serves a WebSocket, where the front has nothing for it
+        self._subprotocols: tuple[str, ...] = ()
+        self._scheme: str | None = None  # as clients spoke it to whoever hands them over
+        self._debug = False
+        self._state: Literal["new", "serving", "draining", "closed"] = "new"
+        self._connections: set[WebSocket] = set()
+        self._without_task: set[WebSocket] = set()  # those of them that live in the service's reader alone
+        self._exchanges = 0  # plain HTTP requests that are being answered
+        self._clients = 0  # connections in any state, those in their opening handshake too
+        self._handshakes = 0
+        self._shares = AddressShares(self.options)
+        self._proxies = TrustedProxies(self.options)
+        self._trusts_proxies = bool(self._proxies)
+        if ssl_context is not None:
+            note_server_names(ssl_context)
+        self._gone = Bell()  # rings when a client has gone, or is through with its opening handshake
+        self._failure: BaseException | None = None
+        # Set while the server runs.
+        self._block: trio.CancelScope
+        self._service: Service
+        self._handlers: trio.Nursery
+        self._shared: Shared
+
+    def _admit(
+        self, stream: socket.socket | trio.abc.Stream, address: Any, *, loopback: bool = False
+    ) -> None:
+        client = _PendingClient(stream, address, loopback=loopback)
+        client.share = self._share_of(client.address)
+        if self._state == "closed" or not self._has_room_for(client):
+            self._service.nursery.start_soon(self._refuse, stream)
+            return
+        self._clients += 1
+        self._handshakes += 1
+        self._shares.begin(client.share, client)
+        self._handlers.start_soon(self._serve_client, client)
+
+    def _has_room_for(self, client: _PendingClient) -> bool:
+        """Whether another client may begin its opening handshake; one that may not is logged."""
+        options = self.options
+        # Those that are refused later, with an answer to their request, are more than max_connections.
+        limit = None if options.max_connections is None else options.max_connections + options.max_handshakes
+        why = self._shares.refusal(client.share)
+        if why is None and limit is not None and self._clients >= limit:
+            why = f"max_connections ({options.max_connections}) and max_handshakes are there"
+        if why is None and self._handshakes >= options.max_handshakes:
+            late = self._shares.crowding(client.share)
+            if late is not None:
+                self._make_room(late)
+            else:
+                why = f"max_handshakes ({options.max_handshakes}) are under way"
+        if why is None:
+            return True
+        logger.warning("refused a client: %s", why, extra={"peer": client.address})
+        return False
+
+    def _make_room(self, client: _PendingClient) -> None:
+        """End the opening handshake of a client, for one of somebody who has fewer."""
+        logger.warning(
+            "dropped a client in its handshake: max_handshakes (%d) are under way, most of them of %s",
+            self.options.max_handshakes,
+            client.share or "proxies and Unix sockets",
+            extra={"peer": client.address},
+        )
+        self._opened(client)
+        if client.scope is not None:
+            client.scope.cancel()
+
+    def _opened(self, client: _PendingClient) -> None:
+        """The opening handshake of a client is over."""
+        if client.opening:
+            client.opening = False
+            self._handshakes -= 1
+            self._shares.opened(client.share, client)
+            self._gone.ring()
+
+    def _share_of(self, address: Any) -> str | None:
+        return None if self._trusts_proxies and address in self._proxies else share_key(address)
+
+    def _locate(self, client: _PendingClient, address: Any) -> None:
+        """A trusted proxy, which has no share, says where the client is.
+
+        Raises:
+            HTTPError: that has its share already.
+        """
+        if not client.opening:
+            raise _too_many()
+        share = self._share_of(address)
+        refusal = self._shares.refusal(share)
+        client.address, client.share = address, share
+        self._shares.opened(None, client)
+        self._shares.begin(share, client)
+        if refusal is not None:
+            logger.warning("refused a client: %s", refusal, extra={"peer": address})
+            raise _too_many()
+
+    @enable_ki_protection
+    async def _refuse(self, client: socket.socket | trio.abc.Stream) -> None:
+        """Drop a client whose request is not going to be read, with a word if that can be said at once."""
+        if isinstance(client, trio.abc.Stream):
+            await close_forcefully(client)
+            return
+        with client:
+            if self._ssl_context is None:
+                with contextlib.suppress(OSError):  # it went away before
+                    client.send(http_response(503, [("Retry-After", "1")], b"too many connections\n"))
+            shut_down(client)
+
+    @enable_ki_protection
+    async def _serve_client(self, client: _PendingClient) -> None:
+        over = True
+        address, share = client.address, client.share
+        try:
+            try:
+                opened = await self._open(client)
+            finally:
+                address, share = client.address, client.share
+                del client
+            if opened is not None:
+                ws, target = opened
+                self._connections.add(ws)
+                del opened
+                ws._begin_opening()
+                ws._watch_soon()
+                over = await self._handle(ws, target)
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            self._task_failed(exc, address)
+        finally:
+            if over:
+                self._client_gone(share)
+
+    def _client_gone(self, share: str | None) -> None:
+        self._clients -= 1
+        self._shares.end(share)
+        self._gone.ring()
+
+    @enable_ki_protection
+    async def _finish_client(self, ws: WebSocket, rest: Callable[[WebSocket], Awaitable[None]]) -> None:
+        """The end of a connection that lived without a task."""
+        self._without_task.discard(ws)
+        try:
+            await self._handle(ws, rest)
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            self._task_failed(exc, ws.remote_address)
+        finally:
+            self._client_gone(self._share_of(ws._transport.peer_address))
+
+    def _task_failed(self, exc: BaseException, address: Any) -> None:
+        """A client's task has raised this at its end.
+
+        A Cancelled is the server's; or that of a scope which user code has left open, and must not leave.
+        """
+        if ends_program(exc):
+            self._end_program(exc)
+        elif not only_cancelled(exc):
+            log_failure(logger, "serving %s failed", address, exc=judged(exc), extra={"peer": address})
+
+    def _end_those_without_task(self) -> None:
+        """Their handlers cannot be cancelled where the others are."""
+        for ws in list(self._without_task):
+            ws._end(None)
+
+    async def _open(self, client: _PendingClient) -> tuple[WebSocket, Any] | None:
+        """A WebSocket of one client's opening request, and who serves it; None where it got an answer."""
+        try:
+            try:
+                asked = await self._read_request(client)
+            finally:
+                self._opened(client)
+            if asked is None:
+                await client.drop()
+                return None
+            found, request, reader = asked
+            transport = client.transport
+            assert transport is not None
+            if not isinstance(found, Exchange):
+                return self._make_websocket(found, request, transport, reader.trailing)
+            await self._answer_http(found, request, transport)
+            return None
+        except HTTPError as exc:
+            refusal = exc
+        except LINK_ERRORS as exc:
+            logger.info("a client left during its opening handshake: %r", exc, extra={"peer": client.address})
+            await client.drop()
+            return None
+        except BaseException:
+            await client.drop()
+            raise
+        if not refusal.logged:
+            logger.info("refused a client at %s: %s", client.address, refusal, extra={"peer": client.address})
+        if client.transport is not None:
+            head_only = client.request is not None and client.request.method == "HEAD"
+            await answer(client.transport, refusal, head_only=head_only)
+        else:
+            await client.drop()  # it speaks no HTTP yet
+        return None
+
+    async def _read_request(
+        self, client: _PendingClient
+    ) -> tuple[Entry | Exchange | None, Request, RequestReader] | None:
+        """What serves a request, and the request, with its body where it is wanted; None where there is none.
+
+        Raises:
+            HTTPError: what to answer otherwise.
+            OSError, trio.BrokenResourceError: the client has gone.
+        """
+        options = self.options
+        reader = RequestReader(options.max_header_bytes, options.max_body_bytes)
+        request: Request | None = None
+        announced = options.proxy_protocol and client.address in self._proxies
+        if self._ssl_context is None and isinstance(client.stream, socket.socket) and not announced:
+            client.transport = SocketTransport(client.stream, client.peer)
+            request = read_request_now(client.transport, reader)
+        if request is not None and reader.complete:
+            return self._judge(client, request), request, reader
+        with trio.move_on_after(options.open_timeout) as client.scope:
+            if not client.opening:
+                raise _too_many()
+            if announced:
+                await self._read_proxy_header(client)
+            if client.transport is None:
+                client.transport = await secure(self._service, client.stream, client.peer, self._ssl_context)
+            if request is None:
+                request = await read_request(client.transport, reader)
+                if request is None:
+                    return None
+            found = self._judge(client, request)
+            if not reader.complete:
+                request.body = await read_body(client.transport, reader)
+                self._check_admission()  # that may have taken a while
+            return found, request, reader
+        if not client.opening:
+            raise _too_many()
+        raise HTTPError(408, f"no whole request came within open_timeout ({options.open_timeout} seconds)")
+
+    async def _read_proxy_header(self, client: _PendingClient) -> None:
+        """Learn where a client is."""
+        try:
+            source = await read_proxy_header(client.stream, self.options.max_header_bytes)
+        except ProxyHeaderError as exc:
+            logger.warning(
+                "refused a connection of the proxy %s: %s, which Options(proxy_protocol=True) expects",
+                client.address,
+                exc,
+                extra={"peer": client.address},
+            )
+            raise HTTPError(400, "there is no PROXY header", logged=True) from None
+        if source is not None:
+            self._locate(client, source)
+
+    def _judge(self, client: _PendingClient, request: Request) -> Entry | Exchange | None:
+        """What serves a request, by its head; None for the server's own target.
+
+        Raises:
+            HTTPError: nothing does.
+        """
+        client.request = request
+        if self._trusts_proxies or self._scheme is not None:
+            forwarded = self._proxies.origin(request, client.address)
+            if forwarded.address != client.address:
+                self._locate(client, forwarded.address)
+            request._forwarded = forwarded._replace(scheme=forwarded.scheme or self._scheme)
+        transport = client.transport
+        assert transport is not None
+        transport.peer_address = request.client_address = client.address
+        request.tls = transport.tls
+        self._check_admission()
+        check_host(request, self.options, loopback=client.loopback)
+        found = self._front.find(request) if self._front is not None else None
+        if not isinstance(found, Exchange):
+            check_request(request, self.options)
+        return found
+
+    def _make_websocket(
+        self, found: Entry | None, request: Request, transport: Transport, trailing: bytes
+    ) -> tuple[WebSocket, Any]:
+        target, subprotocols = self._target, self._subprotocols
+        if found is not None:
+            target = functools.partial(self._call_entry, found.serve)
+            if found.subprotocols is not None:
+                subprotocols = found.subprotocols
+        ws = WebSocket(
+            transport,
+            self._service,
+            self.options,
+            client=False,
+            request=request,
+            subprotocols=subprotocols,
+            trailing=trailing,
+        )
+        if found is not None:
+            request._path_params = ws.path_params = found.path_params
+        return ws, target
+
+    def _check_admission(self) -> None:
+        if self._state != "serving":
+            logger.info("refused a client: the server is going away")
+            raise HTTPError(503, "the server is going away", [("Retry-After", "1")], logged=True)
+        limit = self.options.max_connections
+        if limit is not None and self._count_connections() >= limit:
+            logger.warning("refused a client: max_connections (%d) are open", limit)
+            raise _too_many()
+
+    def _count_connections(self) -> int:
+        """All that are past their opening handshake: open, being answered, or lingering after an answer."""
+        return self._clients - self._handshakes
+
+    async def _answer_http(self, found: Exchange, request: Request, transport: Transport) -> None:
+        self._exchanges += 1
+        response: bytes | None = None
+        try:
+            with trio.CancelScope() as scope:
+                presence = Presence(transport, self._service, scope)
+                try:
+                    response = await found.answer(request, self._shared)
+                finally:
+                    await close_nurseries("an HTTP function")
+                    await presence.leave()
+            if response is None:
+                logger.info("%s left before %r was answered", transport.remote_address, request)
+                transport.close()
+            else:
+                await send_response(transport, response, self.options.close_timeout)
+        finally:
+            self._exchanges -= 1
+
+    async def _handle(self, ws: WebSocket, target: Callable[[WebSocket], Awaitable[object]]) -> bool:
+        """Run what serves a connection, and close it; False if it lives on without this task."""
+        over = True
+        try:
+            code, reason = 1000, ""
+            try:
+                try:
+                    over = await self._run_target(ws, target) is not UNFINISHED
+                except BaseException as exc:
+                    await close_nurseries("a handler")
+                    if not ws._end_opening(exc):
+                        raise
+                else:
+                    if current_task().child_nurseries:
+                        await close_nurseries("a handler")
+                    ws._end_opening(None)
+            except BaseException as exc:  # noqa: BLE001 - judged there
+                code, reason = self._verdict(ws, exc)
+            if code == 1011 and ws._state == CONNECTING:
+                await ws.reject(500)
+            if reason == _NO_THREAD and ws._state == CONNECTING:
+                await ws.reject(503, [("Retry-After", "1")], f"{_NO_THREAD}\n")
+            if over and not ws.closed:
+                await ws.close(code, reason)
+        finally:
+            if over:
+                self._connections.discard(ws)
+                ws._end(None)
+            else:
+                self._without_task.add(ws)
+        return over
+
+    @disable_ki_protection
+    async def _run_target(self, ws: WebSocket, target: Any) -> object:
+        """User code, which Ctrl+C may strike anywhere; ours leaves it to the main task."""
+        return await target(ws)
+
+    def _verdict(self, ws: WebSocket, exc: BaseException) -> tuple[int, str]:
+        """The close code for what a handler raised; its own cancellation is raised again."""
+        if ends_program(exc):
+            self._end_program(exc)
+            ws._go_away(1001, "")
+            return 1001, ""
+        # The handler's own nursery may have wrapped what is a normal end.
+        failures = [one for one in failures_in(exc) if not isinstance(one, ConnectionClosedError)]
+        if not failures:
+            return 1000, ""
+        if len(failures) == 1 and isinstance(failures[0], NoThreadError):
+            return 1013, _NO_THREAD
+        close = close_of(failures[0]) if len(failures) == 1 else None
+        if close is not None:
+            return close
+        if self._debug:
+            if self._failure is None:
+                self._failure = exc
+            self._block.cancel()
+        else:
+            log_failure(
+                logger,
+                "the handler of %s for %s failed",
+                shown(ws.path),
+                ws.client_address,
+                exc=exc,
+                extra=about(ws),
+            )
+        return 1011, "internal error"
+
+    def _end_program(self, exc: BaseException) -> None:
+        """Leave the server's block, and then raise this; at once where the block was left already."""
+        if isinstance(exc, BaseExceptionGroup):
+            exc = unwrapped(exc)
+        if self._state != "serving":
+            raise exc
+        if self._failure is None:
+            self._failure = exc
+        self._block.cancel()
+
+    @enable_ki_protection
+    async def _call_entry(
+        self, serve: Callable[[WebSocket, Shared], Awaitable[object]], ws: WebSocket
+    ) -> object:
+        return await serve(ws, self._shared)
+
+
+def _too_many() -> HTTPError:
+    return HTTPError(503, "too many connections", [("Retry-After", "1")], logged=True)

@@ -1,0 +1,437 @@
+"""serve_processes: several processes, one server; restarted when they die, drained when all shall end.
+
+The parent listens and serves nobody. Each worker inherits the listening sockets, so that a client who comes
+while a worker is gone waits in the kernel's queue for another one.
+
+What always holds:
+
+- Every slot has one worker that serves or is about to, and one task here that sees to it.
+- No worker outlives `serve_processes`: on every way out they are told to stop, and killed when their time is
+  over. Where the parent has no way out (SIGKILL) they see the end of their line.
+- A worker that dies again and again is started again after longer and longer pauses.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import trio
+
+from trio_ws.errors import WorkerError
+from trio_ws.logs import logger_for
+from trio_ws.server.listeners import open_listeners
+from trio_ws.server.processes import control, targets
+from trio_ws.server.processes.control import RETIRE, STOP, Orders
+from trio_ws.server.processes.worker_handle import Child
+from trio_ws.server.server import WebSocketServer
+from trio_ws.signals import in_main_thread, on_signals
+from trio_ws.websocket._notify import Bell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from trio_ws.options import Options
+
+__all__ = ["ProcessGroup", "WorkerProcess", "pause_after", "serve_processes"]
+
+logger = logger_for("trio_ws.processes")
+
+#: A worker that served for fewer seconds died quickly.
+_QUICK = 10.0
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 30.0
+#: Deaths in a row, before a slot's first worker was ever ready, after which nothing is tried any more.
+_TRIES_AT_START = 3
+#: Seconds that a worker may take to end beyond what its own timeouts allow.
+_MARGIN = 5.0
+
+
+class WorkerProcess(NamedTuple):
+    """One worker of a `ProcessGroup`, as it was when one asked.
+
+    Attributes:
+        pid: its process id.
+        ready: whether it serves; False where it has ended and another is not there yet.
+        restarts: how many died in its place before it.
+    """
+
+    pid: int
+    ready: bool
+    restarts: int
+
+
+class _Slot:
+    """The place of one worker."""
+
+    def __init__(self) -> None:
+        self.child: Child | None = None  # the last that was ready
+        self.restarts = 0
+        self.quick_deaths = 0  # in a row
+        self.renewal: _Renewal | None = None
+        self.bell = Bell()  # rings when its child ended, or it shall be renewed
+
+
+@dataclass(eq=False)
+class _Renewal:
+    """The wish for a fresh worker in the place of one that serves."""
+
+    done: trio.Event
+    worked: bool = False
+
+
+class ProcessGroup:
+    """The processes that `serve_processes` started, for as long as it runs."""
+
+    def __init__(self, front: WebSocketServer, orders: Orders, count: int, start_timeout: float) -> None:
+        self._url = front.url
+        self._port = front.port if front._unix_path is None else None
+        self._orders = orders
+        self._start_timeout = start_timeout
+        self._slots = [_Slot() for _ in range(count)]
+        self._unstarted = count  # slots that never had a worker that was ready
+        self._started = trio.Event()
+        self._children: set[Child] = set()  # every process that may be running
+        self._renew = trio.Event()
+        self._serving = trio.CancelScope()
+        self._patience = trio.CancelScope()
+        self._stopping = False
+        self._failure: WorkerError | OSError | None = None
+        self._nursery: trio.Nursery
+
+    # -- what a user sees ---------------------------------------------------------------------------
+
+    @property
+    def port(self) -> int:
+        """The TCP port.
+
+        Raises:
+            RuntimeError: there is none, with a Unix socket.
+        """
+        if self._port is None:
+            raise RuntimeError("there is no TCP listener, with unix_path")
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """A URI that reaches the workers from this machine."""
+        return self._url
+
+    @property
+    def workers(self) -> tuple[WorkerProcess, ...]:
+        """The workers as they are now."""
+        return tuple(
+            WorkerProcess(child.process.pid, not child.gone.is_set(), slot.restarts)
+            for slot in self._slots
+            if (child := slot.child) is not None
+        )
+
+    def __repr__(self) -> str:
+        return f"<ProcessGroup {self.url} {[worker.pid for worker in self.workers]}>"
+
+    # -- signals ------------------------------------------------------------------------------------
+
+    def _callbacks(self) -> dict[signal.Signals, Callable[[], object]]:
+        wanted: dict[signal.Signals, Callable[[], object]] = {
+            signal.SIGTERM: self._stop_by_signal,
+            signal.SIGINT: self._stop_by_signal,
+            signal.SIGHUP: lambda: self._renew.set(),  # noqa: PLW0108 - the event is made anew
+        }
+        # nohup, or a shell that runs us in the background, decided otherwise.
+        return {
+            number: callback
+            for number, callback in wanted.items()
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
+
+    def _stop_by_signal(self) -> None:
+        if self._stopping:
+            logger.warning("a second signal: killing the workers")
+            self._patience.cancel()
+            return
+        self._stopping = True
+        logger.info("a signal: draining %d workers", len(self._children))
+        self._serving.cancel()
+
+    # -- running ------------------------------------------------------------------------------------
+
+    async def _run(self, task_status: trio.TaskStatus[ProcessGroup]) -> None:
+        try:
+            with self._serving:
+                async with trio.open_nursery() as self._nursery:
+                    for slot in self._slots:
+                        self._nursery.start_soon(self._keep, slot)
+                    await self._started.wait()
+                    logger.info("%d workers serve %s", len(self._slots), self.url)
+                    task_status.started(self)
+                    await self._renew_forever()
+        finally:
+            self._stopping = True
+            with trio.CancelScope(shield=True):
+                await self._end(list(self._children), STOP, self._patience)
+        if self._failure is not None:
+            raise self._failure
+
+    async def _keep(self, slot: _Slot) -> None:
+        """See to it that a slot has a worker, for ever."""
+        try:
+            child = await self._fill(slot)
+        except (WorkerError, OSError) as exc:
+            self._failure = self._failure or exc
+            self._serving.cancel()
+            return
+        self._unstarted -= 1
+        if not self._unstarted:
+            self._started.set()
+        while True:
+            if child.gone.is_set():
+                slot.restarts += 1
+                logger.warning("worker %d ended (%s); starting another", child.process.pid, child.exit)
+                if child.ready_at is None or trio.current_time() - child.ready_at < _QUICK:
+                    await self._pause(slot)
+                else:
+                    slot.quick_deaths = 0
+                child = await self._fill(slot)
+            elif slot.renewal is not None:
+                renewal, slot.renewal = slot.renewal, None
+                child = await self._replace(slot, child, renewal)
+            else:
+                await slot.bell.wait()
+
+    async def _fill(self, slot: _Slot) -> Child:
+        """Start workers for a slot until one is ready.
+
+        Raises:
+            WorkerError: there never was one, and this one says why, or several died without a word.
+            OSError: there never was one, and there is no room for another process.
+        """
+        while True:
+            child: Child | None = None
+            try:
+                child = await self._start(slot)
+            except OSError as exc:
+                if slot.child is None:
+                    raise
+                logger.error("cannot start a worker: %s", exc)  # noqa: TRY400 - the text says it all
+            else:
+                if child.ready_at is not None:
+                    slot.child = child
+                    return child
+                why = self._why(child)
+                if slot.child is None and (child.report or slot.quick_deaths + 1 >= _TRIES_AT_START):
+                    raise WorkerError(why, child.process.returncode or 0)
+                logger.error(why)
+            await self._pause(slot)
+
+    async def _replace(self, slot: _Slot, old: Child, renewal: _Renewal) -> Child:
+        """Put a fresh worker in the place of one that serves; that one goes on where none can be had."""
+        new, why = None, ""
+        try:
+            new = await self._start(slot)
+        except OSError as exc:
+            why = f"cannot start a worker: {exc}"
+        if new is None or new.ready_at is None:
+            logger.error("%s; worker %d stays", why if new is None else self._why(new), old.process.pid)
+            renewal.done.set()
+            return old
+        slot.child = new
+        renewal.worked = True
+        self._nursery.start_soon(self._retire, old, renewal)
+        return new
+
+    async def _retire(self, old: Child, renewal: _Renewal) -> None:
+        await self._end([old], RETIRE, trio.CancelScope())
+        renewal.done.set()
+
+    async def _start(self, slot: _Slot) -> Child:
+        """A worker that is ready, or that has ended."""
+        child = await Child.start(self._orders)
+        self._children.add(child)
+        self._nursery.start_soon(self._watch, slot, child)
+        await child.begin(self._orders, self._start_timeout)
+        if child.ready_at is None:
+            child.close()
+        return child
+
+    async def _watch(self, slot: _Slot, child: Child) -> None:
+        await child.watch()
+        self._children.discard(child)
+        if child.ready_at is not None:
+            child.close()
+        slot.bell.ring()
+
+    @staticmethod
+    def _why(child: Child) -> str:
+        said = child.report or "it said nothing"
+        return f"worker {child.process.pid} did not start ({child.exit}): {said}"
+
+    async def _pause(self, slot: _Slot) -> None:
+        slot.quick_deaths += 1
+        await trio.sleep(pause_after(slot.quick_deaths))
+
+    async def _renew_forever(self) -> None:
+        while True:
+            await self._renew.wait()
+            self._renew = trio.Event()
+            logger.info("renewing %d workers, one after another", len(self._slots))
+            for slot in self._slots:
+                slot.renewal = renewal = _Renewal(trio.Event())
+                slot.bell.ring()
+                await renewal.done.wait()
+                if not renewal.worked:
+                    logger.error("the workers that are not renewed yet stay as they are")
+                    break
+
+    async def _end(self, children: Sequence[Child], word: bytes, patience: trio.CancelScope) -> None:
+        """Tell workers to end, and kill those that have not in time, or when patience is cancelled."""
+        options = self._orders.options
+        for child in children:
+            child.tell(word)
+        # Handlers get the first timeout, and what is shielded in them the second.
+        patience.deadline = trio.current_time() + options.drain_timeout + options.close_timeout + _MARGIN
+        with patience:
+            for child in children:
+                await child.process.wait()
+        for child in children:
+            if child.process.returncode is None:
+                logger.error("worker %d has not ended in time; killing it", child.process.pid)
+                child.process.kill()
+                await child.process.wait()
+            child.close()
+
+
+def pause_after(deaths: int) -> float:
+    """Seconds before the next worker is started, after so many (1 or more) quick deaths in a row."""
+    return min(_FIRST_PAUSE * 2.0 ** min(deaths - 1, 30), _LONGEST_PAUSE)
+
+
+async def serve_processes(
+    target: object,
+    port: int,
+    *,
+    workers: int | None = None,
+    host: str | None = None,
+    unix_path: str | os.PathLike[str] | None = None,
+    ssl_certfile: str | os.PathLike[str] | None = None,
+    ssl_keyfile: str | os.PathLike[str] | None = None,
+    ssl_context: str | None = None,
+    subprotocols: Sequence[str] = (),
+    broker: str | None = None,
+    debug: bool = False,
+    options: Options | None = None,
+    start_timeout: float = 60.0,
+    log_level: int | None = None,
+    task_status: trio.TaskStatus[ProcessGroup] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a server in several processes on one port: ``trio.run(trio_ws.serve_processes, "chat:app", 8000)``.
+
+    This process listens, and each worker, a fresh interpreter, accepts from the same sockets. A worker that
+    dies is replaced; after quick deaths in a row the pause before that grows from 0.1 to 30 seconds.
+
+    In the main thread SIGTERM and SIGINT (Ctrl+C) drain all workers and return; a second one kills them. A
+    cancellation drains too. Workers get the time that ``drain_timeout`` and ``close_timeout`` allow and 5
+    seconds, and are killed then. SIGHUP replaces the workers by fresh ones, one after another, each drained
+    when the new one serves: nobody is refused. If this process is killed, its workers drain and end.
+
+    ``await nursery.start(trio_ws.serve_processes, ...)`` gives a `ProcessGroup` once all workers are ready.
+
+    Args:
+        target: what `serve` takes, as an import string (``"module:name"``), or as an object that stands at
+            the top of a module. The call must not run again when a worker imports that module: put it under
+            ``if __name__ == "__main__":``.
+        port: TCP port; 0 for one that is free.
+        workers: how many processes; default one for each processor that we may use.
+        host: as for `serve`.
+        unix_path: as for `serve`.
+        ssl_certfile: speak TLS with this certificate chain, a PEM file.
+        ssl_keyfile: its private key, where that stands in another file.
+        ssl_context: instead of the two, the import string of an `ssl.SSLContext`, or of a function without
+            arguments that makes one.
+        subprotocols: as for `serve`.
+        broker: a URL such as ``"redis://localhost:6379/0"`` that joins the channels of all workers.
+        debug: an unexpected exception of a handler ends its worker, with the traceback on stderr.
+        options: limits and timeouts, which hold for each worker on its own; default ``Options()``.
+        start_timeout: seconds that a worker may take until it serves; then it is killed. Default 60.
+        log_level: of the workers' root logger, which writes to stderr unless the target's module sets up
+            logging itself; default that of this process.
+
+    Raises:
+        TypeError, ValueError: for arguments that do not fit.
+        ImportError: the import string names nothing. What the module itself raises comes as it is.
+        OSError: the address cannot be had.
+        WorkerError: at the start a worker failed, or three in a row died without a word.
+    """
+    if control.in_worker:
+        raise RuntimeError(
+            "serve_processes was called again while a worker imported its target; "
+            'put the call under: if __name__ == "__main__":'
+        )
+    count = _count(workers)
+    _check(ssl_certfile, ssl_keyfile, ssl_context, broker, start_timeout)
+    name = target if isinstance(target, str) else targets.import_string(target)
+    more: dict[str, Any] = {} if broker is None else {"broker": broker}
+    files = [os.fspath(path) if path is not None else None for path in (ssl_certfile, ssl_keyfile)]
+    # Never entered: it judges the arguments as each worker's will, and knows our address.
+    front = WebSocketServer(
+        targets.load(target) if isinstance(target, str) else target,  # type: ignore[arg-type]
+        port,
+        host=host,
+        ssl_context=targets.load_ssl_context(files[0], files[1], ssl_context),
+        unix_path=unix_path,
+        subprotocols=subprotocols,
+        debug=debug,
+        options=options,
+        **more,
+    )
+    listeners, socket_file = await open_listeners(port, host, unix_path, front.options.unix_mode)
+    front.listeners = listeners
+    try:
+        orders = Orders(
+            target=name,
+            listeners=tuple(listener.socket.fileno() for listener in listeners),
+            subprotocols=tuple(subprotocols),
+            options=front.options,
+            ssl_certfile=files[0],
+            ssl_keyfile=files[1],
+            ssl_context=ssl_context,
+            broker=broker,
+            debug=debug,
+            log_level=logging.getLogger().getEffectiveLevel() if log_level is None else log_level,
+        )
+        group = ProcessGroup(front, orders, count, start_timeout)
+        with on_signals(group._callbacks()) if in_main_thread() else nullcontext():
+            await group._run(task_status)
+    finally:
+        for listener in listeners:
+            listener.socket.close()
+        if socket_file is not None:
+            socket_file.remove()
+
+
+def _count(workers: int | None) -> int:
+    if workers is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if isinstance(workers, bool) or not isinstance(workers, int):
+        raise TypeError(f"workers is an int, not {type(workers).__name__}")
+    if workers < 1:
+        raise ValueError(f"workers must be 1 or more, not {workers}")
+    return workers
+
+
+def _check(certfile: object, keyfile: object, context: object, broker: object, start_timeout: float) -> None:
+    for name, value in (("ssl_context", context), ("broker", broker)):
+        if value is not None and not isinstance(value, str):
+            raise TypeError(
+                f"{name} goes to other processes, so it is a str (an import string, a URL), "
+                f"not {type(value).__name__}"
+            )
+    if context is not None and certfile is not None:
+        raise ValueError("give ssl_certfile or ssl_context, not both")
+    if keyfile is not None and certfile is None:
+        raise ValueError("ssl_keyfile goes with ssl_certfile; give that too")
+    if not start_timeout > 0:
+        raise ValueError(f"start_timeout must be above 0 seconds, not {start_timeout}")

@@ -1,0 +1,127 @@
+"""One worker: a fresh interpreter that serves the sockets which its parent listens on.
+
+What always holds:
+
+- It ends with its parent, however that dies: the line between them ends, and the worker drains.
+- SIGTERM drains, and before the worker serves it interrupts the start. Ctrl+C and a closed terminal strike
+  all processes of a terminal at once; they are the parent's business, and it tells the workers.
+- Whatever keeps it from serving is said on the line, in one line of text.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from trio_ws.logs import logger_for
+from trio_ws.server.processes import control, targets
+from trio_ws.server.processes.control import READY, STOP, read_orders
+from trio_ws.server.server import WebSocketServer
+
+if TYPE_CHECKING:
+    import ssl
+
+    from trio_ws.server.processes.control import Orders
+
+__all__ = ["main"]
+
+logger = logger_for("trio_ws.processes")
+
+#: Seconds that clients in their opening handshake get to finish it before a worker drains.
+_DOORSTEP_SECONDS = 3.0
+
+
+def main(fd: int) -> None:
+    """Run a worker to its end. ``fd`` is the line to the parent."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        # Not SIG_IGN, which processes that the target starts would inherit.
+        signal.signal(number, lambda *_: None)
+    control.in_worker = True
+    os.set_inheritable(fd, False)
+    with socket.socket(fileno=fd) as line:
+        orders = read_orders(line)
+        if orders is not None:
+            _work(orders, line)
+
+
+def _work(orders: Orders, line: socket.socket) -> None:
+    try:
+        target = targets.load(orders.target)
+        context = targets.load_ssl_context(orders.ssl_certfile, orders.ssl_keyfile, orders.ssl_context)
+        logging.basicConfig(
+            level=orders.log_level, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
+        )
+        trio.run(_serve, target, context, orders, line)
+    except BaseException as exc:
+        text = " ".join(f"{type(exc).__name__}: {exc}".split())
+        with suppress(OSError):  # the parent is gone, or was told "ready" and reads no more
+            line.sendall(f"{text}\n".encode(errors="replace"))
+        raise
+
+
+async def _serve(target: Any, context: ssl.SSLContext | None, orders: Orders, line: socket.socket) -> None:
+    more: dict[str, Any] = {} if orders.broker is None else {"broker": orders.broker}
+    line.setblocking(False)
+    stop = trio.Event()
+    starting = trio.CancelScope()
+    token = trio.lowlevel.current_trio_token()
+
+    def on_sigterm(*_: object) -> None:
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(on_stop)
+
+    def on_stop() -> None:
+        stop.set()
+        if not ready:
+            starting.cancel()
+
+    # For good: a second SIGTERM shall not kill a process that is about to end by itself.
+    signal.signal(signal.SIGTERM, on_sigterm)
+    ready = False
+    server = WebSocketServer(
+        target,
+        listeners=[_listener(fd) for fd in orders.listeners],
+        ssl_context=context,
+        subprotocols=orders.subprotocols,
+        debug=orders.debug,
+        options=orders.options,
+        **more,
+    )
+    with starting:
+        async with server:
+            ready = True
+            line.send(READY)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_set_at_a_word, line, stop)
+                await stop.wait()
+                nursery.cancel_scope.cancel()
+            # Where all end, new clients shall hear 503. Else somebody else serves them: another worker, or,
+            # after the parent's death, who comes next and wants the port.
+            if not _told_to_stop(line):
+                with trio.move_on_after(_DOORSTEP_SECONDS):
+                    await server.stop_listening()
+
+
+def _listener(fd: int) -> trio.SocketListener:
+    os.set_inheritable(fd, False)
+    sock = socket.socket(fileno=fd)
+    sock.setblocking(False)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
+async def _set_at_a_word(line: socket.socket, stop: trio.Event) -> None:
+    await trio.lowlevel.wait_readable(line)
+    stop.set()
+
+
+def _told_to_stop(line: socket.socket) -> bool:
+    try:
+        return STOP in line.recv(16)
+    except OSError:  # nothing was said, and a signal came from elsewhere
+        return False

@@ -1,0 +1,508 @@
+"""WebSocketServer and serve: handlers as tasks of a nursery that the caller can see.
+
+What always holds: a server that is left or cancelled says 1001 to everyone, gives handlers ``drain_timeout``
+seconds to finish and cancels the rest. No task remains. What happens to one client is in admission.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+
+import trio
+from trio.lowlevel import current_task, enable_ki_protection
+
+from trio_ws.channels.broker_urls import broker_from
+from trio_ws.channels.hub import share
+from trio_ws.codecs.registry import SUBPROTOCOLS
+from trio_ws.errors import check_close
+from trio_ws.logs import logger_for
+from trio_ws.options import Options
+from trio_ws.protocol.handshake import check_subprotocols
+from trio_ws.rpc.handler import WebSocketHandler
+from trio_ws.rpc.task_pool import Workers
+from trio_ws.server.accepting import accept_forever, close_listeners
+from trio_ws.server.blocking import BlockingWebSocket, run_in_thread
+from trio_ws.server.client_task import Admission
+from trio_ws.server.listeners import ALL_INTERFACES, is_loopback, open_listeners
+from trio_ws.server.router import Front, Shared
+from trio_ws.server.routing import check_function, is_async
+from trio_ws.websocket.connection import WebSocket
+from trio_ws.websocket.runtime import open_service
+
+if TYPE_CHECKING:
+    import os
+    import ssl
+    from collections.abc import AsyncIterator, Iterable
+    from contextvars import Context
+    from types import TracebackType
+
+    from trio_ws.channels.broker import Broker
+    from trio_ws.channels.hub import Hub
+    from trio_ws.rpc.client_connection import FinishSoon
+    from trio_ws.server.listeners import SocketFile
+
+__all__ = ["DrainReport", "WebSocketServer", "serve"]
+
+logger = logger_for("trio_ws.server")
+
+Target = (
+    Callable[[WebSocket], Awaitable[object]]
+    | Callable[[BlockingWebSocket], None]
+    | Front
+    | WebSocketHandler[Any]
+    | type[WebSocketHandler[Any]]
+)
+
+
+class DrainReport(NamedTuple):
+    """How a drain ended.
+
+    Attributes:
+        finished: connections whose handlers ended by themselves.
+        cancelled: connections whose handlers were cancelled when the time was over.
+    """
+
+    finished: int
+    cancelled: int
+
+
+class WebSocketServer(Admission):
+    """A WebSocket server for the length of an ``async with`` block.
+
+    Args:
+        target: an async function of one `WebSocket`, run for each client. It accepts implicitly when it first
+            sends or receives; one that returns untouched rejects with 403. Or a plain function of one
+            `BlockingWebSocket`, run in a thread for each client. Or an `App`, whose routes decide. Or a
+            `WebSocketHandler`, class or instance, whose methods clients call. Without a target, `accept`
+            hands out the connections.
+        port: TCP port; 0 for one that is free.
+        host: name or address to listen on. None, the default, for the loopback addresses, 127.0.0.1 and ::1
+            where there is one, which only this machine reaches; ``"*"`` for all interfaces, v4 and v6;
+            ``"0.0.0.0"`` and ``"::"`` for all of one kind.
+        ssl_context: speak TLS with it.
+        unix_path: listen on a Unix socket at this path instead; ``unix_mode`` of ``options`` says who may
+            connect. A file that nobody listens on any more is replaced.
+        listeners: listen with these instead; they are closed in the end.
+        subprotocols: those that the server speaks, best first; the first that a client offered is agreed on
+            unless ``ws.accept`` names another. For a handler the dialects of calls are the default.
+        max_connections: overrides that field of ``options``.
+        broker: joins the handler's channels to those of other processes: a `Broker`, or a URL such as
+            ``"redis://localhost"`` (extra ``trio-ws[redis]``). None for none.
+        debug: an unexpected exception of a handler ends the server and leaves its block as it was raised.
+        options: limits and timeouts; default ``Options()``.
+
+    Raises:
+        TypeError, ValueError: at once, for arguments that do not fit.
+        OSError: on entering, where an address cannot be had.
+        BrokerError: on entering, where the broker cannot be reached within ``open_timeout``.
+    """
+
+    def __init__(
+        self,
+        target: Target | None = None,
+        port: int = 0,
+        *,
+        host: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        unix_path: str | os.PathLike[str] | None = None,
+        listeners: Sequence[trio.abc.Listener[Any]] | None = None,
+        subprotocols: Sequence[str] = (),
+        max_connections: int | None = None,
+        broker: Broker | str | None = None,
+        debug: bool = False,
+        options: Options | None = None,
+    ) -> None:
+        _check_target(target)
+        _check_place(port, host, unix_path, listeners)
+        if options is not None and not isinstance(options, Options):
+            raise TypeError(f"options is an Options, not {type(options).__name__}; write Options(...)")
+        self.options = options if options is not None else Options()
+        if max_connections is not None:
+            self.options = replace(self.options, max_connections=max_connections)
+        self.listeners: Sequence[trio.abc.Listener[Any]] = ()
+        self._handler = _as_handler(target)
+        super().__init__(target if isinstance(target, Front) else None, ssl_context)
+        self._target = target if target is not None else self._hand_out
+        self._port = port
+        self._host = host
+        self._unix_path = unix_path
+        self._given_listeners = listeners
+        if self._handler is not None:
+            self._target = self._call_handler
+            subprotocols = subprotocols or SUBPROTOCOLS
+        elif target is not None and self._front is None and not is_async(target):
+            self._target = self._call_in_thread
+            self._function: Any = target
+        self._subprotocols = tuple(check_subprotocols(subprotocols))
+        self._broker = broker_from(broker) if broker is not None else None
+        self._debug = debug or (self._front is not None and self._front.debug)
+        self._to_accept, self._accepted = trio.open_memory_channel[WebSocket](0)
+        self._manager: Any = None
+        self._acceptors: trio.Nursery  # set while the block runs
+
+    # -- what a user sees ---------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def __aenter__(self) -> Self:
+        if self._state != "new":
+            raise RuntimeError("a WebSocketServer is entered once; make another")
+        self._manager = self._run() if self._front is None else self._run_front(self._front)
+        await self._manager.__aenter__()
+        return self
+
+    @enable_ki_protection
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        result: bool | None = await self._manager.__aexit__(kind, exc, trace)
+        return result
+
+    async def serve_forever(self) -> None:
+        """Wait until cancelled, or until a handler's exception ends the server with ``debug``."""
+        await trio.sleep_forever()
+
+    async def accept(self) -> WebSocket:
+        """Wait for the next client and hand out its open connection, which lives until it is closed.
+
+        Raises:
+            RuntimeError: the server has a target, which gets the connections.
+            trio.ClosedResourceError: the server is going away.
+        """
+        if self._target != self._hand_out:
+            raise RuntimeError("accept() is for a WebSocketServer without a target")
+        try:
+            return await self._accepted.receive()
+        except trio.EndOfChannel:
+            raise trio.ClosedResourceError("the server is going away") from None
+
+    async def drain(
+        self,
+        code: int = 1001,
+        reason: str = "",
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> DrainReport:
+        """Stop serving gracefully; leaving the block does the same.
+
+        New clients get 503, every connection a Close frame; handlers get ``timeout`` seconds to finish and
+        are cancelled then.
+
+        Args:
+            code: the close code for every connection; default 1001, going away.
+            reason: at most 123 bytes of UTF-8.
+            timeout: seconds; default ``drain_timeout``. 0 cancels at once.
+
+        Returns:
+            How many handlers finished and how many were cancelled.
+
+        Raises:
+            RuntimeError: the server has not begun to serve.
+        """
+        check_close(code, reason)
+        if timeout is None:
+            timeout = self.options.drain_timeout
+        if math.isnan(timeout) or timeout < 0:
+            raise ValueError(f"timeout must be 0 seconds or more, not {timeout}")
+        if self._state == "new":
+            raise RuntimeError("the server is new; only one that serves can be drained")
+        self._state = "draining"
+        self._to_accept.close()
+        before = self.connections
+        for ws in before:
+            ws._go_away(code, reason)
+        # Who is still in the opening handshake is not waited for: one silent client would cost all the time.
+        with trio.move_on_after(timeout):
+            while before & self._connections or self._exchanges:
+                await self._gone.wait()
+        late = before & self._connections
+        if late:
+            logger.warning(
+                "drain: cancelling %d handlers after drain_timeout (%s seconds)", len(late), timeout
+            )
+        report = DrainReport(finished=len(before) - len(late), cancelled=len(late))
+        self._state = "closed"  # from here on nothing may start in the nursery of handlers
+        self._handlers.cancel_scope.cancel()
+        while self._clients:
+            await self._gone.wait()
+        return report
+
+    async def stop_listening(self) -> None:
+        """Close the listeners, and wait until those who are in their opening handshake have finished it.
+
+        Everything else goes on. Where other processes have the same listening sockets, new clients are
+        theirs from now on. The wait takes at most ``open_timeout``; a cancellation ends it, and the listeners
+        are closed all the same.
+
+        Raises:
+            RuntimeError: the server does not serve.
+        """
+        if self._state != "serving":
+            raise RuntimeError(f"the server is {self._state}; only one that serves can stop listening")
+        self._acceptors.cancel_scope.cancel()
+        listeners, self.listeners = self.listeners, ()
+        with trio.CancelScope(shield=True):
+            await close_listeners(listeners)
+        while self._handshakes:
+            await self._gone.wait()
+
+    @property
+    def state(self) -> Literal["new", "serving", "draining", "closed"]:
+        """``"new"``, then ``"serving"``, ``"draining"`` and ``"closed"``."""
+        return self._state
+
+    @property
+    def connections(self) -> frozenset[WebSocket]:
+        """The connections whose handlers run now: a copy."""
+        return frozenset(self._connections)
+
+    @property
+    def handler(self) -> WebSocketHandler[Any] | None:
+        """The `WebSocketHandler` that serves the clients, or None where something else does."""
+        return self._handler
+
+    @property
+    def broker(self) -> Broker | None:
+        """The broker, whose ``state`` and ``statistics()`` show how it fares; None where there is none."""
+        return self._broker
+
+    @property
+    def port(self) -> int:
+        """The TCP port of the first listener.
+
+        Raises:
+            RuntimeError: there is no TCP listener, or the server does not run yet, or any more.
+        """
+        return int(self._tcp_address()[1])
+
+    @property
+    def url(self) -> str:
+        """A URI that reaches the first listener from this machine.
+
+        Raises:
+            RuntimeError: as `port`; with ``unix_path`` never.
+        """
+        scheme = "wss" if self._ssl_context is not None else "ws"
+        if self._unix_path is not None:
+            return f"{scheme}://localhost/"
+        host, port = self._tcp_address()[:2]
+        anywhere = ("0.0.0.0", "::")  # noqa: S104 - for comparing
+        if host in anywhere or (self._host is None and self._given_listeners is None):
+            # "localhost" leads to IPv4 alone on some machines.
+            host = "::1" if host == "::" and len(self.listeners) == 1 else "localhost"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def _tcp_address(self) -> Any:
+        for listener in self.listeners:
+            if isinstance(listener, trio.SocketListener) and listener.socket.family != socket.AF_UNIX:
+                return listener.socket.getsockname()
+        raise RuntimeError("this server has no TCP listener, or does not run")
+
+    # -- running ------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    @enable_ki_protection
+    async def _run_front(self, front: Front) -> AsyncIterator[None]:
+        try:
+            async with front.live(self.options.close_timeout), self._run():
+                yield
+        finally:
+            with trio.CancelScope(shield=True):
+                await close_listeners(self._given_listeners or ())
+
+    @asynccontextmanager
+    @enable_ki_protection
+    async def _run(self) -> AsyncIterator[None]:
+        hubs = self._hubs()
+        async with AsyncExitStack() as stack:
+            if self._broker is not None:
+                await stack.enter_async_context(share(self._broker, hubs, self.options.open_timeout))
+            await stack.enter_async_context(self._run_joined(hubs.values()))
+            yield
+
+    def _hubs(self) -> dict[str, Hub]:
+        """The channels of each handler, by what tells them apart at a broker."""
+        if self._handler is not None:
+            return {"": self._handler.channels}
+        hubs: dict[str, Hub] = {}
+        for path, handler in self._front.handlers.items() if self._front is not None else ():
+            if handler.channels not in hubs.values():  # one that is mounted twice
+                hubs[path.replace(":", "=")] = handler.channels
+        return hubs
+
+    @asynccontextmanager
+    @enable_ki_protection
+    async def _run_joined(self, hubs: Iterable[Hub]) -> AsyncIterator[None]:
+        socket_file: SocketFile | None = None
+        if self._given_listeners is not None:
+            self.listeners = list(self._given_listeners)
+        else:
+            self.listeners, socket_file = await open_listeners(
+                self._port, self._host, self._unix_path, self.options.unix_mode
+            )
+        try:
+            async with open_service(self.options) as self._service:
+                self._handlers = await self._service.nursery.start(_host_tasks, self._end_those_without_task)
+                # A thread for each connection there can be: waiting for one would be a limit that nobody set.
+                threads = trio.CapacityLimiter(self.options.max_connections or math.inf)
+                workers = self._service.reader.lender = Workers(self._handlers)
+                self._shared = Shared(workers, threads, self._debug, self._finisher)
+                self._acceptors = await self._service.nursery.start(_host_tasks)
+                for hub in hubs:
+                    self._service.nursery.start_soon(hub.flusher.run, name="trio_ws channels")
+                for listener in self.listeners:
+                    admit = functools.partial(
+                        self._admit, loopback=self._ssl_context is None and is_loopback(listener)
+                    )
+                    self._acceptors.start_soon(accept_forever, listener, admit)
+                self._state = "serving"
+                try:
+                    with trio.CancelScope() as self._block:
+                        yield
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await self.drain()
+        finally:
+            listeners, self.listeners = self.listeners, ()
+            with trio.CancelScope(shield=True):
+                await close_listeners(listeners)
+            if socket_file is not None:
+                socket_file.remove()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    @enable_ki_protection
+    async def _call_handler(self, ws: WebSocket) -> object:
+        assert self._handler is not None
+        workers, finish_soon = self._shared.workers, self._finisher(ws)
+        return await self._handler._serve(ws, workers, debug=self._debug, finish_soon=finish_soon)
+
+    def _finisher(self, ws: WebSocket) -> FinishSoon:
+        return functools.partial(self._finish_soon, current_task().context, ws)
+
+    def _finish_soon(
+        self, context: Context, ws: WebSocket, rest: Callable[[WebSocket], Awaitable[None]]
+    ) -> None:
+        context.run(self._handlers.start_soon, self._finish_client, ws, rest)
+
+    @enable_ki_protection
+    async def _call_in_thread(self, ws: WebSocket) -> None:
+        await run_in_thread(self._function, ws, self._shared.threads, {})
+
+    async def _hand_out(self, ws: WebSocket) -> None:
+        await ws.accept()
+        try:
+            self._to_accept.send_nowait(ws)
+        except trio.WouldBlock:
+            await self._offer(ws)
+        except trio.ClosedResourceError:
+            return  # nobody will ask for it any more
+        await ws.wait_closed()
+
+    async def _offer(self, ws: WebSocket) -> None:
+        """Wait until somebody asks for it, nobody will any more, or it has ended and left nothing to take."""
+        async with trio.open_nursery() as nursery:
+
+            async def end_with_it() -> None:
+                await ws.wait_closed()
+                if not ws._inbox:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(end_with_it)
+            try:
+                await self._to_accept.send(ws)
+            except trio.ClosedResourceError:
+                await ws.close(1001)
+            nursery.cancel_scope.cancel()
+
+
+@enable_ki_protection
+async def _host_tasks(
+    when_cancelled: Callable[[], None] | None = None, *, task_status: trio.TaskStatus[trio.Nursery]
+) -> None:
+    async with trio.open_nursery() as nursery:
+        task_status.started(nursery)
+        try:
+            await trio.sleep_forever()
+        finally:
+            if when_cancelled is not None:
+                when_cancelled()
+
+
+async def serve(
+    target: Target,
+    port: int,
+    *,
+    host: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    unix_path: str | os.PathLike[str] | None = None,
+    listeners: Sequence[trio.abc.Listener[Any]] | None = None,
+    subprotocols: Sequence[str] = (),
+    max_connections: int | None = None,
+    broker: Broker | str | None = None,
+    debug: bool = False,
+    options: Options | None = None,
+    task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a `WebSocketServer` until cancelled: ``trio.run(trio_ws.serve, handler, 8000)``.
+
+    ``await nursery.start(trio_ws.serve, handler, 0)`` gives the server once it listens. The arguments, and
+    what a cancellation does, are those of `WebSocketServer`.
+    """
+    async with WebSocketServer(
+        target,
+        port,
+        host=host,
+        ssl_context=ssl_context,
+        unix_path=unix_path,
+        listeners=listeners,
+        subprotocols=subprotocols,
+        max_connections=max_connections,
+        broker=broker,
+        debug=debug,
+        options=options,
+    ) as server:
+        task_status.started(server)
+        await server.serve_forever()
+
+
+def _as_handler(target: object) -> WebSocketHandler[Any] | None:
+    if isinstance(target, type) and issubclass(target, WebSocketHandler):
+        target = target()
+    if not isinstance(target, WebSocketHandler):
+        return None
+    target._prepare()
+    return target
+
+
+def _check_target(target: object) -> None:
+    if target is None or isinstance(target, WebSocketHandler | Front):
+        return
+    if isinstance(target, type) and issubclass(target, WebSocketHandler):
+        return
+    check_function(target, "WebSocket")
+
+
+def _check_place(
+    port: int, host: object, unix_path: object, listeners: Sequence[trio.abc.Listener[Any]] | None
+) -> None:
+    if host is not None and not isinstance(host, str):
+        raise TypeError(f"host is a str or None, not {type(host).__name__}")
+    if host == "":
+        raise ValueError(
+            f"host is empty; leave it out for the loopback addresses, or write {ALL_INTERFACES!r} for all"
+            " interfaces"
+        )
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError(f"port is an int, not {type(port).__name__}")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be from 0 to 65535, not {port}")
+    if unix_path is not None and listeners is not None:
+        raise ValueError("give unix_path or listeners, not both")
+    if listeners is not None and not listeners:
+        raise ValueError("listeners is empty; leave it out to listen on a port")

@@ -1,0 +1,153 @@
+"""What the log says of a connection, and its frames where somebody wants to see them.
+
+Each record about a connection has the attributes ``connection``, its number, and ``peer``, its address. With
+the logger ``trio_ws.frames`` at DEBUG when a connection opens, each frame that comes or goes is logged; one
+that opens while it is not pays nothing for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from trio_ws.logs import logger_for
+from trio_ws.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+from trio_ws.protocol.masking import mask
+
+if TYPE_CHECKING:
+    from trio_ws.websocket.lifetime import Lifetime
+    from trio_ws.websocket.transport import Transport
+
+__all__ = ["about", "traced"]
+
+logger = logger_for("trio_ws.frames")
+
+_NAMES = {
+    CONTINUATION: "CONTINUATION",
+    TEXT: "TEXT",
+    BINARY: "BINARY",
+    CLOSE: "CLOSE",
+    PING: "PING",
+    PONG: "PONG",
+}
+_MASKED = 0x80
+#: Bytes of a payload that are shown.
+_SHOWN = 64
+
+
+def about(ws: Lifetime) -> dict[str, Any]:
+    """The ``extra`` of a log record that is about a connection."""
+    return {"connection": ws._number, "peer": ws._transport.peer_address}
+
+
+def traced(ws: Lifetime, transport: Transport) -> Any:
+    """The transport, wrapped so that frames are logged, if that is wanted now."""
+    return _Tracing(ws, transport) if logger.isEnabledFor(logging.DEBUG) else transport
+
+
+class _Tracing:
+    """A transport that shows what goes through it."""
+
+    def __init__(self, ws: Lifetime, transport: Transport) -> None:
+        self._transport = transport
+        self._came = _Watch(ws, "<")
+        self._went = _Watch(ws, ">")
+        self._went.skip(ws._outbox.size)  # the answer to the opening request, where it still waits
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def recv_now(self, size: int) -> bytes:
+        transport: Any = self._transport
+        data: bytes = transport.recv_now(size)
+        self._came.see(data)
+        return data
+
+    async def receive(self) -> bytes:
+        data = await self._transport.receive()
+        self._came.see(data)
+        return data
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        sent = self._transport.send_now(data)
+        self._went.see(data[:sent])
+        return sent
+
+    def send_pair_now(self, head: bytes, payload: bytes) -> int:
+        sent = self._transport.send_pair_now(head, payload)
+        self._went.see(head[:sent])
+        self._went.see(payload[: max(0, sent - len(head))])
+        return sent
+
+    async def send_some(self, data: memoryview) -> int:
+        sent = await self._transport.send_some(data)
+        self._went.see(data[:sent])
+        return sent
+
+
+class _Watch:
+    """Finds the frames in bytes that go one way (RFC 6455 section 5.2)."""
+
+    def __init__(self, ws: Lifetime, direction: str) -> None:
+        self._ws = ws
+        self._direction = direction
+        self._seen = bytearray()  # of a frame, up to where its payload is shown
+        self._skip = 0  # bytes that are not
+
+    def skip(self, size: int) -> None:
+        """So many bytes come first that are no frames."""
+        self._skip = size
+
+    def see(self, data: bytes | memoryview) -> None:
+        rest = memoryview(data)
+        while rest:
+            if self._skip:
+                step = min(self._skip, len(rest))
+                self._skip -= step
+            else:
+                step = min(self._lacking(), len(rest))
+                self._seen += rest[:step]
+            rest = rest[step:]
+            if not self._skip and not self._lacking():
+                self._show()
+
+    def _head_size(self) -> int:
+        seen = self._seen
+        if len(seen) < 2:
+            return 2
+        return 2 + {126: 2, 127: 8}.get(seen[1] & 0x7F, 0) + (4 if seen[1] & _MASKED else 0)
+
+    def _payload_size(self) -> int:
+        seen = self._seen
+        size = seen[1] & 0x7F
+        if size >= 126:
+            size = int.from_bytes(seen[2 : 4 if size == 126 else 10], "big")
+        return size
+
+    def _lacking(self) -> int:
+        head = self._head_size()
+        if len(self._seen) < head or len(self._seen) < 2:
+            return head - len(self._seen)
+        return head + min(self._payload_size(), _SHOWN) - len(self._seen)
+
+    def _show(self) -> None:
+        seen, head, size = self._seen, self._head_size(), self._payload_size()
+        payload = bytes(seen[head:])
+        if seen[1] & _MASKED:
+            payload = bytes(mask(payload, bytes(seen[head - 4 : head])))
+        first = seen[0]
+        kind = _NAMES.get(first & 0xF, f"opcode {first & 0xF}")
+        marks = ("" if first & 0x80 else " more follow") + (" compressed" if first & 0x40 else "")
+        logger.debug(
+            "%r %s %s%s, %d bytes: %r%s",
+            self._ws,
+            self._direction,
+            kind,
+            marks,
+            size,
+            payload,
+            "..." if size > _SHOWN else "",
+            extra=about(self._ws),
+        )
+        self._skip = size - len(payload)
+        self._seen.clear()
