@@ -45,12 +45,12 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         write_buffer.py      what waits to be written: coalescing, water marks
         keepalive.py         pings, and judging fairly whether the peer is alive
         delivery.py          how many bytes the peer's system has taken from a socket
-        presence.py          whether the client of a plain request is still there
+        disconnect_watch.py  whether the client of a plain request is still there
         epoll_reader.py      one reader for many plain sockets (Linux)
         runtime.py           the few tasks that serve all connections of one owner
         lifetime.py          states, signs of life, the closing handshake, the end
         endpoint.py          reading
-        parts.py             one message in parts
+        message_stream.py    one message in parts
         handshaking.py       accept, reject, close
         receiving.py         the receive methods
         sending.py           the send methods
@@ -78,7 +78,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         errors.py            from codes to exceptions
         deadlines.py         deadlines of calls
         streams.py           items and credit
-        uploads.py           arguments that are streams
+        client_streams.py    arguments that are streams
         task_pool.py         parked tasks for calls that wait
         pending.py           calls that wait for their response
         outgoing.py          the calling half

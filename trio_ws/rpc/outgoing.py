@@ -23,21 +23,21 @@ from trio_ws.errors import ConnectionClosedError, RPCError, RPCTimeoutError
 from trio_ws.ledger import size_of
 from trio_ws.logs import shown
 from trio_ws.protocol.frames import BINARY, TEXT
+from trio_ws.rpc.client_streams import numbered, streams_in, uploading
 from trio_ws.rpc.deadlines import Lease, Renewals, let_own_deadline_speak
 from trio_ws.rpc.errors import error_from
 from trio_ws.rpc.pending import Needing, Slot, TimedSlot
 from trio_ws.rpc.streams import ItemStream, convert
 from trio_ws.rpc.task_pool import IN_CALL
-from trio_ws.rpc.uploads import numbered, streams_in, uploading
 from trio_ws.websocket.lifetime import OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from trio_ws.codecs.base import Dialect
+    from trio_ws.rpc.client_streams import Upload
     from trio_ws.rpc.pending import Waiting
     from trio_ws.rpc.task_pool import Workers
-    from trio_ws.rpc.uploads import Upload
     from trio_ws.websocket.connection import WebSocket
 
 __all__ = ["Caller", "PacketStream", "RPCResponse"]

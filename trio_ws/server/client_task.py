@@ -55,9 +55,9 @@ from trio_ws.wall import (
 )
 from trio_ws.websocket._notify import Bell
 from trio_ws.websocket.connection import WebSocket
+from trio_ws.websocket.disconnect_watch import Presence
 from trio_ws.websocket.frame_log import about
 from trio_ws.websocket.lifetime import CONNECTING
-from trio_ws.websocket.presence import Presence
 from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, shut_down
 from trio_ws.websocket.tls import note_server_names
 from trio_ws.websocket.transport import SocketTransport, peer_of

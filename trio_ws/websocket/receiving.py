@@ -15,7 +15,7 @@ from trio_ws.errors import MessageError
 from trio_ws.websocket.handshaking import Handshaking
 from trio_ws.websocket.lifetime import CONNECTING, OPEN
 from trio_ws.websocket.message import WebSocketMessage
-from trio_ws.websocket.parts import MessageParts
+from trio_ws.websocket.message_stream import MessageParts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

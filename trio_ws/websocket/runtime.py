@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from trio_ws.options import Options
+    from trio_ws.websocket.disconnect_watch import Presence
     from trio_ws.websocket.endpoint import Endpoint
-    from trio_ws.websocket.presence import Presence
     from trio_ws.websocket.write_buffer import Outbox
 
 __all__ = ["Service", "open_service"]
