@@ -36,7 +36,7 @@ class Chat(trio_ws.WebSocketHandler):
         if "room" in connection:
             self.publish(connection.room, {"gone": connection.uid})
 
-    async def answer(self, roll_calls: trio_ws.Inbox) -> None:
+    async def answer(self, roll_calls: trio_ws.Subscription) -> None:
         """When somebody has come into a room, each process tells the room who of its clients are there."""
         async for packet in roll_calls:
             room, came = packet.data

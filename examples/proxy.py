@@ -17,7 +17,7 @@ async def shout(ws: trio_ws.WebSocket) -> None:
     """The server behind the proxy."""
     async for message in ws:
         if message.text == "bye":
-            raise trio_ws.WebSocketException(4001, "as you wish")
+            raise trio_ws.CloseConnection(4001, "as you wish")
         await ws.send(str(message.text).upper())
 
 

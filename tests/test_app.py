@@ -27,19 +27,17 @@ from tests.support.serving import (
 from trio_ws import (
     App,
     ClientConnection,
+    CloseConnection,
     HandshakeRejectedError,
-    MemoryBroker,
-    MemoryHub,
     Options,
     WebSocketClient,
-    WebSocketException,
     WebSocketHandler,
     WebSocketServer,
     connect,
     rpc_method,
     serve,
 )
-from trio_ws.testing import MemoryListener
+from trio_ws.testing import InMemoryBroker, InMemoryBus, MemoryListener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -166,7 +164,7 @@ async def test_a_route_ends_as_a_target_does(
     @app.websocket("/code")
     async def code(ws: WebSocket) -> None:
         await ws.accept()
-        raise WebSocketException(4000, "as said")
+        raise CloseConnection(4000, "as said")
 
     @app.websocket("/bug")
     async def bug(ws: WebSocket) -> None:
@@ -263,10 +261,10 @@ async def test_channels_of_mounted_handlers_work_and_share_a_broker(autojump_clo
         return app
 
     apps = [make(), make()]
-    hub = MemoryHub()
+    hub = InMemoryBus()
     async with (
-        serving_in_memory(apps[0], broker=MemoryBroker(hub)) as one,
-        serving_in_memory(apps[1], broker=MemoryBroker(hub)),
+        serving_in_memory(apps[0], broker=InMemoryBroker(hub)) as one,
+        serving_in_memory(apps[1], broker=InMemoryBroker(hub)),
     ):
         async with WebSocketClient("ws://test/news/5", stream=await one.stream()) as client:
             for app in apps:
@@ -330,7 +328,7 @@ async def test_middleware_may_refuse_a_client(way: str, autojump_clock: MockCloc
 
     async def door(ws: WebSocket) -> AsyncIterator[None]:
         if way == "raise":
-            raise WebSocketException(1008)
+            raise CloseConnection(1008)
         await ws.reject(401, [("WWW-Authenticate", "Basic")], "who are you?")
         yield
         called.append("behind")
@@ -362,7 +360,7 @@ async def test_middleware_sees_what_a_route_raises(autojump_clock: MockClock) ->
         try:
             yield
         except KeyError as exc:
-            raise WebSocketException(4004, "no such thing") from exc
+            raise CloseConnection(4004, "no such thing") from exc
 
     async with serving_in_memory(app) as memory, memory.connect() as ws:
         await ws.wait_closed()

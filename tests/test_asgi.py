@@ -18,16 +18,15 @@ from tests.support.serving import all_tasks, echo
 from trio_ws import (
     App,
     ASGIApp,
+    CloseConnection,
     ConnectionClosedError,
-    MemoryBroker,
-    MemoryHub,
     Options,
     Request,
     WebSocket,
-    WebSocketException,
     WebSocketHandler,
     asgi_scope,
 )
+from trio_ws.testing import InMemoryBroker, InMemoryBus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -412,7 +411,7 @@ async def test_how_the_client_went(
 async def test_close_with_code_and_reason_ends_the_call_at_once(autojump_clock: MockClock) -> None:
     async def close(ws: WebSocket) -> None:
         await ws.send("bye")
-        raise WebSocketException(4001, "because")
+        raise CloseConnection(4001, "because")
 
     begun = trio.current_time()
     async with hosting(ASGIApp(close), websocket_scope()) as host:
@@ -609,7 +608,7 @@ async def say_in_the_room(speaker: Host, text: str, *hosts: Host) -> None:
 async def test_channels(lifespan: bool, autojump_clock: MockClock) -> None:
     app = ASGIApp(Room, subprotocols=["json"])
     before = all_tasks()
-    async with app.live() if lifespan else nullcontext():
+    async with app.run_lifespan() if lifespan else nullcontext():
         async with hosting(app, websocket_scope()) as one, hosting(app, websocket_scope()) as two:
             async with hosting(app, websocket_scope()) as three:
                 for host in (one, two, three):
@@ -625,12 +624,12 @@ async def test_channels(lifespan: bool, autojump_clock: MockClock) -> None:
 
 
 async def test_a_broker_joins_two_applications(autojump_clock: MockClock) -> None:
-    hub = MemoryHub()
-    apps = [ASGIApp(Room, broker=MemoryBroker(hub)) for _ in range(2)]
-    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match=r"async with app\.live\(\)")):
+    hub = InMemoryBus()
+    apps = [ASGIApp(Room, broker=InMemoryBroker(hub)) for _ in range(2)]
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match=r"async with app\.run_lifespan\(\)")):
         async with hosting(apps[0], websocket_scope()):
             pass
-    async with apps[0].live(), apps[1].live():
+    async with apps[0].run_lifespan(), apps[1].run_lifespan():
         async with hosting(apps[0], websocket_scope()) as one, hosting(apps[1], websocket_scope()) as two:
             for host in (one, two):
                 await host.hear("websocket.accept")

@@ -177,10 +177,10 @@ async def test_an_app_whose_lifespan_nobody_runs(autojump_clock: MockClock) -> N
         await ws.send("hello")
 
     app.mount("/inner", inner)
-    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match=r"async with app\.live\(\)")):
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match=r"async with app\.run_lifespan\(\)")):
         async with hosting(app, websocket_scope("/inner")):
             pass
-    async with app.live():
+    async with app.run_lifespan():
         async with hosting(app, websocket_scope("/inner")) as host:
             pass
         assert text_of(host.said[1]) == "hello"

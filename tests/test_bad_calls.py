@@ -19,7 +19,7 @@ from trio_ws import (
     WebSocketHandler,
     rpc_method,
 )
-from trio_ws.codecs.packets import TrioWS, Webshocket
+from trio_ws.codecs.packets import TrioWSCodec, WebshocketCodec
 from trio_ws.testing import RawPeer
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ async def test_stream_window_that_a_producer_ignores_ends_the_connection(autojum
         peer = await RawPeer.connect(
             await memory.stream(), headers=[("Sec-WebSocket-Protocol", "trio-ws.v1")]
         )
-        dialect = TrioWS()
+        dialect = TrioWSCodec()
         await peer.send_frame(2, dialect.request("1", "take", (None,), streams={"0": "1/0"}))
         frame = await peer.receive_frame()
         assert frame is not None
@@ -206,7 +206,7 @@ async def test_webshocket_gets_no_code_that_it_does_not_know(autojump_clock: Moc
         peer = await RawPeer.connect(
             await memory.stream(), headers=[("Sec-WebSocket-Protocol", "webshocket.v1")]
         )
-        await peer.send_frame(2, Webshocket().request("1", "nobody"))
+        await peer.send_frame(2, WebshocketCodec().request("1", "nobody"))
         frame = await peer.receive_frame()
         assert frame is not None
         assert msgspec.msgpack.decode(frame.payload)["rpc"]["error"] == -32601

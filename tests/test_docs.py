@@ -58,7 +58,7 @@ def test_every_page_is_in_a_table_of_contents(built: Path) -> None:
         assert f'href="{page}.html"' in first
 
 
-def test_the_house_is_drawn(built: Path) -> None:
+def test_the_package_layout_is_drawn(built: Path) -> None:
     page = (built / "architecture.html").read_text(encoding="utf-8")
     assert "layer 0   every exception" in page
     assert "memory links, faults, the raw peer" in page

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from trio_ws._nurseries import unwrapped
+from trio_ws._nurseries import unwrap_exception_group
 
 
 async def struck_by(*errors: BaseException) -> BaseExceptionGroup[BaseException]:
@@ -27,12 +27,12 @@ async def struck_by(*errors: BaseException) -> BaseExceptionGroup[BaseException]
 
 async def test_one_exception_comes_alone() -> None:
     error = KeyError("one")
-    assert unwrapped(await struck_by(error)) is error
+    assert unwrap_exception_group(await struck_by(error)) is error
 
 
 async def test_several_stay_together() -> None:
     first, second = KeyError("first"), KeyboardInterrupt()
-    rest = unwrapped(await struck_by(first, second))
+    rest = unwrap_exception_group(await struck_by(first, second))
     assert isinstance(rest, BaseExceptionGroup)
     assert rest.subgroup(lambda exc: exc is first)
     assert rest.subgroup(lambda exc: exc is second)
@@ -40,5 +40,5 @@ async def test_several_stay_together() -> None:
 
 
 async def test_nothing_but_cancelled_stays_cancelled() -> None:
-    rest = unwrapped(await struck_by())
+    rest = unwrap_exception_group(await struck_by())
     assert isinstance(rest, trio.Cancelled)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trio_ws.predicates import All, Any, Has, Is, IsEqual, check_predicate, holds
+from trio_ws.predicates import All, Any, Has, Is, IsEqual, check, check_predicate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -67,23 +67,23 @@ class Asynchronous:
 def test_questions_about_session_state(
     predicate: Callable[[State], bool], state: State, answer: bool
 ) -> None:
-    assert holds(predicate, state) is answer
+    assert check(predicate, state) is answer
 
 
 def test_any_callable_is_a_predicate_and_counts_by_its_truth() -> None:
-    assert holds(lambda state: state.get("roles"), {"roles": ["admin"]})
-    assert not holds(lambda state: state.get("roles"), {"roles": []})
-    assert not holds(lambda state: state.get("roles"), {})
+    assert check(lambda state: state.get("roles"), {"roles": ["admin"]})
+    assert not check(lambda state: state.get("roles"), {"roles": []})
+    assert not check(lambda state: state.get("roles"), {})
 
 
 def test_composition() -> None:
     a, b = Has("a"), Has("b")
     both: State = {"a": 1, "b": 1}
     only_a: State = {"a": 1}
-    assert [holds(a & b, state) for state in (both, only_a, {})] == [True, False, False]
-    assert [holds(a | b, state) for state in (both, only_a, {})] == [True, True, False]
-    assert [holds(~a, state) for state in (both, {})] == [False, True]
-    assert [holds(a & ~b | ~a & b, state) for state in (both, only_a, {"b": 1}, {})] == [
+    assert [check(a & b, state) for state in (both, only_a, {})] == [True, False, False]
+    assert [check(a | b, state) for state in (both, only_a, {})] == [True, True, False]
+    assert [check(~a, state) for state in (both, {})] == [False, True]
+    assert [check(a & ~b | ~a & b, state) for state in (both, only_a, {"b": 1}, {})] == [
         False,
         True,
         True,
@@ -93,13 +93,13 @@ def test_composition() -> None:
 
 def test_composition_with_plain_callables_on_both_sides() -> None:
     state: State = {"a": 1}
-    assert holds(Has("a") & yes, state)
-    assert holds(yes & Has("a"), state)
-    assert not holds(Has("a") & no, state)
-    assert not holds(no & Has("a"), state)
-    assert holds(Has("b") | yes, state)
-    assert holds(yes | Has("b"), state)
-    assert not holds(no | Has("b"), state)
+    assert check(Has("a") & yes, state)
+    assert check(yes & Has("a"), state)
+    assert not check(Has("a") & no, state)
+    assert not check(no & Has("a"), state)
+    assert check(Has("b") | yes, state)
+    assert check(yes | Has("b"), state)
+    assert not check(no | Has("b"), state)
 
 
 def test_asked_in_order_and_no_further_than_needed() -> None:
@@ -112,8 +112,8 @@ def test_asked_in_order_and_no_further_than_needed() -> None:
 
         return predicate
 
-    assert holds(Any(ask("1", False), ask("2", True), ask("3", True)), {})
-    assert not holds(All(ask("4", True), ask("5", False), ask("6", True)), {})
+    assert check(Any(ask("1", False), ask("2", True), ask("3", True)), {})
+    assert not check(All(ask("4", True), ask("5", False), ask("6", True)), {})
     assert asked == ["1", "2", "4", "5"]
 
 
@@ -131,7 +131,7 @@ def test_reprs_read_as_they_were_written() -> None:
 def test_what_raises_is_a_no_and_is_logged(
     predicate: Callable[[object], bool], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert holds(predicate, {}) is False
+    assert check(predicate, {}) is False
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("trio_ws.predicates", logging.ERROR)
     assert "broken" in record.getMessage()
@@ -152,8 +152,8 @@ class Unclear:
 
 
 def test_an_answer_without_truth_is_a_no(caplog: pytest.LogCaptureFixture) -> None:
-    assert not holds(lambda _: Unclear(), {})
-    assert not holds(IsEqual("a", 1), {"a": Unclear()})
+    assert not check(lambda _: Unclear(), {})
+    assert not check(IsEqual("a", 1), {"a": Unclear()})
     assert len(caplog.records) == 2
 
 
@@ -166,14 +166,14 @@ def test_what_turns_out_to_be_async_is_a_no(caplog: pytest.LogCaptureFixture) ->
         def __await__(self) -> Iterator[None]:
             return iter(())
 
-    assert not holds(hidden, {})
-    assert not holds(lambda _: Waits(), {})
-    assert not holds(~All(hidden), {})
+    assert not check(hidden, {})
+    assert not check(lambda _: Waits(), {})
+    assert not check(~All(hidden), {})
     assert ["async" in str(record.exc_info) for record in caplog.records] == [True, True, True]
 
 
 def test_a_predicate_that_was_not_asked_is_a_no(caplog: pytest.LogCaptureFixture) -> None:
-    assert not holds(lambda _: Is("admin"), {"admin": True})
+    assert not check(lambda _: Is("admin"), {"admin": True})
     assert len(caplog.records) == 1
 
 

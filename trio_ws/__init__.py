@@ -146,19 +146,22 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
 
 from __future__ import annotations
 
+import importlib
+import warnings
+
 from trio_ws.app.app import App
 from trio_ws.channels.broadcast import broadcast
-from trio_ws.channels.broker import Broker, BrokerState, BrokerStatistics, MemoryBroker, MemoryHub
+from trio_ws.channels.broker import Broker, BrokerState, BrokerStatistics
 from trio_ws.channels.hub import ChannelStatistics, Hub, HubStatistics
 from trio_ws.channels.redis.broker import RedisBroker
-from trio_ws.channels.subscription import Inbox, InboxStatistics
+from trio_ws.channels.subscription import Subscription, SubscriptionStatistics
 from trio_ws.client.backoff import Backoff
 from trio_ws.client.client import WebSocketClient
 from trio_ws.client.connect import connect
-from trio_ws.client.reconnect import StateChanges
 from trio_ws.codecs.base import Packet, PacketSource
 from trio_ws.errors import (
     BrokerError,
+    CloseConnection,
     CloseFrame,
     ConnectionClosedError,
     ConnectionClosedLocallyError,
@@ -215,6 +218,7 @@ __all__ = [
     "BrokerStatistics",
     "ChannelStatistics",
     "ClientConnection",
+    "CloseConnection",
     "CloseFrame",
     "Compression",
     "ConnectionClosedError",
@@ -227,14 +231,10 @@ __all__ = [
     "Headers",
     "Hub",
     "HubStatistics",
-    "Inbox",
-    "InboxStatistics",
     "InvalidURIError",
     "Is",
     "IsEqual",
     "ItemStream",
-    "MemoryBroker",
-    "MemoryHub",
     "MessageError",
     "Method",
     "Options",
@@ -257,8 +257,9 @@ __all__ = [
     "RateLimitError",
     "RedisBroker",
     "Request",
-    "StateChanges",
+    "Subscription",
     "SubscriptionError",
+    "SubscriptionStatistics",
     "TLSInfo",
     "WebSocket",
     "WebSocketClient",
@@ -288,3 +289,19 @@ def _name_here() -> None:
 
 
 _name_here()
+
+#: Names of earlier versions: where each is now.
+_DEPRECATED = {
+    "Inbox": ("trio_ws", "Subscription"),
+    "InboxStatistics": ("trio_ws", "SubscriptionStatistics"),
+    "MemoryBroker": ("trio_ws.testing", "InMemoryBroker"),
+    "MemoryHub": ("trio_ws.testing", "InMemoryBus"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _DEPRECATED:
+        raise AttributeError(f"module 'trio_ws' has no attribute {name!r}")
+    module, current = _DEPRECATED[name]
+    warnings.warn(f"trio_ws.{name} is deprecated, use {module}.{current}", DeprecationWarning, stacklevel=2)
+    return getattr(importlib.import_module(module), current)

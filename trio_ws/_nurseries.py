@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import trio
 
-__all__ = ["first_of", "unwrapped"]
+__all__ = ["first_of", "unwrap_exception_group"]
 
 
-def unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def unwrap_exception_group(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """What is in a group without its Cancelled, where that leaves anything; one exception alone, as itself.
 
     It is for nurseries around a block of a user's whose own exception is carried past them: what the block

@@ -23,7 +23,7 @@
     │   └── SubscriptionError              the server lets this client into no more channels
     ├── BrokerError                        the broker of channels cannot be reached
     ├── WorkerError                        the workers of serve_processes do not start: .exit_code
-    └── WebSocketException                 raised *by* a handler to close with a code of its choice
+    └── CloseConnection                    raised *by* a handler to close with a code of its choice
 
 What holds here: nothing of wsproto, h11, ssl or the socket module reaches a user; such a cause is chained
 as ``__cause__``. Errors are plain data and can be built, compared by attribute and logged without a loop.
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BrokerError",
+    "CloseConnection",
     "CloseFrame",
     "ConnectionClosedError",
     "ConnectionClosedLocallyError",
@@ -311,7 +312,7 @@ class WorkerError(WebSocketError):
         self.exit_code = exit_code
 
 
-class WebSocketException(WebSocketError):
+class CloseConnection(WebSocketError):
     """Raise it in a handler to close the connection with this code and reason.
 
     Args:
@@ -327,6 +328,10 @@ class WebSocketException(WebSocketError):
         super().__init__(f"close with code {code}" + (f" ({shown(reason, 150)})" if reason else ""))
         self.code = code
         self.reason = reason
+
+
+#: The name of `CloseConnection` in webshocket, which stays.
+WebSocketException = CloseConnection
 
 
 # RFC 6455 section 7.4.1 and the IANA registry: 1004 to 1006 and 1015 are never sent.

@@ -28,8 +28,8 @@ __all__ = [
     "IsEqual",
     "Predicate",
     "PredicateLike",
+    "check",
     "check_predicate",
-    "holds",
     "pack_predicate",
     "unpack_predicate",
 ]
@@ -171,7 +171,7 @@ class _Not(Predicate):
         return f"~{self.predicate!r}"
 
 
-def holds(predicate: PredicateLike, connection: object) -> bool:
+def check(predicate: PredicateLike, connection: object) -> bool:
     """Whether ``predicate`` says yes for ``connection``. One that raises says no, and is logged."""
     try:
         return _ask(predicate, connection)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import current_task
 
-from trio_ws.errors import RPCError, WebSocketException, check_close
+from trio_ws.errors import CloseConnection, RPCError, check_close
 from trio_ws.logs import logger_for
 
 if TYPE_CHECKING:
@@ -88,11 +88,11 @@ def is_cancelled() -> bool:
 
 
 def close_of(failure: BaseException) -> tuple[int, str] | None:
-    """The code and the reason that a `WebSocketException` closes with.
+    """The code and the reason that a `CloseConnection` closes with.
 
     None for any other exception, and for one that no Close frame can carry: that is a failure like others.
     """
-    if not isinstance(failure, WebSocketException):
+    if not isinstance(failure, CloseConnection):
         return None
     try:
         code, reason = failure.code, failure.reason

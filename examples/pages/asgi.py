@@ -34,7 +34,7 @@ async def greet(ws: trio_ws.WebSocket) -> None:
 
 @asynccontextmanager
 async def lifespan(_: Starlette) -> AsyncIterator[None]:
-    async with app.live():
+    async with app.run_lifespan():
         yield
 
 

@@ -21,11 +21,11 @@ from trio_ws import Options, WebSocket, WebSocketServer
 from trio_ws.channels.hub import Hub
 from trio_ws.rpc.methods import Method
 from trio_ws.rpc.rate_limit import Limiter
-from trio_ws.rpc.task_pool import Workers
+from trio_ws.rpc.task_pool import TaskPool
 from trio_ws.testing import Link, LinkStream
-from trio_ws.websocket.epoll_reader import Reader
+from trio_ws.websocket.epoll_reader import EpollReader
 from trio_ws.websocket.keepalive import Keepalive
-from trio_ws.websocket.runtime import Service
+from trio_ws.websocket.runtime import ConnectionRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,7 +36,7 @@ __all__ = ["faults", "live_websockets", "weight"]
 _SHARED = (
     *(type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.CodeType),
     *(WebSocketServer, Options, Link, LinkStream, logging.Logger),
-    *(Hub, Keepalive, Limiter, Method, Reader, Service, Workers, contextvars.Context),
+    *(Hub, Keepalive, Limiter, Method, EpollReader, ConnectionRuntime, TaskPool, contextvars.Context),
     *(trio.Nursery, trio.lowlevel.Task, trio.abc.Clock, trio.abc.Instrument),
 )
 # Of trio's own, which has no public name for them.
@@ -100,4 +100,4 @@ def faults() -> Iterator[list[str]]:
 
 def roots_of(ws: Any) -> list[object]:
     """Where the walk over one connection begins."""
-    return [ws, ws._owner]
+    return [ws, ws._observer]

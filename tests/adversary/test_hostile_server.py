@@ -188,8 +188,8 @@ async def use_client(
 async def watch_states(client: WebSocketClient, inside: list[WebSocket]) -> None:
     """Keep the connection in sight, whichever it is."""
     while True:
-        if client._keeper.peer is not None:
-            inside[:] = [client._keeper.peer.ws]
+        if client._connections.session is not None:
+            inside[:] = [client._connections.session.ws]
         await trio.sleep(0.05)
 
 

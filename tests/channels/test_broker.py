@@ -12,17 +12,9 @@ import trio
 from tests.support.redis import Heard, redis_server
 from tests.support.serving import all_tasks, guard, serving_in_memory
 from tests.support.watching import until
-from trio_ws import (
-    Broker,
-    BrokerError,
-    BrokerState,
-    BrokerStatistics,
-    MemoryBroker,
-    MemoryHub,
-    RedisBroker,
-    WebSocketHandler,
-)
+from trio_ws import Broker, BrokerError, BrokerState, BrokerStatistics, RedisBroker, WebSocketHandler
 from trio_ws.channels.broker_urls import broker_from
+from trio_ws.testing import InMemoryBroker, InMemoryBus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -106,16 +98,16 @@ class Medium:
     async def settle(self, broker: Broker) -> None:
         """Until the other side knows all that it was told."""
         if isinstance(broker, RedisBroker):
-            link = broker._link
+            link = broker._connection
             assert link is not None
-            await until(lambda: not broker._wanted.changed and not link.awaited)
+            await until(lambda: not broker._wanted.changed and not link.pending_replies)
 
 
 @asynccontextmanager
 async def memory() -> AsyncIterator[Medium]:
-    hub = MemoryHub()
+    hub = InMemoryBus()
     with trio.fail_after(guard()):
-        yield Medium(lambda: MemoryBroker(hub))
+        yield Medium(lambda: InMemoryBroker(hub))
 
 
 @asynccontextmanager
@@ -270,7 +262,7 @@ async def test_a_cancelled_block_is_cancelled_and_its_broker_closed(medium: Any)
 
 
 async def test_a_url_names_its_broker_and_a_broker_stands_for_itself() -> None:
-    memory_broker = MemoryBroker(MemoryHub())
+    memory_broker = InMemoryBroker(InMemoryBus())
     assert broker_from(memory_broker) is memory_broker
     for url in ("redis://h", "rediss://h:1/0", "unix:///p", "redis+unix:///p", "REDIS://h"):
         assert isinstance(broker_from(url), RedisBroker)

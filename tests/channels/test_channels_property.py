@@ -22,7 +22,7 @@ from trio_ws.channels.channel import ENTRY_OVERHEAD
 from trio_ws.channels.names import is_glob, matcher
 
 if TYPE_CHECKING:
-    from trio_ws.channels.channel import Member
+    from trio_ws.channels.channel import ConnectionSubscriber
 
 MAX_ITEMS = 4
 MAX_BYTES = 1500
@@ -63,7 +63,7 @@ class Scene:
         self.left: set[int] = set()
         self.number = 0
 
-    def members(self) -> list[Member]:
+    def members(self) -> list[ConnectionSubscriber]:
         return list(self.handler.channels._everyone.cursors)
 
     def here(self, person: int) -> bool:
@@ -177,7 +177,7 @@ async def play(policy: str, script: list[tuple[Any, ...]]) -> None:
             assert missing == found.dropped
         assert missing <= found.dropped
         assert found.backlog == found.stalled == 0
-        assert not handler.channels.flusher._logs
+        assert not handler.channels.fanout._logs
         nursery.cancel_scope.cancel()
     await check_nothing_is_left(handler)
 
@@ -190,7 +190,7 @@ async def check_nothing_is_left(handler: Rooms) -> None:
     assert not hub._derived
     assert hub._everyone.empty
     assert not hub._everyone.stalled
-    assert not hub.flusher._ready
+    assert not hub.fanout._ready
 
 
 @examples(80)

@@ -135,13 +135,13 @@ async def test_each_dialect_is_encoded_once_and_each_compression_framed_once(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[tuple[str, bool]] = []
-    original = channel_module.Entry._make_frame
+    original = channel_module.PublishedMessage._make_frame
 
     def count(self: Any, dialect: Any, deflate: Any) -> Any:
         made.append((dialect.name, deflate is not None))
         return original(self, dialect, deflate)
 
-    monkeypatch.setattr(channel_module.Entry, "_make_frame", count)
+    monkeypatch.setattr(channel_module.PublishedMessage, "_make_frame", count)
     handler = Rooms()
     options = Options(compression=Compression(threshold=20))
     async with serving_in_memory(handler, options=options) as memory, trio.open_nursery() as nursery:

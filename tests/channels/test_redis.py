@@ -142,7 +142,7 @@ async def test_a_message_that_is_sent_again_is_heard_once() -> None:
         running(server, "a", "*") as (_, heard),
         running(server) as (other, _),
     ):
-        link = other._link
+        link = other._connection
         assert link is not None
         # Redis takes these, and the connection breaks before its answers have been read.
         with trio.CancelScope(shield=True):
@@ -163,7 +163,7 @@ async def test_a_message_that_is_sent_again_is_heard_once() -> None:
 async def test_a_redis_that_hangs_is_noticed_and_one_that_is_quiet_is_not() -> None:
     async with redis_server() as server, running(server, ping_interval=0.05, ping_timeout=25) as (quiet, _):
         async with running(server, "a", ping_interval=0.05, ping_timeout=0.4) as (broker, heard):
-            link = quiet._link
+            link = quiet._connection
             assert link is not None
             await until(lambda: link.pinged)
             await until(lambda: not link.pinged)
@@ -176,7 +176,7 @@ async def test_a_redis_that_hangs_is_noticed_and_one_that_is_quiet_is_not() -> N
             await settled(broker)
             quiet.publish("a", b"again")
             await until(lambda: heard[-1:] == [("a", b"again")])
-        assert quiet._link is link  # it was never lost
+        assert quiet._connection is link  # it was never lost
         assert quiet.statistics().losses == 0
         await server.until_clients(1)
 
@@ -308,7 +308,7 @@ async def test_the_attempts_follow_the_back_off(
 class Defective(RedisBroker):
     """Has a defect that shows when Redis is lost."""
 
-    def _lose(self, reason: str) -> None:
+    def _connection_lost(self, reason: str) -> None:
         raise ZeroDivisionError(reason)
 
 
@@ -358,7 +358,7 @@ async def test_cancelled_anywhere_it_leaves_no_task_and_no_connection() -> None:
                 try:
                     async with broker.run(lambda *_: None, 5):
                         broker.subscribe("c*")
-                        link = broker._link
+                        link = broker._connection
                         assert link is not None
                         await instrument.until(lambda: broker._queue.published)
                         await link.aclose()  # it is lost, and comes back

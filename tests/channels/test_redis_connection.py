@@ -15,7 +15,7 @@ from tests.support.redis import QUICK, Heard, RedisServer, logged, our_tasks, re
 from tests.support.serving import guard
 from tests.support.watching import until
 from trio_ws import BrokerError, RedisBroker
-from trio_ws.channels.redis.connection import Link
+from trio_ws.channels.redis.connection import RedisConnection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -220,7 +220,7 @@ async def tls_port(server: RedisServer, pem: Any, ca: Any) -> int:
 
 async def test_the_buffer_of_a_connection_is_given_back_under_a_flood() -> None:
     ours, theirs = trio.testing.memory_stream_pair()
-    link = Link(ours, "redis")
+    link = RedisConnection(ours, "redis")
     message = b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$10000\r\n" + b"x" * 10_000 + b"\r\n"
     seen = 0
     await theirs.send_all(message[:5])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.support.examples import examples
 from tests.support.redis import redis_server, talk
 from trio_ws.channels.names import MAX_CHANNEL_NAME, matcher
-from trio_ws.channels.redis.patterns import Wanted, channel_of, name_of, pattern_of
+from trio_ws.channels.redis.patterns import DesiredSubscriptions, channel_of, name_of, pattern_of
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_what_is_no_name_of_ours(channel: bytes) -> None:
 
 
 def test_wanted_tells_what_changed_and_forgets_the_rest() -> None:
-    wanted = Wanted("p:")
+    wanted = DesiredSubscriptions("p:")
     for name in ("a", "b*", "[!a]", "?", "[^a]"):
         wanted.add(name)
     keys = [(False, b"p:a"), (True, b"p:b*"), (True, b"p:[^a]*"), (True, b"p:?*")]

@@ -6,16 +6,16 @@ import pytest
 import trio
 import trio.testing
 
-from trio_ws import Inbox, Packet, PacketSource
+from trio_ws import Packet, PacketSource, Subscription
 
 
 def packet(number: int) -> Packet:
     return Packet(PacketSource.CHANNEL, number, "n")
 
 
-def make(policy: str = "drop_oldest", max_items: int = 2) -> tuple[Inbox, list[Inbox]]:
-    ended: list[Inbox] = []
-    return Inbox(policy, max_items, ended.append), ended  # type: ignore[arg-type]
+def make(policy: str = "drop_oldest", max_items: int = 2) -> tuple[Subscription, list[Subscription]]:
+    ended: list[Subscription] = []
+    return Subscription(policy, max_items, ended.append), ended  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def make(policy: str = "drop_oldest", max_items: int = 2) -> tuple[Inbox, list[I
     [("drop_oldest", [2, 3], 1), ("drop_newest", [1, 2], 1), ("disconnect", [1, 2], 1)],
 )
 async def test_bytes_fill_it_as_packets_do(policy: str, kept: list[int], dropped: int) -> None:
-    inbox = Inbox(policy, 64, lambda _: None, max_bytes=100)  # type: ignore[arg-type]
+    inbox = Subscription(policy, 64, lambda _: None, max_bytes=100)  # type: ignore[arg-type]
     inbox.put(packet(1), 50)
     assert not inbox.full
     inbox.put(packet(2), 70)  # the one that comes on top
@@ -38,7 +38,7 @@ async def test_bytes_fill_it_as_packets_do(policy: str, kept: list[int], dropped
 
 
 async def test_one_large_packet_takes_the_place_of_many_small_ones() -> None:
-    inbox = Inbox("drop_oldest", 64, lambda _: None, max_bytes=100)
+    inbox = Subscription("drop_oldest", 64, lambda _: None, max_bytes=100)
     for number in range(9):
         inbox.put(packet(number), 10)
     inbox.put(packet(9), 1000)
@@ -48,7 +48,7 @@ async def test_one_large_packet_takes_the_place_of_many_small_ones() -> None:
     assert taken(inbox) == [10]
 
 
-def taken(inbox: Inbox) -> list[object]:
+def taken(inbox: Subscription) -> list[object]:
     found = []
     while True:
         try:

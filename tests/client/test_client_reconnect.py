@@ -263,7 +263,7 @@ async def test_a_server_that_closes_and_hangs_is_not_waited_for(autojump_clock: 
             nursery.start_soon(serve)
             backoff = Backoff(initial=1, jitter=False)
             async with WebSocketClient("ws://test/", stream=network, reconnect=backoff) as client:
-                async for state in client.state_changes():
+                async for state in client.watch_state():
                     if len(network.times) == 2 and state == "connected":
                         break
     assert all_tasks() == before
@@ -415,7 +415,7 @@ async def test_state_and_its_changes(autojump_clock: MockClock) -> None:
         seen: list[tuple[float, str]] = []
 
         async def watch() -> None:
-            async for state in client.state_changes():
+            async for state in client.watch_state():
                 seen.append((trio.current_time(), state))
 
         async with trio.open_nursery() as nursery:
@@ -425,7 +425,7 @@ async def test_state_and_its_changes(autojump_clock: MockClock) -> None:
             async with client:
                 assert state_of(client) == "connected"
                 assert client.connected
-                slow = client.state_changes()
+                slow = client.watch_state()
                 assert await anext(slow) == "connected"
                 await trio.sleep(1)
                 network.cut()
@@ -529,7 +529,7 @@ async def test_cancelled_at_every_checkpoint(autojump_clock: MockClock) -> None:
             more = await cancelled_at(count, script)
             with trio.fail_after(30):
                 while memory.server._clients:
-                    await memory.server._gone.wait()
+                    await memory.server._client_done.wait()
         assert all_tasks() == before
     assert count > 20
 
@@ -765,9 +765,9 @@ async def test_a_certificate_that_is_not_trusted_is_not_retried() -> None:
         ) as client:
             assert await client.call("echo", 1) == 1
             (connection,) = server.connections
-            changes = client.state_changes()
+            changes = client.watch_state()
             assert await anext(changes) == "connected"
-            connection._end(None)  # as if the cable were cut
+            connection._abort(None)  # as if the cable were cut
             await anext(changes)
             assert await client.call("echo", 2) == 2
         assert tries == 3
@@ -815,7 +815,7 @@ async def test_a_server_that_is_killed_and_comes_back() -> None:
             backoff = Backoff(initial=0.01, maximum=0.1)
             async with WebSocketClient(f"ws://127.0.0.1:{port}/", reconnect=backoff) as client:
                 assert await client.call("generation") == "first"
-                changes = client.state_changes()
+                changes = client.watch_state()
                 process.send_signal(signal.SIGKILL)
                 async for state in changes:
                     if state != "connected":

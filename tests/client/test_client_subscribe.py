@@ -19,7 +19,6 @@ from trio_ws import (
     ClientConnection,
     ConnectionClosedError,
     ConnectionFailedError,
-    Inbox,
     Options,
     Packet,
     PacketError,
@@ -27,18 +26,19 @@ from trio_ws import (
     RPCAccessDeniedError,
     RPCInvalidParamsError,
     RPCMethodNotFoundError,
+    Subscription,
     SubscriptionError,
     WebSocket,
     WebSocketClient,
     WebSocketHandler,
 )
 from trio_ws.codecs.base import Request
-from trio_ws.codecs.packets import TrioWS
+from trio_ws.codecs.packets import TrioWSCodec
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
-DIALECT = TrioWS()
+DIALECT = TrioWSCodec()
 
 
 class Channels:
@@ -98,7 +98,7 @@ async def settle() -> None:
     await trio.testing.wait_all_tasks_blocked()
 
 
-def waiting(inbox: Inbox) -> list[Any]:
+def waiting(inbox: Subscription) -> list[Any]:
     """Take what waits."""
     got = []
     while True:
@@ -122,7 +122,7 @@ async def test_one_name(autojump_clock: MockClock) -> None:
                 await inbox.receive()
             await client.call("echo", 1)
             assert server.held == set()
-            assert client._live.needing.count == 0
+            assert client._live.read_demand.count == 0
         assert server.requests == [("__subscribe__", ["news"]), ("__unsubscribe__", ["news"]), ("echo", 1)]
 
 
@@ -277,7 +277,7 @@ async def test_refusals(answer: Any, error: type[Exception], autojump_clock: Moc
                         pytest.fail("subscribed")
                 await settle()
                 assert server.held == set()
-            assert client._live.needing.count == 0
+            assert client._live.read_demand.count == 0
             async with client.subscribe("open") as inbox:
                 await server.publish("open", 1)
                 assert waiting(inbox) == [1]
@@ -648,7 +648,7 @@ async def test_cancelled_at_every_checkpoint(autojump_clock: MockClock) -> None:
                 peer = client._live
                 assert not peer._calls
                 assert not peer._pending
-                assert peer.needing.count == 0
+                assert peer.read_demand.count == 0
         assert all_tasks() == before
     assert count > 5
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trio_ws.codecs.base import MAX_NAME, BrokenPacketError, Packet, PacketSource, Request, Response
-from trio_ws.codecs.jsonrpc import JSONRPC, MAX_BATCH
+from trio_ws.codecs.base import MAX_NAME, DecodeError, Packet, PacketSource, Request, Response
+from trio_ws.codecs.jsonrpc import MAX_BATCH, JSONRPCCodec
 from trio_ws.errors import PacketError
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ values = st.recursive(
 ids = st.integers(-(10**30), 10**30) | names | st.floats(allow_nan=False, allow_infinity=False)
 
 
-def decode(payload: str | bytes, dialect: JSONRPC | None = None) -> list[Packet]:
+def decode(payload: str | bytes, dialect: JSONRPCCodec | None = None) -> list[Packet]:
     """The packets of a message, with those of a batch's members."""
-    dialect = dialect or JSONRPC()
+    dialect = dialect or JSONRPCCodec()
     decoded = dialect.decode(payload)
     if isinstance(decoded, Packet):
         return [decoded]
@@ -39,7 +39,7 @@ def decode(payload: str | bytes, dialect: JSONRPC | None = None) -> list[Packet]
     for member in decoded:
         try:
             found = dialect.decode_member(member)
-        except BrokenPacketError as exc:
+        except DecodeError as exc:
             exc.packets = [*packets, *exc.packets]
             raise
         packets += [found] if isinstance(found, Packet) else found
@@ -60,7 +60,7 @@ def one_request(payload: str | bytes) -> Request:
     return found
 
 
-def one_response(payload: str | bytes, dialect: JSONRPC | None = None) -> Response:
+def one_response(payload: str | bytes, dialect: JSONRPCCodec | None = None) -> Response:
     (packet,) = decode(payload, dialect)
     assert isinstance(packet.rpc, Response)
     return packet.rpc
@@ -68,7 +68,7 @@ def one_response(payload: str | bytes, dialect: JSONRPC | None = None) -> Respon
 
 def at_once(payload: str | bytes) -> tuple[Any, list[Packet]]:
     """The answer that decoding itself gives, and the packets beside it."""
-    with pytest.raises(BrokenPacketError) as caught:
+    with pytest.raises(DecodeError) as caught:
         decode(payload)
     assert not caught.value.fatal
     assert caught.value.answer is not None
@@ -109,11 +109,11 @@ def serve(payload: str) -> Any:
         "notify_sum": nothing,
         "get_data": lambda: ["hello", 5],
     }
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     answers: list[bytes] = []
     try:
         packets = decode(payload, dialect)
-    except BrokenPacketError as exc:
+    except DecodeError as exc:
         packets = list(exc.packets)
         answers += [exc.answer] if exc.answer else []
     for packet in packets:
@@ -218,7 +218,7 @@ def test_parameters() -> None:
 
 
 def test_answers() -> None:
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     call = one_request('{"jsonrpc":"2.0","method":"f","id":1}')
     assert sent(dialect.result(call, [1])) == result([1], 1)
     assert dialect.result(call, None) == b'{"jsonrpc":"2.0","result":null,"id":1}'
@@ -239,7 +239,7 @@ def test_answers() -> None:
 
 
 def test_nothing_answers_a_notification() -> None:
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     for payload in (
         '{"jsonrpc":"2.0","method":"f"}',
         '[{"jsonrpc":"2.0","method":"f"}]',
@@ -257,7 +257,7 @@ def test_nothing_answers_a_notification() -> None:
 
 
 def test_what_cannot_be_encoded() -> None:
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     call = one_request('[{"jsonrpc":"2.0","method":"f","id":1}]')
     attempts: list[Callable[[], object]] = [
         lambda: dialect.result(call, object()),
@@ -277,20 +277,20 @@ def test_what_cannot_be_encoded() -> None:
 
 @given(args=st.lists(values, max_size=4), call_id=names)
 def test_requests_come_back(args: list[object], call_id: str) -> None:
-    request = one_request(JSONRPC().request(call_id, "method", args))
+    request = one_request(JSONRPCCodec().request(call_id, "method", args))
     assert (request.method, request.args, request.kwargs) == ("method", args, {})
-    assert sent(JSONRPC().result(request, None))["id"] == call_id
+    assert sent(JSONRPCCodec().result(request, None))["id"] == call_id
 
 
 @given(kwargs=st.dictionaries(names, values, max_size=4))
 def test_requests_with_names_come_back(kwargs: dict[str, object]) -> None:
-    request = one_request(JSONRPC().request("7", "method", (), kwargs))
+    request = one_request(JSONRPCCodec().request("7", "method", (), kwargs))
     assert (request.args, request.kwargs) == ([], kwargs)
 
 
 @given(value=values, code=st.integers(-(2**70), 2**70), text=names, data=values)
 def test_answers_come_back(value: object, code: int, text: str, data: object) -> None:
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     call = one_request(dialect.request("7", "f"))
     assert one_response(dialect.result(call, value) or b"") == Response("7", value)
     failed = one_response(dialect.error(call, code, text, data) or b"")
@@ -299,7 +299,7 @@ def test_answers_come_back(value: object, code: int, text: str, data: object) ->
 
 
 def test_bytes_of_the_documentation() -> None:
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     assert dialect.request("7", "add", (1, 2)) == (
         b'{"jsonrpc":"2.0","method":"add","params":[1,2],"id":"7"}'
     )
@@ -308,7 +308,7 @@ def test_bytes_of_the_documentation() -> None:
 
 
 def test_a_request_has_one_kind_of_arguments_and_no_streams() -> None:
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     with pytest.raises(PacketError, match="not both"):
         dialect.request("7", "f", (1,), {"a": 1})
     with pytest.raises(PacketError, match="stream"):
@@ -349,7 +349,7 @@ def test_an_id_is_echoed_as_it_came(raw: str) -> None:
     payload = f'{{"jsonrpc":"2.0","method":"f","id": {raw} }}'
     for form in (payload, payload.encode()):
         request = one_request(form)
-        answer = JSONRPC().result(request, 5) or b""
+        answer = JSONRPCCodec().result(request, 5) or b""
         assert answer.decode() == f'{{"jsonrpc":"2.0","result":5,"id":{raw}}}'
 
 
@@ -478,7 +478,7 @@ def batch(*members: object) -> bytes:
 
 
 def test_a_batch_is_answered_when_the_last_is_ready() -> None:
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     first, note, second = requests(
         batch({"method": "f", "id": 1}, {"method": "g"}, {"method": "h", "id": "2"})
     )
@@ -489,14 +489,14 @@ def test_a_batch_is_answered_when_the_last_is_ready() -> None:
 
 
 def test_an_aborted_call_does_not_hold_its_batch() -> None:
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     first, second = requests(batch({"method": "f", "id": 1}, {"method": "g", "id": 2}))
     assert dialect.result(first, 5) is None
     assert codes_only(sent(dialect.dropped(second))) == [result(5, 1), error(-32004, 2)]
 
 
 def test_two_batches_do_not_mix() -> None:
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     first, second = (requests(batch({"method": "f", "id": 1}, {"method": "g", "id": 2})) for _ in range(2))
     assert dialect.result(first[0], "a") is None
     assert dialect.result(second[0], "b") is None
@@ -505,7 +505,7 @@ def test_two_batches_do_not_mix() -> None:
 
 
 def test_a_batch_with_broken_members_goes_on() -> None:
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     (call,) = requests(batch(1, {"method": "f", "id": 1}, {"method": 5, "id": 2}))
     assert codes_only(sent(dialect.result(call, 5))) == [error(-32600, None), error(-32600, 2), result(5, 1)]
     (note,) = requests(batch(1, {"method": "f"}))
@@ -545,11 +545,11 @@ def test_every_batch_is_answered_once_and_whole(kinds: list[str], data: st.DataO
         "data": lambda n: {"method": "rpc.data", "params": [n], "id": n},
         "response": lambda n: {"result": None, "id": "x"},
     }
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     answers = []
     try:
         packets = decode(batch(*(makers[kind](n) for n, kind in enumerate(kinds))), dialect)
-    except BrokenPacketError as exc:
+    except DecodeError as exc:
         answers.append(exc.answer)
         packets = list(exc.packets)
     assert len(packets) == len(kinds) - kinds.count("broken")
@@ -611,7 +611,7 @@ NO_MESSAGE = "the error of the answer has no message"
 )
 @pytest.mark.parametrize("form", ['{"jsonrpc":"2.0",%s,"id":"7"}', '{"id":7,%s}', '[{"id":"7",%s}]'])
 def test_a_broken_answer_ends_its_call(members: str, text: str, code: int, data: object, form: str) -> None:
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     dialect.request("7", "f")
     assert one_response(form % members, dialect) == Response("7", text, code, error_data=data)
     assert dialect._asked == {}
@@ -622,7 +622,7 @@ def test_a_broken_answer_ends_its_call(members: str, text: str, code: int, data:
     ['{"jsonrpc":"2.0","id":"7","result":%s}', '{"id":7,"result":%s}', '{"result":%s, "id" : "7" }\n'],
 )
 def test_an_answer_that_is_nested_too_deeply_ends_its_call(form: str) -> None:
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     dialect.request("7", "f")
     response = one_response(form % DEEP, dialect)
     assert (response.call_id, response.error) == ("7", -32700)
@@ -632,10 +632,10 @@ def test_an_answer_that_is_nested_too_deeply_ends_its_call(form: str) -> None:
 
 
 def test_a_call_of_the_peers_ends_none_of_ours() -> None:
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     dialect.request("1", "f")
     for broken in ('{"method":"f","result":1,"id":"1"}', '{"jsonrpc":"2.0","method":5,"id":1}'):
-        with pytest.raises(BrokenPacketError) as info:
+        with pytest.raises(DecodeError) as info:
             dialect.decode(broken)
         assert info.value.answer is not None
         assert not info.value.packets
@@ -644,7 +644,7 @@ def test_a_call_of_the_peers_ends_none_of_ours() -> None:
 
 @pytest.mark.parametrize("failed", [False, True])
 def test_the_answer_to_a_call_of_ours_that_wants_a_stream_is_its_end(failed: bool) -> None:
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     dialect.request("7", "count", credits=8)
     dialect.request("8", "count")
     item = '{"jsonrpc":"2.0","method":"rpc.item","params":{"id":"7","item":null}}'
@@ -661,7 +661,7 @@ def test_the_answer_to_a_call_of_ours_that_wants_a_stream_is_its_end(failed: boo
 
 
 def test_an_aborted_stream_is_forgotten() -> None:
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     dialect.request("7", "count", credits=8)
     dialect.abort("7")
     assert not one_response('{"jsonrpc":"2.0","result":null,"id":"7"}', dialect).is_stream
@@ -682,7 +682,7 @@ def test_data_comes_back(
     correlation_id: object,
 ) -> None:
     packet = Packet(source, data, channel, None, timestamp, correlation_id)
-    payload = JSONRPC().packet(packet)
+    payload = JSONRPCCodec().packet(packet)
     assert "id" not in decode_json(payload)
     assert decode(payload) == [packet]
 
@@ -699,7 +699,7 @@ def test_data_of_a_client_that_knows_json_rpc_only() -> None:
         answer, packets = at_once(data % (params + ',"id":"a"'))
         assert answer == result(None, "a")
         assert packets == [Packet(PacketSource.CUSTOM, expected)]
-    assert sent(JSONRPC().data(5, source=PacketSource.UNKNOWN))["method"] == "rpc.data"
+    assert sent(JSONRPCCodec().data(5, source=PacketSource.UNKNOWN))["method"] == "rpc.data"
 
 
 def test_other_names_of_ours_are_methods_like_any_other() -> None:
@@ -719,11 +719,11 @@ GOOD = [
 
 
 def try_to_decode(payload: str | bytes) -> None:
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     answers: list[bytes | None] = []
     try:
         packets = decode(payload, dialect)
-    except BrokenPacketError as exc:
+    except DecodeError as exc:
         assert not exc.fatal
         assert exc.answer is not None
         answers.append(exc.answer)

@@ -8,20 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_ws.codecs.jsonrpc import JSONRPC
-from trio_ws.codecs.packets import JSONPackets, TrioWS, Webshocket
+from trio_ws.codecs.jsonrpc import JSONRPCCodec
+from trio_ws.codecs.packets import JSONPacketCodec, TrioWSCodec, WebshocketCodec
 from trio_ws.codecs.registry import SUBPROTOCOLS, choose, detect
 from trio_ws.options import Options
 
 if TYPE_CHECKING:
-    from trio_ws.codecs.base import Dialect
+    from trio_ws.codecs.base import Codec
 
 
 def test_the_handshake_chooses() -> None:
     options = Options()
     chosen = [choose(name, options) for name in SUBPROTOCOLS]
     assert [dialect and dialect.name for dialect in chosen] == list(SUBPROTOCOLS)
-    assert [type(dialect) for dialect in chosen] == [TrioWS, Webshocket, JSONRPC]
+    assert [type(dialect) for dialect in chosen] == [TrioWSCodec, WebshocketCodec, JSONRPCCodec]
     assert choose(None, options) is None
     assert choose("chat.v1", options) is None
 
@@ -62,8 +62,8 @@ def test_any_first_message_chooses(payload: str | bytes) -> None:
 
 
 def test_what_a_dialect_can() -> None:
-    dialects: list[Dialect] = [TrioWS(), Webshocket(), JSONPackets(), JSONRPC()]
-    assert [(d.name, d.binary, d.extended, d.calls_back) for d in dialects] == [
+    dialects: list[Codec] = [TrioWSCodec(), WebshocketCodec(), JSONPacketCodec(), JSONRPCCodec()]
+    assert [(d.name, d.binary, d.supports_extensions, d.peer_accepts_calls) for d in dialects] == [
         ("trio-ws.v1", True, True, True),
         ("webshocket.v1", True, False, False),
         ("json", False, False, True),

@@ -17,7 +17,7 @@ from tests.support.requests import WholeRequests
 from trio_ws.errors import CloseFrame, ConnectionFailedError, HandshakeRejectedError, check_close
 from trio_ws.options import Compression
 from trio_ws.protocol.deflate import DeflateParams, PerMessageDeflate, answer, confirm
-from trio_ws.protocol.frames import FrameReader, Ping, Pong, Violation
+from trio_ws.protocol.frames import FrameReader, Ping, Pong, ProtocolViolation
 from trio_ws.protocol.handshake import (
     MAX_REJECTION_BYTES,
     ClientHandshake,
@@ -115,7 +115,7 @@ def _check_frames(reader: FrameReader, limit: int | None) -> None:
         assert reader.held <= limit
         for message in reader.messages:
             assert len(message.encode() if isinstance(message, str) else message) <= limit
-    ends = [isinstance(event, CloseFrame | Violation) for event in reader.events]
+    ends = [isinstance(event, CloseFrame | ProtocolViolation) for event in reader.events]
     assert not any(ends[:-1]), "something came after the last event"
     assert reader.done is (bool(ends) and ends[-1])
     assert reader.at_once in (0, reader.wanted + 14)
@@ -124,7 +124,7 @@ def _check_frames(reader: FrameReader, limit: int | None) -> None:
     for event in reader.events:
         if isinstance(event, Ping | Pong):
             assert len(event.payload) <= 125
-        elif isinstance(event, Violation):
+        elif isinstance(event, ProtocolViolation):
             assert event.code in (1002, 1007, 1009)
             check_close(event.code, event.reason)
         elif event != CloseFrame(1005, ""):
@@ -132,7 +132,7 @@ def _check_frames(reader: FrameReader, limit: int | None) -> None:
 
 
 def _violated(reader: FrameReader) -> bool:
-    return bool(reader.events) and isinstance(reader.events[-1], Violation)
+    return bool(reader.events) and isinstance(reader.events[-1], ProtocolViolation)
 
 
 def _take(reader: FrameReader, taken: list[str | bytes], before: int) -> None:

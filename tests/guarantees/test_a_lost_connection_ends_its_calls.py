@@ -12,10 +12,10 @@ import trio.testing
 from tests.support.serving import all_tasks, serving_in_memory
 from trio_ws import (
     ClientConnection,
+    CloseConnection,
     ConnectionClosedError,
     Options,
     WebSocketClient,
-    WebSocketException,
     WebSocketHandler,
     rpc_method,
 )
@@ -70,7 +70,7 @@ class Handler(WebSocketHandler):
 
     @rpc_method()
     async def leave(self, connection: ClientConnection, code: int) -> None:
-        raise WebSocketException(code, "leave")
+        raise CloseConnection(code, "leave")
 
 
 async def slowly() -> AsyncIterator[int]:

@@ -110,7 +110,7 @@ async def test_a_client_cancelled_at_every_checkpoint(options: Options, autojump
                 assert trio.current_time() - began < 60
             with trio.fail_after(30):  # the other side sees the end by itself
                 while server._clients:
-                    await server._gone.wait()
+                    await server._client_done.wait()
         assert await closed_on_both_ends(link)
         assert all_tasks() == before
     assert count > 15
@@ -187,7 +187,7 @@ async def run_on(link: Link, listener: MemoryListener, options: Options) -> bool
             whole = False
         with trio.fail_after(100):  # the other side sees the end by itself
             while server._clients:
-                await server._gone.wait()
+                await server._client_done.wait()
     return whole
 
 

@@ -134,7 +134,7 @@ async def test_a_sender_that_never_has_to_wait_gives_way_to_others() -> None:
         async with serving(drop) as server, connect(server.url) as ws:
             if unread:
                 await ws.send("answer me")
-                while not ws._inbox:
+                while not ws._messages:
                     await trio.sleep(0.001)
             others = 0
 

@@ -145,9 +145,9 @@ def quiet(handler: Methods, client: WebSocketClient | None) -> bool:
         peer = client._live
         assert not peer._calls
         assert not peer._pending
-        assert not peer._uploads
+        assert not peer._client_streams
         assert not peer._running
-        assert peer.needing.count == 0
+        assert peer.read_demand.count == 0
         assert peer._renewals is None or not list(peer._renewals._leases())
     return handler.begun == handler.ended
 
@@ -172,7 +172,7 @@ async def test_a_client_cancelled_at_every_checkpoint(autojump_clock: Any) -> No
             more = await cancelled_at(count, script)
             with trio.fail_after(30):
                 while server._clients:
-                    await server._gone.wait()
+                    await server._client_done.wait()
             assert quiet(handler, None)
             assert quiet(mine, None)
             assert handler.connected - 1 <= handler.disconnected <= handler.connected
@@ -195,7 +195,7 @@ async def test_a_use_cancelled_at_every_checkpoint_leaves_a_client_that_works(au
                 await trio.sleep(1)
                 assert quiet(handler, client)
                 assert quiet(mine, None)
-                while client._live._mail:
+                while client._live._packets:
                     await client.recv()
                 await use(client)
 
@@ -216,7 +216,7 @@ async def test_the_network_stops_at_any_byte(fault: str, direction: Any, autojum
                 pass
             with trio.fail_after(100):
                 while server._clients:
-                    await server._gone.wait()
+                    await server._client_done.wait()
         return handler, mine
 
     listener = MemoryListener()

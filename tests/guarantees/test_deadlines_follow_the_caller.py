@@ -28,9 +28,9 @@ from trio_ws import (
     rpc_method,
 )
 from trio_ws.codecs.base import Request
-from trio_ws.codecs.packets import TrioWS
+from trio_ws.codecs.packets import TrioWSCodec
 from trio_ws.rpc import deadlines
-from trio_ws.rpc.task_pool import Worker
+from trio_ws.rpc.task_pool import PooledTask
 from trio_ws.testing import MemoryListener, RawPeer
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tests.support.serving import MemoryServer
 
 QUIET = Options(ping_interval=None)
-ENCODE = TrioWS()
+ENCODE = TrioWSCodec()
 
 
 class Handler(WebSocketHandler):
@@ -430,13 +430,13 @@ async def test_an_abort_finds_a_held_call_until_it_begins(steps: int, autojump_c
         await trio.testing.wait_all_tasks_blocked()
         (connection,) = handler.clients
         server = connection._live
-        worker = Worker(trio.lowlevel.current_task())
-        server.begin(Request("__abort__", ["1"]), worker)
+        worker = PooledTask(trio.lowlevel.current_task())
+        server.start_call(Request("__abort__", ["1"]), worker)
         for _ in range(steps):
             await trio.lowlevel.checkpoint()
-        server.begin(Request("__abort__", ["2"]), worker)
+        server.start_call(Request("__abort__", ["2"]), worker)
         await trio.testing.wait_all_tasks_blocked()
-        assert (server._running, server._held, server._busy) == ({}, {}, 0)
+        assert (server._running, server._deferred_requests, server._active_calls) == ({}, {}, 0)
         await peer.send_frame(2, ENCODE.request("3", "plain"))
         assert (await answer_of(peer))["response"] == "done"
         await peer.send_close()
@@ -460,7 +460,7 @@ async def test_an_older_server_that_ends_it_early_is_believed_at_once(autojump_c
         stream = await listener.connect(latency=0.5)
         # An older server speaks this dialect too.
         async with WebSocketClient("ws://test/", stream=stream, dialect="json", options=QUIET) as client:
-            client._live.speak(ENCODE)
+            client._live.set_codec(ENCODE)
             began = trio.current_time()
             with trio.fail_after(5) as scope:
                 async with trio.open_nursery() as nursery:
@@ -484,8 +484,8 @@ async def test_a_deadline_that_has_passed_here_too_has_the_word(
                 await trio.sleep(0.5)
                 autojump_clock.jump(1)
                 (call_id,) = {**peer._calls, **peer._pending}
-                peer.ws._inbox.append(ENCODE.error(Request("", call_id=call_id), -32003, "too late"))
-                peer._take_some(Worker(trio.lowlevel.current_task()))
+                peer.ws._messages.append(ENCODE.error(Request("", call_id=call_id), -32003, "too late"))
+                peer._handle_input(PooledTask(trio.lowlevel.current_task()))
 
             with pytest.raises(trio.TooSlowError), trio.fail_after(1):
                 if method == "work":

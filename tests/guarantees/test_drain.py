@@ -411,7 +411,7 @@ async def test_everyone_hears_1001_when_ctrl_c_strikes_a_handler(
     target: Any, method: str | None, *, sockets: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sockets have one reader here, and methods begin in its task."""
-    monkeypatch.setattr(epoll_reader, "FEW", 0)
+    monkeypatch.setattr(epoll_reader, "SHARE_THRESHOLD", 0)
     before = all_tasks()
     codes: list[int | None] = []
     rpc = {"type": "request", "method": method, "call_id": "1"} if method else None

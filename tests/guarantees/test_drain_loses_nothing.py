@@ -23,7 +23,7 @@ from trio_ws import (
     WebSocketServer,
     rpc_method,
 )
-from trio_ws.codecs.packets import TrioWS
+from trio_ws.codecs.packets import TrioWSCodec
 from trio_ws.testing import MemoryListener, RawPeer
 
 if TYPE_CHECKING:
@@ -375,7 +375,7 @@ async def test_the_word_before_the_close(autojump_clock: MockClock) -> None:
 async def test_a_bad_word_closes(args: list[Any], autojump_clock: MockClock) -> None:
     async with serving_in_memory(Handler()) as memory:
         async with memory.connect(subprotocols=["trio-ws.v1"]) as ws:
-            await ws.send(TrioWS().request("", "__goaway__", args))
+            await ws.send(TrioWSCodec().request("", "__goaway__", args))
             with pytest.raises(ConnectionClosedError) as info:
                 await ws.recv()
             assert info.value.code == 1008

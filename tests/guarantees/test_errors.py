@@ -20,12 +20,12 @@ import trustme
 
 from tests.support.serving import all_tasks, echo, guard, serving, serving_in_memory
 from trio_ws import (
+    CloseConnection,
     ConnectionClosedError,
     ConnectionClosedLocallyError,
     ConnectionFailedError,
     Options,
     WebSocketError,
-    WebSocketException,
     WebSocketMessage,
     WebSocketServer,
     connect,
@@ -456,7 +456,7 @@ async def test_a_peer_that_never_answers_our_close(autojump_clock: MockClock) ->
 async def test_codes_that_may_not_be_sent_are_refused_both_ways(code: int, autojump_clock: MockClock) -> None:
     async with two_ends() as (ws, peer):
         for wrong in (
-            lambda: WebSocketException(code),
+            lambda: CloseConnection(code),
             lambda: WebSocketMessage.close(code),
         ):
             with pytest.raises(ValueError, match=f"close code {code} may not be sent; use 1000"):

@@ -13,7 +13,7 @@ import pytest
 import trio_ws
 from tests.support.serving import serving_in_memory
 from trio_ws import CloseFrame, Headers, WebSocketMessage, errors
-from trio_ws.codecs.base import BrokenPacketError, Packet, PacketSource
+from trio_ws.codecs.base import DecodeError, Packet, PacketSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ class Slotted(trio_ws.MessageError):
         self.place = place
 
 
-class Unstarted(trio_ws.WebSocketException):
+class Unstarted(trio_ws.CloseConnection):
     """One that never runs its base's ``__init__``."""
 
     def __init__(self, first: str, second: str) -> None:
@@ -69,8 +69,8 @@ def samples() -> list[trio_ws.WebSocketError]:
         trio_ws.SubscriptionError("s"),
         trio_ws.BrokerError("b"),
         trio_ws.WorkerError("w", 3),
-        trio_ws.WebSocketException(4000, "x"),
-        BrokenPacketError("b", answer=b"a", packets=[Packet(PacketSource.CUSTOM, 1)]),
+        trio_ws.CloseConnection(4000, "x"),
+        DecodeError("b", answer=b"a", packets=[Packet(PacketSource.CUSTOM, 1)]),
         Keyworded(user="ann"),
         Slotted(7),
         Unstarted("a", "b"),

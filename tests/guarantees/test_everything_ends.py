@@ -155,7 +155,7 @@ async def test_an_aclose_that_is_cancelled_from_the_start_closes_and_wakes_a_blo
         await ws.accept()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(flood, ws)
-            await until(lambda: ws._outbox.stuck and ws.buffered_bytes >= 65536)
+            await until(lambda: ws._write_buffer.blocked and ws.buffered_bytes >= 65536)
             assert not woken
             with trio.CancelScope() as scope:
                 scope.cancel()
@@ -336,7 +336,7 @@ async def test_every_waiter_wakes_over_a_socket_too(ending: str, blocked: bool) 
         if blocked:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(flood)
-                await until(lambda: ws._outbox.stuck and ws.buffered_bytes >= 65536)
+                await until(lambda: ws._write_buffer.blocked and ws.buffered_bytes >= 65536)
                 nursery.cancel_scope.cancel()
 
         async def read_on() -> None:

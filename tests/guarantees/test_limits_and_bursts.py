@@ -11,7 +11,7 @@ import trio
 
 from tests.support.serving import serving_in_memory
 from trio_ws import ClientConnection, Options, WebSocketClient, WebSocketHandler, rpc_method
-from trio_ws.codecs.packets import TrioWS
+from trio_ws.codecs.packets import TrioWSCodec
 from trio_ws.protocol.frames import BINARY, FIN
 from trio_ws.protocol.framing import masked_frame
 from trio_ws.testing import RawPeer
@@ -61,7 +61,7 @@ async def test_a_burst_of_calls_loses_none(method: str, autojump_clock: MockCloc
     """All requests are sent before any answer is read."""
     handler = Handler()
     options = Options(max_concurrent_calls=50, ping_interval=None)
-    dialect = TrioWS()
+    dialect = TrioWSCodec()
     answers: dict[str, int] = {}
     async with serving_in_memory(handler, options=options) as memory:
         headers = [("Sec-WebSocket-Protocol", "trio-ws.v1")]

@@ -189,7 +189,7 @@ def test_errors_and_reprs_are_shown_and_keep_what_was_said() -> None:
     for error in (
         trio_ws.RPCError(EVIL),
         trio_ws.ConnectionClosedError(4000, EVIL),
-        trio_ws.WebSocketException(4000, EVIL[:60]),
+        trio_ws.CloseConnection(4000, EVIL[:60]),
     ):
         assert str(error).isprintable()
         assert repr(error).isprintable()

@@ -24,13 +24,12 @@ from trio_ws import (
     ClientConnection,
     Has,
     IsEqual,
-    MemoryBroker,
-    MemoryHub,
     RedisBroker,
     WebSocketClient,
     WebSocketServer,
     rpc_method,
 )
+from trio_ws.testing import InMemoryBroker, InMemoryBus
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -49,10 +48,10 @@ class Chat(Rooms):
 
 async def test_every_subscriber_hears_it_once(autojump_clock: MockClock) -> None:
     one, two = Rooms(), Rooms()
-    shared = MemoryHub()
+    shared = InMemoryBus()
     async with (
-        serving_in_memory(one, broker=MemoryBroker(shared)) as first,
-        serving_in_memory(two, broker=MemoryBroker(shared)) as second,
+        serving_in_memory(one, broker=InMemoryBroker(shared)) as first,
+        serving_in_memory(two, broker=InMemoryBroker(shared)) as second,
         trio.open_nursery() as nursery,
     ):
         here = await Listener.join(nursery, first, "here", "news.tech,news.*,*")
@@ -69,7 +68,7 @@ async def test_every_subscriber_hears_it_once(autojump_clock: MockClock) -> None
 
 
 async def test_what_nobody_wants_is_not_asked_for(autojump_clock: MockClock) -> None:
-    broker = MemoryBroker(MemoryHub())
+    broker = InMemoryBroker(InMemoryBus())
     handler = Rooms()
     async with serving_in_memory(handler, broker=broker) as memory, trio.open_nursery() as nursery:
         everyone = set(broker._names)
@@ -89,10 +88,10 @@ async def test_what_nobody_wants_is_not_asked_for(autojump_clock: MockClock) -> 
 
 async def test_predicates_travel_or_are_refused(autojump_clock: MockClock) -> None:
     one, two = Rooms(), Rooms()
-    shared = MemoryHub()
+    shared = InMemoryBus()
     async with (
-        serving_in_memory(one, broker=MemoryBroker(shared)) as first,
-        serving_in_memory(two, broker=MemoryBroker(shared)) as second,
+        serving_in_memory(one, broker=InMemoryBroker(shared)) as first,
+        serving_in_memory(two, broker=InMemoryBroker(shared)) as second,
         trio.open_nursery() as nursery,
     ):
         listeners = [await Listener.join(nursery, second, name, "x") for name in "ab"]
@@ -115,10 +114,10 @@ async def test_a_full_inbox_of_another_process_does_not_hold_up_the_publisher(
     autojump_clock: MockClock,
 ) -> None:
     one, two = Rooms(), Rooms()
-    shared = MemoryHub()
+    shared = InMemoryBus()
     async with (
-        serving_in_memory(one, broker=MemoryBroker(shared)),
-        serving_in_memory(two, broker=MemoryBroker(shared)),
+        serving_in_memory(one, broker=InMemoryBroker(shared)),
+        serving_in_memory(two, broker=InMemoryBroker(shared)),
         two.channels.subscribe("x", policy="block", max_items=1) as inbox,
     ):
         for number in range(3):
@@ -129,7 +128,7 @@ async def test_a_full_inbox_of_another_process_does_not_hold_up_the_publisher(
 
 async def test_a_broker_in_memory_counts_what_it_cannot_give_out(autojump_clock: MockClock) -> None:
     handler = Rooms()
-    broker = MemoryBroker(MemoryHub())
+    broker = InMemoryBroker(InMemoryBus())
     broker.publish("x", b"")
     async with serving_in_memory(handler, broker=broker):
         handler.publish("x", 1)
@@ -140,7 +139,7 @@ async def test_a_broker_in_memory_counts_what_it_cannot_give_out(autojump_clock:
 
 async def test_a_handler_that_served_before_the_broker_came(autojump_clock: MockClock) -> None:
     handler = Rooms()
-    broker = MemoryBroker(MemoryHub())
+    broker = InMemoryBroker(InMemoryBus())
     async with handler.channels.subscribe(["x", "y*"]), serving_in_memory(handler, broker=broker):
         assert {":x", ":y*"} <= broker._names
 

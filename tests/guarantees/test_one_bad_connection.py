@@ -16,9 +16,9 @@ import trio.testing
 
 from tests.support.serving import echo, exchange, request, serving, serving_in_memory, status_of
 from trio_ws import (
+    CloseConnection,
     ConnectionClosedError,
     HandshakeRejectedError,
-    WebSocketException,
     WebSocketServer,
     connect,
     serve,
@@ -183,7 +183,7 @@ async def test_a_web_socket_exception_closes_with_its_code_and_is_not_logged(
     in_nursery: bool, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def refuse() -> None:
-        raise WebSocketException(4001, "too loud")
+        raise CloseConnection(4001, "too loud")
 
     async def judge(ws: WebSocket) -> None:
         await ws.accept()
@@ -201,7 +201,7 @@ async def test_a_web_socket_exception_before_accept_rejects_with_403(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async def refuse(ws: WebSocket) -> None:
-        raise WebSocketException(4001, "too loud")
+        raise CloseConnection(4001, "too loud")
 
     async with serving_in_memory(refuse) as memory:
         with pytest.raises(HandshakeRejectedError) as info:

@@ -27,13 +27,13 @@ from tests.support.serving import (
 from trio_ws import (
     App,
     ClientConnection,
+    CloseConnection,
     ConnectionClosedError,
     HandshakeRejectedError,
     Options,
     RPCAccessDeniedError,
     RPCError,
     WebSocketClient,
-    WebSocketException,
     WebSocketHandler,
     connect,
     rpc_method,
@@ -325,7 +325,7 @@ class Diary(WebSocketHandler):
 
     @rpc_method()
     async def leave(self, connection: ClientConnection) -> None:
-        raise WebSocketException(4000, "leave")
+        raise CloseConnection(4000, "leave")
 
     @rpc_method()
     async def close(self, connection: ClientConnection) -> None:
@@ -616,7 +616,7 @@ async def test_on_connect_may_turn_a_client_away_after_it_has_accepted(
             await connection.accept()
             if await connection.call("who_are_you") == "Ada":
                 if way == "raise":
-                    raise WebSocketException(4000, "not you")
+                    raise CloseConnection(4000, "not you")
                 if way == "deny":
                     raise RPCAccessDeniedError("not you")
                 await connection.close(4000, "not you")
@@ -641,7 +641,7 @@ async def test_on_connect_may_turn_a_client_away_after_it_has_accepted(
 async def test_a_client_that_was_let_in_late_is_read_like_any_other(
     accepts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(epoll_reader, "FEW", 0)
+    monkeypatch.setattr(epoll_reader, "SHARE_THRESHOLD", 0)
 
     class Slow(WebSocketHandler):
         async def on_connect(self, connection: ClientConnection) -> None:
@@ -657,7 +657,7 @@ async def test_a_client_that_was_let_in_late_is_read_like_any_other(
     async with serving(Slow) as server, WebSocketClient(server.url) as client:
         assert await client.call("name") == "Slow"
         (ws,) = server.connections
-        assert ws._shared == epoll_reader.HAS_EPOLL
+        assert ws._epoll_driven == epoll_reader.HAS_EPOLL
         assert ws._opening is None
         assert ws._watching is None
         assert await client.call("name") == "Slow"

@@ -57,7 +57,7 @@ def client_of(network: Network, backoff: Backoff | None, **kwargs: Any) -> WebSo
 async def back(client: WebSocketClient) -> None:
     """Wait until there is a connection again, right after a loss that is yet to be seen."""
     await trio.testing.wait_all_tasks_blocked()
-    async for state in client.state_changes():
+    async for state in client.watch_state():
         if state == "connected":
             return
 
@@ -120,7 +120,7 @@ async def test_a_server_that_drops_each_client_at_once_is_given_up(autojump_cloc
         async with client_of(network, backoff) as client:
 
             async def cut_each() -> None:
-                async for state in client.state_changes():
+                async for state in client.watch_state():
                     if state == "connected":
                         network.cut()
 

@@ -68,7 +68,7 @@ async def held_by_the_attacker(server: WebSocketServer, count: int) -> AsyncIter
 async def freed(server: WebSocketServer) -> None:
     """Wait until the server has seen that everybody has left."""
     while server._clients:
-        await server._gone.wait()
+        await server._client_done.wait()
     assert len(server._shares) == 0
 
 
@@ -205,7 +205,7 @@ async def test_no_room_is_no_reason_to_stay() -> None:
         assert {status for _, status in late} == {503}
         await trio.aclose_forcefully(first)
         while server._clients:  # though the late ones have not closed
-            await server._gone.wait()
+            await server._client_done.wait()
         stream, status = await ask(server, HONEST)
         assert status == 101
         for one in [stream, *(stream for stream, _ in late)]:

@@ -17,7 +17,7 @@ from tests.support.watching import DEFLATE, MIB, bomb, deflated, growth, taken
 from tests.support.wire import frame
 from trio_ws import Compression, ConnectionClosedError, Options, WebSocket, connect
 from trio_ws.protocol.deflate import DeflateParams, PerMessageDeflate
-from trio_ws.protocol.frames import FrameReader, Violation
+from trio_ws.protocol.frames import FrameReader, ProtocolViolation
 from trio_ws.testing import Link, RawPeer
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def test_fragments_end_at_the_limit_to_the_byte(size: int) -> None:
     for limit, closes in ((7 * 40, False), (7 * 40 - 1, True)):
         _, frames = reader(limit)
         frames.feed(frame(2, b"", fin=False) + frame(0, bytes(size), fin=False) * (280 // size))
-        codes = [event.code for event in frames.events if isinstance(event, Violation)]
+        codes = [event.code for event in frames.events if isinstance(event, ProtocolViolation)]
         assert codes == [1009] * closes
         assert frames.held == (0 if closes else 280)  # what is refused is not kept either
 

@@ -21,7 +21,7 @@ from trio_ws import (
     WebSocketHandler,
     rpc_method,
 )
-from trio_ws.codecs.packets import TrioWS
+from trio_ws.codecs.packets import TrioWSCodec
 from trio_ws.rpc.streams import ItemStream
 from trio_ws.testing import RawPeer
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from tests.support.serving import MemoryServer
-    from trio_ws.rpc.session import Peer
+    from trio_ws.rpc.session import RPCSession
 
-ENCODE = TrioWS()
+ENCODE = TrioWSCodec()
 SIZE = 10_000
 #: What an item is on the wire beside its bytes, at most.
 AROUND = 100
@@ -75,12 +75,12 @@ async def source(sizes: list[int], made: list[int] | None = None) -> AsyncIterat
         yield bytes(size)
 
 
-def peer_of(handler: Handler) -> Peer:
+def peer_of(handler: Handler) -> RPCSession:
     (connection,) = handler.clients
     return connection._live
 
 
-def check(peer: Peer) -> None:
+def check(peer: RPCSession) -> None:
     """Each stream's window is granted, waits or is owed, and nothing else."""
     granted = 0
     for stream in peer._pending.values():
@@ -88,7 +88,7 @@ def check(peer: Peer) -> None:
             waiting = sum(size for _, _, size in stream._items)
             assert stream._granted_bytes + stream._owed_bytes + waiting == stream._window_bytes
             assert stream._window_bytes <= peer.window_bytes
-            assert stream._granted + len(stream._items) <= peer.window
+            assert stream._granted + len(stream._items) <= peer.stream_window
             granted += max(0, stream._granted_bytes)
     assert granted == peer.granted_bytes
 
@@ -376,7 +376,7 @@ def test_all_items_arrive_in_any_order_of_events(
                 await trio.sleep(1)
                 for peer in (client._live, server):
                     assert not peer._pending
-                    assert not peer._uploads
+                    assert not peer._client_streams
                     assert peer.granted_bytes == peer.ledger.held == 0
                 assert await client.call("take", source([7] * 20)) == 140
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.support.serving import serving_in_memory
 from trio_ws import Options, RPCError, WebSocketClient, WebSocketHandler
 from trio_ws.channels import names as names_module
-from trio_ws.channels.channel import Member
+from trio_ws.channels.channel import ConnectionSubscriber
 from trio_ws.channels.hub import Hub
 from trio_ws.channels.names import MAX_SETS, MAX_WILDCARDS, Glob, Globs, check_name, check_names, is_glob
 
@@ -76,7 +76,7 @@ def test_many_globs_match_as_each_of_them(changes: list[tuple[str, bool]], names
 def test_a_publish_is_compared_with_globs_that_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing is compiled for it, however many globs there are."""
     hub = Hub()
-    members = [Member(object(), Options(), "disconnect") for _ in range(3)]
+    members = [ConnectionSubscriber(object(), Options(), "disconnect") for _ in range(3)]
     for number, member in enumerate(members):
         for glob in range(1000):
             hub.add(member, f"news.[!a]?{number}.{glob}*", "disconnect")
@@ -107,7 +107,7 @@ def test_a_publish_is_compared_with_globs_that_begin_alike(monkeypatch: pytest.M
 
 def test_what_is_in_a_channel_by_several_names_stays_by_the_last() -> None:
     hub = Hub()
-    member = Member(object(), Options(), "disconnect")
+    member = ConnectionSubscriber(object(), Options(), "disconnect")
     for name in ("a.*", "*.b", "a.b", "a.?"):
         hub.add(member, name, "disconnect")
     for name in ("a.b", "a.*", "a.?"):
@@ -123,7 +123,7 @@ def test_what_is_in_a_channel_by_several_names_stays_by_the_last() -> None:
 
 def test_the_policy_is_that_of_the_name_or_of_the_first_glob() -> None:
     hub = Hub()
-    member = Member(object(), Options(), "disconnect")
+    member = ConnectionSubscriber(object(), Options(), "disconnect")
     hub.add(member, "*.b", "drop_oldest")
     hub.add(member, "a.*", "drop_newest")
     hub.publish("a.b", 1)
@@ -177,7 +177,7 @@ def test_a_glob_has_a_bound_where_it_is_subscribed_to(glob: str) -> None:
 def test_a_thousand_names_take_what_is_stated(fill: Callable[[int], str]) -> None:
     """docs/limits.md: 1.25 MiB."""
     hub = Hub()
-    members = [Member(object(), Options(), "disconnect") for _ in range(3)]
+    members = [ConnectionSubscriber(object(), Options(), "disconnect") for _ in range(3)]
     gc.collect()
     tracemalloc.start()
     try:

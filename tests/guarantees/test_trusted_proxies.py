@@ -213,7 +213,7 @@ async def test_shares_are_those_of_the_clients(caplog: pytest.LogCaptureFixture)
         for stream in streams:
             await trio.aclose_forcefully(stream)
         while server._clients:
-            await server._gone.wait()
+            await server._client_done.wait()
         assert len(server._shares) == 0
 
 
@@ -336,7 +336,7 @@ async def test_a_proxy_without_its_header_is_dropped(
         await stream.send_all(data)
         assert await read_to_end(stream) == b""
         while server._clients:
-            await server._gone.wait()
+            await server._client_done.wait()
     (record,) = caplog.records
     assert text in record.getMessage()
     assert "Options(proxy_protocol=True)" in record.getMessage()
@@ -359,7 +359,7 @@ async def test_a_proxy_header_has_open_timeout(
         mock_clock.jump(0.2)
         assert await read_to_end(stream) == b""
         while server._clients:
-            await server._gone.wait()
+            await server._client_done.wait()
     (record,) = caplog.records
     assert "open_timeout (10.0 seconds)" in record.getMessage()
 
@@ -371,7 +371,7 @@ async def test_a_check_that_says_nothing_is_no_warning(caplog: pytest.LogCapture
                 if data:
                     await stream.send_all(data)
         while server._clients:
-            await server._gone.wait()
+            await server._client_done.wait()
         assert len(server._shares) == 0
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
@@ -389,5 +389,5 @@ async def test_shares_hold_for_whom_a_proxy_header_names() -> None:
         for stream in silent:
             await trio.aclose_forcefully(stream)
         while server._clients:
-            await server._gone.wait()
+            await server._client_done.wait()
         assert len(server._shares) == 0

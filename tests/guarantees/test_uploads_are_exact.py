@@ -20,7 +20,7 @@ from trio_ws import (
     rpc_method,
 )
 from trio_ws.codecs.base import Request
-from trio_ws.rpc.incoming import _drive
+from trio_ws.rpc.incoming import _resume_coroutine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +94,7 @@ async def calling(handler: Handler, latency: float = 0.1) -> AsyncIterator[tuple
         async with WebSocketClient("ws://test/", stream=link.client, options=OPTIONS) as client:
             yield client, link
             peer = client._live
-            assert (peer._calls, peer._pending, peer._uploads) == ({}, {}, {})
+            assert (peer._calls, peer._pending, peer._client_streams) == ({}, {}, {})
 
 
 async def ones(count: int = 1_000_000) -> AsyncIterator[int]:
@@ -156,12 +156,12 @@ async def test_credit_that_comes_before_the_sending_task_has_begun_is_kept(autoj
             call = client.call("total", ones(30))
             trap = call.send(None)
             # The request has gone out, and no other task has run.
-            (upload,) = peer._uploads.values()
+            (upload,) = peer._client_streams.values()
             assert upload.credit == 0
-            assert peer.begin(Request("__credit__", ["1/0", 3]), None) is None  # type: ignore[arg-type]
+            assert peer.start_call(Request("__credit__", ["1/0", 3]), None) is None  # type: ignore[arg-type]
             assert upload.credit == 3
             upload.credit = 0
-            assert await _drive(call, trap) == 30
+            assert await _resume_coroutine(call, trap) == 30
 
 
 @pytest.mark.parametrize("method", ["total", "both", "double", "first"])

@@ -226,7 +226,7 @@ async def test_a_clients_own_handler_costs_its_connection_and_not_its_block(
             with contextlib.suppress(ConnectionClosedError):
                 await client.call("turn_round")
             with trio.fail_after(2):
-                async for state in client.state_changes():
+                async for state in client.watch_state():
                     if state == "disconnected":
                         break
             await trio.sleep(1)  # the block was not cancelled

@@ -23,7 +23,7 @@ from trio_ws import (
     WebSocketHandler,
     rpc_method,
 )
-from trio_ws.codecs.packets import TrioWS
+from trio_ws.codecs.packets import TrioWSCodec
 from trio_ws.ledger import OVERHEAD, size_of
 from trio_ws.protocol.frames import BINARY, TEXT
 from trio_ws.testing import RawPeer
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from trio_ws.rpc.session import Peer
+    from trio_ws.rpc.session import RPCSession
 
 PAGE = 10_000
 DIALECTS = {"trio-ws.v1": BINARY, "jsonrpc": TEXT}
@@ -81,7 +81,7 @@ class Pages(WebSocketHandler):
         return str(await connection.call("answer"))
 
     @property
-    def peer(self) -> Peer:
+    def peer(self) -> RPCSession:
         assert self.connection is not None
         return self.connection._live
 
@@ -89,7 +89,7 @@ class Pages(WebSocketHandler):
 def request(dialect: str, call_id: str, method: str, *args: Any) -> bytes:
     if dialect == "jsonrpc":
         return msgspec.json.encode({"jsonrpc": "2.0", "method": method, "params": args, "id": call_id})
-    return TrioWS().request(call_id, method, args)
+    return TrioWSCodec().request(call_id, method, args)
 
 
 async def flood(peer: RawPeer, opcode: int, make: Callable[[int], bytes], count: int) -> int:
@@ -145,7 +145,7 @@ async def test_arguments_are_charged_for_what_they_decode_to(
         sent = await flood(peer, BINARY, lambda number: request("", f"a{number}", "wait", many), 5000)
         assert sent < 5000
         ledger = pages.peer.ledger
-        held = pages.peer._held
+        held = pages.peer._deferred_requests
         decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(many))
         # What is the same object in each place is not held for this peer.
         distinct = size_of(decoded) if decoded[0] is not decoded[1] else sys.getsizeof(decoded)
@@ -175,7 +175,7 @@ async def test_a_packet_that_is_no_request_and_decodes_to_too_much_is_1009(autoj
         peer = await RawPeer.connect(
             await memory.stream(), headers=[("Sec-WebSocket-Protocol", "trio-ws.v1")]
         )
-        await peer.send_frame(BINARY, TrioWS().data([[]] * 20_000))
+        await peer.send_frame(BINARY, TrioWSCodec().data([[]] * 20_000))
         closed = await peer.receive_until_close()
         assert closed is not None
         assert closed[0] == 1009
@@ -200,8 +200,8 @@ async def test_text_is_charged_for_what_it_takes_in_python(autojump_clock: MockC
         peer = await RawPeer.connect(link.client)
         await flood(peer, TEXT, lambda _: text.encode(), 1000)
         (ws,) = handlers
-        assert len(ws._inbox) > 5
-        assert sum(map(sys.getsizeof, ws._inbox)) <= limit + sys.getsizeof(text)
+        assert len(ws._messages) > 5
+        assert sum(map(sys.getsizeof, ws._messages)) <= limit + sys.getsizeof(text)
 
 
 async def test_the_answers_to_a_batch_are_bounded(autojump_clock: MockClock) -> None:
@@ -269,7 +269,7 @@ async def test_an_id_that_we_make_up_is_none_that_a_peer_may_use(autojump_clock:
         peer = await RawPeer.connect(
             await memory.stream(), headers=[("Sec-WebSocket-Protocol", "trio-ws.v1")]
         )
-        dialect = TrioWS()
+        dialect = TrioWSCodec()
         for call_id in ("s1", "", "1", "", "\x001"):
             await peer.send_frame(BINARY, dialect.request(call_id, "wait"))
         await trio.sleep(1)
@@ -293,16 +293,16 @@ async def test_an_id_of_a_request_that_waits_is_in_use(autojump_clock: MockClock
         peer = await RawPeer.connect(
             await memory.stream(), headers=[("Sec-WebSocket-Protocol", "trio-ws.v1")]
         )
-        dialect = TrioWS()
+        dialect = TrioWSCodec()
         for call_id in ("a", "b", "b"):
             await peer.send_frame(BINARY, dialect.request(call_id, "wait"))
         frame = await peer.receive_frame()
         assert frame is not None
         assert msgspec.msgpack.decode(frame.payload)["rpc"]["response"] == "this call_id is in use"
-        assert list(pages.peer._held) == ["b"]
+        assert list(pages.peer._deferred_requests) == ["b"]
         await peer.send_frame(BINARY, dialect.abort("b"))
         await trio.sleep(1)
-        assert not pages.peer._held
+        assert not pages.peer._deferred_requests
 
 
 @pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="this system does not tell without reading")
@@ -336,7 +336,7 @@ async def test_packets_for_on_receive_are_charged_for_what_they_decode_to(autoju
         link = await memory.listener.open_link(capacity=4096)
         peer = await RawPeer.connect(link.client, headers=[("Sec-WebSocket-Protocol", "trio-ws.v1")])
         data: list[dict[str, int]] = [{}] * 1000
-        sent = await flood(peer, BINARY, lambda _: TrioWS().data(data), 5000)
+        sent = await flood(peer, BINARY, lambda _: TrioWSCodec().data(data), 5000)
         assert sent < 5000
-        held = [packet.data for packet, _ in pages.peer._mail]
+        held = [packet.data for packet, _ in pages.peer._packets]
         assert sum(map(size_of, held)) <= pages.peer.ledger.held <= 1_000_000 + 100_000

@@ -181,7 +181,7 @@ async def test_close_codes_both_ways() -> None:
 
     async def ask(ws: WebSocket) -> None:
         if await ws.receive_text() == "close":
-            raise trio_ws.WebSocketException(4001, "as you wish")
+            raise trio_ws.CloseConnection(4001, "as you wish")
         with pytest.raises(trio_ws.ConnectionClosedError):
             await ws.recv()
         seen.append(ws.close_code)
@@ -429,7 +429,7 @@ async def test_an_app_with_a_lifespan_mounted_in_starlette() -> None:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with app.live():
+        async with app.run_lifespan():
             yield
 
     routes = [Mount("/app", app)]

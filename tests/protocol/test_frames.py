@@ -24,7 +24,7 @@ from trio_ws.protocol.frames import (
     FrameReader,
     Ping,
     Pong,
-    Violation,
+    ProtocolViolation,
 )
 from trio_ws.protocol.framing import close_payload
 
@@ -202,7 +202,7 @@ def test_a_protocol_error_is_1002_after_what_came_before_it(data: bytes) -> None
         assert made.messages == ["fine"]
         assert made.events[0] == Ping(b"p")
         [violation] = made.events[1:]
-        assert isinstance(violation, Violation)
+        assert isinstance(violation, ProtocolViolation)
         assert violation.code == 1002
         assert 0 < len(violation.reason.encode()) <= 123
         assert (made.done, made.held, made.wanted) == (True, 0, 0)
@@ -212,7 +212,7 @@ def test_a_protocol_error_is_1002_after_what_came_before_it(data: bytes) -> None
 def test_a_masked_frame_to_a_client_is_1002(data: bytes) -> None:
     made = fed([data], client=True)
     assert made.messages == []
-    assert [event.code for event in made.events if isinstance(event, Violation)] == [1002]
+    assert [event.code for event in made.events if isinstance(event, ProtocolViolation)] == [1002]
 
 
 @BOTH
@@ -224,10 +224,12 @@ def test_a_length_of_63_bits_is_legal_and_keeps_nothing_yet(client: bool) -> Non
 
 
 @BOTH
-@pytest.mark.parametrize("last", [CloseFrame(1000, "bye"), Violation(1002, "Invalid opcode 0x3")], ids=repr)
-def test_after_the_last_event_there_is_silence(client: bool, last: CloseFrame | Violation) -> None:
+@pytest.mark.parametrize(
+    "last", [CloseFrame(1000, "bye"), ProtocolViolation(1002, "Invalid opcode 0x3")], ids=repr
+)
+def test_after_the_last_event_there_is_silence(client: bool, last: CloseFrame | ProtocolViolation) -> None:
     data = frame(CLOSE, b"\x03\xe8bye", masked=not client)
-    if isinstance(last, Violation):
+    if isinstance(last, ProtocolViolation):
         data = frame(3, masked=not client)
     for later in (frame(TEXT, b"late", masked=not client), b"\xff" * 30):
         made = fed([data + later], client=client)
@@ -240,7 +242,7 @@ def test_after_the_last_event_there_is_silence(client: bool, last: CloseFrame | 
 def test_violations_are_short_enough_for_a_close_frame() -> None:
     for data in WRONG.values():
         for event in fed([data]).events:
-            assert isinstance(event, Violation)
+            assert isinstance(event, ProtocolViolation)
             assert re.fullmatch(r"[ -~]+", event.reason)
             assert len(close_payload(event.code, event.reason)) <= 125
 
@@ -274,7 +276,7 @@ def test_a_close_frame_tells_code_and_reason(client: bool, payload: bytes, expec
 
 def test_a_close_reason_that_is_no_utf8_is_1007() -> None:
     made = fed([frame(CLOSE, b"\x03\xe8\xff")])
-    assert made.events == [Violation(1007, "text is not valid UTF-8")]
+    assert made.events == [ProtocolViolation(1007, "text is not valid UTF-8")]
 
 
 def test_a_close_within_a_message_drops_what_was_begun() -> None:
@@ -312,7 +314,7 @@ def test_bad_utf8_is_refused_at_its_first_bad_byte(client: bool, bad: bytes, fra
         made = fed(pieces, client=client)
         assert made.events == []
         made.feed(last)
-        assert made.events == [Violation(1007, "text is not valid UTF-8")]
+        assert made.events == [ProtocolViolation(1007, "text is not valid UTF-8")]
         assert made.done
         assert made.messages == []
 
@@ -323,7 +325,7 @@ def test_bad_utf8_in_the_fast_lane(bad: bytes) -> None:
     assert by_wsproto(data, client=False).violation == 1007
     made = fed([data])
     assert made.messages == ["fine"]
-    assert made.events == [Violation(1007, "text is not valid UTF-8")]
+    assert made.events == [ProtocolViolation(1007, "text is not valid UTF-8")]
     unmasked = fed([frame(TEXT, bad, masked=False) + frame(TEXT, b"late", masked=False)], client=True)
     assert (unmasked.messages, unmasked.events) == ([], made.events)
 
@@ -336,12 +338,12 @@ def test_text_may_not_end_within_a_character(client: bool, cut_off: bytes) -> No
     for pieces in ([whole], one_by_one(whole), [parts], one_by_one(parts)):
         made = fed(pieces, client=client)
         assert made.messages == []
-        assert made.events == [Violation(1007, "text is not valid UTF-8")]
+        assert made.events == [ProtocolViolation(1007, "text is not valid UTF-8")]
 
 
 # -- limits -------------------------------------------------------------------------------------------
 
-TOO_BIG = Violation(1009, "message exceeds max_message_size (300 bytes)")
+TOO_BIG = ProtocolViolation(1009, "message exceeds max_message_size (300 bytes)")
 
 
 @BOTH
@@ -426,15 +428,15 @@ def test_a_bomb_is_refused_when_it_has_inflated_past_the_limit(client: bool) -> 
 @pytest.mark.parametrize(
     ("data", "violation"),
     [
-        (frame(BINARY, b"\xff\xff\xff", rsv=4), Violation(1007, "corrupt compressed data")),
-        (frame(PING, b"", rsv=4), Violation(1002, "RSV1 set on a wrong frame")),
+        (frame(BINARY, b"\xff\xff\xff", rsv=4), ProtocolViolation(1007, "corrupt compressed data")),
+        (frame(PING, b"", rsv=4), ProtocolViolation(1002, "RSV1 set on a wrong frame")),
         (
             frame(BINARY, b"", rsv=4, fin=False) + frame(CONTINUATION, b"", rsv=4),
-            Violation(1002, "RSV1 set on a wrong frame"),
+            ProtocolViolation(1002, "RSV1 set on a wrong frame"),
         ),
     ],
 )
-def test_what_is_wrong_with_compression_is_told(data: bytes, violation: Violation) -> None:
+def test_what_is_wrong_with_compression_is_told(data: bytes, violation: ProtocolViolation) -> None:
     made = reader(deflate=deflate(client=False))
     made.feed(data)
     assert made.events == [violation]
@@ -443,7 +445,7 @@ def test_what_is_wrong_with_compression_is_told(data: bytes, violation: Violatio
 def test_compressed_text_that_is_no_utf8_is_1007() -> None:
     made = reader(deflate=deflate(client=False))
     made.feed(frame(TEXT, deflate(client=True).compress(b"a\xff", fin=True), rsv=4))
-    assert made.events == [Violation(1007, "text is not valid UTF-8")]
+    assert made.events == [ProtocolViolation(1007, "text is not valid UTF-8")]
 
 
 def test_fragments_are_bounded_where_the_extension_is_not() -> None:

@@ -14,7 +14,7 @@ from tests.support.wire import Outcome, by_wsproto, frame, split
 from trio_ws.errors import CloseFrame
 from trio_ws.options import Compression
 from trio_ws.protocol.deflate import DeflateParams, PerMessageDeflate
-from trio_ws.protocol.frames import FrameReader, Ping, Violation
+from trio_ws.protocol.frames import FrameReader, Ping, ProtocolViolation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +127,7 @@ def outcome(made: FrameReader) -> Outcome:
     for got in made.events:
         if isinstance(got, CloseFrame):
             result.close = (got.code, got.reason)
-        elif isinstance(got, Violation):
+        elif isinstance(got, ProtocolViolation):
             result.violation = got.code
         else:
             result.controls.append((Opcode.PING if isinstance(got, Ping) else Opcode.PONG, got.payload))

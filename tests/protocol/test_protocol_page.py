@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from trio_ws.codecs.base import Packet, Request
-from trio_ws.codecs.jsonrpc import JSONRPC
-from trio_ws.codecs.packets import JSONPackets, TrioWS
+from trio_ws.codecs.jsonrpc import JSONRPCCodec
+from trio_ws.codecs.packets import JSONPacketCodec, TrioWSCodec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -32,16 +32,16 @@ def test_the_page_has_examples() -> None:
 @pytest.mark.parametrize("line", PACKETS)
 def test_packets(line: str) -> None:
     as_msgpack = msgspec.msgpack.encode(msgspec.json.decode(line))
-    packet = TrioWS().decode(as_msgpack)
+    packet = TrioWSCodec().decode(as_msgpack)
     assert isinstance(packet, Packet)
     # Key by key, in our own order: nothing on the page is unknown, and nothing holds its default.
-    assert TrioWS().packet(packet) == as_msgpack
-    assert JSONPackets().packet(packet).decode() == line
+    assert TrioWSCodec().packet(packet) == as_msgpack
+    assert JSONPacketCodec().packet(packet).decode() == line
 
 
 def test_json_rpc() -> None:
     call, first, second, end = lines_of("jsonrpc")
-    dialect = JSONRPC()
+    dialect = JSONRPCCodec()
     packet = dialect.decode(call)
     assert isinstance(packet, Packet)
     assert isinstance(packet.rpc, Request)
@@ -51,4 +51,4 @@ def test_json_rpc() -> None:
 
 def test_bytes() -> None:
     payload = bytes.fromhex("".join(line.partition("   ")[0] for line in lines_of("msgpack")))
-    assert payload == TrioWS().request("7", "add", (1, 2))
+    assert payload == TrioWSCodec().request("7", "add", (1, 2))

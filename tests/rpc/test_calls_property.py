@@ -30,7 +30,7 @@ from trio_ws.codecs.base import Response
 from trio_ws.testing import MemoryListener
 
 if TYPE_CHECKING:
-    from trio_ws.rpc.outgoing import Caller
+    from trio_ws.rpc.outgoing import OutgoingCalls
 
 WINDOW = 3
 
@@ -104,7 +104,7 @@ OPERATIONS = st.tuples(
 )
 
 
-async def operate(caller: Caller, name: str, value: int) -> None:
+async def operate(caller: OutgoingCalls, name: str, value: int) -> None:
     if name == "stream":
         async with caller.stream("count", (value,), {}, int) as items:
             assert [item async for item in items] == list(range(value * 4))
@@ -153,7 +153,7 @@ async def run(
                 "ws://test/", stream=link.client, handler=mine, options=options
             ) as client:
                 await client.call("plain", 0)
-                peers: list[Any] = [client._live, next(iter(handler.clients))._peer]
+                peers: list[Any] = [client._live, next(iter(handler.clients))._session]
                 for peer in peers:
                     count_answers(peer, answers)
 
@@ -177,26 +177,26 @@ async def run(
                 for peer in peers:
                     assert not peer._calls
                     assert not peer._pending
-                    assert not peer._uploads
+                    assert not peer._client_streams
                     assert not peer._running
-                    assert not peer._held
-                    assert peer._busy == peer.ledger.held == peer.needing.count == 0
+                    assert not peer._deferred_requests
+                    assert peer._active_calls == peer.ledger.held == peer.read_demand.count == 0
                 assert handler.running == mine.running == 0
                 assert all(count == 1 for count in answers.values()), answers
                 if cut is None:
                     assert await client.call("quick", 1) == 1
             while server._clients:
-                await server._gone.wait()
+                await server._client_done.wait()
     assert all_tasks() == before
 
 
 def count_answers(peer: Any, answers: Counter[tuple[int, str]]) -> None:
     """Count the ends that come for each id, and hold streams to their credit."""
-    decode = peer.dialect.decode
+    decode = peer.codec.decode
 
     class Counting:
         def __getattr__(self, name: str) -> Any:
-            return getattr(dialect, name)
+            return getattr(codec, name)
 
         def decode(self, payload: Any) -> Any:
             packet = decode(payload)
@@ -209,5 +209,5 @@ def count_answers(peer: Any, answers: Counter[tuple[int, str]]) -> None:
                     assert waiting._granted + len(waiting._items) <= WINDOW
             return packet
 
-    dialect = peer.dialect
-    peer.dialect = Counting()
+    codec = peer.codec
+    peer.codec = Counting()

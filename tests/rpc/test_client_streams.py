@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.serving import serving_in_memory
 from trio_ws import WebSocketClient, WebSocketHandler, rpc_method
-from trio_ws.codecs.packets import TrioWS
+from trio_ws.codecs.packets import TrioWSCodec
 from trio_ws.testing import RawPeer
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ async def test_a_wrong_stream_is_answered_and_leaves_nothing(
         peer = await RawPeer.connect(
             await memory.stream(), headers=[("Sec-WebSocket-Protocol", "trio-ws.v1")]
         )
-        await peer.send_frame(2, TrioWS().request("1", "add_up", args, streams=streams))
+        await peer.send_frame(2, TrioWSCodec().request("1", "add_up", args, streams=streams))
         while True:
             frame = await peer.receive_frame()
             assert frame is not None

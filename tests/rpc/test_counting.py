@@ -26,7 +26,7 @@ class Remembering(WebSocketHandler):
         return True
 
     async def on_receive(self, connection: ClientConnection, packet: Packet) -> None:
-        self.known += map(weakref.ref, (connection, connection._peer, connection._ws))
+        self.known += map(weakref.ref, (connection, connection._session, connection._ws))
 
     @rpc_method()
     async def later(self, connection: ClientConnection) -> None:
@@ -40,7 +40,7 @@ class Remembering(WebSocketHandler):
 
 async def use(url: str, known: list[weakref.ref[Any]]) -> None:
     async with WebSocketClient(url) as client:
-        known += map(weakref.ref, (client, client._keeper.peer, client.websocket))
+        known += map(weakref.ref, (client, client._connections.session, client.websocket))
         await client.send("hello")
         await client.call("later")
         async with client.stream("count", 3) as numbers:
@@ -51,7 +51,7 @@ async def use(url: str, known: list[weakref.ref[Any]]) -> None:
 
 @pytest.mark.parametrize("few", [0, 100])
 async def test_what_has_ended_is_freed_at_once(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epoll_reader, "FEW", few)
+    monkeypatch.setattr(epoll_reader, "SHARE_THRESHOLD", few)
     handler = Remembering()
     clients: list[weakref.ref[Any]] = []
     gc.collect()

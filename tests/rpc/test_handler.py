@@ -11,6 +11,7 @@ import trio
 from tests.support.serving import serving_in_memory
 from trio_ws import (
     ClientConnection,
+    CloseConnection,
     ConnectionClosedError,
     HandshakeRejectedError,
     Packet,
@@ -19,7 +20,6 @@ from trio_ws import (
     RPCAccessDeniedError,
     RPCError,
     WebSocketClient,
-    WebSocketException,
     WebSocketHandler,
     WebSocketServer,
     rpc_method,
@@ -40,7 +40,7 @@ class Door(WebSocketHandler):
         if way == "/denied":
             raise RPCAccessDeniedError("not you")
         if way == "/exception":
-            raise WebSocketException(4000, "no")
+            raise CloseConnection(4000, "no")
         if way == "/error":
             raise ValueError("a bug")
         if way == "/reject":
@@ -143,7 +143,7 @@ async def test_an_error_of_on_receive_closes_with_1011_and_is_logged_once(
             if packet.data == "wait":
                 await trio.sleep(1)
             if packet.data == "leave":
-                raise WebSocketException(4002, "left")
+                raise CloseConnection(4002, "left")
             raise KeyError(packet.data)
 
     for data, code in (("now", 1011), ("wait", 1011), ("leave", 4002)):

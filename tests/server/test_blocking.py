@@ -19,12 +19,12 @@ from tests.support.serving import all_tasks, exchange, guard, request, serving, 
 from trio_ws import (
     App,
     BlockingWebSocket,
+    CloseConnection,
     ConnectionClosedError,
     ConnectionClosedLocallyError,
     HandshakeRejectedError,
     MessageError,
     Options,
-    WebSocketException,
     WebSocketMessage,
     WebSocketServer,
     connect,
@@ -267,7 +267,7 @@ async def test_its_end_means_what_it_means_for_an_async_function(
         ws.accept()
         match way:
             case "exception":
-                raise WebSocketException(4000, "as said")
+                raise CloseConnection(4000, "as said")
             case "bug":
                 raise KeyError("x")
             case "coroutine":

@@ -13,10 +13,10 @@ import trio
 from trio_ws import (
     App,
     ClientConnection,
+    CloseConnection,
     MessageError,
     RateLimit,
     RPCError,
-    WebSocketException,
     WebSocketHandler,
     rate_limit,
     rpc_method,
@@ -34,7 +34,7 @@ class Panic(BaseException):
     """What an extension module raises that has come to harm."""
 
 
-class NoInit(WebSocketException):
+class NoInit(CloseConnection):
     def __init__(self) -> None:
         pass
 
@@ -49,7 +49,7 @@ class NoInitMessageError(MessageError):
         pass
 
 
-class PanicsWhenAsked(WebSocketException):
+class PanicsWhenAsked(CloseConnection):
     @property
     def code(self) -> int:
         raise Panic
@@ -106,11 +106,11 @@ FAULTS: dict[str, Callable[[], BaseException]] = {
     "no_init": NoInit,
     "no_init_rpc": NoInitRPCError,
     "no_init_message": NoInitMessageError,
-    "long_reason": lambda: _changed(WebSocketException(4000), reason="x" * 200),
-    "reason_of_bytes": lambda: _changed(WebSocketException(4000), reason=b"x"),
-    "surrogate_reason": lambda: _changed(WebSocketException(4000), reason="\udc80"),
-    "illegal_code": lambda: _changed(WebSocketException(4000), code=99),
-    "no_code": lambda: _changed(WebSocketException(4000), code=None),
+    "long_reason": lambda: _changed(CloseConnection(4000), reason="x" * 200),
+    "reason_of_bytes": lambda: _changed(CloseConnection(4000), reason=b"x"),
+    "surrogate_reason": lambda: _changed(CloseConnection(4000), reason="\udc80"),
+    "illegal_code": lambda: _changed(CloseConnection(4000), code=99),
+    "no_code": lambda: _changed(CloseConnection(4000), code=None),
     "panics_when_asked": PanicsWhenAsked,
     "rpc_code_of_text": lambda: RPCError("no", code="x"),  # type: ignore[arg-type]
     "rpc_text_of_bytes": lambda: RPCError(b"no"),  # type: ignore[arg-type]
@@ -129,7 +129,7 @@ FAULTS: dict[str, Callable[[], BaseException]] = {
     "group_of_panics": lambda: BaseExceptionGroup("g", [Panic(), ValueError()]),
     "group_of_one": lambda: BaseExceptionGroup("g", [BaseExceptionGroup("h", [Panic()])]),
     "group_that_cannot_be_split": lambda: Underivable("g", [ValueError(), KeyError()]),
-    "mixed_group": lambda: ExceptionGroup("g", [WebSocketException(4001), KeyError()]),
+    "mixed_group": lambda: ExceptionGroup("g", [CloseConnection(4001), KeyError()]),
 }
 
 

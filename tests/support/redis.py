@@ -223,9 +223,9 @@ async def settled(broker: RedisBroker) -> None:
     """Until it is connected, and Redis has answered all that it was told and given."""
     await until(
         lambda: (
-            broker._link is not None
+            broker._connection is not None
             and not broker._wanted.changed
-            and not broker._link.awaited
+            and not broker._connection.pending_replies
             and not len(broker._queue)
         )
     )

@@ -225,9 +225,9 @@ async def test_it_reads_on_no_further_than_max_queue_bytes(tmp_path: Path) -> No
     async with unix_client(busy, tmp_path / "socket", options) as sock:
         data = frame(BINARY, bytes(100_000))
         assert sock.send(data) == len(data)
-        await until(lambda: handlers and handlers[0]._full)
+        await until(lambda: handlers and handlers[0]._queue_full)
         assert handlers[0]._frames is not None
-        assert not handlers[0]._inbox
+        assert not handlers[0]._messages
         assert 0 < handlers[0]._frames.held <= READ_SIZE
         go_on.set()
         await until(lambda: bool(received))

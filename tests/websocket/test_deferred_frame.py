@@ -31,7 +31,7 @@ from trio_ws import (
 )
 from trio_ws.protocol.deflate import DeflateParams, PerMessageDeflate
 from trio_ws.protocol.frames import BINARY, FIN, RSV1
-from trio_ws.websocket.deferred_frame import DEFLATED_AT_ONCE, LateFrame, deflated_frame
+from trio_ws.websocket.deferred_frame import DEFLATED_AT_ONCE, DeferredFrame, deflated_frame
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -69,14 +69,14 @@ def counted() -> Iterator[Counter[str]]:
         trio.lowlevel.remove_instrument(steps)
 
 
-def late(*, masked: bool = False) -> LateFrame:
+def late(*, masked: bool = False) -> DeferredFrame:
     deflate = PerMessageDeflate(
         client=False,
         params=DeflateParams(),
         compression=Compression(level=1),
         max_message_size=None,
     )
-    return LateFrame(FIN | BINARY, BIG, deflate, masked=masked)
+    return DeferredFrame(FIN | BINARY, BIG, deflate, masked=masked)
 
 
 def payload_of(frame: bytes) -> bytes:
@@ -272,6 +272,6 @@ def test_only_large_ones_are_late(size: int) -> None:
         client=False, params=DeflateParams(), compression=Compression(), max_message_size=None
     )
     made: Any = deflated_frame(FIN | BINARY, bytes(size), deflate)
-    assert isinstance(made, LateFrame) is (size > DEFLATED_AT_ONCE)
-    if isinstance(made, LateFrame):
+    assert isinstance(made, DeferredFrame) is (size > DEFLATED_AT_ONCE)
+    if isinstance(made, DeferredFrame):
         assert len(made) == size

@@ -11,7 +11,7 @@ import trio
 from tests.support.serving import serving, serving_in_memory
 from tests.support.wire import frame
 from trio_ws import ConnectionClosedError, Options, WebSocket, connect
-from trio_ws.websocket.frame_log import _Watch
+from trio_ws.websocket.frame_log import _FrameScanner
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -123,7 +123,7 @@ def test_frames_are_found_in_any_pieces(step: int, caplog: pytest.LogCaptureFixt
             frame(8, b"\x03\xe8"),
         ]
     )
-    watch = _Watch(Connection(), "<")  # type: ignore[arg-type]
+    watch = _FrameScanner(Connection(), "<")  # type: ignore[arg-type]
     for start in range(0, len(data), step):
         watch.see(data[start : start + step])
     assert [record.getMessage() for record in caplog.records] == [

@@ -16,7 +16,7 @@ from tests.support.wire import frame
 from trio_ws import Options, WebSocket
 from trio_ws.protocol.frames import BINARY
 from trio_ws.websocket import epoll_reader
-from trio_ws.websocket.transport import BLIND_WAITS
+from trio_ws.websocket.transport import POLLS_TO_SKIP
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ OPTIONS = Options(ping_interval=None)
 
 @pytest.fixture(params=[0, 4], ids=["shared", "alone"], autouse=True)
 def _few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epoll_reader, "FEW", request.param)
+    monkeypatch.setattr(epoll_reader, "SHARE_THRESHOLD", request.param)
 
 
 class Steps(trio.abc.Instrument):
@@ -74,7 +74,7 @@ async def test_a_peer_that_takes_its_time_is_waited_for(tmp_path: Path) -> None:
             received.append(message.payload)
 
     async with peer(handler, tmp_path / "socket") as sock:
-        waits = 2 * (BLIND_WAITS + 1)
+        waits = 2 * (POLLS_TO_SKIP + 1)
         steps = Steps()
         trio.lowlevel.add_instrument(steps)
         for number in range(waits):
@@ -85,7 +85,7 @@ async def test_a_peer_that_takes_its_time_is_waited_for(tmp_path: Path) -> None:
     assert received == [b"%d" % number for number in range(waits)]
     # One for each that is read, and with a shared reader one for each that is handed over; beside these,
     # three times of looking, of one step, or of four.
-    each, looking = (2, 4) if epoll_reader.FEW == 0 else (1, 1)
+    each, looking = (2, 4) if epoll_reader.SHARE_THRESHOLD == 0 else (1, 1)
     assert each * waits <= steps.count <= each * waits + 3 * looking
 
 
@@ -107,7 +107,7 @@ async def test_a_message_that_is_there_is_taken_without_a_wait(tmp_path: Path) -
         begin.set()
         await done.wait()
     # The first is met by a reader that has found nothing, and takes so many waits without a look.
-    assert waits.count <= BLIND_WAITS
+    assert waits.count <= POLLS_TO_SKIP
 
 
 async def test_a_cancellation_at_the_look_loses_nothing(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ async def test_a_cancellation_at_the_look_loses_nothing(tmp_path: Path) -> None:
     async def handler(ws: WebSocket) -> None:
         await ws.accept()
         await begin.wait()
-        for number in range(2 * BLIND_WAITS):
+        for number in range(2 * POLLS_TO_SKIP):
             with trio.CancelScope() as scope:
                 scope.cancel()
                 if number % 2:
@@ -130,4 +130,4 @@ async def test_a_cancellation_at_the_look_loses_nothing(tmp_path: Path) -> None:
     async with peer(handler, tmp_path / "socket") as sock:
         begin.set()
         await done.wait()
-    assert received == [b"%d" % number for number in range(1, 2 * BLIND_WAITS, 2)]
+    assert received == [b"%d" % number for number in range(1, 2 * POLLS_TO_SKIP, 2)]

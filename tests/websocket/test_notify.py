@@ -9,14 +9,14 @@ import trio
 import trio.testing
 from outcome import Outcome
 
-from trio_ws.websocket._notify import WOKEN, Bell, Gives
+from trio_ws.websocket._notify import WAKE, Notification, ReusableOutcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
 
 async def test_a_ring_wakes_all_who_wait_and_nobody_who_has_left() -> None:
-    bell = Bell()
+    bell = Notification()
     woken: list[int] = []
 
     async def wait(number: int) -> None:
@@ -31,14 +31,14 @@ async def test_a_ring_wakes_all_who_wait_and_nobody_who_has_left() -> None:
                 scope.cancel()
                 await bell.wait()
             await trio.testing.wait_all_tasks_blocked()
-            assert bell.ring() == 3
-    assert bell.ring() == 0
+            assert bell.notify_all() == 3
+    assert bell.notify_all() == 0
     assert sorted(woken) == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("leaving", [[0], [1], [2], [0, 1], [2, 0], [0, 1, 2]], ids=str)
 async def test_whoever_leaves_is_not_woken_and_the_others_are(leaving: list[int]) -> None:
-    bell = Bell()
+    bell = Notification()
     woken: list[int] = []
     scopes: dict[int, trio.CancelScope] = {}
 
@@ -56,7 +56,7 @@ async def test_whoever_leaves_is_not_woken_and_the_others_are(leaving: list[int]
             scopes[number].cancel()
         await nursery.start(wait, 3)
         await trio.testing.wait_all_tasks_blocked()
-        assert bell.ring() == 4 - len(leaving)
+        assert bell.notify_all() == 4 - len(leaving)
     assert sorted(woken) == [number for number in range(4) if number not in leaving]
 
 
@@ -71,11 +71,11 @@ async def test_what_a_wait_gives_is_an_outcome_that_can_be_used_again() -> None:
         while True:
             seen.append((yield))
 
-    gives: Gives[int] = Gives()
+    gives: ReusableOutcome[int] = ReusableOutcome()
     gives.value = 5
     assert isinstance(gives, Outcome)
     assert [gives.unwrap(), gives.unwrap()] == [5, 5]
-    assert WOKEN.unwrap() is None
+    assert WAKE.unwrap() is None
     one, other = generator(), async_generator()
     next(one)
     await anext(other)

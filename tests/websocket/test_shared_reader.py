@@ -1,6 +1,7 @@
 """The reader that many plain sockets share: fairness, descriptors, what is cancelled in it, and tasks.
 
-What both ways of reading do alike is tested elsewhere. CI runs that with either, see ``FEW`` in reader.py.
+What both ways of reading do alike is tested elsewhere. CI runs that with either, see
+``SHARE_THRESHOLD`` in epoll_reader.py.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ opened: list[socket.socket] = []
 
 @pytest.fixture(autouse=True)
 def _all_share(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(epoll_reader, "FEW", 0)
+    monkeypatch.setattr(epoll_reader, "SHARE_THRESHOLD", 0)
     yield
     for sock in opened:
         sock.close()
@@ -89,7 +90,7 @@ class Api(WebSocketHandler):
         others = [other for other in self.clients if other is not connection]
         numbers = {other._ws._transport.fd for other in others}  # type: ignore[union-attr]
         for other in others:
-            other._ws._end(None)
+            other._ws._abort(None)
         self.pair = socket.socketpair()
         self.pair[0].send(b"not for the reader")
         return len(numbers & {end.fileno() for end in self.pair})
@@ -105,7 +106,7 @@ class Steps(trio.abc.Instrument):
         self._before = 0
 
     def _messages(self) -> int:
-        return sum(len(ws._inbox) for ws in self._server.connections)
+        return sum(len(ws._messages) for ws in self._server.connections)
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         if reads(task):
@@ -118,7 +119,7 @@ class Steps(trio.abc.Instrument):
 
 
 def reads(task: trio.lowlevel.Task) -> bool:
-    return task.name.endswith("Workers._work")
+    return task.name.endswith("TaskPool._work")
 
 
 @asynccontextmanager
@@ -152,19 +153,19 @@ def fill(sock: socket.socket, data: bytes = FRAME * 1000) -> int:
 
 
 async def test_the_first_few_read_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epoll_reader, "FEW", 2)
+    monkeypatch.setattr(epoll_reader, "SHARE_THRESHOLD", 2)
     async with serving(echo) as server:
         async with connect(server.url) as first, connect(server.url) as second, connect(server.url) as third:
             for ws in (first, second, third):
                 await ws.send("x")
                 assert str((await ws.receive()).text) == "x"
-            assert sorted(ws._shared for ws in server.connections) == [False, False, True]
+            assert sorted(ws._epoll_driven for ws in server.connections) == [False, False, True]
         # What has gone leaves its place to another.
         await until(lambda: not server.connections)
         async with connect(server.url) as ws:
             await ws.send("x")
             await ws.receive()
-            assert [ws._shared for ws in server.connections] == [False]
+            assert [ws._epoll_driven for ws in server.connections] == [False]
 
 
 async def test_a_flood_keeps_nobody_waiting() -> None:
@@ -203,7 +204,7 @@ async def test_one_step_reads_only_so_much() -> None:
             total = sum(fill(sock) // len(FRAME) for sock in socks)
             await until(lambda: steps._messages() == total)
             one_read = 65536 // len(FRAME) + 1
-            assert 0 < steps.most <= one_read + epoll_reader.BYTES_IN_A_ROW // epoll_reader.MESSAGE_COST
+            assert 0 < steps.most <= one_read + epoll_reader.BYTES_PER_TURN // epoll_reader.MESSAGE_COST
         for sock in socks:
             sock.close()
 
@@ -225,8 +226,8 @@ async def test_a_full_inbox_stops_the_reading_and_costs_nothing() -> None:
         sock = await raw_client(server)
         (ws,) = server.connections
         sent = fill(sock)
-        await until(lambda: ws._paused)
-        assert len(ws._inbox) <= (100_000 + 65536 // len(FRAME) * 128 + 65536) // 128
+        await until(lambda: ws._reading_paused)
+        assert len(ws._messages) <= (100_000 + 65536 // len(FRAME) * 128 + 65536) // 128
         sent += fill(sock)
         async with counting(server) as steps:
             # A reset instead of an end.
@@ -257,10 +258,10 @@ async def test_a_full_inbox_is_read_again_when_it_is_empty() -> None:
         sock = await raw_client(server)
         (ws,) = server.connections
         sent = fill(sock)
-        await until(lambda: ws._paused)
+        await until(lambda: ws._reading_paused)
         go_on.set()
         await until(lambda: got // 32 == sent // len(FRAME))
-        assert not ws._paused
+        assert not ws._reading_paused
         sock.close()
 
 
@@ -275,7 +276,7 @@ async def test_a_descriptor_that_is_used_again_is_another() -> None:
                 peer = client._live
                 call = "replace_others" if client is first else "add"
                 args = () if client is first else (1, 2)
-                peer.post(peer.dialect.request(f"x{call}", call, args, {}), cork=False)
+                peer.post(peer.codec.request(f"x{call}", call, args, {}), cork=False)
             await until(lambda: api.pair is not None)
             assert api.pair is not None
             reading, writing = api.pair
@@ -463,7 +464,7 @@ async def test_what_inflates_to_much_is_inflated_in_turns_though_nobody_takes_it
         peer = await RawPeer.connect(stream, headers=[DEFLATE])
         await until(lambda: server.connections)
         (ws,) = server.connections
-        work = Work(lambda: sum(map(len, ws._inbox)))
+        work = Work(lambda: sum(map(len, ws._messages)))
         trio.lowlevel.add_instrument(work)
         await peer.send_raw(message * 100 + masked_frame(FIN | PING, b"behind"))
         pong = await peer.receive_frame()
@@ -484,10 +485,10 @@ async def test_not_all_connections_that_end_at_once_are_ended_in_one_step() -> N
             await raw_client(server)
         held = list(server.connections)
         assert len(held) == 40
-        work = Work(lambda: sum(ws._over for ws in held))
+        work = Work(lambda: sum(ws._is_closed for ws in held))
         trio.lowlevel.add_instrument(work)
         for sock in opened:
             sock.close()
-        await until(lambda: all(ws._over for ws in held))
+        await until(lambda: all(ws._is_closed for ws in held))
         trio.lowlevel.remove_instrument(work)
-        assert 0 < work.most <= epoll_reader.BYTES_IN_A_ROW // epoll_reader.END_COST
+        assert 0 < work.most <= epoll_reader.BYTES_PER_TURN // epoll_reader.END_COST

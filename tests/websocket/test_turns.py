@@ -251,7 +251,7 @@ class Inflated(trio.abc.Instrument):
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         ws = self.ws
         if ws is not None and ws._frames is not None:
-            now = self.taken + sum(map(len, ws._inbox)) + ws._frames.held
+            now = self.taken + sum(map(len, ws._messages)) + ws._frames.held
             self.most = max(self.most, now - self._before)
             self._before = now
 

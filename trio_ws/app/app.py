@@ -14,6 +14,7 @@ import functools
 import inspect
 import signal
 import types
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,15 +23,15 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trio_ws.app.dispatch import Route, answer, serve
-from trio_ws.app.lifespan import hosted
+from trio_ws.app.lifespan import run_lifespans
 from trio_ws.codecs.registry import SUBPROTOCOLS
 from trio_ws.hosting.asgi import ASGIApp
 from trio_ws.logs import logger_for
 from trio_ws.protocol.handshake import check_subprotocols
 from trio_ws.protocol.http import HTTPError, is_token
 from trio_ws.rpc.handler import WebSocketHandler
-from trio_ws.rpc.methods import let_ctrl_c_strike
-from trio_ws.server.router import Entry, Exchange, Front
+from trio_ws.rpc.methods import allow_keyboard_interrupt
+from trio_ws.server.router import HTTPRoute, Router, WebSocketRoute
 from trio_ws.server.routing import Pattern, Table, check_function, is_async, name_of
 from trio_ws.server.server import WebSocketServer
 from trio_ws.signals import cancel_on_signals, in_main_thread
@@ -53,7 +54,7 @@ logger = logger_for("trio_ws.app")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class App(Front):
+class App(Router):
     """Routes for WebSockets and plain HTTP: a target for `serve` and `WebSocketServer`.
 
     Paths have typed parameters: ``/rooms/{room_id:int}``; the types are ``str`` (the default), ``int``,
@@ -204,7 +205,7 @@ class App(Front):
                     counter.down()
 
         It runs before the connection is accepted. ``await ws.reject(401)`` in it refuses the client, and the
-        route's function is not called; so does raising `WebSocketException`, with 403. Plain HTTP requests go
+        route's function is not called; so does raising `CloseConnection`, with 403. Plain HTTP requests go
         past it.
         """
         manager = _as_manager(function, "middleware", "WebSocket")
@@ -213,7 +214,7 @@ class App(Front):
             async with manager(ws):
                 await call_next(ws)
 
-        let_ctrl_c_strike(function)
+        allow_keyboard_interrupt(function)
         self._middleware.append(around)
         return function
 
@@ -228,7 +229,7 @@ class App(Front):
         if not is_async(wrapper):
             raise TypeError(f"the middleware {name_of(wrapper)} is no async function of (ws, call_next)")
         _check_arguments(wrapper, "middleware", "(ws, call_next)", 2)
-        let_ctrl_c_strike(wrapper)
+        allow_keyboard_interrupt(wrapper)
         self._middleware.append(wrapper)
 
     def lifespan(self, function: F) -> F:
@@ -243,7 +244,7 @@ class App(Front):
         those of mounted Apps come after those of the App itself.
         """
         manager = _as_manager(function, "lifespan", "App")
-        let_ctrl_c_strike(function)
+        allow_keyboard_interrupt(function)
         self._lifespans.append(manager)
         return function
 
@@ -329,13 +330,13 @@ class App(Front):
         except KeyboardInterrupt:
             logger.info("stopped by Ctrl+C")
 
-    def find_websocket(self, path: str) -> Entry | None:
+    def find_websocket(self, path: str) -> WebSocketRoute | None:
         """The route for a handshake at a path, or None. For those who serve an App by other means."""
         for route, params in self._websockets.find(path):
-            return Entry(functools.partial(serve, route, params), params, route.subprotocols)
+            return WebSocketRoute(functools.partial(serve, route, params), params, route.subprotocols)
         return None
 
-    def find_http(self, method: str, path: str) -> Exchange | None:
+    def find_http(self, method: str, path: str) -> HTTPRoute | None:
         """The route for a plain request, or None. For those who serve an App by other means.
 
         Raises:
@@ -344,7 +345,7 @@ class App(Front):
         allowed: dict[str, None] = {}
         for route, params in self._https.find(path):
             if method in route.methods:
-                return Exchange(functools.partial(answer, route, params))
+                return HTTPRoute(functools.partial(answer, route, params))
             allowed.update(dict.fromkeys(route.methods))
         if not allowed:
             return None
@@ -352,7 +353,7 @@ class App(Front):
 
     @asynccontextmanager
     @enable_ki_protection
-    async def live(self, grace: float = 10.0) -> AsyncIterator[None]:
+    async def run_lifespan(self, grace: float = 10.0) -> AsyncIterator[None]:
         """Run a block within the lifespans. For those who serve an App by other means.
 
         Args:
@@ -362,18 +363,23 @@ class App(Front):
         if not managers:
             yield
             return
-        async with hosted(managers, grace):
+        async with run_lifespans(managers, grace):
             self._lives += 1
             try:
                 yield
             finally:
                 self._lives -= 1
 
-    def check_live(self) -> None:
+    def live(self, grace: float = 10.0) -> AbstractAsyncContextManager[None]:
+        """Deprecated: use `run_lifespan`."""
+        warnings.warn("live() is deprecated, use run_lifespan()", DeprecationWarning, stacklevel=2)
+        return self.run_lifespan(grace)
+
+    def ensure_lifespan(self) -> None:
         if self._managers() and not self._lives:
             raise RuntimeError(
                 "this App has a lifespan that nobody runs, as ASGI servers do not run those of mounted"
-                " applications; write async with app.live() in the lifespan of what it is mounted in"
+                " applications; write async with app.run_lifespan() in the lifespan of what it is mounted in"
             )
 
     def _managers(self) -> list[Callable[[], AbstractAsyncContextManager[object]]]:

@@ -23,7 +23,7 @@ from trio_ws.websocket.lifetime import CONNECTING
 
 if TYPE_CHECKING:
     from trio_ws.protocol.http import Request
-    from trio_ws.server.router import Shared
+    from trio_ws.server.router import ServerResources
     from trio_ws.websocket.connection import WebSocket
 
 __all__ = ["Middleware", "Next", "Route", "answer", "serve"]
@@ -55,7 +55,7 @@ class Route:
 
 
 @enable_ki_protection
-async def serve(route: Route, params: dict[str, Any], ws: WebSocket, shared: Shared) -> object:
+async def serve(route: Route, params: dict[str, Any], ws: WebSocket, shared: ServerResources) -> object:
     """Serve one connection, through all middleware; give what `Entry.serve` gives."""
     chain = [one for of_app in route.middleware for one in of_app]
     if chain:
@@ -64,7 +64,7 @@ async def serve(route: Route, params: dict[str, Any], ws: WebSocket, shared: Sha
     if isinstance(route.function, WebSocketHandler):
         # With nothing around it, it may leave this task.
         finish_soon = shared.finisher(ws)
-        return await route.function._serve(ws, shared.workers, debug=shared.debug, finish_soon=finish_soon)
+        return await route.function._serve(ws, shared.task_pool, debug=shared.debug, finish_soon=finish_soon)
     await _serve_inner(route, params, shared, ws)
     return None
 
@@ -90,11 +90,11 @@ class _Next:
 
 
 @enable_ki_protection
-async def _serve_inner(route: Route, params: dict[str, Any], shared: Shared, ws: WebSocket) -> None:
+async def _serve_inner(route: Route, params: dict[str, Any], shared: ServerResources, ws: WebSocket) -> None:
     function = route.function
     wanted = {name: params[name] for name in route.wanted}
     if isinstance(function, WebSocketHandler):
-        await function._serve(ws, shared.workers, debug=shared.debug)
+        await function._serve(ws, shared.task_pool, debug=shared.debug)
     elif route.awaits:
         await _run_user(functools.partial(function, ws, **wanted))
     else:
@@ -102,7 +102,7 @@ async def _serve_inner(route: Route, params: dict[str, Any], shared: Shared, ws:
 
 
 @enable_ki_protection
-async def answer(route: Route, params: dict[str, Any], request: Request, shared: Shared) -> bytes:
+async def answer(route: Route, params: dict[str, Any], request: Request, shared: ServerResources) -> bytes:
     """Answer one plain request: the bytes of the response."""
     request._path_params = params
     function = functools.partial(route.function, request, **{name: params[name] for name in route.wanted})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_ws._nurseries import unwrapped
+from trio_ws._nurseries import unwrap_exception_group
 from trio_ws.logs import logger_for
 from trio_ws.wall import only_cancelled
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-__all__ = ["hosted"]
+__all__ = ["run_lifespans"]
 
 logger = logger_for("trio_ws.app")
 
 
 @asynccontextmanager
 @enable_ki_protection
-async def hosted(
+async def run_lifespans(
     managers: Sequence[Callable[[], AbstractAsyncContextManager[object]]], grace: float
 ) -> AsyncIterator[None]:
     """Run a block within context managers that live in a task of their own.
@@ -79,7 +79,7 @@ async def hosted(
             stop.set()
     except BaseExceptionGroup as group:
         # Only what may strike any task, such as a KeyboardInterrupt, comes out of host() that way.
-        failure = unwrapped(group)
+        failure = unwrap_exception_group(group)
     if theirs:
         # The block was cancelled for it, or had failed before: then that stays to be seen.
         if failure is not None and not isinstance(failure, trio.Cancelled) and failure is not theirs[0]:

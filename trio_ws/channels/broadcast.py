@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from trio_ws.protocol.frames import FIN
 from trio_ws.protocol.framing import server_frame
-from trio_ws.websocket.deferred_frame import LateFrame, deflated_frame
+from trio_ws.websocket.deferred_frame import DeferredFrame, deflated_frame
 from trio_ws.websocket.lifetime import OPEN
 from trio_ws.websocket.sending import whole_message
-from trio_ws.websocket.write_buffer import cork_all
+from trio_ws.websocket.write_buffer import buffer_many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.websocket.message import WebSocketMessage
-    from trio_ws.websocket.write_buffer import Outbox
+    from trio_ws.websocket.write_buffer import WriteBuffer
 
 __all__ = ["broadcast"]
 
@@ -45,37 +45,37 @@ def broadcast(
     """
     opcode, payload = whole_message(message, "broadcast()")
     plain = server_frame(FIN | opcode, payload)
-    deflated: dict[object, bytes | LateFrame] = {}
+    deflated: dict[object, bytes | DeferredFrame] = {}
     excluded = frozenset(exclude)
-    ordinary: list[Outbox] = []
+    ordinary: list[WriteBuffer] = []
     count = 0
     for ws in websockets:
         if excluded and ws in excluded:
             continue
-        outbox = ws._outbox
-        if ws._plain_room and outbox.size <= ws._options.channel_max_bytes:
+        write_buffer = ws._write_buffer
+        if ws._fast_send_limit and write_buffer.size <= ws._options.channel_max_bytes:
             # The common case of all that follows: open, neither a client nor compressed, between messages.
-            ordinary.append(outbox)
+            ordinary.append(write_buffer)
             continue
         if ws._state != OPEN or ws._fragmenting is not None:
             continue
-        if outbox.size > ws._options.channel_max_bytes:
-            ws._begin_close(1013, "too slow for what is broadcast")
+        if write_buffer.size > ws._options.channel_max_bytes:
+            ws._start_application_close(1013, "too slow for what is broadcast")
             continue
         count += 1
         deflate = ws._deflate
         if ws._client:  # each masks for itself (RFC 6455 section 5.3)
             ws._post(opcode, payload, cork=True)
         elif deflate is None or len(payload) < ws._threshold:
-            outbox.cork(plain)
+            write_buffer.buffer(plain)
         else:
             frame = deflated.get(deflate.settings)
             if frame is None:
                 frame = deflated[deflate.settings] = deflated_frame(FIN | opcode, payload, deflate)
             deflate.restart()
-            if isinstance(frame, LateFrame):
-                outbox.write_late(frame)
+            if isinstance(frame, DeferredFrame):
+                write_buffer.write_deferred(frame)
             else:
-                outbox.cork(frame)
-    cork_all(ordinary, plain)
+                write_buffer.buffer(frame)
+    buffer_many(ordinary, plain)
     return count + len(ordinary)

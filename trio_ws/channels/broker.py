@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-__all__ = ["Broker", "BrokerState", "BrokerStatistics", "MemoryBroker", "MemoryHub"]
+__all__ = ["Broker", "BrokerState", "BrokerStatistics", "InMemoryBroker", "InMemoryBus"]
 
 #: ``"new"`` before it runs, then ``"connected"`` or ``"lost"`` (and trying again), at last ``"closed"``.
 BrokerState = Literal["new", "connected", "lost", "closed"]
@@ -118,20 +118,20 @@ class Broker(ABC):
         return 0
 
 
-class MemoryHub:
-    """What the `MemoryBroker` objects of one process meet in."""
+class InMemoryBus:
+    """What the `InMemoryBroker` objects of one process meet in."""
 
     def __init__(self) -> None:
-        self.brokers: set[MemoryBroker] = set()
+        self.brokers: set[InMemoryBroker] = set()
 
 
-class MemoryBroker(Broker):
-    """Joins servers of one process: give each a broker of its own on the same `MemoryHub`.
+class InMemoryBroker(Broker):
+    """Joins servers of one process: give each a broker of its own on the same `InMemoryBus`.
 
     Messages are there at once. It is for tests under the mock clock, and shows what a broker must do.
     """
 
-    def __init__(self, hub: MemoryHub) -> None:
+    def __init__(self, hub: InMemoryBus) -> None:
         self._hub = hub
         self._names: set[str] = set()
         self._receive: Callable[[str, bytes], None] | None = None

@@ -24,14 +24,22 @@ from trio_ws.websocket.deferred_frame import deflated_frame
 
 if TYPE_CHECKING:
     from trio_ws.channels.names import Glob
-    from trio_ws.channels.subscription import Inbox, Policy
-    from trio_ws.codecs.base import Dialect
+    from trio_ws.channels.subscription import Policy, Subscription
+    from trio_ws.codecs.base import Codec
     from trio_ws.options import Options
     from trio_ws.protocol.deflate import PerMessageDeflate
     from trio_ws.websocket.connection import WebSocket
-    from trio_ws.websocket.deferred_frame import LateFrame
+    from trio_ws.websocket.deferred_frame import DeferredFrame
 
-__all__ = ["Channel", "Entry", "InboxMember", "Member", "Peer", "Subscriber", "encode"]
+__all__ = [
+    "Channel",
+    "ConnectionSession",
+    "ConnectionSubscriber",
+    "PublishedMessage",
+    "Subscriber",
+    "TaskSubscriber",
+    "encode",
+]
 
 #: Charged for each message that waits for a connection, beside its bytes.
 ENTRY_OVERHEAD = 128
@@ -42,7 +50,7 @@ _to_msgpack = msgspec.msgpack.Encoder().encode
 _from_msgpack = msgspec.msgpack.Decoder().decode
 
 
-class Entry:
+class PublishedMessage:
     """One message: encoded once per dialect, and framed once per dialect and compression setting.
 
     Attributes:
@@ -54,7 +62,12 @@ class Entry:
     __slots__ = ("_data", "_frames", "channel", "encoded", "order", "size", "skip")
 
     def __init__(
-        self, channel: Channel, data: Any, encoded: bytes, order: int, skip: frozenset[Member] | None
+        self,
+        channel: Channel,
+        data: Any,
+        encoded: bytes,
+        order: int,
+        skip: frozenset[ConnectionSubscriber] | None,
     ) -> None:
         self.channel = channel
         self._data = data  # until `settle`
@@ -62,9 +75,9 @@ class Entry:
         self.order = order
         self.skip = skip
         self.size = len(encoded) + ENTRY_OVERHEAD
-        self._frames: dict[tuple[str, bool, object], bytes | LateFrame] = {}
+        self._frames: dict[tuple[str, bool, object], bytes | DeferredFrame] = {}
 
-    def frame(self, dialect: Dialect, deflate: PerMessageDeflate | None) -> bytes | LateFrame:
+    def frame(self, dialect: Codec, deflate: PerMessageDeflate | None) -> bytes | DeferredFrame:
         """The frame for connections of this dialect and these compression settings.
 
         Raises:
@@ -76,7 +89,7 @@ class Entry:
             made = self._frames[key] = self._make_frame(dialect, deflate)
         return made
 
-    def _make_frame(self, dialect: Dialect, deflate: PerMessageDeflate | None) -> bytes | LateFrame:
+    def _make_frame(self, dialect: Codec, deflate: PerMessageDeflate | None) -> bytes | DeferredFrame:
         name = self.channel.name
         source = PacketSource.CHANNEL if name is not None else PacketSource.BROADCAST
         data = _from_msgpack(self.encoded) if self._data is _SETTLED else self._data
@@ -86,7 +99,7 @@ class Entry:
             return deflated_frame(first, payload, deflate)
         return server_frame(first, payload)
 
-    def settle(self) -> None:
+    def finalize(self) -> None:
         """All frames that are needed now are made: count what they weigh, and let the publisher's data go."""
         self._data = _SETTLED
         self.size += sum(map(len, self._frames.values()))
@@ -110,7 +123,7 @@ def encode(data: Any) -> bytes:
 
 # What most channels have of these most of the time; never changed. A thousand channels with an empty list and
 # two empty dicts of their own would weigh 180 KB more.
-_NO_LOG: list[Entry] = []
+_NO_LOG: list[PublishedMessage] = []
 _NO_MEMBERS: dict[Any, None] = {}
 
 
@@ -128,8 +141,8 @@ class Channel:
         "base",
         "cursors",
         "delivered",
+        "direct_subscribers",
         "dropped",
-        "exact",
         "inboxes",
         "log",
         "log_bytes",
@@ -142,11 +155,11 @@ class Channel:
         self.log = _NO_LOG
         self.log_bytes = 0
         self.base = 0  # the position of the log's first entry
-        self.cursors: dict[Member, int] = {}  # the next position for each connection
-        self.stalled: dict[Member, None] = _NO_MEMBERS
-        self.inboxes: dict[InboxMember, None] = _NO_MEMBERS
-        self._kinds: list[tuple[Dialect, PerMessageDeflate | None]] | None = None
-        self.exact = 0  # subscribers that hold this name, and not only a glob
+        self.cursors: dict[ConnectionSubscriber, int] = {}  # the next position for each connection
+        self.stalled: dict[ConnectionSubscriber, None] = _NO_MEMBERS
+        self.inboxes: dict[TaskSubscriber, None] = _NO_MEMBERS
+        self._kinds: list[tuple[Codec, PerMessageDeflate | None]] | None = None
+        self.direct_subscribers = 0  # subscribers that hold this name, and not only a glob
         self.delivered = 0
         self.dropped = 0
 
@@ -158,13 +171,13 @@ class Channel:
     def empty(self) -> bool:
         return not self.cursors and not self.inboxes
 
-    def kinds(self) -> list[tuple[Dialect, PerMessageDeflate | None]]:
+    def encodings(self) -> list[tuple[Codec, PerMessageDeflate | None]]:
         """Of each combination of dialect and compression settings that its connections have, an example."""
         if self._kinds is None:
-            found: dict[object, tuple[Dialect, PerMessageDeflate | None]] = {}
+            found: dict[object, tuple[Codec, PerMessageDeflate | None]] = {}
             for member in self.cursors:
                 if member.peer is not None:
-                    dialect, deflate = member.peer.dialect, member.peer.ws._deflate
+                    dialect, deflate = member.peer.codec, member.peer.ws._deflate
                     found[dialect.name, dialect.binary, deflate and deflate.settings] = dialect, deflate
             self._kinds = list(found.values())
         return self._kinds
@@ -173,18 +186,18 @@ class Channel:
         """A connection came, went, or began to speak."""
         self._kinds = None
 
-    def stall(self, member: Member) -> None:
+    def stall(self, member: ConnectionSubscriber) -> None:
         """Its part goes to its backlog."""
         if self.stalled is _NO_MEMBERS:
             self.stalled = {}
         self.stalled[member] = None
 
-    def resume(self, member: Member) -> None:
+    def resume(self, member: ConnectionSubscriber) -> None:
         """It has caught up, or left."""
         if self.stalled and self.stalled.pop(member, self) is None and not self.stalled:
             self.stalled = _NO_MEMBERS
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: PublishedMessage) -> None:
         if self.log is _NO_LOG:
             self.log = []
         self.log.append(entry)
@@ -235,24 +248,24 @@ class Subscriber:
         self.channels.pop(channel, None)
 
 
-class Peer(Protocol):
+class ConnectionSession(Protocol):
     """What is on the other end of a connection, as far as a hub is concerned."""
 
     ws: WebSocket
-    dialect: Dialect
+    codec: Codec
 
     def close_soon(self, code: int, reason: str) -> None:
         """Begin to close, without waiting."""
 
 
-class InboxMember(Subscriber):
+class TaskSubscriber(Subscriber):
     """A task of the server, by its inbox."""
 
     __slots__ = ("inbox",)
 
     def __init__(self) -> None:
         super().__init__()
-        self.inbox: Inbox
+        self.inbox: Subscription
 
     def join(self, channel: Channel) -> None:
         super().join(channel)
@@ -266,7 +279,7 @@ class InboxMember(Subscriber):
             channel.inboxes.pop(self, None)
 
 
-class Member(Subscriber):
+class ConnectionSubscriber(Subscriber):
     """A connection.
 
     Attributes:
@@ -290,8 +303,8 @@ class Member(Subscriber):
         self.default_policy: Policy = default_policy
         self.options = options
         self.too_slow = False  # and disconnected, before it was even open
-        self.peer: Peer | None = None
-        self.backlog: deque[Entry] | None = deque()
+        self.peer: ConnectionSession | None = None
+        self.backlog: deque[PublishedMessage] | None = deque()
         self.backlog_bytes = 0
         self._policies: dict[Channel, Policy] | None = None  # by globs, found out since these last changed
 
@@ -330,9 +343,9 @@ class Member(Subscriber):
             policy = self._policies[channel] = self.default_policy if first is None else self.held[first]
         return policy
 
-    def lacks(self) -> list[Entry]:
+    def pending(self) -> list[PublishedMessage]:
         """What the logs hold for it, of all its channels, in order. Its cursors move past that."""
-        found: list[Entry] = []
+        found: list[PublishedMessage] = []
         for channel in self.channels:
             position = channel.cursors[self]
             if position != channel.end:

@@ -23,19 +23,19 @@ from trio.lowlevel import checkpoint, enable_ki_protection
 
 from trio_ws.errors import PacketError
 from trio_ws.logs import logger_for
-from trio_ws.websocket._notify import Bell
-from trio_ws.websocket.deferred_frame import LateFrame
-from trio_ws.websocket.frame_log import about
+from trio_ws.websocket._notify import Notification
+from trio_ws.websocket.deferred_frame import DeferredFrame
+from trio_ws.websocket.frame_log import log_extra
 from trio_ws.websocket.lifetime import OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from trio_ws.channels.channel import Channel, Entry, Member
-    from trio_ws.codecs.base import Dialect
+    from trio_ws.channels.channel import Channel, ConnectionSubscriber, PublishedMessage
+    from trio_ws.codecs.base import Codec
     from trio_ws.protocol.deflate import PerMessageDeflate
 
-__all__ = ["TOO_SLOW", "Flusher"]
+__all__ = ["TOO_SLOW", "FanoutWriter"]
 
 logger = logger_for("trio_ws.channels")
 
@@ -54,30 +54,30 @@ _ROW_BYTES = 32 * 1024
 _PIECE = 64 * 1024
 
 
-class Flusher:
+class FanoutWriter:
     """See the module's text.
 
     Args:
         leave: takes a connection out of all channels.
     """
 
-    def __init__(self, leave: Callable[[Member], None]) -> None:
+    def __init__(self, leave: Callable[[ConnectionSubscriber], None]) -> None:
         self._leave = leave
         self._logs: dict[Channel, None] = {}  # those whose log is not empty
         self._dirty: dict[Channel, None] = {}  # those that are to be gone round
         self._rounds: dict[Channel, Iterator[int]] = {}  # those that are under way
-        self._ready: dict[Member, None] = {}  # stalled connections that take more now
-        self._bell = Bell()
+        self._ready: dict[ConnectionSubscriber, None] = {}  # stalled connections that take more now
+        self._work_arrived = Notification()
 
-    def append(self, channel: Channel, entry: Entry) -> None:
+    def append(self, channel: Channel, entry: PublishedMessage) -> None:
         """Have a message written to all connections of a channel."""
         for stalled in list(channel.stalled):
-            self._keep(stalled, entry)
+            self._enqueue_or_drop(stalled, entry)
         if len(channel.stalled) < len(channel.cursors):
             channel.append(entry)
             self._logs[channel] = None
             self._dirty[channel] = None
-            self._bell.ring()
+            self._work_arrived.notify_all()
             before = channel.log_bytes - entry.size
             if len(channel.log) > _HALF * _LOG_ITEMS or before > _HALF * _LOG_BYTES:
                 part = max(1 / _LOG_ITEMS, entry.size / _LOG_BYTES)
@@ -93,21 +93,21 @@ class Flusher:
         self._dirty.pop(channel, None)
         self._rounds.pop(channel, None)
 
-    def drained(self, member: Member) -> None:
+    def drained(self, member: ConnectionSubscriber) -> None:
         """The socket of a connection has taken all that there was."""
         if member.backlog is not None:
             self._ready[member] = None
-            self._bell.ring()
+            self._work_arrived.notify_all()
 
-    def gone(self, member: Member) -> None:
+    def unsubscribed(self, member: ConnectionSubscriber) -> None:
         """A connection is in no channel any more."""
         self._ready.pop(member, None)
         member.backlog = None
 
-    def send_now(self, member: Member) -> None:
+    def send_now(self, member: ConnectionSubscriber) -> None:
         """Write what was published so far, before a connection leaves a channel."""
         if member.backlog is None:
-            self._write(member, member.lacks())
+            self._write(member, member.pending())
 
     # -- going round --------------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ class Flusher:
         """Go round whenever something was published. One of these runs for each server of the hub."""
         while True:
             if not self._dirty and not self._ready:
-                await self._bell.wait()
+                await self._work_arrived.wait()
             row = 0
             while self._ready:
                 self._write_backlog(self._ready.popitem()[0])  # no local, which would keep it alive
@@ -132,11 +132,11 @@ class Flusher:
                 row = await _give_way(row + work)
         except BaseException:
             self._dirty[channel] = None  # for the flusher of another server
-            self._bell.ring()
+            self._work_arrived.notify_all()
             raise
         await _give_way(_ROW)  # who publishes without a pause must not find us always here
 
-    def go_round_now(self, channel: Channel) -> None:
+    def flush_now(self, channel: Channel) -> None:
         """Write to all, without a pause."""
         while channel.log:
             for _ in self._round(channel):
@@ -151,9 +151,9 @@ class Flusher:
     def _begin_round(self, channel: Channel) -> Iterator[int]:
         """Go round once, giving for each connection how much work that was; see `_ROW`."""
         end = channel.end
-        pieces: dict[Any, tuple[int, bytes | LateFrame]] = {}
+        pieces: dict[Any, tuple[int, bytes | DeferredFrame]] = {}
         for member in list(channel.cursors):
-            yield self._bring_up(channel, member, pieces)
+            yield self._write_pending(channel, member, pieces)
         self._rounds.pop(channel, None)
         channel.trim(end)
         if channel.log:
@@ -161,8 +161,11 @@ class Flusher:
         else:
             self._logs.pop(channel, None)
 
-    def _bring_up(
-        self, channel: Channel, member: Member, pieces: dict[Any, tuple[int, bytes | LateFrame]]
+    def _write_pending(
+        self,
+        channel: Channel,
+        member: ConnectionSubscriber,
+        pieces: dict[Any, tuple[int, bytes | DeferredFrame]],
     ) -> int:
         """Write what a connection lacks; give how much work that was."""
         position = channel.cursors.get(member)
@@ -170,17 +173,17 @@ class Flusher:
         if position is None or position == end or member.backlog is not None:
             return 0
         if len(self._logs) > 1 and len(member.channels) > 1:
-            self._write(member, member.lacks())
+            self._write(member, member.pending())
             return 1
         # The common case of _write(): it lacks of this channel only, as its neighbours do, so that joining
         # the frames once serves many.
         peer = member.peer
         assert peer is not None
         ws = peer.ws
-        outbox, dialect, deflate = ws._outbox, peer.dialect, ws._deflate
+        write_buffer, dialect, deflate = ws._write_buffer, peer.codec, ws._deflate
         room = ws._options.send_high_water
         written = 0
-        while position < end and outbox.size < room and ws._state == OPEN:
+        while position < end and write_buffer.size < room and ws._state == OPEN:
             key = (position, end, dialect.name, dialect.binary, deflate and deflate.settings)
             piece = pieces.get(key)
             if piece is None:
@@ -195,18 +198,18 @@ class Flusher:
             channel.cursors[member] = position = stop
             if deflate is not None:
                 deflate.restart()
-            if isinstance(data, LateFrame):
-                outbox.write_late(data)
+            if isinstance(data, DeferredFrame):
+                write_buffer.write_deferred(data)
             else:
-                outbox.write(data)
+                write_buffer.write(data)
                 written += len(data)
         if position < end:
-            self._write(member, member.lacks())
+            self._write(member, member.pending())
         return 1 + written // _ROW_BYTES
 
     def _piece(
-        self, channel: Channel, position: int, dialect: Dialect, deflate: PerMessageDeflate | None
-    ) -> tuple[int, bytes | LateFrame] | None:
+        self, channel: Channel, position: int, dialect: Codec, deflate: PerMessageDeflate | None
+    ) -> tuple[int, bytes | DeferredFrame] | None:
         """Some frames of a log, and the position after them; None where not everybody gets the next one."""
         frames: list[bytes] = []
         size = 0
@@ -217,7 +220,7 @@ class Flusher:
                 frame = entry.frame(dialect, deflate)
             except PacketError:
                 break
-            if isinstance(frame, LateFrame):
+            if isinstance(frame, DeferredFrame):
                 if not frames:
                     return position + 1, frame
                 break
@@ -227,33 +230,33 @@ class Flusher:
             return None
         return position + len(frames), frames[0] if len(frames) == 1 else b"".join(frames)
 
-    def _write(self, member: Member, entries: list[Entry]) -> None:
+    def _write(self, member: ConnectionSubscriber, entries: list[PublishedMessage]) -> None:
         """Write to a connection as much as it takes, and keep the rest."""
         entries = [entry for entry in entries if entry.skip is None or member not in entry.skip]
         done = self._write_some(member, entries)
         if done < len(entries):
             member.stall()
             for entry in entries[done:]:
-                self._keep(member, entry)
+                self._enqueue_or_drop(member, entry)
 
-    def _write_some(self, member: Member, entries: Collection[Entry]) -> int:
+    def _write_some(self, member: ConnectionSubscriber, entries: Collection[PublishedMessage]) -> int:
         """Write entries up to the high-water mark; how many of them are done with."""
         peer = member.peer
         assert peer is not None
         ws = peer.ws
-        outbox, dialect, deflate = ws._outbox, peer.dialect, ws._deflate
+        write_buffer, dialect, deflate = ws._write_buffer, peer.codec, ws._deflate
         room = ws._options.send_high_water
         frames: list[bytes] = []
         size = done = 0
         for entry in entries:
-            if size >= _PIECE or outbox.size + size >= room:
+            if size >= _PIECE or write_buffer.size + size >= room:
                 if frames:
-                    outbox.write(b"".join(frames))
+                    write_buffer.write(b"".join(frames))
                     frames.clear()
                     size = 0
-                if outbox.size >= room:
-                    outbox.flush()
-                    if outbox.size >= room:
+                if write_buffer.size >= room:
+                    write_buffer.flush()
+                    if write_buffer.size >= room:
                         break
             done += 1
             if ws._state != OPEN:
@@ -263,28 +266,28 @@ class Flusher:
             except PacketError as exc:
                 entry.channel.dropped += 1
                 logger.warning(
-                    "%r does not get a message of %r: %s", ws, entry.channel.name, exc, extra=about(ws)
+                    "%r does not get a message of %r: %s", ws, entry.channel.name, exc, extra=log_extra(ws)
                 )
                 continue
             entry.channel.delivered += 1
-            if not isinstance(frame, LateFrame):
+            if not isinstance(frame, DeferredFrame):
                 frames.append(frame)
                 size += len(frame)
                 continue
             if frames:
-                outbox.write(b"".join(frames))
+                write_buffer.write(b"".join(frames))
                 frames.clear()
                 size = 0
-            outbox.write_late(frame)
+            write_buffer.write_deferred(frame)
         if deflate is not None:
             deflate.restart()
         if frames:
-            outbox.write(b"".join(frames))
+            write_buffer.write(b"".join(frames))
         return done
 
     # -- stalled connections ------------------------------------------------------------------------
 
-    def _write_backlog(self, member: Member) -> None:
+    def _write_backlog(self, member: ConnectionSubscriber) -> None:
         backlog = member.backlog
         if backlog is None:
             return
@@ -293,7 +296,7 @@ class Flusher:
         if not backlog:
             member.resume()
 
-    def _keep(self, member: Member, entry: Entry) -> None:
+    def _enqueue_or_drop(self, member: ConnectionSubscriber, entry: PublishedMessage) -> None:
         """Put a message aside for a stalled connection, or do what the policy says."""
         backlog = member.backlog
         if backlog is None or (entry.skip is not None and member in entry.skip):
@@ -320,11 +323,11 @@ class Flusher:
         backlog.append(entry)
         member.backlog_bytes += entry.size
 
-    def _disconnect(self, member: Member) -> None:
+    def _disconnect(self, member: ConnectionSubscriber) -> None:
         logger.info(
             "closing %r: more waits for it than its channels may keep",
             member.connection,
-            extra=about(member.peer.ws) if member.peer is not None else None,
+            extra=log_extra(member.peer.ws) if member.peer is not None else None,
         )
         self._leave(member)
         if member.peer is not None:

@@ -20,20 +20,27 @@ import msgspec
 import trio
 from trio.lowlevel import checkpoint
 
-from trio_ws.channels.channel import ENTRY_OVERHEAD, Channel, Entry, InboxMember, Member, encode
-from trio_ws.channels.fanout import TOO_SLOW, Flusher
+from trio_ws.channels.channel import (
+    ENTRY_OVERHEAD,
+    Channel,
+    ConnectionSubscriber,
+    PublishedMessage,
+    TaskSubscriber,
+    encode,
+)
+from trio_ws.channels.fanout import TOO_SLOW, FanoutWriter
 from trio_ws.channels.names import Globs, check_name, check_names, is_glob
-from trio_ws.channels.subscription import MAX_BYTES, Inbox
+from trio_ws.channels.subscription import MAX_BYTES, Subscription
 from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError
 from trio_ws.logs import logger_for, shown
-from trio_ws.predicates import check_predicate, holds, pack_predicate, unpack_predicate
+from trio_ws.predicates import check, check_predicate, pack_predicate, unpack_predicate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 
     from trio_ws.channels.broker import Broker
-    from trio_ws.channels.channel import Peer, Subscriber
+    from trio_ws.channels.channel import ConnectionSession, Subscriber
     from trio_ws.channels.subscription import Policy
     from trio_ws.codecs.base import Packet
     from trio_ws.predicates import Predicate, PredicateLike
@@ -113,7 +120,7 @@ class Hub:
         self._unwanted: dict[str, None] = {}  # names that were published to, and match no glob
         self._everyone = Channel(None)
         self._order = 0
-        self.flusher = Flusher(self.leave)
+        self.fanout = FanoutWriter(self.leave)
         self._broker: Broker | None = None
         self._namespace = ""
         self._rejected = 0
@@ -181,7 +188,7 @@ class Hub:
             except trio.WouldBlock:
                 channel = self._channels[name]
                 full = next(m for m in channel.inboxes if m.inbox.policy == "block" and m.inbox.full)
-                await full.inbox.room.wait()
+                await full.inbox.has_room.wait()
 
     def broadcast(
         self, data: Any, *, exclude: Iterable[Any] = (), predicate: PredicateLike | None = None
@@ -223,10 +230,10 @@ class Hub:
     ) -> int:
         skip = self._skip(channel, exclude, predicate)
         self._order += 1
-        entry = Entry(channel, data, encoded, self._order, skip)
-        for dialect, deflate in channel.kinds():
-            entry.frame(dialect, deflate)
-        entry.settle()
+        entry = PublishedMessage(channel, data, encoded, self._order, skip)
+        for codec, deflate in channel.encodings():
+            entry.frame(codec, deflate)
+        entry.finalize()
         self._published += 1
         count = len(channel.cursors) + len(channel.inboxes) - (len(skip) if skip is not None else 0)
         if channel.inboxes:
@@ -234,12 +241,12 @@ class Hub:
             size = len(encoded) + ENTRY_OVERHEAD
             for member in list(channel.inboxes):
                 self._put(channel, member, packet, size)
-        self.flusher.append(channel, entry)
+        self.fanout.append(channel, entry)
         return count
 
     def _skip(
         self, channel: Channel, exclude: Iterable[Any], predicate: PredicateLike | None
-    ) -> frozenset[Member] | None:
+    ) -> frozenset[ConnectionSubscriber] | None:
         """Those of a channel's connections that do not get a message."""
         excluded: Collection[Any] = frozenset(exclude)
         if not excluded and predicate is None:
@@ -248,10 +255,10 @@ class Hub:
             member
             for member in channel.cursors
             if member.connection in excluded
-            or (predicate is not None and not holds(predicate, member.connection))
+            or (predicate is not None and not check(predicate, member.connection))
         )
 
-    def _put(self, channel: Channel, member: InboxMember, packet: Packet, size: int) -> None:
+    def _put(self, channel: Channel, member: TaskSubscriber, packet: Packet, size: int) -> None:
         inbox = member.inbox
         before = inbox.dropped
         if inbox.policy == "block" and inbox.full:  # from another process, whose publisher cannot wait
@@ -268,7 +275,10 @@ class Hub:
         self._namespace = namespace
         if broker is not None:
             broker.subscribe(f"{namespace}:")
-            for name in (*self._globs, *(name for name, channel in self._channels.items() if channel.exact)):
+            for name in (
+                *self._globs,
+                *(name for name, channel in self._channels.items() if channel.direct_subscribers),
+            ):
                 broker.subscribe(f"{namespace}:{name}")
 
     def receive(self, name: str, payload: bytes) -> None:
@@ -301,7 +311,7 @@ class Hub:
 
     # -- who is in ----------------------------------------------------------------------------------
 
-    def open(self, member: Member, peer: Peer) -> None:
+    def open(self, member: ConnectionSubscriber, peer: ConnectionSession) -> None:
         """A connection begins: broadcasts reach it, and what was kept for it is written."""
         member.peer = peer
         if member.too_slow:
@@ -310,14 +320,14 @@ class Hub:
         member.join(self._everyone)
         for channel in member.channels:
             channel.changed()
-        peer.ws._outbox.on_drained = functools.partial(self.flusher.drained, member)
-        self.flusher.drained(member)
+        peer.ws._write_buffer.on_drained = functools.partial(self.fanout.drained, member)
+        self.fanout.drained(member)
 
     def add(self, subscriber: Subscriber, name: str, policy: Policy) -> None:
         """Subscribe to a name or a glob, checked before."""
         known = name in subscriber.held
         subscriber.held[name] = policy
-        if isinstance(subscriber, Member):
+        if isinstance(subscriber, ConnectionSubscriber):
             subscriber.policies_changed()
         if known:
             return
@@ -336,10 +346,10 @@ class Hub:
                     subscriber.join(channel)
             return
         channel = self._channels.get(name) or self._make(name)
-        if not channel.exact:
+        if not channel.direct_subscribers:
             self._derived.pop(name, None)
             self._tell_broker(name)
-        channel.exact += 1
+        channel.direct_subscribers += 1
         subscriber.join(channel)
 
     @property
@@ -352,8 +362,8 @@ class Hub:
 
     def remove(self, subscriber: Subscriber, name: str) -> None:
         """Unsubscribe; what was published before still comes."""
-        if isinstance(subscriber, Member):
-            self.flusher.send_now(subscriber)  # which may end in its disconnection
+        if isinstance(subscriber, ConnectionSubscriber):
+            self.fanout.send_now(subscriber)  # which may end in its disconnection
         if name not in subscriber.held:
             return
         if is_glob(name):
@@ -375,17 +385,17 @@ class Hub:
             self._let_go(subscriber, name)
         for channel in left:
             self._drop_if_unused(channel)
-        if isinstance(subscriber, Member):
-            self.flusher.gone(subscriber)
+        if isinstance(subscriber, ConnectionSubscriber):
+            self.fanout.unsubscribed(subscriber)
 
     def _let_go(self, subscriber: Subscriber, name: str) -> None:
         del subscriber.held[name]
-        if isinstance(subscriber, Member):
+        if isinstance(subscriber, ConnectionSubscriber):
             subscriber.policies_changed()
         if not is_glob(name):
             channel = self._channels[name]
-            channel.exact -= 1
-            if not channel.exact:
+            channel.direct_subscribers -= 1
+            if not channel.direct_subscribers:
                 self._tell_broker(name, wanted=False)
                 if not channel.empty:
                     self._derive(channel)
@@ -431,7 +441,7 @@ class Hub:
         self._derived[channel.name] = channel
         if len(self._derived) > _DERIVED_CHANNELS:
             oldest = next(iter(self._derived.values()))
-            self.flusher.go_round_now(oldest)
+            self.fanout.flush_now(oldest)
             for subscriber in (*oldest.cursors, *oldest.inboxes):
                 subscriber.leave(oldest)
             self._drop_if_unused(oldest)
@@ -440,7 +450,7 @@ class Hub:
         if channel.empty and channel.name is not None and self._channels.get(channel.name) is channel:
             del self._channels[channel.name]
             self._derived.pop(channel.name, None)
-            self.flusher.forget(channel)
+            self.fanout.forget(channel)
             self._delivered += channel.delivered
             self._dropped += channel.dropped
 
@@ -454,7 +464,7 @@ class Hub:
         policy: Policy = "drop_oldest",
         max_items: int = 64,
         max_bytes: int = MAX_BYTES,
-    ) -> AsyncIterator[Inbox]:
+    ) -> AsyncIterator[Subscription]:
         """Receive what is published, in a task of the server, for the length of a block.
 
         Args:
@@ -471,8 +481,10 @@ class Hub:
             ValueError, TypeError: a name, the policy, ``max_items`` or ``max_bytes`` cannot be.
         """
         names = check_names(names)
-        member = InboxMember()
-        inbox = member.inbox = Inbox(policy, max_items, lambda _: self.leave(member), max_bytes=max_bytes)
+        member = TaskSubscriber()
+        inbox = member.inbox = Subscription(
+            policy, max_items, lambda _: self.leave(member), max_bytes=max_bytes
+        )
         await checkpoint()
         for name in names:
             self.add(member, name, policy)

@@ -13,13 +13,13 @@ import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from trio_ws.codecs.base import Packet
-from trio_ws.websocket._notify import Bell
+from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ["MAX_BYTES", "Inbox", "InboxStatistics", "Policy", "check_policy"]
+__all__ = ["MAX_BYTES", "Policy", "Subscription", "SubscriptionStatistics", "check_policy"]
 
 #: Bytes of packets that may wait in an inbox, as `Options.channel_max_bytes` is by default.
 MAX_BYTES = 1024 * 1024
@@ -27,7 +27,7 @@ MAX_BYTES = 1024 * 1024
 Policy = Literal["drop_oldest", "drop_newest", "disconnect", "block"]
 
 
-class InboxStatistics(NamedTuple):
+class SubscriptionStatistics(NamedTuple):
     """What went through an inbox.
 
     Attributes:
@@ -53,7 +53,7 @@ def check_policy(policy: str, allowed: tuple[str, ...] = get_args(Policy)) -> No
         raise ValueError(f"policy is one of {', '.join(map(repr, allowed))}, not {policy!r}")
 
 
-class Inbox(trio.abc.ReceiveChannel[Packet]):
+class Subscription(trio.abc.ReceiveChannel[Packet]):
     """What a subscribed task receives: ``async for packet in inbox``.
 
     Made by ``channels.subscribe`` of a handler and ``subscribe`` of a client, and closed at the end of
@@ -61,7 +61,12 @@ class Inbox(trio.abc.ReceiveChannel[Packet]):
     """
 
     def __init__(
-        self, policy: Policy, max_items: int, on_end: Callable[[Inbox], None], *, max_bytes: int = MAX_BYTES
+        self,
+        policy: Policy,
+        max_items: int,
+        on_end: Callable[[Subscription], None],
+        *,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         check_policy(policy)
         for name, value in (("max_items", max_items), ("max_bytes", max_bytes)):
@@ -72,11 +77,11 @@ class Inbox(trio.abc.ReceiveChannel[Packet]):
         self.policy = policy
         self.max_items = max_items
         self.max_bytes = max_bytes
-        self.room = Bell()  # rings when a packet was taken, and at the end
+        self.has_room = Notification()  # rings when a packet was taken, and at the end
         self._on_end = on_end
         self._queue: deque[tuple[Packet, int]] = deque()
         self._size = 0  # bytes of what waits
-        self._arrived = Bell()
+        self._packet_arrived = Notification()
         self._closed = False  # by its owner
         self._ended = False  # nothing more will come
         self._error: Callable[[], BaseException] | None = None
@@ -93,9 +98,9 @@ class Inbox(trio.abc.ReceiveChannel[Packet]):
         """How many packets the policy has dropped."""
         return self._dropped
 
-    def statistics(self) -> InboxStatistics:
+    def statistics(self) -> SubscriptionStatistics:
         """Counters, as they are now."""
-        return InboxStatistics(len(self._queue), self.max_items, self._delivered, self._dropped)
+        return SubscriptionStatistics(len(self._queue), self.max_items, self._delivered, self._dropped)
 
     # -- what feeds it ------------------------------------------------------------------------------
 
@@ -128,7 +133,7 @@ class Inbox(trio.abc.ReceiveChannel[Packet]):
         self._queue.append((packet, size))
         self._size += size
         self._delivered += 1
-        self._arrived.ring()
+        self._packet_arrived.notify_all()
         return True
 
     def _take(self) -> Packet:
@@ -142,8 +147,8 @@ class Inbox(trio.abc.ReceiveChannel[Packet]):
             self._ended = True
             self._error = error
             self._on_end(self)
-            self._arrived.ring()
-            self.room.ring()
+            self._packet_arrived.notify_all()
+            self.has_room.notify_all()
 
     # -- what a subscriber sees ---------------------------------------------------------------------
 
@@ -162,7 +167,7 @@ class Inbox(trio.abc.ReceiveChannel[Packet]):
             if self._closed or self._ended:
                 await checkpoint()
                 return self.receive_nowait()  # raises what there is to raise
-            await self._arrived.wait()
+            await self._packet_arrived.wait()
         return self.receive_nowait()
 
     def receive_nowait(self) -> Packet:
@@ -175,7 +180,7 @@ class Inbox(trio.abc.ReceiveChannel[Packet]):
             raise trio.ClosedResourceError("the inbox is closed; its block has ended")
         if self._queue:
             packet = self._take()
-            self.room.ring()
+            self.has_room.notify_all()
             return packet
         if not self._ended:
             raise trio.WouldBlock
@@ -190,7 +195,7 @@ class Inbox(trio.abc.ReceiveChannel[Packet]):
             self.end()
             self._queue.clear()
             self._size = 0
-            self._arrived.ring()
+            self._packet_arrived.notify_all()
 
     async def aclose(self) -> None:
         """The same as `close`, with a checkpoint. Cancelled, it is closed all the same."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from trio_ws import WebSocket
     from trio_ws.cli.output import Output
-    from trio_ws.cli.target import Place
+    from trio_ws.cli.target import ServerTarget
 
 __all__ = ["WINDOW", "BenchWishes", "Result", "bench", "percentile"]
 
@@ -69,7 +69,7 @@ def percentile(ordered: list[float], share: float) -> float:
     return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
 
 
-async def bench(place: Place, wishes: BenchWishes, out: Output) -> int:
+async def bench(place: ServerTarget, wishes: BenchWishes, out: Output) -> int:
     """Measure, and print what came out."""
     results: list[Result] = []
     with trio.move_on_after(wishes.timeout) as timer:
@@ -90,7 +90,7 @@ async def bench(place: Place, wishes: BenchWishes, out: Output) -> int:
 async def _measure(
     name: str,
     way: Callable[[WebSocket, bytes, int, list[float]], Awaitable[None]],
-    place: Place,
+    place: ServerTarget,
     wishes: BenchWishes,
 ) -> Result:
     """Open all connections, then let them all begin at once."""

@@ -19,7 +19,7 @@ from trio_ws.cli.errors import INTERRUPTED, OK, USAGE, Failure, explain, unwrap
 from trio_ws.cli.output import Output, remark
 from trio_ws.cli.server import Serving, end_with, serve
 from trio_ws.cli.streams import give_up_stdout
-from trio_ws.cli.target import Place
+from trio_ws.cli.target import ServerTarget
 from trio_ws.cli.values import parse_headers, parse_kwargs, parse_value
 
 if TYPE_CHECKING:
@@ -116,12 +116,14 @@ def _reaching(command: F) -> F:
     return command
 
 
-def _place(url: str, headers: tuple[str, ...], cafile: str | None, subprotocol: str | None = None) -> Place:
+def _place(
+    url: str, headers: tuple[str, ...], cafile: str | None, subprotocol: str | None = None
+) -> ServerTarget:
     try:
         pairs = tuple(parse_headers(headers))
     except ValueError as exc:
         raise click.UsageError(str(exc)) from exc
-    return Place(url=url, headers=pairs, cafile=cafile, subprotocol=subprotocol)
+    return ServerTarget(url=url, headers=pairs, cafile=cafile, subprotocol=subprotocol)
 
 
 def _arguments(args: tuple[str, ...], kwargs: str | None) -> tuple[list[Any], dict[str, Any]]:
@@ -248,7 +250,7 @@ def _connect(
     them (list_methods = True in its handler). Lines of a pipe go out as they come.
     """
     place = _place(url, headers, cafile, subprotocol)
-    wishes = interactive.Wishes(expect, timeout)
+    wishes = interactive.InteractiveOptions(expect, timeout)
     return _run(
         partial(interactive.talk_rpc if rpc else interactive.talk, place, wishes, Output(as_json=as_json))
     )

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from trio_ws import WebSocket, WebSocketClient
     from trio_ws.cli.methods import Listed
     from trio_ws.cli.output import Output
-    from trio_ws.cli.target import Place
+    from trio_ws.cli.target import ServerTarget
 
-__all__ = ["Wishes", "talk", "talk_rpc"]
+__all__ = ["InteractiveOptions", "talk", "talk_rpc"]
 
 _LINE_LIMIT = 16 * 1024 * 1024
 
@@ -41,7 +41,7 @@ class Lines(Protocol):
 
 
 @dataclass(frozen=True)
-class Wishes:
+class InteractiveOptions:
     """What is waited for when the lines of a pipe have ended.
 
     Attributes:
@@ -82,7 +82,7 @@ def _lines(methods: dict[str, Listed] | None = None) -> tuple[Lines, AbstractCon
     return Prompt(completer, history_file(os.environ)), patch_stdout(raw=True), True
 
 
-async def _await_expected(count: _Count, expected: int, wishes: Wishes) -> int:
+async def _await_expected(count: _Count, expected: int, wishes: InteractiveOptions) -> int:
     with trio.move_on_after(wishes.timeout) as timer:
         await count.reach(expected)
     if timer.cancelled_caught and wishes.expect is not None:
@@ -93,7 +93,7 @@ async def _await_expected(count: _Count, expected: int, wishes: Wishes) -> int:
 # -- messages ---------------------------------------------------------------------------------------
 
 
-async def talk(place: Place, wishes: Wishes, out: Output) -> int:
+async def talk(place: ServerTarget, wishes: InteractiveOptions, out: Output) -> int:
     """Send lines as text, and print the messages that come."""
     lines, held, person = _lines()
     async with place.connect() as ws:
@@ -103,7 +103,9 @@ async def talk(place: Place, wishes: Wishes, out: Output) -> int:
             return await _exchange(ws, lines, wishes, out, person=person)
 
 
-async def _exchange(ws: WebSocket, lines: Lines, wishes: Wishes, out: Output, *, person: bool) -> int:
+async def _exchange(
+    ws: WebSocket, lines: Lines, wishes: InteractiveOptions, out: Output, *, person: bool
+) -> int:
     count = _Count()
     code = OK
     sent = 0
@@ -140,7 +142,7 @@ async def _exchange(ws: WebSocket, lines: Lines, wishes: Wishes, out: Output, *,
 # -- calls ------------------------------------------------------------------------------------------
 
 
-async def talk_rpc(place: Place, wishes: Wishes, out: Output) -> int:
+async def talk_rpc(place: ServerTarget, wishes: InteractiveOptions, out: Output) -> int:
     """Call what the lines say, one after the other, and print what comes of it."""
     async with place.client() as client:
         methods = await _methods(client, wishes)
@@ -152,7 +154,7 @@ async def talk_rpc(place: Place, wishes: Wishes, out: Output) -> int:
             return await _Caller(client, methods or {}, wishes, out, person=person).run(lines)
 
 
-async def _methods(client: WebSocketClient, wishes: Wishes) -> dict[str, Listed] | None:
+async def _methods(client: WebSocketClient, wishes: InteractiveOptions) -> dict[str, Listed] | None:
     with trio.move_on_after(wishes.timeout):
         return await list_methods(client)
     return None
@@ -165,7 +167,7 @@ class _Caller:
         self,
         client: WebSocketClient,
         methods: dict[str, Listed],
-        wishes: Wishes,
+        wishes: InteractiveOptions,
         out: Output,
         *,
         person: bool,

@@ -13,12 +13,12 @@ from trio_ws.cli.output import remark
 if TYPE_CHECKING:
     from trio_ws import WebSocketClient
     from trio_ws.cli.output import Output
-    from trio_ws.cli.target import Place
+    from trio_ws.cli.target import ServerTarget
 
 __all__ = ["call", "call_once", "listen", "stream", "stream_once"]
 
 
-async def call(place: Place, method: str, args: list[Any], kwargs: dict[str, Any], out: Output) -> int:
+async def call(place: ServerTarget, method: str, args: list[Any], kwargs: dict[str, Any], out: Output) -> int:
     """Call a method and print its value."""
     async with place.client() as client:
         await call_once(client, method, args, kwargs, out)
@@ -40,7 +40,7 @@ async def call_once(
 
 
 async def stream(
-    place: Place,
+    place: ServerTarget,
     method: str,
     args: list[Any],
     kwargs: dict[str, Any],
@@ -78,7 +78,7 @@ async def stream_once(
         raise error from None
 
 
-async def listen(place: Place, channels: tuple[str, ...], limit: int | None, out: Output) -> int:
+async def listen(place: ServerTarget, channels: tuple[str, ...], limit: int | None, out: Output) -> int:
     """Print what is published to channels."""
     count = 0
     async with place.client() as client, client.subscribe(channels) as inbox:

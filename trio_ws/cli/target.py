@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import trio_ws
 from trio_ws.cli.errors import USAGE, Failure
-from trio_ws.client.connect import Opening
+from trio_ws.client.connect import ConnectAttempts
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-__all__ = ["Place"]
+__all__ = ["ServerTarget"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ServerTarget:
     """A server.
 
     Attributes:
@@ -54,7 +54,7 @@ class Place:
     def _common(self, subprotocols: tuple[str, ...]) -> dict[str, Any]:
         context = self._context()
         try:  # made only to find out what may be wrong with them
-            Opening(self.url, subprotocols, self.headers, ssl_context=context)
+            ConnectAttempts(self.url, subprotocols, self.headers, ssl_context=context)
         except trio_ws.InvalidURIError:
             raise
         except ValueError as exc:

@@ -7,16 +7,17 @@ where it reconnects, are the keeper's (see reconnect.py).
 from __future__ import annotations
 
 import functools
+import warnings
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
 
 from trio.lowlevel import enable_ki_protection
 
 from trio_ws.channels.names import check_names
-from trio_ws.channels.subscription import MAX_BYTES, Inbox, check_policy
+from trio_ws.channels.subscription import MAX_BYTES, Subscription, check_policy
 from trio_ws.client.backoff import Backoff
-from trio_ws.client.connect import Opening
-from trio_ws.client.reconnect import Keeper, StateChanges
+from trio_ws.client.connect import ConnectAttempts
+from trio_ws.client.reconnect import ConnectionManager, StateChanges
 from trio_ws.client.subscriptions import Subscriptions, no_channels
 from trio_ws.codecs.registry import choose, plain_dialect
 from trio_ws.errors import ConnectionFailedError
@@ -25,9 +26,9 @@ from trio_ws.rpc.handler import WebSocketHandler
 from trio_ws.rpc.outgoing import PacketStream
 from trio_ws.rpc.proxy import Proxy
 from trio_ws.rpc.rate_limit import Limiter
-from trio_ws.rpc.session import Peer
-from trio_ws.rpc.task_pool import Workers
-from trio_ws.websocket.runtime import open_service
+from trio_ws.rpc.session import RPCSession
+from trio_ws.rpc.task_pool import TaskPool
+from trio_ws.websocket.runtime import open_runtime
 
 if TYPE_CHECKING:
     import os
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from trio_ws.rpc.outgoing import RPCResponse
     from trio_ws.rpc.streams import ItemStream
     from trio_ws.websocket.connection import WebSocket
-    from trio_ws.websocket.runtime import Service
+    from trio_ws.websocket.runtime import ConnectionRuntime
 
 __all__ = ["WebSocketClient"]
 
@@ -123,13 +124,13 @@ class WebSocketClient:
         self._subprotocols: Sequence[str] = _DIALECTS[dialect]
         self._handler = _make_handler(handler)
         self._opening = functools.partial(
-            Opening, uri, self._subprotocols, headers, stream, unix_path, ssl_context, proxy, options
+            ConnectAttempts, uri, self._subprotocols, headers, stream, unix_path, ssl_context, proxy, options
         )
-        self._opened: Opening | None = None
+        self._opened: ConnectAttempts | None = None
         self._autoconnect = autoconnect
         self._manager: Any = None
         self._subscriptions = Subscriptions()
-        self._keeper = Keeper(self._open_peer, reconnect, self._subscriptions)
+        self._connections = ConnectionManager(self._open_peer, reconnect, self._subscriptions)
 
     # -- life ---------------------------------------------------------------------------------------
 
@@ -154,27 +155,27 @@ class WebSocketClient:
         opening = self._opened = self._opening()
         entered = False
         try:
-            async with open_service(opening.options) as service:
+            async with open_runtime(opening.options) as runtime:
                 entered = True
-                self._keeper.begin(service, opening.options.close_timeout)
+                self._connections.begin(runtime, opening.options.close_timeout)
                 try:
                     if self._autoconnect:
-                        await self._keeper.connect()
+                        await self._connections.connect()
                     yield
                 except BaseException as exc:
-                    await self._keeper.close(exc)
+                    await self._connections.close(exc)
                     raise
-                await self._keeper.close(None)
+                await self._connections.close(None)
         finally:
             if not entered:
                 await opening.abandon()
 
-    async def _open_peer(self, service: Service) -> Peer:
+    async def _open_peer(self, runtime: ConnectionRuntime) -> RPCSession:
         """One connection, and both halves of calls over it."""
         assert self._opened is not None
         handler = self._handler
         handler._prepare()
-        ws = await self._opened.open(service)
+        ws = await self._opened.open(runtime)
         dialect = choose(
             ws.subprotocol or (self._dialect if self._dialect == "jsonrpc" else None), ws._options
         )
@@ -187,9 +188,9 @@ class WebSocketClient:
         connection: ClientConnection[Any] = ClientConnection(ws)
 
         takes_packets = type(handler).on_receive is not WebSocketHandler.on_receive
-        peer = Peer(
+        peer = RPCSession(
             ws,
-            Workers(service.nursery),
+            TaskPool(runtime.nursery),
             dialect or plain_dialect(ws._options),
             undecided=dialect is None and self._subprotocols != (),
             methods=handler._methods,
@@ -198,7 +199,7 @@ class WebSocketClient:
             limiter=Limiter(),
             default_limit=handler.default_rate_limit,
         )
-        object.__setattr__(connection, "_peer", peer)
+        object.__setattr__(connection, "_session", peer)
         return peer
 
     async def connect(
@@ -223,23 +224,23 @@ class WebSocketClient:
         if retry:
             maximum = max(Backoff.maximum, retry_interval)
             backoff = Backoff(initial=retry_interval, maximum=maximum, attempts=max_retry_attempt)
-            await self._keeper.connect(backoff)
+            await self._connections.connect(backoff)
         else:
-            await self._keeper.connect()
+            await self._connections.connect()
 
     @property
-    def _live(self) -> Peer:
-        if self._keeper.peer is None:
+    def _live(self) -> RPCSession:
+        if self._connections.session is None:
             raise RuntimeError("not connected; use: async with WebSocketClient(...) as client")
-        return self._keeper.peer
+        return self._connections.session
 
     @property
-    def _caller(self) -> Peer | Keeper:
+    def _outgoing(self) -> RPCSession | ConnectionManager:
         """What calls go through: a client that never reconnects need not look whether there is a link."""
-        keeper = self._keeper
+        connections = self._connections
         if self._waits and self._manager is not None:
-            return keeper
-        return keeper.peer or self._live
+            return connections
+        return connections.session or self._live
 
     # -- calls --------------------------------------------------------------------------------------
 
@@ -267,11 +268,11 @@ class WebSocketClient:
             ConnectionClosedError: the connection ended first; its ``may_have_run`` says more.
             ConnectionFailedError: the client has given up to reconnect.
         """
-        return self._caller.call(method, args, kwargs, returns)
+        return self._outgoing.call(method, args, kwargs, returns)
 
     async def send_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> RPCResponse:
         """Call a method and give how it ended: ``.data``, ``.error``, ``.result()``. Else as `call`."""
-        return await self._caller.send_rpc(method, args, kwargs)
+        return await self._outgoing.send_rpc(method, args, kwargs)
 
     @overload
     def stream(
@@ -290,7 +291,7 @@ class WebSocketClient:
         ``yield``, after ``stream_window`` items. Arguments and errors are those of `call`; an error of the
         method comes in its place among the items.
         """
-        return self._caller.stream(method, args, kwargs, items)
+        return self._outgoing.stream(method, args, kwargs, items)
 
     def stream_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> PacketStream:
         """Iterate over the items of a stream as packets: ``async for packet in ...: packet.data``.
@@ -298,14 +299,14 @@ class WebSocketClient:
         The same as `stream` without a block: it ends with the iterator, which ``break`` drops. Arguments that
         are streams need the block.
         """
-        peer = self._caller
+        peer = self._outgoing
         return PacketStream(lambda: peer.open_stream(method, args, kwargs, Any))
 
     # -- packets ------------------------------------------------------------------------------------
 
     async def send(self, data: Any) -> None:
         """Send a packet that is no call. Waits, raises and is cancelled as `WebSocket.send`."""
-        await self._caller.send(data)
+        await self._outgoing.send(data)
 
     async def recv(self) -> Packet | None:
         """Wait for the next packet that is no call; None after a clean end. A cancellation loses none.
@@ -317,7 +318,7 @@ class WebSocketClient:
             ConnectionClosedError: the connection ended in any other way.
             RuntimeError: the handler's ``on_receive`` takes the packets.
         """
-        return await self._caller.recv()
+        return await self._outgoing.recv()
 
     def __aiter__(self) -> Self:
         return self
@@ -334,14 +335,14 @@ class WebSocketClient:
         ``math = client.proxy(MathAPI)``, then ``await math.add(1, 2)``. Results are converted to the types
         that the methods are annotated with.
         """
-        return cast("T", Proxy(self._caller, api))
+        return cast("T", Proxy(self._outgoing, api))
 
     # -- channels -----------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def subscribe(
         self, names: str | Iterable[str], *, policy: Policy = "drop_oldest", max_items: int = 64
-    ) -> AsyncIterator[Inbox]:
+    ) -> AsyncIterator[Subscription]:
         """Listen to channels, for the length of a block: ``async with ... as inbox: async for packet in``.
 
         The packets of these channels come to the inbox alone; `recv` gets what no inbox listens to. With
@@ -356,8 +357,8 @@ class WebSocketClient:
                 decode to the policy decides as well; one packet may come on top.
 
         Yields:
-            The `Inbox`. When the connection has ended for good, it raises what `recv` does, after the packets
-            that wait; after a clean end `trio.EndOfChannel`.
+            The `Subscription`. When the connection has ended for good, it raises what `recv` does, after the
+            packets that wait; after a clean end `trio.EndOfChannel`.
 
         Raises:
             RPCAccessDeniedError: the handler does not allow it.
@@ -372,9 +373,9 @@ class WebSocketClient:
             raise ValueError("name one channel at least")
         subscriptions = self._subscriptions
         max_bytes = MAX_BYTES if self._opened is None else self._opened.options.channel_max_bytes
-        with Inbox(policy, max_items, subscriptions.leave, max_bytes=max_bytes) as inbox:
-            peer = await self._keeper.ready()
-            if not peer.extended:
+        with Subscription(policy, max_items, subscriptions.leave, max_bytes=max_bytes) as inbox:
+            peer = await self._connections.wait_writable()
+            if not peer.supports_extensions:
                 raise no_channels(peer)
             subscriptions.add(peer, inbox, wanted)
             await subscriptions.confirmed(inbox)
@@ -391,22 +392,30 @@ class WebSocketClient:
         ``"disconnected"``: there is no connection, and none is tried for. ``"connecting"``: it tries now.
         ``"connected"``. ``"waiting"``: until the next try. ``"closed"``: its block was left.
         """
-        return self._keeper.state
+        return self._connections.state
 
-    def state_changes(self) -> StateChanges:
-        """Iterate over `state`: that of now, and each new one until ``"closed"``. See `StateChanges`."""
-        return StateChanges(self._keeper)
+    def watch_state(self) -> AsyncIterator[ClientState]:
+        """Iterate over `state`: the current one, then each new one until ``"closed"``.
+
+        A slow consumer sees the latest state, and not every state in between; nothing is queued.
+        """
+        return StateChanges(self._connections)
+
+    def state_changes(self) -> AsyncIterator[ClientState]:
+        """Deprecated: use `watch_state`."""
+        warnings.warn("state_changes() is deprecated, use watch_state()", DeprecationWarning, stacklevel=2)
+        return self.watch_state()
 
     @property
     def connected(self) -> bool:
         """Whether calls can be sent now."""
-        peer = self._keeper.peer
+        peer = self._connections.session
         return peer is not None and peer.ws.connected
 
     @property
     def dialect(self) -> str:
         """What both sides speak: ``"trio-ws.v1"``, ``"webshocket.v1"``, ``"json"`` or ``"jsonrpc"``."""
-        return self._live.dialect.name
+        return self._live.codec.name
 
     @property
     def websocket(self) -> WebSocket:
@@ -416,7 +425,7 @@ class WebSocketClient:
     async def ping(self) -> float:
         """Ping the server; seconds there and back."""
         if self._waits:
-            await self._keeper.ready()
+            await self._connections.wait_writable()
         return await self.websocket.ping()
 
 

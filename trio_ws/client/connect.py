@@ -27,7 +27,7 @@ from trio_ws.protocol.deflate import PerMessageDeflate, confirm, offer
 from trio_ws.protocol.handshake import ClientHandshake, check_subprotocols
 from trio_ws.protocol.http import Request
 from trio_ws.websocket.connection import WebSocket
-from trio_ws.websocket.runtime import open_service
+from trio_ws.websocket.runtime import open_runtime
 from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, do_handshake
 from trio_ws.websocket.tls import tls_client
 from trio_ws.websocket.transport import SocketTransport, StreamTransport
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from trio_ws.protocol.handshake import Response
-    from trio_ws.websocket.runtime import Service
+    from trio_ws.websocket.runtime import ConnectionRuntime
     from trio_ws.websocket.transport import Transport
 
     OpenStream = Callable[[], Awaitable[trio.abc.Stream]]
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     AskHeaders = Callable[[], Awaitable[HeaderItems] | HeaderItems]
     AskURI = Callable[[], Awaitable[str] | str]
 
-__all__ = ["Opening", "close_after", "connect", "take_socket"]
+__all__ = ["ConnectAttempts", "close_after", "connect", "take_socket"]
 
 logger = logger_for("trio_ws.network")
 
@@ -104,12 +104,12 @@ async def connect(
         ConnectionFailedError: DNS, TCP, TLS, the proxy or the handshake failed, a redirect could not be
             followed, ``open_timeout`` passed, or a function for ``uri`` or ``headers`` raised.
     """
-    opening = Opening(uri, subprotocols, headers, stream, unix_path, ssl_context, proxy, options)
+    opening = ConnectAttempts(uri, subprotocols, headers, stream, unix_path, ssl_context, proxy, options)
     entered = False
     try:
-        async with open_service(opening.options) as service:
+        async with open_runtime(opening.options) as runtime:
             entered = True
-            ws = await opening.open(service)
+            ws = await opening.open(runtime)
             try:
                 yield ws
             except BaseException as exc:
@@ -121,7 +121,7 @@ async def connect(
             await opening.abandon()
 
 
-class Opening:
+class ConnectAttempts:
     """How a connection is opened: the arguments of `connect`, checked. It may be opened again and again.
 
     Each time functions are asked anew, and a mapping of headers is read anew.
@@ -142,7 +142,7 @@ class Opening:
         self._uri = uri
         self._headers = headers if isinstance(headers, Mapping) or callable(headers) else list(headers)
         self._attempt = functools.partial(
-            _Attempt,
+            _ConnectAttempt,
             subprotocols=subprotocols,
             stream=stream,
             unix_path=unix_path,
@@ -157,7 +157,7 @@ class Opening:
         self._first = None if callable(uri) or _is_function(self._headers) else first
         self._opened = False
 
-    async def open(self, service: Service) -> WebSocket:
+    async def open(self, runtime: ConnectionRuntime) -> WebSocket:
         """Open a connection in ``open_timeout``; raises as `connect`."""
         if self._opened and self._stream is not None and not callable(self._stream):
             raise RuntimeError("a stream is good for one connection; give an async function that opens one")
@@ -167,7 +167,7 @@ class Opening:
         with trio.move_on_after(self.options.open_timeout):
             if attempt is None:
                 attempt = await self._ask()
-            ws = await attempt.open(service)
+            ws = await attempt.open(runtime)
         if ws is None:
             if attempt is None:
                 await self.abandon()
@@ -177,7 +177,7 @@ class Opening:
             )
         return ws
 
-    async def _ask(self) -> _Attempt:
+    async def _ask(self) -> _ConnectAttempt:
         """What to do this time."""
         try:
             uri = await _result("uri", self._uri) if callable(self._uri) else self._uri
@@ -239,7 +239,7 @@ def _is_cancellation(exc: BaseException) -> bool:
     return isinstance(exc, trio.Cancelled)
 
 
-class _Attempt:
+class _ConnectAttempt:
     """One `connect`: its arguments, checked, and where it stands on its way through proxies and redirects."""
 
     def __init__(
@@ -293,11 +293,11 @@ class _Attempt:
             max_header_bytes=self.options.max_header_bytes,
         )
 
-    async def open(self, service: Service) -> WebSocket:
+    async def open(self, runtime: ConnectionRuntime) -> WebSocket:
         redirects = 0
         while True:
             try:
-                return await self._open_here(service)
+                return await self._open_here(runtime)
             except HandshakeRejectedError as exc:
                 location = redirect_location(exc)
                 if location is None or self.options.max_redirects == 0:
@@ -330,9 +330,9 @@ class _Attempt:
             # Its own cause, where there is one, is told in its text.
             raise exc from rejected
 
-    async def _open_here(self, service: Service) -> WebSocket:
+    async def _open_here(self, runtime: ConnectionRuntime) -> WebSocket:
         try:
-            transport = await self._secure(service, await self._dial())
+            transport = await self._secure(runtime, await self._dial())
         except LINK_ERRORS as exc:
             raise ConnectionFailedError(f"could not reach {self.where}: {explain(exc)}") from exc
         handshake = self._handshake
@@ -348,7 +348,7 @@ class _Attempt:
             raise
         request = Request(handshake.request)
         request.tls, request.client_address = transport.tls, transport.local_address
-        ws = WebSocket(transport, service, self.options, client=True, request=request)
+        ws = WebSocket(transport, runtime, self.options, client=True, request=request)
         ws._opened(response.subprotocol, response.headers, deflate, handshake.trailing)
         return ws
 
@@ -363,7 +363,7 @@ class _Attempt:
             return await open_through(self._proxy, self.uri, self.options.max_header_bytes)
         return await trio.open_tcp_stream(self.uri.address, self.uri.port)
 
-    async def _secure(self, service: Service, stream: trio.abc.Stream) -> Transport:
+    async def _secure(self, runtime: ConnectionRuntime, stream: trio.abc.Stream) -> Transport:
         if self.uri.secure:
             plain = take_socket(stream) if isinstance(stream, trio.SocketStream) else stream
             context = self._ssl_context or ssl.create_default_context()
@@ -371,7 +371,7 @@ class _Attempt:
             await do_handshake(secured)
         elif isinstance(stream, trio.SocketStream):
             return SocketTransport(take_socket(stream))
-        return StreamTransport(stream, service.nursery)
+        return StreamTransport(stream, runtime.nursery)
 
 
 def take_socket(stream: trio.SocketStream) -> socket.socket:

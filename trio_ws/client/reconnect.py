@@ -27,7 +27,7 @@ from trio_ws.client.connect import close_after
 from trio_ws.errors import ConnectionClosedError, ConnectionClosedLocallyError, ConnectionFailedError
 from trio_ws.logs import logger_for
 from trio_ws.wall import judged, log_failure, text_of
-from trio_ws.websocket._notify import Bell
+from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from trio_ws.client.subscriptions import Subscriptions
     from trio_ws.codecs.base import Packet
     from trio_ws.rpc.outgoing import RPCResponse
-    from trio_ws.rpc.session import Peer
+    from trio_ws.rpc.session import RPCSession
     from trio_ws.rpc.streams import ItemStream
-    from trio_ws.websocket.runtime import Service
+    from trio_ws.websocket.runtime import ConnectionRuntime
 
-__all__ = ["ClientState", "Keeper", "StateChanges"]
+__all__ = ["ClientState", "ConnectionManager", "StateChanges"]
 
 logger = logger_for("trio_ws.client")
 
@@ -49,33 +49,33 @@ ClientState = Literal["disconnected", "connecting", "connected", "waiting", "clo
 
 
 class StateChanges(AsyncIterator[ClientState]):
-    """The states of a client, as they change: ``async for state in client.state_changes()``.
+    """The states of a client, as they change: ``async for state in client.watch_state()``.
 
     It begins with the state of now and ends after ``"closed"``. Who is slow sees the latest state, and not
     all that came between; nothing is queued, and nobody waits for a watcher.
     """
 
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
+    def __init__(self, connections: ConnectionManager) -> None:
+        self._connections = connections
         self._seen = -1
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> ClientState:
-        keeper = self._keeper
-        if self._seen != keeper.changes:
+        connections = self._connections
+        if self._seen != connections.changes:
             await checkpoint()
-        while self._seen == keeper.changes:
-            if keeper.state == "closed":
+        while self._seen == connections.changes:
+            if connections.state == "closed":
                 await checkpoint()
                 raise StopAsyncIteration
-            await keeper.changed.wait()
-        self._seen = keeper.changes
-        return keeper.state
+            await connections.changed.wait()
+        self._seen = connections.changes
+        return connections.state
 
 
-class Keeper:
+class ConnectionManager:
     """See the module's text. Its methods for calls are those of `Peer`, and wait for a connection before.
 
     Args:
@@ -93,53 +93,53 @@ class Keeper:
 
     def __init__(
         self,
-        open_peer: Callable[[Service], Awaitable[Peer]],
+        open_peer: Callable[[ConnectionRuntime], Awaitable[RPCSession]],
         backoff: Backoff | None,
         subscriptions: Subscriptions,
     ) -> None:
         self._open_peer = open_peer
         self._backoff = backoff
         self._subscriptions = subscriptions
-        self._service: Service | None = None
+        self._runtime: ConnectionRuntime | None = None
         self._close_timeout = 0.0
         self._context = contextvars.copy_context()
-        self._dialing = trio.Lock()
+        self._connect_lock = trio.Lock()
         self._trying = trio.CancelScope()  # around whoever dials
         self._failure: ConnectionFailedError | None = None
         self._tries = 0  # since the counting began
         self._waits = 0
         self._since = 0.0  # when the connection came up
-        self.peer: Peer | None = None
+        self.session: RPCSession | None = None
         self.state: ClientState = "disconnected"
         self.changes = 0
-        self.changed = Bell()
+        self.changed = Notification()
 
-    def _become(self, state: ClientState) -> None:
+    def _set_state(self, state: ClientState) -> None:
         if state != self.state and self.state != "closed":
             self.state = state
             self.changes += 1
-            self.changed.ring()
+            self.changed.notify_all()
 
     # -- life ---------------------------------------------------------------------------------------
 
-    def begin(self, service: Service, close_timeout: float) -> None:
+    def begin(self, runtime: ConnectionRuntime, close_timeout: float) -> None:
         """The client's block has begun."""
-        self._service = service
+        self._runtime = runtime
         self._close_timeout = close_timeout
         self._context = contextvars.copy_context()
 
     @enable_ki_protection
     async def connect(self, backoff: Backoff | None = None) -> None:
         """Get a connection if there is none, in this task. Cancelled, it tries no more."""
-        if self._service is None:
+        if self._runtime is None:
             raise RuntimeError("enter the client's block first: async with WebSocketClient(...) as client")
         await checkpoint_if_cancelled()
         while self.state in ("connecting", "waiting"):
             # Another task is at it, and its end is ours too, unless it was cancelled.
             await self.changed.wait()
-            if self._failure is not None and not self.goes_on:
+            if self._failure is not None and not self.may_reconnect:
                 raise self._no_connection()
-        async with self._dialing:
+        async with self._connect_lock:
             if self.state == "connected":
                 return
             if self.state == "closed":
@@ -148,27 +148,27 @@ class Keeper:
             self._failure = None
             try:
                 with trio.CancelScope() as self._trying:
-                    await self._dial(backoff or self._backoff or ONCE, None)
+                    await self._connect_with_retry(backoff or self._backoff or ONCE, None)
             except ConnectionFailedError as exc:
                 self._give_up(exc)
                 raise
             except BaseException:
-                self._become("disconnected")
+                self._set_state("disconnected")
                 raise
             if self._trying.cancelled_caught:
                 raise self._no_connection()
 
     async def close(self, exc: BaseException | None) -> None:
         """The block is being left, with this exception. Closes as `connect` does; all who wait are told."""
-        self._become("closed")
+        self._set_state("closed")
         self._trying.cancel()
         self._subscriptions.end(self._no_connection)
-        if self._dialing.locked():
+        if self._connect_lock.locked():
             # Whoever dials in a task elsewhere closes what it has begun, which takes the service.
             with trio.move_on_after(self._close_timeout, shield=True):
-                async with self._dialing:
+                async with self._connect_lock:
                     pass
-        peer = self.peer
+        peer = self.session
         if peer is not None:
             peer.leave()
             if exc is None:
@@ -179,11 +179,11 @@ class Keeper:
 
     # -- dialing ------------------------------------------------------------------------------------
 
-    async def _dial(
+    async def _connect_with_retry(
         self, backoff: Backoff, error: ConnectionFailedError | ConnectionClosedError | None
     ) -> None:
         """Try until there is a connection. ``error`` is what to wait for before the first try."""
-        assert self._service is not None
+        assert self._runtime is not None
         try:
             while True:
                 if error is not None:
@@ -192,12 +192,12 @@ class Keeper:
                     self._waits += 1
                     delay = backoff.delay(self._waits, error)
                     logger.info("%s; the next try is in %.3g s", error, delay)
-                    self._become("waiting")
+                    self._set_state("waiting")
                     await trio.sleep(delay)
-                self._become("connecting")
+                self._set_state("connecting")
                 self._tries += 1
                 try:
-                    peer = await self._open_peer(self._service)
+                    peer = await self._open_peer(self._runtime)
                 except ConnectionFailedError as exc:
                     error = exc
                     continue
@@ -209,49 +209,49 @@ class Keeper:
     def _may_try_again(self, backoff: Backoff, error: ConnectionFailedError | ConnectionClosedError) -> bool:
         return backoff.retries(error) and (backoff.attempts is None or self._tries < backoff.attempts)
 
-    def _take(self, peer: Peer) -> None:
+    def _take(self, peer: RPCSession) -> None:
         """A connection is open."""
-        assert self._service is not None
-        if self.peer is not None:
-            peer.take_over(self.peer)
-        self.peer = peer
+        assert self._runtime is not None
+        if self.session is not None:
+            peer.adopt_packets(self.session)
+        self.session = peer
         self._failure = None
         self._since = trio.current_time()
-        peer.on_over = lambda: self._lost(peer)
-        self._start(self._live, peer)
+        peer.on_over = lambda: self._on_disconnect(peer)
+        self._start(self._run_connection, peer)
         self._subscriptions.attach(peer)
-        self._become("connected")
+        self._set_state("connected")
 
     def _start(self, function: Callable[[Any], Awaitable[None]], argument: Any) -> None:
         """Run a task in the context of the client's block, whoever caused it."""
-        assert self._service is not None
-        self._context.copy().run(self._service.nursery.start_soon, function, argument)
+        assert self._runtime is not None
+        self._context.copy().run(self._runtime.nursery.start_soon, function, argument)
 
     @enable_ki_protection
-    async def _live(self, peer: Peer) -> None:
+    async def _run_connection(self, peer: RPCSession) -> None:
         """The life of one connection, in a nursery that must not fail."""
         try:
             await peer.run()
         except BaseException as exc:  # noqa: BLE001 - judged there
             log_failure(logger, "on_receive of a client's handler failed", exc=judged(exc))
-            peer.ws._begin_close(1011, "internal error")
+            peer.ws._start_application_close(1011, "internal error")
         finally:
             await peer.ws.close()  # what the peer's end has left of it; at once where the block is done
 
-    def _lost(self, peer: Peer) -> None:
+    def _on_disconnect(self, peer: RPCSession) -> None:
         """A connection has ended; the hook of its peer."""
-        if peer is not self.peer or self.state != "connected":
+        if peer is not self.session or self.state != "connected":
             return
         ws, backoff = peer.ws, self._backoff
         error = ws._closed_error()
         if backoff is None or not self._is_retried(backoff, error):
-            self._become("disconnected")
+            self._set_state("disconnected")
             self._subscriptions.end(None if ws._ended_cleanly else ws._closed_error)
             return
         if trio.current_time() - self._since >= backoff.reset_after:
             self._tries = self._waits = 0
         self._subscriptions.detach()
-        self._become("waiting")
+        self._set_state("waiting")
         self._start(self._recover, error)
 
     def _is_retried(self, backoff: Backoff, error: ConnectionClosedError) -> bool:
@@ -264,12 +264,12 @@ class Keeper:
     @enable_ki_protection
     async def _recover(self, error: ConnectionClosedError) -> None:
         assert self._backoff is not None
-        async with self._dialing:
+        async with self._connect_lock:
             if self.state != "waiting":
                 return
             try:
                 with trio.CancelScope() as self._trying:
-                    await self._dial(self._backoff, error)
+                    await self._connect_with_retry(self._backoff, error)
             except ConnectionFailedError as exc:
                 logger.warning("gave up to reconnect: %s", exc)
                 self._give_up(exc)
@@ -281,17 +281,17 @@ class Keeper:
 
     def _give_up(self, failure: ConnectionFailedError) -> None:
         self._failure = failure
-        self._become("disconnected")
+        self._set_state("disconnected")
         self._subscriptions.end(self._no_connection)
 
     # -- waiting ------------------------------------------------------------------------------------
 
     @property
-    def goes_on(self) -> bool:
+    def may_reconnect(self) -> bool:
         """Whether there is a connection, or one may come by itself."""
         return self.state in ("connected", "connecting", "waiting")
 
-    async def up(self) -> Peer:
+    async def wait_connected(self) -> RPCSession:
         """Wait until there is a connection.
 
         Raises:
@@ -300,26 +300,26 @@ class Keeper:
             RuntimeError: there was none yet, and nobody tries.
         """
         while self.state != "connected":
-            if not self.goes_on:
+            if not self.may_reconnect:
                 await checkpoint()
                 raise self._no_connection()
             await self.changed.wait()
-        assert self.peer is not None
-        return self.peer
+        assert self.session is not None
+        return self.session
 
-    async def ready(self) -> Peer:
+    async def wait_writable(self) -> RPCSession:
         """Wait until there is a connection with room for a request."""
         await checkpoint_if_cancelled()
         while True:
-            peer = await self.up()
+            peer = await self.wait_connected()
             try:
                 await peer._ready()
             except ConnectionClosedError:
-                if self.goes_on and self.peer is peer and not peer.over:
+                if self.may_reconnect and self.session is peer and not peer.over:
                     # It closes. The end of it is sure to come, if it is read.
-                    with peer.needing:
+                    with peer.read_demand:
                         await self.changed.wait()
-                elif not self.goes_on:
+                elif not self.may_reconnect:
                     raise self._no_connection() from None
             else:
                 return peer
@@ -329,8 +329,8 @@ class Keeper:
             return ConnectionClosedLocallyError(1000, "the client's block was left")
         if self._failure is not None:
             return self._failure.with_traceback(None)  # raised again and again, it would grow
-        if self.peer is not None:
-            return self.peer.ws._closed_error()
+        if self.session is not None:
+            return self.session.ws._closed_error()
         return RuntimeError("not connected; await client.connect() first, within the client's block")
 
     # -- what a peer has ----------------------------------------------------------------------------
@@ -338,42 +338,42 @@ class Keeper:
     async def call(
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], returns: Any = Any
     ) -> Any:
-        return await (await self.ready()).call(method, args, kwargs, returns)
+        return await (await self.wait_writable()).call(method, args, kwargs, returns)
 
     async def send_rpc(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> RPCResponse:
-        return await (await self.ready()).send_rpc(method, args, kwargs)
+        return await (await self.wait_writable()).send_rpc(method, args, kwargs)
 
     async def open_stream(
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any
     ) -> ItemStream[Any]:
-        return await (await self.ready()).open_stream(method, args, kwargs, items)
+        return await (await self.wait_writable()).open_stream(method, args, kwargs, items)
 
     @asynccontextmanager
     async def stream(
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any = Any
     ) -> AsyncIterator[ItemStream[Any]]:
-        peer = await self.ready()
+        peer = await self.wait_writable()
         async with peer.stream(method, args, kwargs, items) as results:
             yield results
 
     async def send(self, data: Any) -> None:
-        await (await self.ready()).send(data)
+        await (await self.wait_writable()).send(data)
 
     async def recv(self) -> Packet | None:
         while True:
-            peer = self.peer
-            if peer is None or (peer.over and not peer._mail and self.goes_on):
-                peer = await self.up()
-            elif peer.over and not peer._mail and self._failure is not None:
+            peer = self.session
+            if peer is None or (peer.over and not peer._packets and self.may_reconnect):
+                peer = await self.wait_connected()
+            elif peer.over and not peer._packets and self._failure is not None:
                 await checkpoint()
                 raise self._no_connection()
             try:
                 packet = await peer.recv()
             except ConnectionClosedError:
-                if not self.goes_on and self._failure is None:
+                if not self.may_reconnect and self._failure is None:
                     raise
             else:
-                if packet is not None or not (self.goes_on or self._failure is not None):
+                if packet is not None or not (self.may_reconnect or self._failure is not None):
                     return packet
 
 

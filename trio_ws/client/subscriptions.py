@@ -20,16 +20,16 @@ from trio_ws.channels.names import is_glob, matcher
 from trio_ws.codecs.base import SUBSCRIBE, UNSUBSCRIBE
 from trio_ws.errors import PacketError, SubscriptionError
 from trio_ws.rpc.errors import error_from
-from trio_ws.websocket._notify import Bell
+from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from trio_ws.channels.subscription import Inbox
+    from trio_ws.channels.subscription import Subscription
     from trio_ws.codecs.base import Packet, Response
     from trio_ws.errors import ConnectionClosedError
     from trio_ws.rpc.deadlines import Lease
-    from trio_ws.rpc.session import Peer
+    from trio_ws.rpc.session import RPCSession
 
 __all__ = ["Subscriptions"]
 
@@ -37,34 +37,34 @@ __all__ = ["Subscriptions"]
 _NAMES_AT_ONCE = 256
 
 
-class _Name:
+class _Subscription:
     """A name, or a glob, that there are inboxes for."""
 
     __slots__ = ("asked", "confirmed", "inboxes", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.inboxes: dict[Inbox, None] = {}
+        self.inboxes: dict[Subscription, None] = {}
         self.asked = False  # for on the connection of now, and not answered yet
         self.confirmed = False  # by the server, on the connection of now
 
 
-class _Asked:
+class _PendingSubscribe:
     """The slot of a request whose answer nobody's task waits for."""
 
-    __slots__ = ("_take", "mark")
+    __slots__ = ("_take", "sent_offset")
 
     lease: Lease | None = None
 
     def __init__(self, take: Callable[[Response], None]) -> None:
         self._take = take
-        self.mark = 0
+        self.sent_offset = 0
 
-    def answered(self, response: Response, size: int) -> bool:
+    def on_response(self, response: Response, size: int) -> bool:
         self._take(response)
         return True
 
-    def lost(self, error: ConnectionClosedError) -> None:
+    def on_connection_lost(self, error: ConnectionClosedError) -> None:
         """The next connection asks again."""
 
 
@@ -72,21 +72,21 @@ class Subscriptions:
     """See the module's text."""
 
     def __init__(self) -> None:
-        self._peer: Peer | None = None
-        self._names: dict[str, _Name] = {}
+        self._session: RPCSession | None = None
+        self._names: dict[str, _Subscription] = {}
         self._globs: dict[str, Callable[[str], object]] = {}
-        self._held: dict[Inbox, list[str]] = {}
+        self._held: dict[Subscription, list[str]] = {}
         self._leaving: dict[str, int] = {}  # what is under way for names that were left
-        self._changed = Bell()
+        self._changed = Notification()
 
     # -- connections come and go --------------------------------------------------------------------
 
-    def attach(self, peer: Peer) -> None:
+    def attach(self, peer: RPCSession) -> None:
         """There is a new connection: subscribe to all names again, before anybody else sends a call."""
-        self._peer = peer
+        self._session = peer
         if not self._held:
             return
-        if not peer.extended:
+        if not peer.supports_extensions:
             self.end(lambda: no_channels(peer))
             return
         self._listen(peer)
@@ -96,25 +96,25 @@ class Subscriptions:
 
     def detach(self) -> None:
         """The connection is lost, and another will come."""
-        self._peer = None
+        self._session = None
         self._leaving.clear()
         for entry in self._names.values():
             entry.asked = entry.confirmed = False
 
     def end(self, error: Callable[[], BaseException] | None) -> None:
         """No other connection will come: all inboxes end."""
-        self._peer = None
+        self._session = None
         self._leaving.clear()
         for inbox in list(self._held):
             inbox.end(error)
 
-    def _listen(self, peer: Peer) -> None:
+    def _listen(self, peer: RPCSession) -> None:
         peer.route = self._route
-        peer.needing.__enter__()
+        peer.read_demand.__enter__()
 
     # -- inboxes come and go ------------------------------------------------------------------------
 
-    def add(self, peer: Peer, inbox: Inbox, names: Iterable[str]) -> None:
+    def add(self, peer: RPCSession, inbox: Subscription, names: Iterable[str]) -> None:
         """Subscribe an inbox, over a connection that is up."""
         if not self._held:
             self._listen(peer)
@@ -124,19 +124,19 @@ class Subscriptions:
             entry = self._names.get(name)
             if entry is None:
                 new.append(name)
-                entry = self._names[name] = _Name(name)
+                entry = self._names[name] = _Subscription(name)
                 if is_glob(name):
                     self._globs[name] = matcher(name)
             entry.inboxes[inbox] = None
         if new:
             self._subscribe(new)
 
-    async def confirmed(self, inbox: Inbox) -> None:
+    async def confirmed(self, inbox: Subscription) -> None:
         """Wait until the server has said yes to all names of an inbox, or the inbox has ended."""
         while not all(self._names[name].confirmed for name in self._held.get(inbox, ())):
             await self._changed.wait()
 
-    def leave(self, inbox: Inbox) -> None:
+    def leave(self, inbox: Subscription) -> None:
         """An inbox takes no more: the hook of its end."""
         names = self._held.pop(inbox, None)
         if names is None:
@@ -153,17 +153,17 @@ class Subscriptions:
                     self._leaving[name] = self._leaving.get(name, 0) + 1
                 elif entry.confirmed:
                     left.append(name)
-        self._changed.ring()
-        peer = self._peer
+        self._changed.notify_all()
+        peer = self._session
         if peer is not None and not self._held:
-            peer.needing.__exit__(None, None, None)
+            peer.read_demand.__exit__(None, None, None)
         if peer is not None and left and not peer.over:
             self._unsubscribe(peer, left)
 
     # -- over the wire ------------------------------------------------------------------------------
 
     def _subscribe(self, names: Sequence[str]) -> None:
-        peer = self._peer
+        peer = self._session
         assert peer is not None
         entries = [self._names[name] for name in names]
         for entry in entries:
@@ -195,15 +195,15 @@ class Subscriptions:
                 for entry in current:
                     for inbox in list(entry.inboxes):
                         inbox.end(refusal)
-            self._changed.ring()
+            self._changed.notify_all()
 
-        peer.ask_soon(_Asked(take), SUBSCRIBE, [list(names)])
+        peer.ask_soon(_PendingSubscribe(take), SUBSCRIBE, [list(names)])
 
-    def _unsubscribe(self, peer: Peer, names: list[str]) -> None:
+    def _unsubscribe(self, peer: RPCSession, names: list[str]) -> None:
         for name in names:
             self._leaving[name] = self._leaving.get(name, 0) + 1
 
-        peer.ask_soon(_Asked(lambda _: self._stop_dropping(names)), UNSUBSCRIBE, [names])
+        peer.ask_soon(_PendingSubscribe(lambda _: self._stop_dropping(names)), UNSUBSCRIBE, [names])
 
     def _stop_dropping(self, names: Iterable[str]) -> None:
         for name in names:
@@ -217,7 +217,7 @@ class Subscriptions:
         if channel is None:
             return False
         entry = self._names.get(channel)
-        found: dict[Inbox, None] = dict(entry.inboxes) if entry is not None else {}
+        found: dict[Subscription, None] = dict(entry.inboxes) if entry is not None else {}
         for glob, matches in self._globs.items():
             if matches(channel):
                 found.update(self._names[glob].inboxes)
@@ -231,9 +231,9 @@ class Subscriptions:
         )
 
 
-def no_channels(peer: Peer) -> PacketError:
+def no_channels(peer: RPCSession) -> PacketError:
     """What a client says whose server speaks a dialect without subscriptions."""
-    return PacketError(f"{peer.dialect.name} lets no client subscribe; trio-ws.v1 does")
+    return PacketError(f"{peer.codec.name} lets no client subscribe; trio-ws.v1 does")
 
 
 def _refusal(response: Response, names: Sequence[str]) -> Callable[[], Exception] | None:

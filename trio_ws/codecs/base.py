@@ -34,8 +34,8 @@ __all__ = [
     "METHODS",
     "SUBSCRIBE",
     "UNSUBSCRIBE",
-    "BrokenPacketError",
-    "Dialect",
+    "Codec",
+    "DecodeError",
     "Packet",
     "PacketSource",
     "Request",
@@ -144,7 +144,7 @@ class Packet(msgspec.Struct, omit_defaults=True, gc=False):
     correlation_id: Any = None
 
 
-class BrokenPacketError(PacketError):
+class DecodeError(PacketError):
     """A message that is no packet, in whole or in part.
 
     Attributes:
@@ -171,7 +171,7 @@ class BrokenPacketError(PacketError):
         self.packets = packets
 
 
-class Dialect(ABC):
+class Codec(ABC):
     """How packets are written on one connection.
 
     What answers a call takes the `Request` that `decode` gave, and returns None where nothing is to be sent.
@@ -185,13 +185,13 @@ class Dialect(ABC):
         calls_back: the peer can be called.
     """
 
-    __slots__ = ("binary", "calls_back", "extended", "name")
+    __slots__ = ("binary", "name", "peer_accepts_calls", "supports_extensions")
 
     def __init__(self, name: str, *, binary: bool, extended: bool = False, calls_back: bool = True) -> None:
         self.name = name
         self.binary = binary
-        self.extended = extended
-        self.calls_back = calls_back
+        self.supports_extensions = extended
+        self.peer_accepts_calls = calls_back
 
     @abstractmethod
     def decode(self, payload: str | bytes) -> Packet | list[Any]:
@@ -217,7 +217,7 @@ class Dialect(ABC):
         """
 
     @abstractmethod
-    def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> BrokenPacketError:
+    def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> DecodeError:
         """What is to be done about a message that is not going to be decoded, for a reason given as text."""
 
     def use_ledger(self, ledger: MemoryLedger) -> None:  # noqa: B027 - most hold nothing

@@ -30,8 +30,8 @@ from trio_ws.codecs.base import (
     DEADLINE,
     GOAWAY,
     MAX_NAME,
-    BrokenPacketError,
-    Dialect,
+    Codec,
+    DecodeError,
     Packet,
     PacketSource,
     Request,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from trio_ws.ledger import MemoryLedger
 
-__all__ = ["EXTENSIONS", "JSONRPC", "MAX_BATCH"]
+__all__ = ["EXTENSIONS", "MAX_BATCH", "JSONRPCCodec"]
 
 # Members of one batch. A member may be two bytes and its answer a hundred.
 MAX_BATCH = 1000
@@ -140,7 +140,7 @@ _first_id = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID + rb
 _last_id = re.compile(_ID + rb"\}\s*\Z").search
 
 
-class JSONRPC(Dialect):
+class JSONRPCCodec(Codec):
     """``jsonrpc``, in text frames. One for each connection.
 
     It remembers our calls that are not answered, and keeps the answers to batches that are not complete.
@@ -167,12 +167,10 @@ class JSONRPC(Dialect):
             response = self._broken_response(payload, exc)
             if response is not None:
                 return response
-            raise BrokenPacketError(
-                f"this is no JSON-RPC: {describe(exc)}", answer=_refusal(payload, exc)
-            ) from exc
+            raise DecodeError(f"this is no JSON-RPC: {describe(exc)}", answer=_refusal(payload, exc)) from exc
         packet, answer = self._packet(message, None)
         if answer is not None:
-            raise BrokenPacketError(
+            raise DecodeError(
                 "this JSON-RPC object is answered at once",
                 answer=answer,
                 packets=() if packet is None else (packet,),
@@ -185,23 +183,23 @@ class JSONRPC(Dialect):
     def decoded_size(self, payload: str | bytes, limit: int) -> int:
         return json_size(payload, limit)
 
-    def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> BrokenPacketError:
+    def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> DecodeError:
         if _is_batch(payload):
-            return BrokenPacketError(text, answer=_failure(INVALID_REQUEST, text, b"null"))
-        return BrokenPacketError(text, answer=_refused_unread(payload, INVALID_PARAMS, text))
+            return DecodeError(text, answer=_failure(INVALID_REQUEST, text, b"null"))
+        return DecodeError(text, answer=_refused_unread(payload, INVALID_PARAMS, text))
 
     def _decode_batch(self, payload: str | bytes) -> list[_Member]:
         try:
             found = astuple(_decode_batch(payload))
         except UNDECODABLE as exc:
-            raise BrokenPacketError(
+            raise DecodeError(
                 f"this is no JSON-RPC batch: {describe(exc)}",
                 answer=_failure(PARSE_ERROR, "parse error", b"null"),
             ) from exc
         members = found[: found.index(_ABSENT)] if _ABSENT in found else found
         if not 0 < len(members) <= MAX_BATCH:
             text = f"a batch has 1 to {MAX_BATCH} members"
-            raise BrokenPacketError(text, answer=_failure(INVALID_REQUEST, text, b"null"))
+            raise DecodeError(text, answer=_failure(INVALID_REQUEST, text, b"null"))
         batch = _Batch(len(members))
         return [_Member(raw, batch) for raw in members]
 
@@ -224,7 +222,7 @@ class JSONRPC(Dialect):
         whole = self._member_ended(batch, answer)
         packets = [] if packet is None else [packet]
         if whole is not None:
-            raise BrokenPacketError("this JSON-RPC batch is complete", answer=whole, packets=packets)
+            raise DecodeError("this JSON-RPC batch is complete", answer=whole, packets=packets)
         return packets
 
     def _member_ended(self, batch: _Batch, answer: bytes | None) -> bytes | None:

@@ -18,8 +18,8 @@ from trio_ws.codecs.base import (
     DEADLINE,
     GOAWAY,
     MAX_NAME,
-    BrokenPacketError,
-    Dialect,
+    Codec,
+    DecodeError,
     Packet,
     PacketSource,
     Request,
@@ -34,7 +34,7 @@ from trio_ws.ledger import MOST_GROWTH
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["JSONPackets", "TrioWS", "Webshocket"]
+__all__ = ["JSONPacketCodec", "TrioWSCodec", "WebshocketCodec"]
 
 _INVALID_PARAMS = -32602
 _UNREADABLE = -32603
@@ -70,7 +70,7 @@ _glimpse_json = msgspec.json.Decoder(_Glimpse).decode
 _any_json = msgspec.json.Decoder().decode
 
 
-class _Packets(Dialect):
+class PacketCodec(Codec):
     """What the three dialects of packets have in common. Without state, so one may serve many connections."""
 
     __slots__ = ("_after", "_before", "_between", "_decode", "_encode", "_glimpse")
@@ -108,7 +108,7 @@ class _Packets(Dialect):
             raise self._broken(payload, "source 5 and `rpc` go together - at `$.rpc`")
         if (
             type(rpc) is Request
-            and not self.extended
+            and not self.supports_extensions
             and (
                 rpc.timeout is not None
                 or rpc.credits is not None
@@ -127,7 +127,7 @@ class _Packets(Dialect):
     def decoded_size(self, payload: str | bytes, limit: int) -> int:
         return msgpack_size(payload, limit) if isinstance(payload, bytes) else 0  # text is no msgpack
 
-    def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> BrokenPacketError:
+    def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> DecodeError:
         broken = self._broken(payload, text)
         broken.close_code = close_code
         return broken
@@ -135,21 +135,21 @@ class _Packets(Dialect):
     def _without_packet(self, payload: str | bytes, exc: Exception) -> Packet:
         raise self._broken(payload, describe(exc)) from exc
 
-    def _broken(self, payload: str | bytes, text: str) -> BrokenPacketError:
+    def _broken(self, payload: str | bytes, text: str) -> DecodeError:
         try:
             rpc = self._glimpse(payload).rpc
         except UNDECODABLE:
-            return BrokenPacketError(f"this is no {self.name} packet: {text}", fatal=True)
+            return DecodeError(f"this is no {self.name} packet: {text}", fatal=True)
         call_id = rpc.call_id
         if rpc.type == "response":
             error = Response(str(call_id), f"the answer cannot be read: {text}", _UNREADABLE)
-            return BrokenPacketError(
+            return DecodeError(
                 f"this is no {self.name} response: {text}", fatal=True, packets=(Packet(_RPC, rpc=error),)
             )
         if isinstance(call_id, int):
-            return BrokenPacketError(f"this is no {self.name} packet: {text}", fatal=True)
+            return DecodeError(f"this is no {self.name} packet: {text}", fatal=True)
         answer = self.error(Request("", call_id=call_id), _INVALID_PARAMS, text, {"path": path_in(text)})
-        return BrokenPacketError(f"this is no {self.name} request: {text}", answer=answer)
+        return DecodeError(f"this is no {self.name} request: {text}", answer=answer)
 
     # What an application gives us may raise anything while it is encoded.
     def _unsendable(self, exc: Exception) -> PacketError:
@@ -174,7 +174,7 @@ class _Packets(Dialect):
         self, request: Request, code: int, text: str, data: Any = None, *, stream: bool = False
     ) -> bytes:
         in_stream = stream or request.credits is not None
-        if not self.extended:
+        if not self.supports_extensions:
             data = None
             if code not in _PLAIN_CODES:
                 code = _APPLICATION_ERROR
@@ -227,7 +227,7 @@ class _Packets(Dialect):
         credit_bytes: int | None = None,
     ) -> bytes:
         request = Request(method, list(args), dict(kwargs) if kwargs else {}, call_id)
-        if self.extended:
+        if self.supports_extensions:
             request.timeout = timeout
             request.credits = credits
             request.credit_bytes = credit_bytes
@@ -241,17 +241,17 @@ class _Packets(Dialect):
         return self._send(Packet(_RPC, rpc=Request(ABORT, [call_id])))
 
     def credit(self, call_id: str, count: int, size: int) -> bytes:
-        if not self.extended:
+        if not self.supports_extensions:
             raise PacketError(f"there are no credits in {self.name}")
         return self._send(Packet(_RPC, rpc=Request(CREDIT, [call_id, count], {"bytes": size})))
 
     def deadline(self, call_id: str, seconds: float) -> bytes:
-        if not self.extended:
+        if not self.supports_extensions:
             return super().deadline(call_id, seconds)
         return self._send(Packet(_RPC, rpc=Request(DEADLINE, [call_id, seconds])))
 
     def goaway(self, begun: Sequence[str]) -> bytes:
-        if not self.extended:
+        if not self.supports_extensions:
             return super().goaway(begun)
         return self._send(Packet(_RPC, rpc=Request(GOAWAY, [list(begun)])))
 
@@ -259,7 +259,7 @@ class _Packets(Dialect):
         return self._send(packet)
 
 
-class TrioWS(_Packets):
+class TrioWSCodec(PacketCodec):
     """``trio-ws.v1``: msgpack, and all there is."""
 
     __slots__ = ()
@@ -270,7 +270,7 @@ class TrioWS(_Packets):
         )
 
 
-class Webshocket(_Packets):
+class WebshocketCodec(PacketCodec):
     """``webshocket.v1``: msgpack, no more than webshocket 0.5.2 knows, whose client takes no calls."""
 
     __slots__ = ()
@@ -281,7 +281,7 @@ class Webshocket(_Packets):
         )
 
 
-class JSONPackets(_Packets):
+class JSONPacketCodec(PacketCodec):
     """The same packets in JSON, for a browser without a library; bytes are base64.
 
     Args:
@@ -309,6 +309,6 @@ class JSONPackets(_Packets):
                 raise broken from exc
             if not (isinstance(data, dict) and "source" in data):
                 if broken.packets:  # it lacks its source, and ends a call all the same
-                    raise BrokenPacketError(str(broken), packets=broken.packets) from exc
+                    raise DecodeError(str(broken), packets=broken.packets) from exc
                 return Packet(PacketSource.UNKNOWN, data)
         raise broken from exc

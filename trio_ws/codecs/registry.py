@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trio_ws.codecs.jsonrpc import JSONRPC
-from trio_ws.codecs.packets import JSONPackets, TrioWS, Webshocket
+from trio_ws.codecs.jsonrpc import JSONRPCCodec
+from trio_ws.codecs.packets import JSONPacketCodec, TrioWSCodec, WebshocketCodec
 from trio_ws.decoding import UNDECODABLE
 
 if TYPE_CHECKING:
-    from trio_ws.codecs.base import Dialect
+    from trio_ws.codecs.base import Codec
     from trio_ws.options import Options
 
 __all__ = ["SUBPROTOCOLS", "choose", "detect", "plain_dialect"]
@@ -19,10 +19,10 @@ __all__ = ["SUBPROTOCOLS", "choose", "detect", "plain_dialect"]
 # What a server takes, the best first; a client offers the first two.
 SUBPROTOCOLS = ("trio-ws.v1", "webshocket.v1", "jsonrpc")
 
-_TRIO_WS = TrioWS()
-_WEBSHOCKET = Webshocket()
-_JSON_IN_TEXT = JSONPackets()
-_JSON_IN_BINARY = JSONPackets(binary=True)
+_TRIO_WS = TrioWSCodec()
+_WEBSHOCKET = WebshocketCodec()
+_JSON_IN_TEXT = JSONPacketCodec()
+_JSON_IN_BINARY = JSONPacketCodec(binary=True)
 
 
 class _Probe(msgspec.Struct, gc=False):
@@ -32,18 +32,18 @@ class _Probe(msgspec.Struct, gc=False):
 _probe = msgspec.json.Decoder(_Probe).decode
 
 
-def choose(subprotocol: str | None, options: Options) -> Dialect | None:  # noqa: ARG001, as detect() has it
+def choose(subprotocol: str | None, options: Options) -> Codec | None:  # noqa: ARG001, as detect() has it
     """The dialect that the opening handshake agreed on, or None: the first message decides, see `detect`."""
     if subprotocol == "trio-ws.v1":
         return _TRIO_WS
     if subprotocol == "webshocket.v1":
         return _WEBSHOCKET
     if subprotocol == "jsonrpc":
-        return JSONRPC()
+        return JSONRPCCodec()
     return None
 
 
-def detect(payload: str | bytes, options: Options) -> Dialect:
+def detect(payload: str | bytes, options: Options) -> Codec:
     """The dialect of a peer that agreed on none, from its first message: JSON-RPC or JSON packets."""
     start, mark = ("[", '"jsonrpc"') if isinstance(payload, str) else (b"[", b'"jsonrpc"')
     try:
@@ -52,10 +52,10 @@ def detect(payload: str | bytes, options: Options) -> Dialect:
         # A batch, or broken JSON: JSON-RPC has an answer to that too.
         is_jsonrpc = payload.lstrip().startswith(start) or mark in payload  # type: ignore[arg-type, operator]
     if is_jsonrpc:
-        return JSONRPC()
+        return JSONRPCCodec()
     return plain_dialect(options)
 
 
-def plain_dialect(options: Options) -> Dialect:
+def plain_dialect(options: Options) -> Codec:
     """What is spoken with a peer that agreed on no dialect and has not said anything yet: JSON packets."""
     return _JSON_IN_BINARY if options.json_in_binary else _JSON_IN_TEXT

@@ -12,6 +12,7 @@ What always holds:
 
 from __future__ import annotations
 
+import warnings
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -20,17 +21,18 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_ws.hosting.asgi_stream import HTTPGateway, WebSocketGateway
+from trio_ws.hosting.asgi_stream import HTTPStream, WebSocketStream
 from trio_ws.logs import logger_for
-from trio_ws.server.router import Front
+from trio_ws.server.router import Router
 from trio_ws.server.server import WebSocketServer, _as_handler, _check_target
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from trio_ws.channels.broker import Broker
     from trio_ws.channels.hub import Hub
-    from trio_ws.hosting.asgi_stream import Gateway, Receive, Scope, Send
+    from trio_ws.hosting.asgi_stream import ASGIStream, Receive, Scope, Send
     from trio_ws.options import Options
     from trio_ws.server.server import Target
     from trio_ws.websocket.connection import WebSocket
@@ -91,11 +93,13 @@ class ASGIApp:
         self._target: Target = _as_handler(target) or target
         self._subprotocols = subprotocols
         self._debug = debug
-        self._servers: set[_ServerOfOne] = set()
+        self._servers: set[_SingleClientServer] = set()
         self._lives = 0  # blocks that live() has open
         self._flushing = trio.Lock()
         # What is wrong with the arguments is told now, and by whom it is always told.
-        first = _Host(self._target, subprotocols=subprotocols, broker=broker, debug=debug, options=options)
+        first = _HostedServer(
+            self._target, subprotocols=subprotocols, broker=broker, debug=debug, options=options
+        )
         self._broker = first._broker
         self.options = replace(first.options, ping_interval=None, compression=False, proxy_protocol=False)
 
@@ -106,7 +110,7 @@ class ASGIApp:
 
     @asynccontextmanager
     @enable_ki_protection
-    async def live(self) -> AsyncIterator[None]:
+    async def run_lifespan(self) -> AsyncIterator[None]:
         """Run a block within what all clients share: an App's lifespans, channels, the broker.
 
         A call with the scope ``lifespan`` does that. Where the ASGI server makes none, as for what is mounted
@@ -116,7 +120,7 @@ class ASGIApp:
         Raises:
             BrokerError: the broker cannot be reached within ``open_timeout``.
         """
-        host = _Host(self._target, broker=self._broker, debug=self._debug, options=self.options)
+        host = _HostedServer(self._target, broker=self._broker, debug=self._debug, options=self.options)
         async with host:
             self._lives += 1
             try:
@@ -125,6 +129,11 @@ class ASGIApp:
                 self._lives -= 1
                 with trio.CancelScope(shield=True):
                     await self._drain()
+
+    def live(self) -> AbstractAsyncContextManager[None]:
+        """Deprecated: use `run_lifespan`."""
+        warnings.warn("live() is deprecated, use run_lifespan()", DeprecationWarning, stacklevel=2)
+        return self.run_lifespan()
 
     @enable_ki_protection
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,43 +146,43 @@ class ASGIApp:
                 return
             raise RuntimeError(_NOT_TRIO)
         if kind == "websocket":
-            await self._serve(WebSocketGateway(scope, receive, send))
+            await self._serve(WebSocketStream(scope, receive, send))
         elif kind == "http":
-            await self._serve(HTTPGateway(scope, receive, send))
+            await self._serve(HTTPStream(scope, receive, send))
         elif kind == "lifespan":
-            await self._run_lifespan(receive, send)
+            await self._handle_lifespan(receive, send)
         else:
             raise ValueError(f"trio_ws serves websocket, http and lifespan, not the ASGI scope {kind!r}")
 
-    async def _serve(self, gateway: Gateway) -> None:
+    async def _serve(self, stream: ASGIStream) -> None:
         if not self._lives:
             self._check_live()
-        server = _ServerOfOne(self)
+        server = _SingleClientServer(self)
         self._servers.add(server)
-        outer = _scope.set(gateway.scope)  # tasks of this client are begun from here
+        outer = _scope.set(stream.scope)  # tasks of this client are begun from here
         try:
             async with server:
-                await server.serve_one(gateway)
+                await server.serve_one(stream)
         finally:
             _scope.reset(outer)
             self._servers.discard(server)
-        if gateway.failure is not None:
-            raise gateway.failure
+        if stream.failure is not None:
+            raise stream.failure
 
     def _check_live(self) -> None:
-        if isinstance(self._target, Front):
-            self._target.check_live()
+        if isinstance(self._target, Router):
+            self._target.ensure_lifespan()
         if self._broker is not None:
             raise RuntimeError(
                 "this ASGIApp has a broker, but the ASGI server has run no lifespan, as is usual for mounted"
-                " applications; write async with app.live() in the lifespan of what it is mounted in"
+                " applications; write async with app.run_lifespan() in the lifespan of what it is mounted in"
             )
 
-    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
+    async def _handle_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         phase = "startup"
         try:
-            async with self.live():
+            async with self.run_lifespan():
                 await send({"type": "lifespan.startup.complete"})
                 phase = "shutdown"
                 await receive()
@@ -195,10 +204,10 @@ class ASGIApp:
         """Write what is published to all connections, in one of the calls that are under way."""
         async with self._flushing, trio.open_nursery() as nursery:
             for hub in hubs:
-                nursery.start_soon(hub.flusher.run)
+                nursery.start_soon(hub.fanout.run)
 
 
-class _Host(WebSocketServer):
+class _HostedServer(WebSocketServer):
     """A server that listens nowhere: what its clients would share, without them."""
 
     def __init__(self, target: Target, **kwargs: Any) -> None:
@@ -206,30 +215,30 @@ class _Host(WebSocketServer):
         self._given_listeners = ()
 
 
-class _ServerOfOne(_Host):
+class _SingleClientServer(_HostedServer):
     """A server of one client, which comes from a gateway, without what all share."""
 
     def __init__(self, app: ASGIApp) -> None:
         super().__init__(app._target, subprotocols=app._subprotocols, debug=app._debug, options=app.options)
         self._app = app
 
-    def _run_front(self, front: Front) -> Any:
+    def _run_front(self, front: Router) -> Any:
         return self._run()
 
     def _hubs(self) -> dict[str, Hub]:
         return {}
 
-    async def serve_one(self, gateway: Gateway) -> None:
+    async def serve_one(self, stream: ASGIStream) -> None:
         """Serve the client until it has gone and its handler has ended."""
         if not self._app._lives:
             hubs = super()._hubs().values()
             if hubs:
-                self._service.nursery.start_soon(self._app._flush, hubs, name="trio_ws channels")
-        self._scheme = gateway.scheme
-        self._admit(gateway, gateway.remote_address)
-        await gateway.pump()
+                self._runtime.nursery.start_soon(self._app._flush, hubs, name="trio_ws channels")
+        self._scheme = stream.scheme
+        self._accept_client(stream, stream.remote_address)
+        await stream.pump()
         while self._clients:
-            await self._gone.wait()
+            await self._client_done.wait()
 
     def _count_connections(self) -> int:
         # Calls under way, without this one: to count what they have open would cost more with each of them.

@@ -27,10 +27,10 @@ from trio_ws.errors import CloseFrame, check_close
 from trio_ws.protocol._accel import frame_head
 from trio_ws.protocol.frames import BINARY, CLOSE, FIN, PONG, TEXT, FrameReader, Ping
 from trio_ws.protocol.framing import close_payload
-from trio_ws.websocket._notify import Bell
+from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.transport import READ_SIZE
 
-__all__ = ["Gateway", "HTTPGateway", "Receive", "Scope", "Send", "WebSocketGateway"]
+__all__ = ["ASGIStream", "HTTPStream", "Receive", "Scope", "Send", "WebSocketStream"]
 
 Scope: TypeAlias = Mapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
@@ -58,7 +58,7 @@ _NO_MASK = b"\0\0\0\0"  # frames of a client are masked (RFC 6455 section 5.3); 
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
-class Gateway(trio.abc.Stream):
+class ASGIStream(trio.abc.Stream):
     """See the module's text; the kinds of scope have a subclass each.
 
     `pump` has to run beside whoever reads and writes the stream.
@@ -82,8 +82,8 @@ class Gateway(trio.abc.Stream):
         self._gone = False  # the client is; what is sent to it goes nowhere
         self._closed = False
         self._answered = False  # with a whole HTTP response
-        self._arrived = Bell()
-        self._room = Bell()
+        self._arrived = Notification()
+        self._room = Notification()
         self._pumping = trio.CancelScope()
         self._sending: trio.CancelScope | None = None
 
@@ -124,7 +124,7 @@ class Gateway(trio.abc.Stream):
     def _put(self, data: bytes, *, end: bool = False) -> None:
         self._unread += data
         self._ended = self._ended or end
-        self._arrived.ring()
+        self._arrived.notify_all()
 
     # -- to the ASGI server -------------------------------------------------------------------------
 
@@ -187,7 +187,7 @@ class Gateway(trio.abc.Stream):
             await self._arrived.wait()
         data = bytes(self._unread[:max_bytes])
         del self._unread[: len(data)]
-        self._room.ring()
+        self._room.notify_all()
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -206,11 +206,11 @@ class Gateway(trio.abc.Stream):
         self._pumping.cancel()
         if self._sending is not None:
             self._sending.cancel()
-        self._arrived.ring()
+        self._arrived.notify_all()
         await checkpoint()
 
 
-class HTTPGateway(Gateway):
+class HTTPStream(ASGIStream):
     """A plain HTTP request."""
 
     _prefix = "http.response"
@@ -237,7 +237,7 @@ class HTTPGateway(Gateway):
                 self._put(b"", end=True)
 
 
-class WebSocketGateway(Gateway):
+class WebSocketStream(ASGIStream):
     """A WebSocket over HTTP/1.1, 2 or 3, as the ASGI server has it."""
 
     _prefix = "websocket.http.response"

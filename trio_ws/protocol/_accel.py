@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LONGEST",
-    "MOST_FRAMES",
+    "MAX_FRAMES",
     "frame_head",
     "python_take_frames",
     "python_whole_frame",
@@ -33,7 +33,7 @@ __all__ = [
 #: The longest payload of a common frame.
 LONGEST = 0xFFFF
 #: Common frames that one call takes: a millisecond of work for who is to receive them. _fast.c has it too.
-MOST_FRAMES = 1024
+MAX_FRAMES = 1024
 
 _FINAL_TEXT, _FINAL_BINARY = 0x81, 0x82
 
@@ -59,7 +59,7 @@ def python_take_frames(data: bytes, start: int, masked: bool, limit: int, messag
     size = len(data)
     i = start
     mask_bit, key_size = (0x80, 4) if masked else (0, 0)
-    for _ in range(MOST_FRAMES):
+    for _ in range(MAX_FRAMES):
         if size - i < 2:
             break
         first = data[i]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
 
 from trio_ws.errors import CloseFrame
-from trio_ws.protocol._accel import LONGEST, MOST_FRAMES, take_frames
+from trio_ws.protocol._accel import LONGEST, MAX_FRAMES, take_frames
 from trio_ws.protocol.masking import mask
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ __all__ = [
     "FrameReader",
     "Ping",
     "Pong",
-    "Violation",
+    "ProtocolViolation",
 ]
 
 # The first byte of a frame (RFC 6455 section 5.2).
@@ -92,7 +92,7 @@ class Pong(NamedTuple):
     payload: bytes
 
 
-class Violation(NamedTuple):
+class ProtocolViolation(NamedTuple):
     """The peer broke the protocol or a limit; the connection is to be failed with this code and reason."""
 
     code: int
@@ -140,7 +140,7 @@ class FrameReader:
         deflate: PerMessageDeflate | None = None,
     ) -> None:
         self.messages = messages
-        self.events: list[Ping | Pong | CloseFrame | Violation] = []
+        self.events: list[Ping | Pong | CloseFrame | ProtocolViolation] = []
         self.client = client
         self.begun = 0  # frames so far that were not common ones, which is the work that was done
         self.done = False  # a Close frame or a violation was read: whatever follows is dropped
@@ -212,7 +212,7 @@ class FrameReader:
             data = self._rest + data
             size = len(data)
             self._rest = b""
-        enough = len(self.messages) + max(work, MOST_FRAMES)
+        enough = len(self.messages) + max(work, MAX_FRAMES)
         while i < size and not self.done:
             if self.begun >= stop or len(self.messages) >= enough:
                 break
@@ -429,7 +429,7 @@ class FrameReader:
 
     def _refuse(self, code: int, reason: str) -> None:
         if not self.done:
-            self.events.append(Violation(code, reason))
+            self.events.append(ProtocolViolation(code, reason))
             self._stop()
 
     def _stop(self) -> None:

@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from contextlib import AbstractAsyncContextManager
 
-    from trio_ws.channels.channel import Member
+    from trio_ws.channels.channel import ConnectionSubscriber
     from trio_ws.channels.hub import Hub
     from trio_ws.channels.subscription import Policy
     from trio_ws.protocol.http import Request
     from trio_ws.rpc.outgoing import RPCResponse
-    from trio_ws.rpc.session import Peer
+    from trio_ws.rpc.session import RPCSession
     from trio_ws.rpc.streams import ItemStream
     from trio_ws.websocket.connection import WebSocket
 
-__all__ = ["CONNECTION_POLICIES", "ClientConnection", "FinishSoon", "State"]
+__all__ = ["CONNECTION_POLICIES", "CleanupScheduler", "ClientConnection", "State"]
 
 #: A connection cannot hold up those who publish.
 CONNECTION_POLICIES = ("disconnect", "drop_oldest", "drop_newest")
 
 #: Takes the rest of a connection's life, where that has gone on without a task, and gives it one at its end.
-FinishSoon = Callable[[Callable[["WebSocket"], Awaitable[None]]], None]
+CleanupScheduler = Callable[[Callable[["WebSocket"], Awaitable[None]]], None]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -54,13 +54,23 @@ class ClientConnection(Generic[State]):
     """
 
     # Session state is the instance's own dict; everything of ours is in a slot, where it cannot reach.
-    __slots__ = ("__dict__", "__weakref__", "_hub", "_member", "_on_accept", "_peer", "_state", "_uid", "_ws")
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_hub",
+        "_member",
+        "_on_accept",
+        "_session",
+        "_state",
+        "_uid",
+        "_ws",
+    )
 
     def __init__(self, ws: WebSocket) -> None:
         set_slot = object.__setattr__
         set_slot(self, "_ws", ws)
         set_slot(self, "_uid", secrets.token_hex(8))
-        set_slot(self, "_peer", None)
+        set_slot(self, "_session", None)
         set_slot(self, "_hub", None)
         set_slot(self, "_member", None)
         set_slot(self, "_on_accept", None)
@@ -68,9 +78,9 @@ class ClientConnection(Generic[State]):
 
     _ws: WebSocket
     _uid: str
-    _peer: Peer | None
+    _session: RPCSession | None
     _hub: Hub | None  # of the server's handler; a client's has none
-    _member: Member | None
+    _member: ConnectionSubscriber | None
     _on_accept: Callable[[], None] | None  # while on_connect runs: makes the peer
     _state: Any
 
@@ -150,7 +160,7 @@ class ClientConnection(Generic[State]):
     @property
     def client_type(self) -> str:
         """The dialect in use: ``"trio-ws.v1"``, ``"webshocket.v1"``, ``"json"`` or ``"jsonrpc"``."""
-        return self._live.dialect.name
+        return self._live.codec.name
 
     @property
     def connection_state(self) -> Literal["connecting", "connected", "closing", "closed"]:
@@ -168,10 +178,10 @@ class ClientConnection(Generic[State]):
         return self._ws.latency
 
     @property
-    def _live(self) -> Peer:
-        if self._peer is None:
+    def _live(self) -> RPCSession:
+        if self._session is None:
             raise RuntimeError("the connection is not accepted yet; await connection.accept() first")
-        return self._peer
+        return self._session
 
     # -- doing --------------------------------------------------------------------------------------
 
@@ -186,7 +196,7 @@ class ClientConnection(Generic[State]):
         """
         if self._ws._state == CONNECTING:
             await self._ws.accept(headers=headers)
-        if self._peer is None and self._on_accept is not None and self._ws.connected:
+        if self._session is None and self._on_accept is not None and self._ws.connected:
             self._on_accept()
 
     async def reject(self, status: int = 403, body: bytes | str = b"") -> None:
@@ -199,7 +209,7 @@ class ClientConnection(Generic[State]):
         Raises:
             PacketError: ``data`` cannot be encoded; nothing was sent.
         """
-        if self._peer is None:
+        if self._session is None:
             await self.accept()
         await self._live.send(data)
 
@@ -209,10 +219,10 @@ class ClientConnection(Generic[State]):
         self._ws._letting_in = False  # on_connect may go on, if it is what closes
         if self._ws._state == CONNECTING:
             await self._ws.reject(403)
-        elif self._peer is None:
+        elif self._session is None:
             await self._ws.close(code, reason)
         else:
-            await self._peer.close(code, reason)
+            await self._session.close(code, reason)
 
     @overload
     async def call(self, method: str, /, *args: Any, returns: type[T], **kwargs: Any) -> T: ...

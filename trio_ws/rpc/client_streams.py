@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from trio_ws._nurseries import first_of, unwrapped
+from trio_ws._nurseries import first_of, unwrap_exception_group
 from trio_ws.codecs.base import Request
 from trio_ws.errors import ConnectionClosedError, PacketError, RPCError
-from trio_ws.rpc.streams import Producer, produce
+from trio_ws.rpc.streams import StreamSender, produce
 from trio_ws.wall import judged, only_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Mapping
 
-    from trio_ws.rpc.outgoing import Caller
+    from trio_ws.rpc.outgoing import OutgoingCalls
 
-__all__ = ["Upload", "numbered", "streams_in", "uploading"]
+__all__ = ["ClientStream", "assign_stream_ids", "find_stream_args", "sending_streams"]
 
 
-class Upload(Producer):
+class ClientStream(StreamSender):
     """One of them, under way; whoever cancels its scope gives it up."""
 
     __slots__ = ("scope",)
@@ -39,7 +39,9 @@ class Upload(Producer):
         self.scope = trio.CancelScope()
 
 
-def streams_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, AsyncIterable[Any]] | None:
+def find_stream_args(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, AsyncIterable[Any]] | None:
     """The arguments that are async iterables, by position or name; None where there are none."""
     found: dict[str, AsyncIterable[Any]] | None = None
     for place, value in enumerate(args):
@@ -53,16 +55,16 @@ def streams_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, As
     return found
 
 
-def numbered(
-    caller: Caller,
+def assign_stream_ids(
+    caller: OutgoingCalls,
     call_id: str,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     streams: dict[str, AsyncIterable[Any]],
 ) -> tuple[dict[str, str], tuple[Any, ...], dict[str, Any]]:
     """The ids of a call's streams, and its arguments with None for each of them."""
-    if not caller.extended:
-        raise PacketError(f"{caller.dialect.name} carries no streams to the other side; trio-ws.v1 does")
+    if not caller.supports_extensions:
+        raise PacketError(f"{caller.codec.name} carries no streams to the other side; trio-ws.v1 does")
     ids = {place: f"{call_id}/{number}" for number, place in enumerate(streams)}
     plain_args = tuple(None if str(place) in streams else value for place, value in enumerate(args))
     plain_kwargs = {name: None if name in streams else value for name, value in kwargs.items()}
@@ -70,8 +72,8 @@ def numbered(
 
 
 @asynccontextmanager
-async def uploading(
-    caller: Caller, ids: dict[str, str], streams: dict[str, AsyncIterable[Any]]
+async def sending_streams(
+    caller: OutgoingCalls, ids: dict[str, str], streams: dict[str, AsyncIterable[Any]]
 ) -> AsyncIterator[None]:
     """Send the streams while the block sends the request and waits for what becomes of it.
 
@@ -81,7 +83,7 @@ async def uploading(
     raised: BaseException | None = None  # by the block
     failures: list[BaseException] = []  # of the streams
 
-    async def send(upload: Upload, items: AsyncIterable[Any]) -> None:
+    async def send(upload: ClientStream, items: AsyncIterable[Any]) -> None:
         try:
             with upload.scope:
                 await produce(caller, upload, aiter(items))
@@ -93,13 +95,13 @@ async def uploading(
             failures.append(failure)
             nursery.cancel_scope.cancel()
         finally:
-            del caller._uploads[upload.request.call_id]
+            del caller._client_streams[upload.request.call_id]
 
     try:
         async with trio.open_nursery() as nursery:
             for place, items in streams.items():
                 # Known from here on: credit may come before the task has run.
-                upload = caller._uploads[ids[place]] = Upload(ids[place])
+                upload = caller._client_streams[ids[place]] = ClientStream(ids[place])
                 nursery.start_soon(send, upload, items)
             try:
                 yield
@@ -108,7 +110,7 @@ async def uploading(
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         # Of all that leaves `send`, only what ends the program is no cancellation.
-        struck = unwrapped(group)
+        struck = unwrap_exception_group(group)
         if not only_cancelled(struck):
             failures.append(struck)
         elif raised is None:
@@ -127,9 +129,9 @@ async def uploading(
         failures.clear()
 
 
-def _fail(caller: Caller, upload: Upload) -> None:
+def _fail(caller: OutgoingCalls, upload: ClientStream) -> None:
     """Tell the other side that no more comes."""
     text = "the caller's stream failed"
-    payload = caller.dialect.error(upload.request, RPCError.default_code, text, stream=True)
+    payload = caller.codec.error(upload.request, RPCError.default_code, text, stream=True)
     if payload is not None:
         caller.post(payload, cork=False)

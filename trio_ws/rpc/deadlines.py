@@ -24,10 +24,10 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from trio_ws.rpc.incoming import Answerer
-    from trio_ws.rpc.outgoing import Caller
-    from trio_ws.rpc.pending import Slot, Waiting
-    from trio_ws.rpc.task_pool import Worker, Workers
+    from trio_ws.rpc.incoming import IncomingCalls
+    from trio_ws.rpc.outgoing import OutgoingCalls
+    from trio_ws.rpc.pending import PendingCall, ResponseSink
+    from trio_ws.rpc.task_pool import PooledTask, TaskPool
 
 __all__ = ["HeldDeadlines", "Lease", "Renewals", "let_own_deadline_speak"]
 
@@ -76,10 +76,10 @@ class Alarm(ABC):
         due: the clock's time at which it is going to look.
     """
 
-    __slots__ = ("_scope", "_workers", "due")
+    __slots__ = ("_scope", "_task_pool", "due")
 
-    def __init__(self, workers: Workers) -> None:
-        self._workers = workers
+    def __init__(self, workers: TaskPool) -> None:
+        self._task_pool = workers
         self._scope: trio.CancelScope | None = None  # around the task's sleep
         self.due = math.inf
 
@@ -90,7 +90,7 @@ class Alarm(ABC):
         self.due = due
         if self._scope is None:
             self._scope = trio.CancelScope(deadline=due)
-            self._workers.start(self._run)
+            self._task_pool.start(self._run)
         else:
             self._scope.deadline = due
 
@@ -99,7 +99,7 @@ class Alarm(ABC):
         if self._scope is not None:
             self._scope.cancel()
 
-    async def _run(self, _: Worker) -> None:
+    async def _run(self, _: PooledTask) -> None:
         try:
             while self._scope is not None:
                 with self._scope:
@@ -122,19 +122,19 @@ class Alarm(ABC):
 class HeldDeadlines(Alarm):
     """Answers requests whose time is over before their turn has come."""
 
-    __slots__ = ("_answerer",)
+    __slots__ = ("_incoming",)
 
-    def __init__(self, answerer: Answerer, workers: Workers) -> None:
+    def __init__(self, answerer: IncomingCalls, workers: TaskPool) -> None:
         super().__init__(workers)
-        self._answerer = answerer
+        self._incoming = answerer
 
     def ring(self, now: float) -> float:
         following = math.inf
-        for key, (request, _) in list(self._answerer._held.items()):
+        for key, (request, _) in list(self._incoming._deferred_requests.items()):
             if request.timeout is None:
                 continue
             if request.timeout <= now:
-                self._answerer.answer_too_late(key)
+                self._incoming.answer_too_late(key)
             else:
                 following = min(following, request.timeout)
         return max(following, now + TOGETHER)
@@ -143,11 +143,11 @@ class HeldDeadlines(Alarm):
 class Renewals(Alarm):
     """Renews the leases of one connection's calls."""
 
-    __slots__ = ("_caller",)
+    __slots__ = ("_outgoing",)
 
-    def __init__(self, caller: Caller, workers: Workers) -> None:
+    def __init__(self, caller: OutgoingCalls, workers: TaskPool) -> None:
         super().__init__(workers)
-        self._caller = caller
+        self._outgoing = caller
 
     def ring(self, now: float) -> float:
         following = math.inf
@@ -158,16 +158,19 @@ class Renewals(Alarm):
         return following
 
     def _leases(self) -> Iterator[tuple[str, Lease]]:
-        tables: tuple[Mapping[str, Slot | Waiting], ...] = (self._caller._calls, self._caller._pending)
+        tables: tuple[Mapping[str, PendingCall | ResponseSink], ...] = (
+            self._outgoing._calls,
+            self._outgoing._pending,
+        )
         for waiting in tables:
             for call_id, one in waiting.items():
                 if one.lease is not None:
                     yield call_id, one.lease
 
     def _renew_one(self, call_id: str, lease: Lease, now: float) -> None:
-        caller, outbox = self._caller, self._caller._outbox
+        caller, write_buffer = self._outgoing, self._outgoing._write_buffer
         seconds = min(max(2 * lease.seconds, SHORTEST), LONGEST)
-        if lease.mark <= outbox.passed:
-            caller.post(caller.dialect.deadline(call_id, seconds), cork=True)
-            lease.mark = outbox.passed + outbox.size
+        if lease.mark <= write_buffer.bytes_sent:
+            caller.post(caller.codec.deadline(call_id, seconds), cork=True)
+            lease.mark = write_buffer.bytes_sent + write_buffer.size
         lease.said(seconds, now)

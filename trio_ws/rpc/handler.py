@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic
 import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
-from trio_ws.channels.channel import Member
+from trio_ws.channels.channel import ConnectionSubscriber
 from trio_ws.channels.hub import Hub
 from trio_ws.channels.names import check_names, is_glob
 from trio_ws.channels.subscription import check_policy
 from trio_ws.codecs.base import METHODS, SUBSCRIBE, UNSUBSCRIBE
 from trio_ws.codecs.registry import choose, plain_dialect
-from trio_ws.errors import RPCAccessDeniedError, RPCInvalidParamsError, WebSocketException
+from trio_ws.errors import CloseConnection, RPCAccessDeniedError, RPCInvalidParamsError
 from trio_ws.logs import logger_for, shown
-from trio_ws.predicates import holds
+from trio_ws.predicates import check
 from trio_ws.rpc.client_connection import CONNECTION_POLICIES, ClientConnection, State
-from trio_ws.rpc.methods import Method, collect, let_ctrl_c_strike, make_method
+from trio_ws.rpc.methods import Method, allow_keyboard_interrupt, collect, make_method
 from trio_ws.rpc.rate_limit import Limiter
-from trio_ws.rpc.session import Peer
-from trio_ws.websocket.frame_log import about
+from trio_ws.rpc.session import RPCSession
+from trio_ws.websocket.frame_log import log_extra
 from trio_ws.websocket.lifetime import CONNECTING
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from trio_ws.channels.subscription import Policy
     from trio_ws.codecs.base import Packet
     from trio_ws.predicates import PredicateLike
-    from trio_ws.rpc.client_connection import FinishSoon
+    from trio_ws.rpc.client_connection import CleanupScheduler
     from trio_ws.rpc.rate_limit import RateLimit
-    from trio_ws.rpc.task_pool import Workers
+    from trio_ws.rpc.task_pool import TaskPool
     from trio_ws.websocket.connection import WebSocket
 
-__all__ = ["UNFINISHED", "WebSocketHandler"]
+__all__ = ["DETACHED", "WebSocketHandler"]
 
 logger = logger_for("trio_ws.handler")
 
@@ -54,7 +54,7 @@ _NAMES_TO_LEAVE = 1000
 _RESERVED = frozenset({SUBSCRIBE, UNSUBSCRIBE, METHODS})
 
 #: What serving a connection gives that lives on without the task.
-UNFINISHED = object()
+DETACHED = object()
 
 
 class WebSocketHandler(Generic[State]):
@@ -105,14 +105,14 @@ class WebSocketHandler(Generic[State]):
             if self.list_methods:
                 self._methods[METHODS] = make_method(self._list_methods)
             for hook in (self.on_connect, self.on_receive, self.on_disconnect):
-                let_ctrl_c_strike(hook)
+                allow_keyboard_interrupt(hook)
 
     # -- to be overridden ---------------------------------------------------------------------------
 
     async def on_connect(self, connection: ClientConnection[State]) -> None:
         """Called for each client before it is accepted.
 
-        Raising refuses the client: with 403 for an `RPCAccessDeniedError` or a `WebSocketException`, else
+        Raising refuses the client: with 403 for an `RPCAccessDeniedError` or a `CloseConnection`, else
         with 500 and the traceback in the log. So does ``connection.reject()`` or ``connection.close()``.
 
         Once it has awaited ``connection.accept()`` it may send to the client, call it and open its streams.
@@ -213,10 +213,10 @@ class WebSocketHandler(Generic[State]):
     async def _serve(
         self,
         ws: WebSocket,
-        workers: Workers,
+        workers: TaskPool,
         *,
         debug: bool,
-        finish_soon: FinishSoon | None = None,
+        finish_soon: CleanupScheduler | None = None,
     ) -> object:
         """The life of one connection.
 
@@ -226,7 +226,7 @@ class WebSocketHandler(Generic[State]):
         self._prepare()
         connection: ClientConnection[State] = ClientConnection(ws)
         object.__setattr__(connection, "_state", self.make_state(connection))
-        member = Member(connection, ws._options, self.channel_policy)
+        member = ConnectionSubscriber(connection, ws._options, self.channel_policy)
         object.__setattr__(connection, "_hub", self._hub)
         object.__setattr__(connection, "_member", member)
         over = True
@@ -235,19 +235,19 @@ class WebSocketHandler(Generic[State]):
         finally:
             if over:
                 self._leave(connection, member)
-        return None if over else UNFINISHED
+        return None if over else DETACHED
 
-    def _leave(self, connection: ClientConnection[State], member: Member) -> None:
+    def _leave(self, connection: ClientConnection[State], member: ConnectionSubscriber) -> None:
         object.__setattr__(connection, "_member", None)
         self._hub.leave(member)
 
     async def _serve_member(
         self,
         connection: ClientConnection[State],
-        member: Member,
+        member: ConnectionSubscriber,
         ws: WebSocket,
-        workers: Workers,
-        finish_soon: FinishSoon | None,
+        workers: TaskPool,
+        finish_soon: CleanupScheduler | None,
         *,
         debug: bool,
     ) -> bool:
@@ -257,10 +257,10 @@ class WebSocketHandler(Generic[State]):
         try:
             await self.on_connect(connection)
         except BaseException as exc:
-            if connection._peer is not None:
-                await connection._peer.finish()
+            if connection._session is not None:
+                await connection._session.finish()
             if isinstance(exc, RPCAccessDeniedError):
-                raise WebSocketException(1008, "access denied") from exc
+                raise CloseConnection(1008, "access denied") from exc
             raise
         object.__setattr__(connection, "_on_accept", None)
         ws._let_in()
@@ -271,27 +271,27 @@ class WebSocketHandler(Generic[State]):
             over = await self._serve_accepted(connection, member, ws, workers, finish_soon, debug=debug)
         finally:
             if over:
-                await self._see_off(connection)
+                await self._run_on_disconnect(connection)
         return over
 
     async def _serve_accepted(
         self,
         connection: ClientConnection[State],
-        member: Member,
+        member: ConnectionSubscriber,
         ws: WebSocket,
-        workers: Workers,
-        finish_soon: FinishSoon | None,
+        workers: TaskPool,
+        finish_soon: CleanupScheduler | None,
         *,
         debug: bool,
     ) -> bool:
         if ws._state == CONNECTING:
             await ws.accept()
         await ws._reader_changed()
-        peer = connection._peer
+        peer = connection._session
         if peer is None:
             if not ws.connected:
                 return True
-            peer = self._make_peer(connection, workers, debug=debug)
+            peer = self._make_session(connection, workers, debug=debug)
         else:
             peer.let_in()
         self._clients.add(connection)
@@ -300,31 +300,37 @@ class WebSocketHandler(Generic[State]):
         rest = functools.partial(self._finish, connection, member, peer)
         return await peer.run(functools.partial(finish_soon, rest) if finish_soon is not None else None)
 
-    def _begin_early(self, connection: ClientConnection[State], workers: Workers, *, debug: bool) -> None:
+    def _begin_early(self, connection: ClientConnection[State], workers: TaskPool, *, debug: bool) -> None:
         """``on_connect`` has accepted, and may call while it goes on."""
-        self._make_peer(connection, workers, debug=debug).hold()
+        self._make_session(connection, workers, debug=debug).hold()
 
     @enable_ki_protection
     async def _finish(
-        self, connection: ClientConnection[State], member: Member, peer: Peer, _: WebSocket
+        self,
+        connection: ClientConnection[State],
+        member: ConnectionSubscriber,
+        peer: RPCSession,
+        _: WebSocket,
     ) -> None:
         """The end of a connection that has left its task."""
         try:
             await peer.finish()
         finally:
             try:
-                await self._see_off(connection)
+                await self._run_on_disconnect(connection)
             finally:
                 self._leave(connection, member)
 
-    async def _see_off(self, connection: ClientConnection[State]) -> None:
+    async def _run_on_disconnect(self, connection: ClientConnection[State]) -> None:
         self._clients.discard(connection)
         self._limiter.forget(connection.uid)
         with trio.move_on_after(connection._ws._options.close_timeout, shield=True) as scope:
             await self.on_disconnect(connection)
         if scope.cancelled_caught:
             logger.warning(
-                "on_disconnect of %r took more than close_timeout", connection, extra=about(connection._ws)
+                "on_disconnect of %r took more than close_timeout",
+                connection,
+                extra=log_extra(connection._ws),
             )
 
     async def _subscribe(self, connection: ClientConnection[State], names: list[str]) -> bool:
@@ -394,7 +400,7 @@ class WebSocketHandler(Generic[State]):
             len(names),
             connection,
             limit,
-            extra=about(connection._ws),
+            extra=log_extra(connection._ws),
         )
         return True
 
@@ -402,18 +408,20 @@ class WebSocketHandler(Generic[State]):
         return [
             method.describe()
             for method in self.rpc_methods.values()
-            if method.requires is None or holds(method.requires, connection)
+            if method.requires is None or check(method.requires, connection)
         ]
 
-    def _make_peer(self, connection: ClientConnection[State], workers: Workers, *, debug: bool) -> Peer:
+    def _make_session(
+        self, connection: ClientConnection[State], workers: TaskPool, *, debug: bool
+    ) -> RPCSession:
         ws = connection._ws
-        dialect = choose(ws.subprotocol, ws._options)
+        codec = choose(ws.subprotocol, ws._options)
 
-        peer = Peer(
+        peer = RPCSession(
             ws,
             workers,
-            dialect or plain_dialect(ws._options),
-            undecided=dialect is None,
+            codec or plain_dialect(ws._options),
+            undecided=codec is None,
             methods=self._methods,
             connection=connection,
             on_packet=self.on_receive,
@@ -421,5 +429,5 @@ class WebSocketHandler(Generic[State]):
             default_limit=self.default_rate_limit,
             debug=debug,
         )
-        object.__setattr__(connection, "_peer", peer)
+        object.__setattr__(connection, "_session", peer)
         return peer

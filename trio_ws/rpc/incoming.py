@@ -24,6 +24,7 @@ import trio
 
 from trio_ws.codecs.base import ABORT, CREDIT, DEADLINE, GOAWAY, Request
 from trio_ws.errors import (
+    CloseConnection,
     ConnectionClosedError,
     PacketError,
     RateLimitError,
@@ -33,15 +34,14 @@ from trio_ws.errors import (
     RPCInvalidParamsError,
     RPCMethodNotFoundError,
     RPCTimeoutError,
-    WebSocketException,
 )
 from trio_ws.ledger import OVERHEAD, size_of
 from trio_ws.logs import logger_for, shown
-from trio_ws.predicates import holds
+from trio_ws.predicates import check
 from trio_ws.rpc.deadlines import HeldDeadlines
-from trio_ws.rpc.inline_call import Blocked, Call
+from trio_ws.rpc.inline_call import IncomingCall, SuspendedCall
 from trio_ws.rpc.methods import ASYNC, PLAIN, STREAM
-from trio_ws.rpc.outgoing import Caller
+from trio_ws.rpc.outgoing import OutgoingCalls
 from trio_ws.rpc.streams import ItemStream, produce
 from trio_ws.wall import (
     close_of,
@@ -53,19 +53,19 @@ from trio_ws.wall import (
     only_cancelled,
     text_of,
 )
-from trio_ws.websocket._notify import Bell
-from trio_ws.websocket.frame_log import about
+from trio_ws.websocket._notify import Notification
+from trio_ws.websocket.frame_log import log_extra
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator, Mapping, Sequence
 
-    from trio_ws.codecs.base import Dialect
+    from trio_ws.codecs.base import Codec
     from trio_ws.rpc.methods import Method
     from trio_ws.rpc.rate_limit import Limiter, RateLimit
-    from trio_ws.rpc.task_pool import Worker, Workers
+    from trio_ws.rpc.task_pool import PooledTask, TaskPool
     from trio_ws.websocket.connection import WebSocket
 
-__all__ = ["ON_PACKET", "Answerer"]
+__all__ = ["PACKET_DELIVERY", "IncomingCalls"]
 
 logger = logger_for("trio_ws.rpc")
 
@@ -74,39 +74,39 @@ _CALL_OVERHEAD = 1024
 #: Requests that are no calls: they are taken at once, however many calls run.
 _CONTROL = frozenset({ABORT, CREDIT, DEADLINE, GOAWAY})
 #: Stands for what is no request: the delivery of a packet to the application.
-ON_PACKET = Request("")
+PACKET_DELIVERY = Request("")
 #: Where nothing is held, so that a connection needs no dict for it.
 _NONE: dict[Any, tuple[Request, int]] = {}
 
 
-class Answerer(Caller):
+class IncomingCalls(OutgoingCalls):
     """See the module's text. `Peer` adds the reading, and has the arguments' text."""
 
     __slots__ = (
-        "_beginning_held",
-        "_busy",
+        "_active_calls",
+        "_calls_done",
         "_closing",
         "_connection",
         "_cut",
         "_debug",
         "_default_limit",
-        "_held",
+        "_deferred_requests",
+        "_generated_ids",
         "_held_deadlines",
-        "_idle_bell",
         "_limiter",
-        "_made_up",
         "_max_calls",
         "_methods",
         "_not_let_in",
         "_running",
-        "_workers",
+        "_starting_deferred",
+        "_task_pool",
     )
 
     def __init__(
         self,
         ws: WebSocket,
-        workers: Workers,
-        dialect: Dialect,
+        workers: TaskPool,
+        dialect: Codec,
         *,
         methods: Mapping[str, Method],
         connection: Any,
@@ -115,26 +115,28 @@ class Answerer(Caller):
         debug: bool = False,
     ) -> None:
         super().__init__(ws, dialect)
-        self._workers = workers
+        self._task_pool = workers
         self._methods = methods
         self._connection = connection
         self._limiter = limiter
         self._default_limit = default_limit
         self._debug = debug
-        self._running: dict[Any, Call] = {}  # calls that wait
-        self._busy = 0  # them, and those that were held and are about to begin
-        self._idle_bell = Bell()  # rings when none of them is left
-        self._held: dict[Any, tuple[Request, int]] = _NONE  # requests for which there is no room, in order
+        self._running: dict[Any, IncomingCall] = {}  # calls that wait
+        self._active_calls = 0  # them, and those that were held and are about to begin
+        self._calls_done = Notification()  # rings when none of them is left
+        self._deferred_requests: dict[Any, tuple[Request, int]] = (
+            _NONE  # requests for which there is no room, in order
+        )
         self._not_let_in = False  # on_connect has not returned
         self._held_deadlines: HeldDeadlines | None = None  # made by the first that has one
-        self._beginning_held = False  # a task waits for that room
+        self._starting_deferred = False  # a task waits for that room
         self._max_calls = ws._options.max_concurrent_calls
-        self._made_up = 0
+        self._generated_ids = 0
         self._cut: Sequence[str] = ()  # calls that were cancelled with the server, and have no answer
         self._closing: tuple[int, str] | None = None  # close with this once no call runs
 
     @abstractmethod
-    def pass_lead(self) -> None:
+    def hand_off_read_loop(self) -> None:
         """A call waits in this task: reading goes on in another."""
 
     @abstractmethod
@@ -147,11 +149,11 @@ class Answerer(Caller):
 
     # -- begin --------------------------------------------------------------------------------------
 
-    def take_request(self, request: Request, size: int, worker: Worker) -> Blocked | None:
+    def handle_request(self, request: Request, size: int, worker: PooledTask) -> SuspendedCall | None:
         """Begin a call, or hold it where too many run, or where too much is held or waits to be written."""
         if request.method in _CONTROL:
-            return self.begin(request, worker)
-        if self._held and request.call_id in self._held:
+            return self.start_call(request, worker)
+        if self._deferred_requests and request.call_id in self._deferred_requests:
             self._answer_error(request, _id_in_use())
             return None
         refusal = "max_held_bytes is reached"
@@ -160,13 +162,13 @@ class Answerer(Caller):
             refusal = "the client is not let in yet"
         elif not self._not_let_in and self._is_nested(request):
             # Calls that run may be waiting for this one, which must not wait for them.
-            if self._busy < 2 * self._max_calls:
-                return self.begin(request, worker)
+            if self._active_calls < 2 * self._max_calls:
+                return self.start_call(request, worker)
             refusal = "twice max_concurrent_calls is reached"
-        elif self._busy < self._max_calls and not self._held and not self.pressed:
-            return self.begin(request, worker)
+        elif self._active_calls < self._max_calls and not self._deferred_requests and not self.pressed:
+            return self.start_call(request, worker)
         elif not self.ledger.full:
-            self._hold(request, size)
+            self._defer(request, size)
             return None
         # Not to read on could be for ever: answers to our own calls, or credit, come that way.
         self._answer_error(request, RateLimitError(refusal))
@@ -175,79 +177,84 @@ class Answerer(Caller):
     def hold(self) -> None:
         """Begin no calls until `let_in`. They are held, as they are where too many run."""
         self._not_let_in = True
-        self._busy = self._max_calls
+        self._active_calls = self._max_calls
 
     def let_in(self) -> None:
         """Begin what came since `hold`."""
         self._not_let_in = False
-        self._busy = 0
-        self._begin_held_soon()
+        self._active_calls = 0
+        self._start_deferred_soon()
 
     def _is_nested(self, request: Request) -> bool:
         """Whether calls of ours that run may wait for this one.
 
         In dialects that do not say so, it may be where as many calls of ours are under way.
         """
-        if self._busy < self._max_calls:
+        if self._active_calls < self._max_calls:
             return False
-        if self.extended:
+        if self.supports_extensions:
             return request.nested
-        return len(self._calls) >= self._busy
+        return len(self._calls) >= self._active_calls
 
-    def _hold(self, request: Request, size: int) -> None:
+    def _defer(self, request: Request, size: int) -> None:
         if request.timeout is not None:
             request.timeout += trio.current_time()  # a time of the clock, while it is held
             self._look_at_held(request.timeout)
         size = max(size, self.measured or size_of(request.args) + size_of(request.kwargs)) + OVERHEAD
         self.ledger.held += size
-        if self._held is _NONE:
-            self._held = {}
-        self._held[request.call_id or object()] = request, size
-        self._begin_held_soon()
+        if self._deferred_requests is _NONE:
+            self._deferred_requests = {}
+        self._deferred_requests[request.call_id or object()] = request, size
+        self._start_deferred_soon()
 
     def _look_at_held(self, deadline: float) -> None:
         if self._held_deadlines is None:
-            self._held_deadlines = HeldDeadlines(self, self._workers)
+            self._held_deadlines = HeldDeadlines(self, self._task_pool)
         self._held_deadlines.look_at(deadline)
 
     def answer_too_late(self, key: Any) -> None:
         """The time of a request that is held is over."""
-        self._answer_error(self._unhold(key), _too_late())
+        self._answer_error(self._undefer(key), _too_late())
 
-    def _unhold(self, key: Any) -> Request:
-        request, size = self._held.pop(key)
+    def _undefer(self, key: Any) -> Request:
+        request, size = self._deferred_requests.pop(key)
         self.release(size)
         return request
 
-    def _begin_held_soon(self) -> None:
+    def _start_deferred_soon(self) -> None:
         """See that what is held begins, once there is room for the answers."""
-        if self._held and self._busy < self._max_calls and not self._beginning_held and not self.over:
-            self._beginning_held = True
-            self._workers.start(self._begin_held)
+        if (
+            self._deferred_requests
+            and self._active_calls < self._max_calls
+            and not self._starting_deferred
+            and not self.over
+        ):
+            self._starting_deferred = True
+            self._task_pool.start(self._start_deferred_when_writable)
 
-    async def _begin_held(self, _: Worker) -> None:
+    async def _start_deferred_when_writable(self, _: PooledTask) -> None:
         try:
-            while self._held and self._busy < self._max_calls and not self.over:
+            while self._deferred_requests and self._active_calls < self._max_calls and not self.over:
                 if self.congested:
                     self.flush()
                     await self.progress.wait()
                 else:
-                    self._busy += 1
-                    self._start_held()
+                    self._active_calls += 1
+                    self._start_next_deferred()
                     await trio.lowlevel.checkpoint()
         finally:
-            self._beginning_held = False
+            self._starting_deferred = False
 
-    def _start_held(self) -> None:
-        self._workers.start(self._run_held)
+    def _start_next_deferred(self) -> None:
+        self._task_pool.start(self._run_deferred)
 
-    def begin(self, request: Request, worker: Worker) -> Blocked | None:
+    def start_call(self, request: Request, worker: PooledTask) -> SuspendedCall | None:
         """Run a method up to its end, or to where it first waits."""
         method = self._methods.get(request.method)
-        call: Call | None = None
+        call: IncomingCall | None = None
         try:
             if method is None or self._closing is not None:
-                self._take_unknown(request)
+                self._handle_unknown(request)
                 return None
             call_id = request.call_id
             if call_id in self._running or not call_id or "/" in call_id:
@@ -257,13 +264,13 @@ class Answerer(Caller):
                 raise _too_late()
             if method.limit is not None or self._default_limit is not None:
                 self._check_limit(request, method)
-            if method.requires is not None and not holds(method.requires, self._connection):
+            if method.requires is not None and not check(method.requires, self._connection):
                 raise RPCAccessDeniedError(f"access to {request.method} denied")
             args, kwargs = method.bind(request.args, request.kwargs)
-            context = self._workers.context.copy()
+            context = self._task_pool.context.copy()
             if method.kind == PLAIN:
                 result = context.run(method.function, self._connection, *args, **kwargs)
-                payload = self.dialect.result(request, result)
+                payload = self.codec.result(request, result)
                 if payload is not None:
                     self.reply(payload)
                 return None
@@ -274,12 +281,12 @@ class Answerer(Caller):
                 try:
                     trap = context.run(coroutine.send, None)
                 except StopIteration as stop:
-                    payload = self.dialect.result(request, stop.value)
+                    payload = self.codec.result(request, stop.value)
                     if payload is not None:
                         self.reply(payload)
                     return None
-                return Blocked(Call(request, context, answers=True), coroutine, trap)
-            call = Call(request, context, answers=method.kind == ASYNC)
+                return SuspendedCall(IncomingCall(request, context, answers=True), coroutine, trap)
+            call = IncomingCall(request, context, answers=method.kind == ASYNC)
             if request.streams:
                 args, kwargs = self._open_inputs(call, method, args, kwargs)
             if method.stream_items:
@@ -296,19 +303,21 @@ class Answerer(Caller):
             return None
         if timeout is not None:
             worker.scope.deadline = trio.current_time() + timeout
-        return self.step(call, coroutine, worker)
+        return self.run_first_step(call, coroutine, worker)
 
-    def step(self, call: Call, coroutine: Coroutine[Any, Any, Any], worker: Worker) -> Blocked | None:
+    def run_first_step(
+        self, call: IncomingCall, coroutine: Coroutine[Any, Any, Any], worker: PooledTask
+    ) -> SuspendedCall | None:
         """The first step of any call."""
         done = True
         try:
             trap = call.context.run(coroutine.send, None)
             done = False
-            return Blocked(call, coroutine, trap)
+            return SuspendedCall(call, coroutine, trap)
         except StopIteration as stop:
             self._answer(call, stop.value)
         except BaseException as exc:  # noqa: BLE001 - judged there
-            self._answer_failure(call.request, exc, stream=not call.answers)
+            self._answer_failure(call.request, exc, stream=not call.has_result)
         finally:
             if done:
                 self._finish(call, worker)
@@ -316,12 +325,12 @@ class Answerer(Caller):
 
     # -- go on --------------------------------------------------------------------------------------
 
-    async def go_on(self, worker: Worker, blocked: Blocked, *, leads: bool) -> None:
+    async def continue_call(self, worker: PooledTask, blocked: SuspendedCall, *, leads: bool) -> None:
         """Let a call that waits have this task, and the lead, if it was here, go to another."""
         call = blocked.call
         self._running[call.key] = call
         if leads:
-            self._busy += 1
+            self._active_calls += 1
         request = call.request
         charge = _CALL_OVERHEAD
         if request.args or request.kwargs:
@@ -330,30 +339,30 @@ class Answerer(Caller):
         call.worker = worker
         worker.task.context = call.context
         if leads:
-            self.pass_lead()
+            self.hand_off_read_loop()
         try:
-            value = await _drive(blocked.coroutine, blocked.trap)
+            value = await _resume_coroutine(blocked.coroutine, blocked.trap)
             if self.congested and not self.over:
                 await self.wait_for_room()
             self._answer(call, value)
         except BaseException as exc:
             if only_cancelled(exc) and (worker.scope.cancel_called or is_cancelled()):
-                self._take_cancellation(call, worker)
+                self._handle_cancellation(call, worker)
                 raise
-            self._answer_failure(call.request, exc, stream=not call.answers)
+            self._answer_failure(call.request, exc, stream=not call.has_result)
         finally:
             call.worker = None
-            worker.task.context = self._workers.context.copy()
+            worker.task.context = self._task_pool.context.copy()
             self._running.pop(call.key, None)
             self.release(charge)
             self._finish(call, worker)
             self._call_ended()
 
-    def _answer(self, call: Call, value: Any) -> None:
-        if not call.answers:
+    def _answer(self, call: IncomingCall, value: Any) -> None:
+        if not call.has_result:
             return
         try:
-            payload = self.dialect.result(call.request, value)
+            payload = self.codec.result(call.request, value)
         except PacketError as exc:
             self._answer_error(call.request, exc)
             return
@@ -363,15 +372,15 @@ class Answerer(Caller):
             else:
                 self.reply(payload)
 
-    def _take_cancellation(self, call: Call, worker: Worker) -> None:
+    def _handle_cancellation(self, call: IncomingCall, worker: PooledTask) -> None:
         if call.ended_by:
             self._drop(call.request)
         elif worker.scope.cancel_called:
-            self._answer_error(call.request, _too_late(), stream=not call.answers)
+            self._answer_error(call.request, _too_late(), stream=not call.has_result)
         else:
             self._cut = [*self._cut, call.request.call_id]
 
-    def _finish(self, call: Call, worker: Worker) -> None:
+    def _finish(self, call: IncomingCall, worker: PooledTask) -> None:
         if call.request.timeout is not None:
             worker.scope.deadline = math.inf
         for stream in call.inputs or ():
@@ -379,47 +388,47 @@ class Answerer(Caller):
             self._pending.pop(stream.stream_id, None)
 
     def _call_ended(self) -> None:
-        if self._held and self._busy <= self._max_calls and not self.congested:
-            self._start_held()  # its place goes to one that was held
+        if self._deferred_requests and self._active_calls <= self._max_calls and not self.congested:
+            self._start_next_deferred()  # its place goes to one that was held
         else:
-            self._busy -= 1
-            self._begin_held_soon()
+            self._active_calls -= 1
+            self._start_deferred_soon()
         if not self._running:
-            self._idle_bell.ring()
+            self._calls_done.notify_all()
         if self._closing is not None:
             self._leave_if_idle()
 
-    async def _run_held(self, worker: Worker) -> None:
+    async def _run_deferred(self, worker: PooledTask) -> None:
         """Begin the first of the calls that had to wait, in the place that one has left to it.
 
         Until then it is held, so that an abort finds it. The lead is elsewhere.
         """
         blocked = None
         size = 0
-        if self._held and not self.over:
-            key, (request, size) = next(iter(self._held.items()))
-            self._unhold(key)
+        if self._deferred_requests and not self.over:
+            key, (request, size) = next(iter(self._deferred_requests.items()))
+            self._undefer(key)
             if request.timeout is not None:
                 request.timeout -= trio.current_time()
-            blocked = self.begin(request, worker)
+            blocked = self.start_call(request, worker)
         if blocked is None:
             self._call_ended()
         else:
             blocked.size = size
-            await self.go_on(worker, blocked, leads=False)
+            await self.continue_call(worker, blocked, leads=False)
 
     # -- what has no method -------------------------------------------------------------------------
 
-    def _take_unknown(self, request: Request) -> None:
+    def _handle_unknown(self, request: Request) -> None:
         name = request.method
         if name == ABORT:
-            self._take_abort(request.args)
-        elif name == CREDIT and self.extended:
-            self._take_credit(request.args, request.kwargs.get("bytes"))
-        elif name == DEADLINE and self.extended:
-            self._take_deadline(request.args)
-        elif name == GOAWAY and self.extended:
-            self._take_goaway(request.args)
+            self._handle_abort(request.args)
+        elif name == CREDIT and self.supports_extensions:
+            self._handle_credit(request.args, request.kwargs.get("bytes"))
+        elif name == DEADLINE and self.supports_extensions:
+            self._handle_deadline(request.args)
+        elif name == GOAWAY and self.supports_extensions:
+            self._handle_goaway(request.args)
         elif self._closing is not None:
             self._answer_error(request, RPCCancelledError("the server is going away"))
         else:
@@ -429,19 +438,19 @@ class Answerer(Caller):
                 self._check_limit(request, None)
             self._answer_error(request, RPCMethodNotFoundError(f"there is no method '{shown(name)}'"))
 
-    def _take_abort(self, args: Any) -> None:
+    def _handle_abort(self, args: Any) -> None:
         key = args[0] if args else None
         if not isinstance(key, str | int | float):
             return
         call = self._running.get(key)
         if call is not None:
             call.cancel("abort")
-        elif key in self._uploads:
-            self._uploads[str(key)].scope.cancel()
-        elif key in self._held:
-            self._drop(self._unhold(key))
+        elif key in self._client_streams:
+            self._client_streams[str(key)].scope.cancel()
+        elif key in self._deferred_requests:
+            self._drop(self._undefer(key))
 
-    def _take_credit(self, args: Any, size: Any) -> None:
+    def _handle_credit(self, args: Any, size: Any) -> None:
         stream_id, count = args if len(args) == 2 else (None, None)
         if type(stream_id) is not str or type(count) is not int or not 0 < count < 2**31:
             self.misbehaved("__credit__ takes the id of a stream and a count of items")
@@ -449,11 +458,11 @@ class Answerer(Caller):
         if size is not None and (type(size) is not int or not 0 <= size < 2**63):
             self.misbehaved("bytes of __credit__ are a number of bytes")
             return
-        producer = self._running.get(stream_id) or self._uploads.get(stream_id)
+        producer = self._running.get(stream_id) or self._client_streams.get(stream_id)
         if producer is not None:
             producer.add_credit(count, size)
 
-    def _take_deadline(self, args: Any) -> None:
+    def _handle_deadline(self, args: Any) -> None:
         """The caller still waits: its call may go on for so many seconds from now."""
         call_id, seconds = args if len(args) == 2 else (None, math.nan)
         if type(call_id) is not str or type(seconds) not in (int, float) or not seconds >= 0:
@@ -465,11 +474,11 @@ class Answerer(Caller):
             call.request.timeout = seconds
             call.worker.scope.deadline = deadline
             return
-        if call_id in self._held:
-            self._held[call_id][0].timeout = deadline
+        if call_id in self._deferred_requests:
+            self._deferred_requests[call_id][0].timeout = deadline
             self._look_at_held(deadline)
 
-    def _take_goaway(self, args: Any) -> None:
+    def _handle_goaway(self, args: Any) -> None:
         begun = args[0] if len(args) == 1 else None
         if type(begun) is not list or not all(type(call_id) is str for call_id in begun):
             self.misbehaved("__goaway__ takes a list of the ids of calls")
@@ -481,11 +490,11 @@ class Answerer(Caller):
         call_id = request.call_id
         if not call_id:
             # None that the caller makes up begins with a slash.
-            self._made_up += 1
-            request.call_id = f"/{self._made_up}"
+            self._generated_ids += 1
+            request.call_id = f"/{self._generated_ids}"
         elif call_id in self._running:
             raise _id_in_use()
-        elif self.extended or call_id[0] == "/":
+        elif self.supports_extensions or call_id[0] == "/":
             raise RPCInvalidParamsError("a call_id has no slash in it", data={"path": "$.call_id"})
 
     def _check_limit(self, request: Request, method: Method | None) -> None:
@@ -499,13 +508,13 @@ class Answerer(Caller):
         error = RateLimitError(f"rate limit of {shown(request.method, 80)} exceeded", retry_after=retry_after)
         if limit.disconnect:
             self._answer_error(request, error)
-            raise WebSocketException(1008, "rate limit exceeded")
+            raise CloseConnection(1008, "rate limit exceeded")
         raise error
 
     # -- streams from the caller --------------------------------------------------------------------
 
     def _open_inputs(
-        self, call: Call, method: Method, args: Any, kwargs: Any
+        self, call: IncomingCall, method: Method, args: Any, kwargs: Any
     ) -> tuple[list[Any], dict[str, Any]]:
         args, kwargs = list(args), dict(kwargs)
         call.inputs = inputs = []
@@ -524,7 +533,7 @@ class Answerer(Caller):
     # -- errors -------------------------------------------------------------------------------------
 
     def _drop(self, request: Request) -> None:
-        payload = self.dialect.dropped(request) if request is not ON_PACKET else None
+        payload = self.codec.dropped(request) if request is not PACKET_DELIVERY else None
         if payload is not None:
             self.reply(payload)
 
@@ -542,7 +551,7 @@ class Answerer(Caller):
 
     def _answer_error(self, request: Request, exc: BaseException, *, stream: bool = False) -> None:
         """Tell the caller what went wrong, and as little as it should know."""
-        if request is ON_PACKET:
+        if request is PACKET_DELIVERY:
             return  # nobody waits for that
         close = close_of(exc)
         if close is not None:
@@ -558,10 +567,10 @@ class Answerer(Caller):
         error = error_of(exc)
         if error is not None:
             try:
-                return self.dialect.error(request, *error, stream=stream)
+                return self.codec.error(request, *error, stream=stream)
             except BaseException as second:  # noqa: BLE001 - of data that is a user's
                 judged(second)
-        return self.dialect.error(request, *self._internal(request, exc), stream=stream)
+        return self.codec.error(request, *self._internal(request, exc), stream=stream)
 
     def _internal(self, request: Request, exc: BaseException) -> tuple[int, str, Any]:
         mark = secrets.token_hex(4)
@@ -571,14 +580,14 @@ class Answerer(Caller):
             shown(request.method, 80),
             mark,
             exc=exc,
-            extra=about(self.ws),
+            extra=log_extra(self.ws),
         )
         text = text_of(exc) if self._debug else "internal error"
         return RPCInternalError.default_code, f"{text} [{mark}]", {"id": mark}
 
 
 @types.coroutine
-def _drive(coroutine: Coroutine[Any, Any, Any], trap: Any) -> Generator[Any, Any, Any]:
+def _resume_coroutine(coroutine: Coroutine[Any, Any, Any], trap: Any) -> Generator[Any, Any, Any]:
     """Go on with a coroutine that has yielded ``trap``, as ``await`` would have done from its start."""
     while True:
         thrown: BaseException | None = None

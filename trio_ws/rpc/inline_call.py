@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trio_ws.rpc.streams import LIMITLESS, Producer
+from trio_ws.rpc.streams import LIMITLESS, StreamSender
 
 if TYPE_CHECKING:
     import contextvars
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
     from trio_ws.codecs.base import Request
     from trio_ws.rpc.streams import ItemStream
-    from trio_ws.rpc.task_pool import Worker
-    from trio_ws.websocket._notify import Bell
+    from trio_ws.rpc.task_pool import PooledTask
+    from trio_ws.websocket._notify import Notification
 
-__all__ = ["Blocked", "Call"]
+__all__ = ["IncomingCall", "SuspendedCall"]
 
 
-class Call(Producer):
+class IncomingCall(StreamSender):
     """A call of the other side that has begun.
 
     Attributes:
@@ -26,17 +26,17 @@ class Call(Producer):
         ended_by: ``"abort"`` or ``"end"`` where its scope was cancelled for that.
     """
 
-    __slots__ = ("answers", "context", "ended_by", "inputs", "key", "worker")
+    __slots__ = ("context", "ended_by", "has_result", "inputs", "key", "worker")
 
     def __init__(self, request: Request, context: contextvars.Context, *, answers: bool) -> None:
         self.request = request
         self.credit = request.credits
         self.credit_bytes = LIMITLESS if request.credit_bytes is None else request.credit_bytes
-        self.bell: Bell | None = None
-        self.answers = answers
+        self.credit_arrived: Notification | None = None
+        self.has_result = answers
         self.key: Any = request.call_id
         self.context = context
-        self.worker: Worker | None = None
+        self.worker: PooledTask | None = None
         self.inputs: list[ItemStream[Any]] | None = None
         self.ended_by = ""
 
@@ -48,7 +48,7 @@ class Call(Producer):
                 self.worker.scope.cancel()
 
 
-class Blocked:
+class SuspendedCall:
     """A call whose coroutine waits, with what that needs to go on.
 
     Attributes:
@@ -57,7 +57,7 @@ class Blocked:
 
     __slots__ = ("call", "coroutine", "size", "trap")
 
-    def __init__(self, call: Call, coroutine: Coroutine[Any, Any, Any], trap: Any) -> None:
+    def __init__(self, call: IncomingCall, coroutine: Coroutine[Any, Any, Any], trap: Any) -> None:
         self.call = call
         self.coroutine = coroutine
         self.trap = trap

@@ -29,7 +29,7 @@ from msgspec.structs import astuple
 from trio_ws.codecs.jsonrpc import EXTENSIONS
 from trio_ws.decoding import UNDECODABLE
 from trio_ws.predicates import PredicateLike, check_predicate
-from trio_ws.rpc.parameters import MethodParameter, invalid, short, written
+from trio_ws.rpc.parameters import MethodParameter, format_annotation, invalid_params, show_name
 from trio_ws.rpc.rate_limit import LIMIT_MARK, RateLimit, target_of
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ __all__ = [
     "PLAIN",
     "STREAM",
     "Method",
+    "allow_keyboard_interrupt",
     "collect",
-    "let_ctrl_c_strike",
     "make_method",
     "rpc_method",
 ]
@@ -235,7 +235,7 @@ class Method:
             check_predicate(requires)
         self.name = name
         self.function = function
-        let_ctrl_c_strike(function)
+        allow_keyboard_interrupt(function)
         self.requires = requires
         self.limit = limit
         self.kind = _kind(function)
@@ -243,7 +243,7 @@ class Method:
             inspect.getdoc(function.func if isinstance(function, functools.partial) else function) or ""
         )
         signature = _signature(name, function)
-        self._returns = written(signature.return_annotation)
+        self._returns = format_annotation(signature.return_annotation)
         inmost = next(iter(list(_layers(function))[-1:]), None)
         parameters = [
             MethodParameter(name, one, inmost, namespace or {})
@@ -317,12 +317,12 @@ class Method:
         positional, rest = self._positional, self._var_positional
         count = len(positional)
         if len(args) > count and rest is None:
-            raise invalid(
+            raise invalid_params(
                 f"{self.name} takes at most {count} by position, but {len(args)} were given", f"$[{count}]"
             )
-        values = [one.fit(value, one.name) for one, value in zip(positional, args, strict=False)]
+        values = [one.validate(value, one.name) for one, value in zip(positional, args, strict=False)]
         if rest is not None:
-            values += rest.fit_many(args[count:], lambda place: f"{rest.name}[{place}]")
+            values += rest.validate_many(args[count:], lambda place: f"{rest.name}[{place}]")
         named: dict[str, Any] = {}
         more: dict[str, Any] = {}
         for key, value in kwargs.items():
@@ -332,13 +332,15 @@ class Method:
                     raise self._unexpected(key)
                 more[key] = value
             elif 0 <= one.place < len(args):
-                raise invalid(f"{key} is given twice, by position and by name", f"$.{key}")
+                raise invalid_params(f"{key} is given twice, by position and by name", f"$.{key}")
             else:
-                named[key] = one.fit(value, key)
+                named[key] = one.validate(value, key)
         if more:
             assert self._var_keyword is not None
             keys = list(more)
-            fitting = self._var_keyword.fit_many(list(more.values()), lambda place: short(keys[place]))
+            fitting = self._var_keyword.validate_many(
+                list(more.values()), lambda place: show_name(keys[place])
+            )
             named.update(zip(keys, fitting, strict=True))
         missing = [
             one.name
@@ -346,13 +348,13 @@ class Method:
             if one.required and not (one.name in named and one.name in self._named)
         ]
         if missing:
-            raise invalid(f"{self.name} needs {', '.join(missing)}", f"$.{missing[0]}")
+            raise invalid_params(f"{self.name} needs {', '.join(missing)}", f"$.{missing[0]}")
         return values, named
 
     def _unexpected(self, key: str) -> RPCInvalidParamsError:
         names = ", ".join(self._named) or "nothing"
-        return invalid(
-            f"{self.name} has no parameter {short(key)}; it takes {names} by name", f"$.{short(key)}"
+        return invalid_params(
+            f"{self.name} has no parameter {show_name(key)}; it takes {names} by name", f"$.{show_name(key)}"
         )
 
     def parameter_name(self, place: str) -> str:
@@ -370,7 +372,7 @@ class Method:
         if self._var_positional is not None:
             return self._var_positional.name
         count = len(self._positional)
-        raise invalid(f"{self.name} takes at most {count} by position", f"$[{count}]")
+        raise invalid_params(f"{self.name} takes at most {count} by position", f"$[{count}]")
 
     def place_stream(self, args: list[Any], kwargs: dict[str, Any], place: str, stream: object) -> None:
         """Put a stream where `bind` has left None for it.
@@ -386,14 +388,14 @@ class Method:
         """
         name = self.parameter_name(place)
         if name not in self.stream_items:
-            raise invalid(f"{name} takes no stream", f"$.{name}")
+            raise invalid_params(f"{name} takes no stream", f"$.{name}")
         where = next((one.place for one in self._positional if one.name == name), -1)
         if 0 <= where < len(args) and args[where] is None:
             args[where] = stream
         elif kwargs.get(name, self) is None:
             kwargs[name] = stream
         else:
-            raise invalid(f"{name} takes one stream, for which null is sent", f"$.{name}")
+            raise invalid_params(f"{name} takes one stream, for which null is sent", f"$.{name}")
 
     def check_streams(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """See that every parameter that takes a stream has got one, once streams stand in their places.
@@ -405,7 +407,7 @@ class Method:
             if one.is_stream and not one.optional:
                 value = args[one.place] if 0 <= one.place < len(args) else kwargs.get(one.name, one)
                 if value is None:
-                    raise invalid(f"{one.name} takes a stream, and none was given", f"$.{one.name}")
+                    raise invalid_params(f"{one.name} takes a stream, and none was given", f"$.{one.name}")
 
     def describe(self) -> dict[str, Any]:
         """What may be told to people and programs: plain data that every dialect can carry."""
@@ -425,7 +427,7 @@ class Method:
 # -- what a function is -----------------------------------------------------------------------------
 
 
-def let_ctrl_c_strike(function: Any) -> None:
+def allow_keyboard_interrupt(function: Any) -> None:
     """Ctrl+C may strike in this function of a user's, and in what it calls. It is kept off our own code."""
     while function is not None:
         if hasattr(function, "__code__"):

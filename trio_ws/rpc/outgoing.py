@@ -23,10 +23,10 @@ from trio_ws.errors import ConnectionClosedError, RPCError, RPCTimeoutError
 from trio_ws.ledger import size_of
 from trio_ws.logs import shown
 from trio_ws.protocol.frames import BINARY, TEXT
-from trio_ws.rpc.client_streams import numbered, streams_in, uploading
+from trio_ws.rpc.client_streams import assign_stream_ids, find_stream_args, sending_streams
 from trio_ws.rpc.deadlines import Lease, Renewals, let_own_deadline_speak
 from trio_ws.rpc.errors import error_from
-from trio_ws.rpc.pending import Needing, Slot, TimedSlot
+from trio_ws.rpc.pending import PendingCall, PendingCallWithDeadline, ReadDemand
 from trio_ws.rpc.streams import ItemStream, convert
 from trio_ws.rpc.task_pool import IN_CALL
 from trio_ws.websocket.lifetime import OPEN
@@ -34,17 +34,17 @@ from trio_ws.websocket.lifetime import OPEN
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
-    from trio_ws.codecs.base import Dialect
-    from trio_ws.rpc.client_streams import Upload
-    from trio_ws.rpc.pending import Waiting
-    from trio_ws.rpc.task_pool import Workers
+    from trio_ws.codecs.base import Codec
+    from trio_ws.rpc.client_streams import ClientStream
+    from trio_ws.rpc.pending import ResponseSink
+    from trio_ws.rpc.task_pool import TaskPool
     from trio_ws.websocket.connection import WebSocket
 
-__all__ = ["Caller", "PacketStream", "RPCResponse"]
+__all__ = ["OutgoingCalls", "PacketStream", "RPCResponse"]
 
 
 #: What is never a stream; to look for ``__aiter__`` in each argument costs more than all else about it.
-_NO_STREAMS = frozenset({bool, int, float, str, bytes, list, tuple, dict, type(None)})
+_SCALAR_TYPES = frozenset({bool, int, float, str, bytes, list, tuple, dict, type(None)})
 
 
 class RPCResponse:
@@ -108,7 +108,7 @@ class PacketStream(AsyncIterator[Packet]):
             self._stream.close()
 
 
-class Caller(ABC):
+class OutgoingCalls(ABC):
     """See the module's text. `Peer` adds the half that answers.
 
     Attributes:
@@ -125,64 +125,64 @@ class Caller(ABC):
 
     __slots__ = (
         "_begun_there",
+        "_burst_at_last_read",
+        "_burst_size",
         "_calls",
+        "_client_streams",
         "_high_water",
-        "_left",
         "_may_call",
         "_measured_from",
         "_next_id",
-        "_outbox",
         "_pending",
         "_renewals",
-        "_uploads",
-        "dialect",
-        "extended",
+        "_write_buffer",
+        "codec",
         "granted_bytes",
         "ledger",
         "measured",
-        "needing",
         "opcode",
         "over",
         "progress",
-        "window",
+        "read_demand",
+        "stream_window",
+        "supports_extensions",
         "window_bytes",
-        "woken",
         "ws",
     )
 
     over: bool
-    _workers: Workers  # set by the half that answers
+    _task_pool: TaskPool  # set by the half that answers
 
-    def __init__(self, ws: WebSocket, dialect: Dialect) -> None:
+    def __init__(self, ws: WebSocket, dialect: Codec) -> None:
         self.ws = ws
         self.over = False
         self.ledger = ws._ledger
         self.measured = 0
-        self.progress = ws._outbox.room
-        self.needing = Needing(self.progress)
-        self.woken = 0
-        self._left = 0  # of them, at the last read
-        self.window = ws._options.stream_window
+        self.progress = ws._write_buffer.writable
+        self.read_demand = ReadDemand(self.progress)
+        self._burst_size = 0
+        self._burst_at_last_read = 0  # of them, at the last read
+        self.stream_window = ws._options.stream_window
         self.window_bytes = ws._options.stream_window_bytes
         self.granted_bytes = 0
-        self._outbox = ws._outbox
+        self._write_buffer = ws._write_buffer
         self._high_water = ws._options.send_high_water
-        self._calls: dict[Any, Slot] = {}  # that wait for their one answer, by id
-        self._pending: dict[Any, Waiting] = {}  # the other requests, streams for the most part
-        self._uploads: dict[str, Upload] = {}
+        self._calls: dict[Any, PendingCall] = {}  # that wait for their one answer, by id
+        self._pending: dict[Any, ResponseSink] = {}  # the other requests, streams for the most part
+        self._client_streams: dict[str, ClientStream] = {}
         self._renewals: Renewals | None = None  # made by the first call with a deadline
         # Said by a peer that goes away: which calls it has begun, of those without an answer.
         self._begun_there: frozenset[str] | None = None
         self._next_id = 0
-        self.speak(dialect)
+        self.set_codec(dialect)
 
-    def speak(self, dialect: Dialect) -> None:
+    def set_codec(self, dialect: Codec) -> None:
         """Use this dialect from here on."""
-        self.dialect = dialect
+        self.codec = dialect
         dialect.use_ledger(self.ledger)
         self._measured_from = dialect.measured_from(self.ws._options.max_decoded_bytes)
-        self.extended = dialect.extended
-        self._may_call = dialect.calls_back or self.ws._client
+        self.supports_extensions = dialect.supports_extensions
+        self._may_call = dialect.peer_accepts_calls or self.ws._client
         self.opcode = BINARY if dialect.binary else TEXT
 
     # -- what goes out ------------------------------------------------------------------------------
@@ -190,12 +190,12 @@ class Caller(ABC):
     @property
     def congested(self) -> bool:
         """Whether a sender should wait."""
-        return self._outbox.size >= self._high_water
+        return self._write_buffer.size >= self._high_water
 
     @property
     def pressed(self) -> bool:
         """Whether so much is held for the other side, or waits to be written, that no more is to begin."""
-        return self._outbox.size >= self._high_water or self.ledger.held >= self.ledger.max_held
+        return self._write_buffer.size >= self._high_water or self.ledger.held >= self.ledger.max_held
 
     def size_of(self, value: Any) -> int:
         """Bytes that a part of the packet at hand takes, or all of it where that was measured."""
@@ -207,7 +207,7 @@ class Caller(ABC):
         was_full = ledger.held >= ledger.max_held
         ledger.held -= size
         if was_full:
-            self.progress.ring()
+            self.progress.notify_all()
 
     async def wait_for_room(self) -> None:
         """Wait until the network has taken enough."""
@@ -219,54 +219,58 @@ class Caller(ABC):
 
     def flush(self) -> None:
         """Send what was corked."""
-        if self._outbox.corked:
-            self._outbox.flush()
+        if self._write_buffer.flush_scheduled:
+            self._write_buffer.flush()
 
     def _send_request(self, payload: bytes) -> int:
         """Send a request, and give its mark (see waiting.py).
 
         The last of the callers that one read has woken sends for all of them.
         """
-        if self.woken > 1:
-            self.woken -= 1
+        if self._burst_size > 1:
+            self._burst_size -= 1
             self.ws._post(self.opcode, payload, cork=True)
         else:
-            self.woken = 0
+            self._burst_size = 0
             self.ws._post(self.opcode, payload, cork=False)
-        outbox = self._outbox
-        return outbox.passed + outbox.size
+        write_buffer = self._write_buffer
+        return write_buffer.bytes_sent + write_buffer.size
 
     def _lost_error(self, call_id: Any, mark: int) -> ConnectionClosedError:
         """What a request gets that was sent with this mark and finds no answer any more."""
-        ws, outbox = self.ws, self._outbox
+        ws, write_buffer = self.ws, self._write_buffer
         error = ws._closed_error()
         # A stream may still be given what waits, if a Close frame is among it.
-        if mark > outbox.passed and outbox.broken and (ws._close_sent is None or ws._transport.self_reading):
+        if (
+            mark > write_buffer.bytes_sent
+            and write_buffer.broken
+            and (ws._close_sent is None or ws._transport.self_reading)
+        ):
             error.may_have_run = False
         if self._begun_there is not None and call_id not in self._begun_there:
             error.may_have_run = False
         return error
 
-    def expect_fewer(self) -> None:
+    def _decay_burst(self) -> None:
         """At a read: those whom earlier reads woke, and who did not call since the last, will not."""
-        if self.woken == self._left:
-            self.woken = 0
-        self._left = self.woken
+        if self._burst_size == self._burst_at_last_read:
+            self._burst_size = 0
+        self._burst_at_last_read = self._burst_size
 
     def send_credit(self, stream_id: str, count: int, size: int) -> None:
         """The consumer of a stream wants more items, and bytes."""
-        self.post(self.dialect.credit(stream_id, count, size), cork=True)
+        self.post(self.codec.credit(stream_id, count, size), cork=True)
 
-    def abandon(self, call_id: Any) -> None:
+    def cancel(self, call_id: Any) -> None:
         """The caller, or the consumer of a stream, has gone."""
         gone = self._calls.pop(call_id, None) or self._pending.pop(call_id, None)
         if gone is not None and not self.over:
-            self.post(self.dialect.abort(call_id), cork=False)
+            self.post(self.codec.abort(call_id), cork=False)
 
     async def send(self, data: Any) -> None:
         """Send a packet that is no call."""
         await checkpoint_if_cancelled()
-        payload = self.dialect.data(data)
+        payload = self.codec.data(data)
         await self._ready()
         self.post(payload, cork=False)
 
@@ -296,7 +300,7 @@ class Caller(ABC):
     async def _ready_in_time(self) -> None:
         """As `_ready`, and with more time left than a trip takes: else wait whether the deadline is moved."""
         await self._ready()
-        while self.extended:
+        while self.supports_extensions:
             deadline = trio.current_effective_deadline()
             if deadline - trio.current_time() > self.ws._one_way():
                 return
@@ -327,9 +331,9 @@ class Caller(ABC):
 
     async def _error_of(self, method: str, response: Response) -> RPCError:
         if response.error is None:
-            self.post(self.dialect.abort(response.call_id), cork=False)
+            self.post(self.codec.abort(response.call_id), cork=False)
             return RPCError(f"{method} is a stream; use stream()")
-        error = error_from(response, ours=self.extended)
+        error = error_from(response, ours=self.supports_extensions)
         if isinstance(error, RPCTimeoutError):
             await let_own_deadline_speak()
         return error
@@ -344,11 +348,11 @@ class Caller(ABC):
         """
         self._next_id += 1
         call_id = str(self._next_id)
-        if kwargs or not _NO_STREAMS.issuperset(map(type, args)):
-            streams = streams_in(args, kwargs)
+        if kwargs or not _SCALAR_TYPES.issuperset(map(type, args)):
+            streams = find_stream_args(args, kwargs)
             if streams:
                 return self._exchange_with_uploads(call_id, method, args, kwargs, streams)
-        if self.over or self.ws._state != OPEN or self._outbox.size >= self._high_water:
+        if self.over or self.ws._state != OPEN or self._write_buffer.size >= self._high_water:
             return self._exchange_later(call_id, method, args, kwargs)
         return self._answer_to(call_id, method, args, kwargs)
 
@@ -367,30 +371,30 @@ class Caller(ABC):
         streams: dict[str, str] | None = None,
     ) -> Coroutine[Any, Any, Response]:
         """Send a request for this task, which is to wait at once for what this gives."""
-        lease = self._lease() if self.extended else None
+        lease = self._lease() if self.supports_extensions else None
         if lease is not None and lease.seconds <= 0:
             return self._exchange_later(call_id, method, args, kwargs)
         payload = self._encode_request(call_id, method, args, kwargs, lease, None, streams)
         if not self._calls:
-            self.progress.ring()
+            self.progress.notify_all()
         if lease is None:
-            slot = self._calls[call_id] = Slot()
+            slot = self._calls[call_id] = PendingCall()
         else:
-            slot = self._calls[call_id] = TimedSlot()
+            slot = self._calls[call_id] = PendingCallWithDeadline()
             slot.lease = lease
-        slot.caller = self
+        slot.outgoing = self
         slot.call_id = call_id
         slot.task = current_task()
-        slot.mark = self._send_request(payload)
+        slot.sent_offset = self._send_request(payload)
         return wait_task_rescheduled(slot.abort)  # noqa: ASYNC105 - the caller does
 
-    def ask_soon(self, waiting: Waiting, method: str, args: Sequence[Any]) -> None:
+    def ask_soon(self, waiting: ResponseSink, method: str, args: Sequence[Any]) -> None:
         """Send a request at once, whatever the high-water mark, for those who keep a bound of their own."""
         self._next_id += 1
         call_id = str(self._next_id)
-        payload = self.dialect.request(call_id, method, args)
+        payload = self.codec.request(call_id, method, args)
         self._pending[call_id] = waiting
-        waiting.mark = self._send_request(payload)
+        waiting.sent_offset = self._send_request(payload)
 
     def _encode_request(
         self,
@@ -404,10 +408,10 @@ class Caller(ABC):
         credit_bytes: int | None = None,
     ) -> bytes:
         if not self._may_call:
-            raise RPCError(f"a client that speaks {self.dialect.name} cannot be called")
+            raise RPCError(f"a client that speaks {self.codec.name} cannot be called")
         timeout = None if lease is None else lease.seconds
-        nested = IN_CALL.get() if self.extended else False
-        return self.dialect.request(
+        nested = IN_CALL.get() if self.supports_extensions else False
+        return self.codec.request(
             call_id, method, args, kwargs, timeout, credits, streams, nested=nested, credit_bytes=credit_bytes
         )
 
@@ -420,7 +424,7 @@ class Caller(ABC):
         lease = Lease(max(0.0, deadline - now - self.ws._one_way()), now)
         renewals = self._renewals
         if renewals is None:
-            renewals = self._renewals = Renewals(self, self._workers)
+            renewals = self._renewals = Renewals(self, self._task_pool)
         if lease.renew_at < renewals.due:  # spares a call
             renewals.look_at(lease.renew_at)
         return lease
@@ -432,7 +436,7 @@ class Caller(ABC):
     ) -> ItemStream[Any]:
         """Send a request for a stream."""
         await checkpoint_if_cancelled()
-        if streams_in(args, kwargs):
+        if find_stream_args(args, kwargs):
             raise TypeError("an argument that is a stream needs an owner; use: async with stream(...)")
         await self._ready_in_time()
         self._next_id += 1
@@ -447,20 +451,20 @@ class Caller(ABC):
         items: Any,
         streams: dict[str, str] | None,
     ) -> ItemStream[Any]:
-        window = self.window if self.extended else 0
-        lease = self._lease() if self.extended else None
+        window = self.stream_window if self.supports_extensions else 0
+        lease = self._lease() if self.supports_extensions else None
         stream: ItemStream[Any] = ItemStream(self, call_id, items, f"an item of {method}")
         size = stream.grant_first(window) if window else None
         try:
             payload = self._encode_request(
-                call_id, method, args, kwargs, lease, self.window, streams, credit_bytes=size
+                call_id, method, args, kwargs, lease, self.stream_window, streams, credit_bytes=size
             )
         except BaseException:
             stream.close()
             raise
         self._pending[call_id] = stream
         stream.lease = lease
-        stream.mark = self._send_request(payload)
+        stream.sent_offset = self._send_request(payload)
         return stream
 
     @asynccontextmanager
@@ -468,7 +472,7 @@ class Caller(ABC):
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any = Any
     ) -> AsyncIterator[ItemStream[Any]]:
         """A stream for the length of a block; leaving it early cancels the producer."""
-        streams = streams_in(args, kwargs)
+        streams = find_stream_args(args, kwargs)
         if not streams:
             results = await self.open_stream(method, args, kwargs, items)
             try:
@@ -480,8 +484,8 @@ class Caller(ABC):
         await self._ready_in_time()
         self._next_id += 1
         call_id = str(self._next_id)
-        ids, plain_args, plain_kwargs = numbered(self, call_id, args, kwargs, streams)
-        async with uploading(self, ids, streams):
+        ids, plain_args, plain_kwargs = assign_stream_ids(self, call_id, args, kwargs, streams)
+        async with sending_streams(self, ids, streams):
             results = self._open_stream(call_id, method, plain_args, plain_kwargs, items, ids)
             try:
                 yield results
@@ -498,7 +502,7 @@ class Caller(ABC):
         kwargs: Mapping[str, Any],
         streams: dict[str, AsyncIterable[Any]],
     ) -> Response:
-        ids, plain_args, plain_kwargs = numbered(self, call_id, args, kwargs, streams)
+        ids, plain_args, plain_kwargs = assign_stream_ids(self, call_id, args, kwargs, streams)
         await self._ready_in_time()
-        async with uploading(self, ids, streams):
+        async with sending_streams(self, ids, streams):
             return await self._answer_to(call_id, method, plain_args, plain_kwargs, ids)

@@ -28,7 +28,7 @@ from trio_ws.logs import shown
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["MethodParameter", "invalid", "short", "written"]
+__all__ = ["MethodParameter", "format_annotation", "invalid_params", "show_name"]
 
 _STREAMS = (
     collections.abc.AsyncIterable,
@@ -52,6 +52,7 @@ class MethodParameter:
     """
 
     __slots__ = (
+        "annotation_text",
         "box",
         "box_of_many",
         "default",
@@ -63,7 +64,6 @@ class MethodParameter:
         "str_keys",
         "type",
         "wire_type",
-        "written",
     )
 
     def __init__(
@@ -77,8 +77,8 @@ class MethodParameter:
         self.kind = parameter.kind
         self.default = parameter.default
         self.place = -1
-        self.written = written(parameter.annotation)
-        where = f"{method}: parameter {self.name}: {self.written}"
+        self.annotation_text = format_annotation(parameter.annotation)
+        where = f"{method}: parameter {self.name}: {self.annotation_text}"
         hint = _resolve(where, parameter.annotation, function, namespace)
         self.is_stream, self.optional, self.type = _stream_in(hint, where)
         if self.is_stream and parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
@@ -98,13 +98,13 @@ class MethodParameter:
         starred = self.kind in _STARRED
         return self.default is Parameter.empty and not starred
 
-    def fit(self, value: Any, label: str) -> Any:
+    def validate(self, value: Any, label: str) -> Any:
         """The value, converted; ``label`` names it in the error."""
         if self.box is None:
             return value
         if self.is_stream:
             if value is not None:
-                raise invalid(f"{label} takes a stream", f"$.{label}")
+                raise invalid_params(f"{label} takes a stream", f"$.{label}")
             return None
         try:
             if self.str_keys:
@@ -112,9 +112,9 @@ class MethodParameter:
             return convert((value,), self.box).value
         except UNDECODABLE as exc:
             text, path = _explain(exc, label)
-            raise invalid(text, path) from exc
+            raise invalid_params(text, path) from exc
 
-    def fit_many(self, values: list[Any], label: Callable[[int], str]) -> list[Any]:
+    def validate_many(self, values: list[Any], label: Callable[[int], str]) -> list[Any]:
         """As `fit`, for all that a starred parameter gets; ``label`` names one of them by its index.
 
         One conversion of all takes a hundredth of the time.
@@ -127,12 +127,16 @@ class MethodParameter:
             at = _AT_INDEX.search(str(exc))
             if at is not None and not isinstance(exc, RecursionError):
                 index = int(at[1])
-                self.fit(values[index], label(index))
-            return [self.fit(value, label(index)) for index, value in enumerate(values)]
+                self.validate(values[index], label(index))
+            return [self.validate(value, label(index)) for index, value in enumerate(values)]
         return converted
 
     def describe(self) -> dict[str, Any]:
-        described: dict[str, Any] = {"name": self.name, "type": self.written, "required": self.required}
+        described: dict[str, Any] = {
+            "name": self.name,
+            "type": self.annotation_text,
+            "required": self.required,
+        }
         if self.default is not Parameter.empty:
             plain = self.default is None or type(self.default) in (bool, int, float, str)
             described["default"] = self.default if plain else repr(self.default)
@@ -146,7 +150,7 @@ class MethodParameter:
 # -- what a parameter takes -------------------------------------------------------------------------
 
 
-def written(annotation: Any) -> str:
+def format_annotation(annotation: Any) -> str:
     """An annotation as text, for people."""
     if annotation is Parameter.empty:
         return "Any"
@@ -230,7 +234,7 @@ def _check_type(hint: Any, where: str) -> bool:
 # -- what is said of a value that does not fit ------------------------------------------------------
 
 
-def invalid(text: str, path: str) -> RPCInvalidParamsError:
+def invalid_params(text: str, path: str) -> RPCInvalidParamsError:
     return RPCInvalidParamsError(text, data={"path": path})
 
 
@@ -248,6 +252,6 @@ def _explain(exc: Exception, label: str) -> tuple[str, str]:
     return f"{label}{rest}: {text}".encode(errors="backslashreplace").decode(), f"$.{label}{rest}"
 
 
-def short(name: str) -> str:
+def show_name(name: str) -> str:
     """A name that the caller made up, fit to be shown."""
     return shown(name) if name.isidentifier() else f"'{shown(name)}'"

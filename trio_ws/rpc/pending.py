@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import outcome
 from trio.lowlevel import Abort, RaiseCancelT, Task, reschedule
 
-from trio_ws.websocket._notify import Gives
+from trio_ws.websocket._notify import ReusableOutcome
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from trio_ws.codecs.base import Response
     from trio_ws.errors import ConnectionClosedError
     from trio_ws.rpc.deadlines import Lease
-    from trio_ws.rpc.outgoing import Caller
-    from trio_ws.websocket._notify import Bell
+    from trio_ws.rpc.outgoing import OutgoingCalls
+    from trio_ws.websocket._notify import Notification
 
-__all__ = ["Needing", "Slot", "TimedSlot", "Waiting"]
+__all__ = ["PendingCall", "PendingCallWithDeadline", "ReadDemand", "ResponseSink"]
 
 
-class Waiting(Protocol):
+class ResponseSink(Protocol):
     """Whoever waits for the answers to one request.
 
     Attributes:
@@ -33,40 +33,40 @@ class Waiting(Protocol):
         lease: the time that the other side was given, or None; see deadlines.py.
     """
 
-    mark: int
+    sent_offset: int
     lease: Lease | None
 
-    def answered(self, response: Response, size: int) -> bool:
+    def on_response(self, response: Response, size: int) -> bool:
         """Take an answer of so many bytes; give whether it was the last."""
         raise NotImplementedError
 
-    def lost(self, error: ConnectionClosedError) -> None:
+    def on_connection_lost(self, error: ConnectionClosedError) -> None:
         """The connection ended."""
         raise NotImplementedError
 
 
-class Slot(Gives["Response"]):
-    """One caller that waits for one answer, and what it is woken with. See ``mark`` of `Waiting`."""
+class PendingCall(ReusableOutcome["Response"]):
+    """One outgoing that waits for one answer, and what it is woken with. See ``mark`` of `Waiting`."""
 
-    __slots__ = ("call_id", "caller", "mark", "task")
+    __slots__ = ("call_id", "outgoing", "sent_offset", "task")
 
-    caller: Caller
+    outgoing: OutgoingCalls
     call_id: str
     task: Task
-    mark: int
+    sent_offset: int
     lease: Lease | None = None
 
     def abort(self, _: RaiseCancelT) -> Abort:
-        """The caller was cancelled."""
-        self.caller.abandon(self.call_id)
+        """The outgoing was cancelled."""
+        self.outgoing.cancel(self.call_id)
         return Abort.SUCCEEDED
 
-    def lost(self, error: ConnectionClosedError) -> None:
+    def on_connection_lost(self, error: ConnectionClosedError) -> None:
         """The connection ended."""
         reschedule(self.task, outcome.Error(error))
 
 
-class TimedSlot(Slot):
+class PendingCallWithDeadline(PendingCall):
     """A slot of a call with a deadline."""
 
     __slots__ = ("lease",)
@@ -74,7 +74,7 @@ class TimedSlot(Slot):
     lease: Lease | None
 
 
-class Needing:
+class ReadDemand:
     """Counts the tasks that wait for something, but the answer to a call, which only reading can bring.
 
     Args:
@@ -83,13 +83,13 @@ class Needing:
 
     __slots__ = ("_progress", "count")
 
-    def __init__(self, progress: Bell) -> None:
+    def __init__(self, progress: Notification) -> None:
         self.count = 0
         self._progress = progress
 
     def __enter__(self) -> None:
         self.count += 1
-        self._progress.ring()
+        self._progress.notify_all()
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None

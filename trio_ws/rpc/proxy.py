@@ -43,13 +43,13 @@ class Proxy:
         TypeError: ``api`` is no class, or an annotation of its methods cannot be resolved.
     """
 
-    def __init__(self, caller: Calls, api: Any) -> None:
+    def __init__(self, outgoing: Calls, api: Any) -> None:
         if not isinstance(api, type):
             raise TypeError(f"a proxy is made from a class, not from {api!r}")
         functions = [pair for pair in inspect.getmembers(api, inspect.isfunction) if pair[0][0] != "_"]
         marked = [(name, function) for name, function in functions if hasattr(function, MARK)]
         for name, function in marked or functions:
-            setattr(self, name, _method(caller, _name(name, function), function))
+            setattr(self, name, _method(outgoing, _name(name, function), function))
 
 
 def _name(name: str, function: Callable[..., Any]) -> str:
@@ -58,18 +58,18 @@ def _name(name: str, function: Callable[..., Any]) -> str:
     return name if mark is None or mark.alias_name is None else mark.alias_name
 
 
-def _method(caller: Calls, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def _method(outgoing: Calls, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     returns, is_stream = _result(function)
 
     if is_stream:
 
         def stream(*args: Any, **kwargs: Any) -> Any:
-            return caller.stream(name, args, kwargs, returns)
+            return outgoing.stream(name, args, kwargs, returns)
 
         return stream
 
     async def call(*args: Any, **kwargs: Any) -> Any:
-        return await caller.call(name, args, kwargs, returns)
+        return await outgoing.call(name, args, kwargs, returns)
 
     return call
 

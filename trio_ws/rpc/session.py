@@ -27,30 +27,30 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import checkpoint, current_task, reschedule
 
-from trio_ws.codecs.base import BrokenPacketError, Packet, PacketSource, Request, Response
+from trio_ws.codecs.base import DecodeError, Packet, PacketSource, Request, Response
 from trio_ws.codecs.decoded_size import ODD_KEYS
 from trio_ws.codecs.registry import detect
 from trio_ws.errors import ConnectionClosedError
 from trio_ws.ledger import OVERHEAD
 from trio_ws.logs import logger_for, shown
-from trio_ws.rpc.incoming import _NONE, ON_PACKET, Answerer
-from trio_ws.rpc.inline_call import Blocked, Call
-from trio_ws.rpc.task_pool import Worker
+from trio_ws.rpc.incoming import _NONE, PACKET_DELIVERY, IncomingCalls
+from trio_ws.rpc.inline_call import IncomingCall, SuspendedCall
+from trio_ws.rpc.task_pool import PooledTask
 from trio_ws.wall import close_nurseries, close_of, failures_in
-from trio_ws.websocket._notify import Bell
-from trio_ws.websocket.frame_log import about
+from trio_ws.websocket._notify import Notification
+from trio_ws.websocket.frame_log import log_extra
 from trio_ws.websocket.lifetime import CLOSED, OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
-    from trio_ws.codecs.base import Dialect
+    from trio_ws.codecs.base import Codec
     from trio_ws.rpc.methods import Method
     from trio_ws.rpc.rate_limit import Limiter, RateLimit
-    from trio_ws.rpc.task_pool import Workers
+    from trio_ws.rpc.task_pool import TaskPool
     from trio_ws.websocket.connection import WebSocket
 
-__all__ = ["Peer"]
+__all__ = ["RPCSession"]
 
 logger = logger_for("trio_ws.rpc")
 
@@ -64,7 +64,7 @@ _LOOK_EVERY = 1.0
 _PACKET_COST = 1024
 
 
-class Peer(Answerer):
+class RPCSession(IncomingCalls):
     """See the module's text. One for each connection; `run` is its life.
 
     Args:
@@ -84,8 +84,8 @@ class Peer(Answerer):
     def __init__(
         self,
         ws: WebSocket,
-        workers: Workers,
-        dialect: Dialect,
+        workers: TaskPool,
+        dialect: Codec,
         *,
         undecided: bool = False,
         methods: Mapping[str, Method],
@@ -108,17 +108,17 @@ class Peer(Answerer):
         self._undecided = undecided
         self._on_packet = on_packet
         # The lead.
-        self._own_bell = Bell()
-        self._own_waits = False
-        self._own_leads = True
-        self._fed = False  # the service's reader has it
+        self._owner_wake = Notification()
+        self._owner_parked = False
+        self._owner_reads = True
+        self._reader_driven = False  # the service's reader has it
         self._when_over: Callable[[], None] | None = None  # called once, where no task waits for that
         # Packets for later.
         self._batch: deque[Any] | tuple[()] = ()
         self._batch_size = 0
-        self._mail: deque[tuple[Packet, int]] | tuple[()] = ()
-        self._mailing = False  # on_packet has one
-        self._mail_bell = Bell()
+        self._packets: deque[tuple[Packet, int]] | tuple[()] = ()
+        self._delivering = False  # on_packet has one
+        self._packet_arrived = Notification()
         # Waiting to be written, at which reading stops even where it is needed.
         self._hard_mark = ws._options.send_high_water + ws._options.max_queue_bytes
         self.dropped_packets = 0
@@ -143,13 +143,13 @@ class Peer(Answerer):
             BaseException: what ``on_packet`` raised.
             KeyboardInterrupt, SystemExit: what a method raised, or a group with one.
         """
-        self.ws._owner = self
-        own = Worker(current_task())
+        self.ws._observer = self
+        own = PooledTask(current_task())
         try:
             while not self.over and self._when_over is None:
                 with trio.CancelScope() as own.scope:
                     try:
-                        await self._run_in_scope(own, when_over if self.ws._shared else None)
+                        await self._run_in_scope(own, when_over if self.ws._epoll_driven else None)
                     finally:
                         await close_nurseries("a method")
         finally:
@@ -160,27 +160,27 @@ class Peer(Answerer):
     def hold(self) -> None:
         """Read from now on, before `run`, for what is called from here. What comes otherwise is held."""
         super().hold()
-        self.ws._owner = self
-        self._mailing = True
-        self._own_leads = False
-        self.pass_lead()
+        self.ws._observer = self
+        self._delivering = True
+        self._owner_reads = False
+        self.hand_off_read_loop()
 
     def let_in(self) -> None:
         super().let_in()
-        self._mailing = bool(self._mail)
-        if self._mail:
-            call = Call(ON_PACKET, self._workers.context.copy(), answers=False)
+        self._delivering = bool(self._packets)
+        if self._packets:
+            call = IncomingCall(PACKET_DELIVERY, self._task_pool.context.copy(), answers=False)
             call.key = self
             self._running[self] = call
-            self._busy += 1
-            self._workers.start(lambda worker: self._deliver_held(call, worker))
+            self._active_calls += 1
+            self._task_pool.start(lambda worker: self._deliver_held(call, worker))
 
     async def finish(self) -> None:
         """See all calls to their end. Raises as `run` does."""
         ws = self.ws
         if self._closing is not None and not self.over:
             self._say_goaway()
-            ws._begin_close(*self._closing)
+            ws._start_application_close(*self._closing)
         self.ended()
         try:
             await self._delivered()
@@ -191,14 +191,14 @@ class Peer(Answerer):
     async def _delivered(self) -> None:
         """Wait until on_packet has taken what came before the peer's Close."""
         while self in self._running:
-            await self._idle_bell.wait()
+            await self._calls_done.wait()
 
     def _end_delivery(self) -> None:
         delivering = self._running.get(self)
         if delivering is not None:
             delivering.cancel("end")
 
-    async def _limit_delivery(self, _: Worker) -> None:
+    async def _limit_delivery(self, _: PooledTask) -> None:
         with trio.move_on_after(self.ws._options.close_timeout):
             await self._delivered()
         self._end_delivery()
@@ -207,33 +207,33 @@ class Peer(Answerer):
         ws = self.ws
         with trio.move_on_after(ws._options.close_timeout, shield=True):
             while self._running:
-                await self._idle_bell.wait()
+                await self._calls_done.wait()
         for call in self._running.values():
             call.cancel("end")
         with trio.CancelScope(shield=True):
             while self._running:
-                await self._idle_bell.wait()
-        ws._owner = None
+                await self._calls_done.wait()
+        ws._observer = None
         self._connection = None  # which leads back to us: without the cycle, counting frees both
         if self._failure is not None:
             raise self._failure
 
-    async def _run_in_scope(self, own: Worker, when_over: Callable[[], None] | None) -> None:
+    async def _run_in_scope(self, own: PooledTask, when_over: Callable[[], None] | None) -> None:
         while not self.over and not own.scope.cancel_called:
             if own.task.child_nurseries:
                 return  # a method has left them open
-            if self._own_leads:
-                self._own_leads = False
-                await self._lead(own)
+            if self._owner_reads:
+                self._owner_reads = False
+                await self._read_loop(own)
             elif when_over is not None:
                 self._when_over = when_over
                 return
             else:
-                self._own_waits = True
+                self._owner_parked = True
                 try:
-                    await self._own_bell.wait()
+                    await self._owner_wake.wait()
                 finally:
-                    self._own_waits = False
+                    self._owner_parked = False
 
     def ended(self) -> None:
         """The connection is at its end: nothing of it may go on."""
@@ -244,28 +244,28 @@ class Peer(Answerer):
         in_order = self.ws._close_received is not None and not self.ws._closed_locally
         for call in list(self._running.values()):
             if in_order and call.key is self:
-                self._workers.start(self._limit_delivery)  # of what came before the peer's Close
+                self._task_pool.start(self._limit_delivery)  # of what came before the peer's Close
             # Whoever closes the connection from within a call may finish that call.
             elif call.worker is None or call.worker.task is not here:
                 call.cancel("end")
         calls, self._calls = self._calls, {}
         pending, self._pending = self._pending, {}
         for call_id, slot in calls.items():
-            slot.lost(self._lost_error(call_id, slot.mark))
+            slot.on_connection_lost(self._lost_error(call_id, slot.sent_offset))
         for call_id, waiting in pending.items():
-            waiting.lost(self._lost_error(call_id, waiting.mark))
-        for upload in self._uploads.values():
+            waiting.on_connection_lost(self._lost_error(call_id, waiting.sent_offset))
+        for upload in self._client_streams.values():
             upload.scope.cancel()
-        self.ledger.held -= sum(size for _, size in self._held.values()) + self._batch_size
-        self._held = _NONE
+        self.ledger.held -= sum(size for _, size in self._deferred_requests.values()) + self._batch_size
+        self._deferred_requests = _NONE
         self._batch, self._batch_size = (), 0
         for alarm in (self._renewals, self._held_deadlines):
             if alarm is not None:
                 alarm.end()
         self._renewals = self._held_deadlines = None  # which lead back to us
-        self._own_bell.ring()
-        self._mail_bell.ring()
-        self.progress.ring()
+        self._owner_wake.notify_all()
+        self._packet_arrived.notify_all()
+        self.progress.notify_all()
         if self.on_over is not None:
             on_over, self.on_over = self.on_over, None  # which leads back to us
             on_over()
@@ -273,7 +273,7 @@ class Peer(Answerer):
             when_over, self._when_over = self._when_over, None
             when_over()
 
-    def go_away(self, code: int, reason: str) -> None:
+    def shutdown(self, code: int, reason: str) -> None:
         """Close, once the calls that run are done; new ones are refused."""
         if self._closing is None:
             self._closing = (code, reason)
@@ -300,14 +300,14 @@ class Peer(Answerer):
 
     def _say_goaway(self) -> None:
         """No call is begun any more, and of those without an answer these were."""
-        if self.extended:
+        if self.supports_extensions:
             running = [call.request.call_id for call in self._running.values() if call.key is not self]
-            self.post(self.dialect.goaway([*running, *self._cut]), cork=True)
+            self.post(self.codec.goaway([*running, *self._cut]), cork=True)
 
     def close_soon(self, code: int, reason: str) -> None:
         """Begin to close, without waiting. All calls end, but for one that asks for this."""
         if not self.over:
-            self.ws._begin_close(code, reason)
+            self.ws._start_application_close(code, reason)
             self.ended()
 
     async def close(self, code: int, reason: str) -> None:
@@ -323,29 +323,29 @@ class Peer(Answerer):
     def reply(self, payload: bytes) -> None:
         """Send an answer, with others of the same burst where there are any."""
         ws = self.ws
-        ws._post(self.opcode, payload, cork=bool(ws._inbox or self._batch))
+        ws._post(self.opcode, payload, cork=bool(ws._messages or self._batch))
 
     # -- reading ------------------------------------------------------------------------------------
 
-    def pass_lead(self) -> None:
-        if self.over or self._fed:
+    def hand_off_read_loop(self) -> None:
+        if self.over or self._reader_driven:
             return
-        if self._own_waits:
-            self._own_leads = True
-            self._own_bell.ring()
+        if self._owner_parked:
+            self._owner_reads = True
+            self._owner_wake.notify_all()
         else:
-            self._workers.start(self._lead)
+            self._task_pool.start(self._read_loop)
 
-    async def _lead(self, worker: Worker) -> None:
+    async def _read_loop(self, worker: PooledTask) -> None:
         """Read, and begin what was asked for, until a call has to wait and keeps this task."""
         ws = self.ws
         leads = True
         try:
             while True:
-                blocked = self._take_some(worker)
+                blocked = self._handle_input(worker)
                 if blocked is not None:
                     leads = False  # the lead is another's now
-                    await self.go_on(worker, blocked, leads=True)
+                    await self.continue_call(worker, blocked, leads=True)
                     return
                 if worker.task.child_nurseries:
                     await close_nurseries("a method")
@@ -353,74 +353,85 @@ class Peer(Answerer):
                     break
                 if self._holds_enough:
                     await self._wait_until_less_is_held()
-                elif ws._inbox or self._batch:
+                elif ws._messages or self._batch:
                     await checkpoint()  # others have a turn
-                elif self._give_to_reader():
+                elif self._delegate_to_reader():
                     return
                 elif await ws._wait_for_message():
-                    if self.woken:
-                        self.expect_fewer()
+                    if self._burst_size:
+                        self._decay_burst()
                 else:
                     break
             self.ended()
         except ConnectionClosedError:
             self.ended()
         except trio.Cancelled:
-            if leads and not self._workers.cancelled:
+            if leads and not self._task_pool.cancelled:
                 # A method has left a cancel scope open in this task.
                 self.close_soon(1011, "internal error")
             raise
         except (Exception, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001 - raised by run()
             self._fail(exc)
 
-    def _give_to_reader(self) -> bool:
+    def _delegate_to_reader(self) -> bool:
         """Leave the lead to the service's reader, if it reads for us and all is in its ordinary state."""
         ws = self.ws
-        if not ws._shared or ws._state != OPEN or ws._paused or ws._unfed or ws._last_word is not None:
+        if (
+            not ws._epoll_driven
+            or ws._state != OPEN
+            or ws._reading_paused
+            or ws._pending_input
+            or ws._deferred_close is not None
+        ):
             return False
-        if ws._service.reader.lender is not self._workers:
+        if ws._runtime.reader.spawner is not self._task_pool:
             return False
         ws._ledger.received = 0
         self.flush()
-        self._fed = True
+        self._reader_driven = True
         return True
 
-    def take(self, lent: Any) -> Awaitable[None] | None:
+    def data_received(self, lent: Any) -> Awaitable[None] | None:
         """The service's reader has read. If it has the lead, begin what came, on the worker it runs on."""
-        if not self._fed:
+        if not self._reader_driven:
             return None
-        self._fed = False
-        if self.woken:
-            self.expect_fewer()
+        self._reader_driven = False
+        if self._burst_size:
+            self._decay_burst()
         try:
-            blocked = self._take_some(lent)
+            blocked = self._handle_input(lent)
         except (Exception, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001 - raised by run()
             self._fail(exc)
             return None
         except BaseException:
-            self._fed = True  # it ends this task, and the next to read finds the lead where it was
+            self._reader_driven = True  # it ends this task, and the next to read finds the lead where it was
             raise
-        kept = not self.ws._inbox and not self._batch and not self._holds_enough and self._give_to_reader()
+        kept = (
+            not self.ws._messages
+            and not self._batch
+            and not self._holds_enough
+            and self._delegate_to_reader()
+        )
         if blocked is not None:
-            return self.go_on(lent, blocked, leads=True)
+            return self.continue_call(lent, blocked, leads=True)
         if not kept:
-            self.pass_lead()
+            self.hand_off_read_loop()
         return close_nurseries("a method") if lent.task.child_nurseries else None
 
-    def closed(self) -> None:
+    def connection_lost(self) -> None:
         """The transport is gone. What came before the peer's Close is still taken."""
         ws = self.ws
-        if ws._close_received is None or ws._closed_locally or not (ws._inbox or self._batch):
+        if ws._close_received is None or ws._closed_locally or not (ws._messages or self._batch):
             self.ended()
         else:
-            self.changed()
-            self.progress.ring()
+            self.state_changed()
+            self.progress.notify_all()
 
-    def changed(self) -> None:
+    def state_changed(self) -> None:
         """The connection has begun to close: the rest is for a task that can wait for it."""
-        if self._fed:
-            self._fed = False
-            self.pass_lead()
+        if self._reader_driven:
+            self._reader_driven = False
+            self.hand_off_read_loop()
 
     @property
     def _holds_enough(self) -> bool:
@@ -429,12 +440,12 @@ class Peer(Answerer):
             return False
         if self.ws._state == CLOSED:
             return False
-        return not self._needs_reading or self._outbox.size >= self._hard_mark
+        return not self._needs_reading or self._write_buffer.size >= self._hard_mark
 
     @property
     def _needs_reading(self) -> bool:
         """Whether somebody here waits for what only reading can bring."""
-        return bool(self._calls) or self.needing.count > 0
+        return bool(self._calls) or self.read_demand.count > 0
 
     async def _wait_until_less_is_held(self) -> None:
         self.flush()
@@ -445,18 +456,18 @@ class Peer(Answerer):
             if scope.cancelled_caught:
                 self.ws._probe()
 
-    def _take_some(self, worker: Worker) -> Blocked | None:
+    def _handle_input(self, worker: PooledTask) -> SuspendedCall | None:
         """Begin what is here: up to a call that has to wait, or until others should have a turn."""
         ws = self.ws
-        inbox, batch = ws._inbox, self._batch
+        inbox, batch = ws._messages, self._batch
         if self._undecided and inbox:
             self._undecided = False
-            self.speak(detect(inbox[0], ws._options))
-        decode = self.dialect.decode
-        outbox, high_water, ledger = self._outbox, self._high_water, self.ledger
+            self.set_codec(detect(inbox[0], ws._options))
+        decode = self.codec.decode
+        write_buffer, high_water, ledger = self._write_buffer, self._high_water, self.ledger
         work = _WORK_IN_A_ROW
         while work > 0:
-            pressed = outbox.size >= high_water or ledger.held >= ledger.max_held
+            pressed = write_buffer.size >= high_water or ledger.held >= ledger.max_held
             if self.over or (pressed and self._holds_enough):
                 break
             if self.measured:
@@ -472,8 +483,8 @@ class Peer(Answerer):
                     if len(item) >= self._measured_from:
                         self.measured = self._measure(item)
                     decoded = decode(item)
-                except BrokenPacketError as exc:
-                    decoded = self._take_broken(exc)
+                except DecodeError as exc:
+                    decoded = self._handle_undecodable(exc)
                 work -= len(item)
                 if type(decoded) is list:
                     batch = self._begin_batch(decoded, len(item))
@@ -488,18 +499,23 @@ class Peer(Answerer):
             if type(rpc) is Response:
                 slot = self._calls.pop(rpc.call_id, None)
                 if slot is not None:
-                    self.woken += 1
+                    self._burst_size += 1
                     slot.value = rpc
                     reschedule(slot.task, slot)
                 else:
-                    self._take_answer(rpc, len(item))
+                    self._handle_response(rpc, len(item))
                 continue
-            if type(rpc) is Request and not pressed and not self._held and self._busy < self._max_calls:
-                blocked = self.begin(rpc, worker)  # the common case of take_request()
+            if (
+                type(rpc) is Request
+                and not pressed
+                and not self._deferred_requests
+                and self._active_calls < self._max_calls
+            ):
+                blocked = self.start_call(rpc, worker)  # the common case of take_request()
             elif isinstance(rpc, Request):
-                blocked = self.take_request(rpc, len(item), worker)
+                blocked = self.handle_request(rpc, len(item), worker)
             else:
-                blocked = self._take_packet(packet, len(item), worker)
+                blocked = self._handle_packet(packet, len(item), worker)
             if blocked is not None:
                 blocked.size = self.measured
                 return blocked
@@ -512,16 +528,16 @@ class Peer(Answerer):
             BrokenPacketError: it would, and is not to be decoded.
         """
         limit = self.ws._options.max_decoded_bytes
-        size = self.dialect.decoded_size(item, limit)
+        size = self.codec.decoded_size(item, limit)
         if 0 <= size <= limit:
             return size
         if size > limit:
-            raise self.dialect.refusal(
+            raise self.codec.refusal(
                 item, f"this decodes to more than max_decoded_bytes ({limit})", close_code=1009
             )
         if size == ODD_KEYS:
-            raise self.dialect.refusal(item, "too many keys of a map are neither text nor bytes")
-        raise self.dialect.refusal(item, "this is nested too deep")
+            raise self.codec.refusal(item, "too many keys of a map are neither text nor bytes")
+        raise self.codec.refusal(item, "this is nested too deep")
 
     def _begin_batch(self, members: list[Any], size: int) -> deque[Any]:
         batch = self._batch = deque(members)
@@ -540,62 +556,62 @@ class Peer(Answerer):
             return member
         decoded: Any
         try:
-            decoded = self.dialect.decode_member(member)
-        except BrokenPacketError as exc:
-            decoded = self._take_broken(exc)
+            decoded = self.codec.decode_member(member)
+        except DecodeError as exc:
+            decoded = self._handle_undecodable(exc)
         if type(decoded) is list:
             decoded = decoded[0] if decoded else None
         found: Packet | None = decoded
         return found
 
-    def _take_broken(self, exc: BrokenPacketError) -> list[Packet]:
+    def _handle_undecodable(self, exc: DecodeError) -> list[Packet]:
         if exc.answer is not None:
             self.reply(exc.answer)
         if exc.fatal and not self._ends_a_call(exc):
-            logger.info("closing %r: %s", self.ws, exc, extra=about(self.ws))
+            logger.info("closing %r: %s", self.ws, exc, extra=log_extra(self.ws))
             self.close_soon(exc.close_code, shown(str(exc), 100))
         return list(exc.packets)
 
-    def _ends_a_call(self, exc: BrokenPacketError) -> bool:
+    def _ends_a_call(self, exc: DecodeError) -> bool:
         """Whether it is a response to a call of ours, which it ends though it cannot be read."""
         for packet in exc.packets:
             call_id = packet.rpc.call_id if isinstance(packet.rpc, Response) else None
             if call_id in self._calls or call_id in self._pending:
-                logger.info("%r: %s", self.ws, exc, extra=about(self.ws))
-                self.post(self.dialect.abort(str(call_id)), cork=False)  # for all that the other side knows
+                logger.info("%r: %s", self.ws, exc, extra=log_extra(self.ws))
+                self.post(self.codec.abort(str(call_id)), cork=False)  # for all that the other side knows
                 return True
         return False
 
-    def _take_answer(self, response: Response, size: int) -> None:
+    def _handle_response(self, response: Response, size: int) -> None:
         waiting = self._pending.get(response.call_id)
-        if waiting is not None and waiting.answered(response, size):
+        if waiting is not None and waiting.on_response(response, size):
             self._pending.pop(response.call_id, None)
 
     # -- packets that are no calls ------------------------------------------------------------------
 
-    def _take_packet(self, packet: Packet, size: int, worker: Worker) -> Blocked | None:
+    def _handle_packet(self, packet: Packet, size: int, worker: PooledTask) -> SuspendedCall | None:
         if (
             self.route is not None
             and packet.source is CHANNEL
             and self.route(packet, max(size, self.size_of(packet.data)) + OVERHEAD)
         ):
             return None
-        if self._on_packet is None or self._mailing:
+        if self._on_packet is None or self._delivering:
             self._keep_packet(packet, max(size, self.size_of(packet.data)) + OVERHEAD)
             return None
-        call = Call(ON_PACKET, self._workers.context.copy(), answers=False)
+        call = IncomingCall(PACKET_DELIVERY, self._task_pool.context.copy(), answers=False)
         call.key = self  # no id on the wire is ever this
-        self._mailing = True
-        return self.step(call, self._deliver(packet), worker)
+        self._delivering = True
+        return self.run_first_step(call, self._deliver(packet), worker)
 
-    async def _deliver_held(self, call: Call, worker: Worker) -> None:
+    async def _deliver_held(self, call: IncomingCall, worker: PooledTask) -> None:
         """The packets that were held from the beginning; the lead is elsewhere."""
-        assert self._mail
-        packet, size = self._mail.popleft()
+        assert self._packets
+        packet, size = self._packets.popleft()
         self.release(size)
-        blocked = None if call.ended_by else self.step(call, self._deliver(packet), worker)
+        blocked = None if call.ended_by else self.run_first_step(call, self._deliver(packet), worker)
         if blocked is not None:
-            await self.go_on(worker, blocked, leads=False)
+            await self.continue_call(worker, blocked, leads=False)
         else:
             self._running.pop(self, None)
             self._call_ended()
@@ -604,11 +620,11 @@ class Peer(Answerer):
         """One packet after the other, however long each takes."""
         assert self._on_packet is not None
         try:
-            while await self._deliver_one(packet) and self._mail:
-                packet, size = self._mail.popleft()
+            while await self._deliver_one(packet) and self._packets:
+                packet, size = self._packets.popleft()
                 self.release(size)
         finally:
-            self._mailing = False
+            self._delivering = False
 
     async def _deliver_one(self, packet: Packet) -> bool:
         """Give whether more may be delivered."""
@@ -629,11 +645,11 @@ class Peer(Answerer):
         return True
 
     def _keep_packet(self, packet: Packet, size: int) -> None:
-        mail = self._mail = self._mail or deque()
+        mail = self._packets = self._packets or deque()
         mail.append((packet, size))
         ledger = self.ledger
         ledger.held += size
-        self._mail_bell.ring()
+        self._packet_arrived.notify_all()
         if ledger.held <= ledger.max_held or not self._needs_reading:
             return
         # Reading cannot stop, since somebody here waits for what it brings.
@@ -642,16 +658,18 @@ class Peer(Answerer):
             return
         if not self.dropped_packets:
             logger.warning(
-                "%r drops packets: more than max_held_bytes wait for recv()", self.ws, extra=about(self.ws)
+                "%r drops packets: more than max_held_bytes wait for recv()",
+                self.ws,
+                extra=log_extra(self.ws),
             )
-        while self._mail and ledger.held > ledger.max_held:
-            ledger.held -= self._mail.popleft()[1]
+        while self._packets and ledger.held > ledger.max_held:
+            ledger.held -= self._packets.popleft()[1]
             self.dropped_packets += 1
 
-    def take_over(self, old: Peer) -> None:
+    def adopt_packets(self, old: RPCSession) -> None:
         """Keep the packets that the connection before this one left for `recv`."""
-        size = sum(size for _, size in old._mail)
-        self._mail, old._mail = old._mail, ()
+        size = sum(size for _, size in old._packets)
+        self._packets, old._packets = old._packets, ()
         self.ledger.held += size
         old.ledger.held -= size
         self.dropped_packets += old.dropped_packets
@@ -660,15 +678,15 @@ class Peer(Answerer):
         """The next packet that is no call; None after a clean end. A cancellation loses none."""
         if self._on_packet is not None:
             raise RuntimeError("on_receive of the handler takes the packets; recv() is for clients without")
-        if self._mail:
+        if self._packets:
             await trio.lowlevel.checkpoint_if_cancelled()
-        while not self._mail:
+        while not self._packets:
             if self.over:
                 await checkpoint()
                 if self.ws._ended_cleanly:
                     return None
                 raise self.ws._closed_error()
-            await self._mail_bell.wait()
-        packet, size = self._mail.popleft()
+            await self._packet_arrived.wait()
+        packet, size = self._packets.popleft()
         self.release(size)
         return packet

@@ -27,7 +27,7 @@ from trio_ws.errors import PacketError, PacketValidationError, RPCTimeoutError
 from trio_ws.ledger import OVERHEAD
 from trio_ws.rpc.deadlines import let_own_deadline_speak
 from trio_ws.rpc.errors import error_from
-from trio_ws.websocket._notify import Bell
+from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from trio_ws.codecs.base import Request, Response
     from trio_ws.errors import WebSocketError
     from trio_ws.rpc.deadlines import Lease
-    from trio_ws.rpc.outgoing import Caller
+    from trio_ws.rpc.outgoing import OutgoingCalls
 
-__all__ = ["LIMITLESS", "ItemStream", "Producer", "convert", "produce"]
+__all__ = ["LIMITLESS", "ItemStream", "StreamSender", "convert", "produce"]
 
 T = TypeVar("T")
 
@@ -72,47 +72,47 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
     """
 
     __slots__ = (
-        "_arrived",
         "_ended",
         "_error",
         "_granted",
         "_granted_bytes",
+        "_item_arrived",
         "_items",
         "_largest",
         "_many",
         "_many_bytes",
         "_owed_bytes",
-        "_peer",
+        "_session",
         "_since",
         "_taken",
         "_type",
         "_what",
         "_window_bytes",
         "lease",
-        "mark",
+        "sent_offset",
         "stream_id",
     )
 
-    def __init__(self, peer: Caller, stream_id: Any, type: Any, what: str) -> None:
-        self._peer = peer
+    def __init__(self, session: OutgoingCalls, stream_id: Any, type: Any, what: str) -> None:
+        self._session = session
         self._type = type
         self._what = what
         self._items: deque[tuple[Any, int, int]] = deque()  # with what they are charged, and their bytes
-        self._arrived = Bell()
+        self._item_arrived = Notification()
         self._ended = False
         self._error: WebSocketError | None = None
         self._granted = 0  # items that may still come
         self._taken = 0  # since credit was last sent
-        self._window_bytes = min(_FIRST_WINDOW, peer.window_bytes)
+        self._window_bytes = min(_FIRST_WINDOW, session.window_bytes)
         # So much taken or owed, more is granted.
-        self._many = peer.window // 2
+        self._many = session.stream_window // 2
         self._many_bytes = self._window_bytes // 2
         # What may still come, what waits and what is owed are the window together.
         self._granted_bytes = 0  # below 0 where an item came on top
         self._owed_bytes = self._window_bytes
         self._largest = 0  # of its items
         self._since = 0  # items since a checkpoint
-        self.mark = 0  # see waiting.py
+        self.sent_offset = 0  # see waiting.py
         self.lease: Lease | None = None
         self.stream_id = stream_id
 
@@ -141,11 +141,11 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
 
     async def _wait(self) -> None:
         await checkpoint_if_cancelled()
-        peer = self._peer
+        session = self._session
         while not self._items and not self._ended:
             self._grant(waiting=True)
-            with peer.needing:
-                await self._arrived.wait()
+            with session.read_demand:
+                await self._item_arrived.wait()
 
     def receive_nowait(self) -> T:
         """The next item, if it is here. Raises as `receive`, and `trio.WouldBlock` where it is not."""
@@ -157,13 +157,13 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
             self._grant(waiting=True)  # for the next try
             raise trio.WouldBlock
         item, charge, size = self._items.popleft()
-        peer = self._peer
-        ledger = peer.ledger
+        session = self._session
+        ledger = session.ledger
         if ledger.held >= ledger.max_held:
-            peer.release(charge)
+            session.release(charge)
         else:
             ledger.held -= charge
-        if peer.extended:
+        if session.supports_extensions:
             self._taken += 1
             self._owed_bytes += size
             if self._taken >= self._many or self._owed_bytes >= self._many_bytes:
@@ -184,14 +184,14 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         All streams share half of what the connection may hold, so that they alone hold up no call. Each gets
         half of what is left, if an item on top has room there. A consumer that waits gets credit anyhow.
         """
-        peer = self._peer
+        session = self._session
         used = self._largest > 0 and self._granted_bytes < self._window_bytes // 4
-        if used and self._window_bytes < peer.window_bytes:
-            larger = min(2 * self._window_bytes, peer.window_bytes)
+        if used and self._window_bytes < session.window_bytes:
+            larger = min(2 * self._window_bytes, session.window_bytes)
             self._owed_bytes += larger - self._window_bytes
             self._window_bytes = larger
             self._many_bytes = larger // 2
-        size = (peer.ledger.max_held // 2 - peer.ledger.held - peer.granted_bytes) // 2
+        size = (session.ledger.max_held // 2 - session.ledger.held - session.granted_bytes) // 2
         if size < self._largest:
             size = 0
         least = max(_LEAST_GRANT - self._largest, int(waiting)) - self._granted_bytes
@@ -201,21 +201,21 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
             return 0  # it would allow nothing
         self._owed_bytes -= size
         self._granted_bytes += size
-        peer.granted_bytes += max(0, before + size) - max(0, before)
+        session.granted_bytes += max(0, before + size) - max(0, before)
         return size
 
     def _grant(self, *, waiting: bool = False) -> None:
         """Tell the producer how much more may come."""
-        peer = self._peer
-        if not self._ended and peer.extended:
-            missing = peer.window - self._granted - len(self._items)
+        session = self._session
+        if not self._ended and session.supports_extensions:
+            missing = session.stream_window - self._granted - len(self._items)
             if missing > 0:
                 size = self._take_grant(waiting=waiting)
                 if self._granted_bytes <= 0:
                     return  # items would be of no use yet; and bytes need items to be granted with
                 self._granted += missing
                 self._taken = 0
-                peer.send_credit(self.stream_id, missing, size)
+                session.send_credit(self.stream_id, missing, size)
 
     def close(self) -> None:
         """As `aclose`, without waiting for anything."""
@@ -225,12 +225,12 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
             return
         if not self._ended:
             self._end()
-            self._peer.abandon(self.stream_id)
+            self._session.cancel(self.stream_id)
         charge = sum(charge for _, charge, _ in self._items)
         self._items.clear()
-        self._peer.release(charge)
+        self._session.release(charge)
         self._error = _closed()
-        self._arrived.ring()
+        self._item_arrived.notify_all()
 
     async def aclose(self) -> None:
         """Take no more: the producer is cancelled, if it still runs. Closing again does nothing."""
@@ -239,21 +239,23 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
 
     # -- what the peer calls ------------------------------------------------------------------------
 
-    def answered(self, response: Response, size: int) -> bool:
+    def on_response(self, response: Response, size: int) -> bool:
         """Take a packet of this stream; give whether it was the last."""
         if response.error is not None:
-            self._finish(error_from(response, ours=self._peer.extended))
+            self._finish(error_from(response, ours=self._session.supports_extensions))
         elif response.is_end:
             self._finish(None)
         elif not response.is_stream:
-            self._finish(error_from(response, "it is no stream; use call()", ours=self._peer.extended))
+            self._finish(
+                error_from(response, "it is no stream; use call()", ours=self._session.supports_extensions)
+            )
         else:
-            peer = self._peer
-            if peer.extended:
+            session = self._session
+            if session.supports_extensions:
                 left = self._granted_bytes
                 if self._granted > 0 and left >= size:
                     self._granted_bytes = left - size
-                    peer.granted_bytes -= size
+                    session.granted_bytes -= size
                 elif not self._take_on_top(size):
                     return False
                 self._granted -= 1
@@ -261,31 +263,31 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
                     self._largest = size
             item = response.response
             kind = type(item)
-            charge = OVERHEAD + (max(size, peer.size_of(item)) if kind is list or kind is dict else size)
-            ledger = peer.ledger
+            charge = OVERHEAD + (max(size, session.size_of(item)) if kind is list or kind is dict else size)
+            ledger = session.ledger
             ledger.held += charge
             self._items.append((item, charge, size))
-            self._arrived.ring()
+            self._item_arrived.notify_all()
             if ledger.held > ledger.max_held and ledger.held > 2 * ledger.max_held + _BURST:
                 # Reading could not stop, since somebody waits for what it brings.
-                peer.post(peer.dialect.abort(self.stream_id), cork=False)
+                session.post(session.codec.abort(self.stream_id), cork=False)
                 self._finish(PacketError("nobody took the items of this stream: max_held_bytes is exceeded"))
         return self._ended
 
     def _take_on_top(self, size: int) -> bool:
         """Take an item of more bytes than are granted, as one may be, and an older producer's are."""
-        peer = self._peer
+        session = self._session
         if self._granted <= 0:
-            peer.misbehaved("more items of a stream than there was credit for (stream_window)")
+            session.misbehaved("more items of a stream than there was credit for (stream_window)")
             return False
-        if self._granted_bytes <= 0 and peer.ledger.full:
-            peer.misbehaved("more bytes of a stream than there was credit for (stream_window_bytes)")
+        if self._granted_bytes <= 0 and session.ledger.full:
+            session.misbehaved("more bytes of a stream than there was credit for (stream_window_bytes)")
             return False
-        peer.granted_bytes -= max(0, self._granted_bytes)
+        session.granted_bytes -= max(0, self._granted_bytes)
         self._granted_bytes -= size
         return True
 
-    def lost(self, error: WebSocketError) -> None:
+    def on_connection_lost(self, error: WebSocketError) -> None:
         """The connection ended. What came before can still be taken."""
         self._finish(error)
 
@@ -293,12 +295,12 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         if not self._ended:
             self._end()
             self._error = error
-            self._arrived.ring()
+            self._item_arrived.notify_all()
 
     def _end(self) -> None:
         """Nothing more may come."""
         self._ended = True
-        self._peer.granted_bytes -= max(0, self._granted_bytes)
+        self._session.granted_bytes -= max(0, self._granted_bytes)
         self._granted_bytes = 0
 
 
@@ -306,7 +308,7 @@ def _closed() -> Any:
     return trio.ClosedResourceError("this stream was closed here")
 
 
-class Producer:
+class StreamSender:
     """What the sending end of a stream knows of the other.
 
     Attributes:
@@ -315,13 +317,13 @@ class Producer:
             `LIMITLESS` of them.
     """
 
-    __slots__ = ("bell", "credit", "credit_bytes", "request")
+    __slots__ = ("credit", "credit_arrived", "credit_bytes", "request")
 
     def __init__(self, request: Request, credit: int | None) -> None:
         self.request = request
         self.credit = credit
         self.credit_bytes = LIMITLESS
-        self.bell: Bell | None = None
+        self.credit_arrived: Notification | None = None
 
     def add_credit(self, count: int, size: int | None) -> None:
         if self.credit is None:
@@ -329,8 +331,8 @@ class Producer:
         self.credit += count
         if size is not None:
             self.credit_bytes = size if self.credit_bytes == LIMITLESS else self.credit_bytes + size
-        if self.bell is not None:
-            self.bell.ring()
+        if self.credit_arrived is not None:
+            self.credit_arrived.notify_all()
 
     def take_credit(self) -> tuple[int, int]:
         """Items and bytes to send before the next look; what is left of them is given back then."""
@@ -347,35 +349,35 @@ class Producer:
             self.credit_bytes += size
 
 
-async def produce(peer: Caller, producer: Producer, items: AsyncIterator[Any]) -> None:
+async def produce(session: OutgoingCalls, producer: StreamSender, items: AsyncIterator[Any]) -> None:
     """Send all ``items``, and then the end. What they raise is left to the caller."""
     request = producer.request
-    encode = peer.dialect.items(request)
-    send, opcode = peer.ws._post, peer.opcode
-    outbox, high_water = peer.ws._outbox, peer.ws._options.send_high_water
+    encode = session.codec.items(request)
+    send, opcode = session.ws._post, session.opcode
+    write_buffer, high_water = session.ws._write_buffer, session.ws._options.send_high_water
     try:
-        await _may_send(peer, producer)
+        await _may_send(session, producer)
         count, size = producer.take_credit()
         async for item in items:
             to_send = item
-            while not peer.over:
+            while not session.over:
                 payload = encode(to_send)
                 if payload is not None:
                     send(opcode, payload, cork=True)
                     size -= len(payload)
                 count -= 1
-                if count > 0 and size > 0 and outbox.size < high_water:
+                if count > 0 and size > 0 and write_buffer.size < high_water:
                     break
                 producer.give_back(count, size)
                 try:
-                    await _may_send(peer, producer, tired=count <= 0 and producer.credit != 0)
+                    await _may_send(session, producer, tired=count <= 0 and producer.credit != 0)
                 except trio.Cancelled as exc:
                     # The generator stands at its yield inside a scope that may be the one that was cancelled.
                     throw = getattr(items, "athrow", None)
                     if throw is None:
                         raise
                     to_send = await throw(exc)
-                    await _may_send(peer, producer)
+                    await _may_send(session, producer)
                     count, size = producer.take_credit()
                 else:
                     count, size = producer.take_credit()
@@ -389,21 +391,21 @@ async def produce(peer: Caller, producer: Producer, items: AsyncIterator[Any]) -
         if close is not None:
             await close()
     await checkpoint_if_cancelled()  # what a cancellation has cut short is not at its end
-    payload = peer.dialect.end(request)
+    payload = session.codec.end(request)
     if payload is not None:
-        peer.reply(payload)
+        session.reply(payload)
 
 
-async def _may_send(peer: Caller, producer: Producer, *, tired: bool = False) -> None:
+async def _may_send(session: OutgoingCalls, producer: StreamSender, *, tired: bool = False) -> None:
     """Wait until the other side wants an item and the network takes it."""
     if producer.credit is not None and (producer.credit <= 0 or producer.credit_bytes <= 0):
-        producer.bell = producer.bell or Bell()
-        peer.flush()
+        producer.credit_arrived = producer.credit_arrived or Notification()
+        session.flush()
         while producer.credit <= 0 or producer.credit_bytes <= 0:
-            with peer.needing:
-                await producer.bell.wait()
-    if peer.congested:
-        await peer.wait_for_room()
+            with session.read_demand:
+                await producer.credit_arrived.wait()
+    if session.congested:
+        await session.wait_for_room()
     elif tired:
-        peer.flush()
+        session.flush()
         await checkpoint()

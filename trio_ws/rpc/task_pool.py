@@ -31,9 +31,9 @@ from trio.lowlevel import (
 
 from trio_ws.logs import logger_for
 from trio_ws.wall import close_nurseries, is_innermost
-from trio_ws.websocket._notify import WOKEN
+from trio_ws.websocket._notify import WAKE
 
-__all__ = ["IN_CALL", "Worker", "Workers"]
+__all__ = ["IN_CALL", "PooledTask", "TaskPool"]
 
 logger = logger_for("trio_ws.rpc")
 
@@ -43,7 +43,7 @@ IN_CALL: contextvars.ContextVar[bool] = contextvars.ContextVar("IN_CALL", defaul
 _MAX_IDLE = 512
 
 
-class Worker:
+class PooledTask:
     """One task that calls run on, and the scope that they run in."""
 
     __slots__ = ("job", "scope", "task")
@@ -54,10 +54,10 @@ class Worker:
         self.job: Job | None = None
 
 
-Job = Callable[[Worker], Awaitable[None]]
+Job = Callable[[PooledTask], Awaitable[None]]
 
 
-class Workers:
+class TaskPool:
     """See the module's text.
 
     Args:
@@ -66,7 +66,7 @@ class Workers:
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        self._idle: list[Worker] = []
+        self._idle: list[PooledTask] = []
         self.context = contextvars.copy_context()
         self.context.run(IN_CALL.set, True)
 
@@ -80,13 +80,13 @@ class Workers:
         if self._idle:
             worker = self._idle.pop()
             worker.job = job
-            reschedule(worker.task, WOKEN)
+            reschedule(worker.task, WAKE)
         else:
             self.context.copy().run(self._nursery.start_soon, self._work, job)
 
     @enable_ki_protection
     async def _work(self, first: Job) -> None:
-        worker = Worker(current_task())
+        worker = PooledTask(current_task())
         worker.job = first
         del first  # as in _work_in_scope
         try:
@@ -101,7 +101,7 @@ class Workers:
             # here any more; the worker is lost and others go on.
             logger.exception("a worker was lost: did a method leave a cancel scope open?")
 
-    async def _work_in_scope(self, worker: Worker) -> None:
+    async def _work_in_scope(self, worker: PooledTask) -> None:
         """Until the scope is used up, or came to harm, or there are idle workers enough."""
         while not worker.scope.cancel_called:
             if worker.job is None:
@@ -115,7 +115,7 @@ class Workers:
             if worker.task.child_nurseries or not is_innermost(worker.scope):
                 return  # what a method has left open must not strike another
 
-    async def _park(self, worker: Worker) -> None:
+    async def _park(self, worker: PooledTask) -> None:
         self._idle.append(worker)
 
         def abort(_: RaiseCancelT) -> Abort:

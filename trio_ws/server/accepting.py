@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from trio_ws.options import Options
     from trio_ws.protocol.http import Request
     from trio_ws.protocol.http_parser import RequestReader
-    from trio_ws.websocket.runtime import Service
+    from trio_ws.websocket.runtime import ConnectionRuntime
 
 __all__ = [
     "accept_forever",
@@ -162,7 +162,10 @@ async def close_listeners(listeners: Iterable[trio.abc.Listener[Any]]) -> None:
 
 
 async def secure(
-    service: Service, client: socket.socket | trio.abc.Stream, address: Any, context: ssl.SSLContext | None
+    runtime: ConnectionRuntime,
+    client: socket.socket | trio.abc.Stream,
+    address: Any,
+    context: ssl.SSLContext | None,
 ) -> Transport:
     """Make a transport of a new client, with TLS if there is a context.
 
@@ -173,13 +176,13 @@ async def secure(
     if context is None:
         if isinstance(client, socket.socket):
             return SocketTransport(client, address)
-        transport = StreamTransport(client, service.nursery)
+        transport = StreamTransport(client, runtime.nursery)
         if address is not None:  # of a stream that has no socket to ask
             transport.remote_address = address
         return transport
     stream = tls_server(client, context)
     await do_handshake(stream)
-    return StreamTransport(stream, service.nursery)
+    return StreamTransport(stream, runtime.nursery)
 
 
 def read_request_now(transport: SocketTransport, reader: RequestReader) -> Request | None:

@@ -26,8 +26,8 @@ from trio_ws.errors import ConnectionClosedError, ConnectionClosedLocallyError
 from trio_ws.logs import logger_for, once_a_minute, shown
 from trio_ws.server.routing import name_of
 from trio_ws.wall import log_failure
-from trio_ws.websocket._notify import Bell
-from trio_ws.websocket.frame_log import about
+from trio_ws.websocket._notify import Notification
+from trio_ws.websocket.frame_log import log_extra
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -248,7 +248,7 @@ class _Calls:
         self._ended = False
         # For trio's thread alone.
         self._running: set[trio.CancelScope] = set()
-        self._one_ended = Bell()
+        self._one_ended = Notification()
 
     def begin(self) -> bool:
         """In the thread: whether the handler is to run at all."""
@@ -302,7 +302,7 @@ class _Calls:
                     return await function(*args)
             finally:
                 self._running.discard(scope)
-                self._one_ended.ring()
+                self._one_ended.notify_all()
         raise _ended_error()
 
 
@@ -331,7 +331,7 @@ async def run_in_thread(
             # Nobody waits any more for one that was cancelled.
             if failure is not None and calls.ended and not isinstance(failure, ConnectionClosedError):
                 text = "the handler of %s failed after it was cancelled"
-                log_failure(logger, text, shown(ws.path), exc=failure, extra=about(ws))
+                log_failure(logger, text, shown(ws.path), exc=failure, extra=log_extra(ws))
             return failure
         finally:
             try:

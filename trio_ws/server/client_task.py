@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import trio
 from trio.lowlevel import current_task, disable_ki_protection, enable_ki_protection
 
-from trio_ws._nurseries import unwrapped
+from trio_ws._nurseries import unwrap_exception_group
 from trio_ws.errors import ConnectionClosedError
 from trio_ws.logs import logger_for, shown
 from trio_ws.protocol.http import HTTPError, http_response
 from trio_ws.protocol.http_parser import RequestReader
 from trio_ws.protocol.proxy_protocol import ProxyHeaderError
-from trio_ws.rpc.handler import UNFINISHED
+from trio_ws.rpc.handler import DETACHED
 from trio_ws.server.accepting import (
     answer,
     check_host,
@@ -42,7 +42,7 @@ from trio_ws.server.accepting import (
 )
 from trio_ws.server.address_shares import AddressShares, share_key
 from trio_ws.server.blocking import NoThreadError
-from trio_ws.server.router import Entry, Exchange, Front, Shared
+from trio_ws.server.router import HTTPRoute, Router, ServerResources, WebSocketRoute
 from trio_ws.server.trusted_proxies import TrustedProxies
 from trio_ws.wall import (
     close_nurseries,
@@ -53,10 +53,10 @@ from trio_ws.wall import (
     log_failure,
     only_cancelled,
 )
-from trio_ws.websocket._notify import Bell
+from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.connection import WebSocket
-from trio_ws.websocket.disconnect_watch import Presence
-from trio_ws.websocket.frame_log import about
+from trio_ws.websocket.disconnect_watch import DisconnectWatch
+from trio_ws.websocket.frame_log import log_extra
 from trio_ws.websocket.lifetime import CONNECTING
 from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, shut_down
 from trio_ws.websocket.tls import note_server_names
@@ -68,10 +68,10 @@ if TYPE_CHECKING:
 
     from trio_ws.options import Options
     from trio_ws.protocol.http import Request
-    from trio_ws.websocket.runtime import Service
+    from trio_ws.websocket.runtime import ConnectionRuntime
     from trio_ws.websocket.transport import Transport
 
-__all__ = ["Admission"]
+__all__ = ["ClientTasks"]
 
 logger = logger_for("trio_ws.server")
 
@@ -126,13 +126,13 @@ class _PendingClient:
             await close_forcefully(self.stream)
 
 
-class Admission:
+class ClientTasks:
     """See the module's text. `WebSocketServer` adds what begins and ends."""
 
     options: Options
 
-    def __init__(self, front: Front | None, ssl_context: ssl.SSLContext | None) -> None:
-        self._front = front
+    def __init__(self, front: Router | None, ssl_context: ssl.SSLContext | None) -> None:
+        self._router = front
         self._ssl_context = ssl_context
         self._target: Any = None  # what serves a WebSocket, where the front has nothing for it
         self._subprotocols: tuple[str, ...] = ()
@@ -149,21 +149,23 @@ class Admission:
         self._trusts_proxies = bool(self._proxies)
         if ssl_context is not None:
             note_server_names(ssl_context)
-        self._gone = Bell()  # rings when a client has gone, or is through with its opening handshake
+        self._client_done = (
+            Notification()
+        )  # rings when a client has gone, or is through with its opening handshake
         self._failure: BaseException | None = None
         # Set while the server runs.
         self._block: trio.CancelScope
-        self._service: Service
+        self._runtime: ConnectionRuntime
         self._handlers: trio.Nursery
-        self._shared: Shared
+        self._resources: ServerResources
 
-    def _admit(
+    def _accept_client(
         self, stream: socket.socket | trio.abc.Stream, address: Any, *, loopback: bool = False
     ) -> None:
         client = _PendingClient(stream, address, loopback=loopback)
         client.share = self._share_of(client.address)
         if self._state == "closed" or not self._has_room_for(client):
-            self._service.nursery.start_soon(self._refuse, stream)
+            self._runtime.nursery.start_soon(self._refuse, stream)
             return
         self._clients += 1
         self._handshakes += 1
@@ -207,7 +209,7 @@ class Admission:
             client.opening = False
             self._handshakes -= 1
             self._shares.opened(client.share, client)
-            self._gone.ring()
+            self._client_done.notify_all()
 
     def _share_of(self, address: Any) -> str | None:
         return None if self._trusts_proxies and address in self._proxies else share_key(address)
@@ -267,7 +269,7 @@ class Admission:
     def _client_gone(self, share: str | None) -> None:
         self._clients -= 1
         self._shares.end(share)
-        self._gone.ring()
+        self._client_done.notify_all()
 
     @enable_ki_protection
     async def _finish_client(self, ws: WebSocket, rest: Callable[[WebSocket], Awaitable[None]]) -> None:
@@ -286,14 +288,14 @@ class Admission:
         A Cancelled is the server's; or that of a scope which user code has left open, and must not leave.
         """
         if ends_program(exc):
-            self._end_program(exc)
+            self._shut_down_with(exc)
         elif not only_cancelled(exc):
             log_failure(logger, "serving %s failed", address, exc=judged(exc), extra={"peer": address})
 
     def _end_those_without_task(self) -> None:
         """Their handlers cannot be cancelled where the others are."""
         for ws in list(self._without_task):
-            ws._end(None)
+            ws._abort(None)
 
     async def _open(self, client: _PendingClient) -> tuple[WebSocket, Any] | None:
         """A WebSocket of one client's opening request, and who serves it; None where it got an answer."""
@@ -308,7 +310,7 @@ class Admission:
             found, request, reader = asked
             transport = client.transport
             assert transport is not None
-            if not isinstance(found, Exchange):
+            if not isinstance(found, HTTPRoute):
                 return self._make_websocket(found, request, transport, reader.trailing)
             await self._answer_http(found, request, transport)
             return None
@@ -332,7 +334,7 @@ class Admission:
 
     async def _read_request(
         self, client: _PendingClient
-    ) -> tuple[Entry | Exchange | None, Request, RequestReader] | None:
+    ) -> tuple[WebSocketRoute | HTTPRoute | None, Request, RequestReader] | None:
         """What serves a request, and the request, with its body where it is wanted; None where there is none.
 
         Raises:
@@ -354,7 +356,7 @@ class Admission:
             if announced:
                 await self._read_proxy_header(client)
             if client.transport is None:
-                client.transport = await secure(self._service, client.stream, client.peer, self._ssl_context)
+                client.transport = await secure(self._runtime, client.stream, client.peer, self._ssl_context)
             if request is None:
                 request = await read_request(client.transport, reader)
                 if request is None:
@@ -383,7 +385,7 @@ class Admission:
         if source is not None:
             self._locate(client, source)
 
-    def _judge(self, client: _PendingClient, request: Request) -> Entry | Exchange | None:
+    def _judge(self, client: _PendingClient, request: Request) -> WebSocketRoute | HTTPRoute | None:
         """What serves a request, by its head; None for the server's own target.
 
         Raises:
@@ -401,13 +403,13 @@ class Admission:
         request.tls = transport.tls
         self._check_admission()
         check_host(request, self.options, loopback=client.loopback)
-        found = self._front.find(request) if self._front is not None else None
-        if not isinstance(found, Exchange):
+        found = self._router.match(request) if self._router is not None else None
+        if not isinstance(found, HTTPRoute):
             check_request(request, self.options)
         return found
 
     def _make_websocket(
-        self, found: Entry | None, request: Request, transport: Transport, trailing: bytes
+        self, found: WebSocketRoute | None, request: Request, transport: Transport, trailing: bytes
     ) -> tuple[WebSocket, Any]:
         target, subprotocols = self._target, self._subprotocols
         if found is not None:
@@ -416,7 +418,7 @@ class Admission:
                 subprotocols = found.subprotocols
         ws = WebSocket(
             transport,
-            self._service,
+            self._runtime,
             self.options,
             client=False,
             request=request,
@@ -440,14 +442,14 @@ class Admission:
         """All that are past their opening handshake: open, being answered, or lingering after an answer."""
         return self._clients - self._handshakes
 
-    async def _answer_http(self, found: Exchange, request: Request, transport: Transport) -> None:
+    async def _answer_http(self, found: HTTPRoute, request: Request, transport: Transport) -> None:
         self._exchanges += 1
         response: bytes | None = None
         try:
             with trio.CancelScope() as scope:
-                presence = Presence(transport, self._service, scope)
+                presence = DisconnectWatch(transport, self._runtime, scope)
                 try:
-                    response = await found.answer(request, self._shared)
+                    response = await found.answer(request, self._resources)
                 finally:
                     await close_nurseries("an HTTP function")
                     await presence.leave()
@@ -466,7 +468,7 @@ class Admission:
             code, reason = 1000, ""
             try:
                 try:
-                    over = await self._run_target(ws, target) is not UNFINISHED
+                    over = await self._run_target(ws, target) is not DETACHED
                 except BaseException as exc:
                     await close_nurseries("a handler")
                     if not ws._end_opening(exc):
@@ -476,7 +478,7 @@ class Admission:
                         await close_nurseries("a handler")
                     ws._end_opening(None)
             except BaseException as exc:  # noqa: BLE001 - judged there
-                code, reason = self._verdict(ws, exc)
+                code, reason = self._close_code_for(ws, exc)
             if code == 1011 and ws._state == CONNECTING:
                 await ws.reject(500)
             if reason == _NO_THREAD and ws._state == CONNECTING:
@@ -486,7 +488,7 @@ class Admission:
         finally:
             if over:
                 self._connections.discard(ws)
-                ws._end(None)
+                ws._abort(None)
             else:
                 self._without_task.add(ws)
         return over
@@ -496,11 +498,11 @@ class Admission:
         """User code, which Ctrl+C may strike anywhere; ours leaves it to the main task."""
         return await target(ws)
 
-    def _verdict(self, ws: WebSocket, exc: BaseException) -> tuple[int, str]:
+    def _close_code_for(self, ws: WebSocket, exc: BaseException) -> tuple[int, str]:
         """The close code for what a handler raised; its own cancellation is raised again."""
         if ends_program(exc):
-            self._end_program(exc)
-            ws._go_away(1001, "")
+            self._shut_down_with(exc)
+            ws._shutdown(1001, "")
             return 1001, ""
         # The handler's own nursery may have wrapped what is a normal end.
         failures = [one for one in failures_in(exc) if not isinstance(one, ConnectionClosedError)]
@@ -522,14 +524,14 @@ class Admission:
                 shown(ws.path),
                 ws.client_address,
                 exc=exc,
-                extra=about(ws),
+                extra=log_extra(ws),
             )
         return 1011, "internal error"
 
-    def _end_program(self, exc: BaseException) -> None:
+    def _shut_down_with(self, exc: BaseException) -> None:
         """Leave the server's block, and then raise this; at once where the block was left already."""
         if isinstance(exc, BaseExceptionGroup):
-            exc = unwrapped(exc)
+            exc = unwrap_exception_group(exc)
         if self._state != "serving":
             raise exc
         if self._failure is None:
@@ -538,9 +540,9 @@ class Admission:
 
     @enable_ki_protection
     async def _call_entry(
-        self, serve: Callable[[WebSocket, Shared], Awaitable[object]], ws: WebSocket
+        self, serve: Callable[[WebSocket, ServerResources], Awaitable[object]], ws: WebSocket
     ) -> object:
-        return await serve(ws, self._shared)
+        return await serve(ws, self._resources)
 
 
 def _too_many() -> HTTPError:

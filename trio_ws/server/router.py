@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     import trio
 
     from trio_ws.protocol.http import Request
-    from trio_ws.rpc.client_connection import FinishSoon
-    from trio_ws.rpc.task_pool import Workers
+    from trio_ws.rpc.client_connection import CleanupScheduler
+    from trio_ws.rpc.task_pool import TaskPool
     from trio_ws.websocket.connection import WebSocket
 
-__all__ = ["Entry", "Exchange", "Front", "Shared"]
+__all__ = ["HTTPRoute", "Router", "ServerResources", "WebSocketRoute"]
 
 
-class Shared(NamedTuple):
+class ServerResources(NamedTuple):
     """What a server lends to all that it serves.
 
     Attributes:
@@ -36,13 +36,13 @@ class Shared(NamedTuple):
             ``WebSocketHandler._serve``.
     """
 
-    workers: Workers
+    task_pool: TaskPool
     threads: trio.CapacityLimiter
     debug: bool
-    finisher: Callable[[WebSocket], FinishSoon]
+    finisher: Callable[[WebSocket], CleanupScheduler]
 
 
-class Entry(NamedTuple):
+class WebSocketRoute(NamedTuple):
     """A route that takes a WebSocket.
 
     Attributes:
@@ -52,22 +52,22 @@ class Entry(NamedTuple):
         subprotocols: those of the route; None for the server's own.
     """
 
-    serve: Callable[[WebSocket, Shared], Awaitable[object]]
+    serve: Callable[[WebSocket, ServerResources], Awaitable[object]]
     path_params: dict[str, Any]
     subprotocols: tuple[str, ...] | None
 
 
-class Exchange(NamedTuple):
+class HTTPRoute(NamedTuple):
     """A route that answers a plain HTTP request.
 
     Attributes:
         answer: makes the response, as it is sent; what goes wrong in it is logged, and is a response as well.
     """
 
-    answer: Callable[[Request, Shared], Awaitable[bytes]]
+    answer: Callable[[Request, ServerResources], Awaitable[bytes]]
 
 
-class Front(ABC):
+class Router(ABC):
     """Routes, and what lives as long as they are served."""
 
     debug: bool
@@ -78,11 +78,11 @@ class Front(ABC):
         """Every mounted `WebSocketHandler`, by its path."""
 
     @abstractmethod
-    def find_websocket(self, path: str) -> Entry | None:
+    def find_websocket(self, path: str) -> WebSocketRoute | None:
         """The route for a handshake."""
 
     @abstractmethod
-    def find_http(self, method: str, path: str) -> Exchange | None:
+    def find_http(self, method: str, path: str) -> HTTPRoute | None:
         """The route for a plain request; None where nothing at that path speaks HTTP.
 
         Raises:
@@ -90,18 +90,18 @@ class Front(ABC):
         """
 
     @abstractmethod
-    def live(self, grace: float) -> AbstractAsyncContextManager[None]:
+    def run_lifespan(self, grace: float) -> AbstractAsyncContextManager[None]:
         """What must be there while connections are served; ``grace`` seconds bound its end."""
 
     @abstractmethod
-    def check_live(self) -> None:
+    def ensure_lifespan(self) -> None:
         """See that `live` runs, where that makes a difference.
 
         Raises:
             RuntimeError: it does not.
         """
 
-    def find(self, request: Request) -> Entry | Exchange:
+    def match(self, request: Request) -> WebSocketRoute | HTTPRoute:
         """The route for a request. One for a handshake may still be none: that is for the caller to check.
 
         Raises:

@@ -25,15 +25,15 @@ from trio_ws.logs import logger_for
 from trio_ws.options import Options
 from trio_ws.protocol.handshake import check_subprotocols
 from trio_ws.rpc.handler import WebSocketHandler
-from trio_ws.rpc.task_pool import Workers
+from trio_ws.rpc.task_pool import TaskPool
 from trio_ws.server.accepting import accept_forever, close_listeners
 from trio_ws.server.blocking import BlockingWebSocket, run_in_thread
-from trio_ws.server.client_task import Admission
+from trio_ws.server.client_task import ClientTasks
 from trio_ws.server.listeners import ALL_INTERFACES, is_loopback, open_listeners
-from trio_ws.server.router import Front, Shared
+from trio_ws.server.router import Router, ServerResources
 from trio_ws.server.routing import check_function, is_async
 from trio_ws.websocket.connection import WebSocket
-from trio_ws.websocket.runtime import open_service
+from trio_ws.websocket.runtime import open_runtime
 
 if TYPE_CHECKING:
     import os
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from trio_ws.channels.broker import Broker
     from trio_ws.channels.hub import Hub
-    from trio_ws.rpc.client_connection import FinishSoon
+    from trio_ws.rpc.client_connection import CleanupScheduler
     from trio_ws.server.listeners import SocketFile
 
 __all__ = ["DrainReport", "WebSocketServer", "serve"]
@@ -54,7 +54,7 @@ logger = logger_for("trio_ws.server")
 Target = (
     Callable[[WebSocket], Awaitable[object]]
     | Callable[[BlockingWebSocket], None]
-    | Front
+    | Router
     | WebSocketHandler[Any]
     | type[WebSocketHandler[Any]]
 )
@@ -72,7 +72,7 @@ class DrainReport(NamedTuple):
     cancelled: int
 
 
-class WebSocketServer(Admission):
+class WebSocketServer(ClientTasks):
     """A WebSocket server for the length of an ``async with`` block.
 
     Args:
@@ -127,7 +127,7 @@ class WebSocketServer(Admission):
             self.options = replace(self.options, max_connections=max_connections)
         self.listeners: Sequence[trio.abc.Listener[Any]] = ()
         self._handler = _as_handler(target)
-        super().__init__(target if isinstance(target, Front) else None, ssl_context)
+        super().__init__(target if isinstance(target, Router) else None, ssl_context)
         self._target = target if target is not None else self._hand_out
         self._port = port
         self._host = host
@@ -136,12 +136,12 @@ class WebSocketServer(Admission):
         if self._handler is not None:
             self._target = self._call_handler
             subprotocols = subprotocols or SUBPROTOCOLS
-        elif target is not None and self._front is None and not is_async(target):
+        elif target is not None and self._router is None and not is_async(target):
             self._target = self._call_in_thread
             self._function: Any = target
         self._subprotocols = tuple(check_subprotocols(subprotocols))
         self._broker = broker_from(broker) if broker is not None else None
-        self._debug = debug or (self._front is not None and self._front.debug)
+        self._debug = debug or (self._router is not None and self._router.debug)
         self._to_accept, self._accepted = trio.open_memory_channel[WebSocket](0)
         self._manager: Any = None
         self._acceptors: trio.Nursery  # set while the block runs
@@ -152,7 +152,7 @@ class WebSocketServer(Admission):
     async def __aenter__(self) -> Self:
         if self._state != "new":
             raise RuntimeError("a WebSocketServer is entered once; make another")
-        self._manager = self._run() if self._front is None else self._run_front(self._front)
+        self._manager = self._run() if self._router is None else self._run_front(self._router)
         await self._manager.__aenter__()
         return self
 
@@ -214,11 +214,11 @@ class WebSocketServer(Admission):
         self._to_accept.close()
         before = self.connections
         for ws in before:
-            ws._go_away(code, reason)
+            ws._shutdown(code, reason)
         # Who is still in the opening handshake is not waited for: one silent client would cost all the time.
         with trio.move_on_after(timeout):
             while before & self._connections or self._exchanges:
-                await self._gone.wait()
+                await self._client_done.wait()
         late = before & self._connections
         if late:
             logger.warning(
@@ -228,7 +228,7 @@ class WebSocketServer(Admission):
         self._state = "closed"  # from here on nothing may start in the nursery of handlers
         self._handlers.cancel_scope.cancel()
         while self._clients:
-            await self._gone.wait()
+            await self._client_done.wait()
         return report
 
     async def stop_listening(self) -> None:
@@ -248,7 +248,7 @@ class WebSocketServer(Admission):
         with trio.CancelScope(shield=True):
             await close_listeners(listeners)
         while self._handshakes:
-            await self._gone.wait()
+            await self._client_done.wait()
 
     @property
     def state(self) -> Literal["new", "serving", "draining", "closed"]:
@@ -306,9 +306,9 @@ class WebSocketServer(Admission):
 
     @asynccontextmanager
     @enable_ki_protection
-    async def _run_front(self, front: Front) -> AsyncIterator[None]:
+    async def _run_front(self, front: Router) -> AsyncIterator[None]:
         try:
-            async with front.live(self.options.close_timeout), self._run():
+            async with front.run_lifespan(self.options.close_timeout), self._run():
                 yield
         finally:
             with trio.CancelScope(shield=True):
@@ -329,7 +329,7 @@ class WebSocketServer(Admission):
         if self._handler is not None:
             return {"": self._handler.channels}
         hubs: dict[str, Hub] = {}
-        for path, handler in self._front.handlers.items() if self._front is not None else ():
+        for path, handler in self._router.handlers.items() if self._router is not None else ():
             if handler.channels not in hubs.values():  # one that is mounted twice
                 hubs[path.replace(":", "=")] = handler.channels
         return hubs
@@ -345,18 +345,18 @@ class WebSocketServer(Admission):
                 self._port, self._host, self._unix_path, self.options.unix_mode
             )
         try:
-            async with open_service(self.options) as self._service:
-                self._handlers = await self._service.nursery.start(_host_tasks, self._end_those_without_task)
+            async with open_runtime(self.options) as self._runtime:
+                self._handlers = await self._runtime.nursery.start(_host_tasks, self._end_those_without_task)
                 # A thread for each connection there can be: waiting for one would be a limit that nobody set.
                 threads = trio.CapacityLimiter(self.options.max_connections or math.inf)
-                workers = self._service.reader.lender = Workers(self._handlers)
-                self._shared = Shared(workers, threads, self._debug, self._finisher)
-                self._acceptors = await self._service.nursery.start(_host_tasks)
+                workers = self._runtime.reader.spawner = TaskPool(self._handlers)
+                self._resources = ServerResources(workers, threads, self._debug, self._finisher)
+                self._acceptors = await self._runtime.nursery.start(_host_tasks)
                 for hub in hubs:
-                    self._service.nursery.start_soon(hub.flusher.run, name="trio_ws channels")
+                    self._runtime.nursery.start_soon(hub.fanout.run, name="trio_ws channels")
                 for listener in self.listeners:
                     admit = functools.partial(
-                        self._admit, loopback=self._ssl_context is None and is_loopback(listener)
+                        self._accept_client, loopback=self._ssl_context is None and is_loopback(listener)
                     )
                     self._acceptors.start_soon(accept_forever, listener, admit)
                 self._state = "serving"
@@ -379,10 +379,10 @@ class WebSocketServer(Admission):
     @enable_ki_protection
     async def _call_handler(self, ws: WebSocket) -> object:
         assert self._handler is not None
-        workers, finish_soon = self._shared.workers, self._finisher(ws)
+        workers, finish_soon = self._resources.task_pool, self._finisher(ws)
         return await self._handler._serve(ws, workers, debug=self._debug, finish_soon=finish_soon)
 
-    def _finisher(self, ws: WebSocket) -> FinishSoon:
+    def _finisher(self, ws: WebSocket) -> CleanupScheduler:
         return functools.partial(self._finish_soon, current_task().context, ws)
 
     def _finish_soon(
@@ -392,7 +392,7 @@ class WebSocketServer(Admission):
 
     @enable_ki_protection
     async def _call_in_thread(self, ws: WebSocket) -> None:
-        await run_in_thread(self._function, ws, self._shared.threads, {})
+        await run_in_thread(self._function, ws, self._resources.threads, {})
 
     async def _hand_out(self, ws: WebSocket) -> None:
         await ws.accept()
@@ -410,7 +410,7 @@ class WebSocketServer(Admission):
 
             async def end_with_it() -> None:
                 await ws.wait_closed()
-                if not ws._inbox:
+                if not ws._messages:
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(end_with_it)
@@ -481,7 +481,7 @@ def _as_handler(target: object) -> WebSocketHandler[Any] | None:
 
 
 def _check_target(target: object) -> None:
-    if target is None or isinstance(target, WebSocketHandler | Front):
+    if target is None or isinstance(target, WebSocketHandler | Router):
         return
     if isinstance(target, type) and issubclass(target, WebSocketHandler):
         return

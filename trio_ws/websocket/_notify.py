@@ -15,13 +15,13 @@ from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, w
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 
-__all__ = ["WOKEN", "Bell", "Gives"]
+__all__ = ["WAKE", "Notification", "ReusableOutcome"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Gives(Outcome[T]):
+class ReusableOutcome(Outcome[T]):
     """What a task that is woken gets out of its wait.
 
     An `outcome.Value` is good for one wait, and to make it and to check that costs a tenth of a call. This
@@ -44,11 +44,11 @@ class Gives(Outcome[T]):
 
 
 #: For a wait that gives nothing.
-WOKEN: Gives[None] = Gives()
-WOKEN.value = None
+WAKE: ReusableOutcome[None] = ReusableOutcome()
+WAKE.value = None
 
 
-class Bell:
+class Notification:
     """Tasks wait on it; `ring` wakes all who wait now, in the order in which they came."""
 
     __slots__ = ("_waiting",)
@@ -92,15 +92,15 @@ class Bell:
 
         return leave
 
-    def ring(self) -> int:
+    def notify_all(self) -> int:
         """Wake everyone; give how many that were."""
         waiting = self._waiting
         if waiting is None:
             return 0
         self._waiting = None
         if isinstance(waiting, Task):
-            reschedule(waiting, WOKEN)
+            reschedule(waiting, WAKE)
             return 1
         for task in waiting:
-            reschedule(task, WOKEN)
+            reschedule(task, WAKE)
         return len(waiting)

@@ -127,7 +127,7 @@ class WebSocket(Sending, Receiving, trio.abc.Channel[WebSocketMessage]):
     @property
     def buffered_bytes(self) -> int:
         """Bytes that wait to be written."""
-        return self._outbox.size
+        return self._write_buffer.size
 
     # -- the request --------------------------------------------------------------------------------
 

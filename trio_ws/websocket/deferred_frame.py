@@ -25,7 +25,7 @@ from trio_ws.protocol.framing import frame_pair, server_frame
 if TYPE_CHECKING:
     from trio_ws.protocol.deflate import PerMessageDeflate
 
-__all__ = ["DEFLATED_AT_ONCE", "LateFrame", "deflated_frame"]
+__all__ = ["DEFLATED_AT_ONCE", "DeferredFrame", "deflated_frame"]
 
 #: Larger messages are deflated by this much at a time, about a millisecond, with other tasks in between.
 DEFLATED_AT_ONCE = 32 * 1024
@@ -33,7 +33,7 @@ DEFLATED_AT_ONCE = 32 * 1024
 _WOKEN_AT_ONCE = 4
 
 
-class LateFrame:
+class DeferredFrame:
     """See the module's text.
 
     Args:
@@ -103,8 +103,8 @@ class LateFrame:
         self._woken = len(self._waiting.unpark(count=_WOKEN_AT_ONCE))
 
 
-def deflated_frame(first: int, payload: bytes, deflate: PerMessageDeflate) -> bytes | LateFrame:
+def deflated_frame(first: int, payload: bytes, deflate: PerMessageDeflate) -> bytes | DeferredFrame:
     """A frame for all of a server's connections with these settings, made now if that takes no time."""
     if len(payload) > DEFLATED_AT_ONCE:
-        return LateFrame(first, payload, deflate)
+        return DeferredFrame(first, payload, deflate)
     return server_frame(first | RSV1, deflate.alone(payload))

@@ -14,16 +14,16 @@ from trio.lowlevel import checkpoint, enable_ki_protection
 from trio_ws.websocket.sockets import LINK_ERRORS
 
 if TYPE_CHECKING:
-    from trio_ws.websocket.runtime import Service
+    from trio_ws.websocket.runtime import ConnectionRuntime
     from trio_ws.websocket.transport import Transport
 
-__all__ = ["Presence"]
+__all__ = ["DisconnectWatch"]
 
 #: Bytes that a client may send behind its request, such as another one that is not going to be answered.
 _MOST_BYTES = 256 * 1024
 
 
-class Presence:
+class DisconnectWatch:
     """Cancels a scope when the client has left: closed its side of the connection, or reset it.
 
     One that sends more than 256 KiB instead of waiting for its answer counts as gone.
@@ -36,19 +36,19 @@ class Presence:
 
     _frames = None
 
-    def __init__(self, transport: Transport, service: Service, scope: trio.CancelScope) -> None:
+    def __init__(self, transport: Transport, runtime: ConnectionRuntime, scope: trio.CancelScope) -> None:
         self._transport = transport
         self._scope = scope
         self._watching: trio.CancelScope | None = None
-        self._over = False
+        self._is_closed = False
         self._reading = False
-        self._minded = False
-        self._unread_since = service.tick
-        service.unread(self)
+        self._monitored = False
+        self._unread_since = runtime.sweep_count
+        runtime.connection_idle(self)
 
     @enable_ki_protection
     async def _watch(self) -> None:
-        if self._over:
+        if self._is_closed:
             return
         try:
             with trio.CancelScope() as self._watching:
@@ -66,12 +66,12 @@ class Presence:
         except LINK_ERRORS:
             pass  # that is an end as well
 
-    async def _attend(self) -> None:
+    async def _read_while_idle(self) -> None:
         """It has no other readers."""
 
     async def leave(self) -> None:
         """The answer is made: stop to read. It takes no time, also where this is cancelled."""
-        self._over = True
+        self._is_closed = True
         watching = self._watching
         if watching is not None:
             watching.cancel()

@@ -25,15 +25,15 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, enable_ki_prot
 from trio_ws.errors import CloseFrame
 from trio_ws.ledger import OVERHEAD
 from trio_ws.protocol.frames import FIN, FRAMES_AT_ONCE, PONG, FrameReader, Ping, Pong
-from trio_ws.websocket._notify import Bell
-from trio_ws.websocket.frame_log import traced
+from trio_ws.websocket._notify import Notification
+from trio_ws.websocket.frame_log import with_frame_logging
 from trio_ws.websocket.lifetime import CLOSED, OPEN, Lifetime
-from trio_ws.websocket.transport import BIG_READ_SIZE, BLIND_WAITS, READ_SIZE, SocketTransport
+from trio_ws.websocket.transport import BIG_READ_SIZE, POLLS_TO_SKIP, READ_SIZE, SocketTransport
 
 if TYPE_CHECKING:
     from trio_ws.options import Options
     from trio_ws.protocol.deflate import PerMessageDeflate
-    from trio_ws.websocket.runtime import Service
+    from trio_ws.websocket.runtime import ConnectionRuntime
     from trio_ws.websocket.transport import Transport
 
 __all__ = ["Endpoint"]
@@ -51,37 +51,41 @@ class Endpoint(Lifetime):
     """See the module's text."""
 
     __slots__ = (
-        "_blind",
+        "_epoll_driven",
         "_fragmenting",
-        "_minded",
+        "_monitored",
         "_parts_open",
-        "_paused",
+        "_pending_input",
+        "_polls_to_skip",
         "_reading",
-        "_shared",
+        "_reading_paused",
+        "_sends_since_yield",
         "_threshold",
         "_trailing",
-        "_unfed",
         "_unread_since",
-        "_unyielded",
         "_watching",
     )
 
-    def __init__(self, transport: Transport, service: Service, options: Options, *, client: bool) -> None:
-        super().__init__(transport, service, options, client=client)
+    def __init__(
+        self, transport: Transport, runtime: ConnectionRuntime, options: Options, *, client: bool
+    ) -> None:
+        super().__init__(transport, runtime, options, client=client)
         self._threshold = 0  # the least payload that is compressed
         self._fragmenting: trio.Lock | None = None  # held while one message goes out in fragments
-        self._unyielded = 0  # sends since one of them, or a wait for input, last gave way to other tasks
+        self._sends_since_yield = (
+            0  # sends since one of them, or a wait for input, last gave way to other tasks
+        )
         self._trailing = b""  # what came before the opening handshake was done
         self._watching: trio.CancelScope | None = None  # around the task that reads until then
         # Reading.
         self._parts_open = False  # a message was begun by recv_streaming() and is not at its end
         self._reading = False  # somebody holds the reading role
-        self._shared = False  # it is the service's reader, for good
+        self._epoll_driven = False  # it is the service's reader, for good
         self._unread_since = 0  # the service's tick at which the last reader left
-        self._minded = not transport.self_reading  # the minder looks at it, or need not
-        self._blind = 0  # waits for the socket that are to come without a look into it first
-        self._paused = False  # a reader, in _room or shared, waits for the inbox to be emptied
-        self._unfed = b""  # bytes that were read, for the next turn or when the inbox has room
+        self._monitored = not transport.self_reading  # the minder looks at it, or need not
+        self._polls_to_skip = 0  # waits for the socket that are to come without a look into it first
+        self._reading_paused = False  # a reader, in _room or shared, waits for the inbox to be emptied
+        self._pending_input = b""  # bytes that were read, for the next turn or when the inbox has room
 
     def _open(self, deflate: PerMessageDeflate | None, trailing: bytes) -> None:
         """The opening handshake is done; ``trailing`` came behind it."""
@@ -89,38 +93,38 @@ class Endpoint(Lifetime):
         if deflate is not None and self._options.deflate is not None:
             self._threshold = self._options.deflate.threshold
         self._frames = FrameReader(
-            self._inbox,
+            self._messages,
             client=self._client,
             max_message_size=self._options.max_message_size,
             deflate=deflate,
         )
-        self._transport = self._outbox.transport = traced(self, self._transport)
+        self._transport = self._write_buffer.transport = with_frame_logging(self, self._transport)
         self._state = OPEN
         if self._opening is not None and not self._letting_in:
             self._let_in()
-        self._set_plain_room()
-        self._service.keepalive.watch(self)
+        self._update_fast_send_limit()
+        self._runtime.keepalive.register(self)
         if self._watching is None:
             self._begin_reading(shared=not (trailing and deflate))
         else:
             self._watching.cancel()  # and that task does it
         if trailing:
-            self._feed(trailing)
+            self._data_received(trailing)
 
     def _begin_reading(self, *, shared: bool = True) -> None:
-        if shared and self._transport.share(self._service.reader, self):
-            self._reading = self._shared = True
+        if shared and self._transport.share(self._runtime.reader, self):
+            self._reading = self._epoll_driven = True
         elif self._transport.self_reading:
-            self._unread_since = self._service.tick
-            if not self._minded:
-                self._service.unread(self)
+            self._unread_since = self._runtime.sweep_count
+            if not self._monitored:
+                self._runtime.connection_idle(self)
         else:
-            self._service.nursery.start_soon(self._attend, name="trio_ws reader")
+            self._runtime.nursery.start_soon(self._read_while_idle, name="trio_ws reader")
 
     def _watch_soon(self) -> None:
         """Notice from now on when a client leaves that is not let in yet, if it is not let in at once."""
-        self._unread_since = self._service.tick
-        self._service.unread(self)
+        self._unread_since = self._runtime.sweep_count
+        self._runtime.connection_idle(self)
 
     @enable_ki_protection
     async def _watch(self) -> None:
@@ -130,9 +134,9 @@ class Endpoint(Lifetime):
         try:
             with trio.CancelScope() as self._watching:
                 while self._state != CLOSED:
-                    await self._advance()
+                    await self._wait_for_input()
             if self._watching.cancelled_caught:  # by _open()
-                self._begin_reading(shared=not self._unfed)
+                self._begin_reading(shared=not self._pending_input)
         finally:
             self._watching = None
 
@@ -147,20 +151,20 @@ class Endpoint(Lifetime):
 
     # -- reading ------------------------------------------------------------------------------------
 
-    async def _advance(self) -> bool:
+    async def _wait_for_input(self) -> bool:
         """Wait until bytes or the end may have changed something, reading if nobody else does.
 
         Returns whether this task read and others had been waiting for it.
         """
-        if self._unfed and not (self._ledger.received and self._full):
+        if self._pending_input and not (self._ledger.received and self._queue_full):
             await checkpoint()  # what is left is work, and others have a turn
-            data, self._unfed = self._unfed, b""
-            self._feed(data)
-            if self._paused and not self._full:
-                self._make_room()
-            return self._arrived.ring() > 0
-        if self._reading or (self._ledger.received and self._full):
-            await self._arrived.wait()
+            data, self._pending_input = self._pending_input, b""
+            self._data_received(data)
+            if self._reading_paused and not self._queue_full:
+                self._resume_reading()
+            return self._input_arrived.notify_all() > 0
+        if self._reading or (self._ledger.received and self._queue_full):
+            await self._input_arrived.wait()
             return False
         self._reading = True
         transport = self._transport
@@ -169,16 +173,16 @@ class Endpoint(Lifetime):
         try:
             if isinstance(transport, SocketTransport):
                 # What its receive() does, without a coroutine more: an idle connection spends its life here.
-                if not self._blind:
+                if not self._polls_to_skip:
                     # A peer that answers at once has mostly done so one turn later, and to look then costs a
                     # third of a wait. Where it has not, the next waits do without a look.
                     await checkpoint()
                     try:
                         data = transport.recv_now(READ_SIZE)
                     except BlockingIOError:
-                        self._blind = BLIND_WAITS
-                if self._blind:
-                    self._blind -= 1
+                        self._polls_to_skip = POLLS_TO_SKIP
+                if self._polls_to_skip:
+                    self._polls_to_skip -= 1
                     await wait_readable(transport.fd)
                     data = transport.recv_now(READ_SIZE)
             else:
@@ -189,44 +193,44 @@ class Endpoint(Lifetime):
             cause = exc
         finally:
             self._reading = False
-            self._unread_since = self._service.tick
-            if not self._minded:
-                self._service.unread(self)
+            self._unread_since = self._runtime.sweep_count
+            if not self._monitored:
+                self._runtime.connection_idle(self)
             # Whoever parked while we read must see what came, or read in our place if we were cancelled.
-            others = self._arrived.ring()
+            others = self._input_arrived.notify_all()
         if data:
-            self._feed(data)
+            self._data_received(data)
             if len(data) == READ_SIZE and self._deflate is None and isinstance(transport, SocketTransport):
-                self._read_on(transport)
+                self._read_more(transport)
         else:
-            self._end(cause)
+            self._abort(cause)
         return others > 0
 
-    def _read_on(self, transport: SocketTransport) -> int:
+    def _read_more(self, transport: SocketTransport) -> int:
         """Take what has come of a big message, and of more of them, without a turn of the scheduler each.
 
         Returns how many bytes that was.
         """
         total = 0
         for _ in range(_READS_IN_A_ROW):
-            size = self._frames.at_once if self._frames is not None and not self._full else 0
-            if not size or self._unfed:
+            size = self._frames.at_once if self._frames is not None and not self._queue_full else 0
+            if not size or self._pending_input:
                 break
             try:
                 data = transport.recv_now(min(size, BIG_READ_SIZE))
             except BlockingIOError:
                 break
             except OSError as exc:
-                self._end(exc)
+                self._abort(exc)
                 break
             if not data:
                 break  # the next read finds the end again
             total += len(data)
-            self._feed(data)
+            self._data_received(data)
         return total
 
     @enable_ki_protection
-    async def _attend(self) -> None:
+    async def _read_while_idle(self) -> None:
         """Read while nobody who wants something does so.
 
         For a stream this lasts as long as the connection. For a socket it ends once somebody who waits
@@ -234,24 +238,24 @@ class Endpoint(Lifetime):
         """
         lent = self._transport.self_reading
         while self._state != CLOSED:
-            if self._full:
+            if self._queue_full:
                 if lent:
                     return  # the application reads again when it has emptied the inbox
-                self._paused = True
-                self._room = self._room or Bell()
-                await self._room.wait()
-            elif lent and (self._reading or await self._advance()):
+                self._reading_paused = True
+                self._queue_has_room = self._queue_has_room or Notification()
+                await self._queue_has_room.wait()
+            elif lent and (self._reading or await self._wait_for_input()):
                 return
             elif not lent:
-                await self._advance()
+                await self._wait_for_input()
 
-    def _feed(self, data: bytes, *, sliced: bool = False) -> int:
+    def _data_received(self, data: bytes, *, sliced: bool = False) -> int:
         """Take what one read brought; give the number of messages in it."""
-        frames, inbox = self._frames, self._inbox
+        frames, inbox = self._frames, self._messages
         if frames is None:
             self._came_early(data)
             return 0
-        self._life = True
+        self._received_since_check = True
         before = len(inbox)
         ledger = self._ledger
         if self._deflate is None:
@@ -262,7 +266,7 @@ class Endpoint(Lifetime):
             if received > ledger.max_received >> 2:
                 self._charge_texts(new, charge)
         elif len(data) > _COMPRESSED_SLICE and not sliced:
-            return self._feed_slices(frames, data)
+            return self._data_received_sliced(frames, data)
         else:
             held = frames.held
             taken = frames.feed(data, FRAMES_AT_ONCE)
@@ -272,14 +276,14 @@ class Endpoint(Lifetime):
             if ledger.received > ledger.max_received >> 2:
                 self._charge_texts(new, charge)
         if taken != len(data):
-            self._unfed = data[taken:]
+            self._pending_input = data[taken:]
         if frames.events:
-            self._take_events(frames)
+            self._handle_events(frames)
         if self._closed_locally:
             inbox.clear()
         return new
 
-    def _feed_slices(self, frames: FrameReader, data: bytes) -> int:
+    def _data_received_sliced(self, frames: FrameReader, data: bytes) -> int:
         """Take a read in small parts; leave the rest for later once that was much or the inbox is full."""
         ledger, deflate = self._ledger, self._deflate
         assert deflate is not None
@@ -288,13 +292,13 @@ class Endpoint(Lifetime):
         start = messages = 0
         while start < len(data):
             much = ledger.received >= enough or frames.begun + deflate.streams_ended >= stop
-            if much or (ledger.received and self._full):
-                self._unfed = data[start:]
+            if much or (ledger.received and self._queue_full):
+                self._pending_input = data[start:]
                 break
             end = start + (frames.at_once or _COMPRESSED_SLICE)  # a plain frame stays as long as it is
-            messages += self._feed(data[start:end], sliced=True)
-            if self._unfed:
-                self._unfed += data[end:]
+            messages += self._data_received(data[start:end], sliced=True)
+            if self._pending_input:
+                self._pending_input += data[end:]
                 break
             start = end
         return messages
@@ -305,37 +309,37 @@ class Endpoint(Lifetime):
         It was charged for its bytes, and is looked at only once much waits: all of it then, and from there on
         what comes.
         """
-        ledger, inbox = self._ledger, self._inbox
+        ledger, inbox = self._ledger, self._messages
         if ledger.received - charged <= ledger.max_received >> 2:
             new = len(inbox)
         for item in islice(reversed(inbox), new):
             if type(item) is str and not item.isascii():
                 ledger.received += getsizeof(item) - len(item)
 
-    def _emptied(self) -> None:
+    def _queue_emptied(self) -> None:
         """The application has taken everything out of the inbox."""
         self._ledger.received = 0
-        if self._paused:
-            self._make_room()
+        if self._reading_paused:
+            self._resume_reading()
 
-    def _make_room(self) -> None:
-        if not self._shared:
-            assert self._room is not None
-            self._paused = False
-            self._room.ring()
-        elif not self._unfed:
-            self._service.reader.resume(self)
+    def _resume_reading(self) -> None:
+        if not self._epoll_driven:
+            assert self._queue_has_room is not None
+            self._reading_paused = False
+            self._queue_has_room.notify_all()
+        elif not self._pending_input:
+            self._runtime.reader.resume(self)
 
-    def _take_events(self, frames: FrameReader) -> None:
+    def _handle_events(self, frames: FrameReader) -> None:
         events, frames.events = frames.events, []
         for event in events:
             if isinstance(event, Ping):
                 if self._state == OPEN:
-                    self._outbox.write_control(self._frame(FIN | PONG, event.payload), pong=True)
+                    self._write_buffer.write_control(self._frame(FIN | PONG, event.payload), pong=True)
             elif isinstance(event, Pong):
-                self._take_pong(event.payload)
+                self._on_pong(event.payload)
             elif isinstance(event, CloseFrame):
-                self._take_close(event)
+                self._on_close(event)
             else:
-                self._take_violation(event)
-        self._outbox.flush()
+                self._on_violation(event)
+        self._write_buffer.flush()

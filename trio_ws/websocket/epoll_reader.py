@@ -35,41 +35,41 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protect
 
 from trio_ws.logs import logger_for
 from trio_ws.protocol.frames import FRAME_COST, FRAMES_AT_ONCE
-from trio_ws.websocket.frame_log import about
-from trio_ws.websocket.transport import BLIND_WAITS, READ_SIZE
+from trio_ws.websocket.frame_log import log_extra
+from trio_ws.websocket.transport import POLLS_TO_SKIP, READ_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_ws.websocket.endpoint import Endpoint
 
-__all__ = ["Lender", "Reader"]
+__all__ = ["EpollReader", "TaskSpawner"]
 
 logger = logger_for("trio_ws.websocket")
 
 HAS_EPOLL = sys.platform == "linux"
 #: Connections of a service that each read for themselves before the others share. The variable is for our own
 #: tests, which run with 0 and with very many as well.
-FEW = int(os.environ.get("TRIO_WS_TEST_FEW", "4"))
+SHARE_THRESHOLD = int(os.environ.get("TRIO_WS_TEST_FEW", "4"))
 
 #: Turns in which the epoll is looked into before one waits for it.
-_LOOKS = 3
-CONNECTIONS_IN_A_ROW = 64
-BYTES_IN_A_ROW = 128 * 1024
+_POLLS_BEFORE_WAIT = 3
+CONNECTIONS_PER_TURN = 64
+BYTES_PER_TURN = 128 * 1024
 #: What a message counts for in these, beside its bytes: it may be a call that is answered at once.
 MESSAGE_COST = 1024
 #: What the end of a connection counts for.
 END_COST = 8192
 
 
-class Lender(Protocol):
+class TaskSpawner(Protocol):
     """Who lends the reader a task."""
 
     def start(self, job: Callable[[Any], Awaitable[None]]) -> None:
         """Run ``job`` soon, in some task. What it gets is handed on to `Owner.take`."""
 
 
-class Reader:
+class EpollReader:
     """See the module's text. One for each service.
 
     One task at a time *leads*, that is reads. If what it read has to go on in the same task, as the call of
@@ -79,21 +79,21 @@ class Reader:
         lender: lends the task that leads.
     """
 
-    def __init__(self, lender: Lender) -> None:
-        self.lender = lender
+    def __init__(self, lender: TaskSpawner) -> None:
+        self.spawner = lender
         self._epoll: select.epoll | None = None
         self._connections: dict[int, Endpoint] = {}
-        self._alone: set[int] = set()  # descriptors of those that read for themselves
+        self._self_reading: set[int] = set()  # descriptors of those that read for themselves
         self._ready: deque[int] = deque()  # what is to be read in this round
         self._unfinished: dict[int, None] = {}  # to go on with, one in each round
-        self._blind = 0  # waits for the epoll that are to come without a look into it first
-        self._led = False
-        self._stillborn = False  # the last to lead was cancelled, and the next has not begun to read
+        self._polls_to_skip = 0  # waits for the epoll that are to come without a look into it first
+        self._running = False
+        self._respawned = False  # the last to lead was cancelled, and the next has not begun to read
 
-    def add(self, ws: Endpoint, fd: int) -> bool:
+    def register(self, ws: Endpoint, fd: int) -> bool:
         """Read for this connection from now on; False if it is to read for itself."""
-        if not HAS_EPOLL or len(self._alone) < FEW:
-            self._alone.add(fd)
+        if not HAS_EPOLL or len(self._self_reading) < SHARE_THRESHOLD:
+            self._self_reading.add(fd)
             return False
         try:
             if self._epoll is None:
@@ -101,31 +101,31 @@ class Reader:
             self._epoll.register(fd, select.EPOLLIN)
         except OSError as exc:
             # No descriptor, or none of the kernel's watches, is left.
-            logger.warning("%r reads for itself: %s", ws, exc, extra=about(ws))
-            self._alone.add(fd)
+            logger.warning("%r reads for itself: %s", ws, exc, extra=log_extra(ws))
+            self._self_reading.add(fd)
             return False
         self._connections[fd] = ws
-        if not self._led:
-            self._led = True
-            self.lender.start(self._lead)
+        if not self._running:
+            self._running = True
+            self.spawner.start(self.run)
         return True
 
     def resume(self, ws: Endpoint) -> None:
         """Read again from a connection that was full."""
-        ws._paused = False
+        ws._reading_paused = False
         transport: Any = ws._transport
         fd: int = transport.fd
         if self._epoll is not None and fd in self._connections:
             self._epoll.register(fd, select.EPOLLIN)
 
-    def forget(self, fd: int) -> None:
+    def unregister(self, fd: int) -> None:
         """This descriptor is about to be closed."""
-        self._alone.discard(fd)
+        self._self_reading.discard(fd)
         ws = self._connections.pop(fd, None)
         if ws is not None and self._epoll is not None:
-            if not ws._paused:
+            if not ws._reading_paused:
                 self._epoll.unregister(fd)
-            ws._end(None)
+            ws._abort(None)
 
     def close(self) -> None:
         """Let go of the epoll, when no task of the service is left."""
@@ -135,60 +135,60 @@ class Reader:
             self._epoll = None
 
     @enable_ki_protection
-    async def _lead(self, lent: Any) -> None:
+    async def run(self, lent: Any) -> None:
         # A cancellation comes from a cancel scope that user code has left open in this task; then another
         # leads. Or it comes from the end of the service, which is known by its meeting the next one at once.
         try:
             await checkpoint_if_cancelled()
-            self._stillborn = False
-            going_on = await self._read_on(lent)
+            self._respawned = False
+            going_on = await self._read_until_handoff(lent)
         except trio.Cancelled:
-            if not self._stillborn:
-                self._stillborn = True
-                self.lender.start(self._lead)
+            if not self._respawned:
+                self._respawned = True
+                self.spawner.start(self.run)
             raise
-        self.lender.start(self._lead)
+        self.spawner.start(self.run)
         await going_on
 
-    async def _read_on(self, lent: Any) -> Awaitable[None]:
+    async def _read_until_handoff(self, lent: Any) -> Awaitable[None]:
         """Read until something that was read has to go on in this task; give that."""
         assert self._epoll is not None
         poll, fileno = self._epoll.poll, self._epoll.fileno()
         ready, unfinished = self._ready, self._unfinished
         while True:
             if not ready and unfinished:
-                ready.extend([fd for fd, _ in poll(0, CONNECTIONS_IN_A_ROW) if fd not in unfinished])
+                ready.extend([fd for fd, _ in poll(0, CONNECTIONS_PER_TURN) if fd not in unfinished])
                 first = next(iter(unfinished))
                 del unfinished[first]
                 ready.append(first)
             elif not ready:
                 ws = None  # it may end while we wait
-                if not self._blind:
+                if not self._polls_to_skip:
                     # As in Endpoint._advance. But those whose messages were read answer in the next turn, and
                     # their peers in one of those after.
                     await checkpoint()
-                    for _ in range(_LOOKS):
+                    for _ in range(_POLLS_BEFORE_WAIT):
                         await checkpoint()
-                        ready.extend([fd for fd, _ in poll(0, CONNECTIONS_IN_A_ROW)])
+                        ready.extend([fd for fd, _ in poll(0, CONNECTIONS_PER_TURN)])
                         if ready:
                             break
-                    self._blind = 0 if ready else BLIND_WAITS
-                if self._blind:
-                    self._blind -= 1
+                    self._polls_to_skip = 0 if ready else POLLS_TO_SKIP
+                if self._polls_to_skip:
+                    self._polls_to_skip -= 1
                     await wait_readable(fileno)
-                    ready.extend([fd for fd, _ in poll(0, CONNECTIONS_IN_A_ROW)])
-            left = BYTES_IN_A_ROW
+                    ready.extend([fd for fd, _ in poll(0, CONNECTIONS_PER_TURN)])
+            left = BYTES_PER_TURN
             while ready and left > 0:
                 fd = ready.popleft()
                 # It may be closed since the poll. If the number is another's by now, nothing is there to be
                 # read, or something is.
                 ws = self._connections.get(fd)
-                if ws is None or ws._paused:
+                if ws is None or ws._reading_paused:
                     continue
                 left -= self._read(ws)
-                going_on = ws._owner.take(lent) if ws._owner is not None else None
-                if ws._ledger.received >= ws._ledger.max_received and ws._full and not ws._over:
-                    ws._paused = True
+                going_on = ws._observer.data_received(lent) if ws._observer is not None else None
+                if ws._ledger.received >= ws._ledger.max_received and ws._queue_full and not ws._is_closed:
+                    ws._reading_paused = True
                     self._epoll.unregister(fd)
                 if going_on is not None:
                     return going_on
@@ -200,34 +200,34 @@ class Reader:
         transport: Any = ws._transport
         data: bytes
         try:
-            if ws._unfed:
-                data, ws._unfed = ws._unfed, b""
+            if ws._pending_input:
+                data, ws._pending_input = ws._pending_input, b""
             else:
                 data = transport.recv_now(READ_SIZE)
         except BlockingIOError:
             return 0
         except OSError as exc:
-            ws._end(exc)
+            ws._abort(exc)
             return END_COST
         if not data:
-            ws._end(None)
+            ws._abort(None)
             return END_COST
         size = len(data)
         try:
             if ws._deflate is None:
-                messages = ws._feed(data)
+                messages = ws._data_received(data)
                 if size == READ_SIZE:
-                    size += ws._read_on(transport)
+                    size += ws._read_more(transport)
             else:
                 received = ws._ledger.received
-                messages = ws._feed(data)
+                messages = ws._data_received(data)
                 size = max(size, ws._ledger.received - received)
-            if ws._unfed:
+            if ws._pending_input:
                 size = max(size, FRAME_COST * FRAMES_AT_ONCE)
                 self._unfinished[transport.fd] = None
-            ws._arrived.ring()
+            ws._input_arrived.notify_all()
         except Exception as exc:
-            logger.exception("reading from %r failed", ws, extra=about(ws))
-            ws._end(exc)
+            logger.exception("reading from %r failed", ws, extra=log_extra(ws))
+            ws._abort(exc)
             messages = 0
         return size + MESSAGE_COST * messages

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trio_ws.websocket.lifetime import Lifetime
     from trio_ws.websocket.transport import Transport
 
-__all__ = ["about", "traced"]
+__all__ = ["log_extra", "with_frame_logging"]
 
 logger = logger_for("trio_ws.frames")
 
@@ -35,24 +35,24 @@ _MASKED = 0x80
 _SHOWN = 64
 
 
-def about(ws: Lifetime) -> dict[str, Any]:
+def log_extra(ws: Lifetime) -> dict[str, Any]:
     """The ``extra`` of a log record that is about a connection."""
     return {"connection": ws._number, "peer": ws._transport.peer_address}
 
 
-def traced(ws: Lifetime, transport: Transport) -> Any:
+def with_frame_logging(ws: Lifetime, transport: Transport) -> Any:
     """The transport, wrapped so that frames are logged, if that is wanted now."""
-    return _Tracing(ws, transport) if logger.isEnabledFor(logging.DEBUG) else transport
+    return FrameLoggingTransport(ws, transport) if logger.isEnabledFor(logging.DEBUG) else transport
 
 
-class _Tracing:
+class FrameLoggingTransport:
     """A transport that shows what goes through it."""
 
     def __init__(self, ws: Lifetime, transport: Transport) -> None:
         self._transport = transport
-        self._came = _Watch(ws, "<")
-        self._went = _Watch(ws, ">")
-        self._went.skip(ws._outbox.size)  # the answer to the opening request, where it still waits
+        self._came = _FrameScanner(ws, "<")
+        self._went = _FrameScanner(ws, ">")
+        self._went.skip(ws._write_buffer.size)  # the answer to the opening request, where it still waits
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -85,7 +85,7 @@ class _Tracing:
         return sent
 
 
-class _Watch:
+class _FrameScanner:
     """Finds the frames in bytes that go one way (RFC 6455 section 5.2)."""
 
     def __init__(self, ws: Lifetime, direction: str) -> None:
@@ -147,7 +147,7 @@ class _Watch:
             size,
             payload,
             "..." if size > _SHOWN else "",
-            extra=about(self._ws),
+            extra=log_extra(self._ws),
         )
         self._skip = size - len(payload)
         self._seen.clear()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trio_ws.options import Options
     from trio_ws.protocol.deflate import PerMessageDeflate
     from trio_ws.protocol.http import Headers, Request
-    from trio_ws.websocket.runtime import Service
+    from trio_ws.websocket.runtime import ConnectionRuntime
     from trio_ws.websocket.transport import Transport
 
 __all__ = ["Handshaking"]
@@ -45,7 +45,7 @@ class Handshaking(Endpoint):
     def __init__(
         self,
         transport: Transport,
-        service: Service,
+        runtime: ConnectionRuntime,
         options: Options,
         *,
         client: bool,
@@ -53,7 +53,7 @@ class Handshaking(Endpoint):
         subprotocols: tuple[str, ...] = (),
         trailing: bytes = b"",
     ) -> None:
-        super().__init__(transport, service, options, client=client)
+        super().__init__(transport, runtime, options, client=client)
         self._request = request
         self._trailing = trailing  # what came behind the request
         self._offered = subprotocols  # those that an implicit accept() may choose from
@@ -92,8 +92,8 @@ class Handshaking(Endpoint):
         answer, self._subprotocol, deflate = answer_upgrade(
             self._request, subprotocol, self._offered, headers, self._options
         )
-        self._outbox.write(answer)
-        if self._outbox.broken:
+        self._write_buffer.write(answer)
+        if self._write_buffer.broken:
             raise self._closed_error()
         trailing, self._trailing = self._trailing, b""
         self._open(deflate, trailing)
@@ -115,7 +115,7 @@ class Handshaking(Endpoint):
         self._check_connecting("reject")
         response = answer_refusal(status, headers, body)
         self._closed_locally = True
-        self._refuse(response)
+        self._reject_with(response)
 
     def _check_connecting(self, what: str) -> None:
         if self._state != CONNECTING:
@@ -131,38 +131,38 @@ class Handshaking(Endpoint):
             self._trailing += data
             return
         logger.info("refused %r: more than max_queue_bytes (%d) came before it was let in", self, limit)
-        self._refuse(answer_refusal(413, (), "too much came before the WebSocket was open\n"))
+        self._reject_with(answer_refusal(413, (), "too much came before the WebSocket was open\n"))
         self._cancel_opening()
 
-    def _refuse(self, response: bytes) -> None:
-        self._outbox.write(response)
+    def _reject_with(self, response: bytes) -> None:
+        self._write_buffer.write(response)
         self._state = CLOSING
-        self._service.keepalive.closing(self)
-        self._outbox.close_when_empty()
-        if not self._outbox.stuck:
-            self._end(None)
+        self._runtime.keepalive.start_close_timer(self)
+        self._write_buffer.close_when_empty()
+        if not self._write_buffer.blocked:
+            self._abort(None)
 
-    def _go_away(self, code: int, reason: str) -> None:
+    def _shutdown(self, code: int, reason: str) -> None:
         """The server stops, and says so in whatever state the connection is."""
         if self._state == CONNECTING:
-            self._refuse(answer_refusal(503, [("Retry-After", "1")], "the server is going away\n"))
-        elif self._owner is not None:
-            self._owner.go_away(code, reason)
+            self._reject_with(answer_refusal(503, [("Retry-After", "1")], "the server is going away\n"))
+        elif self._observer is not None:
+            self._observer.shutdown(code, reason)
         else:
             self._start_close(code, reason)
 
     # -- closing ------------------------------------------------------------------------------------
 
-    def _begin_close(self, code: int, reason: str) -> None:
+    def _start_application_close(self, code: int, reason: str) -> None:
         """Close on behalf of the application, up to where that would have to wait."""
         if self._close_received is None and not self._no_more_messages:
             self._closed_locally = True
-        if self._last_word is not None:
-            self._answer_last_word()
+        if self._deferred_close is not None:
+            self._send_deferred_close()
         self._start_close(code, reason)
         if self._closed_locally:
-            self._inbox.clear()
-            self._emptied()
+            self._messages.clear()
+            self._queue_emptied()
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close with a closing handshake (RFC 6455 section 7.1.2), in at most ``close_timeout`` seconds.
@@ -189,20 +189,20 @@ class Handshaking(Endpoint):
             try:
                 await self.reject()
             except BaseException:
-                self._end(None)
+                self._abort(None)
                 raise
-        self._begin_close(code, reason)
+        self._start_application_close(code, reason)
         # A peer that broke the protocol may be unable to end the handshake, so it gets less time.
         failed = self._frames is not None and self._frames.done and self._close_received is None
         grace = min(1.0, self._options.close_timeout) if failed else self._options.close_timeout
         try:
             with trio.move_on_after(grace) as scope:
                 while self._state != CLOSED:
-                    await self._advance()
+                    await self._wait_for_input()
             if scope.cancelled_caught:
                 self._close_timed_out()
         finally:
-            self._end(None)
+            self._abort(None)
         await self._transport.wait_closed()
 
     async def aclose(self) -> None:
@@ -215,6 +215,6 @@ class Handshaking(Endpoint):
         if self._state == CONNECTING:
             await self.accept()
         while self._state != CLOSED:
-            if await self._advance() and self._state != CLOSED:
+            if await self._wait_for_input() and self._state != CLOSED:
                 # Others waited for what was just read: the next read is theirs.
-                await self._arrived.wait()
+                await self._input_arrived.wait()

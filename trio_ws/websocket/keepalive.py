@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_ws.websocket._notify import Bell
+from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
     from trio_ws.options import Options
@@ -46,26 +46,26 @@ class Keepalive:
         self._pinged: dict[Lifetime, float] = {}
         self._delivered: dict[Lifetime, Delivery | None] = {}  # of those, when they were pinged
         self._closing: dict[Lifetime, float] = {}
-        self._bell = Bell()
+        self._due_changed = Notification()
 
-    def watch(self, ws: Lifetime) -> None:
+    def register(self, ws: Lifetime) -> None:
         """Begin with a connection that has just opened."""
         if self._interval is not None:
             self._put(self._quiet, ws, self._interval)
 
-    def answered(self, ws: Lifetime) -> None:
+    def pong_received(self, ws: Lifetime) -> None:
         """Our ping was, or there is another sign of life: the next interval begins now."""
         if self._pinged.pop(ws, None) is not None:
             del self._delivered[ws]
-            self.watch(ws)
+            self.register(ws)
 
-    def closing(self, ws: Lifetime) -> None:
+    def start_close_timer(self, ws: Lifetime) -> None:
         """The connection began to close: no more pings, and an end in time."""
         if ws not in self._closing:
-            self.forget(ws)
+            self.unregister(ws)
             self._put(self._closing, ws, self._close_timeout)
 
-    def forget(self, ws: Lifetime) -> None:
+    def unregister(self, ws: Lifetime) -> None:
         self._quiet.pop(ws, None)
         self._pinged.pop(ws, None)
         self._delivered.pop(ws, None)
@@ -76,12 +76,12 @@ class Keepalive:
         while True:
             due = self._next_due()
             if due == math.inf:
-                await self._bell.wait()
+                await self._due_changed.wait()
                 continue
             with trio.move_on_at(due):
                 # A connection that is added may be due before all others, where the timeouts differ.
                 while self._next_due() >= due:
-                    await self._bell.wait()
+                    await self._due_changed.wait()
             now = trio.current_time()
             self._sweep_quiet(now)
             await self._sweep_pinged(now)
@@ -90,7 +90,7 @@ class Keepalive:
 
     def _put(self, queue: dict[Lifetime, float], ws: Lifetime, seconds: float) -> None:
         if not queue:
-            self._bell.ring()
+            self._due_changed.notify_all()
         queue[ws] = trio.current_time() + seconds
 
     def _next_due(self) -> float:
@@ -110,15 +110,15 @@ class Keepalive:
     def _sweep_quiet(self, now: float) -> None:
         assert self._interval is not None or not self._quiet
         for ws in self._take_due(self._quiet, now):
-            if ws._shows_life():
-                if ws._full:
+            if ws._had_activity():
+                if ws._queue_full:
                     # Its end cannot be read, but it shows in what is sent.
                     ws._keepalive_ping()
-                self.watch(ws)
+                self.register(ws)
                 continue
             ws._keepalive_ping()
             if self._timeout is None:
-                self.watch(ws)
+                self.register(ws)
             else:
                 self._delivered[ws] = ws._transport.delivery()
                 self._put(self._pinged, ws, self._timeout)
@@ -135,14 +135,16 @@ class Keepalive:
         for ws in late:
             if ws not in self._pinged or not self._still_silent(ws):  # it was answered, or began to close
                 continue
-            if ws._unheard():
-                self.answered(ws)
+            if ws._has_unread_bytes():
+                self.pong_received(ws)
             else:
-                self.forget(ws)
-                ws._give_up(f"keepalive ping timeout: no sign of life in ping_timeout ({self._timeout} s)")
+                self.unregister(ws)
+                ws._fail_keepalive(
+                    f"keepalive ping timeout: no sign of life in ping_timeout ({self._timeout} s)"
+                )
 
     def _still_silent(self, ws: Lifetime) -> bool:
-        if ws._shows_life(self._delivered[ws]):
-            self.answered(ws)
+        if ws._had_activity(self._delivered[ws]):
+            self.pong_received(ws)
             return False
         return True

@@ -14,10 +14,10 @@ from trio.lowlevel import checkpoint_if_cancelled
 if TYPE_CHECKING:
     from trio_ws.websocket.receiving import Receiving
 
-__all__ = ["MessageParts"]
+__all__ = ["MessageStream"]
 
 
-class MessageParts(AsyncIterator[str | bytes]):
+class MessageStream(AsyncIterator[str | bytes]):
     """The parts of one message of ``ws``, as they arrive."""
 
     __slots__ = ("_ended", "_ws")

@@ -15,7 +15,7 @@ from trio_ws.errors import MessageError
 from trio_ws.websocket.handshaking import Handshaking
 from trio_ws.websocket.lifetime import CONNECTING, OPEN
 from trio_ws.websocket.message import WebSocketMessage
-from trio_ws.websocket.message_stream import MessageParts
+from trio_ws.websocket.message_stream import MessageStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -43,19 +43,22 @@ class Receiving(Handshaking):
         """
         # The common cases of _next(), a message that is here and one that a single read brings, without its
         # coroutine, which would be made for each message and kept while none comes. __anext__ has the same.
-        inbox = self._inbox
+        inbox = self._messages
         if inbox:
             await checkpoint_if_cancelled()
         elif self._state == OPEN and not (
-            self._outbox.corked or self._parts_open or self._paused or self._last_word
+            self._write_buffer.flush_scheduled
+            or self._parts_open
+            or self._reading_paused
+            or self._deferred_close
         ):
             self._ledger.received = 0
-            await (self._arrived.wait() if self._shared else self._advance())
-            self._unyielded = 0
-        if inbox and not self._parts_open and not self._paused:
+            await (self._input_arrived.wait() if self._epoll_driven else self._wait_for_input())
+            self._sends_since_yield = 0
+        if inbox and not self._parts_open and not self._reading_paused:
             item = inbox.popleft()
         else:
-            next_item = await self._next()
+            next_item = await self._next_message()
             if next_item is None:
                 return None
             item = next_item
@@ -69,19 +72,22 @@ class Receiving(Handshaking):
         return message
 
     async def __anext__(self) -> WebSocketMessage:
-        inbox = self._inbox
+        inbox = self._messages
         if inbox:
             await checkpoint_if_cancelled()
         elif self._state == OPEN and not (
-            self._outbox.corked or self._parts_open or self._paused or self._last_word
+            self._write_buffer.flush_scheduled
+            or self._parts_open
+            or self._reading_paused
+            or self._deferred_close
         ):
             self._ledger.received = 0
-            await (self._arrived.wait() if self._shared else self._advance())
-            self._unyielded = 0
-        if inbox and not self._parts_open and not self._paused:
+            await (self._input_arrived.wait() if self._epoll_driven else self._wait_for_input())
+            self._sends_since_yield = 0
+        if inbox and not self._parts_open and not self._reading_paused:
             item = inbox.popleft()
         else:
-            next_item = await self._next()
+            next_item = await self._next_message()
             if next_item is None:
                 raise StopAsyncIteration
             item = next_item
@@ -132,53 +138,53 @@ class Receiving(Handshaking):
         Raises:
             ConnectionClosedError: the connection ended within the message, or not cleanly.
         """
-        return MessageParts(self)
+        return MessageStream(self)
 
-    async def _next(self) -> str | bytes | None:
+    async def _next_message(self) -> str | bytes | None:
         """The next message's payload; None after a clean end."""
         if self._parts_open:
             raise MessageError("a message is half received; finish it by iterating over recv_streaming()")
-        inbox = self._inbox
+        inbox = self._messages
         if inbox:
             await checkpoint_if_cancelled()
         elif not await self._wait_for_message():
             return None
         item = inbox.popleft()
-        if self._paused and not inbox:
-            self._emptied()
+        if self._reading_paused and not inbox:
+            self._queue_emptied()
         return item
 
     async def _wait_for_message(self) -> bool:
         """With the inbox empty, wait for a message to be there; False after a clean end."""
-        inbox = self._inbox
+        inbox = self._messages
         waited = False
         while not inbox:
-            if self._outbox.corked:
-                self._outbox.flush()
-            if self._state == OPEN and not self._paused and self._last_word is None:
+            if self._write_buffer.flush_scheduled:
+                self._write_buffer.flush()
+            if self._state == OPEN and not self._reading_paused and self._deferred_close is None:
                 self._ledger.received = 0
-                await self._advance()
-            elif not await self._more(waited=waited):
+                await self._wait_for_input()
+            elif not await self._wait_for_more(waited=waited):
                 return False
             waited = True
-        self._unyielded = 0
+        self._sends_since_yield = 0
         return True
 
-    async def _more(self, *, waited: bool = False) -> bool:
+    async def _wait_for_more(self, *, waited: bool = False) -> bool:
         """With the inbox empty, wait for something to come; False after a clean end.
 
         Args:
             waited: the caller did so before, so that the end needs no checkpoint of its own.
         """
-        self._emptied()
-        if self._last_word is not None:
-            self._answer_last_word()
+        self._queue_emptied()
+        if self._deferred_close is not None:
+            self._send_deferred_close()
         if self._state == OPEN:
-            await self._advance()
+            await self._wait_for_input()
         elif self._state == CONNECTING:
             await self.accept()
         elif not self._no_more_messages:
-            await self._advance()
+            await self._wait_for_input()
         else:
             if not waited:
                 await checkpoint()
@@ -190,21 +196,21 @@ class Receiving(Handshaking):
     async def _next_part(self) -> str | bytes | None:
         """What has come of the next message, or of the one that was begun; None after a clean end."""
         while True:
-            if self._inbox:
+            if self._messages:
                 await checkpoint_if_cancelled()
                 self._parts_open = False
-                return self._inbox.popleft()
+                return self._messages.popleft()
             part = self._frames.take_part() if self._frames is not None else None
             if part:
                 self._parts_open = True
                 return part
-            if not await self._more():
+            if not await self._wait_for_more():
                 if self._parts_open:
                     raise self._closed_error()
                 return None
 
     async def _next_or_raise(self) -> str | bytes:
-        item = await self._next()
+        item = await self._next_message()
         if item is None:
             raise self._closed_error()
         return item

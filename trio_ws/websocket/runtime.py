@@ -23,102 +23,102 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
-from trio_ws._nurseries import unwrapped
-from trio_ws.websocket._notify import Bell
-from trio_ws.websocket.epoll_reader import Reader
+from trio_ws._nurseries import unwrap_exception_group
+from trio_ws.websocket._notify import Notification
+from trio_ws.websocket.epoll_reader import EpollReader
 from trio_ws.websocket.keepalive import Keepalive
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from trio_ws.options import Options
-    from trio_ws.websocket.disconnect_watch import Presence
+    from trio_ws.websocket.disconnect_watch import DisconnectWatch
     from trio_ws.websocket.endpoint import Endpoint
-    from trio_ws.websocket.write_buffer import Outbox
+    from trio_ws.websocket.write_buffer import WriteBuffer
 
-__all__ = ["Service", "open_service"]
+__all__ = ["ConnectionRuntime", "open_runtime"]
 
 #: Seconds between two looks at who is not being read from. A control frame that finds its application busy
 #: waits at most two of these; an idle service does not look at all.
-_TICK = 0.01
+_SWEEP_INTERVAL = 0.01
 #: Bytes that are flushed in a row before other tasks have their turn, and what an outbox counts for beside
 #: its bytes: 32 small ones are a row, or one that is large.
 _WORK_IN_A_ROW = 256 * 1024
 _FLUSH_COST = 8 * 1024
 
 
-class Service:
+class ConnectionRuntime:
     """See the module's text. Made by `open_service`."""
 
     def __init__(self, nursery: trio.Nursery, scope: trio.CancelScope, options: Options) -> None:
         self.nursery = nursery
         self.scope = scope  # ends all of it
         self.keepalive = Keepalive(options)
-        self.reader = Reader(_Nursery(nursery))
-        self.to_flush: list[Outbox] = []  # not empty only where the flusher is awake
-        self._flush_bell = Bell()
+        self.reader = EpollReader(_Nursery(nursery))
+        self.pending_flush: list[WriteBuffer] = []  # not empty only where the flusher is awake
+        self._flush_requested = Notification()
         # Connections that had no reader at some time since the last tick.
-        self._unread: list[Endpoint | Presence] = []
-        self.tick = 0
-        self._unread_bell = Bell()
-        self._minding = True  # the minder is not waiting for that bell
+        self._idle: list[Endpoint | DisconnectWatch] = []
+        self.sweep_count = 0
+        self._became_idle = Notification()
+        self._monitoring = True  # the minder is not waiting for that bell
 
     def start(self) -> None:
         self.nursery.start_soon(self._flush, name="trio_ws flusher")
-        self.nursery.start_soon(self._mind, name="trio_ws minder")
+        self.nursery.start_soon(self._monitor, name="trio_ws minder")
         self.nursery.start_soon(self.keepalive.run, name="trio_ws keepalive")
 
-    def flush_soon(self, outbox: Outbox) -> None:
-        if not self.to_flush:
-            self._flush_bell.ring()
-        self.to_flush.append(outbox)
+    def flush_soon(self, write_buffer: WriteBuffer) -> None:
+        if not self.pending_flush:
+            self._flush_requested.notify_all()
+        self.pending_flush.append(write_buffer)
 
     @enable_ki_protection
     async def _flush(self) -> None:
         while True:
-            if not self.to_flush:
-                await self._flush_bell.wait()
-            outboxes, self.to_flush = self.to_flush, []
+            if not self.pending_flush:
+                await self._flush_requested.wait()
+            outboxes, self.pending_flush = self.pending_flush, []
             work = 0
-            for outbox in outboxes:
-                work += _FLUSH_COST + outbox.size
-                outbox.flush()
+            for write_buffer in outboxes:
+                work += _FLUSH_COST + write_buffer.size
+                write_buffer.flush()
                 if work >= _WORK_IN_A_ROW:
                     work = 0
                     await checkpoint()
 
-    def unread(self, ws: Endpoint | Presence) -> None:
+    def connection_idle(self, ws: Endpoint | DisconnectWatch) -> None:
         """Nobody waits for this connection's bytes as of now, and the minder does not yet look at it."""
-        if not self._minding:
-            self._minding = True
-            self._unread_bell.ring()
-        ws._minded = True
-        self._unread.append(ws)
+        if not self._monitoring:
+            self._monitoring = True
+            self._became_idle.notify_all()
+        ws._monitored = True
+        self._idle.append(ws)
 
     @enable_ki_protection
-    async def _mind(self) -> None:
+    async def _monitor(self) -> None:
         while True:
-            if not self._unread:
-                self._minding = False
-                await self._unread_bell.wait()
-            await trio.sleep(_TICK)
-            self._look()
+            if not self._idle:
+                self._monitoring = False
+                await self._became_idle.wait()
+            await trio.sleep(_SWEEP_INTERVAL)
+            self._sweep()
 
-    def _look(self) -> None:
-        self.tick += 1
-        looked_at, self._unread = self._unread, []
+    def _sweep(self) -> None:
+        self.sweep_count += 1
+        looked_at, self._idle = self._idle, []
         for ws in looked_at:
-            if not (ws._reading or ws._over) and ws._unread_since >= self.tick - 1:
-                self._unread.append(ws)
+            if not (ws._reading or ws._is_closed) and ws._unread_since >= self.sweep_count - 1:
+                self._idle.append(ws)
                 continue
             # The reader of a stream never leaves.
-            ws._minded = not ws._transport.self_reading
-            if ws._reading or ws._over:
+            ws._monitored = not ws._transport.self_reading
+            if ws._reading or ws._is_closed:
                 continue
             if ws._frames is None:
                 self.nursery.start_soon(ws._watch, name="trio_ws reader")
-            elif not ws._minded:
-                self.nursery.start_soon(ws._attend, name="trio_ws reader")
+            elif not ws._monitored:
+                self.nursery.start_soon(ws._read_while_idle, name="trio_ws reader")
 
 
 class _Nursery:
@@ -133,7 +133,7 @@ class _Nursery:
 
 @asynccontextmanager
 @enable_ki_protection
-async def open_service(options: Options) -> AsyncIterator[Service]:
+async def open_runtime(options: Options) -> AsyncIterator[ConnectionRuntime]:
     """Run a service for the length of a block.
 
     A cancellation reaches the block first and the service only when the block is done, so that the block can
@@ -143,15 +143,15 @@ async def open_service(options: Options) -> AsyncIterator[Service]:
     failure: BaseException | None = None
     try:
         async with trio.open_nursery() as outer:
-            service: Service = await outer.start(_host, options)
+            runtime: ConnectionRuntime = await outer.start(_host, options)
             try:
-                yield service
+                yield runtime
             except BaseException as exc:  # noqa: BLE001 - raised again below
                 failure = exc
-            service.scope.cancel()
+            runtime.scope.cancel()
     except BaseExceptionGroup as group:
         # Our own tasks let through only what may strike any task, such as a KeyboardInterrupt.
-        failure = unwrapped(group)
+        failure = unwrap_exception_group(group)
     if failure is not None:
         try:
             raise failure
@@ -160,18 +160,18 @@ async def open_service(options: Options) -> AsyncIterator[Service]:
 
 
 @enable_ki_protection
-async def _host(options: Options, *, task_status: trio.TaskStatus[Service]) -> None:
+async def _host(options: Options, *, task_status: trio.TaskStatus[ConnectionRuntime]) -> None:
     with trio.CancelScope() as scope:
-        service: Service | None = None
+        runtime: ConnectionRuntime | None = None
         try:
             async with trio.open_nursery() as nursery:
-                service = Service(nursery, scope, options)
-                service.start()
-                task_status.started(service)
+                runtime = ConnectionRuntime(nursery, scope, options)
+                runtime.start()
+                task_status.started(runtime)
                 # Where the caller was cancelled before this, nobody will come to end us: then we end here.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 scope.shield = True
         finally:
-            if service is not None:
-                service.reader.close()
-                service._unread.clear()  # they know us
+            if runtime is not None:
+                runtime.reader.close()
+                runtime._idle.clear()  # they know us

@@ -17,7 +17,7 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_
 from trio_ws.protocol._accel import whole_frame
 from trio_ws.protocol.frames import BINARY, CONTINUATION, FIN, PING, PONG, RSV1, TEXT
 from trio_ws.protocol.framing import frame_pair, masked_frame, server_frame
-from trio_ws.websocket.deferred_frame import DEFLATED_AT_ONCE, LateFrame
+from trio_ws.websocket.deferred_frame import DEFLATED_AT_ONCE, DeferredFrame
 from trio_ws.websocket.handshaking import Handshaking
 from trio_ws.websocket.lifetime import CONNECTING, OPEN
 from trio_ws.websocket.message import WebSocketMessage, control_payload
@@ -69,17 +69,21 @@ class Sending(Handshaking):
         if type(data) is WebSocketMessage and (data.msg_type == "binary" or data.msg_type == "text"):
             data = data.payload
         if type(data) is bytes:
-            outbox = self._outbox
-            if outbox.size < self._plain_room and len(data) < _LARGE and self._unyielded < _SENDS_IN_A_ROW:
+            write_buffer = self._write_buffer
+            if (
+                write_buffer.size < self._fast_send_limit
+                and len(data) < _LARGE
+                and self._sends_since_yield < _SENDS_IN_A_ROW
+            ):
                 # The common case of _send(), without its coroutine.
                 await checkpoint_if_cancelled()
-                if self._inbox:
-                    self._unyielded += 1
-                    outbox.cork(whole_frame(_FINAL_BINARY, data, b""))
+                if self._messages:
+                    self._sends_since_yield += 1
+                    write_buffer.buffer(whole_frame(_FINAL_BINARY, data, b""))
                     return
-                self._unyielded += _DIRECT_SEND
-                outbox.write(whole_frame(_FINAL_BINARY, data, b""))
-                if outbox.broken:
+                self._sends_since_yield += _DIRECT_SEND
+                write_buffer.write(whole_frame(_FINAL_BINARY, data, b""))
+                if write_buffer.broken:
                     raise self._closed_error()
                 return
             await self._send(BINARY, data)
@@ -118,12 +122,12 @@ class Sending(Handshaking):
             raise trio.WouldBlock
         if self._state != OPEN:
             raise self._closed_error()
-        if self._outbox.size >= self._options.send_high_water:
-            self._outbox.flush()
-        if self._fragmenting is not None or self._outbox.size >= self._options.send_high_water:
+        if self._write_buffer.size >= self._options.send_high_water:
+            self._write_buffer.flush()
+        if self._fragmenting is not None or self._write_buffer.size >= self._options.send_high_water:
             raise trio.WouldBlock
-        self._post(opcode, payload, cork=bool(self._inbox))
-        if self._outbox.broken:
+        self._post(opcode, payload, cork=bool(self._messages))
+        if self._write_buffer.broken:
             raise self._closed_error()
 
     async def send_text(self, text: str) -> None:
@@ -158,9 +162,9 @@ class Sending(Handshaking):
             await checkpoint_if_cancelled()
         else:
             await checkpoint()
-        outbox = self._outbox
+        write_buffer = self._write_buffer
         # One test for everything that is not the ordinary case.
-        if self._state != OPEN or self._fragmenting or outbox.size >= self._options.send_high_water:
+        if self._state != OPEN or self._fragmenting or write_buffer.size >= self._options.send_high_water:
             await self._wait_for_room()
         first = FIN | opcode
         deflate = self._deflate
@@ -171,22 +175,22 @@ class Sending(Handshaking):
                 payload = await self._deflate_large(deflate, payload)
             first |= RSV1
         if len(payload) >= _LARGE:
-            outbox.write_pair(*frame_pair(first, payload, masked=self._client))
+            write_buffer.write_pair(*frame_pair(first, payload, masked=self._client))
             frame = b""
         else:
             frame = masked_frame(first, payload) if self._client else server_frame(first, payload)
-        if self._inbox and frame:
+        if self._messages and frame:
             # More input of the same burst is at hand, so more output is to be expected: gather it.
-            outbox.cork(frame)
-            self._unyielded += 1
+            write_buffer.buffer(frame)
+            self._sends_since_yield += 1
         else:
             if frame:
-                outbox.write(frame)
-            if outbox.broken:
+                write_buffer.write(frame)
+            if write_buffer.broken:
                 raise self._closed_error()
-            self._unyielded += _DIRECT_SEND
-        if self._unyielded >= _SENDS_IN_A_ROW:
-            self._unyielded = 0
+            self._sends_since_yield += _DIRECT_SEND
+        if self._sends_since_yield >= _SENDS_IN_A_ROW:
+            self._sends_since_yield = 0
             await cancel_shielded_checkpoint()  # the message is out: a cancellation waits for the next call
 
     async def _deflate_large(self, deflate: PerMessageDeflate, payload: bytes) -> bytes:
@@ -195,7 +199,11 @@ class Sending(Handshaking):
         for piece in deflate.alone_in_pieces(payload, DEFLATED_AT_ONCE):
             pieces.append(piece)
             await checkpoint()
-        if self._state != OPEN or self._fragmenting or self._outbox.size >= self._options.send_high_water:
+        if (
+            self._state != OPEN
+            or self._fragmenting
+            or self._write_buffer.size >= self._options.send_high_water
+        ):
             await self._wait_for_room()
         deflate.restart()
         return b"".join(pieces)
@@ -211,10 +219,10 @@ class Sending(Handshaking):
             if self._fragmenting is not None and not fragment:
                 async with self._fragmenting:
                     pass
-            elif self._outbox.size >= self._options.send_high_water:
-                self._outbox.flush()
-                if self._outbox.size >= self._options.send_high_water:
-                    await self._outbox.room.wait()
+            elif self._write_buffer.size >= self._options.send_high_water:
+                self._write_buffer.flush()
+                if self._write_buffer.size >= self._options.send_high_water:
+                    await self._write_buffer.writable.wait()
             else:
                 return
 
@@ -226,12 +234,12 @@ class Sending(Handshaking):
         await checkpoint_if_cancelled()
         await self._wait_for_room(fragment=True)
         opcode = PING if message.is_ping() else PONG
-        self._outbox.write_control(self._frame(FIN | opcode, _as_bytes(payload)))
+        self._write_buffer.write_control(self._frame(FIN | opcode, _as_bytes(payload)))
 
     async def _send_fragments(self, items: AsyncIterable[str] | AsyncIterable[BytesLike]) -> None:
         await self._wait_for_room()
         lock = self._fragmenting = trio.Lock()
-        self._plain_room = 0
+        self._fast_send_limit = 0
         opcode = CONTINUATION
         kind = ""
         finished = False
@@ -257,7 +265,7 @@ class Sending(Handshaking):
                 finished = True
         finally:
             self._fragmenting = None
-            self._set_plain_room()
+            self._update_fast_send_limit()
             if kind and not finished:
                 self._start_close(1011, "a fragmented message was not finished")
             if isinstance(items, AsyncGenerator):
@@ -279,7 +287,7 @@ class Sending(Handshaking):
         first = opcode | (FIN if fin else 0)
         if self._deflate is not None:
             first |= RSV1 if opcode != CONTINUATION else 0
-        self._outbox.write(self._frame(first, payload))
+        self._write_buffer.write(self._frame(first, payload))
 
     def _post(self, opcode: int, payload: bytes, *, cork: bool) -> None:
         """Send one whole message whatever the high-water mark, for those who keep a bound of their own.
@@ -291,16 +299,18 @@ class Sending(Handshaking):
         first = FIN | opcode
         if self._deflate is not None and len(payload) >= self._threshold:
             if len(payload) > DEFLATED_AT_ONCE:
-                self._outbox.write_late(LateFrame(first, payload, self._deflate, masked=self._client))
+                self._write_buffer.write_deferred(
+                    DeferredFrame(first, payload, self._deflate, masked=self._client)
+                )
                 self._deflate.restart()
                 return
             payload = self._deflate.compress(payload, fin=True)
             first |= RSV1
         frame = masked_frame(first, payload) if self._client else server_frame(first, payload)
         if cork:
-            self._outbox.cork(frame)
+            self._write_buffer.buffer(frame)
         else:
-            self._outbox.write(frame)
+            self._write_buffer.write(frame)
 
     async def ping(self, payload: BytesLike | str | None = None) -> float:
         """Send a ping and wait for its pong (RFC 6455 section 5.5.2).
@@ -329,7 +339,7 @@ class Sending(Handshaking):
         while self._pings is not None and data in self._pings:
             if self._close_received is not None:
                 raise self._closed_error()
-            await self._advance()
+            await self._wait_for_input()
         if self._pings is None:
             raise self._closed_error()
         return trio.current_time() - sent

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import enable_ki_protection, notify_closing, wait_readable, wait_writable
 
-from trio_ws.websocket._notify import Bell
+from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.delivery import delivery_of
 from trio_ws.websocket.sockets import (
     LINK_ERRORS,
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from trio_ws.protocol.tls import TLSInfo
     from trio_ws.websocket.delivery import Delivery
     from trio_ws.websocket.endpoint import Endpoint
-    from trio_ws.websocket.epoll_reader import Reader
+    from trio_ws.websocket.epoll_reader import EpollReader
 
 __all__ = [
     "BIG_READ_SIZE",
-    "BLIND_WAITS",
+    "POLLS_TO_SKIP",
     "READ_SIZE",
     "SEND_SIZE",
     "WRITE_SIZE",
@@ -57,7 +57,7 @@ BIG_READ_SIZE = 120 * 1024
 #: millisecond or two for each.
 SEND_SIZE = 1025 * 1024
 #: Waits for a socket without a look into it first, once a look has found nothing.
-BLIND_WAITS = 32
+POLLS_TO_SKIP = 32
 #: Bytes handed to one write of a stream: a record of TLS, and small enough for progress to be seen.
 WRITE_SIZE = 16384
 
@@ -89,7 +89,7 @@ class SocketTransport:
         self._sock = sock
         self.fd = sock.fileno()  # -1 once it is closed
         self._local: Any = None
-        self._reader: Reader | None = None
+        self._reader: EpollReader | None = None
         if remote_address is None:
             try:
                 remote_address = sock.getpeername()
@@ -118,10 +118,10 @@ class SocketTransport:
             except BlockingIOError:
                 continue
 
-    def share(self, reader: Reader, ws: Endpoint) -> bool:
+    def share(self, reader: EpollReader, ws: Endpoint) -> bool:
         """Let the service's reader read this; False if it is to be read alone."""
         self._reader = reader
-        return reader.add(ws, self.fd)
+        return reader.register(ws, self.fd)
 
     def has_unread(self) -> bool:
         try:
@@ -159,7 +159,7 @@ class SocketTransport:
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
             if self._reader is not None:
-                self._reader.forget(fd)
+                self._reader.unregister(fd)
             notify_closing(fd)
             shut_down(self._sock)
             self._sock.close()
@@ -191,7 +191,7 @@ class StreamTransport:
         self._closing = False
         self._closed = trio.Event()
         self._sending = False
-        self._sent = Bell()
+        self._sent = Notification()
         self.local_address, self.remote_address = _addresses(stream)
         self.peer_address = self.remote_address
 
@@ -224,7 +224,7 @@ class StreamTransport:
         sock = socket_of(self._stream)
         return None if sock is None else delivery_of(sock)
 
-    def share(self, reader: Reader, ws: Endpoint) -> bool:
+    def share(self, reader: EpollReader, ws: Endpoint) -> bool:
         return False
 
     def send_now(self, data: bytes | memoryview) -> int:
@@ -244,7 +244,7 @@ class StreamTransport:
             raise link_error(exc) from exc
         finally:
             self._sending = False
-            self._sent.ring()
+            self._sent.notify_all()
         return len(chunk)
 
     def end_writing(self) -> None:

@@ -21,25 +21,25 @@ from typing import TYPE_CHECKING
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_ws.websocket._notify import Bell
-from trio_ws.websocket.deferred_frame import LateFrame
+from trio_ws.websocket._notify import Notification
+from trio_ws.websocket.deferred_frame import DeferredFrame
 from trio_ws.websocket.transport import SEND_SIZE, WRITE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from trio_ws.websocket.runtime import Service
+    from trio_ws.websocket.runtime import ConnectionRuntime
     from trio_ws.websocket.transport import Transport
 
-__all__ = ["Outbox", "cork_all"]
+__all__ = ["WriteBuffer", "buffer_many"]
 
 #: A burst is flushed early once it has gathered this much.
-_CORK_LIMIT = 65536
+_FLUSH_AT = 65536
 #: Control bytes that may join what waits, and as many those that are being written.
 _CONTROL_ROOM = 2048
 
 
-class Outbox:
+class WriteBuffer:
     """See the module's text.
 
     Args:
@@ -50,49 +50,49 @@ class Outbox:
 
     __slots__ = (
         "_control",
-        "_cut",
         "_draining",
-        "_late",
-        "_late_pong",
+        "_has_deferred",
+        "_latest_pong",
+        "_mid_batch",
         "_on_broken",
         "_parts",
-        "_service",
+        "_runtime",
         "_when_empty",
         "broken",
-        "corked",
-        "moved",
+        "bytes_sent",
+        "flush_scheduled",
         "on_drained",
-        "passed",
-        "room",
+        "progressed",
         "size",
         "transport",
+        "writable",
     )
 
     def __init__(
-        self, transport: Transport, service: Service, on_broken: Callable[[BaseException], None]
+        self, transport: Transport, runtime: ConnectionRuntime, on_broken: Callable[[BaseException], None]
     ) -> None:
         self.transport = transport
-        self._service = service
+        self._runtime = runtime
         self._on_broken: Callable[[BaseException], None] | None = on_broken
-        self._parts: list[bytes | memoryview | LateFrame] = []
-        self._late = False  # some of these are yet to be made
-        self.corked = False  # a flush is due in this round
+        self._parts: list[bytes | memoryview | DeferredFrame] = []
+        self._has_deferred = False  # some of these are yet to be made
+        self.flush_scheduled = False  # a flush is due in this round
         self._draining = False
-        self._cut = False  # an end now would come in the middle of a batch
+        self._mid_batch = False  # an end now would come in the middle of a batch
         self._control = 0
-        self._late_pong: bytes | None = None
+        self._latest_pong: bytes | None = None
         self._when_empty: Callable[[], None] | None = None  # done once all is written
         self.on_drained: Callable[[], None] | None = None  # called when a socket that was full has taken all
         self.size = 0
         self.broken = False
-        self.moved = False  # bytes went out since somebody last set this to False
+        self.progressed = False  # bytes went out since somebody last set this to False
         # Of all that ever waited in here: bytes that the peer may have got. With `size`, taken when a frame
         # was put in, it tells later whether that frame can have left.
-        self.passed = 0
-        self.room = Bell()  # rings whenever bytes went out of a full outbox, and at the end
+        self.bytes_sent = 0
+        self.writable = Notification()  # rings whenever bytes went out of a full outbox, and at the end
 
     @property
-    def stuck(self) -> bool:
+    def blocked(self) -> bool:
         """Whether the peer, or the network, takes no more for now."""
         return self._draining
 
@@ -100,7 +100,7 @@ class Outbox:
         """Send a frame, now if the socket takes it."""
         if self.size or self.broken:
             self._append(frame)
-            if self.corked:
+            if self.flush_scheduled:
                 self.flush()
             return
         size = len(frame)
@@ -117,7 +117,7 @@ class Outbox:
 
     def write_pair(self, head: bytes, payload: bytes) -> None:
         """Send a large frame without joining its head and its payload."""
-        if self.corked:
+        if self.flush_scheduled:
             self.flush()
         if self._parts or self._draining:
             self._append(head)
@@ -140,49 +140,49 @@ class Outbox:
         if self._parts:
             self._drain_soon()
 
-    def cork(self, frame: bytes | LateFrame) -> None:
+    def buffer(self, frame: bytes | DeferredFrame) -> None:
         """Send a frame with others of this burst: at the next `flush`, at the latest in this round."""
         self._parts.append(frame)
         self.size += len(frame)
-        if self.corked:
-            if self.size > _CORK_LIMIT:
+        if self.flush_scheduled:
+            if self.size > _FLUSH_AT:
                 self.flush()
         elif not self._draining:
-            self.corked = True
-            self._service.flush_soon(self)
+            self.flush_scheduled = True
+            self._runtime.flush_soon(self)
 
-    def write_late(self, frame: LateFrame) -> None:
+    def write_deferred(self, frame: DeferredFrame) -> None:
         """Send a frame that is made when it is to be written, which is at the next `flush` or later."""
-        self._late = True
-        self.cork(frame)
+        self._has_deferred = True
+        self.buffer(frame)
 
     def write_control(self, frame: bytes, *, pong: bool = False) -> None:
         """Send a control frame, for which there is always room, but for pongs without end."""
         if self._draining:
-            late = self._late_pong
+            late = self._latest_pong
             if pong and (late is not None or self._control + len(frame) > _CONTROL_ROOM):
-                self._late_pong = frame
+                self._latest_pong = frame
                 return
             if late is not None:  # a Close would leave it behind
-                self._late_pong = None
+                self._latest_pong = None
                 self._append(late)
-            if self._late_pong is not None:
-                self._append(self._late_pong)
-                self._late_pong = None
+            if self._latest_pong is not None:
+                self._append(self._latest_pong)
+                self._latest_pong = None
             self._control += len(frame)
             self._append(frame)
         elif pong:
-            self.cork(frame)
+            self.buffer(frame)
         else:
             self.write(frame)
 
     def flush(self) -> None:
         """Offer to the socket what was corked."""
-        self.corked = False
+        self.flush_scheduled = False
         parts = self._parts
         if not parts or self._draining or self.broken:
             return
-        if self._late:
+        if self._has_deferred:
             self._drain_soon()
             return
         data = b"".join(parts)  # type: ignore[arg-type]  # none of them is late
@@ -190,7 +190,7 @@ class Outbox:
         self.size = 0
         self.write(data)
         if not self.broken:
-            self.passed += len(data) - self.size
+            self.bytes_sent += len(data) - self.size
 
     def close_when_empty(self) -> None:
         """Close the transport as soon as all is written, at once if it is."""
@@ -207,15 +207,15 @@ class Outbox:
         else:
             action()
 
-    def drop(self) -> bytes:
+    def discard(self) -> bytes:
         """Forget what waits, at the end of the connection; give what follows on what is being written."""
-        unsent = b"" if self._cut or self._late else b"".join(self._parts)  # type: ignore[arg-type]
+        unsent = b"" if self._mid_batch or self._has_deferred else b"".join(self._parts)  # type: ignore[arg-type]
         self.broken = True
         self.on_drained = None
         self._on_broken = None  # which leads back to us: without the cycle, counting frees a connection
         self._parts.clear()
         self.size = 0
-        self.room.ring()
+        self.writable.notify_all()
         return unsent
 
     def _append(self, frame: bytes | memoryview) -> None:
@@ -225,47 +225,47 @@ class Outbox:
 
     def _break(self, cause: BaseException) -> None:
         on_broken = self._on_broken
-        self.drop()
+        self.discard()
         if on_broken is not None:
             on_broken(cause)
 
     def _drain_soon(self) -> None:
         self._draining = True
-        self.moved = True  # it has only begun to wait
-        self.corked = False
-        self._service.nursery.start_soon(self._drain)
+        self.progressed = True  # it has only begun to wait
+        self.flush_scheduled = False
+        self._runtime.nursery.start_soon(self._drain)
 
     @enable_ki_protection
     async def _drain(self) -> None:
         transport = self.transport
         try:
             while self._parts:
-                parts, self._parts, self._late = self._parts, [], False
+                parts, self._parts, self._has_deferred = self._parts, [], False
                 self._control = 0
                 batches = _batches(parts)
                 for batch in batches:
-                    rest = await self._make(batch) if isinstance(batch, LateFrame) else batch
+                    rest = await self._make(batch) if isinstance(batch, DeferredFrame) else batch
                     if self.broken:
                         return
                     while rest:
                         # Whether more is to go before what came later.
                         last = batch is batches[-1] and len(rest) <= WRITE_SIZE
-                        self._cut = transport.self_reading or not last
+                        self._mid_batch = transport.self_reading or not last
                         # A stream that fails does not say how much of it went out before.
                         unsure = 0 if transport.self_reading else min(len(rest), WRITE_SIZE)
-                        self.passed += unsure
+                        self.bytes_sent += unsure
                         sent = await transport.send_some(rest)
                         if self.broken:
                             return
                         rest = rest[sent:]
-                        self.passed += sent - unsure
+                        self.bytes_sent += sent - unsure
                         self.size -= sent
-                        self.moved = True
-                        self.room.ring()
-                self._cut = False
-                if self._late_pong is not None:
-                    self._append(self._late_pong)
-                    self._late_pong = None
+                        self.progressed = True
+                        self.writable.notify_all()
+                self._mid_batch = False
+                if self._latest_pong is not None:
+                    self._append(self._latest_pong)
+                    self._latest_pong = None
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             self._draining = False
             if not self.broken:
@@ -278,42 +278,42 @@ class Outbox:
         elif self.on_drained is not None:
             self.on_drained()
 
-    async def _make(self, late: LateFrame) -> memoryview:
-        self._cut = True  # what is behind it makes no sense without it
+    async def _make(self, late: DeferredFrame) -> memoryview:
+        self._mid_batch = True  # what is behind it makes no sense without it
         frame = await late.frame()
         if not self.broken:
             less = len(late) - len(frame)
             self.size -= less
-            self.passed += less
-            self.moved = True
+            self.bytes_sent += less
+            self.progressed = True
         return memoryview(frame)
 
 
-def cork_all(outboxes: Iterable[Outbox], frame: bytes) -> None:
+def buffer_many(outboxes: Iterable[WriteBuffer], frame: bytes) -> None:
     """The same as `cork` of each, for thousands of them in one step, without two calls for each."""
     size = len(frame)
-    service: Service | None = None
-    for outbox in outboxes:
-        outbox._parts.append(frame)
-        outbox.size += size
-        if outbox.corked:
-            if outbox.size > _CORK_LIMIT:
-                outbox.flush()
-        elif not outbox._draining:
-            outbox.corked = True
-            if service is None or outbox._service is not service:
-                service = outbox._service
-                service.flush_soon(outbox)
+    runtime: ConnectionRuntime | None = None
+    for write_buffer in outboxes:
+        write_buffer._parts.append(frame)
+        write_buffer.size += size
+        if write_buffer.flush_scheduled:
+            if write_buffer.size > _FLUSH_AT:
+                write_buffer.flush()
+        elif not write_buffer._draining:
+            write_buffer.flush_scheduled = True
+            if runtime is None or write_buffer._runtime is not runtime:
+                runtime = write_buffer._runtime
+                runtime.flush_soon(write_buffer)
             else:
-                service.to_flush.append(outbox)
+                runtime.pending_flush.append(write_buffer)
 
 
-def _batches(parts: list[bytes | memoryview | LateFrame]) -> list[memoryview | LateFrame]:
+def _batches(parts: list[bytes | memoryview | DeferredFrame]) -> list[memoryview | DeferredFrame]:
     """What to write one after the other: large parts as they are, and the small ones between them joined."""
-    batches: list[memoryview | LateFrame] = []
-    for alone, run in groupby(parts, lambda part: isinstance(part, LateFrame) or len(part) >= _CORK_LIMIT):
+    batches: list[memoryview | DeferredFrame] = []
+    for alone, run in groupby(parts, lambda part: isinstance(part, DeferredFrame) or len(part) >= _FLUSH_AT):
         if alone:
-            batches.extend(part if isinstance(part, LateFrame) else memoryview(part) for part in run)
+            batches.extend(part if isinstance(part, DeferredFrame) else memoryview(part) for part in run)
         else:
             batches.append(memoryview(b"".join(run)))  # type: ignore[arg-type]
     return batches

@@ -12,7 +12,7 @@ async def show_lines(client: trio_ws.WebSocketClient) -> None:
 
 
 async def show_states(client: trio_ws.WebSocketClient) -> None:
-    async for state in client.state_changes():
+    async for state in client.watch_state():
         print(f"[{state}]", flush=True)
 
 

@@ -61,7 +61,7 @@ async def test_ada_comes_back(autojump_clock: trio.abc.Clock) -> None:
     async with open_town() as town, town.person("ada") as ada:
         await ada.call("say", "meow")
         town.streams[0].link.cut()
-        async for state in ada.state_changes():
+        async for state in ada.watch_state():
             if state == "waiting":  # she has noticed
                 break
         assert await ada.call("last") == [{"name": "ada", "text": "meow"}]

@@ -28,25 +28,25 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_ws._nurseries import unwrapped
+from trio_ws._nurseries import unwrap_exception_group
 from trio_ws.channels.broker import Broker, BrokerStatistics
 from trio_ws.channels.redis.connection import (
     UNFIT,
-    Link,
+    RedisConnection,
     RefusedError,
     command,
     error_code,
     error_text,
-    open_link,
+    open_connection,
     require_coredis,
 )
 from trio_ws.channels.redis.duplicates import Heard
-from trio_ws.channels.redis.patterns import Wanted, channel_of
+from trio_ws.channels.redis.patterns import DesiredSubscriptions, channel_of
 from trio_ws.channels.redis.publish_queue import PublishQueue
 from trio_ws.channels.redis.url import parse_redis_url
 from trio_ws.errors import BrokerError
 from trio_ws.logs import logger_for, shown
-from trio_ws.websocket._notify import Bell
+from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -167,23 +167,23 @@ class RedisBroker(Broker):
         self._ping_timeout = ping_timeout
         self._state: BrokerState = "new"
         self._running = False
-        self._link: Link | None = None  # while connected
-        self._wanted = Wanted(prefix)
-        self._hold_until = -math.inf  # nothing is published before
+        self._connection: RedisConnection | None = None  # while connected
+        self._wanted = DesiredSubscriptions(prefix)
+        self._publish_not_before = -math.inf  # nothing is published before
         self._refused: list[tuple[bytes, bytes]] = []  # to be asked for again, each for itself
         self._queue = PublishQueue(max_queue_items, max_queue_bytes)
         self._overflow = 0  # dropped since the queue last was empty
-        self._work = Bell()  # rings when there is something to write
-        self._progress = Bell()  # rings when the queue is empty, or the connection lost
+        self._work = Notification()  # rings when there is something to write
+        self._progress = Notification()  # rings when the queue is empty, or the connection lost
         self._received = 0
         self._losses = 0
         self._rejected = 0
         self._problem = ""
         self._last_loss = ""
-        self._lost = _Rarely()
-        self._foreign = _Rarely()
-        self._too_large = _Rarely()
-        self._refusals = _Rarely()
+        self._lost = _ThrottledWarning()
+        self._foreign = _ThrottledWarning()
+        self._too_large = _ThrottledWarning()
+        self._refusals = _ThrottledWarning()
         # Set while it runs.
         self._receive: Callable[[str, bytes], None]
         self._connect_timeout: float
@@ -197,16 +197,16 @@ class RedisBroker(Broker):
 
     def subscribe(self, name: str) -> None:
         self._wanted.add(name)
-        self._tell()
+        self._subscriptions_changed()
 
     def unsubscribe(self, name: str) -> None:
         self._wanted.discard(name)
-        self._tell()
+        self._subscriptions_changed()
 
-    def _tell(self) -> None:
-        if self._link is None:
+    def _subscriptions_changed(self) -> None:
+        if self._connection is None:
             self._wanted.changed.clear()  # the next connection is told all, so these need not pile up
-        self._work.ring()
+        self._work.notify_all()
 
     def publish(self, name: str, payload: bytes) -> None:
         if self._state == "closed":
@@ -219,9 +219,9 @@ class RedisBroker(Broker):
             return
         before = self._queue.dropped
         self._queue.put(channel_of(self._prefix, name), payload)
-        if self._link is not None and self._queue.half_full:
-            self._hold_until = -math.inf
-        self._work.ring()
+        if self._connection is not None and self._queue.half_full:
+            self._publish_not_before = -math.inf
+        self._work.notify_all()
         if self._queue.dropped > before:
             if not self._overflow:
                 logger.warning(
@@ -271,8 +271,8 @@ class RedisBroker(Broker):
             # Anew for each run: a broker may have been copied by a fork.
             self._origin = secrets.token_bytes(16)
             self._heard = Heard()
-            self._hold_until = -math.inf
-            link = await open_link(self._url, self._ssl_context, timeout)
+            self._publish_not_before = -math.inf
+            link = await open_connection(self._url, self._ssl_context, timeout)
             failure: BaseException | None = None
             try:
                 async with trio.open_nursery() as nursery:
@@ -283,10 +283,10 @@ class RedisBroker(Broker):
                         yield
                     except BaseException as exc:  # noqa: BLE001 - raised again below
                         failure = exc
-                    await self._give_out()
+                    await self._drain()
                     scope.cancel()
             except BaseExceptionGroup as group:
-                failure = unwrapped(group)  # our task raises only what is a defect
+                failure = unwrap_exception_group(group)  # our task raises only what is a defect
             finally:
                 self._close()
             if failure is not None:
@@ -297,17 +297,17 @@ class RedisBroker(Broker):
         finally:
             self._running = False
 
-    async def _give_out(self) -> None:
+    async def _drain(self) -> None:
         """Wait a moment for what is still to be published, whether the block was cancelled or not."""
         with trio.move_on_after(_LAST_WORDS, shield=True):
-            self._hold_until = -math.inf
-            self._work.ring()
-            while self._link is not None and len(self._queue):
+            self._publish_not_before = -math.inf
+            self._work.notify_all()
+            while self._connection is not None and len(self._queue):
                 await self._progress.wait()
 
     def _close(self) -> None:
         self._state = "closed"
-        self._link = None
+        self._connection = None
         self._wanted.clear()
         self._overflow = 0
         left = self._queue.drop_all()
@@ -315,14 +315,14 @@ class RedisBroker(Broker):
             logger.warning("%d messages could not be given to %s", left, self._url.shown)
 
     @enable_ki_protection
-    async def _host(self, link: Link, scope: trio.CancelScope) -> None:
+    async def _host(self, link: RedisConnection, scope: trio.CancelScope) -> None:
         with scope:
             delay = self._backoff_initial
             while True:
                 began = trio.current_time()
-                reason = await self._carry(link)
+                reason = await self._run_connection(link)
                 lost = trio.current_time()
-                self._lose(reason)
+                self._connection_lost(reason)
                 if lost - began > self._backoff_max:
                     delay = self._backoff_initial
                 link, delay = await self._connect_again(delay)
@@ -334,29 +334,29 @@ class RedisBroker(Broker):
                     self._overflow,
                 )
                 self._begin(link)
-                self._hold_until = trio.current_time() + min(self._backoff_max, _SETTLE) + _LOG_IN
+                self._publish_not_before = trio.current_time() + min(self._backoff_max, _SETTLE) + _LOG_IN
 
-    def _begin(self, link: Link) -> None:
-        self._link = link
+    def _begin(self, link: RedisConnection) -> None:
+        self._connection = link
         self._state = "connected"
         self._problem = ""
         self._refused.clear()
         self._wanted.tell_all()
 
-    def _lose(self, reason: str) -> None:
-        self._link = None
+    def _connection_lost(self, reason: str) -> None:
+        self._connection = None
         self._state = "lost"
         self._losses += 1
         self._problem = reason
         self._queue.connection_lost()
         self._wanted.changed.clear()
-        self._progress.ring()
+        self._progress.notify_all()
         if reason != self._last_loss:
-            self._lost = _Rarely()
+            self._lost = _ThrottledWarning()
         self._last_loss = reason
         self._lost.warn("lost Redis, and trying to get it back: %s", reason)
 
-    async def _connect_again(self, delay: float) -> tuple[Link, float]:
+    async def _connect_again(self, delay: float) -> tuple[RedisConnection, float]:
         """Try for ever; also give the delay to start with the next time.
 
         Why Redis refuses us is said once, and again when that changes.
@@ -367,7 +367,7 @@ class RedisBroker(Broker):
             await trio.sleep(delay * _uniform(0.5, 1.0))
             delay = min(2 * delay, self._backoff_max)
             try:
-                return await open_link(self._url, self._ssl_context, self._connect_timeout), delay
+                return await open_connection(self._url, self._ssl_context, self._connect_timeout), delay
             except BrokerError as exc:
                 self._problem = str(exc)
                 if isinstance(exc, RefusedError) and self._problem != said:
@@ -376,12 +376,12 @@ class RedisBroker(Broker):
                 else:
                     logger.debug("not yet: %s", exc)
 
-    async def _carry(self, link: Link) -> str:
+    async def _run_connection(self, link: RedisConnection) -> str:
         """Read and write until the connection breaks, and close it; say why."""
         reasons = []
 
         @enable_ki_protection
-        async def until_broken(work: Callable[[Link], Awaitable[None]]) -> None:
+        async def until_broken(work: Callable[[RedisConnection], Awaitable[None]]) -> None:
             try:
                 await work(link)
             except BrokerError as exc:
@@ -398,23 +398,23 @@ class RedisBroker(Broker):
 
     # -- writing ------------------------------------------------------------------------------------
 
-    async def _write(self, link: Link) -> None:
+    async def _write(self, link: RedisConnection) -> None:
         while True:
             data = self._commands(link)
             if data:
                 await link.send(data)
             else:
-                holding = self._hold_until > trio.current_time()
-                with trio.move_on_at(self._hold_until if holding else math.inf):
+                holding = self._publish_not_before > trio.current_time()
+                with trio.move_on_at(self._publish_not_before if holding else math.inf):
                     await self._work.wait()
 
-    def _commands(self, link: Link) -> bytes:
+    def _commands(self, link: RedisConnection) -> bytes:
         """All that is to be said to Redis now: first what we want to hear, then what we publish."""
         verbs: dict[bytes, list[bytes]] = {}
         for key in self._wanted.take_changes():
             wanted = key in self._wanted.names
-            if wanted != (key in link.told):
-                (link.told.add if wanted else link.told.discard)(key)
+            if wanted != (key in link.subscribed):
+                (link.subscribed.add if wanted else link.subscribed.discard)(key)
                 verbs.setdefault(_TELL[wanted, key[0]], []).append(key[1])
         batches = [
             (verb, names[start : start + _MAX_NAMES])
@@ -426,21 +426,21 @@ class RedisBroker(Broker):
         parts = []
         for verb, names in batches:
             parts.append(command(verb, *names))
-            link.awaited.append((verb, names[::-1]))
+            link.pending_replies.append((verb, names[::-1]))
         if link.pinged and not link.ping_sent:
             link.ping_sent = True
             parts.append(command(_PING))
-            link.awaited.append((_PING, []))
-        holding = self._hold_until > trio.current_time()
+            link.pending_replies.append((_PING, []))
+        holding = self._publish_not_before > trio.current_time()
         for message in () if holding else self._queue.take(_WINDOW_ITEMS, _WINDOW_BYTES):
             head = _MARK + self._origin + message.sequence.to_bytes(8, "big")
             parts.append(command(_PUBLISH, message.channel, head + message.payload))
-            link.awaited.append((_PUBLISH, []))
+            link.pending_replies.append((_PUBLISH, []))
         return b"".join(parts)
 
     # -- reading ------------------------------------------------------------------------------------
 
-    async def _read(self, link: Link) -> None:
+    async def _read(self, link: RedisConnection) -> None:
         while True:
             replies = None
             with trio.move_on_after(self._ping_timeout if link.pinged else self._ping_interval):
@@ -450,7 +450,7 @@ class RedisBroker(Broker):
                     raise BrokerError(f"{self._url.shown} was silent for {self._ping_timeout} s after a PING")
                 link.pinged = True
                 link.ping_sent = False
-                self._work.ring()
+                self._work.notify_all()
                 continue
             link.pinged = False  # whatever comes is a sign of life
             for number, (is_push, reply) in enumerate(replies, 1):
@@ -461,7 +461,7 @@ class RedisBroker(Broker):
                 else:
                     self._answered(link, reply)
 
-    def _pushed(self, link: Link, reply: list[Any]) -> None:
+    def _pushed(self, link: RedisConnection, reply: list[Any]) -> None:
         kind = reply[0]
         if kind == b"message":
             self._deliver((False, reply[1]), reply[1], reply[2])
@@ -469,16 +469,16 @@ class RedisBroker(Broker):
             self._deliver((True, reply[1]), reply[2], reply[3])
         elif isinstance(kind, bytes) and kind.endswith(b"subscribe"):
             # The answers to one SUBSCRIBE: a push for each of its names.
-            verb, names = link.awaited[0] if link.awaited else (b"", [])
+            verb, names = link.pending_replies[0] if link.pending_replies else (b"", [])
             if kind.upper() != verb or not names or names.pop() != reply[1]:
                 raise BrokerError(f"{self._url.shown} answered {kind!r}, which was not asked")
             if not names:
-                link.awaited.popleft()
+                link.pending_replies.popleft()
 
-    def _answered(self, link: Link, reply: Any) -> None:
-        if not link.awaited:
+    def _answered(self, link: RedisConnection, reply: Any) -> None:
+        if not link.pending_replies:
             raise BrokerError(f"{self._url.shown} said what was not asked: {reply!r:.200}")
-        verb, names = link.awaited.popleft()
+        verb, names = link.pending_replies.popleft()
         refused = isinstance(reply, Exception)
         if verb is _PUBLISH:
             if refused:
@@ -489,15 +489,15 @@ class RedisBroker(Broker):
             self._queue.answered(taken=not refused)
             if len(self._queue) == 0:
                 self._overflow = 0
-                self._progress.ring()
-            self._work.ring()
+                self._progress.notify_all()
+            self._work.notify_all()
         elif not names:
             pass  # the answer to a PING, and its coming says it all
         elif not refused:
             raise BrokerError(f"{self._url.shown} answered {verb!r} with {reply!r:.200}")
         elif len(names) > 1:
             self._refused += [(verb, name) for name in names]
-            self._work.ring()
+            self._work.notify_all()
         else:
             self._problem = (
                 f"{self._url.shown} refused {verb.decode()} of '{shown(names[0])}': {error_text(reply)}"
@@ -529,7 +529,7 @@ class RedisBroker(Broker):
             logger.exception("a message for %r could not be taken", name)
 
 
-class _Rarely:
+class _ThrottledWarning:
     """Logs a kind of trouble, but once a minute at most, with how often it was."""
 
     def __init__(self) -> None:

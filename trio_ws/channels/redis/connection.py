@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UNFIT",
-    "Link",
+    "RedisConnection",
     "RefusedError",
     "command",
     "error_code",
     "error_text",
-    "open_link",
+    "open_connection",
     "require_coredis",
 ]
 
@@ -101,7 +101,11 @@ def command(*words: bytes) -> bytes:
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
 
-async def open_link(url: RedisURL, ssl_context: ssl.SSLContext | None, timeout: float) -> Link:  # noqa: ASYNC109
+async def open_connection(
+    url: RedisURL,
+    ssl_context: ssl.SSLContext | None,
+    timeout: float,  # noqa: ASYNC109
+) -> RedisConnection:
     """Connect, and log in.
 
     Raises:
@@ -112,7 +116,7 @@ async def open_link(url: RedisURL, ssl_context: ssl.SSLContext | None, timeout: 
     raise BrokerError(f"{url.shown} did not answer within {timeout} seconds")
 
 
-async def _open(url: RedisURL, ssl_context: ssl.SSLContext | None) -> Link:
+async def _open(url: RedisURL, ssl_context: ssl.SSLContext | None) -> RedisConnection:
     try:
         stream: trio.abc.Stream
         if url.path is not None:
@@ -125,7 +129,7 @@ async def _open(url: RedisURL, ssl_context: ssl.SSLContext | None) -> Link:
         if ssl_context is not None:
             stream = tls_client(stream, ssl_context, url.host.removesuffix("."))
             await stream.do_handshake()
-        link = Link(stream, url.shown)
+        link = RedisConnection(stream, url.shown)
         await link.log_in(url.username, url.password)
     except BaseException as exc:
         await close_forcefully(stream)
@@ -141,7 +145,7 @@ def _why(exc: BaseException) -> str:
     return str(cause if isinstance(cause, OSError) else exc) or type(exc).__name__
 
 
-class Link:
+class RedisConnection:
     """See the module's text. Made by `open_link`; one task receives, one sends.
 
     Attributes:
@@ -155,8 +159,8 @@ class Link:
         from coredis.constants.resp import DataType  # noqa: PLC0415 - see require_coredis
         from coredis.parser import NotEnoughData, Parser  # noqa: PLC0415
 
-        self.awaited: deque[tuple[bytes, list[bytes]]] = deque()
-        self.told: set[tuple[bool, bytes]] = set()
+        self.pending_replies: deque[tuple[bytes, list[bytes]]] = deque()
+        self.subscribed: set[tuple[bool, bytes]] = set()
         self.pinged = False
         self.ping_sent = False
         self._stream = stream

@@ -18,7 +18,7 @@ from trio_ws.channels.names import Glob, fits, is_glob
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Key", "Wanted", "channel_of", "name_of", "pattern_of"]
+__all__ = ["DesiredSubscriptions", "Key", "channel_of", "name_of", "pattern_of"]
 
 #: Whether it is a pattern, and the name or pattern at Redis.
 Key = tuple[bool, bytes]
@@ -93,7 +93,7 @@ def _set(content: str) -> str:
     return f"[{content}]"
 
 
-class Wanted:
+class DesiredSubscriptions:
     """The names and globs that are wanted, and what of that has changed since Redis was told.
 
     Attributes:

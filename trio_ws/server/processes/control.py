@@ -17,7 +17,7 @@ from trio_ws.options import Options
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["BOOTSTRAP", "READY", "RETIRE", "STOP", "Orders", "in_worker", "pack", "read_orders"]
+__all__ = ["BOOTSTRAP", "READY", "RETIRE", "STOP", "WorkerConfig", "in_worker", "pack", "read_config"]
 
 #: A worker's program. Its arguments: the descriptor of the line, and the parent's sys.path, entry by entry.
 BOOTSTRAP = (
@@ -38,7 +38,7 @@ _LENGTH = struct.Struct("!I")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Orders:
+class WorkerConfig:
     """All that a worker has to know."""
 
     target: str
@@ -53,20 +53,20 @@ class Orders:
     log_level: int
 
 
-def pack(orders: Orders) -> bytes:
+def pack(config: WorkerConfig) -> bytes:
     """The bytes to send first."""
-    data = pickle.dumps(orders)
+    data = pickle.dumps(config)
     return _LENGTH.pack(len(data)) + data
 
 
-def read_orders(line: socket.socket) -> Orders | None:
+def read_config(line: socket.socket) -> WorkerConfig | None:
     """Wait for the orders, blocking; None where the parent has gone before."""
     head = _read(line, _LENGTH.size)
     data = _read(line, _LENGTH.unpack(head)[0]) if head is not None else None
     if data is None:
         return None
-    orders: Orders = pickle.loads(data)  # noqa: S301 - from the parent, who started this process
-    return orders
+    config: WorkerConfig = pickle.loads(data)  # noqa: S301 - from the parent, who started this process
+    return config
 
 
 def _read(line: socket.socket, size: int) -> bytes | None:

@@ -26,11 +26,11 @@ from trio_ws.errors import WorkerError
 from trio_ws.logs import logger_for
 from trio_ws.server.listeners import open_listeners
 from trio_ws.server.processes import control, targets
-from trio_ws.server.processes.control import RETIRE, STOP, Orders
-from trio_ws.server.processes.worker_handle import Child
+from trio_ws.server.processes.control import RETIRE, STOP, WorkerConfig
+from trio_ws.server.processes.worker_handle import WorkerHandle
 from trio_ws.server.server import WebSocketServer
 from trio_ws.signals import in_main_thread, on_signals
-from trio_ws.websocket._notify import Bell
+from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,19 +65,19 @@ class WorkerProcess(NamedTuple):
     restarts: int
 
 
-class _Slot:
+class _WorkerSlot:
     """The place of one worker."""
 
     def __init__(self) -> None:
-        self.child: Child | None = None  # the last that was ready
+        self.handle: WorkerHandle | None = None  # the last that was ready
         self.restarts = 0
         self.quick_deaths = 0  # in a row
-        self.renewal: _Renewal | None = None
-        self.bell = Bell()  # rings when its child ended, or it shall be renewed
+        self.renewal: _RestartRequest | None = None
+        self.changed = Notification()  # rings when its child ended, or it shall be renewed
 
 
 @dataclass(eq=False)
-class _Renewal:
+class _RestartRequest:
     """The wish for a fresh worker in the place of one that serves."""
 
     done: trio.Event
@@ -87,18 +87,20 @@ class _Renewal:
 class ProcessGroup:
     """The processes that `serve_processes` started, for as long as it runs."""
 
-    def __init__(self, front: WebSocketServer, orders: Orders, count: int, start_timeout: float) -> None:
+    def __init__(
+        self, front: WebSocketServer, config: WorkerConfig, count: int, start_timeout: float
+    ) -> None:
         self._url = front.url
         self._port = front.port if front._unix_path is None else None
-        self._orders = orders
+        self._config = config
         self._start_timeout = start_timeout
-        self._slots = [_Slot() for _ in range(count)]
+        self._slots = [_WorkerSlot() for _ in range(count)]
         self._unstarted = count  # slots that never had a worker that was ready
         self._started = trio.Event()
-        self._children: set[Child] = set()  # every process that may be running
+        self._handles: set[WorkerHandle] = set()  # every process that may be running
         self._renew = trio.Event()
         self._serving = trio.CancelScope()
-        self._patience = trio.CancelScope()
+        self._kill_timer = trio.CancelScope()
         self._stopping = False
         self._failure: WorkerError | OSError | None = None
         self._nursery: trio.Nursery
@@ -125,9 +127,9 @@ class ProcessGroup:
     def workers(self) -> tuple[WorkerProcess, ...]:
         """The workers as they are now."""
         return tuple(
-            WorkerProcess(child.process.pid, not child.gone.is_set(), slot.restarts)
+            WorkerProcess(handle.process.pid, not handle.exited.is_set(), slot.restarts)
             for slot in self._slots
-            if (child := slot.child) is not None
+            if (handle := slot.handle) is not None
         )
 
     def __repr__(self) -> str:
@@ -151,10 +153,10 @@ class ProcessGroup:
     def _stop_by_signal(self) -> None:
         if self._stopping:
             logger.warning("a second signal: killing the workers")
-            self._patience.cancel()
+            self._kill_timer.cancel()
             return
         self._stopping = True
-        logger.info("a signal: draining %d workers", len(self._children))
+        logger.info("a signal: draining %d workers", len(self._handles))
         self._serving.cancel()
 
     # -- running ------------------------------------------------------------------------------------
@@ -164,7 +166,7 @@ class ProcessGroup:
             with self._serving:
                 async with trio.open_nursery() as self._nursery:
                     for slot in self._slots:
-                        self._nursery.start_soon(self._keep, slot)
+                        self._nursery.start_soon(self._supervise, slot)
                     await self._started.wait()
                     logger.info("%d workers serve %s", len(self._slots), self.url)
                     task_status.started(self)
@@ -172,14 +174,14 @@ class ProcessGroup:
         finally:
             self._stopping = True
             with trio.CancelScope(shield=True):
-                await self._end(list(self._children), STOP, self._patience)
+                await self._end(list(self._handles), STOP, self._kill_timer)
         if self._failure is not None:
             raise self._failure
 
-    async def _keep(self, slot: _Slot) -> None:
+    async def _supervise(self, slot: _WorkerSlot) -> None:
         """See to it that a slot has a worker, for ever."""
         try:
-            child = await self._fill(slot)
+            handle = await self._spawn_until_ready(slot)
         except (WorkerError, OSError) as exc:
             self._failure = self._failure or exc
             self._serving.cancel()
@@ -188,21 +190,21 @@ class ProcessGroup:
         if not self._unstarted:
             self._started.set()
         while True:
-            if child.gone.is_set():
+            if handle.exited.is_set():
                 slot.restarts += 1
-                logger.warning("worker %d ended (%s); starting another", child.process.pid, child.exit)
-                if child.ready_at is None or trio.current_time() - child.ready_at < _QUICK:
+                logger.warning("worker %d ended (%s); starting another", handle.process.pid, handle.exit)
+                if handle.ready_at is None or trio.current_time() - handle.ready_at < _QUICK:
                     await self._pause(slot)
                 else:
                     slot.quick_deaths = 0
-                child = await self._fill(slot)
+                handle = await self._spawn_until_ready(slot)
             elif slot.renewal is not None:
                 renewal, slot.renewal = slot.renewal, None
-                child = await self._replace(slot, child, renewal)
+                handle = await self._replace(slot, handle, renewal)
             else:
-                await slot.bell.wait()
+                await slot.changed.wait()
 
-    async def _fill(self, slot: _Slot) -> Child:
+    async def _spawn_until_ready(self, slot: _WorkerSlot) -> WorkerHandle:
         """Start workers for a slot until one is ready.
 
         Raises:
@@ -210,24 +212,24 @@ class ProcessGroup:
             OSError: there never was one, and there is no room for another process.
         """
         while True:
-            child: Child | None = None
+            handle: WorkerHandle | None = None
             try:
-                child = await self._start(slot)
+                handle = await self._start(slot)
             except OSError as exc:
-                if slot.child is None:
+                if slot.handle is None:
                     raise
                 logger.error("cannot start a worker: %s", exc)  # noqa: TRY400 - the text says it all
             else:
-                if child.ready_at is not None:
-                    slot.child = child
-                    return child
-                why = self._why(child)
-                if slot.child is None and (child.report or slot.quick_deaths + 1 >= _TRIES_AT_START):
-                    raise WorkerError(why, child.process.returncode or 0)
+                if handle.ready_at is not None:
+                    slot.handle = handle
+                    return handle
+                why = self._why(handle)
+                if slot.handle is None and (handle.startup_error or slot.quick_deaths + 1 >= _TRIES_AT_START):
+                    raise WorkerError(why, handle.process.returncode or 0)
                 logger.error(why)
             await self._pause(slot)
 
-    async def _replace(self, slot: _Slot, old: Child, renewal: _Renewal) -> Child:
+    async def _replace(self, slot: _WorkerSlot, old: WorkerHandle, renewal: _RestartRequest) -> WorkerHandle:
         """Put a fresh worker in the place of one that serves; that one goes on where none can be had."""
         new, why = None, ""
         try:
@@ -238,38 +240,38 @@ class ProcessGroup:
             logger.error("%s; worker %d stays", why if new is None else self._why(new), old.process.pid)
             renewal.done.set()
             return old
-        slot.child = new
+        slot.handle = new
         renewal.worked = True
         self._nursery.start_soon(self._retire, old, renewal)
         return new
 
-    async def _retire(self, old: Child, renewal: _Renewal) -> None:
+    async def _retire(self, old: WorkerHandle, renewal: _RestartRequest) -> None:
         await self._end([old], RETIRE, trio.CancelScope())
         renewal.done.set()
 
-    async def _start(self, slot: _Slot) -> Child:
+    async def _start(self, slot: _WorkerSlot) -> WorkerHandle:
         """A worker that is ready, or that has ended."""
-        child = await Child.start(self._orders)
-        self._children.add(child)
-        self._nursery.start_soon(self._watch, slot, child)
-        await child.begin(self._orders, self._start_timeout)
-        if child.ready_at is None:
-            child.close()
-        return child
+        handle = await WorkerHandle.start(self._config)
+        self._handles.add(handle)
+        self._nursery.start_soon(self._watch, slot, handle)
+        await handle.begin(self._config, self._start_timeout)
+        if handle.ready_at is None:
+            handle.close()
+        return handle
 
-    async def _watch(self, slot: _Slot, child: Child) -> None:
-        await child.watch()
-        self._children.discard(child)
-        if child.ready_at is not None:
-            child.close()
-        slot.bell.ring()
+    async def _watch(self, slot: _WorkerSlot, handle: WorkerHandle) -> None:
+        await handle.watch()
+        self._handles.discard(handle)
+        if handle.ready_at is not None:
+            handle.close()
+        slot.changed.notify_all()
 
     @staticmethod
-    def _why(child: Child) -> str:
-        said = child.report or "it said nothing"
-        return f"worker {child.process.pid} did not start ({child.exit}): {said}"
+    def _why(handle: WorkerHandle) -> str:
+        said = handle.startup_error or "it said nothing"
+        return f"worker {handle.process.pid} did not start ({handle.exit}): {said}"
 
-    async def _pause(self, slot: _Slot) -> None:
+    async def _pause(self, slot: _WorkerSlot) -> None:
         slot.quick_deaths += 1
         await trio.sleep(pause_after(slot.quick_deaths))
 
@@ -279,29 +281,29 @@ class ProcessGroup:
             self._renew = trio.Event()
             logger.info("renewing %d workers, one after another", len(self._slots))
             for slot in self._slots:
-                slot.renewal = renewal = _Renewal(trio.Event())
-                slot.bell.ring()
+                slot.renewal = renewal = _RestartRequest(trio.Event())
+                slot.changed.notify_all()
                 await renewal.done.wait()
                 if not renewal.worked:
                     logger.error("the workers that are not renewed yet stay as they are")
                     break
 
-    async def _end(self, children: Sequence[Child], word: bytes, patience: trio.CancelScope) -> None:
+    async def _end(self, handles: Sequence[WorkerHandle], word: bytes, patience: trio.CancelScope) -> None:
         """Tell workers to end, and kill those that have not in time, or when patience is cancelled."""
-        options = self._orders.options
-        for child in children:
-            child.tell(word)
+        options = self._config.options
+        for handle in handles:
+            handle.signal(word)
         # Handlers get the first timeout, and what is shielded in them the second.
         patience.deadline = trio.current_time() + options.drain_timeout + options.close_timeout + _MARGIN
         with patience:
-            for child in children:
-                await child.process.wait()
-        for child in children:
-            if child.process.returncode is None:
-                logger.error("worker %d has not ended in time; killing it", child.process.pid)
-                child.process.kill()
-                await child.process.wait()
-            child.close()
+            for handle in handles:
+                await handle.process.wait()
+        for handle in handles:
+            if handle.process.returncode is None:
+                logger.error("worker %d has not ended in time; killing it", handle.process.pid)
+                handle.process.kill()
+                await handle.process.wait()
+            handle.close()
 
 
 def pause_after(deaths: int) -> float:
@@ -390,7 +392,7 @@ async def serve_processes(
     listeners, socket_file = await open_listeners(port, host, unix_path, front.options.unix_mode)
     front.listeners = listeners
     try:
-        orders = Orders(
+        config = WorkerConfig(
             target=name,
             listeners=tuple(listener.socket.fileno() for listener in listeners),
             subprotocols=tuple(subprotocols),
@@ -402,7 +404,7 @@ async def serve_processes(
             debug=debug,
             log_level=logging.getLogger().getEffectiveLevel() if log_level is None else log_level,
         )
-        group = ProcessGroup(front, orders, count, start_timeout)
+        group = ProcessGroup(front, config, count, start_timeout)
         with on_signals(group._callbacks()) if in_main_thread() else nullcontext():
             await group._run(task_status)
     finally:

@@ -21,13 +21,13 @@ import trio
 
 from trio_ws.logs import logger_for
 from trio_ws.server.processes import control, targets
-from trio_ws.server.processes.control import READY, STOP, read_orders
+from trio_ws.server.processes.control import READY, STOP, read_config
 from trio_ws.server.server import WebSocketServer
 
 if TYPE_CHECKING:
     import ssl
 
-    from trio_ws.server.processes.control import Orders
+    from trio_ws.server.processes.control import WorkerConfig
 
 __all__ = ["main"]
 
@@ -45,19 +45,19 @@ def main(fd: int) -> None:
     control.in_worker = True
     os.set_inheritable(fd, False)
     with socket.socket(fileno=fd) as line:
-        orders = read_orders(line)
-        if orders is not None:
-            _work(orders, line)
+        config = read_config(line)
+        if config is not None:
+            _work(config, line)
 
 
-def _work(orders: Orders, line: socket.socket) -> None:
+def _work(config: WorkerConfig, line: socket.socket) -> None:
     try:
-        target = targets.load(orders.target)
-        context = targets.load_ssl_context(orders.ssl_certfile, orders.ssl_keyfile, orders.ssl_context)
+        target = targets.load(config.target)
+        context = targets.load_ssl_context(config.ssl_certfile, config.ssl_keyfile, config.ssl_context)
         logging.basicConfig(
-            level=orders.log_level, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
+            level=config.log_level, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
         )
-        trio.run(_serve, target, context, orders, line)
+        trio.run(_serve, target, context, config, line)
     except BaseException as exc:
         text = " ".join(f"{type(exc).__name__}: {exc}".split())
         with suppress(OSError):  # the parent is gone, or was told "ready" and reads no more
@@ -65,8 +65,10 @@ def _work(orders: Orders, line: socket.socket) -> None:
         raise
 
 
-async def _serve(target: Any, context: ssl.SSLContext | None, orders: Orders, line: socket.socket) -> None:
-    more: dict[str, Any] = {} if orders.broker is None else {"broker": orders.broker}
+async def _serve(
+    target: Any, context: ssl.SSLContext | None, config: WorkerConfig, line: socket.socket
+) -> None:
+    more: dict[str, Any] = {} if config.broker is None else {"broker": config.broker}
     line.setblocking(False)
     stop = trio.Event()
     starting = trio.CancelScope()
@@ -86,11 +88,11 @@ async def _serve(target: Any, context: ssl.SSLContext | None, orders: Orders, li
     ready = False
     server = WebSocketServer(
         target,
-        listeners=[_listener(fd) for fd in orders.listeners],
+        listeners=[_listener(fd) for fd in config.listeners],
         ssl_context=context,
-        subprotocols=orders.subprotocols,
-        debug=orders.debug,
-        options=orders.options,
+        subprotocols=config.subprotocols,
+        debug=config.debug,
+        options=config.options,
         **more,
     )
     with starting:

@@ -15,14 +15,14 @@ from trio.lowlevel import wait_readable, wait_writable
 from trio_ws.server.processes.control import BOOTSTRAP, READY, pack
 
 if TYPE_CHECKING:
-    from trio_ws.server.processes.control import Orders
+    from trio_ws.server.processes.control import WorkerConfig
 
-__all__ = ["Child"]
+__all__ = ["WorkerHandle"]
 
 _REPORT_BYTES = 64 * 1024
 
 
-class Child:
+class WorkerHandle:
     """One worker.
 
     Attributes:
@@ -33,14 +33,14 @@ class Child:
 
     def __init__(self, process: trio.Process, line: socket.socket) -> None:
         self.process = process
-        self.gone = trio.Event()
+        self.exited = trio.Event()
         self.ready_at: float | None = None
-        self.report = ""
+        self.startup_error = ""
         self._line = line
         self._listening = trio.CancelScope()
 
     @classmethod
-    async def start(cls, orders: Orders) -> Self:
+    async def start(cls, config: WorkerConfig) -> Self:
         """Start a process; `begin` gives it its orders. A cancellation leaves none behind.
 
         Raises:
@@ -55,7 +55,7 @@ class Child:
                 process = await trio.lowlevel.open_process(
                     [sys.executable, *flags, "-c", BOOTSTRAP, str(theirs.fileno()), *sys.path],
                     stdin=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(), *orders.listeners),
+                    pass_fds=(theirs.fileno(), *config.listeners),
                 )
         except BaseException:
             ours.close()
@@ -65,10 +65,10 @@ class Child:
     async def watch(self) -> None:
         """Wait for the end of the process."""
         await self.process.wait()
-        self.gone.set()
+        self.exited.set()
         self._listening.cancel()
 
-    async def begin(self, orders: Orders, timeout: float) -> bool:  # noqa: ASYNC109 - a kill at its end
+    async def begin(self, config: WorkerConfig, timeout: float) -> bool:  # noqa: ASYNC109 - a kill at its end
         """Give it its orders and wait until it is ready, or has ended. `watch` runs meanwhile.
 
         Args:
@@ -79,16 +79,16 @@ class Child:
             Whether it is ready.
         """
         with trio.move_on_after(timeout) as timer:
-            said = await self._exchange(pack(orders))
+            said = await self._exchange(pack(config))
             if said == READY:
                 self.ready_at = trio.current_time()
                 return True
-            self.report = said.decode(errors="replace").strip()
-            await self.gone.wait()
+            self.startup_error = said.decode(errors="replace").strip()
+            await self.exited.wait()
         if timer.cancelled_caught:
-            self.report = f"was not ready after {timeout} seconds"
+            self.startup_error = f"was not ready after {timeout} seconds"
             self.process.kill()
-            await self.gone.wait()
+            await self.exited.wait()
         return False
 
     async def _exchange(self, data: bytes) -> bytes:
@@ -111,7 +111,7 @@ class Child:
             pass  # it ended without a word, or in its middle
         return bytes(said)
 
-    def tell(self, word: bytes) -> None:
+    def signal(self, word: bytes) -> None:
         """Say a word and send SIGTERM, which ends one that has not come as far as to listen to words."""
         with suppress(OSError):
             self._line.send(word)

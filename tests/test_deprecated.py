@@ -1,0 +1,45 @@
+"""Names of earlier versions keep working, and say what to use."""
+
+from __future__ import annotations
+
+import pytest
+
+import trio_ws
+import trio_ws.testing
+
+
+@pytest.mark.parametrize(
+    ("name", "current"),
+    [
+        ("Inbox", trio_ws.Subscription),
+        ("InboxStatistics", trio_ws.SubscriptionStatistics),
+        ("MemoryBroker", trio_ws.testing.InMemoryBroker),
+        ("MemoryHub", trio_ws.testing.InMemoryBus),
+    ],
+)
+def test_an_earlier_name_is_the_current_one(name: str, current: object) -> None:
+    with pytest.warns(DeprecationWarning, match=f"trio_ws.{name} is deprecated, use "):
+        assert getattr(trio_ws, name) is current
+
+
+def test_an_earlier_method_is_the_current_one() -> None:
+    client = trio_ws.WebSocketClient("ws://localhost")
+    with pytest.warns(DeprecationWarning, match=r"use watch_state\(\)"):
+        assert type(client.state_changes()) is type(client.watch_state())
+
+
+def test_close_connection_has_an_alias_without_a_warning() -> None:
+    assert trio_ws.WebSocketException is trio_ws.CloseConnection
+
+
+def test_other_names_do_not_exist() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Outbox'"):
+        trio_ws.Outbox  # noqa: B018
+
+
+@pytest.mark.parametrize("app", [trio_ws.App(), trio_ws.ASGIApp(trio_ws.App())], ids=["App", "ASGIApp"])
+async def test_an_earlier_lifespan_is_the_current_one(app: trio_ws.App | trio_ws.ASGIApp) -> None:
+    with pytest.warns(DeprecationWarning, match=r"use run_lifespan\(\)"):
+        lifespan = app.live()
+    async with lifespan:
+        pass
