@@ -10,6 +10,7 @@ What always holds: `SocketTLS` behaves as `trio.SocketStream` does where it ends
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import sys
@@ -183,6 +184,10 @@ class SocketTLS(trio.abc.Stream):
     async def aclose(self) -> None:
         if self._sock.fileno() >= 0:
             notify_closing(self._sock)
+            # The system resets a connection that is closed with bytes unread, and a client seldom reads the
+            # session tickets that servers send after the handshake (RFC 8446 section 4.6.1).
+            with contextlib.suppress(OSError):
+                socket.socket.recv(self._sock, _READ_SIZE)
             self._sock.close()
         await checkpoint()
 
