@@ -73,6 +73,13 @@ def test_many_globs_match_as_each_of_them(changes: list[tuple[str, bool]], names
     assert not globs._lengths
 
 
+def test_a_short_name_matches_each_glob_once() -> None:
+    globs = Globs()
+    for text in ("a*", "ab*", "abc*"):
+        globs.add(text)
+    assert [glob.text for glob in globs.matching("a")] == ["a*"]
+
+
 def test_a_publish_is_compared_with_globs_that_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing is compiled for it, however many globs there are."""
     hub = Hub()

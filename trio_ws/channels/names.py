@@ -182,6 +182,8 @@ class Globs:
     def matching(self, name: str) -> Iterator[Glob]:
         """Those that match, in no order."""
         for length in self._lengths:
+            if length > len(name):
+                continue  # a longer slice is the name itself, which is another length's turn
             for glob in self._by_prefix.get(name[:length], {}).values():
                 if glob.matches(name):
                     yield glob
