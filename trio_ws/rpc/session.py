@@ -436,8 +436,9 @@ class RPCSession(IncomingCalls):
     @property
     def _holds_enough(self) -> bool:
         """Whether reading is to stop."""
-        if not self.pressed:
-            return False
+        ledger = self.ledger
+        if self._write_buffer.size < self._high_water and ledger.held < ledger.max_held:
+            return False  # it is not `pressed`, as after nearly every packet
         if self.ws._state == CLOSED:
             return False
         return not self._needs_reading or self._write_buffer.size >= self._hard_mark
