@@ -121,3 +121,10 @@ def test_an_editable_installation_has_it_beside_the_source(tree: Path) -> None:
     # What was built before is not used when one asks for none.
     run(code, tree, TRIO_WS_NO_EXTENSION="1")
     assert lane(tree) == "python"
+
+
+def test_the_wheel_has_the_javascript_client(tree: Path) -> None:
+    wheel(tree, TRIO_WS_NO_EXTENSION="1")
+    for name in ("trio-ws.js", "trio-ws.d.ts"):
+        packed = tree.parent / "installed" / "trio_ws" / "static" / name
+        assert packed.read_bytes() == (ROOT / "trio_ws" / "static" / name).read_bytes()

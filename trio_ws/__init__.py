@@ -122,6 +122,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
     app/                 layer 10  App
         lifespan.py          what is held open around the work of a server
         dispatch.py          from a route to its function, through the middleware
+        javascript.py        the JavaScript client, as a page gets it: static/trio-ws.js
         app.py               App: routes, mounts, middleware, a lifespan
     testing/             layer 10  memory links, faults, the raw peer
         link.py              two ends of a connection in memory

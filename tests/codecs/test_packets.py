@@ -26,13 +26,13 @@ from trio_ws.codecs.base import (
     Response,
     path_in,
 )
-from trio_ws.codecs.packets import JSONPacketCodec, TrioWSCodec, WebshocketCodec
+from trio_ws.codecs.packets import JSONPacketCodec, TrioWSCodec, TrioWSJSONCodec, WebshocketCodec
 from trio_ws.errors import PacketError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DIALECTS: list[Codec] = [TrioWSCodec(), WebshocketCodec(), JSONPacketCodec()]
+DIALECTS: list[Codec] = [TrioWSCodec(), TrioWSJSONCodec(), WebshocketCodec(), JSONPacketCodec()]
 PLAIN: list[Codec] = [WebshocketCodec(), JSONPacketCodec()]
 RPC = PacketSource.RPC
 CODES = [-32601, -32602, -32603, -32000, -32001, -32002]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_ws.codecs.jsonrpc import JSONRPCCodec
-from trio_ws.codecs.packets import JSONPacketCodec, TrioWSCodec, WebshocketCodec
+from trio_ws.codecs.packets import JSONPacketCodec, TrioWSCodec, TrioWSJSONCodec, WebshocketCodec
 from trio_ws.codecs.registry import SUBPROTOCOLS, choose, detect
 from trio_ws.options import Options
 
@@ -21,7 +21,8 @@ def test_the_handshake_chooses() -> None:
     options = Options()
     chosen = [choose(name, options) for name in SUBPROTOCOLS]
     assert [dialect and dialect.name for dialect in chosen] == list(SUBPROTOCOLS)
-    assert [type(dialect) for dialect in chosen] == [TrioWSCodec, WebshocketCodec, JSONRPCCodec]
+    expected = [TrioWSCodec, TrioWSJSONCodec, WebshocketCodec, JSONRPCCodec]
+    assert [type(dialect) for dialect in chosen] == expected
     assert choose(None, options) is None
     assert choose("chat.v1", options) is None
 
@@ -62,9 +63,16 @@ def test_any_first_message_chooses(payload: str | bytes) -> None:
 
 
 def test_what_a_dialect_can() -> None:
-    dialects: list[Codec] = [TrioWSCodec(), WebshocketCodec(), JSONPacketCodec(), JSONRPCCodec()]
+    dialects: list[Codec] = [
+        TrioWSCodec(),
+        TrioWSJSONCodec(),
+        WebshocketCodec(),
+        JSONPacketCodec(),
+        JSONRPCCodec(),
+    ]
     assert [(d.name, d.binary, d.supports_extensions, d.peer_accepts_calls) for d in dialects] == [
         ("trio-ws.v1", True, True, True),
+        ("trio-ws.v1.json", False, True, True),
         ("webshocket.v1", True, False, False),
         ("json", False, False, True),
         ("jsonrpc", False, False, True),

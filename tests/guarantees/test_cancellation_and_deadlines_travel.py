@@ -68,7 +68,7 @@ class Handler(WebSocketHandler):
             return await numbers.receive()
 
 
-@pytest.mark.parametrize("dialect", ["trio-ws.v1", "webshocket.v1", "json", "jsonrpc"])
+@pytest.mark.parametrize("dialect", ["trio-ws.v1", "trio-ws.v1.json", "webshocket.v1", "json", "jsonrpc"])
 @pytest.mark.parametrize("latency", [0.0, 1.0])
 async def test_cancelling_the_caller_cancels_the_method_after_one_way(
     latency: float, dialect: str, autojump_clock: MockClock

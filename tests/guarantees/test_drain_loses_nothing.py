@@ -68,7 +68,7 @@ class Handler(WebSocketHandler):
         return seconds
 
 
-@pytest.mark.parametrize("dialect", ["trio-ws.v1", "webshocket.v1", "json", "jsonrpc"])
+@pytest.mark.parametrize("dialect", ["trio-ws.v1", "trio-ws.v1.json", "webshocket.v1", "json", "jsonrpc"])
 @pytest.mark.parametrize("seconds", [0, 0.01, 0.15])
 async def test_packets_that_cross_the_close_arrive(
     seconds: float, dialect: str, autojump_clock: MockClock

@@ -135,7 +135,7 @@ class Asker:
             return
         rpc = {"type": "request", "method": method, "args": args, "call_id": call_id, **more}
         packet = {"source": 5, "rpc": rpc}
-        if self.dialect == "json":
+        if self.dialect.endswith("json"):
             await self.peer.send_frame(1, json.dumps(packet).encode())
         else:
             await self.peer.send_frame(2, msgspec.msgpack.encode(packet))
@@ -167,7 +167,7 @@ class Asker:
         return ends
 
 
-DIALECTS = ["trio-ws.v1", "webshocket.v1", "json", "jsonrpc"]
+DIALECTS = ["trio-ws.v1", "trio-ws.v1.json", "webshocket.v1", "json", "jsonrpc"]
 ENDINGS = {
     "ok": None,
     "plain": None,
@@ -265,7 +265,7 @@ async def test_aborts(dialect: str, autojump_clock: MockClock) -> None:
         await asked.peer.send_close()
 
 
-@pytest.mark.parametrize("dialect", ["trio-ws.v1", "webshocket.v1", "json"])
+@pytest.mark.parametrize("dialect", ["trio-ws.v1", "trio-ws.v1.json", "webshocket.v1", "json"])
 async def test_a_call_without_an_id_is_answered_with_one(dialect: str, autojump_clock: MockClock) -> None:
     async with serving_in_memory(Handler(), options=QUIET) as memory:
         asked = await asker(memory, dialect)

@@ -54,7 +54,7 @@ class Handler(WebSocketHandler):
         raise ValueError(SECRET)
 
 
-@pytest.mark.parametrize("dialect", ["trio-ws.v1", "webshocket.v1", "json", "jsonrpc"])
+@pytest.mark.parametrize("dialect", ["trio-ws.v1", "trio-ws.v1.json", "webshocket.v1", "json", "jsonrpc"])
 @pytest.mark.parametrize(
     ("method", "args", "kwargs", "name", "path"),
     [
@@ -81,7 +81,7 @@ async def test_bad_parameters_are_named(
         async with WebSocketClient("ws://test/", stream=await memory.stream(), dialect=dialect) as client:
             with pytest.raises(RPCInvalidParamsError, match=name) as info:
                 await client.call(method, *args, **kwargs)
-            if dialect in ("trio-ws.v1", "jsonrpc"):
+            if dialect in ("trio-ws.v1", "trio-ws.v1.json", "jsonrpc"):
                 assert info.value.data["path"] == path
             assert await client.call("halve", 84) == 42
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from collections.abc import AsyncIterator  # noqa: TC003 - the handler's annotations are read
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,11 @@ import trio
 
 from tests.interop.test_chromium import address, browsing, page, reporting
 from tests.support.chromium import CHROMIUM
+from tests.support.node import node_command
 from tests.support.serving import guard, serving
 from trio_ws import ClientConnection, Options, Packet, WebSocketHandler, rpc_method
 
 HERE = Path(__file__).parent
-NODE = shutil.which("node") or shutil.which("nodejs")
 
 __all__ = ["page"]  # a fixture, which tests here ask for by name
 
@@ -61,17 +59,6 @@ async def test_a_page_without_a_library(page: int, tmp_path: Path, binary: bool)
         "together": list(range(50)),
         "packet": {"you said": {"hello": "server"}},
     }
-
-
-def node_command() -> list[str]:
-    """Node with a built-in WebSocket; skips where there is none."""
-    if NODE is None:
-        pytest.skip("no node on the PATH")
-    for flags in ([], ["--experimental-websocket"]):
-        command = [NODE, *flags, "-e", "process.exit(typeof WebSocket === 'function' ? 0 : 1)"]
-        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
-            return [NODE, *flags]
-    pytest.skip("this node has no built-in WebSocket; node 20.10 or later has")
 
 
 async def test_nodes_own_websocket() -> None:

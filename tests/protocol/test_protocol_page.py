@@ -10,7 +10,7 @@ import pytest
 
 from trio_ws.codecs.base import Packet, Request
 from trio_ws.codecs.jsonrpc import JSONRPCCodec
-from trio_ws.codecs.packets import JSONPacketCodec, TrioWSCodec
+from trio_ws.codecs.packets import TrioWSCodec, TrioWSJSONCodec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -36,7 +36,10 @@ def test_packets(line: str) -> None:
     assert isinstance(packet, Packet)
     # Key by key, in our own order: nothing on the page is unknown, and nothing holds its default.
     assert TrioWSCodec().packet(packet) == as_msgpack
-    assert JSONPacketCodec().packet(packet).decode() == line
+    assert TrioWSJSONCodec().packet(packet).decode() == line
+    decoded = TrioWSJSONCodec().decode(line)
+    assert isinstance(decoded, Packet)
+    assert TrioWSJSONCodec().packet(decoded).decode() == line
 
 
 def test_json_rpc() -> None:

@@ -23,6 +23,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trio_ws.app.dispatch import Route, answer, serve
+from trio_ws.app.javascript import ClientModule
 from trio_ws.app.lifespan import run_lifespans
 from trio_ws.codecs.registry import SUBPROTOCOLS
 from trio_ws.hosting.asgi import ASGIApp
@@ -179,6 +180,20 @@ class App(Router):
         target._prepare()
         offered = tuple(check_subprotocols(SUBPROTOCOLS if subprotocols is None else subprotocols))
         self._add(Route(pattern, (self._middleware,), target, subprotocols=offered))
+
+    def mount_client(self, path: str = "/trio-ws.js") -> None:
+        """Serve the JavaScript client at a path: one ES module, which a page imports.
+
+        ``import { Client } from "/trio-ws.js"``. It calls the methods of handlers that are mounted here or
+        anywhere else. The response is gzipped where the browser allows it, and has an ``ETag``.
+
+        Args:
+            path: see `App`.
+
+        Raises:
+            ValueError: the path is not one, or has a route already.
+        """
+        self.http(path)(ClientModule().answer)
 
     def _mount_app(self, prefix: Pattern, child: App) -> None:
         if child is self or child in self._all_above():

@@ -55,6 +55,7 @@ T = TypeVar("T")
 
 _DIALECTS = {
     "trio-ws.v1": ("trio-ws.v1",),
+    "trio-ws.v1.json": ("trio-ws.v1.json",),
     "webshocket.v1": ("webshocket.v1",),
     "jsonrpc": ("jsonrpc",),
     "json": (),
@@ -77,10 +78,10 @@ class WebSocketClient:
             try to connect.
         handler: a `WebSocketHandler`, class or instance, whose methods the server may call. Its
             ``on_receive`` gets the packets that else `recv` gives.
-        dialect: ``"trio-ws.v1"``, ``"webshocket.v1"``, ``"jsonrpc"`` or ``"json"``, which is spoken or
-            connecting fails. The first two need a server that agrees to them; JSON-RPC servers know no
-            subprotocol as a rule, and need not. By default the first two are offered, and JSON is spoken with
-            a server that knows neither.
+        dialect: ``"trio-ws.v1"``, ``"trio-ws.v1.json"``, ``"webshocket.v1"``, ``"jsonrpc"`` or ``"json"``,
+            which is spoken or connecting fails. The first three need a server that agrees to them; JSON-RPC
+            servers know no subprotocol as a rule, and need not. By default ``trio-ws.v1`` and
+            ``webshocket.v1`` are offered, and JSON is spoken with a server that knows neither.
         headers: more request headers. A mapping is read for each try to connect. Or a function without
             arguments, async or not, that gives them for each try, such as one that fetches a token. Where it
             raises, the try has failed: it is logged with its traceback, and ``reconnect`` decides on another.
@@ -414,7 +415,7 @@ class WebSocketClient:
 
     @property
     def dialect(self) -> str:
-        """What both sides speak: ``"trio-ws.v1"``, ``"webshocket.v1"``, ``"json"`` or ``"jsonrpc"``."""
+        """What both sides speak: one of the names that the argument ``dialect`` takes."""
         return self._live.codec.name
 
     @property

@@ -34,7 +34,7 @@ from trio_ws.ledger import MOST_GROWTH
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["JSONPacketCodec", "TrioWSCodec", "WebshocketCodec"]
+__all__ = ["JSONPacketCodec", "TrioWSCodec", "TrioWSJSONCodec", "WebshocketCodec"]
 
 _INVALID_PARAMS = -32602
 _UNREADABLE = -32603
@@ -281,23 +281,41 @@ class WebshocketCodec(PacketCodec):
         )
 
 
-class JSONPacketCodec(PacketCodec):
-    """The same packets in JSON, for a browser without a library; bytes are base64.
-
-    Args:
-        binary: send in binary frames; both kinds are taken.
-    """
+class _JSONCodec(PacketCodec):
+    """The packets in JSON. Bytes are base64, and frames of both kinds are accepted."""
 
     __slots__ = ()
 
-    def __init__(self, *, binary: bool = False) -> None:
-        super().__init__("json", _to_json, _from_json, _glimpse_json, binary=binary)
+    def __init__(self, name: str, *, binary: bool = False, extended: bool = False) -> None:
+        super().__init__(name, _to_json, _from_json, _glimpse_json, binary=binary, extended=extended)
 
     def measured_from(self, limit: int) -> int:
         return limit // MOST_GROWTH  # its keys are text, whose hashes nobody can foretell
 
     def decoded_size(self, payload: str | bytes, limit: int) -> int:
         return json_size(payload, limit)
+
+
+class TrioWSJSONCodec(_JSONCodec):
+    """``trio-ws.v1.json``: all of ``trio-ws.v1``, in JSON, for browsers."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__("trio-ws.v1.json", extended=True)
+
+
+class JSONPacketCodec(_JSONCodec):
+    """The packets of ``webshocket.v1`` in JSON, for a browser without a library.
+
+    Args:
+        binary: send in binary frames; both kinds are accepted.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, *, binary: bool = False) -> None:
+        super().__init__("json", binary=binary)
 
     def _without_packet(self, payload: str | bytes, exc: Exception) -> Packet:
         """JSON that does not look like a packet is data of an unknown source."""

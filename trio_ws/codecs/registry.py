@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trio_ws.codecs.jsonrpc import JSONRPCCodec
-from trio_ws.codecs.packets import JSONPacketCodec, TrioWSCodec, WebshocketCodec
+from trio_ws.codecs.packets import JSONPacketCodec, TrioWSCodec, TrioWSJSONCodec, WebshocketCodec
 from trio_ws.decoding import UNDECODABLE
 
 if TYPE_CHECKING:
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SUBPROTOCOLS", "choose", "detect", "plain_dialect"]
 
-# What a server takes, the best first; a client offers the first two.
-SUBPROTOCOLS = ("trio-ws.v1", "webshocket.v1", "jsonrpc")
+# What a server accepts, best first.
+SUBPROTOCOLS = ("trio-ws.v1", "trio-ws.v1.json", "webshocket.v1", "jsonrpc")
 
 _TRIO_WS = TrioWSCodec()
+_TRIO_WS_JSON = TrioWSJSONCodec()
 _WEBSHOCKET = WebshocketCodec()
 _JSON_IN_TEXT = JSONPacketCodec()
 _JSON_IN_BINARY = JSONPacketCodec(binary=True)
@@ -36,6 +37,8 @@ def choose(subprotocol: str | None, options: Options) -> Codec | None:  # noqa: 
     """The dialect that the opening handshake agreed on, or None: the first message decides, see `detect`."""
     if subprotocol == "trio-ws.v1":
         return _TRIO_WS
+    if subprotocol == "trio-ws.v1.json":
+        return _TRIO_WS_JSON
     if subprotocol == "webshocket.v1":
         return _WEBSHOCKET
     if subprotocol == "jsonrpc":

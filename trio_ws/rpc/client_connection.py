@@ -159,7 +159,9 @@ class ClientConnection(Generic[State]):
 
     @property
     def client_type(self) -> str:
-        """The dialect in use: ``"trio-ws.v1"``, ``"webshocket.v1"``, ``"json"`` or ``"jsonrpc"``."""
+        """The dialect in use: ``"trio-ws.v1"``, ``"trio-ws.v1.json"``, ``"webshocket.v1"``, ``"json"`` or
+        ``"jsonrpc"``.
+        """
         return self._live.codec.name
 
     @property

@@ -504,7 +504,7 @@ class RPCSession(IncomingCalls):
                     slot.value = rpc
                     reschedule(slot.task, slot)
                 else:
-                    self._handle_response(rpc, len(item))
+                    self._handle_response(rpc, len(item) if item.__class__ is bytes else _utf8_size(item))
                 continue
             if (
                 type(rpc) is Request
@@ -691,3 +691,8 @@ class RPCSession(IncomingCalls):
         packet, size = self._packets.popleft()
         self.release(size)
         return packet
+
+
+def _utf8_size(text: str | bytes) -> int:
+    """Return the bytes that a text message took on the wire, which are what credit counts."""
+    return len(text) if isinstance(text, bytes) or text.isascii() else len(text.encode())

@@ -1,0 +1,292 @@
+"""The JavaScript client in Node, against our server: the promises of calls that have a meaning there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator  # noqa: TC003 - the handler's annotations are read
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.support.node import node_command, run_program
+from tests.support.serving import serving
+from trio_ws import ClientConnection, RPCError, WebSocketHandler, rpc_method
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+class Handler(WebSocketHandler):
+    """What the programs call, and what became of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[Any] = []
+        self.ended = trio.Event()
+
+    async def _record_end(self, what: str) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.log.append(what)
+            self.ended.set()
+
+    @rpc_method()
+    async def add(self, connection: ClientConnection, a: int, b: int = 1) -> int:
+        return a + b
+
+    @rpc_method()
+    async def echo(self, connection: ClientConnection, value: Any) -> Any:
+        return value
+
+    @rpc_method()
+    async def reverse(self, connection: ClientConnection, data: bytes) -> bytes:
+        return data[::-1]
+
+    @rpc_method()
+    async def refuse(self, connection: ClientConnection) -> None:
+        raise RPCError("no, thanks", code=-31000, data={"until": "tomorrow"})
+
+    @rpc_method()
+    async def wait(self, connection: ClientConnection) -> None:
+        self.log.append("waiting")
+        await self._record_end("wait cancelled")
+
+    @rpc_method()
+    async def seen(self, connection: ClientConnection) -> list[Any]:
+        """The log, once something has ended."""
+        await self.ended.wait()
+        return self.log
+
+    @rpc_method()
+    async def progress(self, connection: ClientConnection) -> list[Any]:
+        return self.log
+
+    @rpc_method()
+    async def count(self, connection: ClientConnection, n: int) -> AsyncIterator[int]:
+        for number in range(n):
+            yield number
+
+    @rpc_method()
+    async def texts(self, connection: ClientConnection, n: int, size: int) -> AsyncIterator[str]:
+        for number in range(n):
+            yield chr(0x20AC + number % 5) * size
+
+    @rpc_method()
+    async def endless(self, connection: ClientConnection) -> AsyncIterator[int]:
+        number = 0
+        try:
+            while True:
+                self.log = [number]
+                yield number
+                number += 1
+        finally:
+            self.log.append("closed")
+            self.ended.set()
+
+    @rpc_method()
+    async def fails_after(self, connection: ClientConnection, n: int) -> AsyncIterator[int]:
+        for number in range(n):
+            yield number
+        raise RPCError("no more")
+
+    @rpc_method()
+    async def total(self, connection: ClientConnection, numbers: AsyncIterator[int]) -> int:
+        total = 0
+        async for number in numbers:
+            total += number
+        return total
+
+    @rpc_method()
+    async def sizes(
+        self, connection: ClientConnection, *, chunks: AsyncIterator[bytes]
+    ) -> AsyncIterator[int]:
+        async for chunk in chunks:
+            yield len(chunk)
+
+    @rpc_method()
+    async def take_one(self, connection: ClientConnection, numbers: AsyncIterator[int]) -> int:
+        async for number in numbers:
+            return number
+        return -1
+
+    @rpc_method()
+    async def call_back(self, connection: ClientConnection, method: str, args: list[Any]) -> Any:
+        return await connection.call(method, *args)
+
+    @rpc_method()
+    async def call_back_named(self, connection: ClientConnection) -> Any:
+        return await connection.call("named", 1, b=2)
+
+    @rpc_method()
+    async def stream_back(self, connection: ClientConnection, n: int) -> list[Any]:
+        async with connection.stream("numbers", n, items=int) as numbers:
+            return [number async for number in numbers]
+
+    @rpc_method()
+    async def look_back(self, connection: ClientConnection) -> int:
+        async with connection.stream("numbers", 1_000_000, items=int) as numbers:
+            async for number in numbers:
+                if number == 100:
+                    break
+        return 100
+
+    @rpc_method()
+    async def upload_back(self, connection: ClientConnection) -> Any:
+        async def numbers() -> AsyncIterator[int]:
+            for number in range(500):
+                yield number
+
+        return await connection.call("total", numbers())
+
+    @rpc_method()
+    async def give_up(self, connection: ClientConnection, seconds: float) -> str:
+        with trio.move_on_after(seconds):
+            await connection.call("sleep")
+        return "given up"
+
+    @rpc_method()
+    async def abort_back(self, connection: ClientConnection) -> str:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.call, "sleep")
+            await connection.call("begun")
+            nursery.cancel_scope.cancel()
+        return "aborted"
+
+    @rpc_method()
+    async def hang_up(self, connection: ClientConnection) -> None:
+        await connection.close(4001, "good bye")
+
+
+async def play(folder: Path, program: str, *args: str) -> Any:
+    """Run a program against a server of its own; what it prints."""
+    node_command()
+    async with serving(Handler()) as server:
+        return await run_program(folder, PROGRAMS / f"{program}.mjs", server.url, *args)
+
+
+async def test_calls(tmp_path: Path) -> None:
+    seen = await play(tmp_path, "calls")
+    assert seen == [
+        3, 7, 6, 11, "€😀\0", None, {"a": [1.5, None, True]}, [255, 2, 1], [255, 2, 1, 0], True
+    ]  # fmt: skip
+
+
+async def test_errors(tmp_path: Path) -> None:
+    seen = await play(tmp_path, "errors")
+    assert seen == [
+        ["RPCError", -31000, "no, thanks", {"until": "tomorrow"}],
+        ["RPCError", -32601, "there is no method 'nobody'", None],
+        ["RPCError", -32602, "a: Expected `int`, got `str`", {"path": "$.a"}],
+        "TypeError",
+        ["RPCError", -32001, "count is a stream; use stream()", None],
+        ["RPCError", -32001, "the method is not a stream; use call()", None],
+        ["RPCError", -32601, "there is no method 'nobody'", None],
+        ["value", 2],
+    ]
+
+
+async def test_streams(tmp_path: Path) -> None:
+    seen = await play(tmp_path, "streams")
+    assert seen == [
+        1000, True, [0, 1, 2], ["RPCError", -32001, "no more", None], {"done": True}, {"done": True},
+        [{"done": False, "value": 0}, {"done": False, "value": 1}, {"done": True}],
+    ]  # fmt: skip
+
+
+async def test_a_stream_of_text_that_is_not_ascii_does_not_stall(tmp_path: Path) -> None:
+    """Both sides count the bytes of UTF-8, and never drift apart. Items may be larger than the window."""
+    seen = await play(tmp_path, "windows")
+    assert seen == [800, 400_000]
+
+
+async def test_a_slow_consumer_suspends_the_producer(tmp_path: Path) -> None:
+    seen = await play(tmp_path, "slow_consumer")
+    made = seen[0]
+    # 20 are taken; 8 are the window, and the producer stands at the yield of one more.
+    assert 20 <= made <= 28
+    assert seen[1:] == [[made, "closed"], {"done": True}]
+
+
+@pytest.mark.parametrize("how", ["break", "dispose", "abort", "throw"])
+async def test_leaving_a_stream_cancels_its_generator(how: str, tmp_path: Path) -> None:
+    seen = await play(tmp_path, "leaving_a_stream", how)
+    assert seen == ["closed", 0, True]
+
+
+async def test_an_abort_signal_cancels_the_method(tmp_path: Path) -> None:
+    seen = await play(tmp_path, "abort_signal")
+    assert seen == [["AbortError"], ["AbortError"], ["waiting", "wait cancelled"], 0]
+
+
+async def test_a_deadline_is_kept_on_both_sides(tmp_path: Path) -> None:
+    seen = await play(tmp_path, "deadlines")
+    assert seen[0] == seen[2] == seen[4] == ["RPCError", -32003]
+    assert seen[1] == ["waiting", "wait cancelled"]
+    assert seen[3] == 2
+
+
+async def test_uploads(tmp_path: Path) -> None:
+    seen = await play(tmp_path, "uploads")
+    assert seen == [499_500, [1, 70_000, 3], ["RangeError"], 0, ["AbortError"], 2, True, 0, 0]
+
+
+async def test_the_server_calls(tmp_path: Path) -> None:
+    seen = await play(tmp_path, "server_calls")
+    assert seen[2] == list(range(300))
+    assert seen[:2] + seen[3:] == [
+        42, [1, 2], ["RPCError", -31001, "not now", {"why": "sleep"}], -32601, 42,
+        sum(range(500)), "aborted", "given up", ["sleep", "sleep"], 100, "AQI=", 2, 0,
+    ]  # fmt: skip
+
+
+async def test_a_method_that_fails_tells_little(tmp_path: Path) -> None:
+    seen = await play(tmp_path, "failing_methods")
+    assert seen == [
+        ["RPCError", -32603, "internal error", None],
+        ["RPCError", -32603, "the result cannot be sent as JSON", None],
+        ["trio-ws: the method broken failed"],
+    ]
+
+
+async def test_a_lost_connection_fails_calls_and_comes_back(tmp_path: Path) -> None:
+    seen = await play(tmp_path, "lost_connection")
+    assert seen == [
+        2, "ConnectionLostError", 4001, "the connection ended: 4001 good bye", 4, [2, 2],
+        ["connected", "waiting", "connecting", "connected", "closed"],
+        ["ConnectionLostError", 1006, "the client is closed", None], None,
+    ]  # fmt: skip
+
+
+async def test_each_connection_asks_for_its_url_and_token(tmp_path: Path) -> None:
+    """The second server is another one, at another port."""
+    node_command()
+    tokens: list[str] = []
+
+    class Gate(Handler):
+        async def on_connect(self, connection: ClientConnection) -> None:
+            nonlocal tokens
+            tokens += connection.request.query_params["token"]
+            if tokens[-1] == "bad":
+                await connection.reject(401)
+
+    async with serving(Gate()) as one, serving(Gate()) as two:
+        seen = await run_program(tmp_path, PROGRAMS / "tokens.mjs", one.url, two.url)
+    assert seen == 4
+    assert tokens == ["bad", "a b&c", "second"]
+
+
+async def test_giving_up(tmp_path: Path) -> None:
+    seen = await play(tmp_path, "giving_up")
+    assert seen == [
+        ["ConnectionLostError", 1006], "closed", ["ConnectionLostError", 1006], 3, "closed",
+        ["ConnectionLostError", 4001], "closed", 4001,
+        ["ConnectionLostError", 1006, "the client is closed"], -31000,
+        ["ConnectionLostError", 1006, "the client is closed", None],
+    ]  # fmt: skip
+
+
+async def test_nothing_keeps_the_program_alive_after_close(tmp_path: Path) -> None:
+    """Timers of calls and of waits are gone: the program ends by itself, which run_module waits for."""
+    seen = await play(tmp_path, "close")
+    assert seen == [["ConnectionLostError", 1000], ["ConnectionLostError", 1006]]

@@ -1,0 +1,820 @@
+/**
+ * trio-ws: calls, streams and channels over one WebSocket. The client for browsers, Node, Deno and Bun.
+ *
+ * It speaks the subprotocol trio-ws.v1.json; docs/protocol.md of trio_ws describes it.
+ *
+ * Invariants:
+ * - Each call settles once: with its result, its error, its cancellation, or the end of the connection.
+ * - What a stream or a subscription holds is bounded: by the credit that it gave, or by its policy.
+ * - Nothing is sent, and no timer runs, for a call that is over.
+ *
+ * @license MIT
+ */
+
+const SUBPROTOCOL = "trio-ws.v1.json"
+
+const MAX_TIMER = 2 ** 31 - 1 // setTimeout() fires at once past it
+
+/** The codes of errors that have a meaning in the protocol. */
+export const Code = Object.freeze({
+  METHOD_NOT_FOUND: -32601,
+  INVALID_PARAMS: -32602,
+  INTERNAL_ERROR: -32603,
+  RATE_LIMITED: -32000,
+  APPLICATION_ERROR: -32001,
+  ACCESS_DENIED: -32002,
+  DEADLINE_EXCEEDED: -32003,
+  CANCELLED: -32004,
+})
+
+/** A call failed on the other side, or its deadline passed. Throw it in a method of yours to refuse a call. */
+export class RPCError extends Error {
+  name = "RPCError"
+  constructor(message, code = Code.APPLICATION_ERROR, data = null) {
+    super(message)
+    this.code = code
+    this.data = data
+  }
+}
+
+/** There is no connection, or it ended before the answer came. */
+export class ConnectionLostError extends Error {
+  name = "ConnectionLostError"
+  constructor(message, { code = 1006, reason = "", mayHaveRun = false, cause } = {}) {
+    super(message, { cause })
+    this.code = code
+    this.reason = reason
+    this.mayHaveRun = mayHaveRun
+  }
+}
+
+// -- helpers ------------------------------------------------------------------------------------------
+
+const encode = (rpc) => JSON.stringify({ source: 5, rpc })
+const unless = (empty, value) => (empty ? undefined : value) // JSON leaves undefined out
+const isEmpty = (object) => !Object.keys(object).length
+const isStream = (value) => !!(value?.[Symbol.asyncIterator] || value?.getReader)
+const ignore = () => {}
+
+const after = (ms, action) => (ms < Infinity ? setTimeout(action, Math.min(ms, MAX_TIMER)) : undefined)
+
+/** What stands for a value in JSON: base64 for bytes. */
+function plain(value) {
+  if (value instanceof ArrayBuffer) value = new Uint8Array(value)
+  if (!ArrayBuffer.isView(value)) return value
+  const bytes = new Uint8Array(value.buffer, value.byteOffset, value.byteLength)
+  let text = ""
+  for (let at = 0; at < bytes.length; at += 8192) text += String.fromCharCode(...bytes.subarray(at, at + 8192))
+  return btoa(text)
+}
+
+/** Bytes that the server sent, out of the base64 in which they came. */
+export const bytes = (base64) => Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0))
+
+/** The length of a text in UTF-8, which is what credit counts. */
+function utf8Size(text) {
+  let size = text.length
+  for (let at = 0; at < text.length; at++) {
+    const unit = text.charCodeAt(at)
+    if (unit > 0x7f) size += unit > 0x7ff && (unit & 0xf800) !== 0xd800 ? 2 : 1
+  }
+  return size
+}
+
+async function* readAll(reader) {
+  try {
+    for (let read; !(read = await reader.read()).done; ) yield read.value
+  } finally {
+    reader.cancel().catch(ignore)
+  }
+}
+
+const iterate = (items) => items[Symbol.asyncIterator]?.() ?? readAll(items.getReader())
+
+function errorOf({ error, response, error_data }) {
+  return new RPCError(typeof response === "string" ? response : JSON.stringify(response ?? ""), error, error_data)
+}
+
+/** Whether a name matches a glob of *, ?, [...] and [!...]. */
+function matcher(glob) {
+  if (!/[*?[]/.test(glob)) return (name) => name === glob
+  const source = glob.replace(
+    /\[(?!!\][^\]]*$)(!?)(\][^\]]*|[^\]]+)\]|[^]/gu,
+    (all, not, set) =>
+      set ? `[${not && "^"}${set.replace(/[\\\]\[^]/g, "\\$&")}]`
+      : all === "*" ? ".*"
+      : all === "?" ? "."
+      : all.replace(/[\\^$.+()[\]{}|/]/, "\\$&")
+  )
+  try {
+    const pattern = new RegExp(`^${source}$`, "su")
+    return (name) => pattern.test(name)
+  } catch {
+    return () => false // such as a range that runs backwards
+  }
+}
+
+// -- queues ---------------------------------------------------------------------------------------------
+
+/** An async iterator over what is put in. */
+class Queue {
+  _items = []
+  _readers = []
+  _ended = false
+  _error = null
+
+  _put(value, size) {
+    this._items.push([value, size])
+    this._serve()
+  }
+
+  /** Nothing more comes; the error, if there is one, is thrown once, after what waits. */
+  _finish(error = null) {
+    if (this._ended) return
+    this._ended = true
+    this._error = error
+    this._serve()
+  }
+
+  _serve() {
+    while (this._readers.length && (this._items.length || this._ended)) {
+      const [resolve, reject] = this._readers.shift()
+      if (this._items.length) {
+        const [value, size] = this._items.shift()
+        this._taken(size)
+        resolve({ done: false, value })
+      } else if (this._error) {
+        reject(this._error)
+        this._error = null
+      } else resolve({ done: true, value: undefined })
+    }
+  }
+
+  _taken() {}
+
+  next() {
+    return new Promise((...reader) => {
+      this._readers.push(reader)
+      this._serve()
+    })
+  }
+
+  async return(value) {
+    const left = !this._ended
+    this._items = []
+    this._error = null
+    this._finish()
+    if (left) this._left()
+    return { done: true, value }
+  }
+
+  async throw(error) {
+    await this.return()
+    throw error
+  }
+
+  [Symbol.asyncIterator]() {
+    return this
+  }
+
+  async [Symbol.asyncDispose ?? Symbol()]() {
+    await this.return()
+  }
+}
+
+/** The items of a stream. Leaving the loop before its end cancels the producer. */
+export class Stream extends Queue {
+  _due = 0 // items since credit was given last, and their bytes
+  _dueBytes = 0
+
+  constructor({ window = 64, windowBytes = 256 * 1024 } = {}) {
+    super()
+    this._window = this._credits = window
+    this._windowBytes = windowBytes
+  }
+
+  // The wire's side. `_source` is what knows the session and the id, and how to give the stream up.
+
+  get _opening() {
+    return { credits: this._window, credit_bytes: this._windowBytes }
+  }
+
+  _answer(rpc, message) {
+    if (rpc.error != null) this._finish(errorOf(rpc))
+    else if (rpc.is_end) this._finish()
+    else if (!rpc.is_stream) this._finish(new RPCError("the method is not a stream; use call()"))
+    else if (--this._credits < 0) this._source.session.misbehaved(1008, "more items than there was credit for")
+    else this._put(rpc.response, utf8Size(message))
+    return this._ended
+  }
+
+  _taken(size) {
+    this._due++
+    this._dueBytes += size
+    if (this._ended || (this._due < this._window / 2 && this._dueBytes < this._windowBytes / 2)) return
+    const { session, id } = this._source
+    session.tell("__credit__", [id, this._due], { bytes: this._dueBytes })
+    this._credits += this._due
+    this._due = this._dueBytes = 0
+  }
+
+  _left() {
+    this._source.cancel()
+  }
+}
+
+/** The packets of some channels. Leaving the loop unsubscribes. */
+export class Subscription extends Queue {
+  /** How many packets were dropped because nobody took them. */
+  dropped = 0
+  _size = 0
+
+  constructor(client, names, options) {
+    super()
+    this.names = Object.freeze([...new Set(typeof names === "string" ? [names] : names)])
+    this._matchers = this.names.map(matcher)
+    this._client = client
+    this._options = { maxItems: 64, maxBytes: 2 ** 20, policy: "drop_oldest", recover: false, ...options }
+    this._agreed = new Promise((resolve, reject) => Object.assign(this, { _resolve: resolve, _reject: reject }))
+    this._onAbort = () => {
+      this._reject(options.signal.reason)
+      this.return()
+    }
+  }
+
+  _matches(channel) {
+    return this._matchers.some((matches) => matches(channel))
+  }
+
+  _deliver(packet, size) {
+    if (this._ended) return
+    const { maxItems, maxBytes, policy } = this._options
+    while (this._items.length >= maxItems || this._size >= maxBytes) {
+      this.dropped++
+      if (policy === "drop_newest") return
+      this._taken(this._items.shift()[1])
+    }
+    this._size += size
+    this._put(packet, size)
+  }
+
+  _taken(size) {
+    this._size -= size
+  }
+
+  /** Subscribe on a connection. Resolves when the server has agreed, or the connection is gone. */
+  async _ask(session) {
+    try {
+      if (!(await session.call("__subscribe__", [this.names])))
+        throw new RPCError("the connection holds max_subscribed_channels already", Code.RATE_LIMITED)
+      if (this._joined && this._options.recover) this._deliver({ gap: true }, 0)
+      this._joined = true
+      this._resolve()
+    } catch (error) {
+      if (error instanceof ConnectionLostError) return // the next connection asks again
+      this._end(error)
+    }
+  }
+
+  _end(error) {
+    this._options.signal?.removeEventListener("abort", this._onAbort)
+    this._client._subscriptions.delete(this)
+    this._finish(error)
+    this._reject(error)
+  }
+
+  _left() {
+    this._client._unsubscribe(this)
+    this._end()
+  }
+}
+
+// -- calls ----------------------------------------------------------------------------------------------
+
+/** Who can call: a client, one of its connections, or a method that the server called. */
+class Caller extends EventTarget {
+  call(method, args, options) {
+    return new Promise((resolve, reject) => {
+      const request = new Request(this, method, args, options, {
+        _answer(rpc) {
+          if (rpc.error != null) reject(errorOf(rpc))
+          else if (!rpc.is_stream) resolve(rpc.response ?? null)
+          else request.cancel(new RPCError(`${method} is a stream; use stream()`))
+          return true
+        },
+        _finish: (error) => error && reject(error),
+      })
+      request.start()
+    })
+  }
+
+  stream(method, args, options) {
+    const stream = new Stream(options)
+    stream._source = new Request(this, method, args, options, stream)
+    stream._source.start()
+    return stream
+  }
+
+  /** Send data that is not a call. */
+  send(data, options) {
+    return new Promise((resolve, reject) => {
+      const request = new Request(this, null, [], options, { _finish: (error) => (error ? reject(error) : resolve()) })
+      request.sendOn = (session) => {
+        session.socket.send(JSON.stringify({ source: 4, data: plain(data) }))
+        request.end()
+      }
+      request.start()
+    })
+  }
+}
+
+/** A request of ours, from before it is sent to its end. */
+class Request {
+  constructor(caller, method, args = [], { kwargs = {}, signal, timeout = Infinity } = {}, sink) {
+    if (!Array.isArray(args)) [args, kwargs] = [[], args]
+    Object.assign(this, { caller, method, args, kwargs, signal, timeout, sink })
+    this.until = performance.now() + timeout
+    this.onAbort = () => this.cancel(signal.reason)
+    this.uploads = []
+    this.over = false
+  }
+
+  start() {
+    if (this.signal?.aborted) return this.end(this.signal.reason)
+    this.signal?.addEventListener("abort", this.onAbort)
+    this.timer = after(this.timeout, () => this.cancel(new RPCError("the deadline passed", Code.DEADLINE_EXCEEDED)))
+    this.caller._enqueue(this)
+  }
+
+  sendOn(session) {
+    const { method, args, kwargs, until, caller } = this
+    const id = String(++session.lastId)
+    const streams = {}
+    this.session = session
+    const place = (value, key) => {
+      if (!isStream(value)) return plain(value)
+      streams[key] = `${id}/${this.uploads.length}`
+      this.uploads.push(new Sender(session, streams[key], value, 0))
+      return null
+    }
+    const rpc = {
+      type: "request",
+      method,
+      args: args.map(place),
+      kwargs: unless(isEmpty(kwargs), Object.fromEntries(Object.entries(kwargs).map(([key, value]) => [key, place(value, key)]))),
+      call_id: id,
+      timeout: unless(until === Infinity, Math.max(0, until - performance.now()) / 1000),
+      nested: caller.nested,
+      ...this.sink._opening,
+    }
+    rpc.streams = unless(isEmpty(streams), streams)
+    try {
+      session.socket.send(encode(rpc))
+    } catch (error) {
+      return this.end(error) // such as a BigInt, which JSON does not have
+    }
+    this.id = id
+    session.waiting.set(id, this)
+    for (const upload of this.uploads) {
+      session.uploads.set(upload.id, upload)
+      upload.run().catch((error) => {
+        if (this.over) return
+        session.respond(upload.id, { error: Code.APPLICATION_ERROR, response: "the caller's stream failed", is_stream: true, is_end: true })
+        this.cancel(error)
+      })
+    }
+  }
+
+  /** What came for it, an answer or an item. */
+  answer(rpc, message) {
+    if (this.sink._answer(rpc, message)) this.end()
+  }
+
+  /** Give it up, and tell the server. */
+  cancel(reason) {
+    if (this.over) return
+    this.caller._queue?.delete(this)
+    this.session?.tell("__abort__", [this.id])
+    this.sink._items?.splice(0) // nobody wants what has come
+    this.end(reason)
+  }
+
+  end(error) {
+    if (this.over) return
+    this.over = true
+    clearTimeout(this.timer)
+    this.signal?.removeEventListener("abort", this.onAbort)
+    this.session?.waiting.delete(this.id)
+    for (const upload of this.uploads) {
+      this.session.uploads.delete(upload.id)
+      upload.stop()
+    }
+    this.sink._finish(error)
+  }
+}
+
+/** Sends the items of a stream, as far as the other side has given credit. */
+class Sender {
+  constructor(session, id, items, credits = Infinity, bytes = Infinity) {
+    Object.assign(this, { session, id, credits, bytes, over: false })
+    this.iterator = iterate(items)
+  }
+
+  credit(count, bytes) {
+    this.credits += count
+    if (bytes != null) this.bytes = (this.bytes === Infinity ? 0 : this.bytes) + bytes
+    this.wake?.()
+  }
+
+  /** Resolves when the stream is over; rejects with what the iterator threw. */
+  async run() {
+    const { session, id, iterator } = this
+    while (!this.over) {
+      if (this.credits <= 0 || this.bytes <= 0) {
+        await new Promise((resolve) => (this.wake = resolve))
+        continue
+      }
+      const { done, value } = await iterator.next()
+      if (this.over) return
+      if (done) {
+        this.over = true
+        return session.respond(id, { is_stream: true, is_end: true })
+      }
+      const message = encode({ type: "response", call_id: id, response: plain(value), is_stream: true })
+      this.credits--
+      this.bytes -= utf8Size(message)
+      session.write(message)
+    }
+  }
+
+  /** Take no more from the iterator. */
+  stop() {
+    if (this.over) return
+    this.over = true
+    this.wake?.()
+    Promise.resolve().then(() => this.iterator.return?.()).catch(ignore)
+  }
+}
+
+/** A call of the server's to a method of ours, which gets it as its first argument. */
+class Call extends Caller {
+  nested = true
+
+  constructor(session, { method, args = [], kwargs = {}, call_id, timeout, credits, credit_bytes, streams = {} }) {
+    super()
+    const aborter = new AbortController()
+    Object.assign(this, { session, client: session.client, id: call_id, method, kwargs, aborter, credits, bytes: credit_bytes })
+    this.signal = aborter.signal
+    this.inputs = []
+    this.args = [...args]
+    for (const [place, id] of Object.entries(streams)) this.open(place, id)
+    session.running.set(call_id, this)
+    this.deadline(timeout)
+    this.run()
+  }
+
+  open(place, id) {
+    const { session } = this
+    const stream = new Stream()
+    const end = () => session.waiting.delete(id)
+    stream._source = {
+      session,
+      id,
+      answer: (rpc, message) => stream._answer(rpc, message) && end(),
+      end: (error) => stream._finish(error),
+      cancel: () => end() && session.tell("__abort__", [id]),
+    }
+    session.waiting.set(id, stream._source)
+    session.tell("__credit__", [id, stream._window], { bytes: stream._windowBytes })
+    this.inputs.push(stream)
+    if (place in this.args) this.args[place] = stream
+    else this.kwargs[place] = stream
+  }
+
+  async run() {
+    const { session, method, args, kwargs, credits } = this
+    let answer
+    try {
+      const { methods } = session.client
+      if (!Object.hasOwn(methods, method)) throw new RPCError(`there is no method '${method}'`, Code.METHOD_NOT_FOUND)
+      const result = await methods[method](this, ...args, ...(isEmpty(kwargs) ? [] : [kwargs]))
+      if (isStream(result)) {
+        this.sender = new Sender(session, this.id, result, credits, this.bytes)
+        if (this.over) this.sender.stop()
+        await this.sender.run()
+      } else answer = { response: plain(result) }
+    } catch (error) {
+      const expected = error instanceof RPCError
+      if (!expected && !this.over) console.error(`trio-ws: the method ${method} failed`, error)
+      answer = {
+        error: expected ? error.code : Code.INTERNAL_ERROR,
+        response: expected ? error.message : "internal error",
+        error_data: expected ? error.data ?? undefined : undefined,
+      }
+    }
+    this.finish(answer)
+  }
+
+  credit(count, bytes) {
+    if (this.sender) return this.sender.credit(count, bytes)
+    if (this.credits != null) this.credits += count
+    if (bytes != null) this.bytes = (this.bytes ?? 0) + bytes
+  }
+
+  /** So many seconds are left for it. */
+  deadline(seconds) {
+    clearTimeout(this.timer)
+    if (seconds == null) return
+    this.timer = after(seconds * 1000, () => this.stop({ error: Code.DEADLINE_EXCEEDED, response: "the deadline passed" }))
+  }
+
+  /** Its time is over, the server has given it up, or is gone. */
+  stop(answer) {
+    this.finish(answer)
+    this.sender?.stop()
+    this.aborter.abort(new RPCError("the call is over", Code.CANCELLED))
+  }
+
+  finish(answer) {
+    if (this.over) return
+    this.over = true
+    clearTimeout(this.timer)
+    const { session, id, credits, sender } = this
+    session.running.delete(id)
+    for (const input of this.inputs) input.return()
+    if (!answer) return
+    if (answer.error && (sender || credits != null)) answer.is_stream = answer.is_end = true
+    try {
+      session.respond(id, answer)
+    } catch {
+      session.respond(id, { error: Code.INTERNAL_ERROR, response: "the result cannot be sent as JSON" })
+    }
+  }
+
+  _enqueue(request) {
+    this.session._enqueue(request)
+  }
+}
+
+// -- connections ----------------------------------------------------------------------------------------
+
+/** One connection: what waits for answers on it, and what the server has called. */
+class Session extends Caller {
+  lastId = 0
+  waiting = new Map() // our requests, and streams that come to us, by id
+  running = new Map() // the server's calls, by id
+  uploads = new Map() // streams that go to the server, by id
+
+  constructor(client, socket) {
+    super()
+    Object.assign(this, { client, socket })
+    socket.onmessage = ({ data }) => this.take(data)
+  }
+
+  write(message) {
+    if (this.socket.readyState === 1) this.socket.send(message)
+  }
+
+  tell(method, args, kwargs) {
+    this.write(encode({ type: "request", method, args, kwargs }))
+  }
+
+  respond(id, fields) {
+    this.write(encode({ type: "response", call_id: id, ...fields }))
+  }
+
+  _enqueue(request) {
+    if (this.socket.readyState === 1 && !this.begun) request.sendOn(this)
+    else request.end(new ConnectionLostError("this connection is over"))
+  }
+
+  take(message) {
+    try {
+      if (typeof message !== "string") message = new TextDecoder("utf-8", { fatal: true }).decode(message)
+      const packet = JSON.parse(message)
+      const { source, rpc } = packet
+      if (source === 5 && rpc.type === "response") this.waiting.get(rpc.call_id)?.answer(rpc, message)
+      else if (source === 5 && rpc.type === "request") this.takeRequest(rpc)
+      else if (source >= 1 && source <= 4) this.client._deliver(packet, message)
+      else throw new TypeError("not a packet")
+    } catch (error) {
+      this.misbehaved(1007, error.message)
+    }
+  }
+
+  takeRequest(rpc) {
+    const { method, args: [id, value] = [], kwargs, call_id = `/${++this.lastId}` } = rpc
+    const running = this.running.get(id) ?? this.uploads.get(id)
+    const refuse = (error, response) => this.respond(call_id, { error, response, is_stream: rpc.credits != null, is_end: rpc.credits != null })
+    if (method === "__abort__") running?.stop()
+    else if (method === "__credit__") running?.credit(value, kwargs?.bytes)
+    else if (method === "__deadline__") running?.deadline?.(value)
+    else if (method === "__goaway__") {
+      this.begun = new Set(id)
+      this.client._leaving(this)
+    } else if (this.running.has(call_id)) refuse(Code.INVALID_PARAMS, "this call_id is in use")
+    else if (this.running.size >= this.client.maxConcurrentCalls) refuse(Code.RATE_LIMITED, "maxConcurrentCalls is reached")
+    else new Call(this, { ...rpc, call_id })
+  }
+
+  /** The server broke the rules. A page may close with 1000 and 3000 to 4999 alone. */
+  misbehaved(code, reason) {
+    this.socket.close(3000 + code, reason.slice(0, 40))
+  }
+
+  lost({ code, reason }) {
+    for (const call of [...this.running.values()]) call.stop()
+    for (const [id, request] of [...this.waiting]) {
+      const mayHaveRun = !this.begun || this.begun.has(id)
+      request.end(new ConnectionLostError(`the connection ended: ${code} ${reason}`, { code, reason, mayHaveRun }))
+    }
+  }
+}
+
+/** A client: a connection that comes back, and what is called over it. See trio-ws.d.ts. */
+export class Client extends Caller {
+  state = "connecting"
+  error = null
+  _queue = new Set() // requests that wait for a connection
+  _subscriptions = new Set()
+  _tries = 0
+  _waits = 0
+
+  constructor(url, options = {}) {
+    super()
+    const { methods = {}, token, onConnection, reconnect = {}, openTimeout = 10_000, maxConcurrentCalls = 100 } = options
+    Object.assign(this, { url, token, methods, onConnection, openTimeout, maxConcurrentCalls })
+    const backoff = { initial: 500, maximum: 30_000, factor: 2, attempts: Infinity, resetAfter: 30_000, retries: () => true }
+    this._backoff = Object.assign(backoff, reconnect)
+    this._once = !reconnect
+    this._WebSocket = options.WebSocket ?? globalThis.WebSocket
+    if (!this._WebSocket) throw new TypeError("there is no WebSocket here; give one: new Client(url, { WebSocket })")
+    this._online = () => this.state === "waiting" && this._dial()
+    globalThis.addEventListener?.("online", this._online)
+    this._closed = new Promise((resolve) => (this._resolveClosed = resolve))
+    this._dial()
+  }
+
+  /** Resolves when there is a connection; rejects once there will be none. */
+  ready(options) {
+    return new Promise((resolve, reject) => {
+      const request = new Request(this, null, [], options, { _finish: (error) => (error ? reject(error) : resolve()) })
+      request.sendOn = () => request.end()
+      request.start()
+    })
+  }
+
+  /** Subscribe to channels; resolves when the server has agreed. */
+  async subscribe(names, options = {}) {
+    options.signal?.throwIfAborted()
+    if (this.state === "closed") throw this._noConnection()
+    const subscription = new Subscription(this, names, options)
+    this._subscriptions.add(subscription)
+    if (this._session) subscription._asked = subscription._ask(this._session)
+    options.signal?.addEventListener("abort", subscription._onAbort)
+    await subscription._agreed
+    return subscription
+  }
+
+  /** Close with a code, 1000 or 3000 to 4999. Resolves when the connection is closed. */
+  close(code = 1000, reason = "") {
+    const session = this._session ?? this._opening
+    if (session?.running.size) session.tell("__goaway__", [[...session.running.keys()]])
+    this._finish(null)
+    this._socket?.close(code, reason)
+    return this._closed
+  }
+
+  async [Symbol.asyncDispose ?? Symbol()]() {
+    await this.close()
+  }
+
+  // -- what sessions and requests need
+
+  _enqueue(request) {
+    if (this._session) request.sendOn(this._session)
+    else if (this.state === "closed") request.end(this._noConnection())
+    else this._queue.add(request)
+  }
+
+  _deliver(packet, message) {
+    let taken = false
+    if (packet.source === 2) {
+      for (const subscription of this._subscriptions) {
+        if (!subscription._matches(packet.channel)) continue
+        taken = true
+        subscription._deliver(packet, utf8Size(message))
+      }
+    }
+    if (!taken) this.dispatchEvent(Object.assign(new Event("packet"), { packet }))
+  }
+
+  async _unsubscribe(subscription) {
+    await subscription._asked // else the server might come to this first
+    const held = [...this._subscriptions].flatMap(({ names }) => names)
+    const names = subscription.names.filter((name) => !held.includes(name))
+    if (names.length) this._session?.call("__unsubscribe__", [names]).catch(ignore)
+  }
+
+  // -- one connection after the other
+
+  _become(state) {
+    if (this.state === "closed" || this.state === state) return
+    this.state = state
+    this.dispatchEvent(new Event("state"))
+  }
+
+  _noConnection() {
+    return new ConnectionLostError("the client is closed", { cause: this.error })
+  }
+
+  async _dial() {
+    clearTimeout(this._timer)
+    this._become("connecting")
+    this._tries++
+    let socket
+    try {
+      const { url: where, token } = this
+      const url = new URL(typeof where === "function" ? await where() : where, globalThis.location?.href)
+      if (token !== undefined) url.searchParams.set("token", typeof token === "function" ? await token() : token)
+      url.protocol = url.protocol.replace("http", "ws")
+      url.hash = ""
+      if (this.state === "closed") return
+      socket = this._socket = new this._WebSocket(url.href, [SUBPROTOCOL])
+    } catch (error) {
+      return this._again(new ConnectionLostError(`cannot connect: ${error.message}`, { cause: error }))
+    }
+    socket.binaryType = "arraybuffer"
+    const timer = after(this.openTimeout, () => socket.close())
+    let session, since
+    socket.onopen = () => {
+      clearTimeout(timer)
+      if (socket.protocol !== SUBPROTOCOL) return socket.close(4002, `the server does not speak ${SUBPROTOCOL}`)
+      since = performance.now()
+      session = new Session(this, socket)
+      this._open(session)
+    }
+    const over = (event) => {
+      if (this._socket !== socket) return
+      clearTimeout(timer)
+      if (performance.now() - since >= this._backoff.resetAfter) this._tries = this._waits = 0
+      if (this._session === session) this._session = null
+      this._opening = this._socket = null
+      session?.lost(event)
+      const { code, reason } = event
+      if (this.state === "closed") this._resolveClosed()
+      else this._again(new ConnectionLostError(`${since ? "the connection ended" : "cannot connect"}: ${code} ${reason}`, { code, reason }))
+    }
+    socket.onclose = over
+    socket.onerror = () => since ?? over({ code: 1006, reason: "" }) // Node 20 says no more where it cannot connect
+  }
+
+  /** There is a connection: log in, subscribe again, and send what waits. */
+  async _open(session) {
+    this._opening = session
+    try {
+      await this.onConnection?.(session)
+    } catch (error) {
+      if (!(error instanceof ConnectionLostError)) this._finish(error)
+      return session.socket.close(1000)
+    }
+    if (this._opening !== session || session.begun || this.state === "closed") return
+    this._opening = null
+    this._session = session
+    for (const subscription of this._subscriptions) subscription._asked = subscription._ask(session)
+    this._become("connected")
+    for (const request of [...this._queue]) {
+      this._queue.delete(request)
+      this._enqueue(request)
+    }
+  }
+
+  /** The server goes away: new calls wait for the next connection. */
+  _leaving(session) {
+    if (this._session === session) this._session = null
+  }
+
+  _again(error) {
+    if (this.state === "closed") return
+    const { initial, maximum, factor, attempts, retries } = this._backoff
+    if (this._once || this._tries >= attempts || !retries(error)) return this._finish(error)
+    this._become("waiting")
+    this._timer = setTimeout(() => this._dial(), Math.random() * Math.min(maximum, initial * factor ** this._waits++))
+  }
+
+  /** No other connection will come. */
+  _finish(error) {
+    if (this.state === "closed") return
+    clearTimeout(this._timer)
+    globalThis.removeEventListener?.("online", this._online)
+    this.error = error
+    const session = this._session ?? this._opening
+    this._session = this._opening = null
+    this._become("closed")
+    if (!this._socket) this._resolveClosed()
+    session?.lost({ code: 1000, reason: "the client was closed" })
+    for (const request of [...this._queue]) request.end(this._noConnection())
+    this._queue.clear()
+    for (const subscription of this._subscriptions) subscription._end(this._noConnection())
+  }
+}
