@@ -35,7 +35,9 @@ class ExtensionHook(BuildHookInterface):
         built = compile_extension(Path(self.root), Path(self._scratch.name))
         if not built.exists():
             self.app.display_warning("trio_ws goes without its C extension: masks and frames in Python")
-        elif version == "editable":
+            return
+        self.app.display_info(f"trio_ws has its C extension: {NAME}")
+        if version == "editable":
             shutil.copy(built, beside_source)
         else:
             build_data["force_include"][str(built)] = f"{FOLDER}/{NAME}"

@@ -21,6 +21,7 @@ pytest.importorskip("hatchling", reason="hatchling builds this package; the extr
 ROOT = Path(__file__).parents[1]
 PARTS = ("trio_ws", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE", ".gitignore")
 BUILD = "from hatchling.build import build_{kind} as build; print('built', build({folder!r}))"
+WITH = "trio_ws has its C extension: "
 WITHOUT = "trio_ws goes without its C extension: masks and frames in Python"
 
 
@@ -82,8 +83,9 @@ def lane(folder: Path) -> str:
 
 @needs_compiler
 def test_with_a_compiler_the_wheel_has_the_extension(tree: Path) -> None:
-    _, name, extensions = wheel(tree)
+    said, name, extensions = wheel(tree)
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    assert f"{WITH}_speedups{suffix}" in said
     assert extensions == [f"trio_ws/protocol/_speedups{suffix}"]
     assert f"-cp3{sys.version_info.minor}-" in name
     assert not name.endswith("-any.whl")

@@ -28,8 +28,8 @@ TOO_DEEP = -2
 _MOST_ODD_KEYS = 1000
 _DEEPEST = 512
 
-# What the objects weigh in CPython, each with its place in a list; _fast.c has the same numbers. A list of
-# more than 16 is longer than it must be, by an eighth or by seven places.
+# What the objects weigh in CPython, each with its place in a list; _speedups.c has the same numbers. A list
+# of more than 16 is longer than it must be, by an eighth or by seven places.
 _PLACE = 9
 _NUMBER = 45  # an int of eight bytes; a float is smaller
 _LIST, _LONG_LIST = 65, 121

@@ -32,7 +32,7 @@ __all__ = [
 
 #: The longest payload of a common frame.
 LONGEST = 0xFFFF
-#: Common frames that one call takes: a millisecond of work for who is to receive them. _fast.c has it too.
+#: Common frames that one call takes: a millisecond of work for who is to receive them. so has _speedups.c.
 MAX_FRAMES = 1024
 
 _FINAL_TEXT, _FINAL_BINARY = 0x81, 0x82
@@ -44,7 +44,7 @@ _pack_64 = struct.Struct("!BBQ").pack
 def python_take_frames(data: bytes, start: int, masked: bool, limit: int, messages: Messages) -> int:
     """Append the messages of the common frames from ``start`` on to ``messages``, up to any other frame.
 
-    It ends after `MOST_FRAMES` of them, too.
+    It ends after `MAX_FRAMES` of them, too.
 
     Args:
         data: what was read, with the beginning of a frame at ``start``.

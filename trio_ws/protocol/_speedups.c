@@ -1,10 +1,11 @@
 /* The things in this package that cost less in C: masks (RFC 6455 section 5.3), the common frame read, the
-   common frame written, and the size of decoded msgpack. masking.py, fast.py and decoded_size.py have the same
+   common frame written, and the size of decoded msgpack. masking.py, _accel.py and decoded_size.py have the same
    in Python, and choose.
 
    What always holds: nothing is kept between two calls, and arguments are left alone, but for the container
-   that messages are appended to. The GIL stays held: a read of 64 KiB takes a few microseconds, less than
-   other threads would gain. */
+   that messages are appended to. The GIL, where there is one, stays held: a read of 64 KiB takes a few
+   microseconds, less than other threads would gain. Where there is none, or one for each interpreter, calls run
+   side by side, for the module has no state but the one that belongs to its interpreter, set when it is loaded. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -13,10 +14,18 @@
 
 /* The longest header: two bytes, a length of eight, a key. */
 #define LONGEST_HEAD 14
-/* Common frames that one call of take_frames takes, as in fast.py. */
+/* Common frames that one call of take_frames takes, as in _accel.py. */
 #define MOST_FRAMES 1024
 
-static PyObject *append; /* "append" */
+/* Microsoft's compiler knows C99's word by another name. */
+#if defined(_MSC_VER) && !defined(__clang__)
+#define restrict __restrict
+#endif
+
+/* One for each interpreter that has loaded the module. */
+typedef struct {
+    PyObject *append; /* "append" */
+} module_state;
 
 /* Two keys side by side fill a word. Words are moved by memcpy, so that neither alignment nor byte order
    matters; compilers make vector instructions of this loop at -O3. */
@@ -60,11 +69,12 @@ mask(PyObject *module, PyObject *const *args, Py_ssize_t count)
 }
 
 PyDoc_STRVAR(take_frames_doc, "take_frames($module, data, start, masked, limit, messages, /)\n--\n\n"
-                              "See fast.py.");
+                              "See _accel.py.");
 
 static PyObject *
 take_frames(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
+    module_state *state = PyModule_GetState(module);
     const unsigned char *data, *payload;
     Py_ssize_t i, size, limit, n, head;
     int masked, frames = 0;
@@ -113,7 +123,7 @@ take_frames(PyObject *module, PyObject *const *args, Py_ssize_t count)
             PyErr_Clear();
             return PyLong_FromLong(-1);
         }
-        none = PyObject_CallMethodOneArg(args[4], append, message);
+        none = PyObject_CallMethodOneArg(args[4], state->append, message);
         Py_DECREF(message);
         if (none == NULL)
             return NULL;
@@ -327,16 +337,54 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static int
+module_exec(PyObject *module)
+{
+    module_state *state = PyModule_GetState(module);
+
+    state->append = PyUnicode_InternFromString("append");
+    return state->append == NULL ? -1 : 0;
+}
+
+static int
+module_clear(PyObject *module)
+{
+    module_state *state = PyModule_GetState(module);
+
+    if (state != NULL)
+        Py_CLEAR(state->append);
+    return 0;
+}
+
+static void
+module_free(void *module)
+{
+    module_clear(module);
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, (void *)module_exec},
+#ifdef Py_mod_multiple_interpreters /* 3.12 */
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_mod_gil /* 3.13 */
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "trio_ws.protocol._speedups",
+    .m_size = sizeof(module_state),
     .m_methods = methods,
+    .m_slots = slots,
+    .m_clear = module_clear,
+    .m_free = module_free,
 };
 
 PyMODINIT_FUNC
 PyInit__speedups(void)
 {
-    if (append == NULL && (append = PyUnicode_InternFromString("append")) == NULL)
-        return NULL;
     return PyModuleDef_Init(&definition);
 }

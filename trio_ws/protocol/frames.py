@@ -1,6 +1,6 @@
 """Frames that come: bytes to messages (RFC 6455 section 5), without a loop.
 
-Two lanes lead in. The *fast lane* (see fast.py) takes the common frame, a whole, final, uncompressed data
+Two lanes lead in. The *fast lane* (see _accel.py) takes the common frame, a whole, final, uncompressed data
 frame outside any fragmented message; such a frame that is compressed, or whose payload has not all arrived,
 goes on in `_bulk`, chunk by chunk, and a whole, legal control frame is taken by `_control`. Every other frame
 is wsproto's, fed exactly one frame at a time so that it always stops on a frame's boundary and holds no bytes
@@ -186,8 +186,8 @@ class FrameReader:
 
         Args:
             data: the bytes that follow those of the last call.
-            work: frames to take now at the most, common ones (see fast.py) not counted. Of these about
-                `MOST_FRAMES` are taken.
+            work: frames to take now at the most, common ones (see _accel.py) not counted. Of these about
+                `MAX_FRAMES` are taken.
 
         Returns:
             The index of the first byte that was not taken; ``data`` from there on is to be fed again.
