@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import pytest
 
 import trio_ws
@@ -43,3 +46,11 @@ async def test_an_earlier_lifespan_is_the_current_one(app: trio_ws.App | trio_ws
         lifespan = app.live()
     async with lifespan:
         pass
+
+
+def test_modules_of_the_protocol_have_an_earlier_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("trio_ws.wire", "trio_ws.wire.framing"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.warns(DeprecationWarning, match=r"trio_ws.wire is deprecated, use trio_ws.protocol"):
+        earlier = importlib.import_module("trio_ws.wire.framing")
+    assert earlier.masked_frame(0x81, b"")[0] == 0x81

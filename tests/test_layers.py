@@ -26,6 +26,7 @@ LAYERS = {
     "predicates": 2,
     "protocol": 2,
     "codecs": 3,
+    "wire": 3,  # a deprecated name
     "websocket": 4,
     "channels": 5,
     "rpc": 6,

@@ -28,6 +28,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         frames.py            frames that arrive, to messages: wsproto's, with a fast path for the common frame
         framing.py           frames that are sent
         deflate.py           permessage-deflate with a bound on what it inflates
+    wire/                layer 3   the deprecated name of protocol/
     codecs/              layer 3   what a payload means
         base.py              the packets of calls, and what a codec does with them
         decoded_size.py      the memory a payload takes once it is decoded
@@ -108,6 +109,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         routing.py           paths with typed parameters, and the functions that answer to them
         router.py            what a server asks of an App
         blocking.py          plain functions in threads, and the WebSocket that they get
+        config.py            ServerConfig: the settings of a server, checked once
         client_task.py       one client, from its first byte to its last
         server.py            WebSocketServer, serve
         processes/           one server in several processes

@@ -17,7 +17,7 @@ import types
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -32,20 +32,17 @@ from trio_ws.protocol.handshake import check_subprotocols
 from trio_ws.protocol.http import HTTPError, is_token
 from trio_ws.rpc.handler import WebSocketHandler
 from trio_ws.rpc.methods import allow_keyboard_interrupt
+from trio_ws.server.config import ServerSettings, shows_settings
 from trio_ws.server.router import HTTPRoute, Router, WebSocketRoute
 from trio_ws.server.routing import Pattern, Table, check_function, is_async, name_of
 from trio_ws.server.server import WebSocketServer
 from trio_ws.signals import cancel_on_signals, in_main_thread
 
 if TYPE_CHECKING:
-    import os
-    import ssl
     from collections.abc import Sequence
 
     from trio_ws.app.dispatch import Middleware, Next
-    from trio_ws.channels.broker import Broker
     from trio_ws.hosting.asgi_stream import Receive, Scope, Send
-    from trio_ws.options import Options
     from trio_ws.websocket.connection import WebSocket
 
 __all__ = ["App"]
@@ -305,17 +302,8 @@ class App(Router):
         found = {route.pattern.path: route.function for route in self._websockets}
         return {path: one for path, one in found.items() if isinstance(one, WebSocketHandler)}
 
-    def run(
-        self,
-        port: int = 8000,
-        *,
-        host: str | None = None,
-        ssl_context: ssl.SSLContext | None = None,
-        unix_path: str | os.PathLike[str] | None = None,
-        max_connections: int | None = None,
-        broker: Broker | str | None = None,
-        options: Options | None = None,
-    ) -> None:
+    @shows_settings
+    def run(self, port: int = 8000, **settings: Unpack[ServerSettings]) -> None:
         """Serve until Ctrl+C or SIGTERM, which drain the server: `trio.run` and `serve` in one.
 
         The arguments are those of `serve`. Where an event loop runs already, ``await serve(app, port)``.
@@ -325,16 +313,7 @@ class App(Router):
         """
 
         async def main() -> None:
-            server = WebSocketServer(
-                self,
-                port,
-                host=host,
-                ssl_context=ssl_context,
-                unix_path=unix_path,
-                max_connections=max_connections,
-                broker=broker,
-                options=options,
-            )
+            server = WebSocketServer(self, port, **settings)
             with cancel_on_signals(signal.SIGTERM) if in_main_thread() else nullcontext():
                 async with server:
                     logger.info("serving at %s", server.url)

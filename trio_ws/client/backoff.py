@@ -32,6 +32,9 @@ class _SystemRandom(random.SystemRandom):
     def __reduce__(self) -> str:
         return "_SYSTEM"
 
+    def __repr__(self) -> str:
+        return "SystemRandom()"
+
 
 _SYSTEM = _SystemRandom()
 

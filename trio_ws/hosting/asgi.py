@@ -23,8 +23,8 @@ from trio.lowlevel import enable_ki_protection
 
 from trio_ws.hosting.asgi_stream import HTTPStream, WebSocketStream
 from trio_ws.logs import logger_for
-from trio_ws.server.router import Router
-from trio_ws.server.server import WebSocketServer, _as_handler, _check_target
+from trio_ws.server.config import server_config
+from trio_ws.server.server import WebSocketServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from trio_ws.channels.hub import Hub
     from trio_ws.hosting.asgi_stream import ASGIStream, Receive, Scope, Send
     from trio_ws.options import Options
-    from trio_ws.server.server import Target
+    from trio_ws.server.config import ServerConfig, Target
+    from trio_ws.server.router import Router
     from trio_ws.websocket.connection import WebSocket
 
 __all__ = ["ASGIApp", "asgi_scope"]
@@ -89,19 +90,13 @@ class ASGIApp:
     ) -> None:
         if target is None:
             raise TypeError("an ASGIApp needs a target, such as an async function of one WebSocket")
-        _check_target(target)
-        self._target: Target = _as_handler(target) or target
-        self._subprotocols = subprotocols
-        self._debug = debug
+        config = server_config(target, subprotocols=subprotocols, broker=broker, debug=debug, options=options)
+        # What the host's own connections do is left out, and the host listens.
+        self.options = replace(config.options, ping_interval=None, compression=False, proxy_protocol=False)
+        self._config = replace(config, options=self.options, listeners=())
         self._servers: set[_SingleClientServer] = set()
         self._lives = 0  # blocks that live() has open
         self._flushing = trio.Lock()
-        # What is wrong with the arguments is told now, and by whom it is always told.
-        first = _HostedServer(
-            self._target, subprotocols=subprotocols, broker=broker, debug=debug, options=options
-        )
-        self._broker = first._broker
-        self.options = replace(first.options, ping_interval=None, compression=False, proxy_protocol=False)
 
     @property
     def connections(self) -> frozenset[WebSocket]:
@@ -120,7 +115,7 @@ class ASGIApp:
         Raises:
             BrokerError: the broker cannot be reached within ``open_timeout``.
         """
-        host = _HostedServer(self._target, broker=self._broker, debug=self._debug, options=self.options)
+        host = _HostedServer(self._config)
         async with host:
             self._lives += 1
             try:
@@ -170,9 +165,9 @@ class ASGIApp:
             raise stream.failure
 
     def _check_live(self) -> None:
-        if isinstance(self._target, Router):
-            self._target.ensure_lifespan()
-        if self._broker is not None:
+        if self._config.router is not None:
+            self._config.router.ensure_lifespan()
+        if self._config.broker is not None:
             raise RuntimeError(
                 "this ASGIApp has a broker, but the ASGI server has run no lifespan, as is usual for mounted"
                 " applications; write async with app.run_lifespan() in the lifespan of what it is mounted in"
@@ -210,16 +205,15 @@ class ASGIApp:
 class _HostedServer(WebSocketServer):
     """A server that listens nowhere: what its clients would share, without them."""
 
-    def __init__(self, target: Target, **kwargs: Any) -> None:
-        super().__init__(target, **kwargs)
-        self._given_listeners = ()
+    def __init__(self, config: ServerConfig) -> None:
+        self._set_up(config)
 
 
 class _SingleClientServer(_HostedServer):
     """A server of one client, which comes from a gateway, without what all share."""
 
     def __init__(self, app: ASGIApp) -> None:
-        super().__init__(app._target, subprotocols=app._subprotocols, debug=app._debug, options=app.options)
+        super().__init__(replace(app._config, broker=None))
         self._app = app
 
     def _run_front(self, front: Router) -> Any:

@@ -8,56 +8,41 @@ from __future__ import annotations
 
 import functools
 import math
-import socket
-from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack
 
 import trio
 from trio.lowlevel import current_task, enable_ki_protection
 
-from trio_ws.channels.broker_urls import broker_from
 from trio_ws.channels.hub import share
-from trio_ws.codecs.registry import SUBPROTOCOLS
 from trio_ws.errors import check_close
 from trio_ws.logs import logger_for
-from trio_ws.options import Options
-from trio_ws.protocol.handshake import check_subprotocols
-from trio_ws.rpc.handler import WebSocketHandler
 from trio_ws.rpc.task_pool import TaskPool
 from trio_ws.server.accepting import accept_forever, close_listeners
-from trio_ws.server.blocking import BlockingWebSocket, run_in_thread
+from trio_ws.server.blocking import run_in_thread
 from trio_ws.server.client_task import ClientTasks
-from trio_ws.server.listeners import ALL_INTERFACES, is_loopback, open_listeners
+from trio_ws.server.config import ServerConfig, ServerSettings, server_config, shows_settings, tcp_address
+from trio_ws.server.listeners import is_loopback, open_listeners
 from trio_ws.server.router import Router, ServerResources
-from trio_ws.server.routing import check_function, is_async
+from trio_ws.server.routing import is_async
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.runtime import open_runtime
 
 if TYPE_CHECKING:
-    import os
-    import ssl
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
     from contextvars import Context
     from types import TracebackType
 
     from trio_ws.channels.broker import Broker
     from trio_ws.channels.hub import Hub
     from trio_ws.rpc.client_connection import CleanupScheduler
+    from trio_ws.rpc.handler import WebSocketHandler
+    from trio_ws.server.config import Target
     from trio_ws.server.listeners import SocketFile
 
 __all__ = ["DrainReport", "WebSocketServer", "serve"]
 
 logger = logger_for("trio_ws.server")
-
-Target = (
-    Callable[[WebSocket], Awaitable[object]]
-    | Callable[[BlockingWebSocket], None]
-    | Router
-    | WebSocketHandler[Any]
-    | type[WebSocketHandler[Any]]
-)
 
 
 class DrainReport(NamedTuple):
@@ -103,48 +88,32 @@ class WebSocketServer(ClientTasks):
         BrokerError: on entering, where the broker cannot be reached within ``open_timeout``.
     """
 
+    @shows_settings
     def __init__(
-        self,
-        target: Target | None = None,
-        port: int = 0,
-        *,
-        host: str | None = None,
-        ssl_context: ssl.SSLContext | None = None,
-        unix_path: str | os.PathLike[str] | None = None,
-        listeners: Sequence[trio.abc.Listener[Any]] | None = None,
-        subprotocols: Sequence[str] = (),
-        max_connections: int | None = None,
-        broker: Broker | str | None = None,
-        debug: bool = False,
-        options: Options | None = None,
+        self, target: Target | None = None, port: int = 0, **settings: Unpack[ServerSettings]
     ) -> None:
-        _check_target(target)
-        _check_place(port, host, unix_path, listeners)
-        if options is not None and not isinstance(options, Options):
-            raise TypeError(f"options is an Options, not {type(options).__name__}; write Options(...)")
-        self.options = options if options is not None else Options()
-        if max_connections is not None:
-            self.options = replace(self.options, max_connections=max_connections)
+        self._set_up(server_config(target, port, **settings))
+
+    def _set_up(self, config: ServerConfig) -> None:
+        self._config = config
+        self.options = config.options
         self.listeners: Sequence[trio.abc.Listener[Any]] = ()
-        self._handler = _as_handler(target)
-        super().__init__(target if isinstance(target, Router) else None, ssl_context)
-        self._target = target if target is not None else self._hand_out
-        self._port = port
-        self._host = host
-        self._unix_path = unix_path
-        self._given_listeners = listeners
-        if self._handler is not None:
-            self._target = self._call_handler
-            subprotocols = subprotocols or SUBPROTOCOLS
-        elif target is not None and self._router is None and not is_async(target):
-            self._target = self._call_in_thread
-            self._function: Any = target
-        self._subprotocols = tuple(check_subprotocols(subprotocols))
-        self._broker = broker_from(broker) if broker is not None else None
-        self._debug = debug or (self._router is not None and self._router.debug)
+        super().__init__(config.router, config.ssl_context)
+        self._subprotocols = config.subprotocols
+        self._debug = config.debug
+        self._target = self._choose_target(config)
         self._to_accept, self._accepted = trio.open_memory_channel[WebSocket](0)
         self._manager: Any = None
         self._acceptors: trio.Nursery  # set while the block runs
+
+    def _choose_target(self, config: ServerConfig) -> Any:
+        if config.target is None:
+            return self._hand_out
+        if config.handler is not None:
+            return self._call_handler
+        if config.router is None and not is_async(config.target):
+            return self._call_in_thread
+        return config.target
 
     # -- what a user sees ---------------------------------------------------------------------------
 
@@ -263,12 +232,12 @@ class WebSocketServer(ClientTasks):
     @property
     def handler(self) -> WebSocketHandler[Any] | None:
         """The `WebSocketHandler` that serves the clients, or None where something else does."""
-        return self._handler
+        return self._config.handler
 
     @property
     def broker(self) -> Broker | None:
         """The broker, whose ``state`` and ``statistics()`` show how it fares; None where there is none."""
-        return self._broker
+        return self._config.broker
 
     @property
     def port(self) -> int:
@@ -277,7 +246,7 @@ class WebSocketServer(ClientTasks):
         Raises:
             RuntimeError: there is no TCP listener, or the server does not run yet, or any more.
         """
-        return int(self._tcp_address()[1])
+        return tcp_address(self.listeners)[1]
 
     @property
     def url(self) -> str:
@@ -286,21 +255,7 @@ class WebSocketServer(ClientTasks):
         Raises:
             RuntimeError: as `port`; with ``unix_path`` never.
         """
-        scheme = "wss" if self._ssl_context is not None else "ws"
-        if self._unix_path is not None:
-            return f"{scheme}://localhost/"
-        host, port = self._tcp_address()[:2]
-        anywhere = ("0.0.0.0", "::")  # noqa: S104 - for comparing
-        if host in anywhere or (self._host is None and self._given_listeners is None):
-            # "localhost" leads to IPv4 alone on some machines.
-            host = "::1" if host == "::" and len(self.listeners) == 1 else "localhost"
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-
-    def _tcp_address(self) -> Any:
-        for listener in self.listeners:
-            if isinstance(listener, trio.SocketListener) and listener.socket.family != socket.AF_UNIX:
-                return listener.socket.getsockname()
-        raise RuntimeError("this server has no TCP listener, or does not run")
+        return self._config.url(self.listeners)
 
     # -- running ------------------------------------------------------------------------------------
 
@@ -312,22 +267,22 @@ class WebSocketServer(ClientTasks):
                 yield
         finally:
             with trio.CancelScope(shield=True):
-                await close_listeners(self._given_listeners or ())
+                await close_listeners(self._config.listeners or ())
 
     @asynccontextmanager
     @enable_ki_protection
     async def _run(self) -> AsyncIterator[None]:
         hubs = self._hubs()
         async with AsyncExitStack() as stack:
-            if self._broker is not None:
-                await stack.enter_async_context(share(self._broker, hubs, self.options.open_timeout))
+            if self._config.broker is not None:
+                await stack.enter_async_context(share(self._config.broker, hubs, self.options.open_timeout))
             await stack.enter_async_context(self._run_joined(hubs.values()))
             yield
 
     def _hubs(self) -> dict[str, Hub]:
         """The channels of each handler, by what tells them apart at a broker."""
-        if self._handler is not None:
-            return {"": self._handler.channels}
+        if self._config.handler is not None:
+            return {"": self._config.handler.channels}
         hubs: dict[str, Hub] = {}
         for path, handler in self._router.handlers.items() if self._router is not None else ():
             if handler.channels not in hubs.values():  # one that is mounted twice
@@ -338,11 +293,11 @@ class WebSocketServer(ClientTasks):
     @enable_ki_protection
     async def _run_joined(self, hubs: Iterable[Hub]) -> AsyncIterator[None]:
         socket_file: SocketFile | None = None
-        if self._given_listeners is not None:
-            self.listeners = list(self._given_listeners)
+        if self._config.listeners is not None:
+            self.listeners = list(self._config.listeners)
         else:
             self.listeners, socket_file = await open_listeners(
-                self._port, self._host, self._unix_path, self.options.unix_mode
+                self._config.port, self._config.host, self._config.unix_path, self.options.unix_mode
             )
         try:
             async with open_runtime(self.options) as self._runtime:
@@ -378,9 +333,10 @@ class WebSocketServer(ClientTasks):
 
     @enable_ki_protection
     async def _call_handler(self, ws: WebSocket) -> object:
-        assert self._handler is not None
+        handler = self._config.handler
+        assert handler is not None
         workers, finish_soon = self._resources.task_pool, self._finisher(ws)
-        return await self._handler._serve(ws, workers, debug=self._debug, finish_soon=finish_soon)
+        return await handler._serve(ws, workers, debug=self._debug, finish_soon=finish_soon)
 
     def _finisher(self, ws: WebSocket) -> CleanupScheduler:
         return functools.partial(self._finish_soon, current_task().context, ws)
@@ -392,7 +348,7 @@ class WebSocketServer(ClientTasks):
 
     @enable_ki_protection
     async def _call_in_thread(self, ws: WebSocket) -> None:
-        await run_in_thread(self._function, ws, self._resources.threads, {})
+        await run_in_thread(self._config.target, ws, self._resources.threads, {})
 
     async def _hand_out(self, ws: WebSocket) -> None:
         await ws.accept()
@@ -434,75 +390,19 @@ async def _host_tasks(
                 when_cancelled()
 
 
+@shows_settings
 async def serve(
     target: Target,
     port: int,
     *,
-    host: str | None = None,
-    ssl_context: ssl.SSLContext | None = None,
-    unix_path: str | os.PathLike[str] | None = None,
-    listeners: Sequence[trio.abc.Listener[Any]] | None = None,
-    subprotocols: Sequence[str] = (),
-    max_connections: int | None = None,
-    broker: Broker | str | None = None,
-    debug: bool = False,
-    options: Options | None = None,
     task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED,
+    **settings: Unpack[ServerSettings],
 ) -> None:
     """Run a `WebSocketServer` until cancelled: ``trio.run(trio_ws.serve, handler, 8000)``.
 
     ``await nursery.start(trio_ws.serve, handler, 0)`` gives the server once it listens. The arguments, and
     what a cancellation does, are those of `WebSocketServer`.
     """
-    async with WebSocketServer(
-        target,
-        port,
-        host=host,
-        ssl_context=ssl_context,
-        unix_path=unix_path,
-        listeners=listeners,
-        subprotocols=subprotocols,
-        max_connections=max_connections,
-        broker=broker,
-        debug=debug,
-        options=options,
-    ) as server:
+    async with WebSocketServer(target, port, **settings) as server:
         task_status.started(server)
         await server.serve_forever()
-
-
-def _as_handler(target: object) -> WebSocketHandler[Any] | None:
-    if isinstance(target, type) and issubclass(target, WebSocketHandler):
-        target = target()
-    if not isinstance(target, WebSocketHandler):
-        return None
-    target._prepare()
-    return target
-
-
-def _check_target(target: object) -> None:
-    if target is None or isinstance(target, WebSocketHandler | Router):
-        return
-    if isinstance(target, type) and issubclass(target, WebSocketHandler):
-        return
-    check_function(target, "WebSocket")
-
-
-def _check_place(
-    port: int, host: object, unix_path: object, listeners: Sequence[trio.abc.Listener[Any]] | None
-) -> None:
-    if host is not None and not isinstance(host, str):
-        raise TypeError(f"host is a str or None, not {type(host).__name__}")
-    if host == "":
-        raise ValueError(
-            f"host is empty; leave it out for the loopback addresses, or write {ALL_INTERFACES!r} for all"
-            " interfaces"
-        )
-    if isinstance(port, bool) or not isinstance(port, int):
-        raise TypeError(f"port is an int, not {type(port).__name__}")
-    if not 0 <= port <= 65535:
-        raise ValueError(f"port must be from 0 to 65535, not {port}")
-    if unix_path is not None and listeners is not None:
-        raise ValueError("give unix_path or listeners, not both")
-    if listeners is not None and not listeners:
-        raise ValueError("listeners is empty; leave it out to listen on a port")

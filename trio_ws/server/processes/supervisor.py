@@ -18,17 +18,17 @@ import os
 import signal
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from trio_ws.errors import WorkerError
 from trio_ws.logs import logger_for
+from trio_ws.server.config import server_config, tcp_address
 from trio_ws.server.listeners import open_listeners
 from trio_ws.server.processes import control, targets
 from trio_ws.server.processes.control import RETIRE, STOP, WorkerConfig
 from trio_ws.server.processes.worker_handle import WorkerHandle
-from trio_ws.server.server import WebSocketServer
 from trio_ws.signals import in_main_thread, on_signals
 from trio_ws.websocket._notify import Notification
 
@@ -88,10 +88,10 @@ class ProcessGroup:
     """The processes that `serve_processes` started, for as long as it runs."""
 
     def __init__(
-        self, front: WebSocketServer, config: WorkerConfig, count: int, start_timeout: float
+        self, url: str, port: int | None, config: WorkerConfig, count: int, start_timeout: float
     ) -> None:
-        self._url = front.url
-        self._port = front.port if front._unix_path is None else None
+        self._url = url
+        self._port = port
         self._config = config
         self._start_timeout = start_timeout
         self._slots = [_WorkerSlot() for _ in range(count)]
@@ -375,28 +375,25 @@ async def serve_processes(
     count = _count(workers)
     _check(ssl_certfile, ssl_keyfile, ssl_context, broker, start_timeout)
     name = target if isinstance(target, str) else targets.import_string(target)
-    more: dict[str, Any] = {} if broker is None else {"broker": broker}
     files = [os.fspath(path) if path is not None else None for path in (ssl_certfile, ssl_keyfile)]
-    # Never entered: it judges the arguments as each worker's will, and knows our address.
-    front = WebSocketServer(
+    settings = server_config(
         targets.load(target) if isinstance(target, str) else target,  # type: ignore[arg-type]
         port,
         host=host,
         ssl_context=targets.load_ssl_context(files[0], files[1], ssl_context),
         unix_path=unix_path,
         subprotocols=subprotocols,
+        broker=broker,
         debug=debug,
         options=options,
-        **more,
     )
-    listeners, socket_file = await open_listeners(port, host, unix_path, front.options.unix_mode)
-    front.listeners = listeners
+    listeners, socket_file = await open_listeners(port, host, unix_path, settings.options.unix_mode)
     try:
         config = WorkerConfig(
             target=name,
             listeners=tuple(listener.socket.fileno() for listener in listeners),
             subprotocols=tuple(subprotocols),
-            options=front.options,
+            options=settings.options,
             ssl_certfile=files[0],
             ssl_keyfile=files[1],
             ssl_context=ssl_context,
@@ -404,7 +401,9 @@ async def serve_processes(
             debug=debug,
             log_level=logging.getLogger().getEffectiveLevel() if log_level is None else log_level,
         )
-        group = ProcessGroup(front, config, count, start_timeout)
+        url = settings.url(listeners)
+        tcp_port = tcp_address(listeners)[1] if unix_path is None else None
+        group = ProcessGroup(url, tcp_port, config, count, start_timeout)
         with on_signals(group._callbacks()) if in_main_thread() else nullcontext():
             await group._run(task_status)
     finally:

@@ -68,7 +68,6 @@ def _work(config: WorkerConfig, line: socket.socket) -> None:
 async def _serve(
     target: Any, context: ssl.SSLContext | None, config: WorkerConfig, line: socket.socket
 ) -> None:
-    more: dict[str, Any] = {} if config.broker is None else {"broker": config.broker}
     line.setblocking(False)
     stop = trio.Event()
     starting = trio.CancelScope()
@@ -93,7 +92,7 @@ async def _serve(
         subprotocols=config.subprotocols,
         debug=config.debug,
         options=config.options,
-        **more,
+        broker=config.broker,
     )
     with starting:
         async with server:

@@ -1,0 +1,215 @@
+"""ServerConfig: what a server is made with, checked once.
+
+`WebSocketServer`, `serve`, `App.run`, `ASGIApp` and `serve_processes` take the same settings. `server_config`
+lists them and judges them, so that no server is built only to learn whether its arguments fit.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict, TypeVar
+
+import trio
+
+from trio_ws.channels.broker import Broker
+from trio_ws.channels.broker_urls import broker_from
+from trio_ws.codecs.registry import SUBPROTOCOLS
+from trio_ws.options import Options
+from trio_ws.protocol.handshake import check_subprotocols
+from trio_ws.rpc.handler import WebSocketHandler
+from trio_ws.server.blocking import BlockingWebSocket
+from trio_ws.server.listeners import ALL_INTERFACES
+from trio_ws.server.router import Router
+from trio_ws.server.routing import check_function
+from trio_ws.websocket.connection import WebSocket
+
+__all__ = ["ServerConfig", "ServerSettings", "Target", "server_config", "shows_settings", "tcp_address"]
+
+Target = (
+    Callable[[WebSocket], Awaitable[object]]
+    | Callable[[BlockingWebSocket], None]
+    | Router
+    | WebSocketHandler[Any]
+    | type[WebSocketHandler[Any]]
+)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ServerSettings(TypedDict, total=False):
+    """The keyword arguments of `server_config`, for type checkers."""
+
+    host: str | None
+    ssl_context: ssl.SSLContext | None
+    unix_path: str | os.PathLike[str] | None
+    listeners: Sequence[trio.abc.Listener[Any]] | None
+    subprotocols: Sequence[str]
+    max_connections: int | None
+    broker: Broker | str | None
+    debug: bool
+    options: Options | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ServerConfig:
+    """The settings of a server, checked. `WebSocketServer` describes them; made by `server_config`.
+
+    Attributes:
+        target: what was given; of a handler's class an instance.
+        handler: the target, if it is a `WebSocketHandler`.
+        router: the target, if it is a `Router` such as an App.
+        subprotocols: of a handler by default those of calls.
+        broker: the broker, also where a URL was given.
+        debug: also true for an App that is in debug mode.
+        options: with ``max_connections``, where that was given.
+    """
+
+    target: Any
+    handler: WebSocketHandler[Any] | None
+    router: Router | None
+    port: int
+    host: str | None
+    ssl_context: ssl.SSLContext | None
+    unix_path: str | os.PathLike[str] | None
+    listeners: Sequence[trio.abc.Listener[Any]] | None
+    subprotocols: tuple[str, ...]
+    broker: Broker | None
+    debug: bool
+    options: Options
+
+    def url(self, listeners: Sequence[trio.abc.Listener[Any]]) -> str:
+        """A URI that reaches the first of these listeners from this machine.
+
+        Raises:
+            RuntimeError: there is no TCP listener; with ``unix_path`` never.
+        """
+        scheme = "wss" if self.ssl_context is not None else "ws"
+        if self.unix_path is not None:
+            return f"{scheme}://localhost/"
+        host, port = tcp_address(listeners)
+        anywhere = ("0.0.0.0", "::")  # noqa: S104 - for comparing
+        if host in anywhere or (self.host is None and self.listeners is None):
+            # "localhost" leads to IPv4 alone on some machines.
+            host = "::1" if host == "::" and len(listeners) == 1 else "localhost"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def tcp_address(listeners: Sequence[trio.abc.Listener[Any]]) -> tuple[str, int]:
+    """The host and the port of the first TCP listener.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    for listener in listeners:
+        if isinstance(listener, trio.SocketListener) and listener.socket.family != socket.AF_UNIX:
+            host, port = listener.socket.getsockname()[:2]
+            return str(host), int(port)
+    raise RuntimeError("this server has no TCP listener, or does not run")
+
+
+def server_config(
+    target: Target | None = None,
+    port: int = 0,
+    *,
+    host: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    unix_path: str | os.PathLike[str] | None = None,
+    listeners: Sequence[trio.abc.Listener[Any]] | None = None,
+    subprotocols: Sequence[str] = (),
+    max_connections: int | None = None,
+    broker: Broker | str | None = None,
+    debug: bool = False,
+    options: Options | None = None,
+    **unknown: object,
+) -> ServerConfig:
+    """Check the settings of a server.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit.
+        BrokerError: what the broker needs is not installed.
+    """
+    for name in unknown:
+        raise TypeError(f"a server takes no argument {name!r}; it takes {', '.join(_SETTINGS)}")
+    _check_target(target)
+    _check_address(port, host, unix_path, listeners)
+    if options is not None and not isinstance(options, Options):
+        raise TypeError(f"options is an Options, not {type(options).__name__}; write Options(...)")
+    if options is None:
+        options = Options()
+    if max_connections is not None:
+        options = replace(options, max_connections=max_connections)
+    if isinstance(target, type) and issubclass(target, WebSocketHandler):
+        target = target()
+    handler = target if isinstance(target, WebSocketHandler) else None
+    if handler is not None:
+        handler._prepare()
+        subprotocols = subprotocols or SUBPROTOCOLS
+    router = target if isinstance(target, Router) else None
+    return ServerConfig(
+        target=target,
+        handler=handler,
+        router=router,
+        port=port,
+        host=host,
+        ssl_context=ssl_context,
+        unix_path=unix_path,
+        listeners=listeners,
+        subprotocols=tuple(check_subprotocols(subprotocols)),
+        broker=broker_from(broker) if broker is not None else None,
+        debug=debug or (router is not None and router.debug),
+        options=options,
+    )
+
+
+_SETTINGS = tuple(
+    name
+    for name, parameter in inspect.signature(server_config).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+)
+
+
+def shows_settings(function: F) -> F:
+    """A decorator for a function of ``**settings``: its signature shows each, with its default."""
+    signature = inspect.signature(function)
+    listed = inspect.signature(server_config).parameters
+    own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    before = [one for one in own if one.kind is not one.KEYWORD_ONLY]
+    after = [one for one in own if one.kind is one.KEYWORD_ONLY]
+    shown: Any = function
+    shown.__signature__ = signature.replace(
+        parameters=[*before, *(listed[name] for name in _SETTINGS), *after]
+    )
+    return function
+
+
+def _check_target(target: object) -> None:
+    if target is None or isinstance(target, WebSocketHandler | Router):
+        return
+    if isinstance(target, type) and issubclass(target, WebSocketHandler):
+        return
+    check_function(target, "WebSocket")
+
+
+def _check_address(
+    port: int, host: object, unix_path: object, listeners: Sequence[trio.abc.Listener[Any]] | None
+) -> None:
+    if host is not None and not isinstance(host, str):
+        raise TypeError(f"host is a str or None, not {type(host).__name__}")
+    if host == "":
+        raise ValueError(
+            f"host is empty; leave it out for the loopback addresses, or write {ALL_INTERFACES!r} for all"
+            " interfaces"
+        )
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError(f"port is an int, not {type(port).__name__}")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be from 0 to 65535, not {port}")
+    if unix_path is not None and listeners is not None:
+        raise ValueError("give unix_path or listeners, not both")
+    if listeners is not None and not listeners:
+        raise ValueError("listeners is empty; leave it out to listen on a port")
