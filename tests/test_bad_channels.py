@@ -107,11 +107,11 @@ async def test_policies_that_cannot_be(policy: Any, autojump_clock: MockClock) -
         await Listener.join(nursery, memory, "a")
         if policy is not None:
             with pytest.raises(
-                ValueError, match="policy is one of 'disconnect', 'drop_oldest', 'drop_newest'"
+                ValueError, match="policy must be one of 'disconnect', 'drop_oldest', 'drop_newest'"
             ):
                 connection_of(handler, "a").subscribe("x", policy=policy)
         if policy != "block":
-            with pytest.raises(ValueError, match="policy is one of"):
+            with pytest.raises(ValueError, match="policy must be one of"):
                 async with handler.channels.subscribe("x", policy=wrong):
                     pass
         nursery.cancel_scope.cancel()
@@ -121,7 +121,7 @@ async def test_policies_that_cannot_be(policy: Any, autojump_clock: MockClock) -
         class Wrong(WebSocketHandler):
             channel_policy = policy
 
-        with pytest.raises(ValueError, match="policy is one of"):
+        with pytest.raises(ValueError, match="policy must be one of"):
             WebSocketServer(Wrong)
 
 
@@ -216,8 +216,8 @@ def test_limits_of_channels_are_checked_at_once(name: str, value: Any) -> None:
         Options(**{name: value})
 
 
-async def test_a_broker_that_is_none() -> None:
-    with pytest.raises(TypeError, match="broker is a Broker"):
+async def test_a_broker_of_another_type() -> None:
+    with pytest.raises(TypeError, match="broker must be a Broker"):
         WebSocketServer(Rooms, broker=object())  # type: ignore[arg-type]
 
 

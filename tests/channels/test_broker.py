@@ -270,7 +270,7 @@ async def test_a_url_names_its_broker_and_a_broker_stands_for_itself() -> None:
 
 @pytest.mark.parametrize("given", [None, 7, b"redis://h", RedisBroker])
 def test_bad_input_broker_of_a_wrong_type(given: Any) -> None:
-    with pytest.raises(TypeError, match="a broker is a Broker or a URL"):
+    with pytest.raises(TypeError, match="broker must be a Broker or a URL"):
         broker_from(given)
 
 

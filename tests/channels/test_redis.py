@@ -99,8 +99,11 @@ async def test_what_was_published_while_redis_was_away_arrives_when_it_is_back(
         await settled(two)
         assert one.state == two.state == "connected"
         assert two.statistics() == (12, 1, 0, 1, 0)
-    assert [text.startswith("lost Redis") for text in logged(caplog, logging.WARNING)] == [True, True]
-    assert [" is back after " in text for text in logged(caplog, logging.INFO)] == [True, True]
+    assert [text.startswith("lost the connection to Redis") for text in logged(caplog, logging.WARNING)] == [
+        True,
+        True,
+    ]
+    assert ["reconnected to " in text for text in logged(caplog, logging.INFO)] == [True, True]
 
 
 async def test_what_does_not_fit_while_redis_is_away_is_counted_and_said_once(
@@ -241,7 +244,7 @@ async def test_leaving_does_not_wait_for_a_redis_that_is_away(caplog: pytest.Log
             broker.publish("a", b"")
         assert broker.statistics().unpublished == 1
         assert broker.state == "closed"
-    assert "1 messages could not be given" in logged(caplog, logging.WARNING)[-1]
+    assert "dropped 1 messages that could not be sent" in logged(caplog, logging.WARNING)[-1]
 
 
 async def test_a_broker_may_run_again_as_another() -> None:

@@ -148,7 +148,7 @@ async def test_a_redis_that_talks_nonsense_later_is_lost(
         with trio.fail_after(guard()):
             async with broker.run(lambda *_: None, 5):
                 await until(lambda: broker.statistics().losses)
-    assert logged(caplog, logging.WARNING)[0].startswith("lost Redis")
+    assert logged(caplog, logging.WARNING)[0].startswith("lost the connection to Redis")
 
 
 async def test_what_redis_forbids_is_said_and_the_rest_goes_on(caplog: pytest.LogCaptureFixture) -> None:

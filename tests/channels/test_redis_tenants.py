@@ -98,7 +98,7 @@ async def test_what_is_none_of_ours_is_counted_and_said_once(
         await until(lambda: broker.rejected == 20)
         assert heard == []
         assert broker.state == "connected"
-    (text,) = [text for text in logged(caplog, logging.WARNING) if "no message of ours" in text]
+    (text,) = [text for text in logged(caplog, logging.WARNING) if "in another format" in text]
     assert text.isprintable()
     assert f"{len(junk)} bytes" in text
 
@@ -196,7 +196,7 @@ async def test_why_redis_does_not_let_us_back_in_is_said_once_and_can_be_seen(
                 await trio.sleep(1)
             assert broker.problem == ""
         nursery.cancel_scope.cancel()
-    said = [text for text in logged(caplog, logging.WARNING) if "refused us" in text]
+    said = [text for text in logged(caplog, logging.WARNING) if "refused the login" in text]
     assert len(said) == 1
     assert said[0].isprintable()
 
@@ -223,7 +223,9 @@ async def test_a_message_that_this_connection_cannot_publish_waits_for_another(
                 await trio.sleep(0.1)
             assert broker.statistics()[:3] == (1, 0, 0)
         nursery.cancel_scope.cancel()
-    assert len([text for text in logged(caplog, logging.WARNING) if "lost Redis" in text]) == 1
+    assert (
+        len([text for text in logged(caplog, logging.WARNING) if "lost the connection to Redis" in text]) == 1
+    )
 
 
 async def test_what_waited_is_published_in_a_stated_time_after_redis_is_back(

@@ -228,14 +228,19 @@ async def test_wrong_uses(autojump_clock: MockClock) -> None:
         async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
             subscribe: Any = client.subscribe
             wrong: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
-                (("a",), {"policy": "block"}, ValueError, "policy is one of 'drop_oldest', 'drop_newest'"),
-                (("a",), {"policy": "none"}, ValueError, "policy is one of"),
+                (
+                    ("a",),
+                    {"policy": "block"},
+                    ValueError,
+                    "policy must be one of 'drop_oldest', 'drop_newest'",
+                ),
+                (("a",), {"policy": "none"}, ValueError, "policy must be one of"),
                 (("a",), {"max_items": 0}, ValueError, "max_items must be 1 or more"),
-                (("a",), {"max_items": "1"}, TypeError, "max_items is an int"),
+                (("a",), {"max_items": "1"}, TypeError, "max_items must be an int"),
                 (("",), {}, ValueError, "1 to 256 characters"),
                 (("x" * 257,), {}, ValueError, "1 to 256 characters"),
                 (([],), {}, ValueError, "one channel at least"),
-                (([1],), {}, TypeError, "a channel's name is a str"),
+                (([1],), {}, TypeError, "a channel name must be a str"),
             ]
             for args, kwargs, error, text in wrong:
                 with pytest.raises(error, match=text):

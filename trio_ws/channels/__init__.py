@@ -1,1 +1,1 @@
-"""Channels: one message to many, each at its own pace."""
+"""Channels: publish one message to many subscribers, each of which reads at its own pace."""

@@ -1,4 +1,4 @@
-"""One message to many WebSockets that are in no channel."""
+"""Send one message to many WebSockets without channels."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def broadcast(
 ) -> int:
     """Send one message to many WebSockets, framed once, without waiting.
 
-    The messages of one scheduler round go out together. What a slow one does not take waits in memory; once
-    more than its ``channel_max_bytes`` wait it is closed with 1013. Those that are not open, and those in the
-    middle of sending a fragmented message, are passed over.
+    All messages of one scheduler round are written together. Bytes that a slow peer does not accept wait in
+    memory; a WebSocket with more than its ``channel_max_bytes`` waiting is closed with 1013. WebSockets that
+    are not open, and those in the middle of sending a fragmented message, are skipped.
 
     Args:
-        websockets: those that get it.
-        message: ``str`` as text, bytes-like as binary, or a `WebSocketMessage` of these.
-        exclude: those that do not.
+        websockets: the receivers.
+        message: ``str`` is sent as text, bytes-like as binary; a `WebSocketMessage` holds either.
+        exclude: WebSockets to skip.
 
     Returns:
-        How many took it.
+        The number of WebSockets that accepted the message.
 
     Raises:
-        TypeError: ``message`` is of no such type.
+        TypeError: ``message`` has another type.
     """
     opcode, payload = whole_message(message, "broadcast()")
     plain = server_frame(FIN | opcode, payload)
@@ -54,17 +54,17 @@ def broadcast(
             continue
         write_buffer = ws._write_buffer
         if ws._fast_send_limit and write_buffer.size <= ws._options.channel_max_bytes:
-            # The common case of all that follows: open, neither a client nor compressed, between messages.
+            # Fast path for the usual case: an open, uncompressed server connection between messages.
             ordinary.append(write_buffer)
             continue
         if ws._state != OPEN or ws._fragmenting is not None:
             continue
         if write_buffer.size > ws._options.channel_max_bytes:
-            ws._start_application_close(1013, "too slow for what is broadcast")
+            ws._start_application_close(1013, "too slow for the broadcast")
             continue
         count += 1
         deflate = ws._deflate
-        if ws._client:  # each masks for itself (RFC 6455 section 5.3)
+        if ws._client:  # a client masks each frame with its own key (RFC 6455 section 5.3)
             ws._post(opcode, payload, cork=True)
         elif deflate is None or len(payload) < ws._threshold:
             write_buffer.buffer(plain)

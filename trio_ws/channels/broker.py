@@ -1,16 +1,17 @@
-"""Broker: how the hubs of several processes, or of one, share an audience.
+"""Broker: exchange published messages between the hubs of several processes.
 
-A hub tells its broker which names and globs have subscribers here, gives it what is published here, and gets
-what was published elsewhere. The names that a broker sees are opaque to it, but for the globs among them.
+A hub tells its broker which names and globs have local subscribers. It passes every locally published message
+to the broker, and receives those published elsewhere. Names are opaque to a broker, except that it expands
+globs.
 
-What always holds for a broker:
+Invariants of a broker:
 
-- ``publish``, ``subscribe`` and ``unsubscribe`` are plain calls that never block: what cannot be done at once
-  is kept, within a bound, and done by the broker's own tasks.
-- A message reaches ``receive`` once, however many of the subscribed names match, and never in the process (or
-  the broker) that published it.
-- Losing the other side ends nothing: it is logged, seen in ``state``, and tried again with back-off. What was
-  lost meanwhile is counted in ``statistics``.
+- ``publish``, ``subscribe`` and ``unsubscribe`` are synchronous and never block. Work that cannot be done at
+  once is queued, within a bound, for the broker's own tasks.
+- A message reaches ``receive`` once, however many subscribed names match it. It never reaches the process, or
+  the broker, that published it.
+- Losing the connection raises nothing. It is logged, shown in ``state``, and retried with back-off. Messages
+  lost in the meantime are counted in ``statistics``.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Broker", "BrokerState", "BrokerStatistics", "InMemoryBroker", "InMemoryBus"]
 
-#: ``"new"`` before it runs, then ``"connected"`` or ``"lost"`` (and trying again), at last ``"closed"``.
+#: ``"new"`` until it runs, then ``"connected"`` or ``"lost"`` (reconnecting), and finally ``"closed"``.
 BrokerState = Literal["new", "connected", "lost", "closed"]
 
 
 class BrokerStatistics(NamedTuple):
-    """What went through a broker since it began.
+    """Counters of a broker since it was started.
 
     Attributes:
-        published: messages that were given to the other side.
-        received: messages that came from it, each once.
-        unpublished: messages that could not be given to it, because it was gone for too long.
-        losses: how often it was lost.
-        waiting: messages that wait to be given to it now.
+        published: messages sent to the other side.
+        received: messages received from it, each counted once.
+        unpublished: messages dropped because the connection was lost for too long.
+        losses: times the connection was lost.
+        waiting: messages waiting to be sent now.
     """
 
     published: int
@@ -52,18 +53,18 @@ class BrokerStatistics(NamedTuple):
 
 
 class Broker(ABC):
-    """What joins the channels of several servers. Subclass it, and give an object to a server as ``broker``.
+    """Connects the channels of several servers. Subclass it and pass an instance to a server as ``broker``.
 
-    A server tells its broker which names have subscribers here, gives it what is published here, and gets
-    what was published elsewhere. Names and payloads are opaque, but for globs: a name with one of ``*?[``
-    stands for all names that it matches, as in ``fnmatch.fnmatchcase``. A broker serves one server at a time.
+    A server tells its broker which names have local subscribers, passes it every locally published message,
+    and receives those published elsewhere. Names and payloads are opaque, except for globs: a name with one
+    of ``*?[`` matches names as in ``fnmatch.fnmatchcase``. A broker serves one server at a time.
 
-    - ``publish``, ``subscribe`` and ``unsubscribe`` never block: what cannot be done at once is kept, within
-      a bound, and done by tasks that `run` has.
-    - A message reaches ``receive`` once, however many of the subscribed names match, and never in the broker
+    - ``publish``, ``subscribe`` and ``unsubscribe`` never block. Work that cannot be done at once is queued,
+      within a bound, for the tasks that `run` starts.
+    - A message reaches ``receive`` once, however many subscribed names match it, and never reaches the broker
       that published it.
-    - Losing the other side ends nothing: it is logged, seen in `state`, and tried again. What was lost
-      meanwhile is counted in `statistics`.
+    - Losing the connection raises nothing. It is logged, shown in `state`, and retried. Messages lost in the
+      meantime are counted in `statistics`.
     """
 
     @abstractmethod
@@ -72,63 +73,64 @@ class Broker(ABC):
         receive: Callable[[str, bytes], None],
         timeout: float,
     ) -> AbstractAsyncContextManager[None]:
-        """Carry messages for the length of a block.
+        """Exchange messages for the duration of a block.
 
-        Entering connects; no task outlives the block. On leaving, what waits to be published is given out as
-        far as that is done within a second.
+        Entering the block connects, and no task outlives it. Leaving the block sends the messages that are
+        still waiting, for up to one second.
 
         Args:
-            receive: is called with the name and the payload of each message from elsewhere. It never raises
+            receive: called with the name and the payload of each message published elsewhere. It never raises
                 and never blocks.
             timeout: seconds in which the first connection must succeed.
 
         Raises:
-            BrokerError: on entering, where the other side cannot be reached in ``timeout``, or refuses.
+            BrokerError: on entering, if the other side cannot be reached within ``timeout`` or refuses.
         """
 
     @abstractmethod
     def subscribe(self, name: str) -> None:
-        """From now on messages for ``name`` are wanted, for all that it matches if it is a glob."""
+        """Start receiving messages for ``name``. A glob stands for all names that it matches."""
 
     @abstractmethod
     def unsubscribe(self, name: str) -> None:
-        """They are wanted no more."""
+        """Stop receiving messages for ``name``."""
 
     @abstractmethod
     def publish(self, name: str, payload: bytes) -> None:
-        """Give a message to all other processes that want it."""
+        """Send a message to all other processes that subscribed to ``name``."""
 
     @property
     @abstractmethod
     def state(self) -> BrokerState:
-        """Whether it carries messages now."""
+        """The state of the connection to the other side."""
 
     @abstractmethod
     def statistics(self) -> BrokerStatistics:
-        """Counters, as they are now."""
+        """The current counters."""
 
     @property
     def problem(self) -> str:
-        """Why it is lost, or what the other side has refused since it was connected; "" for nothing."""
+        """Why the connection is lost, or what was refused since it was made; an empty string for neither."""
         return ""
 
     @property
     def rejected(self) -> int:
-        """Messages that came from the other side and were none of ours."""
+        """Messages that were received but are not in this library's format."""
         return 0
 
 
 class InMemoryBus:
-    """What the `InMemoryBroker` objects of one process meet in."""
+    """Connects the `InMemoryBroker` objects of one process."""
 
     def __init__(self) -> None:
         self.brokers: set[InMemoryBroker] = set()
 
 
 class InMemoryBroker(Broker):
-    """Joins servers of one process: give each a broker of its own on the same `InMemoryBus`.
+    """Connects servers in one process: give each its own broker on a common `InMemoryBus`.
 
-    Messages are there at once. It is for tests under the mock clock, and shows what a broker must do.
+    Messages are delivered immediately. Use it in tests under the mock clock, or as a model for your own
+    broker.
     """
 
     def __init__(self, hub: InMemoryBus) -> None:
@@ -147,7 +149,7 @@ class InMemoryBroker(Broker):
         timeout: float,  # noqa: ASYNC109
     ) -> AsyncIterator[None]:
         if self._state == "connected":
-            raise RuntimeError("a broker serves one server; make another on the same hub")
+            raise RuntimeError("a broker serves one server at a time; make another one on the same bus")
         await checkpoint()
         self._receive = receive
         self._state = "connected"

@@ -1,4 +1,4 @@
-"""From what a server is given as its broker to a broker."""
+"""Turn the ``broker`` argument of a server into a broker."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ __all__ = ["broker_from"]
 
 
 def broker_from(given: str | Broker) -> Broker:
-    """Give a broker back, or make the one that a URL names.
+    """Return the broker itself, or make the one that a URL names.
 
     Raises:
-        TypeError: it is neither.
-        ValueError: no broker has such a URL, or the URL is wrong.
-        BrokerError: what its broker needs is not installed.
+        TypeError: ``given`` is neither a broker nor a str.
+        ValueError: the URL is invalid, or its scheme is unknown.
+        BrokerError: a package that the broker requires is not installed.
     """
     if isinstance(given, Broker):
         return given
     if not isinstance(given, str):
         raise TypeError(
-            f"a broker is a Broker or a URL such as 'redis://localhost', not {type(given).__name__}"
+            f"broker must be a Broker or a URL such as 'redis://localhost', not {type(given).__name__}"
         )
-    # The URL is not repeated: it may hold a password.
+    # Do not repeat the URL in the error: it may hold a password.
     if given.partition("://")[0].lower() not in SCHEMES:
-        raise ValueError(f"no broker has such a URL; what is understood: {UNDERSTOOD}")
+        raise ValueError(f"no broker supports this URL; expected {UNDERSTOOD}")
     return RedisBroker(given)

@@ -1,11 +1,11 @@
-"""What a hub is made of: messages, channels, and who is subscribed to them.
+"""The data that a hub manages: messages, channels and subscribers.
 
-What always holds:
+Invariants:
 
-- A channel's log holds what its *active* connections have yet to be sent; a cursor says where each of them
-  stands. One flush round later the log is empty again.
-- A connection that takes no more is *stalled*. Its part of the logs is then in a backlog of its own:
-  references to the same entries, in the order in which they were published, whatever the channel.
+- A channel's log holds the messages that its *active* connections have yet to be sent. Each of them has a
+  cursor into the log. After one fan-out round the log is empty again.
+- A connection that accepts no more data is *stalled*. Its messages then wait in a backlog of its own, which
+  references the same entries, in the order in which they were published, across all its channels.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
     "encode",
 ]
 
-#: Charged for each message that waits for a connection, beside its bytes.
+#: Bytes charged for each message that waits for a connection, in addition to its own.
 ENTRY_OVERHEAD = 128
 
 _SETTLED = object()
@@ -51,12 +51,12 @@ _from_msgpack = msgspec.msgpack.Decoder().decode
 
 
 class PublishedMessage:
-    """One message: encoded once per dialect, and framed once per dialect and compression setting.
+    """One message, encoded once per codec, and framed once per codec and compression setting.
 
     Attributes:
-        order: counts all messages of the hub.
-        encoded: ``data`` as msgpack, the form in which it is checked, measured and given to a broker.
-        skip: connections that do not get it.
+        order: sequence number among all messages of the hub.
+        encoded: ``data`` as msgpack, the form that is validated, measured and given to a broker.
+        skip: connections that do not receive it.
     """
 
     __slots__ = ("_data", "_frames", "channel", "encoded", "order", "size", "skip")
@@ -70,7 +70,7 @@ class PublishedMessage:
         skip: frozenset[ConnectionSubscriber] | None,
     ) -> None:
         self.channel = channel
-        self._data = data  # until `settle`
+        self._data = data  # until `finalize`
         self.encoded = encoded
         self.order = order
         self.skip = skip
@@ -78,10 +78,10 @@ class PublishedMessage:
         self._frames: dict[tuple[str, bool, object], bytes | DeferredFrame] = {}
 
     def frame(self, dialect: Codec, deflate: PerMessageDeflate | None) -> bytes | DeferredFrame:
-        """The frame for connections of this dialect and these compression settings.
+        """Return the frame for connections with this codec and these compression settings.
 
         Raises:
-            PacketError: the dialect cannot carry the data.
+            PacketError: the codec cannot represent the data.
         """
         key = (dialect.name, dialect.binary, deflate and deflate.settings)
         made = self._frames.get(key)
@@ -100,40 +100,40 @@ class PublishedMessage:
         return server_frame(first, payload)
 
     def finalize(self) -> None:
-        """All frames that are needed now are made: count what they weigh, and let the publisher's data go."""
+        """Record the size of the frames made so far, and release the publisher's object."""
         self._data = _SETTLED
         self.size += sum(map(len, self._frames.values()))
 
     def packet(self) -> Packet:
-        """The message as other processes get it, for inboxes: a copy that the publisher does not share."""
+        """Return the message as other processes receive it: a copy that the publisher does not share."""
         return Packet(PacketSource.CHANNEL, _from_msgpack(self.encoded), self.channel.name)
 
 
 def encode(data: Any) -> bytes:
-    """``data`` as msgpack.
+    """Encode ``data`` as msgpack.
 
     Raises:
-        PacketError: that cannot be.
+        PacketError: ``data`` cannot be encoded.
     """
     try:
         return _to_msgpack(data)
     except Exception as exc:  # an application's own types may raise anything
-        raise PacketError(f"this cannot be published: {exc}") from exc
+        raise PacketError(f"cannot publish this message: {exc}") from exc
 
 
-# What most channels have of these most of the time; never changed. A thousand channels with an empty list and
-# two empty dicts of their own would weigh 180 KB more.
+# Shared by all channels for as long as theirs are empty, and never modified. Separate empty containers would
+# cost 180 KB per thousand channels.
 _NO_LOG: list[PublishedMessage] = []
 _NO_MEMBERS: dict[Any, None] = {}
 
 
 class Channel:
-    """One name, or with None the name of everyone: its log, and who is in it.
+    """One channel and its subscribers. The channel named None has every connection.
 
     Attributes:
-        log: what active connections lack; read it, and change it by `append` and `trim`.
-        stalled: connections whose cursors count no more; change it by `stall` and `resume`.
-        inboxes: tasks; change it by `InboxMember.join` and ``leave``.
+        log: messages that active connections have yet to be sent; modified only by `append` and `trim`.
+        stalled: connections without a cursor; modified only by `stall` and `resume`.
+        inboxes: subscribed tasks; modified only by `TaskSubscriber.join` and ``leave``.
     """
 
     __slots__ = (
@@ -159,7 +159,7 @@ class Channel:
         self.stalled: dict[ConnectionSubscriber, None] = _NO_MEMBERS
         self.inboxes: dict[TaskSubscriber, None] = _NO_MEMBERS
         self._kinds: list[tuple[Codec, PerMessageDeflate | None]] | None = None
-        self.direct_subscribers = 0  # subscribers that hold this name, and not only a glob
+        self.direct_subscribers = 0  # subscribers by name, not only through a glob
         self.delivered = 0
         self.dropped = 0
 
@@ -172,7 +172,7 @@ class Channel:
         return not self.cursors and not self.inboxes
 
     def encodings(self) -> list[tuple[Codec, PerMessageDeflate | None]]:
-        """Of each combination of dialect and compression settings that its connections have, an example."""
+        """One example of each combination of codec and compression settings among the connections."""
         if self._kinds is None:
             found: dict[object, tuple[Codec, PerMessageDeflate | None]] = {}
             for member in self.cursors:
@@ -183,17 +183,17 @@ class Channel:
         return self._kinds
 
     def changed(self) -> None:
-        """A connection came, went, or began to speak."""
+        """Forget the cached encodings, because a connection joined, left or opened."""
         self._kinds = None
 
     def stall(self, member: ConnectionSubscriber) -> None:
-        """Its part goes to its backlog."""
+        """Move a connection from its cursor to its backlog."""
         if self.stalled is _NO_MEMBERS:
             self.stalled = {}
         self.stalled[member] = None
 
     def resume(self, member: ConnectionSubscriber) -> None:
-        """It has caught up, or left."""
+        """Give a connection that has caught up a cursor again, or forget one that left."""
         if self.stalled and self.stalled.pop(member, self) is None and not self.stalled:
             self.stalled = _NO_MEMBERS
 
@@ -204,7 +204,7 @@ class Channel:
         self.log_bytes += entry.size
 
     def trim(self, position: int) -> None:
-        """Forget what is before ``position``; all active connections are past it."""
+        """Drop entries before ``position``, which all active connections have passed."""
         if position > self.base:
             gone = self.log[: position - self.base]
             self.log_bytes -= sum(entry.size for entry in gone)
@@ -216,12 +216,12 @@ class Channel:
 
 
 class Subscriber:
-    """Whoever may be in channels. What it holds is kept here, so that leaving costs no more than that.
+    """A member of channels. It records its own memberships, so that leaving costs only as much as it joined.
 
     Attributes:
-        held: names and globs.
-        globs: those of them that are globs; None for none.
-        channels: where it is, and by how many of the names that it holds.
+        held: the subscribed names and globs.
+        globs: those of them that are globs, or None.
+        channels: the joined channels, each with the number of held names that match it.
     """
 
     __slots__ = ("channels", "globs", "held")
@@ -232,11 +232,11 @@ class Subscriber:
         self.channels: dict[Channel, int] = {}
 
     def join(self, channel: Channel) -> None:
-        """One of its names stands for this channel."""
+        """Record that one more held name matches this channel."""
         self.channels[channel] = self.channels.get(channel, 0) + 1
 
     def release(self, channel: Channel) -> None:
-        """One of its names stands for this channel no more."""
+        """Record that one held name fewer matches this channel."""
         count = self.channels.get(channel)
         if count == 1:
             self.leave(channel)
@@ -244,22 +244,22 @@ class Subscriber:
             self.channels[channel] = count - 1
 
     def leave(self, channel: Channel) -> None:
-        """None of its names does."""
+        """Leave this channel, however many held names match it."""
         self.channels.pop(channel, None)
 
 
 class ConnectionSession(Protocol):
-    """What is on the other end of a connection, as far as a hub is concerned."""
+    """What a hub uses of the session on a connection."""
 
     ws: WebSocket
     codec: Codec
 
     def close_soon(self, code: int, reason: str) -> None:
-        """Begin to close, without waiting."""
+        """Start to close, without waiting."""
 
 
 class TaskSubscriber(Subscriber):
-    """A task of the server, by its inbox."""
+    """A task of the server, subscribed through a `Subscription`."""
 
     __slots__ = ("inbox",)
 
@@ -280,10 +280,10 @@ class TaskSubscriber(Subscriber):
 
 
 class ConnectionSubscriber(Subscriber):
-    """A connection.
+    """A subscribed connection.
 
     Attributes:
-        backlog: what waits for it, while it is stalled; at first it is, until its peer runs.
+        backlog: messages waiting while the connection is stalled. It is stalled until its session runs.
     """
 
     __slots__ = (
@@ -302,11 +302,11 @@ class ConnectionSubscriber(Subscriber):
         self.connection = connection
         self.default_policy: Policy = default_policy
         self.options = options
-        self.too_slow = False  # and disconnected, before it was even open
+        self.too_slow = False  # disconnected by its policy before it was open
         self.peer: ConnectionSession | None = None
         self.backlog: deque[PublishedMessage] | None = deque()
         self.backlog_bytes = 0
-        self._policies: dict[Channel, Policy] | None = None  # by globs, found out since these last changed
+        self._policies: dict[Channel, Policy] | None = None  # cache of policies that come from globs
 
     def join(self, channel: Channel) -> None:
         if channel not in self.channels:
@@ -324,11 +324,11 @@ class ConnectionSubscriber(Subscriber):
         self._policies = None
 
     def policies_changed(self) -> None:
-        """A name or a glob was taken, with a policy of its own, or let go."""
+        """Forget the cached policies, because a name or a glob was added or removed."""
         self._policies = None
 
     def policy_for(self, channel: Channel) -> Policy:
-        """What to do when it does not keep up: as said with the name, else with the first glob."""
+        """Return the policy given with the channel's name, or else with the first glob that matches it."""
         name = channel.name
         if name is None:
             return self.default_policy
@@ -344,7 +344,7 @@ class ConnectionSubscriber(Subscriber):
         return policy
 
     def pending(self) -> list[PublishedMessage]:
-        """What the logs hold for it, of all its channels, in order. Its cursors move past that."""
+        """Return the unsent log entries of all its channels, in order, and move its cursors past them."""
         found: list[PublishedMessage] = []
         for channel in self.channels:
             position = channel.cursors[self]
@@ -355,14 +355,14 @@ class ConnectionSubscriber(Subscriber):
         return found
 
     def stall(self) -> None:
-        """From here on its part goes to its backlog."""
+        """Start to collect messages in the backlog."""
         self.backlog = deque()
         self.backlog_bytes = 0
         for channel in self.channels:
             channel.stall(self)
 
     def resume(self) -> None:
-        """It has caught up."""
+        """Return from the backlog to cursors in the logs."""
         self.backlog = None
         for channel in self.channels:
             channel.resume(self)

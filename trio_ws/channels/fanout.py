@@ -1,16 +1,17 @@
-"""Flusher: the task that writes what was published to all who are to have it.
+"""Fan-out: one task writes published messages to all subscribed connections.
 
-It goes round a channel's connections and writes to each all that it lacks, in one piece that neighbours
-share: in a rush of messages each connection costs one system call per round, and not one per message. This is
-what makes a channel cheaper than a loop of sends. Every few connections it gives way to other tasks.
+The task visits a channel's connections one after the other. Each connection gets all its unsent messages as
+one buffer, which it shares with neighbours that miss the same messages. A burst therefore costs one system
+call per connection and round, not one per message, which makes a channel cheaper than a loop of sends. The
+task yields to other tasks after every few connections.
 
-What always holds:
+Invariants:
 
-- A connection gets its messages in the order in which they were published, whatever their channels.
-- What waits for a stalled connection beside its outbox is at most ``channel_max_items`` and
-  ``channel_max_bytes``; past it the policy of its subscription decides, and what is dropped is counted.
-- A log never holds more than `_LOG_ITEMS`, or more than `_LOG_BYTES` and one message. Where the flusher does
-  not keep up with what is published, each `append` does a share of its work, well before that.
+- A connection receives its messages in the order in which they were published, across all its channels.
+- At most ``channel_max_items`` messages and ``channel_max_bytes`` wait for a stalled connection, in addition
+  to its write buffer. Beyond that the policy of its subscription applies, and dropped messages are counted.
+- A log never holds more than `_LOG_ITEMS` messages, or more than `_LOG_BYTES` and one message. If the task
+  falls behind the publishers, each `append` does a share of its work, well before that limit.
 """
 
 from __future__ import annotations
@@ -43,34 +44,34 @@ TOO_SLOW = "too slow for its channels"
 
 _LOG_ITEMS = 8192
 _LOG_BYTES = 1024 * 1024
-#: Of a full log. With more in it `append` goes round, in shares that end a round within a quarter of a full
-#: log: first the one that is under way, then one that brings all connections past the half.
+#: Fractions of a full log. Above half, `append` advances the round under way, and then a round that brings
+#: all connections past the half. Its shares complete a round within a quarter of a full log.
 _HALF, _QUARTER = 1 / 2, 1 / 4
-#: Connections that are written to in a row before other tasks have their turn, and the bytes for which one
-#: counts once more.
+#: Connections to write to before yielding to other tasks. Each `_ROW_BYTES` written to one connection count
+#: as another.
 _ROW = 32
 _ROW_BYTES = 32 * 1024
-#: Bytes that are written to one connection at once, one message more or less.
+#: Bytes to write to one connection at once, give or take one message.
 _PIECE = 64 * 1024
 
 
 class FanoutWriter:
-    """See the module's text.
+    """Writes the logs of channels to connections. See the module docstring.
 
     Args:
-        leave: takes a connection out of all channels.
+        leave: removes a connection from all channels.
     """
 
     def __init__(self, leave: Callable[[ConnectionSubscriber], None]) -> None:
         self._leave = leave
-        self._logs: dict[Channel, None] = {}  # those whose log is not empty
-        self._dirty: dict[Channel, None] = {}  # those that are to be gone round
-        self._rounds: dict[Channel, Iterator[int]] = {}  # those that are under way
-        self._ready: dict[ConnectionSubscriber, None] = {}  # stalled connections that take more now
+        self._logs: dict[Channel, None] = {}  # channels whose log is not empty
+        self._dirty: dict[Channel, None] = {}  # channels that wait for a round
+        self._rounds: dict[Channel, Iterator[int]] = {}  # rounds under way
+        self._ready: dict[ConnectionSubscriber, None] = {}  # stalled connections that can be written to again
         self._work_arrived = Notification()
 
     def append(self, channel: Channel, entry: PublishedMessage) -> None:
-        """Have a message written to all connections of a channel."""
+        """Queue a message for all connections of a channel."""
         for stalled in list(channel.stalled):
             self._enqueue_or_drop(stalled, entry)
         if len(channel.stalled) < len(channel.cursors):
@@ -88,38 +89,38 @@ class FanoutWriter:
                         pass
 
     def forget(self, channel: Channel) -> None:
-        """Nobody is in it any more."""
+        """Forget a channel that has no more subscribers."""
         self._logs.pop(channel, None)
         self._dirty.pop(channel, None)
         self._rounds.pop(channel, None)
 
     def drained(self, member: ConnectionSubscriber) -> None:
-        """The socket of a connection has taken all that there was."""
+        """Note that the write buffer of a connection is empty."""
         if member.backlog is not None:
             self._ready[member] = None
             self._work_arrived.notify_all()
 
     def unsubscribed(self, member: ConnectionSubscriber) -> None:
-        """A connection is in no channel any more."""
+        """Note that a connection has left all channels."""
         self._ready.pop(member, None)
         member.backlog = None
 
     def send_now(self, member: ConnectionSubscriber) -> None:
-        """Write what was published so far, before a connection leaves a channel."""
+        """Write all messages published so far, before a connection leaves a channel."""
         if member.backlog is None:
             self._write(member, member.pending())
 
-    # -- going round --------------------------------------------------------------------------------
+    # -- fan-out rounds -----------------------------------------------------------------------------
 
     @enable_ki_protection
     async def run(self) -> None:
-        """Go round whenever something was published. One of these runs for each server of the hub."""
+        """Start a round whenever something was published. One such task runs per server of the hub."""
         while True:
             if not self._dirty and not self._ready:
                 await self._work_arrived.wait()
             row = 0
             while self._ready:
-                self._write_backlog(self._ready.popitem()[0])  # no local, which would keep it alive
+                self._write_backlog(self._ready.popitem()[0])  # a local variable would keep it alive
                 row = await _give_way(row + 1)
             if self._dirty:
                 channel = next(iter(self._dirty))
@@ -131,25 +132,25 @@ class FanoutWriter:
             for work in self._round(channel):
                 row = await _give_way(row + work)
         except BaseException:
-            self._dirty[channel] = None  # for the flusher of another server
+            self._dirty[channel] = None  # for the fan-out task of another server
             self._work_arrived.notify_all()
             raise
-        await _give_way(_ROW)  # who publishes without a pause must not find us always here
+        await _give_way(_ROW)  # yield, so that a busy publisher does not starve other channels
 
     def flush_now(self, channel: Channel) -> None:
-        """Write to all, without a pause."""
+        """Write to all connections of a channel without yielding."""
         while channel.log:
             for _ in self._round(channel):
                 pass
 
     def _round(self, channel: Channel) -> Iterator[int]:
-        """The round of a channel that is under way, or a new one. Anybody may take it further."""
+        """Return the round of a channel that is under way, or a new one. Any caller may advance it."""
         if channel not in self._rounds:
             self._rounds[channel] = self._begin_round(channel)
         return self._rounds[channel]
 
     def _begin_round(self, channel: Channel) -> Iterator[int]:
-        """Go round once, giving for each connection how much work that was; see `_ROW`."""
+        """Visit all connections once, and yield the amount of work after each; see `_ROW`."""
         end = channel.end
         pieces: dict[Any, tuple[int, bytes | DeferredFrame]] = {}
         for member in list(channel.cursors):
@@ -157,7 +158,7 @@ class FanoutWriter:
         self._rounds.pop(channel, None)
         channel.trim(end)
         if channel.log:
-            self._dirty[channel] = None  # those who came first lack what was published since
+            self._dirty[channel] = None  # those visited first miss what was published since
         else:
             self._logs.pop(channel, None)
 
@@ -167,7 +168,7 @@ class FanoutWriter:
         member: ConnectionSubscriber,
         pieces: dict[Any, tuple[int, bytes | DeferredFrame]],
     ) -> int:
-        """Write what a connection lacks; give how much work that was."""
+        """Write the unsent messages of a connection, and return the amount of work."""
         position = channel.cursors.get(member)
         end = channel.end
         if position is None or position == end or member.backlog is not None:
@@ -175,8 +176,8 @@ class FanoutWriter:
         if len(self._logs) > 1 and len(member.channels) > 1:
             self._write(member, member.pending())
             return 1
-        # The common case of _write(): it lacks of this channel only, as its neighbours do, so that joining
-        # the frames once serves many.
+        # Fast path of _write(): only this channel has unsent messages for the connection, as for its
+        # neighbours, so frames joined once serve many.
         peer = member.peer
         assert peer is not None
         ws = peer.ws
@@ -210,7 +211,7 @@ class FanoutWriter:
     def _piece(
         self, channel: Channel, position: int, dialect: Codec, deflate: PerMessageDeflate | None
     ) -> tuple[int, bytes | DeferredFrame] | None:
-        """Some frames of a log, and the position after them; None where not everybody gets the next one."""
+        """Return joined frames from a log and the position after them; None if some skip the next."""
         frames: list[bytes] = []
         size = 0
         for entry in channel.log[position - channel.base :]:
@@ -231,7 +232,7 @@ class FanoutWriter:
         return position + len(frames), frames[0] if len(frames) == 1 else b"".join(frames)
 
     def _write(self, member: ConnectionSubscriber, entries: list[PublishedMessage]) -> None:
-        """Write to a connection as much as it takes, and keep the rest."""
+        """Write to a connection as much as it accepts, and keep the rest in its backlog."""
         entries = [entry for entry in entries if entry.skip is None or member not in entry.skip]
         done = self._write_some(member, entries)
         if done < len(entries):
@@ -240,7 +241,7 @@ class FanoutWriter:
                 self._enqueue_or_drop(member, entry)
 
     def _write_some(self, member: ConnectionSubscriber, entries: Collection[PublishedMessage]) -> int:
-        """Write entries up to the high-water mark; how many of them are done with."""
+        """Write entries up to the high-water mark, and return how many were handled."""
         peer = member.peer
         assert peer is not None
         ws = peer.ws
@@ -266,7 +267,7 @@ class FanoutWriter:
             except PacketError as exc:
                 entry.channel.dropped += 1
                 logger.warning(
-                    "%r does not get a message of %r: %s", ws, entry.channel.name, exc, extra=log_extra(ws)
+                    "%r skips a message of %r: %s", ws, entry.channel.name, exc, extra=log_extra(ws)
                 )
                 continue
             entry.channel.delivered += 1
@@ -297,7 +298,7 @@ class FanoutWriter:
             member.resume()
 
     def _enqueue_or_drop(self, member: ConnectionSubscriber, entry: PublishedMessage) -> None:
-        """Put a message aside for a stalled connection, or do what the policy says."""
+        """Queue a message for a stalled connection, or apply the policy."""
         backlog = member.backlog
         if backlog is None or (entry.skip is not None and member in entry.skip):
             return
@@ -325,7 +326,7 @@ class FanoutWriter:
 
     def _disconnect(self, member: ConnectionSubscriber) -> None:
         logger.info(
-            "closing %r: more waits for it than its channels may keep",
+            "closing %r: its channel backlog exceeds channel_max_items or channel_max_bytes",
             member.connection,
             extra=log_extra(member.peer.ws) if member.peer is not None else None,
         )
@@ -337,7 +338,7 @@ class FanoutWriter:
 
 
 async def _give_way(row: int) -> int:
-    """Let other tasks have their turn after a row of connections; the row as it is then."""
+    """Yield to other tasks after a row of connections, and return the new length of the row."""
     if row < _ROW:
         return row
     await checkpoint()

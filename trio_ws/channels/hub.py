@@ -1,13 +1,13 @@
-"""Hub: who is subscribed to what, and publishing.
+"""Hub: subscriptions to channels, and publishing.
 
-Publishing is plain code and writes nothing to connections: it puts the message into the inboxes of tasks, and
-appends it to the channel's log for the flusher (see flusher.py).
+Publishing is synchronous and writes nothing to connections. It puts the message into the queues of subscribed
+tasks, and appends it to the channel's log for the fan-out task (see fanout.py).
 
-What always holds:
+Invariants:
 
 - A message reaches a subscriber once, however many of its names match.
-- What a subscriber costs when it leaves is what it held.
-- A channel exists while somebody is in it. Those that only a glob has made are bounded in number.
+- The cost of removing a subscriber depends only on what it subscribed to.
+- A channel exists while it has a subscriber. Channels that exist only through globs are bounded in number.
 """
 
 from __future__ import annotations
@@ -49,21 +49,20 @@ __all__ = ["ChannelStatistics", "Hub", "HubStatistics", "share"]
 
 logger = logger_for("trio_ws.channels")
 
-#: Channels that exist only because a glob matched their name, and are kept for the next message.
+#: Channels without a direct subscriber that are kept, because a glob matched their name.
 _DERIVED_CHANNELS = 1024
-#: Names that are remembered because no glob matches them.
+#: Published names to remember as matched by no glob.
 _UNWANTED_NAMES = 1024
 
 
 class ChannelStatistics(NamedTuple):
-    """What went through a channel since it got its first subscriber.
+    """Counters of a channel since its first subscriber joined.
 
     Attributes:
-        subscribers: connections and inboxes that are in it now.
-        delivered: messages that were written to connections or put into inboxes, each counted once for
-            each.
-        dropped: messages that policies dropped, counted alike.
-        log_length: messages that wait in its log for the next flush.
+        subscribers: connections and task subscriptions in it now.
+        delivered: messages written to connections or put into subscriptions, counted once per receiver.
+        dropped: messages dropped by policies, counted likewise.
+        log_length: messages that wait in its log for the next fan-out round.
     """
 
     subscribers: int
@@ -73,15 +72,15 @@ class ChannelStatistics(NamedTuple):
 
 
 class HubStatistics(NamedTuple):
-    """What went through a hub.
+    """Counters of a hub.
 
     Attributes:
-        channels: by name, those that have subscribers now.
+        channels: counters by name of the channels that have subscribers now.
         published: calls of ``publish`` and ``broadcast``, and messages from other processes.
-        delivered: the sum over all channels there ever were, and broadcasts.
-        dropped: the same for messages that policies dropped.
+        delivered: total over all channels, past ones included, and broadcasts.
+        dropped: total of messages dropped by policies.
         backlog: messages that wait for stalled connections now.
-        stalled: how many connections that are.
+        stalled: stalled connections now.
     """
 
     channels: dict[str, ChannelStatistics]
@@ -93,12 +92,12 @@ class HubStatistics(NamedTuple):
 
 
 _NO_PREDICATE = msgspec.Raw(b"\xc0")  # nil
-#: Bytes that a predicate takes on its way to other processes.
+#: Limit on the bytes of a predicate that is sent to other processes.
 _MAX_PREDICATE = 65_536
 
 
 class _Shared(msgspec.Struct, array_like=True):
-    """A message between processes."""
+    """A message sent between processes."""
 
     data: msgspec.Raw
     predicate: msgspec.Raw = _NO_PREDICATE
@@ -110,14 +109,14 @@ _any_msgpack = msgspec.msgpack.Decoder().decode
 
 
 class Hub:
-    """The channels of a handler: ``handler.channels``. See the module's text."""
+    """The channels of a handler, available as ``handler.channels``. See the module docstring."""
 
     def __init__(self) -> None:
         self._channels: dict[str, Channel] = {}
-        self._derived: dict[str, Channel] = {}  # those of them that nobody holds by name
+        self._derived: dict[str, Channel] = {}  # channels that match globs only
         self._globs = Globs()
         self._by_glob: dict[str, dict[Subscriber, None]] = {}
-        self._unwanted: dict[str, None] = {}  # names that were published to, and match no glob
+        self._unwanted: dict[str, None] = {}  # published names that match no glob
         self._everyone = Channel(None)
         self._order = 0
         self.fanout = FanoutWriter(self.leave)
@@ -125,7 +124,7 @@ class Hub:
         self._namespace = ""
         self._rejected = 0
         self._published = 0
-        self._delivered = 0  # in channels that are gone
+        self._delivered = 0  # in channels that no longer exist
         self._dropped = 0
 
     # -- publishing ---------------------------------------------------------------------------------
@@ -138,22 +137,24 @@ class Hub:
         exclude: Iterable[Any] = (),
         predicate: PredicateLike | None = None,
     ) -> int:
-        """Give ``data`` to all that are subscribed to ``name``, or to a glob that matches it. It never waits.
+        """Publish ``data`` to all subscribers of ``name`` and of globs that match it. It never waits.
 
         Args:
-            name: the channel's, taken as it is.
-            data: what msgpack can carry. Inboxes get it decoded, as clients do.
-            exclude: connections that do not get it.
-            predicate: only connections for which it holds get it. One that raises says no, and is logged.
-                With a broker it is made of `Has`, `Is`, `IsEqual`, `Any` and `All`, which alone can travel.
+            name: the name of the channel. Glob characters have no meaning here.
+            data: any value that msgpack can encode. Task subscriptions receive it decoded, as clients do.
+            exclude: connections to skip.
+            predicate: only connections that satisfy it receive the message. An exception counts as false and
+                is logged. With a broker it must be built from `Has`, `Is`, `IsEqual`, `Any` and `All`, which
+                can be sent to other processes.
 
         Returns:
-            How many subscribers of this process get it, as far as their policies let them.
+            The number of subscribers in this process. Their policies may still drop the message.
 
         Raises:
-            PacketError: ``data`` cannot be encoded; it reaches nobody.
-            ValueError, TypeError: the name or the predicate cannot be.
-            trio.WouldBlock: an inbox with the policy ``"block"`` is full; nobody gets it. See `publish_wait`.
+            PacketError: ``data`` cannot be encoded; nobody receives it.
+            ValueError, TypeError: the name or the predicate is invalid.
+            trio.WouldBlock: a subscription with the policy ``"block"`` is full; nobody receives it. See
+                `publish_wait`.
         """
         check_name(name)
         encoded = encode(data)
@@ -176,9 +177,9 @@ class Hub:
         exclude: Iterable[Any] = (),
         predicate: PredicateLike | None = None,
     ) -> int:
-        """As `publish`, after waiting for room in the inboxes that block.
+        """Like `publish`, but wait for room in subscriptions with the policy ``"block"``.
 
-        Cancelled, it has published nothing.
+        If cancelled, it has published nothing.
         """
         exclude = list(exclude)
         await checkpoint()
@@ -193,9 +194,9 @@ class Hub:
     def broadcast(
         self, data: Any, *, exclude: Iterable[Any] = (), predicate: PredicateLike | None = None
     ) -> int:
-        """Give ``data`` to all connections, subscribed or not. Else as `publish`.
+        """Publish ``data`` to all connections, subscribed or not. Otherwise like `publish`.
 
-        The policy for a slow one is the handler's ``channel_policy``.
+        The handler's ``channel_policy`` applies to slow connections.
         """
         encoded = encode(data)
         packed = self._pack(encoded, predicate)
@@ -215,9 +216,9 @@ class Hub:
             try:
                 packed = msgspec.Raw(_to_msgpack(parts))
             except Exception as exc:
-                raise PacketError(f"the predicate {predicate!r} cannot go to other processes: {exc}") from exc
+                raise PacketError(f"cannot send {predicate!r} to other processes: {exc}") from exc
             if len(packed) > _MAX_PREDICATE:
-                raise PacketError(f"a predicate for other processes takes {_MAX_PREDICATE} bytes at most")
+                raise PacketError(f"the predicate exceeds {_MAX_PREDICATE} bytes, the limit with a broker")
         return _to_msgpack(_Shared(msgspec.Raw(encoded), packed))
 
     def _append(
@@ -247,7 +248,7 @@ class Hub:
     def _skip(
         self, channel: Channel, exclude: Iterable[Any], predicate: PredicateLike | None
     ) -> frozenset[ConnectionSubscriber] | None:
-        """Those of a channel's connections that do not get a message."""
+        """The connections of a channel that do not receive a message."""
         excluded: Collection[Any] = frozenset(exclude)
         if not excluded and predicate is None:
             return None
@@ -261,7 +262,7 @@ class Hub:
     def _put(self, channel: Channel, member: TaskSubscriber, packet: Packet, size: int) -> None:
         inbox = member.inbox
         before = inbox.dropped
-        if inbox.policy == "block" and inbox.full:  # from another process, whose publisher cannot wait
+        if inbox.policy == "block" and inbox.full:  # published by another process, which cannot wait
             channel.dropped += 1
             return
         channel.delivered += inbox.put(packet, size)
@@ -270,7 +271,7 @@ class Hub:
     # -- from other processes -----------------------------------------------------------------------
 
     def attach(self, broker: Broker | None, namespace: str = "") -> None:
-        """Share the audience of a broker, as far as it goes by the same namespace; None for none."""
+        """Exchange messages with hubs that use the same namespace on the broker, or on none."""
         self._broker = broker
         self._namespace = namespace
         if broker is not None:
@@ -282,7 +283,7 @@ class Hub:
                 broker.subscribe(f"{namespace}:{name}")
 
     def receive(self, name: str, payload: bytes) -> None:
-        """Take what another process has published; the empty name is everyone's."""
+        """Deliver a message that another process has published. The empty name is a broadcast."""
         try:
             shared = _from_msgpack(payload)
             data = _any_msgpack(shared.data)
@@ -299,20 +300,20 @@ class Hub:
             self._reject(name, str(exc))
 
     def _reject(self, name: str, why: str) -> None:
-        """Count it, and say so for the first, the tenth, the hundredth, and so on."""
+        """Count a rejected message, and log the first, the tenth, the hundredth, and so on."""
         self._rejected += 1
         if str(self._rejected).strip("0") == "1":
             logger.warning(
-                "a message of the broker for '%s' is none of ours: %s (%d so far)",
+                "ignoring an invalid message from the broker for '%s': %s (%d so far)",
                 shown(name),
                 why,
                 self._rejected,
             )
 
-    # -- who is in ----------------------------------------------------------------------------------
+    # -- subscribers --------------------------------------------------------------------------------
 
     def open(self, member: ConnectionSubscriber, peer: ConnectionSession) -> None:
-        """A connection begins: broadcasts reach it, and what was kept for it is written."""
+        """Start to deliver to a connection: broadcasts, and messages queued before it was open."""
         member.peer = peer
         if member.too_slow:
             peer.close_soon(1013, TOO_SLOW)
@@ -324,7 +325,7 @@ class Hub:
         self.fanout.drained(member)
 
     def add(self, subscriber: Subscriber, name: str, policy: Policy) -> None:
-        """Subscribe to a name or a glob, checked before."""
+        """Subscribe to a name or a glob that was validated before."""
         known = name in subscriber.held
         subscriber.held[name] = policy
         if isinstance(subscriber, ConnectionSubscriber):
@@ -354,16 +355,16 @@ class Hub:
 
     @property
     def names_in_a_row(self) -> int:
-        """Names that `add` may be given in one step: each is compared with all globs, or all channels.
+        """How many names to `add` in one step.
 
-        A glob is compiled, too.
+        Each new name is compared with all globs; each new glob is compiled and compared with all channels.
         """
         return max(1, min(4, 16_384 // (1 + len(self._globs) + len(self._channels))))
 
     def remove(self, subscriber: Subscriber, name: str) -> None:
-        """Unsubscribe; what was published before still comes."""
+        """Unsubscribe. Messages published before are still delivered."""
         if isinstance(subscriber, ConnectionSubscriber):
-            self.fanout.send_now(subscriber)  # which may end in its disconnection
+            self.fanout.send_now(subscriber)  # which may disconnect it
         if name not in subscriber.held:
             return
         if is_glob(name):
@@ -377,7 +378,7 @@ class Hub:
             self._drop_if_unused(channel)
 
     def leave(self, subscriber: Subscriber) -> None:
-        """It is gone, from everything at once."""
+        """Remove a subscriber from all channels at once."""
         left = list(subscriber.channels)
         for channel in left:
             subscriber.leave(channel)
@@ -414,7 +415,7 @@ class Hub:
             change(f"{self._namespace}:{name}")
 
     def _find(self, name: str) -> Channel | None:
-        """The channel of a name that somebody may want."""
+        """Return the channel of a name, or None if nobody subscribes to it."""
         channel = self._channels.get(name)
         if channel is None and self._by_glob and name not in self._unwanted:
             channel = self._make(name)
@@ -436,7 +437,7 @@ class Hub:
         return channel
 
     def _derive(self, channel: Channel) -> None:
-        """Nobody holds it by name, or not yet: it may be forgotten when there are too many of these."""
+        """Mark a channel without direct subscribers as one that may be dropped when there are too many."""
         assert channel.name is not None
         self._derived[channel.name] = channel
         if len(self._derived) > _DERIVED_CHANNELS:
@@ -454,7 +455,7 @@ class Hub:
             self._delivered += channel.delivered
             self._dropped += channel.dropped
 
-    # -- for tasks of the server, and to be read ----------------------------------------------------
+    # -- task subscriptions and statistics ----------------------------------------------------------
 
     @asynccontextmanager
     async def subscribe(
@@ -465,20 +466,20 @@ class Hub:
         max_items: int = 64,
         max_bytes: int = MAX_BYTES,
     ) -> AsyncIterator[Subscription]:
-        """Receive what is published, in a task of the server, for the length of a block.
+        """Receive published messages in a task of the server, for the duration of a block.
 
         Args:
             names: names and globs.
-            policy: what to do when ``max_items`` or ``max_bytes`` wait: ``"drop_oldest"``, ``"drop_newest"``,
-                ``"disconnect"`` (the inbox ends with `trio.BrokenResourceError`), or ``"block"``: `publish`
-                raises `trio.WouldBlock` and `publish_wait` waits, so that nothing is lost; a message from
-                another process, whose publisher cannot wait, is dropped and counted then.
+            policy: what to do when ``max_items`` or ``max_bytes`` are waiting: ``"drop_oldest"``,
+                ``"drop_newest"``, ``"disconnect"`` (the subscription ends with `trio.BrokenResourceError`),
+                or ``"block"``: `publish` raises `trio.WouldBlock` and `publish_wait` waits, so that nothing
+                is lost. A message from another process, whose publisher cannot wait, is dropped and counted.
             max_items: messages that may wait.
-            max_bytes: bytes of them, as msgpack, with 128 for each; one message may come on top. Default
-                1 MiB.
+            max_bytes: bytes of waiting messages, as msgpack, plus 128 for each. One message may exceed it.
+                Default 1 MiB.
 
         Raises:
-            ValueError, TypeError: a name, the policy, ``max_items`` or ``max_bytes`` cannot be.
+            ValueError, TypeError: a name, the policy, ``max_items`` or ``max_bytes`` is invalid.
         """
         names = check_names(names)
         member = TaskSubscriber()
@@ -494,7 +495,7 @@ class Hub:
             inbox.close()
 
     def statistics(self) -> HubStatistics:
-        """Counters, as they are now."""
+        """The current counters."""
         channels = {
             name: ChannelStatistics(
                 len(channel.cursors) + len(channel.inboxes),
@@ -516,12 +517,12 @@ class Hub:
 
     @property
     def rejected(self) -> int:
-        """Messages of the broker that could not be read or delivered."""
+        """Messages from the broker that could not be decoded or delivered."""
         return self._rejected
 
 
 def _unpack(packed: msgspec.Raw) -> Predicate | None:
-    """The predicate that came with a message. Raises one of `UNDECODABLE` for what is none."""
+    """Decode the predicate of a message. Raises one of `UNDECODABLE` if it is invalid."""
     if len(packed) > _MAX_PREDICATE:
         raise ValueError(f"a predicate of {len(packed)} bytes")
     parts = _any_msgpack(packed)
@@ -530,7 +531,7 @@ def _unpack(packed: msgspec.Raw) -> Predicate | None:
 
 @asynccontextmanager
 async def share(broker: Broker, hubs: Mapping[str, Hub], timeout: float) -> AsyncIterator[None]:  # noqa: ASYNC109
-    """Join hubs, by their namespaces, to a broker's audience for the length of a block. See `Broker.run`."""
+    """Connect hubs, by namespace, to a broker for the duration of a block. See `Broker.run`."""
 
     def receive(name: str, payload: bytes) -> None:
         namespace, _, channel = name.partition(":")

@@ -1,7 +1,7 @@
-"""The names of channels, and the globs that stand for many of them.
+"""Names of channels, and globs that match them.
 
-``*`` is any characters, ``?`` is one, ``[...]`` one of a set and ``[!...]`` one not of it, as in `fnmatch`. A
-name that has one of ``*?[`` is a glob where it is subscribed to; what is published goes to the name as it is.
+``*`` matches any characters, ``?`` exactly one, ``[...]`` one of a set and ``[!...]`` one outside of it, as
+in `fnmatch`. A name with one of ``*?[`` is a glob when subscribing. When publishing, names are literal.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ __all__ = [
     "matcher",
 ]
 
-#: Characters of a channel's name. With one beyond U+FFFF Python takes four bytes for each of them: then half.
+#: Characters in the name of a channel; half as many with one beyond U+FFFF, since Python then uses 4 bytes
+#: each.
 MAX_CHANNEL_NAME = 256
-#: Of ``*``, ``?`` and ``[`` in one glob. Each may cost a search through the rest of a name.
+#: Limit on ``*``, ``?`` and ``[`` in one glob. Each may cost a search through the rest of a name.
 MAX_WILDCARDS = 32
-#: Of ``[`` among them. Each may cost two milliseconds when it is compiled.
+#: Limit on ``[`` among them. Each may cost two milliseconds when the glob is compiled.
 MAX_SETS = 8
 
-#: Characters of a glob before its first wildcard, and behind its last, that are looked at before the rest.
+#: Characters before a glob's first wildcard, and after its last, that are compared before the full match.
 _PREFIX = 32
 _SUFFIX = 16
 _WILDCARD = re.compile(r"[*?[]")
 
 
 def is_glob(name: str) -> bool:
-    """Whether ``name`` stands for all channels that it matches."""
+    """Whether ``name`` contains wildcards."""
     return "*" in name or "?" in name or "[" in name
 
 
 def fits(name: str) -> bool:
-    """Whether a channel's name may be of this length."""
+    """Whether the length of ``name`` is allowed."""
     size = len(name)
     if size <= MAX_CHANNEL_NAME // 2:
         return size > 0
@@ -54,48 +55,48 @@ def fits(name: str) -> bool:
 
 
 def check_name(name: str) -> str:
-    """Give ``name`` back, if a channel can have it.
+    """Return ``name`` if it is a valid name of a channel.
 
     Raises:
-        TypeError: it is no str.
-        ValueError: it is empty, or too long: more than 256 characters, or 128 with one beyond U+FFFF.
+        TypeError: it is not a str.
+        ValueError: it is empty, or longer than 256 characters, or 128 with one beyond U+FFFF.
     """
     if not isinstance(name, str):
-        raise TypeError(f"a channel's name is a str, not {type(name).__name__}")
+        raise TypeError(f"a channel name must be a str, not {type(name).__name__}")
     if not fits(name):
         raise ValueError(
-            f"a channel's name has 1 to {MAX_CHANNEL_NAME} characters,"
-            f" {MAX_CHANNEL_NAME // 2} with one beyond U+FFFF, not {len(name)}"
+            f"a channel name must have 1 to {MAX_CHANNEL_NAME} characters,"
+            f" or up to {MAX_CHANNEL_NAME // 2} with one beyond U+FFFF, not {len(name)}"
         )
     return name
 
 
 def check_wanted(name: str) -> str:
-    """The same for a name or a glob that is to be subscribed to.
+    """Like `check_name`, for a name or a glob to subscribe to.
 
     Raises:
-        ValueError: it has more than 32 wildcards, too, or more than 8 sets.
+        ValueError: also if it has more than 32 wildcards or more than 8 sets.
     """
     check_name(name)
     sets = name.count("[")
     count = sets + name.count("*") + name.count("?")
     if count > MAX_WILDCARDS or sets > MAX_SETS:
         raise ValueError(
-            f"a glob has at most {MAX_WILDCARDS} of * ? [, and {MAX_SETS} of [ alone, not {count} and {sets}"
+            f"a glob may have {MAX_WILDCARDS} of * ? [ in all, and {MAX_SETS} of [, not {count} and {sets}"
         )
     return name
 
 
 def check_names(names: str | Iterable[str]) -> list[str]:
-    """Give one name or glob, or many, as a list, each checked and once."""
+    """Return one or many names and globs as a list, validated and without duplicates."""
     return list(dict.fromkeys(map(check_wanted, [names] if isinstance(names, str) else names)))
 
 
 @functools.lru_cache(maxsize=1024)
 def matcher(glob: str) -> Callable[[str], object]:
-    """What tells, by its truth, whether a channel's name matches ``glob``.
+    """Return a function that tells whether a channel's name matches ``glob``.
 
-    For few globs. Those that are held in great number keep a `Glob` each.
+    For a few globs. A large number of globs should keep a `Glob` each.
     """
     return _compiled(glob)
 
@@ -105,11 +106,11 @@ def _compiled(glob: str) -> Callable[[str], object]:
 
 
 class Glob:
-    """A glob, compiled, which takes some 0.3 milliseconds, and up to 5 KiB.
+    """A compiled glob. Compiling takes about 0.3 milliseconds and up to 5 KiB.
 
     Attributes:
         text: the glob.
-        prefix: what all names that match begin with, or a part of it.
+        prefix: how all matching names begin, cut to 32 characters.
     """
 
     __slots__ = ("_match", "_suffix", "prefix", "text")
@@ -124,21 +125,21 @@ class Glob:
         self._match = _compiled(text)
 
     def matches(self, name: str) -> bool:
-        """Whether a channel of this name is one of those that it stands for."""
+        """Whether the glob matches the name of a channel."""
         return name.startswith(self.prefix) and name.endswith(self._suffix) and self._match(name) is not None
 
 
 class Globs:
-    """Many globs: which of them match a name, without asking each.
+    """An index of many globs, which finds those that match a name without trying each.
 
-    They are kept by how they begin. What a look-up costs is one step for each length of beginning that there
-    is, and one for each glob that begins as the name does.
+    Globs are indexed by prefix. A look-up costs one step for each distinct length of a prefix, and one for
+    each glob whose prefix the name has.
     """
 
     def __init__(self) -> None:
         self._by_text: dict[str, Glob] = {}
         self._by_prefix: dict[str, dict[str, Glob]] = {}
-        self._lengths: dict[int, int] = {}  # of these prefixes, and how many have it
+        self._lengths: dict[int, int] = {}  # how many of these prefixes have each length
 
     def __len__(self) -> int:
         return len(self._by_text)
@@ -153,7 +154,7 @@ class Globs:
         return iter(self._by_text)
 
     def add(self, text: str) -> Glob:
-        """The glob of this text; it is made if it is not there."""
+        """Return the glob of this text, which is added if it is missing."""
         glob = self._by_text.get(text)
         if glob is None:
             glob = self._by_text[text] = Glob(text)
@@ -166,7 +167,7 @@ class Globs:
         return glob
 
     def discard(self, text: str) -> None:
-        """Forget it."""
+        """Remove a glob, if it is there."""
         glob = self._by_text.pop(text, None)
         if glob is None:
             return
@@ -180,10 +181,10 @@ class Globs:
                 del self._lengths[len(prefix)]
 
     def matching(self, name: str) -> Iterator[Glob]:
-        """Those that match, in no order."""
+        """Yield the globs that match, in no particular order."""
         for length in self._lengths:
             if length > len(name):
-                continue  # a longer slice is the name itself, which is another length's turn
+                continue  # the slice is the whole name, which is handled under its own length
             for glob in self._by_prefix.get(name[:length], {}).values():
                 if glob.matches(name):
                     yield glob

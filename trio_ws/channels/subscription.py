@@ -1,7 +1,7 @@
-"""Inbox: the bounded queue of a task that is subscribed to channels.
+"""Subscription: the bounded queue of a task that is subscribed to channels.
 
-What always holds: at most ``max_items`` packets wait, and ``max_bytes`` of them and one packet. What the
-policy drops is counted, and nothing else is lost: a cancelled ``receive`` has taken nothing.
+Invariants: at most ``max_items`` packets wait, and at most ``max_bytes`` and one packet. Packets dropped by
+the policy are counted, and no others are lost: a cancelled ``receive`` has taken nothing.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_BYTES", "Policy", "Subscription", "SubscriptionStatistics", "check_policy"]
 
-#: Bytes of packets that may wait in an inbox, as `Options.channel_max_bytes` is by default.
+#: Default limit on the bytes of waiting packets, the same as `Options.channel_max_bytes`.
 MAX_BYTES = 1024 * 1024
-#: What happens to a slow one: ``"drop_oldest"``, ``"drop_newest"``, ``"disconnect"`` or ``"block"``.
+#: What to do with a slow subscriber: ``"drop_oldest"``, ``"drop_newest"``, ``"disconnect"`` or ``"block"``.
 Policy = Literal["drop_oldest", "drop_newest", "disconnect", "block"]
 
 
 class SubscriptionStatistics(NamedTuple):
-    """What went through an inbox.
+    """Counters of a subscription.
 
     Attributes:
-        waiting: packets that wait in it now.
-        max_items: how many may.
-        delivered: packets that were put in.
-        dropped: packets that its policy dropped.
+        waiting: packets that wait now.
+        max_items: packets that may wait.
+        delivered: packets that were put into the queue.
+        dropped: packets dropped by the policy.
     """
 
     waiting: int
@@ -44,20 +44,20 @@ class SubscriptionStatistics(NamedTuple):
 
 
 def check_policy(policy: str, allowed: tuple[str, ...] = get_args(Policy)) -> None:
-    """Refuse what is no policy.
+    """Validate a policy.
 
     Raises:
-        ValueError: it is none of ``allowed``.
+        ValueError: ``policy`` is not one of ``allowed``.
     """
     if policy not in allowed:
-        raise ValueError(f"policy is one of {', '.join(map(repr, allowed))}, not {policy!r}")
+        raise ValueError(f"policy must be one of {', '.join(map(repr, allowed))}, not {policy!r}")
 
 
 class Subscription(trio.abc.ReceiveChannel[Packet]):
-    """What a subscribed task receives: ``async for packet in inbox``.
+    """The packets of a subscribed task: ``async for packet in subscription``.
 
-    Made by ``channels.subscribe`` of a handler and ``subscribe`` of a client, and closed at the end of
-    their block. Any number of tasks may receive; each packet goes to one of them.
+    Made by ``channels.subscribe`` of a handler and ``subscribe`` of a client, and closed at the end of their
+    block. Any number of tasks may receive from it; each packet goes to one of them.
     """
 
     def __init__(
@@ -71,43 +71,43 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
         check_policy(policy)
         for name, value in (("max_items", max_items), ("max_bytes", max_bytes)):
             if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} is an int, not {type(value).__name__}")
+                raise TypeError(f"{name} must be an int, not {type(value).__name__}")
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")
         self.policy = policy
         self.max_items = max_items
         self.max_bytes = max_bytes
-        self.has_room = Notification()  # rings when a packet was taken, and at the end
+        self.has_room = Notification()  # notified when a packet is taken, and at the end
         self._on_end = on_end
         self._queue: deque[tuple[Packet, int]] = deque()
-        self._size = 0  # bytes of what waits
+        self._size = 0  # bytes of the waiting packets
         self._packet_arrived = Notification()
         self._closed = False  # by its owner
-        self._ended = False  # nothing more will come
+        self._ended = False  # no more packets will arrive
         self._error: Callable[[], BaseException] | None = None
         self._delivered = 0
         self._dropped = 0
 
     @property
     def full(self) -> bool:
-        """Whether the next packet would go by the policy."""
+        """Whether the policy decides about the next packet."""
         return len(self._queue) >= self.max_items or self._size >= self.max_bytes
 
     @property
     def dropped(self) -> int:
-        """How many packets the policy has dropped."""
+        """The number of packets dropped by the policy."""
         return self._dropped
 
     def statistics(self) -> SubscriptionStatistics:
-        """Counters, as they are now."""
+        """The current counters."""
         return SubscriptionStatistics(len(self._queue), self.max_items, self._delivered, self._dropped)
 
-    # -- what feeds it ------------------------------------------------------------------------------
+    # -- the producing side -------------------------------------------------------------------------
 
     def put(self, packet: Packet, size: int) -> bool:
-        """Take a packet of ``size`` bytes, or do what the policy says; whether the packet is in.
+        """Queue a packet of ``size`` bytes, or apply the policy. Return whether the packet was queued.
 
-        With the policy ``"block"`` the caller has seen to it that there is room.
+        With the policy ``"block"`` the caller has made sure that there is room.
         """
         if self._ended:
             return False
@@ -123,7 +123,7 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
                 if len(self._queue) < self.max_items:
                     past = f"max_bytes ({self.max_bytes}) of packets"
                 self.end(
-                    lambda: trio.BrokenResourceError(f"the inbox was closed: more than {past} waited in it")
+                    lambda: trio.BrokenResourceError(f"the subscription was closed: more than {past} waited")
                 )
                 return False
             return False
@@ -142,7 +142,7 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
         return packet
 
     def end(self, error: Callable[[], BaseException] | None = None) -> None:
-        """Nothing more will come: after what waits ``receive`` raises ``error()``, else EndOfChannel."""
+        """Accept no more. When the queue is empty, ``receive`` raises ``error()``, or EndOfChannel."""
         if not self._ended:
             self._ended = True
             self._error = error
@@ -150,34 +150,34 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
             self._packet_arrived.notify_all()
             self.has_room.notify_all()
 
-    # -- what a subscriber sees ---------------------------------------------------------------------
+    # -- the consuming side -------------------------------------------------------------------------
 
     async def receive(self) -> Packet:
         """Wait for the next packet. A cancellation loses none.
 
         Raises:
-            trio.EndOfChannel: whoever feeds the inbox has ended, and all packets were taken.
-            trio.BrokenResourceError: the same, where the inbox was disconnected by its policy, or where the
-                connection that it hangs on broke (a `ConnectionClosedError`).
-            trio.ClosedResourceError: the inbox was closed here.
+            trio.EndOfChannel: the source has ended, and all packets were received.
+            trio.BrokenResourceError: likewise, if the policy closed the subscription, or if its connection
+                broke (a `ConnectionClosedError`).
+            trio.ClosedResourceError: the subscription was closed locally.
         """
         if self._queue and not self._closed:
             await checkpoint_if_cancelled()
         while not self._queue or self._closed:
             if self._closed or self._ended:
                 await checkpoint()
-                return self.receive_nowait()  # raises what there is to raise
+                return self.receive_nowait()  # raises the appropriate exception
             await self._packet_arrived.wait()
         return self.receive_nowait()
 
     def receive_nowait(self) -> Packet:
-        """The next packet, if there is one. Raises as `receive`.
+        """Return the next packet without waiting. Raises as `receive` does.
 
         Raises:
-            trio.WouldBlock: there is none.
+            trio.WouldBlock: no packet is waiting.
         """
         if self._closed:
-            raise trio.ClosedResourceError("the inbox is closed; its block has ended")
+            raise trio.ClosedResourceError("the subscription is closed; its block has ended")
         if self._queue:
             packet = self._take()
             self.has_room.notify_all()
@@ -189,7 +189,7 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
         raise trio.EndOfChannel
 
     def close(self) -> None:
-        """Leave the channels and forget what waits."""
+        """Leave the channels and drop waiting packets."""
         if not self._closed:
             self._closed = True
             self.end()
@@ -198,7 +198,7 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
             self._packet_arrived.notify_all()
 
     async def aclose(self) -> None:
-        """The same as `close`, with a checkpoint. Cancelled, it is closed all the same."""
+        """Like `close`, with a checkpoint. It closes even if cancelled."""
         self.close()
         await checkpoint()
 

@@ -1,1 +1,1 @@
-"""RedisBroker: channels through Redis."""
+"""RedisBroker: share channels through Redis."""

@@ -1,19 +1,19 @@
-"""RedisBroker: channels that several processes, or machines, share through a Redis.
+"""RedisBroker: channels that several processes, or machines, share through Redis.
 
-What is published goes to Redis in a frame of ours: a mark, 16 random bytes that stand for one run of a
-broker, the message's number in it, the payload. By these bytes a broker knows what it sent itself; the number
-tells two messages with the same payload apart, see redis_heard.py.
+Each published payload has a header: a magic number, 16 random bytes that identify one run of a broker, and
+the sequence number of the message in that run. The random bytes let a broker recognise its own messages. The
+sequence number distinguishes two messages with the same payload, see duplicates.py.
 
-What always holds:
+Invariants:
 
-- One task keeps the connection, with one below it that reads and one that writes; all state is changed
-  between their waits. The publisher and the subscriber never wait: they leave word and ring a bell.
-- What Redis is asked to send here follows from what is wanted and what this connection was told, so nothing
-  has to be remembered across a loss.
-- Whoever may publish at that Redis can say anything. What is none of our messages is counted, logged once a
-  minute and dropped, before anything is decoded that is larger than ours can be.
-- Nothing of trio's cancellation of the block reaches these tasks: they end when the block has, and what waits
-  has been given out, or a second has passed.
+- One task owns the connection, with one child task that reads and one that writes. All state changes happen
+  between their waits. ``publish`` and ``subscribe`` never wait: they change the state and wake the writer.
+- The subscriptions at Redis follow from what is wanted and what this connection was told. Nothing has to be
+  remembered when a connection is lost.
+- Any program may publish at that Redis. A message in another format is counted, logged once a minute and
+  dropped, before anything larger than the limits is decoded.
+- Cancelling the block does not cancel these tasks at once. They end when the block has ended and the queue is
+  empty, or one second later.
 """
 
 from __future__ import annotations
@@ -58,32 +58,32 @@ __all__ = ["RedisBroker"]
 
 logger = logger_for("trio_ws.channels")
 
-#: What our frames begin with, so that what others publish there is not taken for one. 1 is the version.
+#: Magic number of a message, which tells it from those of other programs. 1 is the version.
 _MARK = b"tws1"
 _ORIGIN = slice(4, 20)
 _HEAD = 28
-#: Messages, and their bytes, that are on their way to Redis and not yet answered.
+#: Limits on the messages, and their bytes, that were sent to Redis and are not yet answered.
 _WINDOW_ITEMS = 1000
 _WINDOW_BYTES = 1_048_576
 #: Names in one SUBSCRIBE.
 _MAX_NAMES = 500
-#: Seconds in which, on leaving, what waits is given out.
+#: Seconds in which the waiting messages are sent when the block is left.
 _LAST_WORDS = 1.0
-#: Seconds that the others get when Redis is back, before what waited is published: for their own next attempt
-#: as much of ``backoff_max`` as this, and some to log in.
+#: Seconds to wait after reconnecting before queued messages are published, so that other processes can
+#: reconnect too: at most this much of ``backoff_max`` for their next attempt, and `_LOG_IN` to log in.
 _SETTLE = 0.5
 _LOG_IN = 0.25
-#: Seconds in which the same trouble is logged once.
+#: Seconds in which the same warning is logged once.
 _QUIET = 60.0
-#: Messages that are taken in one step, before others have a turn.
+#: Messages to deliver before yielding to other tasks.
 _MESSAGES_IN_A_ROW = 16
 
-#: From the system, so that neither a fork nor a seed makes processes draw alike.
+#: Drawn from the system, so that neither a fork nor a seed makes two processes draw alike.
 _uniform = random.SystemRandom().uniform
 
 _PUBLISH = b"PUBLISH"
 _PING = b"PING"
-# By whether it is wanted, and whether it is a pattern.
+# The Redis command, by whether to subscribe and whether to a pattern.
 _TELL = {
     (True, False): b"SUBSCRIBE",
     (True, True): b"PSUBSCRIBE",
@@ -93,32 +93,32 @@ _TELL = {
 
 
 class RedisBroker(Broker):
-    """Joins processes through Redis 6 or later; needs ``pip install trio-ws[redis]``.
+    """Connects processes through Redis 6 or later. Requires ``pip install trio-ws[redis]``.
 
-    Redis remembers no messages: what is published while a process has no connection to it is not heard
-    there. What a process itself publishes meanwhile waits, within two bounds; beyond them the oldest are
-    dropped and counted as ``unpublished``. When Redis is back it still waits for 0.75 seconds (0.25 and
-    ``backoff_max``, if that is less), in which the other processes come back too: nobody would hear it
-    before. It waits no longer than until half of a bound is reached.
+    Redis stores no messages: a process does not receive what is published while it is disconnected. Messages
+    that the process itself publishes in the meantime are queued, within two bounds. Beyond them the oldest
+    are dropped and counted as ``unpublished``. After reconnecting, the queue is held back for 0.75 seconds
+    (0.25 plus ``backoff_max``, if that is less), so that other processes can reconnect first and receive it.
+    It is sent earlier if half of a bound is reached.
 
     Args:
         url: ``redis://[user:password@]host[:port]``, ``rediss://`` for TLS, ``unix://[user:password@]/path``.
-        prefix: stands before every channel's name at Redis. Processes with the same one hear each other.
+        prefix: prefix of every channel's name at Redis. Processes with the same prefix exchange messages.
         max_queue_items: messages that may wait for Redis.
         max_queue_bytes: bytes of their names and payloads; default 16 MiB.
-        max_message_bytes: bytes of one payload; default 1 MiB. A larger one is not published, and one that
-            comes is dropped; both are counted and logged.
-        backoff_initial: seconds before the first attempt to connect again. It doubles with each, and a random
-            part of up to a half is taken off.
-        backoff_max: the most it becomes; default 1 second. A connection that held longer than this makes it
-            start again.
-        ping_interval: seconds of silence after which Redis is asked whether it is there.
-        ping_timeout: seconds of silence after that, which mean that it is not.
-        ssl_context: for ``rediss://``; by default `ssl.create_default_context`, which checks certificates.
+        max_message_bytes: bytes of one payload; default 1 MiB. A larger message is neither published nor
+            accepted; both cases are counted and logged.
+        backoff_initial: seconds before the first attempt to reconnect. The delay doubles with each attempt,
+            and a random part of up to a half is subtracted.
+        backoff_max: the longest such delay; default 1 second. A connection that lasted longer than this
+            resets the delay.
+        ping_interval: seconds of silence after which a PING is sent to Redis.
+        ping_timeout: seconds without an answer after which the connection is considered lost.
+        ssl_context: for ``rediss://``; by default `ssl.create_default_context`, which verifies certificates.
 
     Raises:
-        TypeError, ValueError: at once, for arguments that do not fit. No text has the password in it.
-        BrokerError: at once, where coredis is not installed.
+        TypeError, ValueError: immediately, for invalid arguments. No message contains the password.
+        BrokerError: immediately, if coredis is not installed.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class RedisBroker(Broker):
     ) -> None:
         self._url = parse_redis_url(url)
         if not isinstance(prefix, str):
-            raise TypeError(f"prefix is a str, not {type(prefix).__name__}")
+            raise TypeError(f"prefix must be a str, not {type(prefix).__name__}")
         for name, value in (
             ("max_queue_items", max_queue_items),
             ("max_queue_bytes", max_queue_bytes),
@@ -153,7 +153,7 @@ class RedisBroker(Broker):
         ):
             _check_seconds(name, seconds)
         if ssl_context is not None and not self._url.secure:
-            raise ValueError("ssl_context goes with a rediss:// URL")
+            raise ValueError("ssl_context requires a rediss:// URL")
         require_coredis()
         if self._url.secure and ssl_context is None:
             ssl_context = ssl.create_default_context()
@@ -169,12 +169,12 @@ class RedisBroker(Broker):
         self._running = False
         self._connection: RedisConnection | None = None  # while connected
         self._wanted = DesiredSubscriptions(prefix)
-        self._publish_not_before = -math.inf  # nothing is published before
-        self._refused: list[tuple[bytes, bytes]] = []  # to be asked for again, each for itself
+        self._publish_not_before = -math.inf  # trio's clock
+        self._refused: list[tuple[bytes, bytes]] = []  # refused subscriptions, to be retried one by one
         self._queue = PublishQueue(max_queue_items, max_queue_bytes)
-        self._overflow = 0  # dropped since the queue last was empty
-        self._work = Notification()  # rings when there is something to write
-        self._progress = Notification()  # rings when the queue is empty, or the connection lost
+        self._overflow = 0  # messages dropped since the queue was last empty
+        self._work = Notification()  # there is something to write
+        self._progress = Notification()  # the queue is empty, or the connection was lost
         self._received = 0
         self._losses = 0
         self._rejected = 0
@@ -184,7 +184,7 @@ class RedisBroker(Broker):
         self._foreign = _ThrottledWarning()
         self._too_large = _ThrottledWarning()
         self._refusals = _ThrottledWarning()
-        # Set while it runs.
+        # Set while running.
         self._receive: Callable[[str, bytes], None]
         self._connect_timeout: float
         self._origin: bytes
@@ -193,7 +193,7 @@ class RedisBroker(Broker):
     def __repr__(self) -> str:
         return f"<RedisBroker {self._url.shown} {self._state}>"
 
-    # -- what a hub sees ----------------------------------------------------------------------------
+    # -- called by a hub ----------------------------------------------------------------------------
 
     def subscribe(self, name: str) -> None:
         self._wanted.add(name)
@@ -205,7 +205,7 @@ class RedisBroker(Broker):
 
     def _subscriptions_changed(self) -> None:
         if self._connection is None:
-            self._wanted.changed.clear()  # the next connection is told all, so these need not pile up
+            self._wanted.changed.clear()  # a new connection subscribes to everything anyway
         self._work.notify_all()
 
     def publish(self, name: str, payload: bytes) -> None:
@@ -214,7 +214,7 @@ class RedisBroker(Broker):
             return
         if len(payload) > self._max_message:
             self._queue.dropped += 1
-            text = "a message of %d bytes is not published: max_message_bytes is %d"
+            text = "not publishing a message of %d bytes: max_message_bytes is %d"
             self._too_large.warn(text, len(payload), self._max_message)
             return
         before = self._queue.dropped
@@ -225,7 +225,7 @@ class RedisBroker(Broker):
         if self._queue.dropped > before:
             if not self._overflow:
                 logger.warning(
-                    "more is published than %s takes: messages are dropped, oldest first (%s)",
+                    "published messages exceed %s: dropping the oldest (%s)",
                     self._url.shown,
                     self._limits,
                 )
@@ -262,13 +262,15 @@ class RedisBroker(Broker):
         timeout: float,  # noqa: ASYNC109
     ) -> AsyncIterator[None]:
         if self._running:
-            raise RuntimeError("a broker serves one server; make another RedisBroker with the same URL")
+            raise RuntimeError(
+                "a broker serves one server at a time; make another RedisBroker with the same URL"
+            )
         _check_seconds("timeout", timeout)
         self._running = True
         try:
             self._receive = receive
             self._connect_timeout = timeout
-            # Anew for each run: a broker may have been copied by a fork.
+            # New for each run: a broker may have been copied by a fork.
             self._origin = secrets.token_bytes(16)
             self._heard = Heard()
             self._publish_not_before = -math.inf
@@ -286,19 +288,19 @@ class RedisBroker(Broker):
                     await self._drain()
                     scope.cancel()
             except BaseExceptionGroup as group:
-                failure = unwrap_exception_group(group)  # our task raises only what is a defect
+                failure = unwrap_exception_group(group)  # only a bug makes our task raise
             finally:
                 self._close()
             if failure is not None:
                 try:
                     raise failure
                 finally:
-                    del failure  # it holds this frame, which would hold it
+                    del failure  # break the traceback/frame reference cycle
         finally:
             self._running = False
 
     async def _drain(self) -> None:
-        """Wait a moment for what is still to be published, whether the block was cancelled or not."""
+        """Wait a moment until the queue is empty, whether the block was cancelled or not."""
         with trio.move_on_after(_LAST_WORDS, shield=True):
             self._publish_not_before = -math.inf
             self._work.notify_all()
@@ -312,7 +314,7 @@ class RedisBroker(Broker):
         self._overflow = 0
         left = self._queue.drop_all()
         if left:
-            logger.warning("%d messages could not be given to %s", left, self._url.shown)
+            logger.warning("dropped %d messages that could not be sent to %s", left, self._url.shown)
 
     @enable_ki_protection
     async def _host(self, link: RedisConnection, scope: trio.CancelScope) -> None:
@@ -327,7 +329,7 @@ class RedisBroker(Broker):
                     delay = self._backoff_initial
                 link, delay = await self._connect_again(delay)
                 logger.info(
-                    "%s is back after %.1f seconds; %d messages wait, %d were dropped",
+                    "reconnected to %s after %.1f seconds; %d messages are waiting, %d were dropped",
                     self._url.shown,
                     trio.current_time() - lost,
                     len(self._queue),
@@ -354,16 +356,16 @@ class RedisBroker(Broker):
         if reason != self._last_loss:
             self._lost = _ThrottledWarning()
         self._last_loss = reason
-        self._lost.warn("lost Redis, and trying to get it back: %s", reason)
+        self._lost.warn("lost the connection to Redis, reconnecting: %s", reason)
 
     async def _connect_again(self, delay: float) -> tuple[RedisConnection, float]:
-        """Try for ever; also give the delay to start with the next time.
+        """Retry until connected, and return the connection and the delay to start with next time.
 
-        Why Redis refuses us is said once, and again when that changes.
+        The reason why Redis refuses us is logged once, and again when it changes.
         """
         said = ""
         while True:
-            # The random part keeps the processes from coming all at once.
+            # Spread out the attempts of many processes.
             await trio.sleep(delay * _uniform(0.5, 1.0))
             delay = min(2 * delay, self._backoff_max)
             try:
@@ -372,12 +374,12 @@ class RedisBroker(Broker):
                 self._problem = str(exc)
                 if isinstance(exc, RefusedError) and self._problem != said:
                     said = self._problem
-                    logger.warning("not yet, and tried again: %s", said)
+                    logger.warning("reconnecting failed, will retry: %s", said)
                 else:
-                    logger.debug("not yet: %s", exc)
+                    logger.debug("reconnecting failed, will retry: %s", exc)
 
     async def _run_connection(self, link: RedisConnection) -> str:
-        """Read and write until the connection breaks, and close it; say why."""
+        """Read and write until the connection breaks, close it, and return the reason."""
         reasons = []
 
         @enable_ki_protection
@@ -409,7 +411,7 @@ class RedisBroker(Broker):
                     await self._work.wait()
 
     def _commands(self, link: RedisConnection) -> bytes:
-        """All that is to be said to Redis now: first what we want to hear, then what we publish."""
+        """Return the commands to send now: first subscriptions, then messages."""
         verbs: dict[bytes, list[bytes]] = {}
         for key in self._wanted.take_changes():
             wanted = key in self._wanted.names
@@ -447,12 +449,12 @@ class RedisBroker(Broker):
                 replies = await link.receive()
             if replies is None:
                 if link.pinged:
-                    raise BrokerError(f"{self._url.shown} was silent for {self._ping_timeout} s after a PING")
+                    raise BrokerError(f"{self._url.shown} did not answer a PING for {self._ping_timeout} s")
                 link.pinged = True
                 link.ping_sent = False
                 self._work.notify_all()
                 continue
-            link.pinged = False  # whatever comes is a sign of life
+            link.pinged = False  # any data shows that Redis is alive
             for number, (is_push, reply) in enumerate(replies, 1):
                 if number % _MESSAGES_IN_A_ROW == 0:
                     await trio.lowlevel.checkpoint()
@@ -468,23 +470,23 @@ class RedisBroker(Broker):
         elif kind == b"pmessage":
             self._deliver((True, reply[1]), reply[2], reply[3])
         elif isinstance(kind, bytes) and kind.endswith(b"subscribe"):
-            # The answers to one SUBSCRIBE: a push for each of its names.
+            # One SUBSCRIBE is answered with one push for each of its names.
             verb, names = link.pending_replies[0] if link.pending_replies else (b"", [])
             if kind.upper() != verb or not names or names.pop() != reply[1]:
-                raise BrokerError(f"{self._url.shown} answered {kind!r}, which was not asked")
+                raise BrokerError(f"{self._url.shown} sent an unexpected {kind!r}")
             if not names:
                 link.pending_replies.popleft()
 
     def _answered(self, link: RedisConnection, reply: Any) -> None:
         if not link.pending_replies:
-            raise BrokerError(f"{self._url.shown} said what was not asked: {reply!r:.200}")
+            raise BrokerError(f"{self._url.shown} sent an unexpected reply: {reply!r:.200}")
         verb, names = link.pending_replies.popleft()
         refused = isinstance(reply, Exception)
         if verb is _PUBLISH:
             if refused:
                 self._problem = f"{self._url.shown} refused a message: {error_text(reply)}"
                 if error_code(reply) in UNFIT:
-                    raise BrokerError(self._problem)  # and the message waits again
+                    raise BrokerError(self._problem)  # the message is queued again
                 self._refusals.warn("%s", self._problem)
             self._queue.answered(taken=not refused)
             if len(self._queue) == 0:
@@ -492,7 +494,7 @@ class RedisBroker(Broker):
                 self._progress.notify_all()
             self._work.notify_all()
         elif not names:
-            pass  # the answer to a PING, and its coming says it all
+            pass  # the answer to a PING
         elif not refused:
             raise BrokerError(f"{self._url.shown} answered {verb!r} with {reply!r:.200}")
         elif len(names) > 1:
@@ -514,7 +516,7 @@ class RedisBroker(Broker):
         if not _HEAD <= len(data) <= _HEAD + self._max_message or not data.startswith(_MARK):
             self._rejected += 1
             self._foreign.warn(
-                "dropped what is no message of ours, %d bytes on the channel '%s' at Redis",
+                "dropped a message in another format, %d bytes on the channel '%s' at Redis",
                 len(data),
                 shown(channel),
             )
@@ -525,12 +527,12 @@ class RedisBroker(Broker):
         try:
             self._receive(name, data[_HEAD:])
         except Exception:
-            # It is not to raise. If it does, that must cost this one message, not all.
-            logger.exception("a message for %r could not be taken", name)
+            # receive() never raises. If it does after all, only this message is lost.
+            logger.exception("could not deliver a message for %r", name)
 
 
 class _ThrottledWarning:
-    """Logs a kind of trouble, but once a minute at most, with how often it was."""
+    """Logs a warning at most once a minute, with the number of occurrences."""
 
     def __init__(self) -> None:
         self._count = 0

@@ -1,15 +1,15 @@
-"""One connection to Redis: opening it, commands out, replies in.
+"""One connection to Redis: open it, send commands, receive replies.
 
-Of coredis this uses the parser alone. Its clients, tried on trio in version 6.9, do not keep what a broker
-must hold: what a subscriber is slow to take waits in buffers without a bound (of 200,000 messages in a
-burst 199,689 were in them at once), commands wait in another one, a PING that is never answered is waited
-for without end, its pauses are not by trio's clock, and failed attempts are logged with tracebacks.
+Only the parser of coredis is used. Its clients, tried on trio in version 6.9, lack guarantees that a broker
+gives: messages for a slow subscriber wait in unbounded buffers (199,689 of a burst of 200,000 messages at
+once), commands wait in another one, an unanswered PING is awaited forever, pauses do not follow trio's clock,
+and failed attempts are logged with tracebacks.
 
-RESP3 lets one connection publish and be subscribed, so there is one, and the order of what is done on it is
-the order in which Redis does it.
+With RESP3 one connection can both publish and subscribe. There is therefore one connection, and Redis
+executes everything in the order in which it was sent.
 
-What always holds: whatever goes wrong here is a `BrokerError`, which names Redis without the password. Who
-gets one closes the link.
+Invariant: every failure here is a `BrokerError`, which names Redis without the password. Code that receives
+one closes the connection.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = [
     "require_coredis",
 ]
 
-# coredis takes the first word off, and makes an exception of it.
+# coredis turns the first word of an error into an exception class.
 _CODES = {
     "AuthenticationFailureError": "WRONGPASS",
     "AuthenticationRequiredError": "NOAUTH",
@@ -54,50 +54,50 @@ _CODES = {
     "MovedError": "MOVED",
     "ReadOnlyError": "READONLY",
 }
-#: Errors that say that this connection is of no use now, and another one may be.
+#: Errors after which this connection is useless, while a new one may work.
 UNFIT = frozenset({"WRONGPASS", "NOAUTH", "LOADING", "CLUSTERDOWN", "MOVED", "READONLY"})
 
 _RECEIVE_SIZE = 65_536
-#: What a server may say before it has greeted us; a greeting is a tenth of it.
+#: Limit on what a server may send before its greeting, which has about a tenth of it.
 _MAX_GREETING = 65_536
-#: The parser gives the room of what it has read back only when it has read all. We help it from here on.
+#: The parser frees what it has read only when it has read everything. From here on we help it.
 _MAX_READ_BYTES = 1_048_576
-#: What one reply may be. Another program may publish half a GiB at once.
+#: Limit on one reply. Another program may publish half a GiB at once.
 _MAX_REPLY_BYTES = 64 * 1_048_576
 
 
 def require_coredis() -> None:
-    """Import what is needed of coredis, or say how to get it.
+    """Import the parts of coredis that are used, or explain how to install it.
 
     Raises:
-        BrokerError: it is not there.
+        BrokerError: coredis is not installed.
     """
     try:
         with warnings.catch_warnings():
-            # Its byte code has constants that mix bytes and text, and cannot be loaded under python -bb.
+            # Its constants mix bytes and text, which cannot be loaded under python -bb.
             warnings.simplefilter("ignore", BytesWarning)
-            importlib.import_module("coredis.parser")  # it is slow, so it is not done before
+            importlib.import_module("coredis.parser")  # slow, so it is imported only when needed
     except ImportError as exc:
-        raise BrokerError("RedisBroker needs coredis; it comes with: pip install 'trio-ws[redis]'") from exc
+        raise BrokerError("RedisBroker requires coredis: pip install 'trio-ws[redis]'") from exc
 
 
 class RefusedError(BrokerError):
-    """Redis is there, and does not let us in."""
+    """Redis was reached, but refused the login."""
 
 
 def error_code(error: Exception) -> str:
-    """The first word of an error that Redis answered, as far as coredis keeps it apart."""
+    """The first word of an error from Redis, if coredis has a class for it."""
     return _CODES.get(type(error).__name__, "")
 
 
 def error_text(error: object) -> str:
-    """What Redis answered, with that word, fit to be logged."""
+    """An error from Redis with its first word, safe to log."""
     code = error_code(error) if isinstance(error, Exception) else ""
     return f"{code} {shown(str(error), 200)}".strip()
 
 
 def command(*words: bytes) -> bytes:
-    """A command in RESP."""
+    """Encode a command in RESP."""
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
 
@@ -106,10 +106,10 @@ async def open_connection(
     ssl_context: ssl.SSLContext | None,
     timeout: float,  # noqa: ASYNC109
 ) -> RedisConnection:
-    """Connect, and log in.
+    """Connect and log in.
 
     Raises:
-        BrokerError: that failed, or took longer than ``timeout`` seconds.
+        BrokerError: it failed, or took longer than ``timeout`` seconds.
     """
     with trio.move_on_after(timeout):
         return await _open(url, ssl_context)
@@ -123,7 +123,7 @@ async def _open(url: RedisURL, ssl_context: ssl.SSLContext | None) -> RedisConne
             stream = await trio.open_unix_socket(url.path)
         else:
             stream = await trio.open_tcp_stream(url.host, url.port)
-    except (OSError, ValueError) as exc:  # ValueError: a host, or a path, that cannot be one
+    except (OSError, ValueError) as exc:  # ValueError: an impossible host or path
         raise BrokerError(f"could not reach {url.shown}: {_why(exc)}") from exc
     try:
         if ssl_context is not None:
@@ -134,25 +134,27 @@ async def _open(url: RedisURL, ssl_context: ssl.SSLContext | None) -> RedisConne
     except BaseException as exc:
         await close_forcefully(stream)
         if isinstance(exc, trio.BrokenResourceError):
-            raise BrokerError(f"no TLS with {url.shown}: {_why(exc)}") from exc
+            raise BrokerError(f"TLS with {url.shown} failed: {_why(exc)}") from exc
         raise
     return link
 
 
 def _why(exc: BaseException) -> str:
-    """The innermost reason, for people: trio says that a stream broke, and OpenSSL why."""
+    """The innermost cause: trio says that a stream broke, and OpenSSL says why."""
     cause = exc.__cause__
     return str(cause if isinstance(cause, OSError) else exc) or type(exc).__name__
 
 
 class RedisConnection:
-    """See the module's text. Made by `open_link`; one task receives, one sends.
+    """A connection that is logged in. Made by `open_connection`; one task receives and one sends.
+
+    The owner sets all attributes.
 
     Attributes:
-        awaited: what the replies still to come are to, oldest first. It is the owner's.
-        told: what Redis was asked to send here. It is the owner's.
-        pinged: whether a PING was asked for, and nothing was heard since. It is the owner's.
-        ping_sent: whether that PING was sent. It is the owner's.
+        pending_replies: what the outstanding replies answer, oldest first.
+        subscribed: what Redis was asked to deliver.
+        pinged: whether a PING is due or unanswered, and nothing was received since.
+        ping_sent: whether that PING was sent.
     """
 
     def __init__(self, stream: trio.abc.Stream, shown: str) -> None:
@@ -170,7 +172,7 @@ class RedisConnection:
         self._push = DataType.PUSH
 
     async def log_in(self, username: str | None, password: str | None) -> None:
-        """Say HELLO, with the password if there is one."""
+        """Send HELLO, with the password if there is one."""
         words = [b"HELLO", b"3"]
         if username is not None or password is not None:
             words += [b"AUTH", (username or "default").encode(), (password or "").encode()]
@@ -179,26 +181,26 @@ class RedisConnection:
         while not replies:
             replies = await self.receive()
             if not replies and self._parser.bytes_written > _MAX_GREETING:
-                raise BrokerError(f"what answers at {self._shown} is no Redis: it says too much")
+                raise BrokerError(f"{self._shown} does not look like Redis: its greeting exceeds 64 KiB")
         _, greeting = replies[0]
         if isinstance(greeting, Exception):
-            raise RefusedError(f"{self._shown} refused us: {error_text(greeting)}")
+            raise RefusedError(f"{self._shown} refused the login: {error_text(greeting)}")
         if not isinstance(greeting, dict) or len(replies) > 1:
-            raise BrokerError(f"what answers at {self._shown} is no Redis of version 6 or later")
+            raise BrokerError(f"{self._shown} does not look like Redis 6 or later")
 
     async def send(self, data: bytes) -> None:
-        """Send commands. A cancellation may leave half a command sent: then the link must be closed."""
+        """Send commands. A cancellation may leave a command half sent; the connection must then be closed."""
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise BrokerError(f"the connection to {self._shown} broke: {_why(exc)}") from exc
 
     async def receive(self) -> list[tuple[bool, Any]]:
-        """Wait for bytes, and give the replies that they complete, which may be none.
+        """Wait for data, and return the replies that it completes, if any. A cancellation loses nothing.
 
         Returns:
-            For each whether it is a push, and what it says: bytes, int, list and dict; an exception stands
-            for an error that Redis answered. A cancellation loses nothing.
+            For each reply, whether it is a push, and its value: bytes, int, list or dict, or an exception for
+            an error that Redis reported.
         """
         try:
             data = await self._stream.receive_some(_RECEIVE_SIZE)
@@ -210,8 +212,8 @@ class RedisConnection:
             return self._parse(bytes(data))
         except BrokerError:
             raise
-        except Exception as exc:  # the parser stumbles over what is no RESP in many ways
-            raise BrokerError(f"what answers at {self._shown} is no Redis: {shown(str(exc), 200)}") from exc
+        except Exception as exc:  # the parser raises many kinds of errors for invalid RESP
+            raise BrokerError(f"{self._shown} does not look like Redis: {shown(str(exc), 200)}") from exc
 
     def _parse(self, data: bytes) -> list[tuple[bool, Any]]:
         parser = self._parser
@@ -223,7 +225,7 @@ class RedisConnection:
                 break
             replies.append((reply[0] == self._push, reply[1]))
         if parser.bytes_written - parser.bytes_read > _MAX_REPLY_BYTES:
-            raise BrokerError(f"{self._shown} says more than {_MAX_REPLY_BYTES} bytes at once")
+            raise BrokerError(f"{self._shown} sent a reply of more than {_MAX_REPLY_BYTES} bytes")
         if parser.bytes_read > _MAX_READ_BYTES:
             rest = parser.localbuffer.getvalue()[parser.bytes_read : parser.bytes_written]
             parser.localbuffer.seek(0)
@@ -233,5 +235,5 @@ class RedisConnection:
         return replies
 
     async def aclose(self) -> None:
-        """Close at once, also when cancelled."""
+        """Close at once, even if cancelled."""
         await close_forcefully(self._stream)

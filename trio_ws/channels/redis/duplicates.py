@@ -1,34 +1,34 @@
-"""What a broker has heard already.
+"""Recognise messages that were received before.
 
-Redis sends a message once for each subscription that it matches, and what was on its way when a connection
-broke is sent again.
+Redis delivers a message once for each matching subscription. Messages that were in flight when a connection
+broke are published again.
 
-What always holds: a message is known by all its bytes, so nothing that another program publishes can make us
-deaf for one that it has not repeated. As many of each sender are remembered as it can have on their way, and
-the senders that were heard last.
+Invariants: a message is recognised by all its bytes, so another program cannot suppress a message unless it
+repeats it. For each sender, as many messages are remembered as it can have in flight, and the senders heard
+from last are remembered.
 """
 
 from __future__ import annotations
 
 __all__ = ["Heard"]
 
-#: Messages of one sender that are remembered: more than `redis._WINDOW_ITEMS`.
+#: Messages remembered per sender: more than `broker._WINDOW_ITEMS`.
 _EACH = 1024
-#: Senders, and messages of all of them, that are remembered.
+#: Senders remembered, and messages of all of them.
 _MAX_SENDERS = 4096
 _MAX_MESSAGES = 65_536
 
 
 class Heard:
-    """See the module's text."""
+    """A bounded set of received messages. See the module docstring."""
 
     def __init__(self) -> None:
-        self._senders: dict[bytes, dict[int, None]] = {}  # the one heard last at the end
+        self._senders: dict[bytes, dict[int, None]] = {}  # least recently heard first
         self._messages = 0
 
     def add(self, sender: bytes, channel: bytes, data: bytes) -> bool:
-        """Whether this is the first time; it is remembered."""
-        message = hash((channel, data))  # of a secret of this process, as hashes of bytes are
+        """Remember a message, and return whether it is new."""
+        message = hash((channel, data))  # keyed with a secret of this process, as all hashes of bytes
         known = self._senders.pop(sender, None)
         if known is None:
             known = {}

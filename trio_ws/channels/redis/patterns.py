@@ -1,11 +1,10 @@
-"""Which channels a broker wants to hear at Redis, and under which names they go there.
+"""The channels that a broker subscribes to at Redis, and their names there.
 
-A channel's name at Redis is a prefix and the name in UTF-8. A glob becomes a pattern of Redis', whose
-dialect is another one: it counts bytes where we count characters, negates with ``^``, and knows a backslash
-escape.
+The name of a channel at Redis is a prefix and the name in UTF-8. A glob becomes a Redis pattern, whose syntax
+differs: it counts bytes instead of characters, negates with ``^``, and has backslash escapes.
 
-What always holds: a pattern matches all names that its glob matches. It may match more, so what comes by a
-pattern is looked at again here, in our dialect.
+Invariant: a pattern matches all names that its glob matches. It may match more, so messages that arrive
+through a pattern are matched again here with our own syntax.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DesiredSubscriptions", "Key", "channel_of", "name_of", "pattern_of"]
 
-#: Whether it is a pattern, and the name or pattern at Redis.
+#: Whether it is a pattern, and its name at Redis.
 Key = tuple[bool, bytes]
 
-#: A character, and a set of some, in the tongue of Redis: a character may be several bytes.
+#: The Redis patterns for any character, which may be several bytes, and for any character of a set.
 _ANY = "?*"
-#: The sets that mean the same in both dialects, but for a range that runs backwards.
+#: Sets with the same meaning in both syntaxes, except for a range that runs backwards.
 _PLAIN_SET = re.compile(r"!?(?:[\w.:/ ](?:-[\w.:/ ])?)+", re.ASCII)
 _RANGE = re.compile(r"(.)-(.)")
 _WILDCARDS = re.compile(r"(?:\?\*|\*)(?:\?\*|\*)+")
@@ -33,12 +32,12 @@ _WILDCARDS = re.compile(r"(?:\?\*|\*)(?:\?\*|\*)+")
 
 def channel_of(prefix: str, name: str) -> bytes:
     """The name of a channel at Redis."""
-    # A str may have lone surrogates, which UTF-8 as such has no bytes for.
+    # A str may contain lone surrogates, which plain UTF-8 cannot encode.
     return (prefix + name).encode("utf-8", "surrogatepass")
 
 
 def name_of(prefix: bytes, channel: bytes) -> str | None:
-    """The way back, or None for what no channel of ours is named."""
+    """Return the name of our channel with this name at Redis, or None."""
     if not channel.startswith(prefix):
         return None
     try:
@@ -49,7 +48,7 @@ def name_of(prefix: bytes, channel: bytes) -> str | None:
 
 
 def pattern_of(prefix: str, glob: str) -> bytes:
-    """The pattern for PSUBSCRIBE that matches, at least, all that ``glob`` does."""
+    """Return a PSUBSCRIBE pattern that matches at least everything that ``glob`` matches."""
     pieces = []
     at = 0
     while at < len(glob):
@@ -63,7 +62,7 @@ def pattern_of(prefix: str, glob: str) -> bytes:
             pieces.append(_set(glob[at:end]))
             at = end + 1
         else:
-            # An escape would hide a literal star from the line below, but there is none in a glob.
+            # An escaped literal star would confuse the substitution below, but a glob contains none.
             pieces.append(_literal(character))
     # "?*?*" and "??*" mean the same, and every star costs Redis another search.
     pattern = _WILDCARDS.sub(lambda run: "?" * run[0].count("?") + "*", "".join(pieces))
@@ -75,11 +74,11 @@ def _literal(text: str) -> str:
 
 
 def _end_of_set(glob: str, start: int) -> int | None:
-    """Where the set ends that began before ``start``; None if it does not: then its "[" is a character."""
+    """The end of the set that begins before ``start``, or None if it does not end: then "[" is literal."""
     at = start
     if glob[at : at + 1] == "!":
         at += 1
-    # A "]" in the first place is one of the set.
+    # A "]" in first place belongs to the set.
     found = glob.find("]", at + 1)
     return found if found > 0 else None
 
@@ -88,17 +87,17 @@ def _set(content: str) -> str:
     if not _PLAIN_SET.fullmatch(content) or any(first > last for first, last in _RANGE.findall(content)):
         return _ANY
     if content[0] == "!":
-        # One byte is not of the set, and the others of that character follow.
+        # The set excludes one byte; the other bytes of the character follow.
         return f"[^{content[1:]}]*"
     return f"[{content}]"
 
 
 class DesiredSubscriptions:
-    """The names and globs that are wanted, and what of that has changed since Redis was told.
+    """The subscribed names and globs, and the changes that Redis has not been told of.
 
     Attributes:
         names: the names, or globs, behind each name or pattern at Redis.
-        changed: what may differ from what Redis was told, in the order in which it came.
+        changed: keys that may differ from what Redis was told, oldest first.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -133,7 +132,7 @@ class DesiredSubscriptions:
         self.changed.clear()
 
     def tell_all(self) -> None:
-        """A new connection knows nothing."""
+        """Mark everything as changed, for a new connection."""
         self.changed = dict.fromkeys(self.names)
 
     def take_changes(self) -> Iterable[Key]:
@@ -141,10 +140,10 @@ class DesiredSubscriptions:
         return changed
 
     def match(self, key: Key, channel: bytes) -> str | None:
-        """The name of a channel that was heard by ``key``, if it is wanted, and by that key."""
+        """The name of a channel received through ``key``, or None if it is not subscribed through it."""
         names = self.names.get(key)
         if names is None:
-            return None  # unsubscribed while this was on its way
+            return None  # unsubscribed while the message was in flight
         name = name_of(self._prefix_bytes, channel)
         if name is None or (
             key[0] and not any(glob is not None and glob.matches(name) for glob in names.values())

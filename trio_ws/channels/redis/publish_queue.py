@@ -1,8 +1,9 @@
-"""What a broker has to publish: a bounded queue that survives the loss of a connection.
+"""Messages waiting to be published: a bounded queue that survives the loss of a connection.
 
-What always holds: a message is in exactly one place: it waits, or it was sent and not yet answered, or it is
-counted as published, or as dropped. The bound is on the first two together. What was sent when a connection
-broke waits again, in its old place; its sequence number tells the receivers whether they had it already.
+Invariants: a message is in exactly one place. It is waiting, or sent and unanswered, or counted as published,
+or counted as dropped. The bound covers the first two together. Messages that were unanswered when a
+connection broke return to their old place in the queue; receivers recognise duplicates by the sequence
+number.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ class Outgoing(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The bytes that it counts for."""
+        """The bytes charged for it."""
         return len(self.channel) + len(self.payload)
 
 
 class PublishQueue:
-    """See the module's text.
+    """A queue of `Outgoing` messages. See the module docstring.
 
     Attributes:
-        published: messages that Redis took.
-        dropped: messages that it never will.
+        published: messages that Redis accepted.
+        dropped: messages that were given up.
     """
 
     def __init__(self, max_items: int, max_bytes: int) -> None:
@@ -54,7 +55,7 @@ class PublishQueue:
         return 2 * len(self) >= self._max_items or 2 * self._bytes >= self._max_bytes
 
     def put(self, channel: bytes, payload: bytes) -> None:
-        """Append a message; the oldest that were not yet sent are dropped for it if need be."""
+        """Append a message. If the queue is full, the oldest unsent messages are dropped."""
         self._sequence += 1
         message = Outgoing(self._sequence, channel, payload)
         if message.size > self._max_bytes:
@@ -67,7 +68,7 @@ class PublishQueue:
             self.dropped += 1
 
     def take(self, max_items: int, max_bytes: int) -> list[Outgoing]:
-        """Messages to send now, so that no more than this was sent and is not answered; one may be larger."""
+        """Return messages to send, so that at most this much is unanswered. A single one may be larger."""
         taken = []
         while self._waiting and len(self._sent) < max_items:
             size = self._waiting[0].size
@@ -80,7 +81,7 @@ class PublishQueue:
         return taken
 
     def answered(self, *, taken: bool) -> None:
-        """Redis answered for the oldest that was sent: it took or refused it."""
+        """Record the answer of Redis to the oldest sent message: accepted or refused."""
         size = self._sent.popleft().size
         self._bytes -= size
         self._sent_bytes -= size
@@ -90,13 +91,13 @@ class PublishQueue:
             self.dropped += 1
 
     def connection_lost(self) -> None:
-        """What was sent and not answered must be sent again."""
+        """Queue all unanswered messages again."""
         self._waiting.extendleft(reversed(self._sent))
         self._sent.clear()
         self._sent_bytes = 0
 
     def drop_all(self) -> int:
-        """Give up what is here; say how many that were."""
+        """Drop all messages, and return their number."""
         count = len(self)
         self.dropped += count
         self._waiting.clear()

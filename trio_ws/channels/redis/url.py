@@ -1,8 +1,7 @@
-"""What a Redis URL says, checked when a broker is made.
+"""Parse and validate a Redis URL.
 
-What always holds: no text that is made here has the password in it, nor an error's, nor a cause's. That is
-why a wrong URL is not repeated in the error: where it is wrong, nobody can tell which of its parts was
-secret.
+Invariant: no message made here contains the password, nor does the message of an error or of its cause. An
+invalid URL is therefore not repeated in the error, since nobody can tell which of its parts was secret.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ __all__ = ["SCHEMES", "UNDERSTOOD", "RedisURL", "parse_redis_url"]
 #: The schemes of Redis URLs; the last two are one.
 SCHEMES = frozenset({"redis", "rediss", "unix", "redis+unix"})
 
-#: For error messages.
+#: The accepted URLs, for error messages.
 UNDERSTOOD = (
     "redis://[user:password@]host[:port][/db], the same with rediss:// for TLS,"
     " and unix://[user:password@]/path/of/socket; special characters in a password are percent-encoded"
@@ -26,16 +25,16 @@ UNDERSTOOD = (
 
 @dataclass(frozen=True)
 class RedisURL:
-    """Where Redis is, and who we are there.
+    """Address and credentials of a Redis server.
 
     Attributes:
         host: a name or an address; empty with ``path``.
         port: the TCP port.
         path: the Unix socket, or None.
-        secure: whether TLS is spoken.
+        secure: whether to use TLS.
         username: None for Redis' default user.
         password: None for no password.
-        shown: the URL without user and password, for people.
+        shown: the URL without user and password, for messages.
     """
 
     host: str
@@ -48,35 +47,35 @@ class RedisURL:
 
 
 def parse_redis_url(url: str) -> RedisURL:
-    """Take a URL apart.
+    """Parse a URL.
 
-    The database that it may name is checked and has no meaning: channels are outside of Redis' databases.
+    The number of a database is validated and has no effect, since channels do not belong to databases.
 
     Raises:
-        TypeError: it is no str.
-        ValueError: it is no URL of a Redis.
+        TypeError: ``url`` is not a str.
+        ValueError: ``url`` is not a valid Redis URL.
     """
     if not isinstance(url, str):
-        raise TypeError(f"a Redis URL is a str, not {type(url).__name__}")
+        raise TypeError(f"a Redis URL must be a str, not {type(url).__name__}")
     try:
         parts = urlsplit(url)
         port = parts.port if parts.port is not None else 6379
     except ValueError:
-        raise ValueError(f"the URL's host or port is wrong; what is understood: {UNDERSTOOD}") from None
+        raise ValueError(f"the URL has an invalid host or port; expected {UNDERSTOOD}") from None
     if parts.scheme not in SCHEMES:
-        raise ValueError(f"the URL is not one of a Redis; what is understood: {UNDERSTOOD}")
+        raise ValueError(f"the URL has another scheme; expected {UNDERSTOOD}")
     if parts.fragment or port == 0:
-        raise ValueError(f"the URL has a wrong port or a '#'; what is understood: {UNDERSTOOD}")
+        raise ValueError(f"the URL has an invalid port or a '#'; expected {UNDERSTOOD}")
     if parts.scheme in ("redis", "rediss"):
         host, path = parts.hostname or "", None
         database = parts.path.removeprefix("/")
         if not host:
-            raise ValueError(f"the URL names no host; what is understood: {UNDERSTOOD}")
+            raise ValueError(f"the URL has no host; expected {UNDERSTOOD}")
     else:
         host, path = "", unquote(parts.path)
         database = ""
         if parts.hostname or len(path) < 2:
-            raise ValueError(f"the URL names no path of a socket; what is understood: {UNDERSTOOD}")
+            raise ValueError(f"the URL has no socket path; expected {UNDERSTOOD}")
     _check_database(database, parts.query)
     return RedisURL(
         host=host,
@@ -92,7 +91,7 @@ def parse_redis_url(url: str) -> RedisURL:
 def _check_database(database: str, query: str) -> None:
     options = parse_qsl(query, keep_blank_values=True)
     if any(name != "db" for name, _ in options):
-        raise ValueError("of the options after '?' in a Redis URL only db is understood")
+        raise ValueError("db is the only option allowed after '?' in a Redis URL")
     for number in [database] * (database != "") + [value for _, value in options]:
         if not (number.isascii() and number.isdecimal()):
-            raise ValueError("the database in a Redis URL is a number")
+            raise ValueError("the database in a Redis URL must be a number")
