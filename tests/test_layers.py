@@ -21,6 +21,7 @@ LAYERS = {
     "ledger": 0,
     "signals": 0,
     "_nurseries": 0,
+    "_settings": 0,
     "wall": 1,
     "decoding": 1,
     "predicates": 2,

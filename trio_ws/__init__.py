@@ -9,6 +9,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
     ledger.py            layer 0   the memory that one peer makes us hold
     signals.py           layer 0   from a signal to a cancelled scope
     _nurseries.py        layer 0   unwrapping the exception group of an internal nursery
+    _settings.py         layer 0   keyword arguments that several functions share
     wall.py              layer 1   runs user code: handlers, methods and hooks
     decoding.py          layer 1   decoding JSON and msgpack that a peer sent
     predicates.py        layer 2   who may call, or gets a message
@@ -95,6 +96,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         proxy.py             HTTP and SOCKS5 proxies, named or from the environment
         http_tunnel.py       CONNECT, to an HTTP proxy
         redirect.py          where a redirect leads, and what may go there
+        config.py            ConnectConfig: how to connect, checked once
         connect.py           connect(): names, TLS, the client's opening handshake
         backoff.py           when to try again
         subscriptions.py     what a client subscribes to, on whatever connection it has

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trio_ws._settings import shows_settings_of
 from trio_ws.app.dispatch import Route, answer, serve
 from trio_ws.app.javascript import ClientModule
 from trio_ws.app.lifespan import run_lifespans
@@ -32,7 +33,7 @@ from trio_ws.protocol.handshake import check_subprotocols
 from trio_ws.protocol.http import HTTPError, is_token
 from trio_ws.rpc.handler import WebSocketHandler
 from trio_ws.rpc.methods import allow_keyboard_interrupt
-from trio_ws.server.config import ServerSettings, shows_settings
+from trio_ws.server.config import ServerSettings, server_config
 from trio_ws.server.router import HTTPRoute, Router, WebSocketRoute
 from trio_ws.server.routing import Pattern, Table, check_function, is_async, name_of
 from trio_ws.server.server import WebSocketServer
@@ -302,7 +303,7 @@ class App(Router):
         found = {route.pattern.path: route.function for route in self._websockets}
         return {path: one for path, one in found.items() if isinstance(one, WebSocketHandler)}
 
-    @shows_settings
+    @shows_settings_of(server_config)
     def run(self, port: int = 8000, **settings: Unpack[ServerSettings]) -> None:
         """Serve until Ctrl+C or SIGTERM, which drain the server: `trio.run` and `serve` in one.
 

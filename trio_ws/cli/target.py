@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio_ws
 from trio_ws.cli.errors import USAGE, Failure
+from trio_ws.client.config import connect_config
 from trio_ws.client.connect import ConnectAttempts
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ class ServerTarget:
     def _common(self, subprotocols: tuple[str, ...]) -> dict[str, Any]:
         context = self._context()
         try:  # made only to find out what may be wrong with them
-            ConnectAttempts(self.url, subprotocols, self.headers, ssl_context=context)
+            ConnectAttempts(
+                connect_config(self.url, subprotocols=subprotocols, headers=self.headers, ssl_context=context)
+            )
         except trio_ws.InvalidURIError:
             raise
         except ValueError as exc:

@@ -6,16 +6,18 @@ where it reconnects, are the keeper's (see reconnect.py).
 
 from __future__ import annotations
 
-import functools
 import warnings
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 
 from trio.lowlevel import enable_ki_protection
 
+from trio_ws._settings import shows_settings_of
 from trio_ws.channels.names import check_names
-from trio_ws.channels.subscription import MAX_BYTES, Subscription, check_policy
+from trio_ws.channels.subscription import Subscription, check_policy
 from trio_ws.client.backoff import Backoff
+from trio_ws.client.config import AskURI, ConnectSettings, connect_config
 from trio_ws.client.connect import ConnectAttempts
 from trio_ws.client.reconnect import ConnectionManager, StateChanges
 from trio_ws.client.subscriptions import Subscriptions, no_channels
@@ -31,19 +33,13 @@ from trio_ws.rpc.task_pool import TaskPool
 from trio_ws.websocket.runtime import open_runtime
 
 if TYPE_CHECKING:
-    import os
-    import ssl
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
-    import trio
-
     from trio_ws.channels.subscription import Policy
-    from trio_ws.client.connect import AskHeaders, AskURI, HeaderItems
     from trio_ws.client.reconnect import ClientState
     from trio_ws.codecs.base import Packet
-    from trio_ws.options import Options
     from trio_ws.rpc.outgoing import RPCResponse
     from trio_ws.rpc.streams import ItemStream
     from trio_ws.websocket.connection import WebSocket
@@ -98,20 +94,16 @@ class WebSocketClient:
         ConnectionFailedError: on entering, as `connect`; with ``reconnect`` once it gives up.
     """
 
+    @shows_settings_of(connect_config)
     def __init__(
         self,
         uri: str | AskURI,
         *,
         handler: WebSocketHandler[Any] | type[WebSocketHandler[Any]] | None = None,
         dialect: str | None = None,
-        headers: HeaderItems | AskHeaders = (),
-        stream: trio.abc.Stream | Callable[[], Awaitable[trio.abc.Stream]] | None = None,
-        unix_path: str | os.PathLike[str] | None = None,
-        ssl_context: ssl.SSLContext | None = None,
-        proxy: Literal[True] | str | None = True,
-        options: Options | None = None,
         reconnect: Backoff | None = None,
         autoconnect: bool = True,
+        **settings: Unpack[ConnectSettings],
     ) -> None:
         if dialect not in _DIALECTS:
             names = ", ".join(repr(name) for name in _DIALECTS if name)
@@ -119,15 +111,14 @@ class WebSocketClient:
         if reconnect is not None and not isinstance(reconnect, Backoff):
             raise TypeError(f"reconnect is a Backoff, not {type(reconnect).__name__}; write Backoff(...)")
         self._waits = reconnect is not None or not autoconnect
-        if self._waits and stream is not None and not callable(stream):
+        config = connect_config(uri, **settings)
+        if self._waits and config.stream is not None and not callable(config.stream):
             raise ValueError("a stream is good for one connection; give an async function that opens one")
         self._dialect = dialect
         self._subprotocols: Sequence[str] = _DIALECTS[dialect]
         self._handler = _make_handler(handler)
-        self._opening = functools.partial(
-            ConnectAttempts, uri, self._subprotocols, headers, stream, unix_path, ssl_context, proxy, options
-        )
-        self._opened: ConnectAttempts | None = None
+        self._config = replace(config, subprotocols=tuple(self._subprotocols))
+        self._attempts: ConnectAttempts | None = None
         self._autoconnect = autoconnect
         self._manager: Any = None
         self._subscriptions = Subscriptions()
@@ -153,12 +144,12 @@ class WebSocketClient:
     @asynccontextmanager
     @enable_ki_protection
     async def _run(self) -> AsyncIterator[None]:
-        opening = self._opened = self._opening()
+        attempts = self._attempts = ConnectAttempts(self._config)
         entered = False
         try:
-            async with open_runtime(opening.options) as runtime:
+            async with open_runtime(attempts.options) as runtime:
                 entered = True
-                self._connections.begin(runtime, opening.options.close_timeout)
+                self._connections.begin(runtime, attempts.options.close_timeout)
                 try:
                     if self._autoconnect:
                         await self._connections.connect()
@@ -169,14 +160,14 @@ class WebSocketClient:
                 await self._connections.close(None)
         finally:
             if not entered:
-                await opening.abandon()
+                await attempts.abandon()
 
     async def _open_peer(self, runtime: ConnectionRuntime) -> RPCSession:
         """One connection, and both halves of calls over it."""
-        assert self._opened is not None
+        assert self._attempts is not None
         handler = self._handler
         handler._prepare()
-        ws = await self._opened.open(runtime)
+        ws = await self._attempts.open(runtime)
         dialect = choose(
             ws.subprotocol or (self._dialect if self._dialect == "jsonrpc" else None), ws._options
         )
@@ -373,7 +364,7 @@ class WebSocketClient:
         if not wanted:
             raise ValueError("name one channel at least")
         subscriptions = self._subscriptions
-        max_bytes = MAX_BYTES if self._opened is None else self._opened.options.channel_max_bytes
+        max_bytes = self._config.options.channel_max_bytes
         with Subscription(policy, max_items, subscriptions.leave, max_bytes=max_bytes) as inbox:
             peer = await self._connections.wait_writable()
             if not peer.supports_extensions:

@@ -6,25 +6,25 @@ What always holds: whatever fails on the way, the stream is closed and the error
 
 from __future__ import annotations
 
-import functools
 import inspect
 import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Unpack
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trio_ws._settings import shows_settings_of
+from trio_ws.client.config import AskURI, ConnectConfig, ConnectSettings, connect_config
 from trio_ws.client.proxy import choose_proxy, explain, open_through
 from trio_ws.client.redirect import redirect_location, resolve_redirect, without_credentials
 from trio_ws.client.uri import parse_uri
 from trio_ws.errors import ConnectionFailedError, HandshakeRejectedError
 from trio_ws.logs import logger_for, shown
-from trio_ws.options import Options
 from trio_ws.protocol.deflate import PerMessageDeflate, confirm, offer
-from trio_ws.protocol.handshake import ClientHandshake, check_subprotocols
+from trio_ws.protocol.handshake import ClientHandshake
 from trio_ws.protocol.http import Request
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.runtime import open_runtime
@@ -33,17 +33,12 @@ from trio_ws.websocket.tls import tls_client
 from trio_ws.websocket.transport import SocketTransport, StreamTransport
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable
 
+    from trio_ws.options import Options
     from trio_ws.protocol.handshake import Response
     from trio_ws.websocket.runtime import ConnectionRuntime
     from trio_ws.websocket.transport import Transport
-
-    OpenStream = Callable[[], Awaitable[trio.abc.Stream]]
-    HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
-    AskHeaders = Callable[[], Awaitable[HeaderItems] | HeaderItems]
-    AskURI = Callable[[], Awaitable[str] | str]
 
 __all__ = ["ConnectAttempts", "close_after", "connect", "take_socket"]
 
@@ -55,19 +50,10 @@ _ANY_URI = "wss://unknown/"
 _BODY_SECONDS = 0.1
 
 
+@shows_settings_of(connect_config)
 @asynccontextmanager
 @enable_ki_protection
-async def connect(
-    uri: str | AskURI,
-    *,
-    subprotocols: Sequence[str] = (),
-    headers: HeaderItems | AskHeaders = (),
-    stream: trio.abc.Stream | OpenStream | None = None,
-    unix_path: str | os.PathLike[str] | None = None,
-    ssl_context: ssl.SSLContext | None = None,
-    proxy: Literal[True] | str | None = True,
-    options: Options | None = None,
-) -> AsyncIterator[WebSocket]:
+async def connect(uri: str | AskURI, **settings: Unpack[ConnectSettings]) -> AsyncIterator[WebSocket]:
     """Open a WebSocket for the length of an ``async with`` block (RFC 6455 section 4.1).
 
     Leaving the block closes it with 1000, with 1011 where an exception leaves, within ``close_timeout``.
@@ -104,12 +90,12 @@ async def connect(
         ConnectionFailedError: DNS, TCP, TLS, the proxy or the handshake failed, a redirect could not be
             followed, ``open_timeout`` passed, or a function for ``uri`` or ``headers`` raised.
     """
-    opening = ConnectAttempts(uri, subprotocols, headers, stream, unix_path, ssl_context, proxy, options)
+    attempts = ConnectAttempts(connect_config(uri, **settings))
     entered = False
     try:
-        async with open_runtime(opening.options) as runtime:
+        async with open_runtime(attempts.options) as runtime:
             entered = True
-            ws = await opening.open(runtime)
+            ws = await attempts.open(runtime)
             try:
                 yield ws
             except BaseException as exc:
@@ -118,48 +104,29 @@ async def connect(
             await ws.close()
     finally:
         if not entered:
-            await opening.abandon()
+            await attempts.abandon()
 
 
 class ConnectAttempts:
-    """How a connection is opened: the arguments of `connect`, checked. It may be opened again and again.
+    """Opens connections, any number of them one after the other.
 
     Each time functions are asked anew, and a mapping of headers is read anew.
     """
 
-    def __init__(
-        self,
-        uri: str | AskURI,
-        subprotocols: Sequence[str] = (),
-        headers: HeaderItems | AskHeaders = (),
-        stream: trio.abc.Stream | OpenStream | None = None,
-        unix_path: str | os.PathLike[str] | None = None,
-        ssl_context: ssl.SSLContext | None = None,
-        proxy: Literal[True] | str | None = True,
-        options: Options | None = None,
-    ) -> None:
-        self._stream = stream
-        self._uri = uri
-        self._headers = headers if isinstance(headers, Mapping) or callable(headers) else list(headers)
-        self._attempt = functools.partial(
-            _ConnectAttempt,
-            subprotocols=subprotocols,
-            stream=stream,
-            unix_path=unix_path,
-            ssl_context=ssl_context,
-            proxy=proxy,
-            options=options,
-        )
+    def __init__(self, config: ConnectConfig) -> None:
+        self._config = config
+        self.options = config.options
         # Made here for what may be wrong with its parts, as far as they are known.
-        first = self._attempt(_ANY_URI if callable(uri) else uri, _pairs(self._headers))
-        self.options = first.options
+        first = _ConnectAttempt(
+            config, _ANY_URI if callable(config.uri) else config.uri, _pairs(config.headers)
+        )
         # One is good for one connection.
-        self._first = None if callable(uri) or _is_function(self._headers) else first
+        self._first = None if callable(config.uri) or _is_function(config.headers) else first
         self._opened = False
 
     async def open(self, runtime: ConnectionRuntime) -> WebSocket:
         """Open a connection in ``open_timeout``; raises as `connect`."""
-        if self._opened and self._stream is not None and not callable(self._stream):
+        if self._opened and self._config.stream is not None and not callable(self._config.stream):
             raise RuntimeError("a stream is good for one connection; give an async function that opens one")
         self._opened = True
         attempt, self._first = self._first, None
@@ -180,19 +147,19 @@ class ConnectAttempts:
     async def _ask(self) -> _ConnectAttempt:
         """What to do this time."""
         try:
-            uri = await _result("uri", self._uri) if callable(self._uri) else self._uri
-            headers: Any = self._headers
+            uri = await _result("uri", self._config.uri) if callable(self._config.uri) else self._config.uri
+            headers: Any = self._config.headers
             if _is_function(headers):
                 headers = await _result("headers", headers)
-            return self._attempt(uri, _pairs(headers))
+            return _ConnectAttempt(self._config, uri, _pairs(headers))
         except BaseException:
             await self.abandon()
             raise
 
     async def abandon(self) -> None:
         """It comes to no `open`: close the stream that was given."""
-        if self._stream is not None and not callable(self._stream):
-            await close_forcefully(self._stream)
+        if self._config.stream is not None and not callable(self._config.stream):
+            await close_forcefully(self._config.stream)
 
 
 def _is_function(headers: object) -> bool:
@@ -240,37 +207,18 @@ def _is_cancellation(exc: BaseException) -> bool:
 
 
 class _ConnectAttempt:
-    """One `connect`: its arguments, checked, and where it stands on its way through proxies and redirects."""
+    """One attempt to connect, and where it has come to on its way through proxies and redirects."""
 
-    def __init__(
-        self,
-        uri: str,
-        headers: list[tuple[str, str]],
-        *,
-        subprotocols: Sequence[str],
-        stream: trio.abc.Stream | OpenStream | None,
-        unix_path: str | os.PathLike[str] | None,
-        ssl_context: ssl.SSLContext | None,
-        proxy: Literal[True] | str | None,
-        options: Options | None,
-    ) -> None:
+    def __init__(self, config: ConnectConfig, uri: str, headers: list[tuple[str, str]]) -> None:
         self.uri = parse_uri(uri)
-        if options is not None and not isinstance(options, Options):
-            raise TypeError(f"options is an Options, not {type(options).__name__}; write Options(...)")
-        self.options = options if options is not None else Options()
-        if ssl_context is not None and not self.uri.secure:
+        self.options = config.options
+        self._config = config
+        if config.ssl_context is not None and not self.uri.secure:
             raise ValueError("ssl_context goes with a wss:// URI")
-        if stream is not None and unix_path is not None:
-            raise ValueError("give stream or unix_path, not both")
-        self._fixed = "stream" if stream is not None else "unix_path" if unix_path is not None else None
-        if self._fixed and isinstance(proxy, str):
-            raise ValueError(f"give proxy or {self._fixed}, not both")
-        self._proxy_choice: Literal[True] | str | None = None if self._fixed and proxy is True else proxy
+        self._proxy_choice: Literal[True] | str | None = (
+            None if config.fixed and config.proxy is True else config.proxy
+        )
         self._proxy = choose_proxy(self.uri, self._proxy_choice)
-        self._stream = stream
-        self._unix_path = unix_path
-        self._ssl_context = ssl_context
-        self._subprotocols = check_subprotocols(subprotocols)
         self._headers = headers
         self._authorization = self.uri.authorization
         self._handshake = self._make_handshake()
@@ -287,7 +235,7 @@ class _ConnectAttempt:
         return ClientHandshake(
             self.uri.host_header,
             self.uri.target,
-            subprotocols=self._subprotocols,
+            subprotocols=self._config.subprotocols,
             extensions=offer(self.options.deflate) if self.options.deflate is not None else None,
             headers=items,
             max_header_bytes=self.options.max_header_bytes,
@@ -311,9 +259,9 @@ class _ConnectAttempt:
         try:
             self.uri = resolve_redirect(before, location)
             where = shown(str(self.uri))
-            if self._fixed:
+            if self._config.fixed:
                 raise ConnectionFailedError(
-                    f"{before} redirects to {where}, and {self._fixed} leads to one server only"
+                    f"{before} redirects to {where}, and {self._config.fixed} leads to one server only"
                 )
             if redirects >= self.options.max_redirects:
                 raise ConnectionFailedError(
@@ -353,12 +301,12 @@ class _ConnectAttempt:
         return ws
 
     async def _dial(self) -> trio.abc.Stream:
-        if callable(self._stream):
-            return await self._stream()
-        if self._stream is not None:
-            return self._stream
-        if self._unix_path is not None:
-            return await trio.open_unix_socket(self._unix_path)
+        if callable(self._config.stream):
+            return await self._config.stream()
+        if self._config.stream is not None:
+            return self._config.stream
+        if self._config.unix_path is not None:
+            return await trio.open_unix_socket(self._config.unix_path)
         if self._proxy is not None:
             return await open_through(self._proxy, self.uri, self.options.max_header_bytes)
         return await trio.open_tcp_stream(self.uri.address, self.uri.port)
@@ -366,7 +314,7 @@ class _ConnectAttempt:
     async def _secure(self, runtime: ConnectionRuntime, stream: trio.abc.Stream) -> Transport:
         if self.uri.secure:
             plain = take_socket(stream) if isinstance(stream, trio.SocketStream) else stream
-            context = self._ssl_context or ssl.create_default_context()
+            context = self._config.ssl_context or ssl.create_default_context()
             stream = secured = tls_client(plain, context, self.uri.server_name)
             await do_handshake(secured)
         elif isinstance(stream, trio.SocketStream):

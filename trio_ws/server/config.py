@@ -6,16 +6,16 @@ lists them and judges them, so that no server is built only to learn whether its
 
 from __future__ import annotations
 
-import inspect
 import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict
 
 import trio
 
+from trio_ws._settings import refuse_unknown
 from trio_ws.channels.broker import Broker
 from trio_ws.channels.broker_urls import broker_from
 from trio_ws.codecs.registry import SUBPROTOCOLS
@@ -28,7 +28,7 @@ from trio_ws.server.router import Router
 from trio_ws.server.routing import check_function
 from trio_ws.websocket.connection import WebSocket
 
-__all__ = ["ServerConfig", "ServerSettings", "Target", "server_config", "shows_settings", "tcp_address"]
+__all__ = ["ServerConfig", "ServerSettings", "Target", "server_config", "tcp_address"]
 
 Target = (
     Callable[[WebSocket], Awaitable[object]]
@@ -37,8 +37,6 @@ Target = (
     | WebSocketHandler[Any]
     | type[WebSocketHandler[Any]]
 )
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ServerSettings(TypedDict, total=False):
@@ -133,8 +131,7 @@ def server_config(
         TypeError, ValueError: an argument does not fit.
         BrokerError: what the broker needs is not installed.
     """
-    for name in unknown:
-        raise TypeError(f"a server takes no argument {name!r}; it takes {', '.join(_SETTINGS)}")
+    refuse_unknown("a server", server_config, unknown)
     _check_target(target)
     _check_address(port, host, unix_path, listeners)
     if options is not None and not isinstance(options, Options):
@@ -164,27 +161,6 @@ def server_config(
         debug=debug or (router is not None and router.debug),
         options=options,
     )
-
-
-_SETTINGS = tuple(
-    name
-    for name, parameter in inspect.signature(server_config).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY
-)
-
-
-def shows_settings(function: F) -> F:
-    """A decorator for a function of ``**settings``: its signature shows each, with its default."""
-    signature = inspect.signature(function)
-    listed = inspect.signature(server_config).parameters
-    own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
-    before = [one for one in own if one.kind is not one.KEYWORD_ONLY]
-    after = [one for one in own if one.kind is one.KEYWORD_ONLY]
-    shown: Any = function
-    shown.__signature__ = signature.replace(
-        parameters=[*before, *(listed[name] for name in _SETTINGS), *after]
-    )
-    return function
 
 
 def _check_target(target: object) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack
 import trio
 from trio.lowlevel import current_task, enable_ki_protection
 
+from trio_ws._settings import shows_settings_of
 from trio_ws.channels.hub import share
 from trio_ws.errors import check_close
 from trio_ws.logs import logger_for
@@ -21,7 +22,7 @@ from trio_ws.rpc.task_pool import TaskPool
 from trio_ws.server.accepting import accept_forever, close_listeners
 from trio_ws.server.blocking import run_in_thread
 from trio_ws.server.client_task import ClientTasks
-from trio_ws.server.config import ServerConfig, ServerSettings, server_config, shows_settings, tcp_address
+from trio_ws.server.config import ServerConfig, ServerSettings, server_config, tcp_address
 from trio_ws.server.listeners import is_loopback, open_listeners
 from trio_ws.server.router import Router, ServerResources
 from trio_ws.server.routing import is_async
@@ -88,7 +89,7 @@ class WebSocketServer(ClientTasks):
         BrokerError: on entering, where the broker cannot be reached within ``open_timeout``.
     """
 
-    @shows_settings
+    @shows_settings_of(server_config)
     def __init__(
         self, target: Target | None = None, port: int = 0, **settings: Unpack[ServerSettings]
     ) -> None:
@@ -390,7 +391,7 @@ async def _host_tasks(
                 when_cancelled()
 
 
-@shows_settings
+@shows_settings_of(server_config)
 async def serve(
     target: Target,
     port: int,

@@ -1,0 +1,48 @@
+"""Keyword arguments that several public functions share, listed once.
+
+One function lists the settings and checks them, such as `trio_ws.server.config.server_config`. Others take
+them as ``**settings`` and pass them on, and their signatures show each setting all the same.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["refuse_unknown", "settings_of", "shows_settings_of"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+def settings_of(lists: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The keyword-only parameters of a function, by name."""
+    parameters = inspect.signature(lists).parameters
+    return {name: one for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY}
+
+
+def shows_settings_of(lists: Callable[..., Any]) -> Callable[[F], F]:
+    """A decorator for a function of ``**settings``: its signature shows those that ``lists`` lists."""
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        positional = [one for one in own if one.kind is not one.KEYWORD_ONLY]
+        settings = settings_of(lists) | {one.name: one for one in own if one.kind is one.KEYWORD_ONLY}
+        shown: Any = function
+        shown.__signature__ = signature.replace(parameters=[*positional, *settings.values()])
+        return function
+
+    return decorate
+
+
+def refuse_unknown(what: str, lists: Callable[..., Any], unknown: dict[str, object]) -> None:
+    """Refuse settings that there are none of.
+
+    Raises:
+        TypeError: there is one in ``unknown``.
+    """
+    for name in unknown:
+        raise TypeError(f"{what} takes no argument {name!r}; it takes {', '.join(settings_of(lists))}")

@@ -1,0 +1,107 @@
+"""ConnectConfig: how to connect to a server, checked once.
+
+`connect` and `WebSocketClient` take the same settings, which `connect_config` lists and checks.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+import trio
+
+from trio_ws._settings import refuse_unknown
+from trio_ws.options import Options
+from trio_ws.protocol.handshake import check_subprotocols
+
+__all__ = [
+    "AskHeaders",
+    "AskURI",
+    "ConnectConfig",
+    "ConnectSettings",
+    "HeaderItems",
+    "OpenStream",
+    "connect_config",
+]
+
+OpenStream = Callable[[], Awaitable[trio.abc.Stream]]
+HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
+AskHeaders = Callable[[], Awaitable[HeaderItems] | HeaderItems]
+AskURI = Callable[[], Awaitable[str] | str]
+
+
+class ConnectSettings(TypedDict, total=False):
+    """The keyword arguments of `connect_config`, for type checkers."""
+
+    subprotocols: Sequence[str]
+    headers: HeaderItems | AskHeaders
+    stream: trio.abc.Stream | OpenStream | None
+    unix_path: str | os.PathLike[str] | None
+    ssl_context: ssl.SSLContext | None
+    proxy: Literal[True] | str | None
+    options: Options | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ConnectConfig:
+    """How to connect, checked. `connect` describes the settings; made by `connect_config`."""
+
+    uri: str | AskURI
+    subprotocols: tuple[str, ...]
+    headers: Mapping[str, str] | list[tuple[str, str]] | AskHeaders
+    stream: trio.abc.Stream | OpenStream | None
+    unix_path: str | os.PathLike[str] | None
+    ssl_context: ssl.SSLContext | None
+    proxy: Literal[True] | str | None
+    options: Options
+
+    @property
+    def fixed(self) -> Literal["stream", "unix_path"] | None:
+        """The setting that names the one place to connect to, so that no proxy or redirect applies."""
+        return "stream" if self.stream is not None else "unix_path" if self.unix_path is not None else None
+
+
+def connect_config(
+    uri: str | AskURI,
+    *,
+    subprotocols: Sequence[str] = (),
+    headers: HeaderItems | AskHeaders = (),
+    stream: trio.abc.Stream | OpenStream | None = None,
+    unix_path: str | os.PathLike[str] | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    proxy: Literal[True] | str | None = True,
+    options: Options | None = None,
+    **unknown: object,
+) -> ConnectConfig:
+    """Check how to connect. What functions give for ``uri`` and ``headers`` is checked when they are called.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit.
+        InvalidURIError: the URI, the proxy's URL, or that of the environment is wrong.
+    """
+    refuse_unknown("connect()", connect_config, unknown)
+    if options is not None and not isinstance(options, Options):
+        raise TypeError(f"options is an Options, not {type(options).__name__}; write Options(...)")
+    if stream is not None and unix_path is not None:
+        raise ValueError("give stream or unix_path, not both")
+    config = ConnectConfig(
+        uri=uri,
+        subprotocols=tuple(check_subprotocols(subprotocols)),
+        headers=_kept(headers),
+        stream=stream,
+        unix_path=unix_path,
+        ssl_context=ssl_context,
+        proxy=proxy,
+        options=options if options is not None else Options(),
+    )
+    if config.fixed and isinstance(proxy, str):
+        raise ValueError(f"give proxy or {config.fixed}, not both")
+    return config
+
+
+def _kept(headers: Any) -> Any:
+    """The headers, an iterator as a list: it can be read once."""
+    return headers if isinstance(headers, Mapping) or callable(headers) else list(headers)
