@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "trio_ws"
 # The first name below trio_ws, and its layer; trio_ws itself, on the top layer, is "".
 LAYERS = {
     "logs": -1,  # errors show what a peer said
+    "models": 0,
     "errors": 0,
     "options": 0,
     "ledger": 0,
@@ -30,6 +31,7 @@ LAYERS = {
     "wire": 3,  # a deprecated name
     "websocket": 4,
     "channels": 5,
+    "schema": 5,
     "rpc": 6,
     "client": 7,
     "server": 8,

@@ -4,6 +4,7 @@ The package layout, from the lowest layer up. A module imports only from layers 
 folder; tests/test_layers.py checks that, and that this picture lists every module::
 
     logs.py              layer -1  what a log shows of a peer's text, and how often
+    models.py            layer 0   models of pydantic, where msgspec meets one
     errors.py            layer 0   every exception, its tree in the docstring
     options.py           layer 0   Options: every limit and timeout, frozen
     ledger.py            layer 0   the memory that one peer makes us hold
@@ -73,6 +74,15 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
             publish_queue.py     what waits to be published
             duplicates.py        which messages were received already
             url.py               Redis URLs
+    schema/              layer 5   the contract of handlers, for other languages
+        docstring.py         the parts of a docstring
+        types.py             types -> JSON Schema
+        globs.py             the parts of a glob
+        contract.py          what a handler offers
+        openrpc.py           as OpenRPC 1.3
+        asyncapi.py          as AsyncAPI 3.0
+        typescript.py        as TypeScript
+        document.py          Schema: in every form
     rpc/                 layer 6   calls over one WebSocket, either way round
         rate_limit.py        rate limits
         parameters.py        validating arguments by their annotations
@@ -141,6 +151,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         target.py            how a command reaches its server
         methods.py           the methods that a server lists
         rpc.py               call, stream, listen
+        schemas.py           schema, types
         interactive.py       connect
         stdin.py             lines from a pipe
         prompt.py            lines from a person
@@ -200,6 +211,7 @@ from trio_ws.rpc.methods import Method, rpc_method
 from trio_ws.rpc.outgoing import PacketStream, RPCResponse
 from trio_ws.rpc.rate_limit import RateLimit, rate_limit
 from trio_ws.rpc.streams import ItemStream
+from trio_ws.schema.document import Schema
 from trio_ws.server.blocking import BlockingWebSocket
 from trio_ws.server.http import HTTPResponse
 from trio_ws.server.processes.supervisor import ProcessGroup, WorkerProcess, serve_processes
@@ -262,6 +274,7 @@ __all__ = [
     "RateLimitError",
     "RedisBroker",
     "Request",
+    "Schema",
     "Subscription",
     "SubscriptionError",
     "SubscriptionStatistics",

@@ -13,6 +13,7 @@ import msgspec
 
 from trio_ws.errors import MessageError
 from trio_ws.logs import shown
+from trio_ws.models import decode_model
 
 __all__ = ["UNDECODABLE", "decode_json", "describe"]
 
@@ -29,7 +30,7 @@ def describe(exc: BaseException) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _json_decoder(type: Any) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(type)
+    return msgspec.json.Decoder(type, dec_hook=decode_model)
 
 
 def decode_json(what: str, payload: str | bytes, type: Any, source: object) -> Any:
@@ -48,7 +49,7 @@ def decode_json(what: str, payload: str | bytes, type: Any, source: object) -> A
     try:
         decoder = _json_decoder(type)
     except TypeError:  # it cannot be hashed, or is no type
-        decoder = msgspec.json.Decoder(type)
+        decoder = msgspec.json.Decoder(type, dec_hook=decode_model)
     try:
         return decoder.decode(payload)
     except UNDECODABLE as exc:

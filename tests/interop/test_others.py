@@ -17,6 +17,7 @@ import pytest
 import trio
 
 from tests.support.daemons import said_port, taking_a_port
+from tests.support.npm import CACHE, node, npm_package
 from tests.support.serving import echo, guard, serving
 from trio_ws import (
     App,
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from trio_ws import WebSocket
 
 HERE = Path(__file__).parent
-CACHE = HERE.parents[1] / ".cache" / "peers"
-NODE = shutil.which("node") or shutil.which("nodejs")
 
 #: The second of each repeats the first from farther back than a small window reaches.
 FAR = bytes((i * i >> 3 ^ i >> 8) & 255 for i in range(20_000))
@@ -222,14 +221,9 @@ async def test_a_go_client(go_peer: str, library: str, wish: Compression) -> Non
 
 @pytest.fixture(scope="module")
 def node_peer() -> list[str]:
-    if NODE is None:
-        pytest.skip("node is not installed; on Debian: apt-get install nodejs")
-    wanted: dict[str, str] = json.loads((HERE / "peers" / "package.json").read_text())["dependencies"]
-    for name, version in wanted.items():
-        package = CACHE / "node_modules" / name / "package.json"
-        if not package.exists() or json.loads(package.read_text())["version"] != version:
-            pytest.skip(f"{name} {version} is not in .cache/peers; see .ci/run")
-    return [NODE, str(HERE / "peers" / "node_peers.mjs"), str(CACHE)]
+    for name in ("jayson", "rpc-websockets", "ws"):
+        npm_package(name)
+    return [node(), str(HERE / "peers" / "node_peers.mjs"), str(CACHE)]
 
 
 #: What may be given to ws as its perMessageDeflate.

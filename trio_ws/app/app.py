@@ -33,6 +33,7 @@ from trio_ws.protocol.handshake import check_subprotocols
 from trio_ws.protocol.http import HTTPError, is_token
 from trio_ws.rpc.handler import WebSocketHandler
 from trio_ws.rpc.methods import allow_keyboard_interrupt
+from trio_ws.schema import Schema
 from trio_ws.server.config import ServerSettings, server_config
 from trio_ws.server.router import HTTPRoute, Router, WebSocketRoute
 from trio_ws.server.routing import Pattern, Table, check_function, is_async, name_of
@@ -302,6 +303,14 @@ class App(Router):
         """Every `WebSocketHandler` that is mounted here or in a mounted App, by its path."""
         found = {route.pattern.path: route.function for route in self._websockets}
         return {path: one for path, one in found.items() if isinstance(one, WebSocketHandler)}
+
+    def schema(self) -> Schema:
+        """The methods and channels of all mounted handlers, as OpenRPC, AsyncAPI and TypeScript.
+
+        Raises:
+            TypeError, ValueError: they cannot be described, or there are none; see `Schema`.
+        """
+        return Schema(self)
 
     @shows_settings_of(server_config)
     def run(self, port: int = 8000, **settings: Unpack[ServerSettings]) -> None:

@@ -18,6 +18,7 @@ import msgspec
 
 from trio_ws.codecs.base import Packet, PacketSource
 from trio_ws.errors import PacketError
+from trio_ws.models import encode_model
 from trio_ws.protocol.frames import BINARY, FIN, TEXT
 from trio_ws.protocol.framing import server_frame
 from trio_ws.websocket.deferred_frame import deflated_frame
@@ -46,7 +47,7 @@ ENTRY_OVERHEAD = 128
 
 _SETTLED = object()
 
-_to_msgpack = msgspec.msgpack.Encoder().encode
+_to_msgpack = msgspec.msgpack.Encoder(enc_hook=encode_model).encode
 _from_msgpack = msgspec.msgpack.Decoder().decode
 
 

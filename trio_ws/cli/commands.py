@@ -13,7 +13,7 @@ import trio
 
 import trio_ws
 from trio_ws.cli import bench as benching
-from trio_ws.cli import interactive
+from trio_ws.cli import interactive, schemas
 from trio_ws.cli import rpc as rpc_commands
 from trio_ws.cli.errors import INTERRUPTED, OK, USAGE, Failure, explain, unwrap
 from trio_ws.cli.output import Output, remark
@@ -320,6 +320,37 @@ def _listen(
     """Print what is published to channels; a CHANNEL may be a glob, in quotes."""
     place = _place(url, headers, cafile)
     return _run(partial(rpc_commands.listen, place, channels, limit, Output(as_json=as_json)), timeout)
+
+
+@cli.command("schema", epilog=_EXIT_CODES)
+@click.argument("target", metavar="MODULE:APP")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["openrpc", "asyncapi"]),
+    default="openrpc",
+    show_default=True,
+    help="Methods of one handler, or all messages of all handlers.",
+)
+@click.option("--path", metavar="PATH", help="OpenRPC: of the handler at this path of an App.")
+@click.option("--title", metavar="T", help="Default: the name of the handler's class.")
+@click.option("--version", default="1.0.0", show_default=True, metavar="V", help="Of your interface.")
+@click.option("--url", metavar="URL", help="Where it is served, such as wss://example.com.")
+def _schema(
+    target: str, form: str, path: str | None, title: str | None, version: str, url: str | None
+) -> int:
+    """Print the contract of what MODULE:APP names as OpenRPC 1.3 or AsyncAPI 3 (JSON).
+
+    Annotations become JSON Schema, and docstrings become descriptions.
+    """
+    return schemas.print_schema(target, form, path=path, title=title, version=version, url=url)
+
+
+@cli.command("types", epilog=_EXIT_CODES)
+@click.argument("target", metavar="MODULE:APP")
+def _types(target: str) -> int:
+    """Print the contract of what MODULE:APP names as a module of TypeScript."""
+    return schemas.print_types(target)
 
 
 @cli.command("bench", epilog=_EXIT_CODES)

@@ -22,7 +22,7 @@ from trio_ws.server.processes.targets import load, load_ssl_context
 if TYPE_CHECKING:
     from trio_ws.cli.output import Output
 
-__all__ = ["Serving", "announce", "end_with", "serve", "set_up_logging"]
+__all__ = ["Serving", "announce", "end_with", "load_target", "serve", "set_up_logging"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +92,8 @@ def serve(wishes: Serving, out: Output) -> int:
     """
     if wishes.keyfile is not None and wishes.certfile is None:
         raise Failure("--ssl-keyfile goes with --ssl-certfile; give that too", USAGE)
-    # As for python -m, so that the console script finds what lies here.
-    if os.getcwd() not in sys.path:  # noqa: PTH109 - no more than a name
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109
     set_up_logging(wishes.log_level)
-    target = _load(wishes.target)
+    target = load_target(wishes.target)
     try:
         context = load_ssl_context(wishes.certfile, wishes.keyfile, None)
         make_server = partial(
@@ -164,7 +161,15 @@ class _Announcement:
         announce(self._out, self._wishes.target, value.url, workers=self._wishes.workers)
 
 
-def _load(target: str) -> Any:
+def load_target(target: str) -> Any:
+    """What an import string names, from the current folder too.
+
+    Raises:
+        Failure: it cannot be imported.
+    """
+    # As for python -m, so that the console script finds what lies here.
+    if os.getcwd() not in sys.path:  # noqa: PTH109 - no more than a name
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
     try:
         return load(target)
     except ValueError as exc:

@@ -29,6 +29,7 @@ __all__ = [
     "ABORT",
     "CREDIT",
     "DEADLINE",
+    "DISCOVER",
     "GOAWAY",
     "MAX_NAME",
     "METHODS",
@@ -55,6 +56,7 @@ UNSUBSCRIBE = "__unsubscribe__"
 
 # What a client asks for the list of methods; answered where the handler allows it.
 METHODS = "__methods__"
+DISCOVER = "rpc.discover"
 
 # Characters of a method's name, a call's id or a stream's id: they are keys here and stand in logs.
 MAX_NAME = 256

@@ -42,6 +42,7 @@ from trio_ws.codecs.decoded_size import json_size
 from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError, RPCError
 from trio_ws.ledger import MOST_GROWTH, OVERHEAD
+from trio_ws.models import encode_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -122,7 +123,7 @@ class _Glimpse(msgspec.Struct, gc=False):
     error: Raw | UnsetType = UNSET
 
 
-_encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder(enc_hook=encode_model).encode
 _decode = msgspec.json.Decoder(_Object).decode
 # The members up to one more than there may be. What follows is skipped, and none of it made.
 _ABSENT = Raw()

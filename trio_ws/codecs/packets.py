@@ -30,6 +30,7 @@ from trio_ws.codecs.decoded_size import json_size, msgpack_size
 from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError
 from trio_ws.ledger import MOST_GROWTH
+from trio_ws.models import encode_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -61,10 +62,10 @@ class _Glimpse(msgspec.Struct, gc=False):
     rpc: _CallToEnd
 
 
-_to_msgpack = msgspec.msgpack.Encoder().encode
+_to_msgpack = msgspec.msgpack.Encoder(enc_hook=encode_model).encode
 _from_msgpack = msgspec.msgpack.Decoder(Packet).decode
 _glimpse_msgpack = msgspec.msgpack.Decoder(_Glimpse).decode
-_to_json = msgspec.json.Encoder().encode
+_to_json = msgspec.json.Encoder(enc_hook=encode_model).encode
 _from_json = msgspec.json.Decoder(Packet).decode
 _glimpse_json = msgspec.json.Decoder(_Glimpse).decode
 _any_json = msgspec.json.Decoder().decode

@@ -11,6 +11,7 @@ import functools
 import inspect
 import types
 import typing
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import trio
@@ -20,7 +21,7 @@ from trio_ws.channels.channel import ConnectionSubscriber
 from trio_ws.channels.hub import Hub
 from trio_ws.channels.names import check_names, is_glob
 from trio_ws.channels.subscription import check_policy
-from trio_ws.codecs.base import METHODS, SUBSCRIBE, UNSUBSCRIBE
+from trio_ws.codecs.base import DISCOVER, METHODS, SUBSCRIBE, UNSUBSCRIBE
 from trio_ws.codecs.registry import choose, plain_dialect
 from trio_ws.errors import CloseConnection, RPCAccessDeniedError, RPCInvalidParamsError
 from trio_ws.logs import logger_for, shown
@@ -29,11 +30,12 @@ from trio_ws.rpc.client_connection import CONNECTION_POLICIES, ClientConnection,
 from trio_ws.rpc.methods import Method, allow_keyboard_interrupt, collect, make_method
 from trio_ws.rpc.rate_limit import Limiter
 from trio_ws.rpc.session import RPCSession
+from trio_ws.schema import Schema
 from trio_ws.websocket.frame_log import log_extra
 from trio_ws.websocket.lifetime import CONNECTING
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable
 
     from trio_ws.channels.subscription import Policy
     from trio_ws.codecs.base import Packet
@@ -71,18 +73,23 @@ class WebSocketHandler(Generic[State]):
         client_globs: whether `may_subscribe` is asked about a client's own globs. Default False: they are
             refused.
         list_methods: whether clients are told, when they ask, which methods they may call, with parameters
-            and docstrings, as `trio-ws connect` does for its completion. Default False.
+            and docstrings, as `trio-ws connect` does for its completion. ``rpc.discover`` then answers with
+            their OpenRPC document, so that they must have a schema, see `Schema`. Default False.
+        channel_types: the types of the data that is published, by the names of channels or globs, for the
+            schema: ``{"room.*": Message}``. Default: none.
     """
 
     default_rate_limit: ClassVar[RateLimit | None] = None
     channel_policy: ClassVar[Policy] = "disconnect"
     client_globs: ClassVar[bool] = False
     list_methods: ClassVar[bool] = False
+    channel_types: ClassVar[Mapping[str, Any]] = types.MappingProxyType({})
     _state_type: ClassVar[Any] = None
     _methods: dict[str, Method]
     _limiter: Limiter
     _hub: Hub
     _clients: set[ClientConnection[State]]
+    _schema: Schema | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -100,10 +107,13 @@ class WebSocketHandler(Generic[State]):
             self._clients = set()
             self._hub = Hub()
             check_policy(self.channel_policy, CONNECTION_POLICIES)
+            self._check_channel_types()
             self._methods[SUBSCRIBE] = make_method(self._subscribe)
             self._methods[UNSUBSCRIBE] = make_method(self._unsubscribe)
             if self.list_methods:
                 self._methods[METHODS] = make_method(self._list_methods)
+                self._schema = self.schema()  # a method that it cannot describe is a mistake that shows now
+                self._methods.setdefault(DISCOVER, make_method(self._discover, DISCOVER))
             for hook in (self.on_connect, self.on_receive, self.on_disconnect):
                 allow_keyboard_interrupt(hook)
 
@@ -152,7 +162,11 @@ class WebSocketHandler(Generic[State]):
         """The methods that clients may call, by name; each has ``describe()``."""
         self._prepare()
         return types.MappingProxyType(
-            {name: method for name, method in self._methods.items() if name not in _RESERVED}
+            {
+                name: method
+                for name, method in self._methods.items()
+                if name not in _RESERVED and method.function != self._discover
+            }
         )
 
     @property
@@ -207,6 +221,21 @@ class WebSocketHandler(Generic[State]):
         if method.name in self._methods:
             raise ValueError(f"there is a method {method.name!r} already; give another alias_name")
         self._methods[method.name] = method
+        if self.list_methods:
+            self._schema = None
+            try:
+                self._schema = self.schema()
+            except BaseException:
+                del self._methods[method.name]
+                raise
+
+    def schema(self) -> Schema:
+        """The methods and channels as they are now, as OpenRPC, AsyncAPI and TypeScript.
+
+        Raises:
+            TypeError, ValueError: they cannot be described; see `Schema`.
+        """
+        return Schema(self)
 
     # -- what a server calls ------------------------------------------------------------------------
 
@@ -403,6 +432,21 @@ class WebSocketHandler(Generic[State]):
             extra=log_extra(connection._ws),
         )
         return True
+
+    def _discover(self, connection: ClientConnection[State]) -> dict[str, Any]:
+        if self._schema is None:
+            self._schema = self.schema()
+        return self._schema._openrpc_for(
+            lambda method: method.source.requires is None or check(method.source.requires, connection)
+        )
+
+    def _check_channel_types(self) -> None:
+        if not isinstance(self.channel_types, Mapping):
+            name = type(self).__name__
+            raise TypeError(
+                f"{name}.channel_types is a mapping of names to types, not {self.channel_types!r}"
+            )
+        check_names(list(self.channel_types))
 
     def _list_methods(self, connection: ClientConnection[State]) -> list[dict[str, Any]]:
         return [

@@ -16,7 +16,18 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import typing
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,8 +39,9 @@ from msgspec.structs import astuple
 
 from trio_ws.codecs.jsonrpc import EXTENSIONS
 from trio_ws.decoding import UNDECODABLE
+from trio_ws.errors import RPCError
 from trio_ws.predicates import PredicateLike, check_predicate
-from trio_ws.rpc.parameters import MethodParameter, format_annotation, invalid_params, show_name
+from trio_ws.rpc.parameters import MethodParameter, format_annotation, invalid_params, resolve, show_name
 from trio_ws.rpc.rate_limit import LIMIT_MARK, RateLimit, target_of
 
 if TYPE_CHECKING:
@@ -53,6 +65,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 # What a call of the function gives: the result, something to await, an async generator.
 PLAIN, ASYNC, STREAM = 0, 1, 2
 _KINDS = ("plain", "async", "stream")
+# What annotates a stream of results, and a plain def that gives something to await.
+_ITEMS = (AsyncIterable, AsyncIterator, AsyncGenerator)
+_AWAITABLES = (Awaitable, Coroutine)
 
 MARK = "__trio_ws_rpc_method__"
 _MAX_NAME = 256  # as much as a packet carries
@@ -63,9 +78,14 @@ _MAX_LAYERS = 64  # decorators on one function
 class _Mark:
     alias_name: str | None
     requires: PredicateLike | None
+    errors: tuple[type[RPCError], ...] = ()
 
 
-def rpc_method(alias_name: str | None = None, requires: PredicateLike | None = None) -> MethodDecorator:
+def rpc_method(
+    alias_name: str | None = None,
+    requires: PredicateLike | None = None,
+    errors: Sequence[type[RPCError]] = (),
+) -> MethodDecorator:
     """Let clients call a method of a `WebSocketHandler`: an ``async def``, a ``def`` or an async generator.
 
     An ``async def`` may wait. A plain ``def`` runs inline: it must be quick. An async generator is a stream.
@@ -78,6 +98,7 @@ def rpc_method(alias_name: str | None = None, requires: PredicateLike | None = N
     Args:
         alias_name: the name that clients call, in place of the function's own.
         requires: who may call it, asked anew for each call.
+        errors: the classes of `RPCError` that the method raises on purpose, for its schema.
 
     Raises:
         TypeError: it was not given a function, or one that cannot be a method; the message says why.
@@ -91,7 +112,7 @@ def rpc_method(alias_name: str | None = None, requires: PredicateLike | None = N
         _check_name(alias_name)
     if requires is not None:
         check_predicate(requires)
-    mark = _Mark(alias_name, requires)
+    mark = _Mark(alias_name, requires, _check_errors(errors))
 
     def decorate(function: Any) -> Any:
         target = target_of(function)
@@ -130,7 +151,7 @@ def collect(owner: object) -> dict[str, Method]:
                 f"{cls.__name__}.{found[name]} and {cls.__name__}.{attribute} are both called {name!r}; "
                 f"give one of them another alias_name"
             )
-        methods[name] = Method(name, function, mark.requires, limit, namespace)
+        methods[name] = Method(name, function, mark.requires, limit, namespace, mark.errors)
         found[name] = attribute
     return methods
 
@@ -172,13 +193,16 @@ def make_method(
     if not callable(function):
         raise TypeError(f"a method is a function of a connection, not {function!r}")
     mark = getattr(function, MARK, None)
+    errors: tuple[type[RPCError], ...] = ()
     if isinstance(mark, _Mark):
+        errors = mark.errors
         alias_name = mark.alias_name if alias_name is None else alias_name
         requires = mark.requires if requires is None else requires
     marked_limit = getattr(function, LIMIT_MARK, None)
     if limit is None and isinstance(marked_limit, RateLimit):
         limit = marked_limit
-    return Method(_own_name(function) if alias_name is None else alias_name, function, requires, limit)
+    name = _own_name(function) if alias_name is None else alias_name
+    return Method(name, function, requires, limit, errors=errors)
 
 
 class Method:
@@ -190,6 +214,7 @@ class Method:
         requires: who may call it, or None for all.
         limit: how often, or None.
         namespace: where names in annotations are looked up that the function's module does not have.
+        errors: the classes of errors that it raises on purpose.
 
     Attributes:
         kind: PLAIN, ASYNC or STREAM.
@@ -208,9 +233,11 @@ class Method:
         "_positional",
         "_reserved",
         "_returns",
+        "_scope",
         "_var_keyword",
         "_var_positional",
         "doc",
+        "errors",
         "function",
         "kind",
         "limit",
@@ -227,6 +254,7 @@ class Method:
         requires: PredicateLike | None = None,
         limit: RateLimit | None = None,
         namespace: Mapping[str, Any] | None = None,
+        errors: tuple[type[RPCError], ...] = (),
     ) -> None:
         _check_name(name)
         if not callable(function):
@@ -238,13 +266,15 @@ class Method:
         allow_keyboard_interrupt(function)
         self.requires = requires
         self.limit = limit
+        self.errors = errors
         self.kind = _kind(function)
         self.doc = (
             inspect.getdoc(function.func if isinstance(function, functools.partial) else function) or ""
         )
         signature = _signature(name, function)
-        self._returns = format_annotation(signature.return_annotation)
+        self._returns = signature.return_annotation
         inmost = next(iter(list(_layers(function))[-1:]), None)
+        self._scope = inmost, namespace or {}
         parameters = [
             MethodParameter(name, one, inmost, namespace or {})
             for one in _without_connection(name, signature)
@@ -281,7 +311,7 @@ class Method:
         positional = self._positional
         fields = [(f"p{place}", one.wire_type) for place, one in enumerate(positional)]
         lane = not any(one.required for one in self._keyword_only)
-        lane = lane and not any(one.str_keys for one in positional)
+        lane = lane and not any(one.str_keys or one.has_models for one in positional)
         self._count = len(positional) if lane else -1
         self._by_position: Any = None
         if any(one.box is not None for one in positional):
@@ -409,14 +439,45 @@ class Method:
                 if value is None:
                     raise invalid_params(f"{one.name} takes a stream, and none was given", f"$.{one.name}")
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether it gives items in place of one value."""
+        return self.kind == STREAM
+
+    @property
+    def parameters(self) -> list[MethodParameter]:
+        """The parameters after the connection, in order."""
+        every = [*self._positional, self._var_positional, *self._keyword_only, self._var_keyword]
+        return [one for one in every if one is not None]
+
+    def resolve_result(self) -> Any:
+        """The type of the result, or of the items of a stream; Any where there is no annotation.
+
+        Raises:
+            TypeError: the annotation cannot be resolved, or a stream is not annotated as one.
+        """
+        where = f"{self.name}: the result: {format_annotation(self._returns)}"
+        hint = resolve(where, self._returns, *self._scope)
+        if hint is Any:
+            return Any
+        wanted = _ITEMS if self.kind == STREAM else _AWAITABLES
+        if typing.get_origin(hint) in wanted:
+            arguments = typing.get_args(hint)
+            # A Coroutine gives its third argument, everything else its first.
+            return arguments[2 if typing.get_origin(hint) is Coroutine else 0]
+        if self.kind == STREAM:
+            if hint in _ITEMS:
+                return Any
+            raise TypeError(f"{where} is not the type of a stream; write AsyncIterator[T]")
+        return Any if hint is object or isinstance(hint, TypeVar) else hint
+
     def describe(self) -> dict[str, Any]:
         """What may be told to people and programs: plain data that every dialect can carry."""
-        parameters = [*self._positional, self._var_positional, *self._keyword_only, self._var_keyword]
         return {
             "name": self.name,
             "kind": _KINDS[self.kind],
-            "parameters": [one.describe() for one in parameters if one is not None],
-            "returns": self._returns,
+            "parameters": [one.describe() for one in self.parameters],
+            "returns": format_annotation(self._returns),
             "doc": self.doc,
         }
 
@@ -450,6 +511,15 @@ def _check_name(name: str) -> None:
     if name.startswith("__") or name in EXTENSIONS:
         taken = ", ".join(sorted(EXTENSIONS))
         raise ValueError(f"the name {name!r} is reserved; let it not begin with '__' or be one of {taken}")
+
+
+def _check_errors(errors: Sequence[type[RPCError]]) -> tuple[type[RPCError], ...]:
+    if not isinstance(errors, list | tuple):
+        raise TypeError(f"errors is a list of classes of RPCError, not {errors!r}")
+    for one in errors:
+        if not (isinstance(one, type) and issubclass(one, RPCError)):
+            raise TypeError(f"errors is a list of classes of RPCError, and {one!r} is none")
+    return tuple(errors)
 
 
 def _layers(function: Any) -> Iterator[types.FunctionType]:

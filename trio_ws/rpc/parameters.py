@@ -10,6 +10,7 @@ What always holds:
 from __future__ import annotations
 
 import collections.abc
+import functools
 import inspect
 import re
 import types
@@ -24,11 +25,12 @@ from msgspec import convert
 from trio_ws.decoding import UNDECODABLE
 from trio_ws.errors import RPCInvalidParamsError
 from trio_ws.logs import shown
+from trio_ws.models import ModelError, decode_model, is_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["MethodParameter", "format_annotation", "invalid_params", "show_name"]
+__all__ = ["MethodParameter", "format_annotation", "invalid_params", "resolve", "show_name"]
 
 _STREAMS = (
     collections.abc.AsyncIterable,
@@ -52,10 +54,12 @@ class MethodParameter:
     """
 
     __slots__ = (
+        "_convert",
         "annotation_text",
         "box",
         "box_of_many",
         "default",
+        "has_models",
         "is_stream",
         "kind",
         "name",
@@ -79,11 +83,15 @@ class MethodParameter:
         self.place = -1
         self.annotation_text = format_annotation(parameter.annotation)
         where = f"{method}: parameter {self.name}: {self.annotation_text}"
-        hint = _resolve(where, parameter.annotation, function, namespace)
+        hint = resolve(where, parameter.annotation, function, namespace)
         self.is_stream, self.optional, self.type = _stream_in(hint, where)
         if self.is_stream and parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
             raise TypeError(f"{where}: a stream needs a parameter of its own, not one with a star")
-        self.str_keys = _check_type(self.type, where)
+        self.str_keys, self.has_models = _check_type(self.type, where)
+        if self.is_stream:
+            self.has_models = False  # its items are converted one by one, elsewhere
+        hook = decode_model if self.has_models else None
+        self._convert = functools.partial(convert, str_keys=self.str_keys, dec_hook=hook)
         self.wire_type = None if self.is_stream else self.type
         self.box: Any = None
         if self.wire_type is not Any:
@@ -92,6 +100,10 @@ class MethodParameter:
         if self.box is not None and self.kind in _STARRED:
             many = types.GenericAlias(list, (self.wire_type,))
             self.box_of_many = msgspec.defstruct("Arguments", [("values", many)], array_like=True, gc=False)
+
+    @property
+    def has_default(self) -> bool:
+        return self.default is not Parameter.empty
 
     @property
     def required(self) -> bool:
@@ -107,8 +119,8 @@ class MethodParameter:
                 raise invalid_params(f"{label} takes a stream", f"$.{label}")
             return None
         try:
-            if self.str_keys:
-                return convert((value,), self.box, str_keys=True).value
+            if self.str_keys or self.has_models:
+                return self._convert((value,), self.box).value
             return convert((value,), self.box).value
         except UNDECODABLE as exc:
             text, path = _explain(exc, label)
@@ -122,7 +134,7 @@ class MethodParameter:
         if self.box is None or not values:
             return values
         try:
-            converted: list[Any] = convert((values,), self.box_of_many, str_keys=self.str_keys).values
+            converted: list[Any] = self._convert((values,), self.box_of_many).values
         except UNDECODABLE as exc:
             at = _AT_INDEX.search(str(exc))
             if at is not None and not isinstance(exc, RecursionError):
@@ -157,7 +169,7 @@ def format_annotation(annotation: Any) -> str:
     return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
 
 
-def _resolve(
+def resolve(
     where: str, annotation: Any, function: types.FunctionType | None, namespace: Mapping[str, Any]
 ) -> Any:
     """The type that an annotation means. Each is looked up alone: the connection's need not be found."""
@@ -200,26 +212,32 @@ def _is_stream(hint: Any) -> bool:
     return (typing.get_origin(hint) or hint) in _STREAMS
 
 
-def _check_type(hint: Any, where: str) -> bool:
-    """Refuse what msgspec cannot validate. Give whether a mapping has keys that JSON writes as text."""
+def _check_type(hint: Any, where: str) -> tuple[bool, bool]:
+    """Refuse what msgspec cannot validate.
+
+    Returns:
+        Whether a mapping has keys that JSON writes as text, and whether there are models of pydantic in it.
+    """
     if hint is Any:
-        return False
+        return False, False
     try:
         msgspec.msgpack.Decoder(hint)
         todo: list[Any] = [msgspec.inspect.type_info(hint)]
     except Exception as exc:
         raise TypeError(f"{where} cannot be validated: {exc}") from exc
-    str_keys = False
+    str_keys = has_models = False
     seen: set[int] = set()
     while todo:
         node = todo.pop()
         if id(node) in seen:
             continue
         seen.add(id(node))
-        if isinstance(node, msgspec.inspect.CustomType) and node.cls is not object:
+        if isinstance(node, msgspec.inspect.CustomType) and is_model(node.cls):
+            has_models = True
+        elif isinstance(node, msgspec.inspect.CustomType) and node.cls is not object:
             raise TypeError(
                 f"{where} cannot be validated: nothing from the wire is a {node.cls.__qualname__}; "
-                f"use a msgspec.Struct, a dataclass, or Any"
+                f"use a msgspec.Struct, a dataclass, a model of pydantic, or Any"
             )
         if isinstance(node, msgspec.inspect.DictType):
             plain = msgspec.inspect.StrType, msgspec.inspect.AnyType
@@ -228,7 +246,7 @@ def _check_type(hint: Any, where: str) -> bool:
             todo += [getattr(node, field) for field in node.__struct_fields__]
         elif isinstance(node, tuple):
             todo += node
-    return str_keys
+    return str_keys, has_models
 
 
 # -- what is said of a value that does not fit ------------------------------------------------------
@@ -246,6 +264,8 @@ def _explain(exc: Exception, label: str) -> tuple[str, str]:
     if "$[0]" not in where:
         text, where = str(exc), "$[0]"
     rest = where.partition("$[0]")[2].rstrip("`")
+    if isinstance(exc.__cause__, ModelError):
+        rest += exc.__cause__.path
     if where.startswith("`key`"):
         text = f"a key: {text}"
     text = text if len(text) <= 200 else f"{text[:200]}..."

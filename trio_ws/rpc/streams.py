@@ -25,6 +25,7 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError, PacketValidationError, RPCTimeoutError
 from trio_ws.ledger import OVERHEAD
+from trio_ws.models import decode_model
 from trio_ws.rpc.deadlines import let_own_deadline_speak
 from trio_ws.rpc.errors import error_from
 from trio_ws.websocket._notify import Notification
@@ -58,7 +59,7 @@ def convert(value: Any, type: Any, what: str) -> Any:
     if type is Any:
         return value
     try:
-        return msgspec.convert(value, type)
+        return msgspec.convert(value, type, dec_hook=decode_model)
     except UNDECODABLE as exc:
         if isinstance(exc, TypeError):
             msgspec.msgpack.Decoder(type)  # a type that msgspec does not know is the caller's mistake

@@ -12,6 +12,7 @@ from typing import cast
 
 import msgspec
 
+from trio_ws.models import encode_model
 from trio_ws.protocol.http import Headers, encode_headers, http_response
 
 __all__ = ["HTTPResponse", "as_response", "encode_response"]
@@ -101,6 +102,6 @@ def _encode(body: object) -> tuple[bytes, str]:
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body), _BYTES
     try:
-        return msgspec.json.encode(body), _JSON
+        return msgspec.json.encode(body, enc_hook=encode_model), _JSON
     except (TypeError, ValueError, RecursionError) as exc:
         raise TypeError(f"a body of {type(body).__name__} is no text, no bytes and no JSON: {exc}") from exc

@@ -14,6 +14,7 @@ import msgspec
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
+from trio_ws.models import encode_model
 from trio_ws.protocol._accel import whole_frame
 from trio_ws.protocol.frames import BINARY, CONTINUATION, FIN, PING, PONG, RSV1, TEXT
 from trio_ws.protocol.framing import frame_pair, masked_frame, server_frame
@@ -43,7 +44,7 @@ _SENDS_IN_A_ROW = 256
 _DIRECT_SEND = 8
 _FINAL_BINARY = FIN | BINARY
 
-_encode_json = msgspec.json.Encoder().encode
+_encode_json = msgspec.json.Encoder(enc_hook=encode_model).encode
 
 
 class Sending(Handshaking):

@@ -1,0 +1,64 @@
+"""Models of pydantic: validated and encoded by pydantic itself, wherever msgspec meets one.
+
+pydantic is an optional extra, and is never imported here: a class can be a model only where it has been.
+
+Invariants:
+
+- A value from the wire that does not fit a model is a `ModelError`, which names the place in it.
+- A model is encoded as pydantic writes its JSON, by alias, which is what its JSON Schema describes.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+__all__ = ["ModelError", "decode_model", "encode_model", "is_model"]
+
+
+class ModelError(ValueError):
+    """A value does not fit a model.
+
+    Attributes:
+        path: the place in the model, such as ``.address.city`` or ``[0]``; empty for the model as a whole.
+    """
+
+    def __init__(self, text: str, path: str) -> None:
+        super().__init__(text)
+        self.path = path
+
+
+def is_model(thing: Any) -> bool:
+    """Whether it is a class of pydantic's models."""
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and isinstance(thing, type) and issubclass(thing, pydantic.BaseModel)
+
+
+def decode_model(kind: type, value: Any) -> Any:
+    """The ``dec_hook`` of msgspec.
+
+    Raises:
+        ModelError: the value does not fit.
+        TypeError: the type is no model.
+    """
+    if not is_model(kind):
+        if isinstance(value, kind):
+            return value
+        raise TypeError(f"Expected `{kind.__qualname__}`, got `{type(value).__name__}`")
+    try:
+        return kind.model_validate(value)  # type: ignore[attr-defined]
+    except sys.modules["pydantic"].ValidationError as exc:
+        first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
+        path = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in first["loc"])
+        raise ModelError(first["msg"], path) from exc
+
+
+def encode_model(value: Any) -> Any:
+    """The ``enc_hook`` of msgspec.
+
+    Raises:
+        TypeError: the value is no model.
+    """
+    if is_model(type(value)):
+        return value.model_dump(mode="json", by_alias=True)
+    raise TypeError(f"Encoding objects of type {type(value).__qualname__} is unsupported")

@@ -1,0 +1,7 @@
+"""Schemas: the contract of handlers as OpenRPC, AsyncAPI and TypeScript."""
+
+from __future__ import annotations
+
+from trio_ws.schema.document import Schema
+
+__all__ = ["Schema"]

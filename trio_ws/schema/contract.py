@@ -1,0 +1,351 @@
+"""Contracts: what the handlers of a target offer, read from their annotations and docstrings.
+
+Invariants:
+
+- What no document could say is refused when the contract is made: a type without a schema, a name that is no
+  identifier in TypeScript, and two names that differ in case only. The error says which method, and how to
+  mend it.
+- No secret of a predicate is in a contract: of `IsEqual` there is the key, and not the value.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import msgspec
+
+from trio_ws.errors import (
+    RateLimitError,
+    RPCAccessDeniedError,
+    RPCCancelledError,
+    RPCInternalError,
+    RPCInvalidParamsError,
+    RPCTimeoutError,
+)
+from trio_ws.models import encode_model
+from trio_ws.predicates import All, Has, Is, IsEqual, Predicate
+from trio_ws.predicates import Any as AnyOf
+from trio_ws.schema.docstring import Docstring, parse_docstring
+from trio_ws.schema.types import JSONSchema, TypeSchemas
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from trio_ws.errors import RPCError
+    from trio_ws.predicates import PredicateLike
+
+__all__ = [
+    "ChannelContract",
+    "Describable",
+    "ErrorContract",
+    "HandlerContract",
+    "MethodContract",
+    "ParameterContract",
+    "describe_predicate",
+    "read_contracts",
+]
+
+_IDENTIFIER = re.compile(r"[^\W\d][\w]*|\$[\w$]*")
+# The kinds of `inspect.Parameter`, in order.
+_KINDS = ("positional", "either", "positional_rest", "keyword", "keyword_rest")
+
+
+class _Parameter(Protocol):
+    """What a contract needs of a parameter of a method."""
+
+    name: str
+    kind: Any
+    type: Any
+    default: Any
+    is_stream: bool
+    optional: bool
+
+    @property
+    def required(self) -> bool: ...
+
+    @property
+    def has_default(self) -> bool: ...
+
+
+class _RateLimit(Protocol):
+    """What a contract needs of a `RateLimit`."""
+
+    @property
+    def limit(self) -> int: ...
+
+    @property
+    def period(self) -> float: ...
+
+
+class _Method(Protocol):
+    """What a contract needs of a `Method`."""
+
+    name: str
+    doc: str
+    requires: Any
+    errors: tuple[type[RPCError], ...]
+
+    @property
+    def limit(self) -> _RateLimit | None: ...
+
+    @property
+    def is_stream(self) -> bool: ...
+
+    @property
+    def parameters(self) -> Sequence[_Parameter]: ...
+
+    def resolve_result(self) -> Any: ...
+
+
+@runtime_checkable
+class Describable(Protocol):
+    """What a contract needs of a `WebSocketHandler`."""
+
+    channel_types: Any
+
+    @property
+    def default_rate_limit(self) -> _RateLimit | None: ...
+
+    @property
+    def rpc_methods(self) -> Mapping[str, _Method]: ...
+
+
+@dataclass(frozen=True)
+class ParameterContract:
+    """One parameter.
+
+    Attributes:
+        name: its name.
+        schema: of the value, or of the items where it takes a stream.
+        required: whether it must be given.
+        kind: ``"either"`` by position or by name, ``"positional"``, ``"keyword"``, ``"positional_rest"`` for
+            ``*args`` or ``"keyword_rest"`` for ``**kwargs``.
+        is_stream: whether it takes a stream of the caller's.
+        nullable: whether null may stand for that stream.
+        text: what the docstring says of it.
+    """
+
+    name: str
+    schema: JSONSchema
+    required: bool
+    kind: str
+    is_stream: bool
+    nullable: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class ErrorContract:
+    """An error that a call may end with."""
+
+    code: int
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class MethodContract:
+    """One method.
+
+    Attributes:
+        name: what clients call.
+        is_stream: whether it gives items in place of one value.
+        parameters: in order.
+        result: the schema of the value, or of the items.
+        docstring: its parts.
+        errors: those that it may end with.
+        requires: who may call it, for people; "" for all.
+        limit: how often one client may call it; None for any number.
+        source: the method itself.
+    """
+
+    name: str
+    is_stream: bool
+    parameters: tuple[ParameterContract, ...]
+    result: JSONSchema
+    docstring: Docstring
+    errors: tuple[ErrorContract, ...]
+    requires: str
+    limit: _RateLimit | None
+    source: _Method = field(compare=False, repr=False)
+
+    @property
+    def schemas(self) -> list[JSONSchema]:
+        """Every schema in it."""
+        return [*(one.schema for one in self.parameters), self.result]
+
+
+@dataclass(frozen=True)
+class ChannelContract:
+    """A channel, or all that a glob matches, and the schema of the data that is published there."""
+
+    name: str
+    schema: JSONSchema
+
+    @property
+    def text(self) -> str:
+        """What the type's annotation says of it."""
+        return str(self.schema.get("description", ""))
+
+
+@dataclass(frozen=True)
+class HandlerContract:
+    """What one handler offers.
+
+    Attributes:
+        path: where an App has it; "/" for one that is served alone.
+        name: that of its class.
+        docstring: the parts of its class's.
+        methods: in the order of their definitions.
+        channels: in the order of their declarations.
+    """
+
+    path: str
+    name: str
+    docstring: Docstring
+    methods: tuple[MethodContract, ...]
+    channels: tuple[ChannelContract, ...]
+
+
+def read_contracts(
+    handlers: Mapping[str, Describable],
+) -> tuple[tuple[HandlerContract, ...], TypeSchemas]:
+    """The contracts of handlers by their paths, and the schemas that they share.
+
+    Raises:
+        TypeError: a type has no schema.
+        ValueError: a name cannot be used; the message says which, and why.
+    """
+    types: list[tuple[str, Any, bool]] = []
+    for handler in handlers.values():
+        types += _types_of(handler)
+    found = TypeSchemas(types)
+    schemas = iter(found.schemas)
+    return tuple(_read_handler(path, one, schemas) for path, one in handlers.items()), found
+
+
+def _types_of(handler: Describable) -> Iterable[tuple[str, Any, bool]]:
+    """The types of a handler, in the order in which `_read_handler` uses their schemas."""
+    name = type(handler).__name__
+    _check_names(name, handler.rpc_methods)
+    for method in handler.rpc_methods.values():
+        for one in method.parameters:
+            yield f"{name}: {method.name}: parameter {one.name}", one.type, False
+        yield f"{name}: {method.name}: the result", method.resolve_result(), True
+    for channel, kind in handler.channel_types.items():
+        yield f"{name}: the channel {channel!r}", kind, True
+
+
+def _read_handler(path: str, handler: Describable, schemas: Any) -> HandlerContract:
+    methods = tuple(_read_method(handler, one, schemas) for one in handler.rpc_methods.values())
+    channels = tuple(ChannelContract(name, next(schemas)) for name in handler.channel_types)
+    cls = type(handler)
+    return HandlerContract(
+        path, cls.__name__, parse_docstring(vars(cls).get("__doc__") or ""), methods, channels
+    )
+
+
+def _read_method(handler: Describable, method: _Method, schemas: Any) -> MethodContract:
+    docstring = parse_docstring(method.doc)
+    parameters = tuple(
+        _read_parameter(one, next(schemas), docstring.parameters.get(one.name, ""))
+        for one in method.parameters
+    )
+    limit = handler.default_rate_limit if method.limit is None else method.limit
+    return MethodContract(
+        name=method.name,
+        is_stream=method.is_stream,
+        parameters=parameters,
+        result=next(schemas),
+        docstring=docstring,
+        errors=tuple(_errors_of(method, docstring, limited=limit is not None)),
+        requires="" if method.requires is None else describe_predicate(method.requires),
+        limit=limit,
+        source=method,
+    )
+
+
+def _read_parameter(parameter: _Parameter, schema: JSONSchema, text: str) -> ParameterContract:
+    if parameter.has_default and not parameter.is_stream:
+        try:
+            default = msgspec.to_builtins(parameter.default, enc_hook=encode_model, str_keys=True)
+        except (TypeError, ValueError, RecursionError):
+            pass  # a value that is never on the wire, such as a sentinel
+        else:
+            schema = {**schema, "default": default}
+            if "$ref" in schema:
+                schema["allOf"] = [{"$ref": schema.pop("$ref")}]
+    return ParameterContract(
+        name=parameter.name,
+        schema=schema,
+        required=parameter.required,
+        kind=_KINDS[parameter.kind],
+        is_stream=parameter.is_stream,
+        nullable=parameter.is_stream and parameter.optional,
+        text=text,
+    )
+
+
+def _errors_of(method: _Method, docstring: Docstring, *, limited: bool) -> Iterable[ErrorContract]:
+    for declared in method.errors:
+        own = parse_docstring(vars(declared).get("__doc__") or "").summary
+        text = docstring.raises.get(declared.__name__) or own or declared.__name__
+        yield ErrorContract(declared.default_code, declared.__name__, text)
+    standard: list[type[RPCError]] = [RPCInvalidParamsError, RPCInternalError]
+    standard += [RateLimitError] if limited else []
+    standard += [RPCAccessDeniedError] if method.requires is not None else []
+    standard += [RPCTimeoutError, RPCCancelledError]
+    codes = {declared.default_code for declared in method.errors}
+    for kind in standard:
+        if kind.default_code not in codes:
+            yield ErrorContract(kind.default_code, kind.__name__, _STANDARD[kind])
+
+
+_STANDARD: dict[type[RPCError], str] = {
+    RPCInvalidParamsError: "the arguments do not fit",
+    RPCInternalError: "the method failed unexpectedly",
+    RateLimitError: "too many calls",
+    RPCAccessDeniedError: "access denied",
+    RPCTimeoutError: "the deadline passed",
+    RPCCancelledError: "the server stops",
+}
+
+
+def describe_predicate(predicate: PredicateLike) -> str:
+    """Who may call, for people: ``admin and (region = ? or is_friend)``."""
+    if isinstance(predicate, Is):
+        return predicate.key
+    if isinstance(predicate, Has):
+        return f"has {predicate.key}"
+    if isinstance(predicate, IsEqual):
+        return f"{predicate.key} = ?"
+    if isinstance(predicate, AnyOf | All):
+        parts = [
+            f"({text})" if isinstance(one, AnyOf | All) and len(one.predicates) > 1 else text
+            for one, text in ((one, describe_predicate(one)) for one in predicate.predicates)
+        ]
+        return (" or " if isinstance(predicate, AnyOf) else " and ").join(parts)
+    negated = getattr(predicate, "predicate", None)
+    if isinstance(predicate, Predicate) and isinstance(negated, Predicate):
+        text = describe_predicate(negated)
+        return f"not ({text})" if isinstance(negated, AnyOf | All) else f"not {text}"
+    name = getattr(predicate, "__name__", type(predicate).__name__)
+    return "a condition" if name == "<lambda>" else str(name)
+
+
+def _check_names(handler: str, names: Iterable[str]) -> None:
+    folded: dict[str, str] = {}
+    for name in names:
+        if not all(map(_IDENTIFIER.fullmatch, name.split("."))):
+            raise ValueError(
+                f"{handler}: the method {name!r} has no name that every language can call: it is to be an"
+                " identifier, or several with dots between them; give another alias_name"
+            )
+        other = folded.setdefault(name.casefold(), name)
+        if other != name:
+            raise ValueError(
+                f"{handler}: the methods {other!r} and {name!r} differ in case only; give one of them another"
+                " alias_name"
+            )

@@ -1,0 +1,122 @@
+"""Schema: what a target offers, in every form."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from trio_ws.schema.asyncapi import asyncapi_document
+from trio_ws.schema.contract import Describable, HandlerContract, read_contracts
+from trio_ws.schema.openrpc import openrpc_document
+from trio_ws.schema.typescript import typescript_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_ws.schema.contract import MethodContract
+
+__all__ = ["Schema"]
+
+
+class Schema:
+    """What clients may call and subscribe to, as OpenRPC, AsyncAPI and TypeScript.
+
+    Annotations become JSON Schema, and docstrings become descriptions.
+
+    It is a snapshot of the target: what is registered later is not in it. The documents are plain data that
+    any encoder of JSON takes.
+
+    Args:
+        target: an `App`, or a `WebSocketHandler`, class or instance.
+
+    Raises:
+        TypeError: the target is none of these; or an annotation has no JSON Schema.
+        ValueError: the target has no handlers; the name of a method is no identifier, nor several with dots
+            between them; or two names differ in case only.
+
+    Attributes:
+        paths: the paths of the handlers; "/" for a handler that is no part of an App.
+    """
+
+    def __init__(self, target: object) -> None:
+        handlers = _handlers_of(target)
+        if not handlers:
+            raise ValueError(f"no WebSocketHandler is mounted in {target!r}, so it has no schema")
+        self._contracts, self._types = read_contracts(handlers)
+        self.paths: tuple[str, ...] = tuple(one.path for one in self._contracts)
+
+    def openrpc(
+        self,
+        path: str | None = None,
+        *,
+        title: str | None = None,
+        version: str = "1.0.0",
+        url: str | None = None,
+    ) -> dict[str, Any]:
+        """The OpenRPC 1.3 document of one handler.
+
+        Streams, rights, rate limits and channels are extensions of it, whose names begin with ``x-``.
+
+        Args:
+            path: where the handler is; may be left out where there is one.
+            title: by default the name of the handler's class.
+            version: the version of your interface.
+            url: where the handler is served, such as ``ws://localhost:8000/rpc``; None to leave that out.
+
+        Raises:
+            ValueError: there is no handler at that path, or there are several and no path was given.
+        """
+        contract = self._contract(path)
+        return openrpc_document(contract, self._types, title=title or contract.name, version=version, url=url)
+
+    def asyncapi(
+        self, *, title: str | None = None, version: str = "1.0.0", url: str = "ws://localhost:8000"
+    ) -> dict[str, Any]:
+        """The AsyncAPI 3.0 document of all handlers, with the messages of ``trio-ws.v1``.
+
+        Args:
+            title: by default the name of the class of the first handler.
+            version: the version of your interface.
+            url: where the target is served, without the paths of its handlers.
+        """
+        wanted = title or self._contracts[0].name
+        return asyncapi_document(self._contracts, self._types, title=wanted, version=version, url=url)
+
+    def typescript(self) -> str:
+        """A TypeScript module with ``interface Methods`` and ``interface Channels``.
+
+        Where there are several handlers, these names begin with that of the handler's class.
+
+        Raises:
+            ValueError: a method takes some parameters by position alone and needs others by name.
+        """
+        return typescript_module(self._contracts, self._types)
+
+    def _contract(self, path: str | None) -> HandlerContract:
+        if path is None and len(self._contracts) == 1:
+            return self._contracts[0]
+        for one in self._contracts:
+            if one.path == path:
+                return one
+        known = ", ".join(self.paths)
+        if path is None:
+            raise ValueError(f"an OpenRPC document is of one handler; give the path of one of {known}")
+        raise ValueError(f"there is no handler at {path!r}; there are {known}")
+
+    def _openrpc_for(self, allowed: Callable[[MethodContract], bool]) -> dict[str, Any]:
+        """The document of the only handler, without the methods that are not allowed."""
+        contract = self._contracts[0]
+        methods = filter(allowed, contract.methods)
+        return openrpc_document(contract, self._types, title=contract.name, version="1.0.0", methods=methods)
+
+
+def _handlers_of(target: object) -> Mapping[str, Describable]:
+    handlers = getattr(target, "handlers", None)
+    if isinstance(handlers, Mapping) and not inspect.isclass(target):
+        return handlers
+    if inspect.isclass(target) and hasattr(target, "channel_types"):
+        target = target()
+    if isinstance(target, Describable):
+        return {"/": target}
+    raise TypeError(f"a schema is of an App or a WebSocketHandler, not of {target!r}")

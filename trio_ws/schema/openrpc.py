@@ -1,0 +1,112 @@
+"""OpenRPC 1.3 documents (https://spec.open-rpc.org): the methods of one handler.
+
+OpenRPC knows single results alone. What goes beyond it are extensions, whose names begin with ``x-``:
+
+- ``x-stream`` of a method has the schema of its items. Its result is null, which ends the stream.
+- ``x-stream`` of a parameter has the schema of the items that the caller sends. The parameter itself is null.
+- ``x-kind`` of a parameter is ``positional``, ``keyword``, ``positional_rest`` or ``keyword_rest``.
+- ``x-requires`` of a method says who may call it, ``x-rate-limit`` how often: ``limit`` calls in ``period``
+  seconds.
+- ``x-channels`` of the document has the channels, each with a name or glob and the schema of its data.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trio_ws.schema.contract import HandlerContract, MethodContract, ParameterContract
+    from trio_ws.schema.types import TypeSchemas
+
+__all__ = ["OPENRPC_VERSION", "openrpc_document"]
+
+OPENRPC_VERSION = "1.3.2"
+
+_NULL = {"type": "null"}
+
+
+def openrpc_document(
+    contract: HandlerContract,
+    types: TypeSchemas,
+    *,
+    title: str,
+    version: str,
+    url: str | None = None,
+    methods: Iterable[MethodContract] | None = None,
+) -> dict[str, Any]:
+    """The document of one handler.
+
+    Args:
+        contract: what it offers.
+        types: the schemas that it uses.
+        title: the title of the document.
+        version: the version of the interface.
+        url: where it is served; None to leave that out.
+        methods: those to describe; by default all.
+    """
+    chosen = contract.methods if methods is None else tuple(methods)
+    used = [schema for method in chosen for schema in method.schemas]
+    used += [channel.schema for channel in contract.channels]
+    document: dict[str, Any] = {
+        "openrpc": OPENRPC_VERSION,
+        "info": _with_text({"title": title, "version": version}, contract.docstring.text),
+        "methods": [_method(one) for one in chosen],
+    }
+    if url is not None:
+        document["servers"] = [{"name": contract.name, "url": url}]
+    components = types.reachable_from(used)
+    if components:
+        document["components"] = {"schemas": components}
+    if contract.channels:
+        document["x-channels"] = [
+            _with_text({"name": one.name, "schema": one.schema}, one.text) for one in contract.channels
+        ]
+    return document
+
+
+def _method(method: MethodContract) -> dict[str, Any]:
+    kinds = {one.kind for one in method.parameters}
+    structure = "either"
+    if kinds & {"positional", "positional_rest"}:
+        structure = "by-position"
+    elif kinds & {"keyword", "keyword_rest"}:
+        structure = "by-name"
+    described: dict[str, Any] = {"name": method.name, "paramStructure": structure}
+    if method.docstring.summary:
+        described["summary"] = method.docstring.summary
+    _with_text(described, method.docstring.description)
+    described["params"] = [_parameter(one) for one in method.parameters]
+    schema: Any = _NULL if method.is_stream else method.result
+    described["result"] = _with_text(
+        {"name": "end" if method.is_stream else "result", "schema": schema}, method.docstring.returns
+    )
+    if method.is_stream:
+        described["x-stream"] = {"schema": method.result}
+    described["errors"] = [{"code": one.code, "message": one.text} for one in method.errors]
+    if method.requires:
+        described["x-requires"] = method.requires
+    if method.limit is not None:
+        described["x-rate-limit"] = {"limit": method.limit.limit, "period": method.limit.period}
+    return described
+
+
+def _parameter(parameter: ParameterContract) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "name": parameter.name,
+        "required": parameter.required,
+        "schema": parameter.schema,
+    }
+    if parameter.is_stream:
+        described["schema"] = _NULL
+        described["x-stream"] = {"schema": parameter.schema}
+    if parameter.kind != "either":
+        described["x-kind"] = parameter.kind
+    return _with_text(described, parameter.text)
+
+
+def _with_text(described: dict[str, Any], text: str) -> dict[str, Any]:
+    if text:
+        described["description"] = text
+    return described

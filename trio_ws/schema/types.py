@@ -1,0 +1,171 @@
+"""JSON Schema of Python types: from msgspec's own generator, and of pydantic's models from pydantic's.
+
+Invariants:
+
+- The schemas are JSON Schema draft 7, which OpenRPC 1.3 and AsyncAPI 3 are both written in.
+- Types with a name are components; two of one name get longer names, and never each other's schema.
+- A type without a schema is a TypeError that says where it is.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from trio_ws.models import is_model
+
+__all__ = ["REFERENCE", "JSONSchema", "TypeSchemas", "references"]
+
+JSONSchema = dict[str, Any]
+
+REFERENCE = "#/components/schemas/"
+
+_VALIDATION, _SERIALIZATION = "validation", "serialization"
+#: Keywords whose value is one schema, a list of them, or a map of them by name.
+_ONE = ("items", "additionalItems", "additionalProperties", "not", "propertyNames", "contains")
+_MANY = ("allOf", "anyOf", "oneOf")
+_NAMED = ("properties", "patternProperties", "$defs", "definitions")
+
+
+class TypeSchemas:
+    """The schemas of many types, which share their components.
+
+    Args:
+        types: each with what an error calls it, and whether it describes results, which pydantic writes down
+            apart.
+
+    Raises:
+        TypeError: a type has no schema.
+
+    Attributes:
+        schemas: one for each type, in order.
+        components: the schemas of types with a name, by name.
+    """
+
+    def __init__(self, types: list[tuple[str, Any, bool]]) -> None:
+        models: list[type] = []
+
+        def collect(kind: type) -> JSONSchema:
+            if not is_model(kind):
+                raise NotImplementedError
+            models.append(kind)
+            return {"type": "object"}
+
+        try:
+            _, components = _generate([one for _, one, _ in types], collect)
+        except Exception:
+            for where, one, _ in types:
+                _check(where, one, collect)
+            raise
+        known, defined = _describe_models(list(dict.fromkeys(models)), set(components))
+        inputs, components = _generate([one for _, one, _ in types], lambda cls: known[cls, _VALIDATION])
+        outputs = inputs
+        if models:
+            outputs, _ = _generate([one for _, one, _ in types], lambda cls: known[cls, _SERIALIZATION])
+        chosen = [outputs[at] if is_result else inputs[at] for at, (_, _, is_result) in enumerate(types)]
+        self.schemas: list[JSONSchema] = [_as_draft_7(one) for one in chosen]
+        self.components: dict[str, JSONSchema] = {
+            name: _as_draft_7(one) for name, one in {**components, **defined}.items()
+        }
+
+    def reachable_from(self, schemas: list[JSONSchema]) -> dict[str, JSONSchema]:
+        """The components that these schemas need."""
+        return {name: self.components[name] for name in sorted(references(schemas, self.components))}
+
+
+def _generate(types: list[Any], hook: Any) -> tuple[tuple[JSONSchema, ...], dict[str, JSONSchema]]:
+    return msgspec.json.schema_components(types, schema_hook=hook, ref_template=REFERENCE + "{name}")
+
+
+def _check(where: str, kind: Any, hook: Any) -> None:
+    try:
+        _generate([kind], hook)
+    except Exception as exc:
+        reason = str(exc).rpartition("\n")[2]
+        raise TypeError(
+            f"{where} has no JSON Schema: {reason or type(exc).__name__}. Annotate it with what msgspec"
+            " knows, such as a Struct, a dataclass or Any, or with a model of pydantic"
+        ) from exc
+
+
+def _describe_models(
+    models: list[type], taken: set[str]
+) -> tuple[dict[tuple[type, str], JSONSchema], dict[str, JSONSchema]]:
+    """A reference for each model and mode, and what they refer to, by names that are not taken."""
+    if not models:
+        return {}, {}
+    from pydantic.json_schema import models_json_schema  # noqa: PLC0415 - it was imported by its user
+
+    wanted: Any = [(one, mode) for one in models for mode in (_VALIDATION, _SERIALIZATION)]
+    found: Any
+    found, document = models_json_schema(wanted, ref_template=REFERENCE + "{model}")
+    defined: dict[str, JSONSchema] = document.get("$defs", {})
+    names = {name: name for name in defined}
+    for name in sorted(defined.keys() & taken):
+        wanted, number = f"{name}Model", 1
+        while wanted in taken | defined.keys():
+            number += 1
+            wanted = f"{name}Model{number}"
+        names[name] = wanted
+    renamed = {names[name]: _with_names(one, names) for name, one in defined.items()}
+    return {key: _with_names(one, names) for key, one in found.items()}, renamed
+
+
+def _with_names(schema: Any, names: dict[str, str]) -> Any:
+    if isinstance(schema, list):
+        return [_with_names(one, names) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    changed = {key: _with_names(one, names) for key, one in schema.items()}
+    target = changed.get("$ref")
+    if isinstance(target, str):
+        name = target.removeprefix(REFERENCE)
+        changed["$ref"] = REFERENCE + names.get(name, name)
+    return changed
+
+
+def _as_draft_7(schema: Any) -> Any:
+    """The same in the words of draft 7; msgspec and pydantic write 2020-12."""
+    if not isinstance(schema, dict):
+        return schema  # true or false
+    changed: JSONSchema = {}
+    for key, value in schema.items():
+        if key == "discriminator":
+            continue  # OpenAPI's; the tags of the choices say the same
+        if key in _NAMED and isinstance(value, dict):
+            changed[key] = {name: _as_draft_7(one) for name, one in value.items()}
+        elif key in _MANY or (key == "prefixItems" and isinstance(value, list)):
+            changed[key] = [_as_draft_7(one) for one in value]
+        elif key in _ONE:
+            changed[key] = _as_draft_7(value)
+        else:
+            changed[key] = value
+    if "prefixItems" in changed:
+        rest = changed.pop("items", None)
+        changed["items"] = changed.pop("prefixItems")
+        if rest is not None:
+            changed["additionalItems"] = rest
+    if "$ref" in changed and len(changed) > 1:
+        changed["allOf"] = [{"$ref": changed.pop("$ref")}]  # beside $ref nothing else counts
+    return changed
+
+
+def references(schemas: Any, components: dict[str, JSONSchema]) -> set[str]:
+    """The names of the components that schemas need, directly or by others."""
+    found: set[str] = set()
+    todo: list[Any] = [schemas]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, list):
+            todo += one
+        elif isinstance(one, dict):
+            target = one.get("$ref")
+            if isinstance(target, str) and target.startswith(REFERENCE):
+                name = re.sub("~1", "/", target.removeprefix(REFERENCE))
+                if name in components and name not in found:
+                    found.add(name)
+                    todo.append(components[name])
+            todo += [value for value in one.values() if isinstance(value, dict | list)]
+    return found
