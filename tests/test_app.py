@@ -97,7 +97,7 @@ async def test_what_has_no_route_gets_404(
     app = App()
     app.websocket("/rooms/{room_id:int}")(echo)
     app.http("/page")(page)
-    assert await refusal(app, path) == (404, b"there is no WebSocket here\n")
+    assert await refusal(app, path) == (404, b"no WebSocket at this path\n")
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -633,19 +633,19 @@ async def no_arguments() -> AsyncIterator[None]:
             "a route for GET/HEAD /page already",
         ),
         (lambda app: app.mount("/taken", app_with("/{y:int}")), ValueError, "report needs another path"),
-        (lambda app: app.websocket("rooms")(echo), ValueError, "begins with a slash"),
-        (lambda app: app.websocket("/{x:number}")(echo), ValueError, "is no converter"),
+        (lambda app: app.websocket("rooms")(echo), ValueError, "must begin with a slash"),
+        (lambda app: app.websocket("/{x:number}")(echo), ValueError, "is not a converter"),
         (
             lambda app: app.websocket("/{room}")(room),
             TypeError,
-            "takes room as int, but its path",
+            "annotates room as int, but its path",
         ),
-        (lambda app: app.http("/")(http_room), TypeError, "takes 'room', which it will not get"),
-        (lambda app: app.websocket("/")(no_arguments), TypeError, "the handler no_arguments has a yield"),
+        (lambda app: app.http("/")(http_room), TypeError, "requires parameter 'room', but"),
+        (lambda app: app.websocket("/")(no_arguments), TypeError, "the handler no_arguments contains yield"),
         (
             lambda app: app.http("/")(lambda: None),
             TypeError,
-            "its first one is the Request",
+            "its first one must be the Request",
         ),
         (lambda app: app.websocket("/")(page(None)), TypeError, "pass it without calling it"),
         (lambda app: app.websocket("/rpc")(Rooms), TypeError, r"write app.mount\('/rpc', Rooms\)"),
@@ -714,7 +714,7 @@ async def test_an_app_on_an_adverse_stream(autojump_clock: MockClock) -> None:
     app.websocket("/ws")(report)
     async with serving_in_memory(app) as memory:
         response = await exchange(await memory.stream(), request(target="/%ff%00%2f..%2f"))
-        assert (status_of(response), body_of(response)) == (404, b"there is no WebSocket here\n")
+        assert (status_of(response), body_of(response)) == (404, b"no WebSocket at this path\n")
         response = await exchange(await memory.stream(), b"nonsense\r\n\r\n")
         assert status_of(response) == 400
         stream = await memory.stream(max_read=1)

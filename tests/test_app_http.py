@@ -115,19 +115,19 @@ async def test_headers_of_a_response_are_kept_in_order(autojump_clock: MockClock
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"status": "200"}, TypeError, "status is an int, not str"),
-        ({"status": True}, TypeError, "status is an int, not bool"),
-        ({"status": {"ok": True}}, TypeError, r"write HTTPResponse\(status, headers, body\)"),
-        ({"status": 101}, ValueError, "101 is no final HTTP status"),
-        ({"status": 600}, ValueError, "600 is no final HTTP status"),
-        ({"status": 204, "body": "x"}, ValueError, "a response with status 204 has no body"),
+        ({"status": "200"}, TypeError, "status must be an int, not str"),
+        ({"status": True}, TypeError, "status must be an int, not bool"),
+        ({"status": {"ok": True}}, TypeError, r"use HTTPResponse\(status, headers, body\)"),
+        ({"status": 101}, ValueError, "101 is not a final HTTP status"),
+        ({"status": 600}, ValueError, "600 is not a final HTTP status"),
+        ({"status": 204, "body": "x"}, ValueError, "a response with status 204 cannot have a body"),
         ({"headers": {"A": "b\r\nC: d"}}, ValueError, "the header A has a control character"),
         ({"headers": {"A b": "c"}}, ValueError, "'A b' is no header name"),
         ({"headers": [("A", 1)]}, TypeError, "the value of the header A is a str"),
         ({"headers": {"Content-Length": "5"}}, ValueError, "the header Content-Length is set by trio_ws"),
         ({"headers": {"Transfer-Encoding": "chunked"}}, ValueError, "Transfer-Encoding is set by trio_ws"),
-        ({"body": object()}, TypeError, "a body of object is no text, no bytes and no JSON"),
-        ({"body": {1: {2, object()}}}, TypeError, "a body of dict is no text"),
+        ({"body": object()}, TypeError, "cannot encode a body of type object as JSON"),
+        ({"body": {1: {2, object()}}}, TypeError, "cannot encode a body of type dict"),
     ],
 )
 def test_a_response_that_cannot_be_sent_says_why(
@@ -245,7 +245,7 @@ async def test_what_has_no_route_is_404_and_no_get_asks_for_a_websocket_there(
 ) -> None:
     for line in ("GET /nothing", "POST /nothing", "OPTIONS *"):
         response = await ask(answering("hi"), http(line))
-        assert (status_of(response), body_of(response)) == (404, b"there is nothing here\n")
+        assert (status_of(response), body_of(response)) == (404, b"nothing at this path\n")
     assert status_of(await ask(answering("hi"), http("GET /", "Upgrade: websocket"))) == 404
     # Another upgrade may be ignored (RFC 9110 section 7.8), and so may one with a POST.
     assert status_of(await ask(answering("hi"), http("GET /", "Upgrade: h2c", "Connection: Upgrade"))) == 200
@@ -297,8 +297,8 @@ def gives_a_coroutine(request: Request) -> Awaitable[None]:
     ("function", "text"),
     [
         (fails, "KeyError: 'a secret'"),
-        (no_json, "TypeError: a body of object is no text"),
-        (gives_a_coroutine, "gives_a_coroutine is a plain function that gave an awaitable; write"),
+        (no_json, "TypeError: cannot encode a body of type object"),
+        (gives_a_coroutine, "gives_a_coroutine is a plain function that returned an awaitable; use"),
     ],
 )
 async def test_a_failure_is_500_with_its_traceback_in_the_log_alone_unless_debug(

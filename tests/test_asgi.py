@@ -775,7 +775,7 @@ def test_arguments_that_do_not_fit() -> None:
         ASGIApp(nothing)
     with pytest.raises(TypeError, match="a function of one WebSocket"):
         ASGIApp(3)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"write Options"):
+    with pytest.raises(TypeError, match=r"use Options"):
         ASGIApp(echo, options={})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no subprotocol"):
         ASGIApp(echo, subprotocols=["a b"])

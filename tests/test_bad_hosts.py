@@ -37,7 +37,7 @@ async def test_hosts(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
     async with serving_in_memory(options=Options(hosts=["a.example"])) as memory:
         stream = await memory.stream()
         assert status_of(await exchange(stream, asking_for("b.example"))) == 403
-    assert "'b.example', which Options(hosts=...) does not name" in the_line(caplog)
+    assert "'b.example', which is not in Options(hosts=...)" in the_line(caplog)
 
 
 async def test_hosts_of_a_server_on_a_loopback_address(caplog: pytest.LogCaptureFixture) -> None:

@@ -66,7 +66,7 @@ async def test_the_server_answers_the_end_in_the_middle_of_a_request_at_once(
         assert trio.current_time() == 0
         assert memory.server.connections == frozenset()
     (record,) = caplog.records
-    assert "ended in its middle" in record.getMessage()
+    assert "is incomplete" in record.getMessage()
 
 
 async def test_who_leaves_before_the_request_gets_no_answer_and_no_log(

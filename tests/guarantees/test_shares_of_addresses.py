@@ -89,7 +89,7 @@ async def test_one_address_cannot_take_all_handshakes(caplog: pytest.LogCaptureF
         assert status == 101
         text = (
             "refused a client: 127.0.0.3 has max_handshakes_per_address (6) already;"
-            " if it is a proxy of yours, name it: Options(trusted_proxies=[...])"
+            " if it is your proxy, add it to Options(trusted_proxies=[...])"
         )
         assert {record.getMessage() for record in caplog.records} == {text}
         assert {record.peer[0] for record in caplog.records} == {ATTACKER}  # type: ignore[attr-defined]
@@ -191,7 +191,7 @@ async def test_all_that_is_there_has_a_bound(caplog: pytest.LogCaptureFixture) -
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert server._clients <= 4
         texts = [record.getMessage() for record in caplog.records]
-        assert "refused a client: max_connections (2) and max_handshakes are there" in texts
+        assert "refused a client: max_connections (2) and max_handshakes are reached" in texts
         for stream in [*lingering, *(stream for stream, _ in kept)]:
             await trio.aclose_forcefully(stream)
         await freed(server)

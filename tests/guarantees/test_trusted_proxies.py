@@ -167,7 +167,7 @@ async def test_two_kinds_of_headers_that_differ_are_refused(caplog: pytest.LogCa
     async with serving(echo, options=TRUSTING) as server:
         assert await ask(server, request(*lines)) == 400
         (record,) = caplog.records
-        assert "say which of them your proxy writes: Options(forwarded_header=...)" in record.getMessage()
+        assert "set the one that your proxy writes: Options(forwarded_header=...)" in record.getMessage()
         caplog.clear()
         assert await ask(server, request('Forwarded: for="x')) == 400
         (record,) = caplog.records

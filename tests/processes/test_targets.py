@@ -63,19 +63,21 @@ def test_a_program_names_what_stands_at_its_top(tmp_path: Path, arguments: list[
     first, second, third, *refused = lines(*arguments, cwd=tmp_path)
     assert [first, second, third] == ["chat:function", "chat:Class", "chat:instance"]
     assert len(refused) == 3
-    assert all("it does not stand at the top of a module" in line for line in refused)
+    assert all("it is not defined at the top level of a module" in line for line in refused)
 
 
 def test_a_program_that_is_no_module_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "chat.v2.py").write_text(PROGRAM)
     (tmp_path / "this.py").write_text(PROGRAM)  # another module has the name
     for arguments in (["-c", PROGRAM], ["chat.v2.py"], ["-P", "chat.v2.py"], ["-P", "this.py"]):
-        assert "workers cannot import the program itself" in lines(*arguments, cwd=tmp_path)[0]
+        assert "workers cannot import the main program" in lines(*arguments, cwd=tmp_path)[0]
 
 
 @pytest.mark.parametrize("text", ["", ":", "a", "a:", ":b", "a..b:c", "a:b..c", ".a:b"])
 def test_what_is_no_import_string(text: str) -> None:
-    with pytest.raises(ValueError, match=r"the key is an import string such as 'chat:app' \(module:name\)"):
+    with pytest.raises(
+        ValueError, match=r"the key must be an import string such as 'chat:app' \(module:name\)"
+    ):
         load(text, "key")
 
 
@@ -99,5 +101,5 @@ def test_contexts_for_tls(tmp_path: Path) -> None:
         load_ssl_context(None, None, f"{MODULE}:nothing")
     empty = tmp_path / "empty.pem"
     empty.touch()
-    with pytest.raises(ValueError, match=f"the certificate {empty} with {empty} cannot be used"):
+    with pytest.raises(ValueError, match=f"cannot use the certificate {empty} with {empty}"):
         load_ssl_context(str(empty), str(empty), None)

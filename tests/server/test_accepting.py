@@ -368,7 +368,7 @@ async def test_a_server_that_stops_listening_serves_those_that_it_has() -> None:
         with pytest.raises(RuntimeError, match="no TCP listener"):
             _ = server.port
         await server.stop_listening()
-    with pytest.raises(RuntimeError, match="only one that serves can stop listening"):
+    with pytest.raises(RuntimeError, match="only a running server can stop listening"):
         await server.stop_listening()
 
 

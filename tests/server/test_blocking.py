@@ -199,7 +199,7 @@ async def test_a_timeout_raises_and_loses_nothing() -> None:
         assert await ws.receive_text() == "now"
         await ws.send("here")
         assert await ws.receive_text() == "here"
-    assert errors == ["nothing came within 0.001 seconds"] * 4
+    assert errors == ["no message arrived within 0.001 seconds"] * 4
 
 
 async def test_other_threads_may_use_it_too_but_not_that_of_trio() -> None:
@@ -287,7 +287,7 @@ async def test_its_end_means_what_it_means_for_an_async_function(
     assert len(errors) == (code == 1011)
     if way == "coroutine":
         assert errors[0].exc_info is not None
-        assert "write async def" in str(errors[0].exc_info[1])
+        assert "use async def" in str(errors[0].exc_info[1])
 
 
 @pytest.mark.parametrize(("touched", "status"), [(False, 403), (True, 418)])
@@ -407,7 +407,7 @@ async def test_a_thread_that_calls_nothing_is_left_behind_after_close_timeout(
                 await nursery.start(hold, server.url)
     assert server.state == "closed"
     assert not ends
-    assert "its thread is left behind" in caplog.records[-1].getMessage()
+    assert "its thread is abandoned" in caplog.records[-1].getMessage()
     release.set()
     await until(lambda: len(caplog.records) == 3)
     assert ends == ["the handler has ended, or was cancelled with its server"]
@@ -480,7 +480,7 @@ def test_a_program_ends_without_a_thread_that_was_left_behind() -> None:
     )
     reason = "the handler has ended, or was cancelled with its server"
     assert (done.stdout.splitlines(), done.returncode) == (["here", "here", "out", reason], 0)
-    assert done.stderr.count("its thread is left behind") == 2
+    assert done.stderr.count("its thread is abandoned") == 2
 
 
 KEPT = """

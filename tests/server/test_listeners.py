@@ -84,10 +84,10 @@ async def test_all_interfaces_are_asked_for_by_name(host: str, addresses: set[st
 
 
 def test_a_host_that_is_none_is_refused_at_once() -> None:
-    with pytest.raises(ValueError, match=r"host is empty; leave it out .*, or write '\*' for all interfaces"):
+    with pytest.raises(ValueError, match=r"host is empty; omit it .*, or use '\*' for all interfaces"):
         WebSocketServer(echo, 0, host="")
     wrong: Any = b"127.0.0.1"
-    with pytest.raises(TypeError, match="host is a str or None, not bytes"):
+    with pytest.raises(TypeError, match="host must be a str or None, not bytes"):
         WebSocketServer(echo, 0, host=wrong)
     with pytest.raises(ValueError, match="host is empty"):
         App().run(0, host="")
@@ -151,7 +151,7 @@ async def test_a_link_is_not_followed_to_a_stale_socket(path: Path, tmp_path: Pa
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(tmp_path / "other"))
     path.symlink_to(tmp_path / "other")
-    with pytest.raises(OSError, match="it is in use: the file there is no socket"):
+    with pytest.raises(OSError, match="it is in use: the file is not a socket"):
         async with WebSocketServer(echo, unix_path=path):
             pytest.fail("it replaced the link, or what it leads to")
     assert path.is_symlink()

@@ -1,1 +1,1 @@
-"""Servers: listening, accepting, one task per client."""
+"""Servers: listen, accept, and run one task per client."""

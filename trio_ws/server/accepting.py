@@ -1,7 +1,8 @@
-"""Listening: accepting clients, and the way of one client from there to a checked opening request.
+"""Accept clients, and read and validate their opening requests.
 
-What always holds: a client that has not finished its request in ``open_timeout`` gets 408 and is gone; what
-is no WebSocket handshake gets an HTTP answer that says why; nothing a client sends raises out of here.
+Invariants: a client that does not complete its request within ``open_timeout`` gets 408 and is disconnected.
+A request that is not a WebSocket handshake gets an HTTP response that says why. Nothing that a client sends
+raises an exception out of this module.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ __all__ = [
 logger = logger_for("trio_ws.network")
 
 _ACCEPTS_IN_A_ROW = 64
-# accept() failed because of its client, which is gone (accept(2)).
+# accept() failed because the client is gone (accept(2)).
 _CLIENT_LEFT = frozenset(
     getattr(errno, name)
     for name in (
@@ -68,17 +69,17 @@ _CLIENT_LEFT = frozenset(
     )
     if hasattr(errno, name)
 )
-#: Seconds without a try after accept() has failed for another reason, such as that no descriptors are left.
+#: Seconds to wait after accept() has failed for another reason, such as a lack of file descriptors.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 1.0
-#: Seconds and bytes for which a refused client may go on sending, so that it can read its answer: closing
-#: a socket with unread bytes resets the connection, and the answer is lost.
+#: Seconds and bytes for which a refused client may continue to send, so that it can read the response:
+#: closing a socket with unread bytes resets the connection and loses the response.
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 256 * 1024
-#: Bytes of a body in chunks that are looked at in one step: chunks of one byte take a millisecond.
+#: Bytes of a chunked body to parse in one step. Chunks of one byte take a millisecond.
 _CHUNKS_STEP = 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-#: Characters of a host that the log shows.
+#: Characters of a host to show in the log.
 _SHOWN = 60
 
 
@@ -86,14 +87,14 @@ _SHOWN = 60
 async def accept_forever(
     listener: trio.abc.Listener[Any], on_client: Callable[[socket.socket | trio.abc.Stream, Any], None]
 ) -> None:
-    """Give every new client to ``on_client``: TCP and Unix ones as a non-blocking socket with its address.
+    """Pass every new client to ``on_client``: TCP and Unix ones as a non-blocking socket with its address.
 
-    Where accepting fails it is tried again, after a pause that grows, until the listener is closed.
+    If accepting fails, it is retried after a growing pause, until the listener is closed.
     """
     if not isinstance(listener, trio.SocketListener):
         await _accept_streams(listener, on_client)
         return
-    # A second handle on the same listening socket, without trio's layers: accepting through them takes
+    # A second handle on the same listening socket, which bypasses trio's layers: accepting through them takes
     # about as long as the whole opening handshake.
     inner = listener.socket
     with socket.socket(inner.family, inner.type, inner.proto, fileno=inner.dup().detach()) as sock:
@@ -116,7 +117,7 @@ async def accept_forever(
                 failures = 0
                 client.setblocking(False)
                 if is_tcp:
-                    with contextlib.suppress(OSError):  # some systems refuse it once the client has reset
+                    with contextlib.suppress(OSError):  # some systems fail after the client has sent a reset
                         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 on_client(client, address)
 
@@ -124,17 +125,17 @@ async def accept_forever(
 async def _accept_streams(
     listener: trio.abc.Listener[Any], on_client: Callable[[socket.socket | trio.abc.Stream, Any], None]
 ) -> None:
-    """The same for a listener that is no plain socket, and may be an application's own."""
+    """Like `accept_forever`, for a listener that is not a plain socket and may be the application's own."""
     failures = 0
     while True:
         try:
             stream = await listener.accept()
             if not isinstance(stream, trio.abc.Stream):
-                raise TypeError(f"accept() of a listener gives a stream, not {type(stream).__name__}")
+                raise TypeError(f"accept() of a listener must return a stream, not {type(stream).__name__}")
             client = take_socket(stream) if isinstance(stream, trio.SocketStream) else stream
         except trio.ClosedResourceError:
-            return  # by its owner; the server goes on with the others
-        except BaseException as exc:  # noqa: BLE001 - judged there
+            return  # closed by its owner; the server continues with its other listeners
+        except BaseException as exc:  # noqa: BLE001 - handled in _pause
             failures += 1
             await _pause(exc, failures)
         else:
@@ -143,7 +144,7 @@ async def _accept_streams(
 
 
 async def _pause(exc: BaseException, failures: int) -> None:
-    """Accepting has failed so many times in a row: let others end, and give back what is wanting."""
+    """Log that accepting failed, and pause so that other connections can end and free resources."""
     failure = judged(exc)
     if isinstance(failure, OSError):
         logger.error("cannot accept new connections: %s", failure)
@@ -153,11 +154,11 @@ async def _pause(exc: BaseException, failures: int) -> None:
 
 
 async def close_listeners(listeners: Iterable[trio.abc.Listener[Any]]) -> None:
-    """Close them all, whatever one of them raises."""
+    """Close all listeners, even if closing one of them raises an exception."""
     for listener in listeners:
         try:
             await listener.aclose()
-        except BaseException as exc:  # noqa: BLE001 - judged there
+        except BaseException as exc:  # noqa: BLE001 - classified by judged()
             log_failure(logger, "closing a listener failed", exc=judged(exc))
 
 
@@ -167,17 +168,17 @@ async def secure(
     address: Any,
     context: ssl.SSLContext | None,
 ) -> Transport:
-    """Make a transport of a new client, with TLS if there is a context.
+    """Return a transport for a new client, with TLS if there is a context.
 
     Raises:
-        OSError, trio.BrokenResourceError, trio.ClosedResourceError: the client left, or TLS failed; it is
-            closed.
+        OSError, trio.BrokenResourceError, trio.ClosedResourceError: the client left, or TLS failed; the
+            stream is closed.
     """
     if context is None:
         if isinstance(client, socket.socket):
             return SocketTransport(client, address)
         transport = StreamTransport(client, runtime.nursery)
-        if address is not None:  # of a stream that has no socket to ask
+        if address is not None:  # given because the stream has no socket to ask
             transport.remote_address = address
         return transport
     stream = tls_server(client, context)
@@ -186,9 +187,9 @@ async def secure(
 
 
 def read_request_now(transport: SocketTransport, reader: RequestReader) -> Request | None:
-    """An opening request whose head is there before the client's task first runs, as it often is; else None.
+    """Return a request whose head arrived before the client's task first runs, as it often does; else None.
 
-    It saves most clients the wait for the socket, and the timeout around it.
+    This saves most clients a wait for the socket, and the timeout around it.
 
     Raises:
         HTTPError, OSError: as `read_request` does.
@@ -206,17 +207,17 @@ async def read_proxy_header(
     client: socket.socket | trio.abc.Stream,
     limit: int,
 ) -> tuple[str, int] | None:
-    """Read the PROXY header of a new client, which comes before all else, TLS too.
+    """Read the PROXY header of a new client. It precedes everything else, including TLS.
 
     Args:
-        client: nothing was read of it yet.
-        limit: bytes of the header.
+        client: a connection of which nothing was read.
+        limit: maximum size of the header in bytes.
 
     Returns:
-        The address of whom the proxy speaks for; None where that is nobody, or it does not say.
+        The address of the client behind the proxy; None if the proxy speaks for itself or does not know.
 
     Raises:
-        ProxyHeaderError: this is no header.
+        ProxyHeaderError: the data is not a PROXY header.
         OSError, trio.BrokenResourceError, trio.ClosedResourceError: the client left.
     """
     header = ProxyHeader(limit)
@@ -226,7 +227,7 @@ async def read_proxy_header(
     while size := header.needed():
         data = await _receive_some(plain, size)
         if not data:
-            raise ConnectionResetError(errno.ECONNRESET, "left in its PROXY header")
+            raise ConnectionResetError(errno.ECONNRESET, "left in the middle of its PROXY header")
         header.feed(data)
     return header.source
 
@@ -242,17 +243,17 @@ async def _receive_some(stream: socket.socket | trio.abc.Stream, size: int) -> b
 
 
 async def read_request(transport: Transport, reader: RequestReader) -> Request | None:
-    """Read an opening request up to its body; None where the client left before it began one.
+    """Read an opening request up to its body. Return None if the client left before it sent anything.
 
     Raises:
-        HTTPError: what to answer to something that is no request.
+        HTTPError: the response to an invalid request.
         OSError, trio.BrokenResourceError, trio.ClosedResourceError: the connection broke.
     """
     while True:
         data = await transport.receive()
         if not data:
             if reader.eof():
-                raise HTTPError(400, "the request ended in its middle")
+                raise HTTPError(400, "the request is incomplete")
             return None
         request = reader.feed(data)
         if request is not None:
@@ -260,10 +261,10 @@ async def read_request(transport: Transport, reader: RequestReader) -> Request |
 
 
 async def read_body(transport: Transport, reader: RequestReader) -> bytes:
-    """Read the body of a request that is wanted, a few chunks at a time.
+    """Read the body of a request, a few chunks at a time.
 
     Raises:
-        HTTPError: what to answer to a body that is none, or too large.
+        HTTPError: the response to an invalid body, or one that is too large.
         OSError, trio.BrokenResourceError: the connection broke.
     """
     if reader.wants_continue:
@@ -280,14 +281,14 @@ async def read_body(transport: Transport, reader: RequestReader) -> bytes:
             await checkpoint()
         data = await transport.receive()
         if not data:
-            raise HTTPError(400, "the request ended in its middle")
+            raise HTTPError(400, "the request is incomplete")
 
 
 def check_host(request: Request, options: Options, *, loopback: bool) -> None:
-    """Let in what asks for a host that the server goes by.
+    """Check that a request is for a host that the server accepts.
 
     Raises:
-        HTTPError: what to answer otherwise.
+        HTTPError: the response, if it is not.
     """
     if options.hosts is None and not loopback:
         return
@@ -298,35 +299,35 @@ def check_host(request: Request, options: Options, *, loopback: bool) -> None:
         return
     if options.hosts is None:
         logger.warning(
-            "refused a request for the host '%s': the server listens on a loopback address;"
-            " to let it in, name it: Options(hosts=['%s'])",
+            "refused a request for host '%s': the server listens on a loopback address;"
+            " to allow this host, use Options(hosts=['%s'])",
             shown(host, _SHOWN),
             shown(host_name(host) or "", _SHOWN),
         )
     else:
         logger.warning(
-            "refused a request for the host '%s', which Options(hosts=...) does not name", shown(host, _SHOWN)
+            "refused a request for host '%s', which is not in Options(hosts=...)", shown(host, _SHOWN)
         )
     raise HTTPError(403, "this host is not served here", logged=True)
 
 
 def check_request(request: Request, options: Options) -> None:
-    """Let in what is a WebSocket handshake from an allowed origin.
+    """Check that a request is a WebSocket handshake from an allowed origin.
 
     Raises:
-        HTTPError: what to answer otherwise.
+        HTTPError: the response, if it is not.
     """
     check_upgrade(request)
     if not origin_allowed(request, options.origins):
         origin = shown(request.header("origin") or "", _SHOWN)
         logger.warning(
-            "refused a page from origin '%s'; to let it in, name it: Options(origins=['%s'])", origin, origin
+            "refused a page from origin '%s'; to allow it, use Options(origins=['%s'])", origin, origin
         )
         raise HTTPError(403, "this origin is not allowed", logged=True)
 
 
 async def answer(transport: Transport, error: HTTPError, *, head_only: bool = False) -> None:
-    """Send an HTTP error and close, letting the client read it unless there is no room for it."""
+    """Send an HTTP error and close. Unless head_only, give the client time to read it."""
     response = http_response(error.status, error.headers, error.body, head_only=head_only)
     await send_response(transport, response, _LINGER_SECONDS, linger=error.status != 503)
 
@@ -336,9 +337,9 @@ async def send_response(
 ) -> None:
     """Send an HTTP response and close.
 
-    A client that takes not one byte for ``patience`` seconds, and a quarter of that, loses the rest. With
-    ``linger`` it may go on sending for a while, so that it can read the answer to a request that was not read
-    to its end. Cancelled, it closes at once.
+    A client that accepts no byte for 1.25 times ``patience`` seconds loses the rest. With ``linger`` it may
+    continue to send for a while, so that it can read the response to a request that was not read completely.
+    If cancelled, it closes at once.
     """
     try:
         if not await _send_patiently(transport, response, patience):
@@ -350,13 +351,13 @@ async def send_response(
                 received = await transport.receive()
                 left = left - len(received) if received else 0
     except LINK_ERRORS:
-        return  # it did not wait for the answer
+        return  # the client did not wait for the response
     finally:
         transport.close()
 
 
 async def _send_patiently(transport: Transport, response: bytes, patience: float) -> bool:
-    """Whether all of it is in the kernel."""
+    """Return whether the whole response was passed to the kernel."""
     if len(response) <= WRITE_SIZE:
         with trio.CancelScope() as scope:
             return await _send_all(transport, response, scope, patience)
@@ -381,7 +382,7 @@ async def _send_all(transport: Transport, response: bytes, scope: trio.CancelSco
 
 
 async def _see_delivery(transport: Transport, scope: trio.CancelScope, patience: float) -> None:
-    """Give a client more time that takes bytes from the kernel: the write buffer alone moves too rarely."""
+    """Extend the deadline of a client that reads from the kernel's buffer; ours alone moves too rarely."""
     before = transport.delivery()
     while before is not None:
         await trio.sleep(patience / 4)

@@ -1,6 +1,6 @@
-"""Addresses of clients: what one counts as, and how much one may hold.
+"""Limits per client address: how addresses are grouped, and how much each group may hold.
 
-What always holds: counters change in synchronous code, and an address that holds nothing leaves no record.
+Invariants: counters change in synchronous code only, and an address that holds nothing leaves no record.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ if TYPE_CHECKING:
 
 __all__ = ["AddressShares", "share_key"]
 
-#: What an address of another machine may hold where the options leave it to us. A connection takes at most
-#: 16 MiB with the default options, so that this is 2 GiB.
+#: Default shares of an address of another machine. A connection takes at most 16 MiB with the default
+#: options, so this amounts to 2 GiB.
 _CONNECTIONS_OF_OTHERS = 128
 _HANDSHAKES_OF_OTHERS = 64
 
 
 def share_key(address: Any) -> str | None:
-    """What a client's connections are counted under: an IPv4 address, or the /64 network of an IPv6 address.
+    """Return the key that a client is counted under: its IPv4 address, or the /64 network of its IPv6
+    address.
 
     Args:
-        address: as sockets have it.
+        address: a socket address.
 
     Returns:
-        None for what has no such address: Unix sockets, links in memory.
+        None for clients without an IP address: Unix sockets, streams in memory.
     """
     if not isinstance(address, tuple):
         return None
@@ -45,16 +46,16 @@ def share_key(address: Any) -> str | None:
 
 
 class AddressShares:
-    """What each key of `share_key` holds: connections, and among them clients in their opening handshake.
+    """Counts the connections of each key of `share_key`, and the opening handshakes among them.
 
-    A client is any object, the same for `begin` and `opened`. The key None has no share; its handshakes are
-    counted all the same.
+    A client is any object, the same one for `begin` and `opened`. The key None has no limits, but its
+    handshakes are counted as well.
     """
 
     def __init__(self, options: Options) -> None:
-        self._connections: dict[str, int] = {}  # of those that have any
-        self._handshakes: dict[str | None, dict[Any, None]] = {}  # the oldest first
-        # The limits of this machine's own addresses, and of all others.
+        self._connections: dict[str, int] = {}  # keys with at least one
+        self._handshakes: dict[str | None, dict[Any, None]] = {}  # oldest first
+        # The limits of local addresses, and of all others.
         given, limit = options.max_connections_per_address, options.max_connections
         self._most_connections = _shares(given, limit, _CONNECTIONS_OF_OTHERS)
         given, limit = options.max_handshakes_per_address, options.max_handshakes
@@ -70,14 +71,14 @@ class AddressShares:
         clients[client] = None
 
     def opened(self, key: str | None, client: object) -> None:
-        """Its opening handshake is over."""
+        """Record that the opening handshake of a connection is over."""
         clients = self._handshakes[key]
         del clients[client]
         if not clients:
             del self._handshakes[key]
 
     def end(self, key: str | None) -> None:
-        """The connection is gone, whose opening handshake was over."""
+        """Forget a connection whose opening handshake was over."""
         if key is not None:
             if self._connections[key] == 1:
                 del self._connections[key]
@@ -85,10 +86,11 @@ class AddressShares:
                 self._connections[key] -= 1
 
     def crowding(self, key: str | None) -> Any:
-        """The client that makes room for another handshake of a key, where all places are taken.
+        """Return the client to drop for another handshake of this key when there are too many, or None.
 
-        It is the oldest one of whoever has the most, if that is at least two more than the key has itself;
-        else None. So silent clients, from however many addresses, keep out nobody who has fewer of them.
+        It is the oldest handshake of the key with the most, if that key has at least two more than this one.
+        Silent clients, from however many addresses, therefore cannot keep out a client whose address has
+        fewer.
         """
         most = max(self._handshakes.values(), key=len, default={})
         if len(most) < len(self._handshakes.get(key, ())) + 2:
@@ -96,7 +98,7 @@ class AddressShares:
         return next(iter(most))
 
     def refusal(self, key: str | None) -> str | None:
-        """Why a key may not have one more connection, for the log, with the option that it depends on."""
+        """Return why a key may not open another connection, with the limiting option; None if it may."""
         if key is None:
             return None
         other = not _is_own(key)
@@ -109,32 +111,32 @@ class AddressShares:
         return None
 
     def max_connections(self, key: str) -> int | None:
-        """The limit of a key; None for none."""
+        """The limit on connections of a key, or None."""
         return self._most_connections[not _is_own(key)]
 
     def max_handshakes(self, key: str) -> int | None:
-        """The limit of a key for opening handshakes."""
+        """The limit on opening handshakes of a key, or None."""
         return self._most_handshakes[not _is_own(key)]
 
     def __len__(self) -> int:
-        """How many keys there is a record of."""
+        """The number of keys with a record."""
         return len(self._connections)
 
 
 def _is_own(key: str) -> bool:
-    """Whether it is an address of this machine alone."""
+    """Whether an address is local to this machine."""
     return key.startswith("127.") or key == "::1"
 
 
 def _shares(given: int | None, of: int | None, of_others: int) -> tuple[int | None, int | None]:
     if given is not None:
         return given, given
-    # A quarter stays for others. This machine's own addresses get all the rest: a proxy may have them.
-    # Of fewer than four there is no quarter, and the limit itself is all there is.
+    # A quarter is reserved for others. Local addresses get all the rest, since a proxy may use them. A limit
+    # below four has no quarter and is not divided.
     rest = None if of is None or of < 4 else of - of // 4
     return rest, of_others if rest is None else min(rest, of_others)
 
 
 def _reason(key: str, name: str, limit: int) -> str:
-    remedy = "if it is a proxy of yours, name it: Options(trusted_proxies=[...])"
+    remedy = "if it is your proxy, add it to Options(trusted_proxies=[...])"
     return f"{key} has {name} ({limit}) already; {remedy}"

@@ -1,15 +1,14 @@
-"""Blocking handlers: a plain function in a worker thread, with a WebSocket whose methods block.
+"""Blocking handlers: plain functions in worker threads, with a WebSocket whose methods block.
 
-What always holds:
+Invariants:
 
-- The WebSocket itself stays with trio. A method here runs the method of the same name there, by
-  `trio.from_thread.run`, and waits for it; any thread may call it.
-- The calls of a handler end with the handler: when it returns or is cancelled, those under way in other
+- The WebSocket itself stays in trio's thread. A method here runs the method of the same name there, with
+  `trio.from_thread.run`, and waits for it. Any thread may call it.
+- The calls of a handler end with the handler. When it returns or is cancelled, calls under way in other
   threads are cancelled, and all of them raise `ConnectionClosedLocallyError` from then on.
-- No thread can be cancelled in Python. A cancelled handler finds out at its next call, or in the one that it
-  waits in, and has ``close_timeout`` seconds to come to its end. A thread that is elsewhere for longer is
-  left behind, with a line in the log; it keeps its place in the limiter until it ends, and the program ends
-  without it.
+- Python cannot cancel a thread. A cancelled handler learns of it from its current or next call, and then has
+  ``close_timeout`` seconds to return. A thread that takes longer is abandoned and logged. It keeps its token
+  of the limiter until it ends, and does not keep the program from exiting.
 """
 
 from __future__ import annotations
@@ -46,15 +45,15 @@ T = TypeVar("T")
 
 
 class NoThreadError(Exception):
-    """The system gives this process no more threads; it has been logged."""
+    """No thread can be started. The failure has been logged."""
 
 
 class BlockingWebSocket:
-    """A `WebSocket` for plain functions: what is awaited there, blocks here.
+    """A `WebSocket` for plain functions. Its methods block instead of being awaited.
 
-    Servers make it for a handler that is a plain ``def``. Its methods may be called from any thread but
-    trio's own; each raises what its namesake raises. Once the handler has ended or was cancelled, all of them
-    raise `ConnectionClosedLocallyError`.
+    Servers create it for a handler that is a plain ``def``. Its methods may be called from any thread except
+    trio's own, and raise the same errors as those of `WebSocket`. After the handler has ended or was
+    cancelled, all of them raise `ConnectionClosedLocallyError`.
     """
 
     __slots__ = ("_calls", "_ws")
@@ -66,7 +65,7 @@ class BlockingWebSocket:
     # -- opening and closing ------------------------------------------------------------------------
 
     def accept(self, subprotocol: str | None = None, headers: Iterable[tuple[str, str]] = ()) -> None:
-        """Accept the client. Sending or receiving does it where this was not called."""
+        """Accept the client. If it is not called, the first send or receive accepts."""
         self._calls.run(self._ws.accept, subprotocol, headers)
 
     def reject(
@@ -76,7 +75,7 @@ class BlockingWebSocket:
         self._calls.run(self._ws.reject, status, headers, body)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close with a closing handshake, in at most ``close_timeout`` seconds."""
+        """Close with a closing handshake, within ``close_timeout`` seconds."""
         self._calls.run(self._ws.close, code, reason)
 
     # -- receiving ----------------------------------------------------------------------------------
@@ -85,14 +84,14 @@ class BlockingWebSocket:
         """Wait for the next message.
 
         Args:
-            timeout: seconds; None, the default, for no limit.
+            timeout: seconds; None, the default, means no limit.
 
         Returns:
             The message, or None once the peer has closed cleanly.
 
         Raises:
             ConnectionClosedError: the connection ended in any other way.
-            TimeoutError: nothing came in time; nothing is lost by that.
+            TimeoutError: no message arrived in time; none is lost.
         """
         return self._calls.run_within(timeout, self._ws.recv)
 
@@ -113,14 +112,14 @@ class BlockingWebSocket:
         return self._calls.run_within(timeout, functools.partial(self._ws.receive_json, type))
 
     def __iter__(self) -> Iterator[WebSocketMessage]:
-        """The messages, up to a clean close; any other end raises `ConnectionClosedError`."""
+        """Iterate over messages until the peer closes cleanly; otherwise raise `ConnectionClosedError`."""
         while (message := self.recv()) is not None:
             yield message
 
     # -- sending ------------------------------------------------------------------------------------
 
     def send(self, value: str | BytesLike | WebSocketMessage) -> None:
-        """Send one message: ``str`` as text, bytes-like as binary, a `WebSocketMessage` as what it says."""
+        """Send ``str`` as a text message, bytes-like as a binary one, or a `WebSocketMessage`."""
         self._calls.run(self._ws.send, value)
 
     def send_text(self, text: str) -> None:
@@ -132,7 +131,7 @@ class BlockingWebSocket:
         self._calls.run(self._ws.send_binary, data)
 
     def send_bytes(self, data: BytesLike) -> None:
-        """The same as `send_binary`."""
+        """Alias of `send_binary`."""
         self._calls.run(self._ws.send_bytes, data)
 
     def send_json(self, obj: Any) -> None:
@@ -140,54 +139,54 @@ class BlockingWebSocket:
         self._calls.run(self._ws.send_json, obj)
 
     def ping(self, payload: BytesLike | str | None = None) -> float:
-        """Send a ping and wait for its pong; seconds there and back."""
+        """Send a ping, wait for its pong, and return the round-trip time in seconds."""
         return self._calls.run(self._ws.ping, payload)
 
-    # -- what there is to look at -------------------------------------------------------------------
+    # -- attributes ---------------------------------------------------------------------------------
 
     @property
     def connected(self) -> bool:
-        """Open for sending and receiving."""
+        """Whether messages can be sent and received."""
         return self._ws.connected
 
     @property
     def accepted(self) -> bool:
-        """The opening handshake was completed, whatever came after."""
+        """Whether the opening handshake was completed, even if the connection has ended since."""
         return self._ws.accepted
 
     @property
     def closed(self) -> bool:
-        """At its end: nothing can come or go any more."""
+        """Whether the connection has ended."""
         return self._ws.closed
 
     @property
     def close_code(self) -> int | None:
-        """The code that describes the end; None before the end begins."""
+        """The close code, or None while the connection is open."""
         return self._ws.close_code
 
     @property
     def close_reason(self) -> str | None:
-        """The text beside `close_code`."""
+        """The reason that came with `close_code`."""
         return self._ws.close_reason
 
     @property
     def subprotocol(self) -> str | None:
-        """What both sides agreed on, or None."""
+        """The negotiated subprotocol, or None."""
         return self._ws.subprotocol
 
     @property
     def latency(self) -> float | None:
-        """Seconds that the last ping took there and back; None before the first."""
+        """Round-trip time of the last ping in seconds, or None before the first."""
         return self._ws.latency
 
     @property
     def local_address(self) -> Any:
-        """This side's socket address, or None where the stream has none."""
+        """The local socket address, or None if the stream has none."""
         return self._ws.local_address
 
     @property
     def remote_address(self) -> Any:
-        """The peer's socket address, or None where the stream has none."""
+        """The peer's socket address, or None if the stream has none."""
         return self._ws.remote_address
 
     @property
@@ -197,7 +196,7 @@ class BlockingWebSocket:
 
     @property
     def tls(self) -> TLSInfo | None:
-        """What is known of the connection's TLS; None without."""
+        """Properties of the TLS connection, or None without TLS."""
         return self._ws.tls
 
     @property
@@ -207,31 +206,31 @@ class BlockingWebSocket:
 
     @property
     def path(self) -> str:
-        """The request's path, percent-decoded."""
+        """The path of the request, percent-decoded."""
         return self._ws.path
 
     @property
     def path_params(self) -> dict[str, Any]:
-        """What the route's pattern took from the path; empty without a route."""
+        """The path parameters of the route, or an empty dict without a route."""
         return self._ws.path_params
 
     @property
     def query_string(self) -> str:
-        """The request's query as it was sent."""
+        """The query string of the request, as it was sent."""
         return self._ws.query_string
 
     @property
     def query_params(self) -> dict[str, list[str]]:
-        """The request's query, decoded; a name may stand there more than once."""
+        """The decoded query parameters. A name may have several values."""
         return self._ws.query_params
 
     @property
     def headers(self) -> Headers:
-        """All request headers, in order, duplicates kept."""
+        """All request headers in order, duplicates included."""
         return self._ws.headers
 
     def header(self, name: str, default: str | None = None) -> str | None:
-        """The first request header of that name, in any case."""
+        """Return the first request header of that name, in any case, or the default."""
         return self._ws.header(name, default)
 
     def __repr__(self) -> str:
@@ -239,25 +238,25 @@ class BlockingWebSocket:
 
 
 class _Calls:
-    """The calls of one handler's threads into trio."""
+    """The calls into trio from the threads of one handler."""
 
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._lock = threading.Lock()
         self._begun = False
         self._ended = False
-        # For trio's thread alone.
+        # Used by trio's thread only.
         self._running: set[trio.CancelScope] = set()
         self._one_ended = Notification()
 
     def begin(self) -> bool:
-        """In the thread: whether the handler is to run at all."""
+        """Called in the thread: return whether the handler should run at all."""
         with self._lock:
             self._begun = not self._ended
             return self._begun
 
     def end(self) -> bool:
-        """In trio: let all calls raise from now on. Whether the handler has begun."""
+        """Called in trio: make all calls raise from now on, and return whether the handler has begun."""
         with self._lock:
             self._ended = True
         for scope in self._running:
@@ -269,22 +268,22 @@ class _Calls:
         return self._ended
 
     async def wait_all_ended(self) -> None:
-        """Wait for the calls under way, which `end` has cancelled."""
+        """Wait for the calls that `end` has cancelled."""
         while self._running:
             await self._one_ended.wait()
 
     def run(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """In a thread: run an async function of trio's side and wait for it."""
+        """Called in a thread: run an async function in trio and wait for it."""
         return self.run_within(None, function, *args)
 
     def run_within(self, timeout: float | None, function: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """The same, for at most so many seconds."""
+        """Like `run`, with a timeout in seconds."""
         if self._ended:
-            raise _ended_error()  # a loop that takes no exception for an answer costs the others nothing
+            raise _ended_error()  # cheap, for a loop that ignores exceptions
         try:
             return trio.from_thread.run(self._relay, timeout, function, args, trio_token=self._token)
         except trio.TooSlowError:
-            raise TimeoutError(f"nothing came within {timeout} seconds") from None
+            raise TimeoutError(f"no message arrived within {timeout} seconds") from None
         except trio.RunFinishedError:
             raise _ended_error() from None
 
@@ -314,9 +313,9 @@ def _ended_error() -> ConnectionClosedLocallyError:
 async def run_in_thread(
     function: Callable[..., object], ws: WebSocket, limiter: trio.CapacityLimiter, kwargs: Mapping[str, Any]
 ) -> None:
-    """Run a plain function on a WebSocket, in a thread. Raises what it raises.
+    """Run a plain function on a WebSocket in a thread, and raise what it raises.
 
-    Cancelled, it waits up to ``close_timeout`` seconds for the thread, see the module's text.
+    If cancelled, it waits up to ``close_timeout`` seconds for the thread. See the module docstring.
     """
     await checkpoint_if_cancelled()
     calls = _Calls()
@@ -328,7 +327,7 @@ async def run_in_thread(
             return None
         try:
             failure = _failure_of(lambda: function(BlockingWebSocket(ws, calls), **kwargs), function)[1]
-            # Nobody waits any more for one that was cancelled.
+            # A cancelled call has nobody to report to.
             if failure is not None and calls.ended and not isinstance(failure, ConnectionClosedError):
                 text = "the handler of %s failed after it was cancelled"
                 log_failure(logger, text, shown(ws.path), exc=failure, extra=log_extra(ws))
@@ -351,17 +350,17 @@ async def run_in_thread(
                     await over.wait()
                 if not over.is_set():
                     logger.warning(
-                        "the blocking handler of %s did not end within close_timeout of being cancelled;"
-                        " its thread is left behind",
+                        "the blocking handler of %s did not return within close_timeout of being cancelled;"
+                        " its thread is abandoned",
                         shown(ws.path),
                     )
             await calls.wait_all_ended()
-        del failure  # it holds this frame, which would hold it
+        del failure  # break the traceback/frame reference cycle
 
 
 @enable_ki_protection
 async def call_in_thread(function: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
-    """Call a plain function in a thread. Cancelled, it leaves the thread behind."""
+    """Call a plain function in a thread. If cancelled, it abandons the thread."""
 
     work = functools.partial(_failure_of, function, function)
     result: T
@@ -371,33 +370,33 @@ async def call_in_thread(function: Callable[[], T], limiter: trio.CapacityLimite
         try:
             raise failure
         finally:
-            del failure  # as above
+            del failure  # as in run_in_thread()
     return result
 
 
 async def _start_thread(work: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
-    """Run what raises nothing in a thread.
+    """Run a function that never raises in a thread.
 
     Raises:
-        NoThreadError: none can be started.
+        NoThreadError: no thread can be started.
     """
     try:
         return await trio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)
-    except RuntimeError as exc:  # of `threading.Thread.start`: what the work itself raises is its result
+    except RuntimeError as exc:  # from `threading.Thread.start`; the function itself never raises
         if once_a_minute("no thread"):
-            logger.error("no thread for a new client, who gets 503 or 1013: %s", exc)  # noqa: TRY400
+            logger.error("cannot start a thread; new clients get 503 or 1013: %s", exc)  # noqa: TRY400
         raise NoThreadError(str(exc)) from exc
 
 
 def _failure_of(call: Callable[[], Any], function: object) -> tuple[Any, BaseException | None]:
-    """What a call gives, and what it raises.
+    """Call a function, and return its result and its exception.
 
-    An exception that does not let itself be looked at would end trio's thread, and be waited for for ever.
+    An exception that cannot be inspected would kill trio's thread, and the caller would wait forever.
     """
     try:
         result = call()
         _refuse_awaitable(function, result)
-    except BaseException as exc:  # noqa: BLE001 - raised by whoever waits for the thread
+    except BaseException as exc:  # noqa: BLE001 - raised again in the task that waits for the thread
         return None, exc
     return result, None
 
@@ -406,4 +405,4 @@ def _refuse_awaitable(function: object, result: object) -> None:
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()
-        raise TypeError(f"{name_of(function)} is a plain function that gave an awaitable; write async def")
+        raise TypeError(f"{name_of(function)} is a plain function that returned an awaitable; use async def")

@@ -1,15 +1,15 @@
-"""Admission: the way of a client through a server.
+"""Client tasks: what a server does with each client.
 
-A listener's task hands it over, a task of its own reads the opening request (all of it within
-``open_timeout``), makes a `WebSocket` of it, runs what serves it, and closes it.
+A listener's task passes each client to a task of its own. This task reads the opening request, within
+``open_timeout``, makes a `WebSocket`, runs the target on it, and closes it.
 
-What always holds:
+Invariants:
 
-- One bad connection costs one connection: whatever a handler raises is logged once and answered with 1011
+- One bad connection costs one connection: an exception of a handler is logged once and answered with 1011
   (see wall.py).
-- What ends the program, Ctrl+C in a handler above all, ends the server as leaving its block does: everybody
-  is told first.
-- Counters change in synchronous code, so that admission is exact.
+- Exceptions that end the program, above all Ctrl+C in a handler, end the server in the same way as leaving
+  its block: all peers receive a Close frame first.
+- Counters change in synchronous code only, so limits are exact.
 """
 
 from __future__ import annotations
@@ -75,23 +75,23 @@ __all__ = ["ClientTasks"]
 
 logger = logger_for("trio_ws.server")
 
-#: The reason of the Close frame where the system gives no more threads.
+#: Close reason if the system cannot start another thread.
 _NO_THREAD = "no thread left"
 
 
 class _PendingClient:
-    """A client in its opening handshake.
+    """A client during its opening handshake.
 
     Attributes:
-        stream: what it came by.
-        address: its address, as far as that is known: at first that of a proxy.
+        stream: the accepted stream.
+        address: the client's address as far as it is known; at first that of a proxy.
         peer: the address of the other end of the stream.
-        loopback: whether it came to a loopback address.
-        share: what its connection is counted under; see `share_key`. None for a trusted proxy's.
-        transport: of the stream, once there is one.
-        request: its opening request, once the head of that is known.
-        opening: whether its opening handshake counts; False where it had to make room.
-        scope: around the waits of its opening handshake, once it waits.
+        loopback: whether it connected to a loopback address.
+        share: the key that its connection is counted under, see `share_key`. None for a trusted proxy.
+        transport: the transport on the stream, once there is one.
+        request: its opening request, once the head was read.
+        opening: whether its opening handshake is counted; False if it was dropped for another one.
+        scope: cancel scope around the waits of its opening handshake, once it waits.
     """
 
     __slots__ = (
@@ -117,7 +117,7 @@ class _PendingClient:
         self.scope: trio.CancelScope | None = None
 
     async def drop(self) -> None:
-        """Close what it came by."""
+        """Close the stream."""
         if self.transport is not None:
             self.transport.close()
         elif isinstance(self.stream, socket.socket):
@@ -127,22 +127,22 @@ class _PendingClient:
 
 
 class ClientTasks:
-    """See the module's text. `WebSocketServer` adds what begins and ends."""
+    """Runs the clients of a server. See the module docstring. `WebSocketServer` adds start and stop."""
 
     options: Options
 
     def __init__(self, front: Router | None, ssl_context: ssl.SSLContext | None) -> None:
         self._router = front
         self._ssl_context = ssl_context
-        self._target: Any = None  # what serves a WebSocket, where the front has nothing for it
+        self._target: Any = None  # serves WebSockets that the router has no route for
         self._subprotocols: tuple[str, ...] = ()
-        self._scheme: str | None = None  # as clients spoke it to whoever hands them over
+        self._scheme: str | None = None  # that clients used, as told by a host
         self._debug = False
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
         self._connections: set[WebSocket] = set()
-        self._without_task: set[WebSocket] = set()  # those of them that live in the service's reader alone
-        self._exchanges = 0  # plain HTTP requests that are being answered
-        self._clients = 0  # connections in any state, those in their opening handshake too
+        self._without_task: set[WebSocket] = set()  # those that live in the shared reader without a task
+        self._exchanges = 0  # plain HTTP requests under way
+        self._clients = 0  # connections in any state, including their opening handshake
         self._handshakes = 0
         self._shares = AddressShares(self.options)
         self._proxies = TrustedProxies(self.options)
@@ -151,7 +151,7 @@ class ClientTasks:
             note_server_names(ssl_context)
         self._client_done = (
             Notification()
-        )  # rings when a client has gone, or is through with its opening handshake
+        )  # notified when a client has gone, or has finished its opening handshake
         self._failure: BaseException | None = None
         # Set while the server runs.
         self._block: trio.CancelScope
@@ -173,13 +173,13 @@ class ClientTasks:
         self._handlers.start_soon(self._serve_client, client)
 
     def _has_room_for(self, client: _PendingClient) -> bool:
-        """Whether another client may begin its opening handshake; one that may not is logged."""
+        """Return whether another client may begin its opening handshake, and log a refusal."""
         options = self.options
-        # Those that are refused later, with an answer to their request, are more than max_connections.
+        # More than max_connections, because clients beyond it get an HTTP response.
         limit = None if options.max_connections is None else options.max_connections + options.max_handshakes
         why = self._shares.refusal(client.share)
         if why is None and limit is not None and self._clients >= limit:
-            why = f"max_connections ({options.max_connections}) and max_handshakes are there"
+            why = f"max_connections ({options.max_connections}) and max_handshakes are reached"
         if why is None and self._handshakes >= options.max_handshakes:
             late = self._shares.crowding(client.share)
             if late is not None:
@@ -192,7 +192,7 @@ class ClientTasks:
         return False
 
     def _make_room(self, client: _PendingClient) -> None:
-        """End the opening handshake of a client, for one of somebody who has fewer."""
+        """Drop the opening handshake of another client, if its address has more of them."""
         logger.warning(
             "dropped a client in its handshake: max_handshakes (%d) are under way, most of them of %s",
             self.options.max_handshakes,
@@ -204,7 +204,7 @@ class ClientTasks:
             client.scope.cancel()
 
     def _opened(self, client: _PendingClient) -> None:
-        """The opening handshake of a client is over."""
+        """Record that the opening handshake of a client is over."""
         if client.opening:
             client.opening = False
             self._handshakes -= 1
@@ -215,10 +215,10 @@ class ClientTasks:
         return None if self._trusts_proxies and address in self._proxies else share_key(address)
 
     def _locate(self, client: _PendingClient, address: Any) -> None:
-        """A trusted proxy, which has no share, says where the client is.
+        """Set the address of a client that connected through a trusted proxy, which itself has no share.
 
         Raises:
-            HTTPError: that has its share already.
+            HTTPError: the address has used up its share.
         """
         if not client.opening:
             raise _too_many()
@@ -233,13 +233,13 @@ class ClientTasks:
 
     @enable_ki_protection
     async def _refuse(self, client: socket.socket | trio.abc.Stream) -> None:
-        """Drop a client whose request is not going to be read, with a word if that can be said at once."""
+        """Drop a client without reading its request. Send an error if that is possible without waiting."""
         if isinstance(client, trio.abc.Stream):
             await close_forcefully(client)
             return
         with client:
             if self._ssl_context is None:
-                with contextlib.suppress(OSError):  # it went away before
+                with contextlib.suppress(OSError):  # it has left already
                     client.send(http_response(503, [("Retry-After", "1")], b"too many connections\n"))
             shut_down(client)
 
@@ -260,7 +260,7 @@ class ClientTasks:
                 ws._begin_opening()
                 ws._watch_soon()
                 over = await self._handle(ws, target)
-        except BaseException as exc:  # noqa: BLE001 - judged there
+        except BaseException as exc:  # noqa: BLE001 - classified in _task_failed
             self._task_failed(exc, address)
         finally:
             if over:
@@ -273,19 +273,20 @@ class ClientTasks:
 
     @enable_ki_protection
     async def _finish_client(self, ws: WebSocket, rest: Callable[[WebSocket], Awaitable[None]]) -> None:
-        """The end of a connection that lived without a task."""
+        """Finish a connection that lived without a task."""
         self._without_task.discard(ws)
         try:
             await self._handle(ws, rest)
-        except BaseException as exc:  # noqa: BLE001 - judged there
+        except BaseException as exc:  # noqa: BLE001 - classified in _task_failed
             self._task_failed(exc, ws.remote_address)
         finally:
             self._client_gone(self._share_of(ws._transport.peer_address))
 
     def _task_failed(self, exc: BaseException, address: Any) -> None:
-        """A client's task has raised this at its end.
+        """Handle an exception at the end of a client's task.
 
-        A Cancelled is the server's; or that of a scope which user code has left open, and must not leave.
+        A Cancelled belongs to the server, or to a scope that user code has left open; the latter must not
+        escape.
         """
         if ends_program(exc):
             self._shut_down_with(exc)
@@ -293,12 +294,12 @@ class ClientTasks:
             log_failure(logger, "serving %s failed", address, exc=judged(exc), extra={"peer": address})
 
     def _end_those_without_task(self) -> None:
-        """Their handlers cannot be cancelled where the others are."""
+        """Abort connections without a task, which cannot be cancelled with the others."""
         for ws in list(self._without_task):
             ws._abort(None)
 
     async def _open(self, client: _PendingClient) -> tuple[WebSocket, Any] | None:
-        """A WebSocket of one client's opening request, and who serves it; None where it got an answer."""
+        """Make a WebSocket of an opening request, with its target. Return None after an HTTP response."""
         try:
             try:
                 asked = await self._read_request(client)
@@ -329,16 +330,16 @@ class ClientTasks:
             head_only = client.request is not None and client.request.method == "HEAD"
             await answer(client.transport, refusal, head_only=head_only)
         else:
-            await client.drop()  # it speaks no HTTP yet
+            await client.drop()  # too early for an HTTP response
         return None
 
     async def _read_request(
         self, client: _PendingClient
     ) -> tuple[WebSocketRoute | HTTPRoute | None, Request, RequestReader] | None:
-        """What serves a request, and the request, with its body where it is wanted; None where there is none.
+        """Read a request, with its body if it is needed, and find its target. Return None if it has none.
 
         Raises:
-            HTTPError: what to answer otherwise.
+            HTTPError: the response to send instead.
             OSError, trio.BrokenResourceError: the client has gone.
         """
         options = self.options
@@ -364,32 +365,33 @@ class ClientTasks:
             found = self._judge(client, request)
             if not reader.complete:
                 request.body = await read_body(client.transport, reader)
-                self._check_admission()  # that may have taken a while
+                self._check_admission()  # reading may have taken a while
             return found, request, reader
         if not client.opening:
             raise _too_many()
-        raise HTTPError(408, f"no whole request came within open_timeout ({options.open_timeout} seconds)")
+        seconds = options.open_timeout
+        raise HTTPError(408, f"the request was not complete after open_timeout ({seconds} seconds)")
 
     async def _read_proxy_header(self, client: _PendingClient) -> None:
-        """Learn where a client is."""
+        """Read the address of a client from its proxy."""
         try:
             source = await read_proxy_header(client.stream, self.options.max_header_bytes)
         except ProxyHeaderError as exc:
             logger.warning(
-                "refused a connection of the proxy %s: %s, which Options(proxy_protocol=True) expects",
+                "refused a connection of proxy %s: %s, which Options(proxy_protocol=True) requires",
                 client.address,
                 exc,
                 extra={"peer": client.address},
             )
-            raise HTTPError(400, "there is no PROXY header", logged=True) from None
+            raise HTTPError(400, "the PROXY header is missing", logged=True) from None
         if source is not None:
             self._locate(client, source)
 
     def _judge(self, client: _PendingClient, request: Request) -> WebSocketRoute | HTTPRoute | None:
-        """What serves a request, by its head; None for the server's own target.
+        """Find the route for the head of a request; None means the server's own target.
 
         Raises:
-            HTTPError: nothing does.
+            HTTPError: there is no route.
         """
         client.request = request
         if self._trusts_proxies or self._scheme is not None:
@@ -439,7 +441,7 @@ class ClientTasks:
             raise _too_many()
 
     def _count_connections(self) -> int:
-        """All that are past their opening handshake: open, being answered, or lingering after an answer."""
+        """The number of connections after their opening handshake: open, being answered, or lingering."""
         return self._clients - self._handshakes
 
     async def _answer_http(self, found: HTTPRoute, request: Request, transport: Transport) -> None:
@@ -454,7 +456,7 @@ class ClientTasks:
                     await close_nurseries("an HTTP function")
                     await presence.leave()
             if response is None:
-                logger.info("%s left before %r was answered", transport.remote_address, request)
+                logger.info("%s left before the response to %r", transport.remote_address, request)
                 transport.close()
             else:
                 await send_response(transport, response, self.options.close_timeout)
@@ -462,7 +464,7 @@ class ClientTasks:
             self._exchanges -= 1
 
     async def _handle(self, ws: WebSocket, target: Callable[[WebSocket], Awaitable[object]]) -> bool:
-        """Run what serves a connection, and close it; False if it lives on without this task."""
+        """Run the target on a connection, and close it. Return False if it lives on without this task."""
         over = True
         try:
             code, reason = 1000, ""
@@ -477,7 +479,7 @@ class ClientTasks:
                     if current_task().child_nurseries:
                         await close_nurseries("a handler")
                     ws._end_opening(None)
-            except BaseException as exc:  # noqa: BLE001 - judged there
+            except BaseException as exc:  # noqa: BLE001 - classified in _close_code_for
                 code, reason = self._close_code_for(ws, exc)
             if code == 1011 and ws._state == CONNECTING:
                 await ws.reject(500)
@@ -495,16 +497,16 @@ class ClientTasks:
 
     @disable_ki_protection
     async def _run_target(self, ws: WebSocket, target: Any) -> object:
-        """User code, which Ctrl+C may strike anywhere; ours leaves it to the main task."""
+        """Run user code, which Ctrl+C may interrupt anywhere; our own code leaves it to the main task."""
         return await target(ws)
 
     def _close_code_for(self, ws: WebSocket, exc: BaseException) -> tuple[int, str]:
-        """The close code for what a handler raised; its own cancellation is raised again."""
+        """Return the close code for an exception of a handler, or re-raise its own cancellation."""
         if ends_program(exc):
             self._shut_down_with(exc)
             ws._shutdown(1001, "")
             return 1001, ""
-        # The handler's own nursery may have wrapped what is a normal end.
+        # The handler's own nursery may have wrapped a normal end in a group.
         failures = [one for one in failures_in(exc) if not isinstance(one, ConnectionClosedError)]
         if not failures:
             return 1000, ""
@@ -529,7 +531,7 @@ class ClientTasks:
         return 1011, "internal error"
 
     def _shut_down_with(self, exc: BaseException) -> None:
-        """Leave the server's block, and then raise this; at once where the block was left already."""
+        """Leave the server's block and raise this there; raise it now if the block was left already."""
         if isinstance(exc, BaseExceptionGroup):
             exc = unwrap_exception_group(exc)
         if self._state != "serving":

@@ -1,7 +1,7 @@
-"""ServerConfig: what a server is made with, checked once.
+"""ServerConfig: the validated settings of a server.
 
 `WebSocketServer`, `serve`, `App.run`, `ASGIApp` and `serve_processes` take the same settings. `server_config`
-lists them and judges them, so that no server is built only to learn whether its arguments fit.
+lists and validates them, so no server has to be created just to validate arguments.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ class ServerSettings(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ServerConfig:
-    """The settings of a server, checked. `WebSocketServer` describes them; made by `server_config`.
+    """The validated settings of a server, as `WebSocketServer` documents them. Made by `server_config`.
 
     Attributes:
-        target: what was given; of a handler's class an instance.
+        target: the given target; an instance, if that is a handler class.
         handler: the target, if it is a `WebSocketHandler`.
         router: the target, if it is a `Router` such as an App.
-        subprotocols: of a handler by default those of calls.
-        broker: the broker, also where a URL was given.
-        debug: also true for an App that is in debug mode.
-        options: with ``max_connections``, where that was given.
+        subprotocols: for a handler, the RPC subprotocols by default.
+        broker: the broker, even if a URL was given.
+        debug: also true for an App in debug mode.
+        options: including ``max_connections``, if that was given.
     """
 
     target: Any
@@ -81,24 +81,24 @@ class ServerConfig:
     options: Options
 
     def url(self, listeners: Sequence[trio.abc.Listener[Any]]) -> str:
-        """A URI that reaches the first of these listeners from this machine.
+        """Return a URI to connect to the first of these listeners from this machine.
 
         Raises:
-            RuntimeError: there is no TCP listener; with ``unix_path`` never.
+            RuntimeError: there is no TCP listener; never with ``unix_path``.
         """
         scheme = "wss" if self.ssl_context is not None else "ws"
         if self.unix_path is not None:
             return f"{scheme}://localhost/"
         host, port = tcp_address(listeners)
-        anywhere = ("0.0.0.0", "::")  # noqa: S104 - for comparing
+        anywhere = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
         if host in anywhere or (self.host is None and self.listeners is None):
-            # "localhost" leads to IPv4 alone on some machines.
+            # "localhost" resolves to IPv4 only on some machines.
             host = "::1" if host == "::" and len(listeners) == 1 else "localhost"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def tcp_address(listeners: Sequence[trio.abc.Listener[Any]]) -> tuple[str, int]:
-    """The host and the port of the first TCP listener.
+    """Return the host and the port of the first TCP listener.
 
     Raises:
         RuntimeError: there is none.
@@ -107,7 +107,7 @@ def tcp_address(listeners: Sequence[trio.abc.Listener[Any]]) -> tuple[str, int]:
         if isinstance(listener, trio.SocketListener) and listener.socket.family != socket.AF_UNIX:
             host, port = listener.socket.getsockname()[:2]
             return str(host), int(port)
-    raise RuntimeError("this server has no TCP listener, or does not run")
+    raise RuntimeError("this server has no TCP listener, or is not running")
 
 
 def server_config(
@@ -125,17 +125,17 @@ def server_config(
     options: Options | None = None,
     **unknown: object,
 ) -> ServerConfig:
-    """Check the settings of a server.
+    """Validate the settings of a server.
 
     Raises:
-        TypeError, ValueError: an argument does not fit.
-        BrokerError: what the broker needs is not installed.
+        TypeError, ValueError: an argument is invalid.
+        BrokerError: a package that the broker requires is not installed.
     """
     refuse_unknown("a server", server_config, unknown)
     _check_target(target)
     _check_address(port, host, unix_path, listeners)
     if options is not None and not isinstance(options, Options):
-        raise TypeError(f"options is an Options, not {type(options).__name__}; write Options(...)")
+        raise TypeError(f"options must be an Options, not {type(options).__name__}; use Options(...)")
     if options is None:
         options = Options()
     if max_connections is not None:
@@ -175,17 +175,16 @@ def _check_address(
     port: int, host: object, unix_path: object, listeners: Sequence[trio.abc.Listener[Any]] | None
 ) -> None:
     if host is not None and not isinstance(host, str):
-        raise TypeError(f"host is a str or None, not {type(host).__name__}")
+        raise TypeError(f"host must be a str or None, not {type(host).__name__}")
     if host == "":
         raise ValueError(
-            f"host is empty; leave it out for the loopback addresses, or write {ALL_INTERFACES!r} for all"
-            " interfaces"
+            f"host is empty; omit it for the loopback addresses, or use {ALL_INTERFACES!r} for all interfaces"
         )
     if isinstance(port, bool) or not isinstance(port, int):
-        raise TypeError(f"port is an int, not {type(port).__name__}")
+        raise TypeError(f"port must be an int, not {type(port).__name__}")
     if not 0 <= port <= 65535:
         raise ValueError(f"port must be from 0 to 65535, not {port}")
     if unix_path is not None and listeners is not None:
-        raise ValueError("give unix_path or listeners, not both")
+        raise ValueError("unix_path and listeners are mutually exclusive")
     if listeners is not None and not listeners:
-        raise ValueError("listeners is empty; leave it out to listen on a port")
+        raise ValueError("listeners is empty; omit it to listen on a port")

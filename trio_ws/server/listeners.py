@@ -1,7 +1,7 @@
-"""Listeners: the sockets that a server opens, and the file of a Unix socket.
+"""Listeners: open the sockets of a server, and manage the file of a Unix socket.
 
-What always holds: nothing listens beyond this machine unless it was asked for by name; a file that somebody
-else put in the place of our socket stays.
+Invariants: a server is reachable from other machines only if that was requested explicitly. A file that
+replaced our socket is never removed.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 __all__ = ["ALL_INTERFACES", "OpenListeners", "SocketFile", "is_loopback", "open_listeners"]
 
-#: The ``host`` that stands for every address of the machine, v4 and v6.
+#: The ``host`` that means all IPv4 and IPv6 addresses of the machine.
 ALL_INTERFACES = "*"
 
 _TRIES_FOR_A_PORT = 20
-# There is no such protocol or address on this machine.
+# Errors for a protocol or address that this machine does not have.
 _NO_ADDRESS = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
 
 class SocketFile(NamedTuple):
-    """The file of a Unix socket of ours.
+    """The file of a Unix socket that we created.
 
     Attributes:
-        path: where it is.
-        device, inode: what tells it from a file that took its place.
+        path: its path.
+        device, inode: identify the file, in case another one took its place.
     """
 
     path: str
@@ -43,7 +43,7 @@ class SocketFile(NamedTuple):
     inode: int
 
     def remove(self) -> None:
-        """Remove the file, unless it has gone or another one has taken its place."""
+        """Remove the file, unless it is gone or was replaced."""
         with contextlib.suppress(FileNotFoundError):
             status = os.lstat(self.path)
             if (status.st_dev, status.st_ino) == (self.device, self.inode):
@@ -51,11 +51,11 @@ class SocketFile(NamedTuple):
 
 
 class OpenListeners(NamedTuple):
-    """What `open_listeners` opened.
+    """The result of `open_listeners`.
 
     Attributes:
-        listeners: at least one.
-        socket_file: that of a Unix socket, to be removed in the end; else None.
+        listeners: at least one listener.
+        socket_file: the file of a Unix socket, to be removed at the end; otherwise None.
     """
 
     listeners: Sequence[trio.SocketListener]
@@ -68,14 +68,14 @@ async def open_listeners(
     """Listen on TCP or on a Unix socket.
 
     Args:
-        port: 0 for one that is free on every address of ``host``.
-        host: a name or an address; None for the loopback addresses, v4 and v6; "*" for all interfaces.
-        unix_path: listen on a Unix socket with this file instead. A socket's file that nobody listens on
-            any more is replaced.
-        unix_mode: the permissions of that file, which are set before anybody can connect.
+        port: 0 for one that is free on all addresses of ``host``.
+        host: a name or an address; None for the loopback addresses, IPv4 and IPv6; "*" for all interfaces.
+        unix_path: listen on a Unix socket at this path instead. The file of a socket that is no longer in use
+            is replaced.
+        unix_mode: permissions of that file, set before clients can connect.
 
     Raises:
-        OSError: the address is in use, or cannot be had; the text names it.
+        OSError: the address is in use or not available; the message names it.
     """
     try:
         if unix_path is not None:
@@ -88,7 +88,7 @@ async def open_listeners(
 
 
 def is_loopback(listener: trio.abc.Listener[Any]) -> bool:
-    """Whether a listener is bound to a loopback address, and does no TLS."""
+    """Whether a listener is bound to a loopback address, without TLS."""
     if not isinstance(listener, trio.SocketListener) or listener.socket.family == socket.AF_UNIX:
         return False
     return is_loopback_address(listener.socket.getsockname()[0])
@@ -104,7 +104,7 @@ def _place(host: str | None) -> str:
 async def _open_tcp(port: int, host: str | None) -> list[trio.SocketListener]:
     if port != 0:
         return await _open_on(port, host)
-    # The same free port for each address: trio gives each its own, and one URL has one.
+    # One URL needs one port on all addresses, while trio would choose a different port for each.
     for _ in range(_TRIES_FOR_A_PORT):
         listeners = await _open_on(0, host)
         if len(listeners) == 1:
@@ -112,7 +112,7 @@ async def _open_tcp(port: int, host: str | None) -> list[trio.SocketListener]:
         port = listeners[0].socket.getsockname()[1]
         for listener in listeners:
             await listener.aclose()
-        with contextlib.suppress(OSError):  # taken on one of the other addresses
+        with contextlib.suppress(OSError):  # in use on one of the other addresses
             return await _open_on(port, host)
     raise OSError(errno.EADDRINUSE, f"no port is free on every address of {_place(host)}")
 
@@ -161,10 +161,10 @@ async def _open_unix(path: str, mode: int) -> tuple[trio.SocketListener, SocketF
 
 
 async def _make_way(path: str) -> None:
-    """Remove the file of a socket that nobody listens on.
+    """Remove the file of a socket that is no longer in use.
 
     Raises:
-        OSError: something else is there.
+        OSError: another kind of file is there, or another server listens.
     """
     try:
         status = os.lstat(path)
@@ -172,15 +172,15 @@ async def _make_way(path: str) -> None:
         return
     if not stat.S_ISSOCK(status.st_mode):
         raise OSError(
-            errno.EADDRINUSE, "it is in use: the file there is no socket; remove it, or choose another path"
+            errno.EADDRINUSE, "it is in use: the file is not a socket; remove it or choose another path"
         )
     try:
         await trio.aclose_forcefully(await trio.open_unix_socket(path))
     except (ConnectionRefusedError, FileNotFoundError):
         SocketFile(path, status.st_dev, status.st_ino).remove()
         return
-    except BlockingIOError:  # somebody listens, and has more clients waiting than it accepts
+    except BlockingIOError:  # a server listens, and its queue of clients is full
         pass
     raise OSError(
-        errno.EADDRINUSE, "it is in use: another server listens there; stop it, or choose another path"
+        errno.EADDRINUSE, "it is in use: another server listens there; stop it or choose another path"
     )

@@ -1,7 +1,7 @@
-"""Front: what a server asks of an `App`, and what it lends.
+"""The interface between a server and an `App`.
 
-An App stands above the servers, because it can run one; servers, and whoever else has connections to give
-away, know it as a `Front`.
+An App is layered above the servers, because it can run one. Servers, and hosts that pass connections to an
+App, know it only as a `Router`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ __all__ = ["HTTPRoute", "Router", "ServerResources", "WebSocketRoute"]
 
 
 class ServerResources(NamedTuple):
-    """What a server lends to all that it serves.
+    """Resources of a server that its connections share.
 
     Attributes:
-        workers: for calls that wait.
-        threads: for handlers that block.
-        debug: whether what goes wrong may be told to everyone.
-        finisher: called in a connection's task, gives what that may leave its end to; see
+        workers: the task pool for calls that wait.
+        threads: the limiter for blocking handlers.
+        debug: whether unexpected exceptions may be reported to everyone.
+        finisher: called in a connection's task, returns what finishes a connection that leaves the task; see
             ``WebSocketHandler._serve``.
     """
 
@@ -43,11 +43,11 @@ class ServerResources(NamedTuple):
 
 
 class WebSocketRoute(NamedTuple):
-    """A route that takes a WebSocket.
+    """A route for WebSockets.
 
     Attributes:
-        serve: the life of one connection, from before it is accepted. Raises what the handler raises, and
-            gives `UNFINISHED` where it has only left its task.
+        serve: serves one connection, starting before it is accepted. It raises what the handler raises, and
+            returns `DETACHED` if the connection lives on without the task.
         path_params: for ``ws.path_params``.
         subprotocols: those of the route; None for the server's own.
     """
@@ -58,32 +58,32 @@ class WebSocketRoute(NamedTuple):
 
 
 class HTTPRoute(NamedTuple):
-    """A route that answers a plain HTTP request.
+    """A route for plain HTTP requests.
 
     Attributes:
-        answer: makes the response, as it is sent; what goes wrong in it is logged, and is a response as well.
+        answer: returns the response to send. Failures are logged, and turned into a response as well.
     """
 
     answer: Callable[[Request, ServerResources], Awaitable[bytes]]
 
 
 class Router(ABC):
-    """Routes, and what lives as long as they are served."""
+    """Routes, and the lifespan of their handlers."""
 
     debug: bool
 
     @property
     @abstractmethod
     def handlers(self) -> Mapping[str, Any]:
-        """Every mounted `WebSocketHandler`, by its path."""
+        """Every mounted `WebSocketHandler`, by path."""
 
     @abstractmethod
     def find_websocket(self, path: str) -> WebSocketRoute | None:
-        """The route for a handshake."""
+        """Return the route for a handshake, or None."""
 
     @abstractmethod
     def find_http(self, method: str, path: str) -> HTTPRoute | None:
-        """The route for a plain request; None where nothing at that path speaks HTTP.
+        """Return the route for a plain request, or None if nothing at that path accepts HTTP.
 
         Raises:
             HTTPError: 405, with Allow.
@@ -91,32 +91,32 @@ class Router(ABC):
 
     @abstractmethod
     def run_lifespan(self, grace: float) -> AbstractAsyncContextManager[None]:
-        """What must be there while connections are served; ``grace`` seconds bound its end."""
+        """Run the lifespans while connections are served. ``grace`` seconds bound the end."""
 
     @abstractmethod
     def ensure_lifespan(self) -> None:
-        """See that `live` runs, where that makes a difference.
+        """Check that `run_lifespan` is active, if anything depends on it.
 
         Raises:
-            RuntimeError: it does not.
+            RuntimeError: it is not.
         """
 
     def match(self, request: Request) -> WebSocketRoute | HTTPRoute:
-        """The route for a request. One for a handshake may still be none: that is for the caller to check.
+        """Return the route for a request. The caller checks whether a handshake is valid.
 
         Raises:
             HTTPError: 404, or 405 with Allow.
         """
         path = request.path
         if request.method == "GET" and _asks_for_websocket(request):
-            # A page at the same path is no answer to a client that wants to speak WebSocket.
+            # Do not serve a page at the same path to a client that asks for a WebSocket.
             entry = self.find_websocket(path)
             if entry is None:
-                raise HTTPError(404, "there is no WebSocket here")
+                raise HTTPError(404, "no WebSocket at this path")
             return entry
         found = self.find_http(request.method, path) or self.find_websocket(path)
         if found is None:
-            raise HTTPError(404, "there is nothing here")
+            raise HTTPError(404, "nothing at this path")
         return found
 
 

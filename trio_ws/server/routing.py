@@ -1,12 +1,12 @@
-"""Routing: paths with typed parameters, tables of them, and the functions that answer to them.
+"""Routing: paths with typed parameters, tables of routes, and checks of handler functions.
 
-What always holds:
+Invariants:
 
-- Which route answers depends on the paths alone, never on the order in which they were added: what is
-  more specific comes first, from left to right.
-- Matching costs linear time, whatever a client asks for.
-- What is wrong with a path or a function is an error where it is added, with the fix in it.
-- A parameter that is text leads nowhere else when it is joined to a folder.
+- Which route matches depends on the paths only, never on the order in which they were added. The more
+  specific one wins, compared from left to right.
+- Matching takes linear time, whatever a client requests.
+- An invalid path or function is an error where it is added, and the message says how to fix it.
+- A text parameter that is joined to a folder never leads out of it.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ __all__ = ["Pattern", "Table", "check_function", "is_async", "name_of"]
 class _Converter(NamedTuple):
     type: Callable[[str], Any]
     regex: str
-    rank: int  # the lower, the more specific
+    rank: int  # lower is more specific
 
 
-# The rest of a path has no part "." or "..", and nothing that other systems take for a separator. It has no
-# NUL and no empty part: at its beginning that would be the root of the file system.
+# The rest of a path has no part "." or "..", nor anything that another system takes for a separator. It has
+# no NUL, and no empty part, which at its beginning would be the root of the file system.
 _PART = r"(?!\.{1,2}(?:/|\Z))[^/\\\0]+"
-# What no parameter is, for the same reason.
+# Values that no parameter may have, for the same reason.
 _ELSEWHERE = frozenset({".", ".."})
 
-# Digits have a bound, because making a number of them takes more than linear time.
+# The number of digits is bounded, because converting them takes more than linear time.
 _CONVERTERS = {
     "uuid": _Converter(uuid.UUID, "[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}", 2),
     "int": _Converter(int, "-?[0-9]{1,100}", 4),
@@ -47,33 +47,33 @@ _CONVERTERS = {
     "path": _Converter(str, f"(?:{_PART}(?:/{_PART})*+/?)?", 10),
 }
 
-# One parameter in a segment: two of them could be split in many ways.
+# One parameter per segment; two could be split in many ways.
 _segment = re.compile(r"([^{}]*)\{([^{}:]*)(?::([^{}]*))?\}([^{}]*)").fullmatch
 
 
 class Pattern:
-    """The path of a route: ``/rooms/{room_id:int}``. A ``/`` at its end makes no difference.
+    """The path of a route, such as ``/rooms/{room_id:int}``. A trailing ``/`` makes no difference.
 
     Raises:
-        TypeError: it is no str.
-        ValueError: it is no path; the message says why.
+        TypeError: ``path`` is not a str.
+        ValueError: ``path`` is invalid; the message says why.
 
     Attributes:
-        path: as it was written, without a ``/`` at its end.
-        types: what each parameter is given as.
-        shape: equal for two patterns that match the same paths, whatever their parameters are called.
-        rank: patterns in the order of their ranks are tried from the most to the least specific.
+        path: the path as written, without a trailing ``/``.
+        types: the type of each parameter.
+        shape: equal for two patterns that match the same paths, whatever the names of their parameters.
+        rank: sorts patterns from the most to the least specific.
     """
 
     __slots__ = ("_match", "path", "rank", "shape", "types")
 
     def __init__(self, path: str) -> None:
         if not isinstance(path, str):
-            raise TypeError(f"the path of a route is a str, not {type(path).__name__}")
+            raise TypeError(f"the path of a route must be a str, not {type(path).__name__}")
         if not path.startswith("/"):
-            raise ValueError(f"the path of a route begins with a slash; write {'/' + path!r}")
+            raise ValueError(f"the path of a route must begin with a slash; use {'/' + path!r}")
         if "?" in path or "#" in path:
-            raise ValueError(f"{path!r} is more than a path; a query is in ws.query_params")
+            raise ValueError(f"{path!r} is not just a path; find the query in ws.query_params")
         self.path = path[:-1] if path.endswith("/") and path != "/" else path
         self.types: dict[str, Callable[[str], Any]] = {}
         shape: list[object] = []
@@ -82,7 +82,7 @@ class Pattern:
         segments = self.path[1:].split("/") if self.path != "/" else []
         for index, segment in enumerate(segments):
             if not segment:
-                raise ValueError(f"the path {path!r} has an empty segment; leave out one slash")
+                raise ValueError(f"the path {path!r} has an empty segment; remove a slash")
             if "{" not in segment and "}" not in segment:
                 shape.append(segment)
                 rank.append((0, 0))
@@ -103,40 +103,40 @@ class Pattern:
         match = _segment(segment)
         if match is None:
             raise ValueError(
-                f"the segment {segment!r} of the path {path!r} is to have one parameter:"
+                f"the segment {segment!r} of the path {path!r} must have exactly one parameter:"
                 " {name} or {name:int}"
             )
         before, name, kind, after = match.groups("")
         if not name.isidentifier() or keyword.iskeyword(name):
-            raise ValueError(f"{name!r} in the path {path!r} is no name for a parameter")
+            raise ValueError(f"{name!r} in the path {path!r} is not a valid parameter name")
         if name in self.types:
             raise ValueError(f"the path {path!r} has two parameters {name!r}; rename one")
         if "{" + name + "}" in segment:
             kind = "str"
         if kind not in _CONVERTERS:
             raise ValueError(
-                f"{kind!r} in the path {path!r} is no converter; use one of {', '.join(sorted(_CONVERTERS))}"
+                f"{kind!r} in the path {path!r} is not a converter; use {', '.join(sorted(_CONVERTERS))}"
             )
         if kind == "path" and (before or after or not last):
             raise ValueError(
-                f"{{{name}:path}} takes the rest of a path, so it is the last segment of {path!r}"
+                f"{{{name}:path}} matches the rest of a path, so it must be the last segment of {path!r}"
             )
         return before, name, kind, after
 
     def match(self, path: str) -> dict[str, Any] | None:
-        """The parameters of a decoded path, or None where it does not match."""
+        """Return the parameters of a decoded path, or None if it does not match."""
         match = self._match(path)
         if match is None or not _ELSEWHERE.isdisjoint(match.groups()):
             return None
         return {name: make(match[name]) for name, make in self.types.items()}
 
     def under(self, prefix: Pattern) -> Pattern:
-        """The same below another path."""
+        """Return this pattern below another path."""
         return self if prefix.path == "/" else Pattern(prefix.path + self.path)
 
 
 class Routed(Protocol):
-    """What a `Table` holds."""
+    """An entry of a `Table`."""
 
     @property
     def pattern(self) -> Pattern: ...
@@ -146,7 +146,7 @@ R = TypeVar("R", bound=Routed)
 
 
 class Table(Generic[R]):
-    """Routes by path. Several may have one path."""
+    """Routes by path. Several routes may have the same path."""
 
     def __init__(self) -> None:
         self._static: dict[str, list[R]] = {}
@@ -161,7 +161,7 @@ class Table(Generic[R]):
             self._static.setdefault(route.pattern.path, []).append(route)
 
     def find(self, path: str) -> Iterator[tuple[R, dict[str, Any]]]:
-        """The routes that match a decoded path, the most specific first, each with its parameters."""
+        """Yield the routes that match a decoded path, most specific first, each with its parameters."""
         found = False
         for route, params in self._find(path):
             found = True
@@ -193,7 +193,7 @@ _BY_NAME = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
 
 
 def is_async(function: object) -> bool:
-    """Whether calling it gives something to await: an async function, or what wraps or partly applies one."""
+    """Whether calling ``function`` returns an awaitable. Sees through wrappers and partials."""
     while isinstance(function, functools.partial):
         function = function.func
     if not inspect.isroutine(function):
@@ -204,37 +204,37 @@ def is_async(function: object) -> bool:
 
 
 def name_of(function: object) -> str:
-    """A name for error texts and logs."""
+    """Return a name for messages."""
     while isinstance(function, functools.partial):
         function = function.func
     return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def check_function(function: object, first: str, pattern: Pattern | None = None) -> tuple[str, ...]:
-    """Check that a handler can be called with what ``first`` names, and with what its path gives.
+    """Check that a handler can be called with its first argument and the parameters of its path.
 
     Args:
-        function: what the user gave.
-        first: what its first argument will be, for the error's text.
-        pattern: the path of its route; None where there is none.
+        function: the user's function.
+        first: describes the first argument in messages.
+        pattern: the path of its route, or None.
 
     Returns:
-        The parameters of the path that it wants as keyword arguments.
+        The path parameters that it accepts as keyword arguments.
 
     Raises:
-        TypeError: it is no function, is a generator, or has another signature.
+        TypeError: it is not a function, is a generator, or has another signature.
     """
     if inspect.iscoroutine(function):
         function.close()
-        raise TypeError("the handler is a function; pass it without calling it")
+        raise TypeError("the handler must be a function; pass it without calling it")
     if not callable(function) or inspect.isclass(function):
-        raise TypeError(f"the handler is a function of one {first}, not {function!r}; write async def")
+        raise TypeError(f"the handler must be a function of one {first}, not {function!r}; use async def")
     inner = inspect.unwrap(function)
     if inspect.isasyncgenfunction(inner) or inspect.isgeneratorfunction(inner):
-        raise TypeError(f"the handler {name_of(function)} has a yield; a handler is no generator")
+        raise TypeError(f"the handler {name_of(function)} contains yield; a handler cannot be a generator")
     try:
         signature = inspect.signature(function)
-    except ValueError:  # of something that is not written in Python
+    except ValueError:  # not written in Python
         return ()
     params = pattern.types if pattern is not None else {}
     parameters = list(signature.parameters.values())
@@ -242,11 +242,13 @@ def check_function(function: object, first: str, pattern: Pattern | None = None)
         inspect.Parameter.KEYWORD_ONLY,
         inspect.Parameter.VAR_KEYWORD,
     ):
-        raise TypeError(f"the handler {name_of(function)} takes no argument; its first one is the {first}")
+        raise TypeError(
+            f"the handler {name_of(function)} takes no argument; its first one must be the {first}"
+        )
     if parameters[0].name in params:
         raise TypeError(
-            f"the first argument of the handler {name_of(function)} is the {first},"
-            f" not the parameter {parameters[0].name!r} of its path"
+            f"the first argument of the handler {name_of(function)} must be the {first},"
+            f" not the path parameter {parameters[0].name!r}"
         )
     wanted: list[str] = []
     for parameter in parameters[1:]:
@@ -261,18 +263,18 @@ def check_function(function: object, first: str, pattern: Pattern | None = None)
         elif parameter.default is inspect.Parameter.empty:
             where = f"the path {pattern.path!r} has no {{{parameter.name}}}" if pattern else "it has no path"
             raise TypeError(
-                f"the handler {name_of(function)} takes {parameter.name!r}, which it will not get: {where}"
+                f"the handler {name_of(function)} requires parameter {parameter.name!r}, but {where}"
             )
     return tuple(wanted)
 
 
 def _check_annotation(function: object, parameter: inspect.Parameter, given: Callable[[str], Any]) -> None:
-    """Refuse an annotation that surely does not fit what the path gives; what cannot be judged passes."""
+    """Reject an annotation that cannot match the type of the path parameter. Unknown annotations pass."""
     annotation = parameter.annotation
     if isinstance(annotation, str):
         try:
             annotation = eval(annotation, getattr(inspect.unwrap(function), "__globals__", {}))  # type: ignore[arg-type]  # noqa: S307
-        except Exception:  # noqa: BLE001 - a name for type checkers alone; it cannot be judged
+        except Exception:  # noqa: BLE001 - a name for type checkers only, which cannot be resolved
             return
     if annotation is inspect.Parameter.empty:
         return
@@ -282,7 +284,7 @@ def _check_annotation(function: object, parameter: inspect.Parameter, given: Cal
     if all(type(option) is type and not _takes(option, given) for option in options):
         name = getattr(annotation, "__name__", annotation)
         raise TypeError(
-            f"the handler {name_of(function)} takes {parameter.name} as {name}, but its path gives"
+            f"the handler {name_of(function)} annotates {parameter.name} as {name}, but its path provides"
             f" {'an int' if given is int else 'a ' + given.__name__}; change one of them"
         )
 

@@ -1,7 +1,8 @@
-"""WebSocketServer and serve: handlers as tasks of a nursery that the caller can see.
+"""WebSocketServer and serve: handlers run as tasks of a nursery that belongs to the caller's block.
 
-What always holds: a server that is left or cancelled says 1001 to everyone, gives handlers ``drain_timeout``
-seconds to finish and cancels the rest. No task remains. What happens to one client is in admission.py.
+Invariants: a server whose block is left or cancelled sends 1001 to every peer, gives handlers
+``drain_timeout`` seconds to finish and cancels the rest. No task remains. client_task.py handles each single
+client.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ logger = logger_for("trio_ws.server")
 
 
 class DrainReport(NamedTuple):
-    """How a drain ended.
+    """The result of a drain.
 
     Attributes:
         finished: connections whose handlers ended by themselves.
-        cancelled: connections whose handlers were cancelled when the time was over.
+        cancelled: connections whose handlers were cancelled after the timeout.
     """
 
     finished: int
@@ -59,34 +60,34 @@ class DrainReport(NamedTuple):
 
 
 class WebSocketServer(ClientTasks):
-    """A WebSocket server for the length of an ``async with`` block.
+    """A WebSocket server for the duration of an ``async with`` block.
 
     Args:
-        target: an async function of one `WebSocket`, run for each client. It accepts implicitly when it first
-            sends or receives; one that returns untouched rejects with 403. Or a plain function of one
-            `BlockingWebSocket`, run in a thread for each client. Or an `App`, whose routes decide. Or a
-            `WebSocketHandler`, class or instance, whose methods clients call. Without a target, `accept`
-            hands out the connections.
-        port: TCP port; 0 for one that is free.
-        host: name or address to listen on. None, the default, for the loopback addresses, 127.0.0.1 and ::1
-            where there is one, which only this machine reaches; ``"*"`` for all interfaces, v4 and v6;
-            ``"0.0.0.0"`` and ``"::"`` for all of one kind.
-        ssl_context: speak TLS with it.
-        unix_path: listen on a Unix socket at this path instead; ``unix_mode`` of ``options`` says who may
-            connect. A file that nobody listens on any more is replaced.
-        listeners: listen with these instead; they are closed in the end.
-        subprotocols: those that the server speaks, best first; the first that a client offered is agreed on
-            unless ``ws.accept`` names another. For a handler the dialects of calls are the default.
+        target: an async function of one `WebSocket`, run for each client. Its first send or receive accepts
+            the client; if it returns without either, the client is rejected with 403. Or a plain function of
+            one `BlockingWebSocket`, run in a thread for each client. Or an `App`, which routes requests. Or a
+            `WebSocketHandler`, as a class or an instance, whose methods clients call. Without a target, call
+            `accept` to get the connections.
+        port: TCP port; 0 for a free one.
+        host: name or address to listen on. None, the default, means the loopback addresses, 127.0.0.1 and, if
+            there is one, ::1, which only this machine can reach. ``"*"`` means all interfaces, IPv4 and IPv6;
+            ``"0.0.0.0"`` and ``"::"`` all interfaces of one kind.
+        ssl_context: enables TLS with this context.
+        unix_path: listen on a Unix socket at this path instead; ``unix_mode`` of ``options`` sets its
+            permissions. The file of a socket that is no longer in use is replaced.
+        listeners: listen with these instead; they are closed at the end.
+        subprotocols: supported subprotocols, most preferred first. The first one that the client offered is
+            selected, unless ``ws.accept`` names another. For a handler, the default is the RPC codecs.
         max_connections: overrides that field of ``options``.
-        broker: joins the handler's channels to those of other processes: a `Broker`, or a URL such as
-            ``"redis://localhost"`` (extra ``trio-ws[redis]``). None for none.
-        debug: an unexpected exception of a handler ends the server and leaves its block as it was raised.
+        broker: connects the handler's channels to those of other processes: a `Broker`, or a URL such as
+            ``"redis://localhost"`` (requires ``trio-ws[redis]``).
+        debug: an unexpected exception of a handler ends the server and is raised from its block unchanged.
         options: limits and timeouts; default ``Options()``.
 
     Raises:
-        TypeError, ValueError: at once, for arguments that do not fit.
-        OSError: on entering, where an address cannot be had.
-        BrokerError: on entering, where the broker cannot be reached within ``open_timeout``.
+        TypeError, ValueError: immediately, for invalid arguments.
+        OSError: on entering, if an address is not available.
+        BrokerError: on entering, if the broker cannot be reached within ``open_timeout``.
     """
 
     @shows_settings_of(server_config)
@@ -121,7 +122,7 @@ class WebSocketServer(ClientTasks):
     @enable_ki_protection
     async def __aenter__(self) -> Self:
         if self._state != "new":
-            raise RuntimeError("a WebSocketServer is entered once; make another")
+            raise RuntimeError("a WebSocketServer can be entered only once; make another")
         self._manager = self._run() if self._router is None else self._run_front(self._router)
         await self._manager.__aenter__()
         return self
@@ -138,18 +139,18 @@ class WebSocketServer(ClientTasks):
         await trio.sleep_forever()
 
     async def accept(self) -> WebSocket:
-        """Wait for the next client and hand out its open connection, which lives until it is closed.
+        """Wait for the next client and return its open connection, which lives until it is closed.
 
         Raises:
             RuntimeError: the server has a target, which gets the connections.
-            trio.ClosedResourceError: the server is going away.
+            trio.ClosedResourceError: the server is shutting down.
         """
         if self._target != self._hand_out:
-            raise RuntimeError("accept() is for a WebSocketServer without a target")
+            raise RuntimeError("accept() requires a WebSocketServer without a target")
         try:
             return await self._accepted.receive()
         except trio.EndOfChannel:
-            raise trio.ClosedResourceError("the server is going away") from None
+            raise trio.ClosedResourceError("the server is shutting down") from None
 
     async def drain(
         self,
@@ -157,21 +158,21 @@ class WebSocketServer(ClientTasks):
         reason: str = "",
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> DrainReport:
-        """Stop serving gracefully; leaving the block does the same.
+        """Stop serving gracefully, as leaving the block does.
 
-        New clients get 503, every connection a Close frame; handlers get ``timeout`` seconds to finish and
-        are cancelled then.
+        New clients get 503, and every connection a Close frame. Handlers get ``timeout`` seconds to finish
+        and are then cancelled.
 
         Args:
-            code: the close code for every connection; default 1001, going away.
+            code: close code for every connection; default 1001, going away.
             reason: at most 123 bytes of UTF-8.
             timeout: seconds; default ``drain_timeout``. 0 cancels at once.
 
         Returns:
-            How many handlers finished and how many were cancelled.
+            The numbers of handlers that finished and that were cancelled.
 
         Raises:
-            RuntimeError: the server has not begun to serve.
+            RuntimeError: the server has not started.
         """
         check_close(code, reason)
         if timeout is None:
@@ -179,13 +180,13 @@ class WebSocketServer(ClientTasks):
         if math.isnan(timeout) or timeout < 0:
             raise ValueError(f"timeout must be 0 seconds or more, not {timeout}")
         if self._state == "new":
-            raise RuntimeError("the server is new; only one that serves can be drained")
+            raise RuntimeError("the server has not started; only a running server can be drained")
         self._state = "draining"
         self._to_accept.close()
         before = self.connections
         for ws in before:
             ws._shutdown(code, reason)
-        # Who is still in the opening handshake is not waited for: one silent client would cost all the time.
+        # Do not wait for opening handshakes: one silent client would use up all the time.
         with trio.move_on_after(timeout):
             while before & self._connections or self._exchanges:
                 await self._client_done.wait()
@@ -195,24 +196,24 @@ class WebSocketServer(ClientTasks):
                 "drain: cancelling %d handlers after drain_timeout (%s seconds)", len(late), timeout
             )
         report = DrainReport(finished=len(before) - len(late), cancelled=len(late))
-        self._state = "closed"  # from here on nothing may start in the nursery of handlers
+        self._state = "closed"  # from here on nothing may start in the handlers' nursery
         self._handlers.cancel_scope.cancel()
         while self._clients:
             await self._client_done.wait()
         return report
 
     async def stop_listening(self) -> None:
-        """Close the listeners, and wait until those who are in their opening handshake have finished it.
+        """Close the listeners, and wait for opening handshakes under way to finish.
 
-        Everything else goes on. Where other processes have the same listening sockets, new clients are
-        theirs from now on. The wait takes at most ``open_timeout``; a cancellation ends it, and the listeners
-        are closed all the same.
+        Everything else continues. Other processes that share the listening sockets get the new clients from
+        now on. The wait takes at most ``open_timeout``. A cancellation ends the wait; the listeners are
+        closed anyway.
 
         Raises:
-            RuntimeError: the server does not serve.
+            RuntimeError: the server is not running.
         """
         if self._state != "serving":
-            raise RuntimeError(f"the server is {self._state}; only one that serves can stop listening")
+            raise RuntimeError(f"the server is {self._state}; only a running server can stop listening")
         self._acceptors.cancel_scope.cancel()
         listeners, self.listeners = self.listeners, ()
         with trio.CancelScope(shield=True):
@@ -227,7 +228,7 @@ class WebSocketServer(ClientTasks):
 
     @property
     def connections(self) -> frozenset[WebSocket]:
-        """The connections whose handlers run now: a copy."""
+        """A copy of the set of connections whose handlers are running."""
         return frozenset(self._connections)
 
     @property
@@ -245,16 +246,16 @@ class WebSocketServer(ClientTasks):
         """The TCP port of the first listener.
 
         Raises:
-            RuntimeError: there is no TCP listener, or the server does not run yet, or any more.
+            RuntimeError: there is no TCP listener, or the server is not running.
         """
         return tcp_address(self.listeners)[1]
 
     @property
     def url(self) -> str:
-        """A URI that reaches the first listener from this machine.
+        """A URI to connect to the first listener from this machine.
 
         Raises:
-            RuntimeError: as `port`; with ``unix_path`` never.
+            RuntimeError: as `port`; never with ``unix_path``.
         """
         return self._config.url(self.listeners)
 
@@ -286,7 +287,7 @@ class WebSocketServer(ClientTasks):
             return {"": self._config.handler.channels}
         hubs: dict[str, Hub] = {}
         for path, handler in self._router.handlers.items() if self._router is not None else ():
-            if handler.channels not in hubs.values():  # one that is mounted twice
+            if handler.channels not in hubs.values():  # skip a handler that is mounted twice
                 hubs[path.replace(":", "=")] = handler.channels
         return hubs
 
@@ -303,7 +304,7 @@ class WebSocketServer(ClientTasks):
         try:
             async with open_runtime(self.options) as self._runtime:
                 self._handlers = await self._runtime.nursery.start(_host_tasks, self._end_those_without_task)
-                # A thread for each connection there can be: waiting for one would be a limit that nobody set.
+                # One thread per possible connection: a smaller limit would be one that nobody set.
                 threads = trio.CapacityLimiter(self.options.max_connections or math.inf)
                 workers = self._runtime.reader.spawner = TaskPool(self._handlers)
                 self._resources = ServerResources(workers, threads, self._debug, self._finisher)
@@ -358,11 +359,11 @@ class WebSocketServer(ClientTasks):
         except trio.WouldBlock:
             await self._offer(ws)
         except trio.ClosedResourceError:
-            return  # nobody will ask for it any more
+            return  # accept() will not be called any more
         await ws.wait_closed()
 
     async def _offer(self, ws: WebSocket) -> None:
-        """Wait until somebody asks for it, nobody will any more, or it has ended and left nothing to take."""
+        """Wait until accept() takes it, the server stops, or the connection ends without unread messages."""
         async with trio.open_nursery() as nursery:
 
             async def end_with_it() -> None:
@@ -401,8 +402,8 @@ async def serve(
 ) -> None:
     """Run a `WebSocketServer` until cancelled: ``trio.run(trio_ws.serve, handler, 8000)``.
 
-    ``await nursery.start(trio_ws.serve, handler, 0)`` gives the server once it listens. The arguments, and
-    what a cancellation does, are those of `WebSocketServer`.
+    ``await nursery.start(trio_ws.serve, handler, 0)`` returns the server once it listens. Arguments and
+    cancellation are those of `WebSocketServer`.
     """
     async with WebSocketServer(target, port, **settings) as server:
         task_status.started(server)

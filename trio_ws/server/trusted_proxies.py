@@ -1,8 +1,7 @@
-"""Trusted proxies: who may say where a client comes from, and what follows from it.
+"""Trusted proxies: determine the origin of a request from the headers that they add.
 
-What always holds: only the word of an address that is trusted counts, hop by hop from the socket outwards.
-The first address that is not trusted is the client's, whatever it says itself. What is malformed is never
-believed.
+Invariants: only information from trusted addresses counts, hop by hop from the socket outwards. The first
+address that is not trusted is the client's, whatever it claims. Malformed headers are never used.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ __all__ = ["TrustedProxies"]
 logger = logger_for("trio_ws.network")
 
 
-#: Proxies one behind the other whose word is taken. A client may write any number of them, and each is work.
+#: Limit on chained proxies. A client can write any number of hops, and each costs work.
 _MOST_HOPS = 32
 
 
 class TrustedProxies:
-    """The proxies of `Options.trusted_proxies`: ``address in proxies`` says whether one is trusted."""
+    """The proxies of `Options.trusted_proxies`. ``address in proxies`` is true for a trusted one."""
 
     def __init__(self, options: Options) -> None:
         names = options.trusted_proxies
@@ -46,7 +45,7 @@ class TrustedProxies:
 
     def __contains__(self, address: object) -> bool:
         if not isinstance(address, tuple):
-            # A Unix socket has a name, mostly an empty one; what is no socket has None.
+            # A Unix socket has a name, usually an empty one; the address of another stream is None.
             return self._unix and isinstance(address, str | bytes)
         if not self._networks:
             return False
@@ -57,11 +56,10 @@ class TrustedProxies:
         return any(found in network for network in self._networks)
 
     def origin(self, request: Request, address: Any) -> Forwarded:
-        """Where a request comes from that an address has sent.
+        """Return the origin of a request that was received from an address.
 
         Raises:
-            HTTPError: 400 for a header that a trusted proxy should have written and that cannot be read, or
-                two of them that say different things.
+            HTTPError: 400, if a header of a trusted proxy is malformed, or two of them contradict each other.
         """
         if address not in self:
             return Forwarded(address)
@@ -76,18 +74,18 @@ class TrustedProxies:
                 return Forwarded(address)
             return self._walk(x_forwarded_hops(request), address)
         if x:
-            # A client can write the one that its proxy does not know, and pass it on.
+            # A client can write the header that its proxy does not know and passes on.
             return self._agreed(by_standard, self._walk(x_forwarded_hops(request), address))
         return by_standard
 
     def _agreed(self, one: Forwarded, other: Forwarded) -> Forwarded:
         if one.address[:1] != other.address[:1]:
             raise self._refused(
-                "Forwarded and X-Forwarded-For that differ; say which of them your proxy writes:"
+                "Forwarded and X-Forwarded-For that differ; set the one that your proxy writes:"
                 " Options(forwarded_header=...)"
             )
         return Forwarded(
-            max(one.address, other.address),  # with the port, where one has it
+            max(one.address, other.address),  # prefer the one with a port
             one.scheme if one.scheme == other.scheme else None,
             one.host if one.host == other.host else None,
         )
@@ -97,7 +95,7 @@ class TrustedProxies:
         for hop in islice(hops, _MOST_HOPS):
             scheme, host = hop.scheme, hop.host
             if hop.address is None:
-                break  # the proxy hides it, so that it is the nearest one that is known
+                break  # hidden by the proxy; use the nearest known address
             address = hop.address
             if address not in self:
                 break
@@ -106,4 +104,4 @@ class TrustedProxies:
     @staticmethod
     def _refused(why: str) -> HTTPError:
         logger.warning("refused a request that came through a trusted proxy with %s", why)
-        return HTTPError(400, "the headers of a proxy contradict each other or are malformed", logged=True)
+        return HTTPError(400, "the proxy headers are malformed or contradict each other", logged=True)

@@ -1,1 +1,1 @@
-"""One server in several processes."""
+"""Run one server in several processes."""

@@ -1,8 +1,8 @@
-"""What parent and worker say to each other on the line between them, a socket pair.
+"""The control channel between parent and worker, a socket pair.
 
-The parent first sends `Orders`. The worker says one line: that it is ready, or why it never will be. From
-then on the parent's words are single bytes, `RETIRE` or `STOP`, and the end of the line means the end of
-whoever held the other end: the kernel closes it, however a process dies.
+The parent first sends a `WorkerConfig`. The worker answers with one line: that it is ready, or why it cannot
+start. After that the parent sends single-byte commands, `RETIRE` or `STOP`. End of file means that the other
+process is gone, however it died, because the kernel closes its socket.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 __all__ = ["BOOTSTRAP", "READY", "RETIRE", "STOP", "WorkerConfig", "in_worker", "pack", "read_config"]
 
-#: A worker's program. Its arguments: the descriptor of the line, and the parent's sys.path, entry by entry.
+#: The program of a worker. Its arguments are the descriptor of the channel and the entries of sys.path.
 BOOTSTRAP = (
     "import sys; fd = int(sys.argv[1]); sys.path[:] = sys.argv[2:]; del sys.argv[1:]; "
     "from trio_ws.server.processes.worker import main; main(fd)"
 )
 
 READY = b"ready\n"
-#: Another worker has taken over: leave new clients to it, drain and end.
+#: Another worker has taken over: stop accepting clients, drain and exit.
 RETIRE = b"r"
-#: All end: refuse new clients, drain and end.
+#: The whole group stops: refuse new clients, drain and exit.
 STOP = b"s"
 
-#: Whether this process is a worker; such a one starts no workers.
+#: Whether this process is a worker. A worker never starts workers.
 in_worker = False
 
 _LENGTH = struct.Struct("!I")
@@ -39,7 +39,7 @@ _LENGTH = struct.Struct("!I")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerConfig:
-    """All that a worker has to know."""
+    """The configuration of a worker."""
 
     target: str
     listeners: tuple[int, ...]  # descriptors of listening sockets
@@ -54,13 +54,13 @@ class WorkerConfig:
 
 
 def pack(config: WorkerConfig) -> bytes:
-    """The bytes to send first."""
+    """Encode the first message to a worker."""
     data = pickle.dumps(config)
     return _LENGTH.pack(len(data)) + data
 
 
 def read_config(line: socket.socket) -> WorkerConfig | None:
-    """Wait for the orders, blocking; None where the parent has gone before."""
+    """Wait for the configuration, blocking. Return None if the parent is gone."""
     head = _read(line, _LENGTH.size)
     data = _read(line, _LENGTH.unpack(head)[0]) if head is not None else None
     if data is None:

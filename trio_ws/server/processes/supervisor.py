@@ -1,14 +1,14 @@
-"""serve_processes: several processes, one server; restarted when they die, drained when all shall end.
+"""serve_processes: run one server in several processes, restart dead ones, and drain all at the end.
 
-The parent listens and serves nobody. Each worker inherits the listening sockets, so that a client who comes
-while a worker is gone waits in the kernel's queue for another one.
+The parent listens but serves no clients. Workers inherit the listening sockets, so a client that connects
+while a worker is being replaced waits in the kernel's queue.
 
-What always holds:
+Invariants:
 
-- Every slot has one worker that serves or is about to, and one task here that sees to it.
-- No worker outlives `serve_processes`: on every way out they are told to stop, and killed when their time is
-  over. Where the parent has no way out (SIGKILL) they see the end of their line.
-- A worker that dies again and again is started again after longer and longer pauses.
+- Each slot has one worker that serves or is starting, and one task in the parent that supervises it.
+- No worker outlives `serve_processes`: on every way out workers are told to stop, and killed after a timeout.
+  If the parent is killed (SIGKILL), they see the end of the control channel.
+- A worker that dies repeatedly is restarted after growing pauses.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ __all__ = ["ProcessGroup", "WorkerProcess", "pause_after", "serve_processes"]
 
 logger = logger_for("trio_ws.processes")
 
-#: A worker that served for fewer seconds died quickly.
+#: A worker that served for fewer seconds counts as a quick death.
 _QUICK = 10.0
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 30.0
-#: Deaths in a row, before a slot's first worker was ever ready, after which nothing is tried any more.
+#: Consecutive deaths of a slot that never had a ready worker, after which `serve_processes` fails.
 _TRIES_AT_START = 3
-#: Seconds that a worker may take to end beyond what its own timeouts allow.
+#: Seconds that a worker may take to exit in addition to its own timeouts.
 _MARGIN = 5.0
 
 
 class WorkerProcess(NamedTuple):
-    """One worker of a `ProcessGroup`, as it was when one asked.
+    """A snapshot of one worker of a `ProcessGroup`.
 
     Attributes:
-        pid: its process id.
-        ready: whether it serves; False where it has ended and another is not there yet.
-        restarts: how many died in its place before it.
+        pid: process id.
+        ready: whether it serves; False if it has exited and its replacement is not ready.
+        restarts: how many workers died in the same slot before it.
     """
 
     pid: int
@@ -66,26 +66,26 @@ class WorkerProcess(NamedTuple):
 
 
 class _WorkerSlot:
-    """The place of one worker."""
+    """A place in the group, which one worker after another fills."""
 
     def __init__(self) -> None:
-        self.handle: WorkerHandle | None = None  # the last that was ready
+        self.handle: WorkerHandle | None = None  # the last one that became ready
         self.restarts = 0
-        self.quick_deaths = 0  # in a row
+        self.quick_deaths = 0  # consecutive
         self.renewal: _RestartRequest | None = None
-        self.changed = Notification()  # rings when its child ended, or it shall be renewed
+        self.changed = Notification()  # its worker exited, or a restart was requested
 
 
 @dataclass(eq=False)
 class _RestartRequest:
-    """The wish for a fresh worker in the place of one that serves."""
+    """A request to replace a worker that serves."""
 
     done: trio.Event
     worked: bool = False
 
 
 class ProcessGroup:
-    """The processes that `serve_processes` started, for as long as it runs."""
+    """The running processes of `serve_processes`."""
 
     def __init__(
         self, url: str, port: int | None, config: WorkerConfig, count: int, start_timeout: float
@@ -95,7 +95,7 @@ class ProcessGroup:
         self._config = config
         self._start_timeout = start_timeout
         self._slots = [_WorkerSlot() for _ in range(count)]
-        self._unstarted = count  # slots that never had a worker that was ready
+        self._unstarted = count  # slots that never had a ready worker
         self._started = trio.Event()
         self._handles: set[WorkerHandle] = set()  # every process that may be running
         self._renew = trio.Event()
@@ -105,27 +105,27 @@ class ProcessGroup:
         self._failure: WorkerError | OSError | None = None
         self._nursery: trio.Nursery
 
-    # -- what a user sees ---------------------------------------------------------------------------
+    # -- public attributes --------------------------------------------------------------------------
 
     @property
     def port(self) -> int:
         """The TCP port.
 
         Raises:
-            RuntimeError: there is none, with a Unix socket.
+            RuntimeError: the server listens on a Unix socket.
         """
         if self._port is None:
-            raise RuntimeError("there is no TCP listener, with unix_path")
+            raise RuntimeError("there is no TCP port when listening on unix_path")
         return self._port
 
     @property
     def url(self) -> str:
-        """A URI that reaches the workers from this machine."""
+        """A URI to connect to the workers from this machine."""
         return self._url
 
     @property
     def workers(self) -> tuple[WorkerProcess, ...]:
-        """The workers as they are now."""
+        """The current workers."""
         return tuple(
             WorkerProcess(handle.process.pid, not handle.exited.is_set(), slot.restarts)
             for slot in self._slots
@@ -141,9 +141,9 @@ class ProcessGroup:
         wanted: dict[signal.Signals, Callable[[], object]] = {
             signal.SIGTERM: self._stop_by_signal,
             signal.SIGINT: self._stop_by_signal,
-            signal.SIGHUP: lambda: self._renew.set(),  # noqa: PLW0108 - the event is made anew
+            signal.SIGHUP: lambda: self._renew.set(),  # noqa: PLW0108 - the event is replaced
         }
-        # nohup, or a shell that runs us in the background, decided otherwise.
+        # Leave alone what nohup, or a shell that runs us in the background, has set.
         return {
             number: callback
             for number, callback in wanted.items()
@@ -152,11 +152,11 @@ class ProcessGroup:
 
     def _stop_by_signal(self) -> None:
         if self._stopping:
-            logger.warning("a second signal: killing the workers")
+            logger.warning("received a second signal, killing the workers")
             self._kill_timer.cancel()
             return
         self._stopping = True
-        logger.info("a signal: draining %d workers", len(self._handles))
+        logger.info("received a signal, draining %d workers", len(self._handles))
         self._serving.cancel()
 
     # -- running ------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class ProcessGroup:
             raise self._failure
 
     async def _supervise(self, slot: _WorkerSlot) -> None:
-        """See to it that a slot has a worker, for ever."""
+        """Keep a slot filled with a worker, forever."""
         try:
             handle = await self._spawn_until_ready(slot)
         except (WorkerError, OSError) as exc:
@@ -208,8 +208,8 @@ class ProcessGroup:
         """Start workers for a slot until one is ready.
 
         Raises:
-            WorkerError: there never was one, and this one says why, or several died without a word.
-            OSError: there never was one, and there is no room for another process.
+            WorkerError: the slot never had a ready worker, and this one reported an error or several died.
+            OSError: the slot never had a ready worker, and the system cannot start another process.
         """
         while True:
             handle: WorkerHandle | None = None
@@ -218,7 +218,7 @@ class ProcessGroup:
             except OSError as exc:
                 if slot.handle is None:
                     raise
-                logger.error("cannot start a worker: %s", exc)  # noqa: TRY400 - the text says it all
+                logger.error("cannot start a worker: %s", exc)  # noqa: TRY400 - the text is sufficient
             else:
                 if handle.ready_at is not None:
                     slot.handle = handle
@@ -230,7 +230,7 @@ class ProcessGroup:
             await self._pause(slot)
 
     async def _replace(self, slot: _WorkerSlot, old: WorkerHandle, renewal: _RestartRequest) -> WorkerHandle:
-        """Put a fresh worker in the place of one that serves; that one goes on where none can be had."""
+        """Replace a worker that serves. If no new worker can be started, the old one stays."""
         new, why = None, ""
         try:
             new = await self._start(slot)
@@ -250,7 +250,7 @@ class ProcessGroup:
         renewal.done.set()
 
     async def _start(self, slot: _WorkerSlot) -> WorkerHandle:
-        """A worker that is ready, or that has ended."""
+        """Start a worker, and return it when it is ready or has exited."""
         handle = await WorkerHandle.start(self._config)
         self._handles.add(handle)
         self._nursery.start_soon(self._watch, slot, handle)
@@ -268,7 +268,7 @@ class ProcessGroup:
 
     @staticmethod
     def _why(handle: WorkerHandle) -> str:
-        said = handle.startup_error or "it said nothing"
+        said = handle.startup_error or "no reason given"
         return f"worker {handle.process.pid} did not start ({handle.exit}): {said}"
 
     async def _pause(self, slot: _WorkerSlot) -> None:
@@ -279,35 +279,35 @@ class ProcessGroup:
         while True:
             await self._renew.wait()
             self._renew = trio.Event()
-            logger.info("renewing %d workers, one after another", len(self._slots))
+            logger.info("replacing %d workers, one after another", len(self._slots))
             for slot in self._slots:
                 slot.renewal = renewal = _RestartRequest(trio.Event())
                 slot.changed.notify_all()
                 await renewal.done.wait()
                 if not renewal.worked:
-                    logger.error("the workers that are not renewed yet stay as they are")
+                    logger.error("the remaining workers are not replaced")
                     break
 
     async def _end(self, handles: Sequence[WorkerHandle], word: bytes, patience: trio.CancelScope) -> None:
-        """Tell workers to end, and kill those that have not in time, or when patience is cancelled."""
+        """Tell workers to exit. Kill them after the timeout, or when patience is cancelled."""
         options = self._config.options
         for handle in handles:
             handle.signal(word)
-        # Handlers get the first timeout, and what is shielded in them the second.
+        # The first timeout is for handlers, the second for their shielded cleanup.
         patience.deadline = trio.current_time() + options.drain_timeout + options.close_timeout + _MARGIN
         with patience:
             for handle in handles:
                 await handle.process.wait()
         for handle in handles:
             if handle.process.returncode is None:
-                logger.error("worker %d has not ended in time; killing it", handle.process.pid)
+                logger.error("worker %d did not exit in time; killing it", handle.process.pid)
                 handle.process.kill()
                 await handle.process.wait()
             handle.close()
 
 
 def pause_after(deaths: int) -> float:
-    """Seconds before the next worker is started, after so many (1 or more) quick deaths in a row."""
+    """Return the seconds to wait before the next start, after this many (1 or more) quick deaths."""
     return min(_FIRST_PAUSE * 2.0 ** min(deaths - 1, 30), _LONGEST_PAUSE)
 
 
@@ -332,44 +332,44 @@ async def serve_processes(
     """Run a server in several processes on one port: ``trio.run(trio_ws.serve_processes, "chat:app", 8000)``.
 
     This process listens, and each worker, a fresh interpreter, accepts from the same sockets. A worker that
-    dies is replaced; after quick deaths in a row the pause before that grows from 0.1 to 30 seconds.
+    dies is replaced; after consecutive quick deaths the pause before that grows from 0.1 to 30 seconds.
 
-    In the main thread SIGTERM and SIGINT (Ctrl+C) drain all workers and return; a second one kills them. A
-    cancellation drains too. Workers get the time that ``drain_timeout`` and ``close_timeout`` allow and 5
-    seconds, and are killed then. SIGHUP replaces the workers by fresh ones, one after another, each drained
-    when the new one serves: nobody is refused. If this process is killed, its workers drain and end.
+    In the main thread SIGTERM and SIGINT (Ctrl+C) drain all workers and return; a second signal kills them.
+    Cancellation drains too. Workers that have not exited 5 seconds after ``drain_timeout`` and
+    ``close_timeout`` are killed. SIGHUP replaces the workers one after another; each old worker is drained
+    when the new one serves, so no client is refused. If this process is killed, its workers drain and exit.
 
-    ``await nursery.start(trio_ws.serve_processes, ...)`` gives a `ProcessGroup` once all workers are ready.
+    ``await nursery.start(trio_ws.serve_processes, ...)`` returns a `ProcessGroup` once all workers are ready.
 
     Args:
-        target: what `serve` takes, as an import string (``"module:name"``), or as an object that stands at
-            the top of a module. The call must not run again when a worker imports that module: put it under
+        target: a target of `serve`, as an import string (``"module:name"``), or as an object defined at the
+            top level of a module. Importing that module must not call this function again: put the call under
             ``if __name__ == "__main__":``.
-        port: TCP port; 0 for one that is free.
-        workers: how many processes; default one for each processor that we may use.
+        port: TCP port; 0 for a free one.
+        workers: number of processes; by default one for each processor available to this process.
         host: as for `serve`.
         unix_path: as for `serve`.
-        ssl_certfile: speak TLS with this certificate chain, a PEM file.
-        ssl_keyfile: its private key, where that stands in another file.
-        ssl_context: instead of the two, the import string of an `ssl.SSLContext`, or of a function without
-            arguments that makes one.
+        ssl_certfile: PEM file with a certificate chain; enables TLS.
+        ssl_keyfile: PEM file with its private key, if that is a separate file.
+        ssl_context: alternatively, the import string of an `ssl.SSLContext`, or of a function without
+            arguments that returns one.
         subprotocols: as for `serve`.
-        broker: a URL such as ``"redis://localhost:6379/0"`` that joins the channels of all workers.
+        broker: a URL such as ``"redis://localhost:6379/0"``, which connects the channels of all workers.
         debug: an unexpected exception of a handler ends its worker, with the traceback on stderr.
-        options: limits and timeouts, which hold for each worker on its own; default ``Options()``.
-        start_timeout: seconds that a worker may take until it serves; then it is killed. Default 60.
-        log_level: of the workers' root logger, which writes to stderr unless the target's module sets up
-            logging itself; default that of this process.
+        options: limits and timeouts, which apply to each worker separately; default ``Options()``.
+        start_timeout: seconds after which a worker that is not ready is killed. Default 60.
+        log_level: level of the workers' root logger, which writes to stderr unless the target's module
+            configures logging; default that of this process.
 
     Raises:
-        TypeError, ValueError: for arguments that do not fit.
-        ImportError: the import string names nothing. What the module itself raises comes as it is.
-        OSError: the address cannot be had.
-        WorkerError: at the start a worker failed, or three in a row died without a word.
+        TypeError, ValueError: an argument is invalid.
+        ImportError: the import string cannot be resolved. Exceptions of the module itself are not changed.
+        OSError: the address is not available.
+        WorkerError: at the start, a worker failed, or three in a row died without giving a reason.
     """
     if control.in_worker:
         raise RuntimeError(
-            "serve_processes was called again while a worker imported its target; "
+            "serve_processes was called while a worker imports its target; "
             'put the call under: if __name__ == "__main__":'
         )
     count = _count(workers)
@@ -417,7 +417,7 @@ def _count(workers: int | None) -> int:
     if workers is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if isinstance(workers, bool) or not isinstance(workers, int):
-        raise TypeError(f"workers is an int, not {type(workers).__name__}")
+        raise TypeError(f"workers must be an int, not {type(workers).__name__}")
     if workers < 1:
         raise ValueError(f"workers must be 1 or more, not {workers}")
     return workers
@@ -427,12 +427,12 @@ def _check(certfile: object, keyfile: object, context: object, broker: object, s
     for name, value in (("ssl_context", context), ("broker", broker)):
         if value is not None and not isinstance(value, str):
             raise TypeError(
-                f"{name} goes to other processes, so it is a str (an import string, a URL), "
+                f"{name} is sent to other processes, so it must be a str (an import string or a URL), "
                 f"not {type(value).__name__}"
             )
     if context is not None and certfile is not None:
-        raise ValueError("give ssl_certfile or ssl_context, not both")
+        raise ValueError("ssl_certfile and ssl_context are mutually exclusive")
     if keyfile is not None and certfile is None:
-        raise ValueError("ssl_keyfile goes with ssl_certfile; give that too")
+        raise ValueError("ssl_keyfile requires ssl_certfile")
     if not start_timeout > 0:
         raise ValueError(f"start_timeout must be above 0 seconds, not {start_timeout}")

@@ -1,6 +1,6 @@
-"""Import strings: how a target gets into another process.
+"""Import strings: pass a target to another process.
 
-A worker is a fresh interpreter, so that a target travels by its name: ``"module:name"``.
+A worker is a fresh interpreter, which imports its target by name: ``"module:name"``.
 """
 
 from __future__ import annotations
@@ -16,26 +16,28 @@ __all__ = ["import_string", "load", "load_ssl_context"]
 
 
 def load(text: str, what: str = "target") -> Any:
-    """What an import string names. Importing runs the module, whose own exceptions come as they are.
+    """Return the object that an import string names. Exceptions of the imported module are not changed.
 
     Args:
-        text: ``"module:name"``, where both may have dots.
-        what: how errors call it.
+        text: ``"module:name"``, where both parts may contain dots.
+        what: how error messages call it.
 
     Raises:
-        ValueError: it is no import string.
-        ImportError: there is no such module, or nothing of that name in it.
+        ValueError: ``text`` is not an import string.
+        ImportError: the module does not exist, or has no such attribute.
     """
     module_name, _, names = text.partition(":")
     if not (module_name and names and all((*module_name.split("."), *names.split(".")))):
-        raise ValueError(f"the {what} is an import string such as 'chat:app' (module:name), not {text!r}")
+        raise ValueError(
+            f"the {what} must be an import string such as 'chat:app' (module:name), not {text!r}"
+        )
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as exc:
         if exc.name is None or not f"{module_name}.".startswith(f"{exc.name}."):
-            raise  # the module is there, and one that it imports is not
+            raise  # the module exists, but one that it imports does not
         raise ImportError(
-            f"the {what} {text!r} cannot be imported: there is no module {exc.name!r} in sys.path",
+            f"cannot import the {what} {text!r}: there is no module {exc.name!r} in sys.path",
             name=exc.name,
         ) from exc
     for name in names.split("."):
@@ -43,51 +45,53 @@ def load(text: str, what: str = "target") -> Any:
             found = getattr(found, name)
         except AttributeError:
             raise ImportError(
-                f"the {what} {text!r} cannot be imported: {module_name!r} has no {name!r}", name=module_name
+                f"cannot import the {what} {text!r}: {module_name!r} has no {name!r}", name=module_name
             ) from None
     return found
 
 
 def load_ssl_context(certfile: str | None, keyfile: str | None, factory: str | None) -> ssl.SSLContext | None:
-    """The context for TLS that the arguments of `serve_processes` ask for; None for none.
+    """Return the TLS context for the arguments of `serve_processes`, or None without TLS.
 
     Raises:
         ValueError: the files cannot be used.
-        ImportError, TypeError: the import string names no context, and nothing that makes one.
+        ImportError, TypeError: the import string names neither a context nor a function that returns one.
     """
     if factory is not None:
         context = load(factory, "ssl_context")
         if callable(context):
             context = context()
         if not isinstance(context, ssl.SSLContext):
-            raise TypeError(f"ssl_context names an SSLContext or a function that makes one, not {context!r}")
+            raise TypeError(
+                f"ssl_context must name an SSLContext or a function that returns one, not {context!r}"
+            )
         return context
     if certfile is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(certfile, keyfile)
-    except OSError as exc:  # of the files, or of ssl, whose errors are such too
+    except OSError as exc:  # ssl.SSLError is an OSError, too
         names = certfile if keyfile is None else f"{certfile} with {keyfile}"
-        raise ValueError(f"the certificate {names} cannot be used: {exc}") from exc
+        raise ValueError(f"cannot use the certificate {names}: {exc}") from exc
     return context
 
 
 def import_string(target: object) -> str:
-    """The import string of a function, a class, or an object that the program itself names.
+    """Return the import string of a function, a class, or an object defined by the main program.
 
     Raises:
-        TypeError: it has none.
+        TypeError: there is none.
     """
     module_name, name = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
-    if name is None:  # an instance, such as an App; where it stands is only known for the program itself
+    if name is None:  # an instance, such as an App; only the main program can be searched for it
         module_name = "__main__"
         name = next((key for key, value in vars(sys.modules["__main__"]).items() if value is target), None)
     if module_name is not None and name is not None and _named(module_name, name) is target:
         return f"{_importable(module_name)}:{name}"
     raise TypeError(
-        f"workers cannot import {target!r}: it does not stand at the top of a module; "
-        "name it by an import string such as 'chat:app'"
+        f"workers cannot import {target!r}: it is not defined at the top level of a module; "
+        "use an import string such as 'chat:app'"
     )
 
 
@@ -99,7 +103,7 @@ def _named(module_name: str, name: str) -> object:
 
 
 def _importable(module_name: str) -> str:
-    """The name under which a worker can import a module, also for the program itself."""
+    """Return the name under which a worker can import a module, even if it is the main program."""
     if module_name != "__main__":
         return module_name
     main = sys.modules["__main__"]
@@ -108,12 +112,12 @@ def _importable(module_name: str) -> str:
         return str(spec.name)
     path: str | None = getattr(main, "__file__", None)
     if path is not None:
-        name = os.path.splitext(os.path.basename(path))[0]  # noqa: PTH119, PTH122 - no more than a name
+        name = os.path.splitext(os.path.basename(path))[0]  # noqa: PTH119, PTH122 - only the name is needed
         if "." not in name and _origin(name) == os.path.realpath(path):
             return name
     raise TypeError(
-        "workers cannot import the program itself, which is no module in sys.path; "
-        "put the target into a module of its own and name it by an import string such as 'chat:app'"
+        "workers cannot import the main program, which is not a module in sys.path; "
+        "move the target into its own module and use an import string such as 'chat:app'"
     )
 
 

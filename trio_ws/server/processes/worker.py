@@ -1,11 +1,11 @@
-"""One worker: a fresh interpreter that serves the sockets which its parent listens on.
+"""A worker: a fresh interpreter that serves on the listening sockets of its parent.
 
-What always holds:
+Invariants:
 
-- It ends with its parent, however that dies: the line between them ends, and the worker drains.
-- SIGTERM drains, and before the worker serves it interrupts the start. Ctrl+C and a closed terminal strike
-  all processes of a terminal at once; they are the parent's business, and it tells the workers.
-- Whatever keeps it from serving is said on the line, in one line of text.
+- It exits with its parent, however that dies: the control channel ends, and the worker drains.
+- SIGTERM drains, and interrupts the start before the worker serves. Ctrl+C and a closed terminal signal all
+  processes of a terminal at once. Workers ignore them; the parent handles them and tells its workers.
+- Every reason not to serve is reported on the control channel, as one line of text.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ __all__ = ["main"]
 
 logger = logger_for("trio_ws.processes")
 
-#: Seconds that clients in their opening handshake get to finish it before a worker drains.
+#: Seconds for clients to finish their opening handshake before a worker drains.
 _DOORSTEP_SECONDS = 3.0
 
 
 def main(fd: int) -> None:
-    """Run a worker to its end. ``fd`` is the line to the parent."""
+    """Run a worker. ``fd`` is the control channel to the parent."""
     for number in (signal.SIGINT, signal.SIGHUP):
-        # Not SIG_IGN, which processes that the target starts would inherit.
+        # Not SIG_IGN, which child processes of the target would inherit.
         signal.signal(number, lambda *_: None)
     control.in_worker = True
     os.set_inheritable(fd, False)
@@ -60,7 +60,7 @@ def _work(config: WorkerConfig, line: socket.socket) -> None:
         trio.run(_serve, target, context, config, line)
     except BaseException as exc:
         text = " ".join(f"{type(exc).__name__}: {exc}".split())
-        with suppress(OSError):  # the parent is gone, or was told "ready" and reads no more
+        with suppress(OSError):  # the parent is gone, or was told "ready" and no longer reads
             line.sendall(f"{text}\n".encode(errors="replace"))
         raise
 
@@ -82,7 +82,7 @@ async def _serve(
         if not ready:
             starting.cancel()
 
-    # For good: a second SIGTERM shall not kill a process that is about to end by itself.
+    # Permanent: a second SIGTERM must not kill a process that is about to exit.
     signal.signal(signal.SIGTERM, on_sigterm)
     ready = False
     server = WebSocketServer(
@@ -102,8 +102,8 @@ async def _serve(
                 nursery.start_soon(_set_at_a_word, line, stop)
                 await stop.wait()
                 nursery.cancel_scope.cancel()
-            # Where all end, new clients shall hear 503. Else somebody else serves them: another worker, or,
-            # after the parent's death, who comes next and wants the port.
+            # When the whole group stops, new clients get 503. Otherwise another server accepts them: another
+            # worker or, after the parent's death, the next server on this port.
             if not _told_to_stop(line):
                 with trio.move_on_after(_DOORSTEP_SECONDS):
                     await server.stop_listening()
@@ -124,5 +124,5 @@ async def _set_at_a_word(line: socket.socket, stop: trio.Event) -> None:
 def _told_to_stop(line: socket.socket) -> bool:
     try:
         return STOP in line.recv(16)
-    except OSError:  # nothing was said, and a signal came from elsewhere
+    except OSError:  # no command was sent; the signal came from elsewhere
         return False

@@ -1,4 +1,4 @@
-"""A worker as its parent sees it: a process, the line to it, and how far it has come."""
+"""A worker as its parent sees it: a process, its control channel and its state."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class WorkerHandle:
     """One worker.
 
     Attributes:
-        gone: set when its process has ended, seen by `watch`.
-        ready_at: trio's time when it was ready; None before.
-        report: why it is not, as it said itself; "" where it said nothing.
+        exited: set by `watch` when the process has exited.
+        ready_at: trio's time when it became ready, or None.
+        startup_error: why it did not start, as it reported; "" if it did not.
     """
 
     def __init__(self, process: trio.Process, line: socket.socket) -> None:
@@ -41,16 +41,16 @@ class WorkerHandle:
 
     @classmethod
     async def start(cls, config: WorkerConfig) -> Self:
-        """Start a process; `begin` gives it its orders. A cancellation leaves none behind.
+        """Start a process, which `begin` then configures. A cancellation leaves no process behind.
 
         Raises:
-            OSError: there is no room for another process.
+            OSError: the system cannot start another process.
         """
         ours, theirs = socket.socketpair()
         try:
             with theirs:
                 ours.setblocking(False)
-                # The flags -W, -X and the like of this interpreter, as multiprocessing hands them on.
+                # Pass on flags such as -W and -X of this interpreter, as multiprocessing does.
                 flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
                 process = await trio.lowlevel.open_process(
                     [sys.executable, *flags, "-c", BOOTSTRAP, str(theirs.fileno()), *sys.path],
@@ -63,17 +63,17 @@ class WorkerHandle:
         return cls(process, ours)
 
     async def watch(self) -> None:
-        """Wait for the end of the process."""
+        """Wait until the process exits."""
         await self.process.wait()
         self.exited.set()
         self._listening.cancel()
 
     async def begin(self, config: WorkerConfig, timeout: float) -> bool:  # noqa: ASYNC109 - a kill at its end
-        """Give it its orders and wait until it is ready, or has ended. `watch` runs meanwhile.
+        """Send the configuration and wait until the worker is ready or has exited. `watch` must be running.
 
         Args:
-            orders: what it shall do.
-            timeout: seconds, after which it is killed.
+            config: the configuration.
+            timeout: seconds after which the worker is killed.
 
         Returns:
             Whether it is ready.
@@ -92,7 +92,7 @@ class WorkerHandle:
         return False
 
     async def _exchange(self, data: bytes) -> bytes:
-        """Send, and receive a line; or what there is of one when the worker ends."""
+        """Send data and receive a line, or the beginning of one if the worker exits."""
         said = bytearray()
         try:
             with self._listening:
@@ -108,22 +108,22 @@ class WorkerHandle:
             if not said.endswith(b"\n"):
                 said += self._line.recv(_REPORT_BYTES)
         except OSError:
-            pass  # it ended without a word, or in its middle
+            pass  # it exited without a reply, or in the middle of one
         return bytes(said)
 
     def signal(self, word: bytes) -> None:
-        """Say a word and send SIGTERM, which ends one that has not come as far as to listen to words."""
+        """Send a command byte and SIGTERM, which ends a worker that does not read commands yet."""
         with suppress(OSError):
             self._line.send(word)
         self.process.send_signal(signal.SIGTERM)
 
     def close(self) -> None:
-        """Give up the line. A worker that still runs takes that for the parent's end."""
+        """Close the control channel. A worker that still runs takes this for the end of its parent."""
         self._line.close()
 
     @property
     def exit(self) -> str:
-        """How it ended, for people."""
+        """How the process exited, for messages."""
         code = self.process.returncode
         if code is not None and code < 0:
             return f"killed by {_signal_name(-code)}"
