@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator  # noqa: TC003 - the handler's annotations are read
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,16 @@ import trio
 
 from tests.support.node import node_command, run_program
 from tests.support.serving import serving
-from trio_ws import ClientConnection, RPCError, WebSocketHandler, rpc_method
+from trio_ws import ClientConnection, Packet, RPCError, WebSocketHandler, rpc_method
+from trio_ws.channels.names import matcher
 
 PROGRAMS = Path(__file__).parent / "programs"
 
 
 class Handler(WebSocketHandler):
     """What the programs call, and what became of it."""
+
+    client_globs = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,6 +156,32 @@ class Handler(WebSocketHandler):
             await connection.call("begun")
             nursery.cancel_scope.cancel()
         return "aborted"
+
+    def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
+        return name != "secret"
+
+    async def on_receive(self, connection: ClientConnection, packet: Packet) -> None:
+        await connection.send({"you said": packet.data})
+
+    @rpc_method()
+    def publish_it(self, connection: ClientConnection, channel: str, data: Any) -> int:
+        return self.publish(channel, data)
+
+    @rpc_method()
+    def held(self, connection: ClientConnection) -> list[str]:
+        return sorted(connection.subscribed_channel)
+
+    @rpc_method()
+    def subscribe_me(self, connection: ClientConnection, channel: str) -> None:
+        connection.subscribe(channel)
+
+    @rpc_method()
+    async def send_packet(self, connection: ClientConnection, data: Any) -> None:
+        await connection.send(data)
+
+    @rpc_method()
+    async def received(self, connection: ClientConnection) -> None:
+        """Answered behind what on_receive has sent."""
 
     @rpc_method()
     async def hang_up(self, connection: ClientConnection) -> None:
@@ -290,3 +320,36 @@ async def test_nothing_keeps_the_program_alive_after_close(tmp_path: Path) -> No
     """Timers of calls and of waits are gone: the program ends by itself, which run_module waits for."""
     seen = await play(tmp_path, "close")
     assert seen == [["ConnectionLostError", 1000], ["ConnectionLostError", 1006]]
+
+
+async def test_channels(tmp_path: Path) -> None:
+    seen = await play(tmp_path, "channels")
+    assert seen == {
+        "first": [["news.tech: 1"], ["news.tech: 1", "news.sport: 2", "weather: 3"]],
+        "second": [["news.tech: 4"], True],
+        "third": [["news.tech: 5"], ["gap", "news.tech: 5"]],
+        "refused": ["RPCError", -32002, "access to the channel 'secret' denied", None],
+        "aborted": [{"done": True}, "AbortError"],
+        "flood": [
+            ["flood: 7", "flood: 8", "flood: 9"], 7, ["flood: 0", "flood: 1", "flood: 2"], 7, ["flood: 9"]
+        ],
+        "others": ["plain", "unasked", {"you said": {"any": ["data"]}}],
+        "held": ["flood", "mine", "n?ws.[s-u]ech", "news.*", "news.tech", "weather"],
+        "after": "ConnectionLostError",
+    }  # fmt: skip
+
+
+async def test_globs_mean_what_they_mean_to_the_server(tmp_path: Path) -> None:
+    globs = [
+        "a*c", "*", "?", "a?c", "[abc]x", "[!abc]x", "[a-c]x", "[]x]y", "[!]]y", "[a", "[]", "[!]", "a[.]b",
+        "a.b*", "[z-a]x", "(a)*", "^a*", "a$?", "[^a]x", "[a\\]x", "\\*", "a{2}*", "[[]x", "a|b*", "[-a]x",
+        "[a-]x",
+    ]  # fmt: skip
+    names = [
+        "abc", "a\nc", "", "a", "\N{GRINNING FACE}", "a\N{GRINNING FACE}c", "ax", "dx", "bx", "]y", "xy", "[a",
+        "[]", "[!]", "a.b", "aXb", "a.bc", "zx", "(a)b", "^ab", "a$b", "^x", "\\x", "\\ab", "aa", "a{2}c", "[x",
+        "a|bc", "-x",
+    ]  # fmt: skip
+    seen = await play(tmp_path, "globs", json.dumps([globs, names]))
+    expected = [[matcher(glob)(name) is not None for name in names] for glob in globs]
+    assert dict(zip(globs, seen, strict=True)) == dict(zip(globs, expected, strict=True))
