@@ -262,18 +262,21 @@ export class Subscription extends Queue {
     this._size -= size
   }
 
-  /** Subscribe on a connection. Resolves when the server has agreed, or the connection is gone. */
-  async _ask(session) {
-    try {
-      if (!(await session.call("__subscribe__", [this.names])))
-        throw new RPCError("the connection holds max_subscribed_channels already", Code.RATE_LIMITED)
-      if (this._joined && this._options.recover) this._deliver({ gap: true }, 0)
-      this._joined = true
-      this._resolve()
-    } catch (error) {
-      if (error instanceof ConnectionLostError) return // the next connection asks again
-      this._end(error)
-    }
+  /** Subscribe on a connection. If that is lost, the next one asks again. */
+  _ask(session) {
+    this._asked = new Promise((resolve) => {
+      const sink = { _answer: (rpc) => this._answer(rpc) ?? true, _finish: resolve }
+      new Request(session, "__subscribe__", [this.names], {}, sink).start()
+    })
+  }
+
+  /** The server has answered. Packets may be next, so nothing here waits. */
+  _answer(rpc) {
+    if (rpc.error != null) return this._end(errorOf(rpc))
+    if (!rpc.response) return this._end(new RPCError("the connection holds max_subscribed_channels already", Code.RATE_LIMITED))
+    if (this._joined && this._options.recover) this._deliver({ gap: true }, 0)
+    this._joined = true
+    this._resolve()
   }
 
   _end(error) {
@@ -670,7 +673,7 @@ export class Client extends Caller {
     if (this.state === "closed") throw this._noConnection()
     const subscription = new Subscription(this, names, options)
     this._subscriptions.add(subscription)
-    if (this._session) subscription._asked = subscription._ask(this._session)
+    if (this._session) subscription._ask(this._session)
     options.signal?.addEventListener("abort", subscription._onAbort)
     await subscription._agreed
     return subscription
@@ -781,7 +784,7 @@ export class Client extends Caller {
     if (this._opening !== session || session.begun || this.state === "closed") return
     this._opening = null
     this._session = session
-    for (const subscription of this._subscriptions) subscription._asked = subscription._ask(session)
+    for (const subscription of this._subscriptions) subscription._ask(session)
     this._become("connected")
     for (const request of [...this._queue]) {
       this._queue.delete(request)

@@ -9,7 +9,9 @@ const take = async (inbox, count) => {
 }
 const publish = (channel, data) => client.call("publish_it", [channel, data])
 const others = []
-client.addEventListener("packet", ({ packet }) => others.push(packet.data))
+const heard = new Promise((resolve) => {
+  client.addEventListener("packet", ({ packet }) => others.push(packet.data) === 3 && resolve())
+})
 
 const one = await client.subscribe("news.tech", { recover: true })
 const globs = await client.subscribe(["news.*", "n?ws.[s-u]ech", "weather"])
@@ -42,15 +44,17 @@ while ((await client.call("held")).includes("alone"));
 const oldest = await client.subscribe("flood", { maxItems: 3 })
 const newest = await client.subscribe("flood", { maxItems: 3, policy: "drop_newest" })
 const bounded = await client.subscribe("flood", { maxBytes: 1 })
+const all = await client.subscribe("flood")
 for (let number = 0; number < 10; number++) await publish("flood", number)
+await take(all, 10)
 const flood = [await take(oldest, 3), oldest.dropped, await take(newest, 3), newest.dropped, await take(bounded, 1)]
 
 await client.call("send_packet", ["plain"])
 await client.call("subscribe_me", ["mine"])
 await publish("mine", "unasked")
 await client.send({ any: ["data"] })
-await client.call("received")
+await heard
 
 const held = await client.call("held")
 await client.close()
-print({ first, second, third, refused, aborted, flood, others, held, after: await globs.next().catch((error) => error.name) })
+print({ first, second, third, refused, aborted, flood, others: others.map((data) => JSON.stringify(data)).sort(), held, after: await globs.next().catch((error) => error.name) })
