@@ -141,6 +141,14 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
     testing/             layer 10  memory links, faults, the raw peer
         link.py              two ends of a connection in memory
         peer.py              RawPeer: frames byte by byte
+        conformance/         a server that judges clients of trio-ws.v1
+            stage.py             the driver, and the connections of its client
+            scene.py             one thing that a client does
+            client_scenes.py     calls, streams, uploads
+            server_scenes.py     the server's calls, data, channels, ends
+            suite.py             the server, and its verdicts
+            driver.py            the driver of our own client
+            __main__.py          the command
     cli/                 layer 12  the command line, which uses the names of this module as any program does
         values.py            from words to arguments
         errors.py            from an exception to one line and an exit code

@@ -1,0 +1,118 @@
+/**
+ * The driver of this client for the conformance suite of trio-ws.v1; docs/protocol.md says what a driver does.
+ *
+ *     npm run prepack
+ *     python -m trio_ws.testing.conformance node --experimental-websocket conformance.mjs
+ *
+ * In a page, the URL of the suite is the page's fragment.
+ */
+
+import { Client, ConnectionLostError, RPCError, Subscription } from "trio-ws"
+
+const control = new WebSocket(globalThis.process?.env.TRIO_WS_CONFORMANCE ?? decodeURIComponent(location.hash.slice(1)))
+const report = (id, fields) => control.readyState === 1 && control.send(JSON.stringify({ id, ...fields }))
+
+async function* each(items) {
+  yield* items
+}
+
+/** What the suite's server calls. */
+const methods = {
+  echo: (call, value) => value,
+  fail(call, code, text, data) {
+    throw new RPCError(text, code, data)
+  },
+  wait(call) {
+    report("wait", { began: true })
+    return new Promise((resolve) =>
+      call.signal.addEventListener("abort", () => {
+        report("wait", { cancelled: true })
+        resolve()
+      }),
+    )
+  },
+  async *count(call, n) {
+    for (let number = 0; number < n; number++) yield number
+  },
+  async total(call, numbers) {
+    let total = 0
+    for await (const number of numbers) total += number
+    return total
+  },
+  call_back: (call, method, args) => call.call(method, args),
+}
+
+let client
+let under = new Map() // what can be cancelled or taken from, by id
+
+/** Report how something under way has failed. */
+function failed(id, error) {
+  if (error instanceof RPCError) report(id, { error: { code: error.code, message: error.message, data: error.data } })
+  else if (error instanceof ConnectionLostError) report(id, { lost: true, may_have_run: error.mayHaveRun })
+  else if (error.name === "AbortError") report(id, { cancelled: true })
+  else report(id, { error: { code: null, message: String(error) } })
+}
+
+async function take(id, count) {
+  const { items } = under.get(id)
+  try {
+    while (count--) {
+      const { done, value } = await items.next()
+      if (done) return report(id, { end: true })
+      report(id, { item: items instanceof Subscription ? { channel: value.channel, data: value.data } : value })
+    }
+  } catch (error) {
+    failed(id, error)
+  }
+}
+
+const actions = {
+  async open({ url, reconnect }) {
+    client = new Client(url, { methods, reconnect: reconnect ? { initial: 10, maximum: 100 } : false })
+    client.addEventListener("packet", ({ packet }) => report(null, { packet }))
+    await client.ready()
+  },
+  call({ id, method, args, kwargs = {}, timeout, uploads = {} }) {
+    const aborter = new AbortController()
+    under.set(id, { cancel: () => aborter.abort() })
+    for (const [place, items] of Object.entries(uploads)) (place in args ? args : kwargs)[place] = each(items)
+    const options = { kwargs, signal: aborter.signal, timeout: timeout && timeout * 1000 }
+    client.call(method, args, options).then((result) => report(id, { result }), (error) => failed(id, error))
+  },
+  stream({ id, method, args }) {
+    const items = client.stream(method, args)
+    under.set(id, { items, cancel: () => items.return() })
+  },
+  async subscribe({ id, channels }) {
+    try {
+      const items = await client.subscribe(channels)
+      under.set(id, { items, cancel: () => items.return() })
+      report(id, { subscribed: true })
+    } catch (error) {
+      failed(id, error)
+    }
+  },
+  take({ id, count }) {
+    const one = under.get(id)
+    one.taking = Promise.resolve(one.taking).then(() => take(id, count))
+  },
+  cancel: ({ id }) => under.get(id).cancel(),
+  send: ({ data }) => client.send(data),
+  close: () => client.close(),
+  async reset() {
+    await client?.close()
+    under = new Map()
+    report("reset", { done: true })
+  },
+}
+
+control.onopen = () => control.send(JSON.stringify({ client: "trio-ws.js", lacks: [] }))
+let last = Promise.resolve()
+control.onmessage = ({ data }) => {
+  const instruction = JSON.parse(data)
+  // Opening is waited for; nothing else is, since what it waits for may need the next instruction.
+  last = last.then(() => {
+    const done = actions[instruction.do](instruction)
+    return instruction.do === "open" ? done.catch(() => {}) : undefined
+  })
+}

@@ -1,0 +1,212 @@
+"""The driver of our own client: ``python -m trio_ws.testing.conformance.driver [dialect]``.
+
+It is also an example of a driver; docs/protocol.md says what one does.
+"""
+
+# No "from __future__ import annotations": the annotations of methods are read while the program runs.
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import trio
+
+from trio_ws.channels.subscription import Subscription
+from trio_ws.client.backoff import Backoff
+from trio_ws.client.client import WebSocketClient
+from trio_ws.client.connect import connect
+from trio_ws.codecs.base import Packet
+from trio_ws.errors import ConnectionClosedError, RPCError, WebSocketError
+from trio_ws.rpc.client_connection import ClientConnection
+from trio_ws.rpc.handler import WebSocketHandler
+from trio_ws.rpc.methods import rpc_method
+from trio_ws.testing.conformance.suite import VARIABLE
+from trio_ws.websocket.connection import WebSocket
+
+Report = Callable[..., Awaitable[None]]
+
+
+class Methods(WebSocketHandler):
+    """What the suite's server calls."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self._report = report
+
+    async def on_receive(self, connection: ClientConnection, packet: Packet) -> None:
+        fields = {"source": int(packet.source), "data": packet.data, "channel": packet.channel}
+        await self._report(None, packet=fields)
+
+    @rpc_method()
+    async def echo(self, connection: ClientConnection, value: Any) -> Any:
+        return value
+
+    @rpc_method()
+    async def fail(self, connection: ClientConnection, code: int, text: str, data: Any) -> None:
+        raise RPCError(text, code=code, data=data)
+
+    @rpc_method()
+    async def wait(self, connection: ClientConnection) -> None:
+        await self._report("wait", began=True)
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._report("wait", cancelled=True)
+
+    @rpc_method()
+    async def count(self, connection: ClientConnection, n: int) -> AsyncIterator[int]:
+        for number in range(n):
+            yield number
+
+    @rpc_method()
+    async def total(self, connection: ClientConnection, numbers: AsyncIterator[int]) -> int:
+        total = 0
+        async for number in numbers:
+            total += number
+        return total
+
+    @rpc_method()
+    async def call_back(self, connection: ClientConnection, method: str, args: list[Any]) -> Any:
+        return await connection.call(method, *args)
+
+
+class Driver:
+    """Does what the suite says."""
+
+    def __init__(self, control: WebSocket, dialect: str) -> None:
+        self._control = control
+        self._dialect = dialect
+        self._sending = trio.Lock()
+
+    async def report(self, id: str | None, **fields: Any) -> None:
+        """Tell the suite."""
+        async with self._sending:
+            await self._control.send_json({"id": id, **fields})
+
+    async def run(self) -> None:
+        """Take instructions up to the end of the suite."""
+        await self._control.send_json({"client": f"trio_ws, {self._dialect}", "lacks": []})
+        running = True
+        while running:
+            async with trio.open_nursery() as nursery:
+                running = await self._play(nursery)
+                nursery.cancel_scope.cancel()
+            if running:
+                await self.report("reset", done=True)
+
+    async def _play(self, nursery: trio.Nursery) -> bool:
+        """One scene; whether another follows."""
+        scopes: dict[str, trio.CancelScope] = {}
+        takers: dict[str, trio.MemorySendChannel[int]] = {}
+        client: WebSocketClient | None = None
+        closing = trio.Event()
+        async for message in self._control:
+            order = message.json()
+            what, key = order["do"], order.get("id", "")
+            if what == "reset":
+                return True
+            if what == "open":
+                client = await nursery.start(self._hold, order, closing)
+                continue
+            assert client is not None
+            if what == "close":
+                closing.set()
+            elif what == "take":
+                takers[key].send_nowait(order["count"])
+            elif what == "cancel":
+                scopes[key].cancel()
+            elif what == "send":
+                await client.send(order["data"])
+            else:
+                scopes[key] = trio.CancelScope()
+                put, take = trio.open_memory_channel[int](1000)
+                takers[key] = put
+                # Until the request is on its way, so that requests go out in the order of the instructions.
+                await nursery.start(self._do, client, order, scopes[key], take)
+        return False
+
+    async def _hold(
+        self, order: dict[str, Any], closing: trio.Event, task_status: trio.TaskStatus[WebSocketClient]
+    ) -> None:
+        """A client, until it is to be closed."""
+        client = WebSocketClient(
+            order["url"],
+            handler=Methods(self.report),
+            dialect=self._dialect,
+            reconnect=Backoff(initial=0.01, maximum=0.1) if order.get("reconnect") else None,
+        )
+        async with client:
+            task_status.started(client)
+            await closing.wait()
+
+    async def _do(
+        self,
+        client: WebSocketClient,
+        order: dict[str, Any],
+        scope: trio.CancelScope,
+        take: trio.MemoryReceiveChannel[int],
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        key = order["id"]
+        task_status.started()
+        try:
+            with scope:
+                if order["do"] == "call":
+                    await self.report(key, result=await self._call(client, order))
+                elif order["do"] == "stream":
+                    async with client.stream(order["method"], *order["args"]) as items:
+                        await self._take(key, items, take)
+                else:
+                    async with client.subscribe(order["channels"]) as inbox:
+                        await self.report(key, subscribed=True)
+                        await self._take(key, inbox, take)
+        except RPCError as exc:
+            await self.report(key, error={"code": exc.code, "message": exc.message, "data": exc.data})
+        except trio.TooSlowError:
+            await self.report(key, error={"code": -32003, "message": "the deadline passed"})
+        except ConnectionClosedError as exc:
+            await self.report(key, lost=True, may_have_run=exc.may_have_run)
+        except WebSocketError as exc:
+            await self.report(key, error={"code": None, "message": str(exc)})
+        if scope.cancelled_caught:
+            await self.report(key, cancelled=True)
+
+    async def _call(self, client: WebSocketClient, order: dict[str, Any]) -> Any:
+        args, kwargs = list(order["args"]), dict(order.get("kwargs", {}))
+        for place, items in order.get("uploads", {}).items():
+            if place.isdigit():
+                args[int(place)] = _each(items)
+            else:
+                kwargs[place] = _each(items)
+        if "timeout" in order:
+            with trio.fail_after(order["timeout"]):
+                return await client.call(order["method"], *args, **kwargs)
+        return await client.call(order["method"], *args, **kwargs)
+
+    async def _take(self, key: str, items: Any, take: trio.MemoryReceiveChannel[int]) -> None:
+        async for count in take:
+            for _ in range(count):
+                try:
+                    item = await items.receive()
+                except trio.EndOfChannel:
+                    await self.report(key, end=True)
+                    return
+                if isinstance(items, Subscription):
+                    item = {"channel": item.channel, "data": item.data}
+                await self.report(key, item=item)
+
+
+async def _each(items: list[Any]) -> AsyncIterator[Any]:
+    for item in items:
+        yield item
+
+
+async def main(dialect: str) -> None:
+    """Connect to the suite, and play."""
+    async with connect(os.environ[VARIABLE]) as control:
+        await Driver(control, dialect).run()
+
+
+if __name__ == "__main__":
+    trio.run(main, sys.argv[1] if len(sys.argv) > 1 else "trio-ws.v1")

@@ -1,0 +1,299 @@
+"""Stage: what a scene of the suite works with. One driver, and the connections that its client makes.
+
+Invariants:
+
+- Each packet of the client is checked against the packet's form, whatever the scene is about.
+- Each wait has an end: after `Stage.patience` seconds it is a `ViolationError`.
+- Credit is counted as it comes, and is never a packet that a scene waits for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from trio_ws.codecs.base import Packet, Request
+from trio_ws.codecs.packets import TrioWSCodec, TrioWSJSONCodec
+from trio_ws.errors import ConnectionClosedError, PacketError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trio_ws.websocket.connection import WebSocket
+
+__all__ = ["DIALECTS", "Stage", "ViolationError", "Wire"]
+
+DIALECTS = {"trio-ws.v1": TrioWSCodec(), "trio-ws.v1.json": TrioWSJSONCodec()}
+
+
+class ViolationError(Exception):
+    """The client, or its driver, did not do what the protocol says."""
+
+
+class Wire:
+    """One connection of the client under test, as the suite's server sees it.
+
+    Attributes:
+        ws: the connection.
+        credit: by stream, the items and bytes that the client has granted and that were not sent. Bytes are
+            None where the client does not count them.
+    """
+
+    def __init__(self, ws: WebSocket, stage: Stage) -> None:
+        assert ws.subprotocol is not None
+        self.ws = ws
+        self.credit: dict[str, list[int | None]] = {}
+        self._stage = stage
+        self._codec = DIALECTS[ws.subprotocol]
+        self._open: set[str] = set()
+        self._seen: set[str] = set()
+
+    # -- what the client sends -----------------------------------------------------------------------
+
+    async def packet(self) -> dict[str, Any]:
+        """The next packet that grants no credit and renews no deadline."""
+        while True:
+            packet = await self._read()
+            rpc = packet.get("rpc", {})
+            if rpc.get("method") == "__credit__":
+                self._count_credit(rpc)
+            elif rpc.get("method") != "__deadline__":
+                return packet
+
+    async def _read(self) -> dict[str, Any]:
+        with self._stage.limit("a packet"):
+            try:
+                message = await self.ws.recv()
+            except ConnectionClosedError as exc:
+                raise ViolationError(f"the client closed the connection: {exc}") from exc
+        if message is None:
+            raise ViolationError(f"the client closed the connection with {self.ws.close_code}")
+        if message.is_binary() is not self._codec.binary:
+            kind = "binary" if self._codec.binary else "text"
+            raise ViolationError(f"{self._codec.name} goes in {kind} frames")
+        payload = message.data if self._codec.binary else message.text
+        assert payload is not None
+        try:
+            packet = self._codec.decode(payload)
+        except PacketError as exc:
+            raise ViolationError(f"the client sent no packet: {exc}: {payload!r:.200}") from exc
+        self._check(packet)
+        decode: Any = msgspec.msgpack.decode if self._codec.binary else msgspec.json.decode
+        raw: dict[str, Any] = decode(payload)
+        return raw
+
+    def _check(self, packet: Packet) -> None:
+        request = packet.rpc
+        if not isinstance(request, Request) or request.method in ("__abort__", "__credit__", "__deadline__"):
+            return
+        if request.method == "__goaway__" or not request.call_id:
+            return
+        if "/" in request.call_id:
+            raise ViolationError(f"an id of a call has no slash in it: {request.call_id!r}")
+        if request.call_id in self._open:
+            raise ViolationError(f"the id {request.call_id!r} is in use")
+        self._open.add(request.call_id)
+        if request.credits is not None:
+            self.credit[request.call_id] = [request.credits, request.credit_bytes]
+        for stream_id in (request.streams or {}).values():
+            if "/" not in stream_id or stream_id in self._seen:
+                raise ViolationError(f"an id of a stream has a slash in it, and is used once: {stream_id!r}")
+            self._seen.add(stream_id)
+
+    def _count_credit(self, rpc: dict[str, Any]) -> None:
+        args = rpc.get("args", [])
+        if len(args) != 2 or not isinstance(args[0], str) or type(args[1]) is not int or args[1] < 1:
+            raise ViolationError(f"__credit__ takes the id of a stream and a number of items, not {args!r}")
+        size = rpc.get("kwargs", {}).get("bytes")
+        if size is not None and (type(size) is not int or size < 0):
+            raise ViolationError(f"the bytes of __credit__ are a number from 0, not {size!r}")
+        credit = self.credit.setdefault(args[0], [0, None])
+        assert credit[0] is not None
+        credit[0] += args[1]
+        if size is not None:
+            credit[1] = (credit[1] or 0) + size
+
+    async def request(self, method: str, **expected: Any) -> dict[str, Any]:
+        """The next packet, which must be a request of this method with these fields."""
+        packet = await self.packet()
+        rpc: dict[str, Any] = packet.get("rpc", {})
+        if packet.get("source") != 5 or rpc.get("type") != "request" or rpc.get("method") != method:
+            raise ViolationError(f"expected a request of {method}, got {packet}")
+        return self._with(rpc, {"args": [], "kwargs": {}}, expected)
+
+    async def response(self, call_id: str, **expected: Any) -> dict[str, Any]:
+        """The next packet, which must be a response with this id and these fields."""
+        packet = await self.packet()
+        rpc: dict[str, Any] = packet.get("rpc", {})
+        if packet.get("source") != 5 or rpc.get("type") != "response" or rpc.get("call_id") != call_id:
+            raise ViolationError(f"expected a response to {call_id}, got {packet}")
+        defaults = {"response": None, "error": None, "is_stream": False, "is_end": False}
+        return self._with(rpc, defaults, expected)
+
+    def _with(
+        self, rpc: dict[str, Any], defaults: dict[str, Any], expected: dict[str, Any]
+    ) -> dict[str, Any]:
+        rpc = {**defaults, **rpc}
+        for name, value in expected.items():
+            if rpc.get(name) != value:
+                raise ViolationError(f"expected {name} to be {value!r}, not {rpc.get(name)!r}, in {rpc}")
+        return rpc
+
+    async def abort(self, call_id: str) -> None:
+        """The next packet, which must abort this call or stream."""
+        await self.request("__abort__", args=[call_id])
+        self._open.discard(call_id)
+
+    async def granted(self, stream_id: str) -> None:
+        """Wait until the client has granted an item of a stream, and a byte."""
+        while True:
+            items, size = self.credit.get(stream_id, [0, None])
+            if (items or 0) > 0 and (size is None or size > 0):
+                return
+            packet = await self._read()
+            if packet.get("rpc", {}).get("method") != "__credit__":
+                raise ViolationError(f"expected credit for {stream_id}, got {packet}")
+            self._count_credit(packet["rpc"])
+
+    async def closed(self, *codes: int) -> None:
+        """Wait until the client closes, with one of these codes; None is any but 1000."""
+        with self._stage.limit("a Close frame"):
+            try:
+                while await self.ws.recv() is not None:
+                    pass
+            except ConnectionClosedError:
+                pass
+        frame = self.ws.close_code
+        if frame not in codes:
+            raise ViolationError(f"expected the client to close with {codes}, not {frame}")
+
+    # -- what the server sends -----------------------------------------------------------------------
+
+    async def send(self, packet: dict[str, Any]) -> int:
+        """Send a packet as it stands; its bytes."""
+        payload = msgspec.msgpack.encode(packet) if self._codec.binary else msgspec.json.encode(packet)
+        try:
+            if self._codec.binary:
+                await self.ws.send_bytes(payload)
+            else:
+                await self.ws.send_text(payload.decode())
+        except ConnectionClosedError as exc:
+            raise ViolationError(f"the client closed the connection: {exc}") from exc
+        return len(payload)
+
+    async def respond(self, call_id: str, **fields: Any) -> int:
+        """Send a response; its bytes."""
+        if not fields.get("is_stream") or fields.get("is_end"):
+            self._open.discard(call_id)
+        return await self.send({"source": 5, "rpc": {"type": "response", "call_id": call_id, **fields}})
+
+    async def item(self, stream_id: str, value: Any) -> None:
+        """Send one item of a stream, and take its credit."""
+        size = await self.respond(stream_id, response=value, is_stream=True)
+        credit = self.credit.setdefault(stream_id, [0, None])
+        assert credit[0] is not None
+        credit[0] -= 1
+        if credit[1] is not None:
+            credit[1] -= size
+
+    async def end(self, stream_id: str, **fields: Any) -> None:
+        """Send the end of a stream."""
+        await self.respond(stream_id, is_stream=True, is_end=True, **fields)
+
+    async def ask(self, method: str, *args: Any, call_id: str = "", **fields: Any) -> None:
+        """Send a request."""
+        rpc: dict[str, Any] = {"type": "request", "method": method, "args": list(args), **fields}
+        if call_id:
+            rpc["call_id"] = call_id
+        await self.send({"source": 5, "rpc": rpc})
+
+    def has_credit(self, stream_id: str) -> bool:
+        """Whether another item may be sent."""
+        items, size = self.credit.get(stream_id, [0, None])
+        return (items or 0) > 0 and (size is None or size > 0)
+
+
+class Stage:
+    """What a scene works with.
+
+    Args:
+        control: the connection to the driver.
+        url: where the client is to connect to.
+        patience: seconds.
+    """
+
+    def __init__(self, control: WebSocket, url: str, patience: float) -> None:
+        self.patience = patience
+        self._url = url
+        self._control = control
+        self._reports: deque[dict[str, Any]] = deque()
+        self._put, self._connections = trio.open_memory_channel[Wire](100)
+        self._barriers = 0
+
+    @contextmanager
+    def limit(self, what: str) -> Iterator[None]:
+        """A block that has to be done in time."""
+        try:
+            with trio.fail_after(self.patience):
+                yield
+        except trio.TooSlowError:
+            raise ViolationError(f"waited {self.patience:g} s for {what}") from None
+
+    def connected(self, ws: WebSocket) -> Wire:
+        """The client has made a connection."""
+        wire = Wire(ws, self)
+        self._put.send_nowait(wire)
+        return wire
+
+    async def wire(self) -> Wire:
+        """The next connection that the client makes."""
+        with self.limit("a connection"):
+            return await self._connections.receive()
+
+    async def open(self, **fields: Any) -> Wire:
+        """Let the driver make a client, and give its first connection."""
+        await self.do("open", url=self._url, **fields)
+        return await self.wire()
+
+    async def do(self, what: str, **fields: Any) -> None:
+        """Instruct the driver."""
+        await self._control.send_json({"do": what, **fields})
+
+    async def report(self, id: str | None, **expected: Any) -> dict[str, Any]:
+        """Wait for the next report about an id, or with None about the client, with these fields."""
+        while True:
+            for report in self._reports:
+                if report.get("id") == id:
+                    self._reports.remove(report)
+                    for name, value in expected.items():
+                        if report.get(name) != value:
+                            raise ViolationError(f"expected {name} to be {value!r} in the report {report}")
+                    return report
+            with self.limit(f"a report about {id or 'the client'}"):
+                try:
+                    self._reports.append(await self._control.receive_json())
+                except ConnectionClosedError as exc:
+                    raise ViolationError(f"the driver is gone: {exc}") from exc
+
+    async def failed(self, id: str, code: int, message: str | None = None, data: Any = None) -> None:
+        """Wait for the report that a call failed with an error."""
+        report = await self.report(id)
+        error = report.get("error")
+        if not isinstance(error, dict) or error.get("code") != code:
+            raise ViolationError(f"expected an error with the code {code}, got {json.dumps(report)}")
+        if message is not None and (error.get("message"), error.get("data")) != (message, data):
+            raise ViolationError(f"expected the text {message!r} and the data {data!r}, got {error}")
+
+    async def barrier(self, wire: Wire) -> None:
+        """See that the client has sent nothing else: a call, and its answer."""
+        self._barriers += 1
+        name = f"barrier-{self._barriers}"
+        await self.do("call", id=name, method="barrier", args=[self._barriers])
+        request = await wire.request("barrier", args=[self._barriers])
+        await wire.respond(request["call_id"], response=True)
+        await self.report(name, result=True)
