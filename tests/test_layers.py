@@ -36,6 +36,7 @@ LAYERS = {
     "client": 7,
     "server": 8,
     "hosting": 9,
+    "compat": 10,
     "app": 10,  # above the servers: it can run one
     "testing": 10,
     "": 11,

@@ -167,8 +167,8 @@ class RPCSession(IncomingCalls):
 
     def let_in(self) -> None:
         super().let_in()
-        self._delivering = bool(self._packets)
-        if self._packets:
+        self._delivering = bool(self._packets) and self._on_packet is not None
+        if self._delivering:
             call = IncomingCall(PACKET_DELIVERY, self._task_pool.context.copy(), answers=False)
             call.key = self
             self._running[self] = call

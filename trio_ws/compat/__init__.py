@@ -1,0 +1,1 @@
+"""Other libraries' interfaces on this engine: programs move here by changing an import."""

@@ -1,0 +1,152 @@
+"""What runs on the engine's side: its handler, its client, and dialects that hand on what is no packet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trio_ws.client import WebSocketClient
+from trio_ws.compat.webshocket.connection import ClientConnection
+from trio_ws.compat.webshocket.enum import ClientType, PacketSource, RPCErrorCode
+from trio_ws.compat.webshocket.packets import RawPayload, from_engine
+from trio_ws.handler import WebSocketHandler
+from trio_ws.logs import shown
+from trio_ws.wire.packets import BrokenPacketError, Packet, Request
+from trio_ws.wire.packing import JSONPackets, TrioWS, Webshocket, _Packets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import trio_ws.session as engine
+    from trio_ws.compat.webshocket.handler import WebSocketHandler as UserHandler
+    from trio_ws.rpc.peer import Peer
+    from trio_ws.rpc.workers import Workers
+    from trio_ws.websocket.service import Service
+from trio_ws.wire.packets import Dialect
+
+__all__ = ["SUBPROTOCOLS", "EngineClient", "EngineHandler"]
+
+SUBPROTOCOLS = ("trio-ws.v1", "webshocket.v1")
+
+
+class _HandsOn(_Packets):
+    """Gives a message that is no packet as a `RawPayload`, unless it has an answer or is one."""
+
+    __slots__ = ()
+
+    def decode(self, payload: str | bytes) -> Packet:
+        try:
+            return super().decode(payload)
+        except BrokenPacketError as exc:
+            if exc.answer is not None or exc.packets:
+                raise
+            raw = payload.encode() if isinstance(payload, str) else payload
+            return Packet(PacketSource.UNKNOWN, RawPayload(raw))
+
+    def error(
+        self, request: Request, code: int, text: str, data: Any = None, *, stream: bool = False
+    ) -> bytes:
+        # Programs look for webshocket's words in these.
+        method = f"RPC method '{shown(request.method)}'"
+        if code == RPCErrorCode.METHOD_NOT_FOUND and text.startswith("there is no method"):
+            text = f"{method} not found."
+        elif code == RPCErrorCode.ACCESS_DENIED and text == f"access to {request.method} denied":
+            text = f"Access denied for {method}."
+        elif code == RPCErrorCode.RATE_LIMIT_EXCEEDED and text.startswith("rate limit of"):
+            text = f"Rate limit exceeded for {method}."
+        return super().error(request, code, text, data, stream=stream)
+
+    def _without_packet(self, payload: str | bytes, exc: Exception) -> Packet:
+        # JSONPackets would hand on the data of JSON that is no packet.
+        raise self._broken(payload, str(exc)) from exc
+
+
+class _TrioWS(_HandsOn, TrioWS):
+    __slots__ = ()
+
+
+class _Webshocket(_HandsOn, Webshocket):
+    __slots__ = ()
+
+
+class _JSON(_HandsOn, JSONPackets):
+    __slots__ = ()
+
+
+_DIALECTS: dict[str, Dialect] = {"trio-ws.v1": _TrioWS(), "webshocket.v1": _Webshocket()}
+_JSON_IN_BINARY = _JSON(binary=True)
+
+
+def _hand_on(peer: Peer) -> Peer:
+    peer._undecided = False
+    peer.speak(_DIALECTS.get(peer.ws.subprotocol or "", _JSON_IN_BINARY))
+    return peer
+
+
+class EngineHandler(WebSocketHandler[ClientConnection[Any]]):
+    """Serves connections with a handler of webshocket's.
+
+    Args:
+        handler: that handler.
+        max_subscribed_channels: for its connections.
+        arrived: called with each connection that is open.
+        left: called with each that has gone.
+    """
+
+    def __init__(
+        self,
+        handler: UserHandler[Any],
+        max_subscribed_channels: int,
+        arrived: Callable[[ClientConnection[Any]], None],
+        left: Callable[[ClientConnection[Any]], None],
+    ) -> None:
+        self._user = handler
+        self._limit = max_subscribed_channels
+        self._arrived = arrived
+        self._left = left
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        self._methods = self._user._methods
+
+    def make_state(self, connection: engine.ClientConnection[Any]) -> ClientConnection[Any]:
+        kind = ClientType.GENERIC if connection._ws.subprotocol is None else ClientType.FRAMEWORK
+        return ClientConnection(connection, self._user, kind, max_subscribed_channels=self._limit)
+
+    def _make_peer(self, connection: engine.ClientConnection[Any], workers: Workers, *, debug: bool) -> Peer:
+        peer = _hand_on(super()._make_peer(connection, workers, debug=debug))
+        kind = ClientType.GENERIC if peer.ws.subprotocol is None else ClientType.FRAMEWORK
+        object.__setattr__(connection.state, "client_type", kind)
+        if self._user._keeps_packets:
+            peer._on_packet = None
+        return peer
+
+    async def on_connect(self, connection: engine.ClientConnection[Any]) -> None:
+        session: ClientConnection[Any] = connection.state
+        await connection.accept()
+        self._user.clients.add(session)
+        self._arrived(session)
+        try:
+            await self._user.on_connect(session)
+        except BaseException:
+            self._gone(session)
+            raise
+
+    async def on_receive(self, connection: engine.ClientConnection[Any], packet: Packet) -> None:
+        session: ClientConnection[Any] = connection.state
+        await self._user.on_receive(session, from_engine(packet, session.client_type))
+
+    async def on_disconnect(self, connection: engine.ClientConnection[Any]) -> None:
+        self._gone(connection.state)
+        await self._user.on_disconnect(connection.state)
+
+    def _gone(self, session: ClientConnection[Any]) -> None:
+        self._user.clients.discard(session)
+        self._user.unsubscribe(session, session.subscribed_channel)
+        self._left(session)
+
+
+class EngineClient(WebSocketClient):
+    """A client that hands on what is no packet."""
+
+    async def _open_peer(self, service: Service) -> Peer:
+        return _hand_on(await super()._open_peer(service))

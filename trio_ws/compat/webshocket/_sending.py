@@ -1,0 +1,58 @@
+"""Sending from plain code: whole messages, in frames of a certain size, without waiting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_ws.channels.raw import broadcast
+from trio_ws.websocket.lifetime import OPEN
+from trio_ws.wire.frames import BINARY, CONTINUATION, FIN
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator
+
+    from trio_ws.websocket.connection import WebSocket
+
+__all__ = ["CHUNK_SIZE", "Sent", "post"]
+
+#: Bytes of a frame's payload.
+CHUNK_SIZE = 65536
+
+
+class Sent:
+    """What sending gives: it has happened already, and may be awaited to give way to other tasks.
+
+    Awaiting what ``send()`` of one connection gave waits, beside that, until there is room for more.
+    """
+
+    __slots__ = ("_wait",)
+
+    def __init__(self, wait: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint) -> None:
+        self._wait = wait
+
+    def __await__(self) -> Generator[object, object, None]:
+        return self._wait().__await__()
+
+
+def post(ws: WebSocket, payload: bytes, chunk_size: int = CHUNK_SIZE) -> bool:
+    """Send one binary message without waiting. Give whether it was taken.
+
+    More than ``channel_max_bytes`` of what waits to be written closes the connection with 1013.
+
+    Args:
+        ws: the connection.
+        payload: of the message.
+        chunk_size: bytes in one frame (RFC 6455 section 5.4). A connection with compression gets one frame.
+    """
+    if len(payload) <= chunk_size or ws._deflate is not None:
+        return broadcast((ws,), payload) == 1
+    if ws._state != OPEN or ws._fragmenting is not None or ws._outbox.size > ws._options.channel_max_bytes:
+        return broadcast((ws,), b"") == 1  # which says why not
+    opcode = BINARY
+    for start in range(0, len(payload), chunk_size):
+        fin = FIN if start + chunk_size >= len(payload) else 0
+        ws._outbox.cork(ws._frame(opcode | fin, payload[start : start + chunk_size]))
+        opcode = CONTINUATION
+    return True

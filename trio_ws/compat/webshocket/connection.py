@@ -1,0 +1,282 @@
+"""ClientConnection of webshocket: one client as its handler sees it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import uuid
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import trio
+
+import trio_ws.errors as engine_errors
+from trio_ws.channels.names import check_names
+from trio_ws.compat.webshocket._sending import CHUNK_SIZE, Sent, post
+from trio_ws.compat.webshocket.enum import ClientType, ConnectionState, PacketSource
+from trio_ws.compat.webshocket.exceptions import ReceiveTimeoutError, closed
+from trio_ws.compat.webshocket.packets import Packet, encode, from_engine
+from trio_ws.errors import check_close
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trio_ws.compat.webshocket.handler import WebSocketHandler
+    from trio_ws.rpc.peer import Peer
+    from trio_ws.session import ClientConnection as EngineConnection
+
+__all__ = ["ClientConnection"]
+
+TState = TypeVar("TState")
+
+_set = object.__setattr__
+_NOT_CONNECTED = "Cannot receive data: client is not connected."
+
+
+class ClientConnection(Generic[TState]):
+    """One client of a server. The server makes these.
+
+    Attributes that are assigned are session state: ``connection.username = "alice"`` is the same as
+    ``connection["username"] = "alice"`` and ``connection.session_state["username"] = "alice"``. A name of the
+    API can be used for it, and is then found in ``session_state`` alone. Attributes that are neither are
+    those of the `trio_ws.ClientConnection` below, such as ``request`` and ``latency``.
+
+    Args:
+        websocket_protocol: the `trio_ws.ClientConnection`.
+        handler: what the server runs for it.
+        client_type: what it speaks.
+        packet_qsize: taken, and not used; see `WebSocketServer`.
+        max_subscribed_channels: names and globs that `subscribe` lets it hold; 0 for no limit.
+
+    Attributes:
+        client_type: what it speaks.
+        session_state: what the session knows, as a dict.
+        max_subscribed_channels: see above.
+        uid: a random UUID.
+        logger: the logger ``webshocket.connection``.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_closed",
+        "_handler",
+        "_protocol",
+        "_subscribed",
+        "client_type",
+        "logger",
+        "max_subscribed_channels",
+        "session_state",
+        "uid",
+    )
+
+    client_type: ClientType
+    logger: logging.Logger
+    max_subscribed_channels: int
+    session_state: dict[str, Any]
+    uid: uuid.UUID
+    _closed: bool  # by this side
+    _handler: WebSocketHandler[Any]
+    _protocol: EngineConnection[Any]
+    _subscribed: set[str]
+
+    def __init__(
+        self,
+        websocket_protocol: EngineConnection[Any],
+        handler: WebSocketHandler[Any],
+        client_type: ClientType,
+        packet_qsize: int = 128,
+        max_subscribed_channels: int = 5,
+    ) -> None:
+        _set(self, "_protocol", websocket_protocol)
+        _set(self, "_handler", handler)
+        _set(self, "_closed", False)
+        _set(self, "_subscribed", set())
+        _set(self, "client_type", client_type)
+        _set(self, "session_state", {})
+        _set(self, "uid", uuid.uuid4())
+        _set(self, "logger", logging.getLogger("webshocket.connection"))
+        _set(self, "max_subscribed_channels", max_subscribed_channels)
+
+    # -- what is known ------------------------------------------------------------------------------
+
+    @property
+    def connection_state(self) -> ConnectionState:
+        """CONNECTED while it is open, CLOSED after `close`, DISCONNECTED where the client has left."""
+        if self._closed:
+            return ConnectionState.CLOSED
+        state = self._protocol.connection_state
+        if state == "connected":
+            return ConnectionState.CONNECTED
+        return ConnectionState.CONNECTING if state == "connecting" else ConnectionState.DISCONNECTED
+
+    @property
+    def remote_address(self) -> tuple[str, int]:
+        """The peer's address and port."""
+        address: tuple[str, int] = self._protocol.remote_address[:2]
+        return address
+
+    @property
+    def subscribed_channel(self) -> set[str]:
+        """The names and globs that it is subscribed to: a copy."""
+        return set(self._subscribed)
+
+    # -- packets ------------------------------------------------------------------------------------
+
+    def send(self, data: Any, chunk_size: int = CHUNK_SIZE) -> Sent:
+        """Send data, or a ready `Packet`, without waiting: msgpack to a FRAMEWORK client, JSON to a GENERIC.
+
+        More than ``channel_max_bytes`` of what waits to be written closes the connection with 1013. A program
+        that sends much awaits what this returns, which then waits until there is room.
+
+        Args:
+            data: anything that msgspec encodes, or a `Packet`, which goes out as it is.
+            chunk_size: bytes in one frame; a longer message is fragmented.
+
+        Raises:
+            ConnectionClosedError: the connection is closed.
+            PacketError: the data cannot be encoded; nothing was sent. It is a TypeError, too.
+        """
+        packet = data if isinstance(data, Packet) else Packet(PacketSource.CUSTOM, data)
+        payload = encode(packet, self.client_type)
+        ws = self._protocol._ws
+        if self.connection_state is not ConnectionState.CONNECTED or not post(ws, payload, chunk_size):
+            raise closed(ws._closed_error())
+        return Sent(self._wait_for_room)
+
+    async def _wait_for_room(self) -> None:
+        await trio.lowlevel.checkpoint()
+        try:
+            await self._peer.wait_for_room()
+        except engine_errors.ConnectionClosedError as exc:
+            raise closed(exc) from exc
+
+    @property
+    def _peer(self) -> Peer:
+        return self._protocol._live
+
+    async def recv(self, timeout: float | None = 30.0) -> Packet[Any]:  # noqa: ASYNC109
+        """Wait for the next packet. A cancellation, or a timeout, loses none.
+
+        For servers with the `DefaultWebSocketHandler`; and within ``on_connect``, where what the client sends
+        meanwhile is not yet for ``on_receive``. JSON or msgpack that is no packet is the data of a packet of
+        source CUSTOM; what is neither is, as bytes, that of one of source UNKNOWN. Packets that nobody takes
+        are kept up to ``max_held_bytes``; then nothing more is read.
+
+        Args:
+            timeout: seconds; None for no limit.
+
+        Raises:
+            ReceiveTimeoutError: nothing came in time.
+            ConnectionClosedError: the connection is over, and no packet is left of it.
+            TypeError: the handler's ``on_receive`` gets the packets.
+        """
+        peer = self._peer
+        if self._handler._keeps_packets:
+            return await self._recv(peer, timeout)
+        if self._protocol._on_accept is None:
+            raise TypeError("recv() is for the DefaultWebSocketHandler; here on_receive gets the packets")
+        # on_connect runs. Nothing is delivered to on_receive before it has returned.
+        on_packet, peer._on_packet = peer._on_packet, None
+        try:
+            return await self._recv(peer, timeout)
+        finally:
+            peer._on_packet = on_packet
+
+    async def _recv(self, peer: Peer, timeout: float | None) -> Packet[Any]:  # noqa: ASYNC109
+        if timeout is None or peer._mail:
+            timeout = math.inf
+        packet = None
+        try:
+            with trio.move_on_after(max(timeout, 0)) as scope:
+                packet = await peer.recv()
+        except engine_errors.ConnectionClosedError as exc:
+            raise closed(exc, _NOT_CONNECTED) from exc
+        if scope.cancelled_caught:
+            raise ReceiveTimeoutError(f"Receive operation timed out after {timeout} seconds.")
+        if packet is None:
+            raise closed(peer.ws._closed_error(), _NOT_CONNECTED)
+        return from_engine(packet, self.client_type, plain=True)
+
+    def close(self, code: int = 1000, reason: bytes | str = b"") -> Sent:
+        """Close the connection, without waiting for the closing handshake. Its other calls are cancelled.
+
+        Args:
+            code: a close code that may be sent (RFC 6455 section 7.4).
+            reason: at most 123 bytes of UTF-8.
+
+        Raises:
+            ValueError: the code may not be sent, or the reason is too long.
+        """
+        text = reason if isinstance(reason, str) else reason.decode()
+        check_close(code, text)
+        _set(self, "_closed", True)
+        self._protocol._ws._letting_in = False  # where on_connect closes, it may go on
+        self._peer.close_soon(int(code), text)
+        return Sent()
+
+    # -- channels -----------------------------------------------------------------------------------
+
+    def subscribe(self, channel: str | Iterable[str]) -> bool:
+        """Subscribe it to one channel or many, by their names or by globs (``*``, ``?``, ``[...]``).
+
+        Returns:
+            True; False where it would then hold more than ``max_subscribed_channels``, and nothing changed.
+
+        Raises:
+            ValueError, TypeError: a name is no str, is empty or too long, or has too many wildcards.
+        """
+        names = check_names(channel)
+        limit = self.max_subscribed_channels
+        if limit and len(self._subscribed.union(names)) > limit:
+            return False
+        self._handler.subscribe(self, names)
+        return True
+
+    def unsubscribe(self, channel: str | Iterable[str]) -> None:
+        """Leave channels, by the names or globs that were subscribed to. Others are ignored."""
+        self._handler.unsubscribe(self, channel)
+
+    # -- session state ------------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.session_state[name] = value
+
+    def __getattr__(self, name: str) -> Any:
+        # Called for what is no part of the API.
+        try:
+            return object.__getattribute__(self, "session_state")[name]
+        except KeyError:
+            pass
+        if name.startswith("_") or name in _NOT_PASSED_ON:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        try:
+            return getattr(self._protocol, name)
+        except AttributeError:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
+
+    def __delattr__(self, name: str) -> None:
+        try:
+            del self.session_state[name]
+        except KeyError:
+            raise AttributeError(f"the session state has no {name!r}") from None
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.session_state[name] = value
+
+    def __getitem__(self, name: str) -> Any:
+        return self.session_state[name]
+
+    def __delitem__(self, name: str) -> None:
+        del self.session_state[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.session_state
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__}(uid={self.uid}, remote_address={self._protocol.remote_address!r},"
+            f" session_state={self.session_state})>"
+        )
+
+
+#: Of the engine's connection, what is session state here or would go around it.
+_NOT_PASSED_ON = frozenset({"accept", "call", "get", "reject", "send_rpc", "state", "stream"})

@@ -1,0 +1,241 @@
+"""Handlers of webshocket: what runs on a server for its clients, and who is subscribed to what."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from trio_ws.channels.names import Globs, check_names, is_glob
+from trio_ws.channels.raw import broadcast as broadcast_raw
+from trio_ws.compat.webshocket._sending import Sent
+from trio_ws.compat.webshocket.enum import ClientType, PacketSource
+from trio_ws.compat.webshocket.exceptions import PacketError
+from trio_ws.compat.webshocket.packets import Packet, encode
+from trio_ws.compat.webshocket.rpc import is_rpc_method, make_method
+from trio_ws.predicates import check_predicate, holds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Self
+
+    import trio
+
+    from trio_ws.compat.webshocket.connection import ClientConnection
+    from trio_ws.predicates import PredicateLike
+    from trio_ws.rpc.methods import Method
+    from trio_ws.websocket.connection import WebSocket
+
+__all__ = ["DefaultWebSocketHandler", "WebSocketHandler"]
+
+TState = TypeVar("TState")
+
+
+class _Subscribers(dict[str, "set[ClientConnection[Any]]"]):
+    """Connections by channel. One without subscribers has an empty set, which is not kept."""
+
+    def __missing__(self, name: str) -> set[ClientConnection[Any]]:
+        return set()
+
+    def discard(self, name: str, client: ClientConnection[Any]) -> bool:
+        """Take a subscriber out; give whether it was the last."""
+        subscribers = self.get(name)
+        if subscribers is None:
+            return False
+        subscribers.discard(client)
+        if not subscribers:
+            del self[name]
+        return not subscribers
+
+
+class WebSocketHandler(Generic[TState]):
+    """Methods that clients call, and what happens around them. Subclass it, and serve the class.
+
+    Attributes:
+        clients: the connections that are open.
+        channels: the subscribers of each channel, by its name. One without has an empty set, and is no key.
+        patterns: the subscribers of each glob, in the same way.
+        send_error_text: whether a client is told the text of an unexpected exception of a method, as
+            webshocket does. With False it gets an opaque id, which stands in the server's log, too. Default
+            True.
+    """
+
+    send_error_text: ClassVar[bool] = True
+
+    clients: set[ClientConnection[TState]]
+    channels: _Subscribers
+    patterns: _Subscribers
+    _globs: Globs  # the patterns
+    _methods: dict[str, Method]
+    _task_limit: trio.Semaphore | None
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self:  # noqa: ARG004 - for __init__
+        """Make what each needs, also where a subclass forgets to call ``__init__``."""
+        handler = super().__new__(cls)
+        handler.clients = set()
+        handler.channels = _Subscribers()
+        handler.patterns = _Subscribers()
+        handler._globs = Globs()
+        handler._task_limit = None
+        handler._methods = {}
+        for name in dir(cls):
+            if inspect.isfunction(inspect.getattr_static(cls, name)) and is_rpc_method(getattr(cls, name)):
+                method = make_method(getattr(handler, name), handler)
+                handler._methods[method.name] = method
+        return handler
+
+    # -- to be overridden ---------------------------------------------------------------------------
+
+    async def on_connect(self, connection: ClientConnection[TState]) -> None:
+        """Called with each new client, after the opening handshake.
+
+        What the client calls and sends meanwhile waits until this returns. An exception closes the connection
+        with 1011.
+        """
+
+    async def on_disconnect(self, connection: ClientConnection[TState]) -> None:
+        """Called with each client that has gone, once ``on_connect`` has returned for it."""
+
+    async def on_receive(self, connection: ClientConnection[TState], packet: Packet[Any]) -> None:
+        """Called with each packet that is no call, one after the other.
+
+        What is no packet is, as bytes, the data of one of source UNKNOWN.
+        """
+
+    # -- to be used ---------------------------------------------------------------------------------
+
+    def register_rpc_method(self, func: Callable[..., Any], alias_name: str | None = None) -> None:
+        """Let clients call ``func(connection, ...)`` from now on; it replaces one of the same name.
+
+        Args:
+            func: an async function below ``@rpc_method()``.
+            alias_name: the name that clients call; by default that of ``@rpc_method``, or its own.
+
+        Raises:
+            ValueError: ``func`` has no ``@rpc_method()``.
+        """
+        if not is_rpc_method(func):
+            raise ValueError("Function is a non-RPC method.")
+        method = make_method(func, self, alias_name)
+        self._methods[method.name] = method
+
+    def broadcast(
+        self,
+        data: Any,
+        exclude: Iterable[ClientConnection[Any]] | None = None,
+        predicate: PredicateLike | None = None,
+        **kwargs: Any,
+    ) -> Sent:
+        """Send data to all clients, without waiting. A client for which too much waits is closed with 1013.
+
+        Args:
+            data: anything that msgspec encodes, or a `Packet` of source BROADCAST.
+            exclude: clients that do not get it.
+            predicate: asked for each client whether that gets it; one that raises says no.
+            **kwargs: further fields of the `Packet`, such as ``correlation_id``.
+
+        Raises:
+            PacketError: the packet has another source, or cannot be encoded.
+        """
+        packet = data if isinstance(data, Packet) else Packet(PacketSource.BROADCAST, data, **kwargs)
+        if packet.source != PacketSource.BROADCAST:
+            raise PacketError("Cannot broadcast non-broadcast packet.")
+        self._send_to(self.clients, packet, exclude, predicate)
+        return Sent()
+
+    def publish(
+        self,
+        channel: str | Iterable[str],
+        data: Any,
+        exclude: Iterable[ClientConnection[Any]] | None = None,
+        predicate: PredicateLike | None = None,
+    ) -> Sent:
+        """Send data to all clients that are subscribed to a channel, without waiting.
+
+        A client gets one packet for each of the channels that it is subscribed to, by name or by globs.
+
+        Args:
+            channel: the name of a channel, or many.
+            data: anything that msgspec encodes, or a `Packet` of source CHANNEL.
+            exclude: clients that do not get it.
+            predicate: asked for each client whether that gets it; one that raises says no.
+
+        Raises:
+            PacketError: the packet has another source, or cannot be encoded.
+        """
+        if isinstance(data, Packet) and data.source != PacketSource.CHANNEL:
+            raise PacketError("Cannot publish non-channel packet.")
+        for name in [channel] if isinstance(channel, str) else dict.fromkeys(channel):
+            recipients = set(self.channels.get(name, ()))
+            for glob in self._globs.matching(name):
+                recipients |= self.patterns[glob.text]
+            packet = data if isinstance(data, Packet) else Packet(PacketSource.CHANNEL, data, channel=name)
+            self._send_to(recipients, packet, exclude, predicate)
+        return Sent()
+
+    def _send_to(
+        self,
+        clients: Iterable[ClientConnection[Any]],
+        packet: Packet[Any],
+        exclude: Iterable[ClientConnection[Any]] | None,
+        predicate: PredicateLike | None,
+    ) -> None:
+        excluded = frozenset(exclude or ())
+        if predicate is not None:
+            check_predicate(predicate)
+        found: dict[ClientType, list[WebSocket]] = {}
+        for client in clients:
+            if client not in excluded and (predicate is None or holds(predicate, client)):
+                found.setdefault(client.client_type, []).append(client._protocol._ws)
+        for client_type, websockets in found.items():
+            broadcast_raw(websockets, encode(packet, client_type))
+
+    def subscribe(self, client: ClientConnection[Any], channel: str | Iterable[str]) -> None:
+        """Subscribe a client to one channel or many, whatever its ``max_subscribed_channels``.
+
+        Raises:
+            ValueError, TypeError: a name is no str, is empty or too long, or has too many wildcards.
+        """
+        for name in check_names(channel):
+            if is_glob(name):
+                self._globs.add(name)
+                self.patterns.setdefault(name, set()).add(client)
+            else:
+                self.channels.setdefault(name, set()).add(client)
+            client._subscribed.add(name)
+
+    def unsubscribe(self, client: ClientConnection[Any], channel: str | Iterable[str]) -> None:
+        """Let a client leave channels, by the names or globs that it subscribed to. Others are ignored."""
+        for name in [channel] if isinstance(channel, str) else list(channel):
+            self.channels.discard(name, client)
+            if self.patterns.discard(name, client):
+                self._globs.discard(name)
+            client._subscribed.discard(name)
+
+    # -- what a server calls ------------------------------------------------------------------------
+
+    @property
+    def _keeps_packets(self) -> bool:
+        """Whether packets wait for ``connection.recv()``, and ``on_receive`` gets none."""
+        return False
+
+    async def _begin_call(self) -> None:
+        if self._task_limit is not None:
+            await self._task_limit.acquire()
+
+    def _end_call(self) -> None:
+        if self._task_limit is not None:
+            self._task_limit.release()
+
+
+class DefaultWebSocketHandler(WebSocketHandler[TState]):
+    """What a server has without ``clientHandler``: ``server.accept()`` gives the connections.
+
+    Packets wait for ``connection.recv()``, unless a subclass overrides ``on_receive``.
+    """
+
+    @property
+    def _keeps_packets(self) -> bool:
+        return type(self).on_receive is DefaultWebSocketHandler.on_receive
+
+    async def on_receive(self, connection: ClientConnection[TState], packet: Packet[Any]) -> None:
+        """Never called: packets wait for ``connection.recv()``."""

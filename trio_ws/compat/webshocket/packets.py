@@ -1,0 +1,205 @@
+"""Packets of webshocket, and their bytes."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+from msgspec import field
+
+from trio_ws.compat.webshocket.enum import ClientType, PacketSource, RPCErrorCode
+from trio_ws.compat.webshocket.exceptions import PacketError, PacketValidationError, UnserializableError
+from trio_ws.errors import RateLimitError as _RateLimitError
+from trio_ws.wire.decoding import UNDECODABLE
+
+if TYPE_CHECKING:
+    from trio_ws.errors import RPCError
+    from trio_ws.wire.packets import Packet as EnginePacket
+
+__all__ = [
+    "Packet",
+    "PacketSource",
+    "RPCRequest",
+    "RPCResponse",
+    "RawPayload",
+    "deserialize",
+    "encode",
+    "from_engine",
+    "response_for",
+    "serialize",
+]
+
+_prefix = secrets.token_hex(4)
+_count = itertools.count(1)
+
+
+def _new_id() -> str:
+    return f"{_prefix}{next(_count):x}"
+
+
+class RPCRequest(msgspec.Struct, tag="request", gc=False):
+    """A call.
+
+    Attributes:
+        method: the name of the method.
+        args: arguments by position.
+        kwargs: arguments by name.
+        call_id: what the answer has, too; by default one that this process has not used.
+    """
+
+    method: str
+    args: Sequence[Any] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    call_id: str = field(default_factory=_new_id)
+
+
+class RPCResponse(msgspec.Struct, tag="response", gc=False):
+    """The answer to a call, or one item of a stream.
+
+    Attributes:
+        call_id: that of the request.
+        response: what the method returned or yielded; the text of the error where it failed.
+        error: why it failed, or None.
+        is_stream: the method is a stream.
+        is_end: nothing follows.
+    """
+
+    call_id: str
+    response: Any = None
+    error: RPCErrorCode | None = None
+    is_stream: bool = False
+    is_end: bool = False
+
+    @property
+    def data(self) -> Any:
+        """The same as ``response``."""
+        return self.response
+
+
+RType = TypeVar("RType", bound=RPCRequest | RPCResponse)
+
+
+class Packet(msgspec.Struct, Generic[RType], omit_defaults=True, gc=False):
+    """One message.
+
+    Attributes:
+        source: what kind of message it is.
+        data: the payload.
+        rpc: the call, or the answer to one.
+        channel: the channel that it was published to.
+        timestamp: what the sender has put there.
+        correlation_id: what the sender has put there.
+    """
+
+    source: PacketSource
+    data: Any = None
+    rpc: RType | None = None
+    channel: str | None = None
+    timestamp: float | None = None
+    correlation_id: str | None = None
+
+
+class RawPayload(bytes):
+    """What came and is no packet of the engine's, in the ``data`` of one of source UNKNOWN."""
+
+    __slots__ = ()
+
+
+_to_msgpack = msgspec.msgpack.Encoder().encode
+_to_json = msgspec.json.Encoder().encode
+_decoders: dict[ClientType, Any] = {
+    ClientType.FRAMEWORK: msgspec.msgpack.Decoder(Packet),
+    ClientType.GENERIC: msgspec.json.Decoder(Packet),
+}
+_plain_decoders: dict[ClientType, Any] = {
+    ClientType.FRAMEWORK: msgspec.msgpack.Decoder(),
+    ClientType.GENERIC: msgspec.json.Decoder(),
+}
+
+
+def serialize(base_model: msgspec.Struct) -> bytes:
+    """The msgpack of a `Packet`, or of any other `msgspec.Struct`.
+
+    Raises:
+        PacketError: it holds what msgpack cannot carry; the error is a TypeError, too.
+    """
+    try:
+        return _to_msgpack(base_model)
+    except Exception as exc:  # whatever encoding a user's object raises
+        raise UnserializableError(f"this cannot be sent: {exc}") from exc
+
+
+def deserialize(data: bytes) -> Packet[Any]:
+    """The `Packet` that `serialize` made these bytes of.
+
+    Raises:
+        PacketValidationError: it is msgpack, but no packet.
+        PacketError: it is no msgpack.
+    """
+    try:
+        packet: Packet[Any] = _decoders[ClientType.FRAMEWORK].decode(data)
+    except msgspec.ValidationError as exc:
+        raise PacketValidationError(str(exc)) from exc
+    except UNDECODABLE as exc:
+        raise PacketError(str(exc)) from exc
+    return packet
+
+
+def encode(packet: Packet[Any], client_type: ClientType) -> bytes:
+    """The bytes of a packet as a client of this type reads them. Raises as `serialize`."""
+    if client_type is ClientType.FRAMEWORK:
+        return serialize(packet)
+    try:
+        return _to_json(packet)
+    except Exception as exc:
+        raise UnserializableError(f"this cannot be sent as JSON: {exc}") from exc
+
+
+def from_engine(packet: EnginePacket, client_type: ClientType, *, plain: bool = False) -> Packet[Any]:
+    """The packet that a user gets.
+
+    Args:
+        packet: the engine's.
+        client_type: how a raw payload is read.
+        plain: whether JSON, or msgpack, that is no packet becomes the data of a CUSTOM one. Otherwise it is
+            the data of one of source UNKNOWN, as bytes.
+    """
+    data = packet.data
+    if isinstance(data, RawPayload):
+        return _from_raw(data, client_type, plain=plain)
+    return Packet(
+        source=packet.source,
+        data=data,
+        channel=packet.channel,
+        timestamp=packet.timestamp,
+        correlation_id=packet.correlation_id,
+    )
+
+
+def _from_raw(data: RawPayload, client_type: ClientType, *, plain: bool) -> Packet[Any]:
+    try:
+        packet: Packet[Any] = _decoders[client_type].decode(data)
+    except UNDECODABLE:
+        pass
+    else:
+        return packet  # one that webshocket takes and the engine does not: of source RPC, without a call
+    if plain:
+        try:
+            return Packet(PacketSource.CUSTOM, _plain_decoders[client_type].decode(data))
+        except UNDECODABLE:
+            pass
+    return Packet(PacketSource.UNKNOWN, bytes(data))
+
+
+def response_for(error: RPCError, call_id: str, *, is_stream: bool = False) -> RPCResponse:
+    """How a call that failed is answered."""
+    try:
+        code = RPCErrorCode(error.code)
+    except ValueError:
+        code = RPCErrorCode.INTERNAL_SERVER_ERROR
+    if isinstance(error, _RateLimitError):
+        code = RPCErrorCode.RATE_LIMIT_EXCEEDED
+    return RPCResponse(call_id, error.message, code, is_stream, True)

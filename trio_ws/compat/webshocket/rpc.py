@@ -1,0 +1,208 @@
+"""The decorators of webshocket, and the engine's methods that they make."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from inspect import Parameter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio_ws.rpc.limits as engine_limits
+from trio_ws.compat.webshocket.enum import RPCErrorCode
+from trio_ws.errors import RateLimitError, RPCError, WebSocketError
+from trio_ws.logs import logger_for
+from trio_ws.predicates import PredicateLike, check_predicate
+from trio_ws.rpc.limits import LIMIT_MARK, RateLimit
+from trio_ws.rpc.methods import Method
+from trio_ws.wall import judged, log_failure, text_of
+
+if TYPE_CHECKING:
+    from trio_ws.compat.webshocket.handler import WebSocketHandler
+    from trio_ws.session import ClientConnection as EngineConnection
+
+__all__ = ["is_rpc_method", "make_method", "rate_limit", "rpc_method"]
+
+logger = logger_for("trio_ws.compat.webshocket.rpc")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MARK = "__trio_ws_webshocket_rpc__"
+_NEVER = "__trio_ws_webshocket_never__"
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    alias_name: str | None
+    requires: PredicateLike | None
+
+
+def rpc_method(alias_name: str | None = None, requires: PredicateLike | None = None) -> Callable[[F], F]:
+    """Let clients call an async function, or iterate over an async generator.
+
+    Args:
+        alias_name: the name that clients call, in place of the function's own.
+        requires: who may call it, asked anew for each call.
+
+    Raises:
+        TypeError: the function is not async, or takes no connection.
+    """
+    if alias_name is not None and not isinstance(alias_name, str):
+        raise TypeError("write @rpc_method() with the parentheses")
+    if requires is not None:
+        check_predicate(requires)
+
+    def decorate(function: F) -> F:
+        name = function.__name__
+        names = list(inspect.signature(function).parameters)
+        expected = 2 if names[:1] == ["self"] else 1
+        if len(names) < expected:
+            form = "('self', connection, ...)" if expected == 2 else "(connection, ...)"
+            raise TypeError(f"'{name}' must accept at least {expected} parameters: {form}")
+        _check_async(function)
+        setattr(function, _MARK, _Mark(alias_name, requires))
+        return function
+
+    return decorate
+
+
+def rate_limit(
+    *, limit: int, period: str = "1s", disconnect_on_limit_exceeded: bool = False
+) -> Callable[[F], F]:
+    """Limit how often a client may call a method. Stands above or below ``@rpc_method()``.
+
+    Args:
+        limit: calls in any one ``period``; 0 for none at all.
+        period: a number with a unit: ``"30s"``, ``"5m"``, ``"1h"``, ``"1d"``.
+        disconnect_on_limit_exceeded: close the connection with code 1008 after the error was sent.
+
+    Raises:
+        TypeError: the function is not async.
+        ValueError: one of the arguments is not as said.
+    """
+    mark = engine_limits.rate_limit(max(limit, 1), period, disconnect_on_limit_exceeded)
+    if limit < 0:
+        raise ValueError(f"limit is a number of calls, not {limit}")
+
+    def decorate(function: F) -> F:
+        _check_async(function)
+        if limit == 0:
+            setattr(function, _NEVER, True)
+        return mark(function)
+
+    return decorate
+
+
+def _check_async(function: Callable[..., Any]) -> None:
+    if not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
+        raise TypeError(f"RPC method '{function.__name__}' must be an async function.")
+
+
+def is_rpc_method(function: object) -> bool:
+    """Whether it stands below ``@rpc_method()``."""
+    return isinstance(getattr(function, _MARK, None), _Mark)
+
+
+def make_method(
+    function: Callable[..., Any], handler: WebSocketHandler[Any], alias_name: str | None = None
+) -> Method:
+    """The engine's method that runs a marked function.
+
+    The function's annotations are held to, as far as msgspec can: a value of another type is answered with
+    INVALID_PARAMS. An annotation that it knows nothing of is ignored.
+    """
+    mark: _Mark = getattr(function, _MARK)
+    limit = getattr(function, LIMIT_MARK, None)
+    if not isinstance(limit, RateLimit):
+        limit = None
+    name = alias_name or mark.alias_name or function.__name__
+    requires = mark.requires
+    asked = None
+    if requires is not None:
+        asked = _Requires(requires)
+    make = _stream if inspect.isasyncgenfunction(function) else _call
+    wrapped = make(function, handler, never=getattr(function, _NEVER, False))
+    try:
+        return Method(name, wrapped, asked, limit)
+    except TypeError:
+        signature = inspect.signature(function)
+        plain = [one.replace(annotation=Parameter.empty) for one in signature.parameters.values()]
+        wrapped.__signature__ = signature.replace(parameters=plain)  # type: ignore[attr-defined]
+        return Method(name, wrapped, asked, limit)
+
+
+class _Requires:
+    """A user's predicate, which gets the user's connection."""
+
+    __slots__ = ("_predicate",)
+
+    def __init__(self, predicate: PredicateLike) -> None:
+        self._predicate = predicate
+
+    def __call__(self, connection: EngineConnection[Any]) -> object:
+        return self._predicate(connection.state)
+
+    def __repr__(self) -> str:
+        return repr(self._predicate)
+
+
+def _call(function: Callable[..., Any], handler: WebSocketHandler[Any], *, never: bool) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def call(connection: EngineConnection[Any], /, *args: Any, **kwargs: Any) -> Any:
+        if never:
+            raise RateLimitError
+        try:
+            await handler._begin_call()
+            try:
+                return await function(connection.state, *args, **kwargs)
+            finally:
+                handler._end_call()
+        except BaseException as exc:
+            error = _error_for(exc, handler, "Server error ({kind}): {text}")
+            if error is None:
+                raise
+            raise error from exc
+
+    return call
+
+
+def _stream(
+    function: Callable[..., Any], handler: WebSocketHandler[Any], *, never: bool
+) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def stream(connection: EngineConnection[Any], /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        if never:
+            raise RateLimitError
+        items = function(connection.state, *args, **kwargs)
+        try:
+            await handler._begin_call()
+            try:
+                async for item in items:
+                    yield item
+            finally:
+                handler._end_call()
+                await items.aclose()
+        except GeneratorExit:
+            raise
+        except BaseException as exc:
+            error = _error_for(exc, handler, "Stream aborted: {text}")
+            if error is None:
+                raise
+            raise error from exc
+
+    return stream
+
+
+def _error_for(exc: BaseException, handler: WebSocketHandler[Any], text: str) -> RPCError | None:
+    """What an unexpected exception becomes for the client: its text, where the handler tells that.
+
+    Raises:
+        BaseException: what is none of ours, such as a cancellation.
+    """
+    failure = judged(exc)
+    if isinstance(failure, WebSocketError) or not handler.send_error_text:
+        return None
+    log_failure(logger, "RPC execution failed", exc=failure)
+    text = text.format(kind=type(failure).__name__, text=text_of(failure).partition(": ")[2])
+    return RPCError(text, code=RPCErrorCode.INTERNAL_SERVER_ERROR.value)
