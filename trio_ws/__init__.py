@@ -133,6 +133,21 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
     hosting/             layer 9   under servers that are not ours
         asgi_stream.py       an ASGI connection as a client's byte stream
         asgi.py              ASGIApp: any target as an ASGI application
+    compat/              layer 10  other libraries' interfaces
+        webshocket/          webshocket's
+            _background.py       what runs on outside of a block
+            _client.py           WebSocketClient
+            _engine.py           between its handlers and ours
+            _sending.py          sending from plain code
+            _server.py           WebSocketServer
+            connection.py        ClientConnection
+            enum.py              its enums
+            exceptions.py        its exceptions
+            handler.py           WebSocketHandler, with its channels
+            packets.py           Packet, and what is in it
+            predicate.py         predicates, which ask session_state
+            rpc.py               its decorators
+            websocket.py         server and client by their names there
     app/                 layer 10  App
         lifespan.py          what is held open around the work of a server
         dispatch.py          from a route to its function, through the middleware

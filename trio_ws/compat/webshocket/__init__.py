@@ -80,3 +80,17 @@ __all__ = [
     "rpc_method",
     "websocket",
 ]
+
+#: Their annotations are looked up where they are defined.
+_STRUCTS = (Packet, RPCRequest, RPCResponse)
+
+
+def _name_here() -> None:
+    """Users meet these names here, in tracebacks and in documentation too, wherever they are defined."""
+    for name in __all__:
+        value = globals()[name]
+        if getattr(value, "__module__", "").startswith(f"{__name__}.") and value not in _STRUCTS:
+            value.__module__ = __name__
+
+
+_name_here()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 from trio.lowlevel import enable_ki_protection, spawn_system_task
 
-from trio_ws.groups import unwrapped
+from trio_ws._nurseries import unwrap_exception_group
 from trio_ws.logs import logger_for
 from trio_ws.wall import ends_program, judged, log_failure
 
@@ -125,7 +125,7 @@ async def open_block(end: Callable[[], Awaitable[None]]) -> AsyncIterator[trio.N
                 failure = exc
             await end()
     except BaseExceptionGroup as group:
-        failure = unwrapped(group)
+        failure = unwrap_exception_group(group)
     if failure is not None:
         try:
             raise failure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,6 +12,7 @@ import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 import trio_ws.errors as engine_errors
+from trio_ws.client.backoff import Backoff
 from trio_ws.compat.webshocket._background import Background, open_block
 from trio_ws.compat.webshocket._engine import EngineClient
 from trio_ws.compat.webshocket._sending import Sent, post
@@ -18,7 +20,6 @@ from trio_ws.compat.webshocket._server import DEFAULT_OPTIONS as SERVER_OPTIONS
 from trio_ws.compat.webshocket.enum import ClientType, ConnectionState, PacketSource, RPCErrorCode
 from trio_ws.compat.webshocket.exceptions import (
     ConnectionClosedError,
-    RateLimitError,
     ReceiveTimeoutError,
     RPCTimeoutError,
     UnserializableError,
@@ -26,18 +27,18 @@ from trio_ws.compat.webshocket.exceptions import (
     failed,
 )
 from trio_ws.compat.webshocket.packets import Packet, RPCResponse, encode, from_engine, response_for
-from trio_ws.reconnecting.backoff import Backoff
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from trio_ws.options import Options
-    from trio_ws.rpc.peer import Peer
+    from trio_ws.rpc.outgoing import PacketStream
+    from trio_ws.rpc.session import RPCSession
 
-__all__ = ["DEFAULT_OPTIONS", "WebSocketClient"]
+__all__ = ["DEFAULT_OPTIONS", "ResponseStream", "WebSocketClient"]
 
 #: What waits to be written is the program's own doing here.
 DEFAULT_OPTIONS = replace(SERVER_OPTIONS, channel_max_bytes=16 * 1024 * 1024)
@@ -194,7 +195,7 @@ class WebSocketClient:
 
     async def _watch(self, client: EngineClient, background: Background) -> None:
         """End it all when no connection will come any more; what came last is still delivered."""
-        async for state in client.state_changes():
+        async for state in client.watch_state():
             if state == "disconnected":
                 break
         if self._on_receive is None:
@@ -266,7 +267,7 @@ class WebSocketClient:
         """
         client = self._connected("send data")
         packet = data if isinstance(data, Packet) else Packet(PacketSource.CUSTOM, data)
-        peer = client._keeper.peer
+        peer = client._connections.session
         if not client.connected or peer is None:
             raise ConnectionClosedError("Cannot send data: client is not connected.")
         payload = encode(packet, ClientType.FRAMEWORK if peer.ws.subprotocol else ClientType.GENERIC)
@@ -288,8 +289,8 @@ class WebSocketClient:
         client = self._client
         if client is None:
             raise ConnectionClosedError(text)
-        peer = client._keeper.peer
-        limit = math.inf if timeout is None or (peer is not None and peer._mail) else max(timeout, 0)
+        peer = client._connections.session
+        limit = math.inf if timeout is None or (peer is not None and peer._packets) else max(timeout, 0)
         packet = None
         try:
             with trio.move_on_after(limit) as scope:
@@ -325,12 +326,8 @@ class WebSocketClient:
         try:
             with trio.move_on_after(_CALL_TIMEOUT):
                 answer = await client.send_rpc(method_name, *args, **kwargs)
-        except engine_errors.ConnectionClosedError as exc:
-            raise closed(exc) from exc
-        except engine_errors.ConnectionFailedError as exc:
-            raise failed(exc) from exc
-        except engine_errors.PacketError as exc:
-            raise UnserializableError(str(exc)) from exc
+        except engine_errors.WebSocketError as exc:
+            raise _mapped(exc) from exc
         if answer is None:
             raise RPCTimeoutError("RPC request timed out.")
         if answer.error is None:
@@ -340,9 +337,9 @@ class WebSocketClient:
             raise answer.error
         return response
 
-    async def stream_rpc(
+    def stream_rpc(
         self, method_name: str, *args: Any, raise_on_rate_limit: bool = True, **kwargs: Any
-    ) -> AsyncGenerator[RPCResponse, None]:
+    ) -> ResponseStream:
         """Iterate over the items of a stream: ``async for response in client.stream_rpc("count", 5)``.
 
         A stream that fails gives a last one with ``error``. Leaving the loop cancels the method.
@@ -357,34 +354,79 @@ class WebSocketClient:
             RateLimitError: see ``raise_on_rate_limit``.
             WebSocketError: there is no connection, or it was lost.
         """
-        client = self._connected("send RPC")
-        stream = client.stream_rpc(method_name, *args, **kwargs)
-        call_id = ""
-        while True:
-            try:
-                packet = await anext(stream, None)
-            except RateLimitError as exc:
-                if raise_on_rate_limit:
-                    raise
-                yield response_for(exc, call_id, is_stream=True)
-                return
-            except engine_errors.RPCError as exc:
-                yield response_for(exc, call_id, is_stream=True)
-                return
-            except engine_errors.ConnectionClosedError as exc:
-                raise closed(exc) from exc
-            except engine_errors.ConnectionFailedError as exc:
-                raise failed(exc) from exc
-            except engine_errors.PacketError as exc:
-                raise UnserializableError(str(exc)) from exc
-            if packet is None:
-                return
-            assert packet.rpc is not None
-            call_id = packet.rpc.call_id
-            yield RPCResponse(call_id, packet.data, is_stream=True)
+        return ResponseStream(
+            lambda: self._connected("send RPC").stream_rpc(method_name, *args, **kwargs),
+            raise_on_rate_limit=raise_on_rate_limit,
+        )
 
 
-async def _wait_for_room(peer: Peer) -> None:
+class ResponseStream(AsyncGenerator[RPCResponse, None]):
+    """What `WebSocketClient.stream_rpc` gives. It is dropped, or closed, to cancel the method."""
+
+    __slots__ = ("_call_id", "_open", "_over", "_raises", "_stream")
+
+    def __init__(self, open_stream: Callable[[], PacketStream], *, raise_on_rate_limit: bool) -> None:
+        self._open = open_stream
+        self._raises = raise_on_rate_limit
+        self._stream: PacketStream | None = None
+        self._call_id = ""
+        self._over = False
+
+    async def __anext__(self) -> RPCResponse:
+        if self._over:
+            await checkpoint()
+            raise StopAsyncIteration
+        try:
+            if self._stream is None:
+                self._stream = self._open()
+            packet = await self._stream.__anext__()
+        except engine_errors.RPCError as exc:
+            self._over = True
+            response = response_for(exc, self._call_id, is_stream=True)
+            if self._raises and response.error is RPCErrorCode.RATE_LIMIT_EXCEEDED:
+                raise
+            return response
+        except (engine_errors.WebSocketError, StopAsyncIteration) as exc:
+            self._over = True
+            if isinstance(exc, engine_errors.WebSocketError):
+                raise _mapped(exc) from exc
+            raise
+        assert packet.rpc is not None
+        self._call_id = packet.rpc.call_id
+        return RPCResponse(self._call_id, packet.data, is_stream=True)
+
+    async def asend(self, value: None) -> RPCResponse:
+        """The same as the next step of the iteration; nothing is sent."""
+        return await self.__anext__()
+
+    async def athrow(self, typ: Any, val: Any = None, tb: Any = None) -> RPCResponse:
+        """Take no more, and raise this."""
+        await self.aclose()
+        raise typ if val is None else val
+
+    async def aclose(self) -> None:
+        """Take no more: the method is cancelled."""
+        self._over = True
+        if self._stream is not None:
+            await self._stream.aclose()
+        else:
+            await checkpoint()
+
+
+def _mapped(error: engine_errors.WebSocketError) -> engine_errors.WebSocketError:
+    """The error of webshocket's for one of a call's."""
+    if isinstance(error, ConnectionClosedError):
+        return error
+    if isinstance(error, engine_errors.ConnectionClosedError):
+        return closed(error)
+    if isinstance(error, engine_errors.ConnectionFailedError):
+        return failed(error)
+    if isinstance(error, engine_errors.PacketError):
+        return UnserializableError(str(error))
+    return error
+
+
+async def _wait_for_room(peer: RPCSession) -> None:
     await checkpoint()
     try:
         await peer.wait_for_room()

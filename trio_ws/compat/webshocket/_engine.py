@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trio_ws.client import WebSocketClient
+from trio_ws.client.client import WebSocketClient
+from trio_ws.codecs.base import DecodeError, Packet, Request
+from trio_ws.codecs.packets import JSONPacketCodec, PacketCodec, TrioWSCodec, WebshocketCodec
 from trio_ws.compat.webshocket.connection import ClientConnection
 from trio_ws.compat.webshocket.enum import ClientType, PacketSource, RPCErrorCode
 from trio_ws.compat.webshocket.packets import RawPayload, from_engine
-from trio_ws.handler import WebSocketHandler
 from trio_ws.logs import shown
-from trio_ws.wire.packets import BrokenPacketError, Packet, Request
-from trio_ws.wire.packing import JSONPackets, TrioWS, Webshocket, _Packets
+from trio_ws.rpc.handler import WebSocketHandler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import trio_ws.session as engine
+    import trio_ws.rpc.client_connection as engine
     from trio_ws.compat.webshocket.handler import WebSocketHandler as UserHandler
-    from trio_ws.rpc.peer import Peer
-    from trio_ws.rpc.workers import Workers
-    from trio_ws.websocket.service import Service
-from trio_ws.wire.packets import Dialect
+    from trio_ws.rpc.session import RPCSession
+    from trio_ws.rpc.task_pool import TaskPool
+    from trio_ws.websocket.runtime import ConnectionRuntime
+from trio_ws.codecs.base import Codec
 
 __all__ = ["SUBPROTOCOLS", "EngineClient", "EngineHandler"]
 
 SUBPROTOCOLS = ("trio-ws.v1", "webshocket.v1")
 
 
-class _HandsOn(_Packets):
+class _HandsOn(PacketCodec):
     """Gives a message that is no packet as a `RawPayload`, unless it has an answer or is one."""
 
     __slots__ = ()
@@ -36,7 +36,7 @@ class _HandsOn(_Packets):
     def decode(self, payload: str | bytes) -> Packet:
         try:
             return super().decode(payload)
-        except BrokenPacketError as exc:
+        except DecodeError as exc:
             if exc.answer is not None or exc.packets:
                 raise
             raw = payload.encode() if isinstance(payload, str) else payload
@@ -56,29 +56,29 @@ class _HandsOn(_Packets):
         return super().error(request, code, text, data, stream=stream)
 
     def _without_packet(self, payload: str | bytes, exc: Exception) -> Packet:
-        # JSONPackets would hand on the data of JSON that is no packet.
+        # JSONPacketCodec would hand on the data of JSON that is no packet.
         raise self._broken(payload, str(exc)) from exc
 
 
-class _TrioWS(_HandsOn, TrioWS):
+class _TrioWS(_HandsOn, TrioWSCodec):
     __slots__ = ()
 
 
-class _Webshocket(_HandsOn, Webshocket):
+class _Webshocket(_HandsOn, WebshocketCodec):
     __slots__ = ()
 
 
-class _JSON(_HandsOn, JSONPackets):
+class _JSON(_HandsOn, JSONPacketCodec):
     __slots__ = ()
 
 
-_DIALECTS: dict[str, Dialect] = {"trio-ws.v1": _TrioWS(), "webshocket.v1": _Webshocket()}
+_DIALECTS: dict[str, Codec] = {"trio-ws.v1": _TrioWS(), "webshocket.v1": _Webshocket()}
 _JSON_IN_BINARY = _JSON(binary=True)
 
 
-def _hand_on(peer: Peer) -> Peer:
+def _hand_on(peer: RPCSession) -> RPCSession:
     peer._undecided = False
-    peer.speak(_DIALECTS.get(peer.ws.subprotocol or "", _JSON_IN_BINARY))
+    peer.set_codec(_DIALECTS.get(peer.ws.subprotocol or "", _JSON_IN_BINARY))
     return peer
 
 
@@ -112,8 +112,10 @@ class EngineHandler(WebSocketHandler[ClientConnection[Any]]):
         kind = ClientType.GENERIC if connection._ws.subprotocol is None else ClientType.FRAMEWORK
         return ClientConnection(connection, self._user, kind, max_subscribed_channels=self._limit)
 
-    def _make_peer(self, connection: engine.ClientConnection[Any], workers: Workers, *, debug: bool) -> Peer:
-        peer = _hand_on(super()._make_peer(connection, workers, debug=debug))
+    def _make_session(
+        self, connection: engine.ClientConnection[Any], workers: TaskPool, *, debug: bool
+    ) -> RPCSession:
+        peer = _hand_on(super()._make_session(connection, workers, debug=debug))
         kind = ClientType.GENERIC if peer.ws.subprotocol is None else ClientType.FRAMEWORK
         object.__setattr__(connection.state, "client_type", kind)
         if self._user._keeps_packets:
@@ -148,5 +150,5 @@ class EngineHandler(WebSocketHandler[ClientConnection[Any]]):
 class EngineClient(WebSocketClient):
     """A client that hands on what is no packet."""
 
-    async def _open_peer(self, service: Service) -> Peer:
+    async def _open_peer(self, service: ConnectionRuntime) -> RPCSession:
         return _hand_on(await super()._open_peer(service))

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_ws.channels.raw import broadcast
+from trio_ws.channels.broadcast import broadcast
+from trio_ws.protocol.frames import BINARY, CONTINUATION, FIN
 from trio_ws.websocket.lifetime import OPEN
-from trio_ws.wire.frames import BINARY, CONTINUATION, FIN
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -48,11 +48,15 @@ def post(ws: WebSocket, payload: bytes, chunk_size: int = CHUNK_SIZE) -> bool:
     """
     if len(payload) <= chunk_size or ws._deflate is not None:
         return broadcast((ws,), payload) == 1
-    if ws._state != OPEN or ws._fragmenting is not None or ws._outbox.size > ws._options.channel_max_bytes:
+    if (
+        ws._state != OPEN
+        or ws._fragmenting is not None
+        or ws._write_buffer.size > ws._options.channel_max_bytes
+    ):
         return broadcast((ws,), b"") == 1  # which says why not
     opcode = BINARY
     for start in range(0, len(payload), chunk_size):
         fin = FIN if start + chunk_size >= len(payload) else 0
-        ws._outbox.cork(ws._frame(opcode | fin, payload[start : start + chunk_size]))
+        ws._write_buffer.buffer(ws._frame(opcode | fin, payload[start : start + chunk_size]))
         opcode = CONTINUATION
     return True

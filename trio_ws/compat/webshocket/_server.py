@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import typing
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
-import trio_ws.server as engine_server
+import trio_ws.server.server as engine_server
 from trio_ws.compat.webshocket._background import Background, open_block
 from trio_ws.compat.webshocket._engine import SUBPROTOCOLS, EngineHandler
 from trio_ws.compat.webshocket.enum import ConnectionState, ServerState
@@ -28,7 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_OPTIONS", "WebSocketServer"]
 
-H = TypeVar("H", bound=WebSocketHandler[Any])
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    H = TypeVar("H", bound=WebSocketHandler[Any], default=DefaultWebSocketHandler[Any])
+else:
+    H = typing.TypeVar("H", bound=WebSocketHandler)
 
 #: webshocket takes messages of 10 MiB.
 DEFAULT_OPTIONS = Options(
@@ -48,8 +54,8 @@ class WebSocketServer(Generic[H]):
         host: a name or an address; ``"0.0.0.0"`` for all interfaces.
         port: the TCP port; 0 for a free one, which then is ``port``.
         clientHandler: the class of its handler. Without one, `accept` gives the connections.
-        ssl_context: speak TLS with it.
-        max_connection: connections at most, further clients get 503; None for the 20,000 of `Options`.
+        ssl_context: set_codec TLS with it.
+        max_connection: connections at most; further clients get 503. None for 20,000.
         packet_qsize: taken, and not used: packets of a client wait up to ``max_held_bytes``, in bytes.
         rpc_task_limit: calls that run at once; others wait for their turn.
         max_subscribed_channels: names and globs that ``connection.subscribe`` lets one client hold; 0 for no
@@ -82,6 +88,7 @@ class WebSocketServer(Generic[H]):
         self.logger = logging.getLogger("webshocket.server")
         self.state = ServerState.CLOSED
         self.handler: H = clientHandler()
+        self.handler._set_up()
         self.handler._task_limit = trio.Semaphore(rpc_task_limit)
         self._max_subscribed_channels = max_subscribed_channels
         self._background: Background | None = None
@@ -226,7 +233,7 @@ class WebSocketServer(Generic[H]):
         waiting = self._to_accept
         if connection not in waiting:
             return
-        if not connection._peer._mail:
+        if not connection._peer._packets:
             waiting.remove(connection)
         gone = [one for one in waiting if one.connection_state is not ConnectionState.CONNECTED]
         for one in gone[:-_MAX_GONE]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import typing
 import uuid
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 import trio
 
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from trio_ws.compat.webshocket.handler import WebSocketHandler
-    from trio_ws.rpc.peer import Peer
-    from trio_ws.session import ClientConnection as EngineConnection
+    from trio_ws.rpc.client_connection import ClientConnection as EngineConnection
+    from trio_ws.rpc.session import RPCSession
 
 __all__ = ["ClientConnection"]
 
-TState = TypeVar("TState")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    TState = TypeVar("TState", default=Any)
+else:
+    TState = typing.TypeVar("TState")
 
 _set = object.__setattr__
 _NOT_CONNECTED = "Cannot receive data: client is not connected."
@@ -150,7 +156,7 @@ class ClientConnection(Generic[TState]):
             raise closed(exc) from exc
 
     @property
-    def _peer(self) -> Peer:
+    def _peer(self) -> RPCSession:
         return self._protocol._live
 
     async def recv(self, timeout: float | None = 30.0) -> Packet[Any]:  # noqa: ASYNC109
@@ -181,8 +187,8 @@ class ClientConnection(Generic[TState]):
         finally:
             peer._on_packet = on_packet
 
-    async def _recv(self, peer: Peer, timeout: float | None) -> Packet[Any]:  # noqa: ASYNC109
-        if timeout is None or peer._mail:
+    async def _recv(self, peer: RPCSession, timeout: float | None) -> Packet[Any]:  # noqa: ASYNC109
+        if timeout is None or peer._packets:
             timeout = math.inf
         packet = None
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum, IntEnum
 
-from trio_ws.wire.packets import PacketSource
+from trio_ws.codecs.base import PacketSource
 
 __all__ = ["ClientType", "ConnectionState", "PacketSource", "RPCErrorCode", "ServerState"]
 
@@ -57,7 +57,7 @@ class RPCErrorCode(IntEnum):
         INVALID_PARAMS: the arguments do not fit the method.
         INTERNAL_SERVER_ERROR: the method raised an unexpected exception.
         RATE_LIMIT_EXCEEDED: the client called the method too often.
-        APPLICATION_ERROR: the method raised an `RPCError`.
+        APPLICATION_ERROR: the method raised an `trio_ws.RPCError`.
         ACCESS_DENIED: the method's ``requires`` said no.
     """
 

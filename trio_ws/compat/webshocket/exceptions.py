@@ -17,8 +17,8 @@
         ├── RPCMethodNotFoundError
         └── RateLimitError
 
-`WebSocketError`, `MessageError` and those of calls are the classes of `trio_ws`. The others derive from those
-of the same name in `trio_ws`, where there is one, so that ``except`` with either name catches them.
+`WebSocketError`, `MessageError` and those of calls are the classes of trio_ws. The others derive from those
+of the same name in trio_ws, where there is one, so that ``except`` with either name catches them.
 """
 
 from __future__ import annotations

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+import typing
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
+from trio_ws.channels.broadcast import broadcast as broadcast_raw
 from trio_ws.channels.names import Globs, check_names, is_glob
-from trio_ws.channels.raw import broadcast as broadcast_raw
 from trio_ws.compat.webshocket._sending import Sent
 from trio_ws.compat.webshocket.enum import ClientType, PacketSource
 from trio_ws.compat.webshocket.exceptions import PacketError
 from trio_ws.compat.webshocket.packets import Packet, encode
 from trio_ws.compat.webshocket.rpc import is_rpc_method, make_method
-from trio_ws.predicates import check_predicate, holds
+from trio_ws.predicates import check, check_predicate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Self
 
     import trio
 
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DefaultWebSocketHandler", "WebSocketHandler"]
 
-TState = TypeVar("TState")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    TState = TypeVar("TState", default=Any)
+else:
+    TState = typing.TypeVar("TState")
 
 
 class _Subscribers(dict[str, "set[ClientConnection[Any]]"]):
@@ -68,20 +73,24 @@ class WebSocketHandler(Generic[TState]):
     _methods: dict[str, Method]
     _task_limit: trio.Semaphore | None
 
-    def __new__(cls, *args: object, **kwargs: object) -> Self:  # noqa: ARG004 - for __init__
-        """Make what each needs, also where a subclass forgets to call ``__init__``."""
-        handler = super().__new__(cls)
-        handler.clients = set()
-        handler.channels = _Subscribers()
-        handler.patterns = _Subscribers()
-        handler._globs = Globs()
-        handler._task_limit = None
-        handler._methods = {}
+    def __init__(self) -> None:
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Make what each needs. A server does, where a subclass has not called ``__init__``."""
+        if "_methods" in self.__dict__:
+            return
+        self.clients = set()
+        self.channels = _Subscribers()
+        self.patterns = _Subscribers()
+        self._globs = Globs()
+        self._task_limit = None
+        self._methods = {}
+        cls = type(self)
         for name in dir(cls):
             if inspect.isfunction(inspect.getattr_static(cls, name)) and is_rpc_method(getattr(cls, name)):
-                method = make_method(getattr(handler, name), handler)
-                handler._methods[method.name] = method
-        return handler
+                method = make_method(getattr(self, name), self)
+                self._methods[method.name] = method
 
     # -- to be overridden ---------------------------------------------------------------------------
 
@@ -184,7 +193,7 @@ class WebSocketHandler(Generic[TState]):
             check_predicate(predicate)
         found: dict[ClientType, list[WebSocket]] = {}
         for client in clients:
-            if client not in excluded and (predicate is None or holds(predicate, client)):
+            if client not in excluded and (predicate is None or check(predicate, client)):
                 found.setdefault(client.client_type, []).append(client._protocol._ws)
         for client_type, websockets in found.items():
             broadcast_raw(websockets, encode(packet, client_type))

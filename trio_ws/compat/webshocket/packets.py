@@ -12,12 +12,12 @@ from msgspec import field
 
 from trio_ws.compat.webshocket.enum import ClientType, PacketSource, RPCErrorCode
 from trio_ws.compat.webshocket.exceptions import PacketError, PacketValidationError, UnserializableError
+from trio_ws.decoding import UNDECODABLE
 from trio_ws.errors import RateLimitError as _RateLimitError
-from trio_ws.wire.decoding import UNDECODABLE
 
 if TYPE_CHECKING:
+    from trio_ws.codecs.base import Packet as EnginePacket
     from trio_ws.errors import RPCError
-    from trio_ws.wire.packets import Packet as EnginePacket
 
 __all__ = [
     "Packet",

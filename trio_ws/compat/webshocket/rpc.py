@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import trio_ws.rpc.limits as engine_limits
+import trio_ws.rpc.rate_limit as engine_limits
 from trio_ws.compat.webshocket.enum import RPCErrorCode
 from trio_ws.errors import RateLimitError, RPCError, WebSocketError
 from trio_ws.logs import logger_for
 from trio_ws.predicates import PredicateLike, check_predicate
-from trio_ws.rpc.limits import LIMIT_MARK, RateLimit
 from trio_ws.rpc.methods import Method
+from trio_ws.rpc.rate_limit import LIMIT_MARK, RateLimit
 from trio_ws.wall import judged, log_failure, text_of
 
 if TYPE_CHECKING:
     from trio_ws.compat.webshocket.handler import WebSocketHandler
-    from trio_ws.session import ClientConnection as EngineConnection
+    from trio_ws.rpc.client_connection import ClientConnection as EngineConnection
 
 __all__ = ["is_rpc_method", "make_method", "rate_limit", "rpc_method"]
 
