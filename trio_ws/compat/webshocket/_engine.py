@@ -1,4 +1,4 @@
-"""What runs on the engine's side: its handler, its client, and dialects that hand on what is no packet."""
+"""What runs on the engine's side: its handler, its client, and codecs that hand on what is no packet."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ class _JSON(_HandsOn, JSONPacketCodec):
     __slots__ = ()
 
 
-_DIALECTS: dict[str, Codec] = {"trio-ws.v1": _TrioWS(), "webshocket.v1": _Webshocket()}
+_CODECS: dict[str, Codec] = {"trio-ws.v1": _TrioWS(), "webshocket.v1": _Webshocket()}
 _JSON_IN_BINARY = _JSON(binary=True)
 
 
 def _hand_on(peer: RPCSession) -> RPCSession:
     peer._undecided = False
-    peer.set_codec(_DIALECTS.get(peer.ws.subprotocol or "", _JSON_IN_BINARY))
+    peer.set_codec(_CODECS.get(peer.ws.subprotocol or "", _JSON_IN_BINARY))
     return peer
 
 
@@ -150,5 +150,5 @@ class EngineHandler(WebSocketHandler[ClientConnection[Any]]):
 class EngineClient(WebSocketClient):
     """A client that hands on what is no packet."""
 
-    async def _open_peer(self, service: ConnectionRuntime) -> RPCSession:
-        return _hand_on(await super()._open_peer(service))
+    async def _open_peer(self, runtime: ConnectionRuntime) -> RPCSession:
+        return _hand_on(await super()._open_peer(runtime))
