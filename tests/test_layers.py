@@ -21,6 +21,7 @@ LAYERS = {
     "options": 0,
     "ledger": 0,
     "signals": 0,
+    "systems": 0,
     "_nurseries": 0,
     "_settings": 0,
     "wall": 1,

@@ -9,6 +9,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
     options.py           layer 0   Options: every limit and timeout, frozen
     ledger.py            layer 0   the memory that one peer makes us hold
     signals.py           layer 0   from a signal to a cancelled scope
+    systems.py           layer 0   names that exist on some operating systems only
     _nurseries.py        layer 0   unwrapping the exception group of an internal nursery
     _settings.py         layer 0   keyword arguments that several functions share
     wall.py              layer 1   runs user code: handlers, methods and hooks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -410,7 +411,7 @@ def test_a_cancellation_finds_its_call(request_id: object) -> None:
         ("{", (-32700, None)),
         ("hello", (-32700, None)),
         ('{"jsonrpc":"2.0","method":"f","id":1}x', (-32700, None)),
-        ('{"a":' + "[" * 100_000 + "]" * 100_000 + "}", (-32700, None)),
+        ('{"a":' + "[" * 1_000_000 + "]" * 1_000_000 + "}", (-32700, None)),
         ('{"jsonrpc":"2.0","method":"\ud800"}', (-32700, None)),
         ("5", (-32600, None)),
         ("null", (-32600, None)),
@@ -433,7 +434,7 @@ def test_a_cancellation_finds_its_call(request_id: object) -> None:
         ('{"jsonrpc":"2.0","method":"rpc.channel","id":1}', (-32602, 1)),
         ("[" + "1," * MAX_BATCH + "1]", (-32600, None)),
         ("[1,", (-32700, None)),
-        ("[" * 100_000, (-32700, None)),
+        ("[" * 1_000_000, (-32700, None)),
     ],
     ids=lambda value: str(value)[:60],
 )
@@ -585,7 +586,7 @@ def test_responses() -> None:
     assert one_response('{"jsonrpc":"2.0","result":[1],"id":7.0}') == Response("7", [1])
 
 
-DEEP = "[" * 50_000 + "]" * 50_000
+DEEP = "[" * 1_000_000 + "]" * 1_000_000
 NO_MESSAGE = "the error of the answer has no message"
 
 
@@ -626,7 +627,8 @@ def test_an_answer_that_is_nested_too_deeply_ends_its_call(form: str) -> None:
     dialect.request("7", "f")
     response = one_response(form % DEEP, dialect)
     assert (response.call_id, response.error) == ("7", -32700)
-    assert "does not decode: maximum recursion depth" in response.response
+    # The second is what Python says from 3.14 on.
+    assert re.search("does not decode: (maximum recursion depth|Stack overflow)", response.response)
     # Nobody has asked for this one.
     assert refused(form % DEEP) == (-32700, None)
 

@@ -160,7 +160,10 @@ def test_what_does_not_fit_is_named(annotation: Any, value: Any, text: str, path
     for args, kwargs in (([value], {}), ([], {"a": value})):
         with pytest.raises(RPCInvalidParamsError) as caught:
             method.bind(args, kwargs)
-        assert str(caught.value) == text
+        # From Python 3.14 on there is more around it.
+        assert str(caught.value) == text or (
+            annotation is set and text.removeprefix("a: ") in str(caught.value)
+        )
         assert caught.value.data == {"path": path}
 
 

@@ -21,6 +21,7 @@ from trio_ws.cli.server import Serving, end_with, serve
 from trio_ws.cli.streams import give_up_stdout
 from trio_ws.cli.target import ServerTarget
 from trio_ws.cli.values import parse_headers, parse_kwargs, parse_value
+from trio_ws.systems import check_inherits_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -185,12 +186,21 @@ def _serve(*, reload: bool, as_json: bool, line: int | None, **wishes: Any) -> i
     """Serve what MODULE:APP names: an App, a handler, an async function, or a function."""
     if line is not None:
         end_with(line)
+    if reload or wishes["workers"] > 1:
+        _check_starts_processes("--reload" if reload else "--workers")
     if not reload:
         return serve(Serving(**wishes), Output(as_json=as_json))
     from trio_ws.cli.reloading import reload_forever  # noqa: PLC0415 - for this option alone
 
     arguments = ["serve", *(["--json"] if as_json else []), *_as_arguments(wishes)]
     return trio.run(reload_forever, arguments, os.getcwd())  # noqa: PTH109 - shown to a person
+
+
+def _check_starts_processes(option: str) -> None:
+    try:
+        check_inherits_descriptors(option, "leave it out")
+    except RuntimeError as exc:
+        raise Failure(str(exc), USAGE) from None
 
 
 def _as_arguments(wishes: dict[str, Any]) -> list[str]:

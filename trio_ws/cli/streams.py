@@ -21,12 +21,14 @@ def prepare() -> None:
         except OSError:
             # The lowest free number, so it is this one. Left free, it would be the next socket's.
             os.open(os.devnull, os.O_RDWR)
+    # Each is None where it was closed when Python began. Its number may lead elsewhere by now: a library that
+    # was loaded since then may have opened a file, as libffi does.
     if sys.stdin is None:
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for as long as the process lives
+        sys.stdin = open(os.devnull)  # noqa: PTH123, SIM115 - for as long as the process lives
     if sys.stdout is None:
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -16,6 +16,7 @@ import trio
 from trio_ws._settings import refuse_unknown
 from trio_ws.options import Options
 from trio_ws.protocol.handshake import check_subprotocols
+from trio_ws.systems import unix_family
 
 __all__ = [
     "AskHeaders",
@@ -80,6 +81,7 @@ def connect_config(
 
     Raises:
         TypeError, ValueError: an argument does not fit.
+        RuntimeError: ``unix_path`` on a system without Unix sockets.
         InvalidURIError: the URI, the proxy's URL, or that of the environment is wrong.
     """
     refuse_unknown("connect()", connect_config, unknown)
@@ -87,6 +89,8 @@ def connect_config(
         raise TypeError(f"options is an Options, not {type(options).__name__}; write Options(...)")
     if stream is not None and unix_path is not None:
         raise ValueError("give stream or unix_path, not both")
+    if unix_path is not None:
+        unix_family()
     config = ConnectConfig(
         uri=uri,
         subprotocols=tuple(check_subprotocols(subprotocols)),

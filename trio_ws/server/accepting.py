@@ -21,6 +21,7 @@ from trio_ws.protocol.handshake import check_upgrade, origin_allowed
 from trio_ws.protocol.hosts import host_allowed, host_name, is_local_name, is_of_no_browser
 from trio_ws.protocol.http import HTTPError, http_response
 from trio_ws.protocol.proxy_protocol import ProxyHeader
+from trio_ws.systems import AF_UNIX
 from trio_ws.wall import judged, log_failure
 from trio_ws.websocket.sockets import LINK_ERRORS, do_handshake
 from trio_ws.websocket.tls import tls_server
@@ -99,7 +100,7 @@ async def accept_forever(
     inner = listener.socket
     with socket.socket(inner.family, inner.type, inner.proto, fileno=inner.dup().detach()) as sock:
         sock.setblocking(False)
-        is_tcp = sock.family != socket.AF_UNIX
+        is_tcp = sock.family != AF_UNIX
         failures = 0  # in a row
         while True:
             await wait_readable(sock)

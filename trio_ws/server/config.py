@@ -7,7 +7,6 @@ lists and validates them, so no server has to be created just to validate argume
 from __future__ import annotations
 
 import os
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from trio_ws.server.blocking import BlockingWebSocket
 from trio_ws.server.listeners import ALL_INTERFACES
 from trio_ws.server.router import Router
 from trio_ws.server.routing import check_function
+from trio_ws.systems import AF_UNIX, unix_family
 from trio_ws.websocket.connection import WebSocket
 
 __all__ = ["ServerConfig", "ServerSettings", "Target", "server_config", "tcp_address"]
@@ -104,7 +104,7 @@ def tcp_address(listeners: Sequence[trio.abc.Listener[Any]]) -> tuple[str, int]:
         RuntimeError: there is none.
     """
     for listener in listeners:
-        if isinstance(listener, trio.SocketListener) and listener.socket.family != socket.AF_UNIX:
+        if isinstance(listener, trio.SocketListener) and listener.socket.family != AF_UNIX:
             host, port = listener.socket.getsockname()[:2]
             return str(host), int(port)
     raise RuntimeError("this server has no TCP listener, or is not running")
@@ -130,6 +130,7 @@ def server_config(
     Raises:
         TypeError, ValueError: an argument is invalid.
         BrokerError: a package that the broker requires is not installed.
+        RuntimeError: ``unix_path`` on a system without Unix sockets.
     """
     refuse_unknown("a server", server_config, unknown)
     _check_target(target)
@@ -186,5 +187,7 @@ def _check_address(
         raise ValueError(f"port must be from 0 to 65535, not {port}")
     if unix_path is not None and listeners is not None:
         raise ValueError("unix_path and listeners are mutually exclusive")
+    if unix_path is not None:
+        unix_family()
     if listeners is not None and not listeners:
         raise ValueError("listeners is empty; omit it to listen on a port")

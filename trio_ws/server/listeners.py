@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import trio
 
 from trio_ws.protocol.hosts import is_loopback_address
+from trio_ws.systems import AF_UNIX, unix_family
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +90,7 @@ async def open_listeners(
 
 def is_loopback(listener: trio.abc.Listener[Any]) -> bool:
     """Whether a listener is bound to a loopback address, without TLS."""
-    if not isinstance(listener, trio.SocketListener) or listener.socket.family == socket.AF_UNIX:
+    if not isinstance(listener, trio.SocketListener) or listener.socket.family == AF_UNIX:
         return False
     return is_loopback_address(listener.socket.getsockname()[0])
 
@@ -143,8 +144,9 @@ async def _open_on(port: int, host: str | None) -> list[trio.SocketListener]:
 
 
 async def _open_unix(path: str, mode: int) -> tuple[trio.SocketListener, SocketFile]:
+    family = unix_family()
     await _make_way(path)
-    sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = trio.socket.socket(family, socket.SOCK_STREAM)
     file: SocketFile | None = None
     try:
         await sock.bind(path)

@@ -282,7 +282,7 @@ def _check_annotation(function: object, parameter: inspect.Parameter, given: Cal
     options = typing.get_args(annotation) if union else (annotation,)
     assert isinstance(given, type)
     if all(type(option) is type and not _takes(option, given) for option in options):
-        name = getattr(annotation, "__name__", annotation)
+        name = annotation.__name__ if isinstance(annotation, type) else annotation
         raise TypeError(
             f"the handler {name_of(function)} annotates {parameter.name} as {name}, but its path provides"
             f" {'an int' if given is int else 'a ' + given.__name__}; change one of them"

@@ -15,6 +15,8 @@ if sys.platform == "linux":
     import fcntl
     import termios
 
+from trio_ws.systems import AF_UNIX
+
 if TYPE_CHECKING:
     import trio
 
@@ -43,7 +45,7 @@ def delivery_of(sock: socket.socket | trio.socket.SocketType | SocketBelow) -> D
     if sys.platform == "linux":  # mypy knows what is there by this comparison alone
         with contextlib.suppress(OSError, struct.error):  # closed, or a kernel that keeps no count
             waiting: int = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
-            if sock.family == socket.AF_UNIX:
+            if sock.family == AF_UNIX:
                 return Delivery(-waiting, 0)
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED + 8)
             taken: int = struct.unpack_from("=Q", info, _BYTES_ACKED)[0]

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import os
 import select
-import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,6 +34,7 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protect
 
 from trio_ws.logs import logger_for
 from trio_ws.protocol.frames import FRAME_COST, FRAMES_AT_ONCE
+from trio_ws.systems import HAS_EPOLL
 from trio_ws.websocket.frame_log import log_extra
 from trio_ws.websocket.transport import POLLS_TO_SKIP, READ_SIZE
 
@@ -47,7 +47,6 @@ __all__ = ["EpollReader", "TaskSpawner"]
 
 logger = logger_for("trio_ws.websocket")
 
-HAS_EPOLL = sys.platform == "linux"
 #: Connections of a service that each read for themselves before the others share. The variable is for our own
 #: tests, which run with 0 and with very many as well.
 SHARE_THRESHOLD = int(os.environ.get("TRIO_WS_TEST_FEW", "4"))

@@ -157,7 +157,13 @@ class SocketTLS(trio.abc.Stream):
             raise ValueError("max_bytes must be 1 or more")
         with self._receiving:
             await checkpoint_if_cancelled()
-            return await self._call(self._sock.recv, max_bytes)
+            try:
+                return await self._call(self._sock.recv, max_bytes)
+            except trio.BrokenResourceError as exc:
+                if not isinstance(exc.__cause__, BrokenPipeError):
+                    raise
+                # To an end without a close_notify OpenSSL 3.6 answers with an alert, which nobody takes.
+                return b""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         with self._sending:

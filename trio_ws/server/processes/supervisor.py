@@ -30,6 +30,7 @@ from trio_ws.server.processes import control, targets
 from trio_ws.server.processes.control import RETIRE, STOP, WorkerConfig
 from trio_ws.server.processes.worker_handle import WorkerHandle
 from trio_ws.signals import in_main_thread, on_signals
+from trio_ws.systems import HANGUP_SIGNALS, check_inherits_descriptors
 from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
@@ -141,8 +142,9 @@ class ProcessGroup:
         wanted: dict[signal.Signals, Callable[[], object]] = {
             signal.SIGTERM: self._stop_by_signal,
             signal.SIGINT: self._stop_by_signal,
-            signal.SIGHUP: lambda: self._renew.set(),  # noqa: PLW0108 - the event is replaced
         }
+        for number in HANGUP_SIGNALS:
+            wanted[number] = lambda: self._renew.set()  # noqa: PLW0108 - the event is replaced
         # Leave alone what nohup, or a shell that runs us in the background, has set.
         return {
             number: callback
@@ -365,6 +367,7 @@ async def serve_processes(
         TypeError, ValueError: an argument is invalid.
         ImportError: the import string cannot be resolved. Exceptions of the module itself are not changed.
         OSError: the address is not available.
+        RuntimeError: on Windows, where sockets cannot be passed to the workers.
         WorkerError: at the start, a worker failed, or three in a row died without giving a reason.
     """
     if control.in_worker:
@@ -372,6 +375,7 @@ async def serve_processes(
             "serve_processes was called while a worker imports its target; "
             'put the call under: if __name__ == "__main__":'
         )
+    check_inherits_descriptors("serve_processes", "use serve, which is one process")
     count = _count(workers)
     _check(ssl_certfile, ssl_keyfile, ssl_context, broker, start_timeout)
     name = target if isinstance(target, str) else targets.import_string(target)

@@ -23,6 +23,7 @@ from trio_ws.logs import logger_for
 from trio_ws.server.processes import control, targets
 from trio_ws.server.processes.control import READY, STOP, read_config
 from trio_ws.server.server import WebSocketServer
+from trio_ws.systems import HANGUP_SIGNALS
 
 if TYPE_CHECKING:
     import ssl
@@ -39,7 +40,7 @@ _DOORSTEP_SECONDS = 3.0
 
 def main(fd: int) -> None:
     """Run a worker. ``fd`` is the control channel to the parent."""
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGINT, *HANGUP_SIGNALS):
         # Not SIG_IGN, which child processes of the target would inherit.
         signal.signal(number, lambda *_: None)
     control.in_worker = True
