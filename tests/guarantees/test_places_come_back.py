@@ -38,6 +38,7 @@ from trio_ws import (
     connect,
     rpc_method,
 )
+from trio_ws.systems import HAS_EPOLL
 from trio_ws.testing import RawPeer
 from trio_ws.websocket import epoll_reader
 
@@ -657,7 +658,7 @@ async def test_a_client_that_was_let_in_late_is_read_like_any_other(
     async with serving(Slow) as server, WebSocketClient(server.url) as client:
         assert await client.call("name") == "Slow"
         (ws,) = server.connections
-        assert ws._epoll_driven == epoll_reader.HAS_EPOLL
+        assert ws._epoll_driven == HAS_EPOLL
         assert ws._opening is None
         assert ws._watching is None
         assert await client.call("name") == "Slow"
