@@ -110,8 +110,10 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         config.py            ConnectConfig: how to connect, checked once
         connect.py           connect(): names, TLS, the client's opening handshake
         backoff.py           when to try again
+        retry.py             trying to connect again, counted, and the state that users watch
         subscriptions.py     what a client subscribes to, on whatever connection it has
         reconnect.py         the connections of one client, one after the other
+        session.py           session, connections: one connection after the other to any server
         client.py            WebSocketClient
     server/              layer 8   listening, accepting, one task per client
         http.py              plain HTTP responses beside the upgrade
@@ -198,6 +200,7 @@ from trio_ws.channels.subscription import Subscription, SubscriptionStatistics
 from trio_ws.client.backoff import Backoff
 from trio_ws.client.client import WebSocketClient
 from trio_ws.client.connect import connect
+from trio_ws.client.session import Session, connections, session
 from trio_ws.codecs.base import Packet, PacketSource
 from trio_ws.errors import (
     BrokerError,
@@ -212,6 +215,7 @@ from trio_ws.errors import (
     PacketError,
     PacketValidationError,
     RateLimitError,
+    Reconnect,
     RPCAccessDeniedError,
     RPCCancelledError,
     RPCError,
@@ -296,9 +300,11 @@ __all__ = [
     "RPCTimeoutError",
     "RateLimit",
     "RateLimitError",
+    "Reconnect",
     "RedisBroker",
     "Request",
     "Schema",
+    "Session",
     "Subscription",
     "SubscriptionError",
     "SubscriptionStatistics",
@@ -316,10 +322,12 @@ __all__ = [
     "broadcast",
     "cancel_on_signals",
     "connect",
+    "connections",
     "rate_limit",
     "rpc_method",
     "serve",
     "serve_processes",
+    "session",
 ]
 
 

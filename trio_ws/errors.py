@@ -23,7 +23,8 @@
     │   └── SubscriptionError              the server lets this client into no more channels
     ├── BrokerError                        the broker of channels cannot be reached
     ├── WorkerError                        the workers of serve_processes do not start: .exit_code
-    └── CloseConnection                    raised *by* a handler to close with a code of its choice
+    ├── CloseConnection                    raised *by* a handler to close with a code of its choice
+    └── Reconnect                          raised *by* the set-up of a connection to try another
 
 What holds here: nothing of wsproto, h11, ssl or the socket module reaches a user; such a cause is chained
 as ``__cause__``. Errors are plain data and can be built, compared by attribute and logged without a loop.
@@ -62,6 +63,7 @@ __all__ = [
     "RPCMethodNotFoundError",
     "RPCTimeoutError",
     "RateLimitError",
+    "Reconnect",
     "SubscriptionError",
     "WebSocketError",
     "WebSocketException",
@@ -328,6 +330,10 @@ class CloseConnection(WebSocketError):
         super().__init__(f"close with code {code}" + (f" ({shown(reason, 150)})" if reason else ""))
         self.code = code
         self.reason = reason
+
+
+class Reconnect(WebSocketError):
+    """Raise it in ``on_connection`` of a `session` to give this connection up and try another."""
 
 
 #: The name of `CloseConnection` in webshocket, which stays.

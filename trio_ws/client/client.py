@@ -19,7 +19,8 @@ from trio_ws.channels.subscription import Subscription, check_policy
 from trio_ws.client.backoff import Backoff
 from trio_ws.client.config import AskURI, ConnectSettings, connect_config
 from trio_ws.client.connect import ConnectAttempts
-from trio_ws.client.reconnect import ConnectionManager, StateChanges
+from trio_ws.client.reconnect import ConnectionManager
+from trio_ws.client.retry import StateChanges
 from trio_ws.client.subscriptions import Subscriptions, no_channels
 from trio_ws.codecs.registry import choose, plain_dialect
 from trio_ws.errors import ConnectionFailedError
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from trio_ws.channels.subscription import Policy
-    from trio_ws.client.reconnect import ClientState
+    from trio_ws.client.retry import ClientState
     from trio_ws.codecs.base import Packet
     from trio_ws.rpc.outgoing import RPCResponse
     from trio_ws.rpc.streams import ItemStream

@@ -15,22 +15,22 @@ What always holds:
 from __future__ import annotations
 
 import contextvars
-from collections.abc import AsyncIterator
+import functools
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection
 
 from trio_ws.client.backoff import ONCE
 from trio_ws.client.connect import close_after
+from trio_ws.client.retry import Retries, StateTracker
 from trio_ws.errors import ConnectionClosedError, ConnectionClosedLocallyError, ConnectionFailedError
 from trio_ws.logs import logger_for
 from trio_ws.wall import judged, log_failure, text_of
-from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from trio_ws.client.backoff import Backoff
     from trio_ws.client.subscriptions import Subscriptions
@@ -40,42 +40,12 @@ if TYPE_CHECKING:
     from trio_ws.rpc.streams import ItemStream
     from trio_ws.websocket.runtime import ConnectionRuntime
 
-__all__ = ["ClientState", "ConnectionManager", "StateChanges"]
+__all__ = ["ConnectionManager"]
 
 logger = logger_for("trio_ws.client")
 
-#: See `WebSocketClient.state`.
-ClientState = Literal["disconnected", "connecting", "connected", "waiting", "closed"]
 
-
-class StateChanges(AsyncIterator[ClientState]):
-    """The states of a client, as they change: ``async for state in client.watch_state()``.
-
-    It begins with the state of now and ends after ``"closed"``. Who is slow sees the latest state, and not
-    all that came between; nothing is queued, and nobody waits for a watcher.
-    """
-
-    def __init__(self, connections: ConnectionManager) -> None:
-        self._connections = connections
-        self._seen = -1
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> ClientState:
-        connections = self._connections
-        if self._seen != connections.changes:
-            await checkpoint()
-        while self._seen == connections.changes:
-            if connections.state == "closed":
-                await checkpoint()
-                raise StopAsyncIteration
-            await connections.changed.wait()
-        self._seen = connections.changes
-        return connections.state
-
-
-class ConnectionManager:
+class ConnectionManager(StateTracker):
     """See the module's text. Its methods for calls are those of `Peer`, and wait for a connection before.
 
     Args:
@@ -86,9 +56,6 @@ class ConnectionManager:
 
     Attributes:
         peer: of the last connection, or None.
-        state: see `WebSocketClient.state`.
-        changes: counts the changes of `state`.
-        changed: rings at each.
     """
 
     def __init__(
@@ -97,6 +64,7 @@ class ConnectionManager:
         backoff: Backoff | None,
         subscriptions: Subscriptions,
     ) -> None:
+        super().__init__()
         self._open_peer = open_peer
         self._backoff = backoff
         self._subscriptions = subscriptions
@@ -106,19 +74,8 @@ class ConnectionManager:
         self._connect_lock = trio.Lock()
         self._trying = trio.CancelScope()  # around whoever dials
         self._failure: ConnectionFailedError | None = None
-        self._tries = 0  # since the counting began
-        self._waits = 0
-        self._since = 0.0  # when the connection came up
+        self._retries = Retries(self._set_state)
         self.session: RPCSession | None = None
-        self.state: ClientState = "disconnected"
-        self.changes = 0
-        self.changed = Notification()
-
-    def _set_state(self, state: ClientState) -> None:
-        if state != self.state and self.state != "closed":
-            self.state = state
-            self.changes += 1
-            self.changed.notify_all()
 
     # -- life ---------------------------------------------------------------------------------------
 
@@ -144,7 +101,7 @@ class ConnectionManager:
                 return
             if self.state == "closed":
                 raise self._no_connection()
-            self._tries = self._waits = 0
+            self._retries.restart()
             self._failure = None
             try:
                 with trio.CancelScope() as self._trying:
@@ -182,32 +139,10 @@ class ConnectionManager:
     async def _connect_with_retry(
         self, backoff: Backoff, error: ConnectionFailedError | ConnectionClosedError | None
     ) -> None:
-        """Try until there is a connection. ``error`` is what to wait for before the first try."""
         assert self._runtime is not None
-        try:
-            while True:
-                if error is not None:
-                    if not self._may_try_again(backoff, error):
-                        raise _failed(error, self._tries)
-                    self._waits += 1
-                    delay = backoff.delay(self._waits, error)
-                    logger.info("%s; the next try is in %.3g s", error, delay)
-                    self._set_state("waiting")
-                    await trio.sleep(delay)
-                self._set_state("connecting")
-                self._tries += 1
-                try:
-                    peer = await self._open_peer(self._runtime)
-                except ConnectionFailedError as exc:
-                    error = exc
-                    continue
-                self._take(peer)
-                return
-        finally:
-            del error  # its traceback holds this frame, which would hold it
-
-    def _may_try_again(self, backoff: Backoff, error: ConnectionFailedError | ConnectionClosedError) -> bool:
-        return backoff.retries(error) and (backoff.attempts is None or self._tries < backoff.attempts)
+        self._take(
+            await self._retries.open(backoff, functools.partial(self._open_peer, self._runtime), error)
+        )
 
     def _take(self, peer: RPCSession) -> None:
         """A connection is open."""
@@ -216,7 +151,7 @@ class ConnectionManager:
             peer.adopt_packets(self.session)
         self.session = peer
         self._failure = None
-        self._since = trio.current_time()
+        self._retries.connected()
         peer.on_over = lambda: self._on_disconnect(peer)
         self._start(self._run_connection, peer)
         self._subscriptions.attach(peer)
@@ -248,8 +183,7 @@ class ConnectionManager:
             self._set_state("disconnected")
             self._subscriptions.end(None if ws._ended_cleanly else ws._closed_error)
             return
-        if trio.current_time() - self._since >= backoff.reset_after:
-            self._tries = self._waits = 0
+        self._retries.disconnected(backoff)
         self._subscriptions.detach()
         self._set_state("waiting")
         self._start(self._recover, error)
@@ -375,11 +309,3 @@ class ConnectionManager:
             else:
                 if packet is not None or not (self.may_reconnect or self._failure is not None):
                     return packet
-
-
-def _failed(error: ConnectionFailedError | ConnectionClosedError, tries: int) -> ConnectionFailedError:
-    if isinstance(error, ConnectionFailedError):
-        return error
-    failure = ConnectionFailedError(f"the connection was lost soon after each of {tries} tries: {error}")
-    failure.__cause__ = error
-    return failure

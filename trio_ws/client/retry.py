@@ -1,0 +1,148 @@
+"""Trying again: the counting, the pauses, and the state that a user can watch.
+
+`WebSocketClient`, `session` and `connections` reconnect by this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
+
+import trio
+from trio.lowlevel import checkpoint
+
+from trio_ws.errors import ConnectionClosedError, ConnectionFailedError
+from trio_ws.logs import logger_for
+from trio_ws.websocket._notify import Notification
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio_ws.client.backoff import Backoff
+
+__all__ = ["ClientState", "Retries", "StateChanges", "StateTracker"]
+
+logger = logger_for("trio_ws.client")
+
+T = TypeVar("T")
+
+#: See `WebSocketClient.state`.
+ClientState = Literal["disconnected", "connecting", "connected", "waiting", "closed"]
+
+
+class StateTracker:
+    """A state, and who waits for another.
+
+    Attributes:
+        state: see `WebSocketClient.state`; ``"closed"`` is the last.
+        changes: counts the changes of ``state``.
+        changed: notified of each.
+    """
+
+    def __init__(self) -> None:
+        self.state: ClientState = "disconnected"
+        self.changes = 0
+        self.changed = Notification()
+
+    def _set_state(self, state: ClientState) -> None:
+        if state != self.state and self.state != "closed":
+            self.state = state
+            self.changes += 1
+            self.changed.notify_all()
+
+
+class StateChanges(AsyncIterator[ClientState]):
+    """The states of a client, as they change: ``async for state in client.watch_state()``.
+
+    It begins with the current state and ends after ``"closed"``. A slow consumer sees the latest state and
+    not those in between; nothing is queued.
+    """
+
+    def __init__(self, tracker: StateTracker) -> None:
+        self._tracker = tracker
+        self._seen = -1
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ClientState:
+        tracker = self._tracker
+        if self._seen != tracker.changes:
+            await checkpoint()
+        while self._seen == tracker.changes:
+            if tracker.state == "closed":
+                await checkpoint()
+                raise StopAsyncIteration
+            await tracker.changed.wait()
+        self._seen = tracker.changes
+        return tracker.state
+
+
+class Retries:
+    """Counts the tries to connect, and pauses between them."""
+
+    def __init__(self, set_state: Callable[[ClientState], None]) -> None:
+        self._set_state = set_state
+        self._tries = 0  # since the counting began
+        self._waits = 0
+        self._since = 0.0
+
+    def restart(self) -> None:
+        """Begin counting anew."""
+        self._tries = self._waits = 0
+
+    def connected(self) -> None:
+        """A connection is open now."""
+        self._since = trio.current_time()
+
+    def disconnected(self, backoff: Backoff) -> None:
+        """It has ended. The counting begins anew if it stayed open for ``reset_after`` seconds."""
+        if trio.current_time() - self._since >= backoff.reset_after:
+            self.restart()
+
+    async def open(
+        self,
+        backoff: Backoff,
+        open_one: Callable[[], Awaitable[T]],
+        error: ConnectionFailedError | ConnectionClosedError | None,
+    ) -> T:
+        """Try until there is a connection.
+
+        Args:
+            backoff: when to try.
+            open_one: one try; raises ConnectionFailedError.
+            error: what to wait for before the first try; None for a first try at once.
+
+        Raises:
+            ConnectionFailedError: of the last try, or for what cannot be tried again.
+        """
+        try:
+            while True:
+                if error is not None:
+                    if not self._may_try_again(backoff, error):
+                        raise self._failure(error)
+                    self._waits += 1
+                    delay = backoff.delay(self._waits, error)
+                    logger.info("%s; the next try is in %.3g s", error, delay)
+                    self._set_state("waiting")
+                    await trio.sleep(delay)
+                self._set_state("connecting")
+                self._tries += 1
+                try:
+                    return await open_one()
+                except ConnectionFailedError as exc:
+                    error = exc
+        finally:
+            del error  # break the reference cycle of its traceback and this frame
+
+    def _may_try_again(self, backoff: Backoff, error: ConnectionFailedError | ConnectionClosedError) -> bool:
+        return backoff.retries(error) and (backoff.attempts is None or self._tries < backoff.attempts)
+
+    def _failure(self, error: ConnectionFailedError | ConnectionClosedError) -> ConnectionFailedError:
+        if isinstance(error, ConnectionFailedError):
+            return error
+        failure = ConnectionFailedError(
+            f"the connection was lost soon after each of {self._tries} tries: {error}"
+        )
+        failure.__cause__ = error
+        return failure
