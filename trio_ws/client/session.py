@@ -481,9 +481,8 @@ def connections(
         TypeError, ValueError: on entering, an argument does not fit.
         ConnectionFailedError: by a round, when trying was given up.
     """
-    _check(None, reconnect, None)
-    if reconnect is None:
-        raise TypeError("connections() reconnects; for a single connection use connect()")
+    if not isinstance(reconnect, Backoff):
+        raise TypeError(f"reconnect is a Backoff, not {type(reconnect).__name__}; write Backoff(...)")
     return _ConnectionsBlock(_open_connections(uri, reconnect, settings))
 
 
