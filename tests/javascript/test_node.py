@@ -157,6 +157,10 @@ class Handler(WebSocketHandler):
             nursery.cancel_scope.cancel()
         return "aborted"
 
+    async def on_connect(self, connection: ClientConnection) -> None:
+        if "refuse" in connection.request.query_params:
+            await connection.reject(403)
+
     def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
         return name != "secret"
 
@@ -291,6 +295,7 @@ async def test_each_connection_asks_for_its_url_and_token(tmp_path: Path) -> Non
 
     class Gate(Handler):
         async def on_connect(self, connection: ClientConnection) -> None:
+            await super().on_connect(connection)
             nonlocal tokens
             tokens += connection.request.query_params["token"]
             if tokens[-1] == "bad":

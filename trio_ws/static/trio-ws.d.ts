@@ -1,5 +1,7 @@
 /** Types of trio-ws.js. Times are in milliseconds. */
 
+/// <reference lib="esnext.disposable" />
+
 /** The codes of errors that have a meaning in the protocol. */
 export const Code: {
   readonly METHOD_NOT_FOUND: -32601
@@ -36,20 +38,48 @@ export class ConnectionLostError extends Error {
   readonly mayHaveRun: boolean
 }
 
-/** Decode base64, in which byte strings come. What is sent may hold `Uint8Array`s and `ArrayBuffer`s as they are. */
+/** Decode base64, which byte strings come in. */
 export function bytes(base64: string): Uint8Array
+/** Encode bytes, where a type asks for text in base64. Arguments and items may be bytes as they are, too. */
+export function base64(bytes: ArrayBuffer | ArrayBufferView): string
 
-/** The methods of a server, by name: `{ add(a: number, b: number): number; count(n: number): AsyncIterable<number> }`. */
-export type Methods = { [name: string]: (...args: any[]) => any }
+/**
+ * The methods of a server, as `trio-ws types` writes them: each takes one object of arguments by name, or one tuple of
+ * arguments by position, and returns a `Promise`, or an `AsyncIterable` where it is a stream.
+ */
+export type Methods = { [name: string]: (params?: any) => any }
+/** The data of each channel, by its name or glob, as `trio-ws types` writes it. */
+export type Channels = { [name: string]: any }
 
-type Name<M> = keyof M & string
-type Result<F> = F extends (...args: any[]) => infer R ? Awaited<R> : never
-type Item<F> = F extends (...args: any[]) => AsyncIterable<infer T> ? T : F extends (...args: any[]) => infer R ? R : never
-type Argument<T> = T | (T extends AsyncIterable<infer U> ? ReadableStream<U> | ReadableStream<Uint8Array> : never)
-/** Arguments by position, or an object of arguments by name. */
-type Arguments<F> = F extends (...args: infer P) => any
-  ? { [K in keyof P]: Argument<P[K]> } | { readonly [name: string]: unknown }
+type Method = (...params: any[]) => any
+type StreamMethod = (...params: any[]) => AsyncIterable<any>
+/** The names of the methods that are no streams, and of those that are. */
+type CallName<M> = string extends keyof M ? string : { [K in keyof M & string]: M[K] extends StreamMethod ? never : K }[keyof M & string]
+type StreamName<M> = string extends keyof M ? string : { [K in keyof M & string]: M[K] extends StreamMethod ? K : never }[keyof M & string]
+type Result<F> = F extends (...params: any[]) => infer R ? Awaited<R> : never
+type Item<F> = F extends (...params: any[]) => infer R
+  ? 0 extends 1 & R // any
+    ? any
+    : R extends AsyncIterable<infer T>
+      ? T
+      : any
   : never
+/** An argument that is a stream may be a `ReadableStream`, too. */
+type Sendable<P> = { [K in keyof P]: Extract<P[K], AsyncIterable<any>> extends never ? P[K] : P[K] | ReadableStream }
+type Rest<F, O> = F extends (...params: infer P) => any
+  ? P extends []
+    ? [params?: [] | Record<string, never>, options?: O]
+    : P extends [infer Only]
+      ? [params: Sendable<Only>, options?: O]
+      : P extends [(infer Only)?]
+        ? [params?: Sendable<Only>, options?: O]
+        : never
+  : never
+/** The data of a channel of this name: its own, or that of a glob with `*` that it matches. */
+type DataOf<C, N extends string> = N extends keyof C ? C[N] : string extends keyof C ? any : Known<OfGlobs<C, N>>
+type OfGlobs<C, N extends string> = { [G in keyof C & string]: N extends Glob<G> ? C[G] : never }[keyof C & string]
+type Known<T> = [T] extends [never] ? unknown : T
+type Glob<G extends string> = G extends `${infer Before}*${infer After}` ? `${Before}${string}${Glob<After>}` : G
 
 export interface CallOptions {
   /** Aborting it cancels the method on the server, and rejects with its reason. */
@@ -70,15 +100,15 @@ export interface StreamOptions extends CallOptions {
 /** What can call the server: a `Client`, one `Connection` of it, or a `Call` of the server's. */
 export interface Caller<M extends object = Methods> {
   /**
-   * Call a method and wait for its result. Arguments that are async iterables, or `ReadableStream`s, are uploaded as
-   * the method takes their items.
+   * Call a method and wait for its result. Arguments are an array, by position, or an object, by name. Those that are
+   * async iterables, or `ReadableStream`s, are uploaded as the method takes their items.
    *
    * Rejects with an `RPCError`, a `ConnectionLostError`, or the reason of the signal. A client that has no connection
    * waits for one.
    */
-  call<K extends Name<M>>(method: K, args?: Arguments<M[K]>, options?: CallOptions): Promise<Result<M[K]>>
+  call<K extends CallName<M>>(method: K, ...rest: Rest<M[K & keyof M], CallOptions>): Promise<Result<M[K & keyof M]>>
   /** Call a method that is a stream: `for await (const item of client.stream("count", [3]))`. */
-  stream<K extends Name<M>>(method: K, args?: Arguments<M[K]>, options?: StreamOptions): Stream<Item<M[K]>>
+  stream<K extends StreamName<M>>(method: K, ...rest: Rest<M[K & keyof M], StreamOptions>): Stream<Item<M[K & keyof M]>>
   /** Send data that is not a call. Resolves when the socket has it. */
   send(data: unknown, options?: Omit<CallOptions, "kwargs">): Promise<void>
 }
@@ -93,7 +123,7 @@ export class Stream<T = any> implements AsyncIterableIterator<T> {
   private constructor()
   next(): Promise<IteratorResult<T, undefined>>
   return(value?: any): Promise<IteratorResult<T, any>>
-  throw(error?: any): Promise<never>
+  throw(error?: any): Promise<IteratorResult<T, any>>
   [Symbol.asyncIterator](): this
   [Symbol.asyncDispose](): Promise<void>
 }
@@ -102,7 +132,7 @@ export class Stream<T = any> implements AsyncIterableIterator<T> {
 export interface Packet<T = any> {
   /** 1 broadcast, 2 channel, 3 unknown, 4 custom. */
   readonly source: 1 | 2 | 3 | 4
-  readonly data?: T
+  readonly data: T
   /** The channel's name, where `source` is 2. */
   readonly channel?: string
   readonly timestamp?: number
@@ -146,20 +176,20 @@ export class Subscription<P = ChannelPacket> implements AsyncIterableIterator<P>
   readonly dropped: number
   next(): Promise<IteratorResult<P, undefined>>
   return(value?: any): Promise<IteratorResult<P, any>>
-  throw(error?: any): Promise<never>
+  throw(error?: any): Promise<IteratorResult<P, any>>
   [Symbol.asyncIterator](): this
   [Symbol.asyncDispose](): Promise<void>
 }
 
 /** One connection of a client, as `onConnection` gets it. Its calls do not wait for another. */
 export interface Connection<M extends object = Methods> extends Caller<M> {
-  readonly client: Client<M>
+  readonly client: Client<M, any>
   readonly socket: WebSocket
 }
 
 /** A call of the server's: the first argument of the methods of a client. */
 export interface Call<M extends object = Methods> extends Caller<M> {
-  readonly client: Client<M>
+  readonly client: Client<M, any>
   readonly method: string
   /** Arguments by name. They are the last argument of the method, too, where there are any. */
   readonly kwargs: Record<string, any>
@@ -209,7 +239,7 @@ export type ClientState = "connecting" | "connected" | "waiting" | "closed"
  *
  * Events: `"state"` when `state` has changed, and `"packet"`, whose `packet` is one that no subscription took.
  */
-export class Client<M extends object = Methods> extends EventTarget implements Caller<M> {
+export class Client<M extends object = Methods, C extends object = Channels> extends EventTarget implements Caller<M> {
   /**
    * @param url `ws:`, `wss:`, `http:` or `https:`, absolute or relative to the page; or a function that is asked for
    * each connection.
@@ -218,17 +248,20 @@ export class Client<M extends object = Methods> extends EventTarget implements C
   readonly state: ClientState
   /** Why the client gave up; null where it did not. */
   readonly error: Error | null
-  call<K extends Name<M>>(method: K, args?: Arguments<M[K]>, options?: CallOptions): Promise<Result<M[K]>>
-  stream<K extends Name<M>>(method: K, args?: Arguments<M[K]>, options?: StreamOptions): Stream<Item<M[K]>>
+  call<K extends CallName<M>>(method: K, ...rest: Rest<M[K & keyof M], CallOptions>): Promise<Result<M[K & keyof M]>>
+  stream<K extends StreamName<M>>(method: K, ...rest: Rest<M[K & keyof M], StreamOptions>): Stream<Item<M[K & keyof M]>>
   send(data: unknown, options?: Omit<CallOptions, "kwargs">): Promise<void>
   /** Resolves when there is a connection; rejects once there will be none. */
   ready(options?: Omit<CallOptions, "kwargs">): Promise<void>
-  /** Subscribe to channels, and globs where the server allows them. Resolves when it has agreed. */
-  subscribe<T = any>(
-    names: string | Iterable<string>,
+  /** Subscribe to channels, and to globs where the server allows them. Resolves when it has agreed. */
+  subscribe<N extends string>(
+    names: N | readonly N[],
     options: SubscribeOptions & { recover: true },
-  ): Promise<Subscription<ChannelPacket<T> | Gap>>
-  subscribe<T = any>(names: string | Iterable<string>, options?: SubscribeOptions): Promise<Subscription<ChannelPacket<T>>>
+  ): Promise<Subscription<ChannelPacket<DataOf<C, N>> | Gap>>
+  subscribe<N extends string>(
+    names: N | readonly N[],
+    options?: SubscribeOptions,
+  ): Promise<Subscription<ChannelPacket<DataOf<C, N>>>>
   /** Close, with 1000 or 3000 to 4999. What is under way fails. Resolves when the connection is closed. */
   close(code?: number, reason?: string): Promise<void>
   [Symbol.asyncDispose](): Promise<void>

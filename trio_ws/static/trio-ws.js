@@ -58,18 +58,16 @@ const ignore = () => {}
 
 const after = (ms, action) => (ms < Infinity ? setTimeout(action, Math.min(ms, MAX_TIMER)) : undefined)
 
-/** What stands for a value in JSON: base64 for bytes. */
-function plain(value) {
-  if (value instanceof ArrayBuffer) value = new Uint8Array(value)
-  if (!ArrayBuffer.isView(value)) return value
-  const bytes = new Uint8Array(value.buffer, value.byteOffset, value.byteLength)
+/** Bytes as text, and back. */
+export function base64(data) {
+  const bytes = ArrayBuffer.isView(data) ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength) : new Uint8Array(data)
   let text = ""
   for (let at = 0; at < bytes.length; at += 8192) text += String.fromCharCode(...bytes.subarray(at, at + 8192))
   return btoa(text)
 }
+export const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))
 
-/** Bytes that the server sent, out of the base64 in which they came. */
-export const bytes = (base64) => Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0))
+const plain = (value) => (ArrayBuffer.isView(value) || value instanceof ArrayBuffer ? base64(value) : value)
 
 /** The length of a text in UTF-8, which is what credit counts. */
 function utf8Size(text) {
@@ -701,6 +699,7 @@ export class Client extends Caller {
   }
 
   _deliver(packet, message) {
+    packet.data ??= null
     let taken = false
     if (packet.source === 2) {
       for (const subscription of this._subscriptions) {

@@ -1,9 +1,8 @@
 import { Client } from "trio-ws"
 import { failure, print, url } from "./kit.mjs"
 
-const gone = new URL(url); gone.pathname = "/nowhere"
-const never = new Client("ws://127.0.0.1:1", { reconnect: false })
-const few = new Client("ws://127.0.0.1:1", { reconnect: { initial: 1, attempts: 3 } })
+const never = new Client(`${url}/?refuse`, { reconnect: false })
+const few = new Client(`${url}/?refuse`, { reconnect: { initial: 1, attempts: 3 } })
 const other = new Client(url, { reconnect: { initial: 1, retries: (error) => error.code !== 4001 } })
 const refused = new Client(url, { onConnection: (connection) => connection.call("refuse") })
 print([

@@ -21,7 +21,7 @@ const back = (method, ...args) => client.call("call_back", [method, args])
 print([
   await back("double", 21), await client.call("call_back_named"), await client.call("stream_back", [300]),
   await failure(back("refuse")), (await failure(back("toString")))[1], await back("nested", 41),
-  await client.call("upload_back"), await client.call("abort_back"), await client.call("give_up", [0.01]), aborted,
+  await client.call("upload_back"), await client.call("abort_back"), await client.call("give_up", [0.3]), aborted,
   await client.call("look_back"), await back("bytes"), closed, client._session.running.size,
 ])
 await client.close()
