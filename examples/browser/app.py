@@ -9,12 +9,13 @@ import trio
 
 import trio_ws
 
-PAGE = Path(__file__).with_name("page.html").read_bytes()
+HERE = Path(__file__).parent
 
 
 class Shop(trio_ws.WebSocketHandler):
     @trio_ws.rpc_method()
     async def price(self, connection: trio_ws.ClientConnection, item: str, count: int = 1) -> float:
+        """What something costs."""
         prices = {"tea": 2.5, "cake": 4.0}
         if item not in prices:
             raise trio_ws.RPCError(f"there is no {item} today", data={"items": list(prices)})
@@ -22,6 +23,7 @@ class Shop(trio_ws.WebSocketHandler):
 
     @trio_ws.rpc_method()
     async def countdown(self, connection: trio_ws.ClientConnection, start: int) -> AsyncIterator[int]:
+        """The numbers from ``start`` down to 1."""
         for left in range(start, 0, -1):
             yield left
             await trio.sleep(0.1)
@@ -40,8 +42,15 @@ app.mount_client("/trio-ws.js")
 
 
 @app.http("/")
-async def page(request: trio_ws.Request) -> trio_ws.HTTPResponse:
-    return trio_ws.HTTPResponse(headers={"Content-Type": "text/html; charset=utf-8"}, body=PAGE)
+def page(request: trio_ws.Request) -> trio_ws.HTTPResponse:
+    body = (HERE / "page.html").read_bytes()
+    return trio_ws.HTTPResponse(headers={"Content-Type": "text/html; charset=utf-8"}, body=body)
+
+
+@app.http("/shop.js")
+def script(request: trio_ws.Request) -> trio_ws.HTTPResponse:
+    body = (HERE / "shop.js").read_bytes()
+    return trio_ws.HTTPResponse(headers={"Content-Type": "text/javascript; charset=utf-8"}, body=body)
 
 
 async def main(port: int) -> None:

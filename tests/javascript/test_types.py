@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,21 +15,25 @@ from tests.support.npm import node, npm_package
 from trio_ws import ClientConnection
 
 HERE = Path(__file__).parent
-PROGRAM = (HERE / "program.ts").read_text(encoding="utf-8")
+PROGRAM = (HERE / "program.ts").read_text(encoding="utf-8").replace('"./api"', '"./api.js"')
 API = (HERE / "api.ts").read_text(encoding="utf-8")
 
 
 def errors_of(folder: Path, program: str, api: str = API) -> list[str]:
     """What tsc says of a program beside a module of declarations."""
-    command = [node(), str(npm_package("typescript") / "bin" / "tsc")]
     install_client(folder)
     (folder / "api.ts").write_text(api, encoding="utf-8")
     (folder / "program.ts").write_text(program, encoding="utf-8")
-    options = ["--strict", "--noEmit", "--target", "es2022", "--module", "nodenext", "--types", ""]
-    lib = ["--lib", "es2023,dom,dom.iterable,dom.asynciterable"]
     (folder / "package.json").write_text('{"type": "module"}')
+    return tsc(folder, "program.ts", "--module", "nodenext")
+
+
+def tsc(folder: Path, program: str, *options: str) -> list[str]:
+    """What tsc says of a program."""
+    command = [node(), str(npm_package("typescript") / "bin" / "tsc"), "--strict", "--noEmit", "--types", ""]
+    lib = ["--lib", "es2023,dom,dom.iterable,dom.asynciterable", "--target", "es2022"]
     done = subprocess.run(
-        [*command, *options, *lib, "program.ts"],
+        [*command, *lib, *options, program],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -38,9 +43,6 @@ def errors_of(folder: Path, program: str, api: str = API) -> list[str]:
     errors = done.stdout.splitlines()
     assert bool(errors) == bool(done.returncode), (done.stdout, done.stderr)
     return errors
-
-
-PROGRAM = PROGRAM.replace('"./api"', '"./api.js"')
 
 
 def test_a_program_compiles(tmp_path: Path) -> None:
@@ -93,6 +95,30 @@ def test_with_the_types_of_a_handler(tmp_path: Path) -> None:
     }
     """
     assert errors_of(tmp_path, program, api) == []
+
+
+def test_the_example_is_checked_without_a_build(tmp_path: Path) -> None:
+    """docs/how-to/browser.md: JavaScript with comments, beside what ``trio-ws types`` writes."""
+    example = HERE.parents[1] / "examples" / "browser"
+    said = subprocess.run(
+        [sys.executable, "-m", "trio_ws", "types", "app:app"],
+        cwd=example,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    script = (example / "shop.js").read_text(encoding="utf-8")
+    install_client(tmp_path)
+
+    def check(text: str) -> list[str]:
+        (tmp_path / "api.ts").write_text(said.stdout, encoding="utf-8")
+        (tmp_path / "shop.js").write_text(text, encoding="utf-8")
+        return tsc(tmp_path, "shop.js", "--allowJs", "--checkJs", "--module", "esnext")
+
+    assert check(script) == []
+    assert check(script.replace('"price", order', '"price", { itme: "tea" }')) != []
+    assert check(script.replace("start: 100", "start: '100'")) != []
 
 
 def test_the_declarations_name_what_the_module_exports() -> None:
