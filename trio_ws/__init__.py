@@ -34,6 +34,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
     wire/                layer 3   the deprecated name of protocol/
     codecs/              layer 3   what a payload means
         base.py              the packets of calls, and what a codec does with them
+        recovery.py          where subscriptions continue
         decoded_size.py      the memory a payload takes once it is decoded
         packets.py           packets as msgpack and as JSON
         jsonrpc.py           the same calls as JSON-RPC 2.0
@@ -62,6 +63,8 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
     channels/            layer 5   one message to many
         names.py             names and globs
         channel.py           messages, channels and their subscribers
+        history.py           the newest messages of channels, kept for those who missed them
+        recovery.py          where a subscription begins, and how a task reads a history
         subscription.py      a subscribed task's bounded queue and its policy
         fanout.py            the task that writes to all subscribers
         hub.py               who is subscribed to what, and publishing
@@ -111,6 +114,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         connect.py           connect(): names, TLS, the client's opening handshake
         backoff.py           when to try again
         retry.py             trying to connect again, counted, and the state that users watch
+        recovery.py          how far a subscription has come, over all connections
         subscriptions.py     what a client subscribes to, on whatever connection it has
         reconnect.py         the connections of one client, one after the other
         session.py           session, connections: one connection after the other to any server
@@ -194,6 +198,7 @@ import warnings
 from trio_ws.app.app import App
 from trio_ws.channels.broadcast import broadcast
 from trio_ws.channels.broker import Broker, BrokerState, BrokerStatistics
+from trio_ws.channels.history import History
 from trio_ws.channels.hub import ChannelStatistics, Hub, HubStatistics
 from trio_ws.channels.redis.broker import RedisBroker
 from trio_ws.channels.subscription import Subscription, SubscriptionStatistics
@@ -201,7 +206,7 @@ from trio_ws.client.backoff import Backoff
 from trio_ws.client.client import WebSocketClient
 from trio_ws.client.connect import connect
 from trio_ws.client.session import Session, connections, session
-from trio_ws.codecs.base import Packet, PacketSource
+from trio_ws.codecs.base import Gap, Packet, PacketSource, Position
 from trio_ws.errors import (
     BrokerError,
     CloseConnection,
@@ -270,10 +275,12 @@ __all__ = [
     "ConnectionClosedLocallyError",
     "ConnectionFailedError",
     "DrainReport",
+    "Gap",
     "HTTPResponse",
     "HandshakeRejectedError",
     "Has",
     "Headers",
+    "History",
     "Hub",
     "HubStatistics",
     "InvalidURIError",
@@ -288,6 +295,7 @@ __all__ = [
     "PacketSource",
     "PacketStream",
     "PacketValidationError",
+    "Position",
     "Predicate",
     "ProcessGroup",
     "RPCAccessDeniedError",

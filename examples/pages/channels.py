@@ -53,6 +53,26 @@ class Prices(trio_ws.WebSocketHandler):
                 yield packet.data
 
 
+class Rooms(trio_ws.WebSocketHandler):
+    channels_history = {
+        "room.*": trio_ws.History(items=1000, bytes=1_000_000, seconds=300),
+        "price.*": trio_ws.History(latest=True),
+    }
+
+    def may_subscribe(self, connection: trio_ws.ClientConnection, name: str) -> bool:
+        return name.startswith(("room.", "price."))
+
+
+async def follow(client: trio_ws.WebSocketClient, stored: trio_ws.Position | None = None) -> None:
+    async with client.subscribe("room.7", recover=True, after=stored) as inbox:
+        async for packet in inbox:
+            if isinstance(packet, trio_ws.Gap):
+                print("messages are missing here:", packet.missing or "an unknown number")
+            else:
+                print(packet.offset, packet.data)
+                stored = packet.position  # to be kept for the next start of the program
+
+
 def board(handler: trio_ws.WebSocketHandler) -> list[str]:
     _, published, delivered, dropped, backlog, stalled = handler.channels.statistics()
     lines = [f"{published=} {delivered=} {dropped=}; {backlog} messages wait for {stalled} connections"]
@@ -97,6 +117,29 @@ async def main() -> None:
         nursery.cancel_scope.cancel()
     await show_prices()
     await show_broadcast()
+    await show_history()
+
+
+async def show_history() -> None:
+    handler = Rooms()
+    async with (
+        trio_ws.WebSocketServer(handler, 0, host="127.0.0.1") as server,
+        trio.open_nursery() as nursery,
+    ):
+        async with trio_ws.WebSocketClient(server.url, reconnect=trio_ws.Backoff(initial=0.01)) as client:
+            nursery.start_soon(follow, client)
+            while "room.7" not in handler.channels.statistics().channels:
+                await trio.sleep(0.01)
+            handler.publish("room.7", "hello")
+            for connection in handler.clients:
+                await connection.close()
+            while handler.clients:
+                await trio.sleep(0.001)
+            handler.publish("room.7", "are you there?")
+            while "room.7" not in handler.channels.statistics().channels:
+                await trio.sleep(0.01)
+            await trio.testing.wait_all_tasks_blocked(0.2)
+            nursery.cancel_scope.cancel()
 
 
 async def show_prices() -> None:

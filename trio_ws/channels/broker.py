@@ -65,7 +65,15 @@ class Broker(ABC):
       that published it.
     - Losing the connection raises nothing. It is logged, shown in `state`, and retried. Messages lost in the
       meantime are counted in `statistics`.
+
+    Attributes:
+        on_missed: set by the server. Call it when messages may have been missed, before the next one is
+            received, such as when the connection is back. Subscribers that asked for it receive a `Gap`.
+        on_resubscribed: set by the server. Call it when all that is published is received again.
     """
+
+    on_missed: Callable[[], None] | None = None
+    on_resubscribed: Callable[[], None] | None = None
 
     @abstractmethod
     def run(
@@ -141,6 +149,24 @@ class InMemoryBroker(Broker):
         self._published = 0
         self._received = 0
         self._unpublished = 0
+        self._losses = 0
+
+    def lose(self) -> None:
+        """Behave as a broker whose connection is lost: nothing is received or published until `recover`."""
+        if self._state == "connected":
+            self._state = "lost"
+            self._losses += 1
+            self._hub.brokers.discard(self)
+
+    def recover(self) -> None:
+        """Be connected again after `lose`."""
+        if self._state == "lost":
+            self._state = "connected"
+            self._hub.brokers.add(self)
+            if self.on_missed is not None:
+                self.on_missed()
+            if self.on_resubscribed is not None:
+                self.on_resubscribed()
 
     @asynccontextmanager
     async def run(
@@ -186,4 +212,4 @@ class InMemoryBroker(Broker):
         return self._state
 
     def statistics(self) -> BrokerStatistics:
-        return BrokerStatistics(self._published, self._received, self._unpublished, 0, 0)
+        return BrokerStatistics(self._published, self._received, self._unpublished, self._losses, 0)

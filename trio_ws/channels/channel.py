@@ -24,9 +24,10 @@ from trio_ws.protocol.framing import server_frame
 from trio_ws.websocket.deferred_frame import deflated_frame
 
 if TYPE_CHECKING:
+    from trio_ws.channels.history import ChannelHistory
     from trio_ws.channels.names import Glob
     from trio_ws.channels.subscription import Policy, Subscription
-    from trio_ws.codecs.base import Codec
+    from trio_ws.codecs.base import Codec, Position
     from trio_ws.options import Options
     from trio_ws.protocol.deflate import PerMessageDeflate
     from trio_ws.websocket.connection import WebSocket
@@ -36,6 +37,7 @@ __all__ = [
     "Channel",
     "ConnectionSession",
     "ConnectionSubscriber",
+    "PositionNotice",
     "PublishedMessage",
     "Subscriber",
     "TaskSubscriber",
@@ -46,6 +48,9 @@ __all__ = [
 ENTRY_OVERHEAD = 128
 
 _SETTLED = object()
+
+#: The cursor of a connection that reads a channel from its history: beyond all entries of the log.
+_CATCHING_UP = 2**63
 
 _to_msgpack = msgspec.msgpack.Encoder(enc_hook=encode_model).encode
 _from_msgpack = msgspec.msgpack.Decoder().decode
@@ -58,9 +63,13 @@ class PublishedMessage:
         order: sequence number among all messages of the hub.
         encoded: ``data`` as msgpack, the form that is validated, measured and given to a broker.
         skip: connections that do not receive it.
+        position: where it stands in its channel, if that keeps a history.
     """
 
-    __slots__ = ("_data", "_frames", "channel", "encoded", "order", "size", "skip")
+    __slots__ = ("_data", "_frames", "channel", "encoded", "order", "position", "size", "skip")
+
+    #: What it adds to the counter of delivered messages.
+    counts = 1
 
     def __init__(
         self,
@@ -75,6 +84,7 @@ class PublishedMessage:
         self.encoded = encoded
         self.order = order
         self.skip = skip
+        self.position: Position | None = None
         self.size = len(encoded) + ENTRY_OVERHEAD
         self._frames: dict[tuple[str, bool, object], bytes | DeferredFrame] = {}
 
@@ -91,14 +101,18 @@ class PublishedMessage:
         return made
 
     def _make_frame(self, dialect: Codec, deflate: PerMessageDeflate | None) -> bytes | DeferredFrame:
-        name = self.channel.name
-        source = PacketSource.CHANNEL if name is not None else PacketSource.BROADCAST
-        data = _from_msgpack(self.encoded) if self._data is _SETTLED else self._data
-        payload = dialect.packet(Packet(source, data, name))
+        payload = dialect.packet(self._packet(dialect))
         first = FIN | (BINARY if dialect.binary else TEXT)
         if deflate is not None and len(payload) >= deflate.settings[-1]:
             return deflated_frame(first, payload, deflate)
         return server_frame(first, payload)
+
+    def _packet(self, dialect: Codec) -> Packet:
+        name = self.channel.name
+        source = PacketSource.CHANNEL if name is not None else PacketSource.BROADCAST
+        data = _from_msgpack(self.encoded) if self._data is _SETTLED else self._data
+        position = self.position if dialect.supports_extensions else None
+        return Packet(source, data, name, position=position)
 
     def finalize(self) -> None:
         """Record the size of the frames made so far, and release the publisher's object."""
@@ -107,7 +121,42 @@ class PublishedMessage:
 
     def packet(self) -> Packet:
         """Return the message as other processes receive it: a copy that the publisher does not share."""
-        return Packet(PacketSource.CHANNEL, _from_msgpack(self.encoded), self.channel.name)
+        data = _from_msgpack(self.encoded)
+        return Packet(PacketSource.CHANNEL, data, self.channel.name, position=self.position)
+
+    def size_now(self) -> int:
+        """Return its size with all frames that were made of it so far."""
+        return len(self.encoded) + ENTRY_OVERHEAD + sum(map(len, self._frames.values()))
+
+    def without_skip(self) -> PublishedMessage:
+        """Return it as a history keeps it: without references to connections that may be gone."""
+        if self.skip is None:
+            return self
+        kept = PublishedMessage(self.channel, self._data, self.encoded, self.order, None)
+        kept.position, kept.size, kept._frames = self.position, self.size, self._frames
+        return kept
+
+
+class PositionNotice(PublishedMessage):
+    """Tells a connection that recovers that messages are missing, or that one was not meant for it.
+
+    Args:
+        channel: the channel.
+        position: the last message that the connection does not receive; None if that is unknown.
+        missing: how many messages are missing; 0 for none, -1 if that is unknown.
+    """
+
+    __slots__ = ("missing",)
+
+    counts = 0
+
+    def __init__(self, channel: Channel, position: Position | None, missing: int) -> None:
+        super().__init__(channel, None, b"\xc0", 0, None)
+        self.position = position
+        self.missing = missing
+
+    def _packet(self, dialect: Codec) -> Packet:
+        return Packet(PacketSource.CHANNEL, None, self.channel.name, position=self.position, gap=self.missing)
 
 
 def encode(data: Any) -> bytes:
@@ -144,6 +193,7 @@ class Channel:
         "delivered",
         "direct_subscribers",
         "dropped",
+        "history",
         "inboxes",
         "log",
         "log_bytes",
@@ -163,6 +213,7 @@ class Channel:
         self.direct_subscribers = 0  # subscribers by name, not only through a glob
         self.delivered = 0
         self.dropped = 0
+        self.history: ChannelHistory | None = None  # once something was published, if its name has one
 
     @property
     def end(self) -> int:
@@ -216,6 +267,31 @@ class Channel:
             self.base = position
 
 
+class Recovery:
+    """What one subscriber reads from the histories of its channels.
+
+    Attributes:
+        all: it is told of gaps in all of its channels.
+        channels: it is told of gaps in these.
+        cursors: channels that it is catching up with, and the offset of the next message of each. Meanwhile
+            nothing of them waits for it elsewhere, so that a slow one holds no memory.
+        dropped: channels of which its policy has dropped the newest messages.
+    """
+
+    __slots__ = ("all", "channels", "cursors", "dropped")
+
+    def __init__(self) -> None:
+        self.all = False
+        self.channels: set[Channel] = set()
+        self.cursors: dict[Channel, int] = {}
+        self.dropped: set[Channel] = set()
+
+    def leave(self, channel: Channel) -> None:
+        self.channels.discard(channel)
+        self.cursors.pop(channel, None)
+        self.dropped.discard(channel)
+
+
 class Subscriber:
     """A member of channels. It records its own memberships, so that leaving costs only as much as it joined.
 
@@ -223,14 +299,16 @@ class Subscriber:
         held: the subscribed names and globs.
         globs: those of them that are globs, or None.
         channels: the joined channels, each with the number of held names that match it.
+        recovery: what it reads from histories; None before it does.
     """
 
-    __slots__ = ("channels", "globs", "held")
+    __slots__ = ("channels", "globs", "held", "recovery")
 
     def __init__(self) -> None:
         self.held: dict[str, Policy] = {}
         self.globs: dict[str, Glob] | None = None
         self.channels: dict[Channel, int] = {}
+        self.recovery: Recovery | None = None
 
     def join(self, channel: Channel) -> None:
         """Record that one more held name matches this channel."""
@@ -247,6 +325,28 @@ class Subscriber:
     def leave(self, channel: Channel) -> None:
         """Leave this channel, however many held names match it."""
         self.channels.pop(channel, None)
+        if self.recovery is not None:
+            self.recovery.leave(channel)
+
+    def is_told_of_gaps(self, channel: Channel) -> bool:
+        """Whether it wants to know what it misses of this channel."""
+        return self.recovery is not None and (self.recovery.all or channel in self.recovery.channels)
+
+    def is_catching_up(self, channel: Channel) -> bool:
+        """Whether it reads this channel from its history for now."""
+        return self.recovery is not None and channel in self.recovery.cursors
+
+    def catch_up(self, channel: Channel, offset: int) -> None:
+        """Read a channel from its history, from this offset on at the latest."""
+        if self.recovery is None:
+            self.recovery = Recovery()
+        cursors = self.recovery.cursors
+        cursors[channel] = min(offset, cursors.get(channel, offset))
+
+    def caught_up(self, channel: Channel) -> None:
+        """Get the messages of a channel as they are published, from now on."""
+        if self.recovery is not None:
+            self.recovery.cursors.pop(channel, None)
 
 
 class ConnectionSession(Protocol):
@@ -324,6 +424,17 @@ class ConnectionSubscriber(Subscriber):
         channel.resume(self)
         self._policies = None
 
+    def catch_up(self, channel: Channel, offset: int) -> None:
+        super().catch_up(channel, offset)
+        channel.cursors[self] = _CATCHING_UP
+        channel.resume(self)
+
+    def caught_up(self, channel: Channel) -> None:
+        super().caught_up(channel)
+        channel.cursors[self] = channel.end
+        if self.backlog is not None:
+            channel.stall(self)
+
     def policies_changed(self) -> None:
         """Forget the cached policies, because a name or a glob was added or removed."""
         self._policies = None
@@ -349,7 +460,7 @@ class ConnectionSubscriber(Subscriber):
         found: list[PublishedMessage] = []
         for channel in self.channels:
             position = channel.cursors[self]
-            if position != channel.end:
+            if position < channel.end:
                 found += channel.log[position - channel.base :]
                 channel.cursors[self] = channel.end
         found.sort(key=attrgetter("order"))
@@ -360,11 +471,13 @@ class ConnectionSubscriber(Subscriber):
         self.backlog = deque()
         self.backlog_bytes = 0
         for channel in self.channels:
-            channel.stall(self)
+            if channel.cursors[self] != _CATCHING_UP:
+                channel.stall(self)
 
     def resume(self) -> None:
         """Return from the backlog to cursors in the logs."""
         self.backlog = None
         for channel in self.channels:
-            channel.resume(self)
-            channel.cursors[self] = channel.end
+            if channel.cursors[self] != _CATCHING_UP:
+                channel.resume(self)
+                channel.cursors[self] = channel.end

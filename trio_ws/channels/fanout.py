@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from trio.lowlevel import checkpoint, enable_ki_protection
 
+from trio_ws.channels.channel import PositionNotice
+from trio_ws.codecs.base import Position
 from trio_ws.errors import PacketError
 from trio_ws.logs import logger_for
 from trio_ws.websocket._notify import Notification
@@ -32,7 +34,7 @@ from trio_ws.websocket.lifetime import OPEN
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from trio_ws.channels.channel import Channel, ConnectionSubscriber, PublishedMessage
+    from trio_ws.channels.channel import Channel, ConnectionSubscriber, PublishedMessage, Recovery
     from trio_ws.codecs.base import Codec
     from trio_ws.protocol.deflate import PerMessageDeflate
 
@@ -53,6 +55,8 @@ _ROW = 32
 _ROW_BYTES = 32 * 1024
 #: Bytes to write to one connection at once, give or take one message.
 _PIECE = 64 * 1024
+#: Messages of a history that are written to one connection at once.
+_RECORDS = 64
 
 
 class FanoutWriter:
@@ -96,9 +100,15 @@ class FanoutWriter:
 
     def drained(self, member: ConnectionSubscriber) -> None:
         """Note that the write buffer of a connection is empty."""
-        if member.backlog is not None:
+        if member.backlog is not None or (member.recovery is not None and member.recovery.cursors):
             self._ready[member] = None
             self._work_arrived.notify_all()
+
+    def catch_up(self, member: ConnectionSubscriber, channel: Channel, offset: int) -> None:
+        """Have a connection read a channel from its history, from ``offset`` on, until it has caught up."""
+        member.catch_up(channel, offset)
+        if member.peer is not None:
+            self.drained(member)
 
     def unsubscribed(self, member: ConnectionSubscriber) -> None:
         """Note that a connection has left all channels."""
@@ -233,7 +243,11 @@ class FanoutWriter:
 
     def _write(self, member: ConnectionSubscriber, entries: list[PublishedMessage]) -> None:
         """Write to a connection as much as it accepts, and keep the rest in its backlog."""
-        entries = [entry for entry in entries if entry.skip is None or member not in entry.skip]
+        entries = [
+            entry if entry.skip is None or member not in entry.skip else _notice(entry)
+            for entry in entries
+            if entry.skip is None or member not in entry.skip or member.is_told_of_gaps(entry.channel)
+        ]
         done = self._write_some(member, entries)
         if done < len(entries):
             member.stall()
@@ -266,11 +280,15 @@ class FanoutWriter:
                 frame = entry.frame(dialect, deflate)
             except PacketError as exc:
                 entry.channel.dropped += 1
+                if member.is_told_of_gaps(entry.channel):
+                    notice = PositionNotice(entry.channel, entry.position, 1).frame(dialect, None)
+                    assert not isinstance(notice, DeferredFrame)
+                    frames.append(notice)
                 logger.warning(
                     "%r skips a message of %r: %s", ws, entry.channel.name, exc, extra=log_extra(ws)
                 )
                 continue
-            entry.channel.delivered += 1
+            entry.channel.delivered += entry.counts
             if not isinstance(frame, DeferredFrame):
                 frames.append(frame)
                 size += len(frame)
@@ -290,37 +308,112 @@ class FanoutWriter:
 
     def _write_backlog(self, member: ConnectionSubscriber) -> None:
         backlog = member.backlog
-        if backlog is None:
-            return
-        for _ in range(self._write_some(member, backlog)):
-            member.backlog_bytes -= backlog.popleft().size
-        if not backlog:
+        if backlog is not None:
+            for _ in range(self._write_some(member, backlog)):
+                member.backlog_bytes -= backlog.popleft().size
+            if backlog:
+                return
             member.resume()
+        recovery = member.recovery
+        if recovery is None:
+            return
+        if recovery.dropped:
+            dropped, recovery.dropped = recovery.dropped, set()
+            self._write(member, [PositionNotice(channel, None, -1) for channel in dropped])
+        for channel in list(recovery.cursors):
+            if channel in recovery.cursors and not self._write_history(member, recovery, channel):
+                return
+
+    def _write_history(self, member: ConnectionSubscriber, recovery: Recovery, channel: Channel) -> bool:
+        """Write some of a channel's history to a connection. Return whether it takes more now."""
+        history = channel.history
+        assert history is not None
+        offset = recovery.cursors[channel]
+        told = member.is_told_of_gaps(channel)
+        missing, records = history.read(offset, _RECORDS)
+        entries: list[PublishedMessage] = []
+        ends: list[int] = []  # the next offset after each entry
+        offset += missing
+        if missing and told:
+            entries.append(PositionNotice(channel, Position(history.epoch, offset - 1), missing))
+            ends.append(offset)
+        if history.config.latest and records:
+            assert records[0].message.position is not None
+            offset = records[0].message.position.offset
+        for record in records:
+            offset += 1
+            if record.reaches(member.connection):
+                entries.append(record.message)
+                ends.append(offset)
+            elif told:
+                entries.append(_notice(record.message))
+                ends.append(offset)
+        done = self._write_some(member, entries)
+        for record in records:
+            history.recharge(record)
+        if done < len(entries):
+            if done:
+                recovery.cursors[channel] = ends[done - 1]
+            return False
+        recovery.cursors[channel] = offset
+        if offset > history.offset or not records:
+            member.caught_up(channel)
+        else:
+            self._ready[member] = None  # after others
+        return True
 
     def _enqueue_or_drop(self, member: ConnectionSubscriber, entry: PublishedMessage) -> None:
         """Queue a message for a stalled connection, or apply the policy."""
         backlog = member.backlog
-        if backlog is None or (entry.skip is not None and member in entry.skip):
+        channel = entry.channel
+        if backlog is None or member.is_catching_up(channel):
+            return
+        if entry.skip is not None and member in entry.skip:
+            if not member.is_told_of_gaps(channel):
+                return
+            entry = _notice(entry)
+        if channel.history is not None and channel.history.config.latest and entry.position is not None:
+            self.catch_up(member, channel, entry.position.offset)
             return
         options = member.options
         if len(backlog) >= options.channel_max_items or (
             backlog and member.backlog_bytes + entry.size > options.channel_max_bytes
         ):
-            policy = member.policy_for(entry.channel)
+            policy = member.policy_for(channel)
             if policy == "disconnect":
-                entry.channel.dropped += len(backlog) + 1
+                channel.dropped += len(backlog) + 1
                 self._disconnect(member)
                 return
-            if policy == "drop_newest":
-                entry.channel.dropped += 1
+            told = member.is_told_of_gaps(channel)
+            if isinstance(entry, PositionNotice) and entry.missing < 0 and member.recovery is not None:
+                member.recovery.dropped.add(channel)
                 return
+            if told and channel.history is not None and entry.position is not None:
+                self.catch_up(member, channel, entry.position.offset)
+                return
+            if policy == "drop_newest":
+                channel.dropped += 1
+                if told and member.recovery is not None:
+                    member.recovery.dropped.add(channel)
+                return
+            missed: dict[Channel, PositionNotice] = {}
             while backlog and (
                 len(backlog) >= options.channel_max_items
                 or member.backlog_bytes + entry.size > options.channel_max_bytes
             ):
                 oldest = backlog.popleft()
                 member.backlog_bytes -= oldest.size
-                oldest.channel.dropped += 1
+                oldest.channel.dropped += oldest.counts
+                if member.is_told_of_gaps(oldest.channel):
+                    missed[oldest.channel] = _joined(missed.get(oldest.channel), oldest)
+            for notice in missed.values():
+                backlog.appendleft(notice)
+                member.backlog_bytes += notice.size
+        if member.recovery is not None and channel in member.recovery.dropped:
+            member.recovery.dropped.discard(channel)
+            notice = PositionNotice(channel, None, -1)
+            backlog.append(notice)
+            member.backlog_bytes += notice.size
         backlog.append(entry)
         member.backlog_bytes += entry.size
 
@@ -335,6 +428,19 @@ class FanoutWriter:
             member.peer.close_soon(1013, TOO_SLOW)
         else:
             member.too_slow = True
+
+
+def _notice(entry: PublishedMessage) -> PublishedMessage:
+    """What a connection that recovers gets in place of a message that is not meant for it."""
+    return entry if isinstance(entry, PositionNotice) else PositionNotice(entry.channel, entry.position, 0)
+
+
+def _joined(before: PositionNotice | None, entry: PublishedMessage) -> PositionNotice:
+    """The notice of a gap in which this message, or gap, is the last one."""
+    missing = entry.missing if isinstance(entry, PositionNotice) else 1
+    if before is not None:
+        missing = -1 if missing < 0 or before.missing < 0 else missing + before.missing
+    return PositionNotice(entry.channel, entry.position, missing)
 
 
 async def _give_way(row: int) -> int:

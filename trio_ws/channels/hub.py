@@ -24,12 +24,15 @@ from trio_ws.channels.channel import (
     ENTRY_OVERHEAD,
     Channel,
     ConnectionSubscriber,
+    PositionNotice,
     PublishedMessage,
     TaskSubscriber,
     encode,
 )
 from trio_ws.channels.fanout import TOO_SLOW, FanoutWriter
+from trio_ws.channels.history import Start
 from trio_ws.channels.names import Globs, check_name, check_names, is_glob
+from trio_ws.channels.recovery import catch_up_task, check_starts, recovery_of, tell_gap
 from trio_ws.channels.subscription import MAX_BYTES, Subscription
 from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError
@@ -41,8 +44,11 @@ if TYPE_CHECKING:
 
     from trio_ws.channels.broker import Broker
     from trio_ws.channels.channel import ConnectionSession, Subscriber
+    from trio_ws.channels.history import ChannelHistories
+    from trio_ws.channels.names import Glob
+    from trio_ws.channels.recovery import After
     from trio_ws.channels.subscription import Policy
-    from trio_ws.codecs.base import Packet
+    from trio_ws.codecs.base import Packet, Position
     from trio_ws.predicates import Predicate, PredicateLike
 
 __all__ = ["ChannelStatistics", "Hub", "HubStatistics", "share"]
@@ -111,7 +117,8 @@ _any_msgpack = msgspec.msgpack.Decoder().decode
 class Hub:
     """The channels of a handler, available as ``handler.channels``. See the module docstring."""
 
-    def __init__(self) -> None:
+    def __init__(self, histories: ChannelHistories | None = None) -> None:
+        self._histories = histories
         self._channels: dict[str, Channel] = {}
         self._derived: dict[str, Channel] = {}  # channels that match globs only
         self._globs = Globs()
@@ -160,6 +167,8 @@ class Hub:
         encoded = encode(data)
         packed = self._pack(encoded, predicate)
         channel = self._find(name)
+        if self._histories is not None:
+            channel = self._histories.prepare(name, channel)
         count = 0
         if channel is not None:
             if any(member.inbox.policy == "block" and member.inbox.full for member in channel.inboxes):
@@ -229,13 +238,19 @@ class Hub:
         exclude: Iterable[Any],
         predicate: PredicateLike | None,
     ) -> int:
-        skip = self._skip(channel, exclude, predicate)
+        history = channel.history
+        excluded = frozenset(exclude)
+        skip = self._skip(channel, excluded, predicate)
         self._order += 1
         entry = PublishedMessage(channel, data, encoded, self._order, skip)
+        if history is not None:
+            entry.position = history.next_position
         for codec, deflate in channel.encodings():
             entry.frame(codec, deflate)
         entry.finalize()
         self._published += 1
+        if history is not None and self._histories is not None:
+            self._histories.keep(history, entry, predicate, excluded)
         count = len(channel.cursors) + len(channel.inboxes) - (len(skip) if skip is not None else 0)
         if channel.inboxes:
             packet = entry.packet()
@@ -246,10 +261,9 @@ class Hub:
         return count
 
     def _skip(
-        self, channel: Channel, exclude: Iterable[Any], predicate: PredicateLike | None
+        self, channel: Channel, excluded: Collection[Any], predicate: PredicateLike | None
     ) -> frozenset[ConnectionSubscriber] | None:
         """The connections of a channel that do not receive a message."""
-        excluded: Collection[Any] = frozenset(exclude)
         if not excluded and predicate is None:
             return None
         return frozenset(
@@ -261,9 +275,16 @@ class Hub:
 
     def _put(self, channel: Channel, member: TaskSubscriber, packet: Packet, size: int) -> None:
         inbox = member.inbox
+        if channel.history is not None and packet.position is not None:
+            if member.is_catching_up(channel):
+                return
+            if inbox.full and (channel.history.config.latest or member.is_told_of_gaps(channel)):
+                catch_up_task(member, channel, packet.position.offset)
+                return
         before = inbox.dropped
         if inbox.policy == "block" and inbox.full:  # published by another process, which cannot wait
             channel.dropped += 1
+            tell_gap(channel, member, packet.position, 1)
             return
         channel.delivered += inbox.put(packet, size)
         channel.dropped += inbox.dropped - before
@@ -292,6 +313,8 @@ class Hub:
             self._reject(name, describe(exc))
             return
         channel = self._find(name) if name else self._everyone
+        if name and self._histories is not None:
+            channel = self._histories.prepare(name, channel)
         if channel is None:
             return
         try:
@@ -309,6 +332,40 @@ class Hub:
                 why,
                 self._rejected,
             )
+
+    def missed(self) -> None:
+        """Tell subscribers that messages of other processes may have been missed, at this place."""
+        if self._histories is not None:
+            self._histories.rename()
+        for channel in list(self._channels.values()):
+            self._break(channel)
+
+    def resubscribed(self) -> None:
+        """Do not let anybody continue from before, as more may have been missed since `missed`."""
+        if self._histories is not None:
+            self._histories.rename()
+
+    def _break(self, channel: Channel) -> None:
+        """End the continuity of a channel."""
+        position = None
+        if self._histories is not None and channel.name is not None:
+            config = self._histories.config(channel.name)
+            if config is not None and config.latest:
+                return
+            if channel.history is not None:
+                for member in (*channel.cursors, *channel.inboxes):
+                    if member.is_catching_up(channel):
+                        member.caught_up(channel)
+                channel.history.clear()
+            position = self._histories.start(channel.name, None, 0).position
+        notice = PositionNotice(channel, position, -1)
+        notice.skip = frozenset(one for one in channel.cursors if not one.is_told_of_gaps(channel))
+        if len(notice.skip) < len(channel.cursors):
+            self._order += 1
+            notice.order = self._order
+            self.fanout.append(channel, notice)
+        for member in channel.inboxes:
+            tell_gap(channel, member, position, -1)
 
     # -- subscribers --------------------------------------------------------------------------------
 
@@ -342,9 +399,11 @@ class Hub:
             if subscriber.globs is None:
                 subscriber.globs = {}
             subscriber.globs[name] = glob
+            made = self._make_latest(subscriber, glob)
             for known_name, channel in self._channels.items():
-                if glob.matches(known_name):
+                if known_name not in made and glob.matches(known_name):
                     subscriber.join(channel)
+                    self._begin_with_latest(subscriber, channel)
             return
         channel = self._channels.get(name) or self._make(name)
         if not channel.direct_subscribers:
@@ -352,6 +411,52 @@ class Hub:
             self._tell_broker(name)
         channel.direct_subscribers += 1
         subscriber.join(channel)
+        self._begin_with_latest(subscriber, channel)
+
+    def _make_latest(self, subscriber: Subscriber, glob: Glob) -> set[str]:
+        """Make the channels without subscribers whose newest message a new glob is to get; their names."""
+        made: set[str] = set()
+        if self._histories is not None:
+            for name in self._histories.latest(glob.matches):
+                if name not in self._channels and len(made) < _DERIVED_CHANNELS:
+                    made.add(name)
+                    self._begin_with_latest(subscriber, self._make(name))
+        return made
+
+    def _begin_with_latest(self, subscriber: Subscriber, channel: Channel) -> None:
+        """Give a new subscriber the newest message, if the channel keeps it for that."""
+        history = channel.history
+        if history is not None and history.config.latest and self._histories is not None:
+            assert channel.name is not None
+            self._begin_at(subscriber, channel, self._histories.start(channel.name, None, 0))
+
+    def _begin_at(self, subscriber: Subscriber, channel: Channel, start: Start) -> None:
+        """Have a subscriber go on from a start that was found out in the same step."""
+        history = channel.history
+        if history is None or start.position is None or start.position.offset >= history.offset:
+            return
+        offset = start.position.offset + 1
+        if isinstance(subscriber, ConnectionSubscriber):
+            self.fanout.catch_up(subscriber, channel, offset)
+        elif isinstance(subscriber, TaskSubscriber):
+            catch_up_task(subscriber, channel, offset)
+
+    def recover(self, subscriber: Subscriber, name: str, after: Position | None, last: int) -> Start:
+        """Have a subscriber go on from a position in a channel, and be told of gaps there.
+
+        Args:
+            subscriber: it has subscribed to ``name``, if it is a connection in the same step.
+            name: a channel, not a glob.
+            after: the position that it has seen last; None for none.
+            last: without ``after``, how many of the newest messages it gets.
+        """
+        channel = self._channels[name]
+        recovery_of(subscriber).channels.add(channel)
+        if self._histories is None:
+            return Start(None)
+        start = self._histories.start(name, after, last)
+        self._begin_at(subscriber, channel, start)
+        return start
 
     @property
     def names_in_a_row(self) -> int:
@@ -428,7 +533,8 @@ class Hub:
         return channel
 
     def _make(self, name: str) -> Channel:
-        channel = self._channels[name] = Channel(name)
+        history = self._histories.find(name) if self._histories is not None else None
+        channel = self._channels[name] = history.channel if history is not None else Channel(name)
         for glob in self._globs.matching(name):
             for subscriber in self._by_glob[glob.text]:
                 subscriber.join(channel)
@@ -444,6 +550,8 @@ class Hub:
             oldest = next(iter(self._derived.values()))
             self.fanout.flush_now(oldest)
             for subscriber in (*oldest.cursors, *oldest.inboxes):
+                if isinstance(subscriber, TaskSubscriber) and subscriber.is_catching_up(oldest):
+                    tell_gap(oldest, subscriber, None, -1)
                 subscriber.leave(oldest)
             self._drop_if_unused(oldest)
 
@@ -454,6 +562,9 @@ class Hub:
             self.fanout.forget(channel)
             self._delivered += channel.delivered
             self._dropped += channel.dropped
+            channel.delivered = channel.dropped = 0
+            if self._histories is not None and self._broker is not None:
+                self._histories.forget(channel.name)  # what others publish now is not heard here
 
     # -- task subscriptions and statistics ----------------------------------------------------------
 
@@ -465,6 +576,9 @@ class Hub:
         policy: Policy = "drop_oldest",
         max_items: int = 64,
         max_bytes: int = MAX_BYTES,
+        recover: bool = False,
+        after: After = None,
+        last: int = 0,
     ) -> AsyncIterator[Subscription]:
         """Receive published messages in a task of the server, for the duration of a block.
 
@@ -477,22 +591,41 @@ class Hub:
             max_items: messages that may wait.
             max_bytes: bytes of waiting messages, as msgpack, plus 128 for each. One message may exceed it.
                 Default 1 MiB.
+            recover: put a `Gap` where messages are missing. What there is no room for is read from the
+                channel's history later, and only what was trimmed by then is missing; the policy decides in
+                channels without one.
+            after: begin after this position of a channel with a history, as `Packet.position` or stored
+                earlier, and with a `Gap` if that is not possible. With several names, a mapping of names to
+                positions. Implies ``recover``.
+            last: begin with up to so many of the newest messages of each channel.
 
         Raises:
-            ValueError, TypeError: a name, the policy, ``max_items`` or ``max_bytes`` is invalid.
+            ValueError, TypeError: an argument is invalid; ``after`` or ``last`` is given for a glob.
         """
         names = check_names(names)
+        starts = check_starts(names, after, last)
         member = TaskSubscriber()
         inbox = member.inbox = Subscription(
             policy, max_items, lambda _: self.leave(member), max_bytes=max_bytes
         )
         await checkpoint()
+        if recover or after is not None:
+            inbox.tells_gaps = recovery_of(member).all = True
         for name in names:
             self.add(member, name, policy)
+            if name in starts:
+                self._start_task(member, name, starts[name], last)
         try:
             yield inbox
         finally:
             inbox.close()
+
+    def _start_task(self, member: TaskSubscriber, name: str, after: Position | None, last: int) -> None:
+        start = self.recover(member, name, after, last)
+        if after is not None and start.gap:
+            tell_gap(self._channels[name], member, start.position, start.gap)
+        elif after is not None and start.position is None:
+            tell_gap(self._channels[name], member, None, -1)
 
     def statistics(self) -> HubStatistics:
         """The current counters."""
@@ -539,11 +672,21 @@ async def share(broker: Broker, hubs: Mapping[str, Hub], timeout: float) -> Asyn
         if hub is not None:
             hub.receive(channel, payload)
 
+    def missed() -> None:
+        for hub in hubs.values():
+            hub.missed()
+
+    def resubscribed() -> None:
+        for hub in hubs.values():
+            hub.resubscribed()
+
+    broker.on_missed, broker.on_resubscribed = missed, resubscribed
     async with broker.run(receive, timeout):
         for namespace, hub in hubs.items():
             hub.attach(broker, namespace)
         try:
             yield
         finally:
+            broker.on_missed = broker.on_resubscribed = None
             for hub in hubs.values():
                 hub.attach(None)

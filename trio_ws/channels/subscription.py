@@ -12,19 +12,24 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self, get_args
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from trio_ws.codecs.base import Packet
+from trio_ws.codecs.base import Gap, Packet
 from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ["MAX_BYTES", "Policy", "Subscription", "SubscriptionStatistics", "check_policy"]
+__all__ = ["MAX_BYTES", "Policy", "Subscription", "SubscriptionStatistics", "check_policy", "gap_for"]
 
 #: Default limit on the bytes of waiting packets, the same as `Options.channel_max_bytes`.
 MAX_BYTES = 1024 * 1024
 #: What to do with a slow subscriber: ``"drop_oldest"``, ``"drop_newest"``, ``"disconnect"`` or ``"block"``.
 Policy = Literal["drop_oldest", "drop_newest", "disconnect", "block"]
+
+
+#: Channels of which the gaps are told one by one, before and after what waits.
+_MAX_GAPS = 1024
+_GAP_SIZE = 128
 
 
 class SubscriptionStatistics(NamedTuple):
@@ -51,6 +56,25 @@ def check_policy(policy: str, allowed: tuple[str, ...] = get_args(Policy)) -> No
     """
     if policy not in allowed:
         raise ValueError(f"policy must be one of {', '.join(map(repr, allowed))}, not {policy!r}")
+
+
+def gap_for(packet: Packet) -> Gap:
+    """Return what stands in place of a packet that is not received."""
+    if isinstance(packet, Gap):
+        return packet
+    return Gap(packet.source, channel=packet.channel, position=packet.position, gap=1)
+
+
+def _joined(first: Gap, second: Gap) -> Gap:
+    """Return one gap in place of two that follow each other."""
+    missing = -1
+    if first.missing is not None and second.missing is not None and _same_epoch(first, second):
+        missing = first.missing + second.missing
+    return Gap(second.source, channel=second.channel, position=second.position, gap=missing)
+
+
+def _same_epoch(first: Gap, second: Gap) -> bool:
+    return first.epoch == second.epoch
 
 
 class Subscription(trio.abc.ReceiveChannel[Packet]):
@@ -87,6 +111,13 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
         self._error: Callable[[], BaseException] | None = None
         self._delivered = 0
         self._dropped = 0
+        #: Whether it gets a `Gap` where packets are missing.
+        self.tells_gaps = False
+        #: Puts more into it, if there is more in a history.
+        self.refill: Callable[[], None] | None = None
+        # Gaps by channel: before all that waits, and after it.
+        self._gaps_before: dict[str | None, Gap] = {}
+        self._gaps_after: dict[str | None, Gap] = {}
 
     @property
     def full(self) -> bool:
@@ -114,10 +145,14 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
         if self.full:
             if self.policy == "drop_oldest":
                 while self.full:
-                    self._dropped += 1
-                    self._take()
+                    oldest = self._take()
+                    self._dropped += not isinstance(oldest, Gap)
+                    if self.tells_gaps:
+                        self._add_gap(self._gaps_before, gap_for(oldest))
                 return self._add(packet, size)
             self._dropped += 1
+            if self.tells_gaps and self.policy != "disconnect":
+                self._add_gap(self._gaps_after, gap_for(packet))
             if self.policy == "disconnect":
                 past = f"max_items ({self.max_items}) packets"
                 if len(self._queue) < self.max_items:
@@ -129,7 +164,27 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
             return False
         return self._add(packet, size)
 
+    def put_gap(self, gap: Gap) -> None:
+        """Tell that packets are missing after all that waits now. It takes no room."""
+        if not self._ended:
+            self._add_gap(self._gaps_after, gap)
+            self._packet_arrived.notify_all()
+
+    def _add_gap(self, gaps: dict[str | None, Gap], gap: Gap) -> None:
+        channel = gap.channel
+        if channel not in gaps and len(gaps) >= _MAX_GAPS:
+            gap = Gap(gap.source, gap=-1)  # of channels without number: one for all of them
+            channel = None
+        known = gaps.get(channel)
+        gaps[channel] = gap if known is None else _joined(known, gap)
+
+    def _take_gap(self, gaps: dict[str | None, Gap]) -> Gap:
+        return gaps.pop(next(iter(gaps)))
+
     def _add(self, packet: Packet, size: int) -> bool:
+        while self._gaps_after:
+            self._queue.append((self._take_gap(self._gaps_after), _GAP_SIZE))
+            self._size += _GAP_SIZE
         self._queue.append((packet, size))
         self._size += size
         self._delivered += 1
@@ -161,14 +216,21 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
                 broke (a `ConnectionClosedError`).
             trio.ClosedResourceError: the subscription was closed locally.
         """
-        if self._queue and not self._closed:
+        if self.refill is not None and not self._queue and not self._closed:
+            self.refill()
+        if self._any and not self._closed:
             await checkpoint_if_cancelled()
-        while not self._queue or self._closed:
+        while not self._any or self._closed:
             if self._closed or self._ended:
                 await checkpoint()
                 return self.receive_nowait()  # raises the appropriate exception
             await self._packet_arrived.wait()
         return self.receive_nowait()
+
+    @property
+    def _any(self) -> bool:
+        """Whether something is waiting."""
+        return bool(self._queue or self._gaps_before or self._gaps_after)
 
     def receive_nowait(self) -> Packet:
         """Return the next packet without waiting. Raises as `receive` does.
@@ -178,10 +240,16 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
         """
         if self._closed:
             raise trio.ClosedResourceError("the subscription is closed; its block has ended")
+        if self._gaps_before:
+            return self._take_gap(self._gaps_before)
+        if not self._queue and self.refill is not None:
+            self.refill()
         if self._queue:
             packet = self._take()
             self.has_room.notify_all()
             return packet
+        if self._gaps_after:
+            return self._take_gap(self._gaps_after)
         if not self._ended:
             raise trio.WouldBlock
         if self._error is not None:
@@ -195,6 +263,9 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
             self.end()
             self._queue.clear()
             self._size = 0
+            self._gaps_before.clear()
+            self._gaps_after.clear()
+            self.refill = None
             self._packet_arrived.notify_all()
 
     async def aclose(self) -> None:

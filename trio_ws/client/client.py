@@ -15,6 +15,7 @@ from trio.lowlevel import enable_ki_protection
 
 from trio_ws._settings import shows_settings_of
 from trio_ws.channels.names import check_names
+from trio_ws.channels.recovery import check_starts
 from trio_ws.channels.subscription import Subscription, check_policy
 from trio_ws.client.backoff import Backoff
 from trio_ws.client.config import AskURI, ConnectSettings, connect_config
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
+    from trio_ws.channels.recovery import After
     from trio_ws.channels.subscription import Policy
     from trio_ws.client.retry import ClientState
     from trio_ws.codecs.base import Packet
@@ -334,7 +336,14 @@ class WebSocketClient:
 
     @asynccontextmanager
     async def subscribe(
-        self, names: str | Iterable[str], *, policy: Policy = "drop_oldest", max_items: int = 64
+        self,
+        names: str | Iterable[str],
+        *,
+        policy: Policy = "drop_oldest",
+        max_items: int = 64,
+        recover: bool = False,
+        after: After = None,
+        last: int = 0,
     ) -> AsyncIterator[Subscription]:
         """Listen to channels, for the length of a block: ``async with ... as inbox: async for packet in``.
 
@@ -348,6 +357,15 @@ class WebSocketClient:
                 ``"drop_newest"``, or ``"disconnect"``, which ends the inbox and not the connection.
             max_items: packets that may wait in the inbox. Past ``Options.channel_max_bytes`` of what they
                 decode to the policy decides as well; one packet may come on top.
+            recover: miss nothing, or be told. After a lost connection, what was published in between
+                follows, in order and once, if the channel has a history (``channels_history`` of the handler)
+                that reaches back so far. A `Gap` stands where messages are missing, also where the policy
+                dropped them. For channels without a history, for globs, and with servers of earlier versions
+                there is one `Gap` after each lost connection.
+            after: begin after this position of a channel with a history, as `Packet.position` or stored
+                earlier, and with a `Gap` if that is not possible. With several names, a mapping of names to
+                positions. Implies ``recover``.
+            last: begin with up to so many of the newest messages of each channel.
 
         Yields:
             The `Subscription`. When the connection has ended for good, it raises what `recv` does, after the
@@ -362,6 +380,8 @@ class WebSocketClient:
         """
         check_policy(policy, ("drop_oldest", "drop_newest", "disconnect"))
         wanted = check_names(names)
+        starts = check_starts(wanted, after, last)
+        recover = recover or after is not None
         if not wanted:
             raise ValueError("name one channel at least")
         subscriptions = self._subscriptions
@@ -370,7 +390,8 @@ class WebSocketClient:
             peer = await self._connections.wait_writable()
             if not peer.supports_extensions:
                 raise no_channels(peer)
-            subscriptions.add(peer, inbox, wanted)
+            inbox.tells_gaps = recover
+            subscriptions.add(peer, inbox, wanted, starts, recover=recover, last=last)
             await subscriptions.confirmed(inbox)
             if inbox._ended:
                 raise inbox._error() if inbox._error is not None else peer.ws._closed_error()

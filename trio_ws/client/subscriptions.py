@@ -16,17 +16,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from trio_ws.channels.names import is_glob, matcher
-from trio_ws.codecs.base import SUBSCRIBE, UNSUBSCRIBE
+from trio_ws.client.recovery import Progress
+from trio_ws.codecs.base import RECOVER, SUBSCRIBE, UNSUBSCRIBE, Gap, PacketSource
+from trio_ws.codecs.recovery import Recovered, RecoverFrom
 from trio_ws.errors import PacketError, SubscriptionError
 from trio_ws.rpc.errors import error_from
 from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from trio_ws.channels.subscription import Subscription
-    from trio_ws.codecs.base import Packet, Response
+    from trio_ws.codecs.base import Packet, Position, Response
     from trio_ws.errors import ConnectionClosedError
     from trio_ws.rpc.deadlines import Lease
     from trio_ws.rpc.session import RPCSession
@@ -35,6 +39,8 @@ __all__ = ["Subscriptions"]
 
 #: Names in one request when a connection is new.
 _NAMES_AT_ONCE = 256
+#: What a server of an earlier version says to `RECOVER`.
+_METHOD_NOT_FOUND = -32601
 
 
 class _Subscription:
@@ -44,8 +50,8 @@ class _Subscription:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.inboxes: dict[Subscription, None] = {}
-        self.asked = False  # for on the connection of now, and not answered yet
+        self.inboxes: dict[Subscription, Progress] = {}
+        self.asked = 0  # requests on the connection of now that are not answered yet
         self.confirmed = False  # by the server, on the connection of now
 
 
@@ -92,14 +98,33 @@ class Subscriptions:
         self._listen(peer)
         names = list(self._names)
         for start in range(0, len(names), _NAMES_AT_ONCE):
-            self._subscribe(names[start : start + _NAMES_AT_ONCE])
+            self._ask_for(names[start : start + _NAMES_AT_ONCE])
+
+    def _ask_for(self, names: Sequence[str]) -> None:
+        """Subscribe to names that are new on this connection."""
+        plain: list[str] = []
+        recovered: list[Progress] = []
+        for name in names:
+            waiting = [one for one in self._names[name].inboxes.values() if one.waiting]
+            recovered += waiting
+            if not waiting:
+                plain.append(name)
+        if plain:
+            self._subscribe(plain)
+        self._recover(recovered)
 
     def detach(self) -> None:
         """The connection is lost, and another will come."""
         self._session = None
         self._leaving.clear()
         for entry in self._names.values():
-            entry.asked = entry.confirmed = False
+            entry.asked = 0
+            entry.confirmed = False
+            for inbox, progress in entry.inboxes.items():
+                if not is_glob(entry.name):
+                    progress.connection_lost()
+                elif inbox.tells_gaps:
+                    inbox.put_gap(Gap(PacketSource.CHANNEL, channel=entry.name, gap=-1))
 
     def end(self, error: Callable[[], BaseException] | None) -> None:
         """No other connection will come: all inboxes end."""
@@ -114,12 +139,22 @@ class Subscriptions:
 
     # -- inboxes come and go ------------------------------------------------------------------------
 
-    def add(self, peer: RPCSession, inbox: Subscription, names: Iterable[str]) -> None:
+    def add(
+        self,
+        peer: RPCSession,
+        inbox: Subscription,
+        names: Iterable[str],
+        starts: Mapping[str, Position | None],
+        *,
+        recover: bool,
+        last: int,
+    ) -> None:
         """Subscribe an inbox, over a connection that is up."""
         if not self._held:
             self._listen(peer)
         held = self._held[inbox] = list(names)
         new = []
+        recovered = []
         for name in held:
             entry = self._names.get(name)
             if entry is None:
@@ -127,13 +162,25 @@ class Subscriptions:
                 entry = self._names[name] = _Subscription(name)
                 if is_glob(name):
                     self._globs[name] = matcher(name)
-            entry.inboxes[inbox] = None
+            progress = entry.inboxes[inbox] = Progress(
+                inbox,
+                name,
+                recovers=recover and not is_glob(name),
+                after=starts.get(name),
+                last=last,
+            )
+            if progress.waiting and name not in new:
+                recovered.append(progress)
         if new:
-            self._subscribe(new)
+            self._ask_for(new)
+        self._recover(recovered)
 
     async def confirmed(self, inbox: Subscription) -> None:
         """Wait until the server has said yes to all names of an inbox, or the inbox has ended."""
-        while not all(self._names[name].confirmed for name in self._held.get(inbox, ())):
+        while not all(
+            self._names[name].confirmed and not self._names[name].inboxes[inbox].waiting
+            for name in self._held.get(inbox, ())
+        ):
             await self._changed.wait()
 
     def leave(self, inbox: Subscription) -> None:
@@ -150,7 +197,7 @@ class Subscriptions:
                 self._globs.pop(name, None)
                 if entry.asked:
                     # The server may still ponder, and would come to a request to unsubscribe first.
-                    self._leaving[name] = self._leaving.get(name, 0) + 1
+                    self._leaving[name] = self._leaving.get(name, 0) + entry.asked
                 elif entry.confirmed:
                     left.append(name)
         self._changed.notify_all()
@@ -167,23 +214,11 @@ class Subscriptions:
         assert peer is not None
         entries = [self._names[name] for name in names]
         for entry in entries:
-            entry.asked = True
+            entry.asked += 1
 
         def take(response: Response) -> None:
             refusal = _refusal(response, names)
-            current = []
-            left = []
-            for entry in entries:
-                entry.asked = False
-                if self._names.get(entry.name) is entry:
-                    current.append(entry)
-                else:
-                    left.append(entry.name)
-            # What was left meanwhile may have been taken anew, and that was asked for apart.
-            gone = [name for name in left if name not in self._names]
-            if gone:
-                self._unsubscribe(peer, gone)
-            self._stop_dropping(left)
+            current = self._answered(peer, entries)
             if refusal is None:
                 for entry in current:
                     entry.confirmed = True
@@ -198,6 +233,73 @@ class Subscriptions:
             self._changed.notify_all()
 
         peer.ask_soon(_PendingSubscribe(take), SUBSCRIBE, [list(names)])
+
+    def _answered(self, peer: RPCSession, entries: Iterable[_Subscription]) -> list[_Subscription]:
+        """A request for names is answered. Return those of the names that are still wanted."""
+        current = []
+        left = []
+        for entry in entries:
+            entry.asked -= 1
+            if self._names.get(entry.name) is entry:
+                current.append(entry)
+            else:
+                left.append(entry)
+        # What was left meanwhile may have been taken anew, and that was asked for apart.
+        gone = [entry.name for entry in left if entry.name not in self._names and not entry.asked]
+        if gone:
+            self._unsubscribe(peer, gone)
+        self._stop_dropping(entry.name for entry in left)
+        return current
+
+    def _recover(self, progresses: Sequence[Progress]) -> None:
+        """Subscribe to names, to continue from where these have come: by one request, if that is the same."""
+        while progresses:
+            starts: dict[str, RecoverFrom] = {}
+            alike: list[Progress] = []
+            others: list[Progress] = []
+            for progress in progresses:
+                start = progress.start
+                (alike if starts.setdefault(progress.channel, start) == start else others).append(progress)
+            self._recover_from(starts, alike)
+            progresses = others
+
+    def _recover_from(self, starts: Mapping[str, RecoverFrom], progresses: Sequence[Progress]) -> None:
+        peer = self._session
+        assert peer is not None
+        entries = [self._names[name] for name in starts]
+        for entry in entries:
+            entry.asked += 1
+
+        def take(response: Response) -> None:
+            refusal, answers = _answers(response, starts)
+            current = self._answered(peer, entries)
+            waiting = [
+                progress
+                for progress in progresses
+                for entry in current
+                if entry.inboxes.get(progress.inbox) is progress
+            ]
+            if response.error == _METHOD_NOT_FOUND:
+                for progress in waiting:
+                    progress.begin(Recovered())
+                if current:
+                    self._subscribe([entry.name for entry in current])
+            elif refusal is None:
+                for entry in current:
+                    entry.confirmed = True
+                for progress in waiting:
+                    progress.begin(answers.get(progress.channel, Recovered()))
+            elif len(starts) > 1:
+                for entry in current:
+                    self._recover([one for one in waiting if one.channel == entry.name])
+            else:
+                for entry in current:
+                    ended = [one.inbox for one in waiting] if entry.confirmed else list(entry.inboxes)
+                    for inbox in ended:
+                        inbox.end(refusal)
+            self._changed.notify_all()
+
+        peer.ask_soon(_PendingSubscribe(take), RECOVER, [starts])
 
     def _unsubscribe(self, peer: RPCSession, names: list[str]) -> None:
         for name in names:
@@ -217,12 +319,19 @@ class Subscriptions:
         if channel is None:
             return False
         entry = self._names.get(channel)
-        found: dict[Subscription, None] = dict(entry.inboxes) if entry is not None else {}
+        if packet.gap is not None:
+            for progress in list(entry.inboxes.values()) if entry is not None else ():
+                progress.gap(packet)
+            return True
+        found: dict[Subscription, Progress] = {}
         for glob, matches in self._globs.items():
             if matches(channel):
                 found.update(self._names[glob].inboxes)
-        for inbox in found:
-            inbox.put(packet, size)
+        if entry is not None:
+            found.update(entry.inboxes)
+        for inbox, progress in found.items():
+            if progress.channel != channel or progress.takes(packet):
+                inbox.put(packet, size)
         return bool(found) or (bool(self._leaving) and self._was_left(channel))
 
     def _was_left(self, channel: str) -> bool:
@@ -234,6 +343,19 @@ class Subscriptions:
 def no_channels(peer: RPCSession) -> PacketError:
     """What a client says whose server speaks a dialect without subscriptions."""
     return PacketError(f"{peer.codec.name} lets no client subscribe; trio-ws.v1 does")
+
+
+def _answers(
+    response: Response, starts: Mapping[str, RecoverFrom]
+) -> tuple[Callable[[], Exception] | None, dict[str, Recovered]]:
+    """What makes the error where the server does not let us in, or where each channel continues."""
+    if response.error is not None or not isinstance(response.response, dict):
+        return _refusal(response, list(starts)), {}
+    try:
+        return None, msgspec.convert(response.response, dict[str, Recovered])
+    except msgspec.ValidationError as exc:
+        text = f"the server's answer to {RECOVER} is invalid: {exc}"
+        return lambda: PacketError(text), {}
 
 
 def _refusal(response: Response, names: Sequence[str]) -> Callable[[], Exception] | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 import functools
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -33,12 +33,15 @@ __all__ = [
     "GOAWAY",
     "MAX_NAME",
     "METHODS",
+    "RECOVER",
     "SUBSCRIBE",
     "UNSUBSCRIBE",
     "Codec",
     "DecodeError",
+    "Gap",
     "Packet",
     "PacketSource",
+    "Position",
     "Request",
     "Response",
     "path_in",
@@ -53,6 +56,8 @@ GOAWAY = "__goaway__"
 # What a client asks to subscribe itself to channels. These are answered, as any other method.
 SUBSCRIBE = "__subscribe__"
 UNSUBSCRIBE = "__unsubscribe__"
+# The same for channels whose messages the client continues from a position (trio-ws.v1).
+RECOVER = "__recover__"
 
 # What a client asks for the list of methods; answered where the handler allows it.
 METHODS = "__methods__"
@@ -65,6 +70,25 @@ _Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 _Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class Position(NamedTuple):
+    """Where a message stands in a channel with a history: ``packet.position``.
+
+    It can be stored, as the tuple that it is, and given to ``subscribe(..., after=position)`` later.
+
+    Attributes:
+        epoch: what the offset counts in. It changes when the history was lost.
+        offset: the number of the message, from 1; 0 stands before the first.
+    """
+
+    epoch: str
+    offset: int
+
+
+# What it may be on the wire. Not as text, which could only be resolved in this module: users meet the class
+# in another one.
+Position.__annotations__ = {"epoch": Annotated[str, msgspec.Meta(max_length=64)], "offset": _Bytes}
 
 
 class PacketSource(enum.IntEnum):
@@ -136,6 +160,9 @@ class Packet(msgspec.Struct, omit_defaults=True, gc=False):
         rpc: the call or answer, of an RPC packet and of no other.
         timestamp: passed through.
         correlation_id: passed through.
+        position: where a CHANNEL packet stands in its channel, if that keeps a history (trio-ws.v1).
+        gap: of a `Gap`, how many messages are missing up to ``position``; -1 if that is unknown; None for a
+            packet with data (trio-ws.v1).
     """
 
     source: PacketSource
@@ -144,6 +171,31 @@ class Packet(msgspec.Struct, omit_defaults=True, gc=False):
     rpc: Request | Response | None = None
     timestamp: float | None = None
     correlation_id: Any = None
+    position: Position | None = None
+    gap: int | None = None
+
+    @property
+    def offset(self) -> int | None:
+        """The number of a CHANNEL packet in its channel; None if the channel keeps no history."""
+        return self.position.offset if self.position is not None else None
+
+    @property
+    def epoch(self) -> str | None:
+        """What ``offset`` counts in; None if the channel keeps no history."""
+        return self.position.epoch if self.position is not None else None
+
+
+class Gap(Packet):
+    """Stands in a subscription exactly where messages are missing. ``data`` is None.
+
+    ``channel`` is the channel, or the glob that was subscribed to. ``position`` is that of the last missing
+    message, if it is known; the next packet of the channel comes after it.
+    """
+
+    @property
+    def missing(self) -> int | None:
+        """How many messages are missing; None if that is unknown."""
+        return self.gap if self.gap is not None and self.gap > 0 else None
 
 
 class DecodeError(PacketError):

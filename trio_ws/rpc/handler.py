@@ -18,12 +18,19 @@ import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 from trio_ws.channels.channel import ConnectionSubscriber
+from trio_ws.channels.history import check_histories
 from trio_ws.channels.hub import Hub
 from trio_ws.channels.names import check_names, is_glob
 from trio_ws.channels.subscription import check_policy
-from trio_ws.codecs.base import DISCOVER, METHODS, SUBSCRIBE, UNSUBSCRIBE
+from trio_ws.codecs.base import DISCOVER, METHODS, RECOVER, SUBSCRIBE, UNSUBSCRIBE
+from trio_ws.codecs.recovery import Recovered, RecoverFrom
 from trio_ws.codecs.registry import choose, plain_dialect
-from trio_ws.errors import CloseConnection, RPCAccessDeniedError, RPCInvalidParamsError
+from trio_ws.errors import (
+    CloseConnection,
+    RPCAccessDeniedError,
+    RPCInvalidParamsError,
+    RPCMethodNotFoundError,
+)
 from trio_ws.logs import logger_for, shown
 from trio_ws.predicates import check
 from trio_ws.rpc.client_connection import CONNECTION_POLICIES, ClientConnection, State
@@ -37,6 +44,7 @@ from trio_ws.websocket.lifetime import CONNECTING
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from trio_ws.channels.history import History
     from trio_ws.channels.subscription import Policy
     from trio_ws.codecs.base import Packet
     from trio_ws.predicates import PredicateLike
@@ -53,7 +61,7 @@ logger = logger_for("trio_ws.handler")
 _NAMES_IN_A_ROW = 16
 #: Names that a client may let go at once, though it may hold less.
 _NAMES_TO_LEAVE = 1000
-_RESERVED = frozenset({SUBSCRIBE, UNSUBSCRIBE, METHODS})
+_RESERVED = frozenset({SUBSCRIBE, UNSUBSCRIBE, RECOVER, METHODS})
 
 #: What serving a connection gives that lives on without the task.
 DETACHED = object()
@@ -70,6 +78,8 @@ class WebSocketHandler(Generic[State]):
             the default, for no limit.
         channel_policy: what to do with a connection that is too slow for its channels, unless ``subscribe``
             says otherwise: ``"disconnect"``, the default, ``"drop_oldest"`` or ``"drop_newest"``.
+        channels_history: a `History` for each pattern of names whose newest messages are kept, for
+            subscribers that come back or come later. The first pattern that matches counts. Default: none.
         client_globs: whether `may_subscribe` is asked about a client's own globs. Default False: they are
             refused.
         list_methods: whether clients are told, when they ask, which methods they may call, with parameters
@@ -81,6 +91,7 @@ class WebSocketHandler(Generic[State]):
 
     default_rate_limit: ClassVar[RateLimit | None] = None
     channel_policy: ClassVar[Policy] = "disconnect"
+    channels_history: ClassVar[Mapping[str, History]] = {}
     client_globs: ClassVar[bool] = False
     list_methods: ClassVar[bool] = False
     channel_types: ClassVar[Mapping[str, Any]] = types.MappingProxyType({})
@@ -105,11 +116,12 @@ class WebSocketHandler(Generic[State]):
             self._methods = collect(self)
             self._limiter = Limiter()
             self._clients = set()
-            self._hub = Hub()
+            self._hub = Hub(check_histories(self.channels_history))
             check_policy(self.channel_policy, CONNECTION_POLICIES)
             self._check_channel_types()
             self._methods[SUBSCRIBE] = make_method(self._subscribe)
             self._methods[UNSUBSCRIBE] = make_method(self._unsubscribe)
+            self._methods[RECOVER] = make_method(self._recover)
             if self.list_methods:
                 self._methods[METHODS] = make_method(self._list_methods)
                 self._schema = self.schema()  # a method that it cannot describe is a mistake that shows now
@@ -374,7 +386,10 @@ class WebSocketHandler(Generic[State]):
                 await self._check_subscription(connection, name)
             if start + _NAMES_IN_A_ROW < len(names):
                 await checkpoint()
-        new = list(dict.fromkeys(names))
+        return await self._hold(connection, list(dict.fromkeys(names)))
+
+    async def _hold(self, connection: ClientConnection[State], new: list[str]) -> bool:
+        """Subscribe a client to names that it may have: to all, or, where there is no room, to none."""
         member = connection._member
         if member is None or not connection._has_room(new):
             return False
@@ -405,6 +420,36 @@ class WebSocketHandler(Generic[State]):
                 allowed = await allowed
         if not allowed:
             raise RPCAccessDeniedError(f"access to the channel '{shown(name)}' denied")
+
+    async def _recover(
+        self, connection: ClientConnection[State], starts: dict[str, RecoverFrom]
+    ) -> dict[str, Recovered] | bool:
+        """A client subscribes itself and goes on from positions: all of it, or nothing."""
+        peer = connection._live
+        if not peer.supports_extensions:
+            raise RPCMethodNotFoundError(f"{peer.codec.name} carries no positions")
+        if self._are_too_many(connection, list(starts), 0):
+            return False
+        for number, name in enumerate(starts, 1):
+            member = connection._member
+            if is_glob(name):
+                raise RPCInvalidParamsError("a glob cannot be recovered", data={"path": "starts"})
+            if member is None or name not in member.held:
+                await self._check_subscription(connection, name)
+            if number % _NAMES_IN_A_ROW == 0:
+                await checkpoint()
+        if not await self._hold(connection, list(starts)):
+            return False
+        while peer.congested and not peer.over:
+            await peer.wait_for_room()  # so that the answer goes out before what it announces
+        # From here to the answer is one step. The client ignores what came before that.
+        member = connection._member
+        if member is None or any(name not in member.held for name in starts):
+            return False
+        found = {
+            name: self._hub.recover(member, name, start.after, start.last) for name, start in starts.items()
+        }
+        return {name: Recovered(start.position, start.latest) for name, start in found.items()}
 
     async def _unsubscribe(self, connection: ClientConnection[State], names: list[str]) -> bool:
         if self._are_too_many(connection, names, _NAMES_TO_LEAVE):

@@ -179,6 +179,7 @@ class RedisBroker(Broker):
         self._losses = 0
         self._rejected = 0
         self._problem = ""
+        self._resubscribing = False
         self._last_loss = ""
         self._lost = _ThrottledWarning()
         self._foreign = _ThrottledWarning()
@@ -336,6 +337,9 @@ class RedisBroker(Broker):
                     self._overflow,
                 )
                 self._begin(link)
+                self._resubscribing = True
+                if self.on_missed is not None:
+                    self.on_missed()
                 self._publish_not_before = trio.current_time() + min(self._backoff_max, _SETTLE) + _LOG_IN
 
     def _begin(self, link: RedisConnection) -> None:
@@ -476,6 +480,15 @@ class RedisBroker(Broker):
                 raise BrokerError(f"{self._url.shown} sent an unexpected {kind!r}")
             if not names:
                 link.pending_replies.popleft()
+                if self._resubscribing and not self._wanted.changed:
+                    self._check_resubscribed(link)
+
+    def _check_resubscribed(self, link: RedisConnection) -> None:
+        if any(verb in (b"SUBSCRIBE", b"PSUBSCRIBE") for verb, _ in link.pending_replies):
+            return
+        self._resubscribing = False
+        if self.on_resubscribed is not None:
+            self.on_resubscribed()
 
     def _answered(self, link: RedisConnection, reply: Any) -> None:
         if not link.pending_replies:

@@ -1,0 +1,252 @@
+"""Histories: what they keep and for how long, and what tasks of the server read from them."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.support.serving import serving_in_memory
+from trio_ws import ClientConnection, Gap, History, Packet, WebSocketClient, WebSocketHandler
+from trio_ws.testing import InMemoryBroker, InMemoryBus
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from trio_ws import Subscription
+    from trio_ws.channels.history import ChannelHistories
+
+
+class Rooms(WebSocketHandler):
+    channels_history: ClassVar = {
+        "room.*": History(items=10, seconds=60),
+        "price.*": History(latest=True),
+        "few.*": History(channels=2),
+        "large.*": History(bytes=2000, total_bytes=5000),
+    }
+
+    def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
+        return True
+
+
+def seen(packet: Packet) -> Any:
+    return ("gap", packet.missing) if isinstance(packet, Gap) else packet.data
+
+
+def waiting(inbox: Subscription) -> list[Any]:
+    """All that is there."""
+    found = []
+    while True:
+        try:
+            found.append(seen(inbox.receive_nowait()))
+        except trio.WouldBlock:
+            return found
+
+
+def histories(handler: WebSocketHandler) -> ChannelHistories:
+    found = handler.channels._histories
+    assert found is not None
+    return found
+
+
+async def test_a_task_begins_at_a_position(autojump_clock: MockClock) -> None:
+    channels = Rooms().channels
+    for number in range(20):
+        channels.publish("room.1", number)
+    async with channels.subscribe("room.1", last=3) as inbox:
+        first = await inbox.receive()
+        assert (first.data, first.offset) == (17, 18)
+        assert waiting(inbox) == [18, 19]
+    assert first.position is not None
+    async with channels.subscribe("room.1", after=first.position) as inbox:
+        channels.publish("room.1", "live")
+        assert waiting(inbox) == [18, 19, "live"]
+    old = first.position._replace(offset=2)
+    async with channels.subscribe("room.1", after={"room.1": old}) as inbox:
+        gap = await inbox.receive()
+        assert isinstance(gap, Gap)
+        assert (gap.missing, gap.offset, gap.channel, gap.data) == (9, 11, "room.1", None)
+        assert waiting(inbox) == [*range(11, 20), "live"]
+    for wrong in (("other", 3), first.position._replace(offset=1000)):
+        async with channels.subscribe("room.1", after=wrong) as inbox:
+            channels.publish("room.1", "new")
+            assert waiting(inbox) == [("gap", None), "new"]
+    async with channels.subscribe("plain", after=("other", 3)) as inbox:
+        channels.publish("plain", "new")
+        assert waiting(inbox) == [("gap", None), "new"]
+
+
+async def test_a_slow_task_reads_the_history(autojump_clock: MockClock) -> None:
+    channels = Rooms().channels
+    async with channels.subscribe(["room.*", "plain"], recover=True, max_items=3) as inbox:
+        for number in range(8):
+            channels.publish("room.1", number)
+        assert inbox.dropped == 0
+        assert waiting(inbox) == list(range(8))
+        for number in range(20):
+            channels.publish("room.1", number)
+        # Three wait in it, and ten are kept.
+        assert waiting(inbox) == [0, 1, 2, ("gap", 7), *range(10, 20)]
+        for number in range(5):
+            channels.publish("plain", number)
+        assert waiting(inbox) == [("gap", 2), 2, 3, 4]
+
+
+async def test_a_task_that_waits_is_woken_after_it_has_caught_up(autojump_clock: MockClock) -> None:
+    channels = Rooms().channels
+    async with (
+        channels.subscribe("room.1", recover=True, max_items=1) as inbox,
+        trio.open_nursery() as nursery,
+    ):
+        got: list[Any] = []
+
+        async def read() -> None:
+            while True:
+                got.append(seen(await inbox.receive()))
+
+        nursery.start_soon(read)
+        for number in range(5):
+            channels.publish("room.1", number)
+        await wait_all_tasks_blocked()
+        channels.publish("room.1", 5)
+        await wait_all_tasks_blocked()
+        assert got == list(range(6))
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_latest_value_is_all_that_waits(autojump_clock: MockClock) -> None:
+    channels = Rooms().channels
+    channels.publish("price.a", 1)
+    async with channels.subscribe(["price.*", "price.a"], max_items=1) as inbox:
+        assert waiting(inbox) == [1]
+        for number in range(10):
+            channels.publish("price.a", number)
+        assert waiting(inbox) == [0, 9]
+        channels.publish("price.b", 5)
+        assert waiting(inbox) == [5]
+
+
+async def test_what_is_too_much_for_all_channels_together(autojump_clock: MockClock) -> None:
+    handler = Rooms()
+    for name in ("large.a", "large.b", "large.c"):
+        for number in range(10):
+            handler.publish(name, [number, "x" * 300])
+    kept = {name: histories(handler).find(f"large.{name}") for name in "abc"}
+    sizes = {name: one.size for name, one in kept.items() if one is not None}
+    assert 0 < sizes["a"] < sizes["b"] == sizes["c"] <= 2000
+    assert sum(sizes.values()) <= 5000
+    await trio.sleep(1000)
+    handler.publish("large.d", 1)
+    assert [one.size for one in kept.values() if one is not None] == [0, 0, 0]
+
+
+async def test_channels_that_are_forgotten(autojump_clock: MockClock) -> None:
+    handler = Rooms()
+    async with handler.channels.subscribe(["few.a", "few.b"], recover=True) as inbox:
+        handler.publish("few.a", 1)
+        handler.publish("few.b", 2)
+        packets = [await inbox.receive() for _ in range(2)]
+        for number in range(100):
+            handler.publish(f"few.{number}", number)
+        # Channels with subscribers are remembered.
+        handler.publish("few.a", 3)
+        assert (await inbox.receive()).offset == 2
+    for number in range(100):
+        handler.publish(f"few.{number}", number)
+    async with handler.channels.subscribe("few.a", after=packets[0].position) as inbox:
+        assert waiting(inbox) == [("gap", None)]
+    assert len(histories(handler)._patterns[2].histories) <= 3
+
+
+async def test_a_lost_broker_is_a_gap(autojump_clock: MockClock) -> None:
+    bus = InMemoryBus()
+    here, there = Rooms(), Rooms()
+    broker = InMemoryBroker(bus)
+    async with (
+        serving_in_memory(here, broker=broker) as memory,
+        serving_in_memory(there, broker=InMemoryBroker(bus)),
+        WebSocketClient("ws://test/", stream=await memory.stream()) as client,
+        client.subscribe(["room.1", "plain", "price.1"], recover=True, max_items=100) as remote,
+        client.subscribe("plain") as unaware,
+        here.channels.subscribe(["room.1", "plain"], recover=True) as local,
+    ):
+        there.publish("room.1", 1)
+        there.publish("plain", 1)
+        assert waiting(local) == [1, 1]
+        broker.lose()
+        there.publish("room.1", "lost")
+        broker.recover()
+        there.publish("room.1", 2)
+        there.publish("plain", 2)
+        await wait_all_tasks_blocked()
+        assert waiting(local) == [("gap", None), ("gap", None), 2, 2]
+        assert waiting(remote) == [1, 1, ("gap", None), ("gap", None), 2, 2]
+        assert waiting(unaware) == [1, 2]
+
+
+async def test_what_other_processes_publish_while_nobody_listens(autojump_clock: MockClock) -> None:
+    bus = InMemoryBus()
+    here, there = Rooms(), Rooms()
+    async with (
+        serving_in_memory(here, broker=InMemoryBroker(bus)),
+        serving_in_memory(there, broker=InMemoryBroker(bus)),
+    ):
+        async with here.channels.subscribe(["room.1", "room.2"], recover=True) as inbox:
+            there.publish("room.1", 1)
+            position = (await inbox.receive()).position
+        there.publish("room.1", "lost")
+        async with here.channels.subscribe("room.1", after=position) as inbox:
+            there.publish("room.1", 2)
+            assert waiting(inbox) == [("gap", None), 2]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "error"),
+    [
+        ({"items": 0}, ValueError),
+        ({"items": True}, TypeError),
+        ({"bytes": 1.5}, TypeError),
+        ({"seconds": 0}, ValueError),
+        ({"seconds": "1"}, TypeError),
+        ({"channels": -1}, ValueError),
+        ({"total_bytes": 0}, ValueError),
+    ],
+)
+def test_bounds_that_cannot_be(bounds: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        History(**bounds)
+
+
+def test_patterns_that_cannot_be() -> None:
+    class Wrong(WebSocketHandler):
+        channels_history: ClassVar[Any] = {"a": 5}
+
+    with pytest.raises(TypeError, match="must be a History"):
+        Wrong().channels  # noqa: B018
+
+    class Long(WebSocketHandler):
+        channels_history: ClassVar = {"a" * 300: History()}
+
+    with pytest.raises(ValueError, match="name"):
+        Long().channels  # noqa: B018
+
+
+async def test_a_history_holds_no_connection(autojump_clock: MockClock) -> None:
+    handler = Rooms()
+    async with serving_in_memory(handler) as memory:
+        async with (
+            WebSocketClient("ws://test/", stream=await memory.stream()) as client,
+            client.subscribe("room.1"),
+        ):
+            (connection,) = handler.clients
+            handler.publish("room.1", 1, exclude=[connection])
+            gone = weakref.ref(connection)
+            del connection
+        await wait_all_tasks_blocked()
+        gc.collect()
+        assert gone() is None
+        assert histories(handler).find("room.1") is not None

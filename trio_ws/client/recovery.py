@@ -1,0 +1,103 @@
+"""Progress: how far a client's subscription has come in one channel, over all of its connections."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trio_ws.codecs.base import Gap, PacketSource
+from trio_ws.codecs.recovery import RecoverFrom
+
+if TYPE_CHECKING:
+    from trio_ws.channels.subscription import Subscription
+    from trio_ws.codecs.base import Packet, Position
+    from trio_ws.codecs.recovery import Recovered
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """How far one subscription has come in one channel.
+
+    Attributes:
+        inbox: the subscription.
+        channel: the name.
+        recovers: it continues after a lost connection.
+        position: of the last packet, or where it begins; None if that is unknown.
+        last: how many of the newest messages it begins with.
+        waiting: for the server to say where it continues. What comes before that comes again afterwards.
+    """
+
+    __slots__ = ("_after", "_begun", "_lost", "channel", "inbox", "last", "position", "recovers", "waiting")
+
+    def __init__(
+        self, inbox: Subscription, channel: str, *, recovers: bool, after: Position | None, last: int
+    ) -> None:
+        self.inbox = inbox
+        self.channel = channel
+        self.recovers = recovers
+        self.position = after
+        self.last = last
+        self.waiting = recovers or after is not None or last > 0
+        self._after = after is not None
+        self._begun = False
+        self._lost = False
+
+    @property
+    def start(self) -> RecoverFrom:
+        """What to ask the server for."""
+        return RecoverFrom(self.position, self.last if self.position is None else 0)
+
+    def connection_lost(self) -> None:
+        """What is published from now on may be missed."""
+        self._lost = self._begun
+        self.waiting = self.recovers or self.last > 0
+
+    def begin(self, answer: Recovered) -> None:
+        """Continue from where the server says, and tell what is missing before."""
+        self.waiting = False
+        before, position = self.position, answer.position
+        if position is None:
+            if self._lost or self._after:
+                self._tell(None, -1)
+            self.position = None
+        elif before is None:
+            if self._lost and not answer.latest:
+                self._tell(position, -1)
+            self.position = position
+        elif before != position:
+            if not answer.latest:
+                trimmed = before.epoch == position.epoch and position.offset > before.offset
+                self._tell(position, position.offset - before.offset if trimmed else -1)
+            self.position = position
+        self._begun, self._lost, self._after, self.last = True, False, False, 0
+
+    def takes(self, packet: Packet) -> bool:
+        """Whether a packet is new here."""
+        if self.waiting:
+            return False
+        position = packet.position
+        if position is not None:
+            if self._has(position):
+                return False
+            self.position = position
+        return True
+
+    def gap(self, packet: Packet) -> None:
+        """The server says that messages are missing, or, with a gap of 0, that one is not meant for us."""
+        before, position, missing = self.position, packet.position, packet.gap
+        if self.waiting or missing is None or (position is not None and self._has(position)):
+            return
+        if missing:
+            if before is not None and position is not None and before.epoch == position.epoch:
+                missing = min(missing, position.offset - before.offset)
+            self._tell(position, missing)
+        self.position = position
+
+    def _has(self, position: Position) -> bool:
+        before = self.position
+        return before is not None and before.epoch == position.epoch and position.offset <= before.offset
+
+    def _tell(self, position: Position | None, missing: int) -> None:
+        if self.inbox.tells_gaps:
+            gap = Gap(PacketSource.CHANNEL, channel=self.channel, position=position, gap=missing)
+            self.inbox.put_gap(gap)

@@ -1,0 +1,30 @@
+"""What ``__recover__`` takes and answers: a map of channels' names to these (trio-ws.v1)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from trio_ws.codecs.base import Position
+
+__all__ = ["RecoverFrom", "Recovered"]
+
+
+class RecoverFrom(msgspec.Struct, omit_defaults=True):
+    """Where a client's subscription begins: after a position, with the last messages, or now."""
+
+    after: Position | None = None
+    last: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
+
+
+class Recovered(msgspec.Struct, omit_defaults=True):
+    """Where it continues.
+
+    Attributes:
+        position: what follows comes after it; None if the channel has no history.
+        latest: the channel keeps its newest message only, and has no gaps.
+    """
+
+    position: Position | None = None
+    latest: bool = False
