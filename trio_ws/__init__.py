@@ -86,6 +86,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         openrpc.py           as OpenRPC 1.3
         asyncapi.py          as AsyncAPI 3.0
         typescript.py        as TypeScript
+        page.py              as a page that tries it: static/docs.html
         document.py          Schema: in every form
     rpc/                 layer 6   calls over one WebSocket, either way round
         rate_limit.py        rate limits
@@ -158,6 +159,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
     app/                 layer 10  App
         lifespan.py          what is held open around the work of a server
         dispatch.py          from a route to its function, through the middleware
+        docs.py              who gets that page
         javascript.py        the JavaScript client, as a page gets it: static/trio-ws.js
         app.py               App: routes, mounts, middleware, a lifespan
     testing/             layer 10  memory links, faults, the raw peer

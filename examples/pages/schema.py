@@ -48,6 +48,13 @@ app = trio_ws.App()
 app.mount("/shop", Shop)
 
 
+def is_staff(request: trio_ws.Request) -> bool:
+    return request.header("Authorization") == "Bearer secret"
+
+
+app.mount_docs("/docs", allow=is_staff)
+
+
 def main() -> None:
     schema = app.schema()  # or Shop().schema(), or trio_ws.Schema(Shop)
     document = schema.openrpc(version="2.0.0", url="wss://example.com/shop")  # a dict

@@ -24,13 +24,14 @@ from trio.lowlevel import enable_ki_protection
 
 from trio_ws._settings import shows_settings_of
 from trio_ws.app.dispatch import Route, answer, serve
+from trio_ws.app.docs import DocsPage
 from trio_ws.app.javascript import ClientModule
 from trio_ws.app.lifespan import run_lifespans
 from trio_ws.codecs.registry import SUBPROTOCOLS
 from trio_ws.hosting.asgi import ASGIApp
 from trio_ws.logs import logger_for
 from trio_ws.protocol.handshake import check_subprotocols
-from trio_ws.protocol.http import HTTPError, is_token
+from trio_ws.protocol.http import HTTPError, Request, is_token
 from trio_ws.rpc.handler import WebSocketHandler
 from trio_ws.rpc.methods import allow_keyboard_interrupt
 from trio_ws.schema import Schema
@@ -79,6 +80,7 @@ class App(Router):
         self._middleware: list[Middleware] = []
         self._lifespans: list[Callable[[App], AbstractAsyncContextManager[object]]] = []
         self._mounted: list[App] = []
+        self._docs: list[DocsPage] = []
         self._lives = 0  # blocks that live() has open
         self._asgi: ASGIApp | None = None
         self._above: list[tuple[App, Pattern]] = []  # where this one is mounted
@@ -193,6 +195,51 @@ class App(Router):
             ValueError: the path is not one, or has a route already.
         """
         self.http(path)(ClientModule().answer)
+
+    def mount_docs(
+        self,
+        path: str = "/docs",
+        *,
+        allow: Callable[[Request], Any] | None = None,
+        title: str | None = None,
+    ) -> None:
+        """Serve a page that lists the methods and channels of all handlers mounted here, and tries them.
+
+        It is one HTML file, which loads nothing else. It calls the handlers over WebSockets, with the cookies
+        of the browser, so that it may do there what its user may do.
+
+        Args:
+            path: see `App`; without parameters.
+            allow: a function of the `Request`, ``async`` or not, that says who gets the page. If it returns
+                an `HTTPResponse`, such as a 401, that is sent instead; if anything false, a 403. Without it
+                everybody gets the page, and the server must be in debug mode.
+            title: default "API".
+
+        Raises:
+            TypeError: ``allow`` is not a function.
+            ValueError: the path is not one, has parameters, or has a route already. Making a server of the
+                App raises ValueError where ``allow`` is missing and it is not in debug mode, and whatever
+                `Schema` raises.
+        """
+        given: object = allow
+        if given is not None and (not callable(given) or isinstance(given, type)):
+            raise TypeError(f"allow is a function of a Request that says who gets the page, not {allow!r}")
+        pattern = Pattern(path)
+        if pattern.types:
+            raise ValueError(f"the path of the page has no parameters, as {path!r} does")
+        page = DocsPage(pattern.path, title or "API", self, allow)
+        self.http(path)(page.answer)
+        self._docs.append(page)
+
+    def check_settings(self, *, debug: bool) -> None:
+        """Check the pages of documentation. For those who serve an App by other means.
+
+        Raises:
+            TypeError, ValueError: see `mount_docs`.
+        """
+        for app in self._family():
+            for page in app._docs:
+                page.check(debug=debug)
 
     def _mount_app(self, prefix: Pattern, child: App) -> None:
         if child is self or child in self._all_above():

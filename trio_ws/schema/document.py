@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trio_ws.schema.asyncapi import asyncapi_document
 from trio_ws.schema.contract import Describable, HandlerContract, read_contracts
 from trio_ws.schema.openrpc import openrpc_document
+from trio_ws.schema.page import Page, make_page
 from trio_ws.schema.typescript import typescript_module
 
 if TYPE_CHECKING:
@@ -92,6 +93,10 @@ class Schema:
             ValueError: a method takes some parameters by position alone and needs others by name.
         """
         return typescript_module(self._contracts, self._types)
+
+    def _page(self, title: str, path: str) -> Page:
+        """The page that tries all of it, to be served at a path of the target."""
+        return make_page(self._contracts, self._types, title=title, path=path)
 
     def _contract(self, path: str | None) -> HandlerContract:
         if path is None and len(self._contracts) == 1:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from trio_ws.schema.types import JSONSchema, TypeSchemas
 
-__all__ = ["typescript_module"]
+__all__ = ["TypeScriptWriter", "typescript_module"]
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_$][\w$]*", re.ASCII).fullmatch
 _SIMPLE = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}
@@ -47,10 +47,17 @@ def typescript_module(contracts: tuple[HandlerContract, ...], types: TypeSchemas
     Raises:
         ValueError: a method takes some parameters by position alone and needs others by name.
     """
-    return _Module(contracts, types).text()
+    return TypeScriptWriter(contracts, types).module()
 
 
-class _Module:
+class TypeScriptWriter:
+    """Writes contracts as TypeScript.
+
+    Args:
+        contracts: what the handlers offer.
+        types: the schemas that they use.
+    """
+
     def __init__(self, contracts: tuple[HandlerContract, ...], types: TypeSchemas) -> None:
         self._contracts = contracts
         self._types = types
@@ -63,9 +70,10 @@ class _Module:
             self._names[name] = _unused(re.sub(r"\W|^(?=\d)", "_", name), taken | _RESERVED)
             taken.add(self._names[name])
 
-    def text(self) -> str:
+    def module(self) -> str:
+        """All declarations."""
         parts = ["// Made by `trio-ws types`. Changes will be lost.\n"]
-        parts += [self._component(name, one) for name, one in self._types.components.items()]
+        parts += [self.component(name) for name in self._types.components]
         for prefix, contract in zip(self._prefixes, self._contracts, strict=True):
             parts.append(self._methods(prefix, contract))
             parts.append(self._channels(prefix, contract))
@@ -73,9 +81,15 @@ class _Module:
                 parts.append(_channel_data(prefix, contract.channels))
         return "\n".join(parts)
 
+    def name_of(self, name: str) -> str:
+        """What a component is called."""
+        return self._names[name]
+
     # -- declarations -------------------------------------------------------------------------------
 
-    def _component(self, name: str, schema: JSONSchema) -> str:
+    def component(self, name: str) -> str:
+        """The declaration of a type."""
+        schema = self._types.components[name]
         text = _comment(schema.get("description", ""), "")
         own = self._names[name]
         plain_object = schema.get("type") == "object" and not isinstance(
@@ -83,7 +97,7 @@ class _Module:
         )
         if plain_object and schema.get("properties"):
             return f"{text}export interface {own} {self._members(schema, '')}\n"
-        return f"{text}export type {own} = {self._type(schema)};\n"
+        return f"{text}export type {own} = {self.type(schema)};\n"
 
     def _methods(self, prefix: str, contract: HandlerContract) -> str:
         lines = [f"{_comment(contract.docstring.text, '')}export interface {prefix}Methods {{"]
@@ -91,7 +105,7 @@ class _Module:
         return "\n".join([*lines, "}\n"])
 
     def _method(self, method: MethodContract) -> str:
-        result = self._type(method.result)
+        result = self.type(method.result)
         container = "AsyncIterable" if method.is_stream else "Promise"
         return f"{_INDENT}{_key(method.name)}({self._parameters(method)}): {container}<{result}>;"
 
@@ -101,7 +115,7 @@ class _Module:
         ]
         for one in contract.channels:
             text = _comment(one.text, _INDENT)
-            lines.append(f"{text}{_INDENT}{_key(one.name)}: {self._type(one.schema, _INDENT)};")
+            lines.append(f"{text}{_INDENT}{_key(one.name)}: {self.type(one.schema, _INDENT)};")
         return "\n".join([*lines, "}\n"])
 
     # -- parameters ---------------------------------------------------------------------------------
@@ -122,7 +136,7 @@ class _Module:
         for one in parameters:
             if one.kind == "keyword_rest":
                 every = dict.fromkeys(
-                    [self._type(one.schema, inner), *(self._value(other, inner) for other in named)]
+                    [self.type(one.schema, inner), *(self._value(other, inner) for other in named)]
                 )
                 undefined = ["undefined"] if any(not other.required for other in named) else []
                 lines.append(f"{inner}[{one.name}: string]: {_union([*every, *undefined])};")
@@ -141,21 +155,22 @@ class _Module:
         for one in method.parameters:
             name = one.name if one.name not in _RESERVED else f"{one.name}_"
             if one.kind == "positional_rest":
-                members.append(f"...{name}: {_in_array(self._type(one.schema))}[]")
+                members.append(f"...{name}: {_in_array(self.type(one.schema))}[]")
             elif one.kind in ("either", "positional"):
                 members.append(f"{name}{_mark(one)}: {self._value(one, _INDENT)}")
         optional = all(not one.required for one in method.parameters)
         return f"params{'?' if optional else ''}: [{', '.join(members)}]"
 
     def _value(self, parameter: ParameterContract, indent: str) -> str:
-        written = self._type(parameter.schema, indent)
+        written = self.type(parameter.schema, indent)
         if not parameter.is_stream:
             return written
         return f"AsyncIterable<{written}>" + (" | null" if parameter.nullable else "")
 
     # -- types --------------------------------------------------------------------------------------
 
-    def _type(self, schema: Any, indent: str = "") -> str:
+    def type(self, schema: Any, indent: str = "") -> str:
+        """A schema as a type."""
         if schema is False:
             return "never"
         if not isinstance(schema, dict):
@@ -168,12 +183,12 @@ class _Module:
             return _union(map(json.dumps, schema["enum"]))
         for key in ("anyOf", "oneOf"):
             if key in schema:
-                return _union(self._type(one, indent) for one in schema[key])
+                return _union(self.type(one, indent) for one in schema[key])
         if "allOf" in schema:
-            return " & ".join(_in_array(self._type(one, indent)) for one in schema["allOf"])
+            return " & ".join(_in_array(self.type(one, indent)) for one in schema["allOf"])
         kind = schema.get("type")
         if isinstance(kind, list):
-            return _union(self._type({**schema, "type": one}, indent) for one in kind)
+            return _union(self.type({**schema, "type": one}, indent) for one in kind)
         if kind == "array":
             return self._array(schema, indent)
         if kind == "object" or "properties" in schema:
@@ -183,20 +198,20 @@ class _Module:
     def _array(self, schema: JSONSchema, indent: str) -> str:
         items = schema.get("items", True)
         if not isinstance(items, list):
-            return f"{_in_array(self._type(items, indent))}[]"
+            return f"{_in_array(self.type(items, indent))}[]"
         least = schema.get("minItems", 0)
         members = [
-            _in_array(self._type(one, indent)) + ("?" if at >= least else "") for at, one in enumerate(items)
+            _in_array(self.type(one, indent)) + ("?" if at >= least else "") for at, one in enumerate(items)
         ]
         more = schema.get("additionalItems", schema.get("maxItems") != len(items))
         if more is not False:
-            members.append(f"...{_in_array(self._type(more, indent))}[]")
+            members.append(f"...{_in_array(self.type(more, indent))}[]")
         return f"[{', '.join(members)}]"
 
     def _object(self, schema: JSONSchema, indent: str) -> str:
         more = schema.get("additionalProperties", not schema.get("properties"))
         if not schema.get("properties"):
-            return "{ [key: string]: " + self._type(more, indent) + " }" if more is not False else "{}"
+            return "{ [key: string]: " + self.type(more, indent) + " }" if more is not False else "{}"
         return self._members(schema, indent)
 
     def _members(self, schema: JSONSchema, indent: str) -> str:
@@ -206,11 +221,11 @@ class _Module:
         written = []
         for name, one in schema["properties"].items():
             text = _comment(one.get("description", "") if isinstance(one, dict) else "", inner)
-            written.append(self._type(one, inner))
+            written.append(self.type(one, inner))
             lines.append(f"{text}{inner}{_key(name)}{'' if name in required else '?'}: {written[-1]};")
         more = schema.get("additionalProperties")
         if isinstance(more, dict):
-            every = [self._type(more, inner), *written]
+            every = [self.type(more, inner), *written]
             undefined = [] if set(schema["properties"]) <= set(required) else ["undefined"]
             lines.append(f"{inner}[key: string]: {_union([*every, *undefined])};")
         return "\n".join(["{", *lines, f"{indent}}}"])

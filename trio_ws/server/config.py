@@ -148,6 +148,9 @@ def server_config(
         handler._prepare()
         subprotocols = subprotocols or SUBPROTOCOLS
     router = target if isinstance(target, Router) else None
+    debug = debug or (router is not None and router.debug)
+    if router is not None:
+        router.check_settings(debug=debug)
     return ServerConfig(
         target=target,
         handler=handler,
@@ -159,7 +162,7 @@ def server_config(
         listeners=listeners,
         subprotocols=tuple(check_subprotocols(subprotocols)),
         broker=broker_from(broker) if broker is not None else None,
-        debug=debug or (router is not None and router.debug),
+        debug=debug,
         options=options,
     )
 

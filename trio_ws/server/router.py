@@ -101,6 +101,14 @@ class Router(ABC):
             RuntimeError: it is not.
         """
 
+    def check_settings(self, *, debug: bool) -> None:
+        """See that what it has can be served so.
+
+        Raises:
+            TypeError, ValueError: it cannot; the message says why.
+        """
+        return
+
     def match(self, request: Request) -> WebSocketRoute | HTTPRoute:
         """Return the route for a request. The caller checks whether a handshake is valid.
 

@@ -1,0 +1,94 @@
+"""The page that documents an App and tries it, as `App.mount_docs` serves it.
+
+Invariants: only whom ``allow`` lets through gets the page. Without ``allow`` nobody gets it, unless a server
+in debug mode was made of the App.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from trio_ws.schema import Schema
+from trio_ws.server.http import HTTPResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_ws.protocol.http import Request
+    from trio_ws.schema.page import Page
+    from trio_ws.server.router import Router
+
+__all__ = ["DocsPage"]
+
+
+class DocsPage:
+    """Answers requests for the page.
+
+    Args:
+        path: where it is in its App.
+        title: its title.
+        app: what it documents.
+        allow: who gets it; None for everybody, in debug mode alone.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        title: str,
+        app: Router,
+        allow: Callable[[Request], object] | None,
+    ) -> None:
+        self._path = path
+        self._title = title
+        self._app = app
+        self._allow = allow
+        self._is_open = False
+        self._page: Page | None = None
+        self._made_of: list[Any] = []
+
+    def check(self, *, debug: bool) -> None:
+        """See that the page can be served, and to whom.
+
+        Raises:
+            ValueError: it is for everybody, and the server is not in debug mode; or there is no schema.
+            TypeError: there is no schema; see `Schema`.
+        """
+        if self._allow is None:
+            if not debug:
+                raise ValueError(
+                    f"the page at {self._path!r} shows every method of the App to everybody: write"
+                    f" app.mount_docs({self._path!r}, allow=...) with a function of the Request that says who"
+                    " may see it, or serve with debug=True"
+                )
+            self._is_open = True
+        self._make()
+
+    async def answer(self, request: Request) -> HTTPResponse:
+        """The page, or a refusal."""
+        allowed: Any = self._is_open
+        if self._allow is not None:
+            allowed = self._allow(request)
+            if inspect.isawaitable(allowed):
+                allowed = await allowed
+        if isinstance(allowed, HTTPResponse):
+            return allowed
+        if not allowed:
+            return HTTPResponse(403 if self._allow is not None else 404)
+        page = self._make()
+        headers = {
+            "Content-Type": "text/html; charset=utf-8",
+            "Content-Security-Policy": page.policy,
+            "Cache-Control": "no-store",
+            "Referrer-Policy": "no-referrer",
+            "X-Content-Type-Options": "nosniff",
+        }
+        return HTTPResponse(200, headers, page.html)
+
+    def _make(self) -> Page:
+        """The page of what is mounted now."""
+        made_of = [(path, one, tuple(one.rpc_methods)) for path, one in self._app.handlers.items()]
+        if self._page is None or made_of != self._made_of:
+            self._page = Schema(self._app)._page(self._title, self._path)
+            self._made_of = made_of
+        return self._page
