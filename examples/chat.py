@@ -48,6 +48,7 @@ class Chat(trio_ws.WebSocketHandler):
 app = trio_ws.App()
 chat = Chat()
 app.mount("/ws", chat)
+app.mount_client("/trio-ws.js")
 
 
 @app.http("/")

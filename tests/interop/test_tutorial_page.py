@@ -47,12 +47,13 @@ async def test_two_windows_and_a_restart(folder: Folder, tmp_path: Path) -> None
 async def test_the_page_comes_back(folder: Folder, tmp_path: Path) -> None:
     folder.type("page/chat.py", "page/page.html")
     state = "document.getElementById('state').textContent"
-    async with folder.serving(), chromium(tmp_path) as browser:
-        ada = await browser.open(f"http://localhost:{folder.port}/?name=ada")
-        await ada.until(f"{state} === 'in lobby as ada'")
-        await ada.evaluate("socket.close()")
+    async with chromium(tmp_path) as browser:
+        async with folder.serving():
+            ada = await browser.open(f"http://localhost:{folder.port}/?name=ada")
+            await ada.until(f"{state} === 'in lobby as ada'")
         await ada.until(f"{state}.includes('gone')")
-        await ada.until(f"{state} === 'in lobby as ada'")
+        async with folder.serving():
+            await ada.until(f"{state} === 'in lobby as ada'")
 
 
 class Adding(trio_ws.WebSocketHandler):

@@ -49,6 +49,7 @@ class Chat(trio_ws.WebSocketHandler):
 
 app = trio_ws.App()
 app.mount("/rooms/{room}", Chat)
+app.mount_client("/trio-ws.js")
 
 
 @app.http("/")

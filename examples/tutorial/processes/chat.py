@@ -57,6 +57,7 @@ class Chat(trio_ws.WebSocketHandler):
 app = trio_ws.App()
 chat = Chat()
 app.mount("/rooms/{room}", chat)
+app.mount_client("/trio-ws.js")
 
 
 @app.lifespan
