@@ -46,20 +46,18 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         sockets.py           how streams and sockets fail, and how TCP ends
         tls.py               TLS on a socket, and over any other stream
         frame_log.py         what the log shows of a connection and its frames
+        delivery.py          how many bytes the peer's system has taken from a socket
         deferred_frame.py    large messages that are deflated while they wait
         write_buffer.py      what waits to be written: coalescing, water marks
+        receive_buffer.py    messages that wait for the application
+        closing.py           the states of a connection, and the closing handshake
         keepalive.py         pings, and judging fairly whether the peer is alive
-        delivery.py          how many bytes the peer's system has taken from a socket
-        disconnect_watch.py  whether the client of a plain request is still there
+        readers.py           who reads a connection
         epoll_reader.py      one reader for many plain sockets (Linux)
+        disconnect_watch.py  whether the client of a plain request is still there
         runtime.py           the few tasks that serve all connections of one owner
-        lifetime.py          states, signs of life, the closing handshake, the end
-        endpoint.py          reading
         message_stream.py    one message in parts
-        handshaking.py       accept, reject, close
-        receiving.py         the receive methods
-        sending.py           the send methods
-        connection.py        WebSocket
+        connection.py        WebSocket, made of these parts
     channels/            layer 5   one message to many
         names.py             names and globs
         channel.py           messages, channels and their subscribers

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
+from tests.support.inspect import observer_of
 from trio_ws import Options, WebSocket, WebSocketServer
 from trio_ws.channels.hub import Hub
 from trio_ws.rpc.methods import Method
@@ -100,4 +101,4 @@ def faults() -> Iterator[list[str]]:
 
 def roots_of(ws: Any) -> list[object]:
     """Where the walk over one connection begins."""
-    return [ws, ws._observer]
+    return [ws, observer_of(ws)]

@@ -18,6 +18,7 @@ import trustme
 
 from tests.guarantees.test_any_checkpoint_any_byte import cancelled_at
 from tests.support.dialing import Network, refusal
+from tests.support.inspect import abort, fail_writing
 from tests.support.serving import all_tasks, guard, serving, serving_in_memory
 from trio_ws import (
     Backoff,
@@ -276,7 +277,7 @@ async def test_a_connection_that_takes_no_more_and_has_not_ended(
     async with serving_in_memory(Handler()) as memory:
         backoff = Backoff(initial=1, jitter=False) if reconnects else None
         async with WebSocketClient("ws://test/", stream=memory.stream, reconnect=backoff) as client:
-            client.websocket._write_failed(OSError("as a socket says that was shut down"))
+            fail_writing(client.websocket, OSError("as a socket says that was shut down"))
             assert client.state == "connected"
             if reconnects:
                 assert await client.call("echo", 1) == 1
@@ -767,7 +768,7 @@ async def test_a_certificate_that_is_not_trusted_is_not_retried() -> None:
             (connection,) = server.connections
             changes = client.watch_state()
             assert await anext(changes) == "connected"
-            connection._abort(None)  # as if the cable were cut
+            abort(connection)  # as if the cable were cut
             await anext(changes)
             assert await client.call("echo", 2) == 2
         assert tries == 3

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 import trustme
 
+from tests.support.inspect import waiting_messages
 from tests.support.serving import guard, serving, serving_in_memory
 from trio_ws import Options, WebSocket, connect
 from trio_ws.testing import RawPeer
@@ -134,7 +135,7 @@ async def test_a_sender_that_never_has_to_wait_gives_way_to_others() -> None:
         async with serving(drop) as server, connect(server.url) as ws:
             if unread:
                 await ws.send("answer me")
-                while not ws._messages:
+                while not waiting_messages(ws):
                     await trio.sleep(0.001)
             others = 0
 

@@ -16,6 +16,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.inspect import link_of
 from tests.support.serving import all_tasks, echo, serving, serving_in_memory
 from trio_ws import ConnectionClosedError, WebSocketServer, connect
 from trio_ws.testing import MemoryListener, RawPeer
@@ -491,7 +492,7 @@ async def test_many_connections_that_end_in_every_way_leave_nothing(
                         elif n % 5 == 3:
                             break
                         elif n % 5 == 4:
-                            ws._transport._stream.link.cut()  # type: ignore[union-attr]
+                            link_of(ws).cut()
             except (MineError, ConnectionClosedError):
                 assert n % 5 in (0, 1, 4)
 

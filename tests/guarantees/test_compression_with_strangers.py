@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from tests.support.inspect import deflate_of
 from tests.support.serving import serving_in_memory
 from trio_ws import Compression, ConnectionFailedError, Options, connect
 from trio_ws.testing import Link, RawPeer
@@ -191,7 +192,7 @@ async def test_an_idle_connection_keeps_no_large_window(offer: str, autojump_clo
         streams = Zlib(memory_answer(peer), client=True)
         await streams.send(peer, FAR)
         assert await ws.receive_bytes() == FAR
-        deflate = ws._deflate
+        deflate = deflate_of(ws)
         assert deflate is not None
         assert deflate._inflater is None or deflate._in_bits <= 12
         await peer.aclose()

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.examples import examples
+from tests.support.inspect import one_way, put_message
 from tests.support.serving import all_tasks, serving_in_memory
 from trio_ws import (
     ClientConnection,
@@ -484,7 +485,7 @@ async def test_a_deadline_that_has_passed_here_too_has_the_word(
                 await trio.sleep(0.5)
                 autojump_clock.jump(1)
                 (call_id,) = {**peer._calls, **peer._pending}
-                peer.ws._messages.append(ENCODE.error(Request("", call_id=call_id), -32003, "too late"))
+                put_message(peer.ws, ENCODE.error(Request("", call_id=call_id), -32003, "too late"))
                 peer._handle_input(PooledTask(trio.lowlevel.current_task()))
 
             with pytest.raises(trio.TooSlowError), trio.fail_after(1):
@@ -511,12 +512,12 @@ async def test_the_shortest_ping_counts(autojump_clock: MockClock) -> None:
     async with serving_in_memory(Handler(), options=QUIET) as memory:
         link = await memory.listener.open_link(latency=0.5)
         async with connect("ws://test/", stream=link.client, options=QUIET) as ws:
-            assert ws._one_way() == 0
+            assert one_way(ws) == 0
             for latency, known in ((0.5, 0.5), (2, 0.5), (0.25, 0.25)):
                 link.to_server.latency = link.to_client.latency = latency
                 await ws.ping()
                 assert ws.latency == 2 * latency
-                assert ws._one_way() == known
+                assert one_way(ws) == known
 
 
 async def test_renewing_ends_with_the_calls_and_with_the_connection(autojump_clock: MockClock) -> None:

@@ -18,6 +18,7 @@ import trio
 import trio.testing
 import trustme
 
+from tests.support.inspect import link_of
 from tests.support.serving import all_tasks, echo, guard, serving, serving_in_memory
 from trio_ws import (
     CloseConnection,
@@ -312,7 +313,7 @@ async def test_a_reset_chains_the_os_error() -> None:
 
 async def test_a_broken_link_chains_its_error_for_every_waiter(autojump_clock: MockClock) -> None:
     async with serving_in_memory() as memory, memory.connect() as ws:
-        link: Link = ws._transport._stream.link  # type: ignore[union-attr]
+        link: Link = link_of(ws)
         link.partition(direction="to_server")  # so that the ping is not answered
         errors: list[BaseException] = []
 
@@ -372,7 +373,7 @@ async def test_a_protocol_error_comes_as_ours(wire: bytes, code: int, autojump_c
 
 async def test_a_silent_peer_comes_as_a_timeout(autojump_clock: MockClock) -> None:
     async with serving_in_memory() as memory, memory.connect() as ws:
-        ws._transport._stream.link.partition()  # type: ignore[union-attr]
+        link_of(ws).partition()
         with pytest.raises(ConnectionClosedError, match="ping timeout") as info:
             await ws.recv()
         assert isinstance(info.value.__cause__, TimeoutError)

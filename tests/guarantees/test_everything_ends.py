@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.inspect import is_write_blocked
 from tests.support.serving import guard, serving, serving_in_memory
 from tests.support.watching import until
 from trio_ws import CloseFrame, ConnectionClosedError, Options, WebSocket, WebSocketServer, connect
@@ -155,7 +156,7 @@ async def test_an_aclose_that_is_cancelled_from_the_start_closes_and_wakes_a_blo
         await ws.accept()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(flood, ws)
-            await until(lambda: ws._write_buffer.blocked and ws.buffered_bytes >= 65536)
+            await until(lambda: is_write_blocked(ws) and ws.buffered_bytes >= 65536)
             assert not woken
             with trio.CancelScope() as scope:
                 scope.cancel()
@@ -336,7 +337,7 @@ async def test_every_waiter_wakes_over_a_socket_too(ending: str, blocked: bool) 
         if blocked:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(flood)
-                await until(lambda: ws._write_buffer.blocked and ws.buffered_bytes >= 65536)
+                await until(lambda: is_write_blocked(ws) and ws.buffered_bytes >= 65536)
                 nursery.cancel_scope.cancel()
 
         async def read_on() -> None:

@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.inspect import queue_full, waiting_messages
 from tests.support.serving import echo, request, serving, serving_in_memory
 from tests.support.watching import DEFLATE, MIB, deflated, growth, taken, until
 from tests.support.wire import frame
@@ -111,15 +112,15 @@ async def test_a_server_stops_reading_from_a_socket_too(size: int, one_read: int
                     await client.send(bytes(size))
 
             nursery.start_soon(send)
-            await until(lambda: handlers and handlers[0]._queue_full)
+            await until(lambda: handlers and queue_full(handlers[0]))
             (ws,) = handlers
-            held = len(ws._messages)
+            held = len(waiting_messages(ws))
             await until(lambda: client.buffered_bytes >= 65536)  # the kernel's buffers are full
             for _ in range(1000):
                 await trio.lowlevel.checkpoint()
-            assert len(ws._messages) == held
-            assert limit <= sum(len(item) + OVERHEAD for item in ws._messages) + size
-            assert sum(map(len, ws._messages)) <= limit + one_read
+            assert len(waiting_messages(ws)) == held
+            assert limit <= sum(len(item) + OVERHEAD for item in waiting_messages(ws)) + size
+            assert sum(map(len, waiting_messages(ws))) <= limit + one_read
             go_on.set()
         await until(lambda: received == count)
 
@@ -173,7 +174,7 @@ async def test_compressed_messages_are_charged_what_they_inflate_to(autojump_clo
 
         nursery.start_soon(send)
         await trio.sleep(1)
-        held = sum(map(len, handlers[0]._messages))
+        held = sum(map(len, waiting_messages(handlers[0])))
         assert limit - size < held <= limit + 2 * size
         go_on.set()
         assert await peer.receive_until_close() == (1000, "")
@@ -196,9 +197,9 @@ async def test_one_read_of_compressed_messages_stays_within_the_bound(autojump_c
         await peer.send_raw(frame(2, deflated(bytes(MIB)), rsv=4) * 60)
         await trio.testing.wait_all_tasks_blocked()
         try:
-            held = sum(map(len, handlers[0]._messages))
+            held = sum(map(len, waiting_messages(handlers[0])))
             assert held <= options.max_queue_bytes + (options.max_message_size or 0) + READ_SIZE
-            handlers[0]._messages.clear()
+            waiting_messages(handlers[0]).clear()
             assert await handlers[0].receive_bytes() == bytes(MIB)  # the rest of that read
         finally:
             await peer.aclose()

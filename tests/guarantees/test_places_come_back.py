@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from tests.support.inspect import is_let_in, read_by_epoll
 from tests.support.serving import (
     all_tasks,
     exchange,
@@ -658,7 +659,6 @@ async def test_a_client_that_was_let_in_late_is_read_like_any_other(
     async with serving(Slow) as server, WebSocketClient(server.url) as client:
         assert await client.call("name") == "Slow"
         (ws,) = server.connections
-        assert ws._epoll_driven == HAS_EPOLL
-        assert ws._opening is None
-        assert ws._watching is None
+        assert read_by_epoll(ws) == HAS_EPOLL
+        assert is_let_in(ws)
         assert await client.call("name") == "Slow"

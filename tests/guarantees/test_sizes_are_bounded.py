@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.inspect import deflate_of, inflated_bytes
 from tests.support.serving import guard, serving_in_memory
 from tests.support.watching import DEFLATE, MIB, bomb, deflated, growth, taken
 from tests.support.wire import frame
@@ -168,7 +169,7 @@ async def test_a_deflate_bomb_closes_with_1009_having_inflated_no_more_than_the_
                 nursery.cancel_scope.cancel()
         assert closing is not None
         assert closing[0] == 1009
-        deflate = handlers[0]._deflate
+        deflate = deflate_of(handlers[0])
         assert deflate is not None
         assert deflate._inflated <= MIB + 1
         assert grown.peak < 4 * MIB
@@ -199,8 +200,7 @@ async def test_a_client_is_safe_from_bombs_too(autojump_clock: MockClock) -> Non
                 with pytest.raises(ConnectionClosedError) as info:
                     await ws.recv()
                 assert info.value.code == 1009
-                assert ws._deflate is not None
-                assert ws._deflate._inflated <= 100_001
+                assert inflated_bytes(ws) <= 100_001
         assert grown.peak < 2 * MIB
 
 

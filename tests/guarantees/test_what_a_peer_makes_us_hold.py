@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import trio
 
+from tests.support.inspect import ledger_of, waiting_messages
 from tests.support.serving import serving, serving_in_memory
 from tests.support.watching import until
 from trio_ws import (
@@ -122,7 +123,7 @@ async def test_a_client_that_does_not_read_its_answers_is_not_read(
         assert options.send_high_water <= ws.buffered_bytes <= options.send_high_water + running * one
         if method != "nobody":
             assert pages.begun <= options.send_high_water // PAGE + running + 2
-        assert ws._ledger.received <= options.max_queue_bytes + READ_SIZE + OVERHEAD * READ_SIZE // 60
+        assert ledger_of(ws).received <= options.max_queue_bytes + READ_SIZE + OVERHEAD * READ_SIZE // 60
         # Once it reads, all of it goes on.
         answers = 0
         with trio.move_on_after(1000):
@@ -200,8 +201,8 @@ async def test_text_is_charged_for_what_it_takes_in_python(autojump_clock: MockC
         peer = await RawPeer.connect(link.client)
         await flood(peer, TEXT, lambda _: text.encode(), 1000)
         (ws,) = handlers
-        assert len(ws._messages) > 5
-        assert sum(map(sys.getsizeof, ws._messages)) <= limit + sys.getsizeof(text)
+        assert len(waiting_messages(ws)) > 5
+        assert sum(map(sys.getsizeof, waiting_messages(ws))) <= limit + sys.getsizeof(text)
 
 
 async def test_the_answers_to_a_batch_are_bounded(autojump_clock: MockClock) -> None:

@@ -17,6 +17,7 @@ import pytest
 import trio
 
 from tests.support.daemons import said_port, taking_a_port
+from tests.support.inspect import deflate_of
 from tests.support.npm import CACHE, node, npm_package
 from tests.support.serving import echo, guard, serving
 from trio_ws import (
@@ -198,7 +199,7 @@ async def test_a_go_server(go_peer: str, library: str, wish: Compression) -> Non
             assert (info.value.status, b"server_max_window_bits=9" in info.value.body) == (400, True)
             return
         ws = await talks(f"ws://127.0.0.1:{port}/", Options(compression=wish))
-    assert ws._deflate is not None
+    assert deflate_of(ws) is not None
 
 
 @pytest.mark.parametrize("wish", WISHES.values(), ids=WISHES)
@@ -208,7 +209,7 @@ async def test_a_go_client(go_peer: str, library: str, wish: Compression) -> Non
 
     async def handler(ws: WebSocket) -> None:
         await ws.accept()
-        agreed.append(ws._deflate is not None)
+        agreed.append(deflate_of(ws) is not None)
         await echo(ws)
 
     async with serving(handler, options=Options(compression=wish)) as server:
@@ -243,7 +244,7 @@ async def test_a_server_of_ws(node_peer: list[str], deflate: str) -> None:
     with said_port([*node_peer[:3], "server", "ws", deflate]) as port:
         for wish in WISHES.values():
             ws = await talks(f"ws://127.0.0.1:{port}/", Options(compression=wish))
-            assert (ws._deflate is not None) is (deflate != "false")
+            assert (deflate_of(ws) is not None) is (deflate != "false")
 
 
 @pytest.mark.parametrize("deflate", ["false", *DEFLATES[1:]])

@@ -23,6 +23,7 @@ from tests.interop.peers.scenario import (
     parts_of,
     pipelined,
 )
+from tests.support.inspect import deflate_of
 from tests.support.serving import guard, serving
 from trio_ws import CloseFrame, ConnectionClosedError, HandshakeRejectedError, Options, connect
 
@@ -58,7 +59,7 @@ async def test_peers_client_with_our_server(peer: Peer, compression: str) -> Non
             await ws.reject(403, body=REFUSAL)
             return
         await ws.accept()
-        deflated.add(ws._deflate is not None)
+        deflated.add(deflate_of(ws) is not None)
         if ws.path == "/echo":
             async for message in ws:
                 await ws.send(message)
@@ -109,7 +110,7 @@ def url(peer: Peer) -> Iterator[str]:
 async def test_messages_of_all_sizes(peer: Peer, url: str, compression: str) -> None:
     with trio.fail_after(guard()):
         async with connect(f"{url}/echo", options=OPTIONS[compression]) as ws:
-            assert (ws._deflate is not None) == (peer.deflate and compression == "deflate")
+            assert (deflate_of(ws) is not None) == (peer.deflate and compression == "deflate")
             for message in MESSAGES:
                 await ws.send(message)
                 back = await ws.recv()

@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.inspect import bytes_of_unfinished_message, post, queue_full, waiting_messages
 from tests.support.serving import request, serving, serving_in_memory
 from tests.support.watching import MIB, until
 from tests.support.wire import frame
@@ -82,7 +83,7 @@ async def test_what_waits_behind_a_big_message_goes_out_in_order(link: str) -> N
         for item in sent:
             await ws.send(item)
         for item in posted:
-            ws._post(BINARY, item, cork=False)
+            post(ws, BINARY, item)
         assert ws.buffered_bytes > 0
         all_sent.set()
         async for _ in ws:
@@ -225,10 +226,9 @@ async def test_it_reads_on_no_further_than_max_queue_bytes(tmp_path: Path) -> No
     async with unix_client(busy, tmp_path / "socket", options) as sock:
         data = frame(BINARY, bytes(100_000))
         assert sock.send(data) == len(data)
-        await until(lambda: handlers and handlers[0]._queue_full)
-        assert handlers[0]._frames is not None
-        assert not handlers[0]._messages
-        assert 0 < handlers[0]._frames.held <= READ_SIZE
+        await until(lambda: handlers and queue_full(handlers[0]))
+        assert not waiting_messages(handlers[0])
+        assert 0 < bytes_of_unfinished_message(handlers[0]) <= READ_SIZE
         go_on.set()
         await until(lambda: bool(received))
     assert received == [bytes(100_000)]

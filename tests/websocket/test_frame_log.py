@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from tests.support.inspect import number_of
 from tests.support.serving import serving, serving_in_memory
 from tests.support.wire import frame
 from trio_ws import ConnectionClosedError, Options, WebSocket, connect
@@ -85,8 +86,8 @@ async def test_a_violation_names_it_too(autojump_clock: MockClock, caplog: pytes
     numbers: list[int] = []
 
     async def handler(ws: WebSocket) -> None:
-        numbers.append(ws._number)
-        assert f"<WebSocket {ws._number} server" in repr(ws)
+        numbers.append(number_of(ws))
+        assert f"<WebSocket {number_of(ws)} server" in repr(ws)
         await ws.recv()
 
     async with serving_in_memory(handler, options=Options(max_message_size=10)) as memory:
@@ -105,10 +106,8 @@ def test_frames_are_found_in_any_pieces(step: int, caplog: pytest.LogCaptureFixt
     caplog.set_level(logging.DEBUG, "trio_ws.frames")
 
     class Connection:
-        _number = 1
-
-        class _transport:  # noqa: N801
-            peer_address = None
+        def _log_extra(self) -> dict[str, Any]:
+            return {"connection": 1, "peer": None}
 
         def __repr__(self) -> str:
             return "it"
@@ -123,7 +122,7 @@ def test_frames_are_found_in_any_pieces(step: int, caplog: pytest.LogCaptureFixt
             frame(8, b"\x03\xe8"),
         ]
     )
-    watch = _FrameScanner(Connection(), "<")  # type: ignore[arg-type]
+    watch = _FrameScanner(Connection(), "<")
     for start in range(0, len(data), step):
         watch.see(data[start : start + step])
     assert [record.getMessage() for record in caplog.records] == [

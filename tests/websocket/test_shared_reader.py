@@ -20,6 +20,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.inspect import abort, read_by_epoll, reading_stopped, transport_of, waiting_messages
 from tests.support.serving import all_tasks, echo, serving
 from tests.support.watching import DEFLATE, deflated, until
 from trio_ws import App, Options, WebSocketClient, WebSocketHandler, connect, rpc_method
@@ -88,9 +89,9 @@ class Api(WebSocketHandler):
     def replace_others(self, connection: ClientConnection[Any]) -> int:
         """Close the other connections; the next descriptors that are made get their numbers."""
         others = [other for other in self.clients if other is not connection]
-        numbers = {other._ws._transport.fd for other in others}  # type: ignore[union-attr]
+        numbers = {transport_of(other._ws).fd for other in others}
         for other in others:
-            other._ws._abort(None)
+            abort(other._ws)
         self.pair = socket.socketpair()
         self.pair[0].send(b"not for the reader")
         return len(numbers & {end.fileno() for end in self.pair})
@@ -106,7 +107,7 @@ class Steps(trio.abc.Instrument):
         self._before = 0
 
     def _messages(self) -> int:
-        return sum(len(ws._messages) for ws in self._server.connections)
+        return sum(len(waiting_messages(ws)) for ws in self._server.connections)
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         if reads(task):
@@ -159,13 +160,13 @@ async def test_the_first_few_read_for_themselves(monkeypatch: pytest.MonkeyPatch
             for ws in (first, second, third):
                 await ws.send("x")
                 assert str((await ws.receive()).text) == "x"
-            assert sorted(ws._epoll_driven for ws in server.connections) == [False, False, True]
+            assert sorted(read_by_epoll(ws) for ws in server.connections) == [False, False, True]
         # What has gone leaves its place to another.
         await until(lambda: not server.connections)
         async with connect(server.url) as ws:
             await ws.send("x")
             await ws.receive()
-            assert [ws._epoll_driven for ws in server.connections] == [False]
+            assert [read_by_epoll(ws) for ws in server.connections] == [False]
 
 
 async def test_a_flood_keeps_nobody_waiting() -> None:
@@ -226,8 +227,8 @@ async def test_a_full_inbox_stops_the_reading_and_costs_nothing() -> None:
         sock = await raw_client(server)
         (ws,) = server.connections
         sent = fill(sock)
-        await until(lambda: ws._reading_paused)
-        assert len(ws._messages) <= (100_000 + 65536 // len(FRAME) * 128 + 65536) // 128
+        await until(lambda: reading_stopped(ws))
+        assert len(waiting_messages(ws)) <= (100_000 + 65536 // len(FRAME) * 128 + 65536) // 128
         sent += fill(sock)
         async with counting(server) as steps:
             # A reset instead of an end.
@@ -258,10 +259,10 @@ async def test_a_full_inbox_is_read_again_when_it_is_empty() -> None:
         sock = await raw_client(server)
         (ws,) = server.connections
         sent = fill(sock)
-        await until(lambda: ws._reading_paused)
+        await until(lambda: reading_stopped(ws))
         go_on.set()
         await until(lambda: got // 32 == sent // len(FRAME))
-        assert not ws._reading_paused
+        assert not reading_stopped(ws)
         sock.close()
 
 
@@ -464,7 +465,7 @@ async def test_what_inflates_to_much_is_inflated_in_turns_though_nobody_takes_it
         peer = await RawPeer.connect(stream, headers=[DEFLATE])
         await until(lambda: server.connections)
         (ws,) = server.connections
-        work = Work(lambda: sum(map(len, ws._messages)))
+        work = Work(lambda: sum(map(len, waiting_messages(ws))))
         trio.lowlevel.add_instrument(work)
         await peer.send_raw(message * 100 + masked_frame(FIN | PING, b"behind"))
         pong = await peer.receive_frame()
@@ -485,10 +486,10 @@ async def test_not_all_connections_that_end_at_once_are_ended_in_one_step() -> N
             await raw_client(server)
         held = list(server.connections)
         assert len(held) == 40
-        work = Work(lambda: sum(ws._is_closed for ws in held))
+        work = Work(lambda: sum(ws.closed for ws in held))
         trio.lowlevel.add_instrument(work)
         for sock in opened:
             sock.close()
-        await until(lambda: all(ws._is_closed for ws in held))
+        await until(lambda: all(ws.closed for ws in held))
         trio.lowlevel.remove_instrument(work)
         assert 0 < work.most <= epoll_reader.BYTES_PER_TURN // epoll_reader.END_COST

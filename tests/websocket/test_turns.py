@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.inspect import bytes_of_unfinished_message, waiting_messages
 from tests.support.serving import serving_in_memory
 from tests.support.watching import DEFLATE as OFFER
 from tests.support.watching import deflated
@@ -250,8 +251,8 @@ class Inflated(trio.abc.Instrument):
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         ws = self.ws
-        if ws is not None and ws._frames is not None:
-            now = self.taken + sum(map(len, ws._messages)) + ws._frames.held
+        if ws is not None:
+            now = self.taken + sum(map(len, waiting_messages(ws))) + bytes_of_unfinished_message(ws)
             self.most = max(self.most, now - self._before)
             self._before = now
 

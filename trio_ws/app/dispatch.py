@@ -19,7 +19,7 @@ from trio_ws.server.blocking import NoThreadError, call_in_thread, run_in_thread
 from trio_ws.server.http import HTTPResponse, as_response, encode_response
 from trio_ws.server.routing import Pattern
 from trio_ws.wall import judged, log_failure, traceback_of
-from trio_ws.websocket.lifetime import CONNECTING
+from trio_ws.websocket.closing import CONNECTING
 
 if TYPE_CHECKING:
     from trio_ws.protocol.http import Request
@@ -81,7 +81,7 @@ class _Next:
 
     @enable_ki_protection
     async def __call__(self, ws: WebSocket) -> None:
-        if ws._state != CONNECTING and not ws.accepted:
+        if ws._closing.state != CONNECTING and not ws.accepted:
             return  # it was refused on the way
         if self._at < len(self._chain):
             await self._chain[self._at](ws, _Next(self._chain, self._at + 1, self._inner))

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from trio_ws.protocol.frames import FIN
 from trio_ws.protocol.framing import server_frame
+from trio_ws.websocket.closing import OPEN
 from trio_ws.websocket.deferred_frame import DeferredFrame, deflated_frame
-from trio_ws.websocket.lifetime import OPEN
-from trio_ws.websocket.sending import whole_message
+from trio_ws.websocket.message import whole_message
 from trio_ws.websocket.write_buffer import buffer_many
 
 if TYPE_CHECKING:
@@ -53,11 +53,11 @@ def broadcast(
         if excluded and ws in excluded:
             continue
         write_buffer = ws._write_buffer
-        if ws._fast_send_limit and write_buffer.size <= ws._options.channel_max_bytes:
+        if write_buffer.fast_send_limit and write_buffer.size <= ws._options.channel_max_bytes:
             # Fast path for the usual case: an open, uncompressed server connection between messages.
             ordinary.append(write_buffer)
             continue
-        if ws._state != OPEN or ws._fragmenting is not None:
+        if ws._closing.state != OPEN or ws._fragmenting is not None:
             continue
         if write_buffer.size > ws._options.channel_max_bytes:
             ws._start_application_close(1013, "too slow for the broadcast")

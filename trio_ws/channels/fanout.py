@@ -27,9 +27,9 @@ from trio_ws.codecs.base import Position
 from trio_ws.errors import PacketError
 from trio_ws.logs import logger_for
 from trio_ws.websocket._notify import Notification
+from trio_ws.websocket.closing import OPEN
 from trio_ws.websocket.deferred_frame import DeferredFrame
 from trio_ws.websocket.frame_log import log_extra
-from trio_ws.websocket.lifetime import OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -194,7 +194,7 @@ class FanoutWriter:
         write_buffer, dialect, deflate = ws._write_buffer, peer.codec, ws._deflate
         room = ws._options.send_high_water
         written = 0
-        while position < end and write_buffer.size < room and ws._state == OPEN:
+        while position < end and write_buffer.size < room and ws._closing.state == OPEN:
             key = (position, end, dialect.name, dialect.binary, deflate and deflate.settings)
             piece = pieces.get(key)
             if piece is None:
@@ -274,7 +274,7 @@ class FanoutWriter:
                     if write_buffer.size >= room:
                         break
             done += 1
-            if ws._state != OPEN:
+            if ws._closing.state != OPEN:
                 continue
             try:
                 frame = entry.frame(dialect, deflate)

@@ -181,7 +181,7 @@ class ConnectionManager(StateTracker):
         error = ws._closed_error()
         if backoff is None or not self._is_retried(backoff, error):
             self._set_state("disconnected")
-            self._subscriptions.end(None if ws._ended_cleanly else ws._closed_error)
+            self._subscriptions.end(None if ws._closing.ended_cleanly else ws._closed_error)
             return
         self._retries.disconnected(backoff)
         self._subscriptions.detach()

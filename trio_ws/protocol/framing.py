@@ -8,7 +8,7 @@ import struct
 from trio_ws.protocol._accel import frame_head, whole_frame
 from trio_ws.protocol.masking import mask, mask_keys
 
-__all__ = ["close_payload", "frame_pair", "masked_frame", "server_frame"]
+__all__ = ["close_payload", "frame_pair", "make_frame", "masked_frame", "server_frame"]
 
 
 def _draw_own_keys() -> None:
@@ -38,6 +38,11 @@ def frame_pair(first: int, payload: bytes, *, masked: bool) -> tuple[bytes, byte
 def masked_frame(first: int, payload: bytes | bytearray | memoryview) -> bytes:
     """One frame masked with a fresh key (RFC 6455 section 5.3)."""
     return whole_frame(first, payload, _next_key())
+
+
+def make_frame(first: int, payload: bytes, *, masked: bool) -> bytes:
+    """One frame, masked or not."""
+    return masked_frame(first, payload) if masked else server_frame(first, payload)
 
 
 def close_payload(code: int, reason: str = "") -> bytes:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 from trio_ws.channels.names import check_names
 from trio_ws.channels.subscription import check_policy
 from trio_ws.errors import check_close
-from trio_ws.websocket.lifetime import CONNECTING
+from trio_ws.websocket.closing import CONNECTING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -196,7 +196,7 @@ class ClientConnection(Generic[State]):
         Raises:
             ConnectionClosedError: the client has left.
         """
-        if self._ws._state == CONNECTING:
+        if self._ws._closing.state == CONNECTING:
             await self._ws.accept(headers=headers)
         if self._session is None and self._on_accept is not None and self._ws.connected:
             self._on_accept()
@@ -218,8 +218,8 @@ class ClientConnection(Generic[State]):
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection, which cancels its other calls; in ``on_connect`` refuse it with 403."""
         check_close(code, reason)
-        self._ws._letting_in = False  # on_connect may go on, if it is what closes
-        if self._ws._state == CONNECTING:
+        self._ws._release_opening()  # on_connect may go on, if it is what closes
+        if self._ws._closing.state == CONNECTING:
             await self._ws.reject(403)
         elif self._session is None:
             await self._ws.close(code, reason)

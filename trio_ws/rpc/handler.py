@@ -38,8 +38,8 @@ from trio_ws.rpc.methods import Method, allow_keyboard_interrupt, collect, make_
 from trio_ws.rpc.rate_limit import Limiter
 from trio_ws.rpc.session import RPCSession
 from trio_ws.schema import Schema
+from trio_ws.websocket.closing import CONNECTING
 from trio_ws.websocket.frame_log import log_extra
-from trio_ws.websocket.lifetime import CONNECTING
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -292,7 +292,7 @@ class WebSocketHandler(Generic[State]):
         *,
         debug: bool,
     ) -> bool:
-        ws._letting_in = True
+        ws._hold_opening()
         begin = functools.partial(self._begin_early, connection, workers, debug=debug)
         object.__setattr__(connection, "_on_accept", begin)
         try:
@@ -305,7 +305,7 @@ class WebSocketHandler(Generic[State]):
             raise
         object.__setattr__(connection, "_on_accept", None)
         ws._let_in()
-        if not ws.accepted and ws._closed_locally:
+        if not ws.accepted and ws._closing.closed_locally:
             return True  # it has refused the client
         over = True
         try:
@@ -325,9 +325,9 @@ class WebSocketHandler(Generic[State]):
         *,
         debug: bool,
     ) -> bool:
-        if ws._state == CONNECTING:
+        if ws._closing.state == CONNECTING:
             await ws.accept()
-        await ws._reader_changed()
+        await ws._reader.settled()
         peer = connection._session
         if peer is None:
             if not ws.connected:

@@ -29,7 +29,7 @@ from trio_ws.rpc.errors import error_from
 from trio_ws.rpc.pending import PendingCall, PendingCallWithDeadline, ReadDemand
 from trio_ws.rpc.streams import ItemStream, convert
 from trio_ws.rpc.task_pool import IN_CALL
-from trio_ws.websocket.lifetime import OPEN
+from trio_ws.websocket.closing import OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -156,7 +156,7 @@ class OutgoingCalls(ABC):
     def __init__(self, ws: WebSocket, dialect: Codec) -> None:
         self.ws = ws
         self.over = False
-        self.ledger = ws._ledger
+        self.ledger = ws._receive_buffer.ledger
         self.measured = 0
         self.progress = ws._write_buffer.writable
         self.read_demand = ReadDemand(self.progress)
@@ -244,7 +244,7 @@ class OutgoingCalls(ABC):
         if (
             mark > write_buffer.bytes_sent
             and write_buffer.broken
-            and (ws._close_sent is None or ws._transport.self_reading)
+            and (ws.close_sent is None or ws._transport.self_reading)
         ):
             error.may_have_run = False
         if self._begun_there is not None and call_id not in self._begun_there:
@@ -302,7 +302,7 @@ class OutgoingCalls(ABC):
         await self._ready()
         while self.supports_extensions:
             deadline = trio.current_effective_deadline()
-            if deadline - trio.current_time() > self.ws._one_way():
+            if deadline - trio.current_time() > self.ws._liveness.one_way():
                 return
             await trio.sleep_until(deadline)
             await self._ready()
@@ -352,7 +352,7 @@ class OutgoingCalls(ABC):
             streams = find_stream_args(args, kwargs)
             if streams:
                 return self._exchange_with_uploads(call_id, method, args, kwargs, streams)
-        if self.over or self.ws._state != OPEN or self._write_buffer.size >= self._high_water:
+        if self.over or self.ws._closing.state != OPEN or self._write_buffer.size >= self._high_water:
             return self._exchange_later(call_id, method, args, kwargs)
         return self._answer_to(call_id, method, args, kwargs)
 
@@ -421,7 +421,7 @@ class OutgoingCalls(ABC):
         if deadline == math.inf:
             return None
         now = trio.current_time()
-        lease = Lease(max(0.0, deadline - now - self.ws._one_way()), now)
+        lease = Lease(max(0.0, deadline - now - self.ws._liveness.one_way()), now)
         renewals = self._renewals
         if renewals is None:
             renewals = self._renewals = Renewals(self, self._task_pool)

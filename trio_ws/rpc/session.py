@@ -38,8 +38,9 @@ from trio_ws.rpc.inline_call import IncomingCall, SuspendedCall
 from trio_ws.rpc.task_pool import PooledTask
 from trio_ws.wall import close_nurseries, close_of, failures_in
 from trio_ws.websocket._notify import Notification
+from trio_ws.websocket.closing import CLOSED
 from trio_ws.websocket.frame_log import log_extra
-from trio_ws.websocket.lifetime import CLOSED, OPEN
+from trio_ws.websocket.readers import EPOLL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -143,13 +144,13 @@ class RPCSession(IncomingCalls):
             BaseException: what ``on_packet`` raised.
             KeyboardInterrupt, SystemExit: what a method raised, or a group with one.
         """
-        self.ws._observer = self
+        self.ws._observe(self)
         own = PooledTask(current_task())
         try:
             while not self.over and self._when_over is None:
                 with trio.CancelScope() as own.scope:
                     try:
-                        await self._run_in_scope(own, when_over if self.ws._epoll_driven else None)
+                        await self._run_in_scope(own, when_over if self.ws._reader.by is EPOLL else None)
                     finally:
                         await close_nurseries("a method")
         finally:
@@ -160,7 +161,7 @@ class RPCSession(IncomingCalls):
     def hold(self) -> None:
         """Read from now on, before `run`, for what is called from here. What comes otherwise is held."""
         super().hold()
-        self.ws._observer = self
+        self.ws._observe(self)
         self._delivering = True
         self._owner_reads = False
         self.hand_off_read_loop()
@@ -213,7 +214,7 @@ class RPCSession(IncomingCalls):
         with trio.CancelScope(shield=True):
             while self._running:
                 await self._calls_done.wait()
-        ws._observer = None
+        ws._observe(None)
         self._connection = None  # which leads back to us: without the cycle, counting frees both
         if self._failure is not None:
             raise self._failure
@@ -241,7 +242,7 @@ class RPCSession(IncomingCalls):
             return
         self.over = True
         here = current_task()
-        in_order = self.ws._close_received is not None and not self.ws._closed_locally
+        in_order = self.ws.close_received is not None and not self.ws._closing.closed_locally
         for call in list(self._running.values()):
             if in_order and call.key is self:
                 self._task_pool.start(self._limit_delivery)  # of what came before the peer's Close
@@ -290,7 +291,7 @@ class RPCSession(IncomingCalls):
         running = len(self._running) - (packet_taken and self in self._running)
         if self._closing is not None and not running and not self.over:
             self._say_goaway()
-            self.ws._start_close(*self._closing)
+            self.ws._closing.start(*self._closing)
 
     def leave(self) -> None:
         """The client's block is left: end all, and tell a server that may have called what has begun."""
@@ -323,7 +324,7 @@ class RPCSession(IncomingCalls):
     def reply(self, payload: bytes) -> None:
         """Send an answer, with others of the same burst where there are any."""
         ws = self.ws
-        ws._post(self.opcode, payload, cork=bool(ws._messages or self._batch))
+        ws._post(self.opcode, payload, cork=bool(ws._receive_buffer.messages or self._batch))
 
     # -- reading ------------------------------------------------------------------------------------
 
@@ -353,7 +354,7 @@ class RPCSession(IncomingCalls):
                     break
                 if self._holds_enough:
                     await self._wait_until_less_is_held()
-                elif ws._messages or self._batch:
+                elif ws._receive_buffer.messages or self._batch:
                     await checkpoint()  # others have a turn
                 elif self._delegate_to_reader():
                     return
@@ -376,17 +377,9 @@ class RPCSession(IncomingCalls):
     def _delegate_to_reader(self) -> bool:
         """Leave the lead to the service's reader, if it reads for us and all is in its ordinary state."""
         ws = self.ws
-        if (
-            not ws._epoll_driven
-            or ws._state != OPEN
-            or ws._reading_paused
-            or ws._pending_input
-            or ws._deferred_close is not None
-        ):
+        if not ws._reader.undisturbed or ws._runtime.reader.spawner is not self._task_pool:
             return False
-        if ws._runtime.reader.spawner is not self._task_pool:
-            return False
-        ws._ledger.received = 0
+        ws._receive_buffer.release()
         self.flush()
         self._reader_driven = True
         return True
@@ -407,7 +400,7 @@ class RPCSession(IncomingCalls):
             self._reader_driven = True  # it ends this task, and the next to read finds the lead where it was
             raise
         kept = (
-            not self.ws._messages
+            not self.ws._receive_buffer.messages
             and not self._batch
             and not self._holds_enough
             and self._delegate_to_reader()
@@ -421,7 +414,11 @@ class RPCSession(IncomingCalls):
     def connection_lost(self) -> None:
         """The transport is gone. What came before the peer's Close is still taken."""
         ws = self.ws
-        if ws._close_received is None or ws._closed_locally or not (ws._messages or self._batch):
+        if (
+            ws.close_received is None
+            or ws._closing.closed_locally
+            or not (ws._receive_buffer.messages or self._batch)
+        ):
             self.ended()
         else:
             self.state_changed()
@@ -439,7 +436,7 @@ class RPCSession(IncomingCalls):
         ledger = self.ledger
         if self._write_buffer.size < self._high_water and ledger.held < ledger.max_held:
             return False  # it is not `pressed`, as after nearly every packet
-        if self.ws._state == CLOSED:
+        if self.ws._closing.state == CLOSED:
             return False
         return not self._needs_reading or self._write_buffer.size >= self._hard_mark
 
@@ -455,12 +452,12 @@ class RPCSession(IncomingCalls):
                 await self.progress.wait()
             # The end of TCP is not read either, and what is held for a client that is gone would stay.
             if scope.cancelled_caught:
-                self.ws._probe()
+                self.ws._liveness.probe()
 
     def _handle_input(self, worker: PooledTask) -> SuspendedCall | None:
         """Begin what is here: up to a call that has to wait, or until others should have a turn."""
         ws = self.ws
-        inbox, batch = ws._messages, self._batch
+        inbox, batch = ws._receive_buffer.messages, self._batch
         if self._undecided and inbox:
             self._undecided = False
             self.set_codec(detect(inbox[0], ws._options))
@@ -684,7 +681,7 @@ class RPCSession(IncomingCalls):
         while not self._packets:
             if self.over:
                 await checkpoint()
-                if self.ws._ended_cleanly:
+                if self.ws._closing.ended_cleanly:
                     return None
                 raise self.ws._closed_error()
             await self._packet_arrived.wait()

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from trio_ws.protocol.http import Headers, Request
     from trio_ws.protocol.tls import TLSInfo
     from trio_ws.websocket.connection import WebSocket
-    from trio_ws.websocket.message import WebSocketMessage
-    from trio_ws.websocket.sending import BytesLike
+    from trio_ws.websocket.message import BytesLike, WebSocketMessage
 
 __all__ = ["BlockingWebSocket", "NoThreadError", "call_in_thread", "run_in_thread"]
 

@@ -54,10 +54,10 @@ from trio_ws.wall import (
     only_cancelled,
 )
 from trio_ws.websocket._notify import Notification
+from trio_ws.websocket.closing import CONNECTING
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.disconnect_watch import DisconnectWatch
 from trio_ws.websocket.frame_log import log_extra
-from trio_ws.websocket.lifetime import CONNECTING
 from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, shut_down
 from trio_ws.websocket.tls import note_server_names
 from trio_ws.websocket.transport import SocketTransport, peer_of
@@ -258,7 +258,6 @@ class ClientTasks:
                 self._connections.add(ws)
                 del opened
                 ws._begin_opening()
-                ws._watch_soon()
                 over = await self._handle(ws, target)
         except BaseException as exc:  # noqa: BLE001 - classified in _task_failed
             self._task_failed(exc, address)
@@ -296,7 +295,7 @@ class ClientTasks:
     def _end_those_without_task(self) -> None:
         """Abort connections without a task, which cannot be cancelled with the others."""
         for ws in list(self._without_task):
-            ws._abort(None)
+            ws._closing.abort(None)
 
     async def _open(self, client: _PendingClient) -> tuple[WebSocket, Any] | None:
         """Make a WebSocket of an opening request, with its target. Return None after an HTTP response."""
@@ -481,16 +480,16 @@ class ClientTasks:
                     ws._end_opening(None)
             except BaseException as exc:  # noqa: BLE001 - classified in _close_code_for
                 code, reason = self._close_code_for(ws, exc)
-            if code == 1011 and ws._state == CONNECTING:
+            if code == 1011 and ws._closing.state == CONNECTING:
                 await ws.reject(500)
-            if reason == _NO_THREAD and ws._state == CONNECTING:
+            if reason == _NO_THREAD and ws._closing.state == CONNECTING:
                 await ws.reject(503, [("Retry-After", "1")], f"{_NO_THREAD}\n")
             if over and not ws.closed:
                 await ws.close(code, reason)
         finally:
             if over:
                 self._connections.discard(ws)
-                ws._abort(None)
+                ws._closing.abort(None)
             else:
                 self._without_task.add(ws)
         return over

@@ -368,7 +368,7 @@ class WebSocketServer(ClientTasks):
 
             async def end_with_it() -> None:
                 await ws.wait_closed()
-                if not ws._messages:
+                if not ws._receive_buffer.messages:
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(end_with_it)

@@ -1,33 +1,92 @@
-"""WebSocket: one connection as its user sees it.
+"""WebSocket: one connection as its user sees it, made of the parts that own its state.
 
-Its methods stand in handshaking.py, receiving.py and sending.py, the machine underneath in endpoint.py and
-lifetime.py; here is what there is to look at.
+`ClosingHandshake` (closing.py) has the state and the end, `ReceiveBuffer` the messages that were read,
+`WriteBuffer` what waits to be written, `Reader` (readers.py) brings bytes from the transport into the receive
+buffer, and `Liveness` (keepalive.py) knows the pings.
 
-What always holds: each method either waits or checks for cancellation; a cancellation loses no message and
-sends no part of one; ``send`` of one task never ends up inside a message of another.
+Invariants:
+
+- Each async method either waits or checks for cancellation.
+- A cancellation loses no message and no part of one, and sends no part of one.
+- `send` of one task never ends up inside a message of another.
+- `accept` or `reject` comes once. `close` ends within ``close_timeout``, and at once when cancelled.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import itertools
+import os
+from collections.abc import AsyncGenerator, AsyncIterable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+import msgspec
 import trio
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
-from trio_ws.errors import CloseFrame
-from trio_ws.logs import shown
-from trio_ws.websocket.lifetime import CLOSED, CLOSING, OPEN
-from trio_ws.websocket.message import WebSocketMessage
-from trio_ws.websocket.receiving import Receiving
-from trio_ws.websocket.sending import Sending
+from trio_ws.decoding import decode_json
+from trio_ws.errors import CloseFrame, MessageError, check_close
+from trio_ws.logs import logger_for, shown
+from trio_ws.models import encode_model
+from trio_ws.protocol._accel import whole_frame
+from trio_ws.protocol.frames import BINARY, CONTINUATION, FIN, PING, PONG, RSV1, TEXT, Ping, Pong
+from trio_ws.protocol.framing import frame_pair, make_frame, masked_frame, server_frame
+from trio_ws.protocol.server_response import answer_refusal, answer_upgrade
+from trio_ws.wall import is_innermost
+from trio_ws.websocket.closing import CLOSED, CLOSING, CONNECTING, OPEN, ClosingHandshake
+from trio_ws.websocket.deferred_frame import DEFLATED_AT_ONCE, DeferredFrame
+from trio_ws.websocket.frame_log import log_extra, with_frame_logging
+from trio_ws.websocket.keepalive import Liveness
+from trio_ws.websocket.message import (
+    ENCODED_AT_ONCE,
+    BytesLike,
+    WebSocketMessage,
+    control_payload,
+    encode_large,
+    payload_bytes,
+    whole_message,
+)
+from trio_ws.websocket.message_stream import MessageStream
+from trio_ws.websocket.readers import EPOLL, Reader
+from trio_ws.websocket.receive_buffer import ReceiveBuffer
+from trio_ws.websocket.write_buffer import WriteBuffer
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from trio_ws.errors import ConnectionClosedError
+    from trio_ws.options import Options
+    from trio_ws.protocol.deflate import PerMessageDeflate
+    from trio_ws.protocol.frames import FrameReader
     from trio_ws.protocol.http import Headers, Request
     from trio_ws.protocol.tls import TLSInfo
+    from trio_ws.websocket.readers import ConnectionObserver
+    from trio_ws.websocket.runtime import ConnectionRuntime
+    from trio_ws.websocket.transport import Transport
 
 __all__ = ["WebSocket"]
 
+T = TypeVar("T")
+Data = str | BytesLike | WebSocketMessage | AsyncIterable[str] | AsyncIterable[BytesLike]
 
-class WebSocket(Sending, Receiving, trio.abc.Channel[WebSocketMessage]):
+logger = logger_for("trio_ws.websocket")
+
+#: Each connection of this process has a number, for logs.
+_numbers = itertools.count(1)
+
+#: Payloads of at least this many bytes are sent beside their header instead of joined to it.
+_LARGE = 48 * 1024
+#: Sending this many bytes takes a few milliseconds, so `send` lets other tasks run first.
+_HUGE = 512 * 1024
+#: Sends in a row that needed no wait, after which a sender lets other tasks run. Buffered ones count one
+#: each, and those with a system call eight. About a millisecond of echoes.
+_SENDS_IN_A_ROW = 256
+_DIRECT_SEND = 8
+_FINAL_BINARY = FIN | BINARY
+
+_encode_json = msgspec.json.Encoder(enc_hook=encode_model).encode
+
+
+class WebSocket(trio.abc.Channel[WebSocketMessage]):
     """One WebSocket connection (RFC 6455), a server's or a client's. Made by `connect` and by servers.
 
     It is a `trio.abc.Channel` of `WebSocketMessage` and an async iterator. Any number of tasks may send, and
@@ -42,53 +101,879 @@ class WebSocket(Sending, Receiving, trio.abc.Channel[WebSocketMessage]):
         path_params: what the route's pattern took from the path; empty without a route.
     """
 
-    __slots__ = ()
+    __slots__ = (
+        "__weakref__",
+        "_client",
+        "_closing",
+        "_deflate",
+        "_fragmenting",
+        "_letting_in",
+        "_liveness",
+        "_number",
+        "_offered",
+        "_opening",
+        "_options",
+        "_reader",
+        "_receive_buffer",
+        "_request",
+        "_response_headers",
+        "_runtime",
+        "_sends_since_yield",
+        "_subprotocol",
+        "_threshold",
+        "_trailing",
+        "_transport",
+        "_write_buffer",
+        "path_params",
+    )
+
+    def __init__(
+        self,
+        transport: Transport,
+        runtime: ConnectionRuntime,
+        options: Options,
+        *,
+        client: bool,
+        request: Request,
+        subprotocols: tuple[str, ...] = (),
+        trailing: bytes = b"",
+    ) -> None:
+        self._number = next(_numbers)
+        self._transport = transport
+        self._runtime = runtime
+        self._options = options
+        self._client = client
+        # The parts.
+        self._receive_buffer = receive_buffer = ReceiveBuffer(options, client=client)
+        self._write_buffer = write_buffer = WriteBuffer(transport, runtime)
+        self._closing = closing = ClosingHandshake(self, receive_buffer, write_buffer, options, client=client)
+        write_buffer.on_broken = closing.write_failed
+        self._reader = Reader(self, transport, receive_buffer, closing, runtime)
+        self._liveness = Liveness(receive_buffer, write_buffer, closing, client=client)
+        # The opening handshake.
+        self._request = request
+        self._trailing = trailing  # what came behind the request
+        self._offered = subprotocols  # those that an implicit accept() may choose from
+        self._subprotocol: str | None = None
+        self._response_headers: Headers | None = None
+        self.path_params: dict[str, Any] = {}
+        # Around the code that serves a client, until it is let in: cancelled if the client leaves before.
+        self._opening: trio.CancelScope | None = None
+        self._letting_in = False  # the scope stays open past the accept
+        # Sending.
+        self._deflate: PerMessageDeflate | None = None
+        self._threshold = 0  # the least payload that is compressed
+        self._fragmenting: trio.Lock | None = None  # held while one message is sent in fragments
+        self._sends_since_yield = 0  # sends since one of them, or a wait for input, last let other tasks run
+
+    # -- letting a client in ------------------------------------------------------------------------
+
+    def _begin_opening(self) -> None:
+        """Cancel what this task does from here on if the client leaves before it is let in.
+
+        Call `_end_opening` in the same task.
+        """
+        self._opening = scope = trio.CancelScope()
+        scope.__enter__()
+        self._reader.watch_soon()
+
+    def _hold_opening(self) -> None:
+        """Go on cancelling after the accept, until `_let_in`."""
+        self._letting_in = True
+
+    def _release_opening(self) -> None:
+        """The end of the connection cancels nothing any more, once it is accepted."""
+        self._letting_in = False
+
+    def _let_in(self) -> None:
+        """From here on the end of the connection cancels nothing, and an idle one needs no scope.
+
+        Where the handler has opened a scope of its own around the accept, ours has to stay open.
+        """
+        scope = self._opening
+        self._letting_in = False
+        if scope is not None and is_innermost(scope):
+            self._opening = None
+            scope.__exit__(None, None, None)
+
+    def _cancel_opening(self) -> None:
+        if self._opening is not None:
+            logger.info(
+                "%r ended before it was let in: cancelling what serves it", self, extra=log_extra(self)
+            )
+            self._opening.cancel()
+
+    def _end_opening(self, exc: BaseException | None) -> bool:
+        """Close the scope with what the code inside raised. Returns whether that was its cancellation."""
+        scope, self._opening = self._opening, None
+        return scope is not None and bool(scope.__exit__(type(exc) if exc else None, exc, None))
+
+    def _came_early(self, data: bytes) -> None:
+        """Keep what came before the opening handshake was done. Called by the reader."""
+        if self._closing.state != CONNECTING:
+            return  # it was rejected, and sends on
+        limit = self._options.max_queue_bytes
+        if len(self._trailing) < limit:
+            self._trailing += data
+            return
+        logger.info("refused %r: more than max_queue_bytes (%d) came before it was let in", self, limit)
+        self._reject_with(answer_refusal(413, (), "too much came before the WebSocket was open\n"))
+        self._cancel_opening()
+
+    # -- the opening handshake ----------------------------------------------------------------------
+
+    def _opened(
+        self,
+        subprotocol: str | None,
+        response_headers: Headers,
+        deflate: PerMessageDeflate | None,
+        trailing: bytes,
+    ) -> None:
+        """As a client, the handshake was answered."""
+        self._subprotocol = subprotocol
+        self._response_headers = response_headers
+        self._open(deflate, trailing)
+
+    async def accept(self, subprotocol: str | None = None, headers: Iterable[tuple[str, str]] = ()) -> None:
+        """Accept the client (RFC 6455 section 4.2.2). Sending or receiving does it where this was not called.
+
+        Args:
+            subprotocol: one of those that the client offered. Default: the first of the server's own list
+                that it offered, or none.
+            headers: more response headers.
+
+        Raises:
+            RuntimeError: it was accepted or rejected already.
+            ValueError: the client did not offer that subprotocol, or a header is not legal.
+        """
+        await checkpoint_if_cancelled()
+        self._check_connecting("accept")
+        answer, self._subprotocol, deflate = answer_upgrade(
+            self._request, subprotocol, self._offered, headers, self._options
+        )
+        self._write_buffer.write(answer)
+        if self._write_buffer.broken:
+            raise self._closing.closed_error()
+        trailing, self._trailing = self._trailing, b""
+        self._open(deflate, trailing)
+
+    async def reject(
+        self, status: int = 403, headers: Iterable[tuple[str, str]] = (), body: bytes | str = b""
+    ) -> None:
+        """Refuse the client with an HTTP response (RFC 6455 section 4.2.2), and close the connection.
+
+        Args:
+            status: an HTTP status from 200 to 599.
+            headers: the response headers; Content-Length and Connection are added.
+            body: the response body; text is sent as UTF-8.
+
+        Raises:
+            RuntimeError: it was accepted or rejected already.
+        """
+        await checkpoint_if_cancelled()
+        self._check_connecting("reject")
+        response = answer_refusal(status, headers, body)
+        self._closing.refuse_messages()
+        self._reject_with(response)
+
+    def _check_connecting(self, what: str) -> None:
+        if self._closing.state != CONNECTING:
+            if self._receive_buffer.frames is None and not self._closing.closed_locally:
+                raise self._closing.closed_error()  # by a server that goes away
+            raise RuntimeError(f"{what}() comes once, before anything else")
+
+    def _reject_with(self, response: bytes) -> None:
+        self._write_buffer.write(response)
+        self._closing.rejected()
+
+    def _open(self, deflate: PerMessageDeflate | None, trailing: bytes) -> None:
+        """The opening handshake is done; ``trailing`` came behind it."""
+        self._deflate = deflate
+        if deflate is not None and self._options.deflate is not None:
+            self._threshold = self._options.deflate.threshold
+        self._receive_buffer.open(deflate)
+        transport = with_frame_logging(self, self._transport, self._write_buffer.size)
+        self._transport = self._write_buffer.transport = self._reader.transport = transport
+        self._closing.opened()
+        if self._opening is not None and not self._letting_in:
+            self._let_in()
+        self._update_fast_send_limit()
+        self._runtime.keepalive.register(self._liveness)
+        self._reader.open(trailing, deflated=deflate is not None)
+
+    # -- what the parts ask for ---------------------------------------------------------------------
+
+    def _handle_events(self, frames: FrameReader) -> None:
+        """Take the control frames, and what is wrong, that the reader found."""
+        events, frames.events = frames.events, []
+        for event in events:
+            if isinstance(event, Ping):
+                if self._closing.state == OPEN:
+                    pong = make_frame(FIN | PONG, event.payload, masked=self._client)
+                    self._write_buffer.write_control(pong, pong=True)
+            elif isinstance(event, Pong):
+                if self._liveness.on_pong(event.payload):
+                    self._runtime.keepalive.pong_received(self._liveness)
+            elif isinstance(event, CloseFrame):
+                self._closing.on_close(event)
+            else:
+                self._closing.on_violation(event)
+        self._write_buffer.flush()
+
+    def _start_close_timer(self) -> None:
+        self._runtime.keepalive.start_close_timer(self._liveness)
+
+    def _state_changed(self) -> None:
+        self._reader.input_arrived.notify_all()
+        if self._reader.observer is not None:
+            self._reader.observer.state_changed()
+
+    def _ended(self, last: bytes | None, *, opening: bool) -> None:
+        """The state has become CLOSED."""
+        self._runtime.keepalive.unregister(self._liveness)
+        self._transport.close(last)
+        self._liveness.pings = None
+        self._reader.end()
+        if self._reader.observer is not None:
+            self._reader.observer.connection_lost()
+        # A client that was rejected is for the code that serves it to find out.
+        if opening or (self._letting_in and self._receive_buffer.frames is not None):
+            self._cancel_opening()
+
+    def _log_extra(self) -> dict[str, Any]:
+        return {"connection": self._number, "peer": self._transport.peer_address}
+
+    # -- for the other parts of the package ---------------------------------------------------------
+
+    def _observe(self, observer: ConnectionObserver | None) -> None:
+        """Tell this object from now on what was read, and of changes of the state."""
+        self._reader.observer = observer
+
+    def _closed_error(self) -> ConnectionClosedError:
+        """The error for a method that needs an open connection, now that it is closed."""
+        return self._closing.closed_error()
+
+    def _shutdown(self, code: int, reason: str) -> None:
+        """The server stops, and says so in whatever state the connection is."""
+        if self._closing.state == CONNECTING:
+            self._reject_with(answer_refusal(503, [("Retry-After", "1")], "the server is going away\n"))
+        elif self._reader.observer is not None:
+            self._reader.observer.shutdown(code, reason)
+        else:
+            self._closing.start(code, reason)
+
+    def _start_application_close(self, code: int, reason: str) -> None:
+        """Close on behalf of the application, up to where that would have to wait."""
+        self._closing.start_locally(code, reason)
+        if self._closing.closed_locally:
+            self._receive_buffer.clear()
+            self._reader.emptied()
+
+    # -- receiving ----------------------------------------------------------------------------------
+
+    async def recv(self) -> WebSocketMessage | None:
+        """Wait for the next message.
+
+        Returns:
+            The message, or None once the peer has closed cleanly (with code 1000, 1001 or none).
+
+        Raises:
+            ConnectionClosedError: the connection ended in any other way.
+
+        A cancellation loses no message.
+        """
+        # The common cases of _next_message(), a message that is here and one that a single read brings. This
+        # saves its coroutine, which would be made for each message and kept while none comes. __anext__ has
+        # the same.
+        buffer, reader = self._receive_buffer, self._reader
+        if buffer.messages:
+            await checkpoint_if_cancelled()
+        elif (
+            self._closing.state == OPEN
+            and not buffer.parts_open
+            and not (self._write_buffer.flush_scheduled or reader.stopped or self._closing.deferred)
+        ):
+            buffer.release()
+            await (reader.input_arrived.wait() if reader.by is EPOLL else reader.wait_for_input())
+            self._sends_since_yield = 0
+        messages = buffer.messages
+        if messages and not buffer.parts_open and not reader.stopped:
+            item = messages.popleft()
+        else:
+            next_item = await self._next_message()
+            if next_item is None:
+                return None
+            item = next_item
+        return WebSocketMessage("text" if type(item) is str else "binary", item)
+
+    async def receive(self) -> WebSocketMessage:
+        """As `recv`, but raises `trio.EndOfChannel` where that returns None, as trio's channels do."""
+        message = await self.recv()
+        if message is None:
+            raise trio.EndOfChannel
+        return message
+
+    async def __anext__(self) -> WebSocketMessage:
+        buffer, reader = self._receive_buffer, self._reader
+        if buffer.messages:
+            await checkpoint_if_cancelled()
+        elif (
+            self._closing.state == OPEN
+            and not buffer.parts_open
+            and not (self._write_buffer.flush_scheduled or reader.stopped or self._closing.deferred)
+        ):
+            buffer.release()
+            await (reader.input_arrived.wait() if reader.by is EPOLL else reader.wait_for_input())
+            self._sends_since_yield = 0
+        messages = buffer.messages
+        if messages and not buffer.parts_open and not reader.stopped:
+            item = messages.popleft()
+        else:
+            next_item = await self._next_message()
+            if next_item is None:
+                raise StopAsyncIteration
+            item = next_item
+        return WebSocketMessage("text" if type(item) is str else "binary", item)
+
+    async def receive_text(self) -> str:
+        """Wait for the next message, which must be text.
+
+        Raises:
+            MessageError: it is binary; ``error.message`` has it.
+            ConnectionClosedError: the connection ended, cleanly or not.
+        """
+        item = await self._next_or_raise()
+        if isinstance(item, str):
+            return item
+        raise MessageError("expected a text message and got a binary one", WebSocketMessage("binary", item))
+
+    async def receive_bytes(self) -> bytes:
+        """Wait for the next message, which must be binary. Raises as `receive_text` does."""
+        item = await self._next_or_raise()
+        if isinstance(item, bytes):
+            return item
+        raise MessageError("expected a binary message and got a text one", WebSocketMessage("text", item))
+
+    @overload
+    async def receive_json(self) -> Any: ...
+    @overload
+    async def receive_json(self, type: type[T]) -> T: ...
+    async def receive_json(self, type: Any = Any) -> Any:
+        """Wait for the next message, text or binary, and decode it as JSON straight into ``type`` by msgspec.
+
+        Raises:
+            MessageError: it is no JSON, or not of that type; the text has the path to the bad value.
+            ConnectionClosedError: the connection ended, cleanly or not.
+        """
+        payload = await self._next_or_raise()
+        return decode_json("message", payload, type, payload)
+
+    def recv_streaming(self) -> AsyncIterator[str | bytes]:
+        """Iterate over the parts of one message as they arrive: ``str`` of text, ``bytes`` of a binary one.
+
+        A part is what has come so far, not a fragment as the peer cut it. ``max_message_size`` holds for the
+        whole message. Once the peer has closed cleanly, the iteration ends without a part.
+
+        A cancellation between parts loses none: another `recv_streaming` goes on in the same message. Until
+        that message is at its end, the other ways to receive raise `MessageError`.
+
+        Raises:
+            ConnectionClosedError: the connection ended within the message, or not cleanly.
+        """
+        return MessageStream(self._receive_buffer, self._next_part)
+
+    async def _next_message(self) -> str | bytes | None:
+        """The next message's payload; None after a clean end."""
+        buffer = self._receive_buffer
+        if buffer.parts_open:
+            raise MessageError("a message is half received; finish it by iterating over recv_streaming()")
+        if buffer.messages:
+            await checkpoint_if_cancelled()
+        elif not await self._wait_for_message():
+            return None
+        item = buffer.messages.popleft()
+        if not buffer.messages and self._reader.stopped:
+            self._reader.emptied()
+        return item
+
+    async def _wait_for_message(self) -> bool:
+        """With no message here, wait for one; False after a clean end."""
+        buffer, reader, closing = self._receive_buffer, self._reader, self._closing
+        waited = False
+        while not buffer.messages:
+            if self._write_buffer.flush_scheduled:
+                self._write_buffer.flush()
+            if closing.state == OPEN and not reader.stopped and closing.deferred is None:
+                buffer.release()
+                await reader.wait_for_input()
+            elif not await self._wait_for_more(waited=waited):
+                return False
+            waited = True
+        self._sends_since_yield = 0
+        return True
+
+    async def _wait_for_more(self, *, waited: bool = False) -> bool:
+        """With no message here, wait for something to come; False after a clean end.
+
+        Args:
+            waited: the caller did so before, so that the end needs no checkpoint of its own.
+        """
+        closing = self._closing
+        self._reader.emptied()
+        closing.send_deferred()
+        if closing.state == OPEN:
+            await self._reader.wait_for_input()
+        elif closing.state == CONNECTING:
+            await self.accept()
+        elif not self._receive_buffer.finished:
+            await self._reader.wait_for_input()
+        else:
+            if not waited:
+                await checkpoint()
+            if closing.ended_cleanly:
+                return False
+            raise closing.closed_error()
+        return True
+
+    async def _next_part(self) -> str | bytes | None:
+        """What has come of the next message, or of the one that was begun; None after a clean end."""
+        buffer = self._receive_buffer
+        while True:
+            if buffer.messages:
+                await checkpoint_if_cancelled()
+                buffer.parts_open = False
+                return buffer.messages.popleft()
+            part = buffer.frames.take_part() if buffer.frames is not None else None
+            if part:
+                buffer.parts_open = True
+                return part
+            if not await self._wait_for_more():
+                if buffer.parts_open:
+                    raise self._closing.closed_error()
+                return None
+
+    async def _next_or_raise(self) -> str | bytes:
+        item = await self._next_message()
+        if item is None:
+            raise self._closing.closed_error()
+        return item
+
+    # -- sending ------------------------------------------------------------------------------------
+
+    def _update_fast_send_limit(self) -> None:
+        plain = (
+            self._closing.state == OPEN
+            and not self._client
+            and self._deflate is None
+            and self._fragmenting is None
+        )
+        self._write_buffer.fast_send_limit = self._options.send_high_water if plain else 0
+
+    async def send(self, value: Data) -> None:
+        """Send one message: ``str`` as text, bytes-like as binary, a `WebSocketMessage` as what it says.
+
+        An async iterable of ``str`` or of bytes-like becomes one fragmented message (RFC 6455 section 5.4),
+        a fragment for each item; other senders wait until it is at its end.
+
+        Waits while more than ``send_high_water`` bytes are still to be written. Cancelled while it waits, it
+        has sent nothing; it cannot be cancelled in the middle of a frame. If the iterable raises, or is
+        cancelled, after its first item, the message cannot be finished and the connection closes with 1011.
+
+        Raises:
+            ConnectionClosedError: the connection is closed.
+            TypeError: ``value`` is of no such type; for other objects there is `send_json`.
+        """
+        data: Data = value
+        if type(data) is WebSocketMessage and (data.msg_type == "binary" or data.msg_type == "text"):
+            data = data.payload
+        if type(data) is bytes:
+            write_buffer = self._write_buffer
+            if (
+                write_buffer.size < self._write_buffer.fast_send_limit
+                and len(data) < _LARGE
+                and self._sends_since_yield < _SENDS_IN_A_ROW
+            ):
+                # The common case of _send(), without its coroutine.
+                await checkpoint_if_cancelled()
+                if self._receive_buffer.messages:
+                    self._sends_since_yield += 1
+                    write_buffer.buffer(whole_frame(_FINAL_BINARY, data, b""))
+                    return
+                self._sends_since_yield += _DIRECT_SEND
+                write_buffer.write(whole_frame(_FINAL_BINARY, data, b""))
+                if write_buffer.broken:
+                    raise self._closing.closed_error()
+                return
+            await self._send(BINARY, data)
+        elif type(data) is str:
+            await self._send(
+                TEXT, data.encode() if len(data) <= ENCODED_AT_ONCE else await encode_large(data)
+            )
+        elif isinstance(data, WebSocketMessage):
+            await self._send_control(data)
+        elif isinstance(data, str):
+            await self.send_text(data)
+        elif isinstance(data, BytesLike):
+            await self._send(BINARY, bytes(data))
+        elif isinstance(data, AsyncIterable):
+            await self._send_fragments(data)
+        else:
+            raise TypeError(
+                "send() takes str, bytes-like, a WebSocketMessage or an async iterable, not"
+                f" {type(data).__name__}; for other objects use send_json()"
+            )
+
+    def send_nowait(self, value: str | BytesLike | WebSocketMessage) -> None:
+        """Send one whole message, ``str``, bytes-like or a `WebSocketMessage` of these, without waiting.
+
+        It checks for no cancellation, and does not give way to other tasks.
+
+        Raises:
+            trio.WouldBlock: `send` would have to wait: more than ``send_high_water`` bytes are still to be
+                written, a fragmented message is under way, or a server has not accepted yet. Nothing was
+                sent.
+            ConnectionClosedError: the connection is closed.
+            TypeError: ``value`` is of no such type.
+        """
+        opcode, payload = whole_message(value, "send_nowait()", "; use send()")
+        if self._closing.state == CONNECTING:
+            raise trio.WouldBlock
+        if self._closing.state != OPEN:
+            raise self._closing.closed_error()
+        if self._write_buffer.size >= self._options.send_high_water:
+            self._write_buffer.flush()
+        if self._fragmenting is not None or self._write_buffer.size >= self._options.send_high_water:
+            raise trio.WouldBlock
+        self._post(opcode, payload, cork=bool(self._receive_buffer.messages))
+        if self._write_buffer.broken:
+            raise self._closing.closed_error()
+
+    async def send_text(self, text: str) -> None:
+        """Send a text message. Waits, raises and is cancelled as `send`."""
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise TypeError(f"send_text() takes a str, not {kind}; for bytes use send_binary()")
+        await self._send(TEXT, text.encode() if len(text) <= ENCODED_AT_ONCE else await encode_large(text))
+
+    async def send_binary(self, data: BytesLike) -> None:
+        """Send a binary message. Waits, raises and is cancelled as `send`."""
+        if not isinstance(data, BytesLike):
+            raise TypeError(
+                f"send_binary() takes bytes-like, not {type(data).__name__}; for str use send_text()"
+            )
+        await self._send(BINARY, bytes(data))
+
+    async def send_bytes(self, data: BytesLike) -> None:
+        """The same as `send_binary`."""
+        await self.send_binary(data)
+
+    async def send_json(self, obj: Any) -> None:
+        """Send ``obj`` as JSON text, encoded by msgspec. Waits and is cancelled as `send`.
+
+        Raises:
+            TypeError: msgspec cannot encode it; nothing was sent.
+        """
+        await self._send(TEXT, _encode_json(obj))
+
+    async def _send(self, opcode: int, payload: bytes) -> None:
+        if len(payload) < _HUGE:
+            await checkpoint_if_cancelled()
+        else:
+            await checkpoint()
+        write_buffer = self._write_buffer
+        # One test for everything that is not the ordinary case.
+        if (
+            self._closing.state != OPEN
+            or self._fragmenting
+            or write_buffer.size >= self._options.send_high_water
+        ):
+            await self._wait_for_room()
+        first = FIN | opcode
+        deflate = self._deflate
+        if deflate is not None and len(payload) >= self._threshold:
+            if len(payload) <= DEFLATED_AT_ONCE:
+                payload = deflate.compress(payload, fin=True)
+            else:
+                payload = await self._deflate_large(deflate, payload)
+            first |= RSV1
+        if len(payload) >= _LARGE:
+            write_buffer.write_pair(*frame_pair(first, payload, masked=self._client))
+            frame = b""
+        else:
+            frame = masked_frame(first, payload) if self._client else server_frame(first, payload)
+        if self._receive_buffer.messages and frame:
+            # More input of the same burst is at hand, so more output is to be expected: gather it.
+            write_buffer.buffer(frame)
+            self._sends_since_yield += 1
+        else:
+            if frame:
+                write_buffer.write(frame)
+            if write_buffer.broken:
+                raise self._closing.closed_error()
+            self._sends_since_yield += _DIRECT_SEND
+        if self._sends_since_yield >= _SENDS_IN_A_ROW:
+            self._sends_since_yield = 0
+            await cancel_shielded_checkpoint()  # the message is out: a cancellation waits for the next call
+
+    async def _deflate_large(self, deflate: PerMessageDeflate, payload: bytes) -> bytes:
+        """Deflate, and give way in between. Others may send meanwhile: it refers to nothing before it."""
+        pieces: list[bytes] = []
+        for piece in deflate.alone_in_pieces(payload, DEFLATED_AT_ONCE):
+            pieces.append(piece)
+            await checkpoint()
+        if (
+            self._closing.state != OPEN
+            or self._fragmenting
+            or self._write_buffer.size >= self._options.send_high_water
+        ):
+            await self._wait_for_room()
+        deflate.restart()
+        return b"".join(pieces)
+
+    async def _wait_for_room(self, *, fragment: bool = False) -> None:
+        """Wait until the connection is open, no fragmented message is under way, and there is room."""
+        while True:
+            if self._closing.state == CONNECTING:
+                await self.accept()
+            if self._closing.state != OPEN:
+                await checkpoint()
+                raise self._closing.closed_error()
+            if self._fragmenting is not None and not fragment:
+                async with self._fragmenting:
+                    pass
+            elif self._write_buffer.size >= self._options.send_high_water:
+                self._write_buffer.flush()
+                if self._write_buffer.size >= self._options.send_high_water:
+                    await self._write_buffer.writable.wait()
+            else:
+                return
+
+    async def _send_control(self, message: WebSocketMessage) -> None:
+        payload = message.payload
+        if message.close_code is not None:
+            await self.close(message.close_code, str(payload))
+            return
+        await checkpoint_if_cancelled()
+        await self._wait_for_room(fragment=True)
+        opcode = PING if message.is_ping() else PONG
+        self._write_buffer.write_control(
+            make_frame(FIN | opcode, payload_bytes(payload), masked=self._client)
+        )
+
+    async def _send_fragments(self, items: AsyncIterable[str] | AsyncIterable[BytesLike]) -> None:
+        await self._wait_for_room()
+        lock = self._fragmenting = trio.Lock()
+        self._update_fast_send_limit()
+        opcode = CONTINUATION
+        kind = ""
+        finished = False
+        try:
+            async with lock:
+                async for item in items:
+                    if not isinstance(item, str | BytesLike):
+                        raise TypeError(f"a fragment is str or bytes-like, not {type(item).__name__}")
+                    if kind and (kind == "str") is not isinstance(item, str):
+                        raise TypeError("the fragments of one message are all str or all bytes-like")
+                    await self._wait_for_room(fragment=True)
+                    if not kind:
+                        kind = "str" if isinstance(item, str) else "bytes"
+                        opcode = TEXT if kind == "str" else BINARY
+                    await self._send_fragment(opcode, payload_bytes(item))
+                    opcode = CONTINUATION
+                    await cancel_shielded_checkpoint()
+                if kind:
+                    if self._closing.state != OPEN:
+                        raise self._closing.closed_error()
+                    last = self._deflate.compress(b"", fin=True) if self._deflate is not None else b""
+                    self._write_fragment(CONTINUATION, last, fin=True)
+                finished = True
+        finally:
+            self._fragmenting = None
+            self._update_fast_send_limit()
+            if kind and not finished:
+                self._closing.start(1011, "a fragmented message was not finished")
+            if isinstance(items, AsyncGenerator):
+                await items.aclose()
+
+    async def _send_fragment(self, opcode: int, payload: bytes) -> None:
+        """Send a fragment that is not the last, deflated in turns."""
+        if self._deflate is not None:
+            pieces = [self._deflate.compress(payload[:DEFLATED_AT_ONCE], fin=False)]
+            for start in range(DEFLATED_AT_ONCE, len(payload), DEFLATED_AT_ONCE):
+                await cancel_shielded_checkpoint()
+                pieces.append(self._deflate.compress(payload[start : start + DEFLATED_AT_ONCE], fin=False))
+            payload = b"".join(pieces)
+            if self._closing.state != OPEN:
+                raise self._closing.closed_error()
+        self._write_fragment(opcode, payload, fin=False)
+
+    def _write_fragment(self, opcode: int, payload: bytes, *, fin: bool) -> None:
+        first = opcode | (FIN if fin else 0)
+        if self._deflate is not None:
+            first |= RSV1 if opcode != CONTINUATION else 0
+        self._write_buffer.write(make_frame(first, payload, masked=self._client))
+
+    def _post(self, opcode: int, payload: bytes, *, cork: bool) -> None:
+        """Send one whole message whatever the high-water mark, for those who keep a bound of their own.
+
+        Nothing is sent once the connection closes.
+        """
+        if self._closing.state != OPEN:
+            return
+        first = FIN | opcode
+        if self._deflate is not None and len(payload) >= self._threshold:
+            if len(payload) > DEFLATED_AT_ONCE:
+                self._write_buffer.write_deferred(
+                    DeferredFrame(first, payload, self._deflate, masked=self._client)
+                )
+                self._deflate.restart()
+                return
+            payload = self._deflate.compress(payload, fin=True)
+            first |= RSV1
+        frame = masked_frame(first, payload) if self._client else server_frame(first, payload)
+        if cork:
+            self._write_buffer.buffer(frame)
+        else:
+            self._write_buffer.write(frame)
+
+    async def ping(self, payload: BytesLike | str | None = None) -> float:
+        """Send a ping and wait for its pong (RFC 6455 section 5.5.2).
+
+        Args:
+            payload: at most 125 bytes; by default four random ones.
+
+        Returns:
+            Seconds from here to there and back.
+
+        Raises:
+            ConnectionClosedError: the connection ended before the pong came.
+            ValueError: the payload is too long, or a ping with this payload is under way.
+
+        Cancelled, it waits no more; the pong is ignored when it comes.
+        """
+        await checkpoint_if_cancelled()
+        if payload is None:
+            payload = os.urandom(4)
+        data = control_payload("a ping", payload.encode() if isinstance(payload, str) else payload)
+        if self._liveness.pings is not None and data in self._liveness.pings:
+            raise ValueError(f"a ping with payload {data!r} is under way; use another payload")
+        await self._wait_for_room(fragment=True)
+        sent = trio.current_time()
+        self._liveness.send_ping(data)
+        while self._liveness.pings is not None and data in self._liveness.pings:
+            if self._closing.received is not None:
+                raise self._closing.closed_error()
+            await self._reader.wait_for_input()
+        if self._liveness.pings is None:
+            raise self._closing.closed_error()
+        return trio.current_time() - sent
+
+    # -- closing ------------------------------------------------------------------------------------
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close with a closing handshake (RFC 6455 section 7.1.2), in at most ``close_timeout`` seconds.
+
+        Messages that were received and not yet taken are dropped, unless the peer was the one to close.
+        Closing again is fine and waits for the same end. A connection that was not yet accepted is rejected
+        with 403.
+
+        Cancelled, it closes the transport at once: what is lost is the grace, never the closing.
+
+        Args:
+            code: 1000, or another that may be sent (section 7.4).
+            reason: at most 123 bytes of UTF-8.
+
+        Raises:
+            ValueError: the code may not be sent, or the reason is too long.
+        """
+        check_close(code, reason)
+        if self._closing.state == CLOSED:
+            # What the peer sent before it closed stays, for whoever comes to take it.
+            await self._transport.wait_closed()
+            return
+        if self._closing.state == CONNECTING:
+            try:
+                await self.reject()
+            except BaseException:
+                self._closing.abort(None)
+                raise
+        self._start_application_close(code, reason)
+        # A peer that broke the protocol may be unable to end the handshake, so it gets less time.
+        failed = (
+            self._receive_buffer.frames is not None
+            and self._receive_buffer.frames.done
+            and self._closing.received is None
+        )
+        grace = min(1.0, self._options.close_timeout) if failed else self._options.close_timeout
+        try:
+            with trio.move_on_after(grace) as scope:
+                while self._closing.state != CLOSED:
+                    await self._reader.wait_for_input()
+            if scope.cancelled_caught:
+                self._closing.timed_out()
+        finally:
+            self._closing.abort(None)
+        await self._transport.wait_closed()
+
+    async def aclose(self) -> None:
+        """The same as ``close()``, under the name that trio's resources have."""
+        await self.close()
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection has ended, in whatever way. Messages stay where they are."""
+        await checkpoint_if_cancelled()
+        if self._closing.state == CONNECTING:
+            await self.accept()
+        while self._closing.state != CLOSED:
+            if await self._reader.wait_for_input() and self._closing.state != CLOSED:
+                # Others waited for what was just read: the next read is theirs.
+                await self._reader.input_arrived.wait()
 
     # -- state --------------------------------------------------------------------------------------
 
     @property
     def connected(self) -> bool:
         """Open for sending and receiving."""
-        return self._state == OPEN
+        return self._closing.state == OPEN
 
     @property
     def accepted(self) -> bool:
         """The opening handshake was completed, whatever came after."""
-        return self._frames is not None
+        return self._receive_buffer.frames is not None
 
     @property
     def closed(self) -> bool:
         """At its end: nothing can come or go any more."""
-        return self._state == CLOSED
+        return self._closing.state == CLOSED
 
     @property
     def close_code(self) -> int | None:
         """What the peer's Close frame said, else what ours did, else 1006; None before the end begins."""
-        if self._state < CLOSING:
+        if self._closing.state < CLOSING:
             return None
-        return (self._close_received or self._close_sent or CloseFrame(1006, "")).code
+        return self._closing.shown.code
 
     @property
     def close_reason(self) -> str | None:
         """The text beside `close_code`."""
-        if self._state < CLOSING:
+        if self._closing.state < CLOSING:
             return None
-        return (self._close_received or self._close_sent or CloseFrame(1006, "")).reason
+        return self._closing.shown.reason
 
     @property
     def close_sent(self) -> CloseFrame | None:
         """The Close frame that we sent."""
-        return self._close_sent
+        return self._closing.sent
 
     @property
     def close_received(self) -> CloseFrame | None:
         """The Close frame that the peer sent."""
-        return self._close_received
+        return self._closing.received
 
     @property
     def peer_closed_first(self) -> bool:
         """Whether the closing handshake began with the peer's Close frame."""
-        return self._peer_closed_first
+        return self._closing.peer_first
 
     @property
     def subprotocol(self) -> str | None:
@@ -98,7 +983,7 @@ class WebSocket(Sending, Receiving, trio.abc.Channel[WebSocketMessage]):
     @property
     def latency(self) -> float | None:
         """Seconds that the last ping, ours or keepalive's, took there and back; None before the first."""
-        return self._latency
+        return self._liveness.latency
 
     @property
     def local_address(self) -> Any:
@@ -166,7 +1051,7 @@ class WebSocket(Sending, Receiving, trio.abc.Channel[WebSocketMessage]):
         return self._request.header(name, default)
 
     def __repr__(self) -> str:
-        state = ("connecting", "open", "closing", "closed")[self._state]
+        state = ("connecting", "open", "closing", "closed")[self._closing.state]
         role = "client" if self._client else "server"
         return (
             f"<WebSocket {self._number} {role} {state} '{shown(self._request.path, 50)}'"

@@ -6,7 +6,7 @@ Invariants: a request that is answered within two ticks of the minder (see servi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
@@ -14,13 +14,23 @@ from trio.lowlevel import checkpoint, enable_ki_protection
 from trio_ws.websocket.sockets import LINK_ERRORS
 
 if TYPE_CHECKING:
-    from trio_ws.websocket.runtime import ConnectionRuntime
+    from collections.abc import Awaitable, Callable
+
     from trio_ws.websocket.transport import Transport
 
 __all__ = ["DisconnectWatch"]
 
 #: Bytes that a client may send behind its request, such as another one that is not going to be answered.
 _MOST_BYTES = 256 * 1024
+
+
+class MonitorRuntime(Protocol):
+    """What a watch needs of its runtime (see runtime.py)."""
+
+    sweep_count: int
+
+    def connection_idle(self, connection: DisconnectWatch) -> None:
+        """Lend a task that reads, unless the watch is left soon."""
 
 
 class DisconnectWatch:
@@ -30,25 +40,31 @@ class DisconnectWatch:
 
     Args:
         transport: of the client. Nobody else may read until `leave`.
-        service: has the minder.
+        runtime: lends the task that reads.
         scope: around what makes the answer.
     """
 
-    _frames = None
-
-    def __init__(self, transport: Transport, runtime: ConnectionRuntime, scope: trio.CancelScope) -> None:
+    def __init__(self, transport: Transport, runtime: MonitorRuntime, scope: trio.CancelScope) -> None:
         self._transport = transport
         self._scope = scope
         self._watching: trio.CancelScope | None = None
-        self._is_closed = False
-        self._reading = False
-        self._monitored = False
-        self._unread_since = runtime.sweep_count
+        self._left = False
+        self.monitored = False
+        self.unread_since = runtime.sweep_count
         runtime.connection_idle(self)
+
+    @property
+    def unread(self) -> bool:
+        """For the monitor: whether nobody has begun to read."""
+        return not self._left
+
+    def lent_task(self) -> Callable[[], Awaitable[None]] | None:
+        """For the monitor: what a task that it lends is to run."""
+        return None if self._left else self._watch
 
     @enable_ki_protection
     async def _watch(self) -> None:
-        if self._is_closed:
+        if self._left:
             return
         try:
             with trio.CancelScope() as self._watching:
@@ -66,12 +82,9 @@ class DisconnectWatch:
         except LINK_ERRORS:
             pass  # that is an end as well
 
-    async def _read_while_idle(self) -> None:
-        """It has no other readers."""
-
     async def leave(self) -> None:
         """The answer is made: stop to read. It takes no time, also where this is cancelled."""
-        self._is_closed = True
+        self._left = True
         watching = self._watching
         if watching is not None:
             watching.cancel()

@@ -24,6 +24,7 @@ What always holds:
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 from collections import deque
@@ -32,20 +33,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection, wait_readable
 
-from trio_ws.logs import logger_for
 from trio_ws.protocol.frames import FRAME_COST, FRAMES_AT_ONCE
 from trio_ws.systems import HAS_EPOLL
-from trio_ws.websocket.frame_log import log_extra
 from trio_ws.websocket.transport import POLLS_TO_SKIP, READ_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from trio_ws.websocket.endpoint import Endpoint
+    from trio_ws.websocket.readers import Reader
 
 __all__ = ["EpollReader", "TaskSpawner"]
-
-logger = logger_for("trio_ws.websocket")
 
 #: Connections of a service that each read for themselves before the others share. The variable is for our own
 #: tests, which run with 0 and with very many as well.
@@ -81,7 +78,7 @@ class EpollReader:
     def __init__(self, lender: TaskSpawner) -> None:
         self.spawner = lender
         self._epoll: select.epoll | None = None
-        self._connections: dict[int, Endpoint] = {}
+        self._connections: dict[int, Reader] = {}
         self._self_reading: set[int] = set()  # descriptors of those that read for themselves
         self._ready: deque[int] = deque()  # what is to be read in this round
         self._unfinished: dict[int, None] = {}  # to go on with, one in each round
@@ -89,7 +86,7 @@ class EpollReader:
         self._running = False
         self._respawned = False  # the last to lead was cancelled, and the next has not begun to read
 
-    def register(self, ws: Endpoint, fd: int) -> bool:
+    def register(self, connection: Reader, fd: int) -> bool:
         """Read for this connection from now on; False if it is to read for itself."""
         if not HAS_EPOLL or len(self._self_reading) < SHARE_THRESHOLD:
             self._self_reading.add(fd)
@@ -100,31 +97,31 @@ class EpollReader:
             self._epoll.register(fd, select.EPOLLIN)
         except OSError as exc:
             # No descriptor, or none of the kernel's watches, is left.
-            logger.warning("%r reads for itself: %s", ws, exc, extra=log_extra(ws))
+            connection.log(
+                logging.WARNING, "shared epoll reader unavailable for %r, using its own task: %s", exc
+            )
             self._self_reading.add(fd)
             return False
-        self._connections[fd] = ws
+        self._connections[fd] = connection
         if not self._running:
             self._running = True
             self.spawner.start(self.run)
         return True
 
-    def resume(self, ws: Endpoint) -> None:
+    def resume(self, connection: Reader) -> None:
         """Read again from a connection that was full."""
-        ws._reading_paused = False
-        transport: Any = ws._transport
-        fd: int = transport.fd
+        fd = connection.fd
         if self._epoll is not None and fd in self._connections:
             self._epoll.register(fd, select.EPOLLIN)
 
     def unregister(self, fd: int) -> None:
         """This descriptor is about to be closed."""
         self._self_reading.discard(fd)
-        ws = self._connections.pop(fd, None)
-        if ws is not None and self._epoll is not None:
-            if not ws._reading_paused:
+        connection = self._connections.pop(fd, None)
+        if connection is not None and self._epoll is not None:
+            if not connection.stopped:
                 self._epoll.unregister(fd)
-            ws._abort(None)
+            connection.closing.abort(None)
 
     def close(self) -> None:
         """Let go of the epoll, when no task of the service is left."""
@@ -161,7 +158,7 @@ class EpollReader:
                 del unfinished[first]
                 ready.append(first)
             elif not ready:
-                ws = None  # it may end while we wait
+                connection = observer = None  # it may end while we wait
                 if not self._polls_to_skip:
                     # As in Endpoint._advance. But those whose messages were read answer in the next turn, and
                     # their peers in one of those after.
@@ -181,52 +178,53 @@ class EpollReader:
                 fd = ready.popleft()
                 # It may be closed since the poll. If the number is another's by now, nothing is there to be
                 # read, or something is.
-                ws = self._connections.get(fd)
-                if ws is None or ws._reading_paused:
+                connection = self._connections.get(fd)
+                if connection is None or connection.stopped:
                     continue
-                left -= self._read(ws)
-                going_on = ws._observer.data_received(lent) if ws._observer is not None else None
-                if ws._ledger.received >= ws._ledger.max_received and ws._queue_full and not ws._is_closed:
-                    ws._reading_paused = True
+                left -= self._read(connection, fd)
+                observer = connection.observer
+                going_on = observer.data_received(lent) if observer is not None else None
+                if connection.stop_if_full():
                     self._epoll.unregister(fd)
                 if going_on is not None:
                     return going_on
             if ready or unfinished:
                 await checkpoint()
 
-    def _read(self, ws: Endpoint) -> int:
-        """Read once; give how much work that was, as so many bytes."""
-        transport: Any = ws._transport
+    def _read(self, connection: Reader, fd: int) -> int:
+        """Read once. Returns how much work that was, as so many bytes."""
+        buffer = connection.receive_buffer
+        transport: Any = connection.transport
         data: bytes
         try:
-            if ws._pending_input:
-                data, ws._pending_input = ws._pending_input, b""
+            if buffer.pending_input:
+                data, buffer.pending_input = buffer.pending_input, b""
             else:
                 data = transport.recv_now(READ_SIZE)
         except BlockingIOError:
             return 0
         except OSError as exc:
-            ws._abort(exc)
+            connection.closing.abort(exc)
             return END_COST
         if not data:
-            ws._abort(None)
+            connection.closing.abort(None)
             return END_COST
         size = len(data)
         try:
-            if ws._deflate is None:
-                messages = ws._data_received(data)
+            if buffer.deflate is None:
+                messages = connection.data_received(data)
                 if size == READ_SIZE:
-                    size += ws._read_more(transport)
+                    size += connection.read_more()
             else:
-                received = ws._ledger.received
-                messages = ws._data_received(data)
-                size = max(size, ws._ledger.received - received)
-            if ws._pending_input:
+                received = buffer.ledger.received
+                messages = connection.data_received(data)
+                size = max(size, buffer.ledger.received - received)
+            if buffer.pending_input:
                 size = max(size, FRAME_COST * FRAMES_AT_ONCE)
-                self._unfinished[transport.fd] = None
-            ws._input_arrived.notify_all()
-        except Exception as exc:
-            logger.exception("reading from %r failed", ws, extra=log_extra(ws))
-            ws._abort(exc)
+                self._unfinished[fd] = None
+            connection.input_arrived.notify_all()
+        except Exception as exc:  # noqa: BLE001 - logged with its traceback
+            connection.log(logging.ERROR, "reading from %r failed", exc_info=exc)
+            connection.closing.abort(exc)
             messages = 0
         return size + MESSAGE_COST * messages

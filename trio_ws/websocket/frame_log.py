@@ -8,17 +8,16 @@ that opens while it is not pays nothing for it.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trio_ws.logs import logger_for
 from trio_ws.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from trio_ws.protocol.masking import mask
 
 if TYPE_CHECKING:
-    from trio_ws.websocket.lifetime import Lifetime
     from trio_ws.websocket.transport import Transport
 
-__all__ = ["log_extra", "with_frame_logging"]
+__all__ = ["Logged", "log_extra", "with_frame_logging"]
 
 logger = logger_for("trio_ws.frames")
 
@@ -35,24 +34,39 @@ _MASKED = 0x80
 _SHOWN = 64
 
 
-def log_extra(ws: Lifetime) -> dict[str, Any]:
+class Logged(Protocol):
+    """A connection, as logs see it."""
+
+    def _log_extra(self) -> dict[str, Any]:
+        """Its number and the peer's address."""
+
+
+def log_extra(ws: Logged) -> dict[str, Any]:
     """The ``extra`` of a log record that is about a connection."""
-    return {"connection": ws._number, "peer": ws._transport.peer_address}
+    return ws._log_extra()
 
 
-def with_frame_logging(ws: Lifetime, transport: Transport) -> Any:
-    """The transport, wrapped so that frames are logged, if that is wanted now."""
-    return FrameLoggingTransport(ws, transport) if logger.isEnabledFor(logging.DEBUG) else transport
+def with_frame_logging(ws: Logged, transport: Transport, unsent: int) -> Any:
+    """The transport, wrapped so that frames are logged, if that is wanted now.
+
+    Args:
+        ws: the connection.
+        transport: the same without.
+        unsent: bytes of the answer to the opening request that wait to be written.
+    """
+    if not logger.isEnabledFor(logging.DEBUG):
+        return transport
+    return FrameLoggingTransport(ws, transport, unsent)
 
 
 class FrameLoggingTransport:
     """A transport that shows what goes through it."""
 
-    def __init__(self, ws: Lifetime, transport: Transport) -> None:
+    def __init__(self, ws: Logged, transport: Transport, unsent: int) -> None:
         self._transport = transport
         self._came = _FrameScanner(ws, "<")
         self._went = _FrameScanner(ws, ">")
-        self._went.skip(ws._write_buffer.size)  # the answer to the opening request, where it still waits
+        self._went.skip(unsent)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -88,7 +102,7 @@ class FrameLoggingTransport:
 class _FrameScanner:
     """Finds the frames in bytes that go one way (RFC 6455 section 5.2)."""
 
-    def __init__(self, ws: Lifetime, direction: str) -> None:
+    def __init__(self, ws: Logged, direction: str) -> None:
         self._ws = ws
         self._direction = direction
         self._seen = bytearray()  # of a frame, up to where its payload is shown

@@ -5,17 +5,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import msgspec
+from trio.lowlevel import checkpoint
 
 from trio_ws.decoding import decode_json
 from trio_ws.errors import check_close
+from trio_ws.protocol.frames import BINARY, TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MessageType", "WebSocketMessage"]
+__all__ = [
+    "ENCODED_AT_ONCE",
+    "BytesLike",
+    "MessageType",
+    "WebSocketMessage",
+    "control_payload",
+    "encode_large",
+    "payload_bytes",
+    "whole_message",
+]
 
 MessageType = Literal["text", "binary", "ping", "pong", "close"]
+BytesLike = bytes | bytearray | memoryview
 T = TypeVar("T")
+
+#: Characters of text that are encoded at once: about a millisecond where they are not ASCII.
+ENCODED_AT_ONCE = 256 * 1024
 
 
 class _Text:
@@ -58,17 +73,17 @@ class WebSocketMessage(msgspec.Struct, frozen=True, gc=False):
         return payload if isinstance(payload, bytes) else None
 
     @staticmethod
-    def binary(data: bytes | bytearray | memoryview = b"") -> WebSocketMessage:
+    def binary(data: BytesLike = b"") -> WebSocketMessage:
         """A binary message."""
         return WebSocketMessage("binary", _as_bytes("a binary message", data))
 
     @staticmethod
-    def ping(data: bytes | bytearray | memoryview = b"") -> WebSocketMessage:
+    def ping(data: BytesLike = b"") -> WebSocketMessage:
         """A ping; at most 125 bytes (RFC 6455 section 5.5)."""
         return WebSocketMessage("ping", control_payload("a ping", data))
 
     @staticmethod
-    def pong(data: bytes | bytearray | memoryview = b"") -> WebSocketMessage:
+    def pong(data: BytesLike = b"") -> WebSocketMessage:
         """An unasked pong; at most 125 bytes (RFC 6455 section 5.5.3)."""
         return WebSocketMessage("pong", control_payload("a pong", data))
 
@@ -118,17 +133,45 @@ def _text_message(text: str) -> WebSocketMessage:
     return WebSocketMessage("text", text)
 
 
-def _as_bytes(what: str, data: bytes | bytearray | memoryview) -> bytes:
+def _as_bytes(what: str, data: BytesLike) -> bytes:
     if isinstance(data, str):
         raise TypeError(f"{what} is bytes-like, not str; encode it, or use text()")
-    if not isinstance(data, bytes | bytearray | memoryview):
+    if not isinstance(data, BytesLike):
         raise TypeError(f"{what} is bytes-like, not {type(data).__name__}")
     return bytes(data)
 
 
-def control_payload(what: str, data: bytes | bytearray | memoryview) -> bytes:
+def control_payload(what: str, data: BytesLike) -> bytes:
     """Check what a control frame may carry (RFC 6455 section 5.5)."""
     payload = _as_bytes(what, data)
     if len(payload) > 125:
         raise ValueError(f"{what} carries at most 125 bytes, not {len(payload)}")
     return payload
+
+
+async def encode_large(text: str) -> bytes:
+    """Encode, and give way in between."""
+    pieces: list[bytes] = []
+    for start in range(0, len(text), ENCODED_AT_ONCE):
+        pieces.append(text[start : start + ENCODED_AT_ONCE].encode())
+        await checkpoint()
+    return b"".join(pieces)
+
+
+def whole_message(value: object, taker: str, hint: str = "") -> tuple[int, bytes]:
+    """The opcode and the payload of what can be sent without waiting for any of it.
+
+    Raises:
+        TypeError: it is neither ``str`` nor bytes-like, nor a message of these.
+    """
+    data = value
+    if isinstance(data, WebSocketMessage) and data.msg_type in ("text", "binary"):
+        data = data.payload
+    if not isinstance(data, str | BytesLike):
+        kind = data.msg_type if isinstance(data, WebSocketMessage) else type(data).__name__
+        raise TypeError(f"{taker} takes str, bytes-like or a message of these, not {kind}{hint}")
+    return (TEXT if isinstance(data, str) else BINARY), payload_bytes(data)
+
+
+def payload_bytes(payload: BytesLike | str) -> bytes:
+    return payload.encode() if isinstance(payload, str) else bytes(payload)

@@ -1,4 +1,4 @@
-"""MessageParts: the iterator behind `WebSocket.recv_streaming`.
+"""MessageStream: the iterator behind `WebSocket.recv_streaming`.
 
 It is an object and no async generator, so that leaving it in the middle needs no clean-up and a
 cancellation finds all state in the connection.
@@ -12,18 +12,29 @@ from typing import TYPE_CHECKING, Self
 from trio.lowlevel import checkpoint_if_cancelled
 
 if TYPE_CHECKING:
-    from trio_ws.websocket.receiving import Receiving
+    from collections.abc import Awaitable, Callable
+
+    from trio_ws.websocket.receive_buffer import ReceiveBuffer
 
 __all__ = ["MessageStream"]
 
 
 class MessageStream(AsyncIterator[str | bytes]):
-    """The parts of one message of ``ws``, as they arrive."""
+    """The parts of one message, as they arrive.
 
-    __slots__ = ("_ended", "_ws")
+    Args:
+        receive_buffer: of the connection.
+        next_part: waits for what has come of the next message, or of the one that was begun. It returns None
+            after a clean end.
+    """
 
-    def __init__(self, ws: Receiving) -> None:
-        self._ws = ws
+    __slots__ = ("_ended", "_next_part", "_receive_buffer")
+
+    def __init__(
+        self, receive_buffer: ReceiveBuffer, next_part: Callable[[], Awaitable[str | bytes | None]]
+    ) -> None:
+        self._receive_buffer = receive_buffer
+        self._next_part = next_part
         self._ended = False
 
     def __aiter__(self) -> Self:
@@ -33,10 +44,10 @@ class MessageStream(AsyncIterator[str | bytes]):
         if self._ended:
             await checkpoint_if_cancelled()
             raise StopAsyncIteration
-        ws = self._ws
-        begun = ws._parts_open
-        part = await ws._next_part()
-        self._ended = not ws._parts_open
+        buffer = self._receive_buffer
+        begun = buffer.parts_open
+        part = await self._next_part()
+        self._ended = not buffer.parts_open
         # A fragmented message may end with nothing new; an empty message has one part, which tells its kind.
         if part is None or (self._ended and begun and not part):
             raise StopAsyncIteration

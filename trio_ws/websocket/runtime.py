@@ -18,7 +18,7 @@ What always holds: nothing here raises past this nursery, and when the nursery e
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from trio_ws.options import Options
-    from trio_ws.websocket.disconnect_watch import DisconnectWatch
-    from trio_ws.websocket.endpoint import Endpoint
     from trio_ws.websocket.write_buffer import WriteBuffer
 
 __all__ = ["ConnectionRuntime", "open_runtime"]
@@ -47,8 +45,22 @@ _WORK_IN_A_ROW = 256 * 1024
 _FLUSH_COST = 8 * 1024
 
 
+class IdleConnection(Protocol):
+    """A connection that may have bytes which nobody reads."""
+
+    monitored: bool
+    unread_since: int
+
+    @property
+    def unread(self) -> bool:
+        """Whether it lives and nobody reads it."""
+
+    def lent_task(self) -> Callable[[], Awaitable[None]] | None:
+        """The monitor stops looking at it. Returns what a task that it lends is to run, if any."""
+
+
 class ConnectionRuntime:
-    """See the module's text. Made by `open_service`."""
+    """The background tasks of one server or client. Made by `open_runtime`; see the head of the module."""
 
     def __init__(self, nursery: trio.Nursery, scope: trio.CancelScope, options: Options) -> None:
         self.nursery = nursery
@@ -58,7 +70,7 @@ class ConnectionRuntime:
         self.pending_flush: list[WriteBuffer] = []  # not empty only where the flusher is awake
         self._flush_requested = Notification()
         # Connections that had no reader at some time since the last tick.
-        self._idle: list[Endpoint | DisconnectWatch] = []
+        self._idle: list[IdleConnection] = []
         self.sweep_count = 0
         self._became_idle = Notification()
         self._monitoring = True  # the minder is not waiting for that bell
@@ -67,6 +79,11 @@ class ConnectionRuntime:
         self.nursery.start_soon(self._flush, name="trio_ws flusher")
         self.nursery.start_soon(self._monitor, name="trio_ws minder")
         self.nursery.start_soon(self.keepalive.run, name="trio_ws keepalive")
+
+    def close(self) -> None:
+        """Let go of the connections and of the epoll, when no task is left."""
+        self.reader.close()
+        self._idle.clear()  # break the reference cycle
 
     def flush_soon(self, write_buffer: WriteBuffer) -> None:
         if not self.pending_flush:
@@ -87,13 +104,13 @@ class ConnectionRuntime:
                     work = 0
                     await checkpoint()
 
-    def connection_idle(self, ws: Endpoint | DisconnectWatch) -> None:
-        """Nobody waits for this connection's bytes as of now, and the minder does not yet look at it."""
+    def connection_idle(self, connection: IdleConnection) -> None:
+        """From now on nobody reads this connection, and the monitor does not look at it yet."""
         if not self._monitoring:
             self._monitoring = True
             self._became_idle.notify_all()
-        ws._monitored = True
-        self._idle.append(ws)
+        connection.monitored = True
+        self._idle.append(connection)
 
     @enable_ki_protection
     async def _monitor(self) -> None:
@@ -107,18 +124,13 @@ class ConnectionRuntime:
     def _sweep(self) -> None:
         self.sweep_count += 1
         looked_at, self._idle = self._idle, []
-        for ws in looked_at:
-            if not (ws._reading or ws._is_closed) and ws._unread_since >= self.sweep_count - 1:
-                self._idle.append(ws)
+        for connection in looked_at:
+            if connection.unread and connection.unread_since >= self.sweep_count - 1:
+                self._idle.append(connection)
                 continue
-            # The reader of a stream never leaves.
-            ws._monitored = not ws._transport.self_reading
-            if ws._reading or ws._is_closed:
-                continue
-            if ws._frames is None:
-                self.nursery.start_soon(ws._watch, name="trio_ws reader")
-            elif not ws._monitored:
-                self.nursery.start_soon(ws._read_while_idle, name="trio_ws reader")
+            task = connection.lent_task()
+            if task is not None:
+                self.nursery.start_soon(task, name="trio_ws reader")
 
 
 class _Nursery:
@@ -173,5 +185,4 @@ async def _host(options: Options, *, task_status: trio.TaskStatus[ConnectionRunt
                 scope.shield = True
         finally:
             if runtime is not None:
-                runtime.reader.close()
-                runtime._idle.clear()  # they know us
+                runtime.close()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 from trio.lowlevel import enable_ki_protection, notify_closing, wait_readable, wait_writable
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from trio_ws.protocol.tls import TLSInfo
     from trio_ws.websocket.delivery import Delivery
-    from trio_ws.websocket.endpoint import Endpoint
-    from trio_ws.websocket.epoll_reader import EpollReader
 
 __all__ = [
     "BIG_READ_SIZE",
@@ -43,6 +41,7 @@ __all__ = [
     "READ_SIZE",
     "SEND_SIZE",
     "WRITE_SIZE",
+    "SharedReader",
     "SocketTransport",
     "StreamTransport",
     "Transport",
@@ -67,6 +66,19 @@ _LAST_SECONDS = 0.1
 _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
 
 
+class SharedReader(Protocol):
+    """The reader of many plain sockets (see epoll_reader.py), as they see it."""
+
+    def register(self, connection: Any, fd: int) -> bool:
+        """Read for this connection, a `Reader`, from now on; False if it is to read for itself."""
+
+    def unregister(self, fd: int) -> None:
+        """This descriptor is about to be closed."""
+
+    def resume(self, connection: Any) -> None:
+        """Read again from a connection that was full."""
+
+
 class SocketTransport:
     """A connected, non-blocking stream socket, which it owns."""
 
@@ -89,7 +101,7 @@ class SocketTransport:
         self._sock = sock
         self.fd = sock.fileno()  # -1 once it is closed
         self._local: Any = None
-        self._reader: EpollReader | None = None
+        self._reader: SharedReader | None = None
         if remote_address is None:
             try:
                 remote_address = sock.getpeername()
@@ -118,10 +130,10 @@ class SocketTransport:
             except BlockingIOError:
                 continue
 
-    def share(self, reader: EpollReader, ws: Endpoint) -> bool:
-        """Let the service's reader read this; False if it is to be read alone."""
+    def share(self, reader: SharedReader, connection: Any) -> bool:
+        """Let the shared reader read this; False if the connection is to read for itself."""
         self._reader = reader
-        return reader.register(ws, self.fd)
+        return reader.register(connection, self.fd)
 
     def has_unread(self) -> bool:
         try:
@@ -224,7 +236,7 @@ class StreamTransport:
         sock = socket_of(self._stream)
         return None if sock is None else delivery_of(sock)
 
-    def share(self, reader: EpollReader, ws: Endpoint) -> bool:
+    def share(self, reader: SharedReader, connection: Any) -> bool:
         return False
 
     def send_now(self, data: bytes | memoryview) -> int:

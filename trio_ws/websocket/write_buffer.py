@@ -16,7 +16,7 @@ lets a peer answer only the latest ping).
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -28,7 +28,6 @@ from trio_ws.websocket.transport import SEND_SIZE, WRITE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from trio_ws.websocket.runtime import ConnectionRuntime
     from trio_ws.websocket.transport import Transport
 
 __all__ = ["WriteBuffer", "buffer_many"]
@@ -39,13 +38,37 @@ _FLUSH_AT = 65536
 _CONTROL_ROOM = 2048
 
 
+class WriteRuntime(Protocol):
+    """What a write buffer needs of its runtime (see runtime.py)."""
+
+    nursery: trio.Nursery
+    pending_flush: list[WriteBuffer]
+
+    def flush_soon(self, write_buffer: WriteBuffer) -> None:
+        """Call its `flush` at the end of this scheduler round."""
+
+
 class WriteBuffer:
-    """See the module's text.
+    """What waits to be written to one connection. See the head of the module.
 
     Args:
         transport: where the bytes go.
-        service: lends the task that drains, and the flusher.
+        runtime: lends the task that drains, and the flusher.
+
+    Attributes:
+        transport: the same, with frame logging where that is wanted.
         on_broken: called once, with the cause, when writing has failed.
+        fast_send_limit: the high-water mark while messages may go out as they are, which is on a server's
+            open, uncompressed connection that is not in the middle of a message; else 0. One comparison then
+            tells `WebSocket.send` what would take five look-ups.
+        size: bytes that wait.
+        broken: nothing is written any more.
+        flush_scheduled: a flush is due in this scheduler round.
+        progressed: bytes went out since somebody last set this to False.
+        bytes_sent: of all bytes that ever waited, those that the peer may have got. With `size`, taken when a
+            frame was put in, it tells later whether that frame can have left.
+        writable: notified whenever bytes of a full buffer went out, and at the end.
+        on_drained: called when a socket that was full has taken all.
     """
 
     __slots__ = (
@@ -54,13 +77,14 @@ class WriteBuffer:
         "_has_deferred",
         "_latest_pong",
         "_mid_batch",
-        "_on_broken",
         "_parts",
         "_runtime",
         "_when_empty",
         "broken",
         "bytes_sent",
+        "fast_send_limit",
         "flush_scheduled",
+        "on_broken",
         "on_drained",
         "progressed",
         "size",
@@ -68,28 +92,25 @@ class WriteBuffer:
         "writable",
     )
 
-    def __init__(
-        self, transport: Transport, runtime: ConnectionRuntime, on_broken: Callable[[BaseException], None]
-    ) -> None:
+    def __init__(self, transport: Transport, runtime: WriteRuntime) -> None:
         self.transport = transport
         self._runtime = runtime
-        self._on_broken: Callable[[BaseException], None] | None = on_broken
+        self.on_broken: Callable[[BaseException], None] | None = None
+        self.fast_send_limit = 0
         self._parts: list[bytes | memoryview | DeferredFrame] = []
         self._has_deferred = False  # some of these are yet to be made
-        self.flush_scheduled = False  # a flush is due in this round
+        self.flush_scheduled = False
         self._draining = False
         self._mid_batch = False  # an end now would come in the middle of a batch
         self._control = 0
         self._latest_pong: bytes | None = None
-        self._when_empty: Callable[[], None] | None = None  # done once all is written
-        self.on_drained: Callable[[], None] | None = None  # called when a socket that was full has taken all
+        self._when_empty: Callable[[], None] | None = None  # called once all is written
+        self.on_drained: Callable[[], None] | None = None
         self.size = 0
         self.broken = False
-        self.progressed = False  # bytes went out since somebody last set this to False
-        # Of all that ever waited in here: bytes that the peer may have got. With `size`, taken when a frame
-        # was put in, it tells later whether that frame can have left.
+        self.progressed = False
         self.bytes_sent = 0
-        self.writable = Notification()  # rings whenever bytes went out of a full outbox, and at the end
+        self.writable = Notification()
 
     @property
     def blocked(self) -> bool:
@@ -212,7 +233,7 @@ class WriteBuffer:
         unsent = b"" if self._mid_batch or self._has_deferred else b"".join(self._parts)  # type: ignore[arg-type]
         self.broken = True
         self.on_drained = None
-        self._on_broken = None  # which leads back to us: without the cycle, counting frees a connection
+        self.on_broken = None  # which leads back to us: without the cycle, counting frees a connection
         self._parts.clear()
         self.size = 0
         self.writable.notify_all()
@@ -224,7 +245,7 @@ class WriteBuffer:
             self.size += len(frame)
 
     def _break(self, cause: BaseException) -> None:
-        on_broken = self._on_broken
+        on_broken = self.on_broken
         self.discard()
         if on_broken is not None:
             on_broken(cause)
@@ -292,7 +313,7 @@ class WriteBuffer:
 def buffer_many(outboxes: Iterable[WriteBuffer], frame: bytes) -> None:
     """The same as `cork` of each, for thousands of them in one step, without two calls for each."""
     size = len(frame)
-    runtime: ConnectionRuntime | None = None
+    runtime: WriteRuntime | None = None
     for write_buffer in outboxes:
         write_buffer._parts.append(frame)
         write_buffer.size += size

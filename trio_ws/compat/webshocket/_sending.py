@@ -8,7 +8,7 @@ import trio
 
 from trio_ws.channels.broadcast import broadcast
 from trio_ws.protocol.frames import BINARY, CONTINUATION, FIN
-from trio_ws.websocket.lifetime import OPEN
+from trio_ws.protocol.framing import make_frame
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -49,7 +49,7 @@ def post(ws: WebSocket, payload: bytes, chunk_size: int = CHUNK_SIZE) -> bool:
     if len(payload) <= chunk_size or ws._deflate is not None:
         return broadcast((ws,), payload) == 1
     if (
-        ws._state != OPEN
+        not ws.connected
         or ws._fragmenting is not None
         or ws._write_buffer.size > ws._options.channel_max_bytes
     ):
@@ -57,6 +57,7 @@ def post(ws: WebSocket, payload: bytes, chunk_size: int = CHUNK_SIZE) -> bool:
     opcode = BINARY
     for start in range(0, len(payload), chunk_size):
         fin = FIN if start + chunk_size >= len(payload) else 0
-        ws._write_buffer.buffer(ws._frame(opcode | fin, payload[start : start + chunk_size]))
+        frame = make_frame(opcode | fin, payload[start : start + chunk_size], masked=ws._client)
+        ws._write_buffer.buffer(frame)
         opcode = CONTINUATION
     return True

@@ -215,7 +215,7 @@ class ClientConnection(Generic[TState]):
         text = reason if isinstance(reason, str) else reason.decode()
         check_close(code, text)
         _set(self, "_closed", True)
-        self._protocol._ws._letting_in = False  # where on_connect closes, it may go on
+        self._protocol._ws._release_opening()  # where on_connect closes, it may go on
         self._peer.close_soon(int(code), text)
         return Sent()
 

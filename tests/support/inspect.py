@@ -1,0 +1,149 @@
+"""What tests know of the insides of a connection: private names of trio_ws are used here, and seldom elsewhere.
+
+A change of the insides is then a change of this file. Each function says what it returns in the words of the
+documentation, so that a test reads as a statement about behaviour.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from trio_ws.websocket.readers import ReadBy
+
+if TYPE_CHECKING:
+    from trio_ws import WebSocket
+    from trio_ws.ledger import MemoryLedger
+    from trio_ws.protocol.deflate import PerMessageDeflate
+    from trio_ws.websocket.readers import ConnectionObserver
+
+__all__ = [
+    "abort",
+    "bytes_of_unfinished_message",
+    "deflate_of",
+    "fail_writing",
+    "inflated_bytes",
+    "is_let_in",
+    "is_write_blocked",
+    "ledger_of",
+    "link_of",
+    "number_of",
+    "observer_of",
+    "one_way",
+    "post",
+    "put_message",
+    "queue_full",
+    "read_by_epoll",
+    "reading_stopped",
+    "transport_of",
+    "waiting_messages",
+]
+
+
+# -- received messages ------------------------------------------------------------------------------
+
+
+def waiting_messages(ws: WebSocket) -> list[str | bytes]:
+    """The messages that were read and not yet taken."""
+    return list(ws._receive_buffer.messages)
+
+
+def put_message(ws: WebSocket, payload: str | bytes) -> None:
+    """Let a message wait as if it had been read."""
+    buffer = ws._receive_buffer
+    buffer.messages = deque([*buffer.messages, payload])
+    assert buffer.frames is not None
+    buffer.frames.messages = buffer.messages
+
+
+def queue_full(ws: WebSocket) -> bool:
+    """Whether so much waits that reading stops."""
+    return ws._receive_buffer.full
+
+
+def bytes_of_unfinished_message(ws: WebSocket) -> int:
+    """Bytes that are held of a message whose end has not come."""
+    frames = ws._receive_buffer.frames
+    return 0 if frames is None else frames.held
+
+
+def ledger_of(ws: WebSocket) -> MemoryLedger:
+    """What the peer makes the process hold."""
+    return ws._receive_buffer.ledger
+
+
+# -- who reads --------------------------------------------------------------------------------------
+
+
+def read_by_epoll(ws: WebSocket) -> bool:
+    """Whether the shared reader reads this connection."""
+    return ws._reader.by in (ReadBy.EPOLL, ReadBy.FULL_EPOLL)
+
+
+def reading_stopped(ws: WebSocket) -> bool:
+    """Whether reading waits until the application has emptied the receive buffer."""
+    return ws._reader.stopped
+
+
+def is_let_in(ws: WebSocket) -> bool:
+    """Whether nothing is left of what watches over a client until it is let in."""
+    return ws._opening is None and ws._reader._watching is None
+
+
+def observer_of(ws: WebSocket) -> ConnectionObserver | None:
+    """The RPC session that is told of what was read."""
+    return ws._reader.observer
+
+
+# -- the rest ---------------------------------------------------------------------------------------
+
+
+def number_of(ws: WebSocket) -> int:
+    """The connection's number in logs."""
+    return ws._number
+
+
+def deflate_of(ws: WebSocket) -> PerMessageDeflate | None:
+    """The agreed permessage-deflate."""
+    return ws._deflate
+
+
+def inflated_bytes(ws: WebSocket) -> int:
+    """Bytes that the message at hand was inflated to."""
+    deflate = ws._deflate
+    return 0 if deflate is None else deflate._inflated
+
+
+def one_way(ws: WebSocket) -> float:
+    """Seconds that bytes are known to take to the peer."""
+    return ws._liveness.one_way()
+
+
+def transport_of(ws: WebSocket) -> Any:
+    """The transport."""
+    return ws._transport
+
+
+def link_of(ws: WebSocket) -> Any:
+    """The `trio_ws.testing.Link` that a connection in memory runs over."""
+    return transport_of(ws)._stream.link
+
+
+def is_write_blocked(ws: WebSocket) -> bool:
+    """Whether the peer, or the network, takes no more for now."""
+    return ws._write_buffer.blocked
+
+
+def post(ws: WebSocket, opcode: int, payload: bytes) -> None:
+    """Send a message as a channel or a call does, without waiting."""
+    ws._post(opcode, payload, cork=False)
+
+
+def abort(ws: WebSocket) -> None:
+    """End the connection at once, as if the cable were cut."""
+    ws._closing.abort(None)
+
+
+def fail_writing(ws: WebSocket, cause: BaseException) -> None:
+    """Let the write side fail, as a socket does that was shut down."""
+    ws._closing.write_failed(cause)

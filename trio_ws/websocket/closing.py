@@ -1,0 +1,322 @@
+"""ClosingHandshake: the states of a connection, and how it ends (RFC 6455 section 7).
+
+Theory of operation. A connection is in one of four states, and only moves down this table::
+
+    CONNECTING   the opening handshake is not done
+    OPEN         messages may go both ways
+    CLOSING      a Close frame went one way, the opening request was rejected, or writing has failed
+    CLOSED       the transport is gone
+
+The closing handshake is one Close frame each way, after which the server ends TCP. It begins in one of five
+ways: the application closes (`start_locally`), the server or keepalive does on its behalf (`start`), the peer
+sends its Close (`on_close`), the peer breaks the protocol (`on_violation`), or writing fails
+(`write_failed`). All of them lead to CLOSING and start the close timer, whose end (`timed_out`) leads to
+CLOSED whatever the peer does. The transport's end, a cancelled `WebSocket.close` and the end of a server skip
+the rest and call `abort`.
+
+A Close that the peer sent, or the one that answers its violation, is *deferred* while messages which came
+before it wait for the application, because the application may want to answer them: sending remains possible
+until it has taken the last one. The receiving methods send the deferred Close when they find the queue empty.
+The close timer bounds that as well.
+
+Which side closed matters in two places. After a Close by the application (``closed_locally``) messages that
+it has not taken are dropped, and errors say that the connection was closed here. After a Close by the peer
+everything that came before it can still be taken, also once the state is CLOSED.
+
+Invariants:
+
+- `_set_state` is the only writer of the state. States only grow.
+- States change in synchronous code. A cancelled task leaves them consistent, because it was waiting.
+- Entering CLOSING starts the close timer: CLOSED follows after ``close_timeout`` at the latest.
+- Of each Close frame at most one is sent, and none before or after HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from trio_ws.errors import CloseFrame, ConnectionClosedError, ConnectionClosedLocallyError
+from trio_ws.logs import logger_for
+from trio_ws.protocol.frames import CLOSE, FIN, ProtocolViolation
+from trio_ws.protocol.framing import close_payload, make_frame
+from trio_ws.websocket.frame_log import Logged, log_extra
+
+if TYPE_CHECKING:
+    from trio_ws.options import Options
+    from trio_ws.websocket.receive_buffer import ReceiveBuffer
+    from trio_ws.websocket.write_buffer import WriteBuffer
+
+__all__ = ["CLOSED", "CLOSING", "CONNECTING", "OPEN", "ClosingConnection", "ClosingHandshake"]
+
+logger = logger_for("trio_ws.websocket")
+
+CONNECTING, OPEN, CLOSING, CLOSED = range(4)
+
+#: The states that may follow each state.
+_FOLLOWING = {
+    CONNECTING: (OPEN, CLOSING, CLOSED),
+    OPEN: (CLOSING, CLOSED),
+    CLOSING: (CLOSED,),
+    CLOSED: (),
+}
+
+# Close codes after which reading ends quietly: normal, going away, and none given.
+_CLEAN = frozenset({1000, 1001, 1005})
+
+
+class ClosingConnection(Logged, Protocol):
+    """What the closing handshake needs of its connection."""
+
+    def _start_close_timer(self) -> None:
+        """Call `ClosingHandshake.timed_out` in ``close_timeout`` seconds, unless a timer runs already."""
+
+    def _state_changed(self) -> None:
+        """The connection has begun to close: wake the tasks that wait."""
+
+    def _ended(self, last: bytes | None, *, opening: bool) -> None:
+        """The state is CLOSED: close the transport, and wake the tasks that wait.
+
+        Args:
+            last: what the transport may still send where that takes no time; None for nothing.
+            opening: it was CONNECTING before.
+        """
+
+
+class ClosingHandshake:
+    """The state of one connection, its Close frames, and why it ended.
+
+    Args:
+        connection: told of each change until the state is CLOSED, and forgotten then, so that no cycle of
+            references is left.
+        receive_buffer: its messages defer our Close frame.
+        write_buffer: sends our Close frame.
+        options: ``close_timeout``, for the log.
+        client: whether this side is the client.
+
+    Attributes:
+        state: CONNECTING, OPEN, CLOSING or CLOSED.
+        sent: the Close frame that we sent.
+        received: the Close frame that the peer sent.
+        peer_first: the handshake began with the peer's Close frame.
+        closed_locally: the application has closed; what it had not received by then is dropped.
+        cause: why the transport ended, where it broke.
+        deferred: the peer's Close, or what it did wrong, while our Close frame waits for the application to
+            take all that came before.
+    """
+
+    __slots__ = (
+        "_client",
+        "_connection",
+        "_options",
+        "_receive_buffer",
+        "_write_buffer",
+        "cause",
+        "closed_locally",
+        "deferred",
+        "peer_first",
+        "received",
+        "sent",
+        "state",
+    )
+
+    def __init__(
+        self,
+        connection: ClosingConnection,
+        receive_buffer: ReceiveBuffer,
+        write_buffer: WriteBuffer,
+        options: Options,
+        *,
+        client: bool,
+    ) -> None:
+        self._connection: ClosingConnection | None = connection
+        self._receive_buffer = receive_buffer
+        self._write_buffer = write_buffer
+        self._options = options
+        self._client = client
+        self.state = CONNECTING
+        self.sent: CloseFrame | None = None
+        self.received: CloseFrame | None = None
+        self.peer_first = False
+        self.closed_locally = False
+        self.cause: BaseException | None = None
+        self.deferred: CloseFrame | ProtocolViolation | None = None
+
+    # -- states -------------------------------------------------------------------------------------
+
+    def _set_state(self, state: int) -> None:
+        """Move to a later state; the same one again changes nothing."""
+        if state != self.state:
+            assert state in _FOLLOWING[self.state], f"no way from state {self.state} to {state}"
+            self.state = state
+            self._write_buffer.fast_send_limit = 0
+
+    def opened(self) -> None:
+        """The opening handshake is done."""
+        self._set_state(OPEN)
+
+    def rejected(self) -> None:
+        """An HTTP response, which rejects the client, is in the write buffer: close behind it."""
+        if self.state == CLOSED:
+            return  # it could not be written
+        self._set_state(CLOSING)
+        self._start_timer()
+        self._close_transport_when_written()
+
+    def _start_timer(self) -> None:
+        if self._connection is not None:
+            self._connection._start_close_timer()
+
+    def _state_changed(self) -> None:
+        if self._connection is not None:
+            self._connection._state_changed()
+
+    # -- our Close ----------------------------------------------------------------------------------
+
+    def start(self, code: int, reason: str) -> None:
+        """Send a Close frame, if none was sent, and start the close timer."""
+        if self._send_close(code, reason):
+            self._start_timer()
+
+    def start_locally(self, code: int, reason: str) -> None:
+        """The same on behalf of the application, which takes no more messages."""
+        if self.received is None and not self._receive_buffer.finished:
+            self.refuse_messages()
+        self.send_deferred()
+        self.start(code, reason)
+
+    def refuse_messages(self) -> None:
+        """The application closes, or rejects the client."""
+        self.closed_locally = True
+        self._receive_buffer.discard()
+
+    def _send_close(self, code: int, reason: str) -> bool:
+        write_buffer = self._write_buffer
+        if self.sent is not None or self.state not in (OPEN, CLOSING) or write_buffer.broken:
+            return False
+        if self._receive_buffer.frames is None:
+            return False  # rejected: an HTTP response was sent
+        self.sent = CloseFrame(code, reason)
+        self._set_state(CLOSING)
+        write_buffer.flush()
+        write_buffer.write_control(make_frame(FIN | CLOSE, close_payload(code, reason), masked=self._client))
+        self._state_changed()
+        write_buffer.writable.notify_all()
+        return True
+
+    # -- the peer's Close, and what it does wrong ---------------------------------------------------
+
+    def on_close(self, frame: CloseFrame) -> None:
+        """Answer once the application has taken what came before (RFC 6455 section 5.5.1 allows that)."""
+        self.received = frame
+        self.peer_first = self.sent is None
+        if self.peer_first and self._receive_buffer.messages and not self.closed_locally:
+            self.deferred = frame
+            self._start_timer()
+        else:
+            self._answer(frame)
+
+    def on_violation(self, violation: ProtocolViolation) -> None:
+        """Fail the connection, once the application has taken, and perhaps answered, what came before."""
+        self._log("failing %r with %d: %s", violation.code, violation.reason)
+        self.deferred = violation
+        if self._receive_buffer.messages and not self.closed_locally:
+            self._start_timer()
+        else:
+            self.send_deferred()
+
+    def send_deferred(self) -> None:
+        """Answer the peer's Close, or what it did wrong, if that was deferred."""
+        deferred, self.deferred = self.deferred, None
+        if isinstance(deferred, CloseFrame):
+            self._answer(deferred)
+        elif deferred is not None:
+            # Say what was wrong and that nothing more will come (RFC 6455 section 7.1.7).
+            self.start(deferred.code, deferred.reason)
+            self._write_buffer.end_when_empty()
+
+    def _answer(self, frame: CloseFrame) -> None:
+        self._send_close(frame.code, "")
+        if not self._client:
+            # RFC 6455 section 7.1.1: the server is the one to end TCP.
+            self._close_transport_when_written()
+        if self.state == CLOSING:
+            self._start_timer()
+
+    def _close_transport_when_written(self) -> None:
+        self._write_buffer.close_when_empty()
+        if not self._write_buffer.blocked:
+            self.abort(None)
+
+    # -- the end ------------------------------------------------------------------------------------
+
+    def timed_out(self) -> None:
+        """``close_timeout`` is over: end the connection, and where our Close was deferred send that first."""
+        frames = self._receive_buffer.frames
+        if self.deferred is not None:
+            unsent = self.sent is None
+            self.send_deferred()
+            if unsent and self.sent is not None:
+                self._write_buffer.close_when_empty()
+                if self._write_buffer.blocked:
+                    return  # the application's time is over; now the Close frame has as long to go out
+        elif self.state != CLOSED and frames is not None and not frames.done:
+            self._log("no Close frame from %r in close_timeout (%s s)", self._options.close_timeout)
+        self.abort(None, in_time=False)
+
+    def give_up(self, reason: str) -> None:
+        """The peer is gone, as keepalive found."""
+        if self.state == OPEN:
+            self._log("giving up %r: %s", reason)
+            self.start(1011, reason)
+            self.abort(TimeoutError(reason))
+
+    def write_failed(self, cause: BaseException) -> None:
+        """Nothing can be sent any more. What the peer sent before it left, perhaps a Close, may yet come."""
+        if self.state == CONNECTING:
+            self.abort(cause)
+        elif self.state != CLOSED:
+            self.cause = cause
+            self._set_state(CLOSING)
+            self._start_timer()
+            self._state_changed()
+
+    def abort(self, cause: BaseException | None, *, in_time: bool = True) -> None:
+        """End the connection at once: nothing can come or go any more.
+
+        Args:
+            cause: why the transport ended; None where that was in order, or we end it.
+            in_time: what is still to be written may be sent if that takes no time. False once a Close frame
+                has had its time.
+        """
+        opening = self.state == CONNECTING
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        self._set_state(CLOSED)
+        self._receive_buffer.closed = True
+        if cause is not None and self.received is None:
+            self.cause = self.cause or cause
+        unsent = self._write_buffer.discard()
+        connection._ended(unsent if in_time and self.sent is not None else None, opening=opening)
+
+    @property
+    def ended_cleanly(self) -> bool:
+        """Whether the peer closed with code 1000, 1001 or none, before the application did."""
+        return not self.closed_locally and self.received is not None and self.received.code in _CLEAN
+
+    @property
+    def shown(self) -> CloseFrame:
+        """The Close frame that tells best why the connection ended: the peer's, else ours, else 1006."""
+        return self.received or self.sent or CloseFrame(1006, "")
+
+    def closed_error(self) -> ConnectionClosedError:
+        """The error for a method that needs an open connection, now that it is closed."""
+        frame = self.shown
+        kind = ConnectionClosedLocallyError if self.closed_locally else ConnectionClosedError
+        error = kind(frame.code, frame.reason, sent=self.sent, received=self.received)
+        error.__cause__ = self.cause
+        return error
+
+    def _log(self, text: str, *args: object) -> None:
+        if self._connection is not None:
+            logger.info(text, self._connection, *args, extra=log_extra(self._connection))

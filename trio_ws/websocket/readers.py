@@ -1,0 +1,418 @@
+"""Reader: how the bytes of one connection get from its transport into its receive buffer, and who reads them.
+
+One at a time reads a connection: `ReadBy` says who. A task that wants something of the peer (a message, a
+pong, the end) calls `Reader.wait_for_input`. It reads the socket itself, or waits until whoever reads has
+changed something. Where no task wants anything, the monitor (see runtime.py) lends one that reads
+(`Reader.read_while_idle`) and leaves again as soon as another task asks. On Linux, most plain sockets of a
+service that has many are read by its shared reader for good (see epoll_reader.py). A reader never waits for a
+writer.
+
+Invariants:
+
+- Bytes are parsed in the step in which they were read. A cancelled task loses none, because it was waiting.
+- Reading stops while the receive buffer is full. Replies to pings and to a Close have their own small room in
+  the write buffer, so they are sent nevertheless.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, enable_ki_protection, wait_readable
+
+from trio_ws.logs import logger_for
+from trio_ws.websocket._notify import Notification
+from trio_ws.websocket.closing import CLOSED, OPEN
+from trio_ws.websocket.frame_log import Logged, log_extra
+from trio_ws.websocket.transport import BIG_READ_SIZE, POLLS_TO_SKIP, READ_SIZE, SocketTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio_ws.protocol.frames import FrameReader
+    from trio_ws.websocket.closing import ClosingHandshake
+    from trio_ws.websocket.receive_buffer import ReceiveBuffer
+    from trio_ws.websocket.transport import SharedReader, Transport
+
+__all__ = ["EPOLL", "ConnectionObserver", "ReadBy", "Reader", "ReaderConnection", "ReaderRuntime"]
+
+logger = logger_for("trio_ws.websocket")
+
+#: Reads of big messages in one turn: about 0.7 ms, 2 ms with masks in Python or text beyond ASCII.
+_READS_IN_A_ROW = 5
+
+
+class ReadBy(Enum):
+    """Who reads the bytes of a connection."""
+
+    NOBODY = "nobody; the monitor lends a task if that lasts"
+    TASK = "a task that waits for the transport"
+    FULL_TASK = "a stream's own task, which waits until the receive buffer has room"
+    EPOLL = "the shared reader"
+    FULL_EPOLL = "the shared reader, which ignores the connection until the receive buffer has room"
+
+
+NOBODY, TASK, FULL_TASK, EPOLL, FULL_EPOLL = ReadBy
+
+
+class ConnectionObserver(Protocol):
+    """An RPC session, which learns about its connection without waiting for it."""
+
+    def data_received(self, lent: Any) -> Awaitable[None] | None:
+        """Called after the shared reader fed this connection.
+
+        Args:
+            lent: what the reader's task was started with (see `TaskSpawner`).
+
+        Returns:
+            None, or an awaitable that continues in the reader's task.
+        """
+
+    def state_changed(self) -> None:
+        """The state has changed."""
+
+    def connection_lost(self) -> None:
+        """The transport is gone. Messages that came before may still wait in the receive buffer."""
+
+    def shutdown(self, code: int, reason: str) -> None:
+        """The server stops: close when that is convenient, and soon."""
+
+
+class ReaderConnection(Logged, Protocol):
+    """What a reader needs of its connection."""
+
+    def _came_early(self, data: bytes) -> None:
+        """Keep what came before the opening handshake was done."""
+
+    def _handle_events(self, frames: FrameReader) -> None:
+        """Answer control frames, and what is wrong."""
+
+
+class ReaderRuntime(Protocol):
+    """What a reader needs of its runtime (see runtime.py)."""
+
+    nursery: trio.Nursery
+    sweep_count: int
+
+    @property
+    def reader(self) -> SharedReader:
+        """The shared reader."""
+
+    def connection_idle(self, connection: Reader) -> None:
+        """Lend a task if nobody reads this connection for a while."""
+
+
+class Reader:
+    """The reading side of one connection.
+
+    Args:
+        connection: gets what comes before the opening handshake is done, and control frames. It is forgotten
+            when the connection has ended, so that no cycle of references is left.
+        transport: where the bytes come from.
+        receive_buffer: where they go.
+        closing: told of the transport's end.
+        runtime: has the shared reader, and the monitor.
+
+    Attributes:
+        transport: the same, with frame logging where that is wanted.
+        receive_buffer: the same.
+        closing: the same.
+        observer: told of what was read, and of changes of the state.
+        by: who reads.
+        input_arrived: notified when bytes, or the end, may have changed something.
+        monitored: the monitor looks at this connection, or need not.
+        unread_since: the monitor's sweep at which it was last read.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_polls_to_skip",
+        "_room",
+        "_runtime",
+        "_watching",
+        "by",
+        "closing",
+        "input_arrived",
+        "monitored",
+        "observer",
+        "receive_buffer",
+        "transport",
+        "unread_since",
+    )
+
+    def __init__(
+        self,
+        connection: ReaderConnection,
+        transport: Transport,
+        receive_buffer: ReceiveBuffer,
+        closing: ClosingHandshake,
+        runtime: ReaderRuntime,
+    ) -> None:
+        self._connection: ReaderConnection | None = connection
+        self._runtime = runtime
+        self.transport = transport
+        self.receive_buffer = receive_buffer
+        self.closing = closing
+        self.observer: ConnectionObserver | None = None
+        self.by = NOBODY
+        self.input_arrived = Notification()
+        self._room: Notification | None = None  # notified when a full receive buffer has room again
+        self._polls_to_skip = 0  # waits for the socket that come without a look into it first
+        self._watching: trio.CancelScope | None = None  # around `watch`
+        self.monitored = not transport.self_reading
+        self.unread_since = 0
+
+    # -- beginning and ending -----------------------------------------------------------------------
+
+    def open(self, trailing: bytes, *, deflated: bool) -> None:
+        """The opening handshake is done, and ``trailing`` came behind it."""
+        if self._watching is None:
+            self._begin(shared=not (trailing and deflated))
+        else:
+            self._watching.cancel()  # and that task does it
+        if trailing:
+            self.data_received(trailing)
+
+    def _begin(self, *, shared: bool) -> None:
+        if shared and self.transport.share(self._runtime.reader, self):
+            self.by = EPOLL
+        elif self.transport.self_reading:
+            self._left_unread()
+        else:
+            self._runtime.nursery.start_soon(self.read_while_idle, name="trio_ws reader")
+
+    def _left_unread(self) -> None:
+        """From now on nobody reads, until a task does or the monitor lends one."""
+        self.unread_since = self._runtime.sweep_count
+        if not self.monitored:
+            self._runtime.connection_idle(self)
+
+    def end(self) -> None:
+        """The state is CLOSED: wake whoever waits here."""
+        self._connection = None
+        self.input_arrived.notify_all()
+        if self._room is not None:
+            self._room.notify_all()
+
+    # -- before the client is let in ----------------------------------------------------------------
+
+    def watch_soon(self) -> None:
+        """Notice when a client leaves that is not let in yet, unless it is let in at once."""
+        self.unread_since = self._runtime.sweep_count
+        self._runtime.connection_idle(self)
+
+    @enable_ki_protection
+    async def watch(self) -> None:
+        """Read until the client is let in. Its messages are kept for later, and its leaving is the end."""
+        if self.receive_buffer.frames is not None:
+            return  # it was let in before this task began
+        try:
+            with trio.CancelScope() as self._watching:
+                while self.closing.state != CLOSED:
+                    await self.wait_for_input()
+            if self._watching.cancelled_caught:  # by open()
+                self._begin(shared=not self.receive_buffer.pending_input)
+        finally:
+            self._watching = None
+
+    async def settled(self) -> None:
+        """After the client was let in: wait until `watch` has made way for the final reader.
+
+        That takes no time.
+        """
+        while self._watching is not None:
+            await cancel_shielded_checkpoint()
+
+    # -- reading ------------------------------------------------------------------------------------
+
+    async def wait_for_input(self) -> bool:
+        """Wait until bytes or the end may have changed something, and read if nobody else does.
+
+        Returns:
+            Whether this task read while others waited for it to do so.
+        """
+        buffer = self.receive_buffer
+        if buffer.pending_input and not (buffer.ledger.received and buffer.full):
+            await checkpoint()  # parsing the rest is work, so other tasks run first
+            data, buffer.pending_input = buffer.pending_input, b""
+            self.data_received(data)
+            self.room_made()
+            return self.input_arrived.notify_all() > 0
+        if self.by is not NOBODY or (buffer.ledger.received and buffer.full):
+            await self.input_arrived.wait()
+            return False
+        self.by = TASK
+        transport = self.transport
+        data = b""
+        cause: BaseException | None = None
+        try:
+            if isinstance(transport, SocketTransport):
+                # The same as its receive(), without one more coroutine for each idle connection.
+                if not self._polls_to_skip:
+                    # A peer that answers at once has mostly done so one turn later, and a look then costs a
+                    # third of a wait. Where nothing was there, the next waits come without a look.
+                    await checkpoint()
+                    try:
+                        data = transport.recv_now(READ_SIZE)
+                    except BlockingIOError:
+                        self._polls_to_skip = POLLS_TO_SKIP
+                if self._polls_to_skip:
+                    self._polls_to_skip -= 1
+                    await wait_readable(transport.fd)
+                    data = transport.recv_now(READ_SIZE)
+            else:
+                data = await transport.receive()
+        except BlockingIOError:
+            return False  # a spurious wake-up; the caller comes again
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            cause = exc
+        finally:
+            self.by = NOBODY
+            self._left_unread()
+            # Tasks that waited for our read must see what came, or read in our place if we were cancelled.
+            others = self.input_arrived.notify_all()
+        if data:
+            self.data_received(data)
+            if len(data) == READ_SIZE:
+                self.read_more()
+        else:
+            self.closing.abort(cause)
+        return others > 0
+
+    def read_more(self) -> int:
+        """Read the rest of a big message, and of the next ones, without a turn of the scheduler for each.
+
+        Returns:
+            How many bytes that was.
+        """
+        buffer, transport = self.receive_buffer, self.transport
+        if buffer.deflate is not None or not isinstance(transport, SocketTransport):
+            return 0
+        total = 0
+        for _ in range(_READS_IN_A_ROW):
+            size = buffer.frames.at_once if buffer.frames is not None and not buffer.full else 0
+            if not size or buffer.pending_input:
+                break
+            try:
+                data = transport.recv_now(min(size, BIG_READ_SIZE))
+            except BlockingIOError:
+                break
+            except OSError as exc:
+                self.closing.abort(exc)
+                break
+            if not data:
+                break  # the next read finds the end again
+            total += len(data)
+            self.data_received(data)
+        return total
+
+    @enable_ki_protection
+    async def read_while_idle(self) -> None:
+        """Read while no task that wants something does so.
+
+        For a stream this lasts as long as the connection. For a socket it ends once a task that waits has
+        been served, which can read for itself from then on.
+        """
+        buffer = self.receive_buffer
+        lent = self.transport.self_reading
+        while self.closing.state != CLOSED:
+            if buffer.full and lent:
+                return  # the application reads again when it has emptied the receive buffer
+            if buffer.full and self.by is NOBODY:
+                self.by = FULL_TASK
+                self._room = self._room or Notification()
+                await self._room.wait()
+            elif lent and (self.by is not NOBODY or await self.wait_for_input()):
+                return
+            elif not lent:
+                await self.wait_for_input()
+
+    def data_received(self, data: bytes) -> int:
+        """Parse what one read brought.
+
+        Returns:
+            The number of messages in it.
+        """
+        buffer = self.receive_buffer
+        frames = buffer.frames
+        if frames is None:
+            if self._connection is not None:
+                self._connection._came_early(data)
+            return 0
+        new = buffer.feed(data)
+        if frames.events and self._connection is not None:
+            self._connection._handle_events(frames)
+        return new
+
+    # -- a full receive buffer ----------------------------------------------------------------------
+
+    @property
+    def stopped(self) -> bool:
+        """Whether reading has stopped until the receive buffer is emptied."""
+        return self.by is FULL_TASK or self.by is FULL_EPOLL
+
+    def emptied(self) -> None:
+        """The application has taken all messages, or drops them."""
+        self.receive_buffer.release()
+        self.room_made()
+
+    def room_made(self) -> None:
+        """Go on reading, if that has stopped and the receive buffer has room again."""
+        if self.receive_buffer.full:
+            return
+        if self.by is FULL_TASK:
+            assert self._room is not None
+            self.by = NOBODY
+            self._room.notify_all()
+        elif self.by is FULL_EPOLL and not self.receive_buffer.pending_input:
+            self.by = EPOLL
+            self._runtime.reader.resume(self)
+
+    # -- for the monitor and the shared reader --------------------------------------------------------
+
+    @property
+    def unread(self) -> bool:
+        """Whether the connection lives and nobody reads it."""
+        return (self.by is NOBODY or self.by is FULL_TASK) and self.closing.state != CLOSED
+
+    def lent_task(self) -> Callable[[], Awaitable[None]] | None:
+        """The monitor stops looking at this connection. Returns what a lent task is to run, if any."""
+        self.monitored = not self.transport.self_reading  # the task that reads a stream never leaves
+        if not self.unread:
+            return None
+        if self.receive_buffer.frames is None:
+            return self.watch
+        return None if self.monitored else self.read_while_idle
+
+    @property
+    def fd(self) -> int:
+        """The socket's descriptor, for the shared reader; -1 once it is closed."""
+        transport: Any = self.transport
+        fd: int = transport.fd
+        return fd
+
+    def stop_if_full(self) -> bool:
+        """After a read by the shared reader: stop it if the buffer is full. Returns whether it was."""
+        buffer = self.receive_buffer
+        if buffer.ledger.received < buffer.ledger.max_received or not buffer.full:
+            return False
+        self.by = FULL_EPOLL
+        return True
+
+    def log(self, level: int, text: str, *args: object, exc_info: BaseException | None = None) -> None:
+        """Log something about the connection, which is the first argument of ``text``."""
+        connection = self._connection
+        extra = None if connection is None else log_extra(connection)
+        logger.log(level, text, connection, *args, exc_info=exc_info, extra=extra)
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether the shared reader reads, and all is in its ordinary state."""
+        return (
+            self.by is EPOLL
+            and self.closing.state == OPEN
+            and self.closing.deferred is None
+            and not self.receive_buffer.pending_input
+        )

@@ -1,0 +1,187 @@
+"""ReceiveBuffer: the messages that were read from one connection and not yet taken by the application.
+
+Invariants:
+
+- Bytes become messages in the step in which they were read. A cancelled task loses none, because it was
+  waiting.
+- `MemoryLedger.received` counts every message in here. The reader stops at ``max_queue_bytes`` (see `full`).
+- Only `feed` adds messages, and the application's tasks remove them in order.
+- An idle connection keeps no queue: an empty deque takes 760 bytes, so it is made for the first message of a
+  read and dropped by `release`, which whoever waits for messages calls first.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+from sys import getsizeof
+from typing import TYPE_CHECKING
+
+from trio_ws.ledger import OVERHEAD, MemoryLedger
+from trio_ws.protocol.frames import FRAMES_AT_ONCE, FrameReader
+
+if TYPE_CHECKING:
+    from trio_ws.options import Options
+    from trio_ws.protocol.deflate import PerMessageDeflate
+
+__all__ = ["ReceiveBuffer"]
+
+#: Compressed bytes that are parsed at once: they may inflate a thousandfold, and a read is 64 KiB.
+_COMPRESSED_SLICE = 512
+#: Inflated bytes after which the rest of a read waits for the next turn, about a millisecond.
+_INFLATED_AT_ONCE = 256 * 1024
+
+# Stands for the queue of every connection that has none. Nothing is ever put in.
+_NO_MESSAGES: deque[str | bytes] = deque()
+
+
+class ReceiveBuffer:
+    """Turns received bytes into messages, keeps them, and counts the memory that they take.
+
+    Args:
+        options: ``max_queue_bytes`` and ``max_message_size``.
+        client: whether this side is the client.
+
+    Attributes:
+        messages: the messages that wait, ``str`` for text and ``bytes`` for binary. It is another deque after
+            each `feed` and each `release`, so hold it in a local variable only between two waits.
+        ledger: what this peer makes the process hold.
+        frames: parses the bytes; None before the opening handshake is done.
+        pending_input: bytes that were read and are parsed later: in the next turn, or once there is room.
+        parts_open: a message was begun by ``recv_streaming()`` and its end was not taken yet.
+        closed: nothing is kept any more, because the transport is gone or the application has closed.
+        deflate: the agreed permessage-deflate, or None.
+        discarding: the application has closed; what still arrives is parsed for a Close, and dropped.
+        received_since_check: bytes came since keepalive last looked.
+    """
+
+    __slots__ = (
+        "_client",
+        "_max_message_size",
+        "closed",
+        "deflate",
+        "discarding",
+        "frames",
+        "ledger",
+        "messages",
+        "parts_open",
+        "pending_input",
+        "received_since_check",
+    )
+
+    def __init__(self, options: Options, *, client: bool) -> None:
+        self._client = client
+        self._max_message_size = options.max_message_size
+        self.deflate: PerMessageDeflate | None = None
+        self.frames: FrameReader | None = None
+        self.messages = _NO_MESSAGES
+        self.ledger = MemoryLedger(options.max_queue_bytes, options.held_limit)
+        self.pending_input = b""
+        self.parts_open = False
+        self.closed = False
+        self.discarding = False
+        self.received_since_check = False
+
+    def open(self, deflate: PerMessageDeflate | None) -> None:
+        """The opening handshake is done: what comes from here on is frames."""
+        self.deflate = deflate
+        self.frames = FrameReader(
+            self.messages, client=self._client, max_message_size=self._max_message_size, deflate=deflate
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether no message will be added any more."""
+        frames = self.frames
+        return self.closed or (frames is not None and frames.done)
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits for the application that reading must stop."""
+        ledger = self.ledger
+        return ledger.received >= ledger.max_received and not self.finished
+
+    def release(self) -> None:
+        """All messages were taken: free the queue until more come."""
+        self.ledger.received = 0
+        if not self.messages and self.frames is not None:
+            self.messages = self.frames.messages = _NO_MESSAGES
+
+    def discard(self) -> None:
+        """Keep nothing from here on: the application has closed. What waits is dropped by `clear`."""
+        self.closed = self.discarding = True
+
+    def clear(self) -> None:
+        """Drop what waits."""
+        self.messages.clear()
+
+    def feed(self, data: bytes, *, sliced: bool = False) -> int:
+        """Parse what one read brought. The opening handshake is done.
+
+        Control frames and violations are left in ``frames.events``. What cannot be parsed in this turn is
+        left in ``pending_input``.
+
+        Returns:
+            The number of messages in it.
+        """
+        frames, messages, ledger = self.frames, self.messages, self.ledger
+        assert frames is not None
+        if messages is _NO_MESSAGES:
+            messages = self.messages = frames.messages = deque()
+        self.received_since_check = True
+        before = len(messages)
+        if self.deflate is None:
+            taken = frames.feed(data, FRAMES_AT_ONCE)
+            new = len(messages) - before
+            charge = taken + OVERHEAD * new
+            received = ledger.received = ledger.received + charge
+            if received > ledger.max_received >> 2:
+                self._charge_texts(new, charge)
+        elif len(data) > _COMPRESSED_SLICE and not sliced:
+            return self._feed_sliced(frames, data)
+        else:
+            held = frames.held
+            taken = frames.feed(data, FRAMES_AT_ONCE)
+            new = len(messages) - before
+            charge = frames.size_of_new(new) - held + OVERHEAD * new
+            ledger.received += charge
+            if ledger.received > ledger.max_received >> 2:
+                self._charge_texts(new, charge)
+        if taken != len(data):
+            self.pending_input = data[taken:]
+        if self.discarding:
+            messages.clear()
+        return new
+
+    def _feed_sliced(self, frames: FrameReader, data: bytes) -> int:
+        """Parse a read in small parts. Leave the rest for later once they inflated to much, or at a bound."""
+        ledger, deflate = self.ledger, self.deflate
+        assert deflate is not None
+        enough = ledger.received + _INFLATED_AT_ONCE
+        stop = frames.begun + deflate.streams_ended + FRAMES_AT_ONCE
+        start = messages = 0
+        while start < len(data):
+            much = ledger.received >= enough or frames.begun + deflate.streams_ended >= stop
+            if much or (ledger.received and self.full):
+                self.pending_input = data[start:]
+                break
+            end = start + (frames.at_once or _COMPRESSED_SLICE)  # a plain frame stays as long as it is
+            messages += self.feed(data[start:end], sliced=True)
+            if self.pending_input:
+                self.pending_input += data[end:]
+                break
+            start = end
+        return messages
+
+    def _charge_texts(self, new: int, charged: int) -> None:
+        """Charge text for what it takes in Python: up to four times its bytes, if it has characters that do.
+
+        Each message was charged for its bytes. Its characters are looked at only once much waits: those of
+        all messages then, and from there on those of new ones.
+        """
+        ledger, messages = self.ledger, self.messages
+        if ledger.received - charged <= ledger.max_received >> 2:
+            new = len(messages)
+        for item in islice(reversed(messages), new):
+            if type(item) is str and not item.isascii():
+                ledger.received += getsizeof(item) - len(item)
