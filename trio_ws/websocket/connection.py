@@ -46,7 +46,7 @@ from trio_ws.websocket.message import (
     whole_message,
 )
 from trio_ws.websocket.message_stream import MessageStream
-from trio_ws.websocket.readers import EPOLL, Reader
+from trio_ws.websocket.readers import EPOLL, FULL_EPOLL, FULL_TASK, Reader
 from trio_ws.websocket.receive_buffer import ReceiveBuffer
 from trio_ws.websocket.write_buffer import WriteBuffer
 
@@ -396,8 +396,8 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             buffer.release()
             await (reader.input_arrived.wait() if reader.by is EPOLL else reader.wait_for_input())
             self._sends_since_yield = 0
-        messages = buffer.messages
-        if messages and not buffer.parts_open and not reader.stopped:
+        messages, by = buffer.messages, reader.by
+        if messages and not buffer.parts_open and by is not FULL_EPOLL and by is not FULL_TASK:
             item = messages.popleft()
         else:
             next_item = await self._next_message()
@@ -425,8 +425,8 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             buffer.release()
             await (reader.input_arrived.wait() if reader.by is EPOLL else reader.wait_for_input())
             self._sends_since_yield = 0
-        messages = buffer.messages
-        if messages and not buffer.parts_open and not reader.stopped:
+        messages, by = buffer.messages, reader.by
+        if messages and not buffer.parts_open and by is not FULL_EPOLL and by is not FULL_TASK:
             item = messages.popleft()
         else:
             next_item = await self._next_message()
@@ -589,7 +589,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         if type(data) is bytes:
             write_buffer = self._write_buffer
             if (
-                write_buffer.size < self._write_buffer.fast_send_limit
+                write_buffer.size < write_buffer.fast_send_limit
                 and len(data) < _LARGE
                 and self._sends_since_yield < _SENDS_IN_A_ROW
             ):

@@ -36,7 +36,16 @@ if TYPE_CHECKING:
     from trio_ws.websocket.receive_buffer import ReceiveBuffer
     from trio_ws.websocket.transport import SharedReader, Transport
 
-__all__ = ["EPOLL", "ConnectionObserver", "ReadBy", "Reader", "ReaderConnection", "ReaderRuntime"]
+__all__ = [
+    "EPOLL",
+    "FULL_EPOLL",
+    "FULL_TASK",
+    "ConnectionObserver",
+    "ReadBy",
+    "Reader",
+    "ReaderConnection",
+    "ReaderRuntime",
+]
 
 logger = logger_for("trio_ws.websocket")
 
