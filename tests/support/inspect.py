@@ -1,4 +1,4 @@
-"""What tests know of the insides of a connection. Private names of trio_ws are used here, and seldom elsewhere.
+"""What tests know of the insides of a connection. Private names of trio_ws are used here, seldom elsewhere.
 
 A change of the insides is then a change of this file. Each function says what it returns in the words of the
 documentation, so that a test reads as a statement about behaviour.
