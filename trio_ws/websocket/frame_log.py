@@ -39,6 +39,7 @@ class Logged(Protocol):
 
     def _log_extra(self) -> dict[str, Any]:
         """Its number and the peer's address."""
+        ...
 
 
 def log_extra(ws: Logged) -> dict[str, Any]:

@@ -108,6 +108,7 @@ class ReaderRuntime(Protocol):
     @property
     def reader(self) -> SharedReader:
         """The shared reader."""
+        ...
 
     def connection_idle(self, connection: Reader) -> None:
         """Lend a task if nobody reads this connection for a while."""

@@ -54,6 +54,7 @@ class IdleConnection(Protocol):
     @property
     def unread(self) -> bool:
         """Whether it lives and nobody reads it."""
+        ...
 
     def lent_task(self) -> Callable[[], Awaitable[None]] | None:
         """The monitor stops looking at it. Returns what a task that it lends is to run, if any."""

@@ -71,6 +71,7 @@ class SharedReader(Protocol):
 
     def register(self, connection: Any, fd: int) -> bool:
         """Read for this connection, a `Reader`, from now on; False if it is to read for itself."""
+        ...
 
     def unregister(self, fd: int) -> None:
         """This descriptor is about to be closed."""
