@@ -209,6 +209,7 @@ from trio_ws.client.session import Session, connections, session
 from trio_ws.codecs.base import Gap, Packet, PacketSource, Position
 from trio_ws.errors import (
     BrokerError,
+    CloseCode,
     CloseConnection,
     CloseFrame,
     ConnectionClosedError,
@@ -228,6 +229,7 @@ from trio_ws.errors import (
     RPCInvalidParamsError,
     RPCMethodNotFoundError,
     RPCTimeoutError,
+    SubprotocolError,
     SubscriptionError,
     WebSocketError,
     WebSocketException,
@@ -268,6 +270,7 @@ __all__ = [
     "BrokerStatistics",
     "ChannelStatistics",
     "ClientConnection",
+    "CloseCode",
     "CloseConnection",
     "CloseFrame",
     "Compression",
@@ -313,6 +316,7 @@ __all__ = [
     "Request",
     "Schema",
     "Session",
+    "SubprotocolError",
     "Subscription",
     "SubscriptionError",
     "SubscriptionStatistics",

@@ -10,6 +10,7 @@
     │   │                                  .may_have_run
     │   └── ConnectionClosedLocallyError   (also trio.ClosedResourceError) used after our own close
     ├── MessageError                       a message of another kind, or one that does not decode
+    ├── SubprotocolError                   (also ValueError) accept() names one that was not offered
     ├── PacketError                        bytes that are no packet, or data that fits into none
     │   └── PacketValidationError          an answer is not of the type that was asked for
     ├── RPCError                           a call failed: .code .data
@@ -34,6 +35,7 @@ is not run again. The cause and the traceback stay behind, as those of all excep
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import trio
@@ -41,10 +43,11 @@ import trio
 from trio_ws.logs import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 __all__ = [
     "BrokerError",
+    "CloseCode",
     "CloseConnection",
     "CloseFrame",
     "ConnectionClosedError",
@@ -64,11 +67,32 @@ __all__ = [
     "RPCTimeoutError",
     "RateLimitError",
     "Reconnect",
+    "SubprotocolError",
     "SubscriptionError",
     "WebSocketError",
     "WebSocketException",
     "WorkerError",
 ]
+
+
+class CloseCode(enum.IntEnum):
+    """Close codes by their names (RFC 6455 section 7.4.1, and the IANA registry)."""
+
+    NORMAL_CLOSURE = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003
+    NO_STATUS_RECEIVED = 1005
+    ABNORMAL_CLOSURE = 1006
+    INVALID_PAYLOAD = 1007
+    POLICY_VIOLATION = 1008
+    MESSAGE_TOO_BIG = 1009
+    MANDATORY_EXTENSION = 1010
+    INTERNAL_ERROR = 1011
+    SERVICE_RESTART = 1012
+    TRY_AGAIN_LATER = 1013
+    BAD_GATEWAY = 1014
+    TLS_HANDSHAKE = 1015
 
 
 class CloseFrame(NamedTuple):
@@ -183,11 +207,32 @@ class MessageError(WebSocketError):
 
     Attributes:
         message: the message in question, which has been taken from the queue; None where there is none.
+        close_code: what the connection is closed with where a handler lets this escape: 1002 for a message
+            of another kind. None for 1011, as for any other exception.
     """
+
+    close_code: int | None = None
 
     def __init__(self, text: str, message: object = None) -> None:
         super().__init__(text)
         self.message = message
+
+
+class SubprotocolError(WebSocketError, ValueError):
+    """``accept()`` names a subprotocol that the client did not offer (RFC 6455 section 4.2.2).
+
+    Attributes:
+        subprotocol: the one named.
+        offered: those that the client offered.
+    """
+
+    def __init__(self, subprotocol: str, offered: Sequence[str]) -> None:
+        super().__init__(
+            f"the client did not offer the subprotocol {subprotocol!r}; it offered"
+            f" {shown(', '.join(offered), 150) or 'none'}"
+        )
+        self.subprotocol = subprotocol
+        self.offered = offered
 
 
 class PacketError(WebSocketError):

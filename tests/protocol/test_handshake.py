@@ -230,7 +230,7 @@ def test_accept_with_everything() -> None:
 
 def test_accept_refuses_what_cannot_be_sent() -> None:
     request = upgrade({"Sec-WebSocket-Protocol": "a"})
-    with pytest.raises(ValueError, match=r"did not offer the subprotocol 'b'; choose from \['a'\]"):
+    with pytest.raises(ValueError, match="did not offer the subprotocol 'b'; it offered a"):
         accept_response(request, subprotocol="b")
     with pytest.raises(ValueError, match="control character"):
         accept_response(request, headers=[("X", "a\r\nY: b")])

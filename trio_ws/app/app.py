@@ -28,6 +28,7 @@ from trio_ws.app.docs import DocsPage
 from trio_ws.app.javascript import ClientModule
 from trio_ws.app.lifespan import run_lifespans
 from trio_ws.codecs.registry import SUBPROTOCOLS
+from trio_ws.decoding import JSONAdapter
 from trio_ws.hosting.asgi import ASGIApp
 from trio_ws.logs import logger_for
 from trio_ws.protocol.handshake import check_subprotocols
@@ -66,14 +67,18 @@ class App(Router):
     Args:
         debug: as a server's ``debug``: an unexpected exception of a WebSocket's function ends the server and
             leaves its block as it was raised. The traceback of an HTTP function's goes to the client.
+        json: what encodes and decodes JSON in the functions of this App, such as `json` or orjson: a module
+            with ``dumps`` and ``loads``, or with ``encode`` and ``decode``. Default: msgspec. Types that
+            ``receive_json`` and ``request.json`` are given are validated by msgspec in any case.
 
     Attributes:
         debug: the same, and may be changed before the App is served.
         state: a place for what the functions of the App share, such as a pool that its lifespan opens.
     """
 
-    def __init__(self, debug: bool = False) -> None:
+    def __init__(self, debug: bool = False, *, json: Any = None) -> None:
         self.debug = debug
+        self._json = JSONAdapter(json) if json is not None else None
         self.state = types.SimpleNamespace()
         self._websockets: Table[Route] = Table()
         self._https: Table[Route] = Table()
@@ -112,7 +117,17 @@ class App(Router):
                     f" write app.mount({path!r}, {name_of(function)})"
                 )
             wanted = check_function(function, "WebSocket", pattern)
-            self._add(Route(pattern, (self._middleware,), function, is_async(function), wanted, offered))
+            self._add(
+                Route(
+                    pattern,
+                    (self._middleware,),
+                    function,
+                    is_async(function),
+                    wanted,
+                    offered,
+                    json=self._json,
+                )
+            )
             return function
 
         return add
@@ -139,7 +154,15 @@ class App(Router):
         def add(function: F) -> F:
             wanted = check_function(function, "Request", pattern)
             self._add(
-                Route(pattern, (self._middleware,), function, is_async(function), wanted, methods=names)
+                Route(
+                    pattern,
+                    (self._middleware,),
+                    function,
+                    is_async(function),
+                    wanted,
+                    methods=names,
+                    json=self._json,
+                )
             )
             return function
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
+from trio_ws.decoding import JSONAdapter
 from trio_ws.errors import MessageError
 from trio_ws.logs import logger_for, shown
 from trio_ws.rpc.handler import WebSocketHandler
@@ -30,6 +31,9 @@ __all__ = ["Middleware", "Next", "Route", "answer", "serve"]
 
 logger = logger_for("trio_ws.app")
 
+#: Results of HTTP functions that are sent as they are.
+_NO_JSON = (HTTPResponse, str, bytes, bytearray, memoryview, type(None))
+
 Next = Callable[["WebSocket"], Awaitable[None]]
 Middleware = Callable[["WebSocket", Next], Awaitable[object]]
 
@@ -45,6 +49,7 @@ class Route:
     wanted: tuple[str, ...] = ()  # parameters of the path that go to it as keyword arguments
     subprotocols: tuple[str, ...] | None = None
     methods: tuple[str, ...] = ()  # of HTTP; none for a WebSocket
+    json: JSONAdapter | None = None  # of the App that it was added to
 
     def under(self, prefix: Pattern, middleware: list[Middleware]) -> Route:
         """The same, as the App sees it that has mounted this one's."""
@@ -57,6 +62,8 @@ class Route:
 @enable_ki_protection
 async def serve(route: Route, params: dict[str, Any], ws: WebSocket, shared: ServerResources) -> object:
     """Serve one connection, through all middleware; give what `Entry.serve` gives."""
+    ws.request._path_params = params
+    ws.request._json = route.json
     chain = [one for of_app in route.middleware for one in of_app]
     if chain:
         await _Next(chain, 0, functools.partial(_serve_inner, route, params, shared))(ws)
@@ -92,7 +99,7 @@ class _Next:
 @enable_ki_protection
 async def _serve_inner(route: Route, params: dict[str, Any], shared: ServerResources, ws: WebSocket) -> None:
     function = route.function
-    wanted = {name: params[name] for name in route.wanted}
+    wanted = {name: params.get(name, ws.request) for name in route.wanted}
     if isinstance(function, WebSocketHandler):
         await function._serve(ws, shared.task_pool, debug=shared.debug)
     elif route.awaits:
@@ -105,6 +112,7 @@ async def _serve_inner(route: Route, params: dict[str, Any], shared: ServerResou
 async def answer(route: Route, params: dict[str, Any], request: Request, shared: ServerResources) -> bytes:
     """Answer one plain request: the bytes of the response."""
     request._path_params = params
+    request._json = route.json
     function = functools.partial(route.function, request, **{name: params[name] for name in route.wanted})
     head_only = request.method == "HEAD"
     try:
@@ -112,6 +120,9 @@ async def answer(route: Route, params: dict[str, Any], request: Request, shared:
             result = await _run_user(function)
         else:
             result = await call_in_thread(function, shared.threads)
+        if route.json is not None and not isinstance(result, _NO_JSON):
+            json = [("Content-Type", "application/json")]
+            result = HTTPResponse(headers=json, body=route.json.encode(result))
         # It may have been changed since it was made.
         return encode_response(as_response(result), head_only=head_only)
     except BaseException as exc:  # noqa: BLE001 - judged there

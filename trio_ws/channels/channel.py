@@ -66,7 +66,7 @@ class PublishedMessage:
         position: where it stands in its channel, if that keeps a history.
     """
 
-    __slots__ = ("_data", "_frames", "channel", "encoded", "order", "position", "size", "skip")
+    __slots__ = ("_data", "_frames", "_marks", "channel", "encoded", "order", "position", "size", "skip")
 
     #: What it adds to the counter of delivered messages.
     counts = 1
@@ -78,7 +78,10 @@ class PublishedMessage:
         encoded: bytes,
         order: int,
         skip: frozenset[ConnectionSubscriber] | None,
+        given: Packet | None = None,
     ) -> None:
+        # Timestamp and correlation id of a packet that was published.
+        self._marks = None if given is None else (given.timestamp, given.correlation_id)
         self.channel = channel
         self._data = data  # until `finalize`
         self.encoded = encoded
@@ -112,7 +115,12 @@ class PublishedMessage:
         source = PacketSource.CHANNEL if name is not None else PacketSource.BROADCAST
         data = _from_msgpack(self.encoded) if self._data is _SETTLED else self._data
         position = self.position if dialect.supports_extensions else None
-        return Packet(source, data, name, position=position)
+        return self._marked(Packet(source, data, name, position=position))
+
+    def _marked(self, packet: Packet) -> Packet:
+        if self._marks is not None:
+            packet.timestamp, packet.correlation_id = self._marks
+        return packet
 
     def finalize(self) -> None:
         """Record the size of the frames made so far, and release the publisher's object."""
@@ -122,7 +130,7 @@ class PublishedMessage:
     def packet(self) -> Packet:
         """Return the message as other processes receive it: a copy that the publisher does not share."""
         data = _from_msgpack(self.encoded)
-        return Packet(PacketSource.CHANNEL, data, self.channel.name, position=self.position)
+        return self._marked(Packet(PacketSource.CHANNEL, data, self.channel.name, position=self.position))
 
     def size_now(self) -> int:
         """Return its size with all frames that were made of it so far."""
@@ -134,6 +142,7 @@ class PublishedMessage:
             return self
         kept = PublishedMessage(self.channel, self._data, self.encoded, self.order, None)
         kept.position, kept.size, kept._frames = self.position, self.size, self._frames
+        kept._marks = self._marks
         return kept
 
 

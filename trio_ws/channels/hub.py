@@ -34,6 +34,7 @@ from trio_ws.channels.history import Start
 from trio_ws.channels.names import Globs, check_name, check_names, is_glob
 from trio_ws.channels.recovery import catch_up_task, check_starts, recovery_of, tell_gap
 from trio_ws.channels.subscription import MAX_BYTES, Subscription
+from trio_ws.codecs.base import Packet, PacketSource
 from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError
 from trio_ws.logs import logger_for, shown
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from trio_ws.channels.names import Glob
     from trio_ws.channels.recovery import After
     from trio_ws.channels.subscription import Policy
-    from trio_ws.codecs.base import Packet, Position
+    from trio_ws.codecs.base import Position
     from trio_ws.predicates import Predicate, PredicateLike
 
 __all__ = ["ChannelStatistics", "Hub", "HubStatistics", "share"]
@@ -109,8 +110,27 @@ class _Shared(msgspec.Struct, array_like=True):
     predicate: msgspec.Raw = _NO_PREDICATE
 
 
+class _SharedPacket(_Shared, array_like=True):
+    """The same for a message that was a `Packet`."""
+
+    timestamp: float | None = None
+    correlation_id: Any = None
+
+
+def _without_packet(data: Any, source: PacketSource, name: str | None) -> tuple[Any, Packet | None]:
+    """The data of what is published, and the `Packet` that it was, if it was one."""
+    if not isinstance(data, Packet):
+        return data, None
+    if data.source is not source or data.rpc is not None:
+        what = "publish() takes" if source is PacketSource.CHANNEL else "broadcast() takes"
+        raise PacketError(f"{what} packets of source {source.name}, not {data.source.name}")
+    if data.channel not in (None, name):
+        raise PacketError(f"the packet names the channel {data.channel!r}, not {name!r}")
+    return data.data, data
+
+
 _to_msgpack = msgspec.msgpack.Encoder().encode
-_from_msgpack = msgspec.msgpack.Decoder(_Shared).decode
+_from_msgpack = msgspec.msgpack.Decoder(_SharedPacket).decode
 _any_msgpack = msgspec.msgpack.Decoder().decode
 
 
@@ -148,7 +168,8 @@ class Hub:
 
         Args:
             name: the name of the channel. Glob characters have no meaning here.
-            data: any value that msgpack can encode. Task subscriptions receive it decoded, as clients do.
+            data: any value that msgpack can encode. Task subscriptions receive it decoded, as clients do. A
+                `Packet` of source CHANNEL is published with its ``timestamp`` and ``correlation_id``.
             exclude: connections to skip.
             predicate: only connections that satisfy it receive the message. An exception counts as false and
                 is logged. With a broker it must be built from `Has`, `Is`, `IsEqual`, `Any` and `All`, which
@@ -158,14 +179,16 @@ class Hub:
             The number of subscribers in this process. Their policies may still drop the message.
 
         Raises:
-            PacketError: ``data`` cannot be encoded; nobody receives it.
+            PacketError: ``data`` cannot be encoded, or is a packet of another source or channel; nobody
+                receives it.
             ValueError, TypeError: the name or the predicate is invalid.
             trio.WouldBlock: a subscription with the policy ``"block"`` is full; nobody receives it. See
                 `publish_wait`.
         """
         check_name(name)
+        data, given = _without_packet(data, PacketSource.CHANNEL, name)
         encoded = encode(data)
-        packed = self._pack(encoded, predicate)
+        packed = self._pack(encoded, predicate, given)
         channel = self._find(name)
         if self._histories is not None:
             channel = self._histories.prepare(name, channel)
@@ -173,7 +196,7 @@ class Hub:
         if channel is not None:
             if any(member.inbox.policy == "block" and member.inbox.full for member in channel.inboxes):
                 raise trio.WouldBlock
-            count = self._append(channel, data, encoded, exclude, predicate)
+            count = self._append(channel, data, encoded, exclude, predicate, given)
         if packed is not None and self._broker is not None:
             self._broker.publish(f"{self._namespace}:{name}", packed)
         return count
@@ -205,16 +228,17 @@ class Hub:
     ) -> int:
         """Publish ``data`` to all connections, subscribed or not. Otherwise like `publish`.
 
-        The handler's ``channel_policy`` applies to slow connections.
+        The handler's ``channel_policy`` applies to slow connections. A `Packet` must be of source BROADCAST.
         """
+        data, given = _without_packet(data, PacketSource.BROADCAST, None)
         encoded = encode(data)
-        packed = self._pack(encoded, predicate)
-        count = self._append(self._everyone, data, encoded, exclude, predicate)
+        packed = self._pack(encoded, predicate, given)
+        count = self._append(self._everyone, data, encoded, exclude, predicate, given)
         if packed is not None and self._broker is not None:
             self._broker.publish(f"{self._namespace}:", packed)
         return count
 
-    def _pack(self, encoded: bytes, predicate: PredicateLike | None) -> bytes | None:
+    def _pack(self, encoded: bytes, predicate: PredicateLike | None, given: Packet | None) -> bytes | None:
         if predicate is not None:
             check_predicate(predicate)
         if self._broker is None:
@@ -228,6 +252,12 @@ class Hub:
                 raise PacketError(f"cannot send {predicate!r} to other processes: {exc}") from exc
             if len(packed) > _MAX_PREDICATE:
                 raise PacketError(f"the predicate exceeds {_MAX_PREDICATE} bytes, the limit with a broker")
+        if given is not None:
+            marks = given.timestamp, given.correlation_id
+            try:
+                return _to_msgpack(_SharedPacket(msgspec.Raw(encoded), packed, *marks))
+            except Exception as exc:
+                raise PacketError(f"cannot publish this packet: {exc}") from exc
         return _to_msgpack(_Shared(msgspec.Raw(encoded), packed))
 
     def _append(
@@ -237,12 +267,13 @@ class Hub:
         encoded: bytes,
         exclude: Iterable[Any],
         predicate: PredicateLike | None,
+        given: Packet | None = None,
     ) -> int:
         history = channel.history
         excluded = frozenset(exclude)
         skip = self._skip(channel, excluded, predicate)
         self._order += 1
-        entry = PublishedMessage(channel, data, encoded, self._order, skip)
+        entry = PublishedMessage(channel, data, encoded, self._order, skip, given)
         if history is not None:
             entry.position = history.next_position
         for codec, deflate in channel.encodings():
@@ -318,7 +349,11 @@ class Hub:
         if channel is None:
             return
         try:
-            self._append(channel, data, bytes(shared.data), (), predicate)
+            given = None
+            if shared.timestamp is not None or shared.correlation_id is not None:
+                marks = shared.timestamp, shared.correlation_id
+                given = Packet(PacketSource.CHANNEL, None, None, None, *marks)
+            self._append(channel, data, bytes(shared.data), (), predicate, given)
         except PacketError as exc:
             self._reject(name, str(exc))
 

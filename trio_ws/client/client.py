@@ -81,6 +81,8 @@ class WebSocketClient:
             which is spoken or connecting fails. The first three need a server that agrees to them; JSON-RPC
             servers know no subprotocol as a rule, and need not. By default ``trio-ws.v1`` and
             ``webshocket.v1`` are offered, and JSON is spoken with a server that knows neither.
+        subprotocols: more to offer, behind those of the dialects: such as a token, as browsers have to send
+            it. JSON is spoken with a server that agrees to one of them.
         headers: more request headers. A mapping is read for each try to connect. Or a function without
             arguments, async or not, that gives them for each try, such as one that fetches a token. Where it
             raises, the try has failed: it is logged with its traceback, and ``reconnect`` decides on another.
@@ -120,7 +122,7 @@ class WebSocketClient:
         self._dialect = dialect
         self._subprotocols: Sequence[str] = _DIALECTS[dialect]
         self._handler = _make_handler(handler)
-        self._config = replace(config, subprotocols=tuple(self._subprotocols))
+        self._config = replace(config, subprotocols=(*self._subprotocols, *config.subprotocols))
         self._attempts: ConnectAttempts | None = None
         self._autoconnect = autoconnect
         self._manager: Any = None
@@ -300,7 +302,10 @@ class WebSocketClient:
     # -- packets ------------------------------------------------------------------------------------
 
     async def send(self, data: Any) -> None:
-        """Send a packet that is no call. Waits, raises and is cancelled as `WebSocket.send`."""
+        """Send a packet that is no call. Waits, raises and is cancelled as `WebSocket.send`.
+
+        Data that is a `Packet` is sent as it is.
+        """
         await self._outgoing.send(data)
 
     async def recv(self) -> Packet | None:

@@ -353,7 +353,15 @@ class Codec(ABC):
     def data(
         self, data: Any, *, source: PacketSource = PacketSource.CUSTOM, channel: str | None = None
     ) -> bytes:
-        """A packet of data, from its parts."""
+        """A packet of data, from its parts. Data that is a `Packet` goes out as it is.
+
+        Raises:
+            PacketError: it cannot be encoded, or the packet is a call or an answer.
+        """
+        if isinstance(data, Packet):
+            if data.source is PacketSource.RPC or data.rpc is not None:
+                raise PacketError("a packet of source RPC cannot be sent; use call() or stream()")
+            return self.packet(data)
         return self.packet(Packet(source, data, channel))
 
 

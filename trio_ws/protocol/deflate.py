@@ -241,6 +241,7 @@ class PerMessageDeflate(Extension):
         theirs = params.client_max_window_bits, params.client_no_context_takeover
         if client:
             ours, theirs = theirs, ours
+        self.agreed = _NAME  # as the header says it, with its parameters
         self._out_bits, self._out_forgets = ours
         in_bits, self._in_forgets = theirs
         self._in_bits = max(in_bits, _LEAST_BITS)

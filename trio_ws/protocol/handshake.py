@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 import h11
 from wsproto.utilities import generate_accept_token, generate_nonce
 
-from trio_ws.errors import ConnectionFailedError, HandshakeRejectedError
+from trio_ws.errors import ConnectionFailedError, HandshakeRejectedError, SubprotocolError
 from trio_ws.protocol.http import (
     Headers,
     HTTPError,
@@ -216,9 +216,7 @@ def accept_response(
     if subprotocol is not None:
         offers = offered_subprotocols(request)
         if subprotocol not in offers:
-            raise ValueError(
-                f"the client did not offer the subprotocol {subprotocol!r}; choose from {offers}"
-            )
+            raise SubprotocolError(subprotocol, offers)
         parts.append(b"Sec-WebSocket-Protocol: %s\r\n" % subprotocol.encode("ascii"))
     if extensions is not None:
         parts += [b"%s: %s\r\n" % item for item in encode_headers([("Sec-WebSocket-Extensions", extensions)])]

@@ -20,6 +20,7 @@ from trio_ws.decoding import decode_json
 from trio_ws.logs import shown
 
 if TYPE_CHECKING:
+    from trio_ws.decoding import JSONAdapter
     from trio_ws.protocol.tls import TLSInfo
 
 __all__ = [
@@ -69,8 +70,9 @@ class HTTPError(Exception):
 class Headers:
     """Header fields as they came: order, duplicates and case of names kept; immutable.
 
-    It iterates over its fields, each a name and a value, and ``"name" in headers`` asks for a name. Names are
-    looked up without regard to case (RFC 9110 section 5.1).
+    ``headers["name"]`` is the first value of that name, and ``"name" in headers`` asks for one. Names are
+    looked up without regard to case (RFC 9110 section 5.1). It iterates over its fields, each a name and a
+    value.
     """
 
     # Not a Sequence by inheritance: type checkers would hold that only a pair can be in it.
@@ -97,13 +99,32 @@ class Headers:
         return isinstance(name, str) and self.get(name) is not None
 
     @overload
+    def __getitem__(self, index: str) -> str: ...
+    @overload
     def __getitem__(self, index: int) -> tuple[str, str]: ...
     @overload
     def __getitem__(self, index: slice) -> Headers: ...
-    def __getitem__(self, index: int | slice) -> tuple[str, str] | Headers:
+    def __getitem__(self, index: str | int | slice) -> str | tuple[str, str] | Headers:
+        if isinstance(index, str):
+            value = self.get(index)
+            if value is None:
+                raise KeyError(index)
+            return value
         if isinstance(index, slice):
             return Headers(self._items[index])
         return self._items[index]
+
+    def keys(self) -> list[str]:
+        """The names in order, each once, as they came first."""
+        return list({name.lower(): name for name, _ in reversed(self._items)}.values())[::-1]
+
+    def values(self) -> list[str]:
+        """All values in order."""
+        return [value for _, value in self._items]
+
+    def items(self) -> list[tuple[str, str]]:
+        """The fields in order, each a name and a value; the same as iterating."""
+        return list(self._items)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._items)
@@ -146,7 +167,7 @@ class Request:
         tls: of the connection, or None without TLS. Behind a proxy it is what the proxy speaks.
     """
 
-    __slots__ = ("_forwarded", "_head", "_path_params", "body", "client_address", "tls")
+    __slots__ = ("_forwarded", "_head", "_json", "_path_params", "body", "client_address", "tls")
 
     def __init__(self, head: bytes, body: bytes = b"", path_params: dict[str, Any] | None = None) -> None:
         # The head has been checked by one of the lanes: a request line, then one CRLF-ended line for each
@@ -155,6 +176,7 @@ class Request:
         self.body = body
         self._path_params = path_params
         self._forwarded: Forwarded | None = None
+        self._json: JSONAdapter | None = None  # of the App
         self.client_address: Any = None
         self.tls: TLSInfo | None = None
 
@@ -162,6 +184,28 @@ class Request:
     def path_params(self) -> dict[str, Any]:
         """What the route of an `App` took from the path; empty without one."""
         return self._path_params if self._path_params is not None else {}
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The same as `path_params`."""
+        return self.path_params
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The cookies by their names (RFC 6265 section 4.2), without the quotes around a value. A new dict.
+
+        Of several with one name it is the first, which browsers send for the longest path.
+        """
+        cookies: dict[str, str] = {}
+        for value in self.raw_values(b"cookie"):
+            for pair in value.decode("latin-1").split(";"):
+                name, equals, text = pair.partition("=")
+                text = text.strip(" \t")
+                if len(text) >= 2 and text[0] == text[-1] == '"':
+                    text = text[1:-1]
+                if equals:
+                    cookies.setdefault(name.strip(" \t"), text)
+        return cookies
 
     @overload
     def json(self) -> Any: ...
@@ -174,7 +218,7 @@ class Request:
             MessageError: the body is no JSON, or not of that type; the text has the path to the bad value.
                 Where an HTTP handler of an `App` lets it escape, the client gets it with status 400.
         """
-        return decode_json("body", self.body, type, self)
+        return decode_json("body", self.body, type, self, self._json)
 
     @property
     def head(self) -> bytes:

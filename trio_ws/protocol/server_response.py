@@ -44,6 +44,7 @@ def answer_upgrade(
             compression=compression,
             max_message_size=options.max_message_size,
         )
+        deflate.agreed = agreed[0]
     return response, subprotocol, deflate
 
 

@@ -201,12 +201,22 @@ class ClientConnection(Generic[State]):
         if self._session is None and self._on_accept is not None and self._ws.connected:
             self._on_accept()
 
-    async def reject(self, status: int = 403, body: bytes | str = b"") -> None:
-        """Refuse the client from within ``on_connect`` with an HTTP status (RFC 6455 section 4.2.2)."""
-        await self._ws.reject(status, body=body)
+    async def reject(
+        self, status: int = 403, body: bytes | str = b"", headers: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        """Refuse the client from within ``on_connect`` with an HTTP status (RFC 6455 section 4.2.2).
+
+        Args:
+            status: an HTTP status from 200 to 599.
+            body: the response body; text is sent as UTF-8.
+            headers: more response headers.
+        """
+        await self._ws.reject(status, headers, body)
 
     async def send(self, data: Any) -> None:
         """Send a packet that is no call. Waits, raises and is cancelled as `WebSocket.send`.
+
+        Data that is a `Packet` is sent as it is.
 
         Raises:
             PacketError: ``data`` cannot be encoded; nothing was sent.

@@ -23,7 +23,7 @@ import trio
 from trio.lowlevel import current_task, disable_ki_protection, enable_ki_protection
 
 from trio_ws._nurseries import unwrap_exception_group
-from trio_ws.errors import ConnectionClosedError
+from trio_ws.errors import ConnectionClosedError, MessageError, SubprotocolError
 from trio_ws.logs import logger_for, shown
 from trio_ws.protocol.http import HTTPError, http_response
 from trio_ws.protocol.http_parser import RequestReader
@@ -77,6 +77,8 @@ logger = logger_for("trio_ws.server")
 
 #: Close reason if the system cannot start another thread.
 _NO_THREAD = "no thread left"
+#: What a client is told that does not offer what ``accept(subprotocol=...)`` names.
+_NO_SUBPROTOCOL = "the handler needs a subprotocol that was not offered"
 
 
 class _PendingClient:
@@ -482,6 +484,8 @@ class ClientTasks:
                 code, reason = self._close_code_for(ws, exc)
             if code == 1011 and ws._closing.state == CONNECTING:
                 await ws.reject(500)
+            if reason == _NO_SUBPROTOCOL and ws._closing.state == CONNECTING:
+                await ws.reject(400, (), f"{_NO_SUBPROTOCOL}\n")
             if reason == _NO_THREAD and ws._closing.state == CONNECTING:
                 await ws.reject(503, [("Retry-After", "1")], f"{_NO_THREAD}\n")
             if over and not ws.closed:
@@ -514,6 +518,15 @@ class ClientTasks:
         close = close_of(failures[0]) if len(failures) == 1 else None
         if close is not None:
             return close
+        if len(failures) == 1 and isinstance(failures[0], MessageError) and failures[0].close_code:
+            return failures[0].close_code, str(failures[0])
+        if (
+            len(failures) == 1
+            and isinstance(failures[0], SubprotocolError)
+            and ws._closing.state == CONNECTING
+        ):
+            logger.warning("refused a client at %s: %s", shown(ws.path), failures[0], extra=log_extra(ws))
+            return 1002, _NO_SUBPROTOCOL
         if self._debug:
             if self._failure is None:
                 self._failure = exc

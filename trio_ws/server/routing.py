@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Pattern", "Table", "check_function", "is_async", "name_of"]
+__all__ = ["REQUEST", "Pattern", "Table", "check_function", "is_async", "name_of"]
 
 
 class _Converter(NamedTuple):
@@ -187,6 +187,9 @@ def _rank(route: Routed) -> tuple[tuple[int, int], ...]:
     return route.pattern.rank
 
 
+#: The name of a parameter that gets a WebSocket's opening request, as in Cello.
+REQUEST = "request"
+
 _BY_NAME = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
 
 # -- functions --------------------------------------------------------------------------------------
@@ -219,7 +222,8 @@ def check_function(function: object, first: str, pattern: Pattern | None = None)
         pattern: the path of its route, or None.
 
     Returns:
-        The path parameters that it accepts as keyword arguments.
+        The path parameters that it accepts as keyword arguments, and ``"request"``, where a handler of
+        WebSockets takes the opening request under that name.
 
     Raises:
         TypeError: it is not a function, is a generator, or has another signature.
@@ -260,12 +264,20 @@ def check_function(function: object, first: str, pattern: Pattern | None = None)
         if parameter.name in params and parameter.kind != inspect.Parameter.POSITIONAL_ONLY:
             _check_annotation(function, parameter, params[parameter.name])
             wanted.append(parameter.name)
+        elif _takes_request(parameter, first):
+            wanted.append(parameter.name)
         elif parameter.default is inspect.Parameter.empty:
             where = f"the path {pattern.path!r} has no {{{parameter.name}}}" if pattern else "it has no path"
             raise TypeError(
                 f"the handler {name_of(function)} requires parameter {parameter.name!r}, but {where}"
             )
     return tuple(wanted)
+
+
+def _takes_request(parameter: inspect.Parameter, first: str) -> bool:
+    required = parameter.default is inspect.Parameter.empty
+    named = parameter.name == REQUEST and parameter.kind != inspect.Parameter.POSITIONAL_ONLY
+    return first == "WebSocket" and named and required
 
 
 def _check_annotation(function: object, parameter: inspect.Parameter, given: Callable[[str], Any]) -> None:

@@ -26,7 +26,7 @@ from trio_ws.server.client_task import ClientTasks
 from trio_ws.server.config import ServerConfig, ServerSettings, server_config, tcp_address
 from trio_ws.server.listeners import is_loopback, open_listeners
 from trio_ws.server.router import Router, ServerResources
-from trio_ws.server.routing import is_async
+from trio_ws.server.routing import REQUEST, check_function, is_async
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.runtime import open_runtime
 
@@ -113,9 +113,12 @@ class WebSocketServer(ClientTasks):
             return self._hand_out
         if config.handler is not None:
             return self._call_handler
-        if config.router is None and not is_async(config.target):
+        if config.router is not None:
+            return config.target
+        self._takes_request = REQUEST in check_function(config.target, "WebSocket")
+        if not is_async(config.target):
             return self._call_in_thread
-        return config.target
+        return self._call_with_request if self._takes_request else config.target
 
     # -- what a user sees ---------------------------------------------------------------------------
 
@@ -135,18 +138,33 @@ class WebSocketServer(ClientTasks):
         return result
 
     async def serve_forever(self) -> None:
-        """Wait until cancelled, or until a handler's exception ends the server with ``debug``."""
+        """Wait until cancelled, or until a handler's exception ends the server with ``debug``.
+
+        Raises:
+            RuntimeError: the server's block was not entered, or was left.
+        """
+        self._check_entered()
         await trio.sleep_forever()
+
+    def _check_entered(self) -> None:
+        if self._state == "new":
+            raise RuntimeError(
+                "the server does not run yet; enter its block: async with WebSocketServer(...)"
+            )
+        if self._state == "closed":
+            raise RuntimeError("the server's block was left; make another WebSocketServer")
 
     async def accept(self) -> WebSocket:
         """Wait for the next client and return its open connection, which lives until it is closed.
 
         Raises:
-            RuntimeError: the server has a target, which gets the connections.
+            RuntimeError: the server has a target, which gets the connections; or its block was not entered.
             trio.ClosedResourceError: the server is shutting down.
         """
         if self._target != self._hand_out:
             raise RuntimeError("accept() requires a WebSocketServer without a target")
+        if self._state == "new":
+            self._check_entered()
         try:
             return await self._accepted.receive()
         except trio.EndOfChannel:
@@ -348,9 +366,13 @@ class WebSocketServer(ClientTasks):
     ) -> None:
         context.run(self._handlers.start_soon, self._finish_client, ws, rest)
 
+    async def _call_with_request(self, ws: WebSocket) -> object:
+        return await self._config.target(ws, request=ws.request)
+
     @enable_ki_protection
     async def _call_in_thread(self, ws: WebSocket) -> None:
-        await run_in_thread(self._config.target, ws, self._resources.threads, {})
+        more = {REQUEST: ws.request} if self._takes_request else {}
+        await run_in_thread(self._config.target, ws, self._resources.threads, more)
 
     async def _hand_out(self, ws: WebSocket) -> None:
         await ws.accept()

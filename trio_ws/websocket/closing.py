@@ -154,6 +154,10 @@ class ClosingHandshake:
         """The opening handshake is done."""
         self._set_state(OPEN)
 
+    def rejecting(self) -> None:
+        """The parts of an HTTP response follow, and nothing else."""
+        self._set_state(CLOSING)
+
     def rejected(self) -> None:
         """An HTTP response, which rejects the client, is in the write buffer: close behind it."""
         if self.state == CLOSED:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
@@ -24,14 +24,16 @@ import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from trio_ws.decoding import decode_json
-from trio_ws.errors import CloseFrame, MessageError, check_close
+from trio_ws.errors import CloseFrame, ConnectionClosedError, MessageError, check_close
 from trio_ws.logs import logger_for, shown
 from trio_ws.models import encode_model
 from trio_ws.protocol._accel import whole_frame
 from trio_ws.protocol.frames import BINARY, CONTINUATION, FIN, PING, PONG, RSV1, TEXT, Ping, Pong
 from trio_ws.protocol.framing import frame_pair, make_frame, masked_frame, server_frame
+from trio_ws.protocol.handshake import offered_subprotocols
+from trio_ws.protocol.http import comma_list
 from trio_ws.protocol.server_response import answer_refusal, answer_upgrade
-from trio_ws.wall import is_innermost
+from trio_ws.wall import is_innermost, judged, log_failure
 from trio_ws.websocket.closing import CLOSED, CLOSING, CONNECTING, OPEN, ClosingHandshake
 from trio_ws.websocket.deferred_frame import DEFLATED_AT_ONCE, DeferredFrame
 from trio_ws.websocket.frame_log import log_extra, with_frame_logging
@@ -53,12 +55,12 @@ from trio_ws.websocket.write_buffer import WriteBuffer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-    from trio_ws.errors import ConnectionClosedError
     from trio_ws.options import Options
     from trio_ws.protocol.deflate import PerMessageDeflate
     from trio_ws.protocol.frames import FrameReader
     from trio_ws.protocol.http import Headers, Request
     from trio_ws.protocol.tls import TLSInfo
+    from trio_ws.websocket.message import MessageType
     from trio_ws.websocket.readers import ConnectionObserver
     from trio_ws.websocket.runtime import ConnectionRuntime
     from trio_ws.websocket.transport import Transport
@@ -67,6 +69,8 @@ __all__ = ["WebSocket"]
 
 T = TypeVar("T")
 Data = str | BytesLike | WebSocketMessage | AsyncIterable[str] | AsyncIterable[BytesLike]
+
+ControlHooks = tuple[Callable[[bytes], object] | None, Callable[[bytes], object] | None]
 
 logger = logger_for("trio_ws.websocket")
 
@@ -105,6 +109,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         "__weakref__",
         "_client",
         "_closing",
+        "_control_hooks",
         "_deflate",
         "_fragmenting",
         "_letting_in",
@@ -150,6 +155,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         write_buffer.on_broken = closing.write_failed
         self._reader = Reader(self, transport, receive_buffer, closing, runtime)
         self._liveness = Liveness(receive_buffer, write_buffer, closing, client=client)
+        self._control_hooks: ControlHooks = (None, None)  # for pings, and for pongs that nobody asked for
         # The opening handshake.
         self._request = request
         self._trailing = trailing  # what came behind the request
@@ -244,7 +250,9 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
         Raises:
             RuntimeError: it was accepted or rejected already.
-            ValueError: the client did not offer that subprotocol, or a header is not legal.
+            SubprotocolError: the client did not offer that subprotocol. Where a handler lets it escape, the
+                client gets 400. It is a ValueError.
+            ValueError: a header is not legal.
         """
         await checkpoint_if_cancelled()
         self._check_connecting("accept")
@@ -258,23 +266,50 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         self._open(deflate, trailing)
 
     async def reject(
-        self, status: int = 403, headers: Iterable[tuple[str, str]] = (), body: bytes | str = b""
+        self,
+        status: int = 403,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes | str | AsyncIterable[bytes | str] = b"",
     ) -> None:
         """Refuse the client with an HTTP response (RFC 6455 section 4.2.2), and close the connection.
 
         Args:
             status: an HTTP status from 200 to 599.
             headers: the response headers; Content-Length and Connection are added.
-            body: the response body; text is sent as UTF-8.
+            body: the response body, or its parts one after the other; text is sent as UTF-8.
 
         Raises:
             RuntimeError: it was accepted or rejected already.
         """
         await checkpoint_if_cancelled()
         self._check_connecting("reject")
+        if isinstance(body, AsyncIterable):
+            await self._reject_in_parts(status, headers, body)
+            return
         response = answer_refusal(status, headers, body)
         self._closing.refuse_messages()
         self._reject_with(response)
+
+    async def _reject_in_parts(
+        self, status: int, headers: Iterable[tuple[str, str]], parts: AsyncIterable[bytes | str]
+    ) -> None:
+        # Without a length, the end of the connection is the end of the body (RFC 9112 section 6.3).
+        head = answer_refusal(status, headers, b"").replace(b"Content-Length: 0\r\n", b"", 1)
+        self._closing.refuse_messages()
+        self._closing.rejecting()
+        write_buffer = self._write_buffer
+        try:
+            write_buffer.write(head)
+            async for part in parts:
+                write_buffer.write(part.encode() if isinstance(part, str) else bytes(part))
+                while write_buffer.size >= self._options.send_high_water and not write_buffer.broken:
+                    await write_buffer.writable.wait()
+                if write_buffer.broken:
+                    raise self._closing.closed_error()
+        except BaseException:
+            self._closing.abort(None)
+            raise
+        self._reject_with(b"")
 
     def _check_connecting(self, what: str) -> None:
         if self._closing.state != CONNECTING:
@@ -311,7 +346,10 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
                 if self._closing.state == OPEN:
                     pong = make_frame(FIN | PONG, event.payload, masked=self._client)
                     self._write_buffer.write_control(pong, pong=True)
+                    self._show_control(0, event.payload)
             elif isinstance(event, Pong):
+                if self._control_hooks[1] is not None and not self._liveness.awaits(event.payload):
+                    self._show_control(1, event.payload)
                 if self._liveness.on_pong(event.payload):
                     self._runtime.keepalive.pong_received(self._liveness)
             elif isinstance(event, CloseFrame):
@@ -319,6 +357,14 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             else:
                 self._closing.on_violation(event)
         self._write_buffer.flush()
+
+    def _show_control(self, which: int, payload: bytes) -> None:
+        hook = self._control_hooks[which]
+        if hook is not None:
+            try:
+                hook(payload)
+            except BaseException as exc:  # noqa: BLE001 - judged there
+                log_failure(logger, "on_ping or on_pong failed", exc=judged(exc), extra=log_extra(self))
 
     def _start_close_timer(self) -> None:
         self._runtime.keepalive.start_close_timer(self._liveness)
@@ -371,8 +417,12 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
     # -- receiving ----------------------------------------------------------------------------------
 
-    async def recv(self) -> WebSocketMessage | None:
+    async def recv(self, *, none_when_lost: bool = False) -> WebSocketMessage | None:
         """Wait for the next message.
+
+        Args:
+            none_when_lost: give None also where the connection ended in any other way than a clean close, so
+                that what follows a loop runs in any case. `close_code` tells the difference.
 
         Returns:
             The message, or None once the peer has closed cleanly (with code 1000, 1001 or none).
@@ -382,6 +432,11 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
         A cancellation loses no message.
         """
+        if none_when_lost:
+            try:
+                return await self.recv()
+            except ConnectionClosedError:
+                return None
         # The common cases of _next_message(), a message that is here and one that a single read brings. This
         # saves its coroutine, which would be made for each message and kept while none comes. __anext__ has
         # the same.
@@ -439,20 +494,21 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         """Wait for the next message, which must be text.
 
         Raises:
-            MessageError: it is binary; ``error.message`` has it.
+            MessageError: it is binary; ``error.message`` has it. Where a handler lets this escape, the
+                connection is closed with 1002 and its text.
             ConnectionClosedError: the connection ended, cleanly or not.
         """
         item = await self._next_or_raise()
         if isinstance(item, str):
             return item
-        raise MessageError("expected a text message and got a binary one", WebSocketMessage("binary", item))
+        raise _wrong_kind("expected a text message and got a binary one", "binary", item)
 
     async def receive_bytes(self) -> bytes:
         """Wait for the next message, which must be binary. Raises as `receive_text` does."""
         item = await self._next_or_raise()
         if isinstance(item, bytes):
             return item
-        raise MessageError("expected a binary message and got a text one", WebSocketMessage("text", item))
+        raise _wrong_kind("expected a binary message and got a text one", "text", item)
 
     @overload
     async def receive_json(self) -> Any: ...
@@ -466,7 +522,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             ConnectionClosedError: the connection ended, cleanly or not.
         """
         payload = await self._next_or_raise()
-        return decode_json("message", payload, type, payload)
+        return decode_json("message", payload, type, payload, self._request._json)
 
     def recv_streaming(self) -> AsyncIterator[str | bytes]:
         """Iterate over the parts of one message as they arrive: ``str`` of text, ``bytes`` of a binary one.
@@ -668,12 +724,13 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         await self.send_binary(data)
 
     async def send_json(self, obj: Any) -> None:
-        """Send ``obj`` as JSON text, encoded by msgspec. Waits and is cancelled as `send`.
+        """Send ``obj`` as JSON text, encoded by msgspec or by ``json`` of the App. Waits as `send`.
 
         Raises:
             TypeError: msgspec cannot encode it; nothing was sent.
         """
-        await self._send(TEXT, _encode_json(obj))
+        adapter = self._request._json
+        await self._send(TEXT, _encode_json(obj) if adapter is None else adapter.encode(obj))
 
     async def _send(self, opcode: int, payload: bytes) -> None:
         if len(payload) < _HUGE:
@@ -880,12 +937,15 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         Cancelled, it closes the transport at once: what is lost is the grace, never the closing.
 
         Args:
-            code: 1000, or another that may be sent (section 7.4).
+            code: 1000, or another that may be sent (section 7.4). 1005, 1006 and 1015, which an exception may
+                tell and which are never sent, are fine once the connection has begun to close.
             reason: at most 123 bytes of UTF-8.
 
         Raises:
             ValueError: the code may not be sent, or the reason is too long.
         """
+        if code in (1005, 1006, 1015) and self._closing.state >= CLOSING:
+            code = 1000  # the real one has been sent already, or nothing can be sent
         check_close(code, reason)
         if self._closing.state == CLOSED:
             # What the peer sent before it closed stays, for whoever comes to take it.
@@ -981,6 +1041,45 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         return self._subprotocol
 
     @property
+    def offered_subprotocols(self) -> list[str]:
+        """What the client offers, best first, without what is no token (RFC 6455 section 4.1)."""
+        return offered_subprotocols(self._request)
+
+    @property
+    def offered_extensions(self) -> list[str]:
+        """The extensions that the client offers, each with its parameters (RFC 6455 section 9.1)."""
+        return comma_list(self._request.raw_values(b"sec-websocket-extensions"))
+
+    @property
+    def extensions(self) -> list[str]:
+        """The extensions that both sides agreed on, each with its parameters; empty before that."""
+        if self._response_headers is not None:
+            values = self._response_headers.get_all("Sec-WebSocket-Extensions")
+            return comma_list(value.encode("latin-1") for value in values)
+        return [] if self._deflate is None else [self._deflate.agreed]
+
+    @property
+    def on_ping(self) -> Callable[[bytes], object] | None:
+        """A plain function that gets the payload of each ping of the peer's, which is answered in any case.
+
+        It is called as they arrive, between messages, and must be quick. What it raises is logged.
+        """
+        return self._control_hooks[0]
+
+    @on_ping.setter
+    def on_ping(self, function: Callable[[bytes], object] | None) -> None:
+        self._control_hooks = (function, self._control_hooks[1])
+
+    @property
+    def on_pong(self) -> Callable[[bytes], object] | None:
+        """The same for pongs that answer no ping of ours (RFC 6455 section 5.5.3)."""
+        return self._control_hooks[1]
+
+    @on_pong.setter
+    def on_pong(self, function: Callable[[bytes], object] | None) -> None:
+        self._control_hooks = (self._control_hooks[0], function)
+
+    @property
     def latency(self) -> float | None:
         """Seconds that the last ping, ours or keepalive's, took there and back; None before the first."""
         return self._liveness.latency
@@ -1046,6 +1145,11 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         """On a client, all headers of the server's answer; None on a server."""
         return self._response_headers
 
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The request's cookies by name. See `Request.cookies`."""
+        return self._request.cookies
+
     def header(self, name: str, default: str | None = None) -> str | None:
         """The first request header of that name, in any case."""
         return self._request.header(name, default)
@@ -1057,3 +1161,9 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             f"<WebSocket {self._number} {role} {state} '{shown(self._request.path, 50)}'"
             f" peer={self._transport.peer_address!r}>"
         )
+
+
+def _wrong_kind(text: str, kind: MessageType, item: str | bytes) -> MessageError:
+    error = MessageError(text, WebSocketMessage(kind, item))
+    error.close_code = 1002
+    return error

@@ -93,6 +93,10 @@ class Liveness:
         self.pings[payload] = trio.current_time()
         self._write_buffer.write_control(make_frame(FIN | PING, payload, masked=self._client))
 
+    def awaits(self, payload: bytes) -> bool:
+        """Whether a pong with this payload answers a ping of ours."""
+        return self.pings is not None and payload in self.pings
+
     def on_pong(self, payload: bytes) -> bool:
         """Take the answer to a ping. Returns whether it answers keepalive's."""
         pings = self.pings

@@ -46,7 +46,7 @@ class _Text:
         if message is None:
             return _text_message
         payload = message.payload
-        return payload if isinstance(payload, str) else None
+        return payload if isinstance(payload, str) and message.msg_type == "text" else None
 
 
 class WebSocketMessage(msgspec.Struct, frozen=True, gc=False):
