@@ -37,8 +37,8 @@ class JSONAdapter:
     """What encodes and decodes the JSON of an `App`.
 
     Args:
-        library: a module, or an object, with ``dumps`` and ``loads``, as `json` and orjson have them, or with
-            ``encode`` and ``decode``, as `msgspec.json` has them.
+        library: a module, or an object, with ``dumps`` and ``loads``, as json and orjson have them, or with
+            ``encode`` and ``decode``, as msgspec.json has them.
 
     Raises:
         TypeError: it has neither.

@@ -56,6 +56,7 @@ def samples() -> list[trio_ws.WebSocketError]:
         lost,
         trio_ws.ConnectionClosedLocallyError(1000, ""),
         trio_ws.MessageError("m", WebSocketMessage.text("x")),
+        trio_ws.Reconnect("r"),
         trio_ws.SubprotocolError("a", ["b"]),
         trio_ws.PacketError("p"),
         trio_ws.PacketValidationError("p"),

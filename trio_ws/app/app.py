@@ -67,7 +67,7 @@ class App(Router):
     Args:
         debug: as a server's ``debug``: an unexpected exception of a WebSocket's function ends the server and
             leaves its block as it was raised. The traceback of an HTTP function's goes to the client.
-        json: what encodes and decodes JSON in the functions of this App, such as `json` or orjson: a module
+        json: what encodes and decodes JSON in the functions of this App, such as orjson: a module
             with ``dumps`` and ``loads``, or with ``encode`` and ``decode``. Default: msgspec. Types that
             ``receive_json`` and ``request.json`` are given are validated by msgspec in any case.
 
