@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from typing import Any
+from typing import Annotated, Any
 
 import jsonschema
 import msgspec
@@ -185,6 +185,45 @@ def test_channels() -> None:
     document = trio_ws.Schema(Shop).asyncapi()
     assert document["channels"]["prices._"]["address"] == "prices.{part}"
     assert document["operations"]["news.publish"]["action"] == "send"
+
+
+def test_an_address_has_braces_for_parameters_alone() -> None:
+    class Braces(trio_ws.WebSocketHandler):
+        channel_types = {"a{b}.*.?": int, "50%": str}
+
+    channels = trio_ws.Schema(Braces).asyncapi()["channels"].values()
+    assert [(one["address"], list(one.get("parameters", ()))) for one in channels] == [
+        ("a%7Bb%7D.{part1}.{part2}", ["part1", "part2"]),
+        ("50%25", []),
+    ]
+
+
+class Inner(msgspec.Struct):
+    """Something in it."""
+
+
+class Outer(msgspec.Struct):
+    """A box.
+
+    Attributes:
+        inner: what is in it.
+        size: in metres,
+            on each side.
+    """
+
+    inner: Inner
+    size: Annotated[int, msgspec.Meta(ge=0)] = 1
+    other: Annotated[str, msgspec.Meta(description="its own")] = ""
+
+
+def test_fields_are_described_by_the_docstring_of_their_type() -> None:
+    class Boxes(trio_ws.WebSocketHandler):
+        channel_types = {"boxes": Outer}
+
+    described = trio_ws.Schema(Boxes).openrpc()["components"]["schemas"]["Outer"]
+    assert described["description"] == "A box."
+    texts = {name: one.get("description") for name, one in described["properties"].items()}
+    assert texts == {"inner": "what is in it.", "size": "in metres, on each side.", "other": "its own"}
 
 
 def test_asyncapi_of_an_app_has_a_server_for_each_handler() -> None:

@@ -256,6 +256,9 @@ def test_a_docstring_in_parts() -> None:
 
         Raises:
             some.Error: at times.
+
+        Attributes:
+            size: in bytes.
         And an end.
         """
     )
@@ -264,6 +267,7 @@ def test_a_docstring_in_parts() -> None:
     assert found.parameters == {"a": "one: two.", "rest": "others, over lines."}
     assert found.returns == "items of a stream."
     assert found.raises == {"some.Error": "at times."}
+    assert found.attributes == {"size": "in bytes."}
 
 
 @pytest.mark.parametrize("text", ["", "\n", "   "])

@@ -37,7 +37,7 @@ from trio_ws.rpc.client_connection import CONNECTION_POLICIES, ClientConnection,
 from trio_ws.rpc.methods import Method, allow_keyboard_interrupt, collect, make_method
 from trio_ws.rpc.rate_limit import Limiter
 from trio_ws.rpc.session import RPCSession
-from trio_ws.schema import Schema
+from trio_ws.schema import Schema, check_method
 from trio_ws.websocket.closing import CONNECTING
 from trio_ws.websocket.frame_log import log_extra
 
@@ -232,14 +232,10 @@ class WebSocketHandler(Generic[State]):
         method = make_method(func, alias_name, requires, limit)
         if method.name in self._methods:
             raise ValueError(f"there is a method {method.name!r} already; give another alias_name")
-        self._methods[method.name] = method
         if self.list_methods:
+            check_method(type(self).__name__, method, self.rpc_methods)
             self._schema = None
-            try:
-                self._schema = self.schema()
-            except BaseException:
-                del self._methods[method.name]
-                raise
+        self._methods[method.name] = method
 
     def schema(self) -> Schema:
         """The methods and channels as they are now, as OpenRPC, AsyncAPI and TypeScript.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trio_ws.schema.contract import check_method
 from trio_ws.schema.document import Schema
 
-__all__ = ["Schema"]
+__all__ = ["Schema", "check_method"]

@@ -178,7 +178,13 @@ def _address(name: str) -> tuple[str, list[str]]:
     count = sum(one is None for one in parts)
     parameters = [f"part{number}" if count > 1 else "part" for number in range(1, count + 1)]
     left = iter(parameters)
-    return "".join("{" + next(left) + "}" if one is None else one for one in parts), parameters
+    # Braces are parameters here, and nothing else.
+    address = ["{" + next(left) + "}" if one is None else re.sub(r"[{}%]", _percent, one) for one in parts]
+    return "".join(address), parameters
+
+
+def _percent(match: re.Match[str]) -> str:
+    return f"%{ord(match[0]):02X}"
 
 
 # -- packets ----------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ __all__ = [
     "HandlerContract",
     "MethodContract",
     "ParameterContract",
+    "check_method",
     "describe_predicate",
     "read_contracts",
 ]
@@ -231,11 +232,25 @@ def _types_of(handler: Describable) -> Iterable[tuple[str, Any, bool]]:
     name = type(handler).__name__
     _check_names(name, handler.rpc_methods)
     for method in handler.rpc_methods.values():
-        for one in method.parameters:
-            yield f"{name}: {method.name}: parameter {one.name}", one.type, False
-        yield f"{name}: {method.name}: the result", method.resolve_result(), True
+        yield from _types_of_method(name, method)
     for channel, kind in handler.channel_types.items():
         yield f"{name}: the channel {channel!r}", kind, True
+
+
+def _types_of_method(handler: str, method: _Method) -> Iterable[tuple[str, Any, bool]]:
+    for one in method.parameters:
+        yield f"{handler}: {method.name}: parameter {one.name}", one.type, False
+    yield f"{handler}: {method.name}: the result", method.resolve_result(), True
+
+
+def check_method(handler: str, method: _Method, names: Iterable[str]) -> None:
+    """See that a method can be described beside those of these names.
+
+    Raises:
+        TypeError, ValueError: as `read_contracts`.
+    """
+    _check_names(handler, [*names, method.name])
+    TypeSchemas(list(_types_of_method(handler, method)))
 
 
 def _read_handler(path: str, handler: Describable, schemas: Any) -> HandlerContract:

@@ -22,6 +22,7 @@ class Docstring:
         parameters: the texts of the section ``Args``, by name.
         returns: the text of ``Returns`` or ``Yields``.
         raises: the texts of ``Raises``, by the name of the exception.
+        attributes: the texts of ``Attributes``, by name.
     """
 
     summary: str = ""
@@ -29,6 +30,7 @@ class Docstring:
     parameters: dict[str, str] = field(default_factory=dict)
     returns: str = ""
     raises: dict[str, str] = field(default_factory=dict)
+    attributes: dict[str, str] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -57,6 +59,7 @@ def parse_docstring(text: str) -> Docstring:
         parameters=_entries(arguments),
         returns=" ".join(" ".join(returns).split()),
         raises=_entries(sections.get("Raises", [])),
+        attributes=_entries(sections.get("Attributes", [])),
     )
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Schema"]
 
+#: Documents that are kept for clients that ask: one for each set of methods that some may call.
+_MAX_DISCOVERED = 16
+
 
 class Schema:
     """What clients may call and subscribe to, as OpenRPC, AsyncAPI and TypeScript.
@@ -45,6 +48,7 @@ class Schema:
         if not handlers:
             raise ValueError(f"no WebSocketHandler is mounted in {target!r}, so it has no schema")
         self._contracts, self._types = read_contracts(handlers)
+        self._discovered: dict[tuple[str, ...], dict[str, Any]] = {}
         self.paths: tuple[str, ...] = tuple(one.path for one in self._contracts)
 
     def openrpc(
@@ -112,8 +116,16 @@ class Schema:
     def _openrpc_for(self, allowed: Callable[[MethodContract], bool]) -> dict[str, Any]:
         """The document of the only handler, without the methods that are not allowed."""
         contract = self._contracts[0]
-        methods = filter(allowed, contract.methods)
-        return openrpc_document(contract, self._types, title=contract.name, version="1.0.0", methods=methods)
+        methods = tuple(filter(allowed, contract.methods))
+        names = tuple(one.name for one in methods)
+        document = self._discovered.get(names)
+        if document is None:
+            document = openrpc_document(
+                contract, self._types, title=contract.name, version="1.0.0", methods=methods
+            )
+            if len(self._discovered) < _MAX_DISCOVERED:
+                self._discovered[names] = document
+        return document
 
 
 def _handlers_of(target: object) -> Mapping[str, Describable]:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from trio_ws.models import is_model
+from trio_ws.schema.docstring import parse_docstring
 
 __all__ = ["REFERENCE", "JSONSchema", "TypeSchemas", "references"]
 
@@ -67,7 +68,7 @@ class TypeSchemas:
         chosen = [outputs[at] if is_result else inputs[at] for at, (_, _, is_result) in enumerate(types)]
         self.schemas: list[JSONSchema] = [_as_draft_7(one) for one in chosen]
         self.components: dict[str, JSONSchema] = {
-            name: _as_draft_7(one) for name, one in {**components, **defined}.items()
+            name: _with_fields_described(_as_draft_7(one)) for name, one in {**components, **defined}.items()
         }
 
     def reachable_from(self, schemas: list[JSONSchema]) -> dict[str, JSONSchema]:
@@ -150,6 +151,28 @@ def _as_draft_7(schema: Any) -> Any:
     if "$ref" in changed and len(changed) > 1:
         changed["allOf"] = [{"$ref": changed.pop("$ref")}]  # beside $ref nothing else counts
     return changed
+
+
+def _with_fields_described(schema: JSONSchema) -> JSONSchema:
+    """The schema of a type whose fields have their texts of the docstring's section ``Attributes``."""
+    docstring = parse_docstring(schema.get("description", ""))
+    if not docstring.attributes:
+        return schema
+    changed = {**schema, "description": docstring.text}
+    if isinstance(schema.get("properties"), dict):
+        changed["properties"] = {
+            name: _with_description(one, docstring.attributes.get(name, ""))
+            for name, one in schema["properties"].items()
+        }
+    return changed
+
+
+def _with_description(schema: Any, text: str) -> Any:
+    if not text or not isinstance(schema, dict) or "description" in schema:
+        return schema
+    if "$ref" in schema:
+        return {"allOf": [schema], "description": text}
+    return {**schema, "description": text}
 
 
 def references(schemas: Any, components: dict[str, JSONSchema]) -> set[str]:
