@@ -500,3 +500,35 @@ async def test_a_server_of_an_earlier_version(autojump_clock: MockClock) -> None
         assert server.methods == [*["__recover__", "__subscribe__"] * 2, "__unsubscribe__"]
         async with client.subscribe("a", after=("e", 3)) as inbox:
             assert await drained(inbox) == [("gap", None)]
+
+
+async def test_one_channel_does_not_push_another_out_of_a_backlog(autojump_clock: MockClock) -> None:
+    class Policed(Rooms):
+        channel_policy: ClassVar = "drop_oldest"
+
+    handler = Policed()
+    options = Options(channel_max_items=4, send_high_water=300)
+    async with serving_in_memory(handler, options=options) as memory:
+        network = Network(memory.listener, capacity=300)
+        async with (
+            WebSocketClient("ws://test/", stream=network) as client,
+            client.subscribe(["room.1", "plain"], recover=True, max_items=1000) as inbox,
+        ):
+            for _ in range(3):  # the link is full, and then the connection is stalled
+                handler.publish("plain", "x" * 1000)
+            network.links[-1].partition(direction="to_client")
+            await wait_all_tasks_blocked()
+            handler.publish("plain", "x")
+            await wait_all_tasks_blocked()
+            for number in range(5):
+                handler.publish("room.1", number)
+            for number in range(10, 20):
+                handler.publish("plain", number)
+            network.links[-1].heal()
+            got = await drained(inbox)
+            assert [item for item in got if item in range(5)] == [0, 1, 2, 3, 4]
+            plain = [item for item in got if item not in range(5)]
+            gaps = [item for item in plain if isinstance(item, tuple)]
+            assert len(gaps) == 1
+            assert plain[-4:] == [16, 17, 18, 19]
+            assert len(plain) - 1 + gaps[0][1] == 14

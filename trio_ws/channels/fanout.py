@@ -403,9 +403,12 @@ class FanoutWriter:
             ):
                 oldest = backlog.popleft()
                 member.backlog_bytes -= oldest.size
-                oldest.channel.dropped += oldest.counts
                 if member.is_told_of_gaps(oldest.channel):
+                    if oldest.channel.history is not None and oldest.position is not None:
+                        self._leave_to_history(member, oldest)
+                        continue
                     missed[oldest.channel] = _joined(missed.get(oldest.channel), oldest)
+                oldest.channel.dropped += oldest.counts
             for notice in missed.values():
                 backlog.appendleft(notice)
                 member.backlog_bytes += notice.size
@@ -416,6 +419,21 @@ class FanoutWriter:
             member.backlog_bytes += notice.size
         backlog.append(entry)
         member.backlog_bytes += entry.size
+
+    def _leave_to_history(self, member: ConnectionSubscriber, oldest: PublishedMessage) -> None:
+        """Take a channel's messages, of which this is the oldest, out of a backlog; the history has them."""
+        backlog, recovery, channel = member.backlog, member.recovery, oldest.channel
+        assert backlog is not None
+        assert recovery is not None
+        assert oldest.position is not None
+        left = [entry for entry in backlog if entry.channel is not channel]
+        for entry in (oldest, *backlog):
+            if entry.channel is channel and isinstance(entry, PositionNotice) and entry.missing < 0:
+                recovery.dropped.add(channel)
+        backlog.clear()
+        backlog.extend(left)
+        member.backlog_bytes = sum(entry.size for entry in left)
+        self.catch_up(member, channel, oldest.position.offset)
 
     def _disconnect(self, member: ConnectionSubscriber) -> None:
         logger.info(
