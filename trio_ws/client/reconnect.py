@@ -74,7 +74,7 @@ class ConnectionManager(StateTracker):
         self._connect_lock = trio.Lock()
         self._trying = trio.CancelScope()  # around whoever dials
         self._failure: ConnectionFailedError | None = None
-        self._retries = Retries(self._set_state)
+        self._retries = Retries()
         self.session: RPCSession | None = None
 
     # -- life ---------------------------------------------------------------------------------------
@@ -141,7 +141,9 @@ class ConnectionManager(StateTracker):
     ) -> None:
         assert self._runtime is not None
         self._take(
-            await self._retries.open(backoff, functools.partial(self._open_peer, self._runtime), error)
+            await self._retries.open(
+                backoff, functools.partial(self._open_peer, self._runtime), error, self._set_state
+            )
         )
 
     def _take(self, peer: RPCSession) -> None:

@@ -81,8 +81,7 @@ class StateChanges(AsyncIterator[ClientState]):
 class Retries:
     """Counts the tries to connect, and pauses between them."""
 
-    def __init__(self, set_state: Callable[[ClientState], None]) -> None:
-        self._set_state = set_state
+    def __init__(self) -> None:
         self._tries = 0  # since the counting began
         self._waits = 0
         self._since = 0.0
@@ -105,6 +104,7 @@ class Retries:
         backoff: Backoff,
         open_one: Callable[[], Awaitable[T]],
         error: ConnectionFailedError | ConnectionClosedError | None,
+        set_state: Callable[[ClientState], None],
     ) -> T:
         """Try until there is a connection.
 
@@ -112,6 +112,7 @@ class Retries:
             backoff: when to try.
             open_one: one try; raises ConnectionFailedError.
             error: what to wait for before the first try; None for a first try at once.
+            set_state: called with ``"waiting"`` and ``"connecting"``. It is not kept, as it leads back here.
 
         Raises:
             ConnectionFailedError: of the last try, or for what cannot be tried again.
@@ -124,9 +125,9 @@ class Retries:
                     self._waits += 1
                     delay = backoff.delay(self._waits, error)
                     logger.info("%s; the next try is in %.3g s", error, delay)
-                    self._set_state("waiting")
+                    set_state("waiting")
                     await trio.sleep(delay)
-                self._set_state("connecting")
+                set_state("connecting")
                 self._tries += 1
                 try:
                     return await open_one()

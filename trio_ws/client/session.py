@@ -76,7 +76,7 @@ class Session(StateTracker):
         self._on_connection = on_connection
         self._backoff = reconnect
         self._silence = silence
-        self._retries = Retries(self._set_state)
+        self._retries = Retries()
         self._context = contextvars.copy_context()
         self._ws: WebSocket | None = None
         self._unread: deque[WebSocket] = deque()  # those whose messages have not all been taken
@@ -186,7 +186,7 @@ class Session(StateTracker):
     @enable_ki_protection
     async def _begin(self) -> None:
         """Open the first connection, in the caller's task, and look after what follows."""
-        self._take(await self._retries.open(self._backoff or ONCE, self._open, None))
+        self._take(await self._retries.open(self._backoff or ONCE, self._open, None, self._set_state))
         self._start(self._reconnect)
 
     def _start(self, function: Callable[..., Awaitable[object]], *args: Any) -> None:
@@ -239,7 +239,7 @@ class Session(StateTracker):
             while len(self._unread) > 1:
                 await self.changed.wait()
             try:
-                self._take(await self._retries.open(backoff, self._open, error))
+                self._take(await self._retries.open(backoff, self._open, error, self._set_state))
             except ConnectionFailedError as exc:
                 logger.warning("giving up reconnecting: %s", exc)
                 self._failure = exc
@@ -404,7 +404,7 @@ class Connections:
         self._attempts = attempts
         self._runtime = runtime
         self._backoff = reconnect
-        self._retries = Retries(lambda _: None)
+        self._retries = Retries()
         self._ws: WebSocket | None = None
 
     def __aiter__(self) -> Self:
@@ -417,7 +417,7 @@ class Connections:
             await self._ws.close()
             error = self._ws._closed_error()
             self._retries.disconnected(self._backoff)
-        ws = await self._retries.open(self._backoff, self._open, error)
+        ws = await self._retries.open(self._backoff, self._open, error, lambda _: None)
         self._retries.connected()
         self._ws = ws
         return ws
