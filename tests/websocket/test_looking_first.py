@@ -38,8 +38,8 @@ class Steps(trio.abc.Instrument):
         self._own = trio.lowlevel.current_task()
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        # The minder looks around at times of its own.
-        self.count += task is not self._own and task.name != "trio_ws minder"
+        # The monitor sweeps at times of its own.
+        self.count += task is not self._own and task.name != "trio_ws monitor"
 
 
 class Waits(trio.abc.Instrument):

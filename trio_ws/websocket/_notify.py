@@ -1,8 +1,8 @@
-"""Bell: the lightest way for tasks to wait until something has changed; and the lightest way to wake them.
+"""Notification: the lightest way for tasks to wait until something has changed, and to wake them.
 
-A `trio.Event` is made anew for each wait and a `trio.lowlevel.ParkingLot` weighs ten times as much; a
-connection has several of these and most of them never ring. There is no state to miss: whoever waits has
-checked its condition in the same step, and checks it again when the bell has rung.
+A `trio.Event` is made anew for each wait, and a `trio.lowlevel.ParkingLot` weighs ten times as much. A
+connection has several notifications, and most of them are never used. They keep no state that could be
+missed: a task that waits has checked its condition in the same step, and checks it again when it was woken.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ R = TypeVar("R")
 
 
 class ReusableOutcome(Outcome[T]):
-    """What a task that is woken gets out of its wait.
+    """The outcome of the wait of a task that is woken.
 
-    An `outcome.Value` is good for one wait, and to make it and to check that costs a tenth of a call. This
-    may be used again, and is made before its value is known. It has no ``__init__``, which would cost as much
-    as all else about it: whoever makes one sets what it holds.
+    An `outcome.Value` serves one wait, and making and checking it costs a tenth of a call. This one can be
+    used again, and is made before its value is known. It has no ``__init__``, which would cost as much as all
+    the rest: set `value` after making it.
     """
 
     __slots__ = ("value",)
@@ -43,13 +43,13 @@ class ReusableOutcome(Outcome[T]):
         return await agen.asend(self.value)
 
 
-#: For a wait that gives nothing.
+#: For a wait without a result.
 WAKE: ReusableOutcome[None] = ReusableOutcome()
 WAKE.value = None
 
 
 class Notification:
-    """Tasks wait on it; `ring` wakes all who wait now, in the order in which they came."""
+    """Tasks `wait`; `notify_all` wakes all that wait now, in the order in which they came."""
 
     __slots__ = ("_waiting",)
 
@@ -57,9 +57,9 @@ class Notification:
         self._waiting: Task | dict[Task, None] | None = None  # a dict only where several wait
 
     def wait(self) -> Coroutine[Any, Any, Any]:
-        """Wait for the next ring; to be awaited at once. A cancellation leaves nothing behind.
+        """Wait for the next `notify_all`. Await the result at once. A cancellation leaves nothing behind.
 
-        It is no coroutine of its own, since every idle connection would keep one.
+        This is a plain function, because every idle connection would keep one more coroutine.
         """
         task = current_task()
         if self._waiting is None:
@@ -68,9 +68,9 @@ class Notification:
         return wait_task_rescheduled(self._join(task))  # noqa: ASYNC105 - the caller does
 
     def _leave_first(self, _: RaiseCancelT) -> Abort:
-        """The one who came when nobody waited is cancelled.
+        """Cancel the task that came when no other waited.
 
-        A closure would be four objects for the garbage collector, which then comes after every hundred waits.
+        A closure would be four objects for the garbage collector, which then runs after every hundred waits.
         """
         if isinstance(self._waiting, dict):
             del self._waiting[next(iter(self._waiting))]
@@ -79,7 +79,7 @@ class Notification:
         return Abort.SUCCEEDED
 
     def _join(self, task: Task) -> Callable[[RaiseCancelT], Abort]:
-        """Wait with others; give what a cancellation does."""
+        """Wait with others. Returns the function that a cancellation calls."""
         waiting = self._waiting
         if not isinstance(waiting, dict):
             assert waiting is not None
@@ -93,7 +93,7 @@ class Notification:
         return leave
 
     def notify_all(self) -> int:
-        """Wake everyone; give how many that were."""
+        """Wake all that wait. Returns how many that were."""
         waiting = self._waiting
         if waiting is None:
             return 0

@@ -8,16 +8,16 @@ Theory of operation. A connection is in one of four states, and only moves down 
     CLOSED       the transport is gone
 
 The closing handshake is one Close frame each way, after which the server ends TCP. It begins in one of five
-ways: the application closes (`start_locally`), the server or keepalive does on its behalf (`start`), the peer
-sends its Close (`on_close`), the peer breaks the protocol (`on_violation`), or writing fails
+ways: the application closes (`start_locally`), the server or keepalive does on its behalf (`start`), the
+peer sends its Close (`on_close`), the peer breaks the protocol (`on_violation`), or writing fails
 (`write_failed`). All of them lead to CLOSING and start the close timer, whose end (`timed_out`) leads to
-CLOSED whatever the peer does. The transport's end, a cancelled `WebSocket.close` and the end of a server skip
-the rest and call `abort`.
+CLOSED whatever the peer does. The transport's end, a cancelled `WebSocket.close` and the end of a server
+skip the rest and call `abort`.
 
 A Close that the peer sent, or the one that answers its violation, is *deferred* while messages which came
-before it wait for the application, because the application may want to answer them: sending remains possible
-until it has taken the last one. The receiving methods send the deferred Close when they find the queue empty.
-The close timer bounds that as well.
+before it wait for the application, because the application may want to answer them: sending remains
+possible until it has taken the last one. The receiving methods send the deferred Close when they find the
+queue empty. The close timer bounds that as well.
 
 Which side closed matters in two places. After a Close by the application (``closed_locally``) messages that
 it has not taken are dropped, and errors say that the connection was closed here. After a Close by the peer

@@ -1,8 +1,8 @@
 """WebSocket: one connection as its user sees it, made of the parts that own its state.
 
-`ClosingHandshake` (closing.py) has the state and the end, `ReceiveBuffer` the messages that were read,
-`WriteBuffer` what waits to be written, `Reader` (readers.py) brings bytes from the transport into the receive
-buffer, and `Liveness` (keepalive.py) knows the pings.
+`ClosingHandshake` (closing.py) has the state and the end, `ReceiveBuffer` the messages that were read, and
+`WriteBuffer` the frames that wait to be written. `Reader` (readers.py) brings bytes from the transport into
+the receive buffer. `Liveness` (keepalive.py) keeps the pings.
 
 Invariants:
 
@@ -682,7 +682,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
     def send_nowait(self, value: str | BytesLike | WebSocketMessage) -> None:
         """Send one whole message, ``str``, bytes-like or a `WebSocketMessage` of these, without waiting.
 
-        It checks for no cancellation, and does not give way to other tasks.
+        It does not check for cancellation, and does not let other tasks run.
 
         Raises:
             trio.WouldBlock: `send` would have to wait: more than ``send_high_water`` bytes are still to be
@@ -738,7 +738,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         else:
             await checkpoint()
         write_buffer = self._write_buffer
-        # One test for everything that is not the ordinary case.
+        # One test for everything but the ordinary case.
         if (
             self._closing.state != OPEN
             or self._fragmenting
@@ -759,7 +759,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         else:
             frame = masked_frame(first, payload) if self._client else server_frame(first, payload)
         if self._receive_buffer.messages and frame:
-            # More input of the same burst is at hand, so more output is to be expected: gather it.
+            # More input of the same burst waits, so more output will follow: gather it.
             write_buffer.buffer(frame)
             self._sends_since_yield += 1
         else:
@@ -773,7 +773,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             await cancel_shielded_checkpoint()  # the message is out: a cancellation waits for the next call
 
     async def _deflate_large(self, deflate: PerMessageDeflate, payload: bytes) -> bytes:
-        """Deflate, and give way in between. Others may send meanwhile: it refers to nothing before it."""
+        """Deflate, and let other tasks run in between. They may send: it refers to nothing before it."""
         pieces: list[bytes] = []
         for piece in deflate.alone_in_pieces(payload, DEFLATED_AT_ONCE):
             pieces.append(piece)
@@ -871,7 +871,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         self._write_buffer.write(make_frame(first, payload, masked=self._client))
 
     def _post(self, opcode: int, payload: bytes, *, cork: bool) -> None:
-        """Send one whole message whatever the high-water mark, for those who keep a bound of their own.
+        """Send one whole message whatever the high-water mark, for callers with a bound of their own.
 
         Nothing is sent once the connection closes.
         """

@@ -1,16 +1,16 @@
-"""LateFrame: a frame that is taken now, by synchronous code, and made later.
+"""DeferredFrame: a frame that synchronous code adds to a write buffer now, and that is made later.
 
-To deflate a megabyte takes tens of milliseconds, and whoever publishes, answers or sends without waiting
-cannot give way meanwhile. So an outbox takes such a message as it is and keeps its place, and the task that
-comes to write it deflates it, a piece in each turn. Where several outboxes hold one frame, one task does it
-for all of them.
+To deflate a megabyte takes tens of milliseconds, and code that publishes, answers or sends without waiting
+cannot let other tasks run meanwhile. So a write buffer takes such a message as it is and keeps its place.
+The task that comes to write it deflates it, a piece in each turn. Where several write buffers hold one
+frame, one task does it for all of them.
 
-What always holds:
+Invariants:
 
 - It counts for the bytes of its message, deflated or not, so that bounds hold before it is made.
-- It refers to nothing that its connections sent before. Whoever puts it into an outbox calls `restart` of
-  that connection's `PerMessageDeflate`.
-- A task that is cancelled in the middle leaves the work to another that waits for it.
+- It refers to nothing that its connections sent before. Code that adds it to a write buffer calls `restart`
+  of that connection's `PerMessageDeflate`.
+- A task that is cancelled while it makes the frame leaves the work to another that waits for it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _WOKEN_AT_ONCE = 4
 
 
 class DeferredFrame:
-    """See the module's text.
+    """A large message that is deflated when it is written. See the head of the module.
 
     Args:
         first: the frame's first byte, but for RSV1.
@@ -66,13 +66,13 @@ class DeferredFrame:
         self._frame = b""
         self._making = False
         self._waiting = ParkingLot()
-        self._woken = 0  # of those, who have not yet gone on
+        self._woken = 0  # tasks that were woken and have not run yet
 
     def __len__(self) -> int:
         return self._size
 
     async def frame(self) -> bytes:
-        """Make it, or wait for whoever does."""
+        """Make it, or wait for the task that does."""
         while not self._frame:
             if not self._making:
                 await self._make()

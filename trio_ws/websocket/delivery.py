@@ -1,6 +1,7 @@
-"""Delivery: how much of what was written to a socket the peer's system has taken, as the kernel tells it.
+"""Delivery: how much of what was written to a socket the peer's system has taken, as the kernel reports it.
 
-Linux tells, over TCP and Unix sockets. Elsewhere the answer is None, and only the write buffer can be seen.
+Linux reports it, over TCP and Unix sockets. Elsewhere the answer is None, and only the write buffer is
+known.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Delivery(NamedTuple):
 
 
 def delivery_of(sock: socket.socket | trio.socket.SocketType | SocketBelow) -> Delivery | None:
-    """How far what was written has come; None where this system does not tell."""
+    """How far what was written has come; None where this system does not report it."""
     if sys.platform == "linux":  # mypy knows what is there by this comparison alone
         with contextlib.suppress(OSError, struct.error):  # closed, or a kernel that keeps no count
             waiting: int = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]

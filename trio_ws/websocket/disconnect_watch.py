@@ -1,7 +1,9 @@
-"""Presence: whether the client of a plain HTTP request is still there while that is being answered.
+"""DisconnectWatch: whether the client of a plain HTTP request is still there while the answer is made.
 
-Invariants: a request that is answered within two ticks of the minder (see service.py) costs no task; after
-`Presence.leave` nobody reads here any more.
+Invariants:
+
+- A request that is answered within two sweeps of the monitor (see runtime.py) costs no task.
+- After `DisconnectWatch.leave` nothing reads here any more.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ class DisconnectWatch:
     Args:
         transport: of the client. Nobody else may read until `leave`.
         runtime: lends the task that reads.
-        scope: around what makes the answer.
+        scope: around the code that makes the answer.
     """
 
     def __init__(self, transport: Transport, runtime: MonitorRuntime, scope: trio.CancelScope) -> None:
@@ -83,7 +85,7 @@ class DisconnectWatch:
             pass  # that is an end as well
 
     async def leave(self) -> None:
-        """The answer is made: stop to read. It takes no time, also where this is cancelled."""
+        """The answer is made: stop reading. That takes no time, also where this is cancelled."""
         self._left = True
         watching = self._watching
         if watching is not None:

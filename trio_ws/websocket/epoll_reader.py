@@ -1,25 +1,39 @@
-"""Reader: one task that reads for many connections, over an epoll of its own (Linux, plain sockets).
+"""EpollReader: one task that reads for many connections, over an epoll of its own (Linux, plain sockets).
 
-A task that waits for its own socket pays trio's wait for each message: some 10 us, and a system call to arm
-it. Here one wait serves all connections that have become readable meanwhile, and an idle connection has no
-wait at all. For a connection that is alone it is the longer way, by one switch of tasks; so the first few of
-a service read for themselves, see `FEW`.
+Theory of operation. A task that waits for its own socket pays trio's wait for each message: some 10 us, and
+a system call to arm it. Here one wait serves all connections that have become readable meanwhile, and an
+idle connection has no wait at all. For a connection that is alone this is the longer way, by one switch of
+tasks, so the first few of a runtime read for themselves (see `SHARE_THRESHOLD`).
 
-The epoll is level-triggered. What a read leaves is reported in the next round, behind all others that are
-ready, so nothing has to be remembered here and nobody is starved. One-shot would cost a system call for each
-message, and edge-triggered one more read each.
+The task runs in rounds. It polls the epoll, reads once from each connection that is ready, and parses what
+it read into that connection's receive buffer. Then it notifies the tasks that wait for that input, which
+run in the next turn of the scheduler. A connection with an RPC session instead calls
+`ConnectionObserver.data_received`, so that methods start right here, without a switch of tasks. If such a
+method has to wait, it keeps this task, and another one, which the `TaskSpawner` starts, becomes the reader.
+So at any time one task is the reader, and which one that is changes often.
 
-What always holds:
+The epoll is level-triggered. What a read leaves is reported in the next round, behind all other connections
+that are ready. So nothing has to be remembered here, and no connection starves. One-shot would cost a
+system call for each message, and edge-triggered one more read each.
 
-- In one step, that is without giving way to other tasks, each connection is read once, and at most
-  `CONNECTIONS_IN_A_ROW` of them, or as many as bring `BYTES_IN_A_ROW`.
-- What one of them has read and not yet taken comes before anything more is read from it. It goes on behind
-  the others that have become ready meanwhile, one such connection after the other.
-- Each connection in here has ``_reading`` set as long as it lives: its tasks wait for its bell.
-- A descriptor is taken out before it is closed, as the kernel gives its number away again at once.
-- A connection that holds enough for its application is taken out until that has made room: a mask of nothing
-  would not do, since epoll reports a hang-up in any case.
-- What goes wrong with one connection ends that one, and is logged.
+What one read brought may be more work than one turn allows: many small frames, or much to inflate. The rest
+stays in the connection's ``pending_input``, and the connection in `_unfinished`. One of these goes on in
+each round, behind the others that have become ready.
+
+Before the task waits for the epoll it polls it for a few turns, because a peer that answers at once has
+mostly done so by then, and a wait costs three times as much as a poll. When that found nothing, the next
+`POLLS_TO_SKIP` rounds wait at once.
+
+Invariants:
+
+- In one step, that is without letting other tasks run, each connection is read once, and at most
+  `CONNECTIONS_PER_TURN` of them, or as many as bring `BYTES_PER_TURN`.
+- Pending input of a connection is parsed before anything more is read from it.
+- Each connection in here is read by ``EPOLL`` or ``FULL_EPOLL`` as long as it lives: its tasks only wait.
+- A descriptor is unregistered before it is closed, because the kernel reuses its number at once.
+- A connection is unregistered while its receive buffer is full. An empty event mask would still report a
+  hang-up.
+- A failure of one connection ends that one, and is logged.
 """
 
 from __future__ import annotations
@@ -44,8 +58,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EpollReader", "TaskSpawner"]
 
-#: Connections of a service that each read for themselves before the others share. The variable is for our own
-#: tests, which run with 0 and with very many as well.
+#: Connections of a runtime that each read for themselves before the others share this reader. The variable is
+#: for our own tests, which run with 0 and with very many as well.
 SHARE_THRESHOLD = int(os.environ.get("TRIO_WS_TEST_FEW", "4"))
 
 #: Turns in which the epoll is looked into before one waits for it.
@@ -59,20 +73,17 @@ END_COST = 8192
 
 
 class TaskSpawner(Protocol):
-    """Who lends the reader a task."""
+    """Starts the tasks that the reader runs in."""
 
     def start(self, job: Callable[[Any], Awaitable[None]]) -> None:
-        """Run ``job`` soon, in some task. What it gets is handed on to `Owner.take`."""
+        """Run ``job`` soon, in some task. Its argument is passed on to `ConnectionObserver.data_received`."""
 
 
 class EpollReader:
-    """See the module's text. One for each service.
-
-    One task at a time *leads*, that is reads. If what it read has to go on in the same task, as the call of
-    a method that waits, it passes the lead to another.
+    """Reads for the connections of one runtime. See the head of the module.
 
     Attributes:
-        lender: lends the task that leads.
+        spawner: starts the task that reads.
     """
 
     def __init__(self, lender: TaskSpawner) -> None:
@@ -80,11 +91,11 @@ class EpollReader:
         self._epoll: select.epoll | None = None
         self._connections: dict[int, Reader] = {}
         self._self_reading: set[int] = set()  # descriptors of those that read for themselves
-        self._ready: deque[int] = deque()  # what is to be read in this round
-        self._unfinished: dict[int, None] = {}  # to go on with, one in each round
-        self._polls_to_skip = 0  # waits for the epoll that are to come without a look into it first
+        self._ready: deque[int] = deque()  # descriptors to read from in this round
+        self._unfinished: dict[int, None] = {}  # descriptors with pending input
+        self._polls_to_skip = 0  # waits for the epoll that come without a poll before
         self._running = False
-        self._respawned = False  # the last to lead was cancelled, and the next has not begun to read
+        self._respawned = False  # the last reading task was cancelled, and the next has not begun
 
     def register(self, connection: Reader, fd: int) -> bool:
         """Read for this connection from now on; False if it is to read for itself."""
@@ -124,7 +135,7 @@ class EpollReader:
             connection.closing.abort(None)
 
     def close(self) -> None:
-        """Let go of the epoll, when no task of the service is left."""
+        """Close the epoll, when no task of the runtime is left."""
         self._connections.clear()
         if self._epoll is not None:
             self._epoll.close()
@@ -132,8 +143,8 @@ class EpollReader:
 
     @enable_ki_protection
     async def run(self, lent: Any) -> None:
-        # A cancellation comes from a cancel scope that user code has left open in this task; then another
-        # leads. Or it comes from the end of the service, which is known by its meeting the next one at once.
+        # A cancellation comes from a cancel scope that user code left open in this task; then another task
+        # reads on. Or the runtime ends: then the next task is cancelled at once, too.
         try:
             await checkpoint_if_cancelled()
             self._respawned = False
@@ -147,7 +158,7 @@ class EpollReader:
         await going_on
 
     async def _read_until_handoff(self, lent: Any) -> Awaitable[None]:
-        """Read until something that was read has to go on in this task; give that."""
+        """Read until a method that was started has to continue in this task. Returns the rest of it."""
         assert self._epoll is not None
         poll, fileno = self._epoll.poll, self._epoll.fileno()
         ready, unfinished = self._ready, self._unfinished
@@ -158,10 +169,10 @@ class EpollReader:
                 del unfinished[first]
                 ready.append(first)
             elif not ready:
-                connection = observer = None  # it may end while we wait
+                connection = observer = None  # do not keep it alive while we wait
                 if not self._polls_to_skip:
-                    # As in Endpoint._advance. But those whose messages were read answer in the next turn, and
-                    # their peers in one of those after.
+                    # As in Reader.wait_for_input(). But the tasks whose messages were read answer in the next
+                    # turn, and their peers in one of those after.
                     await checkpoint()
                     for _ in range(_POLLS_BEFORE_WAIT):
                         await checkpoint()
@@ -176,8 +187,8 @@ class EpollReader:
             left = BYTES_PER_TURN
             while ready and left > 0:
                 fd = ready.popleft()
-                # It may be closed since the poll. If the number is another's by now, nothing is there to be
-                # read, or something is.
+                # It may have been closed since the poll. If the number is another connection's by now, a read
+                # finds nothing, or something.
                 connection = self._connections.get(fd)
                 if connection is None or connection.stopped:
                     continue

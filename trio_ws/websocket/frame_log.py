@@ -1,8 +1,8 @@
-"""What the log says of a connection, and its frames where somebody wants to see them.
+"""What the log says about a connection, and its frames if they are wanted.
 
-Each record about a connection has the attributes ``connection``, its number, and ``peer``, its address. With
-the logger ``trio_ws.frames`` at DEBUG when a connection opens, each frame that comes or goes is logged; one
-that opens while it is not pays nothing for it.
+Each record about a connection has the attributes ``connection``, its number, and ``peer``, its address. If
+the logger ``trio_ws.frames`` is at DEBUG when a connection opens, each frame that comes or goes is logged.
+A connection that opens while it is not pays nothing for it.
 """
 
 from __future__ import annotations
@@ -107,10 +107,10 @@ class _FrameScanner:
         self._ws = ws
         self._direction = direction
         self._seen = bytearray()  # of a frame, up to where its payload is shown
-        self._skip = 0  # bytes that are not
+        self._skip = 0  # bytes to pass over
 
     def skip(self, size: int) -> None:
-        """So many bytes come first that are no frames."""
+        """So many bytes come first that do not belong to a frame."""
         self._skip = size
 
     def see(self, data: bytes | memoryview) -> None:

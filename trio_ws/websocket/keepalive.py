@@ -1,15 +1,15 @@
-"""Keepalive: who is alive, judged fairly, and when a close has taken long enough.
+"""Keepalive: which peers are alive, judged fairly, and when a close has taken long enough.
 
-One sweep serves all connections of a service, and costs a running connection one flag per read. A peer is
+One sweep serves all connections of a runtime, and costs a running connection one flag per read. A peer is
 judged by three facts: whether any byte came from it since the last look, whether a blocked write has moved,
 and whether its system took some of what waits in the kernel.
 
-What always holds:
+Invariants:
 
-- A peer is given up only after a full ``ping_timeout`` in which not one byte came, or, where bytes wait to
-  be written, in which they did not move by one, here or in the kernel as far as that tells.
-- While the application lets received messages lie, so that we do not read, silence is our own doing and is
-  not held against the peer.
+- A peer is given up only after a full ``ping_timeout`` in which not one byte came. Where bytes wait to be
+  written, it is given up only if they did not move by one, here or in the kernel as far as that tells.
+- While the application leaves received messages waiting, so that we do not read, silence is our own doing
+  and is not held against the peer.
 - Latency does no harm, whatever the interval: one ping is under way at a time.
 - A connection that began to close is gone after ``close_timeout``.
 """
@@ -189,7 +189,7 @@ class Keepalive:
             self._put(self._quiet, peer, self._interval)
 
     def pong_received(self, peer: Liveness) -> None:
-        """Our ping was, or there is another sign of life: the next interval begins now."""
+        """Our ping was answered, or there is another sign of life: the next interval begins now."""
         if self._pinged.pop(peer, None) is not None:
             del self._delivered[peer]
             self.register(peer)
@@ -262,9 +262,9 @@ class Keepalive:
         late = [peer for peer in self._due(self._pinged, now) if self._still_silent(peer)]
         if not late:
             return
-        # If the whole program stood still, the pongs lie unread in the sockets while this timer is already
-        # due. Two rounds of the scheduler let readers have what is there. One that reads for thousands may
-        # need more, so what lies there counts, too.
+        # If the whole program was stopped, the pongs are unread in the sockets when this timer is due. Two
+        # rounds of the scheduler let the readers read them. The shared reader of thousands of connections may
+        # need more, so unread bytes count as well.
         for _ in range(2):
             await trio.lowlevel.checkpoint()
         for peer in late:

@@ -142,7 +142,7 @@ def _as_bytes(what: str, data: BytesLike) -> bytes:
 
 
 def control_payload(what: str, data: BytesLike) -> bytes:
-    """Check what a control frame may carry (RFC 6455 section 5.5)."""
+    """Check the payload of a control frame (RFC 6455 section 5.5)."""
     payload = _as_bytes(what, data)
     if len(payload) > 125:
         raise ValueError(f"{what} carries at most 125 bytes, not {len(payload)}")
@@ -150,7 +150,7 @@ def control_payload(what: str, data: BytesLike) -> bytes:
 
 
 async def encode_large(text: str) -> bytes:
-    """Encode, and give way in between."""
+    """Encode, and let other tasks run in between."""
     pieces: list[bytes] = []
     for start in range(0, len(text), ENCODED_AT_ONCE):
         pieces.append(text[start : start + ENCODED_AT_ONCE].encode())
@@ -159,7 +159,7 @@ async def encode_large(text: str) -> bytes:
 
 
 def whole_message(value: object, taker: str, hint: str = "") -> tuple[int, bytes]:
-    """The opcode and the payload of what can be sent without waiting for any of it.
+    """The opcode and the payload of a value that can be sent without waiting for parts of it.
 
     Raises:
         TypeError: it is neither ``str`` nor bytes-like, nor a message of these.

@@ -1,6 +1,6 @@
 """MessageStream: the iterator behind `WebSocket.recv_streaming`.
 
-It is an object and no async generator, so that leaving it in the middle needs no clean-up and a
+It is an object instead of an async generator, so that leaving it in the middle needs no clean-up, and a
 cancellation finds all state in the connection.
 """
 

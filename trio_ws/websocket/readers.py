@@ -4,14 +4,14 @@ One at a time reads a connection: `ReadBy` says who. A task that wants something
 pong, the end) calls `Reader.wait_for_input`. It reads the socket itself, or waits until whoever reads has
 changed something. Where no task wants anything, the monitor (see runtime.py) lends one that reads
 (`Reader.read_while_idle`) and leaves again as soon as another task asks. On Linux, most plain sockets of a
-service that has many are read by its shared reader for good (see epoll_reader.py). A reader never waits for a
-writer.
+service that has many are read by its shared reader for good (see epoll_reader.py). A reader never waits for
+a writer.
 
 Invariants:
 
 - Bytes are parsed in the step in which they were read. A cancelled task loses none, because it was waiting.
-- Reading stops while the receive buffer is full. Replies to pings and to a Close have their own small room in
-  the write buffer, so they are sent nevertheless.
+- Reading stops while the receive buffer is full. Replies to pings and to a Close have their own small room
+  in the write buffer, so they are sent nevertheless.
 """
 
 from __future__ import annotations

@@ -4,10 +4,11 @@ Invariants:
 
 - Bytes become messages in the step in which they were read. A cancelled task loses none, because it was
   waiting.
-- `MemoryLedger.received` counts every message in here. The reader stops at ``max_queue_bytes`` (see `full`).
+- `MemoryLedger.received` counts every message in here. The reader stops at ``max_queue_bytes`` (see
+  `full`).
 - Only `feed` adds messages, and the application's tasks remove them in order.
-- An idle connection keeps no queue: an empty deque takes 760 bytes, so it is made for the first message of a
-  read and dropped by `release`, which whoever waits for messages calls first.
+- An idle connection keeps no queue: an empty deque takes 760 bytes, so it is made for the first message of
+  a read and dropped by `release`, which whoever waits for messages calls first.
 """
 
 from __future__ import annotations

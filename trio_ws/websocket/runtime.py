@@ -1,18 +1,18 @@
-"""Service: the few tasks that work for all connections of one server or one client.
+"""ConnectionRuntime: the few tasks that work for all connections of one server or one client.
 
-A connection has no tasks of its own while its handler waits for messages: the handler's task reads the
-socket itself, or leaves that to the reader. What must happen beside that is done here, in one nursery that
-the owner can see:
+A connection has no task of its own while its handler waits for messages: the handler's task reads the
+socket itself, or leaves that to the shared reader. Everything else is done here, in one nursery that the
+owner can see:
 
-- the *reader* (see reader.py) reads for most of them, where there are many plain sockets;
-- the *flusher* sends what bursts have corked, at the end of the scheduler round;
-- the *minder* finds connections that nobody has read from for a moment, because the application is busy
-  elsewhere, and lends each a task that reads, so that pings are answered and closes are seen, also the end of
-  a client that is not let in yet;
-- the *keepalive* (see keepalive.py) judges who is alive;
+- the *shared reader* (see epoll_reader.py) reads for most connections, where there are many plain sockets;
+- the *flusher* sends buffered bursts at the end of the scheduler round;
+- the *monitor* finds connections that nobody has read from for a moment, because the application is busy
+  elsewhere. It lends each a task that reads, so that pings are answered and closes are seen. It notices in
+  the same way when a client leaves that is not let in yet;
+- the *keepalive* (see keepalive.py) judges which peers are alive;
 - *drainers* wait for full sockets, one for each.
 
-What always holds: nothing here raises past this nursery, and when the nursery ends nothing of it is left.
+Invariants: nothing here raises past this nursery, and when the nursery ends nothing of it is left.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectionRuntime", "open_runtime"]
 
-#: Seconds between two looks at who is not being read from. A control frame that finds its application busy
-#: waits at most two of these; an idle service does not look at all.
+#: Seconds between two sweeps over the connections that nobody reads. A control frame that finds its
+#: application busy waits for at most two of them. Without such connections there are no sweeps.
 _SWEEP_INTERVAL = 0.01
-#: Bytes that are flushed in a row before other tasks have their turn, and what an outbox counts for beside
+#: Bytes that are flushed in a row before other tasks run, and what a write buffer counts for in addition to
 #: its bytes: 32 small ones are a row, or one that is large.
 _WORK_IN_A_ROW = 256 * 1024
 _FLUSH_COST = 8 * 1024
@@ -65,20 +65,20 @@ class ConnectionRuntime:
 
     def __init__(self, nursery: trio.Nursery, scope: trio.CancelScope, options: Options) -> None:
         self.nursery = nursery
-        self.scope = scope  # ends all of it
+        self.scope = scope  # around all tasks
         self.keepalive = Keepalive(options)
         self.reader = EpollReader(_Nursery(nursery))
-        self.pending_flush: list[WriteBuffer] = []  # not empty only where the flusher is awake
+        self.pending_flush: list[WriteBuffer] = []  # not empty only while the flusher is awake
         self._flush_requested = Notification()
-        # Connections that had no reader at some time since the last tick.
+        # Connections that were unread at some time since the last sweep.
         self._idle: list[IdleConnection] = []
         self.sweep_count = 0
         self._became_idle = Notification()
-        self._monitoring = True  # the minder is not waiting for that bell
+        self._monitoring = True  # the monitor does not wait for that notification
 
     def start(self) -> None:
         self.nursery.start_soon(self._flush, name="trio_ws flusher")
-        self.nursery.start_soon(self._monitor, name="trio_ws minder")
+        self.nursery.start_soon(self._monitor, name="trio_ws monitor")
         self.nursery.start_soon(self.keepalive.run, name="trio_ws keepalive")
 
     def close(self) -> None:
@@ -96,9 +96,9 @@ class ConnectionRuntime:
         while True:
             if not self.pending_flush:
                 await self._flush_requested.wait()
-            outboxes, self.pending_flush = self.pending_flush, []
+            write_buffers, self.pending_flush = self.pending_flush, []
             work = 0
-            for write_buffer in outboxes:
+            for write_buffer in write_buffers:
                 work += _FLUSH_COST + write_buffer.size
                 write_buffer.flush()
                 if work >= _WORK_IN_A_ROW:
@@ -135,7 +135,7 @@ class ConnectionRuntime:
 
 
 class _Nursery:
-    """Lends tasks in which nothing but reading is done."""
+    """Starts tasks that do nothing but read."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
@@ -147,9 +147,9 @@ class _Nursery:
 @asynccontextmanager
 @enable_ki_protection
 async def open_runtime(options: Options) -> AsyncIterator[ConnectionRuntime]:
-    """Run a service for the length of a block.
+    """Run a runtime for the length of a block.
 
-    A cancellation reaches the block first and the service only when the block is done, so that the block can
+    A cancellation reaches the block first and the runtime only when the block is done, so that the block can
     still close its connections properly. An exception of the block leaves as it was raised: it is carried
     around the nursery, which would wrap it in an ExceptionGroup.
     """
@@ -163,13 +163,13 @@ async def open_runtime(options: Options) -> AsyncIterator[ConnectionRuntime]:
                 failure = exc
             runtime.scope.cancel()
     except BaseExceptionGroup as group:
-        # Our own tasks let through only what may strike any task, such as a KeyboardInterrupt.
+        # Our own tasks raise only what can hit any task, such as a KeyboardInterrupt.
         failure = unwrap_exception_group(group)
     if failure is not None:
         try:
             raise failure
         finally:
-            del failure  # it holds this frame, which would hold it
+            del failure  # break the reference cycle of its traceback and this frame
 
 
 @enable_ki_protection
@@ -181,7 +181,7 @@ async def _host(options: Options, *, task_status: trio.TaskStatus[ConnectionRunt
                 runtime = ConnectionRuntime(nursery, scope, options)
                 runtime.start()
                 task_status.started(runtime)
-                # Where the caller was cancelled before this, nobody will come to end us: then we end here.
+                # If the caller was cancelled before this, nothing will end us: then we end here.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 scope.shield = True
         finally:

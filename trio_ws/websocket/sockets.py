@@ -1,12 +1,12 @@
 """Streams and the sockets below them: how they fail, and how TCP ends there.
 
-What always holds: a connection that is closed here ends for its peer as well, although a child that this
-process has forked holds a copy of the descriptor. ``close()`` alone would say nothing to the peer before the
-last copy is closed. What was written before still arrives, with the end behind it.
+Invariants:
 
-Listening sockets are closed and never shut down: other processes may accept on them.
-
-A stream may be an application's own, and its methods may raise anything: that costs its connection.
+- A connection that is closed here ends for its peer as well, although a child that this process has forked
+  holds a copy of the descriptor. ``close()`` alone would tell the peer nothing before the last copy is
+  closed. Bytes that were written before still arrive, with the end behind them.
+- Listening sockets are closed and never shut down: other processes may accept on them.
+- A stream may be an application's own, and its methods may raise anything. That costs its connection only.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ __all__ = [
 
 logger = logger_for("trio_ws.websocket")
 
-# POLLHUP, POLLERR and POLLNVAL are told unasked.
+# POLLHUP, POLLERR and POLLNVAL are reported in any case.
 _HUNG_UP: int | None = getattr(select, "POLLRDHUP", None)
 
-#: What says that a connection broke, or was closed by whoever has its stream as well.
+#: Exceptions that say that a connection broke, or was closed by other code that has its stream.
 LINK_ERRORS = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -55,7 +55,7 @@ def socket_of(stream: object) -> trio.socket.SocketType | SocketBelow | None:
 
 
 def shut_down(sock: socket.socket | trio.socket.SocketType | SocketBelow) -> None:
-    """End a connection in both directions, whoever else has the descriptor."""
+    """End a connection in both directions, although other processes may have its descriptor."""
     try:  # suppress() would make an object for each connection
         sock.shutdown(socket.SHUT_RDWR)
     except OSError:
@@ -75,9 +75,9 @@ def has_hung_up(sock: socket.socket | trio.socket.SocketType | SocketBelow) -> b
 
 
 def link_error(exc: BaseException) -> trio.BrokenResourceError:
-    """What to raise where a method of a stream has raised something that is none of `LINK_ERRORS`.
+    """The error to raise where a method of a stream raised something other than `LINK_ERRORS`.
 
-    It comes from a stream of the application's own, and is logged.
+    That comes from a stream of the application's own, and is logged.
 
     Raises:
         BaseException: ``exc``, where it passes the wall (see wall.py).
@@ -106,7 +106,7 @@ async def do_handshake(stream: SocketTLS | trio.SSLStream[Any]) -> None:
 async def close_forcefully(stream: trio.abc.AsyncResource) -> None:
     """Close a stream at once, as `trio.aclose_forcefully` does, and end the connection below it.
 
-    It raises only what passes the wall.
+    It raises only what passes the wall (see wall.py).
     """
     sock = socket_of(stream)
     if sock is not None:

@@ -1,11 +1,11 @@
-"""TLS: on a socket, where OpenSSL reads and writes by itself, and over any other stream.
+"""TLS: on a socket, where OpenSSL reads and writes by itself, or over any other stream.
 
-`SocketTLS` costs half the time of trio's `SSLStream` and keeps no buffers while it is idle. `SSLStream` reads
-as much as the stream below has, 64 KiB of most, into a buffer of OpenSSL's that never shrinks; so it reads in
-pieces of a record here.
+`SocketTLS` costs half the time of trio's `SSLStream` and keeps no buffers while it is idle. `SSLStream`
+reads as much as the stream below has, 64 KiB of most, into a buffer of OpenSSL's that never shrinks; so it
+reads in pieces of a record here.
 
-What always holds: `SocketTLS` behaves as `trio.SocketStream` does where it ends, breaks or is closed, and as
-`SSLStream` does where sending is cancelled: half a record may be out, so that no more can be sent.
+Invariants: `SocketTLS` behaves as `trio.SocketStream` does where it ends, breaks or is closed. It behaves
+as `SSLStream` does where sending is cancelled: half a record may be out, so no more can be sent.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ class SocketTLS(trio.abc.Stream):
             del self._waits[wait]
             done.set()
 
-    # What `tls_info` asks, of trio's SSLStream too.
+    # Called by `tls_info`, which calls the same of trio's SSLStream.
 
     def version(self) -> str | None:
         return self._sock.version()
@@ -247,7 +247,7 @@ class SocketTLS(trio.abc.Stream):
         return self._sock.getpeercert()
 
 
-#: What `tls_client` and `tls_server` give.
+#: The types that `tls_client` and `tls_server` return.
 TLS_STREAMS = (SocketTLS, trio.SSLStream)
 
 

@@ -1,11 +1,11 @@
-"""Transports: the two ways in which a WebSocket meets bytes.
+"""Transports: the two ways in which a WebSocket reads and writes bytes.
 
-`SocketTransport` holds a plain non-blocking socket, for TCP and Unix sockets without TLS: whoever wants
-data waits for the socket itself, and most writes go out at once without a task. `StreamTransport` holds
-any `trio.abc.Stream` (TLS, memory links): a task reads it all the time, and writes go through a drainer.
+`SocketTransport` holds a plain non-blocking socket, for TCP and Unix sockets without TLS: a task that wants
+data waits for the socket itself, and most writes go out at once without a task. `StreamTransport` holds any
+`trio.abc.Stream` (TLS, memory links): a task reads it all the time, and writes go through a drainer.
 
-What always holds: `close` is immediate and may be called from synchronous code, any number of times, and
-wakes whoever waits here with `trio.ClosedResourceError`. One task at a time receives and one sends.
+Invariants: `close` is immediate, may be called from synchronous code any number of times, and wakes tasks
+that wait here with `trio.ClosedResourceError`. One task at a time receives and one sends.
 """
 
 from __future__ import annotations

@@ -1,16 +1,18 @@
-"""Outbox: what waits to be written to one connection.
+"""WriteBuffer: the frames that wait to be written to one connection.
 
-It takes whole frames and nothing else, from synchronous code, so that no cancellation can leave half a
-frame behind: a frame that is in here is finished, or the connection is broken.
+It takes whole frames only, from synchronous code, so that no cancellation can leave half a frame behind: a
+frame that is in here is finished, or the connection is broken.
 
-A frame may be taken before it is made (see late.py): it has its place here, and what comes after it waits.
+A frame may be added before it is made (see deferred_frame.py): it has its place here, and frames that come
+after it wait.
 
-Three states: *empty* (a frame is offered to the socket at once), *corked* (frames of one burst are gathered
-and a flush is due in this scheduler round), *draining* (the socket is full and a task waits for it).
+It has three states: *empty* (a frame is offered to the socket at once), *flush scheduled* (frames of one
+burst are gathered, and a flush is due in this scheduler round), *draining* (the socket is full, and a task
+waits for it).
 
-What always holds: ``size`` counts every byte that was taken and not yet handed to the kernel. Control frames
-have 4 KiB of their own beyond any mark, and past that only the latest pong is kept (RFC 6455 section 5.5.3
-lets a peer answer only the latest ping).
+Invariants: ``size`` counts every byte that was added and not yet handed to the kernel. Control frames have
+4 KiB of their own beyond any mark, and past that only the latest pong is kept (RFC 6455 section 5.5.3 lets
+a peer answer only the latest ping).
 """
 
 from __future__ import annotations
@@ -98,7 +100,7 @@ class WriteBuffer:
         self.on_broken: Callable[[BaseException], None] | None = None
         self.fast_send_limit = 0
         self._parts: list[bytes | memoryview | DeferredFrame] = []
-        self._has_deferred = False  # some of these are yet to be made
+        self._has_deferred = False  # some of these are not made yet
         self.flush_scheduled = False
         self._draining = False
         self._mid_batch = False  # an end now would come in the middle of a batch
@@ -198,7 +200,7 @@ class WriteBuffer:
             self.write(frame)
 
     def flush(self) -> None:
-        """Offer to the socket what was corked."""
+        """Offer the buffered frames to the socket."""
         self.flush_scheduled = False
         parts = self._parts
         if not parts or self._draining or self.broken:
@@ -229,11 +231,11 @@ class WriteBuffer:
             action()
 
     def discard(self) -> bytes:
-        """Forget what waits, at the end of the connection; give what follows on what is being written."""
+        """Forget what waits, at the end of the connection. Returns the bytes behind those being written."""
         unsent = b"" if self._mid_batch or self._has_deferred else b"".join(self._parts)  # type: ignore[arg-type]
         self.broken = True
         self.on_drained = None
-        self.on_broken = None  # which leads back to us: without the cycle, counting frees a connection
+        self.on_broken = None  # break the reference cycle
         self._parts.clear()
         self.size = 0
         self.writable.notify_all()
@@ -300,7 +302,7 @@ class WriteBuffer:
             self.on_drained()
 
     async def _make(self, late: DeferredFrame) -> memoryview:
-        self._mid_batch = True  # what is behind it makes no sense without it
+        self._mid_batch = True  # the frames behind it make no sense without it
         frame = await late.frame()
         if not self.broken:
             less = len(late) - len(frame)
@@ -310,11 +312,11 @@ class WriteBuffer:
         return memoryview(frame)
 
 
-def buffer_many(outboxes: Iterable[WriteBuffer], frame: bytes) -> None:
-    """The same as `cork` of each, for thousands of them in one step, without two calls for each."""
+def buffer_many(write_buffers: Iterable[WriteBuffer], frame: bytes) -> None:
+    """Call `buffer` of each, for thousands of them in one step, without two calls for each."""
     size = len(frame)
     runtime: WriteRuntime | None = None
-    for write_buffer in outboxes:
+    for write_buffer in write_buffers:
         write_buffer._parts.append(frame)
         write_buffer.size += size
         if write_buffer.flush_scheduled:
@@ -330,7 +332,7 @@ def buffer_many(outboxes: Iterable[WriteBuffer], frame: bytes) -> None:
 
 
 def _batches(parts: list[bytes | memoryview | DeferredFrame]) -> list[memoryview | DeferredFrame]:
-    """What to write one after the other: large parts as they are, and the small ones between them joined."""
+    """The pieces to write one after the other: large parts as they are, small ones between them joined."""
     batches: list[memoryview | DeferredFrame] = []
     for alone, run in groupby(parts, lambda part: isinstance(part, DeferredFrame) or len(part) >= _FLUSH_AT):
         if alone:
