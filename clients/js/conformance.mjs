@@ -59,7 +59,9 @@ async function take(id, count) {
     while (count--) {
       const { done, value } = await items.next()
       if (done) return report(id, { end: true })
-      report(id, { item: items instanceof Subscription ? { channel: value.channel, data: value.data } : value })
+      if (!(items instanceof Subscription)) report(id, { item: value })
+      else if (value.gap) report(id, { gap: { channel: value.channel, missing: value.missing, position: value.position } })
+      else report(id, { item: { channel: value.channel, data: value.data } })
     }
   } catch (error) {
     failed(id, error)
@@ -83,9 +85,9 @@ const actions = {
     const items = client.stream(method, args)
     under.set(id, { items, cancel: () => items.return() })
   },
-  async subscribe({ id, channels }) {
+  async subscribe({ id, channels, recover, after, last }) {
     try {
-      const items = await client.subscribe(channels)
+      const items = await client.subscribe(channels, { recover, after, last })
       under.set(id, { items, cancel: () => items.return() })
       report(id, { subscribed: true })
     } catch (error) {

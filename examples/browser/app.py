@@ -13,12 +13,19 @@ HERE = Path(__file__).parent
 
 
 class Shop(trio_ws.WebSocketHandler):
+    channels_history = {"news": trio_ws.History(items=100)}
+    channel_types = {"news": str}
+
+    def may_subscribe(self, connection: trio_ws.ClientConnection, name: str) -> bool:
+        return name == "news"
+
     @trio_ws.rpc_method()
     async def price(self, connection: trio_ws.ClientConnection, item: str, count: int = 1) -> float:
         """What something costs."""
         prices = {"tea": 2.5, "cake": 4.0}
         if item not in prices:
             raise trio_ws.RPCError(f"there is no {item} today", data={"items": list(prices)})
+        self.publish("news", f"somebody wants {count} of {item}")
         return prices[item] * count
 
     @trio_ws.rpc_method()

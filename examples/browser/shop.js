@@ -2,7 +2,7 @@
 // api.ts is made by: trio-ws types app:app > api.ts
 import { Client, RPCError } from "trio-ws"
 
-/** @type {Client<import("./api").Methods>} */
+/** @type {Client<import("./api").Methods, import("./api").Channels>} */
 const client = new Client("/rpc")
 
 /** @type {(id: string) => any} */
@@ -37,4 +37,12 @@ $("stop").onclick = () => counting.abort()
 
 $("file").onchange = async () => {
   $("bytes").value = await client.call("count_bytes", { chunks: $("file").files[0].stream() })
+}
+
+/** @param {string} text */
+const show = (text) => $("news").append(Object.assign(document.createElement("li"), { textContent: text }))
+
+for await (const packet of await client.subscribe("news", { recover: true, last: 5 })) {
+  if (packet.gap) show(`${packet.missing ?? "some"} messages are missing here`)
+  else show(packet.data)
 }

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 async def test_the_example_calls_streams_cancels_and_uploads(tmp_path: Path) -> None:
     async with running("browser/app.py", "0") as server, chromium(tmp_path) as browser:
-        page = await browser.open(await server.page())
+        address = await server.page()
+        page = await browser.open(address)
         await page.until("document.querySelector('#state').innerText === 'connected'")
         await page.type("#count", "3", enter=True)
         assert await page.until("document.querySelector('#price').innerText") == "7.50"
@@ -37,6 +38,14 @@ async def test_the_example_calls_streams_cancels_and_uploads(tmp_path: Path) -> 
           document.querySelector("#file").dispatchEvent(new Event("change"))
         }""")
         assert await page.until("document.querySelector('#bytes').innerText") == "200000"
+
+        news = "[...document.querySelectorAll('#news li')].map((one) => one.innerText)"
+        told = ["somebody wants 3 of tea", "somebody wants 3 of cake"]
+        await page.until(f"{news}.length === 2")
+        assert await page.evaluate(news) == told
+        other = await browser.open(address)
+        await other.until(f"{news}.length === 2")
+        assert await other.evaluate(news) == told
         assert await server.stop() == 0
 
 

@@ -130,7 +130,12 @@ BROKEN = {
         "for (const subscription of this._subscriptions) subscription._ask(session)",
         "",
     ),
-    "globs are names": ("globs", "if (!/[*?[]/.test(glob))", "if (true)"),
+    "packets twice": ("packets that come twice", "this.distance(position) <= 0) return false", "0) return 0"),
+    "packets too early": ("packets that come twice", "if (this.waiting || this", "if (this"),
+    "no gaps": ("gaps between connections", "if (!continues && ", "if (false && "),
+    "gaps of a newest value": ("gaps between connections", "missing === 0", "missing >= 0"),
+    "positions are forgotten": ("nothing is missed", "{ after: this.position }", "{}"),
+    "globs are names": ("globs", "if (/[*?[]/.test(name))", "if (false)"),
     "anything is a packet": ("what is no packet", 'throw new TypeError("not a packet")', ";"),
     "calls that hang": ("a lost connection", "session?.lost(event)", ""),
 }  # fmt: skip

@@ -144,11 +144,22 @@ export interface ChannelPacket<T = any> extends Packet<T> {
   readonly source: 2
   readonly channel: string
   readonly gap?: undefined
+  /** Where it stands in its channel, if that keeps a history. It can be stored, and given to `subscribe` as `after`. */
+  readonly position?: Position
 }
 
-/** Stands where packets may be missing. Subscriptions with `recover` have them. */
+/** An epoch, and an offset that counts the messages of a channel in it. */
+export type Position = readonly [epoch: string, offset: number]
+
+/** Stands where packets are missing. Subscriptions with `recover` have them. */
 export interface Gap {
   readonly gap: true
+  /** How many are missing; null if that is unknown. */
+  readonly missing: number | null
+  /** The channel, or the glob that was subscribed to; null for more channels than are counted. */
+  readonly channel: string | null
+  /** Of the last one that is missing, if it is known. */
+  readonly position: Position | null
 }
 
 export interface SubscribeOptions {
@@ -158,8 +169,15 @@ export interface SubscribeOptions {
   maxBytes?: number
   /** What gives way when more would wait. Default `"drop_oldest"`. */
   policy?: "drop_oldest" | "drop_newest"
-  /** Put a `Gap` where packets may be missing, such as after the connection was lost. Default false. */
+  /**
+   * Miss nothing, or be told: after a lost connection, what was published meanwhile follows, in order and once, where
+   * the channel has a history; a `Gap` stands where packets are missing, dropped ones too. Default false.
+   */
   recover?: boolean
+  /** Begin after this position; with several names, an object of positions by name. Implies `recover`. */
+  after?: Position | { readonly [name: string]: Position }
+  /** Begin with up to so many of the newest messages. */
+  last?: number
   /** Aborting it ends the subscription. */
   signal?: AbortSignal
 }
@@ -256,7 +274,7 @@ export class Client<M extends object = Methods, C extends object = Channels> ext
   /** Subscribe to channels, and to globs where the server allows them. Resolves when it has agreed. */
   subscribe<N extends string>(
     names: N | readonly N[],
-    options: SubscribeOptions & { recover: true },
+    options: SubscribeOptions & ({ recover: true } | { recover?: true; after: NonNullable<SubscribeOptions["after"]> }),
   ): Promise<Subscription<ChannelPacket<DataOf<C, N>> | Gap>>
   subscribe<N extends string>(
     names: N | readonly N[],

@@ -95,7 +95,6 @@ function errorOf({ error, response, error_data }) {
 
 /** Whether a name matches a glob of *, ?, [...] and [!...]. */
 function matcher(glob) {
-  if (!/[*?[]/.test(glob)) return (name) => name === glob
   const source = glob.replace(
     /\[(?!!\][^\]]*$)(!?)(\][^\]]*|[^\]]+)\]|[^]/gu,
     (all, not, set) =>
@@ -135,20 +134,24 @@ class Queue {
   }
 
   _serve() {
-    while (this._readers.length && (this._items.length || this._ended)) {
+    while (this._readers.length) {
+      const step = this._pull()
+      if (!step && !this._ended) return
       const [resolve, reject] = this._readers.shift()
-      if (this._items.length) {
-        const [value, size] = this._items.shift()
-        this._taken(size)
-        resolve({ done: false, value })
-      } else if (this._error) {
+      if (step || !this._error) resolve(step ?? { done: true, value: undefined })
+      else {
         reject(this._error)
         this._error = null
-      } else resolve({ done: true, value: undefined })
+      }
     }
   }
 
-  _taken() {}
+  _pull() {
+    if (!this._items.length) return
+    const [value, size] = this._items.shift()
+    this._taken(size)
+    return { done: false, value }
+  }
 
   next() {
     return new Promise((...reader) => {
@@ -221,18 +224,82 @@ export class Stream extends Queue {
   }
 }
 
+/** How far a subscription has come in one channel. */
+class Progress {
+  constructor(subscription, channel, { recover, after, last = 0 }) {
+    Object.assign(this, { subscription, channel, recover, last, position: after, after: !!after, begun: false, lost: false })
+    this.connectionLost()
+    this.waiting ||= this.after
+  }
+
+  get start() {
+    return this.position ? { after: this.position } : { last: this.last || undefined }
+  }
+
+  /** What comes before the server has said where we continue comes again afterwards. */
+  connectionLost() {
+    this.lost = this.begun
+    this.waiting = this.recover || this.last > 0
+  }
+
+  /** How many messages lie between our position and another; below 0 where that cannot be said. */
+  distance(position) {
+    const [epoch, offset] = this.position ?? []
+    return position && epoch === position[0] ? position[1] - offset : NaN
+  }
+
+  /** Continue where the server says, and tell of what is missing before. */
+  begin({ position, latest }) {
+    const missing = this.distance(position)
+    const continues = !position || !this.position ? !this.lost && !(this.after && !position) : missing === 0
+    if (!continues && !(latest && position)) this.tell(position, missing)
+    this.position = position
+    this.begun = true
+    this.waiting = this.lost = this.after = false
+    this.last = 0
+  }
+
+  /** Whether a packet is new. */
+  takes({ position }) {
+    if (this.waiting || this.distance(position) <= 0) return false
+    this.position = position ?? this.position
+    return true
+  }
+
+  /** The server says that messages are missing, or with 0 that one is not meant for us. */
+  skip({ position, gap }) {
+    const distance = this.distance(position)
+    if (this.waiting || distance <= 0) return
+    if (gap) this.tell(position, distance < gap ? distance : gap)
+    this.position = position
+  }
+
+  tell(position = null, missing) {
+    this.subscription._tell({ source: 2, channel: this.channel, gap: true, position, missing: missing > 0 ? missing : null })
+  }
+}
+
 /** The packets of some channels. Leaving the loop unsubscribes. */
 export class Subscription extends Queue {
   /** How many packets were dropped because nobody took them. */
   dropped = 0
   _size = 0
+  _globs = []
+  _progress = new Map() // by name
+  _gapsBefore = new Map() // by channel: before all that waits, and after it
+  _gapsAfter = new Map()
 
-  constructor(client, names, options) {
+  constructor(client, names, options = {}) {
     super()
+    const { after, last } = options
+    const recover = options.recover ?? !!after
     this.names = Object.freeze([...new Set(typeof names === "string" ? [names] : names)])
-    this._matchers = this.names.map(matcher)
+    for (const name of this.names) {
+      if (/[*?[]/.test(name)) this._globs.push([name, matcher(name)])
+      else this._progress.set(name, new Progress(this, name, { recover, last, after: Array.isArray(after) ? after : after?.[name] }))
+    }
     this._client = client
-    this._options = { maxItems: 64, maxBytes: 2 ** 20, policy: "drop_oldest", recover: false, ...options }
+    this._options = { maxItems: 64, maxBytes: 2 ** 20, policy: "drop_oldest", ...options, recover }
     this._agreed = new Promise((resolve, reject) => Object.assign(this, { _resolve: resolve, _reject: reject }))
     this._onAbort = () => {
       this._reject(options.signal.reason)
@@ -240,20 +307,53 @@ export class Subscription extends Queue {
     }
   }
 
-  _matches(channel) {
-    return this._matchers.some((matches) => matches(channel))
+  /** Whether a packet belongs here. It is taken if it is new. */
+  _route(packet, size) {
+    const progress = this._progress.get(packet.channel)
+    const mine = progress || (packet.gap == null && this._globs.some(([, matches]) => matches(packet.channel)))
+    if (packet.gap != null) progress?.skip(packet)
+    else if (progress ? progress.takes(packet) : mine) this._deliver(packet, size)
+    return !!mine
   }
 
   _deliver(packet, size) {
     if (this._ended) return
     const { maxItems, maxBytes, policy } = this._options
     while (this._items.length >= maxItems || this._size >= maxBytes) {
-      this.dropped++
-      if (policy === "drop_newest") return
-      this._taken(this._items.shift()[1])
+      const newest = policy === "drop_newest"
+      const { channel, position = null, gap, missing = 1 } = newest ? packet : super._pull().value
+      this.dropped += !gap
+      this._addGap(newest ? this._gapsAfter : this._gapsBefore, { source: 2, channel, gap: true, position, missing })
+      if (newest) return
     }
+    for (const gap of this._gapsAfter.values()) this._items.push([gap, 0])
+    this._gapsAfter.clear()
     this._size += size
     this._put(packet, size)
+  }
+
+  /** Messages are missing after all that waits. */
+  _tell(gap) {
+    if (this._ended) return
+    this._addGap(this._gapsAfter, gap)
+    this._serve()
+  }
+
+  _addGap(gaps, gap) {
+    if (!this._options.recover) return
+    if (!gaps.has(gap.channel) && gaps.size > 63) gap = { source: 2, channel: null, gap: true, position: null, missing: null }
+    const known = gaps.get(gap.channel)
+    const together = known?.position?.[0] === gap.position?.[0] && known?.missing && gap.missing && known.missing + gap.missing
+    gaps.set(gap.channel, known ? { ...gap, missing: together || null } : gap)
+  }
+
+  _pull() {
+    const gaps = this._gapsBefore.size ? this._gapsBefore : this._items.length ? [] : this._gapsAfter
+    for (const [channel, value] of gaps) {
+      gaps.delete(channel)
+      return { done: false, value }
+    }
+    return super._pull()
   }
 
   _taken(size) {
@@ -262,19 +362,41 @@ export class Subscription extends Queue {
 
   /** Subscribe on a connection. If that is lost, the next one asks again. */
   _ask(session) {
-    this._asked = new Promise((resolve) => {
-      const sink = { _answer: (rpc) => this._answer(rpc) ?? true, _finish: resolve }
-      new Request(session, "__subscribe__", [this.names], {}, sink).start()
+    const starts = [...this._progress].filter(([, progress]) => progress.waiting)
+    const plain = this.names.filter((name) => !this._progress.get(name)?.waiting)
+    const requests = []
+    if (plain.length) requests.push(["__subscribe__", [plain]])
+    if (starts.length) requests.push(["__recover__", [Object.fromEntries(starts.map(([name, { start }]) => [name, start]))]])
+    this._awaited = requests.length
+    this._asked = Promise.all(requests.map((request) => this._request(session, ...request)))
+  }
+
+  _request(session, method, args) {
+    return new Promise((resolve) => {
+      const sink = { _answer: (rpc) => this._answer(session, method, args, rpc) ?? true, _finish: resolve }
+      new Request(session, method, args, {}, sink).start()
     })
   }
 
   /** The server has answered. Packets may be next, so nothing here waits. */
-  _answer(rpc) {
-    if (rpc.error != null) return this._end(errorOf(rpc))
-    if (!rpc.response) return this._end(new RPCError("the connection holds max_subscribed_channels already", Code.RATE_LIMITED))
-    if (this._joined && this._options.recover) this._deliver({ gap: true }, 0)
+  _answer(session, method, [asked], { error, response, ...rest }) {
+    if (method === "__recover__" && error === Code.METHOD_NOT_FOUND) {
+      // A server without histories.
+      for (const name of Object.keys(asked)) this._progress.get(name).begin({})
+      return void this._request(session, "__subscribe__", [Object.keys(asked)])
+    }
+    if (error != null) return this._end(errorOf({ error, response, ...rest }))
+    if (!response) return this._end(new RPCError("the connection holds max_subscribed_channels already", Code.RATE_LIMITED))
+    if (method === "__recover__") for (const name of Object.keys(asked)) this._progress.get(name).begin(response[name] ?? {})
+    if (--this._awaited) return
     this._joined = true
     this._resolve()
+  }
+
+  _connectionLost() {
+    for (const progress of this._progress.values()) progress.connectionLost()
+    if (!this._joined) return
+    for (const [channel] of this._globs) this._tell({ source: 2, channel, gap: true, position: null, missing: null })
   }
 
   _end(error) {
@@ -702,11 +824,9 @@ export class Client extends Caller {
     packet.data ??= null
     let taken = false
     if (packet.source === 2) {
-      for (const subscription of this._subscriptions) {
-        if (!subscription._matches(packet.channel)) continue
-        taken = true
-        subscription._deliver(packet, utf8Size(message))
-      }
+      const size = utf8Size(message)
+      taken = packet.gap != null
+      for (const subscription of this._subscriptions) if (subscription._route(packet, size)) taken = true
     }
     if (!taken) this.dispatchEvent(Object.assign(new Event("packet"), { packet }))
   }
@@ -763,6 +883,7 @@ export class Client extends Caller {
       if (this._session === session) this._session = null
       this._opening = this._socket = null
       session?.lost(event)
+      for (const subscription of this._subscriptions) subscription._connectionLost()
       const { code, reason } = event
       if (this.state === "closed") this._resolveClosed()
       else this._again(new ConnectionLostError(`${since ? "the connection ended" : "cannot connect"}: ${code} ${reason}`, { code, reason }))

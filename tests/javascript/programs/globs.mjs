@@ -2,4 +2,5 @@ import { Subscription } from "trio-ws"
 import { print } from "./kit.mjs"
 
 const [globs, names] = JSON.parse(process.argv[3])
-print(globs.map((glob) => names.map((name) => new Subscription(null, glob)._matches(name))))
+const matches = (subscription, channel) => subscription._route({ source: 2, channel, data: 0 }, 1)
+print(globs.map((glob) => names.map((name) => matches(new Subscription(null, glob), name))))

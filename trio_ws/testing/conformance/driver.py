@@ -15,7 +15,7 @@ from trio_ws.channels.subscription import Subscription
 from trio_ws.client.backoff import Backoff
 from trio_ws.client.client import WebSocketClient
 from trio_ws.client.connect import connect
-from trio_ws.codecs.base import Packet
+from trio_ws.codecs.base import Gap, Packet
 from trio_ws.errors import ConnectionClosedError, RPCError, WebSocketError
 from trio_ws.rpc.client_connection import ClientConnection
 from trio_ws.rpc.handler import WebSocketHandler
@@ -158,7 +158,9 @@ class Driver:
                     async with client.stream(order["method"], *order["args"]) as items:
                         await self._take(key, items, take)
                 else:
-                    async with client.subscribe(order["channels"]) as inbox:
+                    options = {name: order[name] for name in ("recover", "last") if name in order}
+                    after = {name: tuple(one) for name, one in order.get("after", {}).items()}
+                    async with client.subscribe(order["channels"], after=after or None, **options) as inbox:
                         await self.report(key, subscribed=True)
                         await self._take(key, inbox, take)
         except RPCError as exc:
@@ -192,6 +194,10 @@ class Driver:
                 except trio.EndOfChannel:
                     await self.report(key, end=True)
                     return
+                if isinstance(item, Gap):
+                    gap = {"channel": item.channel, "missing": item.missing, "position": item.position}
+                    await self.report(key, gap=gap)
+                    continue
                 if isinstance(items, Subscription):
                     item = {"channel": item.channel, "data": item.data}
                 await self.report(key, item=item)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from trio_ws.testing.conformance.scene import Scene, adder
-from trio_ws.testing.conformance.stage import Stage, ViolationError
+from trio_ws.testing.conformance.stage import Stage, ViolationError, Wire
 
 __all__ = ["SCENES"]
 
@@ -241,6 +243,168 @@ async def subscribing_is_refused(stage: Stage) -> None:
     report = await stage.report("j")
     if "error" not in report:
         raise ViolationError(f"expected an error, got {report}")
+
+
+# -- recovery ---------------------------------------------------------------------------------------
+
+
+def _packet(offset: int, epoch: str = "e") -> dict[str, Any]:
+    return {"source": 2, "data": offset, "channel": "room", "position": [epoch, offset]}
+
+
+async def _recover(wire: Wire, start: dict[str, Any], answer: dict[str, Any]) -> None:
+    """The client asks to continue in a channel from here, and is told where it does."""
+    request = await wire.request("__recover__", args=[{"room": start}], kwargs={})
+    await wire.respond(request["call_id"], response={"room": answer})
+
+
+async def _takes(stage: Stage, *offsets: int) -> None:
+    await stage.do("take", id="i", count=len(offsets))
+    for offset in offsets:
+        await stage.report("i", item={"channel": "room", "data": offset})
+
+
+async def _gap(stage: Stage, missing: int | None, position: list[Any] | None) -> None:
+    await stage.do("take", id="i", count=1)
+    await stage.report("i", gap={"channel": "room", "missing": missing, "position": position})
+
+
+@scene("recovery", "reconnecting")
+async def nothing_is_missed(stage: Stage) -> None:
+    """Continue after a lost connection from the last position, without a gap."""
+    wire = await stage.open(reconnect=True)
+    await stage.do("subscribe", id="i", channels=["room"], recover=True)
+    await _recover(wire, {}, {"position": ["e", 5]})
+    await stage.report("i", subscribed=True)
+    await wire.send(_packet(6))
+    await wire.send(_packet(9))  # holes mean nothing
+    await _takes(stage, 6, 9)
+    await wire.ws.close(1012, "restart")
+    wire = await stage.wire()
+    await _recover(wire, {"after": ["e", 9]}, {"position": ["e", 9]})
+    await wire.send(_packet(10))
+    await wire.send(_packet(11))
+    await _takes(stage, 10, 11)
+    await stage.barrier(wire)
+
+
+@scene("recovery", "reconnecting")
+async def gaps_between_connections(stage: Stage) -> None:
+    """Tell how many are missing where the server continues later; and that some are, in another epoch."""
+    wire = await stage.open(reconnect=True)
+    await stage.do("subscribe", id="i", channels=["room"], recover=True)
+    await _recover(wire, {}, {"position": ["e", 5]})
+    await stage.report("i", subscribed=True)
+    cases: list[tuple[list[Any], list[Any], int | None]] = [
+        (["e", 5], ["e", 8], 3),
+        (["e", 9], ["f", 100], None),
+        (["f", 101], ["f", 90], None),
+    ]
+    for start, answer, missing in cases:
+        await wire.ws.close(1012, "restart")
+        wire = await stage.wire()
+        await _recover(wire, {"after": start}, {"position": answer})
+        await wire.send(_packet(answer[1] + 1, answer[0]))
+        await _gap(stage, missing, answer)
+        await _takes(stage, answer[1] + 1)
+    await stage.barrier(wire)
+
+
+@scene("recovery", "reconnecting")
+async def a_channel_without_a_history(stage: Stage) -> None:
+    """Tell of one gap after each lost connection where there is no position."""
+    wire = await stage.open(reconnect=True)
+    await stage.do("subscribe", id="i", channels=["room"], recover=True)
+    await _recover(wire, {}, {})
+    await stage.report("i", subscribed=True)
+    for data in (1, 2):
+        await wire.send({"source": 2, "data": data, "channel": "room"})
+        await _takes(stage, data)
+        await wire.ws.close(1012, "restart")
+        wire = await stage.wire()
+        await _recover(wire, {}, {})
+        await _gap(stage, None, None)
+    await stage.barrier(wire)
+
+
+@scene("recovery", "reconnecting")
+async def a_server_without_histories(stage: Stage) -> None:
+    """Use `__subscribe__` with a server that does not know `__recover__`, and tell of gaps."""
+    wire = await stage.open(reconnect=True)
+    await stage.do("subscribe", id="i", channels=["room"], recover=True)
+    for connection in (1, 2):
+        request = await wire.request("__recover__")
+        await wire.respond(request["call_id"], error=-32601, response="there is no such method")
+        request = await wire.request("__subscribe__", args=[["room"]])
+        await wire.respond(request["call_id"], response=True)
+        if connection == 1:
+            await stage.report("i", subscribed=True)
+            await wire.ws.close(1012, "restart")
+            wire = await stage.wire()
+    await wire.send({"source": 2, "data": 1, "channel": "room"})
+    await _gap(stage, None, None)
+    await _takes(stage, 1)
+
+
+@scene("recovery")
+async def packets_that_come_twice(stage: Stage) -> None:
+    """Ignore packets before the answer, and those whose offset has been there."""
+    wire = await stage.open()
+    await stage.do("subscribe", id="i", channels=["room"], after={"room": ["e", 3]})
+    request = await wire.request("__recover__", args=[{"room": {"after": ["e", 3]}}])
+    await wire.send(_packet(7))
+    await wire.respond(request["call_id"], response={"room": {"position": ["e", 3]}})
+    for offset in (4, 5, 4, 5, 6, 7, 6, 8):
+        await wire.send(_packet(offset))
+    await stage.report("i", subscribed=True)
+    await _takes(stage, 4, 5, 6, 7, 8)
+    await wire.send(_packet(1, "f"))  # another epoch counts anew
+    await _takes(stage, 1)
+
+
+@scene("recovery", "reconnecting")
+async def gaps_that_the_server_tells(stage: Stage) -> None:
+    """Tell of the gaps in a channel where they stand; move on without one where nothing is missing."""
+    wire = await stage.open(reconnect=True)
+    await stage.do("subscribe", id="i", channels=["room"], recover=True)
+    await _recover(wire, {}, {"position": ["e", 5]})
+    await stage.report("i", subscribed=True)
+    await wire.send(_packet(6))
+    await wire.send({"source": 2, "channel": "room", "position": ["e", 9], "gap": 3})
+    await wire.send(_packet(10))
+    await _takes(stage, 6)
+    await _gap(stage, 3, ["e", 9])
+    await _takes(stage, 10)
+    await wire.send({"source": 2, "channel": "room", "gap": -1})
+    await _gap(stage, None, None)
+    await wire.send(_packet(12))
+    await wire.send({"source": 2, "channel": "room", "position": ["e", 15], "gap": 0})
+    await _takes(stage, 12)
+    await stage.barrier(wire)
+    await wire.ws.close(1012, "restart")
+    wire = await stage.wire()
+    await _recover(wire, {"after": ["e", 15]}, {"position": ["e", 15]})
+    await wire.send(_packet(16))
+    await _takes(stage, 16)
+
+
+@scene("recovery")
+async def where_to_begin(stage: Stage) -> None:
+    """Begin after a stored position, with a gap where that is not possible; or with the newest messages."""
+    wire = await stage.open()
+    await stage.do("subscribe", id="i", channels=["room"], after={"room": ["old", 3]})
+    await _recover(wire, {"after": ["old", 3]}, {"position": ["e", 7]})
+    await stage.report("i", subscribed=True)
+    await wire.send(_packet(8))
+    await _gap(stage, None, ["e", 7])
+    await _takes(stage, 8)
+    await stage.do("subscribe", id="j", channels=["news"], last=2)
+    request = await wire.request("__recover__", args=[{"news": {"last": 2}}])
+    await wire.respond(request["call_id"], response={"news": {"position": ["n", 40]}})
+    await wire.send({"source": 2, "data": 41, "channel": "news", "position": ["n", 41]})
+    await stage.report("j", subscribed=True)
+    await stage.do("take", id="j", count=1)
+    await stage.report("j", item={"channel": "news", "data": 41})
 
 
 # -- ends --------------------------------------------------------------------------------------------
