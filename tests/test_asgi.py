@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import logging
 from contextlib import nullcontext
@@ -743,25 +742,6 @@ async def test_the_end_of_the_lifespan_drains_who_is_left(autojump_clock: MockCl
         await life.say("lifespan.shutdown")
         assert (await host.hear("websocket.close"))["code"] == 1001
         await host.ended.wait()
-
-
-def test_asyncio_is_told_of_in_clear_words() -> None:
-    async def receive() -> dict[str, Any]:
-        return {"type": "lifespan.startup"}
-
-    async def send(event: dict[str, Any]) -> None:
-        said.append(event)
-
-    async def main() -> None:
-        await app({"type": "lifespan"}, receive, send)
-        with pytest.raises(RuntimeError, match="hypercorn --worker-class trio"):
-            await app(websocket_scope(), receive, send)
-
-    said: list[dict[str, Any]] = []
-    app = ASGIApp(echo)
-    asyncio.run(main())
-    assert [event["type"] for event in said] == ["lifespan.startup.failed"]
-    assert "trio worker" in said[0]["message"]
 
 
 async def test_a_scope_of_another_kind(autojump_clock: MockClock) -> None:

@@ -37,6 +37,7 @@ LAYERS = {
     "client": 7,
     "server": 8,
     "hosting": 9,
+    "guest": 10,
     "compat": 10,
     "app": 10,  # above the servers: it can run one
     "testing": 10,

@@ -139,6 +139,9 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
     hosting/             layer 9   under servers that are not ours
         asgi_stream.py       an ASGI connection as a client's byte stream
         asgi.py              ASGIApp: any target as an ASGI application
+        guest.py             a trio run on an asyncio loop, and the way across
+        rsgi.py              the same application under RSGI
+    guest.py             layer 10  servers and functions of trio's in asyncio programs
     compat/              layer 10  other libraries' interfaces
         webshocket/          webshocket's
             _background.py       what runs on outside of a block

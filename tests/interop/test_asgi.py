@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 import trio
-from hypercorn.asyncio import serve as asyncio_serve
 from hypercorn.config import Config
 from hypercorn.middleware.dispatcher import TrioDispatcherMiddleware
 from hypercorn.trio import serve
-from hypercorn.utils import LifespanFailureError
 from quart_trio import QuartTrio
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
@@ -282,14 +279,6 @@ async def test_plain_http_is_told_to_upgrade() -> None:
         assert (response.status_code, response.headers["upgrade"]) == (426, "websocket")
         response = await client.post(f"http://127.0.0.1:{server.port}/", content=b"x" * 100_000)
         assert response.status_code == 413
-
-
-def test_hypercorns_asyncio_worker_is_refused() -> None:
-    settings = Config()
-    settings.bind = ["127.0.0.1:0"]
-    settings.errorlog = None
-    with pytest.raises(LifespanFailureError, match="trio worker"):
-        asyncio.run(asyncio_serve(ASGIApp(echo), settings))
 
 
 # -- HTTP/2, RFC 8441 -------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from trio_ws.app.javascript import ClientModule
 from trio_ws.app.lifespan import run_lifespans
 from trio_ws.codecs.registry import SUBPROTOCOLS
 from trio_ws.decoding import JSONAdapter
-from trio_ws.hosting.asgi import ASGIApp
+from trio_ws.hosting.asgi import ASGIApp, for_this_loop
 from trio_ws.logs import logger_for
 from trio_ws.protocol.handshake import check_subprotocols
 from trio_ws.protocol.http import HTTPError, Request, is_token
@@ -43,6 +43,7 @@ from trio_ws.server.server import WebSocketServer
 from trio_ws.signals import cancel_on_signals, in_main_thread
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Sequence
 
     from trio_ws.app.dispatch import Middleware, Next
@@ -425,14 +426,17 @@ class App(Router):
             return None
         raise HTTPError(405, "this method is not served here", [("Allow", ", ".join(allowed))])
 
-    @asynccontextmanager
-    @enable_ki_protection
-    async def run_lifespan(self, grace: float = 10.0) -> AsyncIterator[None]:
+    def run_lifespan(self, grace: float = 10.0) -> AbstractAsyncContextManager[None]:
         """Run a block within the lifespans. For those who serve an App by other means.
 
         Args:
             grace: seconds that the lifespans get to end; default 10, the default of ``close_timeout``.
         """
+        return for_this_loop(functools.partial(self._run_lifespan, grace))
+
+    @asynccontextmanager
+    @enable_ki_protection
+    async def _run_lifespan(self, grace: float) -> AsyncIterator[None]:
         managers = self._managers()
         if not managers:
             yield
@@ -461,9 +465,24 @@ class App(Router):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Be an ASGI 3 application: that of `ASGIApp`, which takes options, too."""
+        await self._hosted()(scope, receive, send)
+
+    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
+        """Be an RSGI application: that of `ASGIApp`."""
+        await self._hosted().__rsgi__(scope, protocol)
+
+    def __rsgi_init__(self, loop: AbstractEventLoop) -> None:
+        """Enter the lifespans, before the RSGI server serves."""
+        self._hosted().__rsgi_init__(loop)
+
+    def __rsgi_del__(self, loop: AbstractEventLoop) -> None:
+        """Leave the lifespans, after the RSGI server has served."""
+        self._hosted().__rsgi_del__(loop)
+
+    def _hosted(self) -> ASGIApp:
         if self._asgi is None:
             self._asgi = ASGIApp(self)
-        await self._asgi(scope, receive, send)
+        return self._asgi
 
     def _family(self) -> list[App]:
         """This App and all that are mounted below it, each once."""

@@ -1,4 +1,4 @@
-"""ASGIApp: a target of ours as an ASGI 3 application, under an ASGI server that runs on trio.
+"""ASGIApp: a target of ours as an ASGI 3 application, under a server on trio or on asyncio.
 
 Each call of the application serves one client with a server of its own in the caller's task, through a
 gateway (asgi_stream.py). So it needs nothing that outlives the call. What all clients share is run by the
@@ -12,6 +12,7 @@ What always holds:
 
 from __future__ import annotations
 
+import sys
 import warnings
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -27,12 +28,14 @@ from trio_ws.server.config import server_config
 from trio_ws.server.server import WebSocketServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from asyncio import AbstractEventLoop
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from trio_ws.channels.broker import Broker
     from trio_ws.channels.hub import Hub
     from trio_ws.hosting.asgi_stream import ASGIStream, Receive, Scope, Send
+    from trio_ws.hosting.rsgi import RSGILifespan
     from trio_ws.options import Options
     from trio_ws.server.config import ServerConfig, Target
     from trio_ws.server.router import Router
@@ -42,9 +45,9 @@ __all__ = ["ASGIApp", "asgi_scope"]
 
 logger = logger_for("trio_ws.asgi")
 
-_NOT_TRIO = (
-    "trio_ws runs on trio, and this ASGI server runs the application on another loop; "
-    "run it with a trio worker: hypercorn --worker-class trio module:app"
+_NO_LOOP = (
+    "trio_ws runs under ASGI servers on trio or on asyncio, and neither of them runs here; "
+    "try hypercorn --worker-class trio module:app, or uvicorn module:app"
 )
 
 
@@ -58,6 +61,25 @@ def asgi_scope() -> Scope | None:
     server of ours.
     """
     return _scope.get()
+
+
+def in_asyncio() -> bool:
+    """Whether the caller is a task or a callback of asyncio's, also where trio is a guest there."""
+    asyncio = sys.modules.get("asyncio")
+    return (
+        asyncio is not None
+        and not trio.lowlevel.in_trio_task()
+        and asyncio._get_running_loop() is not None  # get_running_loop() without an exception
+    )
+
+
+def for_this_loop(make: Callable[[], AbstractAsyncContextManager[None]]) -> AbstractAsyncContextManager[None]:
+    """An async context manager of trio's, or under asyncio one that runs it in the loop's guest run."""
+    if not in_asyncio():
+        return make()
+    from trio_ws.hosting.guest import as_asyncio_manager  # noqa: PLC0415 - asyncio is for its users alone
+
+    return as_asyncio_manager(make)
 
 
 class ASGIApp:
@@ -76,7 +98,7 @@ class ASGIApp:
 
     Raises:
         TypeError, ValueError: at once, for arguments that do not fit.
-        RuntimeError: by a call that is not made from trio.
+        RuntimeError: by a call that is made neither from trio nor from asyncio.
     """
 
     def __init__(
@@ -97,15 +119,14 @@ class ASGIApp:
         self._servers: set[_SingleClientServer] = set()
         self._lives = 0  # blocks that live() has open
         self._flushing = trio.Lock()
+        self._rsgi: RSGILifespan | None = None
 
     @property
     def connections(self) -> frozenset[WebSocket]:
         """The connections whose handlers run now, in this process: a copy."""
         return frozenset(ws for server in self._servers for ws in server.connections)
 
-    @asynccontextmanager
-    @enable_ki_protection
-    async def run_lifespan(self) -> AsyncIterator[None]:
+    def run_lifespan(self) -> AbstractAsyncContextManager[None]:
         """Run a block within what all clients share: an App's lifespans, channels, the broker.
 
         A call with the scope ``lifespan`` does that. Where the ASGI server makes none, as for what is mounted
@@ -115,6 +136,11 @@ class ASGIApp:
         Raises:
             BrokerError: the broker cannot be reached within ``open_timeout``.
         """
+        return for_this_loop(self._run_lifespan)
+
+    @asynccontextmanager
+    @enable_ki_protection
+    async def _run_lifespan(self) -> AsyncIterator[None]:
         host = _HostedServer(self._config)
         async with host:
             self._lives += 1
@@ -130,16 +156,64 @@ class ASGIApp:
         warnings.warn("live() is deprecated, use run_lifespan()", DeprecationWarning, stacklevel=2)
         return self.run_lifespan()
 
-    @enable_ki_protection
+    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
+        """One WebSocket or one HTTP request, as RSGI 1 has it."""
+        from trio_ws.hosting.rsgi import serve_rsgi  # noqa: PLC0415 - asyncio is for its users alone
+
+        await serve_rsgi(self, scope, protocol)
+
+    def __rsgi_init__(self, loop: AbstractEventLoop) -> None:
+        """Enter what all clients share, before the RSGI server serves.
+
+        Raises:
+            RuntimeError: that failed.
+        """
+        from trio_ws.hosting.rsgi import RSGILifespan  # noqa: PLC0415 - asyncio is for its users alone
+
+        self._rsgi = RSGILifespan(self, loop)
+        self._rsgi.start()
+
+    def __rsgi_del__(self, loop: AbstractEventLoop) -> None:
+        """Leave it, after the RSGI server has served."""
+        if self._rsgi is not None:
+            self._rsgi.stop()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One lifespan, one WebSocket or one HTTP request, as ASGI 3 has it."""
+        if trio.lowlevel.in_trio_task():
+            await self._call(scope, receive, send)
+            return
+        if not in_asyncio():
+            raise RuntimeError(_NO_LOOP)
+        from asyncio import CancelledError  # noqa: PLC0415 - asyncio is for its users alone
+
+        from trio_ws.hosting.guest import HostPort, guest_run  # noqa: PLC0415 - asyncio is for its users alone
+
+        is_lifespan = scope["type"] == "lifespan"
+        try:
+            run = guest_run()
+        except RuntimeError as exc:
+            if not is_lifespan:
+                raise
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": str(exc)})
+            return
+        port = HostPort(run, receive, send)
+        if not is_lifespan:
+            await port.serve(self._call, scope, port.receive, port.send)
+            return
+        ended = False
+        try:
+            async with run.lifespan():
+                await port.serve(self._call, scope, port.receive, port.send)
+                ended = True
+        except CancelledError:  # hypercorn cancels what it has been told is complete
+            if not ended:
+                raise
+
+    @enable_ki_protection
+    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if not trio.lowlevel.in_trio_task():
-            if kind == "lifespan":
-                await receive()
-                await send({"type": "lifespan.startup.failed", "message": _NOT_TRIO})
-                return
-            raise RuntimeError(_NOT_TRIO)
         if kind == "websocket":
             await self._serve(WebSocketStream(scope, receive, send))
         elif kind == "http":
@@ -177,7 +251,7 @@ class ASGIApp:
         await receive()
         phase = "startup"
         try:
-            async with self.run_lifespan():
+            async with self._run_lifespan():
                 await send({"type": "lifespan.startup.complete"})
                 phase = "shutdown"
                 await receive()

@@ -1,0 +1,265 @@
+"""One application, unchanged, under our server and under the servers that most people run, for real.
+
+Each is a process of its own on a Unix socket. What differs is the host's, and docs/asgi.md says it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import httpx
+import pytest
+import trio
+
+from tests.support.serving import guard
+from trio_ws import (
+    ConnectionClosedError,
+    HandshakeRejectedError,
+    Options,
+    WebSocket,
+    WebSocketClient,
+    connect,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ROOT = Path(__file__).parents[2]
+APP = "tests.support.hosted_app:app"
+OURS = f"""
+import sys, trio, trio_ws
+from {APP.partition(":")[0]} import app
+async def main():
+    with trio_ws.cancel_on_signals():
+        await trio_ws.serve(app, 0, unix_path=sys.argv[1])
+trio.run(main)
+"""
+
+
+class Host(NamedTuple):
+    """How a host is started, and what is different under it.
+
+    Attributes:
+        needs: the module that it is.
+        command: arguments of Python; ``{socket}`` stands for the Unix socket's path.
+        prefix: where the application is.
+        tells_close_code: the handler sees what a client closed with.
+        sends_close_code: the client sees what the handler closed with.
+        tells_body: of a rejection.
+        bounded: it holds up a sender whose client does not read.
+    """
+
+    needs: str
+    command: list[str]
+    prefix: str = ""
+    tells_close_code: bool = True
+    sends_close_code: bool = True
+    tells_body: bool = True
+    bounded: bool = True
+
+
+HOSTS = {
+    "ours": Host("trio", ["-c", OURS, "{socket}"]),
+    "hypercorn on trio": Host(
+        "hypercorn", ["-m", "hypercorn", "-k", "trio", "--bind", "unix:{socket}", APP], tells_close_code=False
+    ),
+    "hypercorn on asyncio": Host(
+        "hypercorn", ["-m", "hypercorn", "-k", "asyncio", "--bind", "unix:{socket}", APP],
+        tells_close_code=False,
+    ),
+    "uvicorn": Host("uvicorn", ["-m", "uvicorn", "--uds", "{socket}", APP]),
+    "uvicorn with wsproto": Host("uvicorn", ["-m", "uvicorn", "--ws", "wsproto", "--uds", "{socket}", APP]),
+    "granian": Host("granian", ["-m", "granian", "--interface", "asgi", "--uds", "{socket}", APP]),
+    "granian by RSGI": Host(
+        "granian", ["-m", "granian", "--interface", "rsgi", "--uds", "{socket}", APP],
+        tells_close_code=False, sends_close_code=False, tells_body=False,
+    ),
+    "FastAPI under uvicorn": Host(
+        "fastapi", ["-m", "uvicorn", "--uds", "{socket}", APP.replace(":app", ":mounted_app")], "/ws"
+    ),
+}  # fmt: skip
+
+
+class Running:
+    """A host that serves."""
+
+    def __init__(self, host: Host, socket: Path, process: subprocess.Popen[str]) -> None:
+        self.host = host
+        self.socket = str(socket)
+        self.process = process
+        self.uri = f"ws://localhost{host.prefix}"
+
+    def connect(self, path: str, **more: Any) -> Any:
+        return connect(self.uri + path, unix_path=self.socket, **more)
+
+    def client(self) -> WebSocketClient:
+        return WebSocketClient(self.uri + "/rpc", unix_path=self.socket)
+
+    async def get(self, path: str, body: bytes | None = None) -> Any:
+        transport = httpx.AsyncHTTPTransport(uds=self.socket)
+        async with httpx.AsyncClient(transport=transport) as client:
+            method = "GET" if body is None else "POST"
+            answer = await client.request(method, f"http://localhost{path}", content=body)
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+    async def state(self, body: bytes | None = None) -> Any:
+        return await self.get(self.host.prefix + "/state", body)
+
+    async def until(self, **wanted: Any) -> None:
+        """Wait until the application's state is this."""
+        while not wanted.items() <= (await self.state()).items():
+            await trio.sleep(0.02)
+
+
+@asynccontextmanager
+async def running(name: str, folder: Path) -> AsyncIterator[Running]:
+    host = HOSTS[name]
+    if importlib.util.find_spec(host.needs) is None:
+        pytest.skip(f"{host.needs} is not installed; the extra `test` has it")
+    socket, log = folder / "s", folder / "log"
+    with log.open("w") as output, trio.fail_after(4 * guard()):
+        command = [one.replace("{socket}", str(socket)) if "{socket}" in one else one for one in host.command]
+        process = subprocess.Popen(  # noqa: ASYNC220 - it takes a moment
+            [sys.executable, *command],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "TRIO_WS_TEST_MOUNTED": "yes" if host.prefix else "",
+            },
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )  # fmt: skip
+        try:
+            while True:
+                assert process.poll() is None, log.read_text()
+                try:
+                    await trio.aclose_forcefully(await trio.open_unix_socket(str(socket)))
+                    break
+                except OSError:
+                    await trio.sleep(0.02)
+            one = Running(host, socket, process)
+            yield one
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                await trio.to_thread.run_sync(process.wait)
+        except BaseException:
+            sys.stderr.write(log.read_text()[-5000:])
+            raise
+        finally:
+            process.kill()
+            process.wait()
+        assert log.read_text().count("entered\n") == 1
+        assert log.read_text().count("left\n") == 1
+        # Hosts may complain of what they cancel themselves.
+        assert f"{ROOT}/trio_ws" not in log.read_text(), log.read_text()
+
+
+@pytest.mark.parametrize("name", HOSTS)
+async def test_one_application_under_each(name: str, tmp_path: Path) -> None:
+    async with running(name, tmp_path) as server:
+        await messages(server)
+        await rejections_and_closes(server)
+        await calls(server)
+        await channels(server)
+        await requests(server)
+        if server.host.prefix:
+            assert await server.get("/api") == {"from": "fastapi"}
+        await drain(server)
+
+
+async def messages(server: Running) -> None:
+    ws: WebSocket
+    async with server.connect("/echo") as ws:
+        for message in ("hä", "", "x" * 70_000):
+            await ws.send(message)
+            assert await ws.receive_text() == message
+        for blob in (b"\x00", b"y" * 300_000):
+            await ws.send(blob)
+            assert await ws.receive_bytes() == blob
+        for i in range(100):
+            await ws.send(str(i))
+        assert [await ws.receive_text() for _ in range(100)] == [str(i) for i in range(100)]
+        await ws.close(4003, "bye")
+        assert ws.close_code == 4003
+    while not (found := (await server.state())["closed_with"]):
+        await trio.sleep(0.02)
+    if server.host.tells_close_code:
+        assert found == [4003]
+
+
+async def rejections_and_closes(server: Running) -> None:
+    with pytest.raises(HandshakeRejectedError) as caught:
+        async with server.connect("/reject"):
+            pass
+    assert caught.value.status == 401
+    if server.host.tells_body:
+        assert caught.value.body == b"show your badge"
+    with pytest.raises(HandshakeRejectedError) as caught:
+        async with server.connect("/nowhere"):
+            pass
+    assert caught.value.status == 404
+    ws: WebSocket
+    async with server.connect("/close") as ws:
+        with pytest.raises(ConnectionClosedError):
+            await ws.receive_text()
+        if server.host.sends_close_code:
+            assert ws.close_code == 4001
+
+
+async def calls(server: Running) -> None:
+    async with server.client() as client:
+        assert await client.call("add", 1, 2) == 3
+        with trio.move_on_after(0.1) as scope:
+            await client.call("hang")
+        assert scope.cancelled_caught
+        await server.until(cancelled=1)
+        async with client.stream("count", 1000, items=int) as numbers:
+            assert [number async for number in numbers] == list(range(1000))
+        # What a handler may not do is told, and not hung on.
+        assert "asyncio" in await client.call("sleep_in_asyncio")
+        assert await client.call("add", 2, 2) == 4
+
+
+async def channels(server: Running) -> None:
+    async with server.client() as listener, server.client() as speaker:
+        await listener.call("join")
+        await speaker.call("announce", "hello")
+        packet = await listener.recv()
+        assert packet is not None
+        assert packet.data == "hello"
+
+
+async def requests(server: Running) -> None:
+    assert (await server.state(b"z" * 60_000))["body"] == 60_000
+
+
+async def drain(server: Running) -> None:
+    ws: WebSocket
+    async with server.connect("/echo") as ws:
+        await ws.send("there")
+        assert await ws.receive_text() == "there"
+        server.process.send_signal(signal.SIGTERM)
+        try:
+            assert await ws.recv() is None
+        except ConnectionClosedError as exc:
+            assert exc.code in (1001, 1006, 1012)
+    await trio.to_thread.run_sync(server.process.wait)
+
+
+@pytest.mark.parametrize("name", [name for name, host in HOSTS.items() if host.bounded])
+async def test_a_client_that_does_not_read_holds_up_the_handler(name: str, tmp_path: Path) -> None:
+    async with running(name, tmp_path) as server:
+        options = Options(max_queue_bytes=65536, ping_interval=None)
+        async with server.connect("/pour", options=options):
+            while not (await server.state())["poured"]:
+                await trio.sleep(0.05)

@@ -1,0 +1,407 @@
+"""Guest: one trio run as the guest of a running asyncio loop, and the way across in both directions.
+
+trio and asyncio share the loop's thread, so a call across costs no thread of its own: what wakes trio from
+asyncio is a `trio.lowlevel.reschedule`, and what wakes asyncio from trio is a future's result.
+
+Invariants:
+
+- A loop has at most one guest run. It ends when its last lifespan has, or when the loop cancels its tasks.
+- A call that asyncio cancels is cancelled in trio, and returns only when its tasks there have ended.
+- What waits on its way across is bounded: see `MAX_EVENTS` and `MAX_BYTES`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+from collections import deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+import trio
+
+from trio_ws.logs import logger_for
+from trio_ws.websocket._notify import Notification
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from outcome import Outcome
+
+__all__ = ["GuestRun", "HostPort", "as_asyncio_manager", "call_asyncio", "guest_run"]
+
+logger = logger_for("trio_ws.asgi")
+
+T = TypeVar("T")
+
+#: Events of a host that wait for trio, and their payload in bytes, before no more are asked for.
+MAX_EVENTS = 16
+MAX_BYTES = 64 * 1024
+
+_runs: WeakKeyDictionary[asyncio.AbstractEventLoop, GuestRun] = WeakKeyDictionary()
+
+
+class GuestRun:
+    """A trio run on an asyncio loop. `guest_run` returns that of the current loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.ended = False
+        self._lifespans = 0
+        self._nursery: trio.Nursery | None = None
+        self._scope = trio.CancelScope()
+        self._finished: asyncio.Future[None] = loop.create_future()
+        self._ready: asyncio.Future[None] = loop.create_future()
+        trio.lowlevel.start_guest_run(
+            self._main,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            run_sync_soon_not_threadsafe=loop.call_soon,
+            done_callback=self._done,
+            host_uses_signal_set_wakeup_fd=True,
+        )
+        # Whoever ends the loop cancels its tasks first, and waits for them.
+        self._keeper = loop.create_task(self._keep(), name="trio_ws guest run")
+
+    async def _main(self) -> None:
+        with self._scope:
+            async with trio.open_nursery() as self._nursery:
+                self._set(self._ready)
+                await trio.sleep_forever()
+
+    def _done(self, outcome: Outcome[None]) -> None:
+        self.ended = True
+        if _runs.get(self.loop) is self:
+            del _runs[self.loop]
+        try:
+            outcome.unwrap()
+        except BaseException:
+            logger.exception("the trio run of this loop failed")
+        self._set(self._ready)
+        self._set(self._finished)
+
+    @staticmethod
+    def _set(future: asyncio.Future[None]) -> None:
+        if not future.done():
+            future.set_result(None)
+
+    async def _keep(self) -> None:
+        try:
+            await asyncio.wait([self._finished])
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Cancel what runs in trio, and wait for its end."""
+        self._scope.cancel()
+        await _until(self._finished)
+
+    async def run(self, async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Call an async function of trio's from asyncio.
+
+        A cancellation by asyncio cancels the function, whose end is waited for.
+        """
+        call: _Call[T] = _Call(self.loop.create_future())
+        await self.start(call, async_fn, *args)
+        return await call.wait()
+
+    async def start(self, call: _Call[T], async_fn: Callable[..., Awaitable[T]], *args: Any) -> None:
+        """Start a call, whose end ``call.wait()`` waits for."""
+        if self._nursery is None:
+            await asyncio.wait([self._ready])
+        if self.ended or self._nursery is None:
+            raise RuntimeError("the trio run of this event loop has ended")
+        # The task has the context of whoever calls, with what a middleware has set there.
+        self._nursery.start_soon(call.run, functools.partial(async_fn, *args))
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Count a lifespan; the run ends with the last one. To be used from asyncio."""
+        self._lifespans += 1
+        try:
+            yield
+        finally:
+            self._lifespans -= 1
+            if not self._lifespans:
+                await self.aclose()
+
+
+class _Call(Generic[T]):
+    """One async function of trio's that asyncio waits for."""
+
+    def __init__(self, future: asyncio.Future[T]) -> None:
+        self.future = future
+        self._scope = trio.CancelScope()
+
+    async def run(self, async_fn: Callable[[], Awaitable[T]]) -> None:
+        """The task in trio. What the function raises goes to asyncio."""
+        done = False
+        try:
+            with self._scope:
+                result = await async_fn()
+                done = True
+        except trio.Cancelled:
+            self.future.set_exception(asyncio.CancelledError("the trio run of this event loop ends"))
+            raise
+        except BaseException as exc:  # noqa: BLE001 - raised by wait()
+            self.future.set_exception(exc)
+            return
+        if done:
+            self.future.set_result(result)
+        else:
+            self.future.cancel()
+
+    def cancel(self) -> None:
+        self._scope.cancel()
+
+    async def wait(self) -> T:
+        cancelled: asyncio.CancelledError | None = None
+        while not self.future.done():
+            try:
+                await asyncio.wait([self.future])
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+                self.cancel()
+        if cancelled is not None:
+            if not self.future.cancelled():
+                self.future.exception()  # asyncio complains of those that nobody has looked at
+            raise cancelled
+        return self.future.result()
+
+
+async def _until(future: asyncio.Future[Any]) -> None:
+    """Wait for a future, whatever is cancelled meanwhile; then raise the cancellation."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    if cancelled is not None:
+        raise cancelled
+
+
+def guest_run() -> GuestRun:
+    """The trio run that is the guest of the running asyncio loop; it is started if there is none.
+
+    Raises:
+        RuntimeError: no asyncio loop runs here, or trio already runs in this thread in another way.
+    """
+    loop = asyncio.get_running_loop()
+    run = _runs.get(loop)
+    if run is None or run.ended:
+        if trio.lowlevel.in_trio_run():
+            raise RuntimeError(
+                "trio runs in this thread already, as another guest of the event loop; trio_ws needs a run"
+                " of its own there: start servers with trio_ws.guest, or serve in that run with trio_ws.serve"
+            )
+        run = _runs[loop] = GuestRun(loop)
+    return run
+
+
+async def call_asyncio(async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """Call an async function of asyncio's from a trio task of the guest run.
+
+    A cancellation by trio cancels the asyncio task, whose end is waited for.
+    """
+    loop = asyncio.get_running_loop()
+    await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def call() -> T:
+        return await async_fn(*args)
+
+    done = trio.Event()
+    context = contextvars.copy_context()
+    task = loop.create_task(call(), context=context)
+    task.add_done_callback(lambda _: done.set())
+    try:
+        await done.wait()
+    except trio.Cancelled:
+        task.cancel()
+        with trio.CancelScope(shield=True):
+            await done.wait()
+        if task.cancelled() or task.exception() is not None:
+            raise
+        # It has a result in spite of the cancellation, which the next checkpoint delivers.
+    return task.result()
+
+
+@asynccontextmanager
+async def as_asyncio_manager(make: Callable[[], AbstractAsyncContextManager[T]]) -> AsyncIterator[T]:
+    """An async context manager of trio's, for a block of asyncio's. It has a trio task of its own.
+
+    The trio run of the loop ends with the last such block. If the manager fails while the block runs, the
+    block is cancelled, and the error is raised from it.
+    """
+    run = guest_run()
+    block = asyncio.current_task()
+    assert block is not None
+    entered: asyncio.Future[T] = run.loop.create_future()
+    leave = trio.Event()
+    inside = interrupted = False
+
+    async def hold() -> None:
+        async with make() as value:
+            if not entered.done():
+                entered.set_result(value)
+            await leave.wait()
+
+    def on_end(_: object) -> None:
+        nonlocal interrupted
+        if inside and not leave.is_set():
+            interrupted = True
+            block.cancel()
+
+    async with run.lifespan():
+        call: _Call[None] = _Call(run.loop.create_future())
+        await run.start(call, hold)
+        call.future.add_done_callback(on_end)
+        both: list[asyncio.Future[Any]] = [entered, call.future]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            call.cancel()
+            await _until(call.future)
+            raise
+        if not entered.done():
+            entered.cancel()
+            await call.wait()
+            raise RuntimeError("the trio run of this event loop has ended")
+        try:
+            inside = True
+            yield entered.result()
+        except asyncio.CancelledError:
+            if not interrupted:
+                raise
+            block.uncancel()
+        finally:
+            inside = False
+            leave.set()
+            await call.wait()
+
+
+class HostPort:
+    """The ASGI events of one call, between the host's ``receive`` and ``send`` in asyncio and a trio task.
+
+    `receive` and `send` are for trio. Up to `MAX_EVENTS` events are received in advance, fewer if they bring
+    `MAX_BYTES`. At most one event is on its way to the host.
+    """
+
+    def __init__(
+        self,
+        run: GuestRun,
+        receive: Callable[[], Awaitable[Mapping[str, Any]]],
+        send: Callable[[Any], Awaitable[None]],
+    ) -> None:
+        self._run = run
+        self._host_receive = receive
+        self._host_send = send
+        self._received: deque[Mapping[str, Any]] = deque()
+        self._received_bytes = 0
+        self._receive_failure: BaseException | None = None
+        self._arrived = Notification()  # in trio
+        self._wanted = asyncio.Event()  # in asyncio: there is room for more
+        self._outgoing: deque[Any] = deque()
+        self._sending = False
+        self._send_failure: Exception | None = None
+        self._sent = Notification()  # in trio
+        self._work: asyncio.Future[None] | None = None  # in asyncio: something to send, or the end
+
+    # -- in trio ------------------------------------------------------------------------------------
+
+    async def receive(self) -> Mapping[str, Any]:
+        """The host's next event."""
+        while not self._received:
+            if self._receive_failure is not None:
+                raise self._receive_failure
+            await self._arrived.wait()
+        event = self._received.popleft()
+        self._received_bytes -= _size(event)
+        self._wanted.set()
+        return event
+
+    async def send(self, event: Any) -> None:
+        """Give the host an event; waits until the one before has been taken."""
+        while self._outgoing and self._send_failure is None:
+            await self._sent.wait()
+        if self._send_failure is not None:
+            raise self._send_failure
+        self._outgoing.append(event)
+        self._wake()
+
+    # -- in asyncio ---------------------------------------------------------------------------------
+
+    async def serve(self, async_fn: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Run an async function in trio that receives and sends here, until it ends and all is sent."""
+        call: _Call[None] = _Call(self._run.loop.create_future())
+        await self._run.start(call, async_fn, *args)
+        call.future.add_done_callback(lambda _: self._wake())
+        pump = self._run.loop.create_task(self._pump(), name="trio_ws receive")
+        cancelled: asyncio.CancelledError | None = None
+        try:
+            while True:
+                try:
+                    if not await self._step(call.future):
+                        break
+                except asyncio.CancelledError as exc:
+                    # trio drains now, and what it has to say still goes to the host.
+                    cancelled = exc
+                    call.cancel()
+        finally:
+            pump.cancel()
+            await asyncio.wait([pump])
+        if cancelled is not None and call.future.cancelled():
+            raise cancelled
+        await call.wait()
+        if cancelled is not None:
+            raise cancelled
+
+    async def _step(self, ending: asyncio.Future[None]) -> bool:
+        """Send what there is to send, or wait for it; False at the end."""
+        if self._outgoing and self._send_failure is None:
+            event = self._outgoing[0]
+            try:
+                await self._host_send(event)
+            except Exception as exc:  # noqa: BLE001 - raised in trio
+                self._send_failure = exc
+                self._outgoing.clear()
+            else:
+                self._outgoing.popleft()
+            self._sent.notify_all()
+            return True
+        if ending.done():
+            return False
+        self._work = self._run.loop.create_future()
+        await self._work
+        return True
+
+    async def _pump(self) -> None:
+        """Receive from the host as far as there is room."""
+        try:
+            while True:
+                event = await self._host_receive()
+                self._received.append(event)
+                self._received_bytes += _size(event)
+                self._arrived.notify_all()
+                while len(self._received) >= MAX_EVENTS or self._received_bytes >= MAX_BYTES:
+                    self._wanted.clear()
+                    await self._wanted.wait()
+                if event["type"] in _LAST:
+                    return
+        except Exception as exc:  # noqa: BLE001 - raised in trio
+            self._receive_failure = exc
+            self._arrived.notify_all()
+
+    def _wake(self) -> None:
+        if self._work is not None and not self._work.done():
+            self._work.set_result(None)
+
+
+#: Nothing comes after these, and some hosts are in trouble when they are asked for more.
+_LAST = frozenset({"websocket.disconnect", "http.disconnect", "lifespan.shutdown"})
+
+
+def _size(event: Mapping[str, Any]) -> int:
+    return len(event.get("text") or event.get("bytes") or event.get("body") or b"")

@@ -1,0 +1,218 @@
+"""RSGI: an ASGI application of ours under servers that speak RSGI, such as granian.
+
+RSGI tells less than ASGI: a WebSocket is accepted without a subprotocol and without headers, rejected with a
+status alone, and its end has no close code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from trio_ws.hosting.asgi_stream import Receive, Scope, Send
+
+    ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+__all__ = ["RSGILifespan", "serve_rsgi"]
+
+_CLOSE, _BYTES = 0, 1  # kinds of messages
+_ASGI = {"version": "3.0", "spec_version": "2.4"}
+
+
+async def serve_rsgi(app: ASGI, scope: Any, protocol: Any) -> None:
+    """Serve one RSGI connection by an ASGI application.
+
+    Raises:
+        ValueError: it is neither a WebSocket nor an HTTP request.
+    """
+    if scope.proto == "ws":
+        ws = _WebSocket(protocol)
+        await app(_asgi_scope(scope, "websocket"), ws.receive, ws.send)
+        ws.end()
+    elif scope.proto == "http":
+        http = _HTTP(protocol)
+        await app(_asgi_scope(scope, "http"), http.receive, http.send)
+    else:
+        raise ValueError(f"trio_ws serves the RSGI protocols ws and http, not {scope.proto!r}")
+
+
+class RSGILifespan:
+    """The lifespan of an ASGI application, between ``__rsgi_init__`` and ``__rsgi_del__``."""
+
+    def __init__(self, app: ASGI, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+        self._started: asyncio.Future[str | None] = loop.create_future()
+        self._failure: str | None = None
+        self._task = loop.create_task(self._run(app), name="trio_ws lifespan")
+
+    async def _run(self, app: ASGI) -> None:
+        try:
+            await app({"type": "lifespan", "asgi": _ASGI}, self._events.get, self._send)
+        finally:
+            if not self._started.done():
+                self._started.set_result("it ended without a word")
+
+    async def _send(self, event: dict[str, str]) -> None:
+        failure = event["message"] if event["type"].endswith(".failed") else None
+        if event["type"].startswith("lifespan.startup"):
+            self._started.set_result(failure)
+        else:
+            self._failure = failure
+
+    def start(self) -> None:
+        """Run the loop until the application has started.
+
+        Raises:
+            RuntimeError: it has not.
+        """
+        self._events.put_nowait({"type": "lifespan.startup"})
+        failure = self._loop.run_until_complete(self._started)
+        if failure is not None:
+            raise RuntimeError(f"the lifespan of the application failed: {failure}")
+
+    def stop(self) -> None:
+        """Run the loop until the application has ended.
+
+        Raises:
+            RuntimeError: its lifespan failed at the end.
+        """
+        self._events.put_nowait({"type": "lifespan.shutdown"})
+        self._loop.run_until_complete(self._task)
+        if self._failure is not None:
+            raise RuntimeError(f"the lifespan of the application failed: {self._failure}")
+
+
+class _WebSocket:
+    """ASGI's events of a WebSocket, by RSGI."""
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+        self._transport: Any = None
+        self._connected = False
+        self._accepted = asyncio.Event()
+        self._ended = False
+
+    async def receive(self) -> dict[str, Any]:
+        if not self._connected:
+            self._connected = True
+            return {"type": "websocket.connect"}
+        await self._accepted.wait()
+        try:
+            message = await self._transport.receive()
+        except Exception as exc:  # noqa: BLE001 - RSGI's own kinds, of which nothing is told but the text
+            return {"type": "websocket.disconnect", "code": 1006, "reason": str(exc)[:100]}
+        if message.kind == _CLOSE:
+            return {"type": "websocket.disconnect", "code": 1005}
+        if message.kind == _BYTES:
+            return {"type": "websocket.receive", "bytes": message.data}
+        return {"type": "websocket.receive", "text": message.data}
+
+    async def send(self, event: dict[str, Any]) -> None:
+        kind = event["type"]
+        if kind == "websocket.accept":
+            self._transport = await self._protocol.accept()
+            self._accepted.set()
+        elif kind == "websocket.send":
+            text = event.get("text")
+            try:
+                if text is not None:
+                    await self._transport.send_str(text)
+                else:
+                    await self._transport.send_bytes(event["bytes"])
+            except Exception as exc:
+                raise ConnectionResetError(str(exc)) from exc
+        elif kind == "websocket.http.response.start":
+            self._close(event["status"])
+        elif kind == "websocket.close":
+            self._close(event.get("code", 1000) if self._transport is not None else 403)
+
+    def _close(self, status: int) -> None:
+        if not self._ended:
+            self._ended = True
+            self._protocol.close(status)
+
+    def end(self) -> None:
+        """Nobody works for the client any more."""
+        self._close(1000 if self._transport is not None else 500)
+
+
+class _HTTP:
+    """ASGI's events of an HTTP request, by RSGI."""
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+        self._body: AsyncIterator[bytes] | None = None
+        self._read = False
+        self._start: dict[str, Any] = {}
+        self._transport: Any = None
+
+    async def receive(self) -> dict[str, Any]:
+        if self._read:
+            await self._protocol.client_disconnect()
+            return {"type": "http.disconnect"}
+        if self._body is None:
+            self._body = aiter(self._protocol)
+        try:
+            return {"type": "http.request", "body": bytes(await anext(self._body)), "more_body": True}
+        except StopAsyncIteration:
+            self._read = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(self, event: dict[str, Any]) -> None:
+        if event["type"] == "http.response.start":
+            self._start = event
+            return
+        status = self._start["status"]
+        headers = [
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in self._start["headers"]
+        ]
+        body, more = event.get("body", b""), event.get("more_body", False)
+        if self._transport is None and not more:
+            if body:
+                self._protocol.response_bytes(status, headers, body)
+            else:
+                self._protocol.response_empty(status, headers)
+            return
+        if self._transport is None:
+            self._transport = self._protocol.response_stream(status, headers)
+        if body:
+            try:
+                await self._transport.send_bytes(body)
+            except Exception as exc:
+                raise ConnectionResetError(str(exc)) from exc
+
+
+def _asgi_scope(scope: Any, kind: str) -> dict[str, Any]:
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in scope.headers.items()
+    ]
+    if scope.authority and not any(name == b"host" for name, _ in headers):
+        headers.append((b"host", scope.authority.encode("latin-1")))
+    secure = scope.scheme in ("https", "wss")
+    schemes = ("ws", "wss") if kind == "websocket" else ("http", "https")
+    return {
+        "type": kind,
+        "asgi": _ASGI,
+        "http_version": scope.http_version,
+        "scheme": schemes[secure],
+        "method": scope.method,
+        "path": unquote(scope.path),
+        "raw_path": scope.path.encode("latin-1"),
+        "query_string": scope.query_string.encode("latin-1"),
+        "root_path": "",
+        "headers": headers,
+        "client": _address(scope.client),
+        "server": _address(scope.server),
+        "subprotocols": [],  # none can be agreed on
+        "extensions": {"websocket.http.response": {}} if kind == "websocket" else {},
+    }
+
+
+def _address(text: str) -> tuple[str, int] | None:
+    host, _, port = text.rpartition(":")
+    return (host.strip("[]"), int(port)) if host and port.isdecimal() else None
