@@ -137,19 +137,18 @@ class _Call(Generic[T]):
 
     async def run(self, async_fn: Callable[[], Awaitable[T]]) -> None:
         """The task in trio. What the function raises goes to asyncio."""
-        done = False
+        results: list[T] = []
         try:
             with self._scope:
-                result = await async_fn()
-                done = True
+                results.append(await async_fn())
         except trio.Cancelled:
             self.future.set_exception(asyncio.CancelledError("the trio run of this event loop ends"))
             raise
         except BaseException as exc:  # noqa: BLE001 - raised by wait()
             self.future.set_exception(exc)
             return
-        if done:
-            self.future.set_result(result)
+        if results:
+            self.future.set_result(results[0])
         else:
             self.future.cancel()
 
