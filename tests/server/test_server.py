@@ -183,7 +183,14 @@ async def test_what_comes_twice_or_too_late_is_a_runtime_error(autojump_clock: M
         with pytest.raises(HandshakeRejectedError):
             async with memory.connect("/reject"):
                 pytest.fail("the handshake was accepted")
-    assert errors == [f"{what}() comes once, before anything else" for what in ("accept", "reject")] * 2
+    assert (
+        errors
+        == [
+            f"{what}() was called too late: the client is accepted or rejected already"
+            for what in ("accept", "reject")
+        ]
+        * 2
+    )
 
 
 async def test_after_a_rejection_there_is_nothing_to_send_on(autojump_clock: MockClock) -> None:

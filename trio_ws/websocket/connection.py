@@ -155,7 +155,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         write_buffer.on_broken = closing.write_failed
         self._reader = Reader(self, transport, receive_buffer, closing, runtime)
         self._liveness = Liveness(receive_buffer, write_buffer, closing, client=client)
-        self._control_hooks: ControlHooks = (None, None)  # for pings, and for pongs that nobody asked for
+        self._control_hooks: ControlHooks = (None, None)  # for pings, and for unsolicited pongs
         # The opening handshake.
         self._request = request
         self._trailing = trailing  # what came behind the request
@@ -315,7 +315,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         if self._closing.state != CONNECTING:
             if self._receive_buffer.frames is None and not self._closing.closed_locally:
                 raise self._closing.closed_error()  # by a server that goes away
-            raise RuntimeError(f"{what}() comes once, before anything else")
+            raise RuntimeError(f"{what}() was called too late: the client is accepted or rejected already")
 
     def _reject_with(self, response: bytes) -> None:
         self._write_buffer.write(response)
@@ -421,8 +421,8 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         """Wait for the next message.
 
         Args:
-            none_when_lost: give None also where the connection ended in any other way than a clean close, so
-                that what follows a loop runs in any case. `close_code` tells the difference.
+            none_when_lost: return None also where the connection ended in any other way than a clean close,
+                so that what follows a loop runs in any case. `close_code` tells the difference.
 
         Returns:
             The message, or None once the peer has closed cleanly (with code 1000, 1001 or none).
@@ -518,7 +518,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         """Wait for the next message, text or binary, and decode it as JSON straight into ``type`` by msgspec.
 
         Raises:
-            MessageError: it is no JSON, or not of that type; the text has the path to the bad value.
+            MessageError: it is not JSON, or not of that type; the text has the path to the bad value.
             ConnectionClosedError: the connection ended, cleanly or not.
         """
         payload = await self._next_or_raise()
@@ -948,7 +948,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             code = 1000  # the real one has been sent already, or nothing can be sent
         check_close(code, reason)
         if self._closing.state == CLOSED:
-            # What the peer sent before it closed stays, for whoever comes to take it.
+            # Messages that the peer sent before it closed can still be received.
             await self._transport.wait_closed()
             return
         if self._closing.state == CONNECTING:
@@ -1015,7 +1015,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
     @property
     def close_reason(self) -> str | None:
-        """The text beside `close_code`."""
+        """The text that came with `close_code`."""
         if self._closing.state < CLOSING:
             return None
         return self._closing.shown.reason
@@ -1042,7 +1042,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
     @property
     def offered_subprotocols(self) -> list[str]:
-        """What the client offers, best first, without what is no token (RFC 6455 section 4.1)."""
+        """The valid subprotocols that the client offers, best first (RFC 6455 section 4.1)."""
         return offered_subprotocols(self._request)
 
     @property
@@ -1132,7 +1132,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
     @property
     def query_params(self) -> dict[str, list[str]]:
-        """The request's query, decoded; a name may stand there more than once."""
+        """The request's query, decoded; a name may occur more than once."""
         return self._request.query_params
 
     @property

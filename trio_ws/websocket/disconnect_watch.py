@@ -41,7 +41,7 @@ class DisconnectWatch:
     One that sends more than 256 KiB instead of waiting for its answer counts as gone.
 
     Args:
-        transport: of the client. Nobody else may read until `leave`.
+        transport: of the client. Nothing else may read until `leave`.
         runtime: lends the task that reads.
         scope: around the code that makes the answer.
     """
@@ -57,7 +57,7 @@ class DisconnectWatch:
 
     @property
     def unread(self) -> bool:
-        """For the monitor: whether nobody has begun to read."""
+        """For the monitor: whether the watch lasts."""
         return not self._left
 
     def lent_task(self) -> Callable[[], Awaitable[None]] | None:

@@ -62,11 +62,11 @@ __all__ = ["EpollReader", "TaskSpawner"]
 #: for our own tests, which run with 0 and with very many as well.
 SHARE_THRESHOLD = int(os.environ.get("TRIO_WS_TEST_FEW", "4"))
 
-#: Turns in which the epoll is looked into before one waits for it.
+#: Turns in which the epoll is polled before the task waits for it.
 _POLLS_BEFORE_WAIT = 3
 CONNECTIONS_PER_TURN = 64
 BYTES_PER_TURN = 128 * 1024
-#: What a message counts for in these, beside its bytes: it may be a call that is answered at once.
+#: What a message counts for in these in addition to its bytes: it may be a call that is answered at once.
 MESSAGE_COST = 1024
 #: What the end of a connection counts for.
 END_COST = 8192

@@ -121,7 +121,7 @@ class WebSocketMessage(msgspec.Struct, frozen=True, gc=False):
         """The payload decoded from JSON, and validated against ``type`` by msgspec.
 
         Raises:
-            MessageError: the payload is no JSON, or not of that type; the text has the path to the bad value.
+            MessageError: it is not JSON, or not of that type; the text has the path to the bad value.
         """
         return decode_json("message", self.payload, type, self.payload)
 

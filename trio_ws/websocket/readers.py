@@ -1,11 +1,11 @@
 """Reader: how the bytes of one connection get from its transport into its receive buffer, and who reads them.
 
-One at a time reads a connection: `ReadBy` says who. A task that wants something of the peer (a message, a
-pong, the end) calls `Reader.wait_for_input`. It reads the socket itself, or waits until whoever reads has
-changed something. Where no task wants anything, the monitor (see runtime.py) lends one that reads
-(`Reader.read_while_idle`) and leaves again as soon as another task asks. On Linux, most plain sockets of a
-service that has many are read by its shared reader for good (see epoll_reader.py). A reader never waits for
-a writer.
+One reader at a time reads a connection; `ReadBy` says which. A task that wants something of the peer (a
+message, a pong, the end) calls `Reader.wait_for_input`. It reads the socket itself, or waits until the
+current reader has changed something. Where no task wants anything, the monitor (see runtime.py) lends one
+that reads (`Reader.read_while_idle`) and leaves again as soon as another task asks. On Linux, most plain
+sockets of a service that has many are read by its shared reader for good (see epoll_reader.py). A reader
+never waits for a writer.
 
 Invariants:
 
@@ -200,7 +200,7 @@ class Reader:
             self._runtime.connection_idle(self)
 
     def end(self) -> None:
-        """The state is CLOSED: wake whoever waits here."""
+        """The state is CLOSED: wake the tasks that wait here."""
         self._connection = None
         self.input_arrived.notify_all()
         if self._room is not None:

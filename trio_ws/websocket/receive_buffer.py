@@ -8,7 +8,7 @@ Invariants:
   `full`).
 - Only `feed` adds messages, and the application's tasks remove them in order.
 - An idle connection keeps no queue: an empty deque takes 760 bytes, so it is made for the first message of
-  a read and dropped by `release`, which whoever waits for messages calls first.
+  a read and dropped by `release`, which is called before each wait for messages.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ class SocketTLS(trio.abc.Stream):
             except trio.BrokenResourceError as exc:
                 if not isinstance(exc.__cause__, BrokenPipeError):
                     raise
-                # To an end without a close_notify OpenSSL 3.6 answers with an alert, which nobody takes.
+                # To an end without a close_notify OpenSSL 3.6 answers with an alert that is never read.
                 return b""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

@@ -291,13 +291,13 @@ class StreamTransport:
         await self._closed.wait()
 
 
-#: What a WebSocket needs of its bytes: both classes have the same methods. ``close`` tries to finish
-#: what is being sent, and to send ``last``, unless that is None, where ``send_now`` cannot do it.
-#: ``send_now`` and ``send_pair_now`` send what can be sent without waiting, the second at most ``SEND_SIZE``
-#: of a payload, and raise BlockingIOError where that is nothing; ``receive`` is cancel-safe and gives b"" at
-#: the end; ``send_some`` waits until at least one byte is out; ``has_unread`` says whether bytes are known to
-#: wait for `receive`; ``delivery`` how far what was written has come, None where the system does not tell;
-#: ``peer_address`` is ``remote_address``, or the client's behind a proxy.
+#: What a WebSocket needs of its bytes: both classes have the same methods. ``close`` tries to finish what
+#: is being sent, and to send ``last``, unless that is None, where ``send_now`` cannot do it. ``send_now``
+#: and ``send_pair_now`` send what can be sent without waiting, the second at most ``SEND_SIZE`` of a
+#: payload, and raise BlockingIOError where that is nothing; ``receive`` is cancel-safe and returns b"" at
+#: the end; ``send_some`` waits until at least one byte is out; ``has_unread`` says whether bytes are known
+#: to wait for `receive`; ``delivery`` how far what was written has come, None where the system does not
+#: tell; ``peer_address`` is ``remote_address``, or the client's behind a proxy.
 Transport = SocketTransport | StreamTransport
 
 
