@@ -11,10 +11,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from trio_ws import __version__
 
 pytest.importorskip("hatchling", reason="hatchling builds this package; the extra `test` has it")
 
@@ -130,3 +133,106 @@ def test_the_wheel_has_the_javascript_client(tree: Path) -> None:
     for name in ("trio-ws.js", "trio-ws.d.ts"):
         packed = tree.parent / "installed" / "trio_ws" / "static" / name
         assert packed.read_bytes() == (ROOT / "trio_ws" / "static" / name).read_bytes()
+
+
+def check(folder: Path, *names: str) -> None:
+    """Let twine judge files as PyPI would."""
+    pytest.importorskip("twine", reason="the extra `test` has it")
+    done = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", *names],
+        cwd=folder,
+        env={**os.environ, "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == len(names)
+
+
+def fresh_environment(folder: Path) -> Path:
+    """A fresh virtual environment, which has what ours has beside the package; its Python."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=300)
+    name = "python.exe" if os.name == "nt" else "python"
+    python = folder / ("Scripts" if os.name == "nt" else "bin") / name
+    paths = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    done = subprocess.run([python, "-c", where], capture_output=True, text=True, check=True, timeout=60)
+    # What stands in a .pth file there is not read, so that an editable installation of ours is not seen.
+    Path(done.stdout.strip(), "dependencies.pth").write_text("\n".join(dict.fromkeys(paths)))
+    return python
+
+
+def install(python: Path, file: Path, folder: Path) -> str:
+    """Install a wheel or an sdist as users do, and talk over it; the lane that it takes."""
+    pytest.importorskip("pip", reason="this environment has no pip")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index",
+         "--no-build-isolation", "--ignore-installed", "--disable-pip-version-check", file],
+        check=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    done = subprocess.run(
+        [python, "-c", TALK],
+        cwd=folder,
+        env=without_path(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lane, where, said = done.stdout.split()
+    assert Path(where).is_relative_to(python.parents[1])
+    assert said == "hello"
+    return lane
+
+
+def without_path() -> dict[str, str]:
+    left_out = ("PYTHONPATH", "TRIO_WS_PURE")
+    return {name: value for name, value in os.environ.items() if name not in left_out}
+
+
+TALK = """
+import trio, trio_ws
+from trio_ws.protocol import masking
+
+async def echo(ws):
+    async for message in ws:
+        await ws.send(message)
+
+async def main():
+    async with trio_ws.WebSocketServer(echo) as server, trio_ws.connect(server.url) as ws:
+        await ws.send("hello")
+        print(masking.LANE, trio_ws.__file__, await ws.receive_text())
+
+trio.run(main)
+"""
+
+
+@needs_compiler
+def test_the_wheel_installs_into_a_fresh_environment(tree: Path, tmp_path: Path) -> None:
+    _, name, _ = wheel(tree)
+    check(tree.parent, name)
+    assert install(fresh_environment(tmp_path / "fresh"), tree.parent / name, tmp_path) == "c"
+
+
+@pytest.mark.parametrize("compiles", [pytest.param(True, marks=needs_compiler), False])
+def test_the_sdist_builds_with_and_without_a_compiler(
+    compiles: bool, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("CHANGELOG.md", "tests", "docs", "examples", "benchmarks"):
+        (tree / part).mkdir() if "." not in part else (tree / part).touch()
+    name = run(BUILD.format(kind="sdist", folder=str(tree.parent)), tree).split()[-1]
+    assert name == f"trio_ws-{__version__}.tar.gz"
+    check(tree.parent, name)
+    with tarfile.open(tree.parent / name) as archive:
+        files = {file.partition("/")[2] for file in archive.getnames()}
+    assert {"hatch_build.py", "trio_ws/protocol/_speedups.c", "LICENSE", "README.md"} <= files
+    assert not [file for file in files if file.endswith((".so", ".pyd"))]
+    if not compiles:
+        monkeypatch.setenv("CC", "/nowhere/cc")
+    lane = install(fresh_environment(tmp_path / "fresh"), tree.parent / name, tmp_path)
+    assert lane == ("c" if compiles else "python")

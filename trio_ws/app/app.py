@@ -456,7 +456,7 @@ class App(Router):
     def ensure_lifespan(self) -> None:
         if self._managers() and not self._lives:
             raise RuntimeError(
-                "this App has a lifespan that nobody runs, as ASGI servers do not run those of mounted"
+                "this App has a lifespan that nobody runs; daphne runs none, and ASGI servers none of mounted"
                 " applications; write async with app.run_lifespan() in the lifespan of what it is mounted in"
             )
 
