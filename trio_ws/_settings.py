@@ -1,7 +1,7 @@
-"""Keyword arguments that several public functions share, listed once.
+"""Keyword arguments that several public functions share.
 
-One function lists the settings and checks them, such as `trio_ws.server.config.server_config`. Others take
-them as ``**settings`` and pass them on, and their signatures show each setting all the same.
+One function lists and validates the settings, such as `trio_ws.server.config.server_config`. Others accept
+them as ``**settings`` and pass them on; their signatures list each setting nevertheless.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 
 def settings_of(lists: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters of a function, by name."""
+    """Return the keyword-only parameters of a function, by name."""
     parameters = inspect.signature(lists).parameters
     return {name: one for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY}
 
 
 def shows_settings_of(lists: Callable[..., Any]) -> Callable[[F], F]:
-    """A decorator for a function of ``**settings``: its signature shows those that ``lists`` lists."""
+    """Decorate a function of ``**settings`` so that its signature lists the settings of ``lists``."""
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)
@@ -39,10 +39,10 @@ def shows_settings_of(lists: Callable[..., Any]) -> Callable[[F], F]:
 
 
 def refuse_unknown(what: str, lists: Callable[..., Any], unknown: dict[str, object]) -> None:
-    """Refuse settings that there are none of.
+    """Reject unknown settings.
 
     Raises:
-        TypeError: there is one in ``unknown``.
+        TypeError: ``unknown`` is not empty.
     """
     for name in unknown:
         raise TypeError(f"{what} takes no argument {name!r}; it takes {', '.join(settings_of(lists))}")

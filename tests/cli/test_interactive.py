@@ -142,7 +142,7 @@ def test_the_methods_are_described(connect: Callable[..., tuple[int, str, str]])
 @pytest.mark.parametrize(
     ("options", "code", "text"),
     [
-        (["--rpc", "--subprotocol", "chat"], 2, "dialect is one of"),
+        (["--rpc", "--subprotocol", "chat"], 2, "dialect must be one of"),
         (["--subprotocol", "a b"], 2, "a b"),
         (["--expect", "-1"], 2, "--expect"),
     ],

@@ -134,7 +134,7 @@ async def test_the_blocks_own_exception_leaves_it_as_it_was(autojump_clock: Mock
 
 
 async def test_wrong_uses(autojump_clock: MockClock) -> None:
-    with pytest.raises(ValueError, match="dialect is one of"):
+    with pytest.raises(ValueError, match="dialect must be one of"):
         WebSocketClient("ws://test/", dialect="xml")
     client = WebSocketClient("ws://test/")
     with pytest.raises(RuntimeError, match="not connected"):

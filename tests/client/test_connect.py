@@ -169,11 +169,11 @@ async def test_a_tls_client_at_a_plain_port(certificates: Certificates) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "error", "message"),
     [
-        ({"uri": "http://test"}, InvalidURIError, "write ws:// for http://"),
-        ({"uri": b"ws://test"}, TypeError, "a WebSocket URI is a str"),
+        ({"uri": "http://test"}, InvalidURIError, "use ws:// for http://"),
+        ({"uri": b"ws://test"}, TypeError, "a WebSocket URI must be a str"),
         ({"ssl_context": ssl.create_default_context()}, ValueError, "wss://"),
-        ({"options": {"open_timeout": 3}}, TypeError, r"write Options\(\.\.\.\)"),
-        ({"unix_path": "/x"}, ValueError, "stream or unix_path, not both"),
+        ({"options": {"open_timeout": 3}}, TypeError, r"use Options\(\.\.\.\)"),
+        ({"unix_path": "/x"}, ValueError, "stream and unix_path are mutually exclusive"),
         ({"subprotocols": "chat"}, TypeError, r"write subprotocols=\['chat'\]"),
         ({"subprotocols": ["a b"]}, ValueError, "no subprotocol name"),
         ({"subprotocols": ["a", "a"]}, ValueError, "offered twice"),
@@ -248,7 +248,7 @@ def answering(*headers: tuple[str, str]) -> Callable[[RawPeer], Any]:
         ([("Sec-WebSocket-Extensions", "x-unknown")], "extension that we did not offer"),
         (
             [("Sec-WebSocket-Extensions", "permessage-deflate; server_max_window_bits=99")],
-            "answer about compression is wrong",
+            "compression parameters are invalid",
         ),
     ],
 )

@@ -44,12 +44,12 @@ def test_every_cut_of_an_answer_gives_the_same() -> None:
 def test_the_head_is_bounded_however_it_comes() -> None:
     assert outcome([GOOD], len(GOOD)) is True
     for pieces in ([GOOD], [bytes([byte]) for byte in GOOD]):
-        assert outcome(pieces, len(GOOD) - 1) == f"answers with a head over max_header_bytes={len(GOOD) - 1}"
+        assert outcome(pieces, len(GOOD) - 1) == f"sent a head of more than max_header_bytes={len(GOOD) - 1}"
 
 
 def test_the_end() -> None:
     tunnel = Tunnel("h:80", None, 1000)
-    with pytest.raises(TunnelError, match="without an answer"):
+    with pytest.raises(TunnelError, match="without a response"):
         tunnel.eof()
     tunnel.feed(b"HTTP/1.1 2")
     with pytest.raises(TunnelError, match="in the middle"):

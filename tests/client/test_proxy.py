@@ -179,7 +179,7 @@ async def test_a_stream_and_a_unix_socket_need_no_proxy(
 async def test_without_python_socks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "python_socks", None)
     text = await failing(proxy="socks5://ann:s3cret@p")
-    assert "the proxy socks5://p:1080 needs the package python-socks" in text
+    assert "the proxy socks5://p:1080 requires the package python-socks" in text
     assert "pip install 'trio-ws[proxy]'" in text
     async with serving(options=ANY_HOST) as server, scripted(ConnectProxy(server.port)) as port:
         await talks("ws://service.example/", port, proxy=f"http://127.0.0.1:{port}")
@@ -264,22 +264,22 @@ def says(*answers: bytes) -> Callable[[trio.abc.Stream], Awaitable[None]]:
     [
         (
             b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic\r\n\r\n",
-            "407 (Proxy Authentication Required); it",
+            "407 (Proxy Authentication Required); add",
         ),
         (b"HTTP/1.1 403 \x80\r\nContent-Length: 3\r\n\r\nno!", "refuses with HTTP status 403 (Forbidden)"),
         (b"HTTP/1.1 502 x\r\n\r\n", "refuses with HTTP status 502 (Bad Gateway)"),
         (b"HTTP/1.1 302 x\r\nLocation: ws://h/\r\n\r\n", "refuses with HTTP status 302 (Found)"),
         (b"HTTP/1.1 799 x\r\n\r\n", "refuses with HTTP status 799"),
-        (b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\n\r\n", "answers in malformed HTTP"),
-        (b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n", "answers in malformed HTTP"),
+        (b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\n\r\n", "sent malformed HTTP"),
+        (b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n", "sent malformed HTTP"),
         (b"HTTP/2 200\r\n\r\n", "does not answer in HTTP"),
         (b"HTTP/1.1 2000 OK\r\n\r\n", "does not answer in HTTP"),
         (b"\x05\xff", "does not answer in HTTP"),
-        (b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 101 Evil\r\n\r\n", "sent more than its answer"),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 20_000, "a head over max_header_bytes=16384"),
-        (b"HTTP/1.1 100 Wait\r\n\r\n" * 1000, "a head over max_header_bytes=16384"),
-        (b"", "closed the connection without an answer"),
-        (b"HTTP/1.1 200 OK\r\n", "closed the connection in the middle of its answer"),
+        (b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 101 Evil\r\n\r\n", "sent data before"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 20_000, "a head of more than max_header_bytes=16384"),
+        (b"HTTP/1.1 100 Wait\r\n\r\n" * 1000, "a head of more than max_header_bytes=16384"),
+        (b"", "closed the connection without a response"),
+        (b"HTTP/1.1 200 OK\r\n", "closed the connection in the middle of its response"),
     ],
 )
 async def test_an_http_proxy_that_refuses_or_talks_nonsense(answer: bytes, reason: str) -> None:

@@ -222,14 +222,14 @@ async def test_a_host_that_is_not_there_is_named() -> None:
 async def test_a_stream_and_a_unix_socket_lead_to_one_server(tmp_path: Path) -> None:
     async with serving_in_memory(Guide({"/old": "/new"})) as memory:
         error = await failing("ws://test/old", stream=await memory.stream())
-        assert str(error) == "ws://test/old redirects to ws://test/new, and stream leads to one server only"
+        assert str(error) == "ws://test/old redirects to ws://test/new, but stream reaches one server only"
         assert isinstance(error.__cause__, HandshakeRejectedError)
         error = await failing("ws://test/old", stream=await memory.stream(), options=Options(max_redirects=0))
         assert isinstance(error, HandshakeRejectedError)
     path = tmp_path / "socket"
     async with serving(Guide({"/old": "ws://127.0.0.1:9/new"}), host=None, unix_path=path):
         error = await failing("ws://localhost/old", unix_path=path)
-        assert "and unix_path leads to one server only" in str(error)
+        assert "but unix_path reaches one server only" in str(error)
 
 
 async def test_open_timeout_spans_all_of_them() -> None:

@@ -76,10 +76,10 @@ async def test_any_other_is_agreed_on_or_refused(dialect: str, autojump_clock: M
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server)
-        with pytest.raises(ConnectionFailedError, match=f"does not speak {dialect}"):
+        with pytest.raises(ConnectionFailedError, match=f"does not support {dialect}"):
             async with WebSocketClient("ws://test", dialect=dialect, stream=link.client):
                 pytest.fail("nobody agreed to it")
-    assert closings == [(1002, f"{dialect} was not agreed on")]
+    assert closings == [(1002, f"{dialect} was not selected")]
 
 
 @pytest.mark.parametrize("code", [-32000, -32001, -32002, -32003, -32004, -32050, -32768, 3, 2**70])

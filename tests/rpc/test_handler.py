@@ -214,7 +214,7 @@ def test_wrong_targets_are_refused_at_once() -> None:
 
     with pytest.raises(TypeError, match="value"):
         WebSocketServer(BadHint)
-    with pytest.raises(TypeError, match="handler is a WebSocketHandler"):
+    with pytest.raises(TypeError, match="handler must be a WebSocketHandler"):
         WebSocketClient("ws://test/", handler=print)  # type: ignore[arg-type]
 
 

@@ -100,6 +100,6 @@ async def test_a_server_that_does_not_know_it_is_refused() -> None:
         await ws.recv()
 
     async with serving_in_memory(plain) as memory:
-        with pytest.raises(ConnectionFailedError, match=r"does not speak trio-ws\.v1\.json"):
+        with pytest.raises(ConnectionFailedError, match=r"does not support trio-ws\.v1\.json"):
             async with client(await memory.stream()):
                 pass

@@ -1,1 +1,1 @@
-"""Clients: connecting, and reconnecting."""
+"""Clients: connect to a server, and reconnect."""

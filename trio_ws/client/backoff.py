@@ -1,7 +1,7 @@
-"""Backoff: whether to try again, and when.
+"""Backoff: whether and when to retry a connection.
 
-Exponential with full jitter: all clients of a server that restarts lose it in the same moment, and only waits
-drawn from the whole interval keep them from coming back in one too.
+Exponential back-off with full jitter. All clients of a server that restarts lose it at the same moment, so
+their delays are drawn from the whole interval to keep them from returning at the same moment, too.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ONCE", "Backoff"]
 
-#: Request Timeout, Too Early and Too Many Requests: the same request may be answered otherwise later.
+#: Request Timeout, Too Early and Too Many Requests: the same request may succeed later.
 _PASSING = frozenset({408, 425, 429})
 
 
 class _SystemRandom(random.SystemRandom):
-    """The system's random source. It has no state, which a fork would copy, so it is pickled by its name."""
+    """The system's random source. It is pickled by name, and has no state that a fork would copy."""
 
     def __reduce__(self) -> str:
         return "_SYSTEM"
@@ -41,27 +41,27 @@ _SYSTEM = _SystemRandom()
 
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
-    """When a client tries again to connect: ``WebSocketClient(uri, reconnect=Backoff(...))``.
+    """Retry policy of a client: ``WebSocketClient(uri, reconnect=Backoff(...))``.
 
-    The n-th wait in a row is drawn evenly from 0 to ``min(maximum, initial * factor ** (n - 1))`` seconds.
-    A ``Retry-After`` of the server's answer is added to that; together they are ``maximum`` at most.
+    The n-th consecutive delay is drawn uniformly from 0 to ``min(maximum, initial * factor ** (n - 1))``
+    seconds. A ``Retry-After`` header of the server is added to that; the sum is ``maximum`` at most.
 
-    A first connection is tried at once, and waits lie between its tries. A lost connection is waited for
-    before the first try.
+    The first connection is attempted immediately, with a delay before each further attempt. After a lost
+    connection there is a delay before the first attempt.
 
     Attributes:
-        initial: seconds, the upper bound of the first wait. Default 0.5.
-        maximum: seconds, the upper bound of all. Default 30.
-        factor: what the bound grows by from wait to wait. Default 2.
-        attempts: tries in a row after which the client gives up. None, the default, for no end.
-        reset_after: seconds that a connection must have stayed open for the counting of waits and tries to
-            begin anew. Default 30.
-        jitter: draw the waits. False makes each as long as its upper bound. Default True.
-        random: what draws; give a seeded one to know the waits in a test. Default: the system's source, of
-            which each child of a fork draws for itself.
+        initial: upper bound of the first delay in seconds. Default 0.5.
+        maximum: upper bound of all delays in seconds. Default 30.
+        factor: growth of the bound from delay to delay. Default 2.
+        attempts: consecutive attempts after which the client gives up. None, the default, means never.
+        reset_after: seconds that a connection must stay open for delays and attempts to start over. Default
+            30.
+        jitter: whether delays are random. If False, each is as long as its upper bound. Default True.
+        random: source of random numbers; pass a seeded one for predictable delays in a test. By default the
+            system's source, which a fork does not duplicate.
 
     Raises:
-        TypeError, ValueError: a field is of the wrong type or out of its range; the message names it.
+        TypeError, ValueError: a field has the wrong type or is out of range; the message names it.
     """
 
     initial: float = 0.5
@@ -80,24 +80,24 @@ class Backoff:
         for name, low in (("initial", 0.0), ("maximum", 0.0), ("factor", 1.0), ("reset_after", 0.0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{name} is a number, not {type(value).__name__}")
+                raise TypeError(f"{name} must be a number, not {type(value).__name__}")
             if not low <= value < math.inf:
-                raise ValueError(f"{name} must be {low:g} or more, and finite, not {value}")
+                raise ValueError(f"{name} must be finite and at least {low:g}, not {value}")
         if self.initial > self.maximum:
             raise ValueError(f"initial ({self.initial}) must be at most maximum ({self.maximum})")
         if self.attempts is not None:
             if isinstance(self.attempts, bool) or not isinstance(self.attempts, int):
-                raise TypeError(f"attempts is an int or None, not {type(self.attempts).__name__}")
+                raise TypeError(f"attempts must be an int or None, not {type(self.attempts).__name__}")
             if self.attempts < 1:
                 raise ValueError(f"attempts must be 1 or more, not {self.attempts}")
 
     def retries(self, error: ConnectionFailedError | ConnectionClosedError) -> bool:
-        """Whether to try again after this error. A subclass may have a rule of its own.
+        """Return whether to retry after this error. Override it in a subclass for another rule.
 
-        Yes for a lost connection, whoever closed it with whatever code, for HTTP 5xx, for 408, 425 and 429,
-        which pass, for errors of the network and for ``open_timeout``. No for any other HTTP status, of a
-        proxy too, a redirect that cannot be followed among them, for an `InvalidURIError`, a certificate that
-        is not trusted, or a package that is missing: these will be the same the next time.
+        True for a lost connection, whoever closed it with whatever code, for HTTP 5xx, for the temporary 408,
+        425 and 429, for network errors and for ``open_timeout``. False for any other HTTP status, also of a
+        proxy, including redirects that cannot be followed, for an `InvalidURIError`, an untrusted
+        certificate, or a missing package: these would fail again.
         """
         cause: BaseException | None = error
         while cause is not None:
@@ -109,11 +109,11 @@ class Backoff:
         return True
 
     def delay(self, wait: int, error: ConnectionFailedError | ConnectionClosedError | None = None) -> float:
-        """Seconds to wait before the next try.
+        """Return the seconds to wait before the next attempt.
 
         Args:
-            wait: 1 for the first wait in a row.
-            error: what went wrong, which may ask for more.
+            wait: 1 for the first of consecutive delays.
+            error: the last failure, which may ask for a longer delay.
         """
         try:
             bound = min(self.maximum, self.initial * float(self.factor) ** (wait - 1))
@@ -124,7 +124,7 @@ class Backoff:
 
 
 def _retry_after(error: object) -> float:
-    """The seconds that a server asked for with ``Retry-After`` (RFC 9110 section 10.2.3), else 0."""
+    """Return the seconds of a ``Retry-After`` header (RFC 9110 section 10.2.3), or 0."""
     if not isinstance(error, HandshakeRejectedError):
         return 0.0
     value = (error.headers.get("Retry-After") or "").strip()
@@ -133,13 +133,13 @@ def _retry_after(error: object) -> float:
     date = _time_of(value)
     if date is None:
         return 0.0
-    # By the server's own clock where it tells, since ours may be wrong.
+    # Use the server's clock if it sent one, since ours may be wrong.
     now = _time_of(error.headers.get("Date")) or datetime.now(UTC)
     return max(0.0, (date - now).total_seconds())
 
 
 def _time_of(value: str | None) -> datetime | None:
-    """What an HTTP date says (RFC 9110 section 5.6.7); None where it is none."""
+    """Parse an HTTP date (RFC 9110 section 5.6.7); None if it is invalid."""
     try:
         date = parsedate_to_datetime(value or "")
     except (TypeError, ValueError, OverflowError):
@@ -147,5 +147,5 @@ def _time_of(value: str | None) -> datetime | None:
     return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
 
 
-#: One try.
+#: A single attempt.
 ONCE = Backoff(attempts=1)

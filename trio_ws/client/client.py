@@ -1,7 +1,7 @@
-"""WebSocketClient: calls, streams, packets and channels, for the length of a block.
+"""WebSocketClient: calls, streams, packets and channels for the duration of a block.
 
-What always holds: nothing of a client outlives its block. The connections themselves, one after the other
-where it reconnects, are the keeper's (see reconnect.py).
+Invariants: nothing of a client outlives its block. The connections, one after the other if it reconnects,
+belong to a `ConnectionManager` (see reconnect.py).
 """
 
 from __future__ import annotations
@@ -63,40 +63,41 @@ _DIALECTS = {
 
 
 class WebSocketClient:
-    """A connection to a server of calls, for the length of an ``async with`` block.
+    """A connection to an RPC server for the duration of an ``async with`` block.
 
-    Leaving the block closes with 1000; calls that are still under way fail. A cancellation closes at once.
+    Leaving the block closes with 1000, and calls that are still under way fail. Cancellation closes at once.
     Any number of tasks may call, stream, send and receive.
 
-    With ``reconnect`` a lost connection is replaced by another, whoever ended it, until the block is left.
-    Meanwhile all that needs one waits, under the caller's own cancel scope; what was under way has failed at
-    once. Once the client has given up, everything raises the `ConnectionFailedError` that it got last.
+    With ``reconnect`` a lost connection is replaced, whoever ended it, until the block is left. Operations
+    that were under way fail immediately. New ones wait for the next connection, under the caller's own cancel
+    scope. After the client has given up, every operation raises the last `ConnectionFailedError`.
 
     Args:
-        uri: ``ws://`` or ``wss://``. Or a function without arguments, async or not, that gives it for each
-            try to connect.
-        handler: a `WebSocketHandler`, class or instance, whose methods the server may call. Its
-            ``on_receive`` gets the packets that else `recv` gives.
-        dialect: ``"trio-ws.v1"``, ``"trio-ws.v1.json"``, ``"webshocket.v1"``, ``"jsonrpc"`` or ``"json"``,
-            which is spoken or connecting fails. The first three need a server that agrees to them; JSON-RPC
-            servers know no subprotocol as a rule, and need not. By default ``trio-ws.v1`` and
-            ``webshocket.v1`` are offered, and JSON is spoken with a server that knows neither.
-        subprotocols: more to offer, behind those of the dialects: such as a token, as browsers have to send
-            it. JSON is spoken with a server that agrees to one of them.
-        headers: more request headers. A mapping is read for each try to connect. Or a function without
-            arguments, async or not, that gives them for each try, such as one that fetches a token. Where it
-            raises, the try has failed: it is logged with its traceback, and ``reconnect`` decides on another.
-        stream: speak over this stream, or over what this async function gives for each connection; see
+        uri: ``ws://`` or ``wss://``. Or a function without arguments, async or not, that returns the URI for
+            each attempt to connect.
+        handler: a `WebSocketHandler`, as a class or an instance, whose methods the server may call. Its
+            ``on_receive`` gets the packets that `recv` would return otherwise.
+        dialect: ``"trio-ws.v1"``, ``"trio-ws.v1.json"``, ``"webshocket.v1"``, ``"jsonrpc"`` or ``"json"``;
+            connecting fails if it cannot be used. The first three require a server that selects them as
+            subprotocol. JSON-RPC servers usually know no subprotocol, and do not need to. By default
+            ``trio-ws.v1`` and ``webshocket.v1`` are offered, and JSON is used if the server knows neither.
+        subprotocols: additional subprotocols to offer, after those of the dialects, such as a token in the way
+            browsers send it. If the server selects one of them, JSON is used.
+        headers: additional request headers. A mapping is read for each attempt to connect. Or a function
+            without arguments, async or not, that returns them for each attempt, for example after fetching a
+            token. If it raises, the attempt has failed: the exception is logged with its traceback, and
+            ``reconnect`` decides about another attempt.
+        stream: use this stream, or the one that this async function returns for each connection; see
             `connect`.
         unix_path: connect to the Unix socket at this path.
         ssl_context: for ``wss://``.
-        proxy: True for what the environment says, None for none, or a proxy's URL; see `connect`.
+        proxy: True to use the environment's proxy, None for no proxy, or a proxy URL; see `connect`.
         options: limits and timeouts.
-        reconnect: when to try again, on entering and after each loss; by default never.
-        autoconnect: connect on entering the block. False leaves that to `connect`. Default True.
+        reconnect: when to retry, on entering and after each loss; by default never.
+        autoconnect: connect on entering the block. If False, call `connect`. Default True.
 
     Raises:
-        ConnectionFailedError: on entering, as `connect`; with ``reconnect`` once it gives up.
+        ConnectionFailedError: on entering, as `connect`; with ``reconnect`` when it gives up.
     """
 
     @shows_settings_of(connect_config)
@@ -112,13 +113,13 @@ class WebSocketClient:
     ) -> None:
         if dialect not in _DIALECTS:
             names = ", ".join(repr(name) for name in _DIALECTS if name)
-            raise ValueError(f"dialect is one of {names}, not {dialect!r}")
+            raise ValueError(f"dialect must be one of {names}, not {dialect!r}")
         if reconnect is not None and not isinstance(reconnect, Backoff):
-            raise TypeError(f"reconnect is a Backoff, not {type(reconnect).__name__}; write Backoff(...)")
+            raise TypeError(f"reconnect must be a Backoff, not {type(reconnect).__name__}; use Backoff(...)")
         self._waits = reconnect is not None or not autoconnect
         config = connect_config(uri, **settings)
         if self._waits and config.stream is not None and not callable(config.stream):
-            raise ValueError("a stream is good for one connection; give an async function that opens one")
+            raise ValueError("a stream serves one connection; pass an async function that opens one")
         self._dialect = dialect
         self._subprotocols: Sequence[str] = _DIALECTS[dialect]
         self._handler = _make_handler(handler)
@@ -129,12 +130,12 @@ class WebSocketClient:
         self._subscriptions = Subscriptions()
         self._connections = ConnectionManager(self._open_peer, reconnect, self._subscriptions)
 
-    # -- life ---------------------------------------------------------------------------------------
+    # -- opening and closing ------------------------------------------------------------------------
 
     @enable_ki_protection
     async def __aenter__(self) -> Self:
         if self._manager is not None:
-            raise RuntimeError("a WebSocketClient is entered once; make another")
+            raise RuntimeError("a WebSocketClient can be entered only once; make another")
         self._manager = self._run()
         await self._manager.__aenter__()
         return self
@@ -168,7 +169,7 @@ class WebSocketClient:
                 await attempts.abandon()
 
     async def _open_peer(self, runtime: ConnectionRuntime) -> RPCSession:
-        """One connection, and both halves of calls over it."""
+        """Open a connection, and the RPC session on it."""
         assert self._attempts is not None
         handler = self._handler
         handler._prepare()
@@ -177,10 +178,10 @@ class WebSocketClient:
             ws.subprotocol or (self._dialect if self._dialect == "jsonrpc" else None), ws._options
         )
         if dialect is None and self._dialect not in (None, "json"):
-            await ws.close(1002, f"{self._dialect} was not agreed on")
+            await ws.close(1002, f"{self._dialect} was not selected")
             raise ConnectionFailedError(
-                f"the server does not speak {self._dialect}: it agreed to no subprotocol; without dialect="
-                " JSON packets are spoken with it"
+                f"the server does not support {self._dialect}: it selected no subprotocol; omit dialect="
+                " to use JSON packets"
             )
         connection: ClientConnection[Any] = ClientConnection(ws)
 
@@ -202,20 +203,21 @@ class WebSocketClient:
     async def connect(
         self, *, retry: bool = False, max_retry_attempt: int = 3, retry_interval: float = 2.0
     ) -> None:
-        """Connect within the block, if there is no connection: after ``autoconnect=False``, or after a loss.
+        """Connect within the block if there is no connection: after ``autoconnect=False``, or after a loss.
 
-        It is tried in this task and under its cancel scope; others who need the connection wait for what
-        comes of it. Cancelled, it tries no more. While the client reconnects by itself, it waits for that.
+        The attempts run in this task, under its cancel scope; other tasks that need the connection wait for
+        the result. If cancelled, no further attempt is made. While the client is reconnecting, it waits for
+        that.
 
         Args:
-            retry: try more than once, where `Backoff.retries` says that it makes sense. By default as often
-                as the client's ``reconnect`` says, and once without.
-            max_retry_attempt: with ``retry``, tries in all. Default 3.
-            retry_interval: with ``retry``, seconds of the first wait between two at most; ``initial`` of a
+            retry: make more than one attempt, if `Backoff.retries` agrees. By default as often as the
+                client's ``reconnect`` says, or once without it.
+            max_retry_attempt: with ``retry``, the total number of attempts. Default 3.
+            retry_interval: with ``retry``, upper bound of the first delay in seconds; ``initial`` of a
                 `Backoff`. Default 2.
 
         Raises:
-            ConnectionFailedError: the last of the tries failed.
+            ConnectionFailedError: the last attempt failed.
             RuntimeError: the block was not entered.
         """
         if retry:
@@ -233,7 +235,7 @@ class WebSocketClient:
 
     @property
     def _outgoing(self) -> RPCSession | ConnectionManager:
-        """What calls go through: a client that never reconnects need not look whether there is a link."""
+        """What sends calls. A client that never reconnects need not check for a connection."""
         connections = self._connections
         if self._waits and self._manager is not None:
             return connections
@@ -246,29 +248,29 @@ class WebSocketClient:
     @overload
     async def call(self, method: str, /, *args: Any, returns: Any = ..., **kwargs: Any) -> Any: ...
     def call(self, method: str, /, *args: Any, returns: Any = Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        """Call a method of the server and wait for its value.
+        """Call a method of the server and wait for its result.
 
-        The time left of the scope that this runs in travels with the call and ends the method over there too.
-        An argument that is an async iterable arrives as a stream (trio-ws.v1). A cancellation cancels the
-        method, within one trip of the link.
+        The deadline of the enclosing cancel scope is sent with the call and ends the method on the server,
+        too. An argument that is an async iterable arrives as a stream (trio-ws.v1). Cancelling the call
+        cancels the method.
 
         Args:
-            method: its name.
-            *args: what it takes, by position.
-            returns: the type that the value must be of, and is converted to by msgspec.
-            **kwargs: what it takes, by name.
+            method: the name of the method.
+            *args: positional arguments.
+            returns: the type that msgspec validates the result against and converts it to.
+            **kwargs: keyword arguments.
 
         Raises:
             RPCError: the call failed, see the tree in `trio_ws.errors`.
-            PacketValidationError: the value is not of type ``returns``.
+            PacketValidationError: the result is not of type ``returns``.
             PacketError: an argument cannot be encoded; nothing was sent.
-            ConnectionClosedError: the connection ended first; its ``may_have_run`` says more.
-            ConnectionFailedError: the client has given up to reconnect.
+            ConnectionClosedError: the connection ended first; see its ``may_have_run``.
+            ConnectionFailedError: the client has given up reconnecting.
         """
         return self._outgoing.call(method, args, kwargs, returns)
 
     async def send_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> RPCResponse:
-        """Call a method and give how it ended: ``.data``, ``.error``, ``.result()``. Else as `call`."""
+        """Call a method and return its outcome: ``.data``, ``.error``, ``.result()``. Else like `call`."""
         return await self._outgoing.send_rpc(method, args, kwargs)
 
     @overload
@@ -282,19 +284,19 @@ class WebSocketClient:
     def stream(
         self, method: str, /, *args: Any, items: Any = Any, **kwargs: Any
     ) -> AbstractAsyncContextManager[ItemStream[Any]]:
-        """Call a method that is a stream, for the length of a block: ``async with ... as items: async for``.
+        """Call a streaming method for the duration of a block: ``async with ... as items: async for``.
 
-        Leaving the block early cancels the method. Who does not take items suspends the method at its
-        ``yield``, after ``stream_window`` items. Arguments and errors are those of `call`; an error of the
-        method comes in its place among the items.
+        Leaving the block early cancels the method. A slow consumer suspends the method at its ``yield``,
+        after ``stream_window`` items. Arguments and errors are those of `call`. An error of the method is
+        raised in its place among the items.
         """
         return self._outgoing.stream(method, args, kwargs, items)
 
     def stream_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> PacketStream:
         """Iterate over the items of a stream as packets: ``async for packet in ...: packet.data``.
 
-        The same as `stream` without a block: it ends with the iterator, which ``break`` drops. Arguments that
-        are streams need the block.
+        Like `stream` without a block: it ends with the iterator, which ``break`` drops. Arguments that are
+        streams require the block.
         """
         peer = self._outgoing
         return PacketStream(lambda: peer.open_stream(method, args, kwargs, Any))
@@ -302,21 +304,21 @@ class WebSocketClient:
     # -- packets ------------------------------------------------------------------------------------
 
     async def send(self, data: Any) -> None:
-        """Send a packet that is no call. Waits, raises and is cancelled as `WebSocket.send`.
+        """Send a packet that is not a call. It waits, raises and can be cancelled like `WebSocket.send`.
 
-        Data that is a `Packet` is sent as it is.
+        A `Packet` is sent as it is.
         """
         await self._outgoing.send(data)
 
     async def recv(self) -> Packet | None:
-        """Wait for the next packet that is no call; None after a clean end. A cancellation loses none.
+        """Wait for the next packet that is not a call; None after a clean end. A cancellation loses none.
 
-        Packets that nobody takes are kept up to ``max_held_bytes``. Past that we stop reading; but while a
-        call or a stream waits for its answer the oldest packets are dropped, counted and logged once.
+        Unread packets are kept up to ``max_held_bytes``. Beyond that the client stops reading; but while a
+        call or a stream waits for its response, the oldest packets are dropped, counted and logged once.
 
         Raises:
             ConnectionClosedError: the connection ended in any other way.
-            RuntimeError: the handler's ``on_receive`` takes the packets.
+            RuntimeError: the handler's ``on_receive`` gets the packets.
         """
         return await self._outgoing.recv()
 
@@ -330,10 +332,10 @@ class WebSocketClient:
         return packet
 
     def proxy(self, api: Callable[..., T]) -> T:
-        """An object with the methods of ``api``, a `WebSocketHandler` class or a Protocol, as calls.
+        """Return an object with the methods of ``api``, a `WebSocketHandler` class or a Protocol, as calls.
 
-        ``math = client.proxy(MathAPI)``, then ``await math.add(1, 2)``. Results are converted to the types
-        that the methods are annotated with.
+        ``math = client.proxy(MathAPI)``, then ``await math.add(1, 2)``. Results are converted to the
+        annotated return types of the methods.
         """
         return cast("T", Proxy(self._outgoing, api))
 
@@ -350,45 +352,45 @@ class WebSocketClient:
         after: After = None,
         last: int = 0,
     ) -> AsyncIterator[Subscription]:
-        """Listen to channels, for the length of a block: ``async with ... as inbox: async for packet in``.
+        """Subscribe to channels for the duration of a block: ``async with ... as packets: async for``.
 
-        The packets of these channels come to the inbox alone; `recv` gets what no inbox listens to. With
-        ``reconnect`` the inbox goes on over connections; what is published in between is not seen. Leaving
-        the block unsubscribes, without waiting for an answer.
+        The packets of these channels go to the subscription only; `recv` returns those without one. With
+        ``reconnect`` the subscription continues on the next connection, but misses what is published in
+        between. Leaving the block unsubscribes, without waiting for an answer.
 
         Args:
-            names: one name or many, and globs, as far as the handler's ``may_subscribe`` allows.
-            policy: what gives way when ``max_items`` packets wait, or too many bytes: ``"drop_oldest"``,
-                ``"drop_newest"``, or ``"disconnect"``, which ends the inbox and not the connection.
-            max_items: packets that may wait in the inbox. Past ``Options.channel_max_bytes`` of what they
-                decode to the policy decides as well; one packet may come on top.
-            recover: miss nothing, or be told. After a lost connection, what was published in between
-                follows, in order and once, if the channel has a history (``channels_history`` of the handler)
-                that reaches back so far. A `Gap` stands where messages are missing, also where the policy
-                dropped them. For channels without a history, for globs, and with servers of earlier versions
-                there is one `Gap` after each lost connection.
-            after: begin after this position of a channel with a history, as `Packet.position` or stored
-                earlier, and with a `Gap` if that is not possible. With several names, a mapping of names to
-                positions. Implies ``recover``.
-            last: begin with up to so many of the newest messages of each channel.
+            names: one or several names and globs that the handler's ``may_subscribe`` allows.
+            policy: what to do when ``max_items`` packets wait, or too many bytes: ``"drop_oldest"``,
+                ``"drop_newest"``, or ``"disconnect"``, which ends the subscription but not the connection.
+            max_items: packets that may wait. The policy also applies when decoded packets exceed
+                ``Options.channel_max_bytes``; one packet may exceed it.
+            recover: after a lost connection, receive what was published in between, in order and once, if the
+                channel has a history (``channels_history`` of the handler) that reaches back far enough. A
+                `Gap` takes the place of missing messages, including those that the policy dropped. For
+                channels without a history, for globs, and with servers of earlier versions there is one `Gap`
+                after each lost connection.
+            after: start after this position of a channel with a history, as in `Packet.position`, or with a
+                `Gap` if that is not possible. With several names, a mapping of names to positions. Implies
+                ``recover``.
+            last: start with up to this many of the newest messages of each channel.
 
         Yields:
-            The `Subscription`. When the connection has ended for good, it raises what `recv` does, after the
-            packets that wait; after a clean end `trio.EndOfChannel`.
+            The `Subscription`. After the connection has ended for good, and the waiting packets were
+            received, it raises what `recv` does, or `trio.EndOfChannel` after a clean end.
 
         Raises:
             RPCAccessDeniedError: the handler does not allow it.
-            SubscriptionError: the connection holds ``max_subscribed_channels`` already.
-            RPCError: the server knows no channels, or not such names.
-            PacketError: the dialect carries no subscriptions; ``trio-ws.v1`` does.
-            ConnectionClosedError: the connection ended before the answer came.
+            SubscriptionError: the connection has ``max_subscribed_channels`` subscriptions already.
+            RPCError: the server has no channels, or rejects the names.
+            PacketError: the dialect has no subscriptions; use ``trio-ws.v1``.
+            ConnectionClosedError: the connection ended before the answer.
         """
         check_policy(policy, ("drop_oldest", "drop_newest", "disconnect"))
         wanted = check_names(names)
         starts = check_starts(wanted, after, last)
         recover = recover or after is not None
         if not wanted:
-            raise ValueError("name one channel at least")
+            raise ValueError("subscribe to at least one channel")
         subscriptions = self._subscriptions
         max_bytes = self._config.options.channel_max_bytes
         with Subscription(policy, max_items, subscriptions.leave, max_bytes=max_bytes) as inbox:
@@ -406,17 +408,17 @@ class WebSocketClient:
 
     @property
     def state(self) -> ClientState:
-        """Where the client is in its life.
+        """The state of the client.
 
-        ``"disconnected"``: there is no connection, and none is tried for. ``"connecting"``: it tries now.
-        ``"connected"``. ``"waiting"``: until the next try. ``"closed"``: its block was left.
+        ``"disconnected"``: there is no connection, and no attempt to make one. ``"connecting"``: an attempt
+        is under way. ``"connected"``. ``"waiting"``: for the next attempt. ``"closed"``: the block was left.
         """
         return self._connections.state
 
     def watch_state(self) -> AsyncIterator[ClientState]:
         """Iterate over `state`: the current one, then each new one until ``"closed"``.
 
-        A slow consumer sees the latest state, and not every state in between; nothing is queued.
+        A slow consumer sees only the latest state; nothing is queued.
         """
         return StateChanges(self._connections)
 
@@ -438,11 +440,11 @@ class WebSocketClient:
 
     @property
     def websocket(self) -> WebSocket:
-        """The connection itself, the last one, for its state; it is read and written by the client alone."""
+        """The last connection, to inspect its state. Only the client may send and receive on it."""
         return self._live.ws
 
     async def ping(self) -> float:
-        """Ping the server; seconds there and back."""
+        """Ping the server, and return the round-trip time in seconds."""
         if self._waits:
             await self._connections.wait_writable()
         return await self.websocket.ping()
@@ -455,4 +457,4 @@ def _make_handler(handler: Any) -> WebSocketHandler[Any]:
         return handler()
     if isinstance(handler, WebSocketHandler):
         return handler
-    raise TypeError(f"handler is a WebSocketHandler, class or instance, not {handler!r}")
+    raise TypeError(f"handler must be a WebSocketHandler, class or instance, not {handler!r}")

@@ -1,6 +1,6 @@
-"""ConnectConfig: how to connect to a server, checked once.
+"""ConnectConfig: the validated settings of a connection.
 
-`connect` and `WebSocketClient` take the same settings, which `connect_config` lists and checks.
+`connect` and `WebSocketClient` take the same settings, which `connect_config` lists and validates.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ConnectSettings(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ConnectConfig:
-    """How to connect, checked. `connect` describes the settings; made by `connect_config`."""
+    """The validated settings of a connection, as `connect` documents them. Made by `connect_config`."""
 
     uri: str | AskURI
     subprotocols: tuple[str, ...]
@@ -61,7 +61,7 @@ class ConnectConfig:
 
     @property
     def fixed(self) -> Literal["stream", "unix_path"] | None:
-        """The setting that names the one place to connect to, so that no proxy or redirect applies."""
+        """The setting that fixes where to connect, which excludes proxies and redirects."""
         return "stream" if self.stream is not None else "unix_path" if self.unix_path is not None else None
 
 
@@ -77,18 +77,18 @@ def connect_config(
     options: Options | None = None,
     **unknown: object,
 ) -> ConnectConfig:
-    """Check how to connect. What functions give for ``uri`` and ``headers`` is checked when they are called.
+    """Validate the settings. Results of functions for ``uri`` and ``headers`` are validated later.
 
     Raises:
-        TypeError, ValueError: an argument does not fit.
+        TypeError, ValueError: an argument is invalid.
         RuntimeError: ``unix_path`` on a system without Unix sockets.
-        InvalidURIError: the URI, the proxy's URL, or that of the environment is wrong.
+        InvalidURIError: the URI is invalid, or the URL of the proxy, given or from the environment.
     """
     refuse_unknown("connect()", connect_config, unknown)
     if options is not None and not isinstance(options, Options):
-        raise TypeError(f"options is an Options, not {type(options).__name__}; write Options(...)")
+        raise TypeError(f"options must be an Options, not {type(options).__name__}; use Options(...)")
     if stream is not None and unix_path is not None:
-        raise ValueError("give stream or unix_path, not both")
+        raise ValueError("stream and unix_path are mutually exclusive")
     if unix_path is not None:
         unix_family()
     config = ConnectConfig(
@@ -102,10 +102,10 @@ def connect_config(
         options=options if options is not None else Options(),
     )
     if config.fixed and isinstance(proxy, str):
-        raise ValueError(f"give proxy or {config.fixed}, not both")
+        raise ValueError(f"proxy and {config.fixed} are mutually exclusive")
     return config
 
 
 def _kept(headers: Any) -> Any:
-    """The headers, an iterator as a list: it can be read once."""
+    """Return the headers, an iterator as a list, since it can be read only once."""
     return headers if isinstance(headers, Mapping) or callable(headers) else list(headers)

@@ -1,7 +1,7 @@
-"""Connecting: from a URI to an open WebSocket, in one bounded time.
+"""Connect: from a URI to an open WebSocket, within a bounded time.
 
-What always holds: whatever fails on the way, the stream is closed and the error is a
-`ConnectionFailedError` with its cause chained; only wrong arguments raise ValueError or TypeError.
+Invariants: whatever fails, the stream is closed and the error is a `ConnectionFailedError` with its cause
+chained. Only invalid arguments raise ValueError or TypeError.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ __all__ = ["ConnectAttempts", "close_after", "connect", "take_socket"]
 
 logger = logger_for("trio_ws.network")
 
-#: Stands for one that is yet to be asked for; it may go with a context for TLS.
+#: Placeholder for a URI that a function will return; it may be used with an SSL context.
 _ANY_URI = "wss://unknown/"
-#: Seconds in which the rest of a refusal's body may come, once its head is there.
+#: Seconds to wait for the rest of a refusal's body after its head.
 _BODY_SECONDS = 0.1
 
 
@@ -54,41 +54,42 @@ _BODY_SECONDS = 0.1
 @asynccontextmanager
 @enable_ki_protection
 async def connect(uri: str | AskURI, **settings: Unpack[ConnectSettings]) -> AsyncIterator[WebSocket]:
-    """Open a WebSocket for the length of an ``async with`` block (RFC 6455 section 4.1).
+    """Open a WebSocket for the duration of an ``async with`` block (RFC 6455 section 4.1).
 
-    Leaving the block closes it with 1000, with 1011 where an exception leaves, within ``close_timeout``.
-    A cancellation closes it at once, with 1001 if that can be sent without waiting. The block's own
-    exception leaves as it was raised.
+    Leaving the block closes it with 1000, or with 1011 if an exception leaves, within ``close_timeout``.
+    Cancellation closes it at once, with 1001 if that can be sent without waiting. The block's own exception
+    is not changed.
 
     Redirects are followed, up to ``max_redirects``, but never from ``wss://`` to ``ws://``. ``Authorization``
-    and ``Cookie`` headers and the URI's user go to no other scheme, host or port; other headers do.
+    and ``Cookie`` headers and the credentials of the URI are not sent to another scheme, host or port; other
+    headers are.
 
     Args:
         uri: ``ws://`` or ``wss://``. ``user:password@`` becomes Basic authentication. Or a function without
-            arguments, async or not, that gives one.
-        subprotocols: those offered, best first.
-        headers: more request headers. Or a function without arguments, async or not, that gives them, such
-            as one that fetches a token. It runs within ``open_timeout``, as that for ``uri`` does.
-        stream: speak over this stream instead of opening a TCP connection. It is taken over: it is closed in
-            the end, also when connecting fails. With ``wss://`` TLS is put on top of it. Or an async
-            function without arguments that gives one; an `OSError` of it is a failed connection.
-        unix_path: connect to the Unix socket at this path; the URI still names host and target.
-        ssl_context: for ``wss://``; by default `ssl.create_default_context`, which checks certificates.
+            arguments, async or not, that returns the URI.
+        subprotocols: offered subprotocols, most preferred first.
+        headers: additional request headers. Or a function without arguments, async or not, that returns them,
+            for example after fetching a token. It runs within ``open_timeout``, as one for ``uri`` does.
+        stream: use this stream instead of opening a TCP connection. It is closed at the end, even if
+            connecting fails. With ``wss://`` TLS is added on top of it. Or an async function without
+            arguments that returns a stream; if it raises an `OSError`, connecting has failed.
+        unix_path: connect to the Unix socket at this path; the URI still provides host and target.
+        ssl_context: for ``wss://``; by default `ssl.create_default_context`, which verifies certificates.
         proxy: the URL of a proxy: ``http://``, ``https://`` (TLS to the proxy), ``socks5://`` (names are
-            resolved here) or ``socks5h://`` (by the proxy), with ``user:password@`` where it wants that. The
-            SOCKS ones need ``trio-ws[proxy]``. True, the default: what the environment variables
-            ``wss_proxy``, ``ws_proxy``, ``socks_proxy``, ``https_proxy``, ``http_proxy``, ``all_proxy`` and
-            ``no_proxy`` say, and none with ``stream`` or ``unix_path``. None: no proxy.
+            resolved locally) or ``socks5h://`` (by the proxy), with ``user:password@`` if required. SOCKS
+            requires ``trio-ws[proxy]``. True, the default, uses the environment variables ``wss_proxy``,
+            ``ws_proxy``, ``socks_proxy``, ``https_proxy``, ``http_proxy``, ``all_proxy`` and ``no_proxy``,
+            and no proxy with ``stream`` or ``unix_path``. None means no proxy.
         options: limits and timeouts; default ``Options()``.
 
     Yields:
         The open `WebSocket`.
 
     Raises:
-        InvalidURIError: ``uri`` names no WebSocket, or ``proxy`` or its environment variable no proxy.
+        InvalidURIError: ``uri`` is not a WebSocket URI, or ``proxy`` or its environment variable is invalid.
         HandshakeRejectedError: the server answered with another HTTP status.
         ConnectionFailedError: DNS, TCP, TLS, the proxy or the handshake failed, a redirect could not be
-            followed, ``open_timeout`` passed, or a function for ``uri`` or ``headers`` raised.
+            followed, ``open_timeout`` expired, or a function for ``uri`` or ``headers`` raised an exception.
     """
     attempts = ConnectAttempts(connect_config(uri, **settings))
     entered = False
@@ -108,26 +109,26 @@ async def connect(uri: str | AskURI, **settings: Unpack[ConnectSettings]) -> Asy
 
 
 class ConnectAttempts:
-    """Opens connections, any number of them one after the other.
+    """Opens connections, one after the other.
 
-    Each time functions are asked anew, and a mapping of headers is read anew.
+    Functions are called, and a mapping of headers is read, for each connection.
     """
 
     def __init__(self, config: ConnectConfig) -> None:
         self._config = config
         self.options = config.options
-        # Made here for what may be wrong with its parts, as far as they are known.
+        # Made now to validate its arguments, as far as they are known.
         first = _ConnectAttempt(
             config, _ANY_URI if callable(config.uri) else config.uri, _pairs(config.headers)
         )
-        # One is good for one connection.
+        # An attempt can be used for one connection.
         self._first = None if callable(config.uri) or _is_function(config.headers) else first
         self._opened = False
 
     async def open(self, runtime: ConnectionRuntime) -> WebSocket:
-        """Open a connection in ``open_timeout``; raises as `connect`."""
+        """Open a connection within ``open_timeout``; raises as `connect`."""
         if self._opened and self._config.stream is not None and not callable(self._config.stream):
-            raise RuntimeError("a stream is good for one connection; give an async function that opens one")
+            raise RuntimeError("a stream serves one connection; pass an async function that opens one")
         self._opened = True
         attempt, self._first = self._first, None
         ws: WebSocket | None = None
@@ -145,7 +146,7 @@ class ConnectAttempts:
         return ws
 
     async def _ask(self) -> _ConnectAttempt:
-        """What to do this time."""
+        """Call the functions for this attempt."""
         try:
             uri = await _result("uri", self._config.uri) if callable(self._config.uri) else self._config.uri
             headers: Any = self._config.headers
@@ -157,7 +158,7 @@ class ConnectAttempts:
             raise
 
     async def abandon(self) -> None:
-        """It comes to no `open`: close the stream that was given."""
+        """Close a given stream that `open` will not use."""
         if self._config.stream is not None and not callable(self._config.stream):
             await close_forcefully(self._config.stream)
 
@@ -167,17 +168,17 @@ def _is_function(headers: object) -> bool:
 
 
 def _pairs(headers: Any) -> list[tuple[str, str]]:
-    """The headers as they are now; none yet of a function."""
+    """Return the current headers; none for a function, which is called later."""
     if _is_function(headers):
         return []
     return list(headers.items() if isinstance(headers, Mapping) else headers)
 
 
 async def _result(name: str, function: Callable[[], Any]) -> Any:
-    """Ask a function of the user's.
+    """Call a function of the user.
 
     Raises:
-        ConnectionFailedError: it raised.
+        ConnectionFailedError: it raised an exception.
     """
     try:
         result = function()
@@ -192,29 +193,29 @@ async def _result(name: str, function: Callable[[], Any]) -> Any:
 
 
 async def close_after(ws: WebSocket, exc: BaseException) -> None:
-    """Close because of what left a block."""
+    """Close because of an exception that left the block."""
     try:
         await ws.close(1001 if _is_cancellation(exc) else 1011)
     except trio.Cancelled:
-        pass  # what the block raised says more
+        pass  # the exception of the block is more important
 
 
 def _is_cancellation(exc: BaseException) -> bool:
-    """Whether the block was cancelled, and nothing else: its own nursery makes a group of that."""
+    """Whether the block was only cancelled; its own nursery may have put that into a group."""
     if isinstance(exc, BaseExceptionGroup):
         return exc.split(trio.Cancelled)[1] is None
     return isinstance(exc, trio.Cancelled)
 
 
 class _ConnectAttempt:
-    """One attempt to connect, and where it has come to on its way through proxies and redirects."""
+    """One attempt to connect, which may pass through proxies and redirects."""
 
     def __init__(self, config: ConnectConfig, uri: str, headers: list[tuple[str, str]]) -> None:
         self.uri = parse_uri(uri)
         self.options = config.options
         self._config = config
         if config.ssl_context is not None and not self.uri.secure:
-            raise ValueError("ssl_context goes with a wss:// URI")
+            raise ValueError("ssl_context requires a wss:// URI")
         self._proxy_choice: Literal[True] | str | None = (
             None if config.fixed and config.proxy is True else config.proxy
         )
@@ -225,7 +226,7 @@ class _ConnectAttempt:
 
     @property
     def where(self) -> str:
-        """The server, and the proxy that leads there, for messages."""
+        """The server, and the proxy if there is one, for messages."""
         return self.uri.authority + (f" through the proxy {self._proxy}" if self._proxy else "")
 
     def _make_handshake(self) -> ClientHandshake:
@@ -254,14 +255,14 @@ class _ConnectAttempt:
             redirects += 1
 
     def _follow(self, location: str, redirects: int, rejected: HandshakeRejectedError) -> None:
-        """Turn to where a redirect leads; what is not for that server stays behind."""
+        """Switch to the target of a redirect, without what is meant for this server only."""
         before = self.uri
         try:
             self.uri = resolve_redirect(before, location)
             where = shown(str(self.uri))
             if self._config.fixed:
                 raise ConnectionFailedError(
-                    f"{before} redirects to {where}, and {self._config.fixed} leads to one server only"
+                    f"{before} redirects to {where}, but {self._config.fixed} reaches one server only"
                 )
             if redirects >= self.options.max_redirects:
                 raise ConnectionFailedError(
@@ -275,7 +276,7 @@ class _ConnectAttempt:
             self._proxy = choose_proxy(self.uri, self._proxy_choice)
             self._handshake = self._make_handshake()
         except ConnectionFailedError as exc:
-            # Its own cause, where there is one, is told in its text.
+            # The message includes the cause of the error, if it has one.
             raise exc from rejected
 
     async def _open_here(self, runtime: ConnectionRuntime) -> WebSocket:
@@ -323,7 +324,7 @@ class _ConnectAttempt:
 
 
 def take_socket(stream: trio.SocketStream) -> socket.socket:
-    """Take the socket out of a trio stream, for which it is closed from then on."""
+    """Take the socket out of a trio stream, which is closed from then on."""
     inner = stream.socket
     sock = socket.socket(inner.family, inner.type, inner.proto, fileno=inner.detach())
     sock.setblocking(False)
@@ -346,7 +347,7 @@ async def _shake_hands(transport: Transport, handshake: ClientHandshake) -> Resp
 
 
 async def _read_rejection(transport: Transport, handshake: ClientHandshake) -> NoReturn:
-    """Take what soon comes of a refusal's body. The refusal stands, whatever becomes of the connection."""
+    """Read what arrives soon of a refusal's body. The refusal counts, whatever happens to the connection."""
     ends = trio.current_time() + _BODY_SECONDS
     if ends < trio.current_effective_deadline():
         with trio.move_on_at(ends):
@@ -365,7 +366,7 @@ def _agreed_deflate(response: Response, options: Options) -> PerMessageDeflate |
     try:
         params = confirm(compression, response.extensions)
     except ValueError as exc:
-        raise ConnectionFailedError(f"the server's answer about compression is wrong: {exc}") from exc
+        raise ConnectionFailedError(f"the server's compression parameters are invalid: {exc}") from exc
     return PerMessageDeflate(
         client=True, params=params, compression=compression, max_message_size=options.max_message_size
     )

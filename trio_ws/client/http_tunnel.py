@@ -1,7 +1,7 @@
-"""Asking an HTTP proxy for a tunnel: CONNECT and its answer (RFC 9110 section 9.3.6).
+"""Ask an HTTP proxy for a tunnel with CONNECT (RFC 9110 section 9.3.6).
 
-h11 parses. What always holds here: the answer's head is bounded and may come in pieces of any size; nothing
-is taken for the tunnel's that the proxy sent before we spoke through it; no exception of h11 leaves.
+Invariants: the head of the response is bounded and may arrive in pieces of any size. Data that the proxy
+sends before we used the tunnel is never passed on. No exception of h11 escapes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class TunnelError(Exception):
     """Why there is no tunnel, as the end of a sentence that begins with the proxy. Internal.
 
     Attributes:
-        status: the HTTP status with which the proxy refused, or None.
+        status: the HTTP status of a refusal, or None.
     """
 
     def __init__(self, text: str, status: int | None = None) -> None:
@@ -32,12 +32,12 @@ class TunnelError(Exception):
 
 
 class Tunnel:
-    """One CONNECT request and its answer.
+    """One CONNECT request and its response.
 
     Args:
         authority: host and port to reach, such as ``"example.com:443"``.
         authorization: the value of ``Proxy-Authorization``, or None.
-        max_header_bytes: bytes of the answer's head, any 1xx before it included.
+        max_header_bytes: maximum size of the response's head, including any 1xx before it.
 
     Attributes:
         request: the bytes to send.
@@ -51,13 +51,13 @@ class Tunnel:
             headers.append(("Proxy-Authorization", authorization))
         self._heads = HeadReader(max_header_bytes, _STATUS_LINE, b"HTTP/1.")
         self._max_header_bytes = max_header_bytes
-        # h11 has to know the request to judge the answer, so it may as well write it.
+        # h11 needs the request to judge the response, so it also encodes it.
         self._h11 = h11.Connection(h11.CLIENT)
         self.request = self._h11.send(h11.Request(method="CONNECT", target=authority, headers=headers)) or b""
         self._h11.send(h11.EndOfMessage())
 
     def feed(self, data: bytes) -> bool:
-        """Add `data`; whether the tunnel stands now.
+        """Add `data`, and return whether the tunnel is established.
 
         Raises:
             TunnelError: the proxy refuses, or does not answer in HTTP.
@@ -67,7 +67,7 @@ class Tunnel:
                 head = self._heads.feed(data)
             except HeadTooLongError:
                 raise TunnelError(
-                    f"answers with a head over max_header_bytes={self._max_header_bytes}"
+                    f"sent a head of more than max_header_bytes={self._max_header_bytes}"
                 ) from None
             except GarbageError:
                 raise TunnelError("does not answer in HTTP") from None
@@ -77,22 +77,22 @@ class Tunnel:
             try:
                 event = self._h11.next_event()
             except h11.RemoteProtocolError as exc:
-                raise TunnelError("answers in malformed HTTP") from exc
+                raise TunnelError("sent malformed HTTP") from exc
             if isinstance(event, h11.Response):
                 self._check(event.status_code)
                 return True
-            data = b""  # a 1xx, which says nothing yet
+            data = b""  # an interim 1xx response
 
     def eof(self) -> NoReturn:
-        """Tell that the proxy ended the stream before it agreed.
+        """Handle the end of the stream before the proxy agreed.
 
         Raises:
             TunnelError: always.
         """
         raise TunnelError(
-            "closed the connection in the middle of its answer"
+            "closed the connection in the middle of its response"
             if self._heads
-            else "closed the connection without an answer"
+            else "closed the connection without a response"
         )
 
     def _check(self, status: int) -> None:
@@ -101,8 +101,8 @@ class Tunnel:
                 phrase = f" ({HTTPStatus(status).phrase})"
             except ValueError:
                 phrase = ""
-            hint = "; it wants user:password@ in its URL, or others" if status == 407 else ""
+            hint = "; add user:password@ to its URL, or correct it" if status == 407 else ""
             raise TunnelError(f"refuses with HTTP status {status}{phrase}{hint}", status)
         if self._heads:
-            # Clients speak first in TLS and in WebSocket, so this came from nobody behind the proxy.
-            raise TunnelError("sent more than its answer before the tunnel was used")
+            # Clients send first in TLS and in WebSocket, so this data is not from the server.
+            raise TunnelError("sent data before the tunnel was used")

@@ -1,10 +1,10 @@
-"""Proxies: which one leads to a server, and a stream through it.
+"""Proxies: choose the one for a server, and open a stream through it.
 
-HTTP proxies are asked with CONNECT, for ``ws://`` too (RFC 6455 section 4.1), through h11, which is always
-there. SOCKS5 is left to python-socks, which comes with the extra ``proxy``.
+HTTP proxies are asked with CONNECT, also for ``ws://`` (RFC 6455 section 4.1). SOCKS5 uses python-socks, from
+the extra ``proxy``.
 
-What always holds: a user or password is in no message, log line or repr; whatever a proxy does, the stream
-to it is closed and the error is a `ConnectionFailedError` that names it.
+Invariants: no message, log line or repr contains a user or a password. Whatever a proxy does, the stream to
+it is closed and the error is a `ConnectionFailedError` that names it.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ __all__ = ["Proxy", "choose_proxy", "explain", "open_through", "parse_proxy"]
 
 _PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 _READ_SIZE = 4096
-#: Whose variable counts, best first. RFC 6455 section 4.1 prefers SOCKS, then what is meant for HTTPS.
+#: Environment variables in order of preference. RFC 6455 section 4.1 prefers SOCKS, then a proxy for HTTPS.
 _VARIABLES = {True: ("wss", "socks", "https", "all"), False: ("ws", "socks", "https", "http", "all")}
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A checked proxy URL.
+    """A parsed proxy URL.
 
     Attributes:
         scheme: ``http``, ``https``, ``socks5`` (we resolve names) or ``socks5h`` (the proxy does).
         host: its name in ASCII, or its address without brackets, with its zone.
         port: its TCP port.
-        user: the name to log in with, or None.
-        password: what goes with it, or None.
+        user: the user name, or None.
+        password: the password, or None.
     """
 
     scheme: str
@@ -57,7 +57,7 @@ class Proxy:
 
     @property
     def server_name(self) -> str:
-        """Whom its certificate is to name."""
+        """The name that its certificate must have."""
         return self.host.partition("%")[0].removesuffix(".")
 
     def __str__(self) -> str:
@@ -66,23 +66,23 @@ class Proxy:
 
 
 def parse_proxy(url: str) -> Proxy:
-    """Take a proxy's URL apart.
+    """Parse a proxy URL.
 
     Raises:
-        InvalidURIError: it names no proxy that we can use; the message says what to mend.
+        InvalidURIError: the URL cannot be used; the message says how to fix it.
     """
     shown = masked(url)
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        # The cause would show the whole, with its password.
-        raise InvalidURIError(f"{shown!r} is no URL of a proxy") from None
+        # The cause would contain the whole URL with its password.
+        raise InvalidURIError(f"{shown!r} is not a proxy URL") from None
     if parts.scheme not in _PORTS:
         known = ", ".join(f"{scheme}://" for scheme in _PORTS)
-        raise InvalidURIError(f"the proxy {shown!r} has none of the schemes {known}")
+        raise InvalidURIError(f"the proxy {shown!r} has an unknown scheme; use one of {known}")
     if not parts.hostname:
-        raise InvalidURIError(f"the proxy {shown!r} names no host")
+        raise InvalidURIError(f"the proxy {shown!r} has no host")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise InvalidURIError(f"the proxy {shown!r} has more than scheme, user, host and port")
     user = password = None
@@ -92,20 +92,20 @@ def parse_proxy(url: str) -> Proxy:
         if parts.scheme.startswith("socks") and not (
             (user + password).isascii() and min(sizes) >= 1 and max(sizes) <= 255
         ):
-            # RFC 1929 has room for that, and no way to name an encoding.
+            # RFC 1929 has no more room, and no way to declare an encoding.
             raise InvalidURIError(
-                f"the proxy {shown!r} takes a user and a password of 1 to 255 ASCII characters each"
+                f"user and password of the proxy {shown!r} must have 1 to 255 ASCII characters each"
             )
     host = "%".join(filter(None, split_host(parts.hostname)))
     return Proxy(parts.scheme, host, _PORTS[parts.scheme] if port is None else port, user, password)
 
 
 def choose_proxy(uri: WebSocketURI, choice: Literal[True] | str | None) -> Proxy | None:
-    """The proxy that leads to a server: the one chosen, or for True what the environment says.
+    """Return the proxy for a server: the chosen one, or for True the one from the environment.
 
     Raises:
-        TypeError: ``choice`` is of none of these kinds.
-        InvalidURIError: the URL names no proxy.
+        TypeError: ``choice`` has another type.
+        InvalidURIError: the URL is not a proxy URL.
     """
     if isinstance(choice, str):
         return parse_proxy(choice)
@@ -113,15 +113,15 @@ def choose_proxy(uri: WebSocketURI, choice: Literal[True] | str | None) -> Proxy
         return None
     if choice is not True:
         raise TypeError(
-            f"proxy is True, None or a URL, not {type(choice).__name__}; None goes without a proxy"
+            f"proxy must be True, None or a URL, not {type(choice).__name__}; use None for no proxy"
         )
     if not any(name[-6:].lower() == "_proxy" for name in os.environ):
-        return None  # as nearly always; getproxies takes several times as long to say that
+        return None  # the usual case; getproxies is several times slower
     proxies = getproxies_environment()
     name = next((name for name in _VARIABLES[uri.secure] if name in proxies), None)
     if name is None:
         return None
-    # In no_proxy names may be written with a port, and addresses with brackets.
+    # In no_proxy, names may have a port, and addresses may have brackets.
     if proxy_bypass(f"{uri.host}:{uri.port}") or proxy_bypass(uri.authority):
         return None
     url = proxies[name]
@@ -132,12 +132,10 @@ def choose_proxy(uri: WebSocketURI, choice: Literal[True] | str | None) -> Proxy
 
 
 async def open_through(proxy: Proxy, uri: WebSocketURI, max_header_bytes: int) -> trio.abc.Stream:
-    """Open a stream to a server through a proxy.
-
-    A cancellation closes what was opened.
+    """Open a stream to a server through a proxy. If cancelled, it closes what it opened.
 
     Raises:
-        ConnectionFailedError: the proxy cannot be reached, refuses, or answers with what is no answer.
+        ConnectionFailedError: the proxy cannot be reached, refuses, or sends an invalid response.
     """
     if proxy.scheme.startswith("socks"):
         return await _open_socks(proxy, uri)
@@ -186,7 +184,7 @@ async def _open_socks(proxy: Proxy, uri: WebSocketURI) -> trio.abc.Stream:
         from python_socks.async_.trio.v2 import Proxy as Connector  # noqa: PLC0415
     except ImportError as exc:
         raise ConnectionFailedError(
-            f"the proxy {proxy} needs the package python-socks; install it with: pip install 'trio-ws[proxy]'"
+            f"the proxy {proxy} requires the package python-socks: pip install 'trio-ws[proxy]'"
         ) from exc
     connector = Connector(
         python_socks.ProxyType.SOCKS5,
@@ -197,7 +195,7 @@ async def _open_socks(proxy: Proxy, uri: WebSocketURI) -> trio.abc.Stream:
         rdns=proxy.scheme == "socks5h",
     )
     try:
-        # open_timeout is around all this already.
+        # The caller enforces open_timeout.
         return (await connector.connect(uri.host, uri.port, timeout=math.inf)).trio_stream
     except python_socks.ProxyConnectionError as exc:
         raise ConnectionFailedError(f"could not reach the proxy {proxy}: {explain(exc)}") from exc
@@ -206,13 +204,13 @@ async def _open_socks(proxy: Proxy, uri: WebSocketURI) -> trio.abc.Stream:
             f"the proxy {proxy}, asked for {uri.authority}, did not connect: {exc}"
         ) from exc
     except (OSError, ValueError, trio.BrokenResourceError) as exc:
-        # OSError: DNS, where we resolve. ValueError: an address in the answer that is none.
+        # OSError: DNS, if we resolve. ValueError: an invalid address in the response.
         raise ConnectionFailedError(
             f"no connection to {uri.authority} through the proxy {proxy}: {explain(exc)}"
         ) from exc
 
 
 def explain(exc: BaseException) -> str:
-    """The innermost reason, for people: trio says that a stream broke, and OpenSSL why."""
+    """The innermost cause: trio says that a stream broke, and OpenSSL says why."""
     cause = exc.__cause__
     return str(cause if isinstance(cause, OSError) else exc) or type(exc).__name__

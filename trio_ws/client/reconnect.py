@@ -1,15 +1,15 @@
-"""Keeper: the connections of one client, one after the other, and who waits for the next.
+"""ConnectionManager: the consecutive connections of one client, and the tasks that wait for the next one.
 
-A connection has one task of its own (`_live`), which ends with it. A lost one starts another task
-(`_recover`), which tries until there is a new one or it gives up. Both are children of the client's service,
-so they end with the client's block.
+Each connection has a task of its own (`_run_connection`), which ends with it. When a connection is lost,
+another task (`_recover`) retries until there is a new one or it gives up. Both are children of the client's
+runtime, so they end with the client's block.
 
-What always holds:
+Invariants:
 
-- State changes in synchronous code, and every change wakes everyone who waits for one. So nobody waits for a
-  connection that will not come: a wait ends with a connection, an error, or its own cancellation.
-- One task at a time dials: the one that holds `_dialing`.
-- Whoever dials in its own task (entering the block, `connect`) does so under its own cancel scope.
+- State changes in synchronous code only, and every change wakes all waiting tasks. No task waits for a
+  connection that will never come: a wait ends with a connection, an error, or its own cancellation.
+- One task at a time connects: the one that holds `_connect_lock`.
+- A task that connects by itself (entering the block, `connect`) does so under its own cancel scope.
 """
 
 from __future__ import annotations
@@ -46,16 +46,18 @@ logger = logger_for("trio_ws.client")
 
 
 class ConnectionManager(StateTracker):
-    """See the module's text. Its methods for calls are those of `Peer`, and wait for a connection before.
+    """Manages the connections of a client. See the module docstring.
+
+    Its methods for calls are those of `RPCSession`, and first wait for a connection.
 
     Args:
-        open_peer: opens one connection in a service and gives its peer, not yet running. Raises
+        open_peer: opens one connection in a runtime and returns its session, not yet running. Raises
             ConnectionFailedError.
-        backoff: when lost connections are tried again; None for never.
-        subscriptions: what is to come back with each connection.
+        backoff: when to replace lost connections; None for never.
+        subscriptions: subscriptions to restore on each connection.
 
     Attributes:
-        peer: of the last connection, or None.
+        peer: the session of the last connection, or None.
     """
 
     def __init__(
@@ -72,27 +74,27 @@ class ConnectionManager(StateTracker):
         self._close_timeout = 0.0
         self._context = contextvars.copy_context()
         self._connect_lock = trio.Lock()
-        self._trying = trio.CancelScope()  # around whoever dials
+        self._trying = trio.CancelScope()  # around attempts to connect
         self._failure: ConnectionFailedError | None = None
         self._retries = Retries()
         self.session: RPCSession | None = None
 
-    # -- life ---------------------------------------------------------------------------------------
+    # -- opening and closing ------------------------------------------------------------------------
 
     def begin(self, runtime: ConnectionRuntime, close_timeout: float) -> None:
-        """The client's block has begun."""
+        """Called when the client's block begins."""
         self._runtime = runtime
         self._close_timeout = close_timeout
         self._context = contextvars.copy_context()
 
     @enable_ki_protection
     async def connect(self, backoff: Backoff | None = None) -> None:
-        """Get a connection if there is none, in this task. Cancelled, it tries no more."""
+        """Connect in this task if there is no connection. If cancelled, no further attempt is made."""
         if self._runtime is None:
             raise RuntimeError("enter the client's block first: async with WebSocketClient(...) as client")
         await checkpoint_if_cancelled()
         while self.state in ("connecting", "waiting"):
-            # Another task is at it, and its end is ours too, unless it was cancelled.
+            # Another task is connecting. Its result is ours too, unless it is cancelled.
             await self.changed.wait()
             if self._failure is not None and not self.may_reconnect:
                 raise self._no_connection()
@@ -116,12 +118,12 @@ class ConnectionManager(StateTracker):
                 raise self._no_connection()
 
     async def close(self, exc: BaseException | None) -> None:
-        """The block is being left, with this exception. Closes as `connect` does; all who wait are told."""
+        """Close when the block is left with this exception, as `connect` does, and wake all waiting tasks."""
         self._set_state("closed")
         self._trying.cancel()
         self._subscriptions.end(self._no_connection)
         if self._connect_lock.locked():
-            # Whoever dials in a task elsewhere closes what it has begun, which takes the service.
+            # A task elsewhere that is connecting closes what it has opened, which requires the runtime.
             with trio.move_on_after(self._close_timeout, shield=True):
                 async with self._connect_lock:
                     pass
@@ -132,13 +134,14 @@ class ConnectionManager(StateTracker):
                 await peer.ws.close()
             else:
                 await close_after(peer.ws, exc)
-        del self._open_peer  # of the client, which has us
+        del self._open_peer  # break a reference cycle with the client
 
-    # -- dialing ------------------------------------------------------------------------------------
+    # -- connecting ---------------------------------------------------------------------------------
 
     async def _connect_with_retry(
         self, backoff: Backoff, error: ConnectionFailedError | ConnectionClosedError | None
     ) -> None:
+        """Retry until there is a connection. With ``error``, wait before the first attempt."""
         assert self._runtime is not None
         self._take(
             await self._retries.open(
@@ -147,7 +150,7 @@ class ConnectionManager(StateTracker):
         )
 
     def _take(self, peer: RPCSession) -> None:
-        """A connection is open."""
+        """Start to use a new connection."""
         assert self._runtime is not None
         if self.session is not None:
             peer.adopt_packets(self.session)
@@ -160,23 +163,23 @@ class ConnectionManager(StateTracker):
         self._set_state("connected")
 
     def _start(self, function: Callable[[Any], Awaitable[None]], argument: Any) -> None:
-        """Run a task in the context of the client's block, whoever caused it."""
+        """Start a task in the context of the client's block, whatever the current one is."""
         assert self._runtime is not None
         self._context.copy().run(self._runtime.nursery.start_soon, function, argument)
 
     @enable_ki_protection
     async def _run_connection(self, peer: RPCSession) -> None:
-        """The life of one connection, in a nursery that must not fail."""
+        """Run one connection, in a nursery that must not fail."""
         try:
             await peer.run()
-        except BaseException as exc:  # noqa: BLE001 - judged there
+        except BaseException as exc:  # noqa: BLE001 - classified by judged()
             log_failure(logger, "on_receive of a client's handler failed", exc=judged(exc))
             peer.ws._start_application_close(1011, "internal error")
         finally:
-            await peer.ws.close()  # what the peer's end has left of it; at once where the block is done
+            await peer.ws.close()  # finish an incomplete close; at once if the block was cancelled
 
     def _on_disconnect(self, peer: RPCSession) -> None:
-        """A connection has ended; the hook of its peer."""
+        """Called by the session when its connection has ended."""
         if peer is not self.session or self.state != "connected":
             return
         ws, backoff = peer.ws, self._backoff
@@ -193,8 +196,8 @@ class ConnectionManager(StateTracker):
     def _is_retried(self, backoff: Backoff, error: ConnectionClosedError) -> bool:
         try:
             return backoff.retries(error)
-        except BaseException as exc:  # noqa: BLE001 - judged there
-            log_failure(logger, "retries() of the Backoff failed, which counts as no", exc=judged(exc))
+        except BaseException as exc:  # noqa: BLE001 - classified by judged()
+            log_failure(logger, "retries() of the Backoff failed, which counts as false", exc=judged(exc))
             return False
 
     @enable_ki_protection
@@ -207,9 +210,9 @@ class ConnectionManager(StateTracker):
                 with trio.CancelScope() as self._trying:
                     await self._connect_with_retry(self._backoff, error)
             except ConnectionFailedError as exc:
-                logger.warning("gave up to reconnect: %s", exc)
+                logger.warning("giving up reconnecting: %s", exc)
                 self._give_up(exc)
-            except BaseException as exc:  # noqa: BLE001 - judged there
+            except BaseException as exc:  # noqa: BLE001 - classified by judged()
                 log_failure(logger, "reconnecting failed", exc=judged(exc))
                 failure = ConnectionFailedError(f"reconnecting failed: {text_of(exc)}")
                 failure.__cause__ = exc
@@ -224,16 +227,16 @@ class ConnectionManager(StateTracker):
 
     @property
     def may_reconnect(self) -> bool:
-        """Whether there is a connection, or one may come by itself."""
+        """Whether there is a connection, or one may be made automatically."""
         return self.state in ("connected", "connecting", "waiting")
 
     async def wait_connected(self) -> RPCSession:
-        """Wait until there is a connection.
+        """Wait for a connection.
 
         Raises:
-            ConnectionFailedError: trying was given up.
-            ConnectionClosedError: the connection was lost, or the block was left, and no other will come.
-            RuntimeError: there was none yet, and nobody tries.
+            ConnectionFailedError: the client has given up.
+            ConnectionClosedError: the connection was lost, or the block was left, and there will be no other.
+            RuntimeError: there was no connection yet, and no attempt to make one is under way.
         """
         while self.state != "connected":
             if not self.may_reconnect:
@@ -244,7 +247,7 @@ class ConnectionManager(StateTracker):
         return self.session
 
     async def wait_writable(self) -> RPCSession:
-        """Wait until there is a connection with room for a request."""
+        """Wait for a connection that accepts a request without waiting."""
         await checkpoint_if_cancelled()
         while True:
             peer = await self.wait_connected()
@@ -252,7 +255,7 @@ class ConnectionManager(StateTracker):
                 await peer._ready()
             except ConnectionClosedError:
                 if self.may_reconnect and self.session is peer and not peer.over:
-                    # It closes. The end of it is sure to come, if it is read.
+                    # It is closing. As long as it is read, its end will be noticed.
                     with peer.read_demand:
                         await self.changed.wait()
                 elif not self.may_reconnect:
@@ -264,12 +267,12 @@ class ConnectionManager(StateTracker):
         if self.state == "closed":
             return ConnectionClosedLocallyError(1000, "the client's block was left")
         if self._failure is not None:
-            return self._failure.with_traceback(None)  # raised again and again, it would grow
+            return self._failure.with_traceback(None)  # or its traceback would grow each time
         if self.session is not None:
             return self.session.ws._closed_error()
         return RuntimeError("not connected; await client.connect() first, within the client's block")
 
-    # -- what a peer has ----------------------------------------------------------------------------
+    # -- the interface of RPCSession ----------------------------------------------------------------
 
     async def call(
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], returns: Any = Any

@@ -1,7 +1,7 @@
-"""Redirects: where a refused handshake sends the client, and what may go there with it.
+"""Redirects: where a refused handshake leads, and which headers may be sent there.
 
-What always holds: a redirect never leads from ``wss`` to ``ws``, and credentials that were meant for one
-scheme, host and port go to no other, nor back again (RFC 9110 section 15.4).
+Invariants: a redirect never leads from ``wss`` to ``ws``. Credentials for one scheme, host and port are sent
+to no other, and not back again either (RFC 9110 section 15.4).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ __all__ = ["redirect_location", "resolve_redirect", "without_credentials"]
 
 _STATUSES = frozenset({301, 302, 303, 307, 308})
 _CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
-# Bytes beyond ASCII have no meaning in a header, so they are escaped as they are; nothing else is touched.
+# Bytes beyond ASCII have no meaning in a header, so they are percent-encoded; the rest stays unchanged.
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))
 
 
 def redirect_location(rejected: HandshakeRejectedError) -> str | None:
-    """What the ``Location`` of a refusal says; None if it is no redirect, or does not say one thing."""
+    """Return the ``Location`` of a redirect; None if there is none, or more than one."""
     locations = rejected.headers.get_all("Location")
     if rejected.status not in _STATUSES or len(locations) != 1:
         return None
@@ -38,12 +38,12 @@ def redirect_location(rejected: HandshakeRejectedError) -> str | None:
 
 
 def resolve_redirect(uri: WebSocketURI, location: str) -> WebSocketURI:
-    """The URI that a server at ``uri`` sends us to; ``http`` and ``https`` are read as ``ws`` and ``wss``.
+    """Return the URI that a server at ``uri`` redirects to. ``http`` and ``https`` mean ``ws`` and ``wss``.
 
-    A fragment is dropped: it is for what shows a document (RFC 9110 section 10.2.2).
+    A fragment is dropped, since it applies to documents (RFC 9110 section 10.2.2).
 
     Raises:
-        ConnectionFailedError: it names no WebSocket, or leads from ``wss`` to ``ws``.
+        ConnectionFailedError: it is not a WebSocket URI, or leads from ``wss`` to ``ws``.
     """
     base = f"http{'s' if uri.secure else ''}://{uri.host_header}{uri.target}"
     try:
@@ -56,11 +56,11 @@ def resolve_redirect(uri: WebSocketURI, location: str) -> WebSocketURI:
     except InvalidURIError as exc:
         # InvalidURIError itself would blame the caller.
         raise ConnectionFailedError(
-            f"{uri} redirects to what is no WebSocket: {shown(str(exc), 200)}"
+            f"{uri} redirects to an invalid WebSocket URI: {shown(str(exc), 200)}"
         ) from exc
     except ValueError:
         where = shown(masked(location))
-        raise ConnectionFailedError(f"{uri} redirects to '{where}', which is no URI") from None
+        raise ConnectionFailedError(f"{uri} redirects to '{where}', which is not a URI") from None
     if uri.secure and not new.secure:
         raise ConnectionFailedError(
             f"{uri} redirects to {shown(str(new))}, which is not followed from wss:// to ws://"
@@ -69,5 +69,5 @@ def resolve_redirect(uri: WebSocketURI, location: str) -> WebSocketURI:
 
 
 def without_credentials(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The headers that may go to another server too."""
+    """Return the headers that may also be sent to another server."""
     return [(name, value) for name, value in headers if name.lower() not in _CREDENTIALS]

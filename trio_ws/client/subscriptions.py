@@ -1,15 +1,15 @@
-"""Subscriptions: what a client listens to, whatever connection it has.
+"""Subscriptions: the channels that a client subscribes to, on whatever connection it has.
 
-Names are counted: the first inbox on a name subscribes to it over the wire, the last one to leave it
-unsubscribes. Answers are taken by slots without a task, so that a caller's cancellation changes nothing for
-others who wait for the same name.
+Names are reference-counted. The first `Subscription` with a name subscribes on the wire, and the last one to
+leave it unsubscribes. Responses are handled without a task, so the cancellation of one caller does not affect
+others that wait for the same name.
 
-What always holds:
+Invariants:
 
-- All state changes in synchronous code, in the order in which it goes over the wire.
-- A packet reaches each inbox once, however many of its names match.
-- A name that was left takes its late packets with it: they reach nobody until the server has answered.
-- While there is an inbox, reading never stops for packets that nobody takes (see `Caller.needing`).
+- State changes in synchronous code only, in the order in which requests are sent.
+- A packet reaches each subscription once, however many of its names match.
+- Late packets of an unsubscribed name reach nobody until the server has answered.
+- While there is a subscription, unread packets never stop the reading (see `OutgoingCalls.read_demand`).
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ if TYPE_CHECKING:
 
 __all__ = ["Subscriptions"]
 
-#: Names in one request when a connection is new.
+#: Names to put into one request on a new connection.
 _NAMES_AT_ONCE = 256
 #: What a server of an earlier version says to `RECOVER`.
 _METHOD_NOT_FOUND = -32601
 
 
 class _Subscription:
-    """A name, or a glob, that there are inboxes for."""
+    """A name or a glob that at least one `Subscription` uses."""
 
     __slots__ = ("asked", "confirmed", "inboxes", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.inboxes: dict[Subscription, Progress] = {}
-        self.asked = 0  # requests on the connection of now that are not answered yet
-        self.confirmed = False  # by the server, on the connection of now
+        self.asked = 0  # unanswered requests on the current connection
+        self.confirmed = False  # by the server, on the current connection
 
 
 class _PendingSubscribe:
-    """The slot of a request whose answer nobody's task waits for."""
+    """A response sink for a request that no task waits for."""
 
     __slots__ = ("_take", "sent_offset")
 
@@ -71,24 +71,24 @@ class _PendingSubscribe:
         return True
 
     def on_connection_lost(self, error: ConnectionClosedError) -> None:
-        """The next connection asks again."""
+        """Do nothing: the next connection sends the request again."""
 
 
 class Subscriptions:
-    """See the module's text."""
+    """All subscriptions of a client. See the module docstring."""
 
     def __init__(self) -> None:
         self._session: RPCSession | None = None
         self._names: dict[str, _Subscription] = {}
         self._globs: dict[str, Callable[[str], object]] = {}
         self._held: dict[Subscription, list[str]] = {}
-        self._leaving: dict[str, int] = {}  # what is under way for names that were left
+        self._leaving: dict[str, int] = {}  # requests under way for unsubscribed names
         self._changed = Notification()
 
-    # -- connections come and go --------------------------------------------------------------------
+    # -- connections --------------------------------------------------------------------------------
 
     def attach(self, peer: RPCSession) -> None:
-        """There is a new connection: subscribe to all names again, before anybody else sends a call."""
+        """Use a new connection: subscribe to all names again, before any call is sent."""
         self._session = peer
         if not self._held:
             return
@@ -114,7 +114,7 @@ class Subscriptions:
         self._recover(recovered)
 
     def detach(self) -> None:
-        """The connection is lost, and another will come."""
+        """Note that the connection is lost, and another may follow."""
         self._session = None
         self._leaving.clear()
         for entry in self._names.values():
@@ -127,7 +127,7 @@ class Subscriptions:
                     inbox.put_gap(Gap(PacketSource.CHANNEL, channel=entry.name, gap=-1))
 
     def end(self, error: Callable[[], BaseException] | None) -> None:
-        """No other connection will come: all inboxes end."""
+        """End all subscriptions, because no other connection will follow."""
         self._session = None
         self._leaving.clear()
         for inbox in list(self._held):
@@ -137,7 +137,7 @@ class Subscriptions:
         peer.route = self._route
         peer.read_demand.__enter__()
 
-    # -- inboxes come and go ------------------------------------------------------------------------
+    # -- subscriptions ------------------------------------------------------------------------------
 
     def add(
         self,
@@ -149,7 +149,7 @@ class Subscriptions:
         recover: bool,
         last: int,
     ) -> None:
-        """Subscribe an inbox, over a connection that is up."""
+        """Subscribe over an open connection."""
         if not self._held:
             self._listen(peer)
         held = self._held[inbox] = list(names)
@@ -176,7 +176,7 @@ class Subscriptions:
         self._recover(recovered)
 
     async def confirmed(self, inbox: Subscription) -> None:
-        """Wait until the server has said yes to all names of an inbox, or the inbox has ended."""
+        """Wait until the server has confirmed all names of a subscription, or it has ended."""
         while not all(
             self._names[name].confirmed and not self._names[name].inboxes[inbox].waiting
             for name in self._held.get(inbox, ())
@@ -184,7 +184,7 @@ class Subscriptions:
             await self._changed.wait()
 
     def leave(self, inbox: Subscription) -> None:
-        """An inbox takes no more: the hook of its end."""
+        """Remove a subscription that has ended."""
         names = self._held.pop(inbox, None)
         if names is None:
             return
@@ -196,7 +196,7 @@ class Subscriptions:
                 del self._names[name]
                 self._globs.pop(name, None)
                 if entry.asked:
-                    # The server may still ponder, and would come to a request to unsubscribe first.
+                    # The subscribe is in flight; an unsubscribe now could be processed before it.
                     self._leaving[name] = self._leaving.get(name, 0) + entry.asked
                 elif entry.confirmed:
                     left.append(name)
@@ -207,7 +207,7 @@ class Subscriptions:
         if peer is not None and left and not peer.over:
             self._unsubscribe(peer, left)
 
-    # -- over the wire ------------------------------------------------------------------------------
+    # -- requests and responses ---------------------------------------------------------------------
 
     def _subscribe(self, names: Sequence[str]) -> None:
         peer = self._session
@@ -223,7 +223,7 @@ class Subscriptions:
                 for entry in current:
                     entry.confirmed = True
             elif len(names) > 1:
-                # One by one, to see which it was: others may be on good names of these.
+                # Retry one by one, to find the invalid name: the others may be valid.
                 for entry in current:
                     self._subscribe([entry.name])
             else:
@@ -244,7 +244,7 @@ class Subscriptions:
                 current.append(entry)
             else:
                 left.append(entry)
-        # What was left meanwhile may have been taken anew, and that was asked for apart.
+        # A name may have been unsubscribed and subscribed again meanwhile, with its own request.
         gone = [entry.name for entry in left if entry.name not in self._names and not entry.asked]
         if gone:
             self._unsubscribe(peer, gone)
@@ -314,7 +314,7 @@ class Subscriptions:
                 del self._leaving[name]
 
     def _route(self, packet: Packet, size: int) -> bool:
-        """Give a packet of ``size`` bytes, as decoded, to all who listen; whether it has found its place."""
+        """Deliver a packet of ``size`` decoded bytes to subscriptions, and return whether it is handled."""
         channel = packet.channel
         if channel is None:
             return False
@@ -341,8 +341,8 @@ class Subscriptions:
 
 
 def no_channels(peer: RPCSession) -> PacketError:
-    """What a client says whose server speaks a dialect without subscriptions."""
-    return PacketError(f"{peer.codec.name} lets no client subscribe; trio-ws.v1 does")
+    """The error for a server whose dialect has no subscriptions."""
+    return PacketError(f"{peer.codec.name} does not support subscriptions; use trio-ws.v1")
 
 
 def _answers(
@@ -359,9 +359,9 @@ def _answers(
 
 
 def _refusal(response: Response, names: Sequence[str]) -> Callable[[], Exception] | None:
-    """What makes the error where the server does not let us in, or None."""
+    """Return a function that makes the error for a refusal by the server, or None."""
     if response.error is not None:
         return lambda: error_from(response, ours=True)
     if response.response is True:
         return None
-    return lambda: SubscriptionError(f"the server has no room for one more channel: {', '.join(names)}")
+    return lambda: SubscriptionError(f"the server allows no more channels: {', '.join(names)}")

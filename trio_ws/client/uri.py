@@ -1,4 +1,4 @@
-"""WebSocket URIs (RFC 6455 section 3), and what the URLs of proxies share with them."""
+"""Parse WebSocket URIs (RFC 6455 section 3), and the parts that proxy URLs share with them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _is_zone = re.compile(r"[-._~0-9A-Za-z]+").fullmatch
 
 @dataclass(frozen=True, slots=True)
 class WebSocketURI:
-    """A checked URI.
+    """A parsed URI.
 
     Attributes:
         secure: whether it is ``wss``.
-        host: the host's name in ASCII, or its address without brackets and zone.
+        host: the host name in ASCII, or the address without brackets and zone.
         port: the TCP port.
-        target: path and query as they go into the request.
-        authorization: the value of the ``Authorization`` header that user and password ask for, or None.
-        zone: the zone of an IPv6 address, such as ``"eth0"``, or empty. It has a meaning on this machine
-            alone, so that nobody else is told of it (RFC 6874 section 4).
+        target: path and query as sent in the request.
+        authorization: the ``Authorization`` header for user and password, or None.
+        zone: the zone of an IPv6 address, such as ``"eth0"``, or empty. It is meaningful on this machine
+            only, so it is never sent (RFC 6874 section 4).
     """
 
     secure: bool
@@ -42,17 +42,17 @@ class WebSocketURI:
 
     @property
     def address(self) -> str:
-        """What to look up and connect to."""
+        """The host to resolve and connect to."""
         return f"{self.host}%{self.zone}" if self.zone else self.host
 
     @property
     def server_name(self) -> str:
-        """Whom the certificate is to name: no dot ends it, as in an absolute name (RFC 6066 section 3)."""
+        """The name that the certificate must have, without the final dot of an absolute name (RFC 6066)."""
         return self.host.removesuffix(".")
 
     @property
     def host_header(self) -> str:
-        """The value of the ``Host`` header: the port only where it is not the scheme's own."""
+        """The value of the ``Host`` header. It includes the port only if that is not the default."""
         host = self.authority.rpartition(":")[0]
         return host if self.port == _PORTS["wss" if self.secure else "ws"] else self.authority
 
@@ -63,79 +63,79 @@ class WebSocketURI:
 
     @property
     def origin(self) -> tuple[bool, str, int]:
-        """What has to be the same for two URIs to be at one server."""
+        """The parts that two URIs of the same server have in common."""
         return self.secure, self.address, self.port
 
     def __str__(self) -> str:
-        """For people and logs: without what may be secret, user and query."""
+        """The URI for messages and logs, without the user and the query, which may be secret."""
         return f"{'wss' if self.secure else 'ws'}://{self.host_header}{self.target.partition('?')[0]}"
 
 
 def parse_uri(uri: str) -> WebSocketURI:
-    """Take a ``ws`` or ``wss`` URI apart.
+    """Parse a ``ws`` or ``wss`` URI.
 
     Raises:
-        TypeError: it is no str.
-        InvalidURIError: it names no WebSocket; the message says what to mend.
+        TypeError: ``uri`` is not a str.
+        InvalidURIError: it is not a WebSocket URI; the message says how to fix it.
     """
     if not isinstance(uri, str):
-        raise TypeError(f"a WebSocket URI is a str, not {type(uri).__name__}")
+        raise TypeError(f"a WebSocket URI must be a str, not {type(uri).__name__}")
     shown = masked(uri)
-    # The causes would show the whole, with its password.
+    # The causes would contain the whole URI with its password.
     try:
         parts = urlsplit(uri)
         port = parts.port
     except ValueError:
-        raise InvalidURIError(f"{shown!r} is no URI: its host or its port is wrong") from None
+        raise InvalidURIError(f"{shown!r} has an invalid host or port") from None
     if parts.scheme not in _PORTS:
         better = _OTHERS.get(parts.scheme)
-        hint = f"write {better}:// for {parts.scheme}://" if better else "it starts with ws:// or wss://"
+        hint = f"use {better}:// for {parts.scheme}://" if better else "it must start with ws:// or wss://"
         raise InvalidURIError(f"{shown!r} has no WebSocket scheme; {hint}")
     if not parts.hostname:
-        raise InvalidURIError(f"{shown!r} names no host")
+        raise InvalidURIError(f"{shown!r} has no host")
     if parts.fragment or uri.endswith("#"):
-        raise InvalidURIError(f"{shown!r} has a fragment, which no WebSocket URI may have; write # as %23")
+        raise InvalidURIError(f"{shown!r} has a fragment, which is not allowed; write # as %23")
     host, zone = split_host(parts.hostname)
     try:
         authorization = None
         if parts.username is not None:
             authorization = basic_authorization(unquote(parts.username), unquote(parts.password or ""))
-        # What is escaped already stays as it is.
+        # Existing percent-encoding is kept.
         target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=-._~")
         if parts.query:
             target += "?" + quote(parts.query, safe="/?%:@!$&'()*+,;=-._~[]")
     except UnicodeError:
-        raise InvalidURIError(f"{shown!r} has half a surrogate pair in it, which is no text") from None
+        raise InvalidURIError(f"{shown!r} contains half a surrogate pair") from None
     secure = parts.scheme == "wss"
     port = _PORTS[parts.scheme] if port is None else port
     return WebSocketURI(secure, host, port, target, authorization, zone)
 
 
 def split_host(name: str) -> tuple[str, str]:
-    """A host as it goes into requests and to DNS, and the zone of an IPv6 address, if it ends in one.
+    """Return a host as used in requests and DNS, and the zone of an IPv6 address if it has one.
 
     Raises:
-        InvalidURIError: it is none.
+        InvalidURIError: it is invalid.
     """
     shown = masked(name)
     if ":" in name:
         address, percent, zone = name.partition("%")
         zone = unquote(zone.removeprefix("25") or "%")
         if percent and not _is_zone(zone):
-            raise InvalidURIError(f"{shown!r} has no zone behind its %; write it as %25eth0")
+            raise InvalidURIError(f"{shown!r} has no zone after its %; write it as %25eth0")
         return address, zone if percent else ""
     try:
         if name.isascii():
-            host = name.encode("idna").decode("ascii")  # this checks the labels
+            host = name.encode("idna").decode("ascii")  # also validates the labels
         else:
             host = idna.encode(name, uts46=True).decode("ascii")
     except UnicodeError:
-        raise InvalidURIError(f"{shown!r} is no host name") from None
+        raise InvalidURIError(f"{shown!r} is not a host name") from None
     if host == "." or any(not "!" <= char <= "~" or char == "%" for char in host):
-        raise InvalidURIError(f"{shown!r} is no host name")
+        raise InvalidURIError(f"{shown!r} is not a host name")
     return host, ""
 
 
 def basic_authorization(user: str, password: str) -> str:
-    """Basic credentials, as the value of a header (RFC 7617)."""
+    """Encode Basic credentials as the value of a header (RFC 7617)."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
