@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator  # noqa: TC003 - methods' annotations are read while the program runs
+from typing import Any
 
 import trio
 
 import trio_ws
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 app = trio_ws.App()
 
