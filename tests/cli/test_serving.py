@@ -120,7 +120,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ([f"{TARGETS}:echo", "--port", "65536"], 2, "--port"),
         ([f"{TARGETS}:echo", "--log-level", "loud"], 2, "--log-level"),
         ([f"{TARGETS}:echo", "--ssl-keyfile", "k"], 2, "--ssl-certfile"),
-        ([f"{TARGETS}:echo", "--ssl-certfile", "/nowhere"], 2, "the certificate /nowhere cannot be used"),
+        ([f"{TARGETS}:echo", "--ssl-certfile", "/nowhere"], 2, "cannot use the certificate /nowhere"),
         ([f"{TARGETS}:Calls", "--broker", "amqp://localhost"], 2, "redis://"),
         ([f"{TARGETS}:echo", "--host", ""], 2, "host is empty"),
         ([f"{TARGETS}:echo", "--allow-host", "a.example:80"], 2, "in hosts is no host name"),
