@@ -87,7 +87,9 @@ class Session(StateTracker):
     @property
     def ws(self) -> WebSocket | None:
         """The open connection, once it is set up; None while there is none."""
-        return self._ws if self.state == "connected" else None
+        ws = self._ws
+        # The session's own task may learn of the end after whoever waits for it.
+        return ws if self.state == "connected" and ws is not None and not ws.closed else None
 
     def watch_state(self) -> AsyncIterator[ClientState]:
         """Iterate over ``state``, as `WebSocketClient.watch_state` does."""
