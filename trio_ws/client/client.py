@@ -81,8 +81,8 @@ class WebSocketClient:
             connecting fails if it cannot be used. The first three require a server that selects them as
             subprotocol. JSON-RPC servers usually know no subprotocol, and do not need to. By default
             ``trio-ws.v1`` and ``webshocket.v1`` are offered, and JSON is used if the server knows neither.
-        subprotocols: additional subprotocols to offer, after those of the dialects, such as a token in the way
-            browsers send it. If the server selects one of them, JSON is used.
+        subprotocols: additional subprotocols to offer, after those of the dialects, such as a token in the
+            way browsers send it. If the server selects one of them, JSON is used.
         headers: additional request headers. A mapping is read for each attempt to connect. Or a function
             without arguments, async or not, that returns them for each attempt, for example after fetching a
             token. If it raises, the attempt has failed: the exception is logged with its traceback, and
