@@ -63,6 +63,8 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         channel.py           messages, channels and their subscribers
         history.py           the newest messages of channels, kept for those who missed them
         recovery.py          where a subscription begins, and how a task reads a history
+        presence.py          who is in a channel, in all processes
+        users.py             all connections of a user
         subscription.py      a subscribed task's bounded queue and its policy
         fanout.py            the task that writes to all subscribers
         hub.py               who is subscribed to what, and publishing
@@ -113,6 +115,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         connect.py           connect(): names, TLS, the client's opening handshake
         backoff.py           when to try again
         retry.py             trying to connect again, counted, and the state that users watch
+        presence.py          who is in a channel, as a client sees it
         recovery.py          how far a subscription has come, over all connections
         subscriptions.py     what a client subscribes to, on whatever connection it has
         reconnect.py         the connections of one client, one after the other
@@ -205,11 +208,13 @@ from trio_ws.channels.broadcast import broadcast
 from trio_ws.channels.broker import Broker, BrokerState, BrokerStatistics
 from trio_ws.channels.history import History
 from trio_ws.channels.hub import ChannelStatistics, Hub, HubStatistics
+from trio_ws.channels.presence import Presence, PresenceChange, PresenceChanges
 from trio_ws.channels.redis.broker import RedisBroker
 from trio_ws.channels.subscription import Subscription, SubscriptionStatistics
 from trio_ws.client.backoff import Backoff
 from trio_ws.client.client import WebSocketClient
 from trio_ws.client.connect import connect
+from trio_ws.client.presence import ClientPresence
 from trio_ws.client.session import Session, connections, session
 from trio_ws.codecs.base import Gap, Packet, PacketSource, Position
 from trio_ws.errors import (
@@ -276,6 +281,7 @@ __all__ = [
     "BrokerStatistics",
     "ChannelStatistics",
     "ClientConnection",
+    "ClientPresence",
     "CloseCode",
     "CloseConnection",
     "CloseFrame",
@@ -306,6 +312,9 @@ __all__ = [
     "PacketValidationError",
     "Position",
     "Predicate",
+    "Presence",
+    "PresenceChange",
+    "PresenceChanges",
     "ProcessGroup",
     "RPCAccessDeniedError",
     "RPCCancelledError",

@@ -73,6 +73,25 @@ async def follow(client: trio_ws.WebSocketClient, stored: trio_ws.Position | Non
                 stored = packet.position  # to be kept for the next start of the program
 
 
+class Desk(trio_ws.WebSocketHandler):
+    async def on_connect(self, connection: trio_ws.ClientConnection) -> None:
+        connection.subscribe("desk")
+        connection.identify(connection.request.query_params["user"][0])
+
+    @trio_ws.rpc_method()
+    async def work(self, connection: trio_ws.ClientConnection, task: str) -> AsyncIterator[str]:
+        async with connection.present("desk", {"task": task}):  # as long as the client takes the stream
+            yield f"{len(self.channels.presence('desk'))} at work"
+            await trio.sleep_forever()
+
+
+async def watch(client: trio_ws.WebSocketClient) -> None:
+    async with client.presence("desk") as presence:
+        print("at work now:", len(presence))
+        async for change in presence:
+            print("came" if change.joined else "left", change.info)
+
+
 def board(handler: trio_ws.WebSocketHandler) -> list[str]:
     _, published, delivered, dropped, backlog, stalled = handler.channels.statistics()
     lines = [f"{published=} {delivered=} {dropped=}; {backlog} messages wait for {stalled} connections"]
@@ -118,6 +137,24 @@ async def main() -> None:
     await show_prices()
     await show_broadcast()
     await show_history()
+    await show_presence()
+
+
+async def show_presence() -> None:
+    desk = Desk()
+    async with trio_ws.WebSocketServer(desk, 0, host="127.0.0.1") as server, trio.open_nursery() as nursery:
+        async with (
+            trio_ws.WebSocketClient(f"{server.url}?user=ada") as ada,
+            trio_ws.WebSocketClient(f"{server.url}?user=bob") as bob,
+        ):
+            nursery.start_soon(watch, bob)
+            await trio.testing.wait_all_tasks_blocked(0.2)
+            async with ada.stream("work", "sorting mail", items=str) as stream:
+                await stream.receive()
+                await trio.testing.wait_all_tasks_blocked(0.2)
+            await trio.testing.wait_all_tasks_blocked(0.2)
+            print("devices:", desk.channels.send_to_user("ada", "mail"))
+            nursery.cancel_scope.cancel()
 
 
 async def show_history() -> None:

@@ -41,6 +41,7 @@ __all__ = [
     "PublishedMessage",
     "Subscriber",
     "TaskSubscriber",
+    "UserChannel",
     "encode",
 ]
 
@@ -112,7 +113,7 @@ class PublishedMessage:
 
     def _packet(self, dialect: Codec) -> Packet:
         name = self.channel.name
-        source = PacketSource.CHANNEL if name is not None else PacketSource.BROADCAST
+        source = self.channel.source
         data = _from_msgpack(self.encoded) if self._data is _SETTLED else self._data
         position = self.position if dialect.supports_extensions else None
         return self._marked(Packet(source, data, name, position=position))
@@ -142,6 +143,7 @@ class PublishedMessage:
             return self
         kept = PublishedMessage(self.channel, self._data, self.encoded, self.order, None)
         kept.position, kept.size, kept._frames = self.position, self.size, self._frames
+        kept._marks = self._marks
         kept._marks = self._marks
         return kept
 
@@ -225,6 +227,11 @@ class Channel:
         self.history: ChannelHistory | None = None  # once something was published, if its name has one
 
     @property
+    def source(self) -> PacketSource:
+        """What its packets are."""
+        return PacketSource.CHANNEL if self.name is not None else PacketSource.BROADCAST
+
+    @property
     def end(self) -> int:
         return self.base + len(self.log)
 
@@ -274,6 +281,20 @@ class Channel:
             else:
                 self.log = _NO_LOG
             self.base = position
+
+
+class UserChannel(Channel):
+    """All connections of one user, in this process. What is sent to them is data, as of `send`."""
+
+    __slots__ = ("user",)
+
+    def __init__(self, user: str) -> None:
+        super().__init__(None)
+        self.user = user
+
+    @property
+    def source(self) -> PacketSource:
+        return PacketSource.CUSTOM
 
 
 class Recovery:
@@ -400,11 +421,13 @@ class ConnectionSubscriber(Subscriber):
         "_policies",
         "backlog",
         "backlog_bytes",
+        "close_with",
         "connection",
         "default_policy",
         "options",
         "peer",
-        "too_slow",
+        "present",
+        "user",
     )
 
     def __init__(self, connection: Any, options: Options, default_policy: Policy) -> None:
@@ -412,7 +435,9 @@ class ConnectionSubscriber(Subscriber):
         self.connection = connection
         self.default_policy: Policy = default_policy
         self.options = options
-        self.too_slow = False  # disconnected by its policy before it was open
+        self.close_with: tuple[int, str] | None = None  # disconnected before it was open
+        self.present: tuple[str, ...] = ()  # where
+        self.user: str | None = None
         self.peer: ConnectionSession | None = None
         self.backlog: deque[PublishedMessage] | None = deque()
         self.backlog_bytes = 0

@@ -445,7 +445,7 @@ class FanoutWriter:
         if member.peer is not None:
             member.peer.close_soon(1013, TOO_SLOW)
         else:
-            member.too_slow = True
+            member.close_with = 1013, TOO_SLOW
 
 
 def _notice(entry: PublishedMessage) -> PublishedMessage:

@@ -29,11 +29,13 @@ from trio_ws.channels.channel import (
     TaskSubscriber,
     encode,
 )
-from trio_ws.channels.fanout import TOO_SLOW, FanoutWriter
+from trio_ws.channels.fanout import FanoutWriter
 from trio_ws.channels.history import Start
 from trio_ws.channels.names import Globs, check_name, check_names, is_glob
+from trio_ws.channels.presence import PRESENCE, Presence, PresenceRegistry
 from trio_ws.channels.recovery import catch_up_task, check_starts, recovery_of, tell_gap
 from trio_ws.channels.subscription import MAX_BYTES, Subscription
+from trio_ws.channels.users import USERS, Users
 from trio_ws.codecs.base import Packet, PacketSource
 from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError
@@ -41,12 +43,13 @@ from trio_ws.logs import logger_for, shown
 from trio_ws.predicates import check, check_predicate, pack_predicate, unpack_predicate
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 
     from trio_ws.channels.broker import Broker
     from trio_ws.channels.channel import ConnectionSession, Subscriber
     from trio_ws.channels.history import ChannelHistories
     from trio_ws.channels.names import Glob
+    from trio_ws.channels.presence import Members
     from trio_ws.channels.recovery import After
     from trio_ws.channels.subscription import Policy
     from trio_ws.codecs.base import Position
@@ -137,7 +140,7 @@ _any_msgpack = msgspec.msgpack.Decoder().decode
 class Hub:
     """The channels of a handler, available as ``handler.channels``. See the module docstring."""
 
-    def __init__(self, histories: ChannelHistories | None = None) -> None:
+    def __init__(self, histories: ChannelHistories | None = None, presence_lease: float = 10.0) -> None:
         self._histories = histories
         self._channels: dict[str, Channel] = {}
         self._derived: dict[str, Channel] = {}  # channels that match globs only
@@ -147,6 +150,8 @@ class Hub:
         self._everyone = Channel(None)
         self._order = 0
         self.fanout = FanoutWriter(self.leave)
+        self._presence = PresenceRegistry(presence_lease)
+        self._users = Users(self.fanout, self.append)
         self._broker: Broker | None = None
         self._namespace = ""
         self._rejected = 0
@@ -196,7 +201,7 @@ class Hub:
         if channel is not None:
             if any(member.inbox.policy == "block" and member.inbox.full for member in channel.inboxes):
                 raise trio.WouldBlock
-            count = self._append(channel, data, encoded, exclude, predicate, given)
+            count = self.append(channel, data, encoded, exclude, predicate, given)
         if packed is not None and self._broker is not None:
             self._broker.publish(f"{self._namespace}:{name}", packed)
         return count
@@ -233,7 +238,7 @@ class Hub:
         data, given = _without_packet(data, PacketSource.BROADCAST, None)
         encoded = encode(data)
         packed = self._pack(encoded, predicate, given)
-        count = self._append(self._everyone, data, encoded, exclude, predicate, given)
+        count = self.append(self._everyone, data, encoded, exclude, predicate, given)
         if packed is not None and self._broker is not None:
             self._broker.publish(f"{self._namespace}:", packed)
         return count
@@ -260,7 +265,7 @@ class Hub:
                 raise PacketError(f"cannot publish this packet: {exc}") from exc
         return _to_msgpack(_Shared(msgspec.Raw(encoded), packed))
 
-    def _append(
+    def append(
         self,
         channel: Channel,
         data: Any,
@@ -269,6 +274,7 @@ class Hub:
         predicate: PredicateLike | None,
         given: Packet | None = None,
     ) -> int:
+        """Give a message to the subscribers of a channel in this process; how many there are."""
         history = channel.history
         excluded = frozenset(exclude)
         skip = self._skip(channel, excluded, predicate)
@@ -326,13 +332,28 @@ class Hub:
         """Exchange messages with hubs that use the same namespace on the broker, or on none."""
         self._broker = broker
         self._namespace = namespace
-        if broker is not None:
+        self._users.attach(broker, namespace)
+        if broker is None:
+            self._presence.attach(None)
+        else:
+            topic = f"{namespace}{PRESENCE}:"
+            broker.subscribe(topic)
+            self._presence.attach(functools.partial(broker.publish, topic))
             broker.subscribe(f"{namespace}:")
             for name in (
                 *self._globs,
                 *(name for name, channel in self._channels.items() if channel.direct_subscribers),
             ):
                 broker.subscribe(f"{namespace}:{name}")
+
+    @property
+    def topics(self) -> dict[str, Callable[[str, bytes], None]]:
+        """What takes messages of other processes, by what stands behind the namespace in their names."""
+        return {
+            "": self.receive,
+            PRESENCE: lambda _, payload: self._presence.receive(payload),
+            USERS: self._users.receive,
+        }
 
     def receive(self, name: str, payload: bytes) -> None:
         """Deliver a message that another process has published. The empty name is a broadcast."""
@@ -353,7 +374,7 @@ class Hub:
             if shared.timestamp is not None or shared.correlation_id is not None:
                 marks = shared.timestamp, shared.correlation_id
                 given = Packet(PacketSource.CHANNEL, None, None, None, *marks)
-            self._append(channel, data, bytes(shared.data), (), predicate, given)
+            self.append(channel, data, bytes(shared.data), (), predicate, given)
         except PacketError as exc:
             self._reject(name, str(exc))
 
@@ -370,6 +391,7 @@ class Hub:
 
     def missed(self) -> None:
         """Tell subscribers that messages of other processes may have been missed, at this place."""
+        self._presence.missed()
         if self._histories is not None:
             self._histories.rename()
         for channel in list(self._channels.values()):
@@ -377,6 +399,7 @@ class Hub:
 
     def resubscribed(self) -> None:
         """Do not let anybody continue from before, as more may have been missed since `missed`."""
+        self._presence.missed()
         if self._histories is not None:
             self._histories.rename()
 
@@ -407,8 +430,8 @@ class Hub:
     def open(self, member: ConnectionSubscriber, peer: ConnectionSession) -> None:
         """Start to deliver to a connection: broadcasts, and messages queued before it was open."""
         member.peer = peer
-        if member.too_slow:
-            peer.close_soon(1013, TOO_SLOW)
+        if member.close_with is not None:
+            peer.close_soon(*member.close_with)
             return
         member.join(self._everyone)
         for channel in member.channels:
@@ -528,6 +551,10 @@ class Hub:
             self._drop_if_unused(channel)
         if isinstance(subscriber, ConnectionSubscriber):
             self.fanout.unsubscribed(subscriber)
+            self._users.left(subscriber)
+            for name in subscriber.present:
+                self._presence.leave(name, subscriber.connection.uid)
+            subscriber.present = ()
 
     def _let_go(self, subscriber: Subscriber, name: str) -> None:
         del subscriber.held[name]
@@ -662,6 +689,58 @@ class Hub:
         elif after is not None and start.position is None:
             tell_gap(self._channels[name], member, None, -1)
 
+    # -- presence and users -------------------------------------------------------------------------
+
+    def presence(self, name: str) -> Presence:
+        """Return who is in a channel now, in all processes, and who comes and goes. See `Presence`."""
+        return Presence(self._presence, check_name(name))
+
+    def members(self, name: str) -> Members:
+        """Return the members of a channel, to follow their changes. ValueError if the name is invalid."""
+        return self._presence.watched(check_name(name))
+
+    def enter_presence(self, member: ConnectionSubscriber, name: str, info: Any) -> None:
+        """Have a connection be present in a channel; see `ClientConnection.present`."""
+        self._presence.enter(name, member.connection.uid, info)
+        if name not in member.present:
+            member.present = (*member.present, name)
+
+    def leave_presence(self, member: ConnectionSubscriber, name: str) -> None:
+        """Have a connection be present no more."""
+        self._presence.leave(name, member.connection.uid)
+        member.present = tuple(one for one in member.present if one != name)
+
+    def identify(self, member: ConnectionSubscriber, user: str | None) -> None:
+        """Say whose connection it is; see `ClientConnection.identify`."""
+        self._users.identify(member, user)
+
+    def send_to_user(self, user: str, data: Any) -> int:
+        """Send data to all connections of a user, in all processes, without waiting.
+
+        A connection receives a packet that is no call, as from `ClientConnection.send`, in order with what is
+        published. The handler's ``channel_policy`` applies to slow connections.
+
+        Returns:
+            The number of the user's connections in this process.
+
+        Raises:
+            PacketError: ``data`` cannot be encoded; nobody receives it.
+            ValueError, TypeError: the user is invalid.
+        """
+        return self._users.send(user, data)
+
+    def disconnect_user(self, user: str, code: int = 1008, reason: str = "disconnected") -> int:
+        """Close all connections of a user, in all processes, without waiting; how many are in this one.
+
+        Raises:
+            ValueError, TypeError: the user, the code or the reason is invalid.
+        """
+        return self._users.disconnect(user, code, reason)
+
+    async def run(self) -> None:
+        """Keep up with the presence of other processes. It returns at once if there is no broker."""
+        await self._presence.run()
+
     def statistics(self) -> HubStatistics:
         """The current counters."""
         channels = {
@@ -701,11 +780,13 @@ def _unpack(packed: msgspec.Raw) -> Predicate | None:
 async def share(broker: Broker, hubs: Mapping[str, Hub], timeout: float) -> AsyncIterator[None]:  # noqa: ASYNC109
     """Connect hubs, by namespace, to a broker for the duration of a block. See `Broker.run`."""
 
+    topics = {namespace + kind: take for namespace, hub in hubs.items() for kind, take in hub.topics.items()}
+
     def receive(name: str, payload: bytes) -> None:
-        namespace, _, channel = name.partition(":")
-        hub = hubs.get(namespace)
-        if hub is not None:
-            hub.receive(channel, payload)
+        topic, _, channel = name.partition(":")
+        take = topics.get(topic)
+        if take is not None:
+            take(channel, payload)
 
     def missed() -> None:
         for hub in hubs.values():

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 from trio.lowlevel import enable_ki_protection
 
 from trio_ws._settings import shows_settings_of
-from trio_ws.channels.names import check_names
+from trio_ws.channels.names import check_name, check_names
 from trio_ws.channels.recovery import check_starts
 from trio_ws.channels.subscription import Subscription, check_policy
 from trio_ws.client.backoff import Backoff
 from trio_ws.client.config import AskURI, ConnectSettings, connect_config
 from trio_ws.client.connect import ConnectAttempts
+from trio_ws.client.presence import ClientPresence
 from trio_ws.client.reconnect import ConnectionManager
 from trio_ws.client.retry import StateChanges
 from trio_ws.client.subscriptions import Subscriptions, no_channels
@@ -403,6 +404,26 @@ class WebSocketClient:
             if inbox._ended:
                 raise inbox._error() if inbox._error is not None else peer.ws._closed_error()
             yield inbox
+
+    @asynccontextmanager
+    async def presence(self, name: str) -> AsyncIterator[ClientPresence]:
+        """Know who is present in a channel, for the length of a block.
+
+        Yields:
+            A `ClientPresence`: the set of now, and by ``async for`` the changes.
+
+        Raises:
+            RPCAccessDeniedError: the handler's ``may_see_presence`` does not allow it. By default it allows
+                those who are subscribed to the channel.
+            RPCError: the server knows no presence.
+            ConnectionClosedError: the connection ended, and there will be no other.
+        """
+        found = ClientPresence(self._connections, check_name(name))
+        try:
+            await found.open()
+            yield found
+        finally:
+            await found.aclose()
 
     # -- state --------------------------------------------------------------------------------------
 

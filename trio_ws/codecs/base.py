@@ -33,6 +33,7 @@ __all__ = [
     "GOAWAY",
     "MAX_NAME",
     "METHODS",
+    "PRESENCE",
     "RECOVER",
     "SUBSCRIBE",
     "UNSUBSCRIBE",
@@ -58,6 +59,9 @@ SUBSCRIBE = "__subscribe__"
 UNSUBSCRIBE = "__unsubscribe__"
 # The same for channels whose messages the client continues from a position (trio-ws.v1).
 RECOVER = "__recover__"
+
+# What a client asks to be told who is present in a channel: a stream (trio-ws.v1).
+PRESENCE = "__presence__"
 
 # What a client asks for the list of methods; answered where the handler allows it.
 METHODS = "__methods__"

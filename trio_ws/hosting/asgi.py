@@ -274,6 +274,7 @@ class ASGIApp:
         async with self._flushing, trio.open_nursery() as nursery:
             for hub in hubs:
                 nursery.start_soon(hub.fanout.run)
+                nursery.start_soon(hub.run)
 
 
 class _HostedServer(WebSocketServer):

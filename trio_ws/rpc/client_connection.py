@@ -8,15 +8,18 @@ from __future__ import annotations
 import secrets
 import typing
 from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
-from trio_ws.channels.names import check_names
+from trio.lowlevel import checkpoint
+
+from trio_ws.channels.names import check_name, check_names
 from trio_ws.channels.subscription import check_policy
 from trio_ws.errors import check_close
 from trio_ws.websocket.closing import CONNECTING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from trio_ws.channels.channel import ConnectionSubscriber
@@ -304,6 +307,60 @@ class ClientConnection(Generic[State]):
         if self._hub is not None and self._member is not None:
             for name in names:
                 self._hub.remove(self._member, name)
+
+    @asynccontextmanager
+    async def present(self, name: str, info: Any = None) -> AsyncIterator[None]:
+        """Be present in a channel for the length of a block, and no longer than the connection is open.
+
+        ``handler.channels.presence(name)`` shows it, in all processes. A connection need not be subscribed to
+        be present, nor the other way round.
+
+        Args:
+            name: the channel.
+            info: what it says of itself, in up to 4,096 bytes as msgpack.
+
+        Raises:
+            PacketError: ``info`` cannot be encoded, or is too large.
+            RuntimeError: it is present there already, or the connection is not open or not one of a server's.
+            ValueError, TypeError: the name is invalid.
+        """
+        await checkpoint()
+        if self._member is not None and name in self._member.present:
+            raise RuntimeError(f"the connection is present in {name!r} already")
+        self.set_present(name, info)
+        try:
+            yield
+        finally:
+            self.set_absent(name)
+
+    def set_present(self, name: str, info: Any = None) -> None:
+        """Be present in a channel until `set_absent`, or the end of the connection. Otherwise like `present`.
+
+        If it is present there already, it says something else of itself.
+        """
+        check_name(name)
+        if self._hub is None or self._member is None:
+            raise RuntimeError("only a connection of a server, while it is open, can be present")
+        self._hub.enter_presence(self._member, name, info)
+
+    def set_absent(self, name: str) -> None:
+        """Be present in a channel no more. It does nothing if it is not."""
+        if self._hub is not None and self._member is not None:
+            self._hub.leave_presence(self._member, check_name(name))
+
+    def identify(self, user: str | None) -> None:
+        """Say whose connection it is, for ``channels.send_to_user`` and ``disconnect_user``.
+
+        Args:
+            user: a key, such as an account's id, of up to 128 characters. None for nobody.
+
+        Raises:
+            ValueError, TypeError: the key is invalid.
+            RuntimeError: the connection is not open, or not one of a server's.
+        """
+        if self._hub is None or self._member is None:
+            raise RuntimeError("only a connection of a server, while it is open, can be a user's")
+        self._hub.identify(self._member, user)
 
     @property
     def subscribed_channel(self) -> set[str]:

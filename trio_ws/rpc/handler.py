@@ -11,7 +11,8 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import trio
@@ -21,8 +22,9 @@ from trio_ws.channels.channel import ConnectionSubscriber
 from trio_ws.channels.history import check_histories
 from trio_ws.channels.hub import Hub
 from trio_ws.channels.names import check_names, is_glob
+from trio_ws.channels.presence import PresenceUpdate, updates
 from trio_ws.channels.subscription import check_policy
-from trio_ws.codecs.base import DISCOVER, METHODS, RECOVER, SUBSCRIBE, UNSUBSCRIBE
+from trio_ws.codecs.base import DISCOVER, METHODS, PRESENCE, RECOVER, SUBSCRIBE, UNSUBSCRIBE
 from trio_ws.codecs.recovery import Recovered, RecoverFrom
 from trio_ws.codecs.registry import choose, plain_dialect
 from trio_ws.errors import (
@@ -61,7 +63,7 @@ logger = logger_for("trio_ws.handler")
 _NAMES_IN_A_ROW = 16
 #: Names that a client may let go at once, though it may hold less.
 _NAMES_TO_LEAVE = 1000
-_RESERVED = frozenset({SUBSCRIBE, UNSUBSCRIBE, RECOVER, METHODS})
+_RESERVED = frozenset({SUBSCRIBE, UNSUBSCRIBE, RECOVER, PRESENCE, METHODS})
 
 #: What serving a connection gives that lives on without the task.
 DETACHED = object()
@@ -80,6 +82,8 @@ class WebSocketHandler(Generic[State]):
             says otherwise: ``"disconnect"``, the default, ``"drop_oldest"`` or ``"drop_newest"``.
         channels_history: a `History` for each pattern of names whose newest messages are kept, for
             subscribers that come back or come later. The first pattern that matches counts. Default: none.
+        presence_lease: seconds after which the members of channels that were present in another process are
+            gone, if that process is not heard of. Default 10.
         client_globs: whether `may_subscribe` is asked about a client's own globs. Default False: they are
             refused.
         list_methods: whether clients are told, when they ask, which methods they may call, with parameters
@@ -92,6 +96,7 @@ class WebSocketHandler(Generic[State]):
     default_rate_limit: ClassVar[RateLimit | None] = None
     channel_policy: ClassVar[Policy] = "disconnect"
     channels_history: ClassVar[Mapping[str, History]] = {}
+    presence_lease: ClassVar[float] = 10.0
     client_globs: ClassVar[bool] = False
     list_methods: ClassVar[bool] = False
     channel_types: ClassVar[Mapping[str, Any]] = types.MappingProxyType({})
@@ -116,12 +121,13 @@ class WebSocketHandler(Generic[State]):
             self._methods = collect(self)
             self._limiter = Limiter()
             self._clients = set()
-            self._hub = Hub(check_histories(self.channels_history))
+            self._hub = Hub(check_histories(self.channels_history), self.presence_lease)
             check_policy(self.channel_policy, CONNECTION_POLICIES)
             self._check_channel_types()
             self._methods[SUBSCRIBE] = make_method(self._subscribe)
             self._methods[UNSUBSCRIBE] = make_method(self._unsubscribe)
             self._methods[RECOVER] = make_method(self._recover)
+            self._methods[PRESENCE] = make_method(self._presence)
             if self.list_methods:
                 self._methods[METHODS] = make_method(self._list_methods)
                 self._schema = self.schema()  # a method that it cannot describe is a mistake that shows now
@@ -161,6 +167,13 @@ class WebSocketHandler(Generic[State]):
         matches every name.
         """
         return False
+
+    def may_see_presence(self, connection: ClientConnection[State], name: str) -> bool | Awaitable[bool]:
+        """Whether a client may know who is present in a channel, with ``client.presence``.
+
+        Default: if it is subscribed to the channel by its name. It may be ``async def``.
+        """
+        return name in connection.subscribed_channel
 
     def make_state(self, connection: ClientConnection[State]) -> State:
         """What ``connection.state`` is at first; by default ``State()``, or None without a type."""
@@ -446,6 +459,23 @@ class WebSocketHandler(Generic[State]):
             name: self._hub.recover(member, name, start.after, start.last) for name, start in starts.items()
         }
         return {name: Recovered(start.position, start.latest) for name, start in found.items()}
+
+    async def _presence(
+        self, connection: ClientConnection[State], name: str
+    ) -> AsyncIterator[PresenceUpdate]:
+        """A client wants to know who is present in a channel."""
+        try:
+            members = self._hub.members(name)
+        except ValueError as exc:
+            raise RPCInvalidParamsError(str(exc), data={"path": "name"}) from None
+        allowed: Any = self.may_see_presence(connection, name)
+        if inspect.isawaitable(allowed):
+            allowed = await allowed
+        if not allowed:
+            raise RPCAccessDeniedError(f"access to the presence of '{shown(name)}' denied")
+        async with aclosing(updates(members)) as found:
+            async for update in found:
+                yield update
 
     async def _unsubscribe(self, connection: ClientConnection[State], names: list[str]) -> bool:
         if self._are_too_many(connection, names, _NAMES_TO_LEAVE):

@@ -329,6 +329,8 @@ class WebSocketServer(ClientTasks):
                 self._acceptors = await self._runtime.nursery.start(_host_tasks)
                 for hub in hubs:
                     self._runtime.nursery.start_soon(hub.fanout.run, name="trio_ws channels")
+                    if self._config.broker is not None:
+                        self._runtime.nursery.start_soon(hub.run, name="trio_ws presence")
                 for listener in self.listeners:
                     admit = functools.partial(
                         self._accept_client, loopback=self._ssl_context is None and is_loopback(listener)

@@ -1,0 +1,477 @@
+"""Presence: who is in a channel, in all processes, and who comes and goes.
+
+A connection is present while it says so, and no longer than it is open. Each process tells the others of its
+own members through the broker, by messages with sequence numbers, and lives by a lease: a process that is not
+heard of for that long has gone, and its members with it.
+
+Invariants:
+
+- A process's members, as another process sees them, are those of one state of it and all changes since. A
+  change that was missed is noticed by its number, or by that of the next heartbeat, and the state asked for.
+- A process has a new random name each time it is joined to a broker, so that nothing of an earlier one is
+  mistaken for its own.
+- A watcher holds what it has told of, and a place in a bounded log of changes. Where it falls behind it
+  compares instead, so that it always ends at the set of now.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from weakref import WeakValueDictionary
+
+import msgspec
+import trio
+from trio.lowlevel import checkpoint
+
+from trio_ws.decoding import UNDECODABLE, describe
+from trio_ws.errors import PacketError
+from trio_ws.logs import logger_for
+from trio_ws.websocket._notify import Notification
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "PRESENCE",
+    "Members",
+    "Presence",
+    "PresenceChange",
+    "PresenceChanges",
+    "PresenceRegistry",
+    "PresenceUpdate",
+    "updates",
+]
+
+logger = logger_for("trio_ws.channels")
+
+#: What stands behind the namespace in the name of this at a broker.
+PRESENCE = "\0presence"
+
+#: Changes of a channel that its watchers may be behind, before they compare sets.
+_LOG = 256
+#: Bytes of what a member says of itself, as msgpack.
+_MAX_INFO = 4096
+#: Members in one message to other processes.
+_MEMBERS_IN_A_ROW = 500
+#: Parts of a lease after which a process says that it lives.
+_HEARTBEATS = 3
+
+_to_msgpack = msgspec.msgpack.Encoder().encode
+_from_msgpack = msgspec.msgpack.Decoder().decode
+
+
+class PresenceChange(NamedTuple):
+    """Somebody has come, or gone.
+
+    Attributes:
+        joined: True for one who came, False for one who left.
+        uid: names the member: the ``uid`` of its connection.
+        info: what it says of itself.
+    """
+
+    joined: bool
+    uid: str
+    info: Any
+
+
+class _Message(msgspec.Struct, array_like=True):
+    """What one process says to the others.
+
+    Attributes:
+        process: its name.
+        sequence: of its last change.
+        kind: "change", "state", "alive", "gone", or "ask" for the state of the process that ``wanted`` names,
+            or of all.
+        changes: name of the channel, uid, and info as msgpack, or None for one who left.
+        first, last: of the messages that make up a state.
+        wanted: of "ask".
+    """
+
+    process: str
+    sequence: int
+    kind: Literal["change", "state", "alive", "gone", "ask"]
+    changes: list[tuple[str, str, bytes | None]] = []
+    first: bool = True
+    last: bool = True
+    wanted: str = ""
+
+
+_to_message = msgspec.msgpack.Decoder(_Message).decode
+
+
+class Members:
+    """The members of one channel.
+
+    Attributes:
+        infos: by uid, as msgpack.
+        log: the last changes.
+        version: counts all changes.
+    """
+
+    __slots__ = ("__weakref__", "changed", "infos", "log", "name", "version")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.infos: dict[str, bytes] = {}
+        self.log: deque[tuple[str, bytes | None]] = deque(maxlen=_LOG)
+        self.version = 0
+        self.changed = Notification()
+
+    def set(self, uid: str, info: bytes | None) -> bool:
+        """Have a member come, say something else, or, with None, go. Whether that changes anything."""
+        if self.infos.get(uid) == info:
+            return False
+        if info is None:
+            del self.infos[uid]
+        else:
+            self.infos[uid] = info
+        self.log.append((uid, info))
+        self.version += 1
+        self.changed.notify_all()
+        return True
+
+
+class Presence(Mapping[str, Any]):
+    """Who is in a channel: a mapping of uids to what each says of itself.
+
+    ``channels.presence(name)`` returns it. It shows the set of now, whenever it is read.
+    """
+
+    def __init__(self, registry: PresenceRegistry, name: str) -> None:
+        self._registry = registry
+        self.name = name
+
+    def __getitem__(self, uid: str) -> Any:
+        return _from_msgpack(self._infos()[uid])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._infos()))
+
+    def __len__(self) -> int:
+        return len(self._infos())
+
+    def __contains__(self, uid: object) -> bool:
+        return uid in self._infos()
+
+    def __repr__(self) -> str:
+        return f"<Presence {self.name!r} {len(self)} members>"
+
+    def _infos(self) -> dict[str, bytes]:
+        members = self._registry.find(self.name)
+        return members.infos if members is not None else {}
+
+    def changes(self) -> PresenceChanges:
+        """Iterate over those who are there now, each as one who came, and then over all who come and go."""
+        return PresenceChanges(self._registry.watched(self.name))
+
+
+class PresenceChanges:
+    """The changes of a presence, one by one: ``async for change in presence.changes()``.
+
+    A slow consumer misses who came and left in the meantime, and nothing else.
+    """
+
+    def __init__(self, members: Members) -> None:
+        self._members = members
+        self._version = 0
+        self._told: dict[str, bytes] = {}
+        self._waiting: deque[tuple[str, bytes | None]] = deque(members.infos.items())
+        self._version = members.version
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> PresenceChange:
+        await checkpoint()
+        while True:
+            change = self.next_nowait()
+            if change is not None:
+                return change
+            await self._members.changed.wait()
+
+    def next_nowait(self) -> PresenceChange | None:
+        """The next change, if there is one."""
+        while True:
+            if not self._waiting:
+                self._look()
+                if not self._waiting:
+                    return None
+            uid, info = self._waiting.popleft()
+            known = self._told.get(uid)
+            if info == known:
+                continue
+            if info is None:
+                assert known is not None
+                del self._told[uid]
+                return PresenceChange(False, uid, _from_msgpack(known))
+            self._told[uid] = info
+            return PresenceChange(True, uid, _from_msgpack(info))
+
+    def _look(self) -> None:
+        """Find out what has changed since the last look."""
+        members = self._members
+        behind = members.version - self._version
+        self._version = members.version
+        if behind <= len(members.log):
+            self._waiting.extend(list(members.log)[len(members.log) - behind :])
+            return
+        self._waiting.extend((uid, None) for uid in self._told if uid not in members.infos)
+        self._waiting.extend(members.infos.items())
+
+
+class PresenceUpdate(msgspec.Struct, omit_defaults=True):
+    """What a client is told of a presence.
+
+    Attributes:
+        joined: by uid, who came, or says something else of itself.
+        left: uids of those who went.
+        reset: only those of ``joined``, and of what follows, are there.
+        more: the set is not complete before the next update.
+    """
+
+    joined: dict[str, Any] = {}
+    left: list[str] = []
+    reset: bool = False
+    more: bool = False
+
+
+async def updates(members: Members) -> AsyncGenerator[PresenceUpdate, None]:
+    """Tell one client who is there, and then who comes and goes. It holds no set of its own."""
+    while True:
+        version = members.version
+        items = list(members.infos.items())
+        for start in range(0, len(items) or 1, _MEMBERS_IN_A_ROW):
+            part = items[start : start + _MEMBERS_IN_A_ROW]
+            joined = {uid: _from_msgpack(info) for uid, info in part}
+            yield PresenceUpdate(joined, reset=not start, more=start + _MEMBERS_IN_A_ROW < len(items))
+        while True:
+            while members.version == version:
+                await members.changed.wait()
+            behind = members.version - version
+            if behind > len(members.log):
+                break  # to the whole set
+            version = members.version
+            changed = dict(list(members.log)[len(members.log) - behind :])
+            joined = {uid: _from_msgpack(info) for uid, info in changed.items() if info is not None}
+            yield PresenceUpdate(joined, [uid for uid, info in changed.items() if info is None])
+
+
+class _Process:
+    """Another process, as it is known here."""
+
+    def __init__(self, now: float) -> None:
+        self.heard = now
+        self.sequence: int | None = None  # of its last change; None until its state is known
+        self.asked = -1e9
+        self.members: dict[str, set[str]] = {}
+        self.state: list[tuple[str, str, bytes | None]] | None = None  # while it comes in parts
+
+
+class PresenceRegistry:
+    """Who is in the channels of a hub, here and elsewhere.
+
+    Attributes:
+        lease: seconds without a word of another process after which its members are gone.
+    """
+
+    def __init__(self, lease: float = 10.0) -> None:
+        self.lease = lease
+        self._members: dict[str, Members] = {}  # of channels with members
+        self._watched: WeakValueDictionary[str, Members] = WeakValueDictionary()
+        self._local: dict[str, dict[str, bytes]] = {}  # by channel
+        self._processes: dict[str, _Process] = {}
+        self._send: Callable[[bytes], None] | None = None
+        self._name = ""
+        self._sequence = 0
+        self.rejected = 0
+
+    def find(self, name: str) -> Members | None:
+        """The members of a channel, if it has some."""
+        return self._members.get(name)
+
+    def watched(self, name: str) -> Members:
+        """The members of a channel, to be kept while they are watched."""
+        members = self._members.get(name) or self._watched.get(name)
+        if members is None:
+            members = self._watched[name] = Members(name)
+        return members
+
+    def _set(self, name: str, uid: str, info: bytes | None) -> None:
+        members = self.watched(name)
+        members.set(uid, info)
+        if members.infos:
+            self._members[name] = self._watched[name] = members
+        else:
+            self._members.pop(name, None)
+
+    # -- members of this process --------------------------------------------------------------------
+
+    def enter(self, name: str, uid: str, info: Any) -> None:
+        """Have a connection be present; if it is, say something else of it.
+
+        Raises:
+            PacketError: ``info`` cannot be encoded, or takes more than 4,096 bytes.
+        """
+        try:
+            encoded = _to_msgpack(info)
+        except Exception as exc:  # an application's own types may raise anything
+            raise PacketError(f"cannot say this of a member: {exc}") from exc
+        if len(encoded) > _MAX_INFO:
+            raise PacketError(f"a member may say {_MAX_INFO} bytes of itself, not {len(encoded)}")
+        self._local.setdefault(name, {})[uid] = encoded
+        self._set(name, uid, encoded)
+        self._tell([(name, uid, encoded)])
+
+    def leave(self, name: str, uid: str) -> None:
+        """Have a connection be present no more."""
+        local = self._local.get(name)
+        if local is None or local.pop(uid, None) is None:
+            return
+        if not local:
+            del self._local[name]
+        self._set(name, uid, None)
+        self._tell([(name, uid, None)])
+
+    def is_present(self, name: str, uid: str) -> bool:
+        """Whether a connection of this process is present."""
+        return uid in self._local.get(name, ())
+
+    # -- other processes ----------------------------------------------------------------------------
+
+    def attach(self, send: Callable[[bytes], None] | None) -> None:
+        """Exchange members with other processes, by messages that ``send`` publishes; with None no more."""
+        if send is None:
+            if self._send is not None:
+                self._post("gone")
+            self._send = None
+            for name in list(self._processes):
+                self._forget(name)
+            return
+        self._name = secrets.token_hex(8)
+        self._sequence = 0
+        self._send = send
+        self._post("ask")
+        self._tell_state()
+
+    def missed(self) -> None:
+        """Messages of other processes may have been missed, and ours by them."""
+        for process in self._processes.values():
+            process.sequence = None
+        self._post("ask")
+        self._tell_state()
+
+    async def run(self) -> None:
+        """Say that we live, and notice who does not. It returns at once if there are no other processes."""
+        interval = min(self.lease / _HEARTBEATS, 1.0)
+        said = trio.current_time()
+        while self._send is not None:
+            await trio.sleep(interval)
+            now = trio.current_time()
+            if now - said >= self.lease / _HEARTBEATS - interval / 2:
+                said = now
+                if self._local:
+                    self._post("alive")
+            for name, process in list(self._processes.items()):
+                if process.heard <= now - self.lease:
+                    self._forget(name)
+
+    def _post(self, kind: Any, *args: Any) -> None:
+        if self._send is not None:
+            self._send(_to_msgpack(_Message(self._name, self._sequence, kind, *args)))
+
+    def _tell(self, changes: list[tuple[str, str, bytes | None]]) -> None:
+        if self._send is not None:
+            self._sequence += 1
+            self._post("change", changes)
+
+    def _tell_state(self) -> None:
+        members: list[tuple[str, str, bytes | None]] = [
+            (name, uid, info) for name, infos in self._local.items() for uid, info in infos.items()
+        ]
+        for start in range(0, len(members) or 1, _MEMBERS_IN_A_ROW):
+            part = members[start : start + _MEMBERS_IN_A_ROW]
+            self._post("state", part, not start, start + _MEMBERS_IN_A_ROW >= len(members))
+
+    def receive(self, payload: bytes) -> None:
+        """Take what another process says."""
+        try:
+            message = _to_message(payload)
+        except UNDECODABLE as exc:
+            self.rejected += 1
+            if str(self.rejected).strip("0") == "1":
+                logger.warning(
+                    "ignoring an invalid message of presence: %s (%d so far)", describe(exc), self.rejected
+                )
+            return
+        if message.process == self._name or self._send is None:
+            return
+        if message.kind == "gone":
+            self._forget(message.process)
+            return
+        now = trio.current_time()
+        if message.kind == "ask":
+            if message.wanted in ("", self._name):
+                self._tell_state()
+            return
+        process = self._processes.get(message.process)
+        if process is None:
+            process = self._processes[message.process] = _Process(now)
+        process.heard = now
+        if message.kind == "state":
+            self._take_state(process, message)
+        elif process.sequence is None or message.sequence - process.sequence > (message.kind == "change"):
+            self._ask(process, message.process, now)
+        elif message.kind == "change" and message.sequence > process.sequence:
+            process.sequence = message.sequence
+            for name, uid, info in message.changes:
+                self._set_remote(process, name, uid, info)
+
+    def _ask(self, process: _Process, name: str, now: float) -> None:
+        if now - process.asked >= 1.0:  # the answer may be under way
+            process.asked = now
+            self._post("ask", [], True, True, name)
+
+    def _take_state(self, process: _Process, message: _Message) -> None:
+        if message.first:
+            process.state = []
+        if process.state is None:
+            return
+        process.state += message.changes
+        if not message.last:
+            return
+        state, process.state = process.state, None
+        if process.sequence is not None and message.sequence < process.sequence:
+            return
+        process.sequence = message.sequence
+        now_there = {(name, uid) for name, uid, _ in state}
+        for name, uids in list(process.members.items()):
+            for uid in list(uids):
+                if (name, uid) not in now_there:
+                    self._set_remote(process, name, uid, None)
+        for name, uid, info in state:
+            self._set_remote(process, name, uid, info)
+
+    def _set_remote(self, process: _Process, name: str, uid: str, info: bytes | None) -> None:
+        if self.is_present(name, uid):
+            return  # ours, whatever others say
+        uids = process.members.setdefault(name, set())
+        if info is None:
+            if uid in uids:
+                uids.discard(uid)
+                self._set(name, uid, None)
+        else:
+            uids.add(uid)
+            self._set(name, uid, info)
+        if not uids:
+            del process.members[name]
+
+    def _forget(self, name: str) -> None:
+        """A process is gone."""
+        process = self._processes.pop(name, None)
+        if process is not None:
+            for channel, uids in process.members.items():
+                for uid in uids:
+                    self._set(channel, uid, None)

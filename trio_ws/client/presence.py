@@ -1,0 +1,105 @@
+"""ClientPresence: who is in a channel, as a client sees it, over all of its connections."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from trio.lowlevel import checkpoint
+
+from trio_ws.channels.presence import PresenceChange, PresenceUpdate
+from trio_ws.codecs.base import PRESENCE
+from trio_ws.errors import ConnectionClosedError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from trio_ws.client.reconnect import ConnectionManager
+    from trio_ws.rpc.streams import ItemStream
+
+__all__ = ["ClientPresence"]
+
+
+class ClientPresence(Mapping[str, Any]):
+    """Who is in a channel: a mapping of uids to what each says of itself, made by ``client.presence(name)``.
+
+    Iterating with ``async for`` brings it up to date and gives each `PresenceChange`. After reconnecting, a
+    client is told who came and left in the meantime.
+    """
+
+    def __init__(self, connections: ConnectionManager, name: str) -> None:
+        self.name = name
+        self._connections = connections
+        self._members: dict[str, Any] = {}
+        self._stream: ItemStream[PresenceUpdate] | None = None
+        self._context: AbstractAsyncContextManager[ItemStream[PresenceUpdate]] | None = None
+        self._changes: deque[PresenceChange] = deque()
+        self._unconfirmed: dict[str, Any] | None = None  # while the set comes in parts
+
+    def __getitem__(self, uid: str) -> Any:
+        return self._members[uid]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._members))
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __repr__(self) -> str:
+        return f"<ClientPresence {self.name!r} {len(self)} members>"
+
+    async def open(self) -> None:
+        """Ask the server, and wait for the set of now, which gives no changes."""
+        while await self._receive():
+            pass
+        self._changes.clear()
+
+    async def aclose(self) -> None:
+        """Tell the server that it is not wanted any more."""
+        context, self._context, self._stream = self._context, None, None
+        if context is not None:
+            await context.__aexit__(None, None, None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> PresenceChange:
+        if self._changes:
+            await checkpoint()
+        while not self._changes:
+            await self._receive()
+        return self._changes.popleft()
+
+    async def _receive(self) -> bool:
+        """Take the next update, of another connection if need be; whether the set is not complete yet."""
+        try:
+            if self._stream is None:
+                context = self._connections.stream(PRESENCE, (self.name,), {}, PresenceUpdate)
+                self._stream = await context.__aenter__()
+                self._context = context
+            update = await self._stream.receive()
+        except ConnectionClosedError:
+            await self.aclose()
+            if not self._connections.may_reconnect:
+                raise
+            return True
+        self._take(update)
+        return update.more
+
+    def _take(self, update: PresenceUpdate) -> None:
+        if update.reset:
+            self._unconfirmed = dict(self._members)
+        for uid, info in update.joined.items():
+            if self._unconfirmed is not None:
+                self._unconfirmed.pop(uid, None)
+            if uid not in self._members or self._members[uid] != info:
+                self._members[uid] = info
+                self._changes.append(PresenceChange(True, uid, info))
+        left = update.left
+        if self._unconfirmed is not None and not update.more:
+            left = [*left, *self._unconfirmed]
+            self._unconfirmed = None
+        for uid in left:
+            if uid in self._members:
+                self._changes.append(PresenceChange(False, uid, self._members.pop(uid)))
