@@ -101,6 +101,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         outgoing.py          the calling half
         inline_call.py       an incoming call's first step, run in the reader's task
         incoming.py          the answering half
+        rights.py            subscriptions that a handler is asked about again
         session.py           both halves, and reading
         proxy.py             the other side's methods as an object's
         client_connection.py ClientConnection

@@ -151,6 +151,9 @@ class Hub:
         self._order = 0
         self.fanout = FanoutWriter(self.leave)
         self._presence = PresenceRegistry(presence_lease)
+        self._demand: list[tuple[str, bool]] = []
+        #: Called with a name or a glob, and whether it got its first subscriber here or lost its last.
+        self.on_demand: Callable[[str, bool], None] = _nothing
         self._users = Users(self.fanout, self.append)
         self._broker: Broker | None = None
         self._namespace = ""
@@ -462,6 +465,7 @@ class Hub:
                 if known_name not in made and glob.matches(known_name):
                     subscriber.join(channel)
                     self._begin_with_latest(subscriber, channel)
+            self._tell_demand()
             return
         channel = self._channels.get(name) or self._make(name)
         if not channel.direct_subscribers:
@@ -470,6 +474,7 @@ class Hub:
         channel.direct_subscribers += 1
         subscriber.join(channel)
         self._begin_with_latest(subscriber, channel)
+        self._tell_demand()
 
     def _make_latest(self, subscriber: Subscriber, glob: Glob) -> set[str]:
         """Make the channels without subscribers whose newest message a new glob is to get; their names."""
@@ -539,6 +544,7 @@ class Hub:
         for channel in left:
             subscriber.release(channel)
             self._drop_if_unused(channel)
+        self._tell_demand()
 
     def leave(self, subscriber: Subscriber) -> None:
         """Remove a subscriber from all channels at once."""
@@ -555,6 +561,7 @@ class Hub:
             for name in subscriber.present:
                 self._presence.leave(name, subscriber.connection.uid)
             subscriber.present = ()
+        self._tell_demand()
 
     def _let_go(self, subscriber: Subscriber, name: str) -> None:
         del subscriber.held[name]
@@ -576,7 +583,14 @@ class Hub:
             self._globs.discard(name)
             self._tell_broker(name, wanted=False)
 
+    def _tell_demand(self) -> None:
+        """Call the hooks of what has happened, now that all is in order again."""
+        while self._demand:
+            self.on_demand(*self._demand.pop(0))
+
     def _tell_broker(self, name: str, *, wanted: bool = True) -> None:
+        if self.on_demand is not _nothing:
+            self._demand.append((name, wanted))
         if self._broker is not None:
             change = self._broker.subscribe if wanted else self._broker.unsubscribe
             change(f"{self._namespace}:{name}")
@@ -766,6 +780,10 @@ class Hub:
     def rejected(self) -> int:
         """Messages from the broker that could not be decoded or delivered."""
         return self._rejected
+
+
+def _nothing(name: str, wanted: bool) -> None:
+    """For hubs without hooks."""
 
 
 def _unpack(packed: msgspec.Raw) -> Predicate | None:

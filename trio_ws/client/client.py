@@ -24,6 +24,7 @@ from trio_ws.client.presence import ClientPresence
 from trio_ws.client.reconnect import ConnectionManager
 from trio_ws.client.retry import StateChanges
 from trio_ws.client.subscriptions import Subscriptions, no_channels
+from trio_ws.codecs.base import PUBLISH
 from trio_ws.codecs.registry import choose, plain_dialect
 from trio_ws.errors import ConnectionFailedError
 from trio_ws.rpc.client_connection import ClientConnection
@@ -404,6 +405,19 @@ class WebSocketClient:
             if inbox._ended:
                 raise inbox._error() if inbox._error is not None else peer.ws._closed_error()
             yield inbox
+
+    async def publish(self, name: str, data: Any) -> None:
+        """Publish to a channel, where the handler's ``may_publish`` allows it.
+
+        It returns when the server has published. A cancellation may come too late to prevent that.
+
+        Raises:
+            RPCAccessDeniedError: the handler does not allow it.
+            RPCError: the server has no channels, or the name is invalid.
+            PacketError: ``data`` cannot be encoded; nothing was sent.
+            ConnectionClosedError: the connection ended first; its ``may_have_run`` says more.
+        """
+        await self._outgoing.call(PUBLISH, (name, data), {})
 
     @asynccontextmanager
     async def presence(self, name: str) -> AsyncIterator[ClientPresence]:

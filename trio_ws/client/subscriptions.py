@@ -22,7 +22,8 @@ from trio_ws.channels.names import is_glob, matcher
 from trio_ws.client.recovery import Progress
 from trio_ws.codecs.base import RECOVER, SUBSCRIBE, UNSUBSCRIBE, Gap, PacketSource
 from trio_ws.codecs.recovery import Recovered, RecoverFrom
-from trio_ws.errors import PacketError, SubscriptionError
+from trio_ws.errors import PacketError, RPCAccessDeniedError, SubscriptionError
+from trio_ws.logs import shown
 from trio_ws.rpc.errors import error_from
 from trio_ws.websocket._notify import Notification
 
@@ -135,6 +136,7 @@ class Subscriptions:
 
     def _listen(self, peer: RPCSession) -> None:
         peer.route = self._route
+        peer.on_unsubscribed = self._unsubscribed
         peer.read_demand.__enter__()
 
     # -- subscriptions ------------------------------------------------------------------------------
@@ -233,6 +235,18 @@ class Subscriptions:
             self._changed.notify_all()
 
         peer.ask_soon(_PendingSubscribe(take), SUBSCRIBE, [list(names)])
+
+    def _unsubscribed(self, args: Sequence[object]) -> None:
+        """The server has unsubscribed us from a name, since our right to it has ended."""
+        name = args[0] if args else None
+        entry = self._names.get(name) if isinstance(name, str) else None
+        if entry is None or not entry.confirmed:
+            return
+        entry.confirmed = False
+        text = f"the right to the channel '{shown(entry.name)}' has ended"
+        for inbox in list(entry.inboxes):
+            inbox.end(lambda: RPCAccessDeniedError(text))
+        self._changed.notify_all()
 
     def _answered(self, peer: RPCSession, entries: Iterable[_Subscription]) -> list[_Subscription]:
         """A request for names is answered. Return those of the names that are still wanted."""

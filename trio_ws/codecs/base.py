@@ -34,9 +34,11 @@ __all__ = [
     "MAX_NAME",
     "METHODS",
     "PRESENCE",
+    "PUBLISH",
     "RECOVER",
     "SUBSCRIBE",
     "UNSUBSCRIBE",
+    "UNSUBSCRIBED",
     "Codec",
     "DecodeError",
     "Gap",
@@ -59,6 +61,11 @@ SUBSCRIBE = "__subscribe__"
 UNSUBSCRIBE = "__unsubscribe__"
 # The same for channels whose messages the client continues from a position (trio-ws.v1).
 RECOVER = "__recover__"
+
+# What a server says to a client whose right to a channel has ended. It has no answer (trio-ws.v1).
+UNSUBSCRIBED = "__unsubscribed__"
+# What a client publishes by, where the handler lets it.
+PUBLISH = "__publish__"
 
 # What a client asks to be told who is present in a channel: a stream (trio-ws.v1).
 PRESENCE = "__presence__"

@@ -21,10 +21,10 @@ from trio.lowlevel import checkpoint, enable_ki_protection
 from trio_ws.channels.channel import ConnectionSubscriber
 from trio_ws.channels.history import check_histories
 from trio_ws.channels.hub import Hub
-from trio_ws.channels.names import check_names, is_glob
+from trio_ws.channels.names import check_name, check_names, is_glob
 from trio_ws.channels.presence import PresenceUpdate, updates
 from trio_ws.channels.subscription import check_policy
-from trio_ws.codecs.base import DISCOVER, METHODS, PRESENCE, RECOVER, SUBSCRIBE, UNSUBSCRIBE
+from trio_ws.codecs.base import DISCOVER, METHODS, PRESENCE, PUBLISH, RECOVER, SUBSCRIBE, UNSUBSCRIBE
 from trio_ws.codecs.recovery import Recovered, RecoverFrom
 from trio_ws.codecs.registry import choose, plain_dialect
 from trio_ws.errors import (
@@ -38,8 +38,10 @@ from trio_ws.predicates import check
 from trio_ws.rpc.client_connection import CONNECTION_POLICIES, ClientConnection, State
 from trio_ws.rpc.methods import Method, allow_keyboard_interrupt, collect, make_method
 from trio_ws.rpc.rate_limit import Limiter
+from trio_ws.rpc.rights import SubscriptionRights
 from trio_ws.rpc.session import RPCSession
 from trio_ws.schema import Schema, check_method
+from trio_ws.wall import judged, log_failure
 from trio_ws.websocket.closing import CONNECTING
 from trio_ws.websocket.frame_log import log_extra
 
@@ -63,7 +65,7 @@ logger = logger_for("trio_ws.handler")
 _NAMES_IN_A_ROW = 16
 #: Names that a client may let go at once, though it may hold less.
 _NAMES_TO_LEAVE = 1000
-_RESERVED = frozenset({SUBSCRIBE, UNSUBSCRIBE, RECOVER, PRESENCE, METHODS})
+_RESERVED = frozenset({SUBSCRIBE, UNSUBSCRIBE, RECOVER, PRESENCE, PUBLISH, METHODS})
 
 #: What serving a connection gives that lives on without the task.
 DETACHED = object()
@@ -104,6 +106,7 @@ class WebSocketHandler(Generic[State]):
     _methods: dict[str, Method]
     _limiter: Limiter
     _hub: Hub
+    _rights: SubscriptionRights
     _clients: set[ClientConnection[State]]
     _schema: Schema | None
 
@@ -122,11 +125,14 @@ class WebSocketHandler(Generic[State]):
             self._limiter = Limiter()
             self._clients = set()
             self._hub = Hub(check_histories(self.channels_history), self.presence_lease)
+            self._hub.on_demand = self._on_demand
             check_policy(self.channel_policy, CONNECTION_POLICIES)
             self._check_channel_types()
             self._methods[SUBSCRIBE] = make_method(self._subscribe)
             self._methods[UNSUBSCRIBE] = make_method(self._unsubscribe)
             self._methods[RECOVER] = make_method(self._recover)
+            self._methods[PUBLISH] = make_method(self._publish)
+            self._rights = SubscriptionRights(self._ask_may_subscribe)
             self._methods[PRESENCE] = make_method(self._presence)
             if self.list_methods:
                 self._methods[METHODS] = make_method(self._list_methods)
@@ -160,13 +166,36 @@ class WebSocketHandler(Generic[State]):
         for at most ``close_timeout`` seconds.
         """
 
-    def may_subscribe(self, connection: ClientConnection[State], name: str) -> bool | Awaitable[bool]:
+    def may_subscribe(
+        self, connection: ClientConnection[State], name: str
+    ) -> bool | float | Awaitable[bool | float]:
         """Whether a client may subscribe itself to this channel, with ``client.subscribe``. Default: no.
+
+        A number is a yes for so many seconds, after which this is asked again. A client that is then refused
+        is unsubscribed, and its subscriptions of the channel end with `RPCAccessDeniedError`.
 
         It may be ``async def``. Globs are asked about only where ``client_globs`` is true: mind that ``*``
         matches every name.
         """
         return False
+
+    def may_publish(
+        self, connection: ClientConnection[State], name: str, data: Any
+    ) -> bool | Awaitable[bool]:
+        """Whether a client may publish this to a channel, with ``client.publish``. Default: no.
+
+        It may be ``async def``. ``data`` is as it was decoded; check it here.
+        """
+        return False
+
+    def on_first_subscriber(self, name: str) -> None:
+        """Called when a channel, or a glob, gets its first subscriber in this process.
+
+        It is plain code, and runs within the call that subscribes. What it raises is logged.
+        """
+
+    def on_last_unsubscribed(self, name: str) -> None:
+        """Called when the last subscriber of a channel, or of a glob, in this process is gone. As above."""
 
     def may_see_presence(self, connection: ClientConnection[State], name: str) -> bool | Awaitable[bool]:
         """Whether a client may know who is present in a channel, with ``client.presence``.
@@ -390,12 +419,26 @@ class WebSocketHandler(Generic[State]):
         """
         if self._are_too_many(connection, names, 0):
             return False
+        allowed: dict[str, bool | float] = {}
         for start in range(0, len(names), _NAMES_IN_A_ROW):
             for name in names[start : start + _NAMES_IN_A_ROW]:
-                await self._check_subscription(connection, name)
+                allowed[name] = await self._check_subscription(connection, name)
             if start + _NAMES_IN_A_ROW < len(names):
                 await checkpoint()
-        return await self._hold(connection, list(dict.fromkeys(names)))
+        if not await self._hold(connection, list(allowed)):
+            return False
+        self._add_rights(connection, allowed)
+        return True
+
+    def _on_demand(self, name: str, wanted: bool) -> None:
+        try:
+            (self.on_first_subscriber if wanted else self.on_last_unsubscribed)(name)
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            log_failure(logger, "a hook of '%s' failed", shown(name), exc=judged(exc))
+
+    def _add_rights(self, connection: ClientConnection[State], allowed: Mapping[str, bool | float]) -> None:
+        for name, right in allowed.items():
+            self._rights.add(connection, name, right, connection._live._task_pool)
 
     async def _hold(self, connection: ClientConnection[State], new: list[str]) -> bool:
         """Subscribe a client to names that it may have: to all, or, where there is no room, to none."""
@@ -417,18 +460,24 @@ class WebSocketHandler(Generic[State]):
                 connection.unsubscribe([name for name in new[:start] if name not in before])
         return start >= len(new)
 
-    async def _check_subscription(self, connection: ClientConnection[State], name: str) -> None:
+    async def _check_subscription(self, connection: ClientConnection[State], name: str) -> bool | float:
         try:
             check_names(name)
         except ValueError as exc:
             raise RPCInvalidParamsError(str(exc), data={"path": "names"}) from None
-        allowed: Any = self.client_globs or not is_glob(name)
-        if allowed:
-            allowed = self.may_subscribe(connection, name)
-            if inspect.isawaitable(allowed):
-                allowed = await allowed
+        allowed = (self.client_globs or not is_glob(name)) and await self._ask_may_subscribe(connection, name)
         if not allowed:
             raise RPCAccessDeniedError(f"access to the channel '{shown(name)}' denied")
+        return allowed
+
+    async def _ask_may_subscribe(self, connection: ClientConnection[Any], name: str) -> bool | float:
+        """What `may_subscribe` says: False, True, or for how many seconds."""
+        allowed: Any = self.may_subscribe(connection, name)
+        if inspect.isawaitable(allowed):
+            allowed = await allowed
+        if isinstance(allowed, int | float) and not isinstance(allowed, bool):
+            return float(allowed) if allowed > 0 else False
+        return bool(allowed)
 
     async def _recover(
         self, connection: ClientConnection[State], starts: dict[str, RecoverFrom]
@@ -439,16 +488,18 @@ class WebSocketHandler(Generic[State]):
             raise RPCMethodNotFoundError(f"{peer.codec.name} carries no positions")
         if self._are_too_many(connection, list(starts), 0):
             return False
+        allowed: dict[str, bool | float] = {}
         for number, name in enumerate(starts, 1):
             member = connection._member
             if is_glob(name):
                 raise RPCInvalidParamsError("a glob cannot be recovered", data={"path": "starts"})
             if member is None or name not in member.held:
-                await self._check_subscription(connection, name)
+                allowed[name] = await self._check_subscription(connection, name)
             if number % _NAMES_IN_A_ROW == 0:
                 await checkpoint()
         if not await self._hold(connection, list(starts)):
             return False
+        self._add_rights(connection, allowed)
         while peer.congested and not peer.over:
             await peer.wait_for_room()  # so that the answer goes out before what it announces
         # From here to the answer is one step. The client ignores what came before that.
@@ -459,6 +510,19 @@ class WebSocketHandler(Generic[State]):
             name: self._hub.recover(member, name, start.after, start.last) for name, start in starts.items()
         }
         return {name: Recovered(start.position, start.latest) for name, start in found.items()}
+
+    async def _publish(self, connection: ClientConnection[State], name: str, data: Any) -> None:
+        """A client publishes."""
+        try:
+            check_name(name)
+        except ValueError as exc:
+            raise RPCInvalidParamsError(str(exc), data={"path": "name"}) from None
+        allowed: Any = self.may_publish(connection, name, data)
+        if inspect.isawaitable(allowed):
+            allowed = await allowed
+        if not allowed:
+            raise RPCAccessDeniedError(f"publishing to the channel '{shown(name)}' denied")
+        await self._hub.publish_wait(name, data)
 
     async def _presence(
         self, connection: ClientConnection[State], name: str

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from trio_ws.codecs.base import ABORT, CREDIT, DEADLINE, GOAWAY, Request
+from trio_ws.codecs.base import ABORT, CREDIT, DEADLINE, GOAWAY, UNSUBSCRIBED, Request
 from trio_ws.errors import (
     CloseConnection,
     ConnectionClosedError,
@@ -57,7 +57,7 @@ from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.frame_log import log_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 
     from trio_ws.codecs.base import Codec
     from trio_ws.rpc.methods import Method
@@ -72,7 +72,7 @@ logger = logger_for("trio_ws.rpc")
 #: Charged for each call that waits, beside its arguments: what is known of it, and its task's context.
 _CALL_OVERHEAD = 1024
 #: Requests that are no calls: they are taken at once, however many calls run.
-_CONTROL = frozenset({ABORT, CREDIT, DEADLINE, GOAWAY})
+_CONTROL = frozenset({ABORT, CREDIT, DEADLINE, GOAWAY, UNSUBSCRIBED})
 #: Stands for what is no request: the delivery of a packet to the application.
 PACKET_DELIVERY = Request("")
 #: Where nothing is held, so that a connection needs no dict for it.
@@ -100,6 +100,7 @@ class IncomingCalls(OutgoingCalls):
         "_running",
         "_starting_deferred",
         "_task_pool",
+        "on_unsubscribed",
     )
 
     def __init__(
@@ -134,6 +135,8 @@ class IncomingCalls(OutgoingCalls):
         self._generated_ids = 0
         self._cut: Sequence[str] = ()  # calls that were cancelled with the server, and have no answer
         self._closing: tuple[int, str] | None = None  # close with this once no call runs
+        # Set by a client: takes what the server says of a channel whose right has ended.
+        self.on_unsubscribed: Callable[[Sequence[Any]], None] | None = None
 
     @abstractmethod
     def hand_off_read_loop(self) -> None:
@@ -429,6 +432,8 @@ class IncomingCalls(OutgoingCalls):
             self._handle_deadline(request.args)
         elif name == GOAWAY and self.supports_extensions:
             self._handle_goaway(request.args)
+        elif name == UNSUBSCRIBED and self.on_unsubscribed is not None:
+            self.on_unsubscribed(request.args)
         elif self._closing is not None:
             self._answer_error(request, RPCCancelledError("the server is going away"))
         else:
