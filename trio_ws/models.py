@@ -15,6 +15,9 @@ from typing import Any
 
 __all__ = ["ModelError", "decode_model", "encode_model", "is_model"]
 
+#: Errors of one value of which the first is told. pydantic goes on after the first, and lists all or none.
+_MAX_ERRORS = 100
+
 
 class ModelError(ValueError):
     """A value does not fit a model.
@@ -48,6 +51,8 @@ def decode_model(kind: type, value: Any) -> Any:
     try:
         return kind.model_validate(value)  # type: ignore[attr-defined]
     except sys.modules["pydantic"].ValidationError as exc:
+        if exc.error_count() > _MAX_ERRORS:
+            raise ModelError(f"{exc.error_count()} values do not fit", "") from None
         first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
         path = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in first["loc"])
         raise ModelError(first["msg"], path) from exc

@@ -134,6 +134,13 @@ async def test_what_does_not_fit(
     assert caught.value.data == {"path": path}
 
 
+async def test_many_errors_are_counted_and_not_listed(autojump_clock: object) -> None:
+    async with serving_in_memory(Shop) as server, client_of(await server.stream()) as client:
+        with pytest.raises(trio_ws.RPCInvalidParamsError, match="order: 5001 values do not fit") as caught:
+            await client.call("buy", {"itemName": 1, "lines": [None] * 5000})
+    assert caught.value.data == {"path": "$.order"}
+
+
 async def test_a_result_that_does_not_fit(autojump_clock: object) -> None:
     async with serving_in_memory(Shop) as server, client_of(await server.stream()) as client:
         with pytest.raises(trio_ws.PacketValidationError, match="the result of buy is not what"):

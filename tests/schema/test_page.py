@@ -216,7 +216,10 @@ async def test_a_channel_survives_a_lost_connection(tmp_path: Path) -> None:
             await connection.close(1012, "restart")
         badge = "document.querySelector('.badge').textContent"
         await page.until(f"{result(card)}.includes('some packets were missed')")
-        assert await page.evaluate(badge) == "connected"
+        await page.until(f"{badge} === 'connected'")
+        # It subscribes again before anything else is sent.
+        await page.type("#add [name=a]", "1", enter=True)
+        await page.until(f"{result('add')} === '21'")
         assert handler.publish("news.b", "again") == 1
         await page.until(f"{result(card)}.includes('news.b: \"again\"')")
         await click(page, card, "Unsubscribe")
@@ -235,6 +238,35 @@ async def test_nothing_is_loaded_and_no_text_is_markup(tmp_path: Path) -> None:
         assert EVIL in await page.evaluate("document.querySelector('.head p').innerText")
         loaded = "performance.getEntriesByType('resource').map((one) => one.name)"
         assert await page.evaluate(loaded) == []
+
+
+class Room(trio_ws.WebSocketHandler):
+    @rpc_method()
+    def number(self, connection: ClientConnection) -> int:
+        return int(connection.request.path_params["number"])
+
+
+async def test_several_handlers_and_a_parameter_in_a_path(tmp_path: Path) -> None:
+    app = trio_ws.App(debug=True)
+    app.mount("/lab", Lab)
+    app.mount("/rooms/{number:int}", Room)
+    app.mount_docs("/")
+    async with serving(app) as server, chromium(tmp_path) as browser:
+        page = await browser.open(server.url.replace("ws", "http", 1))
+        room, lab = "/rooms/{number:int}:number", "/lab:add"
+        await page.until(f"document.getElementById('{room}')")
+        await click(page, room, "Call")
+        await page.until(f"{result(room)}.includes('put a value in the place of {{number}}')")
+        address = "document.querySelectorAll('.head input')[1].value"
+        assert await page.evaluate(address) == f"{server.url.rstrip('/')}/rooms/{{number}}"
+        await page.evaluate(f"{address} = '{server.url.rstrip('/')}/rooms/7'")
+        await click(page, room, "Call")
+        await page.until(f"{result(room)} === '7'")
+        await page.evaluate(f"document.getElementById('{lab}').querySelector('[name=a]').value = '1'")
+        await click(page, lab, "Call")
+        await page.until(f"{result(lab)} === '21'")
+        states = "[...document.querySelectorAll('.badge')].map((one) => one.textContent)"
+        assert await page.evaluate(states) == ["connected", "connected"]
 
 
 async def test_the_keyboard_alone(tmp_path: Path) -> None:
