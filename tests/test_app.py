@@ -649,7 +649,7 @@ async def no_arguments() -> AsyncIterator[None]:
         ),
         (lambda app: app.websocket("/")(page(None)), TypeError, "pass it without calling it"),
         (lambda app: app.websocket("/rpc")(Rooms), TypeError, r"write app.mount\('/rpc', Rooms\)"),
-        (lambda app: app.websocket("/", subprotocols="chat"), TypeError, r"write subprotocols=\['chat'\]"),
+        (lambda app: app.websocket("/", subprotocols="chat"), TypeError, r"use subprotocols=\['chat'\]"),
         (lambda app: app.mount("/x", echo), TypeError, r"for a function use app.websocket\(\)"),
         (lambda app: app.mount("/x", NoHandler), TypeError, "a WebSocketHandler or an App, not <class"),
         (lambda app: app.mount("/x", App(), subprotocols=["a"]), TypeError, "leave them out"),

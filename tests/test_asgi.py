@@ -649,7 +649,7 @@ async def test_plain_http_is_told_to_upgrade(autojump_clock: MockClock) -> None:
         assert [item for item in start["headers"] if item[0] in {b"upgrade", b"connection"}] == upgrade
         assert body == {
             "type": "http.response.body",
-            "body": b"only WebSocket connections are served here\n",
+            "body": b"this resource requires a WebSocket connection\n",
             "more_body": False,
         }
 
@@ -757,7 +757,7 @@ def test_arguments_that_do_not_fit() -> None:
         ASGIApp(3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"use Options"):
         ASGIApp(echo, options={})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no subprotocol"):
+    with pytest.raises(ValueError, match="not a subprotocol"):
         ASGIApp(echo, subprotocols=["a b"])
 
 

@@ -324,8 +324,8 @@ async def test_who_is_not_trusted_is_served_without_a_header_and_not_with_one() 
     [
         (request(), "it does not begin with a PROXY header"),
         (b"PROXY TCP4 junk\r\n" + request(), "its PROXY header is malformed"),
-        (b"PROXY TCP4 " + b"x" * 200, "its PROXY header is over 107 bytes"),
-        (SIGNATURE + b"\x21\x11\xff\xff", r"its PROXY header is over max_header_bytes (16384)"),
+        (b"PROXY TCP4 " + b"x" * 200, "its PROXY header exceeds 107 bytes"),
+        (SIGNATURE + b"\x21\x11\xff\xff", r"its PROXY header exceeds max_header_bytes (16384)"),
     ],
 )
 async def test_a_proxy_without_its_header_is_dropped(

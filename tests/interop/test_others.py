@@ -149,7 +149,7 @@ async def test_libwebsockets(compression: bool) -> None:
             assert ws.close_code == 1000
             async with connect(url, subprotocols=["dumb-increment-protocol"], options=options) as ws:
                 assert [await ws.receive_text() for _ in range(3)] == ["0", "1", "2"]
-            with pytest.raises(ConnectionFailedError, match="without answering"):
+            with pytest.raises(ConnectionFailedError, match="without a handshake response"):
                 async with connect(url, subprotocols=["nobody"], options=options):
                     pytest.fail("it knows no such subprotocol")
 

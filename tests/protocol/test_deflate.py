@@ -304,11 +304,11 @@ def test_confirm_keeps_our_own_promise_to_forget() -> None:
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        (f"{MESSAGE}; server_max_window_bits", "needs a value"),
-        (f"{MESSAGE}; server_max_window_bits=9; client_max_window_bits", "needs a value"),
-        (f"{MESSAGE}; server_max_window_bits=9; client_max_window_bits=8", "zlib compresses with 9"),
-        (f"{MESSAGE}; server_max_window_bits=9; server_max_window_bits=9", "twice"),
-        (f"{MESSAGE}; server_max_window_bits=9; unknown", "no parameter"),
+        (f"{MESSAGE}; server_max_window_bits", "requires a value"),
+        (f"{MESSAGE}; server_max_window_bits=9; client_max_window_bits", "requires a value"),
+        (f"{MESSAGE}; server_max_window_bits=9; client_max_window_bits=8", "zlib needs 9"),
+        (f"{MESSAGE}; server_max_window_bits=9; server_max_window_bits=9", "is repeated"),
+        (f"{MESSAGE}; server_max_window_bits=9; unknown", "not a parameter"),
         (f"{MESSAGE}; server_max_window_bits=9; server_no_context_takeover=1", "takes no value"),
         (f"{MESSAGE}; server_max_window_bits=9;", "malformed"),
         (f"{MESSAGE}; server_max_window_bits=9, {MESSAGE}; server_max_window_bits=9", "accepted 2"),

@@ -87,12 +87,12 @@ def test_headers(data: bytes, source: tuple[str, int] | None, step: int) -> None
         (b"PROXY TCP4 2001:db8::1 2001:db8::2 4711 443\r\n", "malformed address"),
         (b"PROXY TCP4 evil.example 198.51.100.1 4711 443\r\n", "malformed address"),
         (b"PROXY TCP4 192.0.2.1 \xff 4711 443\r\n", "malformed address"),
-        (b"PROXY UNKNOWN " + b"x" * 200 + b"\r\n", "over 107 bytes"),
+        (b"PROXY UNKNOWN " + b"x" * 200 + b"\r\n", "exceeds 107 bytes"),
         (version_2(1, 0x11, V4, version=3), "unknown version or command"),
         (version_2(2, 0x11, V4), "unknown version or command"),
         (version_2(1, 0x11, V4[:-1]), "too short"),
         (version_2(1, 0x21, V4), "too short"),
-        (version_2(1, 0x11, b"", length=65535), r"over max_header_bytes \(16384\)"),
+        (version_2(1, 0x11, b"", length=65535), r"exceeds max_header_bytes \(16384\)"),
     ],
 )
 @pytest.mark.parametrize("step", [1, 100_000])

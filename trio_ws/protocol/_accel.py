@@ -1,10 +1,10 @@
-"""Fast: the common frame, read and written, in C where the extension was built and else in Python.
+"""Read and write common frames, in C if the extension was built and otherwise in Python.
 
-The common frame is one that needs no decision: FIN set and no RSV bit, text or binary, masked as the role
-demands, and its length in the shortest form and below 64 KiB. Read by wsproto it takes 13 microseconds, in
-Python here one or two, in C a third of one.
+A common frame requires no decision: FIN is set and no RSV bit, it is text or binary, masked as the role
+demands, and its length is in the shortest form and below 64 KiB. Reading one takes wsproto 13 microseconds,
+this Python code one or two, and the C code a third of one.
 
-What always holds: both ways do the same with any bytes; `masking` says which one is in use.
+Invariant: both implementations do the same with any bytes. `masking` decides which one is used.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 #: The longest payload of a common frame.
 LONGEST = 0xFFFF
-#: Common frames that one call takes: a millisecond of work for who is to receive them. so has _speedups.c.
+#: Common frames to read in one call: a millisecond of work for the receiver. Keep in step with _speedups.c.
 MAX_FRAMES = 1024
 
 _FINAL_TEXT, _FINAL_BINARY = 0x81, 0x82
@@ -42,19 +42,19 @@ _pack_64 = struct.Struct("!BBQ").pack
 
 
 def python_take_frames(data: bytes, start: int, masked: bool, limit: int, messages: Messages) -> int:
-    """Append the messages of the common frames from ``start`` on to ``messages``, up to any other frame.
+    """Append the messages of consecutive common frames to ``messages``, and stop at any other frame.
 
-    It ends after `MAX_FRAMES` of them, too.
+    It also stops after `MAX_FRAMES` frames.
 
     Args:
-        data: what was read, with the beginning of a frame at ``start``.
+        data: received bytes, with the beginning of a frame at ``start``.
         start: an index into ``data``.
-        masked: whether the frames are to be masked.
-        limit: the longest payload to take, at most `LONGEST`.
-        messages: gets a ``str`` for text and ``bytes`` for binary.
+        masked: whether the frames must be masked.
+        limit: the longest payload to accept, at most `LONGEST`.
+        messages: receives a ``str`` for text and ``bytes`` for binary.
 
     Returns:
-        The index of the first byte that was not taken, or -1 after text that is not valid UTF-8.
+        The index of the first byte that was not read, or -1 after text that is not valid UTF-8.
     """
     size = len(data)
     i = start
@@ -92,7 +92,7 @@ def python_take_frames(data: bytes, start: int, masked: bool, limit: int, messag
 
 
 def frame_head(first: int, size: int, mask_bit: int = 0) -> bytes:
-    """The header of a frame up to its mask: first byte, payload size, and 0x80 where it is masked."""
+    """Return the header of a frame up to its mask. ``mask_bit`` is 0x80 if it is masked."""
     if size < 126:
         return bytes((first, mask_bit | size))
     if size < 65536:
@@ -100,17 +100,17 @@ def frame_head(first: int, size: int, mask_bit: int = 0) -> bytes:
     return _pack_64(first, mask_bit | 127, size)
 
 
-# Headers of the shortest frames, ready made: a look-up where building one takes a quarter of a microsecond.
+# Headers of the shortest frames: looking one up saves a quarter of a microsecond.
 _SHORT_HEADS = {first: tuple(bytes((first, n)) for n in range(126)) for first in (_FINAL_TEXT, _FINAL_BINARY)}
 
 
 def python_whole_frame(first: int, payload: BytesLike, key: bytes) -> bytes:
-    """One frame.
+    """Encode one frame.
 
     Args:
         first: its first byte: FIN, RSV bits and opcode.
         payload: of any length.
-        key: four bytes to mask it with, or none to leave it unmasked.
+        key: four bytes to mask it with, or empty for no mask.
     """
     size = len(payload)
     if key:

@@ -1,19 +1,19 @@
-"""permessage-deflate (RFC 7692): its negotiation, and a compressor and a bounded inflater for one connection.
+"""permessage-deflate (RFC 7692): negotiation, and a compressor and a bounded inflater for one connection.
 
-`offer`, `answer` and `confirm` negotiate with header values and keep no state. `PerMessageDeflate` then works
-on payloads: our own frame reader calls `begin` and `inflate` for a message of one frame, wsproto's frame
-decoder calls the inbound hooks for all others, and our own sender calls `compress`.
+`offer`, `answer` and `confirm` negotiate with header values and keep no state. `PerMessageDeflate` then
+processes payloads: our own frame reader calls `begin` and `inflate` for a message of one frame, wsproto's
+frame decoder calls the inbound hooks for all others, and our own sender calls `compress`.
 
-What always holds here:
+Invariants:
 
-* One message never inflates to more than ``max_message_size`` bytes and one, over all its frames, whatever it
-  claims to hold. zlib is given that bound before it produces anything.
-* Whether a message is compressed is kept per message. A control frame between two of its fragments changes
-  nothing, and wsproto may announce a frame's header twice, when the masking key has not yet come.
-* `compress` leaves the stream at a byte boundary after each frame. A peer that reads fragments as they come
-  can inflate all of each one at once.
-* zlib's state is made by the first message that needs it, and dropped after a message where the parameters
-  say that no context is taken over.
+* One message never inflates to more than ``max_message_size`` plus one bytes, over all its frames, whatever
+  it claims to contain. zlib is given that bound before it produces anything.
+* Whether a message is compressed is stored per message. A control frame between two of its fragments changes
+  nothing, and wsproto may announce a frame's header twice, if the masking key has not arrived yet.
+* `compress` leaves the stream at a byte boundary after each frame. A peer that reads fragments as they arrive
+  can inflate each of them completely.
+* zlib's state is created by the first message that needs it, and dropped after a message if the parameters
+  exclude context takeover.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ _CLIENT_FORGETS = "client_no_context_takeover"
 _SERVER_BITS = "server_max_window_bits"
 _CLIENT_BITS = "client_max_window_bits"
 
-# zlib refuses to make raw deflate with a window of 2 ** 8 bytes, though it inflates it. A message compressed
-# with 8 inflates with any larger window too.
+# zlib cannot compress raw deflate with a window of 2 ** 8 bytes, although it can inflate it. A message
+# compressed with 8 also inflates with any larger window.
 _LEAST_BITS = 9
 _MOST_BITS = 15
-#: Of what a server compresses, unless it is told otherwise.
+#: Default window of a server's compressor.
 _DEFAULT_BITS = 12
 
-# RFC 7692 section 7.2.1: what a sender cuts from the end of a message and a receiver puts back.
+# RFC 7692 section 7.2.1: removed by a sender from the end of a message, and restored by a receiver.
 _TAIL = b"\x00\x00\xff\xff"
 
-# After a DEFLATE stream that ended within a frame, zlib copies all that follows it. Small steps keep a frame
-# of many tiny streams from costing the square of its length.
+# After a DEFLATE stream that ended within a frame, zlib copies all following data. Small steps prevent that a
+# frame of many tiny streams costs the square of its length.
 _STEP = 1024
 
 _RSV1 = RsvBits(rsv1=True, rsv2=False, rsv3=False)
 
-# RFC 6455 section 9.1 and RFC 7230 section 3.2.6. `\d` and `\s` would let in what is not ASCII.
+# RFC 6455 section 9.1 and RFC 7230 section 3.2.6. `\d` and `\s` would accept non-ASCII characters.
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
@@ -68,13 +68,13 @@ _WINDOW = re.compile(r"[89]|1[0-5]")
 
 @dataclass(frozen=True, slots=True)
 class DeflateParams:
-    """What both sides agreed on (RFC 7692 section 7.1).
+    """The negotiated parameters (RFC 7692 section 7.1).
 
     Attributes:
-        server_max_window_bits: window of what the server compresses, 8 to 15, as a power of two bytes.
-        client_max_window_bits: the same for what the client compresses.
-        server_no_context_takeover: the server forgets its window after each message.
-        client_no_context_takeover: the client forgets its window after each message.
+        server_max_window_bits: window of the server's compressor, 8 to 15, as a power of two bytes.
+        client_max_window_bits: window of the client's compressor.
+        server_no_context_takeover: the server resets its window after each message.
+        client_no_context_takeover: the client resets its window after each message.
     """
 
     server_max_window_bits: int = _MOST_BITS
@@ -84,11 +84,11 @@ class DeflateParams:
 
 
 def offer(compression: Compression) -> str:
-    """The value of ``Sec-WebSocket-Extensions`` that a client sends (RFC 7692 section 7.1).
+    """Return the ``Sec-WebSocket-Extensions`` header of a client (RFC 7692 section 7.1).
 
-    The offers, best first: what we wish; what browsers offer; and one without parameters. Some servers look
-    at the first alone and refuse the handshake for a parameter that they do not know, so that by default the
-    first is that of browsers. It lets the server ask for a smaller window, and tells nothing of our own.
+    It contains several offers, most preferred first: the one we want, that of browsers, and one without
+    parameters. Some servers look only at the first and refuse the handshake for a parameter that they do not
+    know, so by default the first is that of browsers. It lets the server ask for a smaller window.
     """
     usual = f"{_NAME}; {_CLIENT_BITS}"
     wish = usual
@@ -102,32 +102,32 @@ def offer(compression: Compression) -> str:
 
 
 def answer(compression: Compression, offers: Iterable[str]) -> tuple[str, DeflateParams] | None:
-    """Choose the first offer that a server can keep (RFC 7692 sections 5.1 and 7.1).
+    """Select the first offer that a server can accept (RFC 7692 sections 5.1 and 7.1).
 
-    An offer is passed over if it has an unknown, repeated or invalid parameter, or asks the server to
-    compress with a window of 8 bits. A client that cannot limit its window to the one we wish is told to
-    forget it after each message (section 7.1.1.2), so that no large window stays with an idle connection.
+    An offer is skipped if it has an unknown, repeated or invalid parameter, or asks the server to compress
+    with a window of 8 bits. A client that cannot limit its window to the one we want is told to reset it
+    after each message (section 7.1.1.2), so that no large window remains allocated for an idle connection.
 
     Args:
-        compression: what the server wishes; of it and the offer, the smaller window counts.
+        compression: the server's settings; the smaller window of these and the offer is used.
         offers: the values of the request's ``Sec-WebSocket-Extensions`` headers, in order.
 
     Returns:
-        The header's value for the response and what is agreed by it; None to go without compression.
+        The header's value for the response and the negotiated parameters; None for no compression.
     """
     for element in (element for value in offers for element in _elements(value)):
         try:
             asked = _parameters(element, window_needs_value=False)
         except ValueError:
             continue
-        # Section 7.1.2.2: an answer may limit the client only if its offer has the parameter.
+        # Section 7.1.2.2: an answer may limit the client only if its offer contains the parameter.
         limits = _CLIENT_BITS in asked
         client_wish = compression.client_max_window_bits if limits else _MOST_BITS
         params = DeflateParams(
             min(compression.server_max_window_bits or _DEFAULT_BITS, asked.get(_SERVER_BITS, _MOST_BITS)),
             min(client_wish, asked.get(_CLIENT_BITS, _MOST_BITS)),
             compression.server_no_context_takeover or _SERVER_FORGETS in asked,
-            # Section 7.1.1.2: a client that hints at it does so even if the answer is silent.
+            # Section 7.1.1.2: a client that offers it does it even if the answer omits it.
             compression.client_no_context_takeover
             or _CLIENT_FORGETS in asked
             or (not limits and compression.client_max_window_bits < _MOST_BITS),
@@ -135,8 +135,9 @@ def answer(compression: Compression, offers: Iterable[str]) -> tuple[str, Deflat
         if params.server_max_window_bits < _LEAST_BITS:
             continue
         parts = [_NAME]
-        # Section 7.1.2.1: an offered limit is accepted by saying it, 15 too. Where none was offered, ours is
-        # our own matter: any window inflates what a smaller one made, and some clients refuse to hear of it.
+        # Section 7.1.2.1: an offered limit is accepted by repeating it, even 15. Without an offer, do not
+        # mention our own limit: any window inflates what a smaller one compressed, and some clients reject
+        # the parameter.
         if _SERVER_BITS in asked:
             parts.append(f"{_SERVER_BITS}={params.server_max_window_bits}")
         if params.client_max_window_bits < _MOST_BITS:
@@ -150,14 +151,14 @@ def answer(compression: Compression, offers: Iterable[str]) -> tuple[str, Deflat
 
 
 def confirm(compression: Compression, value: str) -> DeflateParams:
-    """Check what a server answered to `offer`, and say what is agreed by it (RFC 7692 sections 5.1 and 7.1).
+    """Validate a server's answer to `offer`, and return the negotiated parameters (RFC 7692 5.1 and 7.1).
 
-    One of the offers had no parameters, so an answer may have fewer than we wished, or a larger
-    ``server_max_window_bits``; what we inflate with follows the answer. A larger ``client_max_window_bits``
-    is no error either (section 7.1.2.2), and we stay within our own.
+    Since one of the offers had no parameters, an answer may have fewer than requested, or a larger
+    ``server_max_window_bits``, which our inflater then uses. A larger ``client_max_window_bits`` is valid,
+    too (section 7.1.2.2); we keep our own limit.
 
     Args:
-        compression: what the offer was made from.
+        compression: the settings of the offer.
         value: the response's ``Sec-WebSocket-Extensions``; several headers are joined with commas.
 
     Raises:
@@ -165,11 +166,11 @@ def confirm(compression: Compression, value: str) -> DeflateParams:
     """
     elements = _elements(value)
     if len(elements) != 1:
-        raise ValueError(f"the server accepted {len(elements)} extensions where {_NAME} alone was offered")
+        raise ValueError(f"the server accepted {len(elements)} extensions, but only {_NAME} was offered")
     got = _parameters(elements[0], window_needs_value=True)
     client_bits = min(compression.client_max_window_bits, got.get(_CLIENT_BITS, _MOST_BITS))
     if client_bits < _LEAST_BITS:
-        raise ValueError(f"the server wants {_CLIENT_BITS}={client_bits}, zlib compresses with 9 or more")
+        raise ValueError(f"the server requires {_CLIENT_BITS}={client_bits}, but zlib needs 9 or more")
     return DeflateParams(
         got.get(_SERVER_BITS, _MOST_BITS),
         client_bits,
@@ -179,12 +180,12 @@ def confirm(compression: Compression, value: str) -> DeflateParams:
 
 
 def _elements(value: str) -> list[str]:
-    """The extensions of one header value. A comma in quotes parts nothing, and empty elements are skipped."""
+    """Split a header value into extensions. Commas in quotes do not separate; empty elements are skipped."""
     return [element for part in _ELEMENT.findall(value) if (element := part.strip(" \t"))]
 
 
 def _parameters(element: str, *, window_needs_value: bool) -> dict[str, int]:
-    """The parameters of one permessage-deflate element, a flag as 1. ValueError if it is anything else."""
+    """Parse the parameters of one permessage-deflate element, a flag as 1. ValueError if it is invalid."""
     head = _EXTENSION.match(element)
     if head is None or head[1] != _NAME:
         raise ValueError(f"not {_NAME}: {shown(element)}")
@@ -197,7 +198,7 @@ def _parameters(element: str, *, window_needs_value: bool) -> dict[str, int]:
         position = part.end()
         name, value = part.groups()
         if name in found:
-            raise ValueError(f"{name} is there twice: {shown(element)}")
+            raise ValueError(f"{name} is repeated: {shown(element)}")
         if value is not None and value.startswith('"'):
             value = re.sub(r"\\(.)", r"\1", value[1:-1])
         found[name] = _setting(name, value, window_needs_value=window_needs_value)
@@ -205,30 +206,30 @@ def _parameters(element: str, *, window_needs_value: bool) -> dict[str, int]:
 
 
 def _setting(name: str, value: str | None, *, window_needs_value: bool) -> int:
-    """One parameter's value as an int; 15 for a ``client_max_window_bits`` that may stand alone and does."""
+    """Parse a parameter as an int; 15 for a ``client_max_window_bits`` without a value, where allowed."""
     if name in (_SERVER_FORGETS, _CLIENT_FORGETS):
         if value is not None:
             raise ValueError(f"{name} takes no value, not {shown(value or '')!r}")
         return 1
     if name not in (_SERVER_BITS, _CLIENT_BITS):
-        raise ValueError(f"{name} is no parameter of {_NAME}")
+        raise ValueError(f"{name} is not a parameter of {_NAME}")
     if value is None and name == _CLIENT_BITS and not window_needs_value:
         return _MOST_BITS
     if value is None or not _WINDOW.fullmatch(value):
-        raise ValueError(f"{name} needs a value from 8 to 15, not {shown(value or '')!r}")
+        raise ValueError(f"{name} requires a value from 8 to 15, not {shown(value or '')!r}")
     return int(value)
 
 
 class PerMessageDeflate(Extension):
-    """permessage-deflate on one connection, for wsproto's frame decoder inbound and for us outbound.
+    """permessage-deflate on one connection, for wsproto's frame decoder inbound and for our sender outbound.
 
-    It does not negotiate through wsproto, and lets outbound frames of wsproto (pings, closes) pass unchanged.
+    It does not negotiate through wsproto, and leaves wsproto's outbound frames (pings, closes) unchanged.
 
     Args:
         client: whether this side is the client.
-        params: what was agreed in the handshake.
+        params: the negotiated parameters.
         compression: level and memory of the compressor.
-        max_message_size: bytes that one message may inflate to; past it the inbound hooks answer
+        max_message_size: bytes that one message may inflate to; beyond it the inbound hooks return
             `CloseReason.MESSAGE_TOO_BIG`. None for no limit.
     """
 
@@ -248,33 +249,33 @@ class PerMessageDeflate(Extension):
         self._compression = compression
         self._max_message_size = max_message_size
 
-        # zlib gives the types of these no public name.
+        # zlib has no public names for these types.
         self._compressor: zlib._Compress | None = None  # pyright: ignore[reportPrivateUsage]
         self._inflater: zlib._Decompress | None = None  # pyright: ignore[reportPrivateUsage]
-        # Of the frame that is arriving.
+        # State of the incoming frame.
         self._control = False
-        # Of the message that is arriving.
+        # State of the incoming message.
         self._compressed = False
-        self.streams_ended = 0  # so far: to begin a new one is work
+        self.streams_ended = 0  # so far; starting a new one costs time
         self._inflated = 0
         self._tail_due = False
 
     def enabled(self) -> bool:
-        """True: it is made only once it is agreed."""
+        """True: the object exists only after successful negotiation."""
         return True
 
     def offer(self) -> bool:
-        """False: wsproto has nothing to offer, `offer` of this module does that."""
+        """False: the negotiation is done by `offer` of this module, not by wsproto."""
         return False
 
     def compress(self, data: bytes, *, fin: bool) -> bytes:
         """Deflate the payload of one data frame (RFC 7692 section 7.2.1).
 
-        The caller sets RSV1 on the first frame of the message, and gives all its frames here in order. What
-        is returned must be sent, or the connection given up: the peer's window follows ours.
+        The caller sets RSV1 on the first frame of the message, and passes all its frames in order. The result
+        must be sent, or the connection given up, since the peer's window follows ours.
 
         Args:
-            data: the frame's share of the message; may be empty.
+            data: the frame's part of the message; may be empty.
             fin: whether this is the last frame of the message.
         """
         if data:
@@ -286,8 +287,8 @@ class PerMessageDeflate(Extension):
             if fin:
                 payload = payload[: -len(_TAIL)]
         else:
-            # zlib flushes nothing twice, yet a message has an end (section 7.2.3.6): the first byte of an
-            # empty stored block, whose other bytes are the tail. We stand at a byte boundary.
+            # zlib flushes nothing twice, but a message needs an end (section 7.2.3.6): the first byte of an
+            # empty stored block, whose other bytes are the tail. The stream is at a byte boundary.
             payload = b"\x00" if fin else b""
         if fin and self._out_forgets:
             self._compressor = None
@@ -295,14 +296,14 @@ class PerMessageDeflate(Extension):
 
     @property
     def settings(self) -> tuple[int, int, int, int]:
-        """What `alone` depends on, beside its data: window bits, level, memory level and threshold."""
+        """What the result of `alone` depends on: window bits, level, memory level and threshold."""
         compression = self._compression
         return self._out_bits, compression.level, compression.memory_level, compression.threshold
 
     def alone(self, data: bytes) -> bytes:
-        """Deflate one whole message so that every connection of the same `settings` may send these bytes.
+        """Deflate one whole message so that every connection with the same `settings` may send the result.
 
-        It refers to nothing that went before, which is always allowed. Whoever sends it on a connection calls
+        It does not refer to earlier messages, which is always allowed. After sending it on a connection, call
         `restart` of that connection's own object.
         """
         restart, self._compressor = self._compressor, None
@@ -312,9 +313,9 @@ class PerMessageDeflate(Extension):
             self._compressor = restart
 
     def alone_in_pieces(self, data: bytes, size: int) -> Iterator[bytes]:
-        """As `alone`, by ``size`` bytes of ``data`` at a time; joined, the pieces are the payload.
+        """Like `alone`, in steps of ``size`` bytes of ``data``; the joined pieces are the payload.
 
-        Nothing of this object changes meanwhile: whoever gives up in the middle owes nothing.
+        It does not change this object, so it can be abandoned at any time.
         """
         compressor = zlib.compressobj(
             self._compression.level, zlib.DEFLATED, -self._out_bits, self._compression.memory_level
@@ -324,17 +325,17 @@ class PerMessageDeflate(Extension):
         yield compressor.flush(zlib.Z_SYNC_FLUSH)[: -len(_TAIL)]
 
     def restart(self) -> None:
-        """The peer's window is not what we think it is any more: refer to nothing that is in it."""
+        """Stop referring to the peer's window, which differs from ours after a shared message."""
         self._compressor = None
 
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
     ) -> CloseReason | RsvBits:
-        """A frame begins. Only the first frame of a message may have RSV1 (RFC 7692 section 6)."""
+        """Called when a frame begins. Only the first one of a message may have RSV1 (RFC 7692 section 6)."""
         self._control = opcode.iscontrol()
         if self._control or opcode is Opcode.CONTINUATION:
             return CloseReason.PROTOCOL_ERROR if rsv.rsv1 else _RSV1
-        # A new message while one is unfinished gets here too; wsproto refuses its payload.
+        # Also reached by a new message while one is unfinished; wsproto rejects its payload.
         self._compressed = rsv.rsv1
         self._inflated = 0
         self._tail_due = False
@@ -343,7 +344,7 @@ class PerMessageDeflate(Extension):
     def frame_inbound_payload_data(
         self, proto: FrameDecoder | FrameProtocol, data: bytes
     ) -> bytes | CloseReason:
-        """A part of a frame's payload came."""
+        """Called with a part of a frame's payload."""
         if self._control or not self._compressed:
             return data
         return self._inflate(data)
@@ -351,19 +352,19 @@ class PerMessageDeflate(Extension):
     def frame_inbound_complete(
         self, proto: FrameDecoder | FrameProtocol, fin: bool
     ) -> bytes | CloseReason | None:
-        """A frame ends; what is returned still belongs to its payload."""
+        """Called when a frame ends. The result belongs to its payload, too."""
         if self._control or not self._compressed or not fin:
             return None
         self._compressed = False
         return self._inflate_end()
 
     def begin(self) -> None:
-        """A compressed message begins whose only frame is given to `inflate`."""
+        """Start a compressed message whose only frame is passed to `inflate`."""
         self._inflated = 0
         self._tail_due = False
 
     def inflate(self, data: bytes, *, fin: bool) -> bytes | CloseReason:
-        """Inflate a part of that frame's payload, with ``fin`` its last; or say what is wrong with it."""
+        """Inflate a part of that frame's payload, the last one with ``fin``. May return an error."""
         payload = self._inflate(data)
         if not fin or isinstance(payload, CloseReason):
             return payload
@@ -371,20 +372,20 @@ class PerMessageDeflate(Extension):
         return rest if isinstance(rest, CloseReason) else payload + rest
 
     def _inflate_end(self) -> bytes | CloseReason:
-        """What the end of a message still brings."""
-        # Some senders leave an empty message without any payload, and some end one with a final block. In
-        # neither case is there a block for the tail to complete; it would spoil the next message.
+        """Return the data that the end of a message releases."""
+        # Some senders leave an empty message without any payload, and some end one with a final block.
+        # Neither has an open block that the tail would complete; it would corrupt the next message.
         rest = self._inflate(_TAIL) if self._tail_due else b""
         if self._in_forgets:
             self._inflater = None
         return rest
 
     def _inflate(self, data: bytes) -> bytes | CloseReason:
-        """Inflate within what is left of the bound.
+        """Inflate within the rest of the bound.
 
-        zlib stops for good at a block with BFINAL, which a message may have anywhere (RFC 7692 section
-        7.2.3.4), and what follows starts a new stream at the next byte. Senders reset their compressor there,
-        so the new stream knows no earlier window.
+        zlib stops permanently at a block with BFINAL, which a message may have anywhere (RFC 7692 section
+        7.2.3.4). Data after it starts a new stream at the next byte. Senders reset their compressor there, so
+        the new stream refers to no earlier window.
         """
         produced: list[bytes] = []
         position, step = 0, len(data)
@@ -393,8 +394,9 @@ class PerMessageDeflate(Extension):
                 self._inflater = zlib.decompressobj(-self._in_bits)
             inflater = self._inflater
             chunk = data[position : position + step]
-            # One byte of room more than allowed tells "just full" from "too big". Less than the room came out
-            # otherwise, so zlib has taken all its input and nothing waits in unconsumed_tail. 0 is no limit.
+            # One byte more than allowed distinguishes "just full" from "too big". If less than that was
+            # produced, zlib has consumed all its input, and nothing waits in unconsumed_tail. 0 means no
+            # limit.
             room = 0 if self._max_message_size is None else self._max_message_size - self._inflated + 1
             try:
                 piece = inflater.decompress(chunk, room)

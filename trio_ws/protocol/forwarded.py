@@ -1,7 +1,8 @@
-"""What reverse proxies write into a request about its client: ``Forwarded`` (RFC 7239) and ``X-Forwarded-*``.
+"""Headers that reverse proxies add about a client: ``Forwarded`` (RFC 7239) and ``X-Forwarded-*``.
 
-Each proxy adds an entry at the end: where its own client came from. So the last entry is the nearest proxy's
-word, and what stands before it the word of whoever it names. Whom to believe is for the caller.
+Each proxy appends an entry with the origin of its own client. The last entry therefore comes from the nearest
+proxy, and each earlier entry from the host that the next one names. The caller decides which entries to
+trust.
 """
 
 from __future__ import annotations
@@ -20,26 +21,26 @@ if TYPE_CHECKING:
 
 __all__ = ["Hop", "MalformedForwardedError", "forwarded_hops", "parse_node", "x_forwarded_hops"]
 
-# One pair of a name and a value, and what ends it. What has to be quoted, such as [::1], often is not.
+# A pair of name and value, and its separator. Values that must be quoted, such as [::1], often are not.
 _pair = re.compile(rf'[ \t]*(?:({TOKEN}+)=(?:"((?:[^"\\]|\\.)*+)"|([^\s",;]*+)))?[ \t]*(;|,|\Z)').match
 _escaped = re.compile(r"\\(.)")
 _node = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::([0-9]{1,5}))?").fullmatch
-#: Entries of one line of ``Forwarded``; more cannot come from proxies.
+#: Maximum number of entries in one ``Forwarded`` line; proxies do not add more.
 _MOST_ELEMENTS = 64
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
 
 class MalformedForwardedError(Exception):
-    """A ``Forwarded`` header cannot be read. Internal."""
+    """A ``Forwarded`` header is malformed. Internal."""
 
 
 class Hop(NamedTuple):
-    """What one proxy says of its client.
+    """What one proxy reports about its client.
 
     Attributes:
-        address: host and port, 0 where that is unknown; None where the proxy hides or does not know it.
-        scheme: "http" or "https"; None for no word, or none that is known.
-        host: the ``Host`` that the client asked for; None for no word, or none that can be one.
+        address: host and port, 0 for an unknown port; None if the proxy hides or does not know the address.
+        scheme: "http" or "https"; None if missing or unknown.
+        host: the ``Host`` of the client's request; None if missing or invalid.
     """
 
     address: tuple[str, int] | None
@@ -48,13 +49,13 @@ class Hop(NamedTuple):
 
 
 def parse_node(text: str) -> tuple[str, int] | None:
-    """An address with or without a port, in the forms that proxies write; None for anything else."""
+    """Parse an address with or without a port, in the forms that proxies use; None for anything else."""
     match = _node(text)
     if match is not None:
         text, port = match[1] or match[2], int(match[3] or 0)
     else:
-        port = 0  # an IPv6 address without brackets, or no address
-        text = "" if "%" in text else text  # a zone means something on the proxy's machine alone
+        port = 0  # an IPv6 address without brackets, or not an address
+        text = "" if "%" in text else text  # a zone is meaningful on the proxy's machine only
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -65,12 +66,12 @@ def parse_node(text: str) -> tuple[str, int] | None:
 
 
 def forwarded_hops(request: Request) -> Iterator[Hop]:
-    """The entries of ``Forwarded``, the nearest proxy's first.
+    """Yield the entries of ``Forwarded``, that of the nearest proxy first.
 
-    Each header line is read on its own, when it is asked for: a client can spoil those that it sent itself.
+    Each header line is parsed separately and on demand, since a client may send malformed lines itself.
 
     Raises:
-        MalformedForwardedError: a line that is asked for cannot be read.
+        MalformedForwardedError: a requested line is malformed.
     """
     for value in reversed(request.raw_values(b"forwarded")):
         for pairs in reversed(_elements(value.decode("latin-1"))):
@@ -79,10 +80,10 @@ def forwarded_hops(request: Request) -> Iterator[Hop]:
 
 
 def x_forwarded_hops(request: Request) -> Iterator[Hop]:
-    """The entries of ``X-Forwarded-For``, the nearest proxy's first.
+    """Yield the entries of ``X-Forwarded-For``, that of the nearest proxy first.
 
-    ``X-Forwarded-Proto`` and ``-Host`` of an entry are those at its place, where there are as many as
-    addresses, and else the nearest proxy's.
+    ``X-Forwarded-Proto`` and ``-Host`` are matched by position if they have as many entries as there are
+    addresses. Otherwise the last entry applies.
     """
     nodes, protos, hosts = (
         comma_list(request.raw_values(name))

@@ -1,18 +1,17 @@
-"""Frames that come: bytes to messages (RFC 6455 section 5), without a loop.
+"""Parse incoming frames: bytes to messages (RFC 6455 section 5), without I/O.
 
-Two lanes lead in. The *fast lane* (see _accel.py) takes the common frame, a whole, final, uncompressed data
-frame outside any fragmented message; such a frame that is compressed, or whose payload has not all arrived,
-goes on in `_bulk`, chunk by chunk, and a whole, legal control frame is taken by `_control`. Every other frame
-is wsproto's, fed exactly one frame at a time so that it always stops on a frame's boundary and holds no bytes
-of ours.
+The *fast path* (see _accel.py) reads common frames: whole, final, uncompressed data frames outside any
+fragmented message. If such a frame is compressed, or its payload is incomplete, `_bulk` continues it chunk by
+chunk. `_control` reads whole, valid control frames. wsproto parses every other frame. It is fed exactly one
+frame at a time, so that it always stops at a frame boundary and buffers none of our bytes.
 
-What always holds:
+Invariants:
 
-- ``messages`` gets each finished message in order, a ``str`` for text and ``bytes`` for binary, and
-  ``events`` gets control frames in order; a `Violation` or a Close frame is the last event ever.
-- At most ``max_message_size`` bytes of an unfinished message are held, whatever the number of its fragments;
-  the length that a frame header declares is checked before any of its payload is kept.
-- Text is refused at its first bad byte, also in the middle of a frame.
+- ``messages`` receives each finished message in order, a ``str`` for text and ``bytes`` for binary, and
+  ``events`` receives control frames in order. A `ProtocolViolation` or a Close frame is the last event.
+- At most ``max_message_size`` bytes of an unfinished message are kept, whatever the number of its fragments.
+  The declared length of a frame is checked before any of its payload is kept.
+- Text is rejected at its first invalid byte, even in the middle of a frame.
 """
 
 from __future__ import annotations
@@ -60,28 +59,28 @@ _FINAL_CLOSE, _FINAL_PING, _FINAL_PONG = FIN | CLOSE, FIN | PING, FIN | PONG
 _from_bytes = int.from_bytes
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
-# The close codes that most connections end with, none among them, and one that is registered and that
-# wsproto does not know; it judges all others.
+# The most frequent close codes, none among them, and a registered one that wsproto does not know. wsproto
+# judges all others.
 _PLAIN_CLOSES = (b"", *(code.to_bytes(2, "big") for code in (1000, 1001, 1014)))
-# What wsproto says of all that an extension finds wrong.
+# wsproto's error for everything that an extension rejects.
 _EXTENSION = "error in extension"
-# Above every length that a header can declare, so that an illegal one stays wsproto's to judge.
+# Above every length that a header can declare, so that wsproto judges invalid ones.
 _NO_LIMIT = 1 << 65
-# Plain frames of at least this many bytes are worth reading on for; see `FrameReader.at_once`.
+# Plain frames of at least this many bytes are worth another read; see `FrameReader.at_once`.
 _BIG = 32 * 1024
 _LONGEST_HEAD = 14
-# Parts shorter than this are joined to what comes next, so that a peer that dribbles costs what it sends.
+# Shorter parts are joined to the next one, so that a peer that sends byte by byte costs only what it sends.
 _SMALL_CHUNK = 4096
 
 
-#: Frames that are not common ones, taken in one turn: half a millisecond of them. See `FrameReader.feed`.
+#: Uncommon frames to parse in one turn: half a millisecond of work. See `FrameReader.feed`.
 FRAMES_AT_ONCE = 64
-#: What each of them counts for in a turn of the shared reader, as so many bytes.
+#: The cost of each of them in a turn of the shared reader, in bytes.
 FRAME_COST = 2048
 
 
 class Ping(NamedTuple):
-    """A ping arrived; the same payload is to go back in a pong (RFC 6455 section 5.5.2)."""
+    """A ping arrived; its payload must be returned in a pong (RFC 6455 section 5.5.2)."""
 
     payload: bytes
 
@@ -93,20 +92,20 @@ class Pong(NamedTuple):
 
 
 class ProtocolViolation(NamedTuple):
-    """The peer broke the protocol or a limit; the connection is to be failed with this code and reason."""
+    """The peer violated the protocol or a limit. The connection must be failed with this code and reason."""
 
     code: int
     reason: str
 
 
 class FrameReader:
-    """Turns the peer's bytes into messages and control events.
+    """Parses the peer's bytes into messages and control events.
 
     Args:
-        messages: where finished messages go.
+        messages: receives finished messages.
         client: whether this side is the client, so that the peer's frames must not be masked.
         max_message_size: bytes of one message after inflation, or None for no limit.
-        deflate: the agreed permessage-deflate, or None.
+        deflate: the negotiated permessage-deflate, or None.
     """
 
     __slots__ = (
@@ -142,34 +141,34 @@ class FrameReader:
         self.messages = messages
         self.events: list[Ping | Pong | CloseFrame | ProtocolViolation] = []
         self.client = client
-        self.begun = 0  # frames so far that were not common ones, which is the work that was done
-        self.done = False  # a Close frame or a violation was read: whatever follows is dropped
-        self._between = True  # nothing is begun and nothing done: the next byte may be the fast lane's
+        self.begun = 0  # number of uncommon frames so far, a measure of the work done
+        self.done = False  # after a Close frame or a violation; all following data is dropped
+        self._between = True  # at a frame boundary outside any message: the fast path may continue
         self._limit = _NO_LIMIT if max_message_size is None else max_message_size
         self._fast_limit = min(self._limit, LONGEST)
         self._deflate = deflate
-        self._proto: FrameProtocol | None = None  # made at the first frame that needs it
-        self._rest = b""  # the beginning of a frame whose header is not all here
-        self._left = 0  # payload bytes of the current frame that are still to come
+        self._proto: FrameProtocol | None = None  # created for the first frame that needs it
+        self._rest = b""  # the beginning of a frame with an incomplete header
+        self._left = 0  # missing payload bytes of the current frame
         self._key: bytes | None = None  # the bulk frame's mask, rotated to its next byte; b"" if unmasked
-        # The message that is being put together.
+        # State of the current message.
         self._open = 0  # its opcode, or 0 when there is none
         self._compressed = False
-        self._parts: list[Any] = []  # all of them str, of text, or all of them bytes
+        self._parts: list[Any] = []  # either all str, for text, or all bytes
         self.held = 0  # bytes of it that are kept here
-        self._size = 0  # bytes of it so far, taken ones too
-        self._utf8: codecs.IncrementalDecoder | None = None  # decodes the bulk frame's text as it comes
+        self._size = 0  # bytes of it so far, including those handed out
+        self._utf8: codecs.IncrementalDecoder | None = None  # decodes the text of the bulk frame
 
     @property
     def wanted(self) -> int:
-        """Payload bytes of the current frame that are still to come, 0 between frames."""
+        """Missing payload bytes of the current frame; 0 between frames."""
         return self._left
 
     @property
     def at_once(self) -> int:
-        """Bytes that are worth another read at once, because a big plain frame is under way; 0 if none is.
+        """Bytes worth reading immediately because a big plain frame is incomplete; otherwise 0.
 
-        They go to its end and hold the next frame's head as well, but no crowd of small frames, which would
+        They include the end of the frame and the head of the next one, but not many small frames, which would
         take long.
         """
         if self._key is None or self._compressed or self._size + self._left < _BIG:
@@ -177,20 +176,20 @@ class FrameReader:
         return self._left + _LONGEST_HEAD
 
     def size_of_new(self, count: int) -> int:
-        """Bytes of the last ``count`` messages and of what is held: what a compressed read really brought."""
+        """Bytes of the last ``count`` messages and of the unfinished one: what a read really brought."""
         messages = self.messages
         return self.held + sum(len(messages[-1 - i]) for i in range(count))
 
     def feed(self, data: bytes, work: int = _NO_LIMIT) -> int:
-        """Take what one read brought. Never raises for what a peer sends; see ``events``.
+        """Parse received bytes. Never raises for anything that a peer sends; see ``events``.
 
         Args:
             data: the bytes that follow those of the last call.
-            work: frames to take now at the most, common ones (see _accel.py) not counted. Of these about
-                `MAX_FRAMES` are taken.
+            work: maximum number of frames to parse, not counting common ones (see _accel.py), of which about
+                `MAX_FRAMES` are parsed.
 
         Returns:
-            The index of the first byte that was not taken; ``data`` from there on is to be fed again.
+            The index of the first byte that was not parsed; pass ``data`` from there on again.
         """
         i, size = 0, len(data)
         if self._between:
@@ -227,9 +226,9 @@ class FrameReader:
         return given if self.done or self._rest else i - before
 
     def take_part(self) -> str | bytes | None:
-        """Hand out what has arrived of the unfinished message, or None if nothing is there to hand out.
+        """Return the part of the unfinished message that has arrived, or None.
 
-        What is left of that message then comes as its last item in ``messages``.
+        The rest of that message then arrives as its last item in ``messages``.
         """
         if not self._parts:
             return None
@@ -238,10 +237,10 @@ class FrameReader:
         self.held = 0
         return part
 
-    # -- everything else ----------------------------------------------------------------------------
+    # -- uncommon frames ----------------------------------------------------------------------------
 
     def _begin(self, data: bytes, i: int, size: int) -> int:
-        """Start the frame at ``i``, which is none for the fast lane; give the index after what was used."""
+        """Start an uncommon frame at ``i``, and return the index after the used bytes."""
         self.begun += 1
         first = data[i]
         second = data[i + 1] if size - i >= 2 else 0
@@ -251,22 +250,22 @@ class FrameReader:
         if control and length < 126 and masked is not self.client:
             start = i + (6 if masked else 2)
             end = start + length
-            if end > size:  # it is short, so it is taken whole
+            if end > size:  # a control frame is short, so wait for all of it
                 self._rest = data[i:]
                 return size
             payload = data[start:end]
             if self._control(first, mask(payload, data[start - 4 : start]) if masked else payload):
                 return end
-        # A control frame has no longer form of length: wsproto refuses one at its second byte.
+        # A control frame has no extended length: wsproto rejects one at its second byte.
         longer = 0 if control or length < 126 else 2 if length == 126 else 8
         head = 2 + longer + (4 if masked else 0)
-        # What is wrong with one that is still here is wsproto's to tell, as early as it can.
+        # wsproto rejects an invalid header as early as possible.
         if size - i < (head if not control else head + length if length < 126 else 2):
             self._rest = data[i:]
             return size
         n = _from_bytes(data[i + 2 : i + 2 + longer], "big") if longer else length
         if not (first or n or self._compressed) and self._open and masked is not self.client:
-            return i + head  # an empty fragment that ends nothing: to pass it on would only cost
+            return i + head  # an empty, non-final fragment has no effect
         if not control and not self._compressed and not first & RSV1 and self._size + n > self._limit:
             self._refuse_size()
             return size
@@ -297,7 +296,7 @@ class FrameReader:
         return end
 
     def _control(self, first: int, payload: bytes) -> bool:
-        """Take a whole control frame, if it is a legal one; leave what is wrong with others to wsproto."""
+        """Handle a whole control frame if it is valid; wsproto judges others."""
         if first == _FINAL_PING:
             self.events.append(Ping(payload))
         elif first == _FINAL_PONG:
@@ -322,7 +321,7 @@ class FrameReader:
         return end
 
     def _bulk(self, data: bytes, i: int) -> int:
-        """The payload of a message of one frame, as its chunks come."""
+        """Read the payload of a message of one frame, chunk by chunk."""
         end = min(i + self._left, len(data))
         self._left -= end - i
         key = self._key
@@ -386,7 +385,7 @@ class FrameReader:
                 self._finish()
 
     def _add(self, chunk: str | bytes, size: int) -> None:
-        """Keep what came of a message, text decoded: its end is not to be more work than the rest."""
+        """Keep a part of a message, text decoded, so that its end costs no more than the other parts."""
         self._size += size
         self.held += size
         if not chunk:

@@ -1,4 +1,4 @@
-"""Frames that go: the header around a payload, and its mask (RFC 6455 section 5)."""
+"""Build outgoing frames: a header before a payload, and its mask (RFC 6455 section 5)."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ __all__ = ["close_payload", "frame_pair", "make_frame", "masked_frame", "server_
 
 
 def _draw_own_keys() -> None:
-    """Begin a page of masking keys: a forked child would go on in the page of its parent."""
-    global _next_key  # noqa: PLW0603 - a frame pays one look-up for it, and no call
+    """Start a new page of masking keys, so that a forked child does not reuse those of its parent."""
+    global _next_key  # noqa: PLW0603 - one look-up per frame instead of a call
     _next_key = mask_keys().__next__
 
 
 _next_key = mask_keys().__next__
-if hasattr(os, "register_at_fork"):  # not where there is no fork
+if hasattr(os, "register_at_fork"):  # missing on systems without fork
     os.register_at_fork(after_in_child=_draw_own_keys)
 
 
 def server_frame(first: int, payload: bytes | bytearray | memoryview) -> bytes:
-    """One unmasked frame."""
+    """Build an unmasked frame."""
     return whole_frame(first, payload, b"")
 
 
 def frame_pair(first: int, payload: bytes, *, masked: bool) -> tuple[bytes, bytes]:
-    """One frame in two parts, its header and its payload, because joining them would copy a big payload."""
+    """Build a frame as header and payload, since joining them would copy a big payload."""
     if not masked:
         return frame_head(first, len(payload)), payload
     key = _next_key()
@@ -36,7 +36,7 @@ def frame_pair(first: int, payload: bytes, *, masked: bool) -> tuple[bytes, byte
 
 
 def masked_frame(first: int, payload: bytes | bytearray | memoryview) -> bytes:
-    """One frame masked with a fresh key (RFC 6455 section 5.3)."""
+    """Build a frame masked with a fresh key (RFC 6455 section 5.3)."""
     return whole_frame(first, payload, _next_key())
 
 
@@ -46,5 +46,5 @@ def make_frame(first: int, payload: bytes, *, masked: bool) -> bytes:
 
 
 def close_payload(code: int, reason: str = "") -> bytes:
-    """The payload of a Close frame; 1005 stands for none (RFC 6455 section 5.5.1)."""
+    """Build the payload of a Close frame; 1005 means an empty one (RFC 6455 section 5.5.1)."""
     return b"" if code == 1005 else struct.pack("!H", code) + reason.encode()

@@ -1,15 +1,15 @@
 """Both sides of the opening handshake as plain functions and objects (RFC 6455 section 4).
 
-The server's side is a row of functions over a `Request`: `check_upgrade`, `origin_allowed`, the offers, then
+The server's side is a set of functions of a `Request`: `check_upgrade`, `origin_allowed`, the offers, then
 `accept_response` or `http_response`. The client's side is `ClientHandshake`: it makes the request, is fed the
-answer, and gives a `Response` or raises.
+response, and returns a `Response` or raises.
 
-What always holds here:
+Invariants:
 
-- A handshake is taken only if every rule that RFC 6455 lays on the other side is kept; a doubt is a refusal.
-- Nothing is accepted that the client did not offer, neither by us as server nor by us as client.
-- Only `HTTPError` (server) and the errors of `trio_ws.errors` (client) tell of a bad peer. ValueError and
-  TypeError tell of a bad argument, with the fix in the message.
+- A handshake is accepted only if the other side follows every rule of RFC 6455. In doubt, it is refused.
+- Nothing is accepted that the client did not offer, neither by our server nor by our client.
+- Only `HTTPError` (server) and the errors of `trio_ws.errors` (client) report a bad peer. ValueError and
+  TypeError report a bad argument, and how to fix it.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ __all__ = [
 
 MAX_REJECTION_BYTES = 64 * 1024
 
-# 16 bytes in base64. The four spare bits of the last digit are not looked at: RFC 4648 section 3.5 leaves
-# that free, and there are clients that take 22 random digits for a key.
+# 16 bytes in base64. The four spare bits of the last digit are ignored: RFC 4648 section 3.5 allows that, and
+# some clients use 22 random digits as key.
 _is_key = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch
 _plain_key = re.compile(rb"\r\n[-A-Za-z]+: [A-Za-z0-9+/]{22}==\r\n").match
 _plain_start = re.compile(rb"GET /[!-~]*+ HTTP/1\.1\r\nHost: [!-~]").match
@@ -89,52 +89,52 @@ _ACCEPTED = (
 
 
 def check_upgrade(request: Request) -> None:
-    """Check that `request` is a WebSocket handshake that may be accepted (RFC 6455 section 4.2.1).
+    """Check that `request` is a valid WebSocket handshake (RFC 6455 section 4.2.1).
 
     Raises:
-        HTTPError: 405 for a method other than GET, 426 for no upgrade or another version of the protocol,
-            400 for everything else that the RFC demands.
+        HTTPError: 405 for a method other than GET, 426 for a missing upgrade or another version of the
+            protocol, 400 for any other violation.
     """
     if not _is_plain_upgrade(request):
         check_rules(request)
 
 
 def check_rules(request: Request) -> None:
-    """The rules of `check_upgrade`, one by one."""
+    """Check each rule of `check_upgrade` separately."""
     fields = request.fields()
     nothing: list[bytes] = []
     if request.method != "GET":
-        raise HTTPError(405, "only GET is served here", [("Allow", "GET")])
+        raise HTTPError(405, "only GET is supported", [("Allow", "GET")])
     if "websocket" not in _lowered(comma_list(fields.get(b"upgrade", nothing))):
         raise HTTPError(
             426,
-            "only WebSocket connections are served here",
+            "this resource requires a WebSocket connection",
             [("Upgrade", "websocket"), ("Connection", "Upgrade")],
         )
     if request.http_version == "1.0":
-        raise HTTPError(400, "a WebSocket handshake needs HTTP/1.1")
+        raise HTTPError(400, "a WebSocket handshake requires HTTP/1.1")
     if "upgrade" not in _lowered(comma_list(fields.get(b"connection", nothing))):
-        raise HTTPError(400, "the Connection header does not say Upgrade")
+        raise HTTPError(400, "the Connection header does not contain Upgrade")
     if not request.host:
         raise HTTPError(400, "the Host header is missing or empty")
     if fields.get(b"sec-websocket-version", nothing) != [b"13"]:
         raise HTTPError(
             426,
-            "only version 13 of the WebSocket protocol is spoken here",
+            "only version 13 of the WebSocket protocol is supported",
             [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13")],
         )
     keys = fields.get(b"sec-websocket-key", nothing)
     if len(keys) != 1 or _is_key(keys[0]) is None:
-        raise HTTPError(400, "Sec-WebSocket-Key must be there once, with 16 bytes in base64")
+        raise HTTPError(400, "exactly one Sec-WebSocket-Key with 16 bytes in base64 is required")
     lengths = fields.get(b"content-length", nothing)
     if fields.get(b"transfer-encoding", nothing) or any(length.strip(b"0") for length in lengths):
-        # What a proxy in front of us took for a body, or did not, must not become frames.
-        raise HTTPError(400, "a WebSocket handshake has no body")
+        # Bytes that a proxy in front of us takes for a body must not become frames, and vice versa.
+        raise HTTPError(400, "a WebSocket handshake cannot have a body")
 
 
-# The fast lane: a few searches, where the rules one by one take eight times as long. It only ever lets in,
-# and only what is written as nearly all clients write it, so the rules remain the judge of everything else;
-# a test holds that nothing is let in here that would be refused there.
+# Fast path: a few searches instead of checking each rule, which takes eight times as long. It only accepts,
+# and only requests as nearly all clients write them; the rules judge everything else. A test makes sure that
+# it accepts nothing that the rules refuse.
 def _is_plain_upgrade(request: Request) -> bool:
     head = request.head
     lowered = head.lower()
@@ -154,30 +154,30 @@ def _is_plain_upgrade(request: Request) -> bool:
 
 
 def offered_subprotocols(request: Request) -> list[str]:
-    """The subprotocols that the client offers, in its order of preference (RFC 6455 section 4.2.2).
+    """Return the subprotocols that the client offers, in its order of preference (RFC 6455 section 4.2.2).
 
-    What is no token or comes twice is left out, so that no answer can repeat it.
+    Values that are not tokens or are repeated are omitted, so that no response can contain them.
     """
     offers = dict.fromkeys(comma_list(request.raw_values(b"sec-websocket-protocol")))
     return [offer for offer in offers if is_token(offer)]
 
 
 def offered_extensions(request: Request) -> list[str]:
-    """The values of ``Sec-WebSocket-Extensions`` as they came, one for each header line."""
+    """Return the values of ``Sec-WebSocket-Extensions`` unchanged, one for each header line."""
     return [value.decode("latin-1") for value in request.raw_values(b"sec-websocket-extensions")]
 
 
 def origin_allowed(request: Request, origins: Sequence[str] | None) -> bool:
-    """Whether the page that `request` comes from may connect (RFC 6455 section 10.2).
+    """Return whether the page that sent `request` may connect (RFC 6455 section 10.2).
 
     Args:
         request: the handshake.
-        origins: as in `trio_ws.Options`: the origins let in, ``"*"`` for all, None for the pages of the host
-            that is asked, whatever their port. Case and a scheme's default port make no difference.
+        origins: as in `trio_ws.Options`: allowed origins, ``"*"`` for all, or None for pages of the requested
+            host, whatever their port. Case and the default port of a scheme are ignored.
 
     Returns:
-        True also for a request without ``Origin``, which comes from no browser. False for two of them, and
-        for one that is no origin, such as ``null``, unless `origins` names it.
+        True also for a request without ``Origin``, which does not come from a browser. False for several of
+        them, and for an invalid one, such as ``null``, unless `origins` contains it.
     """
     sent = request.raw_values(b"origin")
     if not sent or (origins is not None and "*" in origins):
@@ -199,17 +199,17 @@ def accept_response(
     extensions: str | None = None,
     headers: Iterable[tuple[str, str]] = (),
 ) -> bytes:
-    """The 101 that accepts a handshake (RFC 6455 section 4.2.2).
+    """Build the 101 that accepts a handshake (RFC 6455 section 4.2.2).
 
     Args:
         request: the handshake; it has passed `check_upgrade`.
         subprotocol: one of `offered_subprotocols`, or None.
         extensions: the value of ``Sec-WebSocket-Extensions``, or None.
-        headers: more headers, such as cookies.
+        headers: additional headers, such as cookies.
 
     Raises:
-        TypeError, ValueError: a subprotocol that was not offered, or a header that cannot be sent; the
-            message says which.
+        TypeError, ValueError: a subprotocol that was not offered, or an invalid header; the message says
+            which.
     """
     key = request.raw_values(b"sec-websocket-key")[0]
     parts = [_ACCEPTED, generate_accept_token(key), b"\r\n"]
@@ -230,14 +230,14 @@ def accept_response(
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The 101 with which a server accepted our handshake, checked.
+    """The validated 101 with which a server accepted our handshake.
 
     Attributes:
         status: 101.
-        headers: every header in order, duplicates kept.
-        subprotocol: the one that the server chose, or None.
-        extensions: the whole of ``Sec-WebSocket-Extensions`` as it came, or None. Each extension in it was
-            offered; whether its parameters are right is for the extension to say.
+        headers: all headers in order, duplicates included.
+        subprotocol: the one that the server selected, or None.
+        extensions: the complete ``Sec-WebSocket-Extensions``, or None. Each extension in it was offered; its
+            parameters are not validated here.
     """
 
     status: int
@@ -247,22 +247,22 @@ class Response:
 
 
 class ClientHandshake:
-    """The client's side of one opening handshake (RFC 6455 section 4.1). Spent once it is answered.
+    """The client's side of one opening handshake (RFC 6455 section 4.1).
 
     Args:
         host_header: the value of ``Host``: the server's name, with its port unless that is the default.
         target: path and query, such as ``"/rooms/7?x=1"``, percent-encoded.
-        subprotocols: those offered, best first.
-        extensions: the value of ``Sec-WebSocket-Extensions`` offered, or None.
-        headers: more headers.
-        max_header_bytes: bytes of the answer's head, any 1xx before it included.
+        subprotocols: offered subprotocols, most preferred first.
+        extensions: the offered ``Sec-WebSocket-Extensions``, or None.
+        headers: additional headers.
+        max_header_bytes: maximum size of the response's head, including any 1xx before it.
 
     Raises:
-        TypeError, ValueError: an argument that cannot be sent; the message says which.
+        TypeError, ValueError: an argument cannot be sent; the message says which.
 
     Attributes:
         request: the bytes to send.
-        trailing: what came behind the answer: the server's first frames.
+        trailing: bytes after the response: the server's first frames.
     """
 
     __slots__ = (
@@ -290,7 +290,7 @@ class ClientHandshake:
         max_header_bytes: int,
     ) -> None:
         if _is_target(target) is None:
-            raise ValueError(f"{target!r} is no request target; start it with / and percent-encode the rest")
+            raise ValueError(f"{target!r} is not a request target; start with / and percent-encode the rest")
         self._subprotocols = check_subprotocols(subprotocols)
         self._extensions = _extension_names(extensions or "")
         self._key = generate_nonce()
@@ -315,19 +315,19 @@ class ClientHandshake:
         self._h11, self.request = self._begin_parsing()
 
     def _begin_parsing(self) -> tuple[h11.Connection, bytes]:
-        # h11 has to know the request to judge the answer, so it may as well write it.
+        # h11 needs the request to judge the response, so it also encodes it.
         connection = h11.Connection(h11.CLIENT)
         request = connection.send(self._sent) or b""
         connection.send(h11.EndOfMessage())
         return connection, request
 
     def feed(self, data: bytes) -> Response | None:
-        """Add `data` and return the answer once it is there and right, else None.
+        """Add `data`, and return the response once it is complete and valid, else None.
 
         Raises:
-            HandshakeRejectedError: the server answered with another status than 101; its body is complete,
+            HandshakeRejectedError: the server responded with a status other than 101; its body is complete,
                 or has reached 64 KiB.
-            ConnectionFailedError: the answer is no HTTP, or breaks a rule of RFC 6455 section 4.1.
+            ConnectionFailedError: the response is not HTTP, or violates RFC 6455 section 4.1.
         """
         if self._rejection is None:
             event = self._next_answer(data)
@@ -343,50 +343,50 @@ class ClientHandshake:
 
     @property
     def rejected(self) -> bool:
-        """Whether the server has answered with another status than 101, of whose body more may come."""
+        """Whether the server has responded with another status than 101, and more of its body may arrive."""
         return self._rejection is not None
 
     def eof(self) -> NoReturn:
-        """Tell that the stream ended before the handshake was done, or that no more of it is waited for.
+        """Handle the end of the stream before the handshake was complete, or a timeout.
 
         Raises:
-            HandshakeRejectedError: a refusal had come, with the body so far.
+            HandshakeRejectedError: a refusal had arrived, with its body so far.
             ConnectionFailedError: otherwise.
         """
         if self._rejection is not None:
             self._reject(self._rejection)
         if self._heads:
             raise ConnectionFailedError(
-                "the server closed the connection in the middle of its handshake answer"
+                "the server closed the connection in the middle of its handshake response"
             )
-        raise ConnectionFailedError("the server closed the connection without answering the handshake")
+        raise ConnectionFailedError("the server closed the connection without a handshake response")
 
     def _next_answer(self, data: bytes) -> h11.InformationalResponse | h11.Response | None:
-        """The next answer that counts: any 1xx but 101 is skipped (RFC 9110 section 15.2)."""
+        """Return the next final response: any 1xx except 101 is skipped (RFC 9110 section 15.2)."""
         while True:
             try:
                 head = self._heads.feed(data)
             except HeadTooLongError:
                 raise ConnectionFailedError(
-                    f"the head of the server's answer is over max_header_bytes={self._max_header_bytes}"
+                    f"the head of the server's response exceeds max_header_bytes={self._max_header_bytes}"
                 ) from None
             except GarbageError:
-                raise ConnectionFailedError("the server does not answer in HTTP/1.1") from None
+                raise ConnectionFailedError("the server does not speak HTTP/1.1") from None
             if head is None:
                 return None
             try:
                 event = self._parse(head)
             except h11.RemoteProtocolError as exc:
-                raise ConnectionFailedError("the server's answer is malformed HTTP") from exc
+                raise ConnectionFailedError("the server's response is malformed HTTP") from exc
             if isinstance(event, h11.Response) or event.status_code == 101:
                 return event
             data = b""
 
     def _parse(self, head: bytes) -> h11.InformationalResponse | h11.Response:
-        """Parse one head. Where a refusal contradicts itself about its body, the stream's end ends it."""
+        """Parse one head. If a refusal contradicts itself about its body, the end of the stream ends it."""
         try:
             self._h11.receive_data(head)
-            # A whole head gives one of these or an error.
+            # A complete head results in one of these or an error.
             return cast("h11.InformationalResponse | h11.Response", self._h11.next_event())
         except h11.RemoteProtocolError:
             if _final_status(head) is None:
@@ -402,13 +402,13 @@ class ClientHandshake:
         if _lowered(_header_list(headers, "Upgrade")) != ["websocket"]:
             raise _bad_answer("its Upgrade header is not websocket")
         if "upgrade" not in _lowered(_header_list(headers, "Connection")):
-            raise _bad_answer("its Connection header does not say Upgrade")
+            raise _bad_answer("its Connection header does not contain Upgrade")
         if headers.get_all("Sec-WebSocket-Accept") != [generate_accept_token(self._key).decode("ascii")]:
-            raise _bad_answer("its Sec-WebSocket-Accept does not fit our key")
+            raise _bad_answer("its Sec-WebSocket-Accept does not match our key")
         chosen = headers.get_all("Sec-WebSocket-Protocol")
         if len(chosen) > 1 or not set(chosen).issubset(self._subprotocols):
-            raise _bad_answer("it chooses a subprotocol that we did not offer")
-        # An empty header accepts nothing.
+            raise _bad_answer("it selects a subprotocol that we did not offer")
+        # An empty header accepts no extension.
         extensions = ", ".join(filter(None, headers.get_all("Sec-WebSocket-Extensions"))) or None
         if not self._extensions.issuperset(_extension_names(extensions or "")):
             raise _bad_answer("it uses an extension that we did not offer")
@@ -421,7 +421,7 @@ class ClientHandshake:
             try:
                 event = self._h11.next_event()
             except h11.RemoteProtocolError as exc:
-                # The status tells more than the broken framing of what follows it.
+                # The status is more informative than the broken framing after it.
                 self._reject(rejection, exc)
             if isinstance(event, h11.Data):
                 self._body += event.data
@@ -466,22 +466,22 @@ def _extension_names(value: str) -> set[str]:
 
 
 def check_subprotocols(subprotocols: Sequence[str]) -> list[str]:
-    """Check names that are to be offered or spoken.
+    """Validate subprotocols to offer or to support.
 
     Raises:
-        TypeError, ValueError: they are no sequence of different tokens; the message says what to mend.
+        TypeError, ValueError: they are not a sequence of different tokens; the message says how to fix it.
     """
     if isinstance(subprotocols, str):
-        raise TypeError(f"subprotocols is a sequence of str; write subprotocols=[{subprotocols!r}]")
+        raise TypeError(f"subprotocols must be a sequence of str; use subprotocols=[{subprotocols!r}]")
     names = list(subprotocols)
     for name in names:
         require_str("a subprotocol", name)
         if not is_token(name):
-            raise ValueError(f"{name!r} is no subprotocol name; use letters, digits, dots and hyphens")
+            raise ValueError(f"{name!r} is not a subprotocol name; use letters, digits, dots and hyphens")
     if len(set(names)) != len(names):
-        raise ValueError("a subprotocol is offered twice; name each once (RFC 6455 section 4.1)")
+        raise ValueError("a subprotocol is repeated; list each once (RFC 6455 section 4.1)")
     return names
 
 
 def _bad_answer(why: str) -> ConnectionFailedError:
-    return ConnectionFailedError(f"the server's 101 is no WebSocket handshake: {why}")
+    return ConnectionFailedError(f"the server's 101 is not a valid WebSocket handshake: {why}")

@@ -1,8 +1,8 @@
-"""Hosts: the name that a request asks for, and whether the server goes by it.
+"""Hosts: the host name of a request, and whether the server accepts it.
 
-A page of ``http://evil.example`` whose name is made to lead to 127.0.0.1 (DNS rebinding) may talk to a server
-on the visitor's own machine, and its origin is the host that it asks for. What gives it away is that name:
-hence a server that only this machine can reach answers to loopback names alone, unless it is told others.
+A page of ``http://evil.example``, a name that resolves to 127.0.0.1 (DNS rebinding), can talk to a server on
+the visitor's own machine, and its origin matches the requested host. Only that host name reveals it. A server
+that only this machine can reach therefore accepts loopback names only, unless other names are allowed.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ __all__ = [
     "unmapped",
 ]
 
-# Characters of a name in the DNS, and more than any port has.
+# Characters of a name in the DNS, plus more than any port has.
 _LONGEST = 253 + 20
 
 _authority = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s\[\]:/?#@,]+))(?::[0-9]*)?").fullmatch
 
 
 def host_name(authority: str) -> str | None:
-    """The host of ``host:port`` in lower case, an IPv6 address without its brackets; None where it is none.
+    """Return the host of ``host:port`` in lower case, an IPv6 address without brackets; None if it is
+    invalid.
 
-    A dot at the end of a name, which says that it is complete (RFC 1034 section 3.1), is left out.
+    A final dot, which makes a name absolute (RFC 1034 section 3.1), is removed.
     """
     match = _authority(authority.lower())
     if match is None:
@@ -52,13 +53,13 @@ def host_name(authority: str) -> str | None:
 def unmapped(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The IPv4 address that is mapped into an IPv6 one (RFC 4291 section 2.5.5.2); any other as it is."""
+    """Return the IPv4 address in an IPv4-mapped IPv6 one (RFC 4291 section 2.5.5.2); others unchanged."""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
 
 
 def is_loopback_address(text: str) -> bool:
-    """Whether `text` is a loopback address, of IPv4 (also one that is mapped into IPv6) or of IPv6."""
+    """Whether `text` is a loopback address: IPv4, IPv4-mapped, or IPv6."""
     try:
         return unmapped(ipaddress.ip_address(text)).is_loopback
     except ValueError:
@@ -66,21 +67,21 @@ def is_loopback_address(text: str) -> bool:
 
 
 def is_loopback_name(name: str) -> bool:
-    """Whether a host is this machine by its very name (RFC 6761 section 6.3), or a loopback address."""
+    """Whether a host is a loopback name (RFC 6761 section 6.3) or a loopback address."""
     return name == "localhost" or name.endswith(".localhost") or is_loopback_address(name)
 
 
 def is_local_name(authority: str) -> bool:
-    """Whether a host is a name without a dot: one of ``/etc/hosts`` or of a local network, not of the DNS."""
+    """Whether a host is a name without a dot: from ``/etc/hosts`` or a local network, not from the DNS."""
     name = host_name(authority)
     return name is not None and "." not in name and ":" not in name
 
 
 def is_of_no_browser(request: Request) -> bool:
-    """Whether no page of a browser can have made a request, because it lacks what browsers add.
+    """Whether a request cannot come from a browser, because it lacks headers that browsers add.
 
-    They send ``Origin`` in handshakes (RFC 6455 section 4.1), and where the method is neither GET nor HEAD,
-    and ``User-Agent`` always; both by the Fetch standard.
+    Browsers send ``Origin`` in handshakes (RFC 6455 section 4.1) and with methods other than GET and HEAD,
+    and always ``User-Agent``, both according to the Fetch standard.
     """
     if request.raw_values(b"origin"):
         return False
@@ -92,11 +93,11 @@ def is_of_no_browser(request: Request) -> bool:
 
 
 def host_allowed(authority: str, hosts: Sequence[str] | None, *, loopback: bool) -> bool:
-    """Whether a server goes by the host that a request asks for. The port makes no difference.
+    """Return whether a server accepts the host of a request. The port is ignored.
 
     Args:
-        authority: the request's ``Host``; an empty one comes from no browser, and is allowed.
-        hosts: as `trio_ws.Options` has them.
+        authority: the request's ``Host``; an empty one does not come from a browser, and is allowed.
+        hosts: as in `trio_ws.Options`.
         loopback: whether the request came to a loopback address of this machine.
     """
     if not authority or (hosts is None and not loopback):
@@ -106,7 +107,7 @@ def host_allowed(authority: str, hosts: Sequence[str] | None, *, loopback: bool)
     return _is_allowed(authority, None if hosts is None else tuple(hosts), loopback)
 
 
-@functools.lru_cache(maxsize=64)  # most clients ask for the same
+@functools.lru_cache(maxsize=64)  # most clients use the same host
 def _is_allowed(authority: str, hosts: tuple[str, ...] | None, loopback: bool) -> bool:
     name = host_name(authority)
     if name is None:

@@ -1,11 +1,11 @@
-"""HTTP/1.1 requests, headers and plain answers: what of HTTP an opening handshake stands on.
+"""HTTP/1.1 requests, headers and plain responses, as far as an opening handshake needs them.
 
-What always holds here:
+Invariants:
 
-- A `Request` keeps its head as one bytes object. Lists and dicts are made when asked for and not kept,
-  because a request lives as long as its connection.
+- A `Request` stores its head as one bytes object. Lists and dicts are made on demand and not stored, because
+  a request lives as long as its connection.
 - Text from the peer is decoded as ISO-8859-1, which cannot fail and loses nothing (RFC 9110 section 5.5).
-- Nothing goes out that has a CR, LF or NUL inside a header.
+- No header with a CR, LF or NUL is ever sent.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ _FRAMING = frozenset({"content-length", "transfer-encoding"})
 
 
 class HTTPError(Exception):
-    """What a server answers to a request that it does not take. Internal: it never reaches a user.
+    """The response to a request that a server refuses. Internal: it never reaches a user.
 
     Attributes:
         status: the HTTP status code.
-        headers: the headers of the answer; `http_response` adds the framing.
+        headers: the headers of the response; `http_response` adds the framing.
         body: the reason as plain text.
-        reason: one line for the log, without any text of the peer's.
-        logged: the log has a line about it already, with the option that it depends on.
+        reason: one line for the log, without any text of the peer.
+        logged: whether it was logged already, with the option that caused it.
     """
 
     def __init__(
@@ -68,14 +68,13 @@ class HTTPError(Exception):
 
 
 class Headers:
-    """Header fields as they came: order, duplicates and case of names kept; immutable.
+    """Immutable header fields. Order, duplicates and the case of names are preserved.
 
-    ``headers["name"]`` is the first value of that name, and ``"name" in headers`` asks for one. Names are
-    looked up without regard to case (RFC 9110 section 5.1). It iterates over its fields, each a name and a
-    value.
+    ``headers["name"]`` is the first value of that name, and ``"name" in headers`` tests for a name. Names are
+    looked up case-insensitively (RFC 9110 section 5.1). Iterating yields pairs of name and value.
     """
 
-    # Not a Sequence by inheritance: type checkers would hold that only a pair can be in it.
+    # Not a subclass of Sequence: type checkers would accept only pairs on the left of `in`.
 
     __slots__ = ("_items",)
 
@@ -83,7 +82,7 @@ class Headers:
         self._items = tuple(items)
 
     def get(self, name: str, default: str | None = None) -> str | None:
-        """The first value of the header ``name``, or ``default``."""
+        """Return the first value of the header ``name``, or ``default``."""
         wanted = name.lower()
         for key, value in self._items:
             if key.lower() == wanted:
@@ -91,7 +90,7 @@ class Headers:
         return default
 
     def get_all(self, name: str) -> list[str]:
-        """Every value of the header ``name``, in order; empty where there is none."""
+        """Return every value of the header ``name``, in order; empty if there is none."""
         wanted = name.lower()
         return [value for key, value in self._items if key.lower() == wanted]
 
@@ -143,12 +142,12 @@ class Headers:
 
 
 class Forwarded(NamedTuple):
-    """Where a request comes from, as far as what is trusted says. Internal.
+    """The origin of a request according to trusted proxies. Internal.
 
     Attributes:
-        address: of the client, as sockets have it.
-        scheme: "http" or "https", as the client spoke it; None for as we see it.
-        host: that it asked for; None for as we see it.
+        address: the client's socket address.
+        scheme: "http" or "https", as used by the client; None to use that of our connection.
+        host: the host that the client requested; None to use that of the request.
     """
 
     address: Any
@@ -160,18 +159,18 @@ class Request:
     """One HTTP request.
 
     Attributes:
-        body: the request's body, complete when a handler gets it; empty for a WebSocket handshake.
-        client_address: of the client, as sockets have it: a tuple of host and port for TCP. Behind a proxy
-            that `Options.trusted_proxies` names it is what that says, with port 0 where it says none. None
-            where the connection has no address.
-        tls: of the connection, or None without TLS. Behind a proxy it is what the proxy speaks.
+        body: the body, complete when a handler gets it; empty for a WebSocket handshake.
+        client_address: the client's socket address: a tuple of host and port for TCP. Behind a proxy in
+            `Options.trusted_proxies`, the address that the proxy reports, with port 0 if it reports none.
+            None if the connection has no address.
+        tls: properties of the connection's TLS, or None. Behind a proxy, of the connection to the proxy.
     """
 
     __slots__ = ("_forwarded", "_head", "_json", "_path_params", "body", "client_address", "tls")
 
     def __init__(self, head: bytes, body: bytes = b"", path_params: dict[str, Any] | None = None) -> None:
-        # The head has been checked by one of the lanes: a request line, then one CRLF-ended line for each
-        # header, unfolded, then an empty line.
+        # One of the parsers has validated the head: a request line, then one CRLF-ended line per header,
+        # unfolded, then an empty line.
         self._head = head
         self.body = body
         self._path_params = path_params
@@ -182,19 +181,19 @@ class Request:
 
     @property
     def path_params(self) -> dict[str, Any]:
-        """What the route of an `App` took from the path; empty without one."""
+        """The path parameters of the route of an `App`; empty without one."""
         return self._path_params if self._path_params is not None else {}
 
     @property
     def params(self) -> dict[str, Any]:
-        """The same as `path_params`."""
+        """Alias of `path_params`."""
         return self.path_params
 
     @property
     def cookies(self) -> dict[str, str]:
-        """The cookies by their names (RFC 6265 section 4.2), without the quotes around a value. A new dict.
+        """The cookies by name (RFC 6265 section 4.2), without quotes around values. A new dict.
 
-        Of several with one name it is the first, which browsers send for the longest path.
+        If a name is repeated, the first one counts, which browsers send for the longest path.
         """
         cookies: dict[str, str] = {}
         for value in self.raw_values(b"cookie"):
@@ -212,17 +211,17 @@ class Request:
     @overload
     def json(self, type: type[T]) -> T: ...
     def json(self, type: Any = Any) -> Any:
-        """The body decoded from JSON, and validated against ``type`` by msgspec.
+        """Decode the body as JSON, and validate it against ``type`` with msgspec.
 
         Raises:
-            MessageError: the body is no JSON, or not of that type; the text has the path to the bad value.
-                Where an HTTP handler of an `App` lets it escape, the client gets it with status 400.
+            MessageError: the body is not JSON, or not of that type; the message contains the path to the bad
+                value. If it escapes from an HTTP handler of an `App`, the client gets it with status 400.
         """
         return decode_json("body", self.body, type, self, self._json)
 
     @property
     def head(self) -> bytes:
-        """The request line and the headers as they came, with the empty line that ends them."""
+        """The request line and the headers unchanged, with the empty line that ends them."""
         return self._head
 
     def _request_line(self) -> list[str]:
@@ -230,12 +229,12 @@ class Request:
 
     @property
     def method(self) -> str:
-        """The method, such as ``"GET"``, in the case that it came in."""
+        """The method, such as ``"GET"``, in its original case."""
         return self._request_line()[0]
 
     @property
     def target(self) -> str:
-        """The request target as it came (RFC 9112 section 3.2)."""
+        """The unchanged request target (RFC 9112 section 3.2)."""
         return self._request_line()[1]
 
     @property
@@ -245,33 +244,33 @@ class Request:
 
     @property
     def path(self) -> str:
-        """The path of the target, percent-decoded as UTF-8; bytes that are none become U+FFFD.
+        """The path of the target, percent-decoded as UTF-8; invalid bytes become U+FFFD.
 
-        ``%2F`` becomes ``/`` like any other escape. Use `target` where the difference matters.
+        ``%2F`` becomes ``/`` like any other escape. Use `target` if the difference matters.
         """
         return unquote(self._path_and_query().partition("?")[0])
 
     @property
     def query_string(self) -> str:
-        """What follows the first ``?`` of the target, not decoded; empty where there is none."""
+        """The part of the target after the first ``?``, not decoded; empty if there is none."""
         return self._path_and_query().partition("?")[2]
 
     @property
     def query_params(self) -> dict[str, list[str]]:
-        """The query decoded as a form: each name with all its values, empty ones kept. A new dict."""
+        """The query, decoded as a form: each name with all its values, including empty ones. A new dict."""
         return parse_qs(self.query_string, keep_blank_values=True)
 
     @property
     def host(self) -> str:
-        """The authority asked for, with its port if there is one; empty where the client names none.
+        """The requested authority, with its port if there is one; empty if the client names none.
 
-        It is the target's own in absolute form, else that of the ``Host`` header (RFC 9112 section 3.2.2).
-        Behind a proxy that `Options.trusted_proxies` names it is the one that the client asked for.
+        It is taken from a target in absolute form, or from the ``Host`` header (RFC 9112 section 3.2.2).
+        Behind a proxy in `Options.trusted_proxies`, it is the one that the client requested.
         """
         if self._forwarded is not None and self._forwarded.host is not None:
             return self._forwarded.host
         head = self._head
-        if not head.startswith(b"/", head.index(b" ") + 1):  # the target, behind the method
+        if not head.startswith(b"/", head.index(b" ") + 1):  # the target, after the method
             absolute = _absolute_form(self.target)
             if absolute:
                 return absolute[1]
@@ -280,9 +279,9 @@ class Request:
 
     @property
     def scheme(self) -> str:
-        """``"https"`` where the client spoke TLS, else ``"http"``; so for a WebSocket's opening request, too.
+        """``"https"`` if the client used TLS, else ``"http"``, also for a WebSocket's opening request.
 
-        Behind a proxy that `Options.trusted_proxies` names it is what the client spoke to that.
+        Behind a proxy in `Options.trusted_proxies`, it is the scheme between the client and the proxy.
         """
         if self._forwarded is not None and self._forwarded.scheme is not None:
             return self._forwarded.scheme
@@ -290,17 +289,17 @@ class Request:
 
     @property
     def headers(self) -> Headers:
-        """Every header in order, duplicates kept. Parsed anew each time."""
+        """Every header in order, duplicates included. Parsed on each access."""
         lines = self._head.decode("latin-1").split("\r\n")[1:-2]
         fields = (line.partition(":") for line in lines)
         return Headers((name, value.strip(" \t")) for name, _, value in fields)
 
     def header(self, name: str, default: str | None = None) -> str | None:
-        """The first value of the header ``name``, without regard to case, or ``default``."""
+        """Return the first value of the header ``name``, case-insensitively, or ``default``."""
         return self.headers.get(name, default)
 
     def fields(self) -> dict[bytes, list[bytes]]:
-        """The values of every header by its name in lower case. A new dict."""
+        """Return the values of all headers by name in lower case. A new dict."""
         fields: dict[bytes, list[bytes]] = {}
         for line in self._head.split(b"\r\n")[1:-2]:
             name, _, value = line.partition(b":")
@@ -308,7 +307,7 @@ class Request:
         return fields
 
     def raw_values(self, name: bytes) -> list[bytes]:
-        """Every value of one header, without parsing the others; ``name`` is a token in lower case."""
+        """Return every value of one header, without parsing the others; ``name`` is a token in lower case."""
         head = self._head
         lowered = head.lower()
         needle = b"\r\n" + name + b":"
@@ -330,23 +329,23 @@ class Request:
         return rest if rest.startswith("/") else "/" + rest
 
     def __repr__(self) -> str:
-        # Headers carry secrets; a repr ends up in logs.
+        # Headers contain secrets, and a repr ends up in logs.
         return f"<Request {shown(self.method, 20)} '{shown(self.target)}' HTTP/{self.http_version}>"
 
 
 def is_token(text: str) -> bool:
-    """Whether `text` is a token of RFC 9110 section 5.6.2: a header name, a subprotocol."""
+    """Whether `text` is a token (RFC 9110 section 5.6.2), as a header name or a subprotocol must be."""
     return _is_token(text) is not None
 
 
 def require_str(what: str, value: object) -> None:
-    """Raise TypeError, with `what` in it, unless `value` is a str."""
+    """Raise a TypeError that mentions `what`, unless `value` is a str."""
     if not isinstance(value, str):
-        raise TypeError(f"{what} is a str, not {type(value).__name__}")
+        raise TypeError(f"{what} must be a str, not {type(value).__name__}")
 
 
 def comma_list(values: Iterable[bytes]) -> list[str]:
-    """The elements of a comma-separated header over all its values, without empty ones (RFC 9110 5.6.1)."""
+    """Split a comma-separated header over all its values, without empty elements (RFC 9110 5.6.1)."""
     pieces = b",".join(values).decode("latin-1").split(",")
     return [piece for piece in (raw.strip(" \t") for raw in pieces) if piece]
 
@@ -354,30 +353,30 @@ def comma_list(values: Iterable[bytes]) -> list[str]:
 def encode_headers(
     headers: Iterable[tuple[str, str]], reserved: frozenset[str] = frozenset()
 ) -> list[tuple[bytes, bytes]]:
-    """Check headers that go out and encode them.
+    """Validate and encode outgoing headers.
 
     Args:
         headers: pairs of name and value.
-        reserved: names in lower case that may not be among them.
+        reserved: names in lower case that are not allowed.
 
     Raises:
-        TypeError: a name or a value is no str.
-        ValueError: a name is no token, or reserved, or a value has a control character or is beyond
-            ISO-8859-1; the message names the header.
+        TypeError: a name or a value is not a str.
+        ValueError: a name is not a token, or is reserved, or a value contains a control character or one
+            beyond ISO-8859-1; the message names the header.
     """
     if isinstance(headers, Mapping):
-        raise TypeError("headers are pairs of name and value; write headers=list(headers.items())")
+        raise TypeError("headers must be pairs of name and value; use headers=list(headers.items())")
     encoded: list[tuple[bytes, bytes]] = []
     for name, value in headers:
         require_str("the name of a header", name)
         require_str(f"the value of the header {name}", value)
         if _is_token(name) is None:
-            raise ValueError(f"{name!r} is no header name; use letters, digits and hyphens")
+            raise ValueError(f"{name!r} is not a header name; use letters, digits and hyphens")
         if name.lower() in reserved:
-            raise ValueError(f"the header {name} is set by trio_ws; leave it out")
+            raise ValueError(f"the header {name} is set by trio_ws; omit it")
         if _is_value(value) is None:
             raise ValueError(
-                f"the value of the header {name} has a control character or one beyond ISO-8859-1;"
+                f"the value of the header {name} contains a control character or one beyond ISO-8859-1;"
                 " percent-encode it"
             )
         encoded.append((name.encode("ascii"), value.strip(" \t").encode("latin-1")))
@@ -387,22 +386,22 @@ def encode_headers(
 def http_response(
     status: int, headers: Iterable[tuple[str, str]] = (), body: bytes = b"", *, head_only: bool = False
 ) -> bytes:
-    """A whole HTTP/1.1 response that ends the connection, with its ``Content-Length``.
+    """Build a complete HTTP/1.1 response that ends the connection, with its ``Content-Length``.
 
     Args:
         status: 200 to 599.
-        headers: more headers. ``Connection`` options in them are kept beside ours.
-        body: the content; none may go with 204 and 304 (RFC 9110 section 6.4.1).
-        head_only: leave the body out but tell its length, as the answer to HEAD.
+        headers: additional headers. Their ``Connection`` options are kept in addition to ours.
+        body: the content; not allowed with 204 and 304 (RFC 9110 section 6.4.1).
+        head_only: omit the body but send its length, as the response to HEAD.
 
     Raises:
-        TypeError, ValueError: an argument that cannot be sent; the message says which.
+        TypeError, ValueError: an argument cannot be sent; the message says which.
     """
     if not 200 <= status <= 599:
-        raise ValueError(f"{status} is no final HTTP status; use one in 200..599")
+        raise ValueError(f"{status} is not a final HTTP status; use one in 200..599")
     bodyless = status in (204, 304)
     if bodyless and body:
-        raise ValueError(f"a response with status {status} has no body; leave it out or use 200")
+        raise ValueError(f"a response with status {status} cannot have a body; omit it or use 200")
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:

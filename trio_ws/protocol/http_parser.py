@@ -1,15 +1,15 @@
-"""From bytes to one HTTP request, its head first, or to the head of any HTTP message, within limits.
+"""Parse one HTTP request, its head first, or the head of any HTTP message, within limits.
 
-h11 parses. In front of it stands one strict fast lane for the head that nearly every client sends
-(`_parse_plain_get`); whatever is not of that exact shape goes to h11, which alone decides about it.
+h11 is the parser. A strict fast path handles the head that nearly every client sends (`_parse_plain_get`).
+Everything that does not have exactly this shape is passed to h11, which alone judges it.
 
-What always holds here:
+Invariants:
 
-- Every byte of a head is counted as it comes and looked at a bounded number of times, so that a head of any
-  length in pieces of any size costs linear time, and never more memory than its limit and one read.
-- What is wrong with a request is an `HTTPError`: no exception of h11 and no UnicodeError leaves.
-- What two servers in a row may understand in two ways is refused: a body of two lengths, a length said twice,
-  a folded header line.
+- Every byte of a head is counted as it arrives and examined a bounded number of times. A head of any length
+  in pieces of any size therefore takes linear time, and never more memory than its limit and one read.
+- Every problem with a request is an `HTTPError`: no exception of h11 and no UnicodeError escapes.
+- Requests that two servers in a row may interpret differently are refused: a body with two lengths, a
+  repeated length, a folded header line.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from trio_ws.protocol.http import TOKEN, HTTPError, Request
 
 __all__ = ["MAX_LINES", "GarbageError", "HeadReader", "HeadTooLongError", "RequestReader"]
 
-#: Bytes of the line before a chunk, with its extensions, and of all trailers; more are refused with 431.
+#: Maximum size of the line before a chunk, with its extensions, and of all trailers; more are refused with
+#: 431.
 _MAX_CHUNK_LINE = 4096
-#: Lines of a request's head; more are refused with 431, because each is work whatever its length.
+#: Maximum number of lines in a request's head. Each costs time whatever its length; more are refused with
+#: 431.
 MAX_LINES = 256
 
 _blank_line = re.compile(rb"\n\r?\n").search
 _REQUEST_LINE = re.compile(TOKEN.encode() + rb"+ [!-~]+ HTTP/[0-9]\.[0-9]\r?\n")
-# Possessive, so that a head that does not match fails in linear time.
+# Possessive quantifiers, so that a head that does not match fails in linear time.
 _plain_get = re.compile(
     rb"GET /[!-~]*+ HTTP/1\.1\r\n(?:" + TOKEN.encode() + rb"++:[\t -~]*+\r\n)++\r\n"
 ).fullmatch
@@ -40,20 +42,20 @@ _is_absolute_form = re.compile(r"[A-Za-z][-+.0-9A-Za-z]*://").match
 
 
 class HeadTooLongError(Exception):
-    """A head is over its limit. Internal."""
+    """A head exceeds its limit. Internal."""
 
 
 class GarbageError(Exception):
-    """What came cannot be the start of an HTTP message. Internal."""
+    """The data cannot be the beginning of an HTTP message. Internal."""
 
 
 class HeadReader:
-    """Gathers bytes up to the blank line that ends an HTTP head, and refuses early what can be none.
+    """Collects bytes up to the blank line that ends an HTTP head, and rejects invalid data early.
 
     Args:
-        limit: bytes of all heads that it may give out together.
-        first_line: what the first line must match, with its line end.
-        start: the bytes with which every head begins; empty where that differs.
+        limit: maximum total size of all heads that it returns.
+        first_line: pattern of the first line, including its line end.
+        start: bytes with which every head begins; empty if they vary.
     """
 
     __slots__ = ("_buffer", "_first_line", "_limit", "_line_checked", "_looked", "_start")
@@ -67,11 +69,11 @@ class HeadReader:
         self._line_checked = False
 
     def feed(self, data: bytes) -> bytes | None:
-        """Add `data` and return the next head with its blank line, or None if more is needed.
+        """Add `data`, and return the next head with its blank line, or None if more is needed.
 
         Raises:
-            HeadTooLongError: the head is over the limit, whether or not it is complete.
-            GarbageError: the first line is not what it must be, or cannot become it.
+            HeadTooLongError: the head exceeds the limit, complete or not.
+            GarbageError: the first line does not match, or cannot match any more.
         """
         buffer = self._buffer
         buffer += data
@@ -84,7 +86,7 @@ class HeadReader:
         if end > self._limit:
             raise HeadTooLongError
         if match is None:
-            # The blank line may straddle two reads, so its first two bytes are looked at again.
+            # The blank line may be split between two reads, so examine its first two bytes again.
             self._looked = max(0, end - 2)
             return None
         head = bytes(buffer[:end])
@@ -95,7 +97,7 @@ class HeadReader:
         return head
 
     def _check_first_line(self) -> None:
-        # RFC 9112 section 2.2 lets a server skip an empty line first; nothing of ours needs that.
+        # RFC 9112 section 2.2 lets a server skip an initial empty line; we have no need for that.
         buffer = self._buffer
         if buffer[0] <= 0x20 or not self._start.startswith(buffer[: len(self._start)]):
             raise GarbageError
@@ -106,7 +108,7 @@ class HeadReader:
         self._line_checked = True
 
     def take_rest(self) -> bytes:
-        """Take what came after the heads given out so far, or the part of a head that is there."""
+        """Return what came after the heads returned so far, or the incomplete head."""
         rest = bytes(self._buffer)
         self._buffer.clear()
         return rest
@@ -116,16 +118,17 @@ class HeadReader:
 
 
 class RequestReader:
-    """Reads one request from a client: first its head, then its body. Spent after the request or an error.
+    """Reads one request from a client: first its head, then its body.
 
     Args:
-        max_header_bytes: bytes of the whole head; more are refused with 431 as soon as they are there.
-        max_body_bytes: bytes of the body; more are refused with 413, by ``Content-Length`` before it comes.
+        max_header_bytes: maximum size of the head; more is refused with 431 as soon as it has arrived.
+        max_body_bytes: maximum size of the body; more is refused with 413, if possible by its
+            ``Content-Length``.
 
     Attributes:
-        chunked: the body comes in chunks.
-        complete: the body has come, or there is none.
-        trailing: what came behind the request; set once it is complete.
+        chunked: whether the body is chunked.
+        complete: whether the body is complete, or there is none.
+        trailing: bytes after the request; set once it is complete.
     """
 
     __slots__ = (
@@ -140,24 +143,25 @@ class RequestReader:
     )
 
     def __init__(self, max_header_bytes: int, max_body_bytes: int) -> None:
-        self._heads: HeadReader | None = None  # made where the head does not come whole and plain
+        self._heads: HeadReader | None = None  # created if the head is not complete and plain
         self._max_header_bytes = max_header_bytes
         self._max_body_bytes = max_body_bytes
-        self._h11: h11.Connection | None = None  # made where there may be a body
+        self._h11: h11.Connection | None = None  # created if there may be a body
         self._body = bytearray()
         self.chunked = False
         self.complete = False
         self.trailing = b""
 
     def feed(self, data: bytes) -> Request | None:
-        """Add `data` and return the request once its head is there, else None. Its body is for `feed_body`.
+        """Add `data`, and return the request once its head is complete, else None. `feed_body` reads its
+        body.
 
         Raises:
-            HTTPError: 400, 413, 431, 501 or 505; answer it and close.
-            RuntimeError: the head was there already.
+            HTTPError: 400, 413, 431, 501 or 505; send it and close.
+            RuntimeError: the head was complete already.
         """
         if self.complete or self._h11 is not None:
-            raise RuntimeError("the head is complete; what follows goes to feed_body, or is not HTTP of ours")
+            raise RuntimeError("the head is complete; pass the body to feed_body")
         if self._heads is None:
             if len(data) <= self._max_header_bytes and data.count(b"\n") <= MAX_LINES:
                 request = _parse_plain_get(data)
@@ -168,9 +172,9 @@ class RequestReader:
         try:
             head = self._heads.feed(data)
         except HeadTooLongError:
-            raise HTTPError(431, f"the request head is over {self._max_header_bytes} bytes") from None
+            raise HTTPError(431, f"the request head exceeds {self._max_header_bytes} bytes") from None
         except GarbageError:
-            raise HTTPError(400, "this is no HTTP/1.1 request") from None
+            raise HTTPError(400, "this is not an HTTP/1.1 request") from None
         if head is None:
             return None
         if head.count(b"\n") > MAX_LINES:
@@ -180,7 +184,7 @@ class RequestReader:
             self.complete = True
             self.trailing = self._heads.take_rest()
             return request
-        # A head goes to it whole, so that the bound is for what comes between and behind chunks.
+        # The head is passed as a whole, so the limit applies to lines between and after chunks.
         most = min(_MAX_CHUNK_LINE, self._max_header_bytes)
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=most)
         request = Request(self._parse_by_h11(self._h11, head))
@@ -196,20 +200,20 @@ class RequestReader:
         return waits and not self.complete and not self._heads
 
     def take_rest(self) -> bytes:
-        """Take what came of the body together with the head; it goes to `feed_body` first."""
+        """Return the part of the body that arrived with the head; pass it to `feed_body` first."""
         return self._heads.take_rest() if self._heads is not None else b""
 
     def feed_body(self, data: bytes) -> bytes | None:
-        """Add `data` and return the body once it is complete, else None.
+        """Add `data`, and return the body once it is complete, else None.
 
-        A few bytes may be a chunk of their own, so a lot of data is work where it is `chunked`: feed a KiB at
+        Since a chunk may have only a few bytes, parsing takes long if the body is `chunked`: pass one KiB at
         a time.
 
         Raises:
-            HTTPError: 400 or 413; answer it and close.
+            HTTPError: 400 or 413; send it and close.
         """
         assert self._h11 is not None
-        if data:  # to h11 none means the end of the stream
+        if data:  # h11 takes empty data for the end of the stream
             self._h11.receive_data(data)
         while True:
             event = _next_event(self._h11)
@@ -225,29 +229,29 @@ class RequestReader:
                 return None
 
     def eof(self) -> bool:
-        """Whether the end of the stream here cuts a request short. False: nothing came, or all of it."""
+        """Whether the end of the stream truncates a request. False if nothing or everything arrived."""
         return not self.complete and (bool(self._heads) or self._h11 is not None)
 
     def _parse_by_h11(self, connection: h11.Connection, head: bytes) -> bytes:
         if b"\n " in head or b"\n\t" in head:
-            # RFC 9112 section 5.2 lets a server refuse it, and some proxies see two headers there.
+            # RFC 9112 section 5.2 allows a server to reject it, and some proxies see two headers.
             raise HTTPError(400, "a header line is folded")
         lengths = _content_lengths(head)
         if len(lengths) > 1 or any(b"," in length for length in lengths):
-            # RFC 9110 section 8.6 lets a server refuse it, whatever the values are.
-            raise HTTPError(400, "a request says its Content-Length once")
+            # RFC 9110 section 8.6 allows a server to reject it, whatever the values are.
+            raise HTTPError(400, "Content-Length is repeated")
         connection.receive_data(head)
-        event = cast("h11.Request", _next_event(connection))  # a whole head gives that or an error
+        event = cast("h11.Request", _next_event(connection))  # a complete head results in that or an error
         if not event.http_version.startswith(b"1."):
-            raise HTTPError(505, "only HTTP/1.1 is spoken here")
+            raise HTTPError(505, "only HTTP/1.1 is supported")
         _check_target(event.method, event.target.decode("ascii"))
         framing = {name: value for name, value in event.headers if name in _BODY_HEADERS}
         if len(framing) > 1:
-            # Two lengths for one body is how requests are smuggled past a proxy (RFC 9112 section 6.1).
-            raise HTTPError(400, "a request has Content-Length or Transfer-Encoding, not both")
+            # Two lengths for one body are used to smuggle requests past a proxy (RFC 9112 section 6.1).
+            raise HTTPError(400, "Content-Length and Transfer-Encoding are mutually exclusive")
         self.chunked = b"transfer-encoding" in framing
         if event.http_version == b"1.0" and self.chunked:
-            raise HTTPError(400, "Transfer-Encoding needs HTTP/1.1")  # RFC 9112 section 6.1
+            raise HTTPError(400, "Transfer-Encoding requires HTTP/1.1")  # RFC 9112 section 6.1
         if int(framing.get(b"content-length", 0)) > self._max_body_bytes:
             raise self._too_large()
         lines = [b"%s %s HTTP/%s\r\n" % (event.method, event.target, event.http_version)]
@@ -255,7 +259,7 @@ class RequestReader:
         return b"".join([*lines, b"\r\n"])
 
     def _too_large(self) -> HTTPError:
-        return HTTPError(413, f"the request body is over {self._max_body_bytes} bytes")
+        return HTTPError(413, f"the request body exceeds {self._max_body_bytes} bytes")
 
 
 def _next_event(connection: h11.Connection) -> object:
@@ -266,7 +270,7 @@ def _next_event(connection: h11.Connection) -> object:
 
 
 def _check_target(method: bytes, target: str) -> None:
-    # RFC 9112 section 3.2: which form goes with which method.
+    # RFC 9112 section 3.2: the form of the target depends on the method.
     if target.startswith("/") or _is_absolute_form(target):
         return
     if method == b"CONNECT" or (method == b"OPTIONS" and target == "*"):
@@ -274,11 +278,11 @@ def _check_target(method: bytes, target: str) -> None:
     raise HTTPError(400, "the request target is neither a path nor a URI")
 
 
-# ---- The fast lane -------------------------------------------------------------------------------------
-# h11 takes about ten times as long for the same head. This lane takes only what it can prove to be plain:
-# a GET of a path over HTTP/1.1, CRLF line ends, token names, values of visible ASCII, nothing folded,
-# exactly one Host, no body. It never refuses anything, so h11 remains the only judge of bad input; a property
-# test holds both lanes to the same Request.
+# ---- Fast path -----------------------------------------------------------------------------------------
+# h11 takes about ten times as long for the same head. The fast path accepts only what is certainly plain: a
+# GET of a path over HTTP/1.1, CRLF line ends, token names, values of visible ASCII, nothing folded, exactly
+# one Host, no body. It never rejects anything, so h11 is the only judge of bad input. A property test
+# compares the resulting requests.
 def _parse_plain_get(head: bytes) -> Request | None:
     if _plain_get(head) is None:
         return None

@@ -1,11 +1,11 @@
-"""Masking of payloads (RFC 6455 section 5.3), in C where the extension was built and else in Python.
+"""Mask payloads (RFC 6455 section 5.3), in C if the extension was built and otherwise in Python.
 
-Whether the extension is used, for this and for what `fast` does, this module decides once, when it is
-imported; the environment variable ``TRIO_WS_PURE=1`` says Python. Both do the same; without the extension big
-messages cost several times as much.
+This module decides at import time whether the extension is used, here and in `_accel`. The environment
+variable ``TRIO_WS_PURE=1`` selects Python. Both do the same; without the extension large messages cost
+several times as much.
 
-What always holds: `mask` is its own inverse, never changes its argument, and gives ``bytes``. Keys come
-from the operating system's random source and each frame gets a fresh one.
+Invariants: `mask` is its own inverse, never modifies its argument, and returns ``bytes``. Keys come from the
+operating system's random source, and each frame gets a fresh one.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = ["LANE", "extension", "mask", "mask_keys", "python_mask"]
 
 _from_bytes = int.from_bytes
 
-#: Two ways, each the faster one on its side of this many bytes: one big-integer xor, and a look-up of every
-#: fourth byte in a table for each byte of the key. From 16 KiB on the second is three times as fast.
+#: Up to this many bytes, one big-integer xor is faster; above, a table look-up of every fourth byte for each
+#: byte of the key. From 16 KiB on the latter is three times as fast.
 _INTEGER_MAX = 384
 
-# Ready made, and used without a loop: at 1 KiB that saves a seventh of the time.
+# Precomputed and unrolled: at 1 KiB that saves a seventh of the time.
 _LANE_0, _LANE_1, _LANE_2, _LANE_3 = (slice(lane, None, 4) for lane in range(4))
 _XOR_TABLES = tuple(bytes(byte ^ key for byte in range(256)) for key in range(256))
 
@@ -50,13 +50,13 @@ def python_mask(data: bytes | bytearray | memoryview, key: bytes) -> bytes:
     return bytes(masked)
 
 
-#: The extension, or None where it is not there or not wanted.
+#: The extension, or None if it is missing or disabled.
 extension: ModuleType | None = None
 if os.environ.get("TRIO_WS_PURE", "0") in ("", "0"):
     with suppress(ImportError):
         from trio_ws.protocol import _speedups as extension
 
-#: Which one is in use: "c" or "python".
+#: The implementation in use: "c" or "python".
 LANE = "python" if extension is None else "c"
 mask: Mask = python_mask if extension is None else extension.mask
 
@@ -65,8 +65,9 @@ _PAGE = struct.Struct("4s" * 256)
 
 
 def mask_keys() -> Iterator[bytes]:
-    """Fresh four-byte keys, drawn from the system's random source in pages: one system call in 256 frames.
+    """Yield fresh four-byte keys, drawn from the system's random source in pages: one system call per 256
+    frames.
 
-    Built-in iterators throughout: a step costs a quarter of the same in Python.
+    Built-in iterators only: a step costs a quarter of the same in Python.
     """
     return chain.from_iterable(map(_PAGE.unpack, map(os.urandom, repeat(_PAGE.size))))

@@ -1,4 +1,4 @@
-"""The PROXY protocol, versions 1 and 2: how a proxy of TCP says first whose connection it passes on.
+"""The PROXY protocol, versions 1 and 2, with which a TCP proxy announces the address of its client.
 
 https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt
 """
@@ -14,30 +14,30 @@ from trio_ws.protocol.hosts import unmapped
 __all__ = ["ProxyHeader", "ProxyHeaderError"]
 
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
-#: Bytes that every header has, whatever its version.
+#: Bytes common to all headers, whatever their version.
 _FIRST = len(_SIGNATURE)
-_LONGEST_LINE = 107  # of version 1, with its end
+_LONGEST_LINE = 107  # of version 1, with its line end
 _HEAD = 16  # of version 2
 _line = re.compile(
     rb"PROXY (?:UNKNOWN(?: .*)?|TCP([46]) ([^ ]+) ([^ ]+) ([0-9]{1,5}) ([0-9]{1,5}))\r\n"
 ).fullmatch
-# What follows the head of version 2: the family, the length of its two addresses, and of one of them.
+# By the family of version 2: the address family, the length of both addresses, and of one of them.
 _FAMILIES = {1: (socket.AF_INET, 12, 4), 2: (socket.AF_INET6, 36, 16)}
 
 
 class ProxyHeaderError(Exception):
-    """What came is no header. Internal; the text is for the log."""
+    """The data is not a PROXY header. Internal; the text is for the log."""
 
 
 class ProxyHeader:
-    """Reads one header, and not a byte of what follows it.
+    """Reads one header, and not a byte more.
 
     Args:
-        limit: bytes of the whole header.
+        limit: maximum size of the header in bytes.
 
     Attributes:
-        source: the client's host and port, once it is complete; None where the header names none: for a
-            connection of the proxy's own (LOCAL), and for what is no TCP over IP.
+        source: host and port of the client, once the header is complete; None if the header names none, for a
+            connection of the proxy itself (LOCAL), or for protocols other than TCP over IP.
     """
 
     def __init__(self, limit: int) -> None:
@@ -46,12 +46,12 @@ class ProxyHeader:
         self.source: tuple[str, int] | None = None
 
     def needed(self) -> int:
-        """How many bytes to read now; 0 once the header is complete."""
+        """The number of bytes to read next; 0 once the header is complete."""
         data = self._data
         if len(data) < _FIRST:
             return _FIRST - len(data)
         if not data.startswith(_SIGNATURE):
-            return 0 if data.endswith(b"\r\n") else 1  # its length is not known before its end
+            return 0 if data.endswith(b"\r\n") else 1  # its length is unknown before its end
         if len(data) < _HEAD:
             return _HEAD - len(data)
         return _HEAD + int.from_bytes(data[14:16], "big") - len(data)
@@ -60,7 +60,7 @@ class ProxyHeader:
         """Add at most as many bytes as are needed.
 
         Raises:
-            ProxyHeaderError: this is no header, or one that is too long.
+            ProxyHeaderError: the data is not a header, or the header is too long.
         """
         self._data += data
         have = self._data
@@ -68,12 +68,12 @@ class ProxyHeader:
             raise ProxyHeaderError("it does not begin with a PROXY header")
         if have.startswith(b"P"):
             if len(have) >= _LONGEST_LINE and self.needed():
-                raise ProxyHeaderError(f"its PROXY header is over {_LONGEST_LINE} bytes")
+                raise ProxyHeaderError(f"its PROXY header exceeds {_LONGEST_LINE} bytes")
             if not self.needed():
                 self.source = _parse_line(bytes(have))
         elif len(have) >= _HEAD:
             if len(have) + self.needed() > self._limit:
-                raise ProxyHeaderError(f"its PROXY header is over max_header_bytes ({self._limit})")
+                raise ProxyHeaderError(f"its PROXY header exceeds max_header_bytes ({self._limit})")
             if not self.needed():
                 self.source = _parse_binary(bytes(have))
 
@@ -104,7 +104,7 @@ def _parse_binary(data: bytes) -> tuple[str, int] | None:
     if command == 0 or family is None:
         return None
     kind, length, size = family
-    addresses = data[_HEAD : _HEAD + length]  # TLVs follow, which say nothing that we use
+    addresses = data[_HEAD : _HEAD + length]  # followed by TLVs, which are ignored
     if len(addresses) < length:
         raise ProxyHeaderError("its PROXY header is too short for its addresses")
     address = ipaddress.ip_address(socket.inet_ntop(kind, addresses[:size]))

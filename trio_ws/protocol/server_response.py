@@ -1,4 +1,4 @@
-"""What a server answers to an opening request, put together from the pieces in protocol/."""
+"""The responses of a server to an opening request, built from the parts in protocol/."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def answer_upgrade(
     headers: Iterable[tuple[str, str]],
     options: Options,
 ) -> tuple[bytes, str | None, PerMessageDeflate | None]:
-    """The 101, the subprotocol and the compression that a server agrees to.
+    """Return the 101, the subprotocol and the compression that a server agrees to.
 
-    Without ``subprotocol`` it is the first of ``preferred`` that the client offered, or none.
+    If ``subprotocol`` is not given, it is the first of ``preferred`` that the client offered, or none.
     """
     if subprotocol is None and preferred:
         offered = offered_subprotocols(request)
@@ -49,5 +49,5 @@ def answer_upgrade(
 
 
 def answer_refusal(status: int, headers: Iterable[tuple[str, str]], body: bytes | str) -> bytes:
-    """An HTTP response that refuses the upgrade."""
+    """Build an HTTP response that refuses the upgrade."""
     return http_response(status, headers, body.encode() if isinstance(body, str) else body)

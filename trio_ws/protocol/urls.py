@@ -7,15 +7,15 @@ import re
 __all__ = ["masked"]
 
 _scheme = re.compile(r"[a-zA-Z][-+.0-9a-zA-Z]*://").match
-# What stands where a port should and is none may be a password whose host is missing.
+# An invalid port may be a password whose host is missing.
 _no_port = re.compile(r":(?!//)(?!\d{1,5}(?:[/?#]|$))[^/?#]*").sub
 
 
 def masked(url: str) -> str:
-    """A URL as it may be shown, whether or not it is one: without user, password and query.
+    """Return a URL, valid or not, as it may be shown: without user, password and query.
 
-    Everything up to the last ``@`` goes, since only a URL that is right tells where its user ends. Use it
-    wherever a URL that somebody gave enters an error or a log.
+    Everything up to the last ``@`` is removed, since only in a valid URL it is clear where the user ends. Use
+    it whenever a given URL appears in an error or a log.
     """
     found = _scheme(url)
     scheme = found[0] if found else ""
