@@ -57,15 +57,19 @@ async def test_hosts_of_a_server_on_a_loopback_address(caplog: pytest.LogCapture
 @pytest.mark.parametrize(
     ("hosts", "error", "message"),
     [
-        ("a.example", TypeError, r"write hosts=\['a.example'\]"),
-        ([7], TypeError, "a name in hosts is a str, not int"),
-        (["https://a.example"], ValueError, "'https://a.example' in hosts is no host name; write it without"),
-        (["a.example:80"], ValueError, "'a.example:80' in hosts is no host name"),
-        (["a.example/x"], ValueError, "'a.example/x' in hosts is no host name"),
-        (["*a.example"], ValueError, r"'\*a.example' in hosts is no host name"),
-        (["a.*.example"], ValueError, r"'a.\*.example' in hosts is no host name"),
-        ([""], ValueError, "'' in hosts is no host name"),
-        (["."], ValueError, "'.' in hosts is no host name"),
+        ("a.example", TypeError, r"use hosts=\['a.example'\]"),
+        ([7], TypeError, "a name in hosts must be a str, not int"),
+        (
+            ["https://a.example"],
+            ValueError,
+            "'https://a.example' in hosts is not a host name; use one without",
+        ),
+        (["a.example:80"], ValueError, "'a.example:80' in hosts is not a host name"),
+        (["a.example/x"], ValueError, "'a.example/x' in hosts is not a host name"),
+        (["*a.example"], ValueError, r"'\*a.example' in hosts is not a host name"),
+        (["a.*.example"], ValueError, r"'a.\*.example' in hosts is not a host name"),
+        ([""], ValueError, "'' in hosts is not a host name"),
+        (["."], ValueError, "'.' in hosts is not a host name"),
     ],
 )
 def test_wrong_hosts(hosts: Any, error: type[Exception], message: str) -> None:
@@ -81,7 +85,7 @@ async def test_unix_mode(tmp_path: Path) -> None:
 
 
 def test_wrong_unix_modes() -> None:
-    with pytest.raises(TypeError, match=r"^unix_mode is an int, not str"):
+    with pytest.raises(TypeError, match=r"^unix_mode must be an int, not str"):
         made(unix_mode="600")
     with pytest.raises(ValueError, match=r"^unix_mode must be from 0 to 511, not 512"):
         made(unix_mode=0o1000)
@@ -132,14 +136,18 @@ async def test_proxy_protocol(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"trusted_proxies": "127.0.0.1"}, TypeError, r"write trusted_proxies=\['127.0.0.1'\]"),
-        ({"trusted_proxies": [7]}, TypeError, "an entry of trusted_proxies is a str, not int"),
-        ({"trusted_proxies": ["localhost"]}, ValueError, "'localhost' in trusted_proxies is no address and"),
+        ({"trusted_proxies": "127.0.0.1"}, TypeError, r"use \['127.0.0.1'\]"),
+        ({"trusted_proxies": [7]}, TypeError, "an entry of trusted_proxies must be a str, not int"),
+        (
+            {"trusted_proxies": ["localhost"]},
+            ValueError,
+            "'localhost' in trusted_proxies is neither an address",
+        ),
         ({"trusted_proxies": ["10.1.2.3/8"]}, ValueError, "'10.1.2.3/8' in .* has host bits set"),
-        ({"trusted_proxies": ["*"]}, ValueError, r"'\*' in trusted_proxies is no address"),
+        ({"trusted_proxies": ["*"]}, ValueError, r"'\*' in trusted_proxies is neither an address"),
         ({"forwarded_header": "X-Real-IP"}, ValueError, "forwarded_header is 'X-Forwarded-For', 'Forwarded'"),
-        ({"proxy_protocol": 1}, TypeError, "proxy_protocol is True or False, not int"),
-        ({"proxy_protocol": True}, ValueError, "proxy_protocol needs trusted_proxies"),
+        ({"proxy_protocol": 1}, TypeError, "proxy_protocol must be True or False, not int"),
+        ({"proxy_protocol": True}, ValueError, "proxy_protocol requires trusted_proxies"),
     ],
 )
 def test_wrong_options_of_proxies(arguments: Any, error: type[Exception], message: str) -> None:

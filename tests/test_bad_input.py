@@ -487,7 +487,7 @@ def test_a_time_that_is_none_raises_at_once(name: str, value: float) -> None:
 @pytest.mark.parametrize("name", SECONDS)
 @pytest.mark.parametrize("value", ["10", True, [1]])
 def test_a_time_of_the_wrong_type_raises_at_once(name: str, value: Any) -> None:
-    with pytest.raises(TypeError, match=f"^{name} is a number of seconds.*, not {type(value).__name__}"):
+    with pytest.raises(TypeError, match=f"^{name} must be a number of seconds.*, not {type(value).__name__}"):
         made(Options, **{name: value})
 
 
@@ -500,7 +500,7 @@ def test_a_count_that_is_too_small_raises_at_once(name: str) -> None:
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.parametrize("value", ["10", 10.0, True])
 def test_a_count_of_the_wrong_type_raises_at_once(name: str, value: Any) -> None:
-    with pytest.raises(TypeError, match=f"^{name} is an int.*, not {type(value).__name__}"):
+    with pytest.raises(TypeError, match=f"^{name} must be an int.*, not {type(value).__name__}"):
         made(Options, **{name: value})
 
 
@@ -509,16 +509,16 @@ def test_none_is_taken_only_where_it_means_no_limit(name: str) -> None:
     if name in MAY_BE_NONE:
         assert getattr(made(Options, **{name: None}), name) is None
     else:
-        with pytest.raises(TypeError, match=f"^{name} is "):
+        with pytest.raises(TypeError, match=f"^{name} must be "):
             made(Options, **{name: None})
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"compression": "deflate"}, TypeError, "compression is True, False or a Compression, not str"),
-        ({"compression": 1}, TypeError, "compression is True, False or a Compression, not int"),
-        ({"origins": "https://a.example"}, TypeError, r"write origins=\['https://a.example'\]"),
+        ({"compression": "deflate"}, TypeError, "compression must be True, False or a Compression, not str"),
+        ({"compression": 1}, TypeError, "compression must be True, False or a Compression, not int"),
+        ({"origins": "https://a.example"}, TypeError, r"use origins=\['https://a.example'\]"),
         ({"max_mesage_size": 1}, TypeError, "max_mesage_size"),
     ],
 )
@@ -542,7 +542,7 @@ def test_wrong_compression(name: str, low: int, high: int) -> None:
     for value in (low - 1, high + 1):
         with pytest.raises(ValueError, match=f"^{name} must be from {low} to {high}, not {value}"):
             made(Compression, **{name: value})
-    with pytest.raises(TypeError, match=f"^{name} is an int( or None)?, not str"):
+    with pytest.raises(TypeError, match=f"^{name} must be an int( or None)?, not str"):
         made(Compression, **{name: "9"})
 
 

@@ -182,11 +182,11 @@ def test_a_predicate_that_was_not_asked_is_a_no(caplog: pytest.LogCaptureFixture
     [
         ("admin", "callable of a connection, not 'admin'"),
         (None, "callable of a connection"),
-        (Has, r"give an instance, such as Has\('key'\)"),
+        (Has, r"use an instance such as Has\('key'\)"),
         (waits, "waits is not"),
         (yields, "yields is not"),
         (generates, "generates is not"),
-        (functools.partial(waits), "returns its answer"),
+        (functools.partial(waits), "must be a plain def"),
         (Asynchronous(), "Asynchronous"),
     ],
 )
@@ -207,17 +207,17 @@ def test_composing_nothing_is_refused(kind: type[Any | All]) -> None:
 
 def test_keys_are_text() -> None:
     for kind in (Has, Is):
-        with pytest.raises(TypeError, match="is a str, not 5"):
+        with pytest.raises(TypeError, match="must be a str, not 5"):
             kind(5)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="is a str"):
+    with pytest.raises(TypeError, match="must be a str"):
         IsEqual(b"region", "eu")  # type: ignore[arg-type]
 
 
 def test_and_or_not_are_refused() -> None:
     a, b = Has("a"), Has("b")
-    with pytest.raises(TypeError, match=r"& \| ~"):
+    with pytest.raises(TypeError, match=r"&, \| and ~"):
         bool(a and b)
-    with pytest.raises(TypeError, match=r"& \| ~"):
+    with pytest.raises(TypeError, match=r"&, \| and ~"):
         bool(a or b)
-    with pytest.raises(TypeError, match=r"& \| ~"):
+    with pytest.raises(TypeError, match=r"&, \| and ~"):
         bool(not a)

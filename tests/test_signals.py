@@ -73,5 +73,5 @@ async def test_another_thread_gets_no_signals() -> None:
         with trio_ws.cancel_on_signals():
             raise AssertionError("the block ran")
 
-    with pytest.raises(RuntimeError, match="only the main thread gets signals"):
+    with pytest.raises(RuntimeError, match="only the main thread receives signals"):
         await trio.to_thread.run_sync(trio.run, main)

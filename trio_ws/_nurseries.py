@@ -1,4 +1,4 @@
-"""What struck a nursery of ours, out of the group that trio makes of it."""
+"""Unwrap the exception group that an internal nursery raises."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["first_of", "unwrap_exception_group"]
 
 
 def unwrap_exception_group(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What is in a group without its Cancelled, where that leaves anything; one exception alone, as itself.
+    """Return the exceptions of a group without its Cancelled, if any remain; a single exception as itself.
 
-    It is for nurseries around a block of a user's whose own exception is carried past them: what the block
-    raised then is the Cancelled of the nursery, which must not leave it.
+    It is for nurseries around a user's block whose own exception bypasses them: what the block raised into
+    the nursery is then the nursery's own Cancelled, which must not escape.
     """
     rest: BaseException = group.split(trio.Cancelled)[1] or group
     while isinstance(rest, BaseExceptionGroup) and len(rest.exceptions) == 1:
@@ -20,7 +20,7 @@ def unwrap_exception_group(group: BaseExceptionGroup[BaseException]) -> BaseExce
 
 
 def first_of(exc: BaseException) -> BaseException:
-    """The first exception in a group, however deep, or the one that is no group: Cancelled are all alike."""
+    """Return the first exception in nested groups, or the exception itself: all Cancelled are alike."""
     while isinstance(exc, BaseExceptionGroup):
         exc = exc.exceptions[0]
     return exc

@@ -1,15 +1,15 @@
-"""MemoryLedger: what one peer makes this process hold, in bytes as Python holds them.
+"""MemoryLedger: the bytes that this process holds because of one peer, as Python objects.
 
-Each connection has one. Everything that waits here because of the peer is charged to it and released from it:
-messages that the application has not taken, requests and packets that wait for their turn, the arguments of
-calls that run, items of streams, and the answers of a batch that is not complete. What waits to be written is
-counted by the connection's write buffer, whose bell rings for both (see `Caller.progress`).
+Each connection has one. It is charged for everything that waits because of the peer: messages that the
+application has not received, requests and packets that wait for their turn, arguments of running calls, items
+of streams, and responses of an incomplete batch. Data that waits to be written is counted by the connection's
+write buffer, which notifies tasks for both (see `OutgoingCalls.progress`).
 
 Invariants:
 
-- `received` and `held` are never less than what is held, and 0 when nothing is.
-- Whoever reads for the connection stops while `received` or `held` is past its bound, and goes on once it is
-  below. No other counter stops the reading.
+- `received` and `held` are never less than what is held, and 0 if nothing is.
+- The task that reads for the connection stops while `received` or `held` exceeds its bound, and continues
+  below it. No other counter stops the reading.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from typing import Any
 
 __all__ = ["MOST_GROWTH", "OVERHEAD", "MemoryLedger", "size_of"]
 
-#: Charged for each message or packet beside its own bytes: what the objects around it weigh.
+#: Bytes charged for each message or packet in addition to its own, for the objects around it.
 OVERHEAD = 128
-#: Bytes of Python objects that an encoded byte can become at the most: those of a dict with one item.
+#: Maximum number of bytes of Python objects per encoded byte: those of a dict with one item.
 MOST_GROWTH = 110
 
 _getsizeof = sys.getsizeof
 
 
 class MemoryLedger:
-    """See the module's text.
+    """Counts the bytes held for a peer. See the module docstring.
 
     Args:
-        max_received: bytes of messages that wait for the application, at which reading stops.
-        max_held: bytes of everything else that is held for the peer, at which no more is begun for it.
+        max_received: bytes of messages waiting for the application at which reading stops.
+        max_held: bytes of everything else at which no more work is started for the peer.
 
     Attributes:
-        received: bytes of messages that were read and not taken.
+        received: bytes of messages that were read but not received by the application.
         held: bytes of everything else.
     """
 
@@ -49,12 +49,12 @@ class MemoryLedger:
 
     @property
     def full(self) -> bool:
-        """Whether so much is held that nothing more may be begun for the peer."""
+        """Whether no more work may be started for the peer."""
         return self.held >= self.max_held
 
 
 def size_of(value: Any) -> int:
-    """Bytes that a value which came out of a decoder takes, with everything inside it.
+    """Return the size of a decoded value with everything inside it, in bytes.
 
     Args:
         value: plain data: None, bool, numbers, text, bytes, and lists, tuples and dicts of these.

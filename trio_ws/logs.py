@@ -1,17 +1,17 @@
-"""Logs: what of a peer's text is shown, and how often.
+"""Logging: what is shown of a peer's text, and how often.
 
 All loggers of the package come from `logger_for`, whose filter sees each record before any handler does.
 
 Invariants:
 
-- A record is one line, or one line and a traceback. No control character of a peer reaches it, none that
-  turns the direction of text, no line or paragraph separator and no surrogate: they are written out, as
-  ``\\n`` and ``\\u202e`` are. The message of an exception in a traceback is one line as well.
-- What a peer wrote is cut, at 200 bytes for each argument of a record and shorter where the caller says so.
-- A peer cannot flood the log. Of one kind of record without a traceback, `BURST` a minute are written for
-  each peer; the next one after that minute says how many were left out. Of one failure of user code, known
-  by the line that raised it, `TRACEBACKS` a minute are written with their traceback, the others on one line.
-  What the machine lacks, whoever meets it, is one line a minute (`once_a_minute`).
+- A record is one line, or one line and a traceback. It contains no control characters, bidirectional
+  overrides, line separators or surrogates of a peer: they are escaped, as ``\\n`` and ``\\u202e``. The
+  message of an exception in a traceback is one line as well.
+- Text of a peer is truncated, to 200 bytes per argument of a record, or less if the caller says so.
+- A peer cannot flood the log. `BURST` records of one kind without a traceback are written per minute and
+  peer; the next one after that minute says how many were omitted. `TRACEBACKS` failures of user code,
+  identified by the line that raised them, are written per minute with their traceback, the others on one
+  line. A lack of system resources is logged once a minute, whoever meets it (`once_a_minute`).
 """
 
 from __future__ import annotations
@@ -28,33 +28,34 @@ if TYPE_CHECKING:
 
 __all__ = ["BURST", "MINUTE", "TRACEBACKS", "logger_for", "once_a_minute", "shown"]
 
-#: Records of one kind, about one peer, that are written in a minute.
+#: Records of one kind about one peer to write per minute.
 BURST = 100
-#: Tracebacks of one failure that are written in a minute.
+#: Tracebacks of one failure to write per minute.
 TRACEBACKS = 10
 #: Seconds.
 MINUTE = 60.0
 
-#: Kinds of records, and of failures, that are counted at a time.
+#: Maximum number of kinds of records and failures to count at a time.
 _MAX_KINDS = 1024
-#: Bytes of an argument in a record. At DEBUG somebody wants to see more.
+#: Maximum size of an argument in a record. More is shown at DEBUG.
 _ARGUMENT = 200
 _ARGUMENT_AT_DEBUG = 2000
-#: Bytes of the message of an exception in a traceback, and where that is left out.
+#: Maximum size of an exception's message in a traceback, and without one.
 _MESSAGE = 1000
 _REPEATED = 60
-#: The pieces of a traceback, which stand behind a margin inside of groups.
+#: Patterns for the lines of a traceback, which have a margin inside groups.
 _MARGIN = re.compile(r"[ |+-]*")
 _FRAME = re.compile(r'[ |+-]*File "')
 _BETWEEN = re.compile(r"[\s|]*(?:During handling of the above|The above exception)[ a-z,]*:[\s|]*")
 
 
 def shown(text: str | bytes, limit: int = 80) -> str:
-    """A peer's text as a log, an error or a terminal may have it: on one line, printable, and cut.
+    """Return a peer's text as it may appear in a log, an error or a terminal: one line, printable, and
+    truncated.
 
     Args:
-        text: anything; bytes are read as UTF-8.
-        limit: bytes of UTF-8 after which it is cut; "..." follows then.
+        text: any text; bytes are decoded as UTF-8.
+        limit: bytes of UTF-8 after which it is truncated, followed by "...".
     """
     head = text[: limit + 1]
     if isinstance(head, bytes):
@@ -67,7 +68,7 @@ def shown(text: str | bytes, limit: int = 80) -> str:
 
 
 def _written_out(text: str, limit: int) -> tuple[str, bool]:
-    """As much of a text as ``limit`` bytes hold, and whether that is all of it."""
+    """Escape as much of a text as fits into ``limit`` bytes, and return whether that is all of it."""
     pieces: list[str] = []
     for char in text:
         piece = char if char.isprintable() else char.encode("unicode_escape").decode()
@@ -79,20 +80,20 @@ def _written_out(text: str, limit: int) -> tuple[str, bool]:
 
 
 def logger_for(name: str) -> logging.Logger:
-    """The logger of that name, with the filter that this module is about."""
+    """Return the logger of that name, with the filter of this module."""
     logger = logging.getLogger(name)
     logger.addFilter(_filter)
     return logger
 
 
 def once_a_minute(condition: str) -> bool:
-    """Whether a record of this condition of the machine, whoever meets it, is to be written now."""
+    """Whether to write a record about this condition of the machine now, whoever meets it."""
     counts = _counts()
     return counts is None or counts.conditions.add(condition)[0]
 
 
 class _Shown:
-    """An argument of a record, shown when the record is written."""
+    """An argument of a record, escaped when the record is written."""
 
     __slots__ = ("_limit", "_value")
 
@@ -112,25 +113,25 @@ class _Shown:
         except (KeyboardInterrupt, SystemExit, trio.Cancelled):
             raise
         except BaseException:  # noqa: BLE001 - of an application's own object
-            return f"{type(self._value).__name__}, whose text cannot be had"
+            return f"{type(self._value).__name__} (its text is unavailable)"
 
 
 class _Counts:
-    """How often something happened in the minute that began when it first did."""
+    """Counts events per minute, starting with the first one."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._kinds: dict[object, tuple[float, int]] = {}
 
     def add(self, kind: object) -> tuple[bool, int]:
-        """Whether it may still be written, and how many before it were not, in a minute that is over."""
+        """Return whether to write this event, and how many were omitted in an earlier minute."""
         now = trio.current_time()
         end, count = self._kinds.get(kind, (now + MINUTE, 0))
         left_out = 0
         if now >= end:
             left_out = max(0, count - self._most)
             end, count = now + MINUTE, 0
-            del self._kinds[kind]  # it becomes the newest
+            del self._kinds[kind]  # move it to the end
         self._kinds[kind] = (end, count + 1)
         if len(self._kinds) > _MAX_KINDS:
             del self._kinds[next(iter(self._kinds))]
@@ -138,7 +139,7 @@ class _Counts:
 
 
 class _RunCounts:
-    """What is counted in one run of trio, by its clock."""
+    """The counters of one trio run, which use its clock."""
 
     def __init__(self) -> None:
         self.records = _Counts(BURST)
@@ -150,7 +151,7 @@ _run_counts: trio.lowlevel.RunVar[_RunCounts] = trio.lowlevel.RunVar("trio_ws.lo
 
 
 def _counts() -> _RunCounts | None:
-    """None outside of trio: a handler that failed in a thread of its own. There is no clock, and no count."""
+    """The counters, or None outside of trio, in a handler's own thread: there is no clock."""
     try:
         return _run_counts.get()
     except LookupError:
@@ -162,7 +163,7 @@ def _counts() -> _RunCounts | None:
 
 
 class _Filter(logging.Filter):
-    """See the module's text."""
+    """Implements the invariants above."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         counts = _counts() if record.levelno > logging.DEBUG else None
@@ -180,18 +181,18 @@ class _Filter(logging.Filter):
 
 
 def _counted(counts: _RunCounts, record: logging.LogRecord) -> bool:
-    """Whether a record without a traceback is to be written."""
+    """Whether to write a record without a traceback."""
     address: Any = getattr(record, "peer", None)
     host = address[0] if isinstance(address, tuple) and address else address
     written, left_out = counts.records.add((record.name, record.msg, str(host)))
     if left_out:
-        record.msg += " (%d more of these were left out)"
+        record.msg += " (%d more of these were omitted)"
         record.args = (*record.args, left_out) if isinstance(record.args, tuple) else (left_out,)
     return written
 
 
 def _count_failure(counts: _RunCounts, record: logging.LogRecord) -> None:
-    """Take its traceback from a record, if that was written often enough."""
+    """Remove the traceback from a record if it was written often enough."""
     exc = record.exc_info[1] if record.exc_info else None
     tb = exc.__traceback__ if exc is not None else None
     if exc is None or tb is None:
@@ -200,7 +201,7 @@ def _count_failure(counts: _RunCounts, record: logging.LogRecord) -> None:
         tb = tb.tb_next
     kind = (record.name, record.msg, type(exc), tb.tb_frame.f_code.co_filename, tb.tb_lineno)
     if not counts.failures.add(kind)[0]:
-        record.msg += ": %s: %s (its traceback is further up)"
+        record.msg += ": %s: %s (traceback logged above)"
         record.args = (*(record.args or ()), type(exc).__name__, _Shown(exc, _REPEATED))
         record.exc_info = None
 
@@ -210,7 +211,7 @@ def _argument(value: object, limit: int) -> object:
 
 
 def _traceback(exc: BaseException) -> str | None:
-    """The traceback of an exception, with each message on one line; None where it cannot be had."""
+    """Format the traceback of an exception, each message on one line; None if that fails."""
     try:
         chunks = list(traceback.TracebackException.from_exception(exc).format())
     except Exception:  # noqa: BLE001 - of the exception's own methods; whoever logged it has seen to that
@@ -219,7 +220,7 @@ def _traceback(exc: BaseException) -> str | None:
 
 
 def _one_message(chunk: str) -> str:
-    """A piece of a traceback: frames as they are, a message on one line behind the margin of its group."""
+    """Put a message of a traceback on one line after the margin of its group; frames stay unchanged."""
     if chunk.isprintable() and len(chunk) <= _MESSAGE:
         return chunk
     if _FRAME.match(chunk) or _BETWEEN.fullmatch(chunk):

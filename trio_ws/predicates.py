@@ -1,11 +1,11 @@
-"""Predicates: who may call a method, or gets a message.
+"""Predicates: conditions on a connection, for calling a method or receiving a message.
 
-Any plain callable of a connection is a predicate; what it gives counts by its truth. `Has`, `Is`, `IsEqual`,
-`Any` and `All` are made for session state, and compose with each other and with callables by ``&``, ``|`` and
-``~``.
+Any plain callable of a connection is a predicate; its result counts by its truth. `Has`, `Is`, `IsEqual`,
+`Any` and `All` test the session state, and can be combined with each other and with callables by ``&``, ``|``
+and ``~``.
 
-What always holds: whatever goes wrong inside a predicate, however deep, makes the whole of it a no. So
-``~broken`` lets nobody in either.
+Invariant: any exception inside a predicate, however deeply nested, makes the whole predicate false.
+``~broken`` is therefore false, too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ __all__ = [
 
 logger = logger_for("trio_ws.predicates")
 
-#: Predicates within one that goes to other processes: there it is asked for each subscriber in one step.
+#: Maximum number of predicates within one that is sent to other processes, where it is evaluated for each
+#: subscriber.
 MAX_PARTS = 1000
 
 #: A predicate: a `Predicate`, or any other plain callable of a connection.
@@ -52,13 +53,13 @@ class HasState(Protocol):
 
 
 class Predicate(ABC):
-    """A question about a connection. Compose with ``&``, ``|`` and ``~``, also with plain callables."""
+    """A condition on a connection. Combine with ``&``, ``|`` and ``~``, also with plain callables."""
 
     __slots__ = ()
 
     @abstractmethod
     def __call__(self, connection: HasState, /) -> bool:
-        """Whether it holds for this connection."""
+        """Whether the condition holds for this connection."""
 
     def __and__(self, other: PredicateLike) -> Predicate:
         return All(self, other)
@@ -76,8 +77,8 @@ class Predicate(ABC):
         return _Not(self)
 
     def __bool__(self) -> bool:
-        # `Is("a") and Is("b")` is just Is("b"), and would let in whom it should not.
-        raise TypeError("a predicate has no truth of its own; compose with & | ~ in place of and, or, not")
+        # `Is("a") and Is("b")` would be just Is("b").
+        raise TypeError("predicates cannot be used as booleans; combine them with &, | and ~")
 
 
 class Has(Predicate):
@@ -111,7 +112,7 @@ class Is(Predicate):
 
 
 class IsEqual(Predicate):
-    """The session state has ``key``, and its value equals ``value``. None equals no missing key."""
+    """The session state has ``key``, and its value equals ``value``. A missing key never equals None."""
 
     __slots__ = ("key", "value")
 
@@ -131,7 +132,7 @@ class _Of(Predicate):
 
     def __init__(self, *predicates: PredicateLike) -> None:
         if not predicates:
-            raise TypeError(f"{type(self).__name__} of nothing; give at least one predicate")
+            raise TypeError(f"{type(self).__name__} requires at least one predicate")
         for predicate in predicates:
             check_predicate(predicate)
         self.predicates = predicates
@@ -141,7 +142,7 @@ class _Of(Predicate):
 
 
 class Any(_Of):
-    """At least one of ``predicates`` holds. They are asked in order, up to the first yes."""
+    """At least one of ``predicates`` holds. They are evaluated in order, up to the first that holds."""
 
     __slots__ = ()
 
@@ -150,7 +151,7 @@ class Any(_Of):
 
 
 class All(_Of):
-    """All of ``predicates`` hold. They are asked in order, up to the first no."""
+    """All of ``predicates`` hold. They are evaluated in order, up to the first that does not."""
 
     __slots__ = ()
 
@@ -172,36 +173,38 @@ class _Not(Predicate):
 
 
 def check(predicate: PredicateLike, connection: object) -> bool:
-    """Whether ``predicate`` says yes for ``connection``. One that raises says no, and is logged."""
+    """Evaluate ``predicate`` for ``connection``. An exception counts as false, and is logged."""
     try:
         return _ask(predicate, connection)
-    except BaseException as exc:  # noqa: BLE001 - judged there
-        log_failure(logger, "the predicate %s failed, which counts as no", _name(predicate), exc=judged(exc))
+    except BaseException as exc:  # noqa: BLE001 - classified by judged()
+        log_failure(
+            logger, "the predicate %s failed, which counts as false", _name(predicate), exc=judged(exc)
+        )
         return False
 
 
 def check_predicate(predicate: object) -> None:
-    """Refuse what can be no predicate.
+    """Reject an object that cannot be a predicate.
 
     Raises:
-        TypeError: it cannot be called, is a class, or is an async function.
+        TypeError: it is not callable, is a class, or is an async function.
     """
     if not callable(predicate):
-        raise TypeError(f"a predicate is a callable of a connection, not {predicate!r}")
+        raise TypeError(f"a predicate must be a callable of a connection, not {predicate!r}")
     if isinstance(predicate, type):
-        raise TypeError(f"a predicate is no class; give an instance, such as {predicate.__name__}('key')")
+        raise TypeError(f"a predicate cannot be a class; use an instance such as {predicate.__name__}('key')")
     if is_async(predicate):
         raise TypeError(
-            f"a predicate is a plain def that returns its answer, which {_name(predicate)} is not; "
-            f"look up what has to be waited for in on_connect, and keep it in the session state"
+            f"a predicate must be a plain def, which {_name(predicate)} is not; "
+            f"await what it needs in on_connect, and store it in the session state"
         )
 
 
 def pack_predicate(predicate: PredicateLike) -> list[typing.Any]:
-    """The predicate as plain data, for another process.
+    """Return the predicate as plain data, for another process.
 
     Raises:
-        TypeError: it is, or holds, a callable that is none of ours: code does not travel.
+        TypeError: it is, or contains, a callable other than the classes of this module.
         ValueError: it has more than `MAX_PARTS` parts.
     """
     packed = _pack(predicate)
@@ -219,28 +222,28 @@ def _pack(predicate: PredicateLike) -> list[typing.Any]:
     if isinstance(predicate, _Not):
         return ["Not", _pack(predicate.predicate)]
     raise TypeError(
-        f"the predicate {_name(predicate)} cannot go to other processes;"
-        " compose it of Has, Is, IsEqual, Any and All"
+        f"the predicate {_name(predicate)} cannot be sent to other processes;"
+        " combine Has, Is, IsEqual, Any and All"
     )
 
 
 def unpack_predicate(packed: typing.Any) -> Predicate:
-    """What `pack_predicate` was given.
+    """Return the predicate that `pack_predicate` was given.
 
     Raises:
-        ValueError, TypeError, RecursionError: it did not make this.
+        ValueError, TypeError, RecursionError: ``packed`` is invalid.
     """
     _check_parts(packed)
     return _unpack(packed)
 
 
 def _check_parts(packed: typing.Any) -> None:
-    """Count the predicates in a packed one, up to the bound."""
+    """Count the predicates in a packed one, up to the limit."""
     left, count = [packed], 0
     while left:
         count += 1
         if count > MAX_PARTS:
-            raise ValueError(f"a predicate for other processes has {MAX_PARTS} parts at most")
+            raise ValueError(f"a predicate for other processes has at most {MAX_PARTS} parts")
         kind, *rest = left.pop()
         if kind in ("Any", "All", "Not"):
             left.extend(rest)
@@ -258,11 +261,11 @@ def _unpack(packed: typing.Any) -> Predicate:
         return (Any if kind == "Any" else All)(*map(_unpack, rest))
     if kind == "Not":
         return _Not(_unpack(*rest))
-    raise ValueError(f"{kind!r} is no predicate")
+    raise ValueError(f"{kind!r} is not a predicate")
 
 
 def is_async(function: Callable[..., object]) -> bool:
-    """Whether calling ``function`` would give something to await or to iterate over."""
+    """Whether calling ``function`` returns an awaitable or an async iterator."""
     return any(
         check(one)
         for one in (function, type(function).__call__)
@@ -277,14 +280,14 @@ def _ask(predicate: PredicateLike, connection: typing.Any) -> bool:
     if inspect.isawaitable(answer):
         close = getattr(answer, "close", None)
         if close is not None:
-            close()  # or it would warn that it was never awaited
+            close()  # avoid the warning that it was never awaited
         raise TypeError(f"the predicate {_name(predicate)} is async; it must be a plain def")
-    return bool(answer)  # raises for a Predicate that was made in place of being asked
+    return bool(answer)  # raises for a Predicate that was returned instead of evaluated
 
 
 def _checked(key: str) -> str:
     if not isinstance(key, str):
-        raise TypeError(f"a key of the session state is a str, not {key!r}")
+        raise TypeError(f"a key of the session state must be a str, not {key!r}")
     return key
 
 

@@ -1,7 +1,7 @@
-"""Signals: from an operating system's signal to a cancelled scope, without a task that waits for it.
+"""Signals: cancel a scope on a signal of the operating system, without a task that waits for it.
 
-What always holds: a handler only asks trio's loop to do something, which it then does between two steps of
-tasks; when the block ends, the signals mean again what they meant before.
+Invariants: a signal handler only asks trio's loop to do something, which it then does between two steps of
+tasks. When the block ends, the previous signal handlers are restored.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ __all__ = ["cancel_on_signals", "in_main_thread", "on_signals"]
 
 @contextmanager
 def cancel_on_signals(*signals: signal.Signals) -> Iterator[trio.CancelScope]:
-    """Cancel a block at the first of these signals, so that what runs in it ends in order.
+    """Cancel a block on the first of these signals, so that its contents end in order.
 
     ::
 
         async def main() -> None:
             with trio_ws.cancel_on_signals():
-                await trio_ws.serve(handler, 8000)  # drains, and the program goes on behind the block
+                await trio_ws.serve(handler, 8000)  # drains, and the program continues after the block
 
-    Only the first signal of each kind is taken: a second one does what it does without this block, so that
-    whoever is impatient can end the program. The block gives its `trio.CancelScope`, whose
-    ``cancelled_caught`` tells afterwards whether a signal ended it.
+    Only the first signal of each kind is handled. A second one has its usual effect, so that an impatient
+    user can end the program. The block provides its `trio.CancelScope`, whose ``cancelled_caught`` tells
+    whether a signal ended it.
 
     Args:
         signals: default SIGTERM and SIGINT (Ctrl+C).
 
     Raises:
-        RuntimeError: outside of the main thread, which alone gets signals.
+        RuntimeError: outside of the main thread, the only one that receives signals.
     """
     chosen = signals or (signal.SIGTERM, signal.SIGINT)
     with trio.CancelScope() as scope, on_signals(dict.fromkeys(chosen, scope.cancel), once=True):
@@ -45,7 +45,7 @@ def cancel_on_signals(*signals: signal.Signals) -> Iterator[trio.CancelScope]:
 
 
 def in_main_thread() -> bool:
-    """Whether signals can be handled here."""
+    """Whether signals can be handled in this thread."""
     return threading.current_thread() is threading.main_thread()
 
 
@@ -53,17 +53,17 @@ def in_main_thread() -> bool:
 def on_signals(
     callbacks: Mapping[signal.Signals, Callable[[], object]], *, once: bool = False
 ) -> Iterator[None]:
-    """Let trio call these at their signals for the length of a block.
+    """Call functions from trio's loop on signals for the duration of a block.
 
     Args:
         callbacks: plain functions; trio's loop calls them in the main thread.
-        once: for each signal only the first time; then what was set before is set again.
+        once: handle only the first signal of each kind, and then restore the previous handler.
 
     Raises:
         RuntimeError: outside of the main thread.
     """
     if not in_main_thread():
-        raise RuntimeError("only the main thread gets signals; run trio there")
+        raise RuntimeError("only the main thread receives signals; run trio there")
     token = trio.lowlevel.current_trio_token()
     before = {number: signal.getsignal(number) for number in callbacks}
 
@@ -79,5 +79,5 @@ def on_signals(
         yield
     finally:
         for number, handler in before.items():
-            if handler is not None:  # else it was set by C code, and Python cannot set it again
+            if handler is not None:  # otherwise C code has set it, and Python cannot restore it
                 signal.signal(number, handler)

@@ -123,9 +123,9 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ([f"{TARGETS}:echo", "--ssl-certfile", "/nowhere"], 2, "cannot use the certificate /nowhere"),
         ([f"{TARGETS}:Calls", "--broker", "amqp://localhost"], 2, "redis://"),
         ([f"{TARGETS}:echo", "--host", ""], 2, "host is empty"),
-        ([f"{TARGETS}:echo", "--allow-host", "a.example:80"], 2, "in hosts is no host name"),
-        ([f"{TARGETS}:echo", "--trusted-proxy", "proxy"], 2, "in trusted_proxies is no address"),
-        ([f"{TARGETS}:echo", "--proxy-protocol"], 2, "proxy_protocol needs trusted_proxies"),
+        ([f"{TARGETS}:echo", "--allow-host", "a.example:80"], 2, "in hosts is not a host name"),
+        ([f"{TARGETS}:echo", "--trusted-proxy", "proxy"], 2, "in trusted_proxies is neither an address"),
+        ([f"{TARGETS}:echo", "--proxy-protocol"], 2, "proxy_protocol requires trusted_proxies"),
         ([f"{TARGETS}:echo", "--host", "192.0.2.1"], 1, "cannot listen on port 8000 of 192.0.2.1"),
     ],
 )

@@ -36,7 +36,7 @@ async def test_the_others_get_it(
             else:
                 assert handler.broadcast(1, predicate=broken_for_b) == 2
         (record,) = caplog.records
-        assert "broken_for_b failed, which counts as no" in record.message
+        assert "broken_for_b failed, which counts as false" in record.message
         assert record.exc_info is not None
         assert isinstance(record.exc_info[1], KeyError)
         await wait_all_tasks_blocked()

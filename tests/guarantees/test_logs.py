@@ -229,7 +229,7 @@ async def test_a_peer_does_not_flood(caplog: pytest.LogCaptureFixture, autojump_
     assert repeat(1, "192.0.2.1", "closed %s") == 1  # and other things of the same
     await trio.sleep(MINUTE)
     assert repeat(2, "192.0.2.1") == 2
-    assert caplog.records[-2].getMessage() == "refused this (50 more of these were left out)"
+    assert caplog.records[-2].getMessage() == "refused this (50 more of these were omitted)"
     assert caplog.records[-1].getMessage() == "refused this"
 
 
