@@ -12,7 +12,7 @@ import trio
 
 from tests.support.node import node_command, run_program
 from tests.support.serving import serving
-from trio_ws import ClientConnection, Packet, RPCError, WebSocketHandler, rpc_method
+from trio_ws import ClientConnection, Packet, RPCError, WebSocket, WebSocketHandler, rpc_method
 from trio_ws.channels.names import matcher
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -356,3 +356,31 @@ async def test_globs_mean_what_they_mean_to_the_server(tmp_path: Path) -> None:
     seen = await play(tmp_path, "globs", json.dumps([globs, names]))
     expected = [[matcher(glob)(name) is not None for name in names] for glob in globs]
     assert dict(zip(globs, seen, strict=True)) == dict(zip(globs, expected, strict=True))
+
+
+async def test_waits_are_drawn_from_a_bound_that_doubles(tmp_path: Path) -> None:
+    node_command()
+    seen = await run_program(tmp_path, PROGRAMS / "backoff.mjs")
+    delays = [250, 500, 1000, 2000, 4000, 8000, 15_000, 15_000, 15_000]
+    assert seen == ["ConnectionLostError", 1006, "the client is closed", 10, delays]
+
+
+async def test_silence_ends_a_connection(tmp_path: Path) -> None:
+    """But not that of a server which answers, though it has nothing to say."""
+    node_command()
+
+    async def accept_and_say_nothing(ws: WebSocket) -> None:
+        await ws.accept(subprotocol="trio-ws.v1.json")
+        await ws.recv()
+        await trio.sleep_forever()
+
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener, serving(accept_and_say_nothing) as silent, serving(Handler()) as server:
+        dumb = f"ws://127.0.0.1:{listener.socket.getsockname()[1]}"
+        program = PROGRAMS / "silence.mjs"
+        seen = await run_program(tmp_path, program, server.url, dumb, silent.url)
+    assert seen == [
+        ["ConnectionLostError", 1006],
+        ["ConnectionLostError", 1006, "the connection ended: 1006 the server is silent", None],
+        2,
+    ]

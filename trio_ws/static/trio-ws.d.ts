@@ -244,6 +244,11 @@ export interface ClientOptions<M extends object = Methods> {
   reconnect?: Backoff | false
   /** How long a try to connect may take. Default 10,000. */
   openTimeout?: number
+  /**
+   * How long the server may be silent before it is asked for an answer; as long later the connection is given up, and
+   * another tried for. Default 25,000; Infinity for never.
+   */
+  heartbeat?: number
   /** Calls of the server's that run at once; more are refused. Default 100. */
   maxConcurrentCalls?: number
   /** The class to use where there is no global `WebSocket`, such as that of the package `ws`. */

@@ -712,6 +712,7 @@ class Session extends Caller {
   }
 
   take(message) {
+    this.heard = true
     try {
       if (typeof message !== "string") message = new TextDecoder("utf-8", { fatal: true }).decode(message)
       const packet = JSON.parse(message)
@@ -765,8 +766,8 @@ export class Client extends Caller {
 
   constructor(url, options = {}) {
     super()
-    const { methods = {}, token, onConnection, reconnect = {}, openTimeout = 10_000, maxConcurrentCalls = 100 } = options
-    Object.assign(this, { url, token, methods, onConnection, openTimeout, maxConcurrentCalls })
+    const { methods = {}, token, onConnection, reconnect = {}, openTimeout = 10_000, heartbeat = 25_000, maxConcurrentCalls = 100 } = options
+    Object.assign(this, { url, token, methods, onConnection, openTimeout, heartbeat, maxConcurrentCalls })
     const backoff = { initial: 500, maximum: 30_000, factor: 2, attempts: Infinity, resetAfter: 30_000, retries: () => true }
     this._backoff = Object.assign(backoff, reconnect)
     this._once = !reconnect
@@ -867,13 +868,26 @@ export class Client extends Caller {
       return this._again(new ConnectionLostError(`cannot connect: ${error.message}`, { cause: error }))
     }
     socket.binaryType = "arraybuffer"
-    const timer = after(this.openTimeout, () => socket.close())
+    let timer = after(this.openTimeout, () => socket.close())
     let session, since
+    /** A page cannot ping, and a server that is gone says nothing: silence is ended by any call, or ends the connection. */
+    const listen = (asked) => {
+      timer = after(this.heartbeat, () => {
+        if (asked && !session.heard) {
+          over({ code: 1006, reason: "the server is silent" })
+          return socket.close()
+        }
+        if (!session.heard) session.call("__subscribe__", [[]]).catch(ignore)
+        listen(!session.heard)
+        session.heard = false
+      })
+    }
     socket.onopen = () => {
       clearTimeout(timer)
       if (socket.protocol !== SUBPROTOCOL) return socket.close(4002, `the server does not speak ${SUBPROTOCOL}`)
       since = performance.now()
       session = new Session(this, socket)
+      listen(false)
       this._open(session)
     }
     const over = (event) => {
