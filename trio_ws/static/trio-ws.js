@@ -713,6 +713,7 @@ class Session extends Caller {
 
   take(message) {
     this.heard = true
+    if (this.client.state === "closed") return
     try {
       if (typeof message !== "string") message = new TextDecoder("utf-8", { fatal: true }).decode(message)
       const packet = JSON.parse(message)
@@ -727,7 +728,8 @@ class Session extends Caller {
   }
 
   takeRequest(rpc) {
-    const { method, args: [id, value] = [], kwargs, call_id = `/${++this.lastId}` } = rpc
+    const { method, args: [id, value] = [], kwargs } = rpc
+    const call_id = rpc.call_id || `/${++this.lastId}`
     const running = this.running.get(id) ?? this.uploads.get(id)
     const refuse = (error, response) => this.respond(call_id, { error, response, is_stream: rpc.credits != null, is_end: rpc.credits != null })
     if (method === "__abort__") running?.stop()
@@ -936,7 +938,7 @@ export class Client extends Caller {
     const { initial, maximum, factor, attempts, retries } = this._backoff
     if (this._once || this._tries >= attempts || !retries(error)) return this._finish(error)
     this._become("waiting")
-    this._timer = setTimeout(() => this._dial(), Math.random() * Math.min(maximum, initial * factor ** this._waits++))
+    this._timer = after(Math.random() * Math.min(maximum, initial * factor ** this._waits++), () => this._dial())
   }
 
   /** No other connection will come. */
