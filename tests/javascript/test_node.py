@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import AsyncIterator  # noqa: TC003 - the handler's annotations are read
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 import trio
 
-from tests.support.node import node_command, run_program
+from tests.support.node import install_client, node_command, run_program
+from tests.support.npm import npm_package
 from tests.support.serving import serving
 from trio_ws import ClientConnection, Packet, RPCError, WebSocket, WebSocketHandler, rpc_method
 from trio_ws.channels.names import matcher
@@ -383,4 +385,17 @@ async def test_silence_ends_a_connection(tmp_path: Path) -> None:
         ["ConnectionLostError", 1006],
         ["ConnectionLostError", 1006, "the connection ended: 1006 the server is silent", None],
         2,
+    ]
+
+
+async def test_with_the_class_of_a_package(tmp_path: Path) -> None:
+    """A Node without a WebSocket of its own: here it is taken away."""
+    install_client(tmp_path)
+    shutil.copytree(npm_package("ws"), tmp_path / "node_modules" / "ws")
+    assert await play(tmp_path, "ws_package") == [
+        "TypeError",
+        ["\u20ac\u20ac", "\u20ad\u20ad", "\u20ae\u20ae"],
+        ["ConnectionLostError", 4001],
+        3,
+        ["ConnectionLostError", 1006],
     ]
