@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 DRIVER = ROOT / "clients" / "js" / "conformance.mjs"
 
 
-async def judge(command: Sequence[str], scene: str | None = None, patience: float = 20) -> list[Verdict]:
-    with trio.fail_after(4 * guard()):
-        return await run_conformance(command, scenes=[scene] if scene else [], patience=patience)
+async def judge(
+    command: Sequence[str], scene: str | None = None, *, patience: float = 20, startup: float = 60
+) -> list[Verdict]:
+    scenes = [scene] if scene else []
+    with trio.fail_after(6 * guard()):
+        return await run_conformance(command, scenes=scenes, patience=patience, startup=startup)
 
 
 def assert_all_passed(verdicts: list[Verdict]) -> None:
@@ -145,6 +148,7 @@ BROKEN = {
 async def test_a_client_that_breaks_a_rule_fails(what: str, tmp_path: Path) -> None:
     scene, old, new = BROKEN[what]
     verdicts = await judge(node_driver(tmp_path, (old, new)), scene, patience=1)
+    assert {one.scene for one in verdicts} <= {one.name for one in SCENES}
     assert "failed" in [one.outcome for one in verdicts]
     assert [one.reason for one in verdicts if one.outcome == "failed" and not one.reason] == []
 
@@ -172,7 +176,7 @@ async def test_what_a_client_lacks_is_skipped_and_a_driver_that_leaves_is_told()
 
 
 async def test_without_a_driver_there_is_a_verdict() -> None:
-    verdicts = await judge([sys.executable, "-c", "pass"], "call by", patience=0.2)
+    verdicts = await judge([sys.executable, "-c", "pass"], "call by", startup=0.2)
     assert [(one.scene, one.outcome) for one in verdicts] == [("driver", "failed")]
 
 
@@ -194,7 +198,7 @@ def test_the_command() -> None:
         "2 passed, 0 failed, 0 skipped",
     ]
     done = subprocess.run(
-        [*command, "--patience", "0.2", "--scene", "call by", sys.executable, "-c", "pass"],
+        [*command, "--startup", "0.2", "--scene", "call by", sys.executable, "-c", "pass"],
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 1

@@ -368,7 +368,6 @@ async def test_waits_are_drawn_from_a_bound_that_doubles(tmp_path: Path) -> None
 
 
 async def test_silence_ends_a_connection(tmp_path: Path) -> None:
-    """But not that of a server which answers, though it has nothing to say."""
     node_command()
 
     async def accept_and_say_nothing(ws: WebSocket) -> None:
@@ -377,15 +376,20 @@ async def test_silence_ends_a_connection(tmp_path: Path) -> None:
         await trio.sleep_forever()
 
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    async with listener, serving(accept_and_say_nothing) as silent, serving(Handler()) as server:
+    async with listener, serving(accept_and_say_nothing) as silent:
         dumb = f"ws://127.0.0.1:{listener.socket.getsockname()[1]}"
-        program = PROGRAMS / "silence.mjs"
-        seen = await run_program(tmp_path, program, server.url, dumb, silent.url)
+        seen = await run_program(tmp_path, PROGRAMS / "silence.mjs", dumb, silent.url)
     assert seen == [
         ["ConnectionLostError", 1006],
         ["ConnectionLostError", 1006, "the connection ended: 1006 the server is silent", None],
-        2,
     ]
+
+
+async def test_a_server_is_asked_only_when_it_is_silent(tmp_path: Path) -> None:
+    node_command()
+    seen = await run_program(tmp_path, PROGRAMS / "heartbeat.mjs")
+    # Every other time, since the answer is something that was heard; then once without an answer.
+    assert seen == [[5, "connected", 0], 6, ["__subscribe__", [[]]], 1, "the server is silent", 0]
 
 
 async def test_with_the_class_of_a_package(tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ def main() -> int:
     )
     parser.add_argument("--port", type=int, default=0, help="where to listen; default any")
     parser.add_argument("--patience", type=float, default=10.0, help="seconds for each step; default 10")
+    parser.add_argument(
+        "--startup", type=float, default=10.0, help="seconds until the driver has to say hello; default 10"
+    )
     parser.add_argument("--list", action="store_true", help="list the scenes, and what passes them")
     options = parser.parse_args()
     if options.list:
@@ -49,6 +52,7 @@ def main() -> int:
                         scenes=options.scene,
                         port=options.port,
                         patience=options.patience,
+                        startup=options.startup,
                         tell=tell,
                         task_status=task_status,
                     )

@@ -48,8 +48,9 @@ class Verdict:
 class Suite:
     """The server. One driver at a time plays on it."""
 
-    def __init__(self, patience: float) -> None:
+    def __init__(self, patience: float, startup: float) -> None:
         self.patience = patience
+        self.startup = startup
         self.put, self.drivers = trio.open_memory_channel[tuple["WebSocket", trio.Event]](0)
         self._stage: Stage | None = None
         self._number = 0
@@ -101,11 +102,11 @@ async def _play_all(
     suite: Suite, base: str, scenes: Sequence[Scene], tell: Callable[[Verdict], None] | None
 ) -> list[Verdict]:
     try:
-        with trio.fail_after(suite.patience):
+        with trio.fail_after(suite.startup):
             control, over = await suite.drivers.receive()
             hello = await control.receive_json()
     except trio.TooSlowError:
-        absent = Verdict("driver", "failed", f"no driver has said hello within {suite.patience:g} s")
+        absent = Verdict("driver", "failed", f"no driver has said hello within {suite.startup:g} s")
         if tell is not None:
             tell(absent)
         return [absent]
@@ -133,6 +134,7 @@ async def run_conformance(
     scenes: Sequence[str] = (),
     port: int = 0,
     patience: float = 10.0,
+    startup: float = 10.0,
     tell: Callable[[Verdict], None] | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> list[Verdict]:
@@ -144,6 +146,7 @@ async def run_conformance(
         scenes: parts of the names of those to play; by default all are.
         port: where the suite listens, on 127.0.0.1; default any free port.
         patience: seconds that a client and its driver have for each step. Default 10.
+        startup: seconds until the driver has to say hello. Default 10.
         tell: called with each verdict as it is found.
         task_status: started with the URL for drivers.
 
@@ -157,7 +160,7 @@ async def run_conformance(
     chosen = [one for one in SCENES if not scenes or any(part in one.name for part in scenes)]
     if not chosen:
         raise ValueError(f"no scene has a name with {' or '.join(map(repr, scenes))}")
-    suite = Suite(patience)
+    suite = Suite(patience, startup)
     async with WebSocketServer(suite.serve, port, host="127.0.0.1") as server:
         url = f"{server.url}/driver"
         async with _driver(command, url):
