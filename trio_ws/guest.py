@@ -8,7 +8,7 @@
 
 Handlers are trio's, as anywhere. `call_asyncio` takes them to asyncio functions, such as those of a database
 driver, and `run_trio` takes asyncio tasks to trio functions. The trio run begins with the first of them, and
-ends with the last block of `serve`, or when the loop cancels its tasks, as `asyncio.run` does at its end.
+ends with the last block of `serve`, or when the loop cancels its tasks, as ``asyncio.run`` does at its end.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def serve(target: Target, port: int = 0, **settings: Any) -> AsyncIterator[WebSocketServer]:
-    """Serve for the length of a block, from an asyncio task; gives the running `WebSocketServer`.
+    """Serve for the length of a block, from an asyncio task; gives the running `trio_ws.WebSocketServer`.
 
     Leaving the block, and cancelling its task, drain the server as in trio. The server's async methods are
     trio's: ``await run_trio(server.drain)``.
 
     Args:
-        target: as of `WebSocketServer`; its functions run in trio.
-        port: as of `WebSocketServer`; 0 for a free one.
-        settings: the other arguments of `WebSocketServer`.
+        target: as of `trio_ws.WebSocketServer`; its functions run in trio.
+        port: as of `trio_ws.WebSocketServer`; 0 for a free one.
+        settings: the other arguments of `trio_ws.WebSocketServer`.
 
     Raises:
         RuntimeError: no asyncio loop runs here, or trio runs in this thread in another way.
