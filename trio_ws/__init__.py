@@ -77,6 +77,8 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
             patterns.py          names and globs at Redis
             publish_queue.py     what waits to be published
             duplicates.py        which messages were received already
+            messages.py          the form of a message at Redis, and its mark
+            publisher.py         Publisher: publishing from other programs
             url.py               Redis URLs
     schema/              layer 5   the contract of handlers, for other languages
         docstring.py         the parts of a docstring
@@ -209,6 +211,7 @@ from trio_ws.channels.history import History
 from trio_ws.channels.hub import ChannelStatistics, Hub, HubStatistics
 from trio_ws.channels.presence import Presence, PresenceChange, PresenceChanges
 from trio_ws.channels.redis.broker import RedisBroker
+from trio_ws.channels.redis.publisher import BlockingPublisher, Publisher
 from trio_ws.channels.subscription import Subscription, SubscriptionStatistics
 from trio_ws.client.backoff import Backoff
 from trio_ws.client.client import WebSocketClient
@@ -272,6 +275,7 @@ __all__ = [
     "Any",
     "App",
     "Backoff",
+    "BlockingPublisher",
     "BlockingWebSocket",
     "Broker",
     "BrokerError",
@@ -314,6 +318,7 @@ __all__ = [
     "PresenceChange",
     "PresenceChanges",
     "ProcessGroup",
+    "Publisher",
     "RPCAccessDeniedError",
     "RPCCancelledError",
     "RPCError",

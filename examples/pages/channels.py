@@ -92,6 +92,15 @@ async def watch(client: trio_ws.WebSocketClient) -> None:
             print("came" if change.joined else "left", change.info)
 
 
+async def announce(redis: str, text: str) -> None:
+    async with trio_ws.Publisher(redis, path="/ws") as publisher:  # the path of the handler in its App
+        print("processes that received it:", await publisher.publish("room.7", text))
+
+
+def announce_from_django(redis: str, text: str) -> int:
+    return trio_ws.BlockingPublisher(redis, path="/ws").publish("room.7", text)
+
+
 def board(handler: trio_ws.WebSocketHandler) -> list[str]:
     _, published, delivered, dropped, backlog, stalled = handler.channels.statistics()
     lines = [f"{published=} {delivered=} {dropped=}; {backlog} messages wait for {stalled} connections"]

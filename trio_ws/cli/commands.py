@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -330,6 +331,35 @@ def _listen(
     """Print what is published to channels; a CHANNEL may be a glob, in quotes."""
     place = _place(url, headers, cafile)
     return _run(partial(rpc_commands.listen, place, channels, limit, Output(as_json=as_json)), timeout)
+
+
+@cli.command("publish", epilog=_EXIT_CODES)
+@click.argument("redis", metavar="REDIS-URL")
+@click.argument("channel")
+@click.argument("data")
+@click.option("--path", default="", metavar="PATH", help="Where the handler is mounted in its App.")
+@click.option("--prefix", default="trio_ws:", show_default=True, metavar="P", help="As the servers have it.")
+@click.option("--key-file", metavar="FILE", help="Mark the message with the key in this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the number as a JSON object.")
+@_timeout
+def _publish(
+    redis: str,
+    channel: str,
+    data: str,
+    path: str,
+    prefix: str,
+    key_file: str | None,
+    timeout: float | None,
+    as_json: bool,
+) -> int:
+    """Publish DATA to a channel of all servers that share a Redis; print how many processes received it."""
+    try:
+        key = Path(key_file).read_bytes().strip() if key_file is not None else None
+        publisher = trio_ws.Publisher(redis, path=path, prefix=prefix, key=key)
+    except (OSError, ValueError) as exc:
+        raise click.UsageError(str(exc)) from exc
+    out = Output(as_json=as_json)
+    return _run(partial(rpc_commands.publish, publisher, channel, parse_value(data), out), timeout)
 
 
 @cli.command("schema", epilog=_EXIT_CODES)

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from trio_ws.cli.output import Output
     from trio_ws.cli.target import ServerTarget
 
-__all__ = ["call", "call_once", "listen", "stream", "stream_once"]
+__all__ = ["call", "call_once", "listen", "publish", "stream", "stream_once"]
+
+
+async def publish(publisher: trio_ws.Publisher, channel: str, data: Any, out: Output) -> int:
+    """Publish, and print how many processes received it."""
+    async with publisher:
+        count = await publisher.publish(channel, data)
+    out.value("processes", count)
+    return OK
 
 
 async def call(place: ServerTarget, method: str, args: list[Any], kwargs: dict[str, Any], out: Output) -> int:

@@ -1,6 +1,6 @@
 """RedisBroker: channels that several processes, or machines, share through Redis.
 
-Each published payload has a header: a magic number, 16 random bytes that identify one run of a broker, and
+Each published payload has a header, see messages.py: 16 random bytes that identify one run of a broker, and
 the sequence number of the message in that run. The random bytes let a broker recognise its own messages. The
 sequence number distinguishes two messages with the same payload, see duplicates.py.
 
@@ -41,6 +41,7 @@ from trio_ws.channels.redis.connection import (
     require_coredis,
 )
 from trio_ws.channels.redis.duplicates import Heard
+from trio_ws.channels.redis.messages import MessageFormat, check_key
 from trio_ws.channels.redis.patterns import DesiredSubscriptions, channel_of
 from trio_ws.channels.redis.publish_queue import PublishQueue
 from trio_ws.channels.redis.url import parse_redis_url
@@ -58,10 +59,6 @@ __all__ = ["RedisBroker"]
 
 logger = logger_for("trio_ws.channels")
 
-#: Magic number of a message, which tells it from those of other programs. 1 is the version.
-_MARK = b"tws1"
-_ORIGIN = slice(4, 20)
-_HEAD = 28
 #: Limits on the messages, and their bytes, that were sent to Redis and are not yet answered.
 _WINDOW_ITEMS = 1000
 _WINDOW_BYTES = 1_048_576
@@ -114,6 +111,9 @@ class RedisBroker(Broker):
             resets the delay.
         ping_interval: seconds of silence after which a PING is sent to Redis.
         ping_timeout: seconds without an answer after which the connection is considered lost.
+        key: a secret of at least 16 bytes that all processes and publishers share. With it each message has
+            a mark (HMAC-SHA256) that other users of the same Redis cannot make. Messages without a valid one
+            are dropped, counted and logged. Clocks may differ by 300 seconds. By default there is no mark.
         ssl_context: for ``rediss://``; by default `ssl.create_default_context`, which verifies certificates.
 
     Raises:
@@ -133,6 +133,7 @@ class RedisBroker(Broker):
         backoff_max: float = 1.0,
         ping_interval: float = 10.0,
         ping_timeout: float = 5.0,
+        key: bytes | str | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._url = parse_redis_url(url)
@@ -159,6 +160,7 @@ class RedisBroker(Broker):
             ssl_context = ssl.create_default_context()
         self._ssl_context = ssl_context
         self._prefix = prefix
+        self._format = MessageFormat(check_key(key))
         self._limits = f"max_queue_items {max_queue_items}, max_queue_bytes {max_queue_bytes}"
         self._max_message = max_message_bytes
         self._backoff_initial = backoff_initial
@@ -439,8 +441,8 @@ class RedisBroker(Broker):
             link.pending_replies.append((_PING, []))
         holding = self._publish_not_before > trio.current_time()
         for message in () if holding else self._queue.take(_WINDOW_ITEMS, _WINDOW_BYTES):
-            head = _MARK + self._origin + message.sequence.to_bytes(8, "big")
-            parts.append(command(_PUBLISH, message.channel, head + message.payload))
+            data = self._format.pack(self._origin, message.sequence, message.channel, message.payload)
+            parts.append(command(_PUBLISH, message.channel, data))
             link.pending_replies.append((_PUBLISH, []))
         return b"".join(parts)
 
@@ -520,25 +522,26 @@ class RedisBroker(Broker):
             logger.warning("%s", self._problem)
 
     def _deliver(self, key: Key, channel: bytes, data: bytes) -> None:
-        origin = data[_ORIGIN]
+        origin = self._format.origin_of(data)
         if origin == self._origin:
             return
         name = self._wanted.match(key, channel)
         if name is None:
             return
-        if not _HEAD <= len(data) <= _HEAD + self._max_message or not data.startswith(_MARK):
+        payload = self._format.unpack(channel, data, self._max_message)
+        if payload is None:
             self._rejected += 1
             self._foreign.warn(
-                "dropped a message in another format, %d bytes on the channel '%s' at Redis",
+                "dropped a message in another format, or unmarked, %d bytes on the channel '%s' at Redis",
                 len(data),
                 shown(channel),
             )
             return
-        if not self._heard.add(origin, channel, data):
+        if not self._format.is_new(data) or not self._heard.add(origin, channel, data):
             return
         self._received += 1
         try:
-            self._receive(name, data[_HEAD:])
+            self._receive(name, payload)
         except Exception:
             # receive() never raises. If it does after all, only this message is lost.
             logger.exception("could not deliver a message for %r", name)

@@ -1,0 +1,115 @@
+"""The form of a message at Redis, with or without a mark that shows who has made it.
+
+Without a key: ``tws1``, the origin (16 bytes), the sequence number (8 bytes), and the payload. With a key:
+``tws2``, the origin, the sequence number, the time in milliseconds since 1970 (8 bytes), 16 bytes of
+HMAC-SHA256 (RFC 2104), and the payload. Numbers are big-endian. The HMAC is of the 36 bytes before it, the
+length of the channel's name at Redis (4 bytes), that name, and the payload.
+
+Invariants, with a key:
+
+- A message that was not made with the key, or was made for another channel, is not accepted.
+- A message of an origin is accepted once, and none after a later one. One that somebody repeats when its
+  origin has been forgotten is accepted for `MAX_AGE` seconds at most.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+
+__all__ = ["MAX_AGE", "MIN_KEY", "MessageFormat", "check_key"]
+
+#: Seconds by which clocks may differ, and for which a message can be repeated once its origin is forgotten.
+MAX_AGE = 300.0
+#: Bytes of a key at least.
+MIN_KEY = 16
+
+_PLAIN = b"tws1"
+_SIGNED = b"tws2"
+_ORIGIN = slice(4, 20)
+_PLAIN_HEAD = 28
+_SIGNED_FIELDS = 36
+_SIGNED_HEAD = 52
+_MAC = 16
+#: Origins of which the last sequence number is remembered.
+_MAX_ORIGINS = 65_536
+
+
+def check_key(key: bytes | str | None) -> bytes | None:
+    """Return a key as bytes.
+
+    Raises:
+        TypeError: it is neither bytes nor a str.
+        ValueError: it has less than 16 bytes.
+    """
+    if key is None:
+        return None
+    if isinstance(key, str):
+        key = key.encode()
+    if not isinstance(key, bytes):
+        raise TypeError(f"key must be bytes or a str, not {type(key).__name__}")
+    if len(key) < MIN_KEY:
+        raise ValueError(f"a key must have at least {MIN_KEY} bytes, not {len(key)}")
+    return key
+
+
+class MessageFormat:
+    """How messages are written and read.
+
+    Args:
+        key: shared by all that publish; None for no mark.
+
+    Attributes:
+        head: bytes of a message before its payload.
+    """
+
+    def __init__(self, key: bytes | None) -> None:
+        self._key = key
+        self.head = _PLAIN_HEAD if key is None else _SIGNED_HEAD
+        self._sequences: dict[bytes, int] = {}
+
+    @staticmethod
+    def origin_of(data: bytes) -> bytes:
+        """The bytes where the origin of a message is."""
+        return data[_ORIGIN]
+
+    def pack(self, origin: bytes, sequence: int, channel: bytes, payload: bytes) -> bytes:
+        """Return a message."""
+        number = sequence.to_bytes(8, "big")
+        if self._key is None:
+            return _PLAIN + origin + number + payload
+        fields = _SIGNED + origin + number + int(time.time() * 1000).to_bytes(8, "big")
+        return fields + self._mac(fields, channel, payload) + payload
+
+    def _mac(self, fields: bytes, channel: bytes, payload: bytes) -> bytes:
+        assert self._key is not None
+        mac = hmac.new(self._key, fields + len(channel).to_bytes(4, "big") + channel, hashlib.sha256)
+        mac.update(payload)
+        return mac.digest()[:_MAC]
+
+    def unpack(self, channel: bytes, data: bytes, max_payload: int) -> bytes | None:
+        """Return the payload of a message, or None if the message is invalid."""
+        if not self.head <= len(data) <= self.head + max_payload:
+            return None
+        if self._key is None:
+            return data[self.head :] if data.startswith(_PLAIN) else None
+        fields, mac, payload = data[:_SIGNED_FIELDS], data[_SIGNED_FIELDS:_SIGNED_HEAD], data[_SIGNED_HEAD:]
+        if not data.startswith(_SIGNED) or not hmac.compare_digest(mac, self._mac(fields, channel, payload)):
+            return None
+        if abs(time.time() - int.from_bytes(fields[28:36], "big") / 1000) > MAX_AGE:
+            return None
+        return payload
+
+    def is_new(self, data: bytes) -> bool:
+        """Whether a valid message is not a repetition, as far as its mark can tell."""
+        if self._key is None:
+            return True
+        origin, sequence = self.origin_of(data), int.from_bytes(data[20:28], "big")
+        if sequence <= self._sequences.get(origin, -1):
+            return False
+        self._sequences.pop(origin, None)
+        self._sequences[origin] = sequence
+        if len(self._sequences) > _MAX_ORIGINS:
+            del self._sequences[next(iter(self._sequences))]
+        return True

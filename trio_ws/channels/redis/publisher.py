@@ -1,0 +1,184 @@
+"""Publisher: publishing to the channels of servers from outside, through their Redis."""
+
+from __future__ import annotations
+
+import functools
+import secrets
+import ssl
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+import trio
+
+from trio_ws.channels.channel import encode
+from trio_ws.channels.names import check_name
+from trio_ws.channels.redis.connection import command, error_text, open_connection, require_coredis
+from trio_ws.channels.redis.messages import MessageFormat, check_key
+from trio_ws.channels.redis.patterns import channel_of
+from trio_ws.channels.redis.url import parse_redis_url
+from trio_ws.errors import BrokerError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from trio_ws.channels.redis.connection import RedisConnection
+
+__all__ = ["BlockingPublisher", "Publisher"]
+
+_to_msgpack = msgspec.msgpack.Encoder().encode
+
+
+class _Settings:
+    """What both publishers have in common."""
+
+    def __init__(
+        self, url: str, path: str, prefix: str, key: bytes | str | None, ssl_context: ssl.SSLContext | None
+    ) -> None:
+        self.url = parse_redis_url(url)
+        if ssl_context is not None and not self.url.secure:
+            raise ValueError("ssl_context requires a rediss:// URL")
+        require_coredis()
+        if self.url.secure and ssl_context is None:
+            ssl_context = ssl.create_default_context()
+        self.ssl_context = ssl_context
+        self.namespace = path.replace(":", "=")
+        self.prefix = prefix
+        self.format = MessageFormat(check_key(key))
+        self.origin = secrets.token_bytes(16)
+        self.sequence = 0
+
+    def command(self, name: str, data: Any) -> bytes:
+        """The command that publishes."""
+        channel = channel_of(self.prefix, f"{self.namespace}:{check_name(name)}")
+        payload = _to_msgpack([msgspec.Raw(encode(data)), None])
+        self.sequence += 1
+        return command(b"PUBLISH", channel, self.format.pack(self.origin, self.sequence, channel, payload))
+
+
+class Publisher:
+    """Publishes to the channels of servers that share a Redis, from another program.
+
+    ``async with trio_ws.Publisher("redis://localhost") as publisher: await publisher.publish("room.7", 1)``.
+    It connects when it first publishes, and again after a failure. Any number of tasks may publish.
+
+    Args:
+        url: of the Redis, as of `RedisBroker`.
+        path: where the handler is mounted in its `App`, such as ``"/ws"``; empty for a server of one handler.
+        prefix: as of the servers' `RedisBroker`.
+        key: as of the servers' `RedisBroker`.
+        ssl_context: for ``rediss://``.
+        timeout: seconds in which Redis must answer. Default 10.
+
+    Raises:
+        TypeError, ValueError: an argument is invalid.
+        BrokerError: coredis is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        path: str = "",
+        prefix: str = "trio_ws:",
+        key: bytes | str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        self._settings = _Settings(url, path, prefix, key, ssl_context)
+        self._timeout = timeout
+        self._lock = trio.Lock()
+        self._connection: RedisConnection | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        await trio.lowlevel.checkpoint()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed = True
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.aclose()
+
+    async def publish(self, name: str, data: Any) -> int:
+        """Publish ``data`` to a channel.
+
+        If it is cancelled, or fails while it waits for the answer, the message may have been published.
+
+        Returns:
+            How many processes received it.
+
+        Raises:
+            PacketError: ``data`` cannot be encoded; nothing was sent.
+            ValueError, TypeError: the name is invalid.
+            BrokerError: Redis cannot be reached, refuses, or does not answer in time.
+            trio.ClosedResourceError: the publisher was closed.
+        """
+        if self._closed:
+            raise trio.ClosedResourceError("the publisher is closed; its block has ended")
+        async with self._lock:
+            data = self._settings.command(name, data)
+            done = False
+            try:
+                with trio.move_on_after(self._timeout):
+                    reply = await self._exchange(data)
+                    done = True
+            finally:
+                if not done:
+                    await self._disconnect()  # the answer of this would be taken for that of the next
+            if not done:
+                raise BrokerError(f"{self._settings.url.shown} did not answer within {self._timeout} seconds")
+        if isinstance(reply, Exception):
+            raise BrokerError(f"{self._settings.url.shown} refused a message: {error_text(reply)}")
+        return int(reply)
+
+    async def _exchange(self, data: bytes) -> Any:
+        settings = self._settings
+        if self._connection is None:
+            self._connection = await open_connection(settings.url, settings.ssl_context, self._timeout)
+        await self._connection.send(data)
+        while True:
+            for is_push, reply in await self._connection.receive():
+                if not is_push:
+                    return reply
+
+
+class BlockingPublisher:
+    """The same as `Publisher` for programs without trio, such as a Django application or a cron job.
+
+    ``trio_ws.BlockingPublisher("redis://localhost").publish("room.7", 1)``. Each call has a connection of its
+    own, so that it may be used in any thread and after a fork. The arguments are those of `Publisher`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        path: str = "",
+        prefix: str = "trio_ws:",
+        key: bytes | str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        _Settings(url, path, prefix, key, ssl_context)  # tells what is wrong with them
+        self._make = functools.partial(
+            Publisher, url, path=path, prefix=prefix, key=key, ssl_context=ssl_context, timeout=timeout
+        )
+
+    def publish(self, name: str, data: Any) -> int:
+        """Publish ``data`` to a channel. See `Publisher.publish`.
+
+        Raises:
+            RuntimeError: it was called in a trio task, which has `Publisher`.
+        """
+
+        async def publish() -> int:
+            async with self._make() as publisher:
+                return await publisher.publish(name, data)
+
+        return trio.run(publish)
