@@ -42,7 +42,7 @@ def decode_model(kind: type, value: Any) -> Any:
 
     Raises:
         ModelError: the value does not fit.
-        TypeError: the type is no model.
+        TypeError: the type is not a model.
     """
     if not is_model(kind):
         if isinstance(value, kind):
@@ -62,7 +62,7 @@ def encode_model(value: Any) -> Any:
     """The ``enc_hook`` of msgspec.
 
     Raises:
-        TypeError: the value is no model.
+        TypeError: the value is not a model.
     """
     if is_model(type(value)):
         return value.model_dump(mode="json", by_alias=True)

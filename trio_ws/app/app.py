@@ -229,28 +229,28 @@ class App(Router):
     ) -> None:
         """Serve a page that lists the methods and channels of all handlers mounted here, and tries them.
 
-        It is one HTML file, which loads nothing else. It calls the handlers over WebSockets, with the cookies
-        of the browser, so that it may do there what its user may do.
+        It is one HTML file, which loads nothing else. It calls the handlers over WebSockets with the cookies
+        of the browser, and so has the rights of its user.
 
         Args:
             path: see `App`; without parameters.
-            allow: a function of the `Request`, ``async`` or not, that says who gets the page. If it returns
-                an `HTTPResponse`, such as a 401, that is sent instead; if anything false, a 403. Without it
-                everybody gets the page, and the server must be in debug mode.
+            allow: a function of the `Request`, ``async`` or not, that returns whether to send the page. If it
+                returns an `HTTPResponse`, such as a 401, that is sent instead; for any other false value, a
+                403. Without ``allow`` the page is sent to everybody, and the server must be in debug mode.
             title: default "API".
 
         Raises:
             TypeError: ``allow`` is not a function.
-            ValueError: the path is not one, has parameters, or has a route already. Making a server of the
-                App raises ValueError where ``allow`` is missing and it is not in debug mode, and whatever
-                `Schema` raises.
+            ValueError: the path is invalid, has parameters, or has a route already. Creating a server for the
+                App raises ValueError if ``allow`` is missing and it is not in debug mode, and the errors of
+                `Schema`.
         """
         given: object = allow
         if given is not None and (not callable(given) or isinstance(given, type)):
-            raise TypeError(f"allow is a function of a Request that says who gets the page, not {allow!r}")
+            raise TypeError(f"allow must be a function of a Request, not {allow!r}")
         pattern = Pattern(path)
         if pattern.types:
-            raise ValueError(f"the path of the page has no parameters, as {path!r} does")
+            raise ValueError(f"the path of the page must not have parameters, not {path!r}")
         page = DocsPage(pattern.path, title or "API", self, allow)
         self.http(path)(page.answer)
         self._docs.append(page)

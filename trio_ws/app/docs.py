@@ -1,7 +1,7 @@
 """The page that documents an App and tries it, as `App.mount_docs` serves it.
 
-Invariants: only whom ``allow`` lets through gets the page. Without ``allow`` nobody gets it, unless a server
-in debug mode was made of the App.
+Invariants: the page is sent only if ``allow`` accepts the request. Without ``allow`` it is sent only if a
+server in debug mode was created for the App.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ class DocsPage:
         self._made_of: list[Any] = []
 
     def check(self, *, debug: bool) -> None:
-        """See that the page can be served, and to whom.
+        """Check that the page can be served with these settings.
 
         Raises:
-            ValueError: it is for everybody, and the server is not in debug mode; or there is no schema.
-            TypeError: there is no schema; see `Schema`.
+            ValueError: ``allow`` is missing, and the server is not in debug mode.
+            TypeError, ValueError: the handlers have no schema; see `Schema`.
         """
         if self._allow is None:
             if not debug:
                 raise ValueError(
-                    f"the page at {self._path!r} shows every method of the App to everybody: write"
-                    f" app.mount_docs({self._path!r}, allow=...) with a function of the Request that says who"
-                    " may see it, or serve with debug=True"
+                    f"the page at {self._path!r} would show every method of the App to everybody; pass a"
+                    f" function of the Request as allow, app.mount_docs({self._path!r}, allow=...), or use"
+                    " debug=True"
                 )
             self._is_open = True
         self._make()

@@ -2,9 +2,9 @@
 
 Invariants:
 
-- What no document could say is refused when the contract is made: a type without a schema, a name that is no
-  identifier in TypeScript, and two names that differ in case only. The error says which method, and how to
-  mend it.
+- A contract that cannot be written down is refused when it is made: a type without a schema, a name that is
+  not an identifier in TypeScript, and two names that differ in case only. The error names the method and the
+  fix.
 - No secret of a predicate is in a contract: of `IsEqual` there is the key, and not the value.
 """
 
@@ -152,7 +152,7 @@ class MethodContract:
 
     Attributes:
         name: what clients call.
-        is_stream: whether it gives items in place of one value.
+        is_stream: whether it is a stream of items.
         parameters: in order.
         result: the schema of the value, or of the items.
         docstring: its parts.
@@ -355,12 +355,12 @@ def _check_names(handler: str, names: Iterable[str]) -> None:
     for name in names:
         if not all(map(_IDENTIFIER.fullmatch, name.split("."))):
             raise ValueError(
-                f"{handler}: the method {name!r} has no name that every language can call: it is to be an"
-                " identifier, or several with dots between them; give another alias_name"
+                f"{handler}: the method name {name!r} must be an identifier, or several identifiers joined by"
+                " dots, so that every language can call it; set another alias_name"
             )
         other = folded.setdefault(name.casefold(), name)
         if other != name:
             raise ValueError(
-                f"{handler}: the methods {other!r} and {name!r} differ in case only; give one of them another"
-                " alias_name"
+                f"{handler}: the methods {other!r} and {name!r} differ in case only; set another"
+                " alias_name for one of them"
             )

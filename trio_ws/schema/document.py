@@ -36,11 +36,11 @@ class Schema:
 
     Raises:
         TypeError: the target is none of these; or an annotation has no JSON Schema.
-        ValueError: the target has no handlers; the name of a method is no identifier, nor several with dots
-            between them; or two names differ in case only.
+        ValueError: the target has no handlers; a method name is neither an identifier nor several identifiers
+            joined by dots; or two method names differ in case only.
 
     Attributes:
-        paths: the paths of the handlers; "/" for a handler that is no part of an App.
+        paths: the paths of the handlers; "/" for a handler that is served alone.
     """
 
     def __init__(self, target: object) -> None:
