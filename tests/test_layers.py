@@ -107,17 +107,6 @@ def modules() -> list[tuple[Path, str]]:
 CIRCLES = {
     "trio_ws.channels": {"channel", "history"},
     "trio_ws.compat.webshocket": {"connection", "handler", "rpc"},
-    "trio_ws.rpc": {
-        "_decorator_types",
-        "client_streams",
-        "deadlines",
-        "incoming",
-        "inline_call",
-        "methods",
-        "outgoing",
-        "pending",
-        "streams",
-    },
 }
 
 

@@ -94,17 +94,20 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         rate_limit.py        rate limits
         parameters.py        validating arguments by their annotations
         methods.py           @rpc_method: from a signature to a checked call
-        errors.py            from codes to exceptions
+        transport.py         sending packets, and the memory that a connection holds
+        errors.py            from codes to exceptions, and from exceptions to responses
+        task_pool.py         parked tasks for calls that wait
         deadlines.py         deadlines of calls
         streams.py           items and credit
         client_streams.py    arguments that are streams
-        task_pool.py         parked tasks for calls that wait
         pending.py           calls that wait for their response
-        outgoing.py          the calling half
-        inline_call.py       an incoming call's first step, run in the reader's task
-        incoming.py          the answering half
+        outgoing.py          the calls of this side
+        inline_call.py       how calls run in the task that reads: the theory of operation
+        deferred.py          requests that wait for room
+        incoming.py          the calls of the other side
         rights.py            subscriptions that a handler is asked about again
-        session.py           both halves, and reading
+        packet_delivery.py   packets that are not calls
+        session.py           one session per connection, which owns these and reads
         proxy.py             the other side's methods as an object's
         client_connection.py ClientConnection
         handler.py           WebSocketHandler

@@ -128,7 +128,7 @@ def test_stream(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["count_to", "3"], "1\n2\n3\n", 1, "three is enough (code 7)"),
         (["count"], "", 1, "there is: count_to"),
-        (["add", "1"], "", 1, "it is no stream"),
+        (["add", "1"], "", 1, "is not a stream"),
         (["wait", "--timeout", "0.2"], "", 4, "--timeout"),
     ],
 )

@@ -122,7 +122,7 @@ async def test_one_name(autojump_clock: MockClock) -> None:
                 await inbox.receive()
             await client.call("echo", 1)
             assert server.held == set()
-            assert client._live.read_demand.count == 0
+            assert client._live.transport.read_demand.count == 0
         assert server.requests == [("__subscribe__", ["news"]), ("__unsubscribe__", ["news"]), ("echo", 1)]
 
 
@@ -284,7 +284,7 @@ async def test_refusals(answer: Any, error: type[Exception], autojump_clock: Moc
                         pytest.fail("subscribed")
                 await settle()
                 assert server.held == set()
-            assert client._live.read_demand.count == 0
+            assert client._live.transport.read_demand.count == 0
             async with client.subscribe("open") as inbox:
                 await server.publish("open", 1)
                 assert waiting(inbox) == [1]
@@ -653,9 +653,9 @@ async def test_cancelled_at_every_checkpoint(autojump_clock: MockClock) -> None:
                 for left in ("_names", "_globs", "_held", "_leaving"):
                     assert not getattr(subscriptions, left)
                 peer = client._live
-                assert not peer._calls
-                assert not peer._pending
-                assert peer.read_demand.count == 0
+                assert not peer.outgoing.pending_calls
+                assert not peer.outgoing.sinks
+                assert peer.transport.read_demand.count == 0
         assert all_tasks() == before
     assert count > 5
 

@@ -226,8 +226,8 @@ async def test_packets_that_nobody_takes_do_not_stop_calls(autojump_clock: MockC
         async with WebSocketClient("ws://test/", stream=stream, options=options) as client:
             assert await client.call("talk", 500) == 500
             peer = client._live
-            assert peer.dropped_packets > 0
-            assert peer.ledger.held <= 20_000
+            assert peer.delivery.dropped_packets > 0
+            assert peer.transport.ledger.held <= 20_000
             packet = await client.recv()
             assert packet is not None
-            assert packet.data == "x" * 1000 + str(peer.dropped_packets)
+            assert packet.data == "x" * 1000 + str(peer.delivery.dropped_packets)

@@ -143,12 +143,12 @@ async def use(client: WebSocketClient) -> None:
 def quiet(handler: Methods, client: WebSocketClient | None) -> bool:
     if client is not None:
         peer = client._live
-        assert not peer._calls
-        assert not peer._pending
-        assert not peer._client_streams
-        assert not peer._running
-        assert peer.read_demand.count == 0
-        assert peer._renewals is None or not list(peer._renewals._leases())
+        assert not peer.outgoing.pending_calls
+        assert not peer.outgoing.sinks
+        assert not peer.outgoing.client_streams
+        assert not peer.incoming.running
+        assert peer.transport.read_demand.count == 0
+        assert peer.outgoing._renewals is None or not list(peer.outgoing._renewals._leases())
     return handler.begun == handler.ended
 
 
@@ -195,7 +195,7 @@ async def test_a_use_cancelled_at_every_checkpoint_leaves_a_client_that_works(au
                 await trio.sleep(1)
                 assert quiet(handler, client)
                 assert quiet(mine, None)
-                while client._live._packets:
+                while client._live.delivery.packets:
                     await client.recv()
                 await use(client)
 

@@ -100,7 +100,7 @@ async def test_so_does_a_cancellation_that_no_deadline_announced(autojump_clock:
             await trio.sleep(1)
             await trio.testing.wait_all_tasks_blocked()
             assert handler.cancelled_at == [began + 6]
-            assert not client._live._calls
+            assert not client._live.outgoing.pending_calls
 
 
 @pytest.mark.parametrize("method", ["numbers", "silent"])
@@ -142,7 +142,7 @@ async def test_cancelling_the_caller_of_an_upload_ends_both_ends(autojump_clock:
             await trio.sleep(1)
             await trio.testing.wait_all_tasks_blocked()
             assert handler.cancelled_at == [left + 1]
-            assert not client._live._client_streams
+            assert not client._live.outgoing.client_streams
 
 
 async def test_a_server_cancels_its_calls_to_a_client_too(autojump_clock: MockClock) -> None:

@@ -394,7 +394,7 @@ async def test_the_time_that_a_request_is_held_counts(
             assert [(end["call_id"], end.get("error")) for end in ends] == [("1", None), ("2", -32003)]
             assert trio.current_time() == 20  # begun, with what was left
         (connection,) = handler.clients
-        assert connection._live.ledger.held == 0
+        assert connection._live.transport.ledger.held == 0
         await peer.send_close()
 
 
@@ -412,7 +412,7 @@ async def test_requests_that_are_held_are_answered_at_their_deadlines(autojump_c
             assert seconds <= trio.current_time() <= seconds + deadlines.TOGETHER
         assert handler.begun == ["work"]
         (connection,) = handler.clients
-        held = connection._live._held_deadlines
+        held = connection._live.incoming.deferred._deadlines
         assert held is not None
         await trio.testing.wait_all_tasks_blocked()
         assert held._scope is None
@@ -432,12 +432,13 @@ async def test_an_abort_finds_a_held_call_until_it_begins(steps: int, autojump_c
         (connection,) = handler.clients
         server = connection._live
         worker = PooledTask(trio.lowlevel.current_task())
-        server.start_call(Request("__abort__", ["1"]), worker)
+        server.incoming.start_call(Request("__abort__", ["1"]), worker)
         for _ in range(steps):
             await trio.lowlevel.checkpoint()
-        server.start_call(Request("__abort__", ["2"]), worker)
+        server.incoming.start_call(Request("__abort__", ["2"]), worker)
         await trio.testing.wait_all_tasks_blocked()
-        assert (server._running, server._deferred_requests, server._active_calls) == ({}, {}, 0)
+        incoming = server.incoming
+        assert (incoming.running, incoming.deferred.requests, incoming.active_calls) == ({}, {}, 0)
         await peer.send_frame(2, ENCODE.request("3", "plain"))
         assert (await answer_of(peer))["response"] == "done"
         await peer.send_close()
@@ -461,7 +462,7 @@ async def test_an_older_server_that_ends_it_early_is_believed_at_once(autojump_c
         stream = await listener.connect(latency=0.5)
         # An older server speaks this dialect too.
         async with WebSocketClient("ws://test/", stream=stream, dialect="json", options=QUIET) as client:
-            client._live.set_codec(ENCODE)
+            client._live.transport.set_codec(ENCODE)
             began = trio.current_time()
             with trio.fail_after(5) as scope:
                 async with trio.open_nursery() as nursery:
@@ -484,7 +485,7 @@ async def test_a_deadline_that_has_passed_here_too_has_the_word(
             async def answer() -> None:
                 await trio.sleep(0.5)
                 autojump_clock.jump(1)
-                (call_id,) = {**peer._calls, **peer._pending}
+                (call_id,) = {**peer.outgoing.pending_calls, **peer.outgoing.sinks}
                 put_message(peer.ws, ENCODE.error(Request("", call_id=call_id), -32003, "too late"))
                 peer._handle_input(PooledTask(trio.lowlevel.current_task()))
 
@@ -528,8 +529,8 @@ async def test_renewing_ends_with_the_calls_and_with_the_connection(autojump_clo
             before = all_tasks()
             await trio.sleep(60)
             peer = client._live
-            assert peer._renewals is not None
-            assert peer._renewals._scope is None
+            assert peer.outgoing._renewals is not None
+            assert peer.outgoing._renewals._scope is None
             assert all_tasks() == before
             async with trio.open_nursery() as nursery:
 
@@ -539,10 +540,10 @@ async def test_renewing_ends_with_the_calls_and_with_the_connection(autojump_clo
                         await client.call("work", 1)
 
                 await trio.testing.wait_all_tasks_blocked()
-                renewals = peer._renewals
+                renewals = peer.outgoing._renewals
                 assert renewals._scope is not None
                 peer.close_soon(1000, "")
-                assert peer._renewals is None
+                assert peer.outgoing._renewals is None
             await trio.testing.wait_all_tasks_blocked()
             assert renewals._scope is None
 

@@ -261,7 +261,7 @@ async def test_aborts(dialect: str, autojump_clock: MockClock) -> None:
         handler = memory.server.handler
         assert handler is not None
         (connection,) = handler.clients
-        assert not connection._live._running
+        assert not connection._live.incoming.running
         await asked.peer.send_close()
 
 
@@ -312,5 +312,5 @@ async def test_a_callers_errors_are_exceptions(autojump_clock: MockClock) -> Non
                         await client.call(method)
                     assert info.value.code == code
             async with client.stream("ok") as items:
-                with pytest.raises(RPCError, match="no stream"):
+                with pytest.raises(RPCError, match="not a stream"):
                     await items.receive()

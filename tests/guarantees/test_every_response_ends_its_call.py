@@ -95,7 +95,7 @@ async def test_a_call_and_a_stream_end(
             # It cost this call alone.
             assert await client.call("right") is None
         peer = client._live
-        assert (peer._calls, peer._pending) == ({}, {})
+        assert (peer.outgoing.pending_calls, peer.outgoing.sinks) == ({}, {})
         if "source" not in change:
             assert len(aborted) == 4
             records = [record for record in caplog.records if "no " + dialect in record.getMessage()]

@@ -83,14 +83,14 @@ def peer_of(handler: Handler) -> RPCSession:
 def check(peer: RPCSession) -> None:
     """Each stream's window is granted, waits or is owed, and nothing else."""
     granted = 0
-    for stream in peer._pending.values():
+    for stream in peer.outgoing.sinks.values():
         if isinstance(stream, ItemStream) and not stream._ended:
             waiting = sum(size for _, _, size in stream._items)
             assert stream._granted_bytes + stream._owed_bytes + waiting == stream._window_bytes
-            assert stream._window_bytes <= peer.window_bytes
-            assert stream._granted + len(stream._items) <= peer.stream_window
+            assert stream._window_bytes <= peer.outgoing.window_bytes
+            assert stream._granted + len(stream._items) <= peer.outgoing.stream_window
             granted += max(0, stream._granted_bytes)
-    assert granted == peer.granted_bytes
+    assert granted == peer.outgoing.granted_bytes
 
 
 @pytest.mark.parametrize("window", [1, SIZE, 100_000])
@@ -108,7 +108,7 @@ async def test_a_paused_consumer_of_a_method_stops_it(window: int, autojump_cloc
                 assert handler.made <= 1 + (window // SIZE) + 2
                 check(client._live)
                 assert len([item async for item in items]) == 199
-            assert client._live.granted_bytes == 0
+            assert client._live.outgoing.granted_bytes == 0
 
 
 @pytest.mark.parametrize("window", [1, SIZE, 100_000])
@@ -126,10 +126,10 @@ async def test_a_paused_method_stops_its_caller(window: int, autojump_clock: Moc
 
                 await trio.sleep(10)
                 assert len(made) <= 1 + (window // SIZE) + 2
-                assert peer_of(handler).ledger.held <= window + 3 * SIZE
+                assert peer_of(handler).transport.ledger.held <= window + 3 * SIZE
                 check(peer_of(handler))
                 handler.go_on.set()
-            assert peer_of(handler).granted_bytes == 0
+            assert peer_of(handler).outgoing.granted_bytes == 0
 
 
 async def test_a_consumer_that_only_tries_gets_its_items(autojump_clock: MockClock) -> None:
@@ -190,13 +190,15 @@ async def test_streams_share_what_a_connection_may_hold(autojump_clock: MockCloc
                 await trio.sleep(10)
                 peer = peer_of(handler)
                 assert len(handler.taken) == 30  # each has got one
-                assert peer.ledger.held < peer.ledger.max_held  # half of it, and some items on top
+                assert (
+                    peer.transport.ledger.held < peer.transport.ledger.max_held
+                )  # half of it, and some items on top
                 check(peer)
                 # They hold up nothing else.
                 assert await client.call("take", source([1] * 10)) == 10
                 handler.go_on.set()
             assert ended == 30
-            assert (peer.ledger.held, peer.granted_bytes) == (0, 0)
+            assert (peer.transport.ledger.held, peer.outgoing.granted_bytes) == (0, 0)
 
 
 # -- peers that others wrote --------------------------------------------------------------------------
@@ -310,7 +312,7 @@ async def test_one_that_goes_past_its_bytes_is_closed_where_reading_cannot_stop(
             while "closed" not in closed:
                 closed = await next_rpc(peer)
                 server = peer_of(handler) if handler.clients else None
-                assert server is None or server.ledger.held < 6 * 1024 * 1024
+                assert server is None or server.transport.ledger.held < 6 * 1024 * 1024
             nursery.cancel_scope.cancel()
         assert closed["closed"] == 1008
         assert "stream_window_bytes" in closed["reason"]
@@ -375,9 +377,9 @@ def test_all_items_arrive_in_any_order_of_events(
                     assert done == len(streams)
                 await trio.sleep(1)
                 for peer in (client._live, server):
-                    assert not peer._pending
-                    assert not peer._client_streams
-                    assert peer.granted_bytes == peer.ledger.held == 0
+                    assert not peer.outgoing.sinks
+                    assert not peer.outgoing.client_streams
+                    assert peer.outgoing.granted_bytes == peer.transport.ledger.held == 0
                 assert await client.call("take", source([7] * 20)) == 140
 
     trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -20,7 +20,7 @@ from trio_ws import (
     rpc_method,
 )
 from trio_ws.codecs.base import Request
-from trio_ws.rpc.incoming import _resume_coroutine
+from trio_ws.rpc.inline_call import resume_coroutine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +94,11 @@ async def calling(handler: Handler, latency: float = 0.1) -> AsyncIterator[tuple
         async with WebSocketClient("ws://test/", stream=link.client, options=OPTIONS) as client:
             yield client, link
             peer = client._live
-            assert (peer._calls, peer._pending, peer._client_streams) == ({}, {}, {})
+            assert (peer.outgoing.pending_calls, peer.outgoing.sinks, peer.outgoing.client_streams) == (
+                {},
+                {},
+                {},
+            )
 
 
 async def ones(count: int = 1_000_000) -> AsyncIterator[int]:
@@ -156,12 +160,12 @@ async def test_credit_that_comes_before_the_sending_task_has_begun_is_kept(autoj
             call = client.call("total", ones(30))
             trap = call.send(None)
             # The request has gone out, and no other task has run.
-            (upload,) = peer._client_streams.values()
+            (upload,) = peer.outgoing.client_streams.values()
             assert upload.credit == 0
-            assert peer.start_call(Request("__credit__", ["1/0", 3]), None) is None  # type: ignore[arg-type]
+            assert peer.incoming.start_call(Request("__credit__", ["1/0", 3]), None) is None  # type: ignore[arg-type]
             assert upload.credit == 3
             upload.credit = 0
-            assert await _resume_coroutine(call, trap) == 30
+            assert await resume_coroutine(call, trap) == 30
 
 
 @pytest.mark.parametrize("method", ["total", "both", "double", "first"])
@@ -276,7 +280,7 @@ async def test_a_lost_connection_is_one_error(method: str, autojump_clock: MockC
                     @nursery.start_soon
                     async def lose() -> None:
                         await trio.sleep(1)
-                        assert client._live.congested
+                        assert client._live.transport.congested
                         link.cut()
 
                     with pytest.raises(ConnectionClosedError):

@@ -145,8 +145,8 @@ async def test_arguments_are_charged_for_what_they_decode_to(
         peer = await RawPeer.connect(link.client, headers=[("Sec-WebSocket-Protocol", "trio-ws.v1")])
         sent = await flood(peer, BINARY, lambda number: request("", f"a{number}", "wait", many), 5000)
         assert sent < 5000
-        ledger = pages.peer.ledger
-        held = pages.peer._deferred_requests
+        ledger = pages.peer.transport.ledger
+        held = pages.peer.incoming.deferred.requests
         decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(many))
         # What is the same object in each place is not held for this peer.
         distinct = size_of(decoded) if decoded[0] is not decoded[1] else sys.getsizeof(decoded)
@@ -214,7 +214,7 @@ async def test_the_answers_to_a_batch_are_bounded(autojump_clock: MockClock) -> 
         peer = await RawPeer.connect(await memory.stream(), headers=[("Sec-WebSocket-Protocol", "jsonrpc")])
         await peer.send_frame(TEXT, msgspec.json.encode([{**batch[0], "method": "wait", "id": "w"}, *batch]))
         await trio.sleep(1)
-        assert 100_000 - PAGE <= pages.peer.ledger.held <= 100_000 + 500 * (200 + OVERHEAD)
+        assert 100_000 - PAGE <= pages.peer.transport.ledger.held <= 100_000 + 500 * (200 + OVERHEAD)
         assert pages.begun == 100_000 // PAGE + 1
         await peer.send_frame(
             TEXT, msgspec.json.encode({"jsonrpc": "2.0", "method": "rpc.cancel", "params": ["w"]})
@@ -226,7 +226,7 @@ async def test_the_answers_to_a_batch_are_bounded(autojump_clock: MockClock) -> 
         assert [answers[n].get("result") for n in range(9)] == ["x" * PAGE] * 9
         assert answers[499]["error"]["code"] == -32000
         assert "max_queue_bytes" in answers[499]["error"]["message"]
-        assert pages.peer.ledger.held == 0
+        assert pages.peer.transport.ledger.held == 0
 
 
 @pytest.mark.parametrize("dialect", ["trio-ws.v1", "json", "jsonrpc"])
@@ -274,7 +274,7 @@ async def test_an_id_that_we_make_up_is_none_that_a_peer_may_use(autojump_clock:
         for call_id in ("s1", "", "1", "", "\x001"):
             await peer.send_frame(BINARY, dialect.request(call_id, "wait"))
         await trio.sleep(1)
-        running = pages.peer._running
+        running = pages.peer.incoming.running
         assert len(running) == 5
         made_up = [key for key in running if key not in ("s1", "1", "\x001")]
         for key in made_up:
@@ -300,10 +300,10 @@ async def test_an_id_of_a_request_that_waits_is_in_use(autojump_clock: MockClock
         frame = await peer.receive_frame()
         assert frame is not None
         assert msgspec.msgpack.decode(frame.payload)["rpc"]["response"] == "this call_id is in use"
-        assert list(pages.peer._deferred_requests) == ["b"]
+        assert list(pages.peer.incoming.deferred.requests) == ["b"]
         await peer.send_frame(BINARY, dialect.abort("b"))
         await trio.sleep(1)
-        assert not pages.peer._deferred_requests
+        assert not pages.peer.incoming.deferred.requests
 
 
 @pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="this system does not tell without reading")
@@ -313,7 +313,7 @@ async def test_a_client_that_is_gone_is_noticed_while_nothing_is_read() -> None:
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
         peer = await RawPeer.connect(stream, headers=[("Sec-WebSocket-Protocol", "trio-ws.v1")])
         with trio.move_on_after(5) as scope:
-            while not pages.connection or not pages.peer.ledger.full:
+            while not pages.connection or not pages.peer.transport.ledger.full:
                 await peer.send_frame(BINARY, request("", str(pages.begun), "wait", "x" * 1000))
         assert not scope.cancelled_caught
         # Its end comes behind more than the network holds.
@@ -323,7 +323,7 @@ async def test_a_client_that_is_gone_is_noticed_while_nothing_is_read() -> None:
         await trio.aclose_forcefully(peer)
         with trio.fail_after(5):
             await until(lambda: not server.connections)
-        assert pages.peer.ledger.held == 0
+        assert pages.peer.transport.ledger.held == 0
 
 
 async def test_packets_for_on_receive_are_charged_for_what_they_decode_to(autojump_clock: MockClock) -> None:
@@ -339,5 +339,5 @@ async def test_packets_for_on_receive_are_charged_for_what_they_decode_to(autoju
         data: list[dict[str, int]] = [{}] * 1000
         sent = await flood(peer, BINARY, lambda _: TrioWSCodec().data(data), 5000)
         assert sent < 5000
-        held = [packet.data for packet, _ in pages.peer._packets]
-        assert sum(map(size_of, held)) <= pages.peer.ledger.held <= 1_000_000 + 100_000
+        held = [packet.data for packet, _ in pages.peer.delivery.packets]
+        assert sum(map(size_of, held)) <= pages.peer.transport.ledger.held <= 1_000_000 + 100_000

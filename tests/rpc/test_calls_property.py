@@ -161,7 +161,7 @@ async def run(
                     await trio.sleep(start)
                     with trio.move_on_after(trio.current_time() if stop is None else stop):
                         try:
-                            await operate(peers[back], name, value)
+                            await operate(peers[back].outgoing, name, value)
                         except RPCError:
                             assert name in ("fail", "nobody")
                         except ConnectionClosedError:
@@ -175,12 +175,17 @@ async def run(
                         link.cut()
                 await trio.sleep(5)
                 for peer in peers:
-                    assert not peer._calls
-                    assert not peer._pending
-                    assert not peer._client_streams
-                    assert not peer._running
-                    assert not peer._deferred_requests
-                    assert peer._active_calls == peer.ledger.held == peer.read_demand.count == 0
+                    assert not peer.outgoing.pending_calls
+                    assert not peer.outgoing.sinks
+                    assert not peer.outgoing.client_streams
+                    assert not peer.incoming.running
+                    assert not peer.incoming.deferred.requests
+                    assert (
+                        peer.incoming.active_calls
+                        == peer.transport.ledger.held
+                        == peer.transport.read_demand.count
+                        == 0
+                    )
                 assert handler.running == mine.running == 0
                 assert all(count == 1 for count in answers.values()), answers
                 if cut is None:
@@ -203,11 +208,11 @@ def count_answers(peer: Any, answers: Counter[tuple[int, str]]) -> None:
             response = packet.rpc
             if isinstance(response, Response) and (not response.is_stream or response.is_end):
                 answers[id(peer), response.call_id] += 1
-            for waiting in peer._pending.values():
+            for waiting in peer.outgoing.sinks.values():
                 if hasattr(waiting, "_granted"):
                     assert 0 <= waiting._granted <= WINDOW
                     assert waiting._granted + len(waiting._items) <= WINDOW
             return packet
 
     codec = peer.codec
-    peer.codec = Counting()
+    peer.transport.codec = Counting()

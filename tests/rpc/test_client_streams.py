@@ -71,5 +71,5 @@ async def test_a_wrong_stream_is_answered_and_leaves_nothing(
         assert rpc["error"] == -32602
         assert text in rpc["response"]
         (connection,) = handler.clients
-        assert (connection._live._calls, connection._live._pending) == ({}, {})
+        assert (connection._live.outgoing.pending_calls, connection._live.outgoing.sinks) == ({}, {})
         await peer.send_close()

@@ -91,7 +91,7 @@ async def test_credit_counts_bytes_of_utf8_on_both_sides(text: str, autojump_clo
                 assert [item async for item in items] == [text] * 300
                 assert items._granted_bytes + items._owed_bytes == items._window_bytes or items._ended
             assert await caller.call("lengths", texts()) == 300 * len(text)
-            assert caller._live.granted_bytes == 0
+            assert caller._live.outgoing.granted_bytes == 0
 
 
 async def test_a_server_that_does_not_know_it_is_refused() -> None:

@@ -143,7 +143,7 @@ async def test_many_errors_are_counted_and_not_listed(autojump_clock: object) ->
 
 async def test_a_result_that_does_not_fit(autojump_clock: object) -> None:
     async with serving_in_memory(Shop) as server, client_of(await server.stream()) as client:
-        with pytest.raises(trio_ws.PacketValidationError, match="the result of buy is not what"):
+        with pytest.raises(trio_ws.PacketValidationError, match="the result of buy is not of the"):
             await client.call("buy", {"itemName": "tea"}, returns=Line)
 
 

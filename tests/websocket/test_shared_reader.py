@@ -277,7 +277,7 @@ async def test_a_descriptor_that_is_used_again_is_another() -> None:
                 peer = client._live
                 call = "replace_others" if client is first else "add"
                 args = () if client is first else (1, 2)
-                peer.post(peer.codec.request(f"x{call}", call, args, {}), cork=False)
+                peer.transport.post(peer.codec.request(f"x{call}", call, args, {}), cork=False)
             await until(lambda: api.pair is not None)
             assert api.pair is not None
             reading, writing = api.pair

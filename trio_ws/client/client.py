@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from trio_ws.channels.subscription import Policy
     from trio_ws.client.retry import ClientState
     from trio_ws.codecs.base import Packet
-    from trio_ws.rpc.outgoing import RPCResponse
+    from trio_ws.rpc.outgoing import OutgoingCalls, RPCResponse
     from trio_ws.rpc.streams import ItemStream
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.websocket.runtime import ConnectionRuntime
@@ -236,12 +236,12 @@ class WebSocketClient:
         return self._connections.session
 
     @property
-    def _outgoing(self) -> RPCSession | ConnectionManager:
+    def _outgoing(self) -> OutgoingCalls | ConnectionManager:
         """What sends calls. A client that never reconnects need not check for a connection."""
         connections = self._connections
         if self._waits and self._manager is not None:
             return connections
-        return connections.session or self._live
+        return (connections.session or self._live).outgoing
 
     # -- calls --------------------------------------------------------------------------------------
 
@@ -322,7 +322,8 @@ class WebSocketClient:
             ConnectionClosedError: the connection ended in any other way.
             RuntimeError: the handler's ``on_receive`` gets the packets.
         """
-        return await self._outgoing.recv()
+        waits = self._waits and self._manager is not None
+        return await (self._connections if waits else self._live).recv()
 
     def __aiter__(self) -> Self:
         return self
@@ -397,7 +398,7 @@ class WebSocketClient:
         max_bytes = self._config.options.channel_max_bytes
         with Subscription(policy, max_items, subscriptions.leave, max_bytes=max_bytes) as inbox:
             peer = await self._connections.wait_writable()
-            if not peer.supports_extensions:
+            if not peer.transport.supports_extensions:
                 raise no_channels(peer)
             inbox.tells_gaps = recover
             subscriptions.add(peer, inbox, wanted, starts, recover=recover, last=last)

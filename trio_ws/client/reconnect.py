@@ -153,7 +153,7 @@ class ConnectionManager(StateTracker):
         """Start to use a new connection."""
         assert self._runtime is not None
         if self.session is not None:
-            peer.adopt_packets(self.session)
+            peer.delivery.adopt(self.session.delivery)
         self.session = peer
         self._failure = None
         self._retries.connected()
@@ -252,11 +252,11 @@ class ConnectionManager(StateTracker):
         while True:
             peer = await self.wait_connected()
             try:
-                await peer._ready()
+                await peer.outgoing.wait_writable()
             except ConnectionClosedError:
                 if self.may_reconnect and self.session is peer and not peer.over:
                     # It is closing. As long as it is read, its end will be noticed.
-                    with peer.read_demand:
+                    with peer.transport.read_demand:
                         await self.changed.wait()
                 elif not self.may_reconnect:
                     raise self._no_connection() from None
@@ -277,33 +277,33 @@ class ConnectionManager(StateTracker):
     async def call(
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], returns: Any = Any
     ) -> Any:
-        return await (await self.wait_writable()).call(method, args, kwargs, returns)
+        return await (await self.wait_writable()).outgoing.call(method, args, kwargs, returns)
 
     async def send_rpc(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> RPCResponse:
-        return await (await self.wait_writable()).send_rpc(method, args, kwargs)
+        return await (await self.wait_writable()).outgoing.send_rpc(method, args, kwargs)
 
     async def open_stream(
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any
     ) -> ItemStream[Any]:
-        return await (await self.wait_writable()).open_stream(method, args, kwargs, items)
+        return await (await self.wait_writable()).outgoing.open_stream(method, args, kwargs, items)
 
     @asynccontextmanager
     async def stream(
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any = Any
     ) -> AsyncIterator[ItemStream[Any]]:
         peer = await self.wait_writable()
-        async with peer.stream(method, args, kwargs, items) as results:
+        async with peer.outgoing.stream(method, args, kwargs, items) as results:
             yield results
 
     async def send(self, data: Any) -> None:
-        await (await self.wait_writable()).send(data)
+        await (await self.wait_writable()).outgoing.send(data)
 
     async def recv(self) -> Packet | None:
         while True:
             peer = self.session
-            if peer is None or (peer.over and not peer._packets and self.may_reconnect):
+            if peer is None or (peer.over and not peer.delivery.packets and self.may_reconnect):
                 peer = await self.wait_connected()
-            elif peer.over and not peer._packets and self._failure is not None:
+            elif peer.over and not peer.delivery.packets and self._failure is not None:
                 await checkpoint()
                 raise self._no_connection()
             try:

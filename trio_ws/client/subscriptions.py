@@ -93,7 +93,7 @@ class Subscriptions:
         self._session = peer
         if not self._held:
             return
-        if not peer.supports_extensions:
+        if not peer.transport.supports_extensions:
             self.end(lambda: no_channels(peer))
             return
         self._listen(peer)
@@ -136,8 +136,8 @@ class Subscriptions:
 
     def _listen(self, peer: RPCSession) -> None:
         peer.route = self._route
-        peer.on_unsubscribed = self._unsubscribed
-        peer.read_demand.__enter__()
+        peer.incoming.on_unsubscribed = self._unsubscribed
+        peer.transport.read_demand.__enter__()
 
     # -- subscriptions ------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ class Subscriptions:
         self._changed.notify_all()
         peer = self._session
         if peer is not None and not self._held:
-            peer.read_demand.__exit__(None, None, None)
+            peer.transport.read_demand.__exit__(None, None, None)
         if peer is not None and left and not peer.over:
             self._unsubscribe(peer, left)
 
@@ -234,7 +234,7 @@ class Subscriptions:
                         inbox.end(refusal)
             self._changed.notify_all()
 
-        peer.ask_soon(_PendingSubscribe(take), SUBSCRIBE, [list(names)])
+        peer.outgoing.request_nowait(_PendingSubscribe(take), SUBSCRIBE, [list(names)])
 
     def _unsubscribed(self, args: Sequence[object]) -> None:
         """The server has unsubscribed us from a name, since our right to it has ended."""
@@ -313,13 +313,15 @@ class Subscriptions:
                         inbox.end(refusal)
             self._changed.notify_all()
 
-        peer.ask_soon(_PendingSubscribe(take), RECOVER, [starts])
+        peer.outgoing.request_nowait(_PendingSubscribe(take), RECOVER, [starts])
 
     def _unsubscribe(self, peer: RPCSession, names: list[str]) -> None:
         for name in names:
             self._leaving[name] = self._leaving.get(name, 0) + 1
 
-        peer.ask_soon(_PendingSubscribe(lambda _: self._stop_dropping(names)), UNSUBSCRIBE, [names])
+        peer.outgoing.request_nowait(
+            _PendingSubscribe(lambda _: self._stop_dropping(names)), UNSUBSCRIBE, [names]
+        )
 
     def _stop_dropping(self, names: Iterable[str]) -> None:
         for name in names:

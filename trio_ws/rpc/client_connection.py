@@ -226,7 +226,7 @@ class ClientConnection(Generic[State]):
         """
         if self._session is None:
             await self.accept()
-        await self._live.send(data)
+        await self._live.outgoing.send(data)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection, which cancels its other calls; in ``on_connect`` refuse it with 403."""
@@ -245,11 +245,11 @@ class ClientConnection(Generic[State]):
     async def call(self, method: str, /, *args: Any, returns: Any = ..., **kwargs: Any) -> Any: ...
     async def call(self, method: str, /, *args: Any, returns: Any = Any, **kwargs: Any) -> Any:
         """Call a method of the client's own handler. See `WebSocketClient.call`."""
-        return await self._live.call(method, args, kwargs, returns)
+        return await self._live.outgoing.call(method, args, kwargs, returns)
 
     async def send_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> RPCResponse:
         """Call a method of the client's own handler and give how it ended."""
-        return await self._live.send_rpc(method, args, kwargs)
+        return await self._live.outgoing.send_rpc(method, args, kwargs)
 
     @overload
     def stream(
@@ -263,7 +263,7 @@ class ClientConnection(Generic[State]):
         self, method: str, /, *args: Any, items: Any = Any, **kwargs: Any
     ) -> AbstractAsyncContextManager[ItemStream[Any]]:
         """A stream of the client's own handler. See `WebSocketClient.stream`."""
-        return self._live.stream(method, args, kwargs, items)
+        return self._live.outgoing.stream(method, args, kwargs, items)
 
     # -- channels -----------------------------------------------------------------------------------
 

@@ -1,11 +1,12 @@
-"""Uploads: the arguments of a call that are streams, which are sent while their call waits.
+"""Client streams: arguments of a call that are streams, which are sent while the call waits.
 
 Invariants:
 
-- Each has a task, in a nursery around the call, so that none outlives it.
-- Each is known before the request goes out, so that no credit can come too early for it.
-- One that came to its end, or failed, is ended on the other side too. One that was cut short says nothing:
-  the other side gave it up, or the abort of its call ends it there. The method never takes it for whole.
+- Each has a task in a nursery around the call, so none outlives the call.
+- Each is registered before the request is sent, so no credit can come too early for it.
+- A stream that reached its end, or failed, is ended on the other side too. For one that was cut short nothing
+  is sent: the other side gave it up, or the abort of its call ends it there. The method never takes it for a
+  complete one.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from trio_ws.wall import judged, only_cancelled
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Mapping
 
-    from trio_ws.rpc.outgoing import OutgoingCalls
+    from trio_ws.rpc.transport import PacketTransport
 
 __all__ = ["ClientStream", "assign_stream_ids", "find_stream_args", "sending_streams"]
 
 
 class ClientStream(StreamSender):
-    """One of them, under way; whoever cancels its scope gives it up."""
+    """A client stream that is being sent. Cancelling its scope gives it up."""
 
     __slots__ = ("scope",)
 
@@ -42,7 +43,7 @@ class ClientStream(StreamSender):
 def find_stream_args(
     args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, AsyncIterable[Any]] | None:
-    """The arguments that are async iterables, by position or name; None where there are none."""
+    """Return the arguments that are async iterables, by position or name; None if there are none."""
     found: dict[str, AsyncIterable[Any]] | None = None
     for place, value in enumerate(args):
         if hasattr(value, "__aiter__"):
@@ -56,15 +57,15 @@ def find_stream_args(
 
 
 def assign_stream_ids(
-    caller: OutgoingCalls,
+    transport: PacketTransport,
     call_id: str,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     streams: dict[str, AsyncIterable[Any]],
 ) -> tuple[dict[str, str], tuple[Any, ...], dict[str, Any]]:
-    """The ids of a call's streams, and its arguments with None for each of them."""
-    if not caller.supports_extensions:
-        raise PacketError(f"{caller.codec.name} carries no streams to the other side; trio-ws.v1 does")
+    """Return the ids of a call's streams, and its arguments with None in place of each stream."""
+    if not transport.supports_extensions:
+        raise PacketError(f"{transport.codec.name} carries no streams to the other side; trio-ws.v1 does")
     ids = {place: f"{call_id}/{number}" for number, place in enumerate(streams)}
     plain_args = tuple(None if str(place) in streams else value for place, value in enumerate(args))
     plain_kwargs = {name: None if name in streams else value for name, value in kwargs.items()}
@@ -73,43 +74,52 @@ def assign_stream_ids(
 
 @asynccontextmanager
 async def sending_streams(
-    caller: OutgoingCalls, ids: dict[str, str], streams: dict[str, AsyncIterable[Any]]
+    transport: PacketTransport,
+    table: dict[str, ClientStream],
+    ids: dict[str, str],
+    streams: dict[str, AsyncIterable[Any]],
 ) -> AsyncIterator[None]:
-    """Send the streams while the block sends the request and waits for what becomes of it.
+    """Send the streams while the block sends the request and waits for its end.
 
-    The block's exception and those of the streams leave as they were raised, and in a group where several
-    failed. A cancellation leaves as Cancelled.
+    An exception of the block or of a stream leaves as it was raised; several leave in a group. A cancellation
+    leaves as Cancelled.
+
+    Args:
+        transport: sends the items.
+        table: where the streams are registered while they are sent.
+        ids: the stream ids, by position or name.
+        streams: the streams, by position or name.
     """
     raised: BaseException | None = None  # by the block
     failures: list[BaseException] = []  # of the streams
 
-    async def send(upload: ClientStream, items: AsyncIterable[Any]) -> None:
+    async def send(stream: ClientStream, items: AsyncIterable[Any]) -> None:
         try:
-            with upload.scope:
-                await produce(caller, upload, aiter(items))
+            with stream.scope:
+                await produce(transport, stream, aiter(items))
         except BaseException as exc:  # noqa: BLE001 - judged there
             failure = judged(exc)
-            if isinstance(failure, ConnectionClosedError) and (caller.over or not caller.ws.connected):
-                return  # it met the end of this connection, of which the call is told
-            _fail(caller, upload)
+            if isinstance(failure, ConnectionClosedError) and (transport.over or not transport.ws.connected):
+                return  # the end of this connection, which ends the call too
+            _fail(transport, stream)
             failures.append(failure)
             nursery.cancel_scope.cancel()
         finally:
-            del caller._client_streams[upload.request.call_id]
+            del table[stream.request.call_id]
 
     try:
         async with trio.open_nursery() as nursery:
             for place, items in streams.items():
-                # Known from here on: credit may come before the task has run.
-                upload = caller._client_streams[ids[place]] = ClientStream(ids[place])
-                nursery.start_soon(send, upload, items)
+                # Registered already: credit may come before the task has run.
+                stream = table[ids[place]] = ClientStream(ids[place])
+                nursery.start_soon(send, stream, items)
             try:
                 yield
             except BaseException as exc:  # noqa: BLE001 - raised below, outside of the nursery
                 raised = exc
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        # Of all that leaves `send`, only what ends the program is no cancellation.
+        # Except for cancellations, only exceptions that end the program leave `send`.
         struck = unwrap_exception_group(group)
         if not only_cancelled(struck):
             failures.append(struck)
@@ -125,13 +135,13 @@ async def sending_streams(
         if raised is not None:
             raise raised
     finally:
-        del raised  # it holds this frame, which would hold it
+        del raised  # break the traceback/frame reference cycle
         failures.clear()
 
 
-def _fail(caller: OutgoingCalls, upload: ClientStream) -> None:
-    """Tell the other side that no more comes."""
+def _fail(transport: PacketTransport, stream: ClientStream) -> None:
+    """Tell the other side that the stream has failed."""
     text = "the caller's stream failed"
-    payload = caller.codec.error(upload.request, RPCError.default_code, text, stream=True)
+    payload = transport.codec.error(stream.request, RPCError.default_code, text, stream=True)
     if payload is not None:
-        caller.post(payload, cork=False)
+        transport.post(payload, cork=False)

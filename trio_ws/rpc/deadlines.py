@@ -1,49 +1,47 @@
 """Deadlines of calls that are under way.
 
-A deadline belongs to the caller's cancel scope, which may move it while the call is under way, and trio tells
-nobody. So the caller alone decides: its cancellation sends the abort, and for as long as it waits, the other
-side is told in time that the call may go on. What was said last ends the method if the caller is gone.
+A deadline belongs to the caller's cancel scope. The caller may move it while the call is under way, and trio
+does not report that. So only the caller decides: its cancellation sends the abort, and while it waits, it
+tells the other side in time that the call may go on. The time that it sent last is a lease, which ends the
+method if the caller has vanished.
 
 Invariants:
 
-- A call that its caller still waits for is renewed before the time that was said last is over: `MARGIN`
-  before, or three quarters of a shorter time. So much longer than the one before may a trip take, and so long
-  may either program stand still.
+- A call that its caller still waits for is renewed before its lease ends: `MARGIN` seconds before, or after a
+  quarter of a shorter lease. A renewal may take that much longer than the one before, and either program may
+  be blocked for as long.
 - A call has at most one renewal that waits to be written.
-- A request that waits for its turn past its deadline is answered, and not begun.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from trio_ws.rpc.incoming import IncomingCalls
-    from trio_ws.rpc.outgoing import OutgoingCalls
-    from trio_ws.rpc.pending import PendingCall, ResponseSink
     from trio_ws.rpc.task_pool import PooledTask, TaskPool
+    from trio_ws.rpc.transport import PacketTransport
 
-__all__ = ["HeldDeadlines", "Lease", "Renewals", "let_own_deadline_speak"]
+__all__ = ["Alarm", "Lease", "Leased", "Renewals", "let_own_deadline_speak"]
 
 #: Seconds before the end of a lease at which it is renewed.
 MARGIN = 2.0
 #: Seconds of a renewed lease: the least and the most. A short one doubles.
 SHORTEST = 1.0
 LONGEST = 2 * MARGIN
-#: What is due within so many seconds is done together.
+#: Renewals that are due within so many seconds are sent together.
 TOGETHER = 0.05
-#: Seconds after which the task looks whether anything is left to renew.
+#: Seconds after which the task checks whether there is still anything to renew.
 LOOK_EVERY = 20.0
 
 
 async def let_own_deadline_speak() -> None:
-    """If this task's deadline has passed too, let that raise Cancelled: trio may not have come to it yet."""
+    """Raise Cancelled if the deadline of this task has passed too, even if trio has not noticed it yet."""
     if trio.current_effective_deadline() <= trio.current_time():
         await trio.lowlevel.checkpoint()
 
@@ -52,50 +50,53 @@ class Lease:
     """The time that the other side was given for a call.
 
     Attributes:
-        seconds: the time that was said last.
-        renew_at: the clock's time at which more is to be said.
-        mark: see waiting.py; of the last renewal.
+        seconds: the time that was sent last.
+        renew_at: the clock's time at which it is renewed.
+        sent_offset: of the last renewal; see `ResponseSink`.
     """
 
-    __slots__ = ("mark", "renew_at", "seconds")
+    __slots__ = ("renew_at", "seconds", "sent_offset")
 
     def __init__(self, seconds: float, now: float) -> None:
-        self.mark = 0
-        self.said(seconds, now)
+        self.sent_offset = 0
+        self.granted(seconds, now)
 
-    def said(self, seconds: float, now: float) -> None:
-        """The other side is told now that it has so much."""
+    def granted(self, seconds: float, now: float) -> None:
+        """Record that the other side is told now that it has so many seconds."""
         self.seconds = seconds
         self.renew_at = now + max(seconds / 4, seconds - MARGIN)
 
 
 class Alarm(ABC):
-    """Does what is due, in a task that runs while anything is going to be.
+    """Calls `ring` when something is due, in a task that runs only while something is going to be.
+
+    Args:
+        pool: provides the task.
 
     Attributes:
-        due: the clock's time at which it is going to look.
+        due: the clock's time of the next `ring`.
     """
 
-    __slots__ = ("_scope", "_task_pool", "due")
+    __slots__ = ("_pool", "_scope", "due")
 
-    def __init__(self, workers: TaskPool) -> None:
-        self._task_pool = workers
+    def __init__(self, pool: TaskPool) -> None:
+        self._pool = pool
         self._scope: trio.CancelScope | None = None  # around the task's sleep
         self.due = math.inf
 
     def look_at(self, due: float) -> None:
-        """Look no later than this."""
+        """Ring at this time of the clock, or earlier."""
         if due >= self.due:
             return
         self.due = due
         if self._scope is None:
             self._scope = trio.CancelScope(deadline=due)
-            self._task_pool.start(self._run)
+            self._pool.start(self._run)
         else:
             self._scope.deadline = due
 
     def end(self) -> None:
-        """The connection is at its end, and nothing is left."""
+        """Stop, because the connection is over."""
         if self._scope is not None:
             self._scope.cancel()
 
@@ -116,38 +117,32 @@ class Alarm(ABC):
 
     @abstractmethod
     def ring(self, now: float) -> float:
-        """Do what is due; give the clock's time of the next."""
+        """Do what is due; return the clock's time of the next, or infinity."""
 
 
-class HeldDeadlines(Alarm):
-    """Answers requests whose time is over before their turn has come."""
+class Leased(Protocol):
+    """A call that may have a lease."""
 
-    __slots__ = ("_incoming",)
-
-    def __init__(self, answerer: IncomingCalls, workers: TaskPool) -> None:
-        super().__init__(workers)
-        self._incoming = answerer
-
-    def ring(self, now: float) -> float:
-        following = math.inf
-        for key, (request, _) in list(self._incoming._deferred_requests.items()):
-            if request.timeout is None:
-                continue
-            if request.timeout <= now:
-                self._incoming.answer_too_late(key)
-            else:
-                following = min(following, request.timeout)
-        return max(following, now + TOGETHER)
+    lease: Lease | None
 
 
 class Renewals(Alarm):
-    """Renews the leases of one connection's calls."""
+    """Renews the leases of one connection's calls.
 
-    __slots__ = ("_outgoing",)
+    Args:
+        transport: sends the renewals.
+        tables: the calls under way, by id.
+        pool: provides the task that waits.
+    """
 
-    def __init__(self, caller: OutgoingCalls, workers: TaskPool) -> None:
-        super().__init__(workers)
-        self._outgoing = caller
+    __slots__ = ("_tables", "_transport")
+
+    def __init__(
+        self, transport: PacketTransport, tables: tuple[Mapping[Any, Leased], ...], pool: TaskPool
+    ) -> None:
+        super().__init__(pool)
+        self._transport = transport
+        self._tables = tables
 
     def ring(self, now: float) -> float:
         following = math.inf
@@ -158,19 +153,16 @@ class Renewals(Alarm):
         return following
 
     def _leases(self) -> Iterator[tuple[str, Lease]]:
-        tables: tuple[Mapping[str, PendingCall | ResponseSink], ...] = (
-            self._outgoing._calls,
-            self._outgoing._pending,
-        )
-        for waiting in tables:
-            for call_id, one in waiting.items():
+        for table in self._tables:
+            for call_id, one in table.items():
                 if one.lease is not None:
                     yield call_id, one.lease
 
     def _renew_one(self, call_id: str, lease: Lease, now: float) -> None:
-        caller, write_buffer = self._outgoing, self._outgoing._write_buffer
+        transport = self._transport
+        write_buffer = transport.write_buffer
         seconds = min(max(2 * lease.seconds, SHORTEST), LONGEST)
-        if lease.mark <= write_buffer.bytes_sent:
-            caller.post(caller.codec.deadline(call_id, seconds), cork=True)
-            lease.mark = write_buffer.bytes_sent + write_buffer.size
-        lease.said(seconds, now)
+        if lease.sent_offset <= write_buffer.bytes_sent:
+            transport.post(transport.codec.deadline(call_id, seconds), cork=True)
+            lease.sent_offset = write_buffer.bytes_sent + write_buffer.size
+        lease.granted(seconds, now)

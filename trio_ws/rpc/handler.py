@@ -374,7 +374,7 @@ class WebSocketHandler(Generic[State]):
         else:
             peer.let_in()
         self._clients.add(connection)
-        self._hub.open(member, peer)
+        self._hub.open(member, peer.transport)
         # No closures: an idle connection keeps these, and each variable of a closure weighs as much.
         rest = functools.partial(self._finish, connection, member, peer)
         return await peer.run(functools.partial(finish_soon, rest) if finish_soon is not None else None)
@@ -438,7 +438,7 @@ class WebSocketHandler(Generic[State]):
 
     def _add_rights(self, connection: ClientConnection[State], allowed: Mapping[str, bool | float]) -> None:
         for name, right in allowed.items():
-            self._rights.add(connection, name, right, connection._live._task_pool)
+            self._rights.add(connection, name, right, connection._live.pool)
 
     async def _hold(self, connection: ClientConnection[State], new: list[str]) -> bool:
         """Subscribe a client to names that it may have: to all, or, where there is no room, to none."""
@@ -484,7 +484,8 @@ class WebSocketHandler(Generic[State]):
     ) -> dict[str, Recovered] | bool:
         """A client subscribes itself and goes on from positions: all of it, or nothing."""
         peer = connection._live
-        if not peer.supports_extensions:
+        transport = peer.transport
+        if not transport.supports_extensions:
             raise RPCMethodNotFoundError(f"{peer.codec.name} carries no positions")
         if self._are_too_many(connection, list(starts), 0):
             return False
@@ -500,8 +501,8 @@ class WebSocketHandler(Generic[State]):
         if not await self._hold(connection, list(starts)):
             return False
         self._add_rights(connection, allowed)
-        while peer.congested and not peer.over:
-            await peer.wait_for_room()  # so that the answer goes out before what it announces
+        while transport.congested and not transport.over:
+            await transport.wait_for_room()  # so that the answer goes out before what it announces
         # From here to the answer is one step. The client ignores what came before that.
         member = connection._member
         if member is None or any(name not in member.held for name in starts):

@@ -1,29 +1,83 @@
-"""Calls of the other side that have begun: what is known of one, and of one that waits."""
+"""Incoming calls that run in the task that read the request: the theory of operation.
+
+Most methods never wait. A task for each call would cost several times the call itself. So the task that reads
+starts every call itself, as a plain coroutine, and only a call that waits ever occupies a task::
+
+    the reading task                                         another task of the pool
+    ----------------                                         ------------------------
+    read a request
+    coroutine = method(connection, ...)
+    trap = context.run(coroutine.send, None)     (1)
+      |
+      +-- StopIteration: the method returned.
+      |     Send the response, read on.
+      |
+      +-- any other exception: it failed.
+      |     Send the error, read on.
+      |
+      +-- it yielded a trap: it waits.           (2)
+            hand off the read loop  ---------------------->  read the next request, and so on
+            task.context = the call's context
+            sent = yield trap                    (3)
+            trap = coroutine.send(sent)          (4)
+              ... until StopIteration:
+            send the response,
+            return to the pool
+
+1. The first step runs the method up to its first wait. `contextvars` set by it go into a copy of the pool's
+   context, so no variable of one call is seen by another.
+2. A trap is a message that an ``await`` deep inside the method yields to trio's scheduler. It has not been
+   seen by trio yet. Between (1) and (3) only synchronous code runs in this task.
+3. `resume_coroutine` yields the trap to trio, as ``await coroutine`` would have done. From here on, the call
+   owns the task, its cancel scope and its context, and the task waits as if it had awaited the method.
+4. What trio sends or throws into the task goes to the coroutine, whose next trap is yielded in turn.
+
+What is relied on of trio:
+
+- A task is a generator-like coroutine that trio drives by ``send`` and ``throw``. What it yields is one of a
+  few traps (``CancelShieldedCheckpoint``, ``WaitTaskRescheduled``, ``PermanentlyDetachCoroutineObject``), and
+  they act on the task that yields them. A trap belongs to no particular coroutine.
+- `trio.lowlevel.wait_task_rescheduled` yields at once, and everything that must be prepared, such as the
+  entry in a queue of waiters for `trio.lowlevel.current_task`, is prepared before. So a method that registers
+  the current task before it waits has registered the right one: the call keeps the task that it began in.
+  That is why the read loop moves to another task, and the call does not.
+- A cancel scope that a method enters in its first step is a child of the scope of this task, and the task's
+  cancel status is the innermost one when the trap is yielded. So nobody else may run in this task until the
+  call has ended.
+- ``task.context`` may be assigned (`trio.lowlevel.Task.context`) while the task runs.
+
+A method that leaves a nursery or a cancel scope open when it returns breaks this contract. The task pool
+notices (see `trio_ws.wall.is_innermost` and `trio_ws.wall.close_nurseries`), and does not use the task again.
+"""
 
 from __future__ import annotations
 
+import types
 from typing import TYPE_CHECKING, Any
 
 from trio_ws.rpc.streams import LIMITLESS, StreamSender
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Generator
 
     from trio_ws.codecs.base import Request
     from trio_ws.rpc.streams import ItemStream
     from trio_ws.rpc.task_pool import PooledTask
     from trio_ws.websocket._notify import Notification
 
-__all__ = ["IncomingCall", "SuspendedCall"]
+__all__ = ["IncomingCall", "SuspendedCall", "resume_coroutine"]
 
 
 class IncomingCall(StreamSender):
-    """A call of the other side that has begun.
+    """A call of the other side that has started.
 
     Attributes:
-        answers: what its coroutine gives is the answer; a stream has sent its own.
-        ended_by: ``"abort"`` or ``"end"`` where its scope was cancelled for that.
+        has_result: the coroutine's return value is the result. A stream sends its items itself.
+        key: identifies the call among those that run.
+        worker: the task that the call waits in; None while it does not wait.
+        inputs: arguments that are streams.
+        ended_by: ``"abort"`` or ``"end"`` if its scope was cancelled for that; else empty.
     """
 
     __slots__ = ("context", "ended_by", "has_result", "inputs", "key", "worker")
@@ -41,7 +95,7 @@ class IncomingCall(StreamSender):
         self.ended_by = ""
 
     def cancel(self, why: str) -> None:
-        """End it from outside."""
+        """Cancel the call from outside."""
         if not self.ended_by:
             self.ended_by = why
             if self.worker is not None:
@@ -49,10 +103,10 @@ class IncomingCall(StreamSender):
 
 
 class SuspendedCall:
-    """A call whose coroutine waits, with what that needs to go on.
+    """A call whose coroutine waits, with the trap that it has yielded.
 
     Attributes:
-        size: bytes that its arguments take, where that is known already; else 0.
+        size: bytes that its arguments take, if that is known already; else 0.
     """
 
     __slots__ = ("call", "coroutine", "size", "trap")
@@ -62,3 +116,21 @@ class SuspendedCall:
         self.coroutine = coroutine
         self.trap = trap
         self.size = 0
+
+
+@types.coroutine
+def resume_coroutine(coroutine: Coroutine[Any, Any, Any], trap: Any) -> Generator[Any, Any, Any]:
+    """Continue a coroutine that has yielded ``trap``, as if it had been awaited from its start."""
+    while True:
+        thrown: BaseException | None = None
+        sent = None
+        try:
+            sent = yield trap
+        except BaseException as exc:  # noqa: BLE001 - thrown into the coroutine
+            thrown = exc
+        try:
+            trap = coroutine.send(sent) if thrown is None else coroutine.throw(thrown)
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            del thrown

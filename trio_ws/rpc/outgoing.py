@@ -1,16 +1,15 @@
-"""Caller: the half of a peer that asks. Calls, streams of results, and what goes out in general.
+"""OutgoingCalls: the calls of one connection that this side makes.
 
-What always holds:
+Invariants:
 
-- A call that was sent has one slot, and each slot gets one end: the answer, the end of the connection, or
+- A call that was sent is pending, and ends once: with its response, with the end of the connection, or with
   the caller's cancellation, which sends an abort in the same step.
-- Nothing here creates a task, except for arguments that are streams, see uploads.py.
+- Nothing here creates a task, except for arguments that are streams; see client_streams.py.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
@@ -20,13 +19,11 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled, current_task, wai
 
 from trio_ws.codecs.base import Packet, PacketSource, Response
 from trio_ws.errors import ConnectionClosedError, RPCError, RPCTimeoutError
-from trio_ws.ledger import size_of
 from trio_ws.logs import shown
-from trio_ws.protocol.frames import BINARY, TEXT
 from trio_ws.rpc.client_streams import assign_stream_ids, find_stream_args, sending_streams
 from trio_ws.rpc.deadlines import Lease, Renewals, let_own_deadline_speak
 from trio_ws.rpc.errors import error_from
-from trio_ws.rpc.pending import PendingCall, PendingCallWithDeadline, ReadDemand
+from trio_ws.rpc.pending import PendingCall, PendingCallWithDeadline
 from trio_ws.rpc.streams import ItemStream, convert
 from trio_ws.rpc.task_pool import IN_CALL
 from trio_ws.websocket.closing import OPEN
@@ -34,16 +31,15 @@ from trio_ws.websocket.closing import OPEN
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
-    from trio_ws.codecs.base import Codec
     from trio_ws.rpc.client_streams import ClientStream
     from trio_ws.rpc.pending import ResponseSink
     from trio_ws.rpc.task_pool import TaskPool
-    from trio_ws.websocket.connection import WebSocket
+    from trio_ws.rpc.transport import PacketTransport
 
 __all__ = ["OutgoingCalls", "PacketStream", "RPCResponse"]
 
 
-#: What is never a stream; to look for ``__aiter__`` in each argument costs more than all else about it.
+#: Types that are never streams. Looking for ``__aiter__`` in each argument costs more than encoding it.
 _SCALAR_TYPES = frozenset({bool, int, float, str, bytes, list, tuple, dict, type(None)})
 
 
@@ -108,211 +104,175 @@ class PacketStream(AsyncIterator[Packet]):
             self._stream.close()
 
 
-class OutgoingCalls(ABC):
-    """See the module's text. `Peer` adds the half that answers.
+class OutgoingCalls:
+    """The calls that this side makes. See the module's docstring.
+
+    Args:
+        transport: sends the requests.
+        pool: provides the task that renews deadlines.
 
     Attributes:
-        over: nothing can come or go any more.
-        window: items of one stream that may be under way.
+        pending_calls: calls that wait for their one response, by id.
+        sinks: what receives the responses to all other requests, by id. Most are streams.
+        client_streams: arguments that are streams and are being sent, by stream id.
+        stream_window: items of one stream that may be under way.
         window_bytes: bytes of one stream that may be under way.
-        granted_bytes: bytes of all streams that may still come.
-        needing: a context in which the block waits for what only reading can bring; calls are not counted.
-        ledger: what is held for the other side.
-        measured: bytes that the packet at hand decodes to, if it is so large that this was measured; else 0.
-        progress: rings when less is held or waits to be written, and when somebody begins to need reading.
-        woken: callers that one read has woken, and that are likely to call again at once.
+        granted_bytes: bytes that all received streams may still bring.
+        burst_size: callers that one read has woken. They are likely to call again at once.
+        begun_there: sent by a peer that goes away: of the calls without a response, those that it began.
     """
 
     __slots__ = (
-        "_begun_there",
         "_burst_at_last_read",
-        "_burst_size",
-        "_calls",
-        "_client_streams",
-        "_high_water",
-        "_may_call",
-        "_measured_from",
         "_next_id",
-        "_pending",
+        "_pool",
         "_renewals",
-        "_write_buffer",
-        "codec",
+        "begun_there",
+        "burst_size",
+        "client_streams",
         "granted_bytes",
-        "ledger",
-        "measured",
-        "opcode",
-        "over",
-        "progress",
-        "read_demand",
+        "pending_calls",
+        "sinks",
         "stream_window",
-        "supports_extensions",
+        "transport",
         "window_bytes",
-        "ws",
     )
 
-    over: bool
-    _task_pool: TaskPool  # set by the half that answers
-
-    def __init__(self, ws: WebSocket, dialect: Codec) -> None:
-        self.ws = ws
-        self.over = False
-        self.ledger = ws._receive_buffer.ledger
-        self.measured = 0
-        self.progress = ws._write_buffer.writable
-        self.read_demand = ReadDemand(self.progress)
-        self._burst_size = 0
-        self._burst_at_last_read = 0  # of them, at the last read
-        self.stream_window = ws._options.stream_window
-        self.window_bytes = ws._options.stream_window_bytes
+    def __init__(self, transport: PacketTransport, pool: TaskPool) -> None:
+        options = transport.ws._options
+        self.transport = transport
+        self._pool = pool
+        self.burst_size = 0
+        self._burst_at_last_read = 0
+        self.stream_window = options.stream_window
+        self.window_bytes = options.stream_window_bytes
         self.granted_bytes = 0
-        self._write_buffer = ws._write_buffer
-        self._high_water = ws._options.send_high_water
-        self._calls: dict[Any, PendingCall] = {}  # that wait for their one answer, by id
-        self._pending: dict[Any, ResponseSink] = {}  # the other requests, streams for the most part
-        self._client_streams: dict[str, ClientStream] = {}
+        self.pending_calls: dict[Any, PendingCall] = {}
+        self.sinks: dict[Any, ResponseSink] = {}
+        self.client_streams: dict[str, ClientStream] = {}
         self._renewals: Renewals | None = None  # made by the first call with a deadline
-        # Said by a peer that goes away: which calls it has begun, of those without an answer.
-        self._begun_there: frozenset[str] | None = None
+        self.begun_there: frozenset[str] | None = None
         self._next_id = 0
-        self.set_codec(dialect)
 
-    def set_codec(self, dialect: Codec) -> None:
-        """Use this dialect from here on."""
-        self.codec = dialect
-        dialect.use_ledger(self.ledger)
-        self._measured_from = dialect.measured_from(self.ws._options.max_decoded_bytes)
-        self.supports_extensions = dialect.supports_extensions
-        self._may_call = dialect.peer_accepts_calls or self.ws._client
-        self.opcode = BINARY if dialect.binary else TEXT
-
-    # -- what goes out ------------------------------------------------------------------------------
+    # -- responses and the end ----------------------------------------------------------------------
 
     @property
-    def congested(self) -> bool:
-        """Whether a sender should wait."""
-        return self._write_buffer.size >= self._high_water
+    def needs_reading(self) -> bool:
+        """Whether a task here waits for something that only reading can bring."""
+        return bool(self.pending_calls) or self.transport.read_demand.count > 0
 
-    @property
-    def pressed(self) -> bool:
-        """Whether so much is held for the other side, or waits to be written, that no more is to begin."""
-        return self._write_buffer.size >= self._high_water or self.ledger.held >= self.ledger.max_held
+    def handle_response(self, response: Response, size: int) -> None:
+        """Take a response that is not one to a pending call."""
+        sink = self.sinks.get(response.call_id)
+        if sink is not None and sink.on_response(response, size):
+            self.sinks.pop(response.call_id, None)
 
-    def size_of(self, value: Any) -> int:
-        """Bytes that a part of the packet at hand takes, or all of it where that was measured."""
-        return self.measured or size_of(value)
+    def is_waiting(self, call_id: Any) -> bool:
+        """Whether a request with this id waits for a response."""
+        return call_id in self.pending_calls or call_id in self.sinks
 
-    def release(self, size: int) -> None:
-        """Less is held for the other side."""
-        ledger = self.ledger
-        was_full = ledger.held >= ledger.max_held
-        ledger.held -= size
-        if was_full:
-            self.progress.notify_all()
+    def decay_burst(self) -> None:
+        """Update the estimate at a read: callers woken earlier that have not called again will not."""
+        if self.burst_size == self._burst_at_last_read:
+            self.burst_size = 0
+        self._burst_at_last_read = self.burst_size
 
-    async def wait_for_room(self) -> None:
-        """Wait until the network has taken enough."""
-        await self.ws._wait_for_room()
+    def end(self) -> None:
+        """End all calls and streams, because the connection is over."""
+        # Emptied, not replaced: the renewals see the same tables.
+        calls, sinks = list(self.pending_calls.items()), list(self.sinks.items())
+        self.pending_calls.clear()
+        self.sinks.clear()
+        for call_id, call in calls:
+            call.on_connection_lost(self._lost_error(call_id, call.sent_offset))
+        for call_id, sink in sinks:
+            sink.on_connection_lost(self._lost_error(call_id, sink.sent_offset))
+        for stream in self.client_streams.values():
+            stream.scope.cancel()
+        if self._renewals is not None:
+            self._renewals.end()
+            self._renewals = None
 
-    def post(self, payload: bytes, *, cork: bool) -> None:
-        """Send one packet; corked ones go out together, at the end of the scheduler round at the latest."""
-        self.ws._post(self.opcode, payload, cork=cork)
-
-    def flush(self) -> None:
-        """Send what was corked."""
-        if self._write_buffer.flush_scheduled:
-            self._write_buffer.flush()
-
-    def _send_request(self, payload: bytes) -> int:
-        """Send a request, and give its mark (see waiting.py).
-
-        The last of the callers that one read has woken sends for all of them.
-        """
-        if self._burst_size > 1:
-            self._burst_size -= 1
-            self.ws._post(self.opcode, payload, cork=True)
-        else:
-            self._burst_size = 0
-            self.ws._post(self.opcode, payload, cork=False)
-        write_buffer = self._write_buffer
-        return write_buffer.bytes_sent + write_buffer.size
-
-    def _lost_error(self, call_id: Any, mark: int) -> ConnectionClosedError:
-        """What a request gets that was sent with this mark and finds no answer any more."""
-        ws, write_buffer = self.ws, self._write_buffer
+    def _lost_error(self, call_id: Any, sent_offset: int) -> ConnectionClosedError:
+        """Return the error for a request that the end of the connection has left without a response."""
+        transport = self.transport
+        ws, write_buffer = transport.ws, transport.write_buffer
         error = ws._closed_error()
-        # A stream may still be given what waits, if a Close frame is among it.
+        # Bytes that still wait may yet be written to the stream, if a Close frame is among them.
         if (
-            mark > write_buffer.bytes_sent
+            sent_offset > write_buffer.bytes_sent
             and write_buffer.broken
             and (ws.close_sent is None or ws._transport.self_reading)
         ):
             error.may_have_run = False
-        if self._begun_there is not None and call_id not in self._begun_there:
+        if self.begun_there is not None and call_id not in self.begun_there:
             error.may_have_run = False
         return error
 
-    def _decay_burst(self) -> None:
-        """At a read: those whom earlier reads woke, and who did not call since the last, will not."""
-        if self._burst_size == self._burst_at_last_read:
-            self._burst_size = 0
-        self._burst_at_last_read = self._burst_size
+    # -- sending ------------------------------------------------------------------------------------
 
-    def send_credit(self, stream_id: str, count: int, size: int) -> None:
-        """The consumer of a stream wants more items, and bytes."""
-        self.post(self.codec.credit(stream_id, count, size), cork=True)
+    def _send_request(self, payload: bytes) -> int:
+        """Send a request and return its ``sent_offset`` (see `ResponseSink`).
+
+        The last caller of a burst that one read has woken sends the requests of all.
+        """
+        transport = self.transport
+        if self.burst_size > 1:
+            self.burst_size -= 1
+            transport.ws._post(transport.opcode, payload, cork=True)
+        else:
+            self.burst_size = 0
+            transport.ws._post(transport.opcode, payload, cork=False)
+        write_buffer = transport.write_buffer
+        return write_buffer.bytes_sent + write_buffer.size
 
     def cancel(self, call_id: Any) -> None:
-        """The caller, or the consumer of a stream, has gone."""
-        gone = self._calls.pop(call_id, None) or self._pending.pop(call_id, None)
-        if gone is not None and not self.over:
-            self.post(self.codec.abort(call_id), cork=False)
+        """Give up a call or a stream, and tell the other side to abort it."""
+        transport = self.transport
+        gone = self.pending_calls.pop(call_id, None) or self.sinks.pop(call_id, None)
+        if gone is not None and not transport.over:
+            transport.post(transport.codec.abort(call_id), cork=False)
 
     async def send(self, data: Any) -> None:
-        """Send a packet that is no call."""
+        """Send a packet that is not a call."""
         await checkpoint_if_cancelled()
-        payload = self.codec.data(data)
-        await self._ready()
-        self.post(payload, cork=False)
+        payload = self.transport.codec.data(data)
+        await self.wait_writable()
+        self.transport.post(payload, cork=False)
 
-    async def _ready(self) -> None:
-        ws = self.ws
-        if not ws.connected or self.congested or self.over:
+    async def wait_writable(self) -> None:
+        """Wait until the connection has room for a request.
+
+        Raises:
+            ConnectionClosedError: the connection is closing or over. Nothing was sent.
+        """
+        transport = self.transport
+        ws = transport.ws
+        if not ws.connected or transport.congested or transport.over:
             try:
                 await ws._wait_for_room()
-                if self.over:
+                if transport.over:
                     raise ws._closed_error()
             except ConnectionClosedError as exc:
                 exc.may_have_run = False
                 raise
 
-    def misbehaved(self, text: str) -> None:
-        """The peer broke the rules of its dialect."""
-        self.close_soon(1008, text)
-
-    @abstractmethod
-    def close_soon(self, code: int, reason: str) -> None:
-        """Begin to close, without waiting."""
-
-    @abstractmethod
-    def reply(self, payload: bytes) -> None:
-        """Send an answer, with others of the same burst where there are any."""
-
-    async def _ready_in_time(self) -> None:
-        """As `_ready`, and with more time left than a trip takes: else wait whether the deadline is moved."""
-        await self._ready()
-        while self.supports_extensions:
+    async def _wait_writable_in_time(self) -> None:
+        """As `wait_writable`, and until more time is left than a trip takes, or the deadline has passed."""
+        await self.wait_writable()
+        while self.transport.supports_extensions:
             deadline = trio.current_effective_deadline()
-            if deadline - trio.current_time() > self.ws._liveness.one_way():
+            if deadline - trio.current_time() > self.transport.ws._liveness.one_way():
                 return
-            await trio.sleep_until(deadline)
-            await self._ready()
+            await trio.sleep_until(deadline)  # the caller may move it meanwhile
+            await self.wait_writable()
 
     # -- calls --------------------------------------------------------------------------------------
 
     async def call(
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], returns: Any = Any
     ) -> Any:
-        """Call a method of the other side: its value, or its error raised."""
+        """Call a method of the other side; return its value, or raise its error."""
         await checkpoint_if_cancelled()
         response = await self._exchange(method, args, kwargs)
         if response.error is not None or response.is_stream:
@@ -322,7 +282,7 @@ class OutgoingCalls(ABC):
         return convert(response.response, returns, f"the result of {method}")
 
     async def send_rpc(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> RPCResponse:
-        """Call a method of the other side and give how it ended."""
+        """Call a method of the other side and return how it ended."""
         await checkpoint_if_cancelled()
         response = await self._exchange(method, args, kwargs)
         if response.error is not None or response.is_stream:
@@ -331,9 +291,9 @@ class OutgoingCalls(ABC):
 
     async def _error_of(self, method: str, response: Response) -> RPCError:
         if response.error is None:
-            self.post(self.codec.abort(response.call_id), cork=False)
+            self.transport.post(self.transport.codec.abort(response.call_id), cork=False)
             return RPCError(f"{method} is a stream; use stream()")
-        error = error_from(response, ours=self.supports_extensions)
+        error = error_from(response, ours=self.transport.supports_extensions)
         if isinstance(error, RPCTimeoutError):
             await let_own_deadline_speak()
         return error
@@ -341,28 +301,34 @@ class OutgoingCalls(ABC):
     def _exchange(
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Coroutine[Any, Any, Response]:
-        """Send a request and wait for its response; to be awaited at once, after a look for a cancellation.
+        """Send a request and wait for its response.
 
-        A cancellation aborts the call on the other side. It is no coroutine of its own, since each costs as
-        much as to encode the request.
+        The caller checks for a cancellation first and awaits the result at once. A cancellation aborts the
+        call on the other side. This is not a coroutine function, because each coroutine costs as much as
+        encoding the request.
         """
         self._next_id += 1
         call_id = str(self._next_id)
         if kwargs or not _SCALAR_TYPES.issuperset(map(type, args)):
             streams = find_stream_args(args, kwargs)
             if streams:
-                return self._exchange_with_uploads(call_id, method, args, kwargs, streams)
-        if self.over or self.ws._closing.state != OPEN or self._write_buffer.size >= self._high_water:
+                return self._exchange_with_streams(call_id, method, args, kwargs, streams)
+        transport = self.transport
+        if (
+            transport.over
+            or transport.ws._closing.state != OPEN
+            or transport.write_buffer.size >= transport.high_water
+        ):
             return self._exchange_later(call_id, method, args, kwargs)
-        return self._answer_to(call_id, method, args, kwargs)
+        return self._send_and_wait(call_id, method, args, kwargs)
 
     async def _exchange_later(
         self, call_id: str, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Response:
-        await self._ready_in_time()
-        return await self._answer_to(call_id, method, args, kwargs)
+        await self._wait_writable_in_time()
+        return await self._send_and_wait(call_id, method, args, kwargs)
 
-    def _answer_to(
+    def _send_and_wait(
         self,
         call_id: str,
         method: str,
@@ -370,31 +336,31 @@ class OutgoingCalls(ABC):
         kwargs: Mapping[str, Any],
         streams: dict[str, str] | None = None,
     ) -> Coroutine[Any, Any, Response]:
-        """Send a request for this task, which is to wait at once for what this gives."""
-        lease = self._lease() if self.supports_extensions else None
+        """Send a request of this task, which awaits the result at once."""
+        lease = self._lease() if self.transport.supports_extensions else None
         if lease is not None and lease.seconds <= 0:
             return self._exchange_later(call_id, method, args, kwargs)
         payload = self._encode_request(call_id, method, args, kwargs, lease, None, streams)
-        if not self._calls:
-            self.progress.notify_all()
+        if not self.pending_calls:
+            self.transport.progress.notify_all()
         if lease is None:
-            slot = self._calls[call_id] = PendingCall()
+            call = self.pending_calls[call_id] = PendingCall()
         else:
-            slot = self._calls[call_id] = PendingCallWithDeadline()
-            slot.lease = lease
-        slot.outgoing = self
-        slot.call_id = call_id
-        slot.task = current_task()
-        slot.sent_offset = self._send_request(payload)
-        return wait_task_rescheduled(slot.abort)  # noqa: ASYNC105 - the caller does
+            call = self.pending_calls[call_id] = PendingCallWithDeadline()
+            call.lease = lease
+        call.outgoing = self
+        call.call_id = call_id
+        call.task = current_task()
+        call.sent_offset = self._send_request(payload)
+        return wait_task_rescheduled(call.abort)  # noqa: ASYNC105 - the caller does
 
-    def ask_soon(self, waiting: ResponseSink, method: str, args: Sequence[Any]) -> None:
-        """Send a request at once, whatever the high-water mark, for those who keep a bound of their own."""
+    def request_nowait(self, sink: ResponseSink, method: str, args: Sequence[Any]) -> None:
+        """Send a request at once, even above the high-water mark. The caller bounds how many there are."""
         self._next_id += 1
         call_id = str(self._next_id)
-        payload = self.codec.request(call_id, method, args)
-        self._pending[call_id] = waiting
-        waiting.sent_offset = self._send_request(payload)
+        payload = self.transport.codec.request(call_id, method, args)
+        self.sinks[call_id] = sink
+        sink.sent_offset = self._send_request(payload)
 
     def _encode_request(
         self,
@@ -407,25 +373,26 @@ class OutgoingCalls(ABC):
         streams: dict[str, str] | None,
         credit_bytes: int | None = None,
     ) -> bytes:
-        if not self._may_call:
-            raise RPCError(f"a client that speaks {self.codec.name} cannot be called")
+        codec = self.transport.codec
+        if not self.transport.may_call:
+            raise RPCError(f"a client that speaks {codec.name} cannot be called")
         timeout = None if lease is None else lease.seconds
-        nested = IN_CALL.get() if self.supports_extensions else False
-        return self.codec.request(
+        nested = IN_CALL.get() if self.transport.supports_extensions else False
+        return codec.request(
             call_id, method, args, kwargs, timeout, credits, streams, nested=nested, credit_bytes=credit_bytes
         )
 
     def _lease(self) -> Lease | None:
-        """The time that this task has for a call sent now, less a trip; None if it has no deadline."""
+        """Return the time that a call sent now has, less a trip; None if this task has no deadline."""
         deadline = trio.current_effective_deadline()
         if deadline == math.inf:
             return None
         now = trio.current_time()
-        lease = Lease(max(0.0, deadline - now - self.ws._liveness.one_way()), now)
+        lease = Lease(max(0.0, deadline - now - self.transport.ws._liveness.one_way()), now)
         renewals = self._renewals
         if renewals is None:
-            renewals = self._renewals = Renewals(self, self._task_pool)
-        if lease.renew_at < renewals.due:  # spares a call
+            renewals = self._renewals = Renewals(self.transport, (self.pending_calls, self.sinks), self._pool)
+        if lease.renew_at < renewals.due:  # saves a method call
             renewals.look_at(lease.renew_at)
         return lease
 
@@ -437,8 +404,8 @@ class OutgoingCalls(ABC):
         """Send a request for a stream."""
         await checkpoint_if_cancelled()
         if find_stream_args(args, kwargs):
-            raise TypeError("an argument that is a stream needs an owner; use: async with stream(...)")
-        await self._ready_in_time()
+            raise TypeError("an argument that is a stream needs a block; use: async with stream(...)")
+        await self._wait_writable_in_time()
         self._next_id += 1
         return self._open_stream(str(self._next_id), method, args, kwargs, items, None)
 
@@ -451,8 +418,8 @@ class OutgoingCalls(ABC):
         items: Any,
         streams: dict[str, str] | None,
     ) -> ItemStream[Any]:
-        window = self.stream_window if self.supports_extensions else 0
-        lease = self._lease() if self.supports_extensions else None
+        window = self.stream_window if self.transport.supports_extensions else 0
+        lease = self._lease() if self.transport.supports_extensions else None
         stream: ItemStream[Any] = ItemStream(self, call_id, items, f"an item of {method}")
         size = stream.grant_first(window) if window else None
         try:
@@ -462,7 +429,7 @@ class OutgoingCalls(ABC):
         except BaseException:
             stream.close()
             raise
-        self._pending[call_id] = stream
+        self.sinks[call_id] = stream
         stream.lease = lease
         stream.sent_offset = self._send_request(payload)
         return stream
@@ -471,7 +438,7 @@ class OutgoingCalls(ABC):
     async def stream(
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any = Any
     ) -> AsyncIterator[ItemStream[Any]]:
-        """A stream for the length of a block; leaving it early cancels the producer."""
+        """Open a stream for a block. Leaving the block early cancels the producer."""
         streams = find_stream_args(args, kwargs)
         if not streams:
             results = await self.open_stream(method, args, kwargs, items)
@@ -481,11 +448,11 @@ class OutgoingCalls(ABC):
                 results.close()
             return
         await checkpoint_if_cancelled()
-        await self._ready_in_time()
+        await self._wait_writable_in_time()
         self._next_id += 1
         call_id = str(self._next_id)
-        ids, plain_args, plain_kwargs = assign_stream_ids(self, call_id, args, kwargs, streams)
-        async with sending_streams(self, ids, streams):
+        ids, plain_args, plain_kwargs = assign_stream_ids(self.transport, call_id, args, kwargs, streams)
+        async with sending_streams(self.transport, self.client_streams, ids, streams):
             results = self._open_stream(call_id, method, plain_args, plain_kwargs, items, ids)
             try:
                 yield results
@@ -494,7 +461,7 @@ class OutgoingCalls(ABC):
 
     # -- arguments that are streams -----------------------------------------------------------------
 
-    async def _exchange_with_uploads(
+    async def _exchange_with_streams(
         self,
         call_id: str,
         method: str,
@@ -502,7 +469,7 @@ class OutgoingCalls(ABC):
         kwargs: Mapping[str, Any],
         streams: dict[str, AsyncIterable[Any]],
     ) -> Response:
-        ids, plain_args, plain_kwargs = assign_stream_ids(self, call_id, args, kwargs, streams)
-        await self._ready_in_time()
-        async with sending_streams(self, ids, streams):
-            return await self._answer_to(call_id, method, plain_args, plain_kwargs, ids)
+        ids, plain_args, plain_kwargs = assign_stream_ids(self.transport, call_id, args, kwargs, streams)
+        await self._wait_writable_in_time()
+        async with sending_streams(self.transport, self.client_streams, ids, streams):
+            return await self._send_and_wait(call_id, method, plain_args, plain_kwargs, ids)

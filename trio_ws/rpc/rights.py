@@ -99,8 +99,9 @@ class SubscriptionRights:
         if member is None or name not in member.held:
             return
         if allowed:
-            self.add(connection, name, allowed, session._task_pool)
+            self.add(connection, name, allowed, session.pool)
             return
         connection.unsubscribe(name)
-        if session.supports_extensions and not session.over:
-            session.post(session.codec.request("", UNSUBSCRIBED, [name]), cork=True)
+        transport = session.transport
+        if transport.supports_extensions and not transport.over:
+            transport.post(transport.codec.request("", UNSUBSCRIBED, [name]), cork=True)

@@ -1,22 +1,22 @@
 """Streams: the items of one call, either way round, as a bounded channel over the wire.
 
-`ItemStream` is the receiving end. `Producer` is what the sending end knows of it: how many items and bytes
-the other side still wants, where the dialect has credits (``trio-ws.v1``). In the others a stream that nobody
-takes from stops the reading of its connection.
+`ItemStream` is the receiving end. `StreamSender` is what the sending end knows of it: how many items and
+bytes the other side still accepts, if the codec has credits (``trio-ws.v1``). With other codecs, a stream
+that nobody receives from stops the reading of its connection.
 
 Invariants:
 
-- Both ends of one stream hold at most ``stream_window`` items together, and the bytes of its window with one
-  item on top. What may still come, what waits and what is owed to the producer are the window.
+- Both ends of one stream together hold at most ``stream_window`` items, and at most the bytes of its window
+  plus one item. The window is the sum of the bytes that are granted, that wait and that are owed.
 - A consumer that waits has granted an item, and at least one byte.
-- A producer stands at its ``yield`` while it has no credit; a cancellation that comes while it stands there
-  goes through the generator, as if it had been waiting itself (PEP 789).
+- A producer is suspended at its ``yield`` while it has no credit. A cancellation that comes meanwhile is
+  raised in the generator, as if it had been waiting itself (PEP 789).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import msgspec
 import trio
@@ -36,34 +36,57 @@ if TYPE_CHECKING:
     from trio_ws.codecs.base import Request, Response
     from trio_ws.errors import WebSocketError
     from trio_ws.rpc.deadlines import Lease
-    from trio_ws.rpc.outgoing import OutgoingCalls
+    from trio_ws.rpc.transport import PacketTransport
 
 __all__ = ["LIMITLESS", "ItemStream", "StreamSender", "convert", "produce"]
 
 T = TypeVar("T")
 
-#: Bytes that may come in one burst before the task that waits for them has run.
+#: Bytes that may arrive in one burst before the task that waits for them has run.
 _BURST = 65536
-#: Bytes of a stream's first window. It doubles up to ``stream_window_bytes`` while the producer uses it.
+#: Bytes of a stream's first window. It doubles up to ``stream_window_bytes`` while the producer fills it.
 _FIRST_WINDOW = 64 * 1024
-#: Bytes that each stream may have whatever others hold, the largest of its items on top.
+#: Bytes that each stream is granted whatever others hold, in addition to its largest item.
 _LEAST_GRANT = 32 * 1024
-#: The credit in bytes of a consumer that does not count them.
+#: The credit in bytes of a consumer that does not count bytes.
 LIMITLESS = 1 << 62
-#: Items in a row after which a producer that never waits gives way to other tasks.
+#: Items in a row after which a producer that never waits yields to other tasks.
 _ITEMS_IN_A_ROW = 256
 
 
 def convert(value: Any, type: Any, what: str) -> Any:
-    """Validate and convert what came by the wire, with an error of ours."""
+    """Validate and convert a value that was received.
+
+    Raises:
+        PacketValidationError: the value is not of this type.
+    """
     if type is Any:
         return value
     try:
         return msgspec.convert(value, type, dec_hook=decode_model)
     except UNDECODABLE as exc:
         if isinstance(exc, TypeError):
-            msgspec.msgpack.Decoder(type)  # a type that msgspec does not know is the caller's mistake
-        raise PacketValidationError(f"{what} is not what was asked for: {describe(exc)}") from exc
+            msgspec.msgpack.Decoder(type)  # raises if the caller gave an unsupported type
+        raise PacketValidationError(f"{what} is not of the expected type: {describe(exc)}") from exc
+
+
+class StreamOwner(Protocol):
+    """What a received stream uses of the calls that it belongs to.
+
+    Attributes:
+        transport: sends credit.
+        stream_window: items of one stream that may be under way.
+        window_bytes: bytes of one stream that may be under way.
+        granted_bytes: bytes that all received streams of the connection may still bring.
+    """
+
+    transport: PacketTransport
+    stream_window: int
+    window_bytes: int
+    granted_bytes: int
+
+    def cancel(self, call_id: Any) -> None:
+        """Forget a stream, and tell the other side to abort it."""
 
 
 class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
@@ -83,9 +106,10 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         "_many",
         "_many_bytes",
         "_owed_bytes",
-        "_session",
+        "_owner",
         "_since",
         "_taken",
+        "_transport",
         "_type",
         "_what",
         "_window_bytes",
@@ -94,26 +118,27 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         "stream_id",
     )
 
-    def __init__(self, session: OutgoingCalls, stream_id: Any, type: Any, what: str) -> None:
-        self._session = session
+    def __init__(self, owner: StreamOwner, stream_id: Any, type: Any, what: str) -> None:
+        self._owner = owner
+        self._transport = owner.transport
         self._type = type
         self._what = what
-        self._items: deque[tuple[Any, int, int]] = deque()  # with what they are charged, and their bytes
+        self._items: deque[tuple[Any, int, int]] = deque()  # each with its charge and its bytes
         self._item_arrived = Notification()
         self._ended = False
         self._error: WebSocketError | None = None
-        self._granted = 0  # items that may still come
-        self._taken = 0  # since credit was last sent
-        self._window_bytes = min(_FIRST_WINDOW, session.window_bytes)
-        # So much taken or owed, more is granted.
-        self._many = session.stream_window // 2
+        self._granted = 0  # items that may still arrive
+        self._taken = 0  # items taken since credit was last sent
+        self._window_bytes = min(_FIRST_WINDOW, owner.window_bytes)
+        # More is granted once so many items are taken, or so many bytes owed.
+        self._many = owner.stream_window // 2
         self._many_bytes = self._window_bytes // 2
-        # What may still come, what waits and what is owed are the window together.
-        self._granted_bytes = 0  # below 0 where an item came on top
+        # The window is the sum of the bytes granted, waiting and owed.
+        self._granted_bytes = 0  # negative after an item that exceeded it
         self._owed_bytes = self._window_bytes
-        self._largest = 0  # of its items
+        self._largest = 0  # bytes of the largest item
         self._since = 0  # items since a checkpoint
-        self.sent_offset = 0  # see waiting.py
+        self.sent_offset = 0  # see ResponseSink
         self.lease: Lease | None = None
         self.stream_id = stream_id
 
@@ -121,11 +146,11 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         """Wait for the next item.
 
         Raises:
-            trio.EndOfChannel: the producer came to its end.
+            trio.EndOfChannel: the stream has ended.
             trio.ClosedResourceError: this stream was closed here.
             RPCError: the producer failed.
             ConnectionClosedError: the connection ended before the stream did.
-            PacketValidationError: the item is not of the type that was asked for.
+            PacketValidationError: the item is not of the expected type.
         """
         if self._items and self._since < _ITEMS_IN_A_ROW:
             await checkpoint_if_cancelled()
@@ -142,14 +167,14 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
 
     async def _wait(self) -> None:
         await checkpoint_if_cancelled()
-        session = self._session
+        read_demand = self._transport.read_demand
         while not self._items and not self._ended:
             self._grant(waiting=True)
-            with session.read_demand:
+            with read_demand:
                 await self._item_arrived.wait()
 
     def receive_nowait(self) -> T:
-        """The next item, if it is here. Raises as `receive`, and `trio.WouldBlock` where it is not."""
+        """Return the next item. Raises as `receive`, and `trio.WouldBlock` if no item has arrived."""
         if not self._items:
             if self._error is not None:
                 raise self._error
@@ -158,13 +183,13 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
             self._grant(waiting=True)  # for the next try
             raise trio.WouldBlock
         item, charge, size = self._items.popleft()
-        session = self._session
-        ledger = session.ledger
+        transport = self._transport
+        ledger = transport.ledger
         if ledger.held >= ledger.max_held:
-            session.release(charge)
+            transport.release(charge)
         else:
             ledger.held -= charge
-        if session.supports_extensions:
+        if transport.supports_extensions:
             self._taken += 1
             self._owed_bytes += size
             if self._taken >= self._many or self._owed_bytes >= self._many_bytes:
@@ -175,24 +200,24 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         return value
 
     def grant_first(self, count: int) -> int:
-        """The request goes out with credit for so many items; give the bytes."""
+        """Grant so many items with the request; return the bytes to grant."""
         self._granted = count
         return self._take_grant(waiting=True)
 
     def _take_grant(self, *, waiting: bool) -> int:
-        """Bytes that may come beside those that were granted before.
+        """Return the bytes to grant in addition to those that were granted before.
 
-        All streams share half of what the connection may hold, so that they alone hold up no call. Each gets
-        half of what is left, if an item on top has room there. A consumer that waits gets credit anyhow.
+        All streams share half of what the connection may hold, so that they alone delay no call. Each is
+        granted half of what is left, if one more item has room there. A waiting consumer always gets credit.
         """
-        session = self._session
+        owner, ledger = self._owner, self._transport.ledger
         used = self._largest > 0 and self._granted_bytes < self._window_bytes // 4
-        if used and self._window_bytes < session.window_bytes:
-            larger = min(2 * self._window_bytes, session.window_bytes)
+        if used and self._window_bytes < owner.window_bytes:
+            larger = min(2 * self._window_bytes, owner.window_bytes)
             self._owed_bytes += larger - self._window_bytes
             self._window_bytes = larger
             self._many_bytes = larger // 2
-        size = (session.ledger.max_held // 2 - session.ledger.held - session.granted_bytes) // 2
+        size = (ledger.max_held // 2 - ledger.held - owner.granted_bytes) // 2
         if size < self._largest:
             size = 0
         least = max(_LEAST_GRANT - self._largest, int(waiting)) - self._granted_bytes
@@ -202,94 +227,100 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
             return 0  # it would allow nothing
         self._owed_bytes -= size
         self._granted_bytes += size
-        session.granted_bytes += max(0, before + size) - max(0, before)
+        owner.granted_bytes += max(0, before + size) - max(0, before)
         return size
 
     def _grant(self, *, waiting: bool = False) -> None:
-        """Tell the producer how much more may come."""
-        session = self._session
-        if not self._ended and session.supports_extensions:
-            missing = session.stream_window - self._granted - len(self._items)
+        """Tell the producer how much more it may send."""
+        transport = self._transport
+        if not self._ended and transport.supports_extensions:
+            missing = self._owner.stream_window - self._granted - len(self._items)
             if missing > 0:
                 size = self._take_grant(waiting=waiting)
                 if self._granted_bytes <= 0:
-                    return  # items would be of no use yet; and bytes need items to be granted with
+                    return  # items without bytes are of no use yet, and bytes are only granted with items
                 self._granted += missing
                 self._taken = 0
-                session.send_credit(self.stream_id, missing, size)
+                transport.post(transport.codec.credit(self.stream_id, missing, size), cork=True)
 
     def close(self) -> None:
-        """As `aclose`, without waiting for anything."""
+        """Close without waiting for anything. See `aclose`."""
         if self._ended and not self._items:
             if self._error is None:
                 self._error = _closed()
             return
         if not self._ended:
             self._end()
-            self._session.cancel(self.stream_id)
+            self._owner.cancel(self.stream_id)
         charge = sum(charge for _, charge, _ in self._items)
         self._items.clear()
-        self._session.release(charge)
+        self._transport.release(charge)
         self._error = _closed()
         self._item_arrived.notify_all()
 
     async def aclose(self) -> None:
-        """Take no more: the producer is cancelled, if it still runs. Closing again does nothing."""
+        """Stop receiving. The producer is cancelled if it still runs. Closing again does nothing."""
         self.close()
         await checkpoint()
 
-    # -- what the peer calls ------------------------------------------------------------------------
+    # -- called by the session ----------------------------------------------------------------------
 
     def on_response(self, response: Response, size: int) -> bool:
-        """Take a packet of this stream; give whether it was the last."""
+        """Take a packet of this stream; return whether it was the last."""
         if response.error is not None:
-            self._finish(error_from(response, ours=self._session.supports_extensions))
+            self._finish(error_from(response, ours=self._transport.supports_extensions))
         elif response.is_end:
             self._finish(None)
         elif not response.is_stream:
             self._finish(
-                error_from(response, "it is no stream; use call()", ours=self._session.supports_extensions)
+                error_from(
+                    response,
+                    "this method is not a stream; use call()",
+                    ours=self._transport.supports_extensions,
+                )
             )
         else:
-            session = self._session
-            if session.supports_extensions:
+            transport = self._transport
+            if transport.supports_extensions:
                 left = self._granted_bytes
                 if self._granted > 0 and left >= size:
                     self._granted_bytes = left - size
-                    session.granted_bytes -= size
+                    self._owner.granted_bytes -= size
                 elif not self._take_on_top(size):
                     return False
                 self._granted -= 1
-                if size > self._largest:  # noqa: PLR1730 - max() takes thrice as long
+                if size > self._largest:  # noqa: PLR1730 - max() takes three times as long
                     self._largest = size
             item = response.response
             kind = type(item)
-            charge = OVERHEAD + (max(size, session.size_of(item)) if kind is list or kind is dict else size)
-            ledger = session.ledger
+            charge = OVERHEAD + (max(size, transport.size_of(item)) if kind is list or kind is dict else size)
+            ledger = transport.ledger
             ledger.held += charge
             self._items.append((item, charge, size))
             self._item_arrived.notify_all()
             if ledger.held > ledger.max_held and ledger.held > 2 * ledger.max_held + _BURST:
-                # Reading could not stop, since somebody waits for what it brings.
-                session.post(session.codec.abort(self.stream_id), cork=False)
-                self._finish(PacketError("nobody took the items of this stream: max_held_bytes is exceeded"))
+                # Reading could not stop, because a task waits for something that it brings.
+                transport.post(transport.codec.abort(self.stream_id), cork=False)
+                self._finish(
+                    PacketError("max_held_bytes exceeded: nothing receives the items of this stream")
+                )
         return self._ended
 
     def _take_on_top(self, size: int) -> bool:
-        """Take an item of more bytes than are granted, as one may be, and an older producer's are."""
-        session = self._session
+        """Accept an item of more bytes than are granted. One is allowed, and older producers count none."""
+        transport = self._transport
         if self._granted <= 0:
-            session.misbehaved("more items of a stream than there was credit for (stream_window)")
+            transport.misbehaved("a stream exceeded its credit in items (stream_window)")
             return False
-        if self._granted_bytes <= 0 and session.ledger.full:
-            session.misbehaved("more bytes of a stream than there was credit for (stream_window_bytes)")
+        if self._granted_bytes <= 0 and transport.ledger.full:
+            transport.misbehaved("a stream exceeded its credit in bytes (stream_window_bytes)")
             return False
-        session.granted_bytes -= max(0, self._granted_bytes)
+        self._owner.granted_bytes -= max(0, self._granted_bytes)
         self._granted_bytes -= size
         return True
 
     def on_connection_lost(self, error: WebSocketError) -> None:
-        """The connection ended. What came before can still be taken."""
+        """The connection ended. Items that arrived before can still be received."""
         self._finish(error)
 
     def _finish(self, error: WebSocketError | None) -> None:
@@ -299,9 +330,9 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
             self._item_arrived.notify_all()
 
     def _end(self) -> None:
-        """Nothing more may come."""
+        """Accept no more items."""
         self._ended = True
-        self._session.granted_bytes -= max(0, self._granted_bytes)
+        self._owner.granted_bytes -= max(0, self._granted_bytes)
         self._granted_bytes = 0
 
 
@@ -310,12 +341,12 @@ def _closed() -> Any:
 
 
 class StreamSender:
-    """What the sending end of a stream knows of the other.
+    """What the sending end of a stream knows of the receiving end.
 
     Attributes:
-        credit: items that it takes for now; None in dialects without credit.
-        credit_bytes: bytes that it takes for now, the last item on top. A consumer that counts none takes
-            `LIMITLESS` of them.
+        credit: items that it accepts for now; None with codecs that have no credits.
+        credit_bytes: bytes that it accepts for now; the last item may exceed them. `LIMITLESS` for a consumer
+            that does not count bytes.
     """
 
     __slots__ = ("credit", "credit_arrived", "credit_bytes", "request")
@@ -336,7 +367,7 @@ class StreamSender:
             self.credit_arrived.notify_all()
 
     def take_credit(self) -> tuple[int, int]:
-        """Items and bytes to send before the next look; what is left of them is given back then."""
+        """Take items and bytes to send before the next check. `give_back` returns the unused ones."""
         if self.credit is None:
             return _ITEMS_IN_A_ROW, LIMITLESS
         count, size = min(self.credit, _ITEMS_IN_A_ROW), self.credit_bytes
@@ -350,18 +381,18 @@ class StreamSender:
             self.credit_bytes += size
 
 
-async def produce(session: OutgoingCalls, producer: StreamSender, items: AsyncIterator[Any]) -> None:
-    """Send all ``items``, and then the end. What they raise is left to the caller."""
+async def produce(transport: PacketTransport, producer: StreamSender, items: AsyncIterator[Any]) -> None:
+    """Send all ``items``, and then the end. Exceptions of ``items`` are raised."""
     request = producer.request
-    encode = session.codec.items(request)
-    send, opcode = session.ws._post, session.opcode
-    write_buffer, high_water = session.ws._write_buffer, session.ws._options.send_high_water
+    encode = transport.codec.items(request)
+    send, opcode = transport.ws._post, transport.opcode
+    write_buffer, high_water = transport.write_buffer, transport.high_water
     try:
-        await _may_send(session, producer)
+        await _may_send(transport, producer)
         count, size = producer.take_credit()
         async for item in items:
             to_send = item
-            while not session.over:
+            while not transport.over:
                 payload = encode(to_send)
                 if payload is not None:
                     send(opcode, payload, cork=True)
@@ -371,14 +402,14 @@ async def produce(session: OutgoingCalls, producer: StreamSender, items: AsyncIt
                     break
                 producer.give_back(count, size)
                 try:
-                    await _may_send(session, producer, tired=count <= 0 and producer.credit != 0)
+                    await _may_send(transport, producer, tired=count <= 0 and producer.credit != 0)
                 except trio.Cancelled as exc:
-                    # The generator stands at its yield inside a scope that may be the one that was cancelled.
+                    # The generator is suspended inside a scope that may be the one that was cancelled.
                     throw = getattr(items, "athrow", None)
                     if throw is None:
                         raise
                     to_send = await throw(exc)
-                    await _may_send(session, producer)
+                    await _may_send(transport, producer)
                     count, size = producer.take_credit()
                 else:
                     count, size = producer.take_credit()
@@ -386,27 +417,27 @@ async def produce(session: OutgoingCalls, producer: StreamSender, items: AsyncIt
             else:
                 return
     except StopAsyncIteration:
-        pass  # it took the cancellation for its end
+        pass  # the generator ended when it was cancelled
     finally:
         close = getattr(items, "aclose", None)
         if close is not None:
             await close()
-    await checkpoint_if_cancelled()  # what a cancellation has cut short is not at its end
-    payload = session.codec.end(request)
+    await checkpoint_if_cancelled()  # a stream that was cancelled has not reached its end
+    payload = transport.codec.end(request)
     if payload is not None:
-        session.reply(payload)
+        transport.reply(payload)
 
 
-async def _may_send(session: OutgoingCalls, producer: StreamSender, *, tired: bool = False) -> None:
-    """Wait until the other side wants an item and the network takes it."""
+async def _may_send(transport: PacketTransport, producer: StreamSender, *, tired: bool = False) -> None:
+    """Wait until the other side accepts an item and the network has room for it."""
     if producer.credit is not None and (producer.credit <= 0 or producer.credit_bytes <= 0):
         producer.credit_arrived = producer.credit_arrived or Notification()
-        session.flush()
+        transport.flush()
         while producer.credit <= 0 or producer.credit_bytes <= 0:
-            with session.read_demand:
+            with transport.read_demand:
                 await producer.credit_arrived.wait()
-    if session.congested:
-        await session.wait_for_room()
+    if transport.congested:
+        await transport.wait_for_room()
     elif tired:
-        session.flush()
+        transport.flush()
         await checkpoint()

@@ -290,7 +290,9 @@ class WebSocketClient:
         if client is None:
             raise ConnectionClosedError(text)
         peer = client._connections.session
-        limit = math.inf if timeout is None or (peer is not None and peer._packets) else max(timeout, 0)
+        limit = (
+            math.inf if timeout is None or (peer is not None and peer.delivery.packets) else max(timeout, 0)
+        )
         packet = None
         try:
             with trio.move_on_after(limit) as scope:
@@ -429,6 +431,6 @@ def _mapped(error: engine_errors.WebSocketError) -> engine_errors.WebSocketError
 async def _wait_for_room(peer: RPCSession) -> None:
     await checkpoint()
     try:
-        await peer.wait_for_room()
+        await peer.transport.wait_for_room()
     except engine_errors.ConnectionClosedError as exc:
         raise closed(exc) from exc

@@ -77,8 +77,8 @@ _JSON_IN_BINARY = _JSON(binary=True)
 
 
 def _hand_on(peer: RPCSession) -> RPCSession:
-    peer._undecided = False
-    peer.set_codec(_CODECS.get(peer.ws.subprotocol or "", _JSON_IN_BINARY))
+    peer.undecided = False
+    peer.transport.set_codec(_CODECS.get(peer.ws.subprotocol or "", _JSON_IN_BINARY))
     return peer
 
 
@@ -119,7 +119,7 @@ class EngineHandler(WebSocketHandler[ClientConnection[Any]]):
         kind = ClientType.GENERIC if peer.ws.subprotocol is None else ClientType.FRAMEWORK
         object.__setattr__(connection.state, "client_type", kind)
         if self._user._keeps_packets:
-            peer._on_packet = None
+            peer.delivery.on_packet = None
         return peer
 
     async def on_connect(self, connection: engine.ClientConnection[Any]) -> None:

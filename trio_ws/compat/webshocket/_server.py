@@ -233,7 +233,7 @@ class WebSocketServer(Generic[H]):
         waiting = self._to_accept
         if connection not in waiting:
             return
-        if not connection._peer._packets:
+        if not connection._peer.delivery.packets:
             waiting.remove(connection)
         gone = [one for one in waiting if one.connection_state is not ConnectionState.CONNECTED]
         for one in gone[:-_MAX_GONE]:

@@ -151,7 +151,7 @@ class ClientConnection(Generic[TState]):
     async def _wait_for_room(self) -> None:
         await trio.lowlevel.checkpoint()
         try:
-            await self._peer.wait_for_room()
+            await self._peer.transport.wait_for_room()
         except engine_errors.ConnectionClosedError as exc:
             raise closed(exc) from exc
 
@@ -181,14 +181,14 @@ class ClientConnection(Generic[TState]):
         if self._protocol._on_accept is None:
             raise TypeError("recv() is for the DefaultWebSocketHandler; here on_receive gets the packets")
         # on_connect runs. Nothing is delivered to on_receive before it has returned.
-        on_packet, peer._on_packet = peer._on_packet, None
+        on_packet, peer.delivery.on_packet = peer.delivery.on_packet, None
         try:
             return await self._recv(peer, timeout)
         finally:
-            peer._on_packet = on_packet
+            peer.delivery.on_packet = on_packet
 
     async def _recv(self, peer: RPCSession, timeout: float | None) -> Packet[Any]:  # noqa: ASYNC109
-        if timeout is None or peer._packets:
+        if timeout is None or peer.delivery.packets:
             timeout = math.inf
         packet = None
         try:

@@ -1,0 +1,190 @@
+"""PacketTransport: what both halves of an `RPCSession` use of its connection.
+
+It knows the codec, writes packets to the WebSocket, and accounts for what is held for the other side. It does
+not know what a packet means.
+
+Invariants:
+
+- ``over`` becomes true once, in `end`, and stays true.
+- The session is known here only until then, so that no cycle of references outlives the connection.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from trio_ws.ledger import size_of
+from trio_ws.protocol.frames import BINARY, TEXT
+
+if TYPE_CHECKING:
+    from collections import deque
+    from types import TracebackType
+
+    from trio_ws.codecs.base import Codec
+    from trio_ws.websocket._notify import Notification
+    from trio_ws.websocket.connection import WebSocket
+
+__all__ = ["PacketTransport", "ReadDemand", "SessionControl"]
+
+
+class SessionControl(Protocol):
+    """What the parts of a session ask of the whole."""
+
+    def ended(self) -> None:
+        """End everything on this connection."""
+
+    def hand_off_read_loop(self) -> None:
+        """Let another task read, because a call waits in this one."""
+
+
+class ReadDemand:
+    """Counts the tasks that wait for something that only reading can bring. Calls are not counted here.
+
+    Args:
+        progress: notified when another task begins to wait.
+    """
+
+    __slots__ = ("_progress", "count")
+
+    def __init__(self, progress: Notification) -> None:
+        self.count = 0
+        self._progress = progress
+
+    def __enter__(self) -> None:
+        self.count += 1
+        self._progress.notify_all()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.count -= 1
+
+
+class PacketTransport:
+    """Sending packets over one WebSocket. See the module's docstring.
+
+    Attributes:
+        session: the owner, until the connection is over.
+        over: nothing can be sent or received any more.
+        failure: the exception that ended the connection, for `RPCSession.run` to raise.
+        ledger: accounts for the bytes that are held for the other side.
+        measured: decoded size in bytes of the current packet, if it was large enough to be measured; else 0.
+        batch: members of a received batch that were not handled yet.
+        progress: notified when less is held, when less waits to be written, and when reading is needed.
+        read_demand: a context manager around a wait for something that only reading can bring.
+        high_water: bytes in ``write_buffer`` from which on senders wait (``send_high_water``).
+        may_call: whether the other side accepts calls.
+        measured_from: bytes of a message from which on its decoded size is measured first.
+    """
+
+    __slots__ = (
+        "batch",
+        "codec",
+        "failure",
+        "high_water",
+        "ledger",
+        "may_call",
+        "measured",
+        "measured_from",
+        "opcode",
+        "over",
+        "progress",
+        "read_demand",
+        "session",
+        "supports_extensions",
+        "write_buffer",
+        "ws",
+    )
+
+    def __init__(self, ws: WebSocket, codec: Codec) -> None:
+        self.ws = ws
+        self.session: SessionControl | None = None
+        self.over = False
+        self.failure: BaseException | None = None
+        self.ledger = ws._receive_buffer.ledger
+        self.measured = 0
+        self.batch: deque[Any] | tuple[()] = ()
+        self.write_buffer = ws._write_buffer
+        self.high_water = ws._options.send_high_water
+        self.progress = ws._write_buffer.writable
+        self.read_demand = ReadDemand(self.progress)
+        self.set_codec(codec)
+
+    def set_codec(self, codec: Codec) -> None:
+        """Use this codec from now on."""
+        self.codec = codec
+        codec.use_ledger(self.ledger)
+        self.measured_from = codec.measured_from(self.ws._options.max_decoded_bytes)
+        self.supports_extensions = codec.supports_extensions
+        self.may_call = codec.peer_accepts_calls or self.ws._client
+        self.opcode = BINARY if codec.binary else TEXT
+
+    # -- memory -------------------------------------------------------------------------------------
+
+    @property
+    def congested(self) -> bool:
+        """Whether a sender should wait."""
+        return self.write_buffer.size >= self.high_water
+
+    @property
+    def pressed(self) -> bool:
+        """Whether no more work should begin, because too much is held or waits to be written."""
+        return self.write_buffer.size >= self.high_water or self.ledger.held >= self.ledger.max_held
+
+    def size_of(self, value: Any) -> int:
+        """Bytes that a part of the current packet takes; of the whole packet if it was measured."""
+        return self.measured or size_of(value)
+
+    def release(self, size: int) -> None:
+        """Hold ``size`` bytes less for the other side."""
+        ledger = self.ledger
+        was_full = ledger.held >= ledger.max_held
+        ledger.held -= size
+        if was_full:
+            self.progress.notify_all()
+
+    # -- sending ------------------------------------------------------------------------------------
+
+    async def wait_for_room(self) -> None:
+        """Wait until the network has taken enough."""
+        await self.ws._wait_for_room()
+
+    def post(self, payload: bytes, *, cork: bool) -> None:
+        """Send one packet. Corked packets go out together, by the end of the scheduler round."""
+        self.ws._post(self.opcode, payload, cork=cork)
+
+    def reply(self, payload: bytes) -> None:
+        """Send a response, together with those to other requests that have arrived already."""
+        ws = self.ws
+        ws._post(self.opcode, payload, cork=bool(ws._receive_buffer.messages or self.batch))
+
+    def flush(self) -> None:
+        """Send what was corked."""
+        if self.write_buffer.flush_scheduled:
+            self.write_buffer.flush()
+
+    # -- the end ------------------------------------------------------------------------------------
+
+    def close_soon(self, code: int, reason: str) -> None:
+        """Start to close, without waiting. All calls end, except one that asks for this."""
+        if not self.over:
+            self.ws._start_application_close(code, reason)
+            self._end_session()
+
+    def misbehaved(self, text: str) -> None:
+        """Close with 1008, because the peer broke the rules of its codec."""
+        self.close_soon(1008, text)
+
+    def fail(self, failure: BaseException) -> None:
+        """End the connection, and let `RPCSession.run` raise ``failure``, unless it raises another one."""
+        self.failure = self.failure or failure
+        self._end_session()
+
+    def _end_session(self) -> None:
+        if self.session is not None:
+            self.session.ended()
+
+    def end(self) -> None:
+        """Record that the connection is over."""
+        self.over = True
+        self.session = None  # break the reference cycle
