@@ -37,6 +37,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         recovery.py          where subscriptions continue
         decoded_size.py      the memory a payload takes once it is decoded
         packets.py           packets as msgpack and as JSON
+        jsonrpc_batches.py   batches of JSON-RPC
         jsonrpc.py           the same calls as JSON-RPC 2.0
         registry.py          which codec a connection uses
     websocket/           layer 4   one WebSocket on one trio stream

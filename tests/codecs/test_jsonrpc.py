@@ -602,7 +602,7 @@ NO_MESSAGE = "the error of the answer has no message"
         ('"error":{"code":1.5,"message":"m"}', "m", -32001, {"code": 1.5, "message": "m"}),
         ('"error":{"message":"m"}', "m", -32001, {"message": "m"}),
         ('"error":"boom"', "boom", -32001, None),
-        ('"error":[1]', "the error of the answer is no object", -32001, [1]),
+        ('"error":[1]', "the error of the answer is not an object", -32001, [1]),
         ('"error":{"code":1,"message":"m"},"result":null', "m", 1, None),
         ('"error":{"code":1,"message":"m"},"result":2', "m", 1, None),
         ('"error":null', "the answer has neither a result nor an error", -32001, None),

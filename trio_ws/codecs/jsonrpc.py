@@ -1,18 +1,17 @@
 """JSON-RPC 2.0 (https://www.jsonrpc.org/specification) over the same calls.
 
-A JSON-RPC object is decoded into the packet that says the same, so that all above knows packets only. Both
+A JSON-RPC object is decoded into the packet of the same meaning, so the layers above know packets only. Both
 sides may call. Streams, cancellation and data travel as notifications whose names begin with ``rpc.``, which
-the specification reserves for extensions (its section 8).
+the specification reserves for extensions (section 8). Batches are in jsonrpc_batches.py.
 
-What always holds here:
+Invariants:
 
-- No message is fatal: what is broken is answered with -32700 or -32600, with the id where that can be read.
-- Nothing answers a notification or a response, so two peers of ours never answer each other's errors.
-- The answers to a batch leave in one array, once the last of its calls has ended.
-- An id is echoed byte for byte. As `call_id` it is its JSON text in one fixed form, so that ``1`` and ``"1"``
-  are two calls.
-- What has the id of a call of ours and no method ends that call, whatever is wrong with it, also where the id
-  came back as a number.
+- No message is fatal: a malformed one is answered with -32700 or -32600, and with its id if that can be read.
+- A notification or a response is never answered, so two of our peers never answer each other's errors.
+- An id is echoed byte for byte. As `call_id` it is its JSON text in one fixed form, so ``1`` and ``"1"`` are
+  two calls.
+- An object that has the id of a call of ours and no method ends that call, whatever is wrong with it, even if
+  the id came back as a number.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
-from msgspec.structs import astuple
 
 from trio_ws.codecs.base import (
     ABORT,
@@ -39,20 +37,19 @@ from trio_ws.codecs.base import (
     path_in,
 )
 from trio_ws.codecs.decoded_size import json_size
+from trio_ws.codecs.jsonrpc_batches import MAX_BATCH, Batch, is_batch, split_batch
 from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError, RPCError
-from trio_ws.ledger import MOST_GROWTH, OVERHEAD
+from trio_ws.ledger import MOST_GROWTH
 from trio_ws.models import encode_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from trio_ws.codecs.jsonrpc_batches import BatchMember
     from trio_ws.ledger import MemoryLedger
 
 __all__ = ["EXTENSIONS", "MAX_BATCH", "JSONRPCCodec"]
-
-# Members of one batch. A member may be two bytes and its answer a hundred.
-MAX_BATCH = 1000
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -77,30 +74,11 @@ RESERVED = frozenset({ABORT, CREDIT, DEADLINE, GOAWAY})
 _Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 
 
-class _Batch:
-    """The answers to one batch, until they are complete."""
-
-    __slots__ = ("answers", "full", "size", "waiting")
-
-    def __init__(self, members: int) -> None:
-        self.answers: list[bytes] = []
-        self.size = 0  # bytes of these
-        self.full = False  # one was too large, and no more members are begun
-        self.waiting = members  # those that have not ended
-
-
-class _Member(msgspec.Struct, gc=False):
-    """A member of a batch that is not decoded yet."""
-
-    raw: Raw
-    batch: _Batch
-
-
 class _Request(Request, tag="request", tag_field="type", gc=False):
     """A request that came in; `id` is its raw id, None of a notification."""
 
     id: bytes | None = None
-    batch: _Batch | None = None
+    batch: Batch | None = None
 
 
 class _Object(msgspec.Struct, gc=False):
@@ -115,7 +93,7 @@ class _Object(msgspec.Struct, gc=False):
 
 
 class _Glimpse(msgspec.Struct, gc=False):
-    """So much of a broken object as it takes to answer it, or to end the call that it answers."""
+    """The parts of a malformed object that are needed to answer it, or to end the call that it answers."""
 
     id: Raw | UnsetType = UNSET
     method: Raw | UnsetType = UNSET
@@ -125,17 +103,11 @@ class _Glimpse(msgspec.Struct, gc=False):
 
 _encode = msgspec.json.Encoder(enc_hook=encode_model).encode
 _decode = msgspec.json.Decoder(_Object).decode
-# The members up to one more than there may be. What follows is skipped, and none of it made.
-_ABSENT = Raw()
-_Members: Any = msgspec.defstruct(
-    "_Members", [(f"member_{i}", Raw, _ABSENT) for i in range(MAX_BATCH + 1)], array_like=True, gc=False
-)
-_decode_batch = msgspec.json.Decoder(_Members).decode
 _glimpse = msgspec.json.Decoder(_Glimpse).decode
-# Strict: a bool is no number, and neither is a string.
+# Strict: neither a bool nor a string is a number.
 _decode_id = msgspec.json.Decoder(_Name | int | float).decode
 _decode_any = msgspec.json.Decoder().decode
-# The id of an object that is nested too deeply to be looked through, where it stands at one of the ends.
+# The id of an object that is nested too deeply to be parsed, if it is the first or the last member.
 _ID = rb'"id"\s*:\s*("[^"\\]{1,256}"|\d{1,256})\s*'
 _first_id = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID + rb"[,}]").match
 _last_id = re.compile(_ID + rb"\}\s*\Z").search
@@ -144,7 +116,7 @@ _last_id = re.compile(_ID + rb"\}\s*\Z").search
 class JSONRPCCodec(Codec):
     """``jsonrpc``, in text frames. One for each connection.
 
-    It remembers our calls that are not answered, and keeps the answers to batches that are not complete.
+    It remembers which of our calls without a response are streams, because responses do not tell.
     """
 
     __slots__ = ("_asked", "_ledger")
@@ -163,12 +135,14 @@ class JSONRPCCodec(Codec):
         try:
             message = _decode(payload)
         except UNDECODABLE as exc:
-            if _is_batch(payload):
+            if is_batch(payload):
                 return self._decode_batch(payload)
             response = self._broken_response(payload, exc)
             if response is not None:
                 return response
-            raise DecodeError(f"this is no JSON-RPC: {describe(exc)}", answer=_refusal(payload, exc)) from exc
+            raise DecodeError(
+                f"this is not JSON-RPC: {describe(exc)}", answer=_refusal(payload, exc)
+            ) from exc
         packet, answer = self._packet(message, None)
         if answer is not None:
             raise DecodeError(
@@ -185,26 +159,24 @@ class JSONRPCCodec(Codec):
         return json_size(payload, limit)
 
     def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> DecodeError:
-        if _is_batch(payload):
+        if is_batch(payload):
             return DecodeError(text, answer=_failure(INVALID_REQUEST, text, b"null"))
         return DecodeError(text, answer=_refused_unread(payload, INVALID_PARAMS, text))
 
-    def _decode_batch(self, payload: str | bytes) -> list[_Member]:
+    def _decode_batch(self, payload: str | bytes) -> list[BatchMember]:
         try:
-            found = astuple(_decode_batch(payload))
+            members = split_batch(payload)
         except UNDECODABLE as exc:
             raise DecodeError(
-                f"this is no JSON-RPC batch: {describe(exc)}",
+                f"this is not a JSON-RPC batch: {describe(exc)}",
                 answer=_failure(PARSE_ERROR, "parse error", b"null"),
             ) from exc
-        members = found[: found.index(_ABSENT)] if _ABSENT in found else found
-        if not 0 < len(members) <= MAX_BATCH:
+        if not members:
             text = f"a batch has 1 to {MAX_BATCH} members"
             raise DecodeError(text, answer=_failure(INVALID_REQUEST, text, b"null"))
-        batch = _Batch(len(members))
-        return [_Member(raw, batch) for raw in members]
+        return members
 
-    def decode_member(self, member: _Member) -> Packet | list[Packet]:
+    def decode_member(self, member: BatchMember) -> Packet | list[Packet]:
         batch, raw = member.batch, member.raw
         packet: Packet | None = None
         answer: bytes | None
@@ -220,29 +192,14 @@ class JSONRPCCodec(Codec):
                 packet, answer = self._packet(message, batch)
                 if packet is not None and type(packet.rpc) is _Request:
                     return packet  # its answer comes when it has ended
-        whole = self._member_ended(batch, answer)
+        whole = batch.end_member(answer, self._ledger)
         packets = [] if packet is None else [packet]
         if whole is not None:
             raise DecodeError("this JSON-RPC batch is complete", answer=whole, packets=packets)
         return packets
 
-    def _member_ended(self, batch: _Batch, answer: bytes | None) -> bytes | None:
-        """Keep the answer of a member, None for none; give the whole batch's once that is complete."""
-        ledger = self._ledger
-        if answer is not None:
-            if ledger is not None:
-                ledger.held += len(answer) + OVERHEAD
-            batch.answers.append(answer)
-            batch.size += len(answer)
-        batch.waiting -= 1
-        if batch.waiting or not batch.answers:
-            return None
-        if ledger is not None:
-            ledger.held -= batch.size + OVERHEAD * len(batch.answers)
-        return b"[" + b",".join(batch.answers) + b"]"
-
-    def _packet(self, message: _Object, batch: _Batch | None) -> tuple[Packet | None, bytes | None]:
-        """What an object says, and what is to be answered to it at once; either may be None."""
+    def _packet(self, message: _Object, batch: Batch | None) -> tuple[Packet | None, bytes | None]:
+        """Return the packet of an object, and an answer to be sent at once. Either may be None."""
         method = message.method
         if method is UNSET:
             return self._response(message.id, message.result, message.error)
@@ -258,13 +215,13 @@ class JSONRPCCodec(Codec):
         if method.startswith("rpc."):
             packet = _extension(method, params)
             if packet is not None:
-                # A notification it should be. An id wants an answer all the same.
+                # It should be a notification. If it has an id, it is answered all the same.
                 return packet, None if request_id is None else _success(None, request_id)
             if method == CANCEL or method in SOURCES:
                 text = f"{method} has other parameters"
                 return None, None if request_id is None else _failure(INVALID_PARAMS, text, request_id)
         elif method in RESERVED:
-            # In this dialect rpc.cancel does that, and nothing the rest.
+            # JSON-RPC has rpc.cancel in place of __abort__, and nothing in place of the others.
             text = f"there is no method {method}"
             return None, None if request_id is None else _failure(METHOD_NOT_FOUND, text, request_id)
         request = _Request(method, call_id=call_id, id=request_id, batch=batch)
@@ -297,7 +254,7 @@ class JSONRPCCodec(Codec):
         return Packet(PacketSource.RPC, rpc=response), None
 
     def _broken_response(self, payload: str | bytes | Raw, exc: Exception) -> Packet | None:
-        """The end of a call of ours, out of what is no JSON-RPC; None where it has not the id of one."""
+        """Return the end of a call of ours from a malformed object; None if it does not name one."""
         try:
             found = _glimpse(payload)
         except RecursionError:
@@ -331,16 +288,16 @@ class JSONRPCCodec(Codec):
         return self._ended(request, answer)
 
     def _ended(self, request: _Request, answer: bytes | None) -> bytes | None:
-        """What is to be sent when a call has ended: `answer`, its batch's answers, or nothing yet."""
+        """Return what is to be sent when a call has ended: ``answer``, its batch's answers, or None yet."""
         batch, ledger = request.batch, self._ledger
         if batch is None:
             return answer
-        if answer is not None and request.id is not None and ledger is not None:
-            too_large = batch.answers and batch.size + len(answer) > ledger.max_received
-            if too_large or ledger.held + len(answer) > 2 * ledger.max_held:
-                batch.full = True
-                answer = _failure(TOO_MUCH, _TOO_LARGE_BATCH, request.id)
-        return self._member_ended(batch, answer)
+        if answer is None or request.id is None or ledger is None:
+            return batch.end_member(answer, ledger)
+        if batch.exceeds(answer, ledger):
+            batch.full = True
+            answer = _failure(TOO_MUCH, _TOO_LARGE_BATCH, request.id)
+        return batch.end_member(answer, ledger)
 
     def item(self, request: Request, value: Any) -> bytes | None:
         assert isinstance(request, _Request)
@@ -352,7 +309,7 @@ class JSONRPCCodec(Codec):
         return self.result(request, None)
 
     def dropped(self, request: Request) -> bytes | None:
-        """An error all the same: every request of JSON-RPC has an answer, and its batch waits for it."""
+        """Return an error: every JSON-RPC request is answered, and its batch waits for that."""
         return self.error(request, CANCELLED, "cancelled")
 
     def request(
@@ -404,13 +361,8 @@ class JSONRPCCodec(Codec):
 _BAD_ID = f"an id is null, a number, or a string of at most {MAX_NAME} characters"
 
 
-def _is_batch(payload: str | bytes) -> bool:
-    # A set of both would compare text with bytes, which python -bb forbids.
-    return payload.lstrip().startswith("[" if isinstance(payload, str) else b"[")  # type: ignore[arg-type]
-
-
 def _call_id(request_id: bytes) -> str | None:
-    """The fixed form of a raw id, empty for null; None where it is no usable id."""
+    """Return the fixed form of a raw id, empty for null; None if it is not a usable id."""
     if request_id.isdigit() and len(request_id) < 16:
         return request_id.decode()
     if request_id == b"null":
@@ -424,7 +376,7 @@ def _call_id(request_id: bytes) -> str | None:
 
 
 def _own_id(request_id: Raw | UnsetType) -> str | None:
-    """The id of a call of ours: a string, which some give back as a number; None for any other."""
+    """Return the id of a call of ours, a string that some peers send back as a number; None for others."""
     try:
         found = _decode_id(b"" if request_id is UNSET else request_id)
         if isinstance(found, float):
@@ -441,11 +393,11 @@ def _id_at_an_end(payload: str | bytes | Raw) -> Raw | UnsetType:
 
 
 def _read_error(error: Any) -> tuple[int, str, Any]:
-    """Code, text and data of a response's ``error``; of one with another shape as much as there is."""
+    """Return code, text and data of a response's ``error``, as far as it has them."""
     if isinstance(error, str):
         return RPCError.default_code, error, None
     if not isinstance(error, dict):
-        return RPCError.default_code, "the error of the answer is no object", error
+        return RPCError.default_code, "the error of the answer is not an object", error
     code, message, data = error.get("code"), error.get("message"), error.get("data")
     if isinstance(code, float) and code.is_integer():
         code = int(code)
@@ -455,7 +407,7 @@ def _read_error(error: Any) -> tuple[int, str, Any]:
 
 
 def _extension(method: str, params: Any) -> Packet | None:
-    """The packet for one of our notifications, or None for any other method or other parameters."""
+    """Return the packet of one of our notifications; None for another method or other parameters."""
     if method == CANCEL:
         if isinstance(params, dict):
             params = [params.get("id")]
@@ -468,7 +420,7 @@ def _extension(method: str, params: Any) -> Packet | None:
     elif method in SOURCES:
         packet = Packet(SOURCES[method])
         if not (isinstance(params, dict) and "data" in params):
-            # Parameters that only look like ours are the data itself.
+            # Other parameters are the data itself.
             packet.data = params
             return packet if method == "rpc.data" else None
         packet.data = params["data"]
@@ -485,12 +437,12 @@ def _extension(method: str, params: Any) -> Packet | None:
 
 
 def _refusal(payload: str | bytes | Raw, exc: Exception) -> bytes:
-    """The answer to what is no object of JSON-RPC."""
+    """Return the answer to a message that is not a JSON-RPC object."""
     request_id = b"null"
     try:
         found = _glimpse(payload).id
     except msgspec.ValidationError:
-        pass  # JSON, but no object
+        pass  # JSON, but not an object
     except UNDECODABLE:
         return _failure(PARSE_ERROR, "parse error", request_id)
     else:
@@ -501,7 +453,7 @@ def _refusal(payload: str | bytes | Raw, exc: Exception) -> bytes:
 
 
 def _refused_unread(payload: str | bytes | Raw, code: int, text: str) -> bytes | None:
-    """The answer to what is not going to be decoded; none where that is a notification or a response."""
+    """Return the answer to an object that is not decoded; None for a notification or a response."""
     try:
         found = _glimpse(payload)
     except UNDECODABLE:
@@ -515,7 +467,7 @@ def _refused_unread(payload: str | bytes | Raw, code: int, text: str) -> bytes |
 def _json(value: Any) -> bytes:
     try:
         return _encode(value)
-    # What an application gives us may raise anything while it is encoded.
+    # The application's own types may raise any exception while they are encoded.
     except Exception as exc:
         raise PacketError(f"this cannot be sent in JSON-RPC: {exc}") from exc
 

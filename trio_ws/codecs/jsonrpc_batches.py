@@ -1,0 +1,106 @@
+"""Batches of JSON-RPC 2.0 (https://www.jsonrpc.org/specification#batch).
+
+Invariants:
+
+- The responses to a batch are sent in one array, once the last of its calls has ended.
+- The responses that wait for that are charged to the ledger.
+- No more than `MAX_BATCH` members of an array become objects, however long the array is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Raw
+from msgspec.structs import astuple
+
+from trio_ws.ledger import OVERHEAD
+
+if TYPE_CHECKING:
+    from trio_ws.ledger import MemoryLedger
+
+__all__ = ["MAX_BATCH", "Batch", "BatchMember", "is_batch", "split_batch"]
+
+#: Members of one batch. A member may be two bytes and its response a hundred.
+MAX_BATCH = 1000
+
+# The members, and one more to tell that there are too many. The rest of the array is skipped.
+_ABSENT = Raw()
+_Members: Any = msgspec.defstruct(
+    "_Members", [(f"member_{i}", Raw, _ABSENT) for i in range(MAX_BATCH + 1)], array_like=True, gc=False
+)
+_decode_members = msgspec.json.Decoder(_Members).decode
+
+
+class Batch:
+    """The responses to one batch, until they are complete.
+
+    Args:
+        members: how many the batch has.
+
+    Attributes:
+        full: whether a response was too large, so that no more members are started.
+    """
+
+    __slots__ = ("_responses", "_size", "_unfinished", "full")
+
+    def __init__(self, members: int) -> None:
+        self._responses: list[bytes] = []
+        self._size = 0  # bytes of the responses
+        self._unfinished = members
+        self.full = False
+
+    def exceeds(self, response: bytes, ledger: MemoryLedger) -> bool:
+        """Whether another response is too large to be kept with those that wait already."""
+        too_large = bool(self._responses) and self._size + len(response) > ledger.max_received
+        return too_large or ledger.held + len(response) > 2 * ledger.max_held
+
+    def end_member(self, response: bytes | None, ledger: MemoryLedger | None) -> bytes | None:
+        """Keep the response to a member, or None for none.
+
+        Returns:
+            The array of all responses when the last member has ended, or None. A batch without any response
+            has no array either.
+        """
+        if response is not None:
+            if ledger is not None:
+                ledger.held += len(response) + OVERHEAD
+            self._responses.append(response)
+            self._size += len(response)
+        self._unfinished -= 1
+        if self._unfinished or not self._responses:
+            return None
+        if ledger is not None:
+            ledger.held -= self._size + OVERHEAD * len(self._responses)
+        return b"[" + b",".join(self._responses) + b"]"
+
+
+class BatchMember(msgspec.Struct, gc=False):
+    """A member of a batch that is not decoded yet."""
+
+    raw: Raw
+    batch: Batch
+
+
+def is_batch(payload: str | bytes) -> bool:
+    """Whether a message is a JSON array, so far as its first character tells."""
+    # A tuple of both would compare text with bytes, which python -bb forbids.
+    return payload.lstrip().startswith("[" if isinstance(payload, str) else b"[")  # type: ignore[arg-type]
+
+
+def split_batch(payload: str | bytes) -> list[BatchMember]:
+    """Split a batch into its members, without decoding them.
+
+    Returns:
+        The members; an empty list if there are none, or more than `MAX_BATCH`.
+
+    Raises:
+        msgspec.DecodeError, UnicodeDecodeError, RecursionError: the payload is not a JSON array.
+    """
+    found = astuple(_decode_members(payload))
+    members = found[: found.index(_ABSENT)] if _ABSENT in found else found
+    if not 0 < len(members) <= MAX_BATCH:
+        return []
+    batch = Batch(len(members))
+    return [BatchMember(raw, batch) for raw in members]
