@@ -318,7 +318,7 @@ def test_a_request_has_one_kind_of_arguments_and_no_streams() -> None:
         dialect.credit("7", 1, 4096)
     with pytest.raises(PacketError, match="deadlines"):
         dialect.deadline("7", 4.0)
-    with pytest.raises(PacketError, match="told of an end"):
+    with pytest.raises(PacketError, match="no goaway"):
         dialect.goaway([])
     assert b"timeout" not in dialect.request("7", "f", timeout=2.5, credits=3)
 

@@ -1,12 +1,12 @@
 """The packets that calls and data travel in, and what a dialect of them does.
 
-A `Dialect` turns messages into packets and back. packing.py has those that write packets, jsonrpc.py the one
-that writes none, and dialects.py tells which one is spoken.
+A `Codec` turns messages into packets and back. packets.py has the codecs that write packets, jsonrpc.py the
+one that writes JSON-RPC, and registry.py chooses one for a connection.
 
-What always holds of every dialect:
+Invariants of every codec:
 
-- For any bytes `Dialect.decode` gives what is well-formed and within limits, or raises `BrokenPacketError`.
-- An encoder gives bytes or raises `PacketError`. `Dialect.error` never raises: every call can be ended.
+- For any bytes, `Codec.decode` returns what is well-formed and within limits, or raises `DecodeError`.
+- An encoder returns bytes or raises `PacketError`. `Codec.error` never raises, so every call can be ended.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ PRESENCE = "__presence__"
 METHODS = "__methods__"
 DISCOVER = "rpc.discover"
 
-# Characters of a method's name, a call's id or a stream's id: they are keys here and stand in logs.
+# Characters of the name of a method, or of the id of a call or a stream: they are dict keys, and logged.
 MAX_NAME = 256
 
 _Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
@@ -210,14 +210,14 @@ class Gap(Packet):
 
 
 class DecodeError(PacketError):
-    """A message that is no packet, in whole or in part.
+    """A message that is not a packet, in whole or in part.
 
     Attributes:
         answer: what is to be sent now, or None.
-        fatal: nobody can be told, so the connection must end, with `close_code`, unless a call of ours waits
-            for one of `packets`.
+        fatal: no answer is possible, so the connection must be closed with `close_code`, unless a call of
+            ours waits for one of `packets`.
         close_code: 1007 for what is malformed, 1009 for what is too large.
-        packets: what is good in the same message all the same.
+        packets: the well-formed packets of the same message.
     """
 
     def __init__(
@@ -239,15 +239,15 @@ class DecodeError(PacketError):
 class Codec(ABC):
     """How packets are written on one connection.
 
-    What answers a call takes the `Request` that `decode` gave, and returns None where nothing is to be sent.
+    The encoders of responses take the `Request` that `decode` returned, and return None if nothing is sent.
     Each such request, notifications too, is ended by exactly one of `result`, `error`, `end` and `dropped`;
     those to `ABORT`, `CREDIT`, `DEADLINE` and `GOAWAY` by none.
 
     Attributes:
         name: the subprotocol's, or ``"json"``.
         binary: send in binary frames.
-        extended: there are deadlines, credits, client streams and error data.
-        calls_back: the peer can be called.
+        supports_extensions: there are deadlines, credits, client streams and error data.
+        peer_accepts_calls: the peer can be called.
     """
 
     __slots__ = ("binary", "name", "peer_accepts_calls", "supports_extensions")
@@ -260,14 +260,14 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(self, payload: str | bytes) -> Packet | list[Any]:
-        """The packet in one message; or several, or members of a batch, which `decode_member` decodes.
+        """Return the packet in one message; or several, or members of a batch, for `decode_member`.
 
         Raises:
-            BrokenPacketError: what `payload` says is not, or not only, packets.
+            DecodeError: `payload` is malformed, in whole or in part.
         """
 
     def decode_member(self, member: Any) -> Packet | list[Any]:
-        """The packet in one member of a batch, none where it is answered already. Raises as `decode`."""
+        """Return the packet in one member of a batch, or [] if it is answered already. Raises as `decode`."""
         raise NotImplementedError
 
     @abstractmethod
@@ -283,24 +283,24 @@ class Codec(ABC):
 
     @abstractmethod
     def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> DecodeError:
-        """What is to be done about a message that is not going to be decoded, for a reason given as text."""
+        """Return the error for a message that must not be decoded, for the reason in ``text``."""
 
     def use_ledger(self, ledger: MemoryLedger) -> None:  # noqa: B027 - most hold nothing
-        """Charge to this what is held for the peer in here."""
+        """Charge the memory that the codec holds for the peer to this ledger."""
 
     @abstractmethod
     def result(self, request: Request, value: Any) -> bytes | None:
-        """The answer to a call."""
+        """Encode the result of a call."""
 
     @abstractmethod
     def error(
         self, request: Request, code: int, text: str, data: Any = None, *, stream: bool = False
     ) -> bytes | None:
-        """The end of a call that failed; never raises, and leaves out `data` that cannot be encoded.
+        """Encode the end of a call that failed. Never raises; leaves out `data` that cannot be encoded.
 
         Args:
             request: the call.
-            code: what the dialect cannot carry becomes -32001.
+            code: one that the codec cannot carry becomes -32001.
             text: for a person.
             data: for a program.
             stream: the method is a stream's; a request with credits is one anyhow.
@@ -308,18 +308,18 @@ class Codec(ABC):
 
     @abstractmethod
     def item(self, request: Request, value: Any) -> bytes | None:
-        """One item of a stream."""
+        """Encode one item of a stream."""
 
     def items(self, request: Request) -> Callable[[Any], bytes | None]:
-        """What encodes the items of one stream, one by one."""
+        """Return a function that encodes the items of one stream."""
         return functools.partial(self.item, request)
 
     @abstractmethod
     def end(self, request: Request) -> bytes | None:
-        """The end of a stream that did not fail."""
+        """Encode the end of a stream that did not fail."""
 
     def dropped(self, request: Request) -> bytes | None:
-        """What is to be sent for a call that its caller has aborted."""
+        """Encode the end of a call that its caller has aborted."""
         return None
 
     @abstractmethod
@@ -336,30 +336,30 @@ class Codec(ABC):
         nested: bool = False,
         credit_bytes: int | None = None,
     ) -> bytes:
-        """A call of ours. Where the dialect is not extended, `timeout` and `credits` are not sent."""
+        """Encode a call of ours. Without extensions, `timeout` and `credits` are not sent."""
 
     @abstractmethod
     def abort(self, call_id: str) -> bytes:
-        """That a call or a stream is given up."""
+        """Encode an abort of a call or a stream."""
 
     @abstractmethod
     def credit(self, call_id: str, count: int, size: int) -> bytes:
-        """That `count` more items of `size` more bytes are wanted. PacketError if it is not extended."""
+        """Encode credit for `count` items of `size` bytes. Raises PacketError without extensions."""
 
     def deadline(self, call_id: str, seconds: float) -> bytes:
-        """That a call may go on for so long from now. PacketError where the dialect is not extended."""
+        """Encode that a call may go on for so long from now. Raises PacketError without extensions."""
         raise PacketError(f"there are no deadlines in {self.name}")
 
     def goaway(self, begun: Sequence[str]) -> bytes:
-        """That no more calls are begun; and of those without an answer, which were.
+        """Encode that no more calls start, and which of those without a response did.
 
-        PacketError where the dialect is not extended.
+        Raises PacketError without extensions.
         """
-        raise PacketError(f"nobody is told of an end in {self.name}")
+        raise PacketError(f"there is no goaway in {self.name}")
 
     @abstractmethod
     def packet(self, packet: Packet) -> bytes:
-        """A packet of data."""
+        """Encode a packet of data."""
 
     def data(
         self, data: Any, *, source: PacketSource = PacketSource.CUSTOM, channel: str | None = None
@@ -377,6 +377,6 @@ class Codec(ABC):
 
 
 def path_in(text: str) -> str:
-    """The path in an error of msgspec's, such as ``"$.rpc.args"``; ``"$"`` where it has none."""
+    """Return the path in an error of msgspec, such as ``"$.rpc.args"``; ``"$"`` if it has none."""
     _, found, path = text.rpartition(" - at `")
     return path.removesuffix("`") if found else "$"

@@ -1,4 +1,4 @@
-"""How much memory a payload takes once it is decoded, told before it is decoded.
+"""Measures how much memory a payload takes once it is decoded, before it is decoded.
 
 A byte of msgpack can become a hundred bytes of Python objects, and a megabyte of empty lists takes a fifth of
 a second to decode. So payloads that are large enough for that to matter are measured first, and none of the
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["ODD_KEYS", "TOO_DEEP", "json_size", "msgpack_size", "python_msgpack_size"]
 
-#: What `msgpack_size` says of a dict with so many keys that are neither text nor bytes that they may have
-#: been chosen to collide. The hashes of numbers and of tuples are the same in every process, so that a
+#: The result of `msgpack_size` for a dict with so many keys that are neither text nor bytes that they may
+#: have been chosen to collide. The hashes of numbers and of tuples are the same in every process, so that a
 #: thousand of them can cost a million comparisons.
 ODD_KEYS = -1
-#: What it says of lists and dicts inside each other without end.
+#: The result for lists and dicts that are nested too deeply.
 TOO_DEEP = -2
 _MOST_ODD_KEYS = 1000
 _DEEPEST = 512
 
-# What the objects weigh in CPython, each with its place in a list; _speedups.c has the same numbers. A list
+# Bytes of the objects in CPython, each with its place in a list; _speedups.c has the same numbers. A list
 # of more than 16 is longer than it must be, by an eighth or by seven places.
 _PLACE = 9
 _NUMBER = 45  # an int of eight bytes; a float is smaller
@@ -111,7 +111,7 @@ def python_msgpack_size(data: bytes, limit: int) -> int:
             length = _FIXED_EXTENSIONS.get(first) or _from_bytes(data[i:start], "big")
             total += _EXTENSION + min(length, size)
             i = start + 1 + length
-        else:  # nil, true and false, and a byte that means nothing
+        else:  # nil, true, false, and the unused byte
             total += _PLACE
         if stack:
             top = stack[-1]
@@ -165,11 +165,11 @@ def json_size(payload: str | bytes, limit: int) -> int:
     data = payload.encode("utf-8", "surrogatepass") if isinstance(payload, str) else payload
     wide = not data.isascii() or b"\\u" in data
     texts = len(data) * (4 if wide else 1)
-    # As if every brace and comma inside of strings counted.
+    # An upper bound: every brace and comma inside strings is counted.
     guess = texts + _json_structure(data) + _TEXT * (data.count(b",") + data.count(b":") + 1)
     if guess <= limit:
         return guess
-    # Without what is inside of strings. An escaped quote ends none.
+    # Without the contents of strings. An escaped quote does not end a string.
     plain = data.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in data else data
     strings = (plain.count(b'"') + 1) // 2
     if strings * _TEXT > limit:

@@ -1,9 +1,9 @@
-"""The dialects that write packets: trio-ws.v1, webshocket.v1, and JSON without a name.
+"""The codecs that write packets: trio-ws.v1, trio-ws.v1.json, webshocket.v1 and plain JSON.
 
 One message is one packet: a map with string keys, as msgpack or as JSON; docs/protocol.md has the exact form.
 
-What always holds: nothing that only trio-ws.v1 knows is ever sent in another dialect. webshocket 0.5.2 drops
-a packet with a code or a source that it does not know, and the call would hang.
+Invariant: nothing that only trio-ws.v1 knows is ever sent by another codec. webshocket 0.5.2 drops packets
+with an unknown code or source, so the call would hang.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _CallToEnd(msgspec.Struct, gc=False):
 
 
 class _Glimpse(msgspec.Struct, gc=False):
-    """So much of a broken packet as it takes to end its call. The rest is skipped, whatever it is."""
+    """The parts of a malformed packet that are needed to end its call. The rest is skipped."""
 
     rpc: _CallToEnd
 
@@ -72,7 +72,7 @@ _any_json = msgspec.json.Decoder().decode
 
 
 class PacketCodec(Codec):
-    """What the three dialects of packets have in common. Without state, so one may serve many connections."""
+    """Base of the codecs that write packets. It has no state, so one may serve many connections."""
 
     __slots__ = ("_after", "_before", "_between", "_decode", "_encode", "_glimpse")
 
@@ -91,7 +91,7 @@ class PacketCodec(Codec):
         self._encode = encode
         self._decode = decode
         self._glimpse = glimpse
-        # What stands around the id and the value of every result: half the time of encoding it each time.
+        # The bytes around the id and the value of every result. Encoding them each time doubles the time.
         whole = encode({"source": _RPC, "rpc": {"type": "response", "call_id": "", "response": None}})
         key, no_id, null = encode("call_id"), encode(""), encode(None)
         id_at, value_at = whole.index(no_id, whole.index(key) + len(key)), whole.rindex(null)
@@ -140,19 +140,19 @@ class PacketCodec(Codec):
         try:
             rpc = self._glimpse(payload).rpc
         except UNDECODABLE:
-            return DecodeError(f"this is no {self.name} packet: {text}", fatal=True)
+            return DecodeError(f"not a {self.name} packet: {text}", fatal=True)
         call_id = rpc.call_id
         if rpc.type == "response":
             error = Response(str(call_id), f"the answer cannot be read: {text}", _UNREADABLE)
             return DecodeError(
-                f"this is no {self.name} response: {text}", fatal=True, packets=(Packet(_RPC, rpc=error),)
+                f"not a {self.name} response: {text}", fatal=True, packets=(Packet(_RPC, rpc=error),)
             )
         if isinstance(call_id, int):
-            return DecodeError(f"this is no {self.name} packet: {text}", fatal=True)
+            return DecodeError(f"not a {self.name} packet: {text}", fatal=True)
         answer = self.error(Request("", call_id=call_id), _INVALID_PARAMS, text, {"path": path_in(text)})
-        return DecodeError(f"this is no {self.name} request: {text}", answer=answer)
+        return DecodeError(f"not a {self.name} request: {text}", answer=answer)
 
-    # What an application gives us may raise anything while it is encoded.
+    # The application's own types may raise any exception while they are encoded.
     def _unsendable(self, exc: Exception) -> PacketError:
         return PacketError(f"this cannot be sent in {self.name}: {exc}")
 
@@ -261,7 +261,7 @@ class PacketCodec(Codec):
 
 
 class TrioWSCodec(PacketCodec):
-    """``trio-ws.v1``: msgpack, and all there is."""
+    """``trio-ws.v1``: msgpack, with all extensions."""
 
     __slots__ = ()
 
@@ -272,7 +272,7 @@ class TrioWSCodec(PacketCodec):
 
 
 class WebshocketCodec(PacketCodec):
-    """``webshocket.v1``: msgpack, no more than webshocket 0.5.2 knows, whose client takes no calls."""
+    """``webshocket.v1``: msgpack, limited to what webshocket 0.5.2 knows. Its client accepts no calls."""
 
     __slots__ = ()
 
@@ -291,7 +291,7 @@ class _JSONCodec(PacketCodec):
         super().__init__(name, _to_json, _from_json, _glimpse_json, binary=binary, extended=extended)
 
     def measured_from(self, limit: int) -> int:
-        return limit // MOST_GROWTH  # its keys are text, whose hashes nobody can foretell
+        return limit // MOST_GROWTH  # the hashes of text keys cannot be predicted
 
     def decoded_size(self, payload: str | bytes, limit: int) -> int:
         return json_size(payload, limit)
@@ -319,7 +319,7 @@ class JSONPacketCodec(_JSONCodec):
         super().__init__("json", binary=binary)
 
     def _without_packet(self, payload: str | bytes, exc: Exception) -> Packet:
-        """JSON that does not look like a packet is data of an unknown source."""
+        """Return JSON that does not look like a packet as data of an unknown source."""
         broken = self._broken(payload, describe(exc))
         if broken.fatal:
             try:

@@ -1,4 +1,4 @@
-"""Which dialect is spoken on a connection: by its subprotocol, or by the first message."""
+"""The registry of codecs: a connection's codec follows from its subprotocol or from its first message."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _probe = msgspec.json.Decoder(_Probe).decode
 
 
 def choose(subprotocol: str | None, options: Options) -> Codec | None:  # noqa: ARG001, as detect() has it
-    """The dialect that the opening handshake agreed on, or None: the first message decides, see `detect`."""
+    """Return the codec that the opening handshake agreed on; None if the first message decides."""
     if subprotocol == "trio-ws.v1":
         return _TRIO_WS
     if subprotocol == "trio-ws.v1.json":
@@ -47,7 +47,7 @@ def choose(subprotocol: str | None, options: Options) -> Codec | None:  # noqa: 
 
 
 def detect(payload: str | bytes, options: Options) -> Codec:
-    """The dialect of a peer that agreed on none, from its first message: JSON-RPC or JSON packets."""
+    """Return the codec of a peer that agreed on none, from its first message: JSON-RPC or JSON packets."""
     start, mark = ("[", '"jsonrpc"') if isinstance(payload, str) else (b"[", b'"jsonrpc"')
     try:
         is_jsonrpc = _probe(payload).jsonrpc is not msgspec.UNSET
@@ -60,5 +60,5 @@ def detect(payload: str | bytes, options: Options) -> Codec:
 
 
 def plain_dialect(options: Options) -> Codec:
-    """What is spoken with a peer that agreed on no dialect and has not said anything yet: JSON packets."""
+    """Return the codec for a peer that agreed on none and has sent nothing yet: JSON packets."""
     return _JSON_IN_BINARY if options.json_in_binary else _JSON_IN_TEXT
