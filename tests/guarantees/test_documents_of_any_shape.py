@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 
     from trio_ws import WebSocket
 
-# From Python 3.14 on the bound is the size of the stack.
-DEEP = "[" * 400_000 + "]" * 400_000
+DEEP = "[" * 50_000 + "]" * 50_000
 HUGE = "1" + "0" * 400
 TEXTS = {
     "deep": DEEP,
@@ -148,7 +147,9 @@ def pack(**members: Any) -> bytes:
 #: What has a list or a map as a key: 0x81 is a map of one, 0x91 a list of one.
 NO_KEYS = [b"\x81\x81\x01\x02\x03", b"\x81\x91\x81\x01\x02\x03"]
 #: Ten thousand lists in each other, and a million.
-NESTED = [b"\x91" * 400_000 + b"\x01", b"\x91" * 1_000_000]
+NESTED = [b"\x91" * 10_000 + b"\x01", b"\x91" * 1_000_000]
+# For Python 3.14, too, whose bound is the size of the stack.
+TOO_DEEP = b"\x91" * 400_000 + b"\x01"
 
 MSGPACK = {
     "deep": NESTED[0],
@@ -231,7 +232,7 @@ async def test_packets(
 
 
 @pytest.mark.parametrize(
-    "payload", [*NO_KEYS, *NESTED, b"", b"\xc1", msgspec.msgpack.encode({"data": b"\x81\x91"})]
+    "payload", [*NO_KEYS, TOO_DEEP, NESTED[1], b"", b"\xc1", msgspec.msgpack.encode({"data": b"\x81\x91"})]
 )
 def test_what_a_broker_brings(payload: bytes, caplog: pytest.LogCaptureFixture) -> None:
     Hub().receive("news", payload)
