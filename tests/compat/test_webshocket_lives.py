@@ -441,6 +441,31 @@ async def test_a_connection_too_many_gets_503() -> None:
                 await webshocket.WebSocketClient(url_of(server)).connect()
 
 
+async def test_what_is_cancelled_while_it_begins_leaves_nothing() -> None:
+    before = all_tasks()
+    async with webshocket.WebSocketServer("127.0.0.1", 0) as server:
+        client = webshocket.WebSocketClient(url_of(server))
+        other = webshocket.WebSocketServer("127.0.0.1", 0)
+        for begin in (client.connect, other.start):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await begin()
+            assert scope.cancelled_caught
+        assert state_of(client) is ConnectionState.DISCONNECTED
+        assert state_of(other) is ServerState.CLOSED
+        async with trio.open_nursery() as nursery:
+            pass
+        for begin in (client.connect, other.start):
+            with pytest.raises(RuntimeError, match="closed"):
+                await begin(nursery=nursery)
+        await client.close()
+        await other.close()
+        await client.connect()
+        await client.close()
+    await trio.testing.wait_all_tasks_blocked()
+    assert all_tasks() == before
+
+
 async def test_options_and_headers() -> None:
     server = webshocket.WebSocketServer("127.0.0.1", 0)
     async with server:

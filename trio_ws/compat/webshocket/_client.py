@@ -172,6 +172,8 @@ class WebSocketClient:
             raise failed(exc, text) from exc
         except BaseException:
             self._state = ConnectionState.DISCONNECTED
+            if self._background is background:
+                self._background = None  # the nursery did not take it
             raise
         self._state = ConnectionState.CONNECTED
         self.logger.info("Successfully connected to %s", self.uri)

@@ -14,7 +14,7 @@ from trio.lowlevel import checkpoint, enable_ki_protection
 import trio_ws.server.server as engine_server
 from trio_ws.compat.webshocket._background import Background, open_block
 from trio_ws.compat.webshocket._engine import SUBPROTOCOLS, EngineHandler
-from trio_ws.compat.webshocket.enum import ConnectionState, ServerState
+from trio_ws.compat.webshocket.enum import ServerState
 from trio_ws.compat.webshocket.exceptions import WebSocketError
 from trio_ws.compat.webshocket.handler import DefaultWebSocketHandler, WebSocketHandler
 from trio_ws.options import Options
@@ -94,7 +94,8 @@ class WebSocketServer(Generic[H]):
         self._background: Background | None = None
         self._block: AbstractAsyncContextManager[trio.Nursery] | None = None
         self._nursery: trio.Nursery | None = None
-        self._to_accept: deque[ClientConnection[Any]] = deque()
+        self._to_accept: dict[ClientConnection[Any], None] = {}  # in their order
+        self._gone: deque[ClientConnection[Any]] = deque()  # those of them that have left
         self._arrivals = trio.lowlevel.ParkingLot()
 
     # -- life ---------------------------------------------------------------------------------------
@@ -155,6 +156,7 @@ class WebSocketServer(Generic[H]):
             self.state = ServerState.CLOSED
             self._background = None
             self._to_accept.clear()
+            self._gone.clear()
             self._arrivals.unpark_all()
 
     async def serve_forever(self, **kwargs: Any) -> None:
@@ -220,24 +222,26 @@ class WebSocketServer(Generic[H]):
             if self._background is None:
                 raise WebSocketError("Error getting client: server is not started")
             if self._to_accept:
-                return self._to_accept.popleft()
+                connection = next(iter(self._to_accept))
+                del self._to_accept[connection]
+                return connection
             await self._arrivals.park()
 
     def _arrived(self, connection: ClientConnection[Any]) -> None:
         if isinstance(self.handler, DefaultWebSocketHandler):
-            self._to_accept.append(connection)
+            self._to_accept[connection] = None
             self._arrivals.unpark()
 
     def _left(self, connection: ClientConnection[Any]) -> None:
         """A client has gone, perhaps before anybody has accepted it: what it has sent can still be read."""
-        waiting = self._to_accept
-        if connection not in waiting:
+        if connection not in self._to_accept:
             return
         if not connection._peer.delivery.packets:
-            waiting.remove(connection)
-        gone = [one for one in waiting if one.connection_state is not ConnectionState.CONNECTED]
-        for one in gone[:-_MAX_GONE]:
-            waiting.remove(one)
+            del self._to_accept[connection]
+            return
+        self._gone.append(connection)
+        if len(self._gone) > _MAX_GONE:
+            self._to_accept.pop(self._gone.popleft(), None)
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and "handler" in self.__dict__:
