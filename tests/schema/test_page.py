@@ -12,13 +12,15 @@ import trio
 import trio_ws
 from tests.support.chromium import chromium
 from tests.support.npm import npm_package
-from tests.support.serving import serving
 from trio_ws import ClientConnection, rpc_method
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.chromium import Page
+
+#: Seconds after which a test counts as hung: it starts a browser, on a machine that may be busy.
+GUARD = 120
 
 #: Text that would run if it were taken for markup.
 EVIL = "</script><script>globalThis.struck = 1</script><img src=x onerror='globalThis.struck = 1'>"
@@ -84,6 +86,13 @@ class Lab(trio_ws.WebSocketHandler):
     @rpc_method()
     async def total(self, connection: ClientConnection, numbers: AsyncIterator[float]) -> float:
         return sum([number async for number in numbers])
+
+
+@asynccontextmanager
+async def serving(app: trio_ws.App) -> AsyncIterator[trio_ws.WebSocketServer]:
+    with trio.fail_after(GUARD):
+        async with trio_ws.WebSocketServer(app, 0, host="127.0.0.1") as server:
+            yield server
 
 
 @asynccontextmanager
