@@ -151,6 +151,7 @@ class Hub:
         self._order = 0
         self.fanout = FanoutWriter(self.leave)
         self._presence = PresenceRegistry(presence_lease)
+        self._presence_used = False
         self._demand: list[tuple[str, bool]] = []
         #: Called with a name or a glob, and whether it got its first subscriber here or lost its last.
         self.on_demand: Callable[[str, bool], None] = _nothing
@@ -339,9 +340,8 @@ class Hub:
         if broker is None:
             self._presence.attach(None)
         else:
-            topic = f"{namespace}{PRESENCE}:"
-            broker.subscribe(topic)
-            self._presence.attach(functools.partial(broker.publish, topic))
+            if self._presence_used:
+                self._share_presence(broker)
             broker.subscribe(f"{namespace}:")
             for name in (
                 *self._globs,
@@ -705,17 +705,34 @@ class Hub:
 
     # -- presence and users -------------------------------------------------------------------------
 
+    def _share_presence(self, broker: Broker) -> None:
+        topic = f"{self._namespace}{PRESENCE}:"
+        broker.subscribe(topic)
+        self._presence.attach(functools.partial(broker.publish, topic))
+
+    def _use_presence(self) -> PresenceRegistry:
+        """Take part in presence from now on; nothing is said of it at the broker before."""
+        if not self._presence_used:
+            self._presence_used = True
+            if self._broker is not None:
+                self._share_presence(self._broker)
+        return self._presence
+
     def presence(self, name: str) -> Presence:
-        """Return who is in a channel now, in all processes, and who comes and goes. See `Presence`."""
-        return Presence(self._presence, check_name(name))
+        """Return who is in a channel now, in all processes, and who comes and goes. See `Presence`.
+
+        A process takes part in presence from the first use on. With a broker, the members of other processes
+        are there a moment after that.
+        """
+        return Presence(self._use_presence(), check_name(name))
 
     def members(self, name: str) -> Members:
         """Return the members of a channel, to follow their changes. ValueError if the name is invalid."""
-        return self._presence.watched(check_name(name))
+        return self._use_presence().watched(check_name(name))
 
     def enter_presence(self, member: ConnectionSubscriber, name: str, info: Any) -> None:
         """Have a connection be present in a channel; see `ClientConnection.present`."""
-        self._presence.enter(name, member.connection.uid, info)
+        self._use_presence().enter(name, member.connection.uid, info)
         if name not in member.present:
             member.present = (*member.present, name)
 
@@ -752,7 +769,7 @@ class Hub:
         return self._users.disconnect(user, code, reason)
 
     async def run(self) -> None:
-        """Keep up with the presence of other processes. It returns at once if there is no broker."""
+        """Keep up with the presence of other processes, until cancelled."""
         await self._presence.run()
 
     def statistics(self) -> HubStatistics:

@@ -284,6 +284,7 @@ class PresenceRegistry:
         self._local: dict[str, dict[str, bytes]] = {}  # by channel
         self._processes: dict[str, _Process] = {}
         self._send: Callable[[bytes], None] | None = None
+        self._attached = Notification()
         self._name = ""
         self._sequence = 0
         self.rejected = 0
@@ -353,6 +354,7 @@ class PresenceRegistry:
         self._name = secrets.token_hex(8)
         self._sequence = 0
         self._send = send
+        self._attached.notify_all()
         self._post("ask")
         self._tell_state()
 
@@ -364,10 +366,12 @@ class PresenceRegistry:
         self._tell_state()
 
     async def run(self) -> None:
-        """Say that we live, and notice who does not. It returns at once if there are no other processes."""
+        """Say that we live, and notice who does not, until cancelled."""
         interval = min(self.lease / _HEARTBEATS, 1.0)
         said = trio.current_time()
-        while self._send is not None:
+        while True:
+            while self._send is None:
+                await self._attached.wait()
             await trio.sleep(interval)
             now = trio.current_time()
             if now - said >= self.lease / _HEARTBEATS - interval / 2:
