@@ -305,6 +305,7 @@ class Call:
         self.events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.asked = 0
+        self.sending = asyncio.Event()
         self.open = asyncio.Event()
         self.open.set()
         self.failure: Exception | None = None
@@ -315,6 +316,7 @@ class Call:
         return await self.events.get()
 
     async def send(self, event: dict[str, Any]) -> None:
+        self.sending.set()
         await self.open.wait()
         if self.failure is not None:
             raise self.failure
@@ -384,6 +386,24 @@ def test_a_cancelled_call_drains() -> None:
     async def main() -> None:
         call = await connected(ASGIApp(echo))
         call.task.cancel()
+        assert (await call.hear("websocket.close"))["code"] == 1001
+        with pytest.raises(asyncio.CancelledError):
+            await call.task
+
+    run(main)
+
+
+def test_nothing_is_sent_twice_where_a_send_is_cancelled() -> None:
+    async def main() -> None:
+        call = await connected(ASGIApp(echo))
+        call.open.clear()
+        call.sending.clear()
+        call.say("websocket.receive", text="hä")
+        await call.sending.wait()
+        call.task.cancel()
+        await asyncio.sleep(0)
+        call.open.set()
+        # The host has had the message once, and has given it up.
         assert (await call.hear("websocket.close"))["code"] == 1001
         with pytest.raises(asyncio.CancelledError):
             await call.task

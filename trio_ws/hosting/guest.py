@@ -365,10 +365,10 @@ class HostPort:
                 await self._host_send(event)
             except Exception as exc:  # noqa: BLE001 - raised in trio
                 self._send_failure = exc
-                self._outgoing.clear()
-            else:
+            finally:
+                # Also if it was cancelled: a part may have been sent, so it is not sent again.
                 self._outgoing.popleft()
-            self._sent.notify_all()
+                self._sent.notify_all()
             return True
         if ending.done():
             return False
