@@ -524,7 +524,7 @@ async def generator(ws: WebSocket) -> AsyncIterator[None]:
         ({"listeners": []}, ValueError, "listeners is empty"),
         ({"listeners": [1], "unix_path": "/x"}, ValueError, "unix_path and listeners are mutually exclusive"),
         ({"max_connections": 0}, ValueError, "max_connections must be 1 or more"),
-        ({"max_connections": "5"}, TypeError, "max_connections is an int"),
+        ({"max_connections": "5"}, TypeError, "max_connections must be an int"),
         ({"options": {"max_connections": 5}}, TypeError, "options"),
         ({"subprotocols": ["a b"]}, ValueError, "not a subprotocol name"),
     ],
