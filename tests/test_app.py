@@ -625,14 +625,14 @@ async def no_arguments() -> AsyncIterator[None]:
         (
             lambda app: app.mount("/taken/{y:int}", Rooms),
             ValueError,
-            "<locals>.taken; Rooms needs another",
+            "<locals>.taken; use another path for Rooms",
         ),
         (
             lambda app: app.http("/page", ["PUT", "GET"])(page),
             ValueError,
-            "a route for GET/HEAD /page already",
+            "already a route for GET/HEAD /page",
         ),
-        (lambda app: app.mount("/taken", app_with("/{y:int}")), ValueError, "report needs another path"),
+        (lambda app: app.mount("/taken", app_with("/{y:int}")), ValueError, "use another path for report"),
         (lambda app: app.websocket("rooms")(echo), ValueError, "must begin with a slash"),
         (lambda app: app.websocket("/{x:number}")(echo), ValueError, "is not a converter"),
         (
@@ -648,26 +648,30 @@ async def no_arguments() -> AsyncIterator[None]:
             "its first one must be the Request",
         ),
         (lambda app: app.websocket("/")(page(None)), TypeError, "pass it without calling it"),
-        (lambda app: app.websocket("/rpc")(Rooms), TypeError, r"write app.mount\('/rpc', Rooms\)"),
+        (lambda app: app.websocket("/rpc")(Rooms), TypeError, r"use app.mount\('/rpc', Rooms\)"),
         (lambda app: app.websocket("/", subprotocols="chat"), TypeError, r"use subprotocols=\['chat'\]"),
         (lambda app: app.mount("/x", echo), TypeError, r"for a function use app.websocket\(\)"),
         (lambda app: app.mount("/x", NoHandler), TypeError, "a WebSocketHandler or an App, not <class"),
-        (lambda app: app.mount("/x", App(), subprotocols=["a"]), TypeError, "leave them out"),
+        (lambda app: app.mount("/x", App(), subprotocols=["a"]), TypeError, "omit the argument"),
         (lambda app: app.mount("/x", app), ValueError, "an App cannot be mounted in itself"),
         (lambda app: app_below(app).mount("/x", app), ValueError, "an App cannot be mounted in itself"),
-        (lambda app: app.http("/", methods="GET"), TypeError, r"write methods=\['GET'\]"),
+        (lambda app: app.http("/", methods="GET"), TypeError, r"use methods=\['GET'\]"),
         (lambda app: app.http("/", methods=[]), ValueError, "methods is empty"),
         (
             lambda app: app.http("/", methods=["get"]),
             ValueError,
-            "'get' is no HTTP method; write",
+            "'get' is not an HTTP method; use",
         ),
-        (lambda app: app.middleware(one_argument), TypeError, "is an async context manager function"),
-        (lambda app: app.middleware(no_arguments), TypeError, "no_arguments is a function of one WebSocket"),
-        (lambda app: app.lifespan(no_arguments), TypeError, "no_arguments is a function of one App"),
-        (lambda app: app.lifespan(one_argument), TypeError, "write async def with one yield"),
-        (lambda app: app.add_middleware(one_argument), TypeError, r"is a function of \(ws, call_next\)"),
-        (lambda app: app.add_middleware(print), TypeError, r"is no async function of \(ws, call_next\)"),
+        (lambda app: app.middleware(one_argument), TypeError, "must be an async context manager function"),
+        (
+            lambda app: app.middleware(no_arguments),
+            TypeError,
+            "no_arguments must be a function of one WebSocket",
+        ),
+        (lambda app: app.lifespan(no_arguments), TypeError, "no_arguments must be a function of one App"),
+        (lambda app: app.lifespan(one_argument), TypeError, "use async def with one yield"),
+        (lambda app: app.add_middleware(one_argument), TypeError, r"must be a function of \(ws, call_next\)"),
+        (lambda app: app.add_middleware(print), TypeError, r"is not an async function of \(ws, call_next\)"),
     ],
 )
 def test_what_cannot_work_is_refused_where_it_is_added(
@@ -702,7 +706,9 @@ def test_a_route_of_a_mounted_app_that_clashes_above_is_added_nowhere() -> None:
     app, inner = App(), App()
     app.websocket("/in/x")(report)
     app.mount("/in", inner)
-    with pytest.raises(ValueError, match="a route for WebSocket /in/x already, report; echo needs another"):
+    with pytest.raises(
+        ValueError, match="already a route for WebSocket /in/x, report; use another path for .*echo"
+    ):
         inner.websocket("/x")(echo)
     assert not inner._routes()
     inner.http("/x")(page)  # plain HTTP may stand beside a WebSocket

@@ -577,10 +577,10 @@ async def test_wrong_arguments_of_a_connection_raise_at_once_with_the_fix(autoju
             (ws.send_json, ({1, object()},), TypeError, "object"),
             (ws.ping, (b"x" * 126,), ValueError, "at most 125 bytes, not 126"),
             (ws.ping, (7,), TypeError, "a ping is bytes-like, not int"),
-            (ws.close, (999,), ValueError, "close code 999 may not be sent; use 1000"),
-            (ws.close, ("1000",), TypeError, "a close code is an int, not str"),
+            (ws.close, (999,), ValueError, "close code 999 cannot be sent; use 1000"),
+            (ws.close, ("1000",), TypeError, "a close code must be an int, not str"),
             (ws.close, (1000, "x" * 124), ValueError, "at most 123 bytes of UTF-8; shorten it"),
-            (ws.close, (1000, b"bye"), TypeError, "a close reason is a str, not bytes"),
+            (ws.close, (1000, b"bye"), TypeError, "a close reason must be a str, not bytes"),
         ]
         for method, arguments, error, text in calls:
             with pytest.raises(error, match=text):
@@ -589,7 +589,7 @@ async def test_wrong_arguments_of_a_connection_raise_at_once_with_the_fix(autoju
             (message.text, b"x", TypeError, "for bytes use binary"),
             (message.binary, "x", TypeError, "encode it, or use text"),
             (message.ping, b"x" * 126, ValueError, "at most 125 bytes"),
-            (message.close, 1006, ValueError, "may not be sent"),
+            (message.close, 1006, ValueError, "cannot be sent"),
         ]
         for make, argument, error, text in values:
             with pytest.raises(error, match=text):
@@ -610,7 +610,7 @@ async def test_messages_that_do_not_fit_are_errors_of_ours_and_do_no_harm(autoju
             await ws.receive_text()
         for data in ("{", b"\xff", '{"x": "no number"}'):
             await ws.send(data)
-            with pytest.raises(MessageError, match="not the JSON that was asked for") as info:
+            with pytest.raises(MessageError, match="not the requested JSON") as info:
                 await ws.receive_json(type=dict[str, int])
             assert isinstance(info.value, WebSocketError)
         await ws.send("still here?")

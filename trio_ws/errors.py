@@ -3,34 +3,34 @@
 ::
 
     WebSocketError
-    ├── ConnectionFailedError              connect() got no WebSocket
+    ├── ConnectionFailedError              connect() failed
     │   ├── InvalidURIError                (also ValueError)
     │   └── HandshakeRejectedError         .status .headers .body
     ├── ConnectionClosedError              (also trio.BrokenResourceError) .code .reason .sent .received
     │   │                                  .may_have_run
     │   └── ConnectionClosedLocallyError   (also trio.ClosedResourceError) used after our own close
-    ├── MessageError                       a message of another kind, or one that does not decode
-    ├── SubprotocolError                   (also ValueError) accept() names one that was not offered
-    ├── PacketError                        bytes that are no packet, or data that fits into none
-    │   └── PacketValidationError          an answer is not of the type that was asked for
+    ├── MessageError                       a message of another kind, or one that cannot be decoded
+    ├── SubprotocolError                   (also ValueError) accept() with one that was not offered
+    ├── PacketError                        an invalid packet, or data that cannot be encoded
+    │   └── PacketValidationError          a result is not of the requested type
     ├── RPCError                           a call failed: .code .data
     │   ├── RPCMethodNotFoundError         -32601
     │   ├── RPCInvalidParamsError          -32602
     │   ├── RPCInternalError               -32603
     │   ├── RateLimitError                 -32000 .retry_after
     │   ├── RPCAccessDeniedError           -32002
-    │   ├── RPCTimeoutError                -32003 (also TimeoutError) its deadline passed over there
-    │   ├── RPCCancelledError              -32004 the other side gave it up
-    │   └── SubscriptionError              the server lets this client into no more channels
+    │   ├── RPCTimeoutError                -32003 (also TimeoutError) its deadline expired on the other side
+    │   ├── RPCCancelledError              -32004 the other side is shutting down
+    │   └── SubscriptionError              the server allows this client no more channels
     ├── BrokerError                        the broker of channels cannot be reached
     ├── WorkerError                        the workers of serve_processes do not start: .exit_code
     ├── CloseConnection                    raised *by* a handler to close with a code of its choice
     └── Reconnect                          raised *by* the set-up of a connection to try another
 
-What holds here: nothing of wsproto, h11, ssl or the socket module reaches a user; such a cause is chained
-as ``__cause__``. Errors are plain data and can be built, compared by attribute and logged without a loop.
-They can be pickled and copied, subclasses of users too: text, attributes and notes are kept, and ``__init__``
-is not run again. The cause and the traceback stay behind, as those of all exceptions do.
+Invariants: no exception of wsproto, h11, ssl or the socket module reaches a user; it is chained as
+``__cause__``. Errors are plain data that can be built, compared by attribute and logged without an event
+loop. They can be pickled and copied, including subclasses of users: text, attributes and notes are preserved,
+and ``__init__`` is not called again. The cause and the traceback are lost, as with all exceptions.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ __all__ = [
 
 
 class CloseCode(enum.IntEnum):
-    """Close codes by their names (RFC 6455 section 7.4.1, and the IANA registry)."""
+    """Names of close codes (RFC 6455 section 7.4.1, and the IANA registry)."""
 
     NORMAL_CLOSURE = 1000
     GOING_AWAY = 1001
@@ -96,9 +96,9 @@ class CloseCode(enum.IntEnum):
 
 
 class CloseFrame(NamedTuple):
-    """What one Close frame said (RFC 6455 section 5.5.1).
+    """The contents of a Close frame (RFC 6455 section 5.5.1).
 
-    A Close frame without a payload is reported with code 1005 (section 7.4.1), which is never on the wire.
+    A Close frame without a payload has code 1005 (section 7.4.1), which is never sent.
     """
 
     code: int
@@ -106,9 +106,9 @@ class CloseFrame(NamedTuple):
 
 
 class WebSocketError(Exception):
-    """The root of every error of this library."""
+    """The base class of all errors of this library."""
 
-    # What Exception has would call the class with ``args`` alone, and so build the text anew from the text.
+    # Exception's own would call the class with ``args`` only, and so build the text again from the text.
     def __reduce__(self) -> tuple[Any, ...]:
         return _without_init, (type(self), self.args), self.__getstate__()
 
@@ -122,14 +122,14 @@ class WebSocketError(Exception):
 
 
 def _without_init(kind: type[WebSocketError], args: tuple[Any, ...]) -> WebSocketError:
-    """An error as `pickle` and `copy` begin it; they add the attributes."""
+    """Create an error for `pickle` and `copy`, which then add the attributes."""
     error = kind.__new__(kind, *args)
     error.args = args
     return error
 
 
 class HeaderFields(Protocol):
-    """What an error tells of `trio_ws.Headers`, which stand on a higher layer."""
+    """The part of `trio_ws.Headers`, which is in a higher layer, that errors use."""
 
     def get(self, name: str, default: str | None = None) -> str | None: ...
     def get_all(self, name: str) -> list[str]: ...
@@ -139,14 +139,14 @@ class HeaderFields(Protocol):
 
 
 class ConnectionFailedError(WebSocketError):
-    """The connection could not be opened: DNS, TCP, TLS, a proxy, a deadline, an answer that is no WebSocket.
+    """The connection could not be opened: DNS, TCP, TLS, a proxy, a timeout, or an invalid response.
 
-    The underlying exception, where there is one, is ``__cause__``.
+    The underlying exception, if there is one, is ``__cause__``.
     """
 
 
 class InvalidURIError(ConnectionFailedError, ValueError):
-    """A URI given to :func:`trio_ws.connect` names no WebSocket (RFC 6455 section 3), or no proxy."""
+    """The URI is not a WebSocket URI (RFC 6455 section 3), or that of the proxy is invalid."""
 
 
 class HandshakeRejectedError(ConnectionFailedError):
@@ -154,8 +154,8 @@ class HandshakeRejectedError(ConnectionFailedError):
 
     Attributes:
         status: the HTTP status code.
-        headers: the response's `trio_ws.Headers`: in order, duplicates kept.
-        body: what came of the response's body within 0.1 seconds after its head, cut at 64 KiB.
+        headers: the response's `trio_ws.Headers` in order, duplicates included.
+        body: the part of the body that arrived within 0.1 seconds after its head, truncated to 64 KiB.
     """
 
     def __init__(self, status: int, headers: HeaderFields, body: bytes = b"") -> None:
@@ -166,16 +166,15 @@ class HandshakeRejectedError(ConnectionFailedError):
 
 
 class ConnectionClosedError(WebSocketError, trio.BrokenResourceError):
-    """The WebSocket is closed, or broke, so the operation cannot be done.
+    """The WebSocket is closed or broken, so the operation failed.
 
     Attributes:
-        code: the close code that describes the end: what the peer sent, else what we sent, else 1006
-            (RFC 6455 section 7.1.5).
-        reason: the text beside that code.
+        code: the close code that the peer sent, or else that we sent, or else 1006 (RFC 6455 section 7.1.5).
+        reason: the reason that came with the code.
         sent: the Close frame that we sent, or None.
         received: the Close frame that the peer sent, or None.
-        may_have_run: of a call or a stream: whether the other side may have got its request. False only where
-            it is known that the request never left, so that it can safely be made again.
+        may_have_run: for a call or a stream, whether the other side may have received the request. False only
+            if it was certainly not sent, so that it can be repeated safely.
     """
 
     may_have_run: bool = True
@@ -199,16 +198,16 @@ class ConnectionClosedError(WebSocketError, trio.BrokenResourceError):
 
 
 class ConnectionClosedLocallyError(ConnectionClosedError, trio.ClosedResourceError):
-    """The WebSocket was used after this side had closed it."""
+    """The WebSocket was used after it was closed locally."""
 
 
 class MessageError(WebSocketError):
-    """A message is not of the kind that was asked for, or its payload does not decode.
+    """A message is of another kind than requested, or its payload cannot be decoded.
 
     Attributes:
-        message: the message in question, which has been taken from the queue; None where there is none.
-        close_code: what the connection is closed with where a handler lets this escape: 1002 for a message
-            of another kind. None for 1011, as for any other exception.
+        message: the message, which was removed from the queue; None if there is none.
+        close_code: the close code if a handler does not catch this error: 1002 for a message of another kind.
+            None for 1011, as for any other exception.
     """
 
     close_code: int | None = None
@@ -219,11 +218,11 @@ class MessageError(WebSocketError):
 
 
 class SubprotocolError(WebSocketError, ValueError):
-    """``accept()`` names a subprotocol that the client did not offer (RFC 6455 section 4.2.2).
+    """``accept()`` was called with a subprotocol that the client did not offer (RFC 6455 section 4.2.2).
 
     Attributes:
-        subprotocol: the one named.
-        offered: those that the client offered.
+        subprotocol: the argument.
+        offered: the subprotocols that the client offered.
     """
 
     def __init__(self, subprotocol: str, offered: Sequence[str]) -> None:
@@ -236,27 +235,28 @@ class SubprotocolError(WebSocketError, ValueError):
 
 
 class PacketError(WebSocketError):
-    """Bytes that are no packet of the dialect in use, or data that it cannot carry."""
+    """Bytes are not a valid packet of the dialect in use, or data cannot be encoded in it."""
 
 
 class PacketValidationError(PacketError):
-    """An answer, or an item of a stream, is not of the type that was asked for; the text has the path."""
+    """A result, or an item of a stream, is not of the requested type; the message contains the path."""
 
 
 class RPCError(WebSocketError):
-    """A call failed. Raise it in a method to fail the call; it is what the caller's ``call`` raises.
+    """A call failed. Raise it in a method to fail the call; the caller's ``call`` raises it.
 
     Args:
-        message: text for a person, sent to the caller as it is.
-        code: default -32001, an application error. Peers of other dialects than ``trio-ws.v1`` know only
-            the codes of the tree above; another code reaches them as -32001.
-        data: anything that can be encoded, for the caller's program; ``trio-ws.v1`` and JSON-RPC carry it.
+        message: text for people, sent to the caller unchanged.
+        code: default -32001, an application error. Peers with other dialects than ``trio-ws.v1`` know only
+            the codes of the tree above; any other code reaches them as -32001.
+        data: any value that can be encoded, for the caller's program; supported by ``trio-ws.v1`` and
+            JSON-RPC.
 
     Attributes:
-        message: the text as it is. ``str()`` of the error gives it on one line, without control characters,
-            and cut after 1,000 bytes; ``repr()`` is cut, too.
+        message: the original text. ``str()`` returns it on one line, without control characters and truncated
+            to 1,000 bytes; ``repr()`` is truncated, too.
         code: the code, see the tree in `trio_ws.errors`.
-        data: what the other side sent beside the text, or None.
+        data: the data that the other side sent, or None.
     """
 
     default_code: ClassVar[int] = -32001
@@ -267,7 +267,7 @@ class RPCError(WebSocketError):
         self.code = self.default_code if code is None else code
         self.data = data
 
-    # Both may be the other side's, and go to logs and terminals.
+    # Both may come from the other side, and are printed in logs and on terminals.
     def __str__(self) -> str:
         return shown(super().__str__(), 1000)
 
@@ -282,13 +282,13 @@ class RPCMethodNotFoundError(RPCError):
 
 
 class RPCInvalidParamsError(RPCError):
-    """The arguments do not fit the method; ``data["path"]`` says where, as in ``"$.a"``."""
+    """The arguments are invalid; ``data["path"]`` says where, as in ``"$.a"``."""
 
     default_code = -32602
 
 
 class RPCInternalError(RPCError):
-    """The method failed in a way it did not mean to; ``data["id"]`` stands in the other side's log."""
+    """The method raised an unexpected exception; ``data["id"]`` appears in the other side's log."""
 
     default_code = -32603
 
@@ -316,42 +316,42 @@ class RateLimitError(RPCError):
 
     @property
     def retry_after(self) -> float:
-        """Seconds after which another try makes sense; 0.0 where the other side did not say."""
+        """Seconds after which a retry may succeed; 0.0 if the other side did not say."""
         value = self.data.get("retry_after") if isinstance(self.data, dict) else None
         return float(value) if isinstance(value, int | float) else 0.0
 
 
 class RPCAccessDeniedError(RPCError):
-    """The method's ``requires`` said no."""
+    """The method's ``requires`` denied the call."""
 
     default_code = -32002
 
 
 class RPCTimeoutError(RPCError, TimeoutError):
-    """The caller's deadline, which travels with a call, passed on the other side."""
+    """The caller's deadline, which is sent with a call, expired on the other side."""
 
     default_code = -32003
 
 
 class RPCCancelledError(RPCError):
-    """The other side gave the call up, because it stops."""
+    """The other side cancelled the call, because it is shutting down."""
 
     default_code = -32004
 
 
 class SubscriptionError(RPCError):
-    """The server did not let the client subscribe: it holds ``max_subscribed_channels`` already."""
+    """The server refused a subscription, because the client has ``max_subscribed_channels`` already."""
 
 
 class BrokerError(WebSocketError):
-    """A server's broker could not be reached in time when the server started, or refused it."""
+    """A server's broker could not be reached when the server started, or refused the connection."""
 
 
 class WorkerError(WebSocketError):
     """The workers of `trio_ws.serve_processes` do not start.
 
     Attributes:
-        exit_code: that of the worker; the negative number of the signal that killed it.
+        exit_code: the exit code of the worker, or the negative number of the signal that killed it.
     """
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -363,11 +363,11 @@ class CloseConnection(WebSocketError):
     """Raise it in a handler to close the connection with this code and reason.
 
     Args:
-        code: a close code that may be sent: 1000 to 1003, 1007 to 1014, 3000 to 4999 (RFC 6455 section 7.4).
+        code: a valid close code: 1000 to 1003, 1007 to 1014, 3000 to 4999 (RFC 6455 section 7.4).
         reason: at most 123 bytes of UTF-8.
 
     Raises:
-        ValueError: the code may not be sent, or the reason is too long.
+        ValueError: the code is invalid, or the reason is too long.
     """
 
     def __init__(self, code: int = 1008, reason: str = "") -> None:
@@ -378,10 +378,10 @@ class CloseConnection(WebSocketError):
 
 
 class Reconnect(WebSocketError):
-    """Raise it in ``on_connection`` of a `session` to give this connection up and try another."""
+    """Raise it in ``on_connection`` of a `session` to abandon this connection and try another one."""
 
 
-#: The name of `CloseConnection` in webshocket, which stays.
+#: The name of `CloseConnection` in webshocket, which remains as an alias.
 WebSocketException = CloseConnection
 
 
@@ -390,12 +390,12 @@ _SENDABLE = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 101
 
 
 def check_close(code: int, reason: str) -> None:
-    """Refuse what no Close frame may carry, with the fix in the message (RFC 6455 sections 5.5 and 7.4)."""
+    """Validate a close code and reason (RFC 6455 sections 5.5 and 7.4)."""
     if isinstance(code, bool) or not isinstance(code, int):
-        raise TypeError(f"a close code is an int, not {type(code).__name__}")
+        raise TypeError(f"a close code must be an int, not {type(code).__name__}")
     if code not in _SENDABLE and not 3000 <= code <= 4999:
-        raise ValueError(f"close code {code} may not be sent; use 1000 for a normal close, or 3000..4999")
+        raise ValueError(f"close code {code} cannot be sent; use 1000 for a normal close, or 3000..4999")
     if not isinstance(reason, str):
-        raise TypeError(f"a close reason is a str, not {type(reason).__name__}")
+        raise TypeError(f"a close reason must be a str, not {type(reason).__name__}")
     if len(reason.encode()) > 123:
-        raise ValueError("a close reason holds at most 123 bytes of UTF-8; shorten it")
+        raise ValueError("a close reason must not exceed 123 bytes of UTF-8; shorten it")

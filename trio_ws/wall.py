@@ -1,15 +1,16 @@
-"""The wall around user code: what may leave a handler, method, generator, hook, predicate or HTTP function.
+"""Handle exceptions of user code: handlers, methods, generators, hooks, predicates and HTTP functions.
 
-User code runs in many places, some of them too hot for a wrapper. All of them catch ``BaseException`` and ask
-here what that is.
+User code runs in many places, some of them too hot for a wrapper. All of them catch ``BaseException`` and use
+this module to classify it.
 
 Invariants:
 
-- Three exceptions pass: KeyboardInterrupt and SystemExit, which end the program, and `trio.Cancelled`, where
-  the task that it leaves is cancelled. A Cancelled that was kept and raised again elsewhere does not pass.
-- Everything else is a failure, which costs one connection or one request: an exception that is no Exception,
-  one whose ``__init__`` did not call its base's, whose ``__str__`` raises, or whose attributes are not legal.
-- Nothing here raises anything but what passes, whatever the exception does when it is looked at.
+- Three exceptions propagate: KeyboardInterrupt and SystemExit, which end the program, and `trio.Cancelled` if
+  the current task is cancelled. A Cancelled that was stored and raised again elsewhere does not propagate.
+- Everything else is a failure, which ends one connection or one request: also an exception that is not an
+  Exception, whose ``__init__`` did not call its base's, whose ``__str__`` raises, or whose attributes are
+  invalid.
+- Nothing here raises any other exception, whatever the exception does when it is inspected.
 """
 
 from __future__ import annotations
@@ -50,25 +51,25 @@ _ENDS = (KeyboardInterrupt, SystemExit)
 
 
 def ends_program(exc: BaseException) -> bool:
-    """Whether it is, or holds, a KeyboardInterrupt or a SystemExit."""
+    """Whether the exception is, or contains, a KeyboardInterrupt or a SystemExit."""
     return any(isinstance(one, _ENDS) for one in _leaves(exc))
 
 
 def passes(exc: BaseException) -> bool:
-    """Whether it is none of our business: it ends the program, or is the cancellation of this task."""
+    """Whether the exception must propagate: it ends the program, or is the cancellation of this task."""
     return ends_program(exc) or (only_cancelled(exc) and is_cancelled())
 
 
 def only_cancelled(exc: BaseException) -> bool:
-    """Whether it is a Cancelled, or a group of nothing else."""
+    """Whether the exception is a Cancelled, or a group of these only."""
     return all(isinstance(one, trio.Cancelled) for one in _leaves(exc))
 
 
 def failures_in(exc: BaseException) -> list[BaseException]:
-    """What failed: the exceptions in a group, however deep, without the Cancelled that came with them.
+    """Return the exceptions in nested groups, without any Cancelled among them.
 
     Raises:
-        BaseException: ``exc``, where it passes.
+        BaseException: ``exc``, if it must propagate.
     """
     if passes(exc):
         raise exc
@@ -77,7 +78,7 @@ def failures_in(exc: BaseException) -> list[BaseException]:
 
 
 def judged(exc: BaseException) -> BaseException:
-    """The one exception that failed, or the group of several. Raises as `failures_in`."""
+    """Return the only failure, or the group of several. Raises as `failures_in`."""
     failures = failures_in(exc)
     return failures[0] if len(failures) == 1 else exc
 
@@ -88,23 +89,23 @@ def is_cancelled() -> bool:
 
 
 def close_of(failure: BaseException) -> tuple[int, str] | None:
-    """The code and the reason that a `CloseConnection` closes with.
+    """Return the code and the reason of a `CloseConnection`.
 
-    None for any other exception, and for one that no Close frame can carry: that is a failure like others.
+    None for any other exception, and for an invalid code or reason, which is an ordinary failure.
     """
     if not isinstance(failure, CloseConnection):
         return None
     try:
         code, reason = failure.code, failure.reason
         check_close(code, reason)
-    except BaseException as exc:  # noqa: BLE001 - of a property, or for want of an attribute
+    except BaseException as exc:  # noqa: BLE001 - from a property, or a missing attribute
         judged(exc)
         return None
     return int(code), str(reason)
 
 
 def error_of(failure: BaseException) -> tuple[int, str, Any] | None:
-    """The code, the text and the data that an `RPCError` answers with; None as for `close_of`."""
+    """Return code, text and data of an `RPCError`; None as for `close_of`."""
     if not isinstance(failure, RPCError):
         return None
     try:
@@ -116,16 +117,16 @@ def error_of(failure: BaseException) -> tuple[int, str, Any] | None:
 
 
 def text_of(exc: BaseException) -> str:
-    """The name of its type, and what it says, where it can say that."""
+    """Return the type and the text of an exception, if the text is available."""
     try:
         return f"{type(exc).__name__}: {exc}"
-    except BaseException as second:  # noqa: BLE001 - what __str__ raises is the user's
+    except BaseException as second:  # noqa: BLE001 - __str__ is user code
         judged(second)
-        return f"{type(exc).__name__}, whose text cannot be had"
+        return f"{type(exc).__name__} (its text is unavailable)"
 
 
 def traceback_of(exc: BaseException) -> str:
-    """Its traceback as Python prints it, where that can be had; else `text_of`."""
+    """Return the traceback as Python prints it, if it is available; else `text_of`."""
     try:
         text = "".join(traceback.format_exception(exc))
     except BaseException as second:  # noqa: BLE001 - as above
@@ -137,9 +138,9 @@ def traceback_of(exc: BaseException) -> str:
 def log_failure(
     logger: logging.Logger, text: str, *args: object, exc: BaseException, extra: dict[str, Any] | None = None
 ) -> None:
-    """Log a failure of user code: one record, with the traceback where that can be had."""
+    """Log a failure of user code as one record, with the traceback if it is available."""
     try:
-        # What a log handler is going to look at.
+        # Check what a log handler will inspect.
         traceback.TracebackException.from_exception(exc, limit=0, lookup_lines=False)
     except BaseException as second:  # noqa: BLE001 - as above
         judged(second)
@@ -148,38 +149,38 @@ def log_failure(
         logger.error(text, *args, exc_info=exc, extra=extra, stacklevel=2)
 
 
-# -- what user code has left open -----------------------------------------------------------------------
+# -- contexts that user code has left open --------------------------------------------------------------
 #
-# It happens by leaving a loop over an async generator that has a nursery or a cancel scope inside. trio ends
-# a task that has left a nursery open with an error, in the nursery around it, which would take all other
-# connections with it. A scope that is left open cancels what the task does next, whosever that is.
+# Leaving a loop over an async generator that contains a nursery or a cancel scope leaves it open. trio ends a
+# task with an open nursery with an error in the parent nursery, which would end all other connections. An
+# open scope cancels whatever the task does next.
 #
-# trio has no public way to see or to close these; where its attributes are not as expected, nothing is done.
+# trio has no public way to detect or close these; if its attributes are not as expected, nothing is done.
 
 
 async def close_nurseries(what: str) -> None:
-    """Cancel and close all nurseries of this task. To be called where none of ours is open.
+    """Cancel and close all nurseries of this task. Call it only when none of ours is open.
 
     Args:
-        what: whose code has left them, for the log.
+        what: whose code left them open, for the log.
     """
     nurseries = current_task().child_nurseries
     if not nurseries:
         return
-    _logger.error("%s left a nursery open; it is closed, and what ran there is cancelled", what)
+    _logger.error("%s left a nursery open; closing it and cancelling its tasks", what)
     for nursery in reversed(nurseries):
-        # There is no other way: what `async with` would call at its end is known to nobody any more.
+        # There is no other way: the manager that `async with` would exit is not available.
         manager: Any = trio.open_nursery()
         manager._nursery, manager._scope = nursery, nursery.cancel_scope
         nursery.cancel_scope.cancel()
         try:
             await manager.__aexit__(None, None, None)
-        except BaseException as exc:  # noqa: BLE001 - judged there
+        except BaseException as exc:  # noqa: BLE001 - classified by judged()
             log_failure(_logger, "%s failed in a nursery that it left open", what, exc=judged(exc))
 
 
 def is_innermost(scope: trio.CancelScope) -> bool:
-    """Whether the scope, which this task has open, has no other of this task's inside."""
+    """Whether the scope is the innermost one that this task has open."""
     status = getattr(current_task(), "_cancel_status", None)
     return status is not None and status is getattr(scope, "_cancel_status", None)
 
@@ -188,7 +189,7 @@ def is_innermost(scope: trio.CancelScope) -> bool:
 
 
 def _leaves(exc: BaseException) -> Iterator[BaseException]:
-    """The exceptions in a group, however deep, or the one that is no group."""
+    """Yield the exceptions in nested groups, or the exception itself."""
     left = [exc]
     while left:
         one = left.pop()
@@ -198,5 +199,5 @@ def _leaves(exc: BaseException) -> Iterator[BaseException]:
             yield one
 
 
-# The member itself: a subclass may have something else under that name.
+# The member itself: a subclass may override the name.
 _MEMBERS: Any = BaseExceptionGroup.__dict__["exceptions"]

@@ -269,7 +269,7 @@ async def test_a_code_that_is_never_sent_is_refused_while_the_connection_is_open
     async def handler(ws: WebSocket) -> None:
         await ws.accept()
         for code in (1005, 1006, 1015):
-            with pytest.raises(ValueError, match="may not be sent"):
+            with pytest.raises(ValueError, match="cannot be sent"):
                 await ws.close(code)
         await ws.send("fine")
 

@@ -71,7 +71,7 @@ def shown(value: object) -> str:
 class TestJSON:
     def test_of_a_message(self, text: str, kind: Any) -> None:
         for message in (WebSocketMessage.text(text), WebSocketMessage.binary(text.encode())):
-            with pytest.raises(MessageError, match="not the JSON that was asked for") as info:
+            with pytest.raises(MessageError, match="not the requested JSON") as info:
                 message.json(kind)
             assert len(str(info.value)) < 500
 

@@ -227,7 +227,7 @@ async def test_a_drain_of_zero_seconds_cancels_at_once(autojump_clock: MockClock
 @pytest.mark.parametrize(
     ("kwargs", "error"),
     [
-        ({"code": 1006}, "1006 may not be sent"),
+        ({"code": 1006}, "1006 cannot be sent"),
         ({"reason": "x" * 124}, "at most 123 bytes"),
         ({"timeout": -1}, "timeout must be 0 seconds or more"),
         ({"timeout": math.nan}, "timeout must be 0 seconds or more"),

@@ -460,9 +460,9 @@ async def test_codes_that_may_not_be_sent_are_refused_both_ways(code: int, autoj
             lambda: CloseConnection(code),
             lambda: WebSocketMessage.close(code),
         ):
-            with pytest.raises(ValueError, match=f"close code {code} may not be sent; use 1000"):
+            with pytest.raises(ValueError, match=f"close code {code} cannot be sent; use 1000"):
                 wrong()
-        with pytest.raises(ValueError, match=f"close code {code} may not be sent; use 1000"):
+        with pytest.raises(ValueError, match=f"close code {code} cannot be sent; use 1000"):
             await ws.close(code)
         assert ws.connected
         await peer.send_close(code)

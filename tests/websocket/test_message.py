@@ -54,7 +54,7 @@ def test_messages_compare_by_value_and_cannot_be_changed() -> None:
         (WebSocketMessage.binary, 3, TypeError, "not int"),
         (WebSocketMessage.ping, b"x" * 126, ValueError, "at most 125 bytes"),
         (WebSocketMessage.pong, b"x" * 126, ValueError, "at most 125 bytes"),
-        (WebSocketMessage.close, 1006, ValueError, "may not be sent"),
+        (WebSocketMessage.close, 1006, ValueError, "cannot be sent"),
     ],
 )
 def test_wrong_arguments_raise_with_the_fix(factory: Any, argument: Any, error: Any, hint: str) -> None:

@@ -1,11 +1,11 @@
 """App: WebSocket and HTTP routes, mounted handlers, middleware and a lifespan, served as one target.
 
-What always holds:
+Invariants:
 
-- What cannot work is refused where it is added, not when the first client comes: a path that is none, a
-  function that cannot take what it would get, a second route for one path.
-- A route that is added to a mounted App is in the Apps above it at once.
-- Middleware runs from the outermost App to the innermost, and in each in the order in which it was added.
+- Mistakes are errors where they are made, not when the first client connects: an invalid path, a function
+  with an unsuitable signature, a second route for one path.
+- A route that is added to a mounted App is immediately part of the Apps above it.
+- Middleware runs from the outermost App to the innermost, and within each in the order in which it was added.
 """
 
 from __future__ import annotations
@@ -60,21 +60,22 @@ F = TypeVar("F", bound=Callable[..., Any])
 class App(Router):
     """Routes for WebSockets and plain HTTP: a target for `serve` and `WebSocketServer`.
 
-    Paths have typed parameters: ``/rooms/{room_id:int}``; the types are ``str`` (the default), ``int``,
-    ``float``, ``uuid`` and, for the rest of a path, ``path``. They are in ``ws.path_params``, and go to a
-    function that has arguments of their names. Of several routes that match, the most specific one answers.
-    A slash at the end of a path makes no difference. What matches no route gets 404.
+    Paths have typed parameters: ``/rooms/{room_id:int}``. The types are ``str`` (the default), ``int``,
+    ``float``, ``uuid`` and, for the rest of a path, ``path``. Parameters are available in ``ws.path_params``,
+    and are passed to functions that name them. If several routes match, the most specific one is used. A
+    trailing slash makes no difference. Without a matching route the response is 404.
 
     Args:
-        debug: as a server's ``debug``: an unexpected exception of a WebSocket's function ends the server and
-            leaves its block as it was raised. The traceback of an HTTP function's goes to the client.
-        json: what encodes and decodes JSON in the functions of this App, such as orjson: a module
-            with ``dumps`` and ``loads``, or with ``encode`` and ``decode``. Default: msgspec. Types that
-            ``receive_json`` and ``request.json`` are given are validated by msgspec in any case.
+        debug: like a server's ``debug``: an unexpected exception of a WebSocket function ends the server and
+            is raised from its block. The traceback of an HTTP function is sent to the client.
+        json: a library that encodes and decodes JSON in the functions of this App, such as orjson: a module
+            with ``dumps`` and ``loads``, or with ``encode`` and ``decode``. Default: msgspec, which validates
+            types passed to ``receive_json`` and ``request.json`` in any case.
 
     Attributes:
-        debug: the same, and may be changed before the App is served.
-        state: a place for what the functions of the App share, such as a pool that its lifespan opens.
+        debug: the argument; it may be changed before the App is served.
+        state: a namespace for objects that the functions of the App share, such as a pool opened by its
+            lifespan.
     """
 
     def __init__(self, debug: bool = False, *, json: Any = None) -> None:
@@ -87,25 +88,25 @@ class App(Router):
         self._lifespans: list[Callable[[App], AbstractAsyncContextManager[object]]] = []
         self._mounted: list[App] = []
         self._docs: list[DocsPage] = []
-        self._lives = 0  # blocks that live() has open
+        self._lives = 0  # open blocks of run_lifespan()
         self._asgi: ASGIApp | None = None
-        self._above: list[tuple[App, Pattern]] = []  # where this one is mounted
+        self._above: list[tuple[App, Pattern]] = []  # Apps in which this one is mounted
 
-    # -- adding -------------------------------------------------------------------------------------
+    # -- adding routes ------------------------------------------------------------------------------
 
     def websocket(self, path: str, *, subprotocols: Sequence[str] | None = None) -> Callable[[F], F]:
         """Serve WebSockets at a path: a decorator for a function of one `WebSocket`.
 
-        A plain ``def`` gets a `BlockingWebSocket` and runs in a thread of its own. What a function may do,
-        and what its end means, is as for a server's target.
+        A plain ``def`` receives a `BlockingWebSocket` and runs in a thread of its own. Otherwise a function
+        behaves like the target of a server.
 
         Args:
             path: see `App`.
-            subprotocols: those that the route speaks, best first; default those of the server.
+            subprotocols: supported subprotocols, most preferred first; default those of the server.
 
         Raises:
-            TypeError: the function cannot take what it would get.
-            ValueError: the path is none, or has a route already.
+            TypeError: the function has an unsuitable signature.
+            ValueError: the path is invalid, or has a route already.
         """
         pattern = Pattern(path)
         offered = None if subprotocols is None else tuple(check_subprotocols(subprotocols))
@@ -114,8 +115,7 @@ class App(Router):
             given: object = function
             if isinstance(given, type) and issubclass(given, WebSocketHandler):
                 raise TypeError(
-                    f"{name_of(function)} is a WebSocketHandler;"
-                    f" write app.mount({path!r}, {name_of(function)})"
+                    f"{name_of(function)} is a WebSocketHandler; use app.mount({path!r}, {name_of(function)})"
                 )
             wanted = check_function(function, "WebSocket", pattern)
             self._add(
@@ -136,18 +136,19 @@ class App(Router):
     def http(self, path: str, methods: Iterable[str] = ("GET",)) -> Callable[[F], F]:
         """Answer plain HTTP requests at a path: a decorator for a function of one `Request`.
 
-        The function returns text, bytes, what msgspec encodes as JSON, None for a 204, or an `HTTPResponse`.
-        A plain ``def`` runs in a thread. The request is read whole, up to ``max_body_bytes``, and the
-        connection is closed after the answer. HEAD is answered by what answers GET. What the function raises
-        is logged and answered with 500, a `MessageError` of ``request.json()`` with 400.
+        The function returns text, bytes, an object that msgspec encodes as JSON, None for a 204, or an
+        `HTTPResponse`. A plain ``def`` runs in a thread. The whole request is read, up to ``max_body_bytes``,
+        and the connection is closed after the response. HEAD is answered like GET. An exception of the
+        function is logged and answered with 500, a `MessageError` of ``request.json()`` with 400.
 
         Args:
             path: see `App`.
-            methods: those that the function answers; others get 405.
+            methods: supported methods; others get 405.
 
         Raises:
-            TypeError: the function cannot take what it would get.
-            ValueError: the path or a method is none, or the path has a route for one of the methods already.
+            TypeError: the function has an unsuitable signature.
+            ValueError: the path or a method is invalid, or the path has a route for one of the methods
+                already.
         """
         pattern = Pattern(path)
         names = _check_methods(methods)
@@ -178,28 +179,28 @@ class App(Router):
     ) -> None:
         """Serve a `WebSocketHandler` at a path, or all routes of another App below it.
 
-        Mount handlers before the App is served: their channels begin with the server.
+        Mount handlers before the App is served, because their channels start with the server.
 
         Args:
             path: see `App`. Its parameters are in ``path_params`` of connections and requests.
-            target: a class is instantiated, once; `handlers` has the instance.
-            subprotocols: of a handler; the default are the dialects of calls.
+            target: a class is instantiated once; `handlers` contains the instance.
+            subprotocols: for a handler; default the RPC dialects.
 
         Raises:
             TypeError: the target is neither.
-            ValueError: the path is none, or a path of the target's has a route already; nothing was added.
+            ValueError: the path is invalid, or a path of the target has a route already; nothing was added.
         """
         pattern = Pattern(path)
         if isinstance(target, App):
             if subprotocols is not None:
-                raise TypeError("subprotocols are of each route of a mounted App; leave them out")
+                raise TypeError("the routes of a mounted App have their own subprotocols; omit the argument")
             self._mount_app(pattern, target)
             return
         if isinstance(target, type) and issubclass(target, WebSocketHandler):
             target = target()
         if not isinstance(target, WebSocketHandler):
             raise TypeError(
-                f"mount() takes a WebSocketHandler or an App, not {target!r};"
+                f"mount() requires a WebSocketHandler or an App, not {target!r};"
                 " for a function use app.websocket()"
             )
         target._prepare()
@@ -277,7 +278,7 @@ class App(Router):
             self._add(route)
 
     def middleware(self, function: F) -> F:
-        """Put something around every connection: a decorator for an async context manager function.
+        """Wrap every connection: a decorator for an async context manager function.
 
         The function takes the `WebSocket`, has one ``yield``, and surrounds the route's function::
 
@@ -290,8 +291,8 @@ class App(Router):
                     counter.down()
 
         It runs before the connection is accepted. ``await ws.reject(401)`` in it refuses the client, and the
-        route's function is not called; so does raising `CloseConnection`, with 403. Plain HTTP requests go
-        past it.
+        route's function is not called; so does raising `CloseConnection`, with 403. It does not apply to
+        plain HTTP requests.
         """
         manager = _as_manager(function, "middleware", "WebSocket")
 
@@ -304,29 +305,28 @@ class App(Router):
         return function
 
     def add_middleware(self, wrapper: Middleware) -> None:
-        """Put an async function around every connection, which calls the rest: ``await call_next(ws)``.
+        """Wrap every connection in an async function, which runs the rest with ``await call_next(ws)``.
 
-        One that returns without that, and without touching the WebSocket, refuses the client with 403.
+        If it returns without calling it, and without using the WebSocket, the client is refused with 403.
 
         Raises:
-            TypeError: it is no async function of a WebSocket and of what it calls next.
+            TypeError: it is not an async function of a WebSocket and ``call_next``.
         """
         if not is_async(wrapper):
-            raise TypeError(f"the middleware {name_of(wrapper)} is no async function of (ws, call_next)")
+            raise TypeError(f"the middleware {name_of(wrapper)} is not an async function of (ws, call_next)")
         _check_arguments(wrapper, "middleware", "(ws, call_next)", 2)
         allow_keyboard_interrupt(wrapper)
         self._middleware.append(wrapper)
 
     def lifespan(self, function: F) -> F:
-        """Have something while the App is served: a decorator for an async context manager function of it.
+        """Run code around serving the App: a decorator for an async context manager function of the App.
 
-        What stands before its ``yield`` runs before the server listens, what stands behind it after the
-        server has drained, for at most ``close_timeout`` seconds, also where the server was cancelled. A
-        cancellation before the ``yield`` interrupts what it waits for there; what it has opened by then, and
-        what the lifespans before it have, gets as long to close, and may wait for that. It
-        has a task of its own, so that it may hold nurseries and cancel scopes. What it raises ends the
-        server, and leaves its block as it was raised. With several, the first is entered first and left last;
-        those of mounted Apps come after those of the App itself.
+        The part before its ``yield`` runs before the server listens. The part after it runs after the server
+        has drained, for at most ``close_timeout`` seconds, even if the server was cancelled. A cancellation
+        during the first part interrupts it; what it and earlier lifespans have opened has the same time to
+        close, and may wait. The function runs in a task of its own, so it may hold nurseries and cancel
+        scopes. Its exceptions end the server, and are raised from its block unchanged. Several lifespans are
+        entered in order and left in reverse order; those of mounted Apps come after those of the App itself.
         """
         manager = _as_manager(function, "lifespan", "App")
         allow_keyboard_interrupt(function)
@@ -350,8 +350,8 @@ class App(Router):
                 not route.methods or set(route.methods) & set(other.methods)
             ):
                 raise ValueError(
-                    f"there is a route for {other} already, {name_of(other.function)};"
-                    f" {name_of(route.function)} needs another path"
+                    f"there is already a route for {other}, {name_of(other.function)};"
+                    f" use another path for {name_of(route.function)}"
                 )
 
     def _seen_above(self, route: Route) -> list[tuple[App, Route]]:
@@ -367,11 +367,11 @@ class App(Router):
     def _routes(self) -> list[Route]:
         return [*self._websockets, *self._https]
 
-    # -- being served -------------------------------------------------------------------------------
+    # -- serving ------------------------------------------------------------------------------------
 
     @property
     def handlers(self) -> Mapping[str, WebSocketHandler[Any]]:
-        """Every `WebSocketHandler` that is mounted here or in a mounted App, by its path."""
+        """Every `WebSocketHandler` mounted here or in a mounted App, by path."""
         found = {route.pattern.path: route.function for route in self._websockets}
         return {path: one for path, one in found.items() if isinstance(one, WebSocketHandler)}
 
@@ -387,10 +387,10 @@ class App(Router):
     def run(self, port: int = 8000, **settings: Unpack[ServerSettings]) -> None:
         """Serve until Ctrl+C or SIGTERM, which drain the server: `trio.run` and `serve` in one.
 
-        The arguments are those of `serve`. Where an event loop runs already, ``await serve(app, port)``.
+        The arguments are those of `serve`. In a running event loop, use ``await serve(app, port)``.
 
         Raises:
-            OSError: the address is in use, or cannot be had.
+            OSError: the address is in use or not available.
         """
 
         async def main() -> None:
@@ -406,13 +406,13 @@ class App(Router):
             logger.info("stopped by Ctrl+C")
 
     def find_websocket(self, path: str) -> WebSocketRoute | None:
-        """The route for a handshake at a path, or None. For those who serve an App by other means."""
+        """Return the route for a handshake at a path, or None. For serving an App by other means."""
         for route, params in self._websockets.find(path):
             return WebSocketRoute(functools.partial(serve, route, params), params, route.subprotocols)
         return None
 
     def find_http(self, method: str, path: str) -> HTTPRoute | None:
-        """The route for a plain request, or None. For those who serve an App by other means.
+        """Return the route for a plain request, or None. For serving an App by other means.
 
         Raises:
             HTTPError: 405, with Allow.
@@ -424,13 +424,13 @@ class App(Router):
             allowed.update(dict.fromkeys(route.methods))
         if not allowed:
             return None
-        raise HTTPError(405, "this method is not served here", [("Allow", ", ".join(allowed))])
+        raise HTTPError(405, "method not allowed", [("Allow", ", ".join(allowed))])
 
     def run_lifespan(self, grace: float = 10.0) -> AbstractAsyncContextManager[None]:
-        """Run a block within the lifespans. For those who serve an App by other means.
+        """Run a block within the lifespans. For serving an App by other means.
 
         Args:
-            grace: seconds that the lifespans get to end; default 10, the default of ``close_timeout``.
+            grace: seconds for the lifespans to end; default 10, the default of ``close_timeout``.
         """
         return for_this_loop(functools.partial(self._run_lifespan, grace))
 
@@ -485,7 +485,7 @@ class App(Router):
         return self._asgi
 
     def _family(self) -> list[App]:
-        """This App and all that are mounted below it, each once."""
+        """This App and all Apps mounted below it, each once."""
         family: list[App] = [self]
         for app in self._mounted:
             family += [one for one in app._family() if one not in family]
@@ -497,15 +497,15 @@ class App(Router):
 
 def _check_methods(methods: Iterable[str]) -> tuple[str, ...]:
     if isinstance(methods, str):
-        raise TypeError(f"methods is a sequence of str; write methods=[{methods!r}]")
+        raise TypeError(f"methods must be a sequence of str; use methods=[{methods!r}]")
     names = tuple(dict.fromkeys(methods))
     if "GET" in names and "HEAD" not in names:
         names += ("HEAD",)  # RFC 9110 section 9.3.2: GET without the body
     if not names:
-        raise ValueError("methods is empty; leave it out for GET")
+        raise ValueError("methods is empty; omit it for GET")
     for name in names:
         if not is_token(name) or name != name.upper():
-            raise ValueError(f"{name!r} is no HTTP method; write it in upper case, such as 'GET'")
+            raise ValueError(f"{name!r} is not an HTTP method; use upper case, such as 'GET'")
     return names
 
 
@@ -516,8 +516,8 @@ def _as_manager(function: Any, what: str, first: str) -> Callable[[Any], Abstrac
         manager = function
     else:
         raise TypeError(
-            f"the {what} {name_of(function)} is an async context manager function of one {first}:"
-            " write async def with one yield"
+            f"the {what} {name_of(function)} must be an async context manager function of one {first}:"
+            " use async def with one yield"
         )
     _check_arguments(function, what, f"one {first}", 1)
     return manager  # type: ignore[no-any-return]
@@ -527,4 +527,4 @@ def _check_arguments(function: Callable[..., Any], what: str, takes: str, count:
     try:
         inspect.signature(function).bind(*range(count))
     except TypeError:
-        raise TypeError(f"the {what} {name_of(function)} is a function of {takes}") from None
+        raise TypeError(f"the {what} {name_of(function)} must be a function of {takes}") from None

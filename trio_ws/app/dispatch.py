@@ -1,6 +1,6 @@
-"""Dispatch: from the route that an App found for a client to the route's function, through the middleware.
+"""Dispatch: run the function of a route, through the middleware.
 
-What always holds: Ctrl+C may strike the user's functions anywhere, and nothing of ours.
+Invariant: Ctrl+C may interrupt the user's functions anywhere, but none of our own code.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Middleware", "Next", "Route", "answer", "serve"]
 
 logger = logger_for("trio_ws.app")
 
-#: Results of HTTP functions that are sent as they are.
+#: Results of HTTP functions that are not encoded as JSON.
 _NO_JSON = (HTTPResponse, str, bytes, bytearray, memoryview, type(None))
 
 Next = Callable[["WebSocket"], Awaitable[None]]
@@ -40,19 +40,19 @@ Middleware = Callable[["WebSocket", Next], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route, as one App sees it: the one that it was added to, or one above."""
+    """One route, as seen by the App that it was added to, or by one above."""
 
     pattern: Pattern
-    middleware: tuple[list[Middleware], ...]  # of all Apps on the way, outermost first; may still grow
-    function: Any  # what the user gave: a function, or the WebSocketHandler
-    awaits: bool = True  # what it gives is to be awaited; else it runs in a thread
-    wanted: tuple[str, ...] = ()  # parameters of the path that go to it as keyword arguments
+    middleware: tuple[list[Middleware], ...]  # outermost App first; may still grow
+    function: Any  # of the user: a function, or the WebSocketHandler
+    awaits: bool = True  # whether it is async; otherwise it runs in a thread
+    wanted: tuple[str, ...] = ()  # path parameters to pass as keyword arguments
     subprotocols: tuple[str, ...] | None = None
-    methods: tuple[str, ...] = ()  # of HTTP; none for a WebSocket
+    methods: tuple[str, ...] = ()  # HTTP methods; none for a WebSocket
     json: JSONAdapter | None = None  # of the App that it was added to
 
     def under(self, prefix: Pattern, middleware: list[Middleware]) -> Route:
-        """The same, as the App sees it that has mounted this one's."""
+        """Return the route as seen by the App that has mounted this one's."""
         return replace(self, pattern=self.pattern.under(prefix), middleware=(middleware, *self.middleware))
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class Route:
 
 @enable_ki_protection
 async def serve(route: Route, params: dict[str, Any], ws: WebSocket, shared: ServerResources) -> object:
-    """Serve one connection, through all middleware; give what `Entry.serve` gives."""
+    """Serve one connection through all middleware, and return the result of `WebSocketRoute.serve`."""
     ws.request._path_params = params
     ws.request._json = route.json
     chain = [one for of_app in route.middleware for one in of_app]
@@ -69,7 +69,7 @@ async def serve(route: Route, params: dict[str, Any], ws: WebSocket, shared: Ser
         await _Next(chain, 0, functools.partial(_serve_inner, route, params, shared))(ws)
         return None
     if isinstance(route.function, WebSocketHandler):
-        # With nothing around it, it may leave this task.
+        # Without middleware, the connection may leave this task.
         finish_soon = shared.finisher(ws)
         return await route.function._serve(ws, shared.task_pool, debug=shared.debug, finish_soon=finish_soon)
     await _serve_inner(route, params, shared, ws)
@@ -77,7 +77,7 @@ async def serve(route: Route, params: dict[str, Any], ws: WebSocket, shared: Ser
 
 
 class _Next:
-    """What a middleware calls: the next one, and at the end the route."""
+    """The ``call_next`` of a middleware: the next middleware, or finally the route."""
 
     __slots__ = ("_at", "_chain", "_inner")
 
@@ -89,7 +89,7 @@ class _Next:
     @enable_ki_protection
     async def __call__(self, ws: WebSocket) -> None:
         if ws._closing.state != CONNECTING and not ws.accepted:
-            return  # it was refused on the way
+            return  # the client was refused
         if self._at < len(self._chain):
             await self._chain[self._at](ws, _Next(self._chain, self._at + 1, self._inner))
         else:
@@ -110,7 +110,7 @@ async def _serve_inner(route: Route, params: dict[str, Any], shared: ServerResou
 
 @enable_ki_protection
 async def answer(route: Route, params: dict[str, Any], request: Request, shared: ServerResources) -> bytes:
-    """Answer one plain request: the bytes of the response."""
+    """Answer one plain request, and return the encoded response."""
     request._path_params = params
     request._json = route.json
     function = functools.partial(route.function, request, **{name: params[name] for name in route.wanted})
@@ -123,16 +123,16 @@ async def answer(route: Route, params: dict[str, Any], request: Request, shared:
         if route.json is not None and not isinstance(result, _NO_JSON):
             json = [("Content-Type", "application/json")]
             result = HTTPResponse(headers=json, body=route.json.encode(result))
-        # It may have been changed since it was made.
+        # The response may have been modified since it was made.
         return encode_response(as_response(result), head_only=head_only)
-    except BaseException as exc:  # noqa: BLE001 - judged there
+    except BaseException as exc:  # noqa: BLE001 - classified in _failed
         response = _failed(route, request, judged(exc), debug=shared.debug)
         return encode_response(response, head_only=head_only)
 
 
 @disable_ki_protection
 async def _run_user(function: Callable[[], Awaitable[object]]) -> object:
-    """User code, which Ctrl+C may strike anywhere; ours leaves it to the main task."""
+    """Run user code, which Ctrl+C may interrupt anywhere; our own code leaves it to the main task."""
     return await function()
 
 

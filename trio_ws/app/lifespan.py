@@ -1,8 +1,8 @@
-"""Lifespan: context managers of a user's, held open around the work of a server.
+"""Lifespan: context managers of a user that are open while a server runs.
 
-What always holds: they are entered before the work begins and left when it is over, also where it was
-cancelled or failed; leaving them is shielded, and bounded. A cancellation while they are entered is delivered
-once, to what is waited for then; what was opened by then may wait again while it is closed.
+Invariants: they are entered before the server starts and left when it has stopped, even if it was cancelled
+or failed. Leaving them is shielded and bounded. A cancellation while they are entered is delivered once, to
+whatever they wait for then; what was opened by then may wait again while it is closed.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ async def run_lifespans(
 ) -> AsyncIterator[None]:
     """Run a block within context managers that live in a task of their own.
 
-    An exception of the block, or one of theirs, leaves as it was raised: it is carried around the nursery,
-    which would wrap it in an ExceptionGroup.
+    An exception of the block, or one of theirs, is raised unchanged: it bypasses the nursery, which would
+    wrap it in an ExceptionGroup.
     """
     failure: BaseException | None = None
     theirs: list[BaseException] = []
     entered, stop = trio.Event(), trio.Event()
-    # Nothing from outside gets past the first. The second is cancelled to interrupt the entering; the third
-    # shields what comes after that, and bounds the leaving.
+    # The first shields from the outside. The second interrupts entering. The third shields what follows, and
+    # bounds leaving.
     outside, entering, leaving = trio.CancelScope(shield=True), trio.CancelScope(), trio.CancelScope()
 
     @enable_ki_protection
@@ -55,7 +55,7 @@ async def run_lifespans(
                     except (trio.Cancelled, BaseExceptionGroup) as exc:
                         if not entering.cancel_called or not only_cancelled(exc):
                             raise
-                        # It interrupted what it was to interrupt; the others end as they do after serving.
+                        # The interruption is complete; the others end as they do after serving.
                     await stop.wait()
             if leaving.cancelled_caught:
                 logger.warning("the lifespan did not end within close_timeout (%s seconds)", grace)
@@ -72,16 +72,16 @@ async def run_lifespans(
             except BaseException as exc:  # noqa: BLE001 - raised again below
                 failure = exc
             if not entered.is_set():
-                # This wakes a task that waits at once. The shield, set before it runs, lets it wait again.
+                # This wakes a waiting task immediately. The shield, set before it runs, lets it wait again.
                 entering.cancel()
                 leaving.shield = True
             leaving.deadline = trio.current_time() + grace
             stop.set()
     except BaseExceptionGroup as group:
-        # Only what may strike any task, such as a KeyboardInterrupt, comes out of host() that way.
+        # Only exceptions that may strike any task, such as KeyboardInterrupt, leave host() this way.
         failure = unwrap_exception_group(group)
     if theirs:
-        # The block was cancelled for it, or had failed before: then that stays to be seen.
+        # The block was cancelled because of it, or had failed before: then raise that.
         if failure is not None and not isinstance(failure, trio.Cancelled) and failure is not theirs[0]:
             first = theirs[0]
             while first.__context__ is not None:
@@ -92,4 +92,4 @@ async def run_lifespans(
         try:
             raise failure
         finally:
-            del failure  # it holds this frame, which would hold it
+            del failure  # break the traceback/frame reference cycle
