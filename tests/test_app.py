@@ -707,7 +707,7 @@ def test_a_route_of_a_mounted_app_that_clashes_above_is_added_nowhere() -> None:
     app.websocket("/in/x")(report)
     app.mount("/in", inner)
     with pytest.raises(
-        ValueError, match="already a route for WebSocket /in/x, report; use another path for .*echo"
+        ValueError, match=r"already a route for WebSocket /in/x, report; use another path for .*echo"
     ):
         inner.websocket("/x")(echo)
     assert not inner._routes()
