@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -135,6 +135,7 @@ async def running(name: str, folder: Path) -> AsyncIterator[Running]:
                 "PYTHONPATH": str(ROOT),
                 "TRIO_WS_TEST_MOUNTED": "yes" if host.prefix else "",
             },
+            start_new_session=True,  # hosts with workers end with all of them
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
@@ -156,7 +157,8 @@ async def running(name: str, folder: Path) -> AsyncIterator[Running]:
             sys.stderr.write(log.read_text()[-5000:])
             raise
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         assert log.read_text().count("entered\n") == 1
         assert log.read_text().count("left\n") == 1
