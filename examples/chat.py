@@ -2,10 +2,11 @@
 
 # No "from __future__ import annotations": the annotations of methods are read while the program runs.
 import logging
+import secrets
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import trio
@@ -19,18 +20,35 @@ PAGE = Path(__file__).with_suffix(".html").read_bytes()
 
 
 class Chat(trio_ws.WebSocketHandler):
+    channels_history = {"room/*": trio_ws.History(items=100, seconds=86_400)}
+
     @trio_ws.rpc_method(requires=~trio_ws.Has("room"))
-    def join(self, connection: trio_ws.ClientConnection, name: Name, room: Room) -> str:
+    async def join(self, connection: trio_ws.ClientConnection, name: Name, room: Room) -> dict[str, Any]:
         connection.name, connection.room = name, f"room/{room}"
+        said = await self.recently(connection.room)
         connection.subscribe(connection.room)
         self.publish("roll call", (connection.room, connection.uid))
-        return connection.uid
+        return {"uid": connection.uid, "said": said}
+
+    async def recently(self, room: str) -> list[Any]:
+        """What was said in a room, as far as it is kept."""
+        said: list[Any] = []
+        async with self.channels.subscribe(room, last=100, max_items=100) as inbox:
+            while True:
+                try:
+                    packet = inbox.receive_nowait()
+                except trio.WouldBlock:
+                    return said
+                if "text" in packet.data:
+                    said.append(packet.data)
 
     @trio_ws.rate_limit(limit=20, period="10s")
     @trio_ws.rpc_method(requires=trio_ws.Has("room"))
-    def say(self, connection: trio_ws.ClientConnection, text: Text) -> None:
-        message = {"uid": connection.uid, "name": connection.name, "text": text}
+    def say(self, connection: trio_ws.ClientConnection, text: Text) -> str:
+        message_id = secrets.token_hex(8)
+        message = {"id": message_id, "uid": connection.uid, "name": connection.name, "text": text}
         self.publish(connection.room, message, exclude=[connection])
+        return message_id
 
     async def on_disconnect(self, connection: trio_ws.ClientConnection) -> None:
         if "room" in connection:

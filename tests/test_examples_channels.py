@@ -140,6 +140,22 @@ async def test_a_page_comes_back_when_the_server_does(tmp_path: Path) -> None:
             assert (await ada.evaluate(LOG))[1:] == ["Bob came in", "Bob: yes, again"]
 
 
+async def test_who_comes_later_or_comes_back_reads_what_was_said(tmp_path: Path) -> None:
+    async with running("chat.py", "0") as server, chromium(tmp_path) as browser:
+        url = await server.page()
+        ada = await enter(browser, url, "Ada", "lobby")
+        await says(ada, "first")
+        bob = await enter(browser, url, "Bob", "lobby")
+        await bob.until(f"{LOG}.length === 1")
+        assert await bob.evaluate(LOG) == ["Ada: first"]
+        await bob.evaluate("document.querySelector('#leave').click()")
+        await says(ada, "second")
+        await bob.type("#name", "Bob", enter=True)
+        await bob.until(f"{LOG}.length === 2")
+        assert await bob.evaluate(LOG) == ["Ada: first", "Ada: second"]
+        assert await server.stop() == 0
+
+
 async def test_what_a_page_says(tmp_path: Path) -> None:
     """Everything on it has a name for screen readers, and what the server refuses is shown."""
     async with running("chat.py", "0") as server, chromium(tmp_path) as browser:
@@ -188,7 +204,8 @@ class Guest:
 @asynccontextmanager
 async def guest(url: str, name: str, room: str) -> AsyncIterator[Guest]:
     async with trio_ws.WebSocketClient(f"{url}/ws") as client:
-        yield Guest(client, await client.call("join", name, room, returns=str))
+        entered = await client.call("join", name, room)
+        yield Guest(client, entered["uid"])
 
 
 @contextmanager
@@ -224,9 +241,12 @@ async def test_two_processes_are_one_chat() -> None:
                     assert {"here": {ada.uid: "Ada"}, "came": bob.uid} in here
                     assert {"here": {bob.uid: "Bob"}, "came": bob.uid} in here
                 await ada.client.call("say", "hello over there")
-                assert await bob.hears() == {"uid": ada.uid, "name": "Ada", "text": "hello over there"}
-                await bob.client.call("say", "and back")
-                assert await ada.hears() == {"uid": bob.uid, "name": "Bob", "text": "and back"}
+                heard = await bob.hears()
+                assert heard.pop("id")
+                assert heard == {"uid": ada.uid, "name": "Ada", "text": "hello over there"}
+                said = await bob.client.call("say", "and back")
+                expected = {"id": said, "uid": bob.uid, "name": "Bob", "text": "and back"}
+                assert await ada.hears() == expected
             assert await ada.hears() == {"gone": bob.uid}
             # The next that Cy hears in the attic is somebody who comes there.
             dee = await stack.enter_async_context(guest(url, "Dee", "attic"))
