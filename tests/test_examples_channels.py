@@ -153,7 +153,6 @@ async def test_who_comes_later_or_comes_back_reads_what_was_said(tmp_path: Path)
         await bob.type("#name", "Bob", enter=True)
         await bob.until(f"{LOG}.length === 2")
         assert await bob.evaluate(LOG) == ["Ada: first", "Ada: second"]
-        assert await server.stop() == 0
 
 
 async def test_what_a_page_says(tmp_path: Path) -> None:
