@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 PROGRAM = """
-import importlib, pkgutil
+import importlib, pkgutil, warnings
 import trio, trio_ws
 from trio_ws.testing import MemoryListener
 
+warnings.filterwarnings("ignore", "trio_ws.wire is deprecated")
 for module in pkgutil.walk_packages(trio_ws.__path__, "trio_ws."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
