@@ -1,6 +1,6 @@
 """Sphinx builds the documentation from this: ``make docs``.
 
-What always holds: a warning is an error, a reference to a name of ours that does not exist is a warning, and
+Invariants: a warning is an error, a reference to a missing name of the package is a warning, and
 nothing is fetched from the network.
 """
 
