@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -27,6 +26,7 @@ from trio_ws.compat.webshocket.exceptions import (
     failed,
 )
 from trio_ws.compat.webshocket.packets import Packet, RPCResponse, encode, from_engine, response_for
+from trio_ws.logs import logger_for
 
 if TYPE_CHECKING:
     import ssl
@@ -82,7 +82,7 @@ class WebSocketClient:
     ) -> None:
         self.uri = uri
         self.ssl_context = ssl_context
-        self.logger = logging.getLogger("webshocket.client")
+        self.logger = logger_for("webshocket.client")
         self._on_receive = on_receive
         self._has_callback = trio.Event()
         if on_receive is not None:
