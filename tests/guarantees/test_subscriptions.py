@@ -160,13 +160,13 @@ def test_how_long_a_name_may_be(name: str, good: bool) -> None:
     if good:
         assert check_name(name) == name
     else:
-        with pytest.raises(ValueError, match="1 to 256 characters, 128 with one beyond"):
+        with pytest.raises(ValueError, match="1 to 256 characters, or up to 128 with one beyond"):
             check_name(name)
 
 
 @pytest.mark.parametrize("glob", ["?" * (MAX_WILDCARDS + 1), "[a]" * (MAX_SETS + 1), "*?" * MAX_WILDCARDS])
 def test_a_glob_has_a_bound_where_it_is_subscribed_to(glob: str) -> None:
-    with pytest.raises(ValueError, match="at most 32 of"):
+    with pytest.raises(ValueError, match="may have 32 of"):
         check_names(glob)
     assert check_name(glob) == glob, "as a name that is published to, it is just a name"
     assert check_names(["?" * MAX_WILDCARDS, "[a]" * MAX_SETS])
