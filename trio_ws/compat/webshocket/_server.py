@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import typing
 from collections import deque
 from dataclasses import replace
@@ -17,6 +16,7 @@ from trio_ws.compat.webshocket._engine import SUBPROTOCOLS, EngineHandler
 from trio_ws.compat.webshocket.enum import ServerState
 from trio_ws.compat.webshocket.exceptions import WebSocketError
 from trio_ws.compat.webshocket.handler import DefaultWebSocketHandler, WebSocketHandler
+from trio_ws.logs import logger_for
 from trio_ws.options import Options
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class WebSocketServer(Generic[H]):
         self.port = port
         self.ssl_context = ssl_context
         self.max_connection = max_connection
-        self.logger = logging.getLogger("webshocket.server")
+        self.logger = logger_for("webshocket.server")
         self.state = ServerState.CLOSED
         self.handler: H = clientHandler()
         self.handler._set_up()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import typing
 import uuid
@@ -17,8 +16,10 @@ from trio_ws.compat.webshocket.enum import ClientType, ConnectionState, PacketSo
 from trio_ws.compat.webshocket.exceptions import ReceiveTimeoutError, closed
 from trio_ws.compat.webshocket.packets import Packet, encode, from_engine
 from trio_ws.errors import check_close
+from trio_ws.logs import logger_for
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Iterable
 
     from trio_ws.compat.webshocket.handler import WebSocketHandler
@@ -99,7 +100,7 @@ class ClientConnection(Generic[TState]):
         _set(self, "client_type", client_type)
         _set(self, "session_state", {})
         _set(self, "uid", uuid.uuid4())
-        _set(self, "logger", logging.getLogger("webshocket.connection"))
+        _set(self, "logger", logger_for("webshocket.connection"))
         _set(self, "max_subscribed_channels", max_subscribed_channels)
 
     # -- what is known ------------------------------------------------------------------------------
