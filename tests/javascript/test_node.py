@@ -163,8 +163,20 @@ class Handler(WebSocketHandler):
         if "refuse" in connection.request.query_params:
             await connection.reject(403)
 
-    def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
+    def may_subscribe(self, connection: ClientConnection, name: str) -> bool | float:
+        self.log.append(name)
+        if name == "short":
+            return 0.01 if self.log.count("short") == 1 else False
         return name != "secret"
+
+    def may_publish(self, connection: ClientConnection, name: str, data: Any) -> bool:
+        return name == "room"
+
+    @rpc_method()
+    async def be_present(self, connection: ClientConnection, name: str, info: Any) -> AsyncIterator[None]:
+        async with connection.present(name, info):
+            yield
+            await trio.sleep_forever()
 
     async def on_receive(self, connection: ClientConnection, packet: Packet) -> None:
         await connection.send({"you said": packet.data})
@@ -403,3 +415,13 @@ async def test_with_the_class_of_a_package(tmp_path: Path) -> None:
         3,
         ["ConnectionLostError", 1006],
     ]
+
+
+async def test_publishing_presence_and_rights_that_end(tmp_path: Path) -> None:
+    assert await play(tmp_path, "presence") == {
+        "published": ["mine", ["RPCError", -32002]],
+        "seen": [[], [{"name": "ada"}], [], []],
+        "hidden": ["RPCError", -32002],
+        "ended": ["RPCError", -32002],
+        "done": True,
+    }

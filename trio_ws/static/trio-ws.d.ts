@@ -285,6 +285,13 @@ export class Client<M extends object = Methods, C extends object = Channels> ext
     names: N | readonly N[],
     options?: SubscribeOptions,
   ): Promise<Subscription<ChannelPacket<DataOf<C, N>>>>
+  /** Publish to a channel, where the handler's `may_publish` allows it. Resolves when the server has. */
+  publish(channel: string, data: unknown, options?: Omit<CallOptions, "kwargs">): Promise<void>
+  /**
+   * Who is present in a channel, over as many connections as the client has: a `Map` from the ids of members to what
+   * they say of themselves; first that of now, then one after each change.
+   */
+  presence<T = any>(channel: string, options?: StreamOptions): AsyncGenerator<Map<string, T>, void>
   /** Close, with 1000 or 3000 to 4999. What is under way fails. Resolves when the connection is closed. */
   close(code?: number, reason?: string): Promise<void>
   [Symbol.asyncDispose](): Promise<void>

@@ -738,7 +738,8 @@ class Session extends Caller {
     else if (method === "__goaway__") {
       this.begun = new Set(id)
       this.client._leaving(this)
-    } else if (this.running.has(call_id)) refuse(Code.INVALID_PARAMS, "this call_id is in use")
+    } else if (method === "__unsubscribed__") this.client._unsubscribed(id)
+    else if (this.running.has(call_id)) refuse(Code.INVALID_PARAMS, "this call_id is in use")
     else if (this.running.size >= this.client.maxConcurrentCalls) refuse(Code.RATE_LIMITED, "maxConcurrentCalls is reached")
     else new Call(this, { ...rpc, call_id })
   }
@@ -802,6 +803,29 @@ export class Client extends Caller {
     return subscription
   }
 
+  /** Publish to a channel, where the server lets clients do so. */
+  async publish(channel, data, options) {
+    await this.call("__publish__", [channel, data], options)
+  }
+
+  /** Who is present in a channel: a Map from ids to what they say, anew after each change. */
+  async *presence(channel, options) {
+    const here = new Map()
+    for (;;) {
+      try {
+        for await (const { joined = {}, left = [], reset, more } of this.stream("__presence__", [channel], options)) {
+          if (reset) here.clear()
+          for (const [id, says] of Object.entries(joined)) here.set(id, says)
+          for (const id of left) here.delete(id)
+          if (!more) yield new Map(here)
+        }
+        return
+      } catch (error) {
+        if (!(error instanceof ConnectionLostError) || this.state === "closed") throw error
+      }
+    }
+  }
+
   /** Close with a code, 1000 or 3000 to 4999. Resolves when the connection is closed. */
   close(code = 1000, reason = "") {
     const session = this._session ?? this._opening
@@ -839,6 +863,15 @@ export class Client extends Caller {
     const held = [...this._subscriptions].flatMap(({ names }) => names)
     const names = subscription.names.filter((name) => !held.includes(name))
     if (names.length) this._session?.call("__unsubscribe__", [names]).catch(ignore)
+  }
+
+  /** The server has ended a subscription. */
+  _unsubscribed(name) {
+    for (const subscription of this._subscriptions) {
+      if (!subscription.names.includes(name)) continue
+      subscription._end(new RPCError(`the server has ended the subscription to '${name}'`, Code.ACCESS_DENIED))
+      if (subscription.names.length > 1) this._unsubscribe(subscription)
+    }
   }
 
   // -- one connection after the other
