@@ -245,6 +245,20 @@ async def subscribing_is_refused(stage: Stage) -> None:
         raise ViolationError(f"expected an error, got {report}")
 
 
+@scene("channels")
+async def the_server_ends_a_subscription(stage: Stage) -> None:
+    """End a subscription whose channel the server takes away, with -32002, and answer nothing."""
+    wire = await stage.open()
+    await stage.do("subscribe", id="i", channels=["news"])
+    request = await wire.request("__subscribe__", args=[["news"]])
+    await wire.respond(request["call_id"], response=True)
+    await stage.report("i", subscribed=True)
+    await wire.ask("__unsubscribed__", "news")
+    await stage.do("take", id="i", count=1)
+    await stage.failed("i", -32002)
+    await stage.barrier(wire)
+
+
 # -- recovery ---------------------------------------------------------------------------------------
 
 
