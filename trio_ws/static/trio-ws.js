@@ -224,6 +224,8 @@ export class Stream extends Queue {
   }
 }
 
+const gapIn = (channel, position = null, missing = null) => ({ source: 2, channel, gap: true, position, missing })
+
 /** How far a subscription has come in one channel. */
 class Progress {
   constructor(subscription, channel, { recover, after, last = 0 }) {
@@ -274,8 +276,8 @@ class Progress {
     this.position = position
   }
 
-  tell(position = null, missing) {
-    this.subscription._tell({ source: 2, channel: this.channel, gap: true, position, missing: missing > 0 ? missing : null })
+  tell(position, missing) {
+    this.subscription._tell(gapIn(this.channel, position, missing > 0 ? missing : null))
   }
 }
 
@@ -321,9 +323,9 @@ export class Subscription extends Queue {
     const { maxItems, maxBytes, policy } = this._options
     while (this._items.length >= maxItems || this._size >= maxBytes) {
       const newest = policy === "drop_newest"
-      const { channel, position = null, gap, missing = 1 } = newest ? packet : super._pull().value
+      const { channel, position, gap, missing = 1 } = newest ? packet : super._pull().value
       this.dropped += !gap
-      this._addGap(newest ? this._gapsAfter : this._gapsBefore, { source: 2, channel, gap: true, position, missing })
+      this._addGap(newest ? this._gapsAfter : this._gapsBefore, gapIn(channel, position, missing))
       if (newest) return
     }
     for (const gap of this._gapsAfter.values()) this._items.push([gap, 0])
@@ -341,7 +343,7 @@ export class Subscription extends Queue {
 
   _addGap(gaps, gap) {
     if (!this._options.recover) return
-    if (!gaps.has(gap.channel) && gaps.size > 63) gap = { source: 2, channel: null, gap: true, position: null, missing: null }
+    if (!gaps.has(gap.channel) && gaps.size > 63) gap = gapIn(null)
     const known = gaps.get(gap.channel)
     const together = known?.position?.[0] === gap.position?.[0] && known?.missing && gap.missing && known.missing + gap.missing
     gaps.set(gap.channel, known ? { ...gap, missing: together || null } : gap)
@@ -396,7 +398,7 @@ export class Subscription extends Queue {
   _connectionLost() {
     for (const progress of this._progress.values()) progress.connectionLost()
     if (!this._joined) return
-    for (const [channel] of this._globs) this._tell({ source: 2, channel, gap: true, position: null, missing: null })
+    for (const [channel] of this._globs) this._tell(gapIn(channel))
   }
 
   _end(error) {
@@ -440,11 +442,18 @@ class Caller extends EventTarget {
 
   /** Send data that is not a call. */
   send(data, options) {
+    return this._whenReady(options, ({ socket }) => socket.send(JSON.stringify({ source: 4, data: plain(data) })))
+  }
+
+  _whenReady(options, action) {
     return new Promise((resolve, reject) => {
-      const request = new Request(this, null, [], options, { _finish: (error) => (error ? reject(error) : resolve()) })
+      const request = new Request(this, "", [], options, { _finish: (error) => (error ? reject(error) : resolve()) })
       request.sendOn = (session) => {
-        session.socket.send(JSON.stringify({ source: 4, data: plain(data) }))
-        request.end()
+        try {
+          request.end(action(session))
+        } catch (error) {
+          request.end(error)
+        }
       }
       request.start()
     })
@@ -731,7 +740,8 @@ class Session extends Caller {
     const { method, args: [id, value] = [], kwargs } = rpc
     const call_id = rpc.call_id || `/${++this.lastId}`
     const running = this.running.get(id) ?? this.uploads.get(id)
-    const refuse = (error, response) => this.respond(call_id, { error, response, is_stream: rpc.credits != null, is_end: rpc.credits != null })
+    const is_end = rpc.credits != null
+    const refuse = (error, response) => this.respond(call_id, { error, response, is_stream: is_end, is_end })
     if (method === "__abort__") running?.stop()
     else if (method === "__credit__") running?.credit(value, kwargs?.bytes)
     else if (method === "__deadline__") running?.deadline?.(value)
@@ -784,11 +794,7 @@ export class Client extends Caller {
 
   /** Resolves when there is a connection; rejects once there will be none. */
   ready(options) {
-    return new Promise((resolve, reject) => {
-      const request = new Request(this, null, [], options, { _finish: (error) => (error ? reject(error) : resolve()) })
-      request.sendOn = () => request.end()
-      request.start()
-    })
+    return this._whenReady(options, ignore)
   }
 
   /** Subscribe to channels; resolves when the server has agreed. */
