@@ -534,7 +534,8 @@ class IncomingCalls:
     def _check_limit(self, request: Request, method: Method | None) -> None:
         limit = self._default_limit if method is None or method.limit is None else method.limit
         assert limit is not None
-        key = self.connection.uid if limit.key is None else limit.key(self.connection)
+        connection: Any = self.connection
+        key = connection.uid if limit.key is None else limit.key(connection)
         name = request.method if method is not None else None
         retry_after = self._limiter.check(limit, name, key, trio.current_time())
         if retry_after is None:

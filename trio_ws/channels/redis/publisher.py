@@ -124,6 +124,7 @@ class Publisher:
         async with self._lock:
             data = self._settings.command(name, data)
             done = False
+            reply: Any = None
             try:
                 with trio.move_on_after(self._timeout):
                     reply = await self._exchange(data)
