@@ -228,7 +228,7 @@ async def test_a_drain_of_zero_seconds_cancels_at_once(autojump_clock: MockClock
     ("kwargs", "error"),
     [
         ({"code": 1006}, "1006 cannot be sent"),
-        ({"reason": "x" * 124}, "at most 123 bytes"),
+        ({"reason": "x" * 124}, "must not exceed 123 bytes"),
         ({"timeout": -1}, "timeout must be 0 seconds or more"),
         ({"timeout": math.nan}, "timeout must be 0 seconds or more"),
     ],
@@ -318,7 +318,7 @@ async def test_who_waits_in_accept_is_told(autojump_clock: MockClock) -> None:
     async with serving_in_memory(None) as memory, trio.open_nursery() as nursery:
 
         async def wait() -> None:
-            with pytest.raises(trio.ClosedResourceError, match="going away"):
+            with pytest.raises(trio.ClosedResourceError, match="shutting down"):
                 await memory.server.accept()
 
         nursery.start_soon(wait)

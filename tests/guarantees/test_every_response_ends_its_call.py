@@ -98,7 +98,7 @@ async def test_a_call_and_a_stream_end(
         assert (peer.outgoing.pending_calls, peer.outgoing.sinks) == ({}, {})
         if "source" not in change:
             assert len(aborted) == 4
-            records = [record for record in caplog.records if "no " + dialect in record.getMessage()]
+            records = [record for record in caplog.records if f"not a {dialect} " in record.getMessage()]
             assert len(records) == 4
             assert all(record.levelno == logging.INFO for record in records)
 
