@@ -83,7 +83,7 @@ async def test_npm_packs_it(tmp_path: Path) -> None:
     assert sorted(file["path"] for file in packed["files"]) == [
         "README.md", "package.json", "trio-ws.d.ts", "trio-ws.js"
     ]  # fmt: skip
-    shutil.unpack_archive(clients / packed["filename"], tmp_path)
+    shutil.unpack_archive(clients / packed["filename"], tmp_path, filter="data")
     assert (tmp_path / "package" / "trio-ws.js").read_bytes() == MODULE.read_bytes()
 
 
