@@ -290,10 +290,15 @@ class Stage:
             raise ViolationError(f"expected the text {message!r} and the data {data!r}, got {error}")
 
     async def barrier(self, wire: Wire) -> None:
-        """See that the client has sent nothing else: a call, and its answer."""
-        self._barriers += 1
-        name = f"barrier-{self._barriers}"
-        await self.do("call", id=name, method="barrier", args=[self._barriers])
-        request = await wire.request("barrier", args=[self._barriers])
-        await wire.respond(request["call_id"], response=True)
-        await self.report(name, result=True)
+        """See that the client has sent nothing else: two calls, and their answers.
+
+        The answer of the first comes behind what was sent to the client before, and the second behind what
+        the client sent because of that.
+        """
+        for _ in range(2):
+            self._barriers += 1
+            name = f"barrier-{self._barriers}"
+            await self.do("call", id=name, method="barrier", args=[self._barriers])
+            request = await wire.request("barrier", args=[self._barriers])
+            await wire.respond(request["call_id"], response=True)
+            await self.report(name, result=True)
