@@ -140,6 +140,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         config.py            ServerConfig: the settings of a server, checked once
         client_task.py       one client, from its first byte to its last
         server.py            WebSocketServer, serve
+        wrap.py              wrap_stream: a WebSocket on a stream that was accepted elsewhere
         processes/           one server in several processes
             targets.py           import strings: how a target gets into another process
             control.py           what supervisor and worker say to each other
@@ -153,6 +154,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         rsgi.py              the same application under RSGI
     guest.py             layer 10  servers and functions of trio's in asyncio programs
     compat/              layer 10  other libraries' interfaces
+        trio_websocket.py    that of trio-websocket
         webshocket/          webshocket's
             _background.py       what runs on outside of a block
             _client.py           WebSocketClient
@@ -267,6 +269,7 @@ from trio_ws.server.blocking import BlockingWebSocket
 from trio_ws.server.http import HTTPResponse
 from trio_ws.server.processes.supervisor import ProcessGroup, WorkerProcess, serve_processes
 from trio_ws.server.server import DrainReport, WebSocketServer, serve
+from trio_ws.server.wrap import wrap_stream
 from trio_ws.signals import cancel_on_signals
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.message import WebSocketMessage
@@ -362,6 +365,7 @@ __all__ = [
     "serve",
     "serve_processes",
     "session",
+    "wrap_stream",
 ]
 
 

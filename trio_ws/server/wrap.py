@@ -1,0 +1,121 @@
+"""wrap_stream: a server's WebSocket on a stream that somebody else has accepted."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from trio_ws.client.connect import close_after
+from trio_ws.errors import ConnectionFailedError
+from trio_ws.server.config import server_config
+from trio_ws.server.server import WebSocketServer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from trio_ws.options import Options
+    from trio_ws.websocket.connection import WebSocket
+
+__all__ = ["wrap_stream"]
+
+
+class _StreamServer(WebSocketServer):
+    """A server of one client, which listens nowhere."""
+
+    def __init__(self, subprotocols: Sequence[str], options: Options | None) -> None:
+        config = server_config(self._hand_over, subprotocols=subprotocols, options=options)
+        self._set_up(replace(config, listeners=()))
+        self.ws: WebSocket | None = None
+        self.done = trio.Event()
+
+    async def _hand_over(self, ws: WebSocket) -> None:
+        self.ws = ws
+        self._client_done.notify_all()
+        await self.done.wait()
+
+    async def serve(self, stream: trio.abc.Stream) -> WebSocket:
+        """Read the opening request.
+
+        Raises:
+            ConnectionFailedError: it was refused, or the client has gone.
+        """
+        self._accept_client(stream, None)
+        while self.ws is None:
+            if not self._clients:
+                raise ConnectionFailedError(
+                    "no WebSocket came of the stream: see the log for what was refused"
+                )
+            await self._client_done.wait()
+        return self.ws
+
+
+class _Replayed(trio.abc.Stream):
+    """A stream with what was read from it already in front. It owns ``inner``."""
+
+    def __init__(self, inner: trio.abc.Stream, data: bytes) -> None:
+        self._inner = inner
+        self._data = data
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if not self._data:
+            return await self._inner.receive_some(max_bytes)
+        await trio.lowlevel.checkpoint()
+        data, self._data = self._data[:max_bytes], b"" if max_bytes is None else self._data[max_bytes:]
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._inner.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._inner.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+@asynccontextmanager
+@enable_ki_protection
+async def wrap_stream(
+    stream: trio.abc.Stream,
+    request: bytes = b"",
+    *,
+    subprotocols: Sequence[str] = (),
+    options: Options | None = None,
+) -> AsyncIterator[WebSocket]:
+    """Serve one client on a stream that was accepted elsewhere, for the length of an ``async with`` block.
+
+    Entering reads the opening request (RFC 6455 section 4.2.1). The connection is still to be accepted: by
+    ``ws.accept``, or by the first message that is sent or received. Leaving the block closes it with 1000,
+    with 1011 where an exception leaves, or rejects it with 403 if it was not accepted. For a client's side of
+    a stream there is ``connect(uri, stream=stream)``.
+
+    Args:
+        stream: of bytes, with TLS done. It is taken over: it is closed in the end, also when this fails.
+        request: what was already read from the stream, the whole request or its beginning.
+        subprotocols: as of `WebSocketServer`.
+        options: as of `WebSocketServer`.
+
+    Yields:
+        The `WebSocket`, before its acceptance.
+
+    Raises:
+        ConnectionFailedError: no opening request came within ``open_timeout``; what came was answered with an
+            HTTP error.
+    """
+    server = _StreamServer(subprotocols, options)
+    async with server:
+        ws = await server.serve(_Replayed(stream, request) if request else stream)
+        try:
+            yield ws
+        except BaseException as exc:
+            if ws.accepted:
+                await close_after(ws, exc)
+            raise
+        else:
+            await ws.close()
+        finally:
+            server.done.set()
