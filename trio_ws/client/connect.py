@@ -192,8 +192,11 @@ async def _result(name: str, function: Callable[[], Any]) -> Any:
         ) from exc
 
 
-async def close_after(ws: WebSocket, exc: BaseException) -> None:
-    """Close because of an exception that left the block."""
+async def close_after(ws: WebSocket, exc: BaseException | None) -> None:
+    """Close because the block was left, normally or by an exception."""
+    if exc is None:
+        await ws.close()
+        return
     try:
         await ws.close(1001 if _is_cancellation(exc) else 1011)
     except trio.Cancelled:

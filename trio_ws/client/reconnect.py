@@ -130,10 +130,7 @@ class ConnectionManager(StateTracker):
         peer = self.session
         if peer is not None:
             peer.leave()
-            if exc is None:
-                await peer.ws.close()
-            else:
-                await close_after(peer.ws, exc)
+            await close_after(peer.ws, exc)
         del self._open_peer  # break a reference cycle with the client
 
     # -- connecting ---------------------------------------------------------------------------------

@@ -256,11 +256,7 @@ class Session(StateTracker):
     async def _close(self, exc: BaseException | None) -> None:
         ws = self.ws
         self._set_state("closed")
-        if ws is None:
-            return
-        if exc is None:
-            await ws.close()
-        else:
+        if ws is not None:
             await close_after(ws, exc)
 
 
@@ -428,11 +424,7 @@ class Connections:
         return await self._attempts.open(self._runtime)
 
     async def _close(self, exc: BaseException | None) -> None:
-        if self._ws is None:
-            return
-        if exc is None:
-            await self._ws.close()
-        else:
+        if self._ws is not None:
             await close_after(self._ws, exc)
 
 
