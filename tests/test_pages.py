@@ -31,7 +31,8 @@ def lines_of(text: str) -> Lines:
 
 @cache
 def sources() -> list[Lines]:
-    files = (path for path in (ROOT / "examples").rglob("*") if path.suffix in {".py", ".html", ".js"})
+    kinds = {".py", ".html", ".js", ".ini"}
+    files = (path for path in (ROOT / "examples").rglob("*") if path.suffix in kinds)
     return [lines_of(path.read_text(encoding="utf-8")) for path in files]
 
 

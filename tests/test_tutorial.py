@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import pytest
 import trio
 
 import trio_ws
-from tests.support.programs import TUTORIAL, Folder, folders
+from tests.support.programs import STEPS, TUTORIAL, Folder, folders, printed
 from tests.support.redis import redis_server
 from tests.support.serving import guard
 
@@ -117,22 +116,51 @@ async def test_a_client_that_comes_back(folder: Folder) -> None:
             assert await ada.process.wait() == 0
 
 
-async def test_the_tests(folder: Folder) -> None:
-    folder.type("calls/chat.py", "calls/test_chat.py", "calls/pytest.ini")
-    done = await trio.to_thread.run_sync(folder.run, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    assert "5 passed" in done.stdout, done.stdout
+@pytest.mark.parametrize("step", STEPS)
+def test_a_page_shows_the_files_as_they_are(step: str) -> None:
+    files = printed(step)
+    assert files
+    for name, text in files.items():
+        file = TUTORIAL / STEPS[step] / name
+        assert text == file.read_text(encoding="utf-8"), f"{step}.md and {file} differ"
 
 
-async def test_the_tests_of_the_app(folder: Folder) -> None:
-    folder.type("page/chat.py", "calls/test_chat.py", "calls/pytest.ini")
-    tests = folder.path / "test_chat.py"
-    text = tests.read_text(encoding="utf-8").replace("{room}", "rooms/{room}")
-    before, old, after = re.split(r"(@asynccontextmanager\n.*?\n\n\n)", text, flags=re.DOTALL)
-    new = (TUTORIAL / "calls" / "open_town.py").read_text(encoding="utf-8").partition("# ---\n")[2]
-    assert "open_town" in old
-    tests.write_text(f"{before}{new}\n\n{after}", encoding="utf-8")
-    done = await trio.to_thread.run_sync(folder.run, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    assert "5 passed" in done.stdout, done.stdout
+def test_a_code_host_shows_all_that_a_page_shows() -> None:
+    pages = (TUTORIAL.parents[1] / "docs" / "tutorial").glob("*.md")
+    included = [page.name for page in pages if "include}" in page.read_text(encoding="utf-8")]
+    assert included == []
+
+
+def test_the_pages_are_in_this_order() -> None:
+    index = (TUTORIAL.parents[1] / "docs" / "tutorial" / "index.md").read_text(encoding="utf-8")
+    assert index.split("```{toctree}\n")[1].split("```")[0].split() == list(STEPS)
+
+
+async def test_the_tests_pass_after_each_step(folder: Folder) -> None:
+    ran = 0
+    for step in STEPS:
+        folder.type_page(step)
+        if (folder.path / "test_chat.py").exists():
+            done = await trio.to_thread.run_sync(run_tests, folder)
+            assert "5 passed" in done.stdout, f"after {step}:\n{done.stdout}"
+            assert done.returncode == 0
+            ran += 1
+    assert ran == 3
+
+
+async def test_tests_that_are_behind_fail_and_end(folder: Folder) -> None:
+    for step in ("calls", "client", "testing"):
+        folder.type_page(step)
+    folder.type_page("page", "chat.py")
+    done = await trio.to_thread.run_sync(run_tests, folder)
+    assert "5 failed" in done.stdout, done.stdout
+    assert "KeyError: 'room'" in done.stdout  # what the server logged
+    assert "gave up after 20 such errors" in done.stdout
+    assert done.returncode == 1
+
+
+def run_tests(folder: Folder) -> subprocess.CompletedProcess[str]:
+    return folder.run("-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 
 async def test_the_page_is_served(folder: Folder) -> None:

@@ -1,12 +1,14 @@
-"""Programs of examples/tutorial, run as a reader runs them: in a folder of their own, by name.
+"""Programs of the tutorial, run as a reader runs them: in a folder of their own, by name.
 
-What always holds: the text is the page's; port 8000 and Redis's are replaced by others, and nothing else. The
-port is held for the program by a socket that does not listen, so no other program gets it.
+Invariants: the text is that of the page, and of the file under examples/tutorial, which is the same; port
+8000 and Redis's are replaced by others, and nothing else. The port is held for the program by a socket that
+does not listen, so no other program gets it.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,10 +24,33 @@ from tests.support.serving import guard
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-__all__ = ["TUTORIAL", "Folder"]
+__all__ = ["STEPS", "TUTORIAL", "Folder", "folders", "printed"]
 
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "examples" / "tutorial"
+#: The pages in the order in which they are read, and the folder under examples/tutorial that has their files.
+STEPS = {
+    "echo": "echo",
+    "rooms": "rooms",
+    "calls": "calls",
+    "client": "calls",
+    "testing": "calls",
+    "page": "page",
+    "processes": "processes",
+}
+
+
+def printed(step: str) -> dict[str, str]:
+    """The files that a page of the tutorial shows: the text before each names it last, as "`chat.py`:"."""
+    page = (ROOT / "docs" / "tutorial" / f"{step}.md").read_text(encoding="utf-8")
+    pieces = re.split(r"^```(\w*)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    files = {}
+    for before, kind, body in zip(pieces[::3], pieces[1::3], pieces[2::3], strict=False):
+        if kind not in ("", "console"):
+            names = re.findall(r"`(\w+\.\w+)`", before)
+            assert names, f"{step}: no name before {body[:60]!r}"
+            files[names[-1]] = body
+    return files
 
 
 class Folder:
@@ -39,9 +64,17 @@ class Folder:
     def type(self, *names: str) -> None:
         """Put these files of the tutorial there, as ``"page/chat.py"``."""
         for name in names:
-            text = (TUTORIAL / name).read_text(encoding="utf-8")
-            text = text.replace("8000", str(self.port)).replace("6379", str(self.redis_port))
-            (self.path / Path(name).name).write_text(text, encoding="utf-8")
+            self.write(Path(name).name, (TUTORIAL / name).read_text(encoding="utf-8"))
+
+    def type_page(self, step: str, *only: str) -> None:
+        """Put what a page shows there, or only some of its files."""
+        for name, text in printed(step).items():
+            if not only or name in only:
+                self.write(name, text)
+
+    def write(self, name: str, text: str) -> None:
+        text = text.replace("8000", str(self.port)).replace("6379", str(self.redis_port))
+        (self.path / name).write_text(text, encoding="utf-8")
 
     def command(self, *args: str) -> list[str]:
         return [sys.executable, "-W", "error", *args]

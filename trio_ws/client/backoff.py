@@ -49,6 +49,9 @@ class Backoff:
     The first connection is attempted immediately, with a delay before each further attempt. After a lost
     connection there is a delay before the first attempt.
 
+    Under a clock that jumps (`trio.testing.MockClock`), 20 internal errors of the server in a row, 500 or
+    1011, end the attempts in any case. Otherwise a test of a broken server would never end.
+
     Attributes:
         initial: upper bound of the first delay in seconds. Default 0.5.
         maximum: upper bound of all delays in seconds. Default 30.

@@ -5,13 +5,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 import trio
 from trio.lowlevel import checkpoint
 
-from trio_ws.errors import ConnectionClosedError, ConnectionFailedError
+from trio_ws.errors import (
+    CloseCode,
+    ConnectionClosedError,
+    ConnectionFailedError,
+    HandshakeRejectedError,
+)
 from trio_ws.logs import logger_for
 from trio_ws.websocket._notify import Notification
 
@@ -25,6 +31,10 @@ __all__ = ["ClientState", "Retries", "StateChanges", "StateTracker"]
 logger = logger_for("trio_ws.client")
 
 T = TypeVar("T")
+
+#: Under a clock that jumps, retries never end and take no time, so this many internal errors of the server
+#: in a row are one failure.
+_ERRORS_WHILE_JUMPING = 20
 
 #: See `WebSocketClient.state`.
 ClientState = Literal["disconnected", "connecting", "connected", "waiting", "closed"]
@@ -85,10 +95,12 @@ class Retries:
         self._tries = 0  # since the counting began
         self._waits = 0
         self._since = 0.0
+        self._server_errors = 0  # internal errors of the server, one after the other
+        self._first_error = (0.0, 0.0)  # when that began, by trio's clock and in real time
 
     def restart(self) -> None:
         """Begin counting anew."""
-        self._tries = self._waits = 0
+        self._tries = self._waits = self._server_errors = 0
 
     def connected(self) -> None:
         """A connection is open now."""
@@ -122,6 +134,7 @@ class Retries:
                 if error is not None:
                     if not self._may_try_again(backoff, error):
                         raise self._failure(error)
+                    self._count_server_error(error)
                     self._waits += 1
                     delay = backoff.delay(self._waits, error)
                     logger.info("%s; the next try is in %.3g s", error, delay)
@@ -139,6 +152,31 @@ class Retries:
     def _may_try_again(self, backoff: Backoff, error: ConnectionFailedError | ConnectionClosedError) -> bool:
         return backoff.retries(error) and (backoff.attempts is None or self._tries < backoff.attempts)
 
+    def _count_server_error(self, error: ConnectionFailedError | ConnectionClosedError) -> None:
+        """Raise if only a mock clock that jumps lets a broken server be tried again, without an end.
+
+        Such a test would use all of a processor and never fail. In real time a server may be repaired.
+        """
+        if not _is_server_error(error):
+            self._server_errors = 0
+            return
+        now = (trio.current_time(), time.monotonic())
+        if not self._server_errors:
+            self._first_error = now
+        self._server_errors += 1
+        if self._server_errors < _ERRORS_WHILE_JUMPING:
+            return
+        waited, real = (end - start for end, start in zip(now, self._first_error, strict=True))
+        if waited <= 10 * real:
+            return
+        failure = self._failure(error)
+        failure.add_note(
+            f"The client gave up after {self._server_errors} such errors in a row, as trio's clock jumps "
+            f"(trio.testing.MockClock): {waited:.0f} seconds passed in {real:.1f}, so this would never end. "
+            f"The log of 'trio_ws.server' shows the exception that the server raised."
+        )
+        raise failure
+
     def _failure(self, error: ConnectionFailedError | ConnectionClosedError) -> ConnectionFailedError:
         if isinstance(error, ConnectionFailedError):
             return error
@@ -147,3 +185,10 @@ class Retries:
         )
         failure.__cause__ = error
         return failure
+
+
+def _is_server_error(error: BaseException) -> bool:
+    """Whether the server says that it is broken: 500 to the handshake, or 1011 after it."""
+    if isinstance(error, HandshakeRejectedError):
+        return error.status == 500
+    return isinstance(error, ConnectionClosedError) and error.code == CloseCode.INTERNAL_ERROR

@@ -22,8 +22,8 @@ class Town:
         return stream
 
     def person(self, name: str, room: str = "cats") -> trio_ws.WebSocketClient:
-        again = trio_ws.Backoff()
-        return trio_ws.WebSocketClient(f"ws://town/{room}?name={name}", stream=self.dial, reconnect=again)
+        url = f"ws://town/{room}?name={name}"
+        return trio_ws.WebSocketClient(url, stream=self.dial, reconnect=trio_ws.Backoff())
 
 
 @asynccontextmanager
