@@ -150,6 +150,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
     hosting/             layer 9   under servers that are not ours
         asgi_stream.py       an ASGI connection as a client's byte stream
         asgi.py              ASGIApp: any target as an ASGI application
+        ticks.py             when a trio run on an asyncio loop takes its turns
         guest.py             a trio run on an asyncio loop, and the way across
         rsgi.py              the same application under RSGI
     guest.py             layer 10  servers and functions of trio's in asyncio programs

@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 
 import trio
 
+from trio_ws.hosting.ticks import Ticks
 from trio_ws.logs import logger_for
 from trio_ws.websocket._notify import Notification
 
@@ -55,13 +56,7 @@ class GuestRun:
         self._scope = trio.CancelScope()
         self._finished: asyncio.Future[None] = loop.create_future()
         self._ready: asyncio.Future[None] = loop.create_future()
-        trio.lowlevel.start_guest_run(
-            self._main,
-            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
-            run_sync_soon_not_threadsafe=loop.call_soon,
-            done_callback=self._done,
-            host_uses_signal_set_wakeup_fd=True,
-        )
+        self.ticks = Ticks(loop, self._main, self._done, lambda: None)
         # Whoever ends the loop cancels its tasks first, and waits for them.
         self._keeper = loop.create_task(self._keep(), name="trio_ws guest run")
 

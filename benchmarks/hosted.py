@@ -1,0 +1,80 @@
+"""Two applications for the hosts of hosts.py: ours, and the plainest of the host's own kind.
+
+Both echo at ``/echo``, and answer calls of ``add`` of JSON-RPC at ``/rpc``, which is what a client gets
+that agrees on no subprotocol (RSGI has none).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+import trio_ws
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+__all__ = ["ours", "plain_asgi", "plain_rsgi"]
+
+decode, encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
+
+ours = trio_ws.App()
+
+
+@ours.websocket("/echo")
+async def echo(ws: trio_ws.WebSocket) -> None:
+    async for message in ws:
+        await ws.send(message)
+
+
+class Calculator(trio_ws.WebSocketHandler):
+    @trio_ws.rpc_method()
+    async def add(self, connection: trio_ws.ClientConnection, a: int, b: int) -> int:
+        return a + b
+
+
+ours.mount("/rpc", Calculator)
+
+
+def answer(text: str) -> str:
+    """What ``add`` answers."""
+    call = decode(text)
+    return encode({"jsonrpc": "2.0", "id": call["id"], "result": sum(call["params"])}).decode()
+
+
+async def plain_asgi(
+    scope: dict[str, Any],
+    receive: Callable[[], Awaitable[Any]],
+    send: Callable[[Any], Awaitable[None]],
+) -> None:
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+    elif scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        calls = scope["path"] == "/rpc"
+        while (event := await receive())["type"] == "websocket.receive":
+            if calls:
+                await send({"type": "websocket.send", "text": answer(event["text"])})
+            else:
+                await send({"type": "websocket.send", "bytes": event["bytes"]})
+
+
+class PlainRSGI:
+    """The same by RSGI."""
+
+    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
+        transport = await protocol.accept()
+        calls = scope.path == "/rpc"
+        while (message := await transport.receive()).kind:
+            if calls:
+                await transport.send_str(answer(message.data))
+            else:
+                await transport.send_bytes(message.data)
+
+
+plain_rsgi = PlainRSGI()
