@@ -172,6 +172,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
             websocket.py         server and client by their names there
     app/                 layer 10  App
         lifespan.py          what is held open around the work of a server
+        listener.py          functions of one message: app.listener
         dispatch.py          from a route to its function, through the middleware
         docs.py              who gets that page
         javascript.py        the JavaScript client, as a page gets it: static/trio-ws.js

@@ -27,6 +27,7 @@ from trio_ws.app.dispatch import Route, answer, serve
 from trio_ws.app.docs import DocsPage
 from trio_ws.app.javascript import ClientModule
 from trio_ws.app.lifespan import run_lifespans
+from trio_ws.app.listener import MessageListener
 from trio_ws.codecs.registry import SUBPROTOCOLS
 from trio_ws.decoding import JSONAdapter
 from trio_ws.hosting.asgi import ASGIApp, for_this_loop
@@ -44,7 +45,7 @@ from trio_ws.signals import cancel_on_signals, in_main_thread
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from trio_ws.app.dispatch import Middleware, Next
     from trio_ws.hosting.asgi_stream import Receive, Scope, Send
@@ -126,6 +127,68 @@ class App(Router):
                     is_async(function),
                     wanted,
                     offered,
+                    json=self._json,
+                )
+            )
+            return function
+
+        return add
+
+    def listener(
+        self,
+        path: str,
+        *,
+        on_connect: Callable[[WebSocket], Awaitable[object]] | None = None,
+        on_disconnect: Callable[[WebSocket], Awaitable[object]] | None = None,
+        subprotocols: Sequence[str] | None = None,
+    ) -> Callable[[F], F]:
+        """Call a function for each message at a path: a decorator for a function of a WebSocket and data.
+
+        ::
+
+            @app.listener("/moves/{game:int}")
+            async def move(ws, data: Move, game: int) -> Ack:
+                return Ack(await store(game, data))
+
+        The annotation of the second argument says what it is: ``str`` for text messages, ``bytes`` for binary
+        ones, ``str | bytes`` for both, `WebSocketMessage` for the message itself. Any other type, also none,
+        is decoded from JSON and validated. A message of the wrong kind closes the connection with 1003, and
+        invalid data with 1007.
+
+        The result is sent back: ``str`` as text, bytes as a binary message, None not at all, and any other
+        object as JSON text.
+
+        The messages of one connection are handled one after the other. The function runs in the task that has
+        read the message, like an RPC method, so an idle connection needs no task. It may wait. A plain
+        ``def`` runs there too, not in a thread, so it must not block. If the connection breaks, the function
+        is cancelled; if the peer closes it, the messages that came before are still handled. What the
+        function raises closes the connection, as in `websocket`.
+
+        Args:
+            path: see `App`.
+            on_connect: an async function of the WebSocket, awaited before the client is accepted. It may call
+                ``ws.reject()``, or raise `CloseConnection`.
+            on_disconnect: an async function of the WebSocket, awaited once for each client for which
+                ``on_connect`` has returned without refusing it. It is shielded from cancellation for
+                ``close_timeout`` seconds.
+            subprotocols: see `websocket`.
+
+        Raises:
+            TypeError: a function has an unsuitable signature, or msgspec does not support the type.
+            ValueError: the path is invalid, or has a route already.
+        """
+        pattern = Pattern(path)
+        offered = None if subprotocols is None else tuple(check_subprotocols(subprotocols))
+
+        def add(function: F) -> F:
+            listener = MessageListener(function, pattern, self._json, on_connect, on_disconnect)
+            self._add(
+                Route(
+                    pattern,
+                    (self._middleware,),
+                    listener,
+                    wanted=listener.wanted,
+                    subprotocols=offered,
                     json=self._json,
                 )
             )

@@ -6,12 +6,14 @@ Invariant: Ctrl+C may interrupt the user's functions anywhere, but none of our o
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+import types
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
+from trio_ws.app.listener import MessageListener
 from trio_ws.decoding import JSONAdapter
 from trio_ws.errors import MessageError
 from trio_ws.logs import logger_for, shown
@@ -34,6 +36,8 @@ logger = logger_for("trio_ws.app")
 #: Results of HTTP functions that are not encoded as JSON.
 _NO_JSON = (HTTPResponse, str, bytes, bytearray, memoryview, type(None))
 
+_NO_ARGUMENTS: Mapping[str, Any] = types.MappingProxyType({})
+
 Next = Callable[["WebSocket"], Awaitable[None]]
 Middleware = Callable[["WebSocket", Next], Awaitable[object]]
 
@@ -44,7 +48,7 @@ class Route:
 
     pattern: Pattern
     middleware: tuple[list[Middleware], ...]  # outermost App first; may still grow
-    function: Any  # of the user: a function, or the WebSocketHandler
+    function: Any  # of the user: a function, the WebSocketHandler, or the MessageListener
     awaits: bool = True  # whether it is async; otherwise it runs in a thread
     wanted: tuple[str, ...] = ()  # path parameters to pass as keyword arguments
     subprotocols: tuple[str, ...] | None = None
@@ -72,6 +76,9 @@ async def serve(route: Route, params: dict[str, Any], ws: WebSocket, shared: Ser
         # Without middleware, the connection may leave this task.
         finish_soon = shared.finisher(ws)
         return await route.function._serve(ws, shared.task_pool, debug=shared.debug, finish_soon=finish_soon)
+    if isinstance(route.function, MessageListener):
+        arguments = _arguments(route, params, ws)
+        return await route.function._serve(ws, shared.task_pool, arguments, shared.finisher(ws))
     await _serve_inner(route, params, shared, ws)
     return None
 
@@ -96,12 +103,19 @@ class _Next:
             await self._inner(ws)
 
 
+def _arguments(route: Route, params: dict[str, Any], ws: WebSocket) -> Mapping[str, Any]:
+    """Return the keyword arguments of a function of WebSockets."""
+    return {name: params.get(name, ws.request) for name in route.wanted} if route.wanted else _NO_ARGUMENTS
+
+
 @enable_ki_protection
 async def _serve_inner(route: Route, params: dict[str, Any], shared: ServerResources, ws: WebSocket) -> None:
     function = route.function
-    wanted = {name: params.get(name, ws.request) for name in route.wanted}
+    wanted = _arguments(route, params, ws)
     if isinstance(function, WebSocketHandler):
         await function._serve(ws, shared.task_pool, debug=shared.debug)
+    elif isinstance(function, MessageListener):
+        await function._serve(ws, shared.task_pool, wanted)
     elif route.awaits:
         await _run_user(functools.partial(function, ws, **wanted))
     else:

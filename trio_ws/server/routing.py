@@ -21,7 +21,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = ["REQUEST", "Pattern", "Table", "check_function", "is_async", "name_of"]
 
@@ -213,13 +213,16 @@ def name_of(function: object) -> str:
     return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
-def check_function(function: object, first: str, pattern: Pattern | None = None) -> tuple[str, ...]:
+def check_function(
+    function: object, first: str, pattern: Pattern | None = None, *, second: str = ""
+) -> tuple[str, ...]:
     """Check that a handler can be called with its first argument and the parameters of its path.
 
     Args:
         function: the user's function.
         first: describes the first argument in messages.
         pattern: the path of its route, or None.
+        second: describes the second argument in messages, if there is one.
 
     Returns:
         The path parameters that it accepts as keyword arguments, and ``"request"``, where a handler of
@@ -254,8 +257,10 @@ def check_function(function: object, first: str, pattern: Pattern | None = None)
             f"the first argument of the handler {name_of(function)} must be the {first},"
             f" not the path parameter {parameters[0].name!r}"
         )
+    if second:
+        _check_second(function, parameters[1:2], second, params)
     wanted: list[str] = []
-    for parameter in parameters[1:]:
+    for parameter in parameters[2 if second else 1 :]:
         if parameter.kind == inspect.Parameter.VAR_KEYWORD:
             wanted = list(params)
             break
@@ -272,6 +277,21 @@ def check_function(function: object, first: str, pattern: Pattern | None = None)
                 f"the handler {name_of(function)} requires parameter {parameter.name!r}, but {where}"
             )
     return tuple(wanted)
+
+
+def _check_second(
+    function: object, found: list[inspect.Parameter], second: str, params: Mapping[str, object]
+) -> None:
+    if not found or found[0].kind not in (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    ):
+        raise TypeError(f"the handler {name_of(function)} must take the {second} as its second argument")
+    if found[0].name in params:
+        raise TypeError(
+            f"the second argument of the handler {name_of(function)} must be the {second},"
+            f" not the path parameter {found[0].name!r}"
+        )
 
 
 def _takes_request(parameter: inspect.Parameter, first: str) -> bool:

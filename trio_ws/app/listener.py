@@ -1,0 +1,511 @@
+"""Message listeners: a function of one message, called for each message of a connection.
+
+A plain WebSocket handler is a loop in a task of its own, woken for each message. A listener is called in the
+task that has read the message, like an RPC method (see rpc/inline_call.py). So an idle connection needs no
+task, and a message needs no switch of tasks. The shared reader (see websocket/epoll_reader.py) calls
+`ListenerSession.data_received`. Where it does not serve a connection, and while a message waits, a task runs
+`ListenerSession._loop` instead.
+
+Invariants:
+
+- The messages of one connection are handled one after the other, in the order in which they arrived.
+- While ``send_high_water`` bytes wait to be written, no message is handled. Then those that arrive fill the
+  receive buffer, which stops the reading at ``max_queue_bytes``.
+- No context variable passes from one message to the next.
+- When a connection is over, the listener is not running any more when ``on_disconnect`` is called.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+from trio.lowlevel import checkpoint, current_task, disable_ki_protection, enable_ki_protection
+
+from trio_ws.decoding import UNDECODABLE, decode_json
+from trio_ws.errors import CloseConnection, ConnectionClosedError, MessageError
+from trio_ws.logs import logger_for, shown
+from trio_ws.models import decode_model, encode_model
+from trio_ws.protocol._accel import whole_frame
+from trio_ws.protocol.frames import BINARY, FIN, TEXT
+from trio_ws.rpc.handler import DETACHED
+from trio_ws.rpc.inline_call import resume_coroutine
+from trio_ws.rpc.methods import allow_keyboard_interrupt
+from trio_ws.rpc.parameters import resolve
+from trio_ws.rpc.task_pool import PooledTask
+from trio_ws.server.routing import Pattern, check_function, is_async, name_of
+from trio_ws.wall import close_nurseries, is_cancelled, is_innermost, only_cancelled
+from trio_ws.websocket._notify import Notification
+from trio_ws.websocket.closing import CLOSED, CONNECTING
+from trio_ws.websocket.frame_log import log_extra
+from trio_ws.websocket.message import BytesLike, WebSocketMessage, whole_message
+
+if TYPE_CHECKING:
+    import contextvars
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+
+    from trio_ws.decoding import JSONAdapter
+    from trio_ws.rpc.client_connection import CleanupScheduler
+    from trio_ws.rpc.task_pool import TaskPool
+    from trio_ws.websocket.connection import WebSocket
+
+    Hook = Callable[[WebSocket], Awaitable[object]]
+    # A message that waits: its coroutine, the trap that it has yielded, and its context.
+    Suspended = tuple[Coroutine[Any, Any, Any], Any, contextvars.Context]
+
+__all__ = ["MessageListener"]
+
+logger = logger_for("trio_ws.app")
+
+#: Work after which other tasks run, in bytes, and what a message counts for in addition to its own.
+_YIELD_EVERY = 64 * 1024
+_MESSAGE_COST = 1024
+#: Larger messages are sent without joining their header to them.
+_LARGE = 48 * 1024
+
+_FINAL_TEXT = FIN | TEXT
+_FINAL_BINARY = FIN | BINARY
+#: Annotations of messages that are passed as they are, with the types of their payloads.
+_RAW: dict[Any, tuple[type, ...]] = {str: (str,), bytes: (bytes,), str | bytes: (str, bytes)}
+
+#: What decoding the data of a message may raise.
+_INVALID = (MessageError, *UNDECODABLE)
+
+_encode_json = msgspec.json.Encoder(enc_hook=encode_model).encode
+
+
+class MessageListener:
+    """A function that is called for each message, with its types. Made by ``App.listener``.
+
+    Args:
+        function: called with the `WebSocket` and the data of a message; ``async`` or not.
+        pattern: the path of its route.
+        json: encodes and decodes JSON instead of msgspec, which then only validates.
+        on_connect: awaited with the WebSocket before the client is accepted.
+        on_disconnect: awaited with the WebSocket when the connection is over.
+
+    Raises:
+        TypeError: a function has an unsuitable signature, or the data an unsuitable annotation.
+
+    Attributes:
+        wanted: path parameters to pass as keyword arguments.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        pattern: Pattern,
+        json: JSONAdapter | None,
+        on_connect: Hook | None,
+        on_disconnect: Hook | None,
+    ) -> None:
+        self.wanted = check_function(function, "WebSocket", pattern, second="data")
+        self.function = function
+        self.is_async = is_async(function)
+        self.on_connect = _checked_hook("on_connect", on_connect)
+        self.on_disconnect = _checked_hook("on_disconnect", on_disconnect)
+        self._json = json
+        self._encode = _encode_json if json is None else json.encode
+        self._type = self._data_type()
+        self.convert = self._converter()
+        allow_keyboard_interrupt(function)
+
+    def _data_type(self) -> Any:
+        inner = inspect.unwrap(self.function)
+        while isinstance(inner, functools.partial):
+            inner = inner.func
+        parameter = list(inspect.signature(self.function).parameters.values())[1]
+        found = inner if inspect.isfunction(inner) else getattr(inner, "__func__", None)
+        where = f"the annotation of {parameter.name!r} of the listener {name_of(self.function)}"
+        return resolve(where, parameter.annotation, found, {})
+
+    def _converter(self) -> Callable[[str | bytes], Any]:
+        """Return the function that makes the data of a payload. It raises MessageError."""
+        kinds = _RAW.get(self._type) if not isinstance(self._type, list | dict) else None
+        if self._type is WebSocketMessage:
+            return _as_message
+        if kinds is not None:
+            return functools.partial(_as_is, kinds)
+        if self._json is not None:
+            return functools.partial(_decode_adapted, self._json, self._type)
+        try:
+            return msgspec.json.Decoder(self._type, dec_hook=decode_model).decode
+        except TypeError as exc:
+            raise TypeError(f"the data of the listener {name_of(self.function)}: {exc}") from exc
+
+    def refusal(self, item: str | bytes, exc: BaseException) -> CloseConnection | None:
+        """Return what closes the connection for a message whose data is invalid; None for another error."""
+        if isinstance(exc, MessageError):
+            return CloseConnection(exc.close_code or 1007, shown(str(exc), 100))
+        try:
+            decode_json("message", item, self._type, item)
+        except MessageError as error:
+            return CloseConnection(1007, shown(str(error), 100))
+        return None
+
+    def encode(self, result: Any) -> tuple[int, bytes]:
+        """Return the opcode and the payload of a result. Raises what the encoder raises."""
+        if isinstance(result, str | BytesLike | WebSocketMessage):
+            return whole_message(result, "a listener")
+        return TEXT, self._encode(result)
+
+    # -- what a server calls ------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def _serve(
+        self,
+        ws: WebSocket,
+        pool: TaskPool,
+        arguments: Mapping[str, Any],
+        finish_soon: CleanupScheduler | None = None,
+    ) -> object:
+        """Serve one connection. With ``finish_soon`` it may live on without this task, see `DETACHED`."""
+        if self.on_connect is not None:
+            await _run_user(self.on_connect, ws)
+        if not ws.accepted and ws._closing.state != CONNECTING:
+            return None  # on_connect has refused the client
+        over = True
+        try:
+            if ws._closing.state == CONNECTING:
+                await ws.accept()
+            await ws._reader.settled()
+            session = ListenerSession(self, ws, pool, arguments)
+            rest = functools.partial(self._finish, session)
+            over = await session.run(None if finish_soon is None else functools.partial(finish_soon, rest))
+        finally:
+            if over:
+                await self._run_on_disconnect(ws)
+        return None if over else DETACHED
+
+    @enable_ki_protection
+    async def _finish(self, session: ListenerSession, ws: WebSocket) -> None:
+        """The end of a connection that has left its task."""
+        try:
+            await session.finish()
+        finally:
+            await self._run_on_disconnect(ws)
+
+    async def _run_on_disconnect(self, ws: WebSocket) -> None:
+        if self.on_disconnect is None:
+            return
+        with trio.move_on_after(ws._options.close_timeout, shield=True) as scope:
+            await _run_user(self.on_disconnect, ws)
+        if scope.cancelled_caught:
+            logger.warning("on_disconnect of %r took more than close_timeout", ws, extra=log_extra(ws))
+
+
+class ListenerSession:
+    """One connection of a listener: a `ConnectionObserver`. See the module's docstring."""
+
+    __slots__ = (
+        "_arguments",
+        "_closing",
+        "_context",
+        "_detached",
+        "_done",
+        "_failure",
+        "_listener",
+        "_over",
+        "_pool",
+        "_reader_driven",
+        "_when_over",
+        "_worker",
+        "_ws",
+    )
+
+    def __init__(
+        self, listener: MessageListener, ws: WebSocket, pool: TaskPool, arguments: Mapping[str, Any]
+    ) -> None:
+        self._listener = listener
+        self._ws = ws
+        self._pool = pool
+        self._arguments = arguments
+        self._context = current_task().context
+        self._worker: PooledTask | None = None  # the task in which a message waits
+        self._done: Notification | None = None  # notified when it waits no more, once somebody wants to know
+        self._over = False
+        self._failure: BaseException | None = None
+        self._closing: tuple[int, str] | None = None  # to close with, once no message waits
+        self._reader_driven = False
+        self._detached = False  # the connection has left the task of run()
+        self._when_over: Callable[[], None] | None = None
+
+    # -- life ---------------------------------------------------------------------------------------
+
+    async def run(self, when_over: Callable[[], None] | None) -> bool:
+        """Handle messages until the connection is over.
+
+        Args:
+            when_over: allows this to return as soon as the shared reader reads. It is called when the
+                connection is over, and then `finish` must be awaited.
+
+        Returns:
+            Whether the connection is over.
+
+        Raises:
+            BaseException: what the listener raised.
+        """
+        self._ws._observe(self)
+        self._when_over = when_over
+        own = PooledTask(current_task())
+        try:
+            with own.scope:
+                try:
+                    await self._loop(own)
+                finally:
+                    await close_nurseries("a listener")
+        finally:
+            if not self._detached:
+                await self.finish()
+        return not self._detached
+
+    async def finish(self) -> None:
+        """Wait until the listener has ended. Raises as `run` does."""
+        self._over = True
+        try:
+            while self._worker is not None:
+                self._done = self._done or Notification()
+                await self._done.wait()
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                while self._worker is not None:
+                    self._worker.scope.cancel()
+                    self._done = self._done or Notification()
+                    await self._done.wait()
+            raise
+        finally:
+            self._ws._observe(None)
+        if self._failure is not None:
+            try:
+                raise self._failure
+            finally:
+                self._failure = None  # break the cycle of its traceback and this frame
+
+    def _end(self, failure: BaseException | None = None) -> None:
+        """Handle no more messages."""
+        self._failure = self._failure or failure
+        self._over = True
+        when_over, self._when_over = self._when_over, None
+        if when_over is not None and self._detached:
+            when_over()
+
+    # -- what the connection tells ------------------------------------------------------------------
+
+    def data_received(self, lent: Any) -> Awaitable[None] | None:
+        """Handle what the shared reader has read, in its task."""
+        if not self._reader_driven:
+            return None
+        suspended = self._handle()
+        if suspended is not None:
+            self._reader_driven = False
+            return self._loop(lent, suspended)
+        if self._over:
+            self._reader_driven = False
+        elif not self._delegate():
+            self._start_loop()
+        return close_nurseries("a listener") if lent.task.child_nurseries else None
+
+    def state_changed(self) -> None:
+        """The connection has started to close. A task handles what has come before, because it can wait."""
+        if self._reader_driven:
+            self._start_loop()
+
+    def connection_lost(self) -> None:
+        """The transport is gone. Messages that came before the peer's Close frame are still handled."""
+        ws = self._ws
+        if ws.close_received is not None and not ws._closing.closed_locally:
+            self.state_changed()
+            return
+        self._reader_driven = False
+        self._end()
+        if self._worker is not None:
+            self._worker.scope.cancel()
+
+    def shutdown(self, code: int, reason: str) -> None:
+        """The server stops: close, after the message that is being handled."""
+        if self._worker is None:
+            self._ws._closing.start(code, reason)
+        else:
+            self._closing = (code, reason)
+
+    # -- handling messages --------------------------------------------------------------------------
+
+    def _start_loop(self) -> None:
+        self._reader_driven = False
+        self._pool.start(self._loop)
+
+    def _delegate(self) -> bool:
+        """Leave the connection to the shared reader, if that serves it and nothing unusual is due."""
+        ws = self._ws
+        buffer = ws._receive_buffer
+        if (
+            self._when_over is None
+            or buffer.messages
+            or not ws._reader.undisturbed
+            or ws._runtime.reader.spawner is not self._pool
+        ):
+            return False
+        buffer.release()
+        if ws._write_buffer.flush_scheduled:
+            ws._write_buffer.flush()
+        self._reader_driven = self._detached = True
+        return True
+
+    async def _loop(self, worker: PooledTask, suspended: Suspended | None = None) -> None:
+        """Handle messages until the shared reader goes on, or until the connection is over."""
+        ws = self._ws
+        try:
+            while True:
+                if suspended is None:
+                    suspended = self._handle()
+                if suspended is not None:
+                    going_on, suspended = suspended, None
+                    await self._wait(worker, going_on)
+                    del going_on
+                if worker.task.child_nurseries:
+                    await close_nurseries("a listener")
+                if self._over:
+                    return
+                if not is_innermost(worker.scope):
+                    raise RuntimeError("the listener left a cancel scope open")
+                if self._has_no_room:
+                    await ws._wait_for_room()
+                elif ws._receive_buffer.messages:
+                    await checkpoint()  # let other tasks run
+                elif self._delegate():
+                    return
+                elif not await ws._wait_for_message():
+                    break
+            self._end()
+        except ConnectionClosedError:
+            self._end()
+        except trio.Cancelled:
+            # By a cancel scope that the listener has left open, unless a Close frame was sent already.
+            ws._closing.start(1011, "internal error")
+            self._end()
+            raise
+        except Exception as exc:  # noqa: BLE001 - raised by run() or finish()
+            self._end(exc)
+
+    @property
+    def _has_no_room(self) -> bool:
+        ws = self._ws
+        return (
+            ws._write_buffer.size >= ws._options.send_high_water or ws._fragmenting is not None
+        ) and ws._closing.state != CLOSED
+
+    def _handle(self) -> Suspended | None:
+        """Handle messages up to one that has to wait, or until other tasks should run."""
+        ws, listener = self._ws, self._listener
+        messages = ws._receive_buffer.messages
+        function, convert, arguments = listener.function, listener.convert, self._arguments
+        work = _YIELD_EVERY
+        write_buffer = ws._write_buffer
+        while messages and work > 0 and not self._over:
+            if write_buffer.size >= write_buffer.fast_send_limit and self._has_no_room:
+                break
+            item = messages.popleft()
+            work -= _MESSAGE_COST + len(item)
+            try:
+                data = convert(item)
+            except _INVALID as exc:
+                refusal = listener.refusal(item, exc)
+                if refusal is not None:
+                    logger.info("closing %r: %s", ws, refusal.reason, extra=log_extra(ws))
+                self._end(refusal or exc)
+                return None
+            context = self._context.copy()
+            try:
+                if listener.is_async:
+                    coroutine = function(ws, data, **arguments)
+                    try:
+                        trap = context.run(coroutine.send, None)
+                    except StopIteration as stop:
+                        result = stop.value
+                    else:
+                        return coroutine, trap, context
+                else:
+                    result = context.run(function, ws, data, **arguments)
+                if result is not None:
+                    self._reply(result)
+            except BaseException as exc:  # noqa: BLE001 - raised by run() or finish()
+                self._end(exc)
+                return None
+        return None
+
+    async def _wait(self, worker: PooledTask, suspended: Suspended) -> None:
+        """Continue a message that waits, in this task."""
+        coroutine, trap, context = suspended
+        own_context, worker.task.context = worker.task.context, context
+        self._worker = worker
+        try:
+            result = await resume_coroutine(coroutine, trap)
+            if result is not None:
+                opcode, payload = self._listener.encode(result)
+                await self._ws._send(opcode, payload)
+        except BaseException as exc:
+            if only_cancelled(exc) and (worker.scope.cancel_called or is_cancelled()):
+                raise
+            self._end(exc)
+        finally:
+            worker.task.context = own_context
+            self._worker = None
+            if self._done is not None:
+                self._done.notify_all()
+            if self._closing is not None:
+                self._ws._closing.start(*self._closing)
+
+    def _reply(self, result: Any) -> None:
+        """Send a result without waiting, together with those for the messages that have arrived already."""
+        ws = self._ws
+        write_buffer = ws._write_buffer
+        if type(result) is str:
+            first, payload = _FINAL_TEXT, result.encode()
+        elif type(result) is bytes:
+            first, payload = _FINAL_BINARY, result
+        else:
+            opcode, payload = self._listener.encode(result)
+            first = FIN | opcode
+        if write_buffer.size < write_buffer.fast_send_limit and len(payload) < _LARGE:
+            # The common case of _post(): a server's open, uncompressed connection.
+            frame = whole_frame(first, payload, b"")
+            if ws._receive_buffer.messages:
+                write_buffer.buffer(frame)
+            else:
+                write_buffer.write(frame)
+        else:
+            ws._post(first & ~FIN, payload, cork=bool(ws._receive_buffer.messages))
+
+
+@disable_ki_protection
+async def _run_user(function: Hook, ws: WebSocket) -> None:
+    """Run a hook, which Ctrl+C may interrupt anywhere."""
+    await function(ws)
+
+
+def _checked_hook(name: str, hook: Hook | None) -> Hook | None:
+    if hook is not None:
+        check_function(hook, "WebSocket")
+        if not is_async(hook):
+            raise TypeError(f"{name} of a listener must be an async function, not {name_of(hook)}")
+    return hook
+
+
+def _as_message(item: str | bytes) -> WebSocketMessage:
+    return WebSocketMessage("text" if type(item) is str else "binary", item)
+
+
+def _as_is(kinds: tuple[type, ...], item: str | bytes) -> str | bytes:
+    if type(item) not in kinds:
+        text = "binary and must be text" if kinds == (str,) else "text and must be binary"
+        error = MessageError(f"the message is {text}", _as_message(item))
+        error.close_code = 1003
+        raise error
+    return item
+
+
+def _decode_adapted(adapter: JSONAdapter, type: Any, item: str | bytes) -> Any:
+    return decode_json("message", item, type, item, adapter)
