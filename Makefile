@@ -3,11 +3,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
 # CI wants the log to say more, a person wants it to say less.
 PYTEST_ARGS ?= $(if $(CI),--durations=10,-q)
-# What pip installs of pyproject.toml's extras.
-EXTRAS ?= dev,bench
+# Each target installs the extras of pyproject.toml that it needs, into one environment.
+TEST_EXTRAS ?= test
+CHECK_EXTRAS ?= dev,bench
+# make test leaves out what is slow, and says so; make check runs all. SLOW=1 makes `make test` run all, too.
+SLOW ?=
 ROUNDS ?= 5
 RESULTS := benchmarks/results
 CODE := trio_ws tests $(wildcard examples benchmarks)
@@ -21,22 +23,35 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
-$(STAMP): pyproject.toml hatch_build.py trio_ws/protocol/_speedups.c
+$(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "trio_ws needs Python 3.11 or later; say which with: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+
+NEEDS := pyproject.toml hatch_build.py trio_ws/protocol/_speedups.c
+# Installs the package, with extras or without, and says whether the C extension was built.
+define install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.$(1)'
+	@$(BIN)/python -c 'from trio_ws.protocol.masking import LANE; print("trio_ws is installed,", \
+		"with its C extension" if LANE == "c" else "without its C extension: no C compiler, or no headers of Python")'
 	@touch $@
+endef
 
-install: $(STAMP)  ## make the virtual environment only
+$(VENV)/.installed: $(NEEDS) | $(VENV)/bin/python
+	$(call install,)
 
-demo: $(STAMP)  ## run a server and a few clients, and say what happens
+$(VENV)/.installed-%: $(NEEDS) | $(VENV)/bin/python
+	$(call install,[$*])
+
+install: $(VENV)/.installed-$(CHECK_EXTRAS)  ## make the virtual environment only, with all extras
+
+demo: $(VENV)/.installed  ## run a server and a few clients, and say what happens
 	$(BIN)/python examples/demo.py
 
-test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.installed-$(TEST_EXTRAS)  ## run the tests in two minutes, without the slow ones (SLOW=1: with them)
+	$(BIN)/python -m pytest $(if $(SLOW),,-m 'not slow') $(PYTEST_ARGS)
 
-check: $(STAMP)  ## run the linters, the type checkers, and the tests with coverage
+check: $(VENV)/.installed-$(CHECK_EXTRAS)  ## run the linters, the type checkers, and all tests with coverage
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(CODE)
@@ -46,14 +61,14 @@ check: $(STAMP)  ## run the linters, the type checkers, and the tests with cover
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-docs: $(STAMP)  ## build the documentation; a warning is an error
+docs: $(VENV)/.installed-docs  ## build the documentation; a warning is an error
 	$(BIN)/python -m sphinx -b html -W --keep-going -n -q docs .cache/docs
 	@echo "open .cache/docs/index.html"
 
-conformance: $(STAMP)  ## run all of the Autobahn test suite, in both roles
+conformance: $(VENV)/.installed-$(TEST_EXTRAS)  ## run all of the Autobahn test suite, in both roles
 	$(BIN)/python -m tests.conformance.run --groups all --role both
 
-bench: $(STAMP)  ## measure against other libraries, and draw it (ROUNDS=5; half an hour)
+bench: $(VENV)/.installed-bench  ## measure against other libraries, and draw it (ROUNDS=5; half an hour)
 	$(BIN)/python -m benchmarks.run --rounds $(ROUNDS) --json $(RESULTS)/figures.json
 	$(BIN)/python -m benchmarks.growth --json $(RESULTS)/growth.json
 	$(BIN)/python -m benchmarks.fairness --json $(RESULTS)/fairness.json

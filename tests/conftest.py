@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 # Helpers under tests/support assert as tests do, and should explain a failure as well.
 pytest.register_assert_rewrite("tests.support")
 
-from tests.support.examples import how_many  # noqa: E402 - not before that
+from tests.support import slow  # noqa: E402 - not before that
+from tests.support.examples import how_many  # noqa: E402
 
 # A shell starts what it runs in the background with Ctrl+C ignored, and every process below inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -56,6 +58,27 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         return (yield)
     finally:
         sys.settrace(tracer)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects by markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow.mark(items)
+
+
+_left_out: Counter[str] = Counter()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    _left_out.update(slow.kinds(items))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    if _left_out and config.option.markexpr == "not slow":
+        parts = ", ".join(f"{kind} ({count})" for kind, count in _left_out.most_common())
+        terminalreporter.write_line(f"left out, because they are slow: {parts}")
+        terminalreporter.write_line("make check, or make test SLOW=1, runs them too")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

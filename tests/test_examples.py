@@ -116,11 +116,33 @@ def test_demo() -> None:
         "received 'echo: one message in four parts'",
         "Move(player='ada', x=3, y=4)",
         "received 'echo: hello from another library'",
+        "add(20, 22) is 42",
+        "took [0, 1, 2]",
+        "add(20, 'many') is refused: b: Expected `int`, got `str`",
+        "think() is cancelled",
         "cancelled, closed, nothing left behind",
+        "ada        received 'it snows' on 'news'",
+        "bob        received 'it snows' on 'news'",
         "drained: 1 finished, 0 cancelled",
         "was told 1001: going away",
+        "What to try next:",
+        "docs/tutorial/index.md",
     ):
         assert said in output
+
+
+def test_the_demo_needs_the_package_alone() -> None:
+    code = f"""
+import runpy, sys
+sys.modules["websockets"] = None  # as where it is not installed
+runpy.run_path({str(EXAMPLES / "demo.py")!r}, run_name="__main__")
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert "another library" not in done.stdout
+    assert "no task, no socket remains" in done.stdout
 
 
 def test_asgi_app_under_hypercorn() -> None:

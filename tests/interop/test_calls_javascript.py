@@ -40,7 +40,7 @@ class Handler(WebSocketHandler):
             yield number
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on the PATH")
+@pytest.mark.skipif(CHROMIUM is None, reason="neither Chromium nor Chrome is installed")
 @pytest.mark.parametrize("binary", [False, True])
 async def test_a_page_without_a_library(page: int, tmp_path: Path, binary: bool) -> None:
     async with (

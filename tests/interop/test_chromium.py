@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from trio_ws import WebSocket
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on the PATH")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="neither Chromium nor Chrome is installed")
 
 SIZES = (0, 1, 125, 126, 65535, 65536, 1024 * 1024)
 PARTS = ["frag", "", "mented € ", "text"]

@@ -68,7 +68,7 @@ def test_it_is_small() -> None:
 async def test_npm_packs_it(tmp_path: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
-        pytest.skip("no npm on the PATH")
+        pytest.skip("npm is not installed; on Debian: apt-get install npm")
     clients = tmp_path / "clients" / "js"
     shutil.copytree(ROOT / "clients" / "js", clients, ignore=shutil.ignore_patterns("trio-ws.*"))
     shutil.copytree(STATIC, tmp_path / "trio_ws" / "static")

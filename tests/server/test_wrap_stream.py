@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-async def no_hang(autojump_clock: trio.testing.MockClock) -> AsyncIterator[None]:
+async def no_hang() -> AsyncIterator[None]:
     with trio.fail_after(guard()):
         yield
 
 
-async def test_both_ends_on_streams_of_ones_own() -> None:
+async def test_both_ends_on_streams_of_ones_own(autojump_clock: trio.testing.MockClock) -> None:
     link = Link()
     before = all_tasks()
 
@@ -43,7 +43,9 @@ async def test_both_ends_on_streams_of_ones_own() -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40, None], ids=["none", "a byte", "some", "all"])
-async def test_a_request_that_was_read_already(cut: int | None) -> None:
+async def test_a_request_that_was_read_already(
+    cut: int | None, autojump_clock: trio.testing.MockClock
+) -> None:
     link = Link()
     head = request(target="/x")
     await link.client.send_all(head[cut:] if cut is not None else b"")
@@ -54,7 +56,7 @@ async def test_a_request_that_was_read_already(cut: int | None) -> None:
     assert answer.startswith(b"HTTP/1.1 101")
 
 
-async def test_leaving_closes_with_1000() -> None:
+async def test_leaving_closes_with_1000(autojump_clock: trio.testing.MockClock) -> None:
     link = Link()
 
     async def serve() -> None:
@@ -68,7 +70,9 @@ async def test_leaving_closes_with_1000() -> None:
         await peer.send_close()
 
 
-async def test_an_exception_closes_with_1011_and_leaves_as_it_was_raised() -> None:
+async def test_an_exception_closes_with_1011_and_leaves_as_it_was_raised(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     link = Link()
     seen: list[tuple[int, str] | None] = []
 
@@ -86,7 +90,7 @@ async def test_an_exception_closes_with_1011_and_leaves_as_it_was_raised() -> No
     assert seen == [(1011, "")]
 
 
-async def test_leaving_without_accepting_rejects() -> None:
+async def test_leaving_without_accepting_rejects(autojump_clock: trio.testing.MockClock) -> None:
     link = Link()
     await link.client.send_all(request())
     async with trio_ws.wrap_stream(link.server):
@@ -95,7 +99,7 @@ async def test_leaving_without_accepting_rejects() -> None:
 
 
 @pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", request(leave_out=["upgrade"])])
-async def test_what_is_no_opening_request(said: bytes) -> None:
+async def test_what_is_no_opening_request(said: bytes, autojump_clock: trio.testing.MockClock) -> None:
     link = Link()
     await link.client.send_all(said)
     await link.client.send_eof()
@@ -104,7 +108,7 @@ async def test_what_is_no_opening_request(said: bytes) -> None:
             raise AssertionError
 
 
-async def test_a_client_that_says_nothing() -> None:
+async def test_a_client_that_says_nothing(autojump_clock: trio.testing.MockClock) -> None:
     link = Link()
     start = trio.current_time()
     with pytest.raises(trio_ws.ConnectionFailedError):

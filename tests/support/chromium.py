@@ -171,7 +171,7 @@ class Page:
 async def chromium(home: Path) -> AsyncIterator[Browser]:
     """A browser for the length of a block; the test is skipped where there is none."""
     if CHROMIUM is None:
-        pytest.skip("no Chromium or Chrome on the PATH")
+        pytest.skip("neither Chromium nor Chrome is installed; on Debian: apt-get install chromium")
     # A window that nobody asked for would take as long to open as all else.
     flags = [*FLAGS, "--no-startup-window", "--remote-debugging-port=0"]
     command = [CHROMIUM, *flags, f"--user-data-dir={home / 'profile'}"]

@@ -38,7 +38,7 @@ def node_command() -> list[str]:
     """Node with a built-in WebSocket; the test is skipped where there is none."""
     command = _command()
     if command is None:
-        pytest.skip("no node on the PATH")
+        pytest.skip("node is not installed; on Debian: apt-get install nodejs")
     if not command:
         pytest.skip("this node has no built-in WebSocket; node 20.10 or later has")
     return command

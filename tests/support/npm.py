@@ -1,4 +1,4 @@
-"""npm packages that tests use: CI installs those of tests/interop/peers/package.json, see .ci/run."""
+"""npm packages that tests use: CI installs those of tests/interop/peers/package.json, by .ci/install."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def npm_package(name: str) -> Path:
     folder = CACHE / "node_modules" / name
     found = folder / "package.json"
     if not found.exists() or json.loads(found.read_text())["version"] != version:
-        pytest.skip(f"{name} {version} is not in .cache/peers; see .ci/run")
+        pytest.skip(f"{name} {version} is not in .cache/peers; .ci/install installs it")
     return folder

@@ -191,7 +191,7 @@ async def redis_server(*options: str) -> AsyncIterator[RedisServer]:
         options: more of its command line; ``{port}`` in them is the port.
     """
     if shutil.which("redis-server") is None:
-        pytest.skip("there is no redis-server on this machine")
+        pytest.skip("redis-server is not installed; on Debian: apt-get install redis-server")
     with trio.fail_after(guard()), tempfile.TemporaryDirectory(prefix="redis") as folder:
         server = RedisServer(folder, options)
         try:

@@ -86,7 +86,7 @@ async def nginx(
     """
     binary = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin:/usr/local/sbin")
     if binary is None:
-        pytest.skip("there is no nginx on this machine")
+        pytest.skip("nginx is not installed; on Debian: apt-get install nginx-light")
     path = folder / "nginx.sock"
     listen = f"listen unix:{path};" + (f" listen 127.0.0.1:{port};" if port is not None else "")
     addresses = {"listen 80;": listen, "127.0.0.1:8000": upstream}
@@ -103,7 +103,7 @@ async def caddy(folder: Path, upstream: str) -> AsyncIterator[str]:
     """Run Caddy before a server; gives the path of its Unix socket. Skips where there is none."""
     binary = shutil.which("caddy")
     if binary is None:
-        pytest.skip("there is no caddy on this machine")
+        pytest.skip("caddy is not installed; on Debian: apt-get install caddy")
     path = folder / "caddy.sock"
     # Without a certificate, which Caddy would fetch from outside.
     changes = {"chat.example {": f"http://chat.example {{\n\tbind unix/{path}", "127.0.0.1:8000": upstream}
@@ -125,7 +125,7 @@ async def haproxy(folder: Path, server: str, *, mode: str = "tcp") -> AsyncItera
     """
     binary = shutil.which("haproxy", path="/usr/sbin:/usr/bin:/usr/local/bin:/usr/local/sbin")
     if binary is None:
-        pytest.skip("there is no haproxy on this machine")
+        pytest.skip("haproxy is not installed; on Debian: apt-get install haproxy")
     with socket.socket() as listening:
         # HAProxy takes it over as a descriptor, so that nobody else can have the port meanwhile.
         listening.bind(("0.0.0.0", 0))

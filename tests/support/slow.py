@@ -1,0 +1,101 @@
+"""Which tests are slow, so that ``make test`` leaves them out and ``make check`` runs them.
+
+A test gets the marker ``slow`` by its own decorator, by the marker ``repeats``, or by a line here. Each has a
+kind, which the summary of a run without them counts. A new file belongs here if it takes more than about two
+seconds, or starts programs that most machines do not have.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["SLOW", "kinds", "mark"]
+
+ROOT = Path(__file__).parents[1]
+
+#: Files and folders below tests/, and single tests after "::".
+SLOW = {
+    "browsers and Node": [
+        "javascript/test_browser.py",
+        "javascript/test_conformance.py",
+        "javascript/test_node.py",
+        "javascript/test_recovery.py",
+        "javascript/test_types.py",
+        "interop/test_calls_javascript.py",
+        "interop/test_chromium.py",
+        "interop/test_tutorial_page.py",
+        "schema/test_page.py",
+        "schema/test_typescript.py",
+    ],
+    "other servers and clients": [
+        "channels/test_redis.py",
+        "channels/test_redis_patterns.py",
+        "channels/test_redis_recovery.py",
+        "channels/test_redis_tenants.py",
+        "interop/test_caddy.py",
+        "interop/test_haproxy.py",
+        "interop/test_hosts.py",
+        "interop/test_nginx.py",
+        "interop/test_others.py",
+        "interop/test_peers.py",
+    ],
+    "several processes": [
+        "cli/test_pipes.py",
+        "cli/test_reloading.py",
+        "guarantees/test_interrupted_starts.py",
+        "guarantees/test_many_processes.py",
+        "processes",
+        "test_ctrl_c.py",
+        "test_examples_channels.py",
+        "test_examples_processes.py",
+        "test_pages.py::test_a_program_of_the_pages",
+        "test_processes.py",
+        "test_systems.py",
+        "test_tutorial.py",
+    ],
+    "builds": ["test_benchmarks.py", "test_build.py", "test_docs.py"],
+    "again and again": [
+        "adversary",
+        "guarantees/test_a_stalled_subscriber.py",
+        "guarantees/test_any_checkpoint_any_byte.py",
+        "guarantees/test_calls_at_any_checkpoint.py",
+        "guarantees/test_limits_and_bursts.py",
+        "guarantees/test_places_come_back.py",
+        "guarantees/test_slow_readers.py",
+        "guarantees/test_user_code_property.py",
+        "guarantees/test_what_a_peer_makes_us_hold.py",
+        "protocol/test_frames_agree.py",
+        "protocol/test_lanes.py",
+        "test_guest.py::test_a_host_that_fails_to_send_ends_the_connection",
+        "websocket/test_shared_reader.py",
+    ],
+}
+
+
+def mark(items: Iterable[pytest.Item]) -> None:
+    """Give the slow ones of these tests their marker, with their kind."""
+    kind_of = {entry: kind for kind, entries in SLOW.items() for entry in entries}
+    for item in items:
+        path = item.path.relative_to(ROOT) if item.path.is_relative_to(ROOT) else None
+        if path is None:
+            continue
+        name = item.name.partition("[")[0]
+        entries = (f"{path.as_posix()}::{name}", path.as_posix(), *(up.as_posix() for up in path.parents))
+        kind = next((kind_of[entry] for entry in entries if entry in kind_of), None)
+        if kind is None and item.get_closest_marker("repeats"):
+            kind = "again and again"
+        if kind is not None and not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.slow(kind))
+
+
+def kinds(items: Iterable[pytest.Item]) -> Counter[str]:
+    """How many of these tests are slow, by kind."""
+    markers = [marker for item in items if (marker := item.get_closest_marker("slow"))]
+    return Counter(str(marker.args[0]) if marker.args else "others" for marker in markers)

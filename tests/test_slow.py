@@ -1,0 +1,43 @@
+"""What `make test` leaves out is what tests/support/slow.py says, and the run says so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.slow import SLOW
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_entry_is_there() -> None:
+    for entry in (entry for entries in SLOW.values() for entry in entries):
+        file, _, name = entry.partition("::")
+        path = ROOT / "tests" / file
+        assert path.exists(), entry
+        if name:
+            assert f"def {name}(" in path.read_text(encoding="utf-8"), entry
+
+
+def test_make_test_leaves_these_out_and_make_check_does_not() -> None:
+    recipes = (ROOT / "Makefile").read_text(encoding="utf-8").split("\n\n")
+    [test] = [recipe for recipe in recipes if recipe.startswith("test:")]
+    [check] = [recipe for recipe in recipes if recipe.startswith("check:")]
+    assert "-m 'not slow'" in test
+    assert "slow" not in check.partition("\n")[2]
+
+
+def test_a_run_says_what_it_left_out() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider",
+         "tests/test_pages.py", "tests/test_ctrl_c.py", "-k", "counts_as_the_same or ctrl"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "left out, because they are slow: several processes (" in done.stdout
+    assert "make check" in done.stdout
