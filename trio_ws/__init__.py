@@ -103,6 +103,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         client_streams.py    arguments that are streams
         pending.py           calls that wait for their response
         outgoing.py          the calls of this side
+        detached.py          connections that live on without a task
         inline_call.py       how calls run in the task that reads: the theory of operation
         deferred.py          requests that wait for room
         incoming.py          the calls of the other side

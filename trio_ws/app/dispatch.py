@@ -64,23 +64,19 @@ class Route:
 
 
 @enable_ki_protection
-async def serve(route: Route, params: dict[str, Any], ws: WebSocket, shared: ServerResources) -> object:
-    """Serve one connection through all middleware, and return the result of `WebSocketRoute.serve`."""
+def serve(route: Route, params: dict[str, Any], ws: WebSocket, shared: ServerResources) -> Awaitable[object]:
+    """Serve one connection through all middleware. The result is that of `WebSocketRoute.serve`.
+
+    This is a plain function, as is `_serve_inner`, because every idle connection keeps a coroutine for each
+    async one.
+    """
     ws.request._path_params = params
     ws.request._json = route.json
     chain = [one for of_app in route.middleware for one in of_app]
     if chain:
-        await _Next(chain, 0, functools.partial(_serve_inner, route, params, shared))(ws)
-        return None
-    if isinstance(route.function, WebSocketHandler):
-        # Without middleware, the connection may leave this task.
-        finish_soon = shared.finisher(ws)
-        return await route.function._serve(ws, shared.task_pool, debug=shared.debug, finish_soon=finish_soon)
-    if isinstance(route.function, MessageListener):
-        arguments = _arguments(route, params, ws)
-        return await route.function._serve(ws, shared.task_pool, arguments, shared.finisher(ws))
-    await _serve_inner(route, params, shared, ws)
-    return None
+        return _Next(chain, 0, functools.partial(_serve_inner, route, params, shared))(ws)
+    # Without middleware, the connection may leave this task.
+    return _serve_inner(route, params, shared, ws, detachable=True)
 
 
 class _Next:
@@ -88,7 +84,9 @@ class _Next:
 
     __slots__ = ("_at", "_chain", "_inner")
 
-    def __init__(self, chain: list[Middleware], at: int, inner: Next) -> None:
+    def __init__(
+        self, chain: list[Middleware], at: int, inner: Callable[[WebSocket], Awaitable[object]]
+    ) -> None:
         self._chain = chain
         self._at = at
         self._inner = inner
@@ -103,23 +101,23 @@ class _Next:
             await self._inner(ws)
 
 
-def _arguments(route: Route, params: dict[str, Any], ws: WebSocket) -> Mapping[str, Any]:
-    """Return the keyword arguments of a function of WebSockets."""
-    return {name: params.get(name, ws.request) for name in route.wanted} if route.wanted else _NO_ARGUMENTS
-
-
 @enable_ki_protection
-async def _serve_inner(route: Route, params: dict[str, Any], shared: ServerResources, ws: WebSocket) -> None:
+def _serve_inner(
+    route: Route, params: dict[str, Any], shared: ServerResources, ws: WebSocket, *, detachable: bool = False
+) -> Awaitable[object]:
     function = route.function
-    wanted = _arguments(route, params, ws)
+    finish_soon = shared.finish_soon if detachable else None
     if isinstance(function, WebSocketHandler):
-        await function._serve(ws, shared.task_pool, debug=shared.debug)
-    elif isinstance(function, MessageListener):
-        await function._serve(ws, shared.task_pool, wanted)
-    elif route.awaits:
-        await _run_user(functools.partial(function, ws, **wanted))
-    else:
-        await run_in_thread(function, ws, shared.threads, wanted)
+        return function._serve(ws, shared.task_pool, debug=shared.debug, finish_soon=finish_soon)
+    wanted = {name: params.get(name, ws.request) for name in route.wanted} if route.wanted else _NO_ARGUMENTS
+    if isinstance(function, MessageListener):
+        return function._serve(ws, shared.task_pool, wanted, finish_soon)
+    if not route.awaits:
+        return run_in_thread(function, ws, shared.threads, wanted)
+    if detachable:
+        return function(ws, **wanted)  # type: ignore[no-any-return]
+    # It is awaited by code that Ctrl+C must not interrupt.
+    return _run_user(functools.partial(function, ws, **wanted))
 
 
 @enable_ki_protection

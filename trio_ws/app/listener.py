@@ -31,7 +31,7 @@ from trio_ws.logs import logger_for, shown
 from trio_ws.models import decode_model, encode_model
 from trio_ws.protocol._accel import whole_frame
 from trio_ws.protocol.frames import BINARY, FIN, TEXT
-from trio_ws.rpc.handler import DETACHED
+from trio_ws.rpc.detached import DETACHED, Detached
 from trio_ws.rpc.inline_call import resume_coroutine
 from trio_ws.rpc.methods import allow_keyboard_interrupt
 from trio_ws.rpc.parameters import resolve
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from trio_ws.decoding import JSONAdapter
-    from trio_ws.rpc.client_connection import CleanupScheduler
+    from trio_ws.rpc.detached import FinishSoon
     from trio_ws.rpc.task_pool import TaskPool
     from trio_ws.websocket.connection import WebSocket
 
@@ -160,7 +160,7 @@ class MessageListener:
         ws: WebSocket,
         pool: TaskPool,
         arguments: Mapping[str, Any],
-        finish_soon: CleanupScheduler | None = None,
+        finish_soon: FinishSoon | None = None,
     ) -> object:
         """Serve one connection. With ``finish_soon`` it may live on without this task, see `DETACHED`."""
         if self.on_connect is not None:
@@ -173,8 +173,7 @@ class MessageListener:
                 await ws.accept()
             await ws._reader.settled()
             session = ListenerSession(self, ws, pool, arguments)
-            rest = functools.partial(self._finish, session)
-            over = await session.run(None if finish_soon is None else functools.partial(finish_soon, rest))
+            over = await session.run(finish_soon and Detached(finish_soon, ws, self, session))
         finally:
             if over:
                 await self._run_on_disconnect(ws)

@@ -410,10 +410,18 @@ class TaskSubscriber(Subscriber):
             channel.inboxes.pop(self, None)
 
 
+class Writer(Protocol):
+    """What writes to connections: `Fanout`."""
+
+    def drained(self, member: ConnectionSubscriber) -> None:
+        """Note that the write buffer of a connection is empty."""
+
+
 class ConnectionSubscriber(Subscriber):
     """A subscribed connection.
 
     Attributes:
+        fanout: writes to it; None until its session runs.
         backlog: messages waiting while the connection is stalled. It is stalled until its session runs.
     """
 
@@ -424,6 +432,7 @@ class ConnectionSubscriber(Subscriber):
         "close_with",
         "connection",
         "default_policy",
+        "fanout",
         "options",
         "peer",
         "present",
@@ -439,9 +448,15 @@ class ConnectionSubscriber(Subscriber):
         self.present: tuple[str, ...] = ()  # where
         self.user: str | None = None
         self.peer: ConnectionSession | None = None
+        self.fanout: Writer | None = None
         self.backlog: deque[PublishedMessage] | None = deque()
         self.backlog_bytes = 0
         self._policies: dict[Channel, Policy] | None = None  # cache of policies that come from globs
+
+    def drained(self) -> None:
+        """The write buffer is empty. A method, because that keeps less than a closure."""
+        if self.fanout is not None:
+            self.fanout.drained(self)
 
     def join(self, channel: Channel) -> None:
         if channel not in self.channels:

@@ -439,7 +439,8 @@ class Hub:
         member.join(self._everyone)
         for channel in member.channels:
             channel.changed()
-        peer.ws._write_buffer.on_drained = functools.partial(self.fanout.drained, member)
+        member.fanout = self.fanout
+        peer.ws._write_buffer.on_drained = member.drained
         self.fanout.drained(member)
 
     def add(self, subscriber: Subscriber, name: str, policy: Policy) -> None:

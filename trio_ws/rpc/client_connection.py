@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import secrets
 import typing
-from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
@@ -19,7 +18,7 @@ from trio_ws.errors import check_close
 from trio_ws.websocket.closing import CONNECTING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from trio_ws.channels.channel import ConnectionSubscriber
@@ -31,13 +30,10 @@ if TYPE_CHECKING:
     from trio_ws.rpc.streams import ItemStream
     from trio_ws.websocket.connection import WebSocket
 
-__all__ = ["CONNECTION_POLICIES", "CleanupScheduler", "ClientConnection", "State"]
+__all__ = ["CONNECTION_POLICIES", "ClientConnection", "State"]
 
 #: A connection cannot hold up those who publish.
 CONNECTION_POLICIES = ("disconnect", "drop_oldest", "drop_newest")
-
-#: Takes the rest of a connection's life, where that has gone on without a task, and gives it one at its end.
-CleanupScheduler = Callable[[Callable[["WebSocket"], Awaitable[None]]], None]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar

@@ -36,6 +36,7 @@ from trio_ws.errors import (
 from trio_ws.logs import logger_for, shown
 from trio_ws.predicates import check
 from trio_ws.rpc.client_connection import CONNECTION_POLICIES, ClientConnection, State
+from trio_ws.rpc.detached import DETACHED, Detached
 from trio_ws.rpc.methods import Method, allow_keyboard_interrupt, collect, make_method
 from trio_ws.rpc.rate_limit import Limiter
 from trio_ws.rpc.rights import SubscriptionRights
@@ -52,12 +53,12 @@ if TYPE_CHECKING:
     from trio_ws.channels.subscription import Policy
     from trio_ws.codecs.base import Packet
     from trio_ws.predicates import PredicateLike
-    from trio_ws.rpc.client_connection import CleanupScheduler
+    from trio_ws.rpc.detached import FinishSoon
     from trio_ws.rpc.rate_limit import RateLimit
     from trio_ws.rpc.task_pool import TaskPool
     from trio_ws.websocket.connection import WebSocket
 
-__all__ = ["DETACHED", "WebSocketHandler"]
+__all__ = ["WebSocketHandler"]
 
 logger = logger_for("trio_ws.handler")
 
@@ -66,9 +67,6 @@ _NAMES_IN_A_ROW = 16
 #: Names that a client may let go at once, though it may hold less.
 _NAMES_TO_LEAVE = 1000
 _RESERVED = frozenset({SUBSCRIBE, UNSUBSCRIBE, RECOVER, PRESENCE, PUBLISH, METHODS})
-
-#: What serving a connection gives that lives on without the task.
-DETACHED = object()
 
 
 class WebSocketHandler(Generic[State]):
@@ -295,12 +293,12 @@ class WebSocketHandler(Generic[State]):
         workers: TaskPool,
         *,
         debug: bool,
-        finish_soon: CleanupScheduler | None = None,
+        finish_soon: FinishSoon | None = None,
     ) -> object:
         """The life of one connection.
 
-        With ``finish_soon`` it may return `UNFINISHED`, where the connection lives on without a task. Then
-        that is called with the rest, which is to be awaited, when the connection is over.
+        With ``finish_soon`` it may return `DETACHED`, where the connection lives on without a task. See
+        `Detached`.
         """
         self._prepare()
         connection: ClientConnection[State] = ClientConnection(ws)
@@ -326,7 +324,7 @@ class WebSocketHandler(Generic[State]):
         member: ConnectionSubscriber,
         ws: WebSocket,
         workers: TaskPool,
-        finish_soon: CleanupScheduler | None,
+        finish_soon: FinishSoon | None,
         *,
         debug: bool,
     ) -> bool:
@@ -359,7 +357,7 @@ class WebSocketHandler(Generic[State]):
         member: ConnectionSubscriber,
         ws: WebSocket,
         workers: TaskPool,
-        finish_soon: CleanupScheduler | None,
+        finish_soon: FinishSoon | None,
         *,
         debug: bool,
     ) -> bool:
@@ -375,23 +373,19 @@ class WebSocketHandler(Generic[State]):
             peer.let_in()
         self._clients.add(connection)
         self._hub.open(member, peer.transport)
-        # No closures: an idle connection keeps these, and each variable of a closure weighs as much.
-        rest = functools.partial(self._finish, connection, member, peer)
-        return await peer.run(functools.partial(finish_soon, rest) if finish_soon is not None else None)
+        over = Detached(finish_soon, ws, self, connection) if finish_soon is not None else None
+        return await peer.run(over)
 
     def _begin_early(self, connection: ClientConnection[State], workers: TaskPool, *, debug: bool) -> None:
         """``on_connect`` has accepted, and may call while it goes on."""
         self._make_session(connection, workers, debug=debug).hold()
 
     @enable_ki_protection
-    async def _finish(
-        self,
-        connection: ClientConnection[State],
-        member: ConnectionSubscriber,
-        peer: RPCSession,
-        _: WebSocket,
-    ) -> None:
+    async def _finish(self, connection: ClientConnection[State], ws: WebSocket) -> None:
         """The end of a connection that has left its task."""
+        peer, member = connection._session, connection._member
+        assert peer is not None
+        assert member is not None
         try:
             await peer.finish()
         finally:

@@ -28,7 +28,7 @@ from trio_ws.logs import logger_for, shown
 from trio_ws.protocol.http import HTTPError, http_response
 from trio_ws.protocol.http_parser import RequestReader
 from trio_ws.protocol.proxy_protocol import ProxyHeaderError
-from trio_ws.rpc.handler import DETACHED
+from trio_ws.rpc.detached import DETACHED
 from trio_ws.server.accepting import (
     answer,
     check_host,
@@ -260,7 +260,9 @@ class ClientTasks:
                 self._connections.add(ws)
                 del opened
                 ws._begin_opening()
-                over = await self._handle(ws, target)
+                handling = self._handle(ws, target)
+                del target  # an idle connection would keep it
+                over = await handling
         except BaseException as exc:  # noqa: BLE001 - classified in _task_failed
             self._task_failed(exc, address)
         finally:
@@ -471,7 +473,9 @@ class ClientTasks:
             code, reason = 1000, ""
             try:
                 try:
-                    over = await self._run_target(ws, target) is not DETACHED
+                    running = self._run_target(ws, target)
+                    del target  # an idle connection would keep it
+                    over = await running is not DETACHED
                 except BaseException as exc:
                     await close_nurseries("a handler")
                     if not ws._end_opening(exc):
@@ -501,7 +505,9 @@ class ClientTasks:
     @disable_ki_protection
     async def _run_target(self, ws: WebSocket, target: Any) -> object:
         """Run user code, which Ctrl+C may interrupt anywhere; our own code leaves it to the main task."""
-        return await target(ws)
+        running = target(ws)
+        del target
+        return await running
 
     def _close_code_for(self, ws: WebSocket, exc: BaseException) -> tuple[int, str]:
         """Return the close code for an exception of a handler, or re-raise its own cancellation."""
@@ -553,10 +559,10 @@ class ClientTasks:
         self._block.cancel()
 
     @enable_ki_protection
-    async def _call_entry(
+    def _call_entry(
         self, serve: Callable[[WebSocket, ServerResources], Awaitable[object]], ws: WebSocket
-    ) -> object:
-        return await serve(ws, self._resources)
+    ) -> Awaitable[object]:
+        return serve(ws, self._resources)
 
 
 def _too_many() -> HTTPError:

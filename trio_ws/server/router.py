@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import trio
 
     from trio_ws.protocol.http import Request
-    from trio_ws.rpc.client_connection import CleanupScheduler
+    from trio_ws.rpc.detached import FinishSoon
     from trio_ws.rpc.task_pool import TaskPool
     from trio_ws.websocket.connection import WebSocket
 
@@ -32,14 +32,13 @@ class ServerResources(NamedTuple):
         workers: the task pool for calls that wait.
         threads: the limiter for blocking handlers.
         debug: whether unexpected exceptions may be reported to everyone.
-        finisher: called in a connection's task, returns what finishes a connection that leaves the task; see
-            ``WebSocketHandler._serve``.
+        finish_soon: finishes connections that have left their tasks, see `Detached`.
     """
 
     task_pool: TaskPool
     threads: trio.CapacityLimiter
     debug: bool
-    finisher: Callable[[WebSocket], CleanupScheduler]
+    finish_soon: FinishSoon
 
 
 class WebSocketRoute(NamedTuple):

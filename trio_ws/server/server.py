@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack
 
 import trio
-from trio.lowlevel import current_task, enable_ki_protection
+from trio.lowlevel import enable_ki_protection
 
 from trio_ws._settings import shows_settings_of
 from trio_ws.channels.hub import share
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from trio_ws.channels.broker import Broker
     from trio_ws.channels.hub import Hub
-    from trio_ws.rpc.client_connection import CleanupScheduler
     from trio_ws.rpc.handler import WebSocketHandler
     from trio_ws.server.config import Target
     from trio_ws.server.listeners import SocketFile
@@ -325,7 +324,7 @@ class WebSocketServer(ClientTasks):
                 # One thread per possible connection: a smaller limit would be one that nobody set.
                 threads = trio.CapacityLimiter(self.options.max_connections or math.inf)
                 workers = self._runtime.reader.spawner = TaskPool(self._handlers)
-                self._resources = ServerResources(workers, threads, self._debug, self._finisher)
+                self._resources = ServerResources(workers, threads, self._debug, self._finish_soon)
                 self._acceptors = await self._runtime.nursery.start(_host_tasks)
                 for hub in hubs:
                     self._runtime.nursery.start_soon(hub.fanout.run, name="trio_ws channels")
@@ -357,11 +356,8 @@ class WebSocketServer(ClientTasks):
     async def _call_handler(self, ws: WebSocket) -> object:
         handler = self._config.handler
         assert handler is not None
-        workers, finish_soon = self._resources.task_pool, self._finisher(ws)
-        return await handler._serve(ws, workers, debug=self._debug, finish_soon=finish_soon)
-
-    def _finisher(self, ws: WebSocket) -> CleanupScheduler:
-        return functools.partial(self._finish_soon, current_task().context, ws)
+        workers = self._resources.task_pool
+        return await handler._serve(ws, workers, debug=self._debug, finish_soon=self._finish_soon)
 
     def _finish_soon(
         self, context: Context, ws: WebSocket, rest: Callable[[WebSocket], Awaitable[None]]
