@@ -99,6 +99,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         errors.py            from codes to exceptions, and from exceptions to responses
         task_pool.py         parked tasks for calls that wait
         deadlines.py         deadlines of calls
+        batch.py             several calls in one message
         streams.py           items and credit
         client_streams.py    arguments that are streams
         pending.py           calls that wait for their response
@@ -126,6 +127,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         presence.py          who is in a channel, as a client sees it
         recovery.py          how far a subscription has come, over all connections
         subscriptions.py     what a client subscribes to, on whatever connection it has
+        notifications.py     what a server pushes to a client without being asked each time
         reconnect.py         the connections of one client, one after the other
         session.py           session, connections: one connection after the other to any server
         client.py            WebSocketClient
@@ -225,6 +227,7 @@ from trio_ws.channels.subscription import Subscription, SubscriptionStatistics
 from trio_ws.client.backoff import Backoff
 from trio_ws.client.client import WebSocketClient
 from trio_ws.client.connect import connect
+from trio_ws.client.notifications import NotificationStream, RPCNotification
 from trio_ws.client.presence import ClientPresence
 from trio_ws.client.session import Session, connections, session
 from trio_ws.codecs.base import Gap, Packet, PacketSource, Position
@@ -261,6 +264,7 @@ from trio_ws.options import Compression, Options
 from trio_ws.predicates import All, Any, Has, Is, IsEqual, Predicate
 from trio_ws.protocol.http import Headers, Request
 from trio_ws.protocol.tls import TLSInfo
+from trio_ws.rpc.batch import BatchedCall, CallBatch
 from trio_ws.rpc.client_connection import ClientConnection
 from trio_ws.rpc.handler import WebSocketHandler
 from trio_ws.rpc.methods import Method, rpc_method
@@ -285,12 +289,14 @@ __all__ = [
     "Any",
     "App",
     "Backoff",
+    "BatchedCall",
     "BlockingPublisher",
     "BlockingWebSocket",
     "Broker",
     "BrokerError",
     "BrokerState",
     "BrokerStatistics",
+    "CallBatch",
     "ChannelStatistics",
     "ClientConnection",
     "ClientPresence",
@@ -316,6 +322,7 @@ __all__ = [
     "ItemStream",
     "MessageError",
     "Method",
+    "NotificationStream",
     "Options",
     "Packet",
     "PacketError",
@@ -335,6 +342,7 @@ __all__ = [
     "RPCInternalError",
     "RPCInvalidParamsError",
     "RPCMethodNotFoundError",
+    "RPCNotification",
     "RPCResponse",
     "RPCTimeoutError",
     "RateLimit",

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 
-from trio.lowlevel import enable_ki_protection
+from trio.lowlevel import checkpoint, enable_ki_protection
 
 from trio_ws._settings import shows_settings_of
 from trio_ws.channels.names import check_name, check_names
@@ -20,13 +20,16 @@ from trio_ws.channels.subscription import Subscription, check_policy
 from trio_ws.client.backoff import Backoff
 from trio_ws.client.config import AskURI, ConnectSettings, connect_config
 from trio_ws.client.connect import ConnectAttempts
+from trio_ws.client.notifications import Notifications
 from trio_ws.client.presence import ClientPresence
 from trio_ws.client.reconnect import ConnectionManager
 from trio_ws.client.retry import StateChanges
 from trio_ws.client.subscriptions import Subscriptions, no_channels
 from trio_ws.codecs.base import PUBLISH
+from trio_ws.codecs.jsonrpc import JSONRPCCodec
 from trio_ws.codecs.registry import choose, plain_dialect
 from trio_ws.errors import ConnectionFailedError
+from trio_ws.rpc.batch import CallBatch
 from trio_ws.rpc.client_connection import ClientConnection
 from trio_ws.rpc.handler import WebSocketHandler
 from trio_ws.rpc.outgoing import PacketStream
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
     from trio_ws.channels.recovery import After
     from trio_ws.channels.subscription import Policy
+    from trio_ws.client.notifications import NotificationStream, RPCNotification
     from trio_ws.client.retry import ClientState
     from trio_ws.codecs.base import Packet
     from trio_ws.rpc.outgoing import OutgoingCalls, RPCResponse
@@ -130,7 +134,10 @@ class WebSocketClient:
         self._autoconnect = autoconnect
         self._manager: Any = None
         self._subscriptions = Subscriptions()
-        self._connections = ConnectionManager(self._open_peer, reconnect, self._subscriptions)
+        self._notifications = Notifications()
+        self._connections = ConnectionManager(
+            self._open_peer, reconnect, self._subscriptions, self._notifications
+        )
 
     # -- opening and closing ------------------------------------------------------------------------
 
@@ -176,9 +183,9 @@ class WebSocketClient:
         handler = self._handler
         handler._prepare()
         ws = await self._attempts.open(runtime)
-        dialect = choose(
-            ws.subprotocol or (self._dialect if self._dialect == "jsonrpc" else None), ws._options
-        )
+        dialect = choose(ws.subprotocol, ws._options)
+        if dialect is None and self._dialect == "jsonrpc":
+            dialect = JSONRPCCodec(foreign=True)
         if dialect is None and self._dialect not in (None, "json"):
             await ws.close(1002, f"{self._dialect} was not selected")
             raise ConnectionFailedError(
@@ -200,6 +207,7 @@ class WebSocketClient:
             default_limit=handler.default_rate_limit,
         )
         object.__setattr__(connection, "_session", peer)
+        self._notifications.attach(peer)
         return peer
 
     async def connect(
@@ -274,6 +282,92 @@ class WebSocketClient:
     async def send_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> RPCResponse:
         """Call a method and return its outcome: ``.data``, ``.error``, ``.result()``. Else like `call`."""
         return await self._outgoing.send_rpc(method, args, kwargs)
+
+    async def notify(self, method: str, /, *args: Any, **kwargs: Any) -> None:
+        """Call a method of the server that has no result, and expect no answer (JSON-RPC 2.0 section 4.1).
+
+        It waits, and can be cancelled, like `WebSocket.send`.
+
+        Raises:
+            PacketError: the dialect has no notifications, or an argument cannot be encoded.
+            ConnectionClosedError: the connection ended first.
+            ConnectionFailedError: the client has given up reconnecting.
+        """
+        await self._outgoing.notify(method, args, kwargs)
+
+    @asynccontextmanager
+    async def batch(self) -> AsyncIterator[CallBatch]:
+        """Send several calls in one message (JSON-RPC 2.0 section 6).
+
+        ``async with client.batch() as batch: a = batch.call("add", 1, 2); b = batch.call("add", 3, 4)``.
+        Leaving the block sends them, and waits for all responses. After that each call has its `result`. If
+        the block raises, nothing is sent. A cancellation while it waits gives up those without a response.
+
+        Yields:
+            The `CallBatch`, for at most 1,000 calls and notifications.
+
+        Raises:
+            PacketError: the dialect has no batches, or an argument cannot be encoded; nothing was sent.
+            ConnectionClosedError: the connection ended first. Calls with a response have their result.
+        """
+        batch = CallBatch()
+        yield batch
+        if len(batch):
+            await self._outgoing.send_batch(batch)
+
+    @overload
+    def notifications(
+        self, names: str, *, items: type[T], policy: Policy = ..., max_items: int = ...
+    ) -> AbstractAsyncContextManager[NotificationStream[T]]: ...
+    @overload
+    def notifications(
+        self, names: str, *, items: Any = ..., policy: Policy = ..., max_items: int = ...
+    ) -> AbstractAsyncContextManager[NotificationStream[Any]]: ...
+    @overload
+    def notifications(
+        self,
+        names: list[str] | tuple[str, ...] | frozenset[str] | set[str] | None = ...,
+        *,
+        items: Any = ...,
+        policy: Policy = ...,
+        max_items: int = ...,
+    ) -> AbstractAsyncContextManager[NotificationStream[RPCNotification]]: ...
+    @asynccontextmanager
+    async def notifications(
+        self,
+        names: str | list[str] | tuple[str, ...] | frozenset[str] | set[str] | None = None,
+        *,
+        items: Any = Any,
+        policy: Policy = "drop_oldest",
+        max_items: int = 256,
+    ) -> AsyncIterator[NotificationStream[Any]]:
+        """Receive what the server pushes, for the duration of a block.
+
+        Each item is the parameters of one notification: a dict of named ones, a list of others. The stream
+        continues on the next connection if the client reconnects; ``on_connection`` can ask the server for
+        the notifications again. A notification reaches every stream that wants it, and a method of the
+        handler with its name. Those that nobody wants are dropped.
+
+        Args:
+            names: the method of the notifications. With several, or with None for all, each item is an
+                `RPCNotification` of method and parameters.
+            items: the type that msgspec converts the parameters to.
+            policy: what to do when ``max_items`` notifications wait, or too many bytes: ``"drop_oldest"``
+                or ``"drop_newest"``, which count them in ``dropped``, or ``"disconnect"``, which ends the
+                stream but not the connection, with a `trio.BrokenResourceError` after those that wait.
+            max_items: notifications that may wait. The policy also applies when decoded ones exceed
+                ``Options.channel_max_bytes``; one may exceed it.
+
+        Yields:
+            The `NotificationStream`.
+        """
+        check_policy(policy, ("drop_oldest", "drop_newest", "disconnect"))
+        await checkpoint()
+        max_bytes = self._config.options.channel_max_bytes
+        with self._notifications.open(names, items, policy, max_items, max_bytes) as stream:
+            if self.state in ("disconnected", "closed") and self._connections.given_up is not None:
+                raise self._connections.given_up
+            yield stream
 
     @overload
     def stream(

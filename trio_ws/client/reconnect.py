@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from trio_ws.client.backoff import Backoff
+    from trio_ws.client.notifications import Notifications
     from trio_ws.client.subscriptions import Subscriptions
     from trio_ws.codecs.base import Packet
+    from trio_ws.rpc.batch import CallBatch
     from trio_ws.rpc.outgoing import RPCResponse
     from trio_ws.rpc.session import RPCSession
     from trio_ws.rpc.streams import ItemStream
@@ -55,6 +57,7 @@ class ConnectionManager(StateTracker):
             ConnectionFailedError.
         backoff: when to replace lost connections; None for never.
         subscriptions: subscriptions to restore on each connection.
+        notifications: streams that end with the last connection.
 
     Attributes:
         peer: the session of the last connection, or None.
@@ -65,11 +68,13 @@ class ConnectionManager(StateTracker):
         open_peer: Callable[[ConnectionRuntime], Awaitable[RPCSession]],
         backoff: Backoff | None,
         subscriptions: Subscriptions,
+        notifications: Notifications,
     ) -> None:
         super().__init__()
         self._open_peer = open_peer
         self._backoff = backoff
         self._subscriptions = subscriptions
+        self._notifications = notifications
         self._runtime: ConnectionRuntime | None = None
         self._close_timeout = 0.0
         self._context = contextvars.copy_context()
@@ -121,7 +126,7 @@ class ConnectionManager(StateTracker):
         """Close when the block is left with this exception, as `connect` does, and wake all waiting tasks."""
         self._set_state("closed")
         self._trying.cancel()
-        self._subscriptions.end(self._no_connection)
+        self._end_streams(self._no_connection)
         if self._connect_lock.locked():
             # A task elsewhere that is connecting closes what it has opened, which requires the runtime.
             with trio.move_on_after(self._close_timeout, shield=True):
@@ -183,7 +188,7 @@ class ConnectionManager(StateTracker):
         error = ws._closed_error()
         if backoff is None or not self._is_retried(backoff, error):
             self._set_state("disconnected")
-            self._subscriptions.end(None if ws._closing.ended_cleanly else ws._closed_error)
+            self._end_streams(None if ws._closing.ended_cleanly else ws._closed_error)
             return
         self._retries.disconnected(backoff)
         self._subscriptions.detach()
@@ -218,7 +223,18 @@ class ConnectionManager(StateTracker):
     def _give_up(self, failure: ConnectionFailedError) -> None:
         self._failure = failure
         self._set_state("disconnected")
-        self._subscriptions.end(self._no_connection)
+        self._end_streams(self._no_connection)
+
+    def _end_streams(self, error: Callable[[], BaseException] | None) -> None:
+        self._subscriptions.end(error)
+        self._notifications.end(error)
+
+    @property
+    def given_up(self) -> Exception | None:
+        """Why there will be no connection, if there was one or an attempt to make one."""
+        if self.may_reconnect or (self.session is None and self._failure is None and self.state != "closed"):
+            return None
+        return self._no_connection()
 
     # -- waiting ------------------------------------------------------------------------------------
 
@@ -278,6 +294,12 @@ class ConnectionManager(StateTracker):
 
     async def send_rpc(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> RPCResponse:
         return await (await self.wait_writable()).outgoing.send_rpc(method, args, kwargs)
+
+    async def notify(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        await (await self.wait_writable()).outgoing.notify(method, args, kwargs)
+
+    async def send_batch(self, batch: CallBatch) -> None:
+        await (await self.wait_writable()).outgoing.send_batch(batch)
 
     async def open_stream(
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any

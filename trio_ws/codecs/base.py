@@ -140,6 +140,11 @@ class Request(msgspec.Struct, tag="request", tag_field="type", omit_defaults=Tru
     nested: bool = False
     credit_bytes: _Bytes | None = None
 
+    @property
+    def is_notification(self) -> bool:
+        """Whether the caller expects no answer, not even of a failure."""
+        return False
+
 
 class Response(msgspec.Struct, tag="response", tag_field="type", omit_defaults=True, gc=False):
     """An answer, or an item or the end of a stream.
@@ -338,9 +343,24 @@ class Codec(ABC):
     ) -> bytes:
         """Encode a call of ours. Without extensions, `timeout` and `credits` are not sent."""
 
+    def notification(
+        self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> bytes:
+        """Encode a call that expects no answer. Raises PacketError where there is none."""
+        raise PacketError(f"there are no notifications in {self.name}; use call() or send()")
+
+    def batch(self, call_ids: Sequence[str], members: Sequence[bytes]) -> bytes:
+        """Join encoded calls and notifications to one message. Raises PacketError where there is none.
+
+        Args:
+            call_ids: the ids of the calls among the members.
+            members: what `request` and `notification` returned.
+        """
+        raise PacketError(f"there are no batches in {self.name}")
+
     @abstractmethod
-    def abort(self, call_id: str) -> bytes:
-        """Encode an abort of a call or a stream."""
+    def abort(self, call_id: str) -> bytes | None:
+        """Encode an abort of a call or a stream; None where the peer cannot be told."""
 
     @abstractmethod
     def credit(self, call_id: str, count: int, size: int) -> bytes:

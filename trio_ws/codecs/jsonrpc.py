@@ -12,6 +12,10 @@ Invariants:
   two calls.
 - An object that has the id of a call of ours and no method ends that call, whatever is wrong with it, even if
   the id came back as a number.
+
+With a peer that others wrote (``foreign``) there are no extensions: names that begin with ``rpc.`` are its
+own, our ids are numbers, and ``jsonrpc`` may be missing, as in JSON-RPC 1.0. Nothing is answered but calls. A
+response with an id that no call of ours ever had, and a message that is not JSON, end the connection.
 """
 
 from __future__ import annotations
@@ -44,7 +48,7 @@ from trio_ws.ledger import MOST_GROWTH
 from trio_ws.models import encode_model
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from trio_ws.codecs.jsonrpc_batches import BatchMember
     from trio_ws.ledger import MemoryLedger
@@ -71,6 +75,7 @@ EXTENSIONS = frozenset({CANCEL, ITEM, *SOURCES})
 NOTIFICATIONS = {source: name for name, source in SOURCES.items()} | {PacketSource.UNKNOWN: "rpc.data"}
 RESERVED = frozenset({ABORT, CREDIT, DEADLINE, GOAWAY})
 
+_NULL = Raw(b"null")
 _Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 
 
@@ -79,6 +84,10 @@ class _Request(Request, tag="request", tag_field="type", gc=False):
 
     id: bytes | None = None
     batch: Batch | None = None
+
+    @property
+    def is_notification(self) -> bool:
+        return self.id is None
 
 
 class _Object(msgspec.Struct, gc=False):
@@ -92,6 +101,12 @@ class _Object(msgspec.Struct, gc=False):
     error: Any = None
 
 
+class _ForeignObject(_Object, gc=False):
+    """The same of a peer that may leave ``jsonrpc`` out."""
+
+    jsonrpc: Any = None
+
+
 class _Glimpse(msgspec.Struct, gc=False):
     """The parts of a malformed object that are needed to answer it, or to end the call that it answers."""
 
@@ -103,6 +118,7 @@ class _Glimpse(msgspec.Struct, gc=False):
 
 _encode = msgspec.json.Encoder(enc_hook=encode_model).encode
 _decode = msgspec.json.Decoder(_Object).decode
+_decode_foreign = msgspec.json.Decoder(_ForeignObject).decode
 _glimpse = msgspec.json.Decoder(_Glimpse).decode
 # Strict: neither a bool nor a string is a number.
 _decode_id = msgspec.json.Decoder(_Name | int | float).decode
@@ -117,14 +133,21 @@ class JSONRPCCodec(Codec):
     """``jsonrpc``, in text frames. One for each connection.
 
     It remembers which of our calls without a response are streams, because responses do not tell.
+
+    Args:
+        foreign: whether the peer knows nothing of our extensions.
     """
 
-    __slots__ = ("_asked", "_ledger")
+    __slots__ = ("_asked", "_batch_of", "_decode", "_foreign", "_last_id", "_ledger")
 
-    def __init__(self) -> None:
+    def __init__(self, *, foreign: bool = False) -> None:
         super().__init__("jsonrpc", binary=False)
         self._asked: dict[str, bool] = {}  # by id: whether a stream is wanted
+        self._batch_of: dict[str, Sequence[str]] = {}  # by id: the calls of the same batch
         self._ledger: MemoryLedger | None = None
+        self._foreign = foreign
+        self._decode: Callable[[Any], _Object] = _decode_foreign if foreign else _decode
+        self._last_id = 0
 
     def use_ledger(self, ledger: MemoryLedger) -> None:
         self._ledger = ledger
@@ -133,13 +156,15 @@ class JSONRPCCodec(Codec):
 
     def decode(self, payload: str | bytes) -> Packet | list[Any]:
         try:
-            message = _decode(payload)
+            message = self._decode(payload)
         except UNDECODABLE as exc:
             if is_batch(payload):
                 return self._decode_batch(payload)
             response = self._broken_response(payload, exc)
             if response is not None:
                 return response
+            if self._foreign:
+                raise _foreign_error(payload, exc) from exc
             raise DecodeError(
                 f"this is not JSON-RPC: {describe(exc)}", answer=_refusal(payload, exc)
             ) from exc
@@ -160,8 +185,25 @@ class JSONRPCCodec(Codec):
 
     def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> DecodeError:
         if is_batch(payload):
+            if self._foreign:
+                return DecodeError(text, fatal=True, close_code=close_code)
             return DecodeError(text, answer=_failure(INVALID_REQUEST, text, b"null"))
+        response = self._unread_response(payload, text)
+        if response is not None:
+            return DecodeError(text, packets=[response])
         return DecodeError(text, answer=_refused_unread(payload, INVALID_PARAMS, text))
+
+    def _unread_response(self, payload: str | bytes, text: str) -> Packet | None:
+        """Return the end of a call of ours whose response is not decoded; None for anything else."""
+        try:
+            found = _glimpse(payload)
+        except RecursionError:
+            found = _Glimpse(_id_at_an_end(payload))
+        except UNDECODABLE:
+            return None
+        if found.method is not UNSET or _own_id(found.id) not in self._asked:
+            return None
+        return self._response(found.id, UNSET, {"code": PARSE_ERROR, "message": text})[0]
 
     def _decode_batch(self, payload: str | bytes) -> list[BatchMember]:
         try:
@@ -169,10 +211,13 @@ class JSONRPCCodec(Codec):
         except UNDECODABLE as exc:
             raise DecodeError(
                 f"this is not a JSON-RPC batch: {describe(exc)}",
-                answer=_failure(PARSE_ERROR, "parse error", b"null"),
+                answer=None if self._foreign else _failure(PARSE_ERROR, "parse error", b"null"),
+                fatal=self._foreign,
             ) from exc
         if not members:
             text = f"a batch has 1 to {MAX_BATCH} members"
+            if self._foreign:
+                raise DecodeError(text, fatal=True, close_code=1002)
             raise DecodeError(text, answer=_failure(INVALID_REQUEST, text, b"null"))
         return members
 
@@ -184,10 +229,10 @@ class JSONRPCCodec(Codec):
             answer = _refused_unread(raw, TOO_MUCH, _TOO_LARGE_BATCH)
         else:
             try:
-                message = _decode(raw)
+                message = self._decode(raw)
             except UNDECODABLE as exc:
                 packet = self._broken_response(raw, exc)
-                answer = None if packet is not None else _refusal(raw, exc)
+                answer = None if packet is not None or self._foreign else _refusal(raw, exc)
             else:
                 packet, answer = self._packet(message, batch)
                 if packet is not None and type(packet.rpc) is _Request:
@@ -205,14 +250,14 @@ class JSONRPCCodec(Codec):
             return self._response(message.id, message.result, message.error)
         request_id: bytes | None = None
         call_id = ""
-        if message.id is not UNSET:
+        if message.id is not UNSET and not (self._foreign and message.id == _NULL):
             request_id = bytes(message.id)
             usable = _call_id(request_id)
             if usable is None:
                 return None, _failure(INVALID_REQUEST, _BAD_ID, b"null")
             call_id = usable
         params = message.params
-        if method.startswith("rpc."):
+        if method.startswith("rpc.") and not self._foreign:
             packet = _extension(method, params)
             if packet is not None:
                 # It should be a notification. If it has an id, it is answered all the same.
@@ -235,6 +280,9 @@ class JSONRPCCodec(Codec):
         self, raw_id: Raw | UnsetType, result: Any, error: Any
     ) -> tuple[Packet | None, bytes | None]:
         call_id = _own_id(raw_id)
+        if self._foreign and call_id not in self._asked:
+            self._foreign_response(raw_id, call_id, error)
+            return None, None
         if error is None and result is UNSET:
             if call_id not in self._asked:
                 request_id = bytes(raw_id) if isinstance(raw_id, Raw) else b"null"
@@ -246,12 +294,46 @@ class JSONRPCCodec(Codec):
         if call_id is None:
             return None, None
         in_stream = self._asked.pop(call_id, False)
+        if self._batch_of:
+            self._batch_of.pop(call_id, None)
         if error is None:
             response = Response(call_id, result, None, in_stream, in_stream)
         else:
             code, text, data = _read_error(error)
             response = Response(call_id, text, code, in_stream, in_stream, data)
         return Packet(PacketSource.RPC, rpc=response), None
+
+    def _foreign_response(self, raw_id: Raw | UnsetType, call_id: str | None, error: Any) -> None:
+        """Take a response that has not the id of a call of ours that waits.
+
+        Raises:
+            DecodeError: it ends calls or the connection, or is no message of JSON-RPC at all.
+        """
+        if raw_id is UNSET and error is None:
+            raise DecodeError("this is neither a request nor a response")  # such as a greeting: ignored
+        if raw_id is UNSET or raw_id == _NULL:
+            code, text, data = _read_error(error)
+            if code not in (PARSE_ERROR, INVALID_REQUEST) or not self._asked:
+                return
+            # Something that we sent could not be read. Of several messages it does not say which.
+            first = next(iter(self._asked))
+            ids = [one for one in self._batch_of.get(first, (first,)) if one in self._asked]
+            if len(ids) < len(self._asked):
+                raise DecodeError(
+                    f"the server could not read one of {len(self._asked)} calls: {text}",
+                    fatal=True,
+                    close_code=1002,
+                )
+            packets = [
+                Packet(PacketSource.RPC, rpc=Response(one, text, code, error_data=data)) for one in ids
+            ]
+            for one in ids:
+                self.abort(one)
+            raise DecodeError("the server could not read what was sent", packets=packets)
+        if call_id is None or not call_id.isdecimal() or not 0 < int(call_id[:20]) <= self._last_id:
+            shown_id = bytes(raw_id)[:40].decode(errors="replace")
+            raise DecodeError(f"no call has the id {shown_id} of this response", fatal=True, close_code=1002)
+        # The response to a call that was cancelled.
 
     def _broken_response(self, payload: str | bytes | Raw, exc: Exception) -> Packet | None:
         """Return the end of a call of ours from a malformed object; None if it does not name one."""
@@ -334,14 +416,33 @@ class JSONRPCCodec(Codec):
             message["params"] = args
         elif kwargs:
             message["params"] = kwargs
-        message["id"] = call_id
+        if self._foreign:
+            message["id"] = self._last_id = int(call_id)
+        else:
+            message["id"] = call_id
         payload = _json(message)
         self._asked[call_id] = credits is not None
         return payload
 
-    def abort(self, call_id: str) -> bytes:
+    def notification(
+        self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> bytes:
+        if args and kwargs:
+            raise PacketError("JSON-RPC carries arguments by position or by name, not both")
+        if not args and not kwargs:
+            return _json({"jsonrpc": "2.0", "method": method})
+        return _notification(method, args or kwargs)
+
+    def batch(self, call_ids: Sequence[str], members: Sequence[bytes]) -> bytes:
+        if not 0 < len(members) <= MAX_BATCH:
+            raise PacketError(f"a batch has 1 to {MAX_BATCH} members, not {len(members)}")
+        self._batch_of.update(dict.fromkeys(call_ids, call_ids))
+        return b"[" + b",".join(members) + b"]"
+
+    def abort(self, call_id: str) -> bytes | None:
         self._asked.pop(call_id, None)
-        return _notification(CANCEL, [call_id])
+        self._batch_of.pop(call_id, None)
+        return None if self._foreign else _notification(CANCEL, [call_id])
 
     def credit(self, call_id: str, count: int, size: int) -> bytes:
         raise PacketError("there are no credits in JSON-RPC")
@@ -384,6 +485,20 @@ def _own_id(request_id: Raw | UnsetType) -> str | None:
         return str(found)
     except UNDECODABLE:
         return None
+
+
+def _foreign_error(payload: str | bytes, exc: Exception) -> DecodeError:
+    """Return the error for a message of a foreign peer that is neither a request nor a response."""
+    text = f"this is not JSON-RPC: {describe(exc)}"
+    try:
+        found = _glimpse(payload)
+    except msgspec.ValidationError:
+        return DecodeError(text)  # JSON, but not an object
+    except UNDECODABLE:
+        return DecodeError(text, fatal=True)
+    if found.method is not UNSET and found.id is not UNSET and _call_id(bytes(found.id)):
+        return DecodeError(text, answer=_refusal(payload, exc))
+    return DecodeError(text)
 
 
 def _id_at_an_end(payload: str | bytes | Raw) -> Raw | UnsetType:

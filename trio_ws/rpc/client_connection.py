@@ -247,6 +247,10 @@ class ClientConnection(Generic[State]):
         """Call a method of the client's own handler and give how it ended."""
         return await self._live.outgoing.send_rpc(method, args, kwargs)
 
+    async def notify(self, method: str, /, *args: Any, **kwargs: Any) -> None:
+        """Send a notification of JSON-RPC. See `WebSocketClient.notify`."""
+        await self._live.outgoing.notify(method, args, kwargs)
+
     @overload
     def stream(
         self, method: str, /, *args: Any, items: type[T], **kwargs: Any

@@ -164,6 +164,10 @@ class IncomingCalls:
         self._answer_error(request, RateLimitError(refusal))
         return None
 
+    def has_method(self, name: str) -> bool:
+        """Whether the other side may call a method of this name."""
+        return name in self._methods
+
     def hold(self) -> None:
         """Start no calls until `let_in`. They are deferred, as if too many ran."""
         self._not_let_in = True

@@ -31,6 +31,7 @@ from trio_ws.websocket.closing import OPEN
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
+    from trio_ws.rpc.batch import CallBatch
     from trio_ws.rpc.client_streams import ClientStream
     from trio_ws.rpc.pending import ResponseSink
     from trio_ws.rpc.task_pool import TaskPool
@@ -231,12 +232,19 @@ class OutgoingCalls:
         transport = self.transport
         gone = self.pending_calls.pop(call_id, None) or self.sinks.pop(call_id, None)
         if gone is not None and not transport.over:
-            transport.post(transport.codec.abort(call_id), cork=False)
+            transport.abort(call_id)
 
     async def send(self, data: Any) -> None:
         """Send a packet that is not a call."""
         await checkpoint_if_cancelled()
         payload = self.transport.codec.data(data)
+        await self.wait_writable()
+        self.transport.post(payload, cork=False)
+
+    async def notify(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Send a call that expects no answer."""
+        await checkpoint_if_cancelled()
+        payload = self.transport.codec.notification(method, args, kwargs)
         await self.wait_writable()
         self.transport.post(payload, cork=False)
 
@@ -291,7 +299,7 @@ class OutgoingCalls:
 
     async def _error_of(self, method: str, response: Response) -> RPCError:
         if response.error is None:
-            self.transport.post(self.transport.codec.abort(response.call_id), cork=False)
+            self.transport.abort(response.call_id)
             return RPCError(f"{method} is a stream; use stream()")
         error = error_from(response, ours=self.transport.supports_extensions)
         if isinstance(error, RPCTimeoutError):
@@ -361,6 +369,31 @@ class OutgoingCalls:
         payload = self.transport.codec.request(call_id, method, args)
         self.sinks[call_id] = sink
         sink.sent_offset = self._send_request(payload)
+
+    async def send_batch(self, batch: CallBatch) -> None:
+        """Send a batch of calls in one message, and wait for all responses."""
+        await checkpoint_if_cancelled()
+        await self.wait_writable()
+        first = self._next_id + 1
+        self._next_id += len(batch.calls)
+        ids = [str(number) for number in range(first, self._next_id + 1)]
+        codec = self.transport.codec
+        try:
+            payload = codec.batch(ids, batch.encode(codec, ids))
+        except BaseException:
+            for call_id in ids:
+                codec.abort(call_id)  # it was not sent, and is forgotten
+            raise
+        batch.begin(self.transport)
+        self.sinks.update(zip(ids, batch.calls, strict=True))
+        offset = self._send_request(payload)
+        for call in batch.calls:
+            call.sent_offset = offset
+        try:
+            await batch.finished(self.transport.read_demand)
+        finally:
+            for call_id in ids:
+                self.cancel(call_id)  # those without a response
 
     def _encode_request(
         self,

@@ -97,6 +97,8 @@ class RPCSession:
         pool: tasks for what waits.
         undecided: whether the first message still has to show the codec.
         route: set by a client; takes a packet of a channel and its size, and returns whether it was wanted.
+        on_notification: set by a client; takes a notification and its size, and returns whether it was
+            wanted.
         on_over: set by a client; called once when the connection is over.
     """
 
@@ -111,6 +113,7 @@ class RPCSession:
         "_when_over",
         "delivery",
         "incoming",
+        "on_notification",
         "on_over",
         "outgoing",
         "pool",
@@ -161,6 +164,7 @@ class RPCSession:
         # Bytes waiting to be written at which reading stops, even if a task waits for something it brings.
         self._hard_mark = ws._options.send_high_water + ws._options.max_queue_bytes
         self.route: Callable[[Packet, int], bool] | None = None
+        self.on_notification: Callable[[Request, int], bool] | None = None
         self.on_over: Callable[[], None] | None = None
 
     @property
@@ -512,6 +516,8 @@ class RPCSession:
             ):
                 blocked = incoming.start_call(rpc, worker)  # the common case of handle_request()
             elif isinstance(rpc, Request):
+                if self._was_notified(rpc, item):
+                    continue
                 blocked = incoming.handle_request(rpc, len(item), worker)
             else:
                 blocked = self._handle_packet(packet, len(item), worker)
@@ -519,6 +525,13 @@ class RPCSession:
                 blocked.size = transport.measured
                 return blocked
         return None
+
+    def _was_notified(self, request: Request, item: str | bytes) -> bool:
+        """Hand a notification to those who wait for it. Return whether that was all that is to be done."""
+        if self.on_notification is None or not request.is_notification:
+            return False
+        size = max(len(item), self.transport.size_of(request.args or request.kwargs)) + OVERHEAD
+        return self.on_notification(request, size) and not self.incoming.has_method(request.method)
 
     def _measure(self, item: str | bytes) -> int:
         """Return the decoded size in bytes of a large message.
@@ -580,7 +593,7 @@ class RPCSession:
                 logger.info("%r: %s", self.ws, exc, extra=log_extra(self.ws))
                 # The other side may think that the call goes on.
                 transport = self.transport
-                transport.post(transport.codec.abort(str(call_id)), cork=False)
+                transport.abort(str(call_id))
                 return True
         return False
 

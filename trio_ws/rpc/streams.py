@@ -300,7 +300,7 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
             self._item_arrived.notify_all()
             if ledger.held > ledger.max_held and ledger.held > 2 * ledger.max_held + _BURST:
                 # Reading could not stop, because a task waits for something that it brings.
-                transport.post(transport.codec.abort(self.stream_id), cork=False)
+                transport.abort(self.stream_id)
                 self._finish(
                     PacketError("max_held_bytes exceeded: nothing receives the items of this stream")
                 )

@@ -158,6 +158,12 @@ class PacketTransport:
         ws = self.ws
         ws._post(self.opcode, payload, cork=bool(ws._receive_buffer.messages or self.batch))
 
+    def abort(self, call_id: Any) -> None:
+        """Tell the other side to abort a call or a stream, if the codec can say so."""
+        payload = self.codec.abort(call_id)
+        if payload is not None:
+            self.post(payload, cork=False)
+
     def flush(self) -> None:
         """Send what was corked."""
         if self.write_buffer.flush_scheduled:
