@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trio_ws.channels.subscription import Policy
     from trio_ws.codecs.base import Request
     from trio_ws.rpc.session import RPCSession
+    from trio_ws.rpc.transport import ReadDemand
 
 __all__ = ["NotificationStream", "Notifications", "RPCNotification"]
 
@@ -109,7 +110,7 @@ class Notifications:
     """All notification streams of a client, over all of its connections."""
 
     def __init__(self) -> None:
-        self._session: RPCSession | None = None
+        self._read_demand: ReadDemand | None = None  # of the last connection
         self._queues: dict[str | None, list[Subscription]] = {}
         self._names: dict[Subscription, tuple[str | None, ...]] = {}
 
@@ -127,8 +128,8 @@ class Notifications:
         stream: NotificationStream[Any] = NotificationStream(
             queue, wanted, items, pairs=not isinstance(names, str)
         )
-        if not self._names and self._session is not None:
-            self._session.transport.read_demand.__enter__()
+        if not self._names and self._read_demand is not None:
+            self._read_demand.__enter__()
         self._names[queue] = keys = (None,) if wanted is None else wanted
         for key in keys:
             self._queues.setdefault(key, []).append(queue)
@@ -136,10 +137,10 @@ class Notifications:
 
     def attach(self, peer: RPCSession) -> None:
         """Receive from a new connection, before anything was read from it."""
-        self._session = peer
         peer.on_notification = self._deliver
+        self._read_demand = peer.transport.read_demand
         if self._names:
-            peer.transport.read_demand.__enter__()
+            self._read_demand.__enter__()
 
     def end(self, error: Callable[[], BaseException] | None) -> None:
         """End all streams, because no other connection will follow."""
@@ -153,8 +154,8 @@ class Notifications:
             left.remove(queue)
             if not left:
                 del self._queues[key]
-        if not self._names and self._session is not None:
-            self._session.transport.read_demand.__exit__(None, None, None)
+        if not self._names and self._read_demand is not None:
+            self._read_demand.__exit__(None, None, None)
 
     def _deliver(self, request: Request, size: int) -> bool:
         """Put a notification into the streams that want it. Return whether there are any."""

@@ -135,8 +135,10 @@ class Session(StateTracker):
             raise StopAsyncIteration
         return message
 
-    async def send(self, data: str | bytes) -> None:
+    async def send(self, data: str | bytes, *, text: bool = False) -> None:
         """Send a message over the open connection; where there is none, wait for the next.
+
+        ``text`` is as of `WebSocket.send`.
 
         Raises:
             ConnectionClosedError: the connection ended before the message was written. It may be sent again.
@@ -146,7 +148,7 @@ class Session(StateTracker):
         while self.state != "connected":
             await self._wait_for_connection()
         assert self._ws is not None
-        await self._ws.send(data)
+        await self._ws.send(data, text=text)
 
     def reset(self, reason: str = "") -> None:
         """End the open connection, so that the next takes its place; without one, nothing happens.

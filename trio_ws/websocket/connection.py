@@ -417,10 +417,12 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
     # -- receiving ----------------------------------------------------------------------------------
 
-    async def recv(self, *, none_when_lost: bool = False) -> WebSocketMessage | None:
+    async def recv(self, *, none_when_lost: bool = False, decode: bool = True) -> WebSocketMessage | None:
         """Wait for the next message.
 
         Args:
+            decode: False for the payload of a text message as UTF-8, as a binary one has it; ``msg_type``
+                tells them apart.
             none_when_lost: return None also where the connection ended in any other way than a clean close,
                 so that what follows a loop runs in any case. `close_code` tells the difference.
 
@@ -432,11 +434,16 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
         A cancellation loses no message.
         """
-        if none_when_lost:
+        if none_when_lost or not decode:
             try:
-                return await self.recv()
+                message = await self.recv()
             except ConnectionClosedError:
+                if not none_when_lost:
+                    raise
                 return None
+            if decode or message is None or not isinstance(message.payload, str):
+                return message
+            return WebSocketMessage("text", message.payload.encode())
         # The common cases of _next_message(), a message that is here and one that a single read brings. This
         # saves its coroutine, which would be made for each message and kept while none comes. __anext__ has
         # the same.
@@ -625,8 +632,10 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         )
         self._write_buffer.fast_send_limit = self._options.send_high_water if plain else 0
 
-    async def send(self, value: Data) -> None:
+    async def send(self, value: Data, *, text: bool = False) -> None:
         """Send one message: ``str`` as text, bytes-like as binary, a `WebSocketMessage` as what it says.
+
+        With ``text``, bytes-like is UTF-8, as JSON encoders make it, and goes out as text.
 
         An async iterable of ``str`` or of bytes-like becomes one fragmented message (RFC 6455 section 5.4),
         a fragment for each item; other senders wait until it is at its end.
@@ -638,8 +647,15 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         Raises:
             ConnectionClosedError: the connection is closed.
             TypeError: ``value`` is of no such type; for other objects there is `send_json`.
+            UnicodeDecodeError: ``text``, and ``value`` is not UTF-8.
         """
         data: Data = value
+        if text and isinstance(data, BytesLike):
+            payload = bytes(data)
+            if not payload.isascii():
+                payload.decode()  # raises; invalid text would cost the connection
+            await self._send(TEXT, payload)
+            return
         if type(data) is WebSocketMessage and (data.msg_type == "binary" or data.msg_type == "text"):
             data = data.payload
         if type(data) is bytes:
