@@ -123,6 +123,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         config.py            ConnectConfig: how to connect, checked once
         connect.py           connect(): names, TLS, the client's opening handshake
         backoff.py           when to try again
+        setup.py             on_connection at work
         retry.py             trying to connect again, counted, and the state that users watch
         presence.py          who is in a channel, as a client sees it
         recovery.py          how far a subscription has come, over all connections

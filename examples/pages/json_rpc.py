@@ -46,9 +46,37 @@ async def ask(url: str) -> None:
         await client.notify("bye")  # a call that expects no answer
 
 
+class Bank(trio_ws.WebSocketHandler):
+    """Serves those who have logged in."""
+
+    @trio_ws.rpc_method()
+    def login(self, connection: trio_ws.ClientConnection, token: str) -> None:
+        connection.token = token
+
+    @trio_ws.rpc_method(requires=trio_ws.Has("token"))
+    def balance(self, connection: trio_ws.ClientConnection) -> int:
+        return 100
+
+
+async def fresh_token() -> str:
+    await trio.lowlevel.checkpoint()
+    return "a-token"
+
+
+async def log_in(connection: trio_ws.ClientConnection) -> None:
+    await connection.call("login", await fresh_token())
+
+
+async def look(url: str) -> None:
+    async with trio_ws.WebSocketClient(url, on_connection=log_in, reconnect=trio_ws.Backoff()) as client:
+        print(await client.call("balance", returns=int))  # waits for a connection that is set up
+
+
 async def main() -> None:
     async with trio_ws.WebSocketServer(node, 0) as server:
         await ask(server.url)
+    async with trio_ws.WebSocketServer(Bank, 0) as server:
+        await look(server.url)
 
 
 trio.run(main)

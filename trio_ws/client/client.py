@@ -7,10 +7,11 @@ belong to a `ConnectionManager` (see reconnect.py).
 from __future__ import annotations
 
 import warnings
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 
+import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 from trio_ws._settings import shows_settings_of
@@ -24,6 +25,7 @@ from trio_ws.client.notifications import Notifications
 from trio_ws.client.presence import ClientPresence
 from trio_ws.client.reconnect import ConnectionManager
 from trio_ws.client.retry import StateChanges
+from trio_ws.client.setup import check_set_up
 from trio_ws.client.subscriptions import Subscriptions, no_channels
 from trio_ws.codecs.base import PUBLISH
 from trio_ws.codecs.jsonrpc import JSONRPCCodec
@@ -41,13 +43,13 @@ from trio_ws.websocket.runtime import open_runtime
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from trio_ws.channels.recovery import After
     from trio_ws.channels.subscription import Policy
     from trio_ws.client.notifications import NotificationStream, RPCNotification
     from trio_ws.client.retry import ClientState
+    from trio_ws.client.setup import SetUp
     from trio_ws.codecs.base import Packet
     from trio_ws.rpc.outgoing import OutgoingCalls, RPCResponse
     from trio_ws.rpc.streams import ItemStream
@@ -82,7 +84,8 @@ class WebSocketClient:
         uri: ``ws://`` or ``wss://``. Or a function without arguments, async or not, that returns the URI for
             each attempt to connect.
         handler: a `WebSocketHandler`, as a class or an instance, whose methods the server may call. Its
-            ``on_receive`` gets the packets that `recv` would return otherwise.
+            ``on_receive`` gets the packets that `recv` would return otherwise. Its ``on_connect`` runs on
+            each new connection, before ``on_connection``, and its ``on_disconnect`` after its end.
         dialect: ``"trio-ws.v1"``, ``"trio-ws.v1.json"``, ``"webshocket.v1"``, ``"jsonrpc"`` or ``"json"``;
             connecting fails if it cannot be used. The first three require a server that selects them as
             subprotocol. JSON-RPC servers usually know no subprotocol, and do not need to. By default
@@ -99,6 +102,13 @@ class WebSocketClient:
         ssl_context: for ``wss://``.
         proxy: True to use the environment's proxy, None for no proxy, or a proxy URL; see `connect`.
         options: limits and timeouts.
+        on_connection: called with each new connection, a `ClientConnection`, before the client uses it: to
+            log in, to subscribe. It is an async function, or an async context manager function, which has
+            done so when it yields; what that holds open, such as a nursery with a heartbeat, is cancelled
+            when that connection has ended. It may use ``call``, ``notify``, ``send`` and ``stream`` of the
+            connection; those of the client wait until it is done. It gets ``open_timeout`` seconds.
+            `Reconnect`, or any other exception, ends that connection, and ``reconnect`` decides about the
+            next.
         reconnect: when to retry, on entering and after each loss; by default never.
         autoconnect: connect on entering the block. If False, call `connect`. Default True.
 
@@ -113,6 +123,7 @@ class WebSocketClient:
         *,
         handler: WebSocketHandler[Any] | type[WebSocketHandler[Any]] | None = None,
         dialect: str | None = None,
+        on_connection: SetUp[ClientConnection[Any]] | None = None,
         reconnect: Backoff | None = None,
         autoconnect: bool = True,
         **settings: Unpack[ConnectSettings],
@@ -135,8 +146,22 @@ class WebSocketClient:
         self._manager: Any = None
         self._subscriptions = Subscriptions()
         self._notifications = Notifications()
+        check_set_up(on_connection, "ClientConnection")
+        self._on_connection = on_connection
+        handles = WebSocketHandler
+        hooks = type(self._handler)
+        sets_up = (
+            on_connection is not None
+            or hooks.on_connect is not handles.on_connect
+            or hooks.on_disconnect is not handles.on_disconnect
+        )
         self._connections = ConnectionManager(
-            self._open_peer, reconnect, self._subscriptions, self._notifications
+            self._open_peer,
+            reconnect,
+            self._subscriptions,
+            self._notifications,
+            self._set_up if sets_up else None,
+            config.options.open_timeout,
         )
 
     # -- opening and closing ------------------------------------------------------------------------
@@ -209,6 +234,25 @@ class WebSocketClient:
         object.__setattr__(connection, "_session", peer)
         self._notifications.attach(peer)
         return peer
+
+    @asynccontextmanager
+    async def _set_up(self, peer: RPCSession) -> AsyncIterator[None]:
+        """What is done with each new connection before it is used, and after its end."""
+        connection: Any = peer.incoming.connection
+        handler = self._handler
+        await handler.on_connect(connection)
+        try:
+            result: Any = self._on_connection(connection) if self._on_connection is not None else None
+            if isinstance(result, AbstractAsyncContextManager):
+                async with result:
+                    yield
+            else:
+                if result is not None:
+                    await result
+                yield
+        finally:
+            with trio.move_on_after(self._config.options.close_timeout, shield=True):
+                await handler.on_disconnect(connection)
 
     async def connect(
         self, *, retry: bool = False, max_retry_attempt: int = 3, retry_interval: float = 2.0
@@ -300,7 +344,7 @@ class WebSocketClient:
         """Send several calls in one message (JSON-RPC 2.0 section 6).
 
         ``async with client.batch() as batch: a = batch.call("add", 1, 2); b = batch.call("add", 3, 4)``.
-        Leaving the block sends them, and waits for all responses. After that each call has its `result`. If
+        Leaving the block sends them, and waits for all responses. After that each call has its ``result``. If
         the block raises, nothing is sent. A cancellation while it waits gives up those without a response.
 
         Yields:

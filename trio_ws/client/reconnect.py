@@ -25,6 +25,7 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protect
 from trio_ws.client.backoff import ONCE
 from trio_ws.client.connect import close_after
 from trio_ws.client.retry import Retries, StateTracker
+from trio_ws.client.setup import ConnectionSetup
 from trio_ws.errors import ConnectionClosedError, ConnectionClosedLocallyError, ConnectionFailedError
 from trio_ws.logs import logger_for
 from trio_ws.wall import judged, log_failure, text_of
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from trio_ws.client.backoff import Backoff
     from trio_ws.client.notifications import Notifications
+    from trio_ws.client.setup import SetUp
     from trio_ws.client.subscriptions import Subscriptions
     from trio_ws.codecs.base import Packet
     from trio_ws.rpc.batch import CallBatch
@@ -58,6 +60,8 @@ class ConnectionManager(StateTracker):
         backoff: when to replace lost connections; None for never.
         subscriptions: subscriptions to restore on each connection.
         notifications: streams that end with the last connection.
+        set_up: sets up each connection before it is used; it may call over it.
+        open_timeout: seconds for that.
 
     Attributes:
         peer: the session of the last connection, or None.
@@ -69,12 +73,16 @@ class ConnectionManager(StateTracker):
         backoff: Backoff | None,
         subscriptions: Subscriptions,
         notifications: Notifications,
+        set_up: SetUp[RPCSession] | None,
+        open_timeout: float,
     ) -> None:
         super().__init__()
         self._open_peer = open_peer
         self._backoff = backoff
         self._subscriptions = subscriptions
         self._notifications = notifications
+        self._set_up = set_up
+        self._open_timeout = open_timeout
         self._runtime: ConnectionRuntime | None = None
         self._close_timeout = 0.0
         self._context = contextvars.copy_context()
@@ -136,7 +144,7 @@ class ConnectionManager(StateTracker):
         if peer is not None:
             peer.leave()
             await close_after(peer.ws, exc)
-        del self._open_peer  # break a reference cycle with the client
+        del self._open_peer, self._set_up  # break a reference cycle with the client
 
     # -- connecting ---------------------------------------------------------------------------------
 
@@ -147,9 +155,23 @@ class ConnectionManager(StateTracker):
         assert self._runtime is not None
         self._take(
             await self._retries.open(
-                backoff, functools.partial(self._open_peer, self._runtime), error, self._set_state
+                backoff, functools.partial(self._open, self._runtime), error, self._set_state
             )
         )
+
+    async def _open(self, runtime: ConnectionRuntime) -> RPCSession:
+        """Open one connection, run it, and set it up."""
+        peer = await self._open_peer(runtime)
+        if self._set_up is not None:
+            self._start(self._run_connection, peer)
+            setup = ConnectionSetup(peer.ws, functools.partial(self._set_up, peer))
+            self._start(ConnectionSetup.run, setup)
+            await setup.finished(self._open_timeout)
+            if peer.over:
+                raise ConnectionFailedError(
+                    f"the connection ended while it was set up: {peer.ws._closed_error()}"
+                )
+        return peer
 
     def _take(self, peer: RPCSession) -> None:
         """Start to use a new connection."""
@@ -160,7 +182,8 @@ class ConnectionManager(StateTracker):
         self._failure = None
         self._retries.connected()
         peer.on_over = lambda: self._on_disconnect(peer)
-        self._start(self._run_connection, peer)
+        if self._set_up is None:
+            self._start(self._run_connection, peer)
         self._subscriptions.attach(peer)
         self._set_state("connected")
 

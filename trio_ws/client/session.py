@@ -14,7 +14,7 @@ Invariants:
 from __future__ import annotations
 
 import contextvars
-import inspect
+import functools
 import math
 from collections import deque
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -28,14 +28,14 @@ from trio_ws.client.backoff import ONCE, Backoff
 from trio_ws.client.config import AskURI, ConnectSettings, connect_config
 from trio_ws.client.connect import ConnectAttempts, close_after
 from trio_ws.client.retry import Retries, StateChanges, StateTracker
+from trio_ws.client.setup import ConnectionSetup, check_set_up, drop
 from trio_ws.errors import (
     ConnectionClosedError,
     ConnectionClosedLocallyError,
     ConnectionFailedError,
-    Reconnect,
 )
 from trio_ws.logs import logger_for
-from trio_ws.wall import failures_in, judged, log_failure, text_of
+from trio_ws.wall import judged, log_failure, text_of
 from trio_ws.websocket.runtime import open_runtime
 
 if TYPE_CHECKING:
@@ -43,11 +43,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from trio_ws.client.retry import ClientState
+    from trio_ws.client.setup import SetUp
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.websocket.message import WebSocketMessage
     from trio_ws.websocket.runtime import ConnectionRuntime
 
-    OnConnection = Callable[[WebSocket], Awaitable[object] | AbstractAsyncContextManager[object]]
+    OnConnection = SetUp[WebSocket]
 
 __all__ = ["Connections", "Session", "connections", "session"]
 
@@ -158,7 +159,7 @@ class Session(StateTracker):
         """
         if self.state == "connected":
             assert self._ws is not None
-            self._runtime.nursery.start_soon(_drop, self._ws, reason)
+            self._runtime.nursery.start_soon(drop, self._ws, 1000, reason)
 
     # -- connections --------------------------------------------------------------------------------
 
@@ -169,7 +170,7 @@ class Session(StateTracker):
             return await ws.recv()
         if scope.cancelled_caught and not ws.closed:
             logger.info("%r was silent for %s seconds; replacing it", ws, self._silence)
-            await _drop(ws, "silent for too long")
+            await drop(ws, 1000, "silent for too long")
         return None
 
     async def _wait_for_connection(self) -> None:
@@ -202,22 +203,9 @@ class Session(StateTracker):
         ws = await self._attempts.open(self._runtime)
         if self._on_connection is None:
             return ws
-        setup = _Setup(ws, self._on_connection)
+        setup = ConnectionSetup(ws, functools.partial(self._on_connection, ws))
         self._start(setup.run)
-        limit = self._attempts.options.open_timeout
-        try:
-            with trio.move_on_after(limit) as scope:
-                await setup.done.wait()
-            if scope.cancelled_caught:
-                raise ConnectionFailedError(
-                    f"on_connection was not done within open_timeout ({limit} seconds)"
-                )
-            if setup.failure is not None:
-                raise setup.failure
-        except BaseException:
-            setup.scope.cancel()
-            await _drop(ws, "")
-            raise
+        await setup.finished(self._attempts.options.open_timeout)
         return ws
 
     def _take(self, ws: WebSocket) -> None:
@@ -262,69 +250,8 @@ class Session(StateTracker):
             await close_after(ws, exc)
 
 
-class _Setup:
-    """The user's ``on_connection`` at work on one connection.
-
-    Attributes:
-        scope: around it.
-        done: set when the connection is set up, or that has failed.
-        failure: why it failed.
-    """
-
-    def __init__(self, ws: WebSocket, function: OnConnection) -> None:
-        self._ws = ws
-        self._function = function
-        self.scope = trio.CancelScope()
-        self.done = trio.Event()
-        self.failure: ConnectionFailedError | None = None
-
-    @enable_ki_protection
-    async def run(self) -> None:
-        """Set the connection up; a context manager is held open until the connection has ended."""
-        try:
-            with self.scope:
-                result: Any = self._function(self._ws)
-                if inspect.isawaitable(result):
-                    await result
-                else:
-                    await self._hold(result)
-        except BaseException as exc:  # noqa: BLE001 - judged there
-            self._fail(exc)
-            await _drop(self._ws, "")
-        self.done.set()
-
-    async def _hold(self, manager: AbstractAsyncContextManager[object]) -> None:
-        async with manager:
-            if self._ws.closed:
-                return
-            self.done.set()
-            await self._ws.wait_closed()
-            self.scope.cancel()  # of what it started, which need not wait for anything more
-
-    def _fail(self, exc: BaseException) -> None:
-        failures = failures_in(exc)
-        ended = self._ws.closed
-        if all(isinstance(one, Reconnect) for one in failures):
-            logger.info("on_connection asks for another connection in place of %r: %s", self._ws, failures[0])
-        elif not (ended and all(isinstance(one, ConnectionClosedError) for one in failures)):
-            log_failure(logger, "on_connection of %r failed", self._ws, exc=judged(exc))
-        self.failure = ConnectionFailedError(f"on_connection failed: {text_of(failures[0])}")
-        self.failure.__cause__ = judged(exc)
-
-
-async def _drop(ws: WebSocket, reason: str) -> None:
-    """Close without waiting for the peer's answer."""
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await ws.close(1000, reason)
-
-
 def _check(on_connection: object, reconnect: object, silence: object) -> None:
-    if on_connection is not None and not callable(on_connection):
-        raise TypeError(
-            "on_connection is an async function, or an async context manager function, of a WebSocket, not"
-            f" {type(on_connection).__name__}"
-        )
+    check_set_up(on_connection, "WebSocket")
     if reconnect is not None and not isinstance(reconnect, Backoff):
         raise TypeError(f"reconnect is a Backoff or None, not {type(reconnect).__name__}")
     if silence is None:

@@ -190,7 +190,11 @@ class PacketDelivery:
     def adopt(self, old: PacketDelivery) -> None:
         """Take over the packets that the previous connection left for `recv`."""
         size = sum(size for _, size in old.packets)
-        self.packets, old.packets = old.packets, ()
+        if self.packets:
+            self.packets = deque([*old.packets, *self.packets])
+        else:
+            self.packets = old.packets
+        old.packets = ()
         self._transport.ledger.held += size
         old._transport.ledger.held -= size
         self.dropped_packets += old.dropped_packets

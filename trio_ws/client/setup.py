@@ -1,0 +1,129 @@
+"""ConnectionSetup: the user's ``on_connection`` at work on one connection.
+
+Invariants:
+
+- It ends with its connection, and so does all that it holds open.
+- What goes wrong in it costs that connection, and is told with its cause.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from trio_ws.errors import ConnectionClosedError, ConnectionFailedError, Reconnect
+from trio_ws.logs import logger_for
+from trio_ws.wall import close_of, failures_in, judged, log_failure, text_of
+
+if TYPE_CHECKING:
+    from trio_ws.websocket.connection import WebSocket
+
+__all__ = ["ConnectionSetup", "SetUp", "check_set_up", "drop"]
+
+logger = logger_for("trio_ws.client")
+
+C = TypeVar("C")
+
+#: An async function, or an async context manager function, of a connection.
+SetUp = Callable[[C], Awaitable[object] | AbstractAsyncContextManager[object]]
+
+
+class ConnectionSetup:
+    """Sets one connection up: by a function, or by a context manager that is held open until it has ended.
+
+    Args:
+        ws: the connection.
+        function: called without arguments.
+
+    Attributes:
+        scope: around it.
+        done: set when the connection is set up, or that has failed.
+        failure: why it failed.
+    """
+
+    def __init__(
+        self, ws: WebSocket, function: Callable[[], Awaitable[object] | AbstractAsyncContextManager[object]]
+    ) -> None:
+        self._ws = ws
+        self._function = function
+        self.scope = trio.CancelScope()
+        self.done = trio.Event()
+        self.failure: ConnectionFailedError | None = None
+
+    @enable_ki_protection
+    async def run(self) -> None:
+        """Set the connection up, and end what that has left open with it."""
+        close: tuple[int, str] | None = None
+        try:
+            with self.scope:
+                result: Any = self._function()
+                if inspect.isawaitable(result):
+                    await result
+                else:
+                    await self._hold(result)
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            self._fail(exc)
+            close = close_of(judged(exc))
+            await drop(self._ws, *(close or (1000, "")))
+        self.done.set()
+
+    async def finished(self, limit: float) -> None:
+        """Wait until the connection is set up. Otherwise it is closed.
+
+        Raises:
+            ConnectionFailedError: it failed, or took more than ``limit`` seconds.
+        """
+        try:
+            with trio.move_on_after(limit) as scope:
+                await self.done.wait()
+            if scope.cancelled_caught:
+                raise ConnectionFailedError(
+                    f"on_connection was not done within open_timeout ({limit} seconds)"
+                )
+            if self.failure is not None:
+                raise self.failure
+        except BaseException:
+            self.scope.cancel()
+            await drop(self._ws)
+            raise
+
+    async def _hold(self, manager: AbstractAsyncContextManager[object]) -> None:
+        async with manager:
+            if self._ws.closed:
+                return
+            self.done.set()
+            await self._ws.wait_closed()
+            self.scope.cancel()  # of what it started, which need not wait for anything more
+
+    def _fail(self, exc: BaseException) -> None:
+        failures = failures_in(exc)
+        ended = self._ws.closed
+        if all(isinstance(one, Reconnect) for one in failures):
+            logger.info("on_connection asks for another connection in place of %r: %s", self._ws, failures[0])
+        elif close_of(judged(exc)) is None and not (
+            ended and all(isinstance(one, ConnectionClosedError) for one in failures)
+        ):
+            log_failure(logger, "on_connection of %r failed", self._ws, exc=judged(exc))
+        self.failure = ConnectionFailedError(f"on_connection failed: {text_of(failures[0])}")
+        self.failure.__cause__ = judged(exc)
+
+
+async def drop(ws: WebSocket, code: int = 1000, reason: str = "") -> None:
+    """Close without waiting for the peer's answer."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await ws.close(code, reason)
+
+
+def check_set_up(on_connection: object, of: str) -> None:
+    """Raise TypeError for what cannot be called."""
+    if on_connection is not None and not callable(on_connection):
+        raise TypeError(
+            f"on_connection is an async function, or an async context manager function, of a {of}, not"
+            f" {type(on_connection).__name__}"
+        )
