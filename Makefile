@@ -8,7 +8,7 @@ PYTEST_ARGS ?= $(if $(CI),--durations=10,-q)
 # Each target installs the extras of pyproject.toml that it needs, into one environment.
 TEST_EXTRAS ?= test
 CHECK_EXTRAS ?= dev,bench
-# make test leaves out what is slow, and says so; make check runs all. SLOW=1 makes `make test` run all, too.
+# make test leaves out what is slow, and says so, and tries half as many examples of properties; make check runs all. SLOW=1 makes `make test` run all, too.
 SLOW ?=
 ROUNDS ?= 5
 RESULTS := benchmarks/results
@@ -49,7 +49,8 @@ demo: $(VENV)/.installed  ## run a server and a few clients, and say what happen
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed-$(TEST_EXTRAS)  ## run the tests in two minutes, without the slow ones (SLOW=1: with them)
-	$(BIN)/python -m pytest $(if $(SLOW),,-m 'not slow') $(PYTEST_ARGS)
+	$(if $(SLOW),,TRIO_WS_TEST_EXAMPLES=$${TRIO_WS_TEST_EXAMPLES:-0.5}) \
+		$(BIN)/python -m pytest $(if $(SLOW),,-m 'not slow') $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-$(CHECK_EXTRAS)  ## run the linters, the type checkers, and all tests with coverage
 	$(BIN)/ruff check .

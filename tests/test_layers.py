@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "trio_ws"
 # The first name below trio_ws, and its layer; trio_ws itself, on the top layer, is "".
 LAYERS = {
     "logs": -1,  # errors show what a peer said
+    "_blocks": -1,
     "models": 0,
     "errors": 0,
     "options": 0,

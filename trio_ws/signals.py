@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trio_ws._blocks import check_trio
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -37,8 +39,9 @@ def cancel_on_signals(*signals: signal.Signals) -> Iterator[trio.CancelScope]:
         signals: default SIGTERM and SIGINT (Ctrl+C).
 
     Raises:
-        RuntimeError: outside of the main thread, the only one that receives signals.
+        RuntimeError: outside of the main thread, the only one that receives signals, or outside of trio.
     """
+    check_trio("cancel_on_signals()")
     chosen = signals or (signal.SIGTERM, signal.SIGINT)
     with trio.CancelScope() as scope, on_signals(dict.fromkeys(chosen, scope.cancel), once=True):
         yield scope

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trio_ws._blocks import check_no_loop
 from trio_ws._settings import shows_settings_of
 from trio_ws.app.dispatch import Route, answer, serve
 from trio_ws.app.docs import DocsPage
@@ -454,7 +455,9 @@ class App(Router):
 
         Raises:
             OSError: the address is in use or not available.
+            RuntimeError: an event loop runs here already.
         """
+        check_no_loop("App.run()")
 
         async def main() -> None:
             server = WebSocketServer(self, port, **settings)

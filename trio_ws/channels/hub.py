@@ -20,6 +20,7 @@ import msgspec
 import trio
 from trio.lowlevel import checkpoint
 
+from trio_ws._blocks import block
 from trio_ws.channels.channel import (
     ENTRY_OVERHEAD,
     Channel,
@@ -645,7 +646,7 @@ class Hub:
 
     # -- task subscriptions and statistics ----------------------------------------------------------
 
-    @asynccontextmanager
+    @block("async with channels.subscribe(...) as inbox: async for packet in inbox: ...")
     async def subscribe(
         self,
         names: str | Iterable[str],

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
+from trio_ws._blocks import EnteredOnly, block, check_trio
 from trio_ws._settings import shows_settings_of
 from trio_ws.channels.names import check_name, check_names
 from trio_ws.channels.recovery import check_starts
@@ -70,7 +71,7 @@ _DIALECTS = {
 }
 
 
-class WebSocketClient:
+class WebSocketClient(EnteredOnly):
     """A connection to an RPC server for the duration of an ``async with`` block.
 
     Leaving the block closes with 1000, and calls that are still under way fail. Cancellation closes at once.
@@ -115,6 +116,8 @@ class WebSocketClient:
     Raises:
         ConnectionFailedError: on entering, as `connect`; with ``reconnect`` when it gives up.
     """
+
+    _usage = "async with trio_ws.WebSocketClient(...) as client:"
 
     @shows_settings_of(connect_config)
     def __init__(
@@ -168,6 +171,7 @@ class WebSocketClient:
 
     @enable_ki_protection
     async def __aenter__(self) -> Self:
+        check_trio("WebSocketClient")
         if self._manager is not None:
             raise RuntimeError("a WebSocketClient can be entered only once; make another")
         self._manager = self._run()
@@ -482,7 +486,7 @@ class WebSocketClient:
 
     # -- channels -----------------------------------------------------------------------------------
 
-    @asynccontextmanager
+    @block("async with client.subscribe(...) as inbox: async for packet in inbox: ...")
     async def subscribe(
         self,
         names: str | Iterable[str],
@@ -558,7 +562,7 @@ class WebSocketClient:
         """
         await self._outgoing.call(PUBLISH, (name, data), {})
 
-    @asynccontextmanager
+    @block("async with client.presence(...) as present:")
     async def presence(self, name: str) -> AsyncIterator[ClientPresence]:
         """Know who is present in a channel, for the length of a block.
 

@@ -10,12 +10,12 @@ import inspect
 import socket
 import ssl
 from collections.abc import Mapping
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Unpack
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trio_ws._blocks import block
 from trio_ws._settings import shows_settings_of
 from trio_ws.client.config import AskURI, ConnectConfig, ConnectSettings, connect_config
 from trio_ws.client.proxy import choose_proxy, explain, open_through
@@ -51,7 +51,7 @@ _BODY_SECONDS = 0.1
 
 
 @shows_settings_of(connect_config)
-@asynccontextmanager
+@block("async with trio_ws.connect(...) as ws:")
 @enable_ki_protection
 async def connect(uri: str | AskURI, **settings: Unpack[ConnectSettings]) -> AsyncIterator[WebSocket]:
     """Open a WebSocket for the duration of an ``async with`` block (RFC 6455 section 4.1).

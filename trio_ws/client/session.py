@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection
 
+from trio_ws._blocks import Block, block
 from trio_ws._settings import shows_settings_of
 from trio_ws.client.backoff import ONCE, Backoff
 from trio_ws.client.config import AskURI, ConnectSettings, connect_config
@@ -40,7 +41,6 @@ from trio_ws.websocket.runtime import open_runtime
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from types import TracebackType
 
     from trio_ws.client.retry import ClientState
     from trio_ws.client.setup import SetUp
@@ -263,7 +263,7 @@ def _check(on_connection: object, reconnect: object, silence: object) -> None:
 
 
 @shows_settings_of(connect_config)
-@asynccontextmanager
+@block("async with trio_ws.session(...) as feed:")
 @enable_ki_protection
 async def session(
     uri: str | AskURI,
@@ -357,27 +357,6 @@ class Connections:
             await close_after(self._ws, exc)
 
 
-class _ConnectionsBlock(AbstractAsyncContextManager["Connections"]):
-    """What `connections` returns: a block, which says so to those who iterate over it."""
-
-    def __init__(self, manager: AbstractAsyncContextManager[Connections]) -> None:
-        self._manager = manager
-
-    async def __aenter__(self) -> Connections:
-        return await self._manager.__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return await self._manager.__aexit__(kind, exc, trace)
-
-    def __aiter__(self) -> Self:
-        raise TypeError(
-            "connections() is a block, so that no connection outlives it: async with"
-            " trio_ws.connections(...) as rounds: async for ws in rounds: ..."
-        )
-
-
 @shows_settings_of(connect_config)
 def connections(
     uri: str | AskURI, *, reconnect: Backoff = _BACKOFF, **settings: Unpack[ConnectSettings]
@@ -406,7 +385,8 @@ def connections(
     """
     if not isinstance(reconnect, Backoff):
         raise TypeError(f"reconnect is a Backoff, not {type(reconnect).__name__}; write Backoff(...)")
-    return _ConnectionsBlock(_open_connections(uri, reconnect, settings))
+    usage = "async with trio_ws.connections(...) as rounds: async for ws in rounds: ..."
+    return Block(_open_connections(uri, reconnect, settings), "connections()", usage)
 
 
 @asynccontextmanager

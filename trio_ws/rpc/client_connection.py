@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import secrets
 import typing
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 from trio.lowlevel import checkpoint
 
+from trio_ws._blocks import block
 from trio_ws.channels.names import check_name, check_names
 from trio_ws.channels.subscription import check_policy
 from trio_ws.errors import check_close
@@ -308,7 +308,7 @@ class ClientConnection(Generic[State]):
             for name in names:
                 self._hub.remove(self._member, name)
 
-    @asynccontextmanager
+    @block("async with connection.present(...):")
     async def present(self, name: str, info: Any = None) -> AsyncIterator[None]:
         """Be present in a channel for the length of a block, and no longer than the connection is open.
 

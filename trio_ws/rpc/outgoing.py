@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterable, AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, current_task, wait_task_rescheduled
 
+from trio_ws._blocks import block
 from trio_ws.codecs.base import Packet, PacketSource, Response
 from trio_ws.errors import ConnectionClosedError, RPCError, RPCTimeoutError
 from trio_ws.logs import shown
@@ -467,7 +467,7 @@ class OutgoingCalls:
         stream.sent_offset = self._send_request(payload)
         return stream
 
-    @asynccontextmanager
+    @block("async with client.stream(...) as items: async for item in items: ...")
     async def stream(
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any = Any
     ) -> AsyncIterator[ItemStream[Any]]:

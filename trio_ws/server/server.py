@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trio_ws._blocks import EnteredOnly, check_trio
 from trio_ws._settings import shows_settings_of
 from trio_ws.channels.hub import share
 from trio_ws.errors import check_close
@@ -58,7 +59,7 @@ class DrainReport(NamedTuple):
     cancelled: int
 
 
-class WebSocketServer(ClientTasks):
+class WebSocketServer(ClientTasks, EnteredOnly):
     """A WebSocket server for the duration of an ``async with`` block.
 
     Args:
@@ -88,6 +89,8 @@ class WebSocketServer(ClientTasks):
         OSError: on entering, if an address is not available.
         BrokerError: on entering, if the broker cannot be reached within ``open_timeout``.
     """
+
+    _usage = "async with trio_ws.WebSocketServer(...) as server:"
 
     @shows_settings_of(server_config)
     def __init__(
@@ -123,6 +126,7 @@ class WebSocketServer(ClientTasks):
 
     @enable_ki_protection
     async def __aenter__(self) -> Self:
+        check_trio("WebSocketServer")
         if self._state != "new":
             raise RuntimeError("a WebSocketServer can be entered only once; make another")
         self._manager = self._run() if self._router is None else self._run_front(self._router)
@@ -425,6 +429,7 @@ async def serve(
     ``await nursery.start(trio_ws.serve, handler, 0)`` returns the server once it listens. Arguments and
     cancellation are those of `WebSocketServer`.
     """
+    check_trio("serve()")
     async with WebSocketServer(target, port, **settings) as server:
         task_status.started(server)
         await server.serve_forever()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trio_ws._blocks import block
 from trio_ws.client.connect import close_after
 from trio_ws.errors import ConnectionFailedError
 from trio_ws.server.config import server_config
@@ -77,7 +77,7 @@ class _Replayed(trio.abc.Stream):
         await self._inner.aclose()
 
 
-@asynccontextmanager
+@block("async with trio_ws.wrap_stream(...) as ws:")
 @enable_ki_protection
 async def wrap_stream(
     stream: trio.abc.Stream,

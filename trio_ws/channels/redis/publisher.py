@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 import trio
 
+from trio_ws._blocks import EnteredOnly, check_trio
 from trio_ws.channels.channel import encode
 from trio_ws.channels.names import check_name
 from trio_ws.channels.redis.connection import command, error_text, open_connection, require_coredis
@@ -55,7 +56,7 @@ class _Settings:
         return command(b"PUBLISH", channel, self.format.pack(self.origin, self.sequence, channel, payload))
 
 
-class Publisher:
+class Publisher(EnteredOnly):
     """Publishes to the channels of servers that share a Redis, from another program.
 
     ``async with trio_ws.Publisher("redis://localhost") as publisher: await publisher.publish("room.7", 1)``.
@@ -74,6 +75,8 @@ class Publisher:
         BrokerError: coredis is not installed.
     """
 
+    _usage = "async with trio_ws.Publisher(...) as publisher:"
+
     def __init__(
         self,
         url: str,
@@ -91,6 +94,7 @@ class Publisher:
         self._closed = False
 
     async def __aenter__(self) -> Self:
+        check_trio("Publisher")
         await trio.lowlevel.checkpoint()
         return self
 

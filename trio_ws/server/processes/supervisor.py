@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from trio_ws._blocks import check_trio
 from trio_ws.errors import WorkerError
 from trio_ws.logs import logger_for
 from trio_ws.server.config import server_config, tcp_address
@@ -375,6 +376,7 @@ async def serve_processes(
             "serve_processes was called while a worker imports its target; "
             'put the call under: if __name__ == "__main__":'
         )
+    check_trio("serve_processes()")
     check_inherits_descriptors("serve_processes", "use serve, which is one process")
     count = _count(workers)
     _check(ssl_certfile, ssl_keyfile, ssl_context, broker, start_timeout)

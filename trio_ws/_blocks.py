@@ -1,0 +1,153 @@
+"""Blocks: what is entered by ``async with``, under trio, and says so to those who use it otherwise.
+
+Invariants: nothing happens before the block is entered. A wrong use raises TypeError, AttributeError or
+RuntimeError at once, and the message shows the right one.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar
+
+from trio.lowlevel import enable_ki_protection, in_trio_task
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from types import TracebackType
+
+__all__ = ["Block", "EnteredOnly", "block", "check_no_loop", "check_trio"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def check_trio(what: str) -> None:
+    """Check that this is a task of trio's.
+
+    Args:
+        what: needs trio, such as ``"connect()"``.
+
+    Raises:
+        RuntimeError: it is not; the message says what to do.
+    """
+    if in_trio_task():
+        return
+    if _in_asyncio():
+        raise RuntimeError(
+            f"{what} needs trio, but this is an asyncio program. Start it by trio.run(main) in place of"
+            " asyncio.run(main()), or keep asyncio and use trio_ws.guest: serve() serves from asyncio, and"
+            " run_trio() calls a function of trio's"
+        )
+    raise RuntimeError(f"{what} needs trio: call it in an async function that trio.run(main) has started")
+
+
+def check_no_loop(what: str) -> None:
+    """Check that no event loop runs here yet.
+
+    Raises:
+        RuntimeError: one does; the message says what to do.
+    """
+    for runs, instead in (
+        (in_trio_task, "in a trio program, use: await trio_ws.serve(app, port)"),
+        (_in_asyncio, "in an asyncio program, use: async with trio_ws.guest.serve(app, port)"),
+    ):
+        if runs():
+            raise RuntimeError(f"{what} starts a loop of its own; {instead}")
+
+
+def _in_asyncio() -> bool:
+    asyncio: Any = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
+
+
+class EnteredOnly:
+    """A base of classes whose objects are entered. ``await`` and ``with`` say so.
+
+    Attributes:
+        _usage: the right use, as code.
+    """
+
+    _usage: ClassVar[str]
+
+    if not TYPE_CHECKING:  # who checks types hears it from the type checker
+
+        def __await__(self) -> NoReturn:
+            raise TypeError(f"a {type(self).__name__} is a block and cannot be awaited; write: {self._usage}")
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(f"a {type(self).__name__} needs 'async with'; write: {self._usage}")
+
+        def __exit__(self, *_: object) -> None:
+            """Never called; `with` looks for it before it enters."""
+
+
+class Block(AbstractAsyncContextManager[T], Generic[T]):
+    """What a function of this package returns that is a block: ``async with`` enters it."""
+
+    __slots__ = ("_manager", "_name", "_usage")
+
+    def __init__(self, manager: AbstractAsyncContextManager[T], name: str, usage: str) -> None:
+        self._manager = manager
+        self._name = name
+        self._usage = usage
+
+    @enable_ki_protection
+    async def __aenter__(self) -> T:
+        check_trio(self._name)
+        return await self._manager.__aenter__()
+
+    @enable_ki_protection
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._manager.__aexit__(kind, exc, trace)
+
+    def __repr__(self) -> str:
+        return f"<{self._name}, which is to be entered: {self._usage}>"
+
+    if not TYPE_CHECKING:
+
+        def __await__(self) -> NoReturn:
+            raise TypeError(f"{self._name} is a block and cannot be awaited; write: {self._usage}")
+
+        def __aiter__(self) -> NoReturn:
+            raise TypeError(f"{self._name} is a block, to be entered before its loop; write: {self._usage}")
+
+        def __iter__(self) -> NoReturn:
+            raise TypeError(f"{self._name} is a block; write: {self._usage}")
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(f"{self._name} needs 'async with'; write: {self._usage}")
+
+        def __exit__(self, *_: object) -> None:
+            """Never called; `with` looks for it before it enters."""
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("_"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise AttributeError(
+                f"{self._name} is a block, and what it yields may have {name!r}; write: {self._usage}"
+            )
+
+
+def block(usage: str) -> Callable[[Callable[P, AsyncIterator[T]]], Callable[P, Block[T]]]:
+    """Decorate an async generator function, as `contextlib.asynccontextmanager` does; gives a `Block`.
+
+    Args:
+        usage: the right use, as code.
+    """
+
+    def decorate(function: Callable[P, AsyncIterator[T]]) -> Callable[P, Block[T]]:
+        make = asynccontextmanager(function)
+        name = f"{function.__name__}()"
+
+        @functools.wraps(function)
+        def made(*args: P.args, **kwargs: P.kwargs) -> Block[T]:
+            return Block(make(*args, **kwargs), name, usage)
+
+        made.__returns_acontextmanager__ = True  # type: ignore[attr-defined] # sphinxcontrib-trio reads it
+        return made
+
+    return decorate
