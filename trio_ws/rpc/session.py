@@ -381,7 +381,9 @@ class RPCSession:
         if not ws._reader.undisturbed or ws._runtime.reader.spawner is not self.pool:
             return False
         ws._receive_buffer.release()
-        self.transport.flush()
+        write_buffer = self.transport.write_buffer
+        if write_buffer.flush_scheduled:
+            write_buffer.flush()
         self._reader_driven = True
         return True
 
@@ -468,7 +470,7 @@ class RPCSession:
         write_buffer, high_water, ledger = transport.write_buffer, transport.high_water, transport.ledger
         deferred, max_calls = incoming.deferred, incoming.max_calls
         work = _YIELD_EVERY
-        while work > 0:
+        while (inbox or batch) and work > 0:
             pressed = write_buffer.size >= high_water or ledger.held >= ledger.max_held
             if transport.over or (pressed and self._holds_enough):
                 break
@@ -477,22 +479,22 @@ class RPCSession:
             decoded: Any
             if batch:
                 item: str | bytes = b""  # the batch was charged as a whole
+                size = 0
                 decoded = self._next_of_batch(batch)
                 batch = transport.batch
-            elif inbox:
+            else:
                 item = inbox.popleft()
+                size = len(item)
                 try:
-                    if len(item) >= transport.measured_from:
+                    if size >= transport.measured_from:
                         transport.measured = self._measure(item)
                     decoded = decode(item)
                 except DecodeError as exc:
                     decoded = self._handle_undecodable(exc)
-                work -= len(item)
+                work -= size
                 if type(decoded) is list:
-                    batch = self._begin_batch(decoded, len(item))
+                    batch = self._begin_batch(decoded, size)
                     continue
-            else:
-                break
             work -= _PACKET_COST
             if decoded is None:
                 continue
@@ -506,7 +508,7 @@ class RPCSession:
                     call.value = rpc
                     reschedule(call.task, call)
                 else:
-                    outgoing.handle_response(rpc, len(item) if item.__class__ is bytes else _utf8_size(item))
+                    outgoing.handle_response(rpc, size if item.__class__ is bytes else _utf8_size(item))
                 continue
             if (
                 type(rpc) is Request
@@ -518,9 +520,9 @@ class RPCSession:
             elif isinstance(rpc, Request):
                 if self._was_notified(rpc, item):
                     continue
-                blocked = incoming.handle_request(rpc, len(item), worker)
+                blocked = incoming.handle_request(rpc, size, worker)
             else:
-                blocked = self._handle_packet(packet, len(item), worker)
+                blocked = self._handle_packet(packet, size, worker)
             if blocked is not None:
                 blocked.size = transport.measured
                 return blocked

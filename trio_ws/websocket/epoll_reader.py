@@ -49,6 +49,7 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protect
 
 from trio_ws.protocol.frames import FRAME_COST, FRAMES_AT_ONCE
 from trio_ws.systems import HAS_EPOLL
+from trio_ws.websocket.readers import FULL_EPOLL
 from trio_ws.websocket.transport import POLLS_TO_SKIP, READ_SIZE
 
 if TYPE_CHECKING:
@@ -190,12 +191,13 @@ class EpollReader:
                 # It may have been closed since the poll. If the number is another connection's by now, a read
                 # finds nothing, or something.
                 connection = self._connections.get(fd)
-                if connection is None or connection.stopped:
+                if connection is None or connection.by is FULL_EPOLL:
                     continue
                 left -= self._read(connection, fd)
                 observer = connection.observer
                 going_on = observer.data_received(lent) if observer is not None else None
-                if connection.stop_if_full():
+                ledger = connection.receive_buffer.ledger
+                if ledger.received >= ledger.max_received and connection.stop_if_full():
                     self._epoll.unregister(fd)
                 if going_on is not None:
                     return going_on
@@ -223,7 +225,10 @@ class EpollReader:
         size = len(data)
         try:
             if buffer.deflate is None:
-                messages = connection.data_received(data)
+                # The same as connection.data_received(), without a call for each message.
+                messages = buffer.feed(data)
+                if buffer.frames is not None and buffer.frames.events:
+                    connection.handle_events(buffer.frames)
                 if size == READ_SIZE:
                     size += connection.read_more()
             else:

@@ -352,9 +352,14 @@ class Reader:
                 self._connection._came_early(data)
             return 0
         new = buffer.feed(data)
-        if frames.events and self._connection is not None:
-            self._connection._handle_events(frames)
+        if frames.events:
+            self.handle_events(frames)
         return new
+
+    def handle_events(self, frames: FrameReader) -> None:
+        """Take the control frames, and what is wrong, that were found."""
+        if self._connection is not None:
+            self._connection._handle_events(frames)
 
     # -- a full receive buffer ----------------------------------------------------------------------
 
@@ -405,8 +410,7 @@ class Reader:
 
     def stop_if_full(self) -> bool:
         """After a read by the shared reader: stop it if the buffer is full. Returns whether it was."""
-        buffer = self.receive_buffer
-        if buffer.ledger.received < buffer.ledger.max_received or not buffer.full:
+        if not self.receive_buffer.full:
             return False
         self.by = FULL_EPOLL
         return True
