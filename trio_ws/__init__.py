@@ -65,6 +65,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         channel.py           messages, channels and their subscribers
         history.py           the newest messages of channels, kept for those who missed them
         recovery.py          where a subscription begins, and how a task reads a history
+        shared_histories.py  histories that a broker keeps for all processes
         presence.py          who is in a channel, in all processes
         users.py             all connections of a user
         subscription.py      a subscribed task's bounded queue and its policy
@@ -72,6 +73,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         hub.py               who is subscribed to what, and publishing
         broadcast.py         one message to many plain WebSockets
         broker.py            what joins several processes
+        memory_broker.py     InMemoryBroker: for tests, and as a model
         broker_urls.py       from a URL to its broker
         redis/               RedisBroker: channels through Redis
             broker.py            RedisBroker
@@ -80,6 +82,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
             publish_queue.py     what waits to be published
             duplicates.py        which messages were received already
             messages.py          the form of a message at Redis, and its mark
+            histories.py         histories of channels as streams
             publisher.py         Publisher: publishing from other programs
             url.py               Redis URLs
     schema/              layer 5   the contract of handlers, for other languages
@@ -219,7 +222,7 @@ import warnings
 
 from trio_ws.app.app import App
 from trio_ws.channels.broadcast import broadcast
-from trio_ws.channels.broker import Broker, BrokerState, BrokerStatistics
+from trio_ws.channels.broker import Broker, BrokerState, BrokerStatistics, HistoryPage, KeptMessage
 from trio_ws.channels.history import History
 from trio_ws.channels.hub import ChannelStatistics, Hub, HubStatistics
 from trio_ws.channels.presence import Presence, PresenceChange, PresenceChanges
@@ -316,12 +319,14 @@ __all__ = [
     "Has",
     "Headers",
     "History",
+    "HistoryPage",
     "Hub",
     "HubStatistics",
     "InvalidURIError",
     "Is",
     "IsEqual",
     "ItemStream",
+    "KeptMessage",
     "MessageError",
     "Method",
     "NotificationStream",

@@ -5,17 +5,19 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trio_ws import History
 from trio_ws.channels.redis.publish_queue import PublishQueue
 
 
 def numbers(queue: PublishQueue, max_items: int = 100, max_bytes: int = 1000) -> list[int]:
-    return [message.sequence for message in queue.take(max_items, max_bytes)]
+    """The payloads that are taken, which are numbers here."""
+    return [int(message.payload or b"0") for message in queue.take(max_items, max_bytes)]
 
 
 def test_the_oldest_are_dropped_for_room() -> None:
     queue = PublishQueue(3, 1000)
-    for _ in range(5):
-        queue.put(b"c", b"")
+    for number in range(1, 6):
+        queue.put(b"c", b"%d" % number)
     assert len(queue) == 3
     assert queue.dropped == 2
     assert numbers(queue) == [3, 4, 5]
@@ -24,18 +26,18 @@ def test_the_oldest_are_dropped_for_room() -> None:
 def test_bytes_are_bounded_and_a_message_above_the_bound_drops_no_others() -> None:
     queue = PublishQueue(100, 10)
     queue.put(b"c", b"1234")
-    queue.put(b"c", b"1234")
+    queue.put(b"c", b"1235")
     queue.put(b"c", b"12345678910")
     assert queue.dropped == 1
     queue.put(b"c", b"")
     assert queue.dropped == 2
-    assert numbers(queue) == [2, 4]
+    assert numbers(queue) == [1235, 0]
 
 
 def test_no_more_is_on_its_way_than_was_asked_for_but_one_may_be_large() -> None:
     queue = PublishQueue(100, 1000)
-    for size in (50, 5, 5, 5):
-        queue.put(b"", bytes(size))
+    for number, size in enumerate((50, 5, 5, 5), 1):
+        queue.put(b"", b"%0*d" % (size, number))
     assert numbers(queue, max_bytes=10) == [1]
     assert numbers(queue, max_bytes=10) == []
     queue.answered(taken=True)
@@ -48,15 +50,15 @@ def test_no_more_is_on_its_way_than_was_asked_for_but_one_may_be_large() -> None
 
 def test_what_was_not_answered_is_sent_again_in_its_old_place() -> None:
     queue = PublishQueue(4, 1000)
-    for _ in range(4):
-        queue.put(b"c", b"")
+    for number in range(1, 5):
+        queue.put(b"c", b"%d" % number)
     assert numbers(queue, max_items=2) == [1, 2]
     queue.answered(taken=True)
     queue.connection_lost()
     assert numbers(queue) == [2, 3, 4]
     queue.connection_lost()
-    queue.put(b"c", b"")
-    queue.put(b"c", b"")
+    queue.put(b"c", b"5")
+    queue.put(b"c", b"6")
     assert numbers(queue) == [3, 4, 5, 6]
     assert queue.drop_all() == 4
     assert (queue.published, queue.dropped, len(queue)) == (1, 5, 0)
@@ -89,3 +91,69 @@ def test_every_message_is_in_one_place(max_items: int, max_bytes: int, steps: li
     rest = queue.take(1000, 10_000)
     assert sum(message.size for message in rest) <= max_bytes
     assert [message.sequence for message in rest] == sorted(message.sequence for message in rest)
+
+
+KEPT = History()
+
+
+def taken(queue: PublishQueue, max_items: int = 100) -> list[tuple[bytes, bytes, int]]:
+    """What is taken: channel, payload, and how many are missing there."""
+    return [(one.channel, one.payload, one.lost) for one in queue.take(max_items, 1000)]
+
+
+def test_what_was_dropped_is_told_of_before_the_rest() -> None:
+    queue = PublishQueue(3, 1000)
+    for number in range(6):
+        queue.put(b"ab"[number % 2 : number % 2 + 1], b"%d" % number, KEPT)
+    queue.put(b"plain", b"")
+    assert taken(queue) == [
+        (b"a", b"", 2),
+        (b"b", b"", 2),
+        (b"a", b"4", 0),
+        (b"b", b"5", 0),
+        (b"plain", b"", 0),
+    ]
+    assert queue.dropped == 4
+    for _ in range(5):
+        queue.answered(taken=True)
+    assert (queue.published, queue.dropped, len(queue)) == (3, 4, 0)
+
+
+def test_what_is_too_large_is_told_of_in_its_place() -> None:
+    queue = PublishQueue(3, 20)
+    queue.put(b"a", b"0", KEPT)
+    queue.put(b"a", bytes(30), KEPT)
+    queue.refuse(b"a", KEPT)
+    queue.refuse(b"plain")
+    assert queue.dropped == 3
+    assert taken(queue) == [(b"a", b"0", 0), (b"a", b"", 1), (b"a", b"", 1)]
+
+
+def test_what_was_refused_is_told_of_with_the_next_message_of_the_channel() -> None:
+    queue = PublishQueue(10, 1000)
+    queue.put(b"a", b"0", KEPT)
+    queue.put(b"b", b"1", KEPT)
+    assert len(taken(queue)) == 2
+    queue.answered(taken=False)
+    queue.answered(taken=True)
+    assert taken(queue) == []
+    queue.put(b"b", b"2", KEPT)
+    queue.put(b"a", b"3", KEPT)
+    assert taken(queue) == [(b"b", b"2", 0), (b"a", b"", 1), (b"a", b"3", 0)]
+
+
+def test_numbers_go_up_in_the_order_of_sending() -> None:
+    queue = PublishQueue(4, 1000)
+    for number in range(4):
+        queue.put(b"a", b"%d" % number, KEPT)
+    first = queue.take(2, 1000)
+    queue.connection_lost()
+    queue.put(b"a", b"4", KEPT)  # drops what may have arrived
+    again = queue.take(100, 1000)
+    assert [(one.payload, one.lost, one.sequence) for one in again] == [
+        (b"", 1, first[0].sequence),
+        (b"1", 0, first[1].sequence),
+        (b"2", 0, 3),
+        (b"3", 0, 4),
+        (b"4", 0, 5),
+    ]

@@ -17,18 +17,22 @@ Invariants of a broker:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from trio.lowlevel import checkpoint
-
-from trio_ws.channels.names import is_glob, matcher
-
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
-__all__ = ["Broker", "BrokerState", "BrokerStatistics", "InMemoryBroker", "InMemoryBus"]
+    from trio_ws.channels.history import History
+    from trio_ws.codecs.base import Position
+
+__all__ = [
+    "Broker",
+    "BrokerState",
+    "BrokerStatistics",
+    "HistoryPage",
+    "KeptMessage",
+]
 
 #: ``"new"`` until it runs, then ``"connected"`` or ``"lost"`` (reconnecting), and finally ``"closed"``.
 BrokerState = Literal["new", "connected", "lost", "closed"]
@@ -52,6 +56,41 @@ class BrokerStatistics(NamedTuple):
     waiting: int
 
 
+class KeptMessage(NamedTuple):
+    """A message of a channel with a history, as a broker keeps it.
+
+    Attributes:
+        offset: its number in the channel, from 1. Offsets of one epoch have no holes.
+        payload: as it was given to `Broker.append`; empty if there is none.
+        missing: how many messages are missing here, because a publisher had no room for them; the message has
+            no payload then.
+        age: seconds since it was published.
+    """
+
+    offset: int
+    payload: bytes
+    missing: int = 0
+    age: float = 0.0
+
+
+class HistoryPage(NamedTuple):
+    """A part of a channel's history.
+
+    Attributes:
+        epoch: names the history, in up to 64 characters. It changes when messages were lost, or may be.
+        end: the offset of the newest message, kept or not; 0 if there was none.
+        messages: those after the offset that was asked for, oldest first, without holes.
+        earlier: former epochs, each with the last offset up to which it is the same history as this epoch.
+        more: whether there may be more after these.
+    """
+
+    epoch: str
+    end: int
+    messages: list[KeptMessage]
+    earlier: tuple[Position, ...] = ()
+    more: bool = False
+
+
 class Broker(ABC):
     """Connects the channels of several servers. Subclass it and pass an instance to a server as ``broker``.
 
@@ -66,12 +105,28 @@ class Broker(ABC):
     - Losing the connection raises nothing. It is logged, shown in `state`, and retried. Messages lost in the
       meantime are counted in `statistics`.
 
+    A broker that keeps histories sets ``keeps_histories`` and has `append` and `read`. Subscribers then
+    recover in any process what they missed in another.
+
+    - `append` gives a message the next offset of its channel, and keeps it within the bounds of the
+      `History`. ``receive_kept`` is called with it in every process that is subscribed to the name, also in
+      the one that published it, in the order of the offsets.
+    - A message that is lost on the way is not called twice or in another order. The server notices by the
+      offsets that some are missing, and reads them.
+    - What is published after a `read` has looked at the history is received by ``receive_kept``: the
+      subscriptions of before are in effect then.
+
     Attributes:
+        keeps_histories: whether it has `append` and `read`. Default False: each process has histories of its
+            own.
+        receive_kept: set by the server. Call it with the name, the epoch and the message.
         on_missed: set by the server. Call it when messages may have been missed, before the next one is
             received, such as when the connection is back. Subscribers that asked for it receive a `Gap`.
         on_resubscribed: set by the server. Call it when all that is published is received again.
     """
 
+    keeps_histories: bool = False
+    receive_kept: Callable[[str, str, KeptMessage], None] | None = None
     on_missed: Callable[[], None] | None = None
     on_resubscribed: Callable[[], None] | None = None
 
@@ -107,6 +162,32 @@ class Broker(ABC):
     def publish(self, name: str, payload: bytes) -> None:
         """Send a message to all other processes that subscribed to ``name``."""
 
+    def append(self, name: str, payload: bytes, history: History) -> None:
+        """Append a message to the history of a channel. It never blocks, as `publish`.
+
+        A message that is lost before it is kept, such as for want of room in a queue, is to be told of by one
+        with ``missing`` in its place.
+        """
+        raise NotImplementedError(f"{type(self).__name__} keeps no histories")
+
+    async def read(self, name: str, after: int, history: History) -> HistoryPage:
+        """Read the history of a channel after an offset; 0 for all of it.
+
+        It begins an epoch if there is none, and waits while the connection is lost.
+
+        Raises:
+            BrokerError: the broker is not running any more, or refuses.
+        """
+        raise NotImplementedError(f"{type(self).__name__} keeps no histories")
+
+    def declare_histories(  # noqa: B027 - most need not know
+        self, namespace: str, patterns: Mapping[str, History]
+    ) -> None:
+        """Note which channels have a history: those whose name is ``namespace:`` and matches a pattern.
+
+        It is called once for each handler, before anything is appended. By default nothing happens.
+        """
+
     @property
     @abstractmethod
     def state(self) -> BrokerState:
@@ -125,91 +206,3 @@ class Broker(ABC):
     def rejected(self) -> int:
         """Messages that were received but are not in this library's format."""
         return 0
-
-
-class InMemoryBus:
-    """Connects the `InMemoryBroker` objects of one process."""
-
-    def __init__(self) -> None:
-        self.brokers: set[InMemoryBroker] = set()
-
-
-class InMemoryBroker(Broker):
-    """Connects servers in one process: give each its own broker on a common `InMemoryBus`.
-
-    Messages are delivered immediately. Use it in tests under the mock clock, or as a model for your own
-    broker.
-    """
-
-    def __init__(self, hub: InMemoryBus) -> None:
-        self._hub = hub
-        self._names: set[str] = set()
-        self._receive: Callable[[str, bytes], None] | None = None
-        self._state: BrokerState = "new"
-        self._published = 0
-        self._received = 0
-        self._unpublished = 0
-        self._losses = 0
-
-    def lose(self) -> None:
-        """Behave as a broker whose connection is lost: nothing is received or published until `recover`."""
-        if self._state == "connected":
-            self._state = "lost"
-            self._losses += 1
-            self._hub.brokers.discard(self)
-
-    def recover(self) -> None:
-        """Be connected again after `lose`."""
-        if self._state == "lost":
-            self._state = "connected"
-            self._hub.brokers.add(self)
-            if self.on_missed is not None:
-                self.on_missed()
-            if self.on_resubscribed is not None:
-                self.on_resubscribed()
-
-    @asynccontextmanager
-    async def run(
-        self,
-        receive: Callable[[str, bytes], None],
-        timeout: float,  # noqa: ASYNC109
-    ) -> AsyncIterator[None]:
-        if self._state == "connected":
-            raise RuntimeError("a broker serves one server at a time; make another one on the same bus")
-        await checkpoint()
-        self._receive = receive
-        self._state = "connected"
-        self._hub.brokers.add(self)
-        try:
-            yield
-        finally:
-            self._hub.brokers.discard(self)
-            self._state = "closed"
-            self._names.clear()
-
-    def subscribe(self, name: str) -> None:
-        self._names.add(name)
-
-    def unsubscribe(self, name: str) -> None:
-        self._names.discard(name)
-
-    def publish(self, name: str, payload: bytes) -> None:
-        if self._state != "connected":
-            self._unpublished += 1
-            return
-        self._published += 1
-        for broker in list(self._hub.brokers):
-            if broker is not self and broker._wants(name):
-                broker._received += 1
-                assert broker._receive is not None
-                broker._receive(name, payload)
-
-    def _wants(self, name: str) -> bool:
-        return name in self._names or any(is_glob(glob) and matcher(glob)(name) for glob in self._names)
-
-    @property
-    def state(self) -> BrokerState:
-        return self._state
-
-    def statistics(self) -> BrokerStatistics:
-        return BrokerStatistics(self._published, self._received, self._unpublished, self._losses, 0)

@@ -120,6 +120,14 @@ class FanoutWriter:
         if member.backlog is None:
             self._write(member, member.pending())
 
+    def tell(self, member: ConnectionSubscriber, notice: PositionNotice) -> None:
+        """Give a notice to one connection, after all that was published so far."""
+        if member.backlog is None:
+            self.send_now(member)
+            self._write(member, [notice])
+        else:
+            self._enqueue_or_drop(member, notice)
+
     # -- fan-out rounds -----------------------------------------------------------------------------
 
     @enable_ki_protection
@@ -342,6 +350,8 @@ class FanoutWriter:
             offset = records[0].message.position.offset
         for record in records:
             offset += 1
+            if isinstance(record.message, PositionNotice) and not told:
+                continue
             if record.reaches(member.connection):
                 entries.append(record.message)
                 ends.append(offset)

@@ -124,16 +124,18 @@ class ChannelHistory:
         channel: the channel, also while nobody subscribes to it.
         config: its bounds.
         offset: of the newest message, kept or not.
+        earlier: former epochs, each with the last offset up to which it is the same history.
         size: bytes of what is kept.
     """
 
-    __slots__ = ("_begin", "_pattern", "_records", "channel", "config", "epoch", "offset", "size")
+    __slots__ = ("_begin", "_pattern", "_records", "channel", "config", "earlier", "epoch", "offset", "size")
 
     def __init__(self, channel: Channel, pattern: _Pattern, epoch: str) -> None:
         self.channel = channel
         self.config = pattern.config
         self._pattern = pattern
         self.epoch = epoch
+        self.earlier: tuple[Position, ...] = ()
         self.offset = 0
         self.size = 0
         self._records: list[Record | None] = []
@@ -169,6 +171,32 @@ class ChannelHistory:
         self._resize(-self.size)
         self._records.clear()
         self._begin = 0
+
+    def jump(self, epoch: str, offset: int) -> None:
+        """Drop all messages, and go on after another position."""
+        self.clear()
+        self.epoch = epoch
+        self.offset = offset
+
+    def prepend(self, records: list[Record]) -> None:
+        """Keep messages from before the oldest one that is kept, oldest first, as far as there is room."""
+        config = self.config
+        items = (1 if config.latest else config.items) - self.count
+        room = config.bytes - self.size
+        start = len(records)
+        while start and items and records[start - 1].size <= room:
+            start -= 1
+            items -= 1
+            room -= records[start].size
+        self._records[: self._begin] = records[start:]
+        self._begin = 0
+        self._resize(sum(record.size for record in records[start:]))
+
+    def continues(self, position: Position) -> bool:
+        """Whether this is the history in which a position was given, up to there."""
+        if position.epoch == self.epoch:
+            return position.offset <= self.offset
+        return any(one.epoch == position.epoch and position.offset <= one.offset for one in self.earlier)
 
     def append(self, record: Record) -> None:
         """Keep a message, at the next offset, and drop others for it."""
@@ -246,6 +274,7 @@ class ChannelHistories:
     """The histories of a hub, by patterns of names. The first pattern that matches a name counts."""
 
     def __init__(self, patterns: Mapping[str, History]) -> None:
+        self.patterns = dict(patterns)
         self._patterns = [_Pattern(text, config) for text, config in patterns.items()]
         self._found: dict[str, _Pattern | None] = {}
         self._secret = secrets.token_bytes(16)
@@ -300,6 +329,12 @@ class ChannelHistories:
             pattern.filled.pop(history, None)
             history.channel.history = None
 
+    def forget_all(self) -> None:
+        """Forget all channels."""
+        for pattern in self._patterns:
+            for name in list(pattern.histories):
+                self.forget(name)
+
     def _epoch(self, name: str) -> str:
         text = f"{self._generation}:{name}".encode(errors="surrogatepass")
         digest = hashlib.blake2s(text, key=self._secret, digest_size=9).digest()
@@ -338,16 +373,33 @@ class ChannelHistories:
         history: ChannelHistory,
         message: PublishedMessage,
         predicate: PredicateLike | None,
-        exclude: Collection[Any],
+        exclude: Collection[str],
+        age: float = 0.0,
     ) -> None:
-        """Keep a message that is published now."""
+        """Keep a message that is published now, or was ``age`` seconds ago.
+
+        Args:
+            history: of its channel.
+            message: the next message.
+            predicate: which connections it is meant for.
+            exclude: the ``uid`` of those that it is not meant for.
+            age: seconds since it was published.
+        """
+        now = trio.current_time()
+        history.append(Record(message.without_skip(), now - age, message.size, predicate, frozenset(exclude)))
+        self._touched(history, now)
+
+    def prepend(self, history: ChannelHistory, records: list[Record]) -> None:
+        """Keep messages from before those that are kept; see `ChannelHistory.prepend`."""
+        history.prepend(records)
+        self._touched(history, trio.current_time())
+
+    def _touched(self, history: ChannelHistory, now: float) -> None:
+        """Something was added to a history: it is the last one to be trimmed."""
         name = history.channel.name
         assert name is not None
         pattern = self._pattern(name)
         assert pattern is not None
-        now = trio.current_time()
-        excluded = frozenset(one.uid for one in exclude if hasattr(one, "uid"))
-        history.append(Record(message.without_skip(), now, message.size, predicate, excluded))
         pattern.histories[name] = pattern.histories.pop(name)
         pattern.filled.pop(history, None)
         if history.count:
@@ -390,10 +442,11 @@ class ChannelHistories:
             return Start(Position(epoch, offset if known else first - 1), 0, latest=True)
         if after is None:
             return Start(Position(epoch, max(offset - last, first - 1)))
-        if after.epoch != epoch or after.offset > offset:
+        if not (history.continues(after) if history is not None else after == (epoch, 0)):
             return Start(Position(epoch, offset), -1)
         begin = max(after.offset, first - 1)
-        return Start(Position(epoch, begin), begin - after.offset)
+        # In the epoch that it knows, if that is a former one: nothing is missing between the two.
+        return Start(Position(after.epoch, begin), begin - after.offset)
 
 
 def check_histories(patterns: Mapping[str, History]) -> ChannelHistories | None:

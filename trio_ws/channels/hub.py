@@ -31,29 +31,30 @@ from trio_ws.channels.channel import (
     encode,
 )
 from trio_ws.channels.fanout import FanoutWriter
-from trio_ws.channels.history import Start
+from trio_ws.channels.history import Record, Start
 from trio_ws.channels.names import Globs, check_name, check_names, is_glob
 from trio_ws.channels.presence import PRESENCE, Presence, PresenceRegistry
 from trio_ws.channels.recovery import catch_up_task, check_starts, recovery_of, tell_gap
+from trio_ws.channels.shared_histories import SharedHistories
 from trio_ws.channels.subscription import MAX_BYTES, Subscription
 from trio_ws.channels.users import USERS, Users
-from trio_ws.codecs.base import Packet, PacketSource
+from trio_ws.codecs.base import Packet, PacketSource, Position
 from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError
 from trio_ws.logs import logger_for, shown
 from trio_ws.predicates import check, check_predicate, pack_predicate, unpack_predicate
+from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 
-    from trio_ws.channels.broker import Broker
+    from trio_ws.channels.broker import Broker, KeptMessage
     from trio_ws.channels.channel import ConnectionSession, Subscriber
-    from trio_ws.channels.history import ChannelHistories
+    from trio_ws.channels.history import ChannelHistories, History
     from trio_ws.channels.names import Glob
     from trio_ws.channels.presence import Members
     from trio_ws.channels.recovery import After
     from trio_ws.channels.subscription import Policy
-    from trio_ws.codecs.base import Position
     from trio_ws.predicates import Predicate, PredicateLike
 
 __all__ = ["ChannelStatistics", "Hub", "HubStatistics", "share"]
@@ -121,6 +122,16 @@ class _SharedPacket(_Shared, array_like=True):
     correlation_id: Any = None
 
 
+class _KeptPacket(_SharedPacket, array_like=True):
+    """The same for a channel whose history the broker keeps.
+
+    Attributes:
+        exclude: the uids of connections that do not receive it.
+    """
+
+    exclude: list[str] = []
+
+
 def _without_packet(data: Any, source: PacketSource, name: str | None) -> tuple[Any, Packet | None]:
     """The data of what is published, and the `Packet` that it was, if it was one."""
     if not isinstance(data, Packet):
@@ -135,6 +146,7 @@ def _without_packet(data: Any, source: PacketSource, name: str | None) -> tuple[
 
 _to_msgpack = msgspec.msgpack.Encoder().encode
 _from_msgpack = msgspec.msgpack.Decoder(_SharedPacket).decode
+_kept_from_msgpack = msgspec.msgpack.Decoder(_KeptPacket).decode
 _any_msgpack = msgspec.msgpack.Decoder().decode
 
 
@@ -158,7 +170,9 @@ class Hub:
         self.on_demand: Callable[[str, bool], None] = _nothing
         self._users = Users(self.fanout, self.append)
         self._broker: Broker | None = None
+        self._shared: SharedHistories | None = None  # if the broker keeps histories
         self._namespace = ""
+        self._attached = Notification()
         self._rejected = 0
         self._published = 0
         self._delivered = 0  # in channels that no longer exist
@@ -198,6 +212,10 @@ class Hub:
         check_name(name)
         data, given = _without_packet(data, PacketSource.CHANNEL, name)
         encoded = encode(data)
+        if self._shared is not None and self._histories is not None:
+            config = self._histories.config(name)
+            if config is not None:
+                return self._publish_shared(self._shared, name, config, encoded, exclude, predicate, given)
         packed = self._pack(encoded, predicate, given)
         channel = self._find(name)
         if self._histories is not None:
@@ -209,6 +227,31 @@ class Hub:
             count = self.append(channel, data, encoded, exclude, predicate, given)
         if packed is not None and self._broker is not None:
             self._broker.publish(f"{self._namespace}:{name}", packed)
+        return count
+
+    def _publish_shared(
+        self,
+        shared: SharedHistories,
+        name: str,
+        config: History,
+        encoded: bytes,
+        exclude: Iterable[Any],
+        predicate: PredicateLike | None,
+        given: Packet | None,
+    ) -> int:
+        """Publish to a channel whose history the broker keeps. It comes back from there with its position."""
+        excluded = [one.uid for one in exclude if hasattr(one, "uid")]
+        packed = self._pack(encoded, predicate, given, excluded)
+        assert packed is not None
+        channel = self._find(name)
+        count = 0
+        if channel is not None:
+            if any(member.inbox.policy == "block" and member.inbox.full for member in channel.inboxes):
+                raise trio.WouldBlock
+            uids = frozenset(excluded)
+            skip = self._skip(channel, (), predicate, uids)
+            count = len(channel.cursors) + len(channel.inboxes) - (len(skip) if skip is not None else 0)
+        shared.append(name, packed, config)
         return count
 
     async def publish_wait(
@@ -248,7 +291,13 @@ class Hub:
             self._broker.publish(f"{self._namespace}:", packed)
         return count
 
-    def _pack(self, encoded: bytes, predicate: PredicateLike | None, given: Packet | None) -> bytes | None:
+    def _pack(
+        self,
+        encoded: bytes,
+        predicate: PredicateLike | None,
+        given: Packet | None,
+        exclude: list[str] | None = None,
+    ) -> bytes | None:
         if predicate is not None:
             check_predicate(predicate)
         if self._broker is None:
@@ -262,10 +311,15 @@ class Hub:
                 raise PacketError(f"cannot send {predicate!r} to other processes: {exc}") from exc
             if len(packed) > _MAX_PREDICATE:
                 raise PacketError(f"the predicate exceeds {_MAX_PREDICATE} bytes, the limit with a broker")
-        if given is not None:
-            marks = given.timestamp, given.correlation_id
+        if given is not None or exclude:
+            timestamp = given.timestamp if given is not None else None
+            correlation_id = given.correlation_id if given is not None else None
             try:
-                return _to_msgpack(_SharedPacket(msgspec.Raw(encoded), packed, *marks))
+                if exclude:
+                    return _to_msgpack(
+                        _KeptPacket(msgspec.Raw(encoded), packed, timestamp, correlation_id, exclude)
+                    )
+                return _to_msgpack(_SharedPacket(msgspec.Raw(encoded), packed, timestamp, correlation_id))
             except Exception as exc:
                 raise PacketError(f"cannot publish this packet: {exc}") from exc
         return _to_msgpack(_Shared(msgspec.Raw(encoded), packed))
@@ -278,11 +332,13 @@ class Hub:
         exclude: Iterable[Any],
         predicate: PredicateLike | None,
         given: Packet | None = None,
+        uids: frozenset[str] = frozenset(),
+        age: float = 0.0,
     ) -> int:
         """Give a message to the subscribers of a channel in this process; how many there are."""
         history = channel.history
         excluded = frozenset(exclude)
-        skip = self._skip(channel, excluded, predicate)
+        skip = self._skip(channel, excluded, predicate, uids)
         self._order += 1
         entry = PublishedMessage(channel, data, encoded, self._order, skip, given)
         if history is not None:
@@ -292,7 +348,9 @@ class Hub:
         entry.finalize()
         self._published += 1
         if history is not None and self._histories is not None:
-            self._histories.keep(history, entry, predicate, excluded)
+            if excluded:
+                uids = frozenset(one.uid for one in excluded if hasattr(one, "uid"))
+            self._histories.keep(history, entry, predicate, uids, age)
         count = len(channel.cursors) + len(channel.inboxes) - (len(skip) if skip is not None else 0)
         if channel.inboxes:
             packet = entry.packet()
@@ -303,15 +361,20 @@ class Hub:
         return count
 
     def _skip(
-        self, channel: Channel, excluded: Collection[Any], predicate: PredicateLike | None
+        self,
+        channel: Channel,
+        excluded: Collection[Any],
+        predicate: PredicateLike | None,
+        uids: frozenset[str] = frozenset(),
     ) -> frozenset[ConnectionSubscriber] | None:
         """The connections of a channel that do not receive a message."""
-        if not excluded and predicate is None:
+        if not excluded and predicate is None and not uids:
             return None
         return frozenset(
             member
             for member in channel.cursors
             if member.connection in excluded
+            or (uids and member.connection.uid in uids)
             or (predicate is not None and not check(predicate, member.connection))
         )
 
@@ -320,7 +383,11 @@ class Hub:
         if channel.history is not None and packet.position is not None:
             if member.is_catching_up(channel):
                 return
-            if inbox.full and (channel.history.config.latest or member.is_told_of_gaps(channel)):
+            if inbox.full and (
+                channel.history.config.latest
+                or member.is_told_of_gaps(channel)
+                or (inbox.policy == "block" and self._shared is not None)
+            ):
                 catch_up_task(member, channel, packet.position.offset)
                 return
         before = inbox.dropped
@@ -337,6 +404,12 @@ class Hub:
         """Exchange messages with hubs that use the same namespace on the broker, or on none."""
         self._broker = broker
         self._namespace = namespace
+        self._shared = None
+        if broker is not None and broker.keeps_histories and self._histories is not None:
+            for channel in self._channels.values():
+                self._catch_up_no_more(channel)
+            self._shared = SharedHistories(self._histories, broker, namespace, _Receiver(self))
+            self._attached.notify_all()
         self._users.attach(broker, namespace)
         if broker is None:
             self._presence.attach(None)
@@ -369,7 +442,7 @@ class Hub:
             self._reject(name, describe(exc))
             return
         channel = self._find(name) if name else self._everyone
-        if name and self._histories is not None:
+        if name and self._histories is not None and self._shared is None:
             channel = self._histories.prepare(name, channel)
         if channel is None:
             return
@@ -381,6 +454,62 @@ class Hub:
             self.append(channel, data, bytes(shared.data), (), predicate, given)
         except PacketError as exc:
             self._reject(name, str(exc))
+
+    def receive_kept(self, name: str, epoch: str, message: KeptMessage) -> None:
+        """Take a message of a channel whose history the broker keeps."""
+        if self._shared is not None:
+            self._shared.receive(name, epoch, message)
+
+    def deliver_kept(self, channel: Channel, message: KeptMessage) -> None:
+        """Give the next message of a shared history to the subscribers of its channel."""
+        content = self._unpack_kept(channel, message)
+        if content is not None:
+            data, predicate, given, shared = content
+            encoded, uids = bytes(shared.data), frozenset(shared.exclude)
+            try:
+                self.append(channel, data, encoded, (), predicate, given, uids, message.age)
+                return
+            except PacketError as exc:
+                self._reject(channel.name or "", str(exc))
+        history = channel.history
+        assert history is not None
+        assert self._histories is not None
+        position = history.next_position
+        self._histories.keep(
+            history, PositionNotice(channel, position, message.missing), None, (), message.age
+        )
+        self._notify(channel, PositionNotice(channel, position, message.missing))
+
+    def record_kept(self, channel: Channel, epoch: str, message: KeptMessage) -> Record:
+        """Make what a history keeps of a message, without giving it to anybody."""
+        position = Position(epoch, message.offset)
+        published_at = trio.current_time() - message.age
+        content = self._unpack_kept(channel, message)
+        if content is None:
+            notice = PositionNotice(channel, position, message.missing)
+            return Record(notice, published_at, notice.size, None, frozenset())
+        data, predicate, given, shared = content
+        entry = PublishedMessage(channel, data, bytes(shared.data), 0, None, given)
+        entry.position = position
+        entry.finalize()
+        return Record(entry, published_at, entry.size, predicate, frozenset(shared.exclude))
+
+    def _unpack_kept(
+        self, channel: Channel, message: KeptMessage
+    ) -> tuple[Any, Predicate | None, Packet | None, _KeptPacket] | None:
+        if not message.payload:
+            return None
+        try:
+            shared = _kept_from_msgpack(message.payload)
+            data = _any_msgpack(shared.data)
+            predicate = _unpack(shared.predicate)
+        except UNDECODABLE as exc:
+            self._reject(channel.name or "", describe(exc))
+            return None
+        given = None
+        if shared.timestamp is not None or shared.correlation_id is not None:
+            given = Packet(PacketSource.CHANNEL, None, None, None, shared.timestamp, shared.correlation_id)
+        return data, predicate, given, shared
 
     def _reject(self, name: str, why: str) -> None:
         """Count a rejected message, and log the first, the tenth, the hundredth, and so on."""
@@ -396,15 +525,27 @@ class Hub:
     def missed(self) -> None:
         """Tell subscribers that messages of other processes may have been missed, at this place."""
         self._presence.missed()
-        if self._histories is not None:
+        if self._shared is not None:
+            self._shared.missed()
+        elif self._histories is not None:
             self._histories.rename()
         for channel in list(self._channels.values()):
-            self._break(channel)
+            if not self._is_shared(channel.name):
+                self._break(channel)
+
+    def _is_shared(self, name: str | None) -> bool:
+        """Whether the broker keeps the history of a channel."""
+        return (
+            self._shared is not None
+            and self._histories is not None
+            and name is not None
+            and self._histories.config(name) is not None
+        )
 
     def resubscribed(self) -> None:
         """Do not let anybody continue from before, as more may have been missed since `missed`."""
         self._presence.missed()
-        if self._histories is not None:
+        if self._histories is not None and self._shared is None:
             self._histories.rename()
 
     def _break(self, channel: Channel) -> None:
@@ -415,19 +556,59 @@ class Hub:
             if config is not None and config.latest:
                 return
             if channel.history is not None:
-                for member in (*channel.cursors, *channel.inboxes):
-                    if member.is_catching_up(channel):
-                        member.caught_up(channel)
+                self._catch_up_no_more(channel)
                 channel.history.clear()
             position = self._histories.start(channel.name, None, 0).position
-        notice = PositionNotice(channel, position, -1)
-        notice.skip = frozenset(one for one in channel.cursors if not one.is_told_of_gaps(channel))
+        self._notify(channel, PositionNotice(channel, position, -1))
+
+    def _catch_up_no_more(self, channel: Channel) -> list[Subscriber]:
+        """Have all get a channel's messages as they are published; those that have read its history."""
+        slow: list[Subscriber] = []
+        if channel.history is not None:
+            for member in (*channel.cursors, *channel.inboxes):
+                if member.is_catching_up(channel):
+                    member.caught_up(channel)
+                    slow.append(member)
+        return slow
+
+    def tell_missing(
+        self, channel: Channel, position: Position, missing: int, *, slow_only: bool = False
+    ) -> None:
+        """Tell subscribers that messages of a shared history are missing, see `Receiver.tell_missing`."""
+        members = (*channel.cursors, *channel.inboxes)
+        if channel.history is not None and channel.history.config.latest:
+            for member in members:
+                if member.is_catching_up(channel) and missing < 0:
+                    recovery_of(member).cursors[channel] = position.offset + 1
+            return
+        slow = self._catch_up_no_more(channel) if missing < 0 else ()
+        self._notify(channel, PositionNotice(channel, position, missing), slow if slow_only else members)
+
+    def tell_position(self, channel: Channel, position: Position) -> None:
+        """Tell connections that recover where a channel is, in another epoch."""
+        self._notify(channel, PositionNotice(channel, position, 0))
+
+    def begin_latest(self, channel: Channel) -> None:
+        """Give the newest message of a channel that keeps it to all of its subscribers."""
+        for member in (*channel.cursors, *channel.inboxes):
+            self._begin_with_latest(member, channel)
+
+    def _notify(
+        self, channel: Channel, notice: PositionNotice, only: Collection[Subscriber] | None = None
+    ) -> None:
+        """Give a notice to the subscribers of a channel that are told of gaps."""
+        notice.skip = frozenset(
+            one
+            for one in channel.cursors
+            if not one.is_told_of_gaps(channel) or (only is not None and one not in only)
+        )
         if len(notice.skip) < len(channel.cursors):
             self._order += 1
             notice.order = self._order
             self.fanout.append(channel, notice)
         for member in channel.inboxes:
-            tell_gap(channel, member, position, -1)
+            if notice.missing and not member.is_catching_up(channel) and (only is None or member in only):
+                tell_gap(channel, member, notice.position, notice.missing)
 
     # -- subscribers --------------------------------------------------------------------------------
 
@@ -494,6 +675,10 @@ class Hub:
         if history is not None and history.config.latest and self._histories is not None:
             assert channel.name is not None
             self._begin_at(subscriber, channel, self._histories.start(channel.name, None, 0))
+        elif self._shared is not None and self._histories is not None and channel.name in subscriber.held:
+            config = self._histories.config(channel.name)
+            if config is not None and config.latest:
+                self._shared.want(channel.name)  # all get it when it is here
 
     def _begin_at(self, subscriber: Subscriber, channel: Channel, start: Start) -> None:
         """Have a subscriber go on from a start that was found out in the same step."""
@@ -517,11 +702,35 @@ class Hub:
         """
         channel = self._channels[name]
         recovery_of(subscriber).channels.add(channel)
-        if self._histories is None:
+        if self._histories is None or (self._is_shared(name) and not self._is_known(name)):
             return Start(None)
+        history = channel.history
+        if history is not None and history.earlier and isinstance(subscriber, ConnectionSubscriber):
+            # What it is given of the history has another epoch than what other subscriptions may have seen.
+            self.fanout.tell(subscriber, PositionNotice(channel, history.position, 0))
         start = self._histories.start(name, after, last)
         self._begin_at(subscriber, channel, start)
         return start
+
+    def _is_known(self, name: str) -> bool:
+        return self._shared is not None and self._shared.is_known(name)
+
+    @asynccontextmanager
+    async def loaded(self, names: Iterable[str]) -> AsyncIterator[None]:
+        """Have the histories of channels here, from which subscribers recover in the block."""
+        names = [name for name in names if self._is_shared(name)]
+        if not names or self._shared is None:
+            yield
+            return
+        holder = TaskSubscriber()
+        holder.inbox = Subscription("drop_newest", 1, _ended)
+        try:
+            for name in names:
+                self.add(holder, name, "drop_newest")
+            await self._shared.load(names)
+            yield
+        finally:
+            self.leave(holder)
 
     @property
     def names_in_a_row(self) -> int:
@@ -642,6 +851,8 @@ class Hub:
             self._dropped += channel.dropped
             channel.delivered = channel.dropped = 0
             if self._histories is not None and self._broker is not None:
+                if self._shared is not None:
+                    self._shared.forget(channel.name)
                 self._histories.forget(channel.name)  # what others publish now is not heard here
 
     # -- task subscriptions and statistics ----------------------------------------------------------
@@ -689,10 +900,11 @@ class Hub:
         await checkpoint()
         if recover or after is not None:
             inbox.tells_gaps = recovery_of(member).all = True
-        for name in names:
-            self.add(member, name, policy)
-            if name in starts:
-                self._start_task(member, name, starts[name], last)
+        async with self.loaded(name for name in names if recover or name in starts):
+            for name in names:
+                self.add(member, name, policy)
+                if name in starts:
+                    self._start_task(member, name, starts[name], last)
         try:
             yield inbox
         finally:
@@ -774,6 +986,13 @@ class Hub:
         """Keep up with the presence of other processes, until cancelled."""
         await self._presence.run()
 
+    async def follow_histories(self) -> None:
+        """Keep up with the histories that a broker keeps, until cancelled."""
+        while self._histories is not None:
+            while self._shared is None:
+                await self._attached.wait()
+            await self._shared.run()
+
     def statistics(self) -> HubStatistics:
         """The current counters."""
         channels = {
@@ -801,6 +1020,22 @@ class Hub:
         return self._rejected
 
 
+class _Receiver:
+    """What shared histories do with a hub."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.find = hub._find
+        self.deliver = hub.deliver_kept
+        self.record = hub.record_kept
+        self.tell_missing = hub.tell_missing
+        self.tell_position = hub.tell_position
+        self.begin_latest = hub.begin_latest
+
+
+def _ended(subscription: Subscription) -> None:
+    """For subscriptions that nobody receives from."""
+
+
 def _nothing(name: str, wanted: bool) -> None:
     """For hubs without hooks."""
 
@@ -825,6 +1060,12 @@ async def share(broker: Broker, hubs: Mapping[str, Hub], timeout: float) -> Asyn
         if take is not None:
             take(channel, payload)
 
+    def receive_kept(name: str, epoch: str, message: KeptMessage) -> None:
+        namespace, _, channel = name.partition(":")
+        hub = hubs.get(namespace)
+        if hub is not None:
+            hub.receive_kept(channel, epoch, message)
+
     def missed() -> None:
         for hub in hubs.values():
             hub.missed()
@@ -834,12 +1075,13 @@ async def share(broker: Broker, hubs: Mapping[str, Hub], timeout: float) -> Asyn
             hub.resubscribed()
 
     broker.on_missed, broker.on_resubscribed = missed, resubscribed
+    broker.receive_kept = receive_kept
     async with broker.run(receive, timeout):
         for namespace, hub in hubs.items():
             hub.attach(broker, namespace)
         try:
             yield
         finally:
-            broker.on_missed = broker.on_resubscribed = None
+            broker.on_missed = broker.on_resubscribed = broker.receive_kept = None
             for hub in hubs.values():
                 hub.attach(None)

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from trio_ws.channels.channel import ENTRY_OVERHEAD, Recovery
+from trio_ws.channels.channel import ENTRY_OVERHEAD, PositionNotice, Recovery
 from trio_ws.channels.names import is_glob
 from trio_ws.codecs.base import Gap, PacketSource, Position
 
@@ -68,7 +68,7 @@ def _position(value: object) -> Position:
 def catch_up_task(member: TaskSubscriber, channel: Channel, offset: int) -> None:
     """Have a task read a channel from its history, from ``offset`` on, until it has caught up."""
     member.catch_up(channel, offset)
-    member.inbox.refill = functools.partial(refill, member)
+    member.inbox.refill_with(functools.partial(refill, member))
 
 
 def recovery_of(subscriber: Subscriber) -> Recovery:
@@ -97,6 +97,11 @@ def refill(member: TaskSubscriber) -> None:
                 break
             message = record.message
             assert message.position is not None
+            if isinstance(message, PositionNotice):
+                if message.missing:
+                    tell_gap(channel, member, message.position, message.missing)
+                offset = message.position.offset + 1
+                continue
             channel.delivered += inbox.put(message.packet(), len(message.encoded) + ENTRY_OVERHEAD)
             offset = message.position.offset + 1
         if not records or offset > history.offset:

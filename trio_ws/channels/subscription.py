@@ -170,6 +170,11 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
             self._add_gap(self._gaps_after, gap)
             self._packet_arrived.notify_all()
 
+    def refill_with(self, refill: Callable[[], None]) -> None:
+        """Have a function put more into it, from a history, whenever it is empty."""
+        self.refill = refill
+        self._packet_arrived.notify_all()
+
     def _add_gap(self, gaps: dict[str | None, Gap], gap: Gap) -> None:
         channel = gap.channel
         if channel not in gaps and len(gaps) >= _MAX_GAPS:
@@ -225,6 +230,8 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
                 await checkpoint()
                 return self.receive_nowait()  # raises the appropriate exception
             await self._packet_arrived.wait()
+            if self.refill is not None and not self._queue and not self._closed:
+                self.refill()
         return self.receive_nowait()
 
     @property

@@ -275,6 +275,7 @@ class ASGIApp:
             for hub in hubs:
                 nursery.start_soon(hub.fanout.run)
                 nursery.start_soon(hub.run)
+                nursery.start_soon(hub.follow_histories)
 
 
 class _HostedServer(WebSocketServer):

@@ -492,6 +492,16 @@ class WebSocketHandler(Generic[State]):
                 allowed[name] = await self._check_subscription(connection, name)
             if number % _NAMES_IN_A_ROW == 0:
                 await checkpoint()
+        async with self._hub.loaded(starts):
+            return await self._recover_now(connection, starts, allowed)
+
+    async def _recover_now(
+        self,
+        connection: ClientConnection[State],
+        starts: dict[str, RecoverFrom],
+        allowed: dict[str, bool | float],
+    ) -> dict[str, Recovered] | bool:
+        transport = connection._live.transport
         if not await self._hold(connection, list(starts)):
             return False
         self._add_rights(connection, allowed)

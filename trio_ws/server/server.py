@@ -334,6 +334,7 @@ class WebSocketServer(ClientTasks, EnteredOnly):
                     self._runtime.nursery.start_soon(hub.fanout.run, name="trio_ws channels")
                     if self._config.broker is not None:
                         self._runtime.nursery.start_soon(hub.run, name="trio_ws presence")
+                        self._runtime.nursery.start_soon(hub.follow_histories, name="trio_ws histories")
                 for listener in self.listeners:
                     admit = functools.partial(
                         self._accept_client, loopback=self._ssl_context is None and is_loopback(listener)

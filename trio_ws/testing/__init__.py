@@ -22,7 +22,7 @@ Frame(fin=True, rsv=0, opcode=1, masked=False, payload=b'hello') at 0.5 seconds
 
 from __future__ import annotations
 
-from trio_ws.channels.broker import InMemoryBroker, InMemoryBus
+from trio_ws.channels.memory_broker import InMemoryBroker, InMemoryBus
 from trio_ws.testing.link import Direction, Link, LinkOptions, LinkStream, MemoryListener
 from trio_ws.testing.peer import Frame, RawPeer
 

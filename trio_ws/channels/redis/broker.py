@@ -18,10 +18,12 @@ Invariants:
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import secrets
 import ssl
+from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trio_ws._nurseries import unwrap_exception_group
-from trio_ws.channels.broker import Broker, BrokerStatistics
+from trio_ws.channels.broker import Broker, BrokerStatistics, HistoryPage, KeptMessage
 from trio_ws.channels.redis.connection import (
     UNFIT,
     RedisConnection,
@@ -41,6 +43,19 @@ from trio_ws.channels.redis.connection import (
     require_coredis,
 )
 from trio_ws.channels.redis.duplicates import Heard
+from trio_ws.channels.redis.histories import (
+    KEPT,
+    KEPT_GAP,
+    SCRIPTS,
+    DeclaredHistories,
+    append_words,
+    declared_key,
+    pack_declared,
+    parse_kept,
+    parse_page,
+    parse_run,
+    read_words,
+)
 from trio_ws.channels.redis.messages import MessageFormat, check_key
 from trio_ws.channels.redis.patterns import DesiredSubscriptions, channel_of
 from trio_ws.channels.redis.publish_queue import PublishQueue
@@ -50,10 +65,12 @@ from trio_ws.logs import logger_for, shown
 from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from trio_ws.channels.broker import BrokerState
+    from trio_ws.channels.history import History
     from trio_ws.channels.redis.patterns import Key
+    from trio_ws.channels.redis.publish_queue import Outgoing
 
 __all__ = ["RedisBroker"]
 
@@ -78,7 +95,15 @@ _MESSAGES_IN_A_ROW = 16
 #: Drawn from the system, so that neither a fork nor a seed makes two processes draw alike.
 _uniform = random.SystemRandom().uniform
 
+#: Histories that are read at once.
+_READS = 16
+
 _PUBLISH = b"PUBLISH"
+_APPEND = b"EVALSHA"
+_READ = b"EVALSHA to read"
+_SCRIPT = b"SCRIPT"
+_INFO = b"INFO"
+_SET = b"SET"
 _PING = b"PING"
 # The Redis command, by whether to subscribe and whether to a pattern.
 _TELL = {
@@ -92,7 +117,8 @@ _TELL = {
 class RedisBroker(Broker):
     """Connects processes through Redis 6 or later. Requires ``pip install trio-ws[redis]``.
 
-    Redis stores no messages: a process does not receive what is published while it is disconnected. Messages
+    Redis stores the messages of channels that have a history (``channels_history``), as a stream for each.
+    Others it does not: a process does not receive what is published there while it is disconnected. Messages
     that the process itself publishes in the meantime are queued, within two bounds. Beyond them the oldest
     are dropped and counted as ``unpublished``. After reconnecting, the queue is held back for 0.75 seconds
     (0.25 plus ``backoff_max``, if that is less), so that other processes can reconnect first and receive it.
@@ -120,6 +146,8 @@ class RedisBroker(Broker):
         TypeError, ValueError: immediately, for invalid arguments. No message contains the password.
         BrokerError: immediately, if coredis is not installed.
     """
+
+    keeps_histories = True
 
     def __init__(
         self,
@@ -172,6 +200,9 @@ class RedisBroker(Broker):
         self._connection: RedisConnection | None = None  # while connected
         self._wanted = DesiredSubscriptions(prefix)
         self._publish_not_before = -math.inf  # trio's clock
+        self._declared: dict[str, DeclaredHistories] = {}  # by namespace
+        self._reads: deque[_Read] = deque()  # to be sent
+        self._sent_reads: deque[_Read] = deque()  # sent, unanswered
         self._refused: list[tuple[bytes, bytes]] = []  # refused subscriptions, to be retried one by one
         self._queue = PublishQueue(max_queue_items, max_queue_bytes)
         self._overflow = 0  # messages dropped since the queue was last empty
@@ -217,11 +248,31 @@ class RedisBroker(Broker):
             return
         if len(payload) > self._max_message:
             self._queue.dropped += 1
-            text = "not publishing a message of %d bytes: max_message_bytes is %d"
-            self._too_large.warn(text, len(payload), self._max_message)
+            self._warn_too_large(payload)
             return
+        self._put(channel_of(self._prefix, name), payload)
+
+    def append(self, name: str, payload: bytes, history: History) -> None:
+        if self._state == "closed":
+            self._queue.dropped += 1
+            return
+        channel = channel_of(self._prefix, name)
+        if len(payload) > self._max_message:
+            self._queue.refuse(channel, history)
+            self._work.notify_all()
+            self._warn_too_large(payload)
+            return
+        self._put(channel, payload, history)
+
+    def _warn_too_large(self, payload: bytes) -> None:
+        text = "not publishing a message of %d bytes: max_message_bytes is %d"
+        self._too_large.warn(text, len(payload), self._max_message)
+
+    def _put(
+        self, channel: bytes, payload: bytes, history: History | None = None, *, is_packed: bool = False
+    ) -> None:
         before = self._queue.dropped
-        self._queue.put(channel_of(self._prefix, name), payload)
+        self._queue.put(channel, payload, history, is_packed=is_packed)
         if self._connection is not None and self._queue.half_full:
             self._publish_not_before = -math.inf
         self._work.notify_all()
@@ -233,6 +284,33 @@ class RedisBroker(Broker):
                     self._limits,
                 )
             self._overflow += self._queue.dropped - before
+
+    async def read(self, name: str, after: int, history: History) -> HistoryPage:
+        await trio.lowlevel.checkpoint()
+        if not self._running or self._state == "closed":
+            raise BrokerError("the broker is not running")
+        wanted = _Read(channel_of(self._prefix, name), after, history)
+        self._reads.append(wanted)
+        self._work.notify_all()
+        try:
+            await wanted.done.wait()
+        finally:
+            wanted.cancelled = True
+        if wanted.page is None:
+            raise BrokerError(wanted.problem)
+        return wanted.page
+
+    def declare_histories(self, namespace: str, patterns: Mapping[str, History]) -> None:
+        self._declared[namespace] = DeclaredHistories(patterns)
+        if self._connection is not None:
+            self._connection.prepared = False
+        self._work.notify_all()
+
+    def _history(self, name: str) -> History | None:
+        """The history of a channel, by its name and its namespace."""
+        namespace, _, channel = name.partition(":")
+        declared = self._declared.get(namespace) if channel else None
+        return declared.find(channel) if declared is not None else None
 
     @property
     def state(self) -> BrokerState:
@@ -314,6 +392,11 @@ class RedisBroker(Broker):
         self._state = "closed"
         self._connection = None
         self._wanted.clear()
+        self._declared.clear()
+        for read in (*self._sent_reads, *self._reads):
+            read.fail("the broker is not running any more")
+        self._reads.clear()
+        self._sent_reads.clear()
         self._overflow = 0
         left = self._queue.drop_all()
         if left:
@@ -357,6 +440,8 @@ class RedisBroker(Broker):
         self._losses += 1
         self._problem = reason
         self._queue.connection_lost()
+        self._reads.extendleft(reversed(self._sent_reads))
+        self._sent_reads.clear()
         self._wanted.changed.clear()
         self._progress.notify_all()
         if reason != self._last_loss:
@@ -439,12 +524,60 @@ class RedisBroker(Broker):
             link.ping_sent = True
             parts.append(command(_PING))
             link.pending_replies.append((_PING, []))
+        if self._declared and not link.prepared:
+            link.prepared = True
+            parts += self._preparations(link)
+        if self._declared and link.run is None:
+            return b"".join(parts)
+        self._take_reads(link, parts)
         holding = self._publish_not_before > trio.current_time()
         for message in () if holding else self._queue.take(_WINDOW_ITEMS, _WINDOW_BYTES):
-            data = self._format.pack(self._origin, message.sequence, message.channel, message.payload)
-            parts.append(command(_PUBLISH, message.channel, data))
-            link.pending_replies.append((_PUBLISH, []))
+            if message.history is None:
+                data = self._format.pack(self._origin, message.sequence, message.channel, message.payload)
+                parts.append(command(_PUBLISH, message.channel, data))
+                link.pending_replies.append((_PUBLISH, []))
+            else:
+                parts.append(self._append_command(link, message))
+                link.pending_replies.append((_APPEND, []))
         return b"".join(parts)
+
+    def _preparations(self, link: RedisConnection) -> list[bytes]:
+        """What is needed for histories, once for each connection."""
+        parts = []
+        for script in SCRIPTS if link.run is None else ():
+            parts.append(command(_SCRIPT, b"LOAD", script))
+            link.pending_replies.append((_SCRIPT, []))
+        for namespace, declared in self._declared.items():
+            key = declared_key(self._wanted.prefix, namespace)
+            parts.append(command(_SET, key, pack_declared(declared.patterns)))
+            link.pending_replies.append((_SET, []))
+        if link.run is None:
+            parts.append(command(_INFO, b"server"))
+            link.pending_replies.append((_INFO, []))
+        return parts
+
+    def _take_reads(self, link: RedisConnection, parts: list[bytes]) -> None:
+        while self._reads and len(self._sent_reads) < _READS:
+            read = self._reads.popleft()
+            if read.cancelled:
+                continue
+            assert link.run is not None
+            words = read_words(self._wanted.prefix, link.run, read.channel, read.after, read.history)
+            parts.append(command(*words))
+            link.pending_replies.append((_READ, []))
+            self._sent_reads.append(read)
+
+    def _append_command(self, link: RedisConnection, message: Outgoing) -> bytes:
+        assert link.run is not None
+        if message.is_packed:
+            data = message.payload
+            origin, sequence = self._format.origin_of(data), self._format.sequence_of(data)
+        else:
+            origin, sequence = self._origin, message.sequence
+            data = b""
+            if not message.lost:
+                data = self._format.pack(origin, sequence, message.channel, message.payload)
+        return command(*append_words(self._wanted.prefix, link.run, origin, sequence, message, data))
 
     # -- reading ------------------------------------------------------------------------------------
 
@@ -497,7 +630,20 @@ class RedisBroker(Broker):
             raise BrokerError(f"{self._url.shown} sent an unexpected reply: {reply!r:.200}")
         verb, names = link.pending_replies.popleft()
         refused = isinstance(reply, Exception)
-        if verb is _PUBLISH:
+        if verb is _READ:
+            self._answered_read(reply)
+        elif verb is _INFO:
+            link.run = b"" if refused else parse_run(reply)
+            if not link.run:
+                logger.warning("%s does not say when it was started; it must not lose data", self._url.shown)
+            self._work.notify_all()
+        elif verb is _SCRIPT or verb is _SET:
+            if refused:
+                self._problem = f"{self._url.shown} refused {verb.decode()}: {error_text(reply)}"
+                self._refusals.warn("%s", self._problem)
+                if error_code(reply) in UNFIT:
+                    raise BrokerError(self._problem)
+        elif verb is _PUBLISH or verb is _APPEND:
             if refused:
                 self._problem = f"{self._url.shown} refused a message: {error_text(reply)}"
                 if error_code(reply) in UNFIT:
@@ -521,7 +667,64 @@ class RedisBroker(Broker):
             )
             logger.warning("%s", self._problem)
 
+    def _answered_read(self, reply: Any) -> None:
+        read = self._sent_reads.popleft()
+        self._work.notify_all()
+        if isinstance(reply, Exception):
+            self._problem = f"{self._url.shown} refused to read a history: {error_text(reply)}"
+            if error_code(reply) in UNFIT:
+                self._reads.appendleft(read)
+                raise BrokerError(self._problem)
+            read.fail(self._problem)
+            return
+        unpack = functools.partial(self._unpack_kept, read.channel)
+        try:
+            read.page = parse_page(reply, unpack)
+        except (ValueError, TypeError, IndexError, AttributeError) as exc:
+            raise BrokerError(f"{self._url.shown} sent an unexpected history: {reply!r:.200}") from exc
+        read.done.set()
+
+    def _unpack_kept(self, channel: bytes, data: bytes) -> bytes | None:
+        """The payload of a message in a stream, of whatever age; None if it is invalid."""
+        payload = self._format.unpack(channel, data, self._max_message, max_age=math.inf)
+        if payload is None:
+            self._reject(channel, data)
+        return payload
+
+    def _deliver_kept(self, name: str, channel: bytes, data: bytes) -> None:
+        """Deliver a message of a channel with a history, which has a position."""
+        try:
+            epoch, offset, message = parse_kept(data)
+            missing = int(message) if data.startswith(KEPT_GAP) else 0
+        except ValueError:
+            self._reject(channel, data)
+            return
+        if self._history(name) is None or self.receive_kept is None:
+            return
+        payload = b""
+        if not data.startswith(KEPT_GAP):
+            unpacked = self._format.unpack(channel, message, self._max_message)
+            if unpacked is None:
+                self._reject(channel, data)
+                return
+            payload = unpacked
+        self._received += 1
+        self.receive_kept(name, epoch, KeptMessage(offset, payload, missing))
+
+    def _reject(self, channel: bytes, data: bytes) -> None:
+        self._rejected += 1
+        self._foreign.warn(
+            "dropped a message in another format, or unmarked, %d bytes on the channel '%s' at Redis",
+            len(data),
+            shown(channel),
+        )
+
     def _deliver(self, key: Key, channel: bytes, data: bytes) -> None:
+        if data.startswith((KEPT, KEPT_GAP)):
+            name = self._wanted.match(key, channel)
+            if name is not None:
+                self._deliver_kept(name, channel, data)
+            return
         origin = self._format.origin_of(data)
         if origin == self._origin:
             return
@@ -530,12 +733,14 @@ class RedisBroker(Broker):
             return
         payload = self._format.unpack(channel, data, self._max_message)
         if payload is None:
-            self._rejected += 1
-            self._foreign.warn(
-                "dropped a message in another format, or unmarked, %d bytes on the channel '%s' at Redis",
-                len(data),
-                shown(channel),
-            )
+            self._reject(channel, data)
+            return
+        history = self._history(name)
+        if history is not None:
+            # Published by a program that does not know of the history. Each process that receives it appends
+            # it, and Redis accepts the first.
+            if self._heard.add(origin, channel, data):
+                self._put(channel, data, history, is_packed=True)
             return
         if not self._format.is_new(data) or not self._heard.add(origin, channel, data):
             return
@@ -545,6 +750,23 @@ class RedisBroker(Broker):
         except Exception:
             # receive() never raises. If it does after all, only this message is lost.
             logger.exception("could not deliver a message for %r", name)
+
+
+class _Read:
+    """A history that is to be read."""
+
+    def __init__(self, channel: bytes, after: int, history: History) -> None:
+        self.channel = channel
+        self.after = after
+        self.history = history
+        self.done = trio.Event()
+        self.cancelled = False
+        self.page: HistoryPage | None = None
+        self.problem = ""
+
+    def fail(self, problem: str) -> None:
+        self.problem = problem
+        self.done.set()
 
 
 class _ThrottledWarning:

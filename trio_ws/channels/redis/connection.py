@@ -52,10 +52,11 @@ _CODES = {
     "BusyLoadingError": "LOADING",
     "ClusterDownError": "CLUSTERDOWN",
     "MovedError": "MOVED",
+    "NoScriptError": "NOSCRIPT",
     "ReadOnlyError": "READONLY",
 }
 #: Errors after which this connection is useless, while a new one may work.
-UNFIT = frozenset({"WRONGPASS", "NOAUTH", "LOADING", "CLUSTERDOWN", "MOVED", "READONLY"})
+UNFIT = frozenset({"WRONGPASS", "NOAUTH", "LOADING", "CLUSTERDOWN", "MOVED", "NOSCRIPT", "READONLY"})
 
 _RECEIVE_SIZE = 65_536
 #: Limit on what a server may send before its greeting, which has about a tenth of it.
@@ -155,6 +156,8 @@ class RedisConnection:
         subscribed: what Redis was asked to deliver.
         pinged: whether a PING is due or unanswered, and nothing was received since.
         ping_sent: whether that PING was sent.
+        run: what names this run of Redis; None until that is known.
+        prepared: whether it was asked for that, and given the scripts.
     """
 
     def __init__(self, stream: trio.abc.Stream, shown: str) -> None:
@@ -165,6 +168,8 @@ class RedisConnection:
         self.subscribed: set[tuple[bool, bytes]] = set()
         self.pinged = False
         self.ping_sent = False
+        self.run: bytes | None = None
+        self.prepared = False
         self._stream = stream
         self._shown = shown
         self._parser: Parser = Parser()

@@ -74,6 +74,11 @@ class MessageFormat:
         """The bytes where the origin of a message is."""
         return data[_ORIGIN]
 
+    @staticmethod
+    def sequence_of(data: bytes) -> int:
+        """The sequence number of a message."""
+        return int.from_bytes(data[20:28], "big")
+
     def pack(self, origin: bytes, sequence: int, channel: bytes, payload: bytes) -> bytes:
         """Return a message."""
         number = sequence.to_bytes(8, "big")
@@ -88,8 +93,8 @@ class MessageFormat:
         mac.update(payload)
         return mac.digest()[:_MAC]
 
-    def unpack(self, channel: bytes, data: bytes, max_payload: int) -> bytes | None:
-        """Return the payload of a message, or None if the message is invalid."""
+    def unpack(self, channel: bytes, data: bytes, max_payload: int, max_age: float = MAX_AGE) -> bytes | None:
+        """Return the payload of a message, or None if the message is invalid, or too old."""
         if not self.head <= len(data) <= self.head + max_payload:
             return None
         if self._key is None:
@@ -97,7 +102,7 @@ class MessageFormat:
         fields, mac, payload = data[:_SIGNED_FIELDS], data[_SIGNED_FIELDS:_SIGNED_HEAD], data[_SIGNED_HEAD:]
         if not data.startswith(_SIGNED) or not hmac.compare_digest(mac, self._mac(fields, channel, payload)):
             return None
-        if abs(time.time() - int.from_bytes(fields[28:36], "big") / 1000) > MAX_AGE:
+        if abs(time.time() - int.from_bytes(fields[28:36], "big") / 1000) > max_age:
             return None
         return payload
 
@@ -105,7 +110,7 @@ class MessageFormat:
         """Whether a valid message is not a repetition, as far as its mark can tell."""
         if self._key is None:
             return True
-        origin, sequence = self.origin_of(data), int.from_bytes(data[20:28], "big")
+        origin, sequence = self.origin_of(data), self.sequence_of(data)
         if sequence <= self._sequences.get(origin, -1):
             return False
         self._sequences.pop(origin, None)

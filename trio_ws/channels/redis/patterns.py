@@ -98,11 +98,12 @@ class DesiredSubscriptions:
     Attributes:
         names: the names, or globs, behind each name or pattern at Redis.
         changed: keys that may differ from what Redis was told, oldest first.
+        prefix: of all channels.
     """
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        self._prefix_bytes = prefix.encode("utf-8", "surrogatepass")
+        self.prefix = prefix.encode("utf-8", "surrogatepass")
         self.names: dict[Key, dict[str, Glob | None]] = {}
         self.changed: dict[Key, None] = {}
 
@@ -144,7 +145,7 @@ class DesiredSubscriptions:
         names = self.names.get(key)
         if names is None:
             return None  # unsubscribed while the message was in flight
-        name = name_of(self._prefix_bytes, channel)
+        name = name_of(self.prefix, channel)
         if name is None or (
             key[0] and not any(glob is not None and glob.matches(name) for glob in names.values())
         ):

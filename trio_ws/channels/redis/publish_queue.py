@@ -3,28 +3,57 @@
 Invariants: a message is in exactly one place. It is waiting, or sent and unanswered, or counted as published,
 or counted as dropped. The bound covers the first two together. Messages that were unanswered when a
 connection broke return to their old place in the queue; receivers recognise duplicates by the sequence
-number.
+number. Messages of a channel with a history that were dropped are told of in their place, by one message that
+says how many they were.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from trio_ws.channels.history import History
 
 __all__ = ["Outgoing", "PublishQueue"]
 
 
 class Outgoing(NamedTuple):
-    """One message; ``sequence`` counts up from 1 for each broker."""
+    """One message.
+
+    Attributes:
+        sequence: counts up from 1 for each broker, in the order in which messages are first sent; 0 before.
+        channel: its name at Redis.
+        payload: what is published; empty if messages are missing here.
+        history: of the channel, if it has one.
+        lost: how many messages are missing here.
+        is_packed: the payload is as it came from another program, with its own sequence number.
+    """
 
     sequence: int
     channel: bytes
     payload: bytes
+    history: History | None = None
+    lost: int = 0
+    is_packed: bool = False
 
     @property
     def size(self) -> int:
         """The bytes charged for it."""
         return len(self.channel) + len(self.payload)
+
+
+class _Lost(NamedTuple):
+    """Messages of one channel that were dropped.
+
+    Attributes:
+        number: how many.
+        sequence: of the last of them, if it was sent once and may have arrived; else 0.
+    """
+
+    number: int
+    sequence: int
+    history: History
 
 
 class PublishQueue:
@@ -45,50 +74,98 @@ class PublishQueue:
         self._bytes = 0
         self._sent_bytes = 0
         self._sequence = 0
+        self._lost: dict[bytes, _Lost] = {}  # by channel
+        self._tell: dict[bytes, None] = {}  # channels whose loss is told before all that waits
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._sent)
+        return len(self._waiting) + len(self._sent) + len(self._tell)
 
     @property
     def half_full(self) -> bool:
         """Whether half of a bound is reached."""
         return 2 * len(self) >= self._max_items or 2 * self._bytes >= self._max_bytes
 
-    def put(self, channel: bytes, payload: bytes) -> None:
+    def put(
+        self, channel: bytes, payload: bytes, history: History | None = None, *, is_packed: bool = False
+    ) -> None:
         """Append a message. If the queue is full, the oldest unsent messages are dropped."""
-        self._sequence += 1
-        message = Outgoing(self._sequence, channel, payload)
+        message = Outgoing(0, channel, payload, history, 0, is_packed)
         if message.size > self._max_bytes:
-            self.dropped += 1
+            self.refuse(channel, history)
             return
+        self._append(message)
+
+    def refuse(self, channel: bytes, history: History | None = None) -> None:
+        """Drop a message that may not be sent, and tell of it in its place."""
+        self.dropped += 1
+        if history is not None:
+            self._append(Outgoing(0, channel, b"", history, 1))
+
+    def _append(self, message: Outgoing) -> None:
         self._waiting.append(message)
         self._bytes += message.size
-        while len(self) > self._max_items or self._bytes > self._max_bytes:
-            self._bytes -= self._waiting.popleft().size
-            self.dropped += 1
+        while len(self._waiting) + len(self._sent) > self._max_items or self._bytes > self._max_bytes:
+            oldest = self._waiting.popleft()
+            self._bytes -= oldest.size
+            self._drop(oldest, oldest.sequence)
+            if oldest.channel in self._lost:
+                self._tell[oldest.channel] = None
+
+    def _drop(self, message: Outgoing, sequence: int) -> None:
+        """Count a message as dropped, and remember to tell of it where the channel has a history."""
+        self.dropped += not message.lost
+        if message.history is None or message.is_packed:
+            return
+        known = self._lost.pop(message.channel, None)
+        count = (message.lost or 1) + (known.number if known is not None else 0)
+        self._lost[message.channel] = _Lost(count, sequence, message.history)
+        if len(self._lost) > self._max_items:
+            oldest = next(iter(self._lost))
+            del self._lost[oldest]
+            self._tell.pop(oldest, None)
 
     def take(self, max_items: int, max_bytes: int) -> list[Outgoing]:
         """Return messages to send, so that at most this much is unanswered. A single one may be larger."""
-        taken = []
-        while self._waiting and len(self._sent) < max_items:
-            size = self._waiting[0].size
-            if self._sent and self._sent_bytes + size > max_bytes:
-                break
-            message = self._waiting.popleft()
+        taken: list[Outgoing] = []
+        while len(self._sent) < max_items:
+            message = self._take_lost()
+            if message is None:
+                if not self._waiting:
+                    break
+                size = self._waiting[0].size
+                if self._sent and self._sent_bytes + size > max_bytes:
+                    break
+                message = self._waiting.popleft()
+            if not message.sequence:
+                self._sequence += 1
+                message = message._replace(sequence=self._sequence)
+            self._sent_bytes += message.size
             self._sent.append(message)
-            self._sent_bytes += size
             taken.append(message)
         return taken
 
+    def _take_lost(self) -> Outgoing | None:
+        """What tells of dropped messages of a channel, where that is to be sent next."""
+        first = self._waiting[0] if self._waiting else None
+        channel = next(iter(self._tell), first.channel if first is not None else None)
+        lost = self._lost.get(channel) if channel is not None else None
+        if channel is None or lost is None or (first is not None and first.sequence and not lost.sequence):
+            return None  # what was sent before keeps its place
+        del self._lost[channel]
+        self._tell.pop(channel, None)
+        message = Outgoing(lost.sequence, channel, b"", lost.history, lost.number)
+        self._bytes += message.size
+        return message
+
     def answered(self, *, taken: bool) -> None:
         """Record the answer of Redis to the oldest sent message: accepted or refused."""
-        size = self._sent.popleft().size
-        self._bytes -= size
-        self._sent_bytes -= size
-        if taken:
+        message = self._sent.popleft()
+        self._bytes -= message.size
+        self._sent_bytes -= message.size
+        if not taken:
+            self._drop(message, 0)
+        elif not message.lost:
             self.published += 1
-        else:
-            self.dropped += 1
 
     def connection_lost(self) -> None:
         """Queue all unanswered messages again."""
@@ -98,9 +175,11 @@ class PublishQueue:
 
     def drop_all(self) -> int:
         """Drop all messages, and return their number."""
-        count = len(self)
+        count = sum(not message.lost for message in (*self._waiting, *self._sent))
         self.dropped += count
         self._waiting.clear()
         self._sent.clear()
+        self._lost.clear()
+        self._tell.clear()
         self._bytes = self._sent_bytes = 0
         return count

@@ -12,10 +12,19 @@ import trio
 
 from trio_ws._blocks import EnteredOnly, check_trio
 from trio_ws.channels.channel import encode
+from trio_ws.channels.history import History
 from trio_ws.channels.names import check_name
 from trio_ws.channels.redis.connection import command, error_text, open_connection, require_coredis
+from trio_ws.channels.redis.histories import (
+    SCRIPTS,
+    DeclaredHistories,
+    append_words,
+    declared_key,
+    parse_run,
+)
 from trio_ws.channels.redis.messages import MessageFormat, check_key
 from trio_ws.channels.redis.patterns import channel_of
+from trio_ws.channels.redis.publish_queue import Outgoing
 from trio_ws.channels.redis.url import parse_redis_url
 from trio_ws.errors import BrokerError
 
@@ -25,6 +34,11 @@ if TYPE_CHECKING:
     from trio_ws.channels.redis.connection import RedisConnection
 
 __all__ = ["BlockingPublisher", "Publisher"]
+
+#: Seconds for which it is known which channels have a history.
+_KNOWN_FOR = 10.0
+#: Answers to `_Settings.questions`.
+_QUESTIONS = len(SCRIPTS) + 2
 
 _to_msgpack = msgspec.msgpack.Encoder().encode
 
@@ -48,19 +62,54 @@ class _Settings:
         self.origin = secrets.token_bytes(16)
         self.sequence = 0
 
-    def command(self, name: str, data: Any) -> bytes:
-        """The command that publishes."""
+        self.declared = DeclaredHistories({})
+        self.run = b""
+
+    @property
+    def questions(self) -> bytes:
+        """The commands that ask which channels have a history, and load the scripts."""
+        key = declared_key(self.prefix.encode("utf-8", "surrogatepass"), self.namespace)
+        scripts = b"".join(command(b"SCRIPT", b"LOAD", script) for script in SCRIPTS)
+        return scripts + command(b"INFO", b"server") + command(b"GET", key)
+
+    def learn(self, replies: list[Any]) -> None:
+        """Take the answers to `questions`."""
+        *_, info, declared = replies
+        self.run = b"" if isinstance(info, Exception) else parse_run(info)
+        self.declared = DeclaredHistories({})
+        if isinstance(declared, bytes):
+            try:
+                self.declared = DeclaredHistories.unpack(declared, History)
+            except (msgspec.MsgspecError, ValueError, TypeError) as exc:
+                raise BrokerError(f"{self.url.shown} has an unknown declaration of histories: {exc}") from exc
+
+    def find(self, name: str) -> History | None:
+        """The history of a channel, if it has one."""
+        return self.declared.find(name)
+
+    def pack(self, name: str, data: Any) -> tuple[bytes, bytes]:
+        """The channel at Redis, and the payload."""
         channel = channel_of(self.prefix, f"{self.namespace}:{check_name(name)}")
-        payload = _to_msgpack([msgspec.Raw(encode(data)), None])
+        return channel, _to_msgpack([msgspec.Raw(encode(data)), None])
+
+    def command(self, name: str, channel: bytes, payload: bytes) -> bytes:
+        """The command that publishes."""
         self.sequence += 1
-        return command(b"PUBLISH", channel, self.format.pack(self.origin, self.sequence, channel, payload))
+        data = self.format.pack(self.origin, self.sequence, channel, payload)
+        history = self.find(name)
+        if history is None:
+            return command(b"PUBLISH", channel, data)
+        message = Outgoing(self.sequence, channel, payload, history)
+        prefix = self.prefix.encode("utf-8", "surrogatepass")
+        return command(*append_words(prefix, self.run, self.origin, self.sequence, message, data))
 
 
 class Publisher(EnteredOnly):
     """Publishes to the channels of servers that share a Redis, from another program.
 
     ``async with trio_ws.Publisher("redis://localhost") as publisher: await publisher.publish("room.7", 1)``.
-    It connects when it first publishes, and again after a failure. Any number of tasks may publish.
+    It connects when it first publishes, and again after a failure. Any number of tasks may publish. Channels
+    that have a history with the servers, which say so in Redis when they start, keep what it publishes.
 
     Args:
         url: of the Redis, as of `RedisBroker`.
@@ -91,6 +140,7 @@ class Publisher(EnteredOnly):
         self._timeout = timeout
         self._lock = trio.Lock()
         self._connection: RedisConnection | None = None
+        self._learned = 0.0
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -126,12 +176,13 @@ class Publisher(EnteredOnly):
         if self._closed:
             raise trio.ClosedResourceError("the publisher is closed; its block has ended")
         async with self._lock:
-            data = self._settings.command(name, data)
+            channel, payload = self._settings.pack(name, data)
             done = False
             reply: Any = None
             try:
                 with trio.move_on_after(self._timeout):
-                    reply = await self._exchange(data)
+                    await self._prepare()
+                    (reply,) = await self._exchange(self._settings.command(name, channel, payload), 1)
                     done = True
             finally:
                 if not done:
@@ -142,15 +193,24 @@ class Publisher(EnteredOnly):
             raise BrokerError(f"{self._settings.url.shown} refused a message: {error_text(reply)}")
         return int(reply)
 
-    async def _exchange(self, data: bytes) -> Any:
+    async def _prepare(self) -> None:
+        """Connect, and learn which channels have a history, where that is not known or long ago."""
         settings = self._settings
         if self._connection is None:
             self._connection = await open_connection(settings.url, settings.ssl_context, self._timeout)
+        elif trio.current_time() < self._learned + _KNOWN_FOR:
+            return
+        settings.learn(await self._exchange(settings.questions, _QUESTIONS))
+        self._learned = trio.current_time()
+
+    async def _exchange(self, data: bytes, count: int) -> list[Any]:
+        """Send commands, and return so many answers."""
+        assert self._connection is not None
         await self._connection.send(data)
-        while True:
-            for is_push, reply in await self._connection.receive():
-                if not is_push:
-                    return reply
+        replies: list[Any] = []
+        while len(replies) < count:
+            replies += [reply for is_push, reply in await self._connection.receive() if not is_push]
+        return replies
 
 
 class BlockingPublisher:

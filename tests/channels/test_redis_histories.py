@@ -1,0 +1,409 @@
+"""Histories through a real Redis that is killed, stopped, emptied and restarted.
+
+Each subscriber has all messages in order and once, or a gap exactly where some were lost.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+import trio
+
+from tests.support.redis import QUICK, RedisServer, redis_server, settled
+from tests.support.serving import serving_in_memory
+from tests.support.watching import until
+from trio_ws import (
+    BlockingPublisher,
+    Gap,
+    History,
+    Publisher,
+    RedisBroker,
+    Subscription,
+    WebSocketClient,
+    WebSocketHandler,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.support.serving import MemoryServer
+
+ITEMS = 100
+DURABLE = "--appendonly yes --appendfsync always"
+
+
+class Rooms(WebSocketHandler):
+    channels_history: ClassVar = {
+        "room.*": History(items=ITEMS),
+        "small.*": History(items=1000, bytes=2000),
+        "short.*": History(seconds=5),
+        "price.*": History(latest=True),
+    }
+
+    def may_subscribe(self, connection: Any, name: str) -> bool:
+        return True
+
+
+class Process:
+    """One of the processes of a test, which share a Redis."""
+
+    def __init__(self, handler: Rooms, broker: RedisBroker, memory: MemoryServer) -> None:
+        self.handler = handler
+        self.broker = broker
+        self.memory = memory
+
+    @property
+    def losses(self) -> int:
+        return self.broker.statistics().losses
+
+
+@asynccontextmanager
+async def process(redis: RedisServer, **options: Any) -> AsyncIterator[Process]:
+    handler = Rooms()
+    broker = RedisBroker(redis.url, **{**QUICK, **options})
+    async with serving_in_memory(handler, broker=broker) as memory:
+        yield Process(handler, broker, memory)
+
+
+@asynccontextmanager
+async def two_processes(*server: str, **options: Any) -> AsyncIterator[tuple[Process, Process, RedisServer]]:
+    async with (
+        redis_server(*server) as redis,
+        process(redis, **options) as one,
+        process(redis, **options) as two,
+    ):
+        yield one, two, redis
+
+
+async def connected_again(processes: tuple[Process, Process], losses: list[int]) -> None:
+    """Until both have noticed that Redis was lost, and are connected again."""
+    await until(
+        lambda: (
+            all(one.losses > before for one, before in zip(processes, losses, strict=True))
+            and all(one.broker.state == "connected" for one in processes)
+        )
+    )
+
+
+async def take(inbox: Subscription, last: Any) -> list[Any]:
+    """Data, or a gap and how many are missing, up to the data ``last``."""
+    got: list[Any] = []
+    while not got or got[-1] != last:
+        packet = await inbox.receive()
+        got.append(("gap", packet.missing) if isinstance(packet, Gap) else packet.data)
+    return got
+
+
+async def test_all_processes_have_one_order() -> None:
+    async with (
+        two_processes() as (one, two, _),
+        one.handler.channels.subscribe("room.1", recover=True, max_items=500) as here,
+        two.handler.channels.subscribe("room.*", recover=True, max_items=500) as there,
+    ):
+        await settled(two.broker)
+        for number in range(100):
+            (one, two)[number % 2].handler.publish("room.1", number)
+            if number % 7 == 0:
+                await trio.lowlevel.checkpoint()
+        got = [[await inbox.receive() for _ in range(100)] for inbox in (here, there)]
+        assert [packet.data for packet in got[0]] == [packet.data for packet in got[1]]
+        assert [packet.position for packet in got[0]] == [packet.position for packet in got[1]]
+        assert [packet.offset for packet in got[0]] == list(range(1, 101))
+        for remainder in (0, 1):
+            each = [packet.data for packet in got[0] if packet.data % 2 == remainder]
+            assert each == sorted(each)
+
+
+async def test_histories_survive_the_processes() -> None:
+    async with redis_server() as redis:
+        async with process(redis) as one:
+            for number in range(ITEMS + 5):
+                one.handler.publish("room.1", number)
+            await settled(one.broker)
+        async with process(redis) as two:
+            async with two.handler.channels.subscribe("room.1", last=ITEMS + 5, max_items=500) as inbox:
+                packets = [await inbox.receive() for _ in range(ITEMS)]
+                assert [packet.data for packet in packets] == list(range(5, ITEMS + 5))
+            position = packets[0].position
+            assert position is not None
+            async with two.handler.channels.subscribe("room.1", after=position, max_items=500) as inbox:
+                assert (await inbox.receive()).data == 6
+            async with two.handler.channels.subscribe("room.1", after=position._replace(offset=2)) as inbox:
+                assert (await take(inbox, 5)) == [("gap", 3), 5]
+
+
+async def test_a_redis_that_keeps_what_it_has_is_no_gap() -> None:
+    async with (
+        two_processes(DURABLE) as (one, two, redis),
+        one.handler.channels.subscribe("room.1", recover=True, max_items=500) as inbox,
+        WebSocketClient("ws://test/", stream=await two.memory.stream()) as client,
+        client.subscribe("room.1", recover=True, max_items=500) as remote,
+    ):
+        number = 0
+        for _ in range(3):
+            for _ in range(20):
+                number += 1
+                one.handler.publish("room.1", number)
+            await settled(one.broker)
+            losses = [one.losses, two.losses]
+            await redis.kill()
+            for _ in range(10):
+                number += 1
+                two.handler.publish("room.1", number)
+            await until(lambda losses=losses: one.losses > losses[0] and two.losses > losses[1])  # type: ignore[misc]
+            await redis.start()
+            await connected_again((one, two), losses)
+            await settled(two.broker)
+        two.handler.publish("room.1", "end")
+        assert await take(inbox, "end") == [*range(1, number + 1), "end"]
+        assert await take(remote, "end") == [*range(1, number + 1), "end"]
+        # A position of before the restarts is still one.
+        async with client.subscribe("room.1", last=5) as late:
+            assert await take(late, "end") == [*range(number - 3, number + 1), "end"]
+        two.handler.publish("room.1", "more")
+        assert await take(remote, "more") == ["more"], "what was replayed to one subscription reached another"
+
+
+async def test_a_redis_that_loses_a_part_is_a_gap_where_that_was_seen() -> None:
+    async with (
+        two_processes("--appendonly no") as (one, two, redis),
+        one.handler.channels.subscribe("room.1", recover=True) as inbox,
+    ):
+        for number in range(5):
+            one.handler.publish("room.1", number)
+        await settled(one.broker)
+        await redis.do("SAVE")
+        one.handler.publish("room.1", "lost")
+        packet = None
+        for _ in range(6):
+            packet = await inbox.receive()
+        assert packet is not None
+        assert packet.data == "lost"
+        losses = [one.losses, two.losses]
+        await redis.kill()
+        await redis.start()
+        await connected_again((one, two), losses)
+        for number in range(5, 15):
+            two.handler.publish("room.1", number)
+        # Its offset is used again, in another epoch.
+        assert await take(inbox, 14) == [("gap", None), *range(15)][:1] + list(range(15))
+        async with one.handler.channels.subscribe("room.1", after=packet.position, max_items=50) as late:
+            two.handler.publish("room.1", "end")
+            assert await take(late, "end") == [("gap", None), "end"]
+
+
+async def test_a_redis_that_hangs_is_no_gap() -> None:
+    async with (
+        two_processes(ping_interval=0.1, ping_timeout=0.2) as (one, two, redis),
+        one.handler.channels.subscribe("room.1", recover=True, max_items=500) as here,
+        two.handler.channels.subscribe("room.1", recover=True, max_items=500) as there,
+    ):
+        for number in range(50):
+            (one, two)[number % 2].handler.publish("room.1", number)
+        redis.pause()
+        for number in range(50, 80):
+            one.handler.publish("room.1", number)
+        losses = [one.losses, two.losses]
+        await until(lambda: one.losses > losses[0] and two.losses > losses[1])
+        redis.resume()
+        await connected_again((one, two), losses)
+        await settled(one.broker)
+        await settled(two.broker)
+        two.handler.publish("room.1", "end")
+        for inbox in (here, there):
+            got = await take(inbox, "end")
+            assert sorted(got[:-1]) == list(range(80)), "none missing, none twice"
+            assert [number for number in got[:-1] if number >= 50] == list(range(50, 80))
+
+
+async def test_connections_that_are_cut_while_messages_are_under_way() -> None:
+    async with (
+        two_processes() as (one, two, redis),
+        one.handler.channels.subscribe("room.1", recover=True, max_items=5000) as here,
+        two.handler.channels.subscribe("room.1", recover=True, max_items=5000) as there,
+    ):
+        for number in range(1, 601):
+            (one, two)[number % 2].handler.publish("room.1", number)
+            if number % 60 == 0:
+                await redis.do("CLIENT", "KILL", "TYPE", "pubsub")
+            elif number % 10 == 0:
+                await trio.sleep(0)
+        await settled(one.broker)
+        await settled(two.broker)
+        one.handler.publish("room.1", "end")
+        for inbox in (here, there):
+            got = await take(inbox, "end")
+            numbers = [one for one in got[:-1] if isinstance(one, int)]
+            missing = sum(one[1] for one in got[:-1] if not isinstance(one, int))
+            assert len(set(numbers)) == len(numbers)
+            # More than the history holds may be published while the connection is away.
+            assert len(numbers) + missing == 600
+
+
+async def test_an_emptied_redis() -> None:
+    async with (
+        two_processes() as (one, two, redis),
+        one.handler.channels.subscribe(["room.1", "price.1"], recover=True) as here,
+    ):
+        two.handler.publish("room.1", 1)
+        packet = await here.receive()
+        await settled(two.broker)
+        await redis.do("FLUSHALL")
+        two.handler.publish("room.1", 2)
+        two.handler.publish("price.1", 2.5)
+        two.handler.publish("room.1", 3)
+        assert await take(here, 3) == [2, 2.5, 3]
+        async with two.handler.channels.subscribe("room.1", after=packet.position) as late:
+            two.handler.publish("room.1", 4)
+            assert await take(late, 4) == [("gap", None), 4]
+        # What one process misses while it is emptied is a gap for that one only.
+        await take(here, 4)
+        async with two.handler.channels.subscribe("room.1", recover=True) as there:
+            losses = one.losses
+            one_link = one.broker._connection
+            assert one_link is not None
+            one.broker._backoff_initial = 0.5
+            await one_link.aclose()
+            await until(lambda: one.losses > losses)
+            two.handler.publish("room.1", 5)
+            await settled(two.broker)
+            await redis.do("FLUSHALL")
+            two.handler.publish("room.1", 6)
+            await until(lambda: one.broker.state == "connected")
+            two.handler.publish("room.1", 7)
+            assert await take(here, 7) == [("gap", None), 6, 7]
+            assert await take(there, 7) == [5, 6, 7]
+
+
+async def test_bounds() -> None:
+    async with two_processes() as (one, two, redis):
+        for number in range(50):
+            one.handler.publish("small.1", [number, "x" * 200])
+            one.handler.publish("price.1", number)
+        one.handler.publish("small.2", "x" * 5000)
+        await settled(one.broker)
+        kept = await redis.do("XRANGE", "trio_ws:h{:small.1}s", "-", "+")
+        sizes = [len(fields[1]) + 128 for _, fields in kept]
+        assert 2000 - max(sizes) < sum(sizes) <= 2000
+        assert await redis.do("HGET", "trio_ws:h{:small.1}m", "b") == str(sum(sizes)).encode()
+        assert await redis.do("XLEN", "trio_ws:h{:price.1}s") == 1
+        assert await redis.do("XLEN", "trio_ws:h{:small.2}s") == 0
+        async with two.handler.channels.subscribe("small.1", last=50) as inbox:
+            packet = await inbox.receive()
+            assert packet.data[0] == packet.offset - 1 == 50 - len(kept)  # type: ignore[operator]
+        async with two.handler.channels.subscribe("price.1") as inbox:
+            assert (await inbox.receive()).data == 49
+        one.handler.publish("short.1", 1)
+        await settled(one.broker)
+        async with two.handler.channels.subscribe("short.1", last=1) as inbox:
+            packet = await inbox.receive()
+        assert 0 < await redis.do("PTTL", "trio_ws:h{:short.1}s") <= 5000
+        await redis.do("DEL", "trio_ws:h{:short.1}s")  # as if it had expired
+        async with two.handler.channels.subscribe("short.1", after=packet.position) as inbox:
+            one.handler.publish("short.1", 2)
+            assert await take(inbox, 2) == [2], "what is too old is no loss to those who had it"
+
+
+async def test_messages_for_which_a_queue_has_no_room_are_a_gap_for_all() -> None:
+    async with (
+        two_processes(DURABLE, max_queue_items=5) as (one, two, redis),
+        one.handler.channels.subscribe("room.1", recover=True) as here,
+        two.handler.channels.subscribe("room.1", recover=True) as there,
+    ):
+        one.handler.publish("room.1", "before")
+        await settled(one.broker)
+        losses = [one.losses, two.losses]
+        await redis.kill()
+        await until(lambda: one.losses > losses[0] and two.losses > losses[1])
+        for number in range(12):
+            one.handler.publish("room.1", number)
+        await redis.start()
+        for inbox in (here, there):
+            assert await take(inbox, 11) == ["before", ("gap", 7), 7, 8, 9, 10, 11]
+        one.handler.publish("room.1", "x" * 2_000_000)
+        one.handler.publish("room.1", "end")
+        for inbox in (here, there):
+            assert await take(inbox, "end") == [("gap", 1), "end"]
+
+
+async def test_a_redis_that_has_no_memory_left() -> None:
+    async with (
+        two_processes() as (one, two, redis),
+        two.handler.channels.subscribe("room.1", recover=True) as inbox,
+    ):
+        one.handler.publish("room.1", 1)
+        await settled(one.broker)
+        await redis.do("CONFIG", "SET", "maxmemory", "1")
+        one.handler.publish("room.1", "refused")
+        one.handler.publish("room.1", "refused")
+        await settled(one.broker)
+        assert "refused a message" in one.broker.problem
+        assert one.broker.statistics().unpublished == 2
+        await redis.do("CONFIG", "SET", "maxmemory", "0")
+        one.handler.publish("room.1", 2)
+        assert await take(inbox, 2) == [1, ("gap", 2), 2]
+
+
+async def test_scripts_that_were_flushed_are_loaded_again() -> None:
+    async with (
+        two_processes() as (one, two, redis),
+        two.handler.channels.subscribe("room.1", recover=True) as inbox,
+    ):
+        await redis.do("SCRIPT", "FLUSH")
+        one.handler.publish("room.1", 1)
+        assert await take(inbox, 1) == [1]
+
+
+@pytest.mark.parametrize("key", [None, b"k" * 16])
+async def test_publishers_outside(key: bytes | None) -> None:
+    async with two_processes(key=key) as (one, two, redis):
+        await settled(one.broker)
+        async with Publisher(redis.url, key=key) as publisher:
+            await publisher.publish("room.1", 1)
+            await trio.to_thread.run_sync(lambda: BlockingPublisher(redis.url, key=key).publish("room.1", 2))
+            async with two.handler.channels.subscribe("room.1", last=10) as inbox:
+                assert [(await inbox.receive()).data for _ in range(2)] == [1, 2]
+                assert await publisher.publish("room.1", 3) == 1
+                assert await publisher.publish("plain", 3) == 0
+                assert (await inbox.receive()).offset == 3
+        # One that knows of no histories: what it publishes is kept by those who hear it, once.
+        async with (
+            one.handler.channels.subscribe("room.1") as here,
+            two.handler.channels.subscribe("room.*") as there,
+        ):
+            await settled(one.broker)
+            await settled(two.broker)
+            async with Publisher(redis.url, key=key) as publisher:
+                publisher._settings.find = lambda name: None  # type: ignore[method-assign]
+                for number in range(4, 9):
+                    assert await publisher.publish("room.1", number) == 2
+            for inbox in (here, there):
+                packets = [await inbox.receive() for _ in range(5)]
+                assert [(packet.data, packet.offset) for packet in packets] == [(n, n) for n in range(4, 9)]
+
+
+async def test_bad_input_what_others_write_into_a_history() -> None:
+    async with (
+        two_processes(key=b"k" * 16) as (one, two, redis),
+        two.handler.channels.subscribe("room.1", recover=True) as inbox,
+    ):
+        one.handler.publish("room.1", 1)
+        assert await take(inbox, 1) == [1]
+        epoch = await redis.do("HGET", "trio_ws:h{:room.1}m", "e")
+        for text in (
+            b"twp1",
+            b"twp1e 1",
+            b"twp1e x y",
+            b"twg1" + epoch + b" 2 x",
+            b"twp1" + epoch + b" 2 forged",
+        ):
+            await redis.do("PUBLISH", "trio_ws::room.1", text)
+        one.handler.publish("room.1", 2)
+        assert await take(inbox, 2) == [2]
+        await redis.do("XADD", "trio_ws:h{:room.1}s", "3-99999999999999", "d", "forged")
+        await redis.do("HSET", "trio_ws:h{:room.1}m", "n", "3")
+        one.handler.publish("room.1", 3)
+        assert await take(inbox, 3) == [3]
+        assert two.broker.rejected >= 5

@@ -1,0 +1,318 @@
+"""Histories that a broker keeps for all processes: subscribers recover in one what they missed in another."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.support.dialing import Network
+from tests.support.serving import serving_in_memory
+from trio_ws import (
+    Backoff,
+    Broker,
+    ClientConnection,
+    Gap,
+    History,
+    Packet,
+    Position,
+    Subscription,
+    WebSocketClient,
+    WebSocketHandler,
+)
+from trio_ws.testing import InMemoryBroker, InMemoryBus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from trio_ws import KeptMessage
+
+
+class Rooms(WebSocketHandler):
+    channels_history: ClassVar = {
+        "room.*": History(items=10, seconds=60),
+        "price.*": History(latest=True),
+    }
+
+    def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
+        return True
+
+
+class LossyBroker(InMemoryBroker):
+    """One that drops, without telling, what is delivered while `deaf`."""
+
+    deaf = False
+
+    def _deliver(self, name: str, epoch: str, message: KeptMessage) -> None:
+        if not self.deaf:
+            super()._deliver(name, epoch, message)
+
+
+@asynccontextmanager
+async def two_processes() -> AsyncIterator[tuple[Rooms, Rooms, list[LossyBroker], list[Any], InMemoryBus]]:
+    bus = InMemoryBus(keeps_histories=True)
+    here, there = Rooms(), Rooms()
+    brokers = [LossyBroker(bus), LossyBroker(bus)]
+    async with (
+        serving_in_memory(here, broker=brokers[0]) as one,
+        serving_in_memory(there, broker=brokers[1]) as two,
+    ):
+        yield here, there, brokers, [one, two], bus
+
+
+def waiting(inbox: Subscription) -> list[Any]:
+    """What waits in it: data, or a gap and how many messages are missing."""
+    got: list[Any] = []
+    while True:
+        try:
+            packet: Packet = inbox.receive_nowait()
+        except trio.WouldBlock:
+            return got
+        got.append(("gap", packet.missing) if isinstance(packet, Gap) else packet.data)
+
+
+async def test_all_processes_have_the_same_positions(autojump_clock: MockClock) -> None:
+    async with (
+        two_processes() as (here, there, *_),
+        here.channels.subscribe("room.1", recover=True) as one,
+        there.channels.subscribe("room.1") as two,
+    ):
+        here.publish("room.1", "a")
+        there.publish("room.1", "b")
+        got = [[await inbox.receive() for _ in range(2)] for inbox in (one, two)]
+        assert [[packet.data for packet in each] for each in got] == [["a", "b"], ["a", "b"]]
+        assert [packet.position for packet in got[0]] == [packet.position for packet in got[1]]
+        assert got[0][0].offset == 1
+        position = got[0][0].position
+        async with there.channels.subscribe("room.1", after=position) as late:
+            assert waiting(late) == ["b"]
+
+
+async def test_a_process_reads_what_was_published_before_it_had_subscribers(
+    autojump_clock: MockClock,
+) -> None:
+    async with two_processes() as (here, there, *_):
+        for number in range(15):
+            here.publish("room.1", number)
+        async with there.channels.subscribe("room.1", last=3) as inbox:
+            assert waiting(inbox) == [12, 13, 14]
+            here.publish("room.1", 15)
+            assert waiting(inbox) == [15]
+        async with there.channels.subscribe("room.1", last=100) as inbox:
+            assert waiting(inbox) == list(range(6, 16))
+
+
+async def test_live_messages_come_first_and_the_history_later(autojump_clock: MockClock) -> None:
+    async with two_processes() as (here, there, *_):
+        here.publish("room.1", 0)
+        here.publish("room.1", 1)
+        async with there.channels.subscribe("room.*") as live:
+            here.publish("room.1", 2)
+            assert waiting(live) == [2]
+            async with there.channels.subscribe("room.1", last=10) as late:
+                assert waiting(late) == [0, 1, 2]
+
+
+async def test_a_loss_of_the_broker_without_a_loss_of_messages_is_no_gap(autojump_clock: MockClock) -> None:
+    async with (
+        two_processes() as (here, there, brokers, memories, _),
+        WebSocketClient("ws://test/", stream=await memories[0].stream()) as client,
+        client.subscribe("room.1", recover=True) as remote,
+        here.channels.subscribe("room.1", recover=True) as local,
+        here.channels.subscribe("room.1") as unaware,
+    ):
+        there.publish("room.1", 1)
+        for _ in range(3):
+            brokers[0].lose()
+            there.publish("room.1", 2)
+            brokers[0].recover()
+            there.publish("room.1", 3)
+            await wait_all_tasks_blocked()
+        for inbox in (remote, local, unaware):
+            assert waiting(inbox) == [1, 2, 3, 2, 3, 2, 3]
+
+
+async def test_what_was_trimmed_meanwhile_is_a_gap_of_its_size(autojump_clock: MockClock) -> None:
+    async with (
+        two_processes() as (here, there, brokers, *_),
+        here.channels.subscribe(["room.1", "price.1"], recover=True) as inbox,
+    ):
+        there.publish("room.1", 0)
+        brokers[0].lose()
+        for number in range(1, 16):
+            there.publish("room.1", number)
+            there.publish("price.1", number)
+        brokers[0].recover()
+        await wait_all_tasks_blocked()
+        got = waiting(inbox)
+        assert [one for one in got if one != 15] == [0, ("gap", 5), *range(6, 15)]
+        assert got.count(15) == 2
+
+
+async def test_a_message_that_was_not_delivered_is_noticed_and_read(autojump_clock: MockClock) -> None:
+    async with (
+        two_processes() as (here, there, brokers, *_),
+        here.channels.subscribe("room.1", recover=True) as inbox,
+    ):
+        there.publish("room.1", 1)
+        brokers[0].deaf = True
+        there.publish("room.1", 2)
+        brokers[0].deaf = False
+        there.publish("room.1", 3)
+        there.publish("room.1", 4)
+        await wait_all_tasks_blocked()
+        assert waiting(inbox) == [1, 2, 3, 4]
+
+
+async def test_an_emptied_broker_is_a_gap_only_where_messages_were_lost(autojump_clock: MockClock) -> None:
+    async with (
+        two_processes() as (here, there, brokers, _, bus),
+        here.channels.subscribe("room.1", recover=True) as inbox,
+        there.channels.subscribe("room.1", recover=True) as other,
+    ):
+        there.publish("room.1", 1)
+        bus.forget()
+        there.publish("room.1", 2)
+        there.publish("room.1", 3)
+        assert waiting(inbox) == waiting(other) == [1, 2, 3]
+        brokers[0].lose()
+        there.publish("room.1", 4)
+        bus.forget()
+        there.publish("room.1", 5)
+        brokers[0].recover()
+        await wait_all_tasks_blocked()
+        assert waiting(inbox) == [("gap", None), 5]
+        assert waiting(other) == [4, 5]
+        async with here.channels.subscribe("room.1", after=Position("of another", 3)) as late:
+            there.publish("room.1", 6)
+            assert waiting(late) == [("gap", None), 6]
+
+
+async def test_what_could_not_be_appended_is_a_gap_for_all(autojump_clock: MockClock) -> None:
+    async with (
+        two_processes() as (here, there, brokers, *_),
+        here.channels.subscribe("room.1", recover=True) as inbox,
+        there.channels.subscribe("room.1", recover=True) as other,
+        there.channels.subscribe("room.1") as unaware,
+    ):
+        here.publish("room.1", 1)
+        brokers[0].lose()
+        here.publish("room.1", "lost")
+        there.publish("room.1", 2)
+        here.publish("room.1", "lost")
+        brokers[0].recover()
+        here.publish("room.1", 3)
+        await wait_all_tasks_blocked()
+        assert waiting(inbox) == waiting(other) == [1, 2, ("gap", 2), 3]
+        assert waiting(unaware) == [1, 2, 3]
+        async with there.channels.subscribe("room.1", last=10) as late:
+            # It asks for what there is, and is told of nothing.
+            assert waiting(late) == [1, 2, 3]
+        async with there.channels.subscribe("room.1", recover=True, last=3) as late:
+            assert waiting(late) == [2, ("gap", 2), 3]
+
+
+async def test_a_client_recovers_in_another_process(autojump_clock: MockClock) -> None:
+    async with two_processes() as (here, there, _, memories, _):
+        networks = [Network(memory.listener) for memory in memories]
+        at = 0
+
+        async def dial() -> trio.abc.Stream:
+            return await networks[at]()
+
+        client = WebSocketClient("ws://test/", stream=dial, reconnect=Backoff(initial=1, maximum=1))
+        async with client, client.subscribe("room.1", recover=True) as inbox:
+            here.publish("room.1", 0)
+            await wait_all_tasks_blocked()
+            for number in range(1, 9):
+                networks[at].cut()
+                at = 1 - at
+                here.publish("room.1", number)
+                await trio.sleep(3)
+                there.publish("room.1", number + 0.5)
+                await wait_all_tasks_blocked()
+            expected: list[float] = [0]
+            for number in range(1, 9):
+                expected += [number, number + 0.5]
+            assert waiting(inbox) == expected
+
+
+async def test_the_latest_value_comes_from_other_processes(autojump_clock: MockClock) -> None:
+    async with two_processes() as (here, there, _, memories, _):
+        here.publish("price.1", 1)
+        here.publish("price.1", 2)
+        async with (
+            WebSocketClient("ws://test/", stream=await memories[1].stream()) as client,
+            client.subscribe("price.1") as plain,
+            client.subscribe("price.1", recover=True) as recovering,
+            there.channels.subscribe("price.1") as local,
+        ):
+            await wait_all_tasks_blocked()
+            assert waiting(plain)[-1] == 2
+            assert waiting(recovering)[-1] == 2
+            assert waiting(local) == [2]
+
+
+async def test_exclude_and_predicates_hold_for_replays(autojump_clock: MockClock) -> None:
+    async with (
+        two_processes() as (here, there, _, memories, _),
+        WebSocketClient("ws://test/", stream=await memories[0].stream()) as client,
+        client.subscribe("room.1", recover=True) as inbox,
+    ):
+        (connection,) = here.clients
+        here.publish("room.1", "without", exclude=[connection])
+        here.publish("room.1", "with")
+        await wait_all_tasks_blocked()
+        assert waiting(inbox) == ["with"]
+        async with client.subscribe("room.1", last=10) as late:
+            await wait_all_tasks_blocked()
+            assert waiting(late) == ["with"]
+        async with there.channels.subscribe("room.1", last=10) as elsewhere:
+            assert waiting(elsewhere) == ["without", "with"]
+
+
+async def test_block_loses_nothing_that_is_kept(autojump_clock: MockClock) -> None:
+    async with (
+        two_processes() as (here, there, *_),
+        here.channels.subscribe("room.1", policy="block", max_items=2) as inbox,
+    ):
+        for number in range(5):
+            there.publish("room.1", number)
+        with pytest.raises(trio.WouldBlock):
+            here.publish("room.1", "refused")
+        assert [(await inbox.receive()).data for _ in range(5)] == list(range(5))
+
+
+async def test_a_history_that_cannot_be_read_is_waited_for(autojump_clock: MockClock) -> None:
+    async with two_processes() as (here, there, brokers, *_):
+        there.publish("room.1", 1)
+        brokers[0].lose()
+
+        async def come_back() -> None:
+            await trio.sleep(5)
+            brokers[0].recover()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(come_back)
+            async with here.channels.subscribe("room.1", last=5) as inbox:
+                assert waiting(inbox) == [1]
+        brokers[0].lose()
+        started = trio.current_time()
+        async with here.channels.subscribe("room.2", after=Position("e", 1)) as inbox:
+            assert trio.current_time() - started == 30
+            assert waiting(inbox) == [("gap", None)]
+
+
+async def test_a_broker_without_histories_says_so() -> None:
+    class Plain(InMemoryBroker):
+        append = Broker.append
+        read = Broker.read
+
+    broker = Plain(InMemoryBus())
+    with pytest.raises(NotImplementedError, match="Plain keeps no histories"):
+        broker.append("a", b"", History())
+    with pytest.raises(NotImplementedError, match="Plain keeps no histories"):
+        await broker.read("a", 0, History())

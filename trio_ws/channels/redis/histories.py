@@ -1,0 +1,309 @@
+"""Histories of channels in Redis: the keys, the scripts that change them, and what they answer.
+
+A channel has three keys, whose names end with these letters:
+
+- ``m`` is a hash with the epoch, the offset of the newest message, the bytes that are kept, and the run of
+  Redis that wrote it.
+- ``s`` is a stream, whose entries are named ``offset-milliseconds``.
+- ``o`` is a hash with the last sequence number of each publisher, by which a message that is sent again is
+  recognised.
+
+Invariants:
+
+- The first command of a script that writes is one that Redis refuses when it has no memory left, so that the
+  script does nothing then.
+- An offset is assigned, the message kept, and published to subscribers in one script. Subscribers therefore
+  receive messages in the order of their offsets.
+- A Redis that was restarted begins a new epoch. It remembers up to which offset the former epochs are the
+  same history. So a position is valid as long as everything up to there was kept, and not where an offset was
+  lost and used again.
+- A message that was lost because the queue of its publisher was full has an entry as well, which says how
+  many are missing there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trio_ws.channels.broker import HistoryPage, KeptMessage
+from trio_ws.channels.names import is_glob, matcher
+from trio_ws.codecs.base import Position
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from trio_ws.channels.history import History
+    from trio_ws.channels.redis.publish_queue import Outgoing
+
+__all__ = [
+    "KEPT",
+    "KEPT_GAP",
+    "SCRIPTS",
+    "DeclaredHistories",
+    "append_words",
+    "declared_key",
+    "pack_declared",
+    "parse_kept",
+    "parse_page",
+    "parse_run",
+    "read_words",
+]
+
+#: How a message of a channel with a history begins where Redis delivers it: these, the epoch, a space, the
+#: offset, a space, and the message as in messages.py. `KEPT_GAP` has the number of lost messages instead.
+KEPT = b"twp1"
+KEPT_GAP = b"twg1"
+
+#: Milliseconds for which the epoch of a channel is remembered when it is not used.
+_REMEMBERED = 86_400_000
+#: Milliseconds for which the sequence numbers of publishers are remembered, and how many.
+_ORIGINS_REMEMBERED = 3_600_000
+_MAX_ORIGINS = 4096
+#: Messages and bytes of one page.
+_PAGE_ITEMS = 500
+_PAGE_BYTES = 262_144
+#: Former epochs that are remembered.
+_EPOCHS = 8
+
+_SETTLE = """
+local meta, stream, origins = KEYS[1], KEYS[2], KEYS[3]
+local run, fresh = ARGV[1], ARGV[2]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local known = redis.call('HMGET', meta, 'e', 'n', 'r', 'p', 'b', 't')
+local epoch, n, earlier = known[1], tonumber(known[2] or 0), known[4] or ''
+local size, oldest = tonumber(known[5] or 0), tonumber(known[6] or 0)
+if not epoch then
+  epoch, n, earlier, size, oldest = fresh, 0, '', 0, 0
+  redis.call('HSET', meta, 'e', epoch, 'n', n, 'r', run, 'p', '', 'b', 0, 't', 0)
+  redis.call('DEL', stream, origins)
+elseif run ~= '' and known[3] ~= run then
+  local kept = epoch .. ' ' .. string.format('%.0f', n)
+  local count = 1
+  for one in string.gmatch(earlier, '[^,]+') do
+    if count < EPOCHS then kept = kept .. ',' .. one end
+    count = count + 1
+  end
+  epoch, earlier = fresh, kept
+  redis.call('HSET', meta, 'e', epoch, 'r', run, 'p', earlier)
+end
+""".replace("EPOCHS", str(_EPOCHS))
+
+#: ARGV: run, fresh epoch, channel, origin, sequence, message, lost, items, bytes, milliseconds.
+_APPEND = (
+    _SETTLE
+    + """
+local channel, origin, sequence, data = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
+local lost, items, bytes, age = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local last = redis.call('HGET', origins, origin)
+if last and tonumber(last) >= sequence then return -1 end
+if redis.call('HLEN', origins) > MAX_ORIGINS then redis.call('DEL', origins) end
+redis.call('HSET', origins, origin, ARGV[5])
+redis.call('PEXPIRE', origins, ORIGINS_REMEMBERED)
+n = n + 1
+local offset = string.format('%.0f', n)
+local id = offset .. '-' .. string.format('%.0f', now)
+local reached
+if lost > 0 then
+  redis.call('XADD', stream, id, 'g', ARGV[7])
+  reached = redis.call('PUBLISH', channel, 'twg1' .. epoch .. ' ' .. offset .. ' ' .. ARGV[7])
+  size = size + 128
+else
+  redis.call('XADD', stream, id, 'd', data)
+  reached = redis.call('PUBLISH', channel, 'twp1' .. epoch .. ' ' .. offset .. ' ' .. data)
+  size = size + 128 + #data
+end
+if oldest == 0 then oldest = now end
+local count = redis.call('XLEN', stream)
+while count > items or size > bytes or oldest <= now - age do
+  local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 2)
+  if not first[1] then size, oldest = 0, 0 break end
+  oldest = tonumber(string.match(first[1][1], '%-(%d+)'))
+  if count <= items and size <= bytes and oldest > now - age then break end
+  redis.call('XDEL', stream, first[1][1])
+  size = size - 128
+  if first[1][2][1] == 'd' then size = size - #first[1][2][2] end
+  count = count - 1
+  if not first[2] then size, oldest = 0, 0 break end
+  oldest = tonumber(string.match(first[2][1], '%-(%d+)'))
+end
+redis.call('HSET', meta, 'n', offset, 'b', size, 't', string.format('%.0f', oldest))
+redis.call('PEXPIRE', stream, age)
+redis.call('PEXPIRE', meta, REMEMBERED)
+return reached
+""".replace("MAX_ORIGINS", str(_MAX_ORIGINS))
+    .replace("ORIGINS_REMEMBERED", str(_ORIGINS_REMEMBERED))
+    .replace("REMEMBERED", str(_REMEMBERED))
+)
+
+#: ARGV: run, fresh epoch, offset, items, bytes, milliseconds.
+_READ = (
+    _SETTLE
+    + """
+local after, items, bytes, age = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local found, more, taken = {}, 1, 0
+while #found < items and taken < bytes do
+  local some = redis.call('XRANGE', stream, string.format('%.0f', after + 1), '+', 'COUNT', 8)
+  for _, entry in ipairs(some) do
+    local offset, at = string.match(entry[1], '(%d+)%-(%d+)')
+    after = tonumber(offset)
+    if tonumber(at) > now - age then
+      found[#found + 1] = {after, now - tonumber(at), entry[2][1], entry[2][2]}
+      taken = taken + #entry[2][2]
+      if taken >= bytes then break end
+    end
+  end
+  if #some < 8 and taken < bytes then more = 0 break end
+end
+redis.call('PEXPIRE', meta, REMEMBERED)
+return {epoch, n, earlier, found, more}
+""".replace("REMEMBERED", str(_REMEMBERED))
+)
+
+#: The scripts, and their names at Redis.
+SCRIPTS = (_APPEND.encode(), _READ.encode())
+_APPEND_NAME, _READ_NAME = (hashlib.sha1(one, usedforsecurity=False).hexdigest().encode() for one in SCRIPTS)
+
+
+def _keys(prefix: bytes, channel: bytes) -> list[bytes]:
+    base = prefix + b"h{" + channel.removeprefix(prefix) + b"}"
+    return [base + b"m", base + b"s", base + b"o"]
+
+
+def _bounds(history: History) -> list[bytes]:
+    return [
+        b"%d" % (1 if history.latest else min(history.items, 2**31)),
+        b"%d" % min(history.bytes, 2**40),
+        b"%d" % _milliseconds(history),
+    ]
+
+
+def _milliseconds(history: History) -> int:
+    return max(1, int(min(history.seconds, 10**9) * 1000))
+
+
+def _fresh() -> bytes:
+    return secrets.token_urlsafe(9).encode()
+
+
+def append_words(
+    prefix: bytes, run: bytes, origin: bytes, sequence: int, message: Outgoing, data: bytes
+) -> list[bytes]:
+    """The words of the command that appends a message to its channel's history, and publishes it."""
+    assert message.history is not None
+    return [
+        *(b"EVALSHA", _APPEND_NAME, b"3", *_keys(prefix, message.channel)),
+        *(run, _fresh(), message.channel, origin, b"%d" % sequence, data, b"%d" % message.lost),
+        *_bounds(message.history),
+    ]
+
+
+def read_words(prefix: bytes, run: bytes, channel: bytes, after: int, history: History) -> list[bytes]:
+    """The words of the command that reads a page of a channel's history."""
+    return [
+        *(b"EVALSHA", _READ_NAME, b"3", *_keys(prefix, channel)),
+        *(run, _fresh(), b"%d" % after, b"%d" % _PAGE_ITEMS, b"%d" % _PAGE_BYTES),
+        b"%d" % _milliseconds(history),
+    ]
+
+
+def parse_page(reply: Any, unpack: Callable[[bytes], bytes | None]) -> HistoryPage:
+    """A page out of the answer to `read_words`.
+
+    Args:
+        reply: the answer.
+        unpack: returns the payload of a message, or None if it is invalid.
+
+    Raises:
+        ValueError, TypeError, IndexError, UnicodeDecodeError: it is not such an answer.
+    """
+    epoch, end, earlier, found, more = reply
+    messages = []
+    for offset, age, kind, data in found:
+        lost = int(data) if kind == b"g" else 0
+        payload = b"" if kind == b"g" else (unpack(data) or b"")
+        messages.append(KeptMessage(int(offset), payload, lost, max(0, int(age)) / 1000))
+    before = []
+    for text in filter(None, earlier.decode().split(",")):
+        name, _, offset = text.partition(" ")
+        before.append(Position(name, int(offset)))
+    return HistoryPage(epoch.decode(), int(end), messages, tuple(before), bool(more))
+
+
+def parse_kept(data: bytes) -> tuple[str, int, bytes]:
+    """Epoch, offset and message of what was delivered. ValueError if it is not in this form."""
+    epoch, offset, message = data[len(KEPT) :].split(b" ", 2)
+    if not epoch or len(epoch) > 64:
+        raise ValueError("an invalid epoch")
+    number = int(offset)
+    if not 1 <= number < 2**53:
+        raise ValueError("an invalid offset")
+    return epoch.decode("ascii"), number, message
+
+
+def parse_run(reply: Any) -> bytes:
+    """What names this run of Redis, out of its answer to INFO; empty if that does not say it."""
+    text = reply if isinstance(reply, bytes) else str(reply).encode()
+    for line in text.splitlines():
+        if line.startswith(b"run_id:"):
+            return line[len(b"run_id:") :].strip()
+    return b""
+
+
+class _Bounds(msgspec.Struct, array_like=True):
+    """A `History`, as other programs are told of it."""
+
+    items: int
+    bytes: int
+    seconds: float
+    latest: bool
+
+
+_from_msgpack = msgspec.msgpack.Decoder(list[tuple[str, _Bounds]]).decode
+_to_msgpack = msgspec.msgpack.Encoder().encode
+
+
+def declared_key(prefix: bytes, namespace: str) -> bytes:
+    """The key under which the histories of a handler are declared, for publishers outside."""
+    return prefix + b"h:" + namespace.encode("utf-8", "surrogatepass")
+
+
+def pack_declared(patterns: Mapping[str, History]) -> bytes:
+    """What is stored there."""
+    return _to_msgpack(
+        [
+            (pattern, _Bounds(one.items, one.bytes, one.seconds, one.latest))
+            for pattern, one in patterns.items()
+        ]
+    )
+
+
+class DeclaredHistories:
+    """The histories of one namespace: which channels have one."""
+
+    def __init__(self, patterns: Mapping[str, History]) -> None:
+        self.patterns = dict(patterns)
+        self._matchers = [
+            (matcher(text) if is_glob(text) else text.__eq__, one) for text, one in patterns.items()
+        ]
+
+    @classmethod
+    def unpack(cls, data: bytes, make: Callable[..., History]) -> DeclaredHistories:
+        """Out of what is stored in Redis. Raises `msgspec.MsgspecError` or ValueError if it is invalid."""
+        return cls(
+            {
+                pattern: make(items=one.items, bytes=one.bytes, seconds=one.seconds, latest=one.latest)
+                for pattern, one in _from_msgpack(data)
+            }
+        )
+
+    def find(self, name: str) -> History | None:
+        """The history of a channel, if it has one."""
+        for matches, one in self._matchers:
+            if matches(name):
+                return one
+        return None

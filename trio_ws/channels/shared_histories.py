@@ -1,0 +1,369 @@
+"""Shared histories: the histories that a broker keeps for all processes, as one process follows them.
+
+The broker gives each message its offset. A process that has subscribers in a channel has a copy of its
+history, which grows with each message that arrives, and from which slow and returning subscribers are served.
+Messages that did not arrive are noticed by their offsets, or because the broker was lost. They are read from
+the broker, and so is what was published before the process had a subscriber, once somebody asks for it.
+
+Invariants:
+
+- Subscribers are given the messages of a channel in the order of their offsets, and each once. What arrives
+  while others before it are read is not given to them; it is read as well.
+- Only what the broker does not have any more is a gap. It is told in its place, before the next message.
+- A message of a new epoch that follows directly on what was received is no gap: the broker has lost its
+  history, and nobody here a message.
+- One task at a time reads a channel, and at most `_READERS` read at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+from trio.lowlevel import checkpoint, enable_ki_protection
+
+from trio_ws.codecs.base import Position
+from trio_ws.errors import BrokerError
+from trio_ws.logs import logger_for
+from trio_ws.websocket._notify import Notification
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trio_ws.channels.broker import Broker, HistoryPage, KeptMessage
+    from trio_ws.channels.channel import Channel
+    from trio_ws.channels.history import ChannelHistories, ChannelHistory, History, Record
+
+__all__ = ["Receiver", "SharedHistories"]
+
+logger = logger_for("trio_ws.channels")
+
+#: Channels that are read at once.
+_READERS = 16
+#: Messages given to subscribers before yielding to other tasks.
+_IN_A_ROW = 64
+#: Seconds for which a subscriber waits for the history of a channel. It begins without one then.
+_PATIENCE = 30.0
+#: Seconds before a history is read again that the broker has refused.
+_PAUSE = 1.0
+
+
+class Receiver(Protocol):
+    """What a hub does with the messages of shared histories."""
+
+    def find(self, name: str) -> Channel | None:
+        """The channel of a name, or None if nobody subscribes to it."""
+
+    def deliver(self, channel: Channel, message: KeptMessage) -> None:
+        """Keep the next message of a channel, and give it to all subscribers."""
+
+    def record(self, channel: Channel, epoch: str, message: KeptMessage) -> Record:
+        """Make what a history keeps of a message that is not given to present subscribers."""
+        ...
+
+    def tell_missing(
+        self, channel: Channel, position: Position, missing: int, *, slow_only: bool = False
+    ) -> None:
+        """Tell subscribers that messages up to a position are missing; -1 for an unknown number.
+
+        With ``slow_only`` they are missing only for those that read the channel from its history.
+        """
+
+    def tell_position(self, channel: Channel, position: Position) -> None:
+        """Tell subscribers where they are now, in another epoch."""
+
+    def begin_latest(self, channel: Channel) -> None:
+        """Give the newest message to all subscribers."""
+
+
+class _Followed:
+    """A channel that is followed.
+
+    Attributes:
+        known: the copy has a position that the broker gave.
+        complete: the copy holds what the broker held before.
+        wanted: somebody wants it to.
+        behind: messages may be missing after its position.
+        heard: the position of the last message that arrived while it was behind.
+    """
+
+    __slots__ = ("behind", "complete", "heard", "history", "known", "name", "reading", "wanted")
+
+    def __init__(self, name: str, history: ChannelHistory) -> None:
+        self.name = name
+        self.history = history
+        self.known = False
+        self.complete = False
+        self.wanted = False
+        self.behind = False
+        self.reading = False
+        self.heard: Position | None = None
+
+    @property
+    def needs_reading(self) -> bool:
+        return (self.known and self.behind) or (self.wanted and not self.complete)
+
+
+class SharedHistories:
+    """The shared histories of a hub. See the module docstring.
+
+    Args:
+        histories: the copies.
+        broker: keeps the histories.
+        namespace: stands before the names of channels at the broker.
+        receiver: the hub.
+    """
+
+    def __init__(
+        self, histories: ChannelHistories, broker: Broker, namespace: str, receiver: Receiver
+    ) -> None:
+        self._histories = histories
+        self._broker = broker
+        self._namespace = namespace
+        self._receiver = receiver
+        self._followed: dict[str, _Followed] = {}
+        self._work: dict[_Followed, None] = {}
+        self._work_arrived = Notification()
+        self._changed = Notification()  # something was read, or is not followed any more
+        self._generation = 0  # counts the times that messages may have been missed
+        self._reading = 0
+        histories.forget_all()
+        broker.declare_histories(namespace, histories.patterns)
+
+    # -- called by the hub --------------------------------------------------------------------------
+
+    def append(self, name: str, payload: bytes, history: History) -> None:
+        """Publish a message to a channel with a history."""
+        self._broker.append(f"{self._namespace}:{name}", payload, history)
+
+    def is_known(self, name: str) -> bool:
+        """Whether it is known where a channel is now."""
+        followed = self._followed.get(name)
+        return followed is not None and followed.known
+
+    def receive(self, name: str, epoch: str, message: KeptMessage) -> None:
+        """Take a message as it is published."""
+        channel = self._receiver.find(name)
+        followed = self._follow(name, channel)
+        if channel is None or followed is None:
+            return
+        history = followed.history
+        if followed.behind:
+            followed.heard = Position(epoch, message.offset)
+        elif not followed.known:
+            history.jump(epoch, message.offset - 1)
+            followed.known = True
+            self._receiver.deliver(channel, message)
+        elif epoch != history.epoch and message.offset == 1:
+            self._renew(followed, channel, epoch)
+            self._receiver.deliver(channel, message)
+        elif epoch == history.epoch and message.offset == history.offset + 1:
+            self._receiver.deliver(channel, message)
+        elif epoch != history.epoch or message.offset > history.offset:
+            followed.heard = Position(epoch, message.offset)
+            followed.behind = True
+            self._schedule(followed)
+
+    def missed(self) -> None:
+        """Read what all channels may have missed."""
+        self._generation += 1
+        for followed in self._followed.values():
+            if followed.known:
+                followed.behind = True
+                self._schedule(followed)
+
+    def want(self, name: str) -> None:
+        """Read what was published before a channel had subscribers here, soon."""
+        followed = self._follow(name, self._receiver.find(name))
+        if followed is not None:
+            followed.wanted = True
+            self._schedule(followed)
+
+    async def load(self, names: Iterable[str]) -> None:
+        """Wait until the histories of channels, which have subscribers, are here and up to date.
+
+        Where the broker does not answer in half a minute, it returns without.
+        """
+        names = list(names)
+        for name in names:
+            self.want(name)
+        with trio.move_on_after(_PATIENCE):
+            while any(
+                (followed := self._followed.get(name)) is not None and followed.needs_reading
+                for name in names
+            ):
+                await self._changed.wait()
+
+    def forget(self, name: str) -> None:
+        """Follow a channel no more, since it has no subscribers."""
+        if self._followed.pop(name, None) is not None:
+            self._changed.notify_all()
+
+    # -- following ----------------------------------------------------------------------------------
+
+    def _follow(self, name: str, channel: Channel | None) -> _Followed | None:
+        """The state of a channel with subscribers and a history."""
+        if channel is None:
+            return None
+        followed = self._followed.get(name)
+        if followed is None and self._histories.config(name) is not None:
+            self._histories.prepare(name, channel)
+            assert channel.history is not None
+            followed = self._followed[name] = _Followed(name, channel.history)
+        return followed
+
+    def _schedule(self, followed: _Followed) -> None:
+        if followed.needs_reading and not followed.reading:
+            self._work[followed] = None
+            self._work_arrived.notify_all()
+
+    def _is_followed(self, followed: _Followed) -> bool:
+        return self._followed.get(followed.name) is followed
+
+    @enable_ki_protection
+    async def run(self) -> None:
+        """Read what is to be read, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                while not self._work or self._reading >= _READERS:
+                    await self._work_arrived.wait()
+                followed = next(iter(self._work))
+                del self._work[followed]
+                if self._is_followed(followed):
+                    self._reading += 1
+                    followed.reading = True
+                    nursery.start_soon(self._read, followed, name="trio_ws history")
+
+    @enable_ki_protection
+    async def _read(self, followed: _Followed) -> None:
+        try:
+            while followed.needs_reading and self._is_followed(followed):
+                try:
+                    if followed.known and followed.behind:
+                        await self._read_on(followed)
+                    else:
+                        await self._read_before(followed)
+                except BrokerError as exc:
+                    logger.warning("could not read a channel's history, will retry: %s", exc)
+                    await trio.sleep(_PAUSE)
+        finally:
+            self._reading -= 1
+            followed.reading = False
+            self._changed.notify_all()
+            self._work_arrived.notify_all()
+
+    async def _pages(self, followed: _Followed, after: int) -> HistoryPage:
+        """Read all pages after an offset."""
+        name, config = f"{self._namespace}:{followed.name}", followed.history.config
+        found = await self._broker.read(name, after, config)
+        page = found
+        while page.more and page.messages:
+            page = await self._broker.read(name, page.messages[-1].offset, config)
+            if page.epoch != found.epoch:
+                page = found = await self._broker.read(name, after, config)
+                continue
+            found = page._replace(messages=found.messages + page.messages)
+        return found
+
+    async def _read_before(self, followed: _Followed) -> None:
+        """Get what was published before the first message that arrived here."""
+        generation = self._generation
+        page = await self._pages(followed, 0)
+        history, channel = followed.history, followed.history.channel
+        if not self._is_followed(followed) or generation != self._generation:
+            return
+        if not followed.known:
+            self._fill(followed, page)
+            followed.known = followed.complete = True
+            if history.config.latest and history.count:
+                self._receiver.begin_latest(channel)
+        elif followed.behind:
+            pass  # first that
+        elif page.epoch == history.epoch:
+            self._prepend(history, page)
+            history.earlier = page.earlier
+            followed.complete = True
+        elif not page.end:
+            self._renew(followed, channel, page.epoch)
+            followed.complete = True
+        else:
+            followed.behind = True
+
+    def _fill(self, followed: _Followed, page: HistoryPage, end: int | None = None) -> None:
+        """Have the copy be what the broker has, up to an offset, without giving it to anybody."""
+        end = page.end if end is None else end
+        history = followed.history
+        history.jump(page.epoch, end)
+        history.earlier = page.earlier
+        self._prepend(history, page)
+
+    def _prepend(self, history: ChannelHistory, page: HistoryPage) -> None:
+        """Keep the messages of a page from before those that are kept."""
+        expected = history.first - 1
+        records: list[Record] = []
+        for message in reversed(page.messages):
+            if message.offset < expected:
+                break  # others were trimmed while the pages were read
+            if message.offset == expected:
+                records.append(self._receiver.record(history.channel, page.epoch, message))
+                expected -= 1
+        self._histories.prepend(history, records[::-1])
+
+    def _renew(self, followed: _Followed, channel: Channel, epoch: str) -> None:
+        """Go on in an epoch that has begun, after all of the former was received."""
+        history = followed.history
+        self._receiver.tell_missing(channel, Position(epoch, 0), -1, slow_only=True)
+        history.jump(epoch, 0)
+        history.earlier = ()
+
+    async def _read_on(self, followed: _Followed) -> None:
+        """Give subscribers what they missed, or tell them that it is lost."""
+        generation = self._generation
+        followed.heard = None
+        history, channel = followed.history, followed.history.channel
+        before = history.position
+        page = await self._pages(followed, before.offset)
+        if page.epoch != before.epoch or page.end < before.offset:
+            page = await self._pages(followed, 0)
+            if not self._is_followed(followed):
+                return
+            if any(one.epoch == before.epoch and before.offset <= one.offset for one in page.earlier):
+                self._fill(followed, page, before.offset)
+                followed.complete = True
+                self._receiver.tell_position(channel, history.position)
+            else:
+                first = page.messages[0].offset if page.messages else page.end + 1
+                self._receiver.tell_missing(channel, Position(page.epoch, first - 1), -1)
+                history.jump(page.epoch, first - 1)
+                history.earlier = page.earlier
+                followed.complete = True
+        await self._give(followed, page)
+        if not self._is_followed(followed) or generation != self._generation:
+            return
+        heard = followed.heard
+        if heard is None or (heard.epoch == history.epoch and heard.offset <= history.offset):
+            followed.behind = False
+
+    async def _give(self, followed: _Followed, page: HistoryPage) -> None:
+        """Give the messages of a page to subscribers."""
+        history, channel = followed.history, followed.history.channel
+        messages = [message for message in page.messages if message.offset > history.offset]
+        if history.config.latest:
+            messages = messages[-1:]
+        for number, message in enumerate(messages, 1):
+            if number % _IN_A_ROW == 0:
+                await checkpoint()
+                if not self._is_followed(followed):
+                    return
+            self._skip_to(followed, message.offset)
+            self._receiver.deliver(channel, message)
+        self._skip_to(followed, page.end + 1)
+
+    def _skip_to(self, followed: _Followed, offset: int) -> None:
+        """Tell what is missing before the next message that there is."""
+        history, channel = followed.history, followed.history.channel
+        missing = offset - 1 - history.offset
+        if missing > 0:
+            position = Position(history.epoch, offset - 1)
+            self._receiver.tell_missing(channel, position, missing)
+            history.jump(*position)
