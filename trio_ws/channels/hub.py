@@ -460,7 +460,7 @@ class Hub:
         if self._shared is not None:
             self._shared.receive(name, epoch, message)
 
-    def deliver_kept(self, channel: Channel, message: KeptMessage) -> None:
+    def _deliver_kept(self, channel: Channel, message: KeptMessage) -> None:
         """Give the next message of a shared history to the subscribers of its channel."""
         content = self._unpack_kept(channel, message)
         if content is not None:
@@ -480,7 +480,7 @@ class Hub:
         )
         self._notify(channel, PositionNotice(channel, position, message.missing))
 
-    def record_kept(self, channel: Channel, epoch: str, message: KeptMessage) -> Record:
+    def _record_kept(self, channel: Channel, epoch: str, message: KeptMessage) -> Record:
         """Make what a history keeps of a message, without giving it to anybody."""
         position = Position(epoch, message.offset)
         published_at = trio.current_time() - message.age
@@ -571,10 +571,10 @@ class Hub:
                     slow.append(member)
         return slow
 
-    def tell_missing(
+    def _tell_missing(
         self, channel: Channel, position: Position, missing: int, *, slow_only: bool = False
     ) -> None:
-        """Tell subscribers that messages of a shared history are missing, see `Receiver.tell_missing`."""
+        """Tell subscribers that messages of a shared history are missing, see ``Receiver``."""
         members = (*channel.cursors, *channel.inboxes)
         if channel.history is not None and channel.history.config.latest:
             for member in members:
@@ -584,11 +584,11 @@ class Hub:
         slow = self._catch_up_no_more(channel) if missing < 0 else ()
         self._notify(channel, PositionNotice(channel, position, missing), slow if slow_only else members)
 
-    def tell_position(self, channel: Channel, position: Position) -> None:
+    def _tell_position(self, channel: Channel, position: Position) -> None:
         """Tell connections that recover where a channel is, in another epoch."""
         self._notify(channel, PositionNotice(channel, position, 0))
 
-    def begin_latest(self, channel: Channel) -> None:
+    def _begin_latest(self, channel: Channel) -> None:
         """Give the newest message of a channel that keeps it to all of its subscribers."""
         for member in (*channel.cursors, *channel.inboxes):
             self._begin_with_latest(member, channel)
@@ -1025,11 +1025,11 @@ class _Receiver:
 
     def __init__(self, hub: Hub) -> None:
         self.find = hub._find
-        self.deliver = hub.deliver_kept
-        self.record = hub.record_kept
-        self.tell_missing = hub.tell_missing
-        self.tell_position = hub.tell_position
-        self.begin_latest = hub.begin_latest
+        self.deliver = hub._deliver_kept
+        self.record = hub._record_kept
+        self.tell_missing = hub._tell_missing
+        self.tell_position = hub._tell_position
+        self.begin_latest = hub._begin_latest
 
 
 def _ended(subscription: Subscription) -> None:
