@@ -15,8 +15,10 @@ from trio_ws.protocol._accel import (
     LONGEST,
     frame_head,
     python_take_frames,
+    python_take_one,
     python_whole_frame,
     take_frames,
+    take_one,
     whole_frame,
 )
 from trio_ws.protocol.masking import extension, python_mask
@@ -25,13 +27,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Take = Callable[[bytes, int, bool, int, Any], int]
+    TakeOne = Callable[[bytes, bool, int], str | bytes | None]
     Make = Callable[[int, bytes, bytes], bytes]
 
 c_take: Take | None = None if extension is None else extension.take_frames
+c_take_one: TakeOne | None = None if extension is None else extension.take_one
 c_whole: Make | None = None if extension is None else extension.whole_frame
 ONLY_C = pytest.mark.skipif(extension is None, reason="the extension was not built, or TRIO_WS_PURE is set")
 TAKERS = pytest.mark.parametrize(
     "take", [pytest.param(python_take_frames, id="python"), pytest.param(c_take, id="c", marks=ONLY_C)]
+)
+ONE_TAKERS = pytest.mark.parametrize(
+    "take", [pytest.param(python_take_one, id="python"), pytest.param(c_take_one, id="c", marks=ONLY_C)]
 )
 MAKERS = pytest.mark.parametrize(
     "make", [pytest.param(python_whole_frame, id="python"), pytest.param(c_whole, id="c", marks=ONLY_C)]
@@ -55,9 +62,13 @@ def frame(first: int, payload: bytes, masked: bool) -> bytes:
 
 def test_one_place_chooses() -> None:
     if extension is None:
-        assert (take_frames, whole_frame) == (python_take_frames, python_whole_frame)
+        assert (take_frames, take_one, whole_frame) == (
+            python_take_frames,
+            python_take_one,
+            python_whole_frame,
+        )
     else:
-        assert (take_frames, whole_frame) == (c_take, c_whole)
+        assert (take_frames, take_one, whole_frame) == (c_take, c_take_one, c_whole)
 
 
 @TAKERS
@@ -161,6 +172,49 @@ def test_both_take_the_same_of_any_bytes(data: bytes, at: Any, masked: bool) -> 
     assert [type(message) for message in in_c] == [type(message) for message in in_python]
 
 
+@ONE_TAKERS
+@given(data=st.lists(pieces, max_size=2).map(b"".join), at=st.data(), masked=st.booleans())
+def test_one_message_is_taken_where_it_is_all_that_came(
+    take: TakeOne, data: bytes, at: Any, masked: bool
+) -> None:
+    data = data[: at.draw(st.integers(len(data) - 2, len(data)) | st.just(len(data)), label="end")]
+    limit = at.draw(st.sampled_from([0, 10, 126, LONGEST]), label="limit")
+    messages: list[str | bytes] = []
+    whole = python_take_frames(data, 0, masked, limit, messages) == len(data) and len(messages) == 1
+    message = take(data, masked, limit)
+    assert message == (messages[0] if whole else None)
+    assert type(message) is (type(messages[0]) if whole else type(None))
+
+
+@ONE_TAKERS
+@ROLES
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 4096, LONGEST])
+def test_one_message_of_every_length_is_taken(take: TakeOne, masked: bool, size: int) -> None:
+    payload = os.urandom(size)
+    assert take(frame(0x82, payload, masked), masked, LONGEST) == payload
+    assert take(frame(0x81, b"a" * size, masked), masked, LONGEST) == "a" * size
+    assert take(frame(0x82, payload, not masked), masked, LONGEST) is None
+    assert take(frame(0x82, payload, masked) + b"\x82", masked, LONGEST) is None
+    assert take(frame(0x82, payload, masked)[:-1], masked, LONGEST) is None
+
+
+@ONLY_C
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        ((), TypeError),
+        ((b"", True), TypeError),
+        ((bytearray(), True, LONGEST), TypeError),
+        ((b"", True, None), TypeError),
+        ((b"", True, 1 << 70), OverflowError),
+    ],
+)
+def test_in_c_wrong_arguments_of_take_one_are_errors(args: Any, error: type[Exception]) -> None:
+    assert extension is not None
+    with pytest.raises(error):
+        extension.take_one(*args)
+
+
 @MAKERS
 @ROLES
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 70_001])
@@ -237,6 +291,7 @@ def test_in_c_what_a_message_meets_on_its_way_is_raised_and_nothing_leaks() -> N
             extension.take_frames(data, 0, False, LONGEST, Full())
         messages: list[Any] = []
         extension.take_frames(data, 0, False, LONGEST, messages)
+        assert extension.take_one(data, False, LONGEST) is None
         # As many as of any other object in a list; an uncounted or leaked one would differ.
         others = [bytes(bytearray(b"payload")), bytes(bytearray(b"text"))]
         assert [sys.getrefcount(m) for m in messages] == [sys.getrefcount(m) for m in others]

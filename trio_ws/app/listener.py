@@ -209,10 +209,10 @@ class ListenerSession:
         "_listener",
         "_over",
         "_pool",
-        "_reader_driven",
         "_when_over",
         "_worker",
         "_ws",
+        "reader_driven",
     )
 
     def __init__(
@@ -228,7 +228,7 @@ class ListenerSession:
         self._over = False
         self._failure: BaseException | None = None
         self._closing: tuple[int, str] | None = None  # to close with, once no message waits
-        self._reader_driven = False
+        self.reader_driven = False
         self._detached = False  # the connection has left the task of run()
         self._when_over: Callable[[], None] | None = None
 
@@ -293,23 +293,37 @@ class ListenerSession:
 
     # -- what the connection tells ------------------------------------------------------------------
 
+    def message_received(self, message: str | bytes, lent: Any) -> Awaitable[None] | None:
+        """Handle a message that is all that the shared reader has read, in its task."""
+        write_buffer = self._ws._write_buffer
+        if write_buffer.size >= write_buffer.fast_send_limit:
+            self._ws._receive_buffer.put_back(message)
+            return self.data_received(lent)
+        self.reader_driven = False
+        suspended = self._handle_one(message)
+        if suspended is not None:
+            return self._loop(lent, suspended)
+        if not self._over and not self._delegate():
+            self._start_loop()
+        return close_nurseries("a listener") if lent.task.child_nurseries else None
+
     def data_received(self, lent: Any) -> Awaitable[None] | None:
         """Handle what the shared reader has read, in its task."""
-        if not self._reader_driven:
+        if not self.reader_driven:
             return None
         suspended = self._handle()
         if suspended is not None:
-            self._reader_driven = False
+            self.reader_driven = False
             return self._loop(lent, suspended)
         if self._over:
-            self._reader_driven = False
+            self.reader_driven = False
         elif not self._delegate():
             self._start_loop()
         return close_nurseries("a listener") if lent.task.child_nurseries else None
 
     def state_changed(self) -> None:
         """The connection has started to close. A task handles what has come before, because it can wait."""
-        if self._reader_driven:
+        if self.reader_driven:
             self._start_loop()
 
     def connection_lost(self) -> None:
@@ -318,7 +332,7 @@ class ListenerSession:
         if ws.close_received is not None and not ws._closing.closed_locally:
             self.state_changed()
             return
-        self._reader_driven = False
+        self.reader_driven = False
         self._end()
         if self._worker is not None:
             self._worker.scope.cancel()
@@ -333,7 +347,7 @@ class ListenerSession:
     # -- handling messages --------------------------------------------------------------------------
 
     def _start_loop(self) -> None:
-        self._reader_driven = False
+        self.reader_driven = False
         self._pool.start(self._loop)
 
     def _delegate(self) -> bool:
@@ -350,7 +364,7 @@ class ListenerSession:
         buffer.release()
         if ws._write_buffer.flush_scheduled:
             ws._write_buffer.flush()
-        self._reader_driven = self._detached = True
+        self.reader_driven = self._detached = True
         return True
 
     async def _loop(self, worker: PooledTask, suspended: Suspended | None = None) -> None:
@@ -398,41 +412,45 @@ class ListenerSession:
 
     def _handle(self) -> Suspended | None:
         """Handle messages up to one that has to wait, or until other tasks should run."""
-        ws, listener = self._ws, self._listener
-        messages = ws._receive_buffer.messages
-        function, convert, arguments = listener.function, listener.convert, self._arguments
+        messages, write_buffer = self._ws._receive_buffer.messages, self._ws._write_buffer
         work = _YIELD_EVERY
-        write_buffer = ws._write_buffer
         while messages and work > 0 and not self._over:
             if write_buffer.size >= write_buffer.fast_send_limit and self._has_no_room:
                 break
-            item = messages.popleft()
-            work -= _MESSAGE_COST + len(item)
-            try:
-                data = convert(item)
-            except _INVALID as exc:
-                refusal = listener.refusal(item, exc)
-                if refusal is not None:
-                    logger.info("closing %r: %s", ws, refusal.reason, extra=log_extra(ws))
-                self._end(refusal or exc)
-                return None
-            context = self._context.copy()
-            try:
-                if listener.is_async:
-                    coroutine = function(ws, data, **arguments)
-                    try:
-                        trap = context.run(coroutine.send, None)
-                    except StopIteration as stop:
-                        result = stop.value
-                    else:
-                        return coroutine, trap, context
+            message = messages.popleft()
+            work -= _MESSAGE_COST + len(message)
+            suspended = self._handle_one(message)
+            if suspended is not None:
+                return suspended
+        return None
+
+    def _handle_one(self, message: str | bytes) -> Suspended | None:
+        """Call the listener, up to its end or to where it first waits."""
+        listener = self._listener
+        try:
+            data = listener.convert(message)
+        except _INVALID as exc:
+            refusal = listener.refusal(message, exc)
+            if refusal is not None:
+                logger.info("closing %r: %s", self._ws, refusal.reason, extra=log_extra(self._ws))
+            self._end(refusal or exc)
+            return None
+        context = self._context.copy()
+        try:
+            if listener.is_async:
+                coroutine = listener.function(self._ws, data, **self._arguments)
+                try:
+                    trap = context.run(coroutine.send, None)
+                except StopIteration as stop:
+                    result = stop.value
                 else:
-                    result = context.run(function, ws, data, **arguments)
-                if result is not None:
-                    self._reply(result)
-            except BaseException as exc:  # noqa: BLE001 - raised by run() or finish()
-                self._end(exc)
-                return None
+                    return coroutine, trap, context
+            else:
+                result = context.run(listener.function, self._ws, data, **self._arguments)
+            if result is not None:
+                self._reply(result)
+        except BaseException as exc:  # noqa: BLE001 - raised by run() or finish()
+            self._end(exc)
         return None
 
     async def _wait(self, worker: PooledTask, suspended: Suspended) -> None:

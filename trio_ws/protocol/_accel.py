@@ -25,8 +25,10 @@ __all__ = [
     "MAX_FRAMES",
     "frame_head",
     "python_take_frames",
+    "python_take_one",
     "python_whole_frame",
     "take_frames",
+    "take_one",
     "whole_frame",
 ]
 
@@ -91,6 +93,19 @@ def python_take_frames(data: bytes, start: int, masked: bool, limit: int, messag
     return i
 
 
+def python_take_one(data: bytes, masked: bool, limit: int) -> str | bytes | None:
+    """Return the message if ``data`` is one whole common frame and nothing else; otherwise None.
+
+    The arguments are as for `take_frames`. Text that is not valid UTF-8 is None, too.
+    """
+    size = len(data)
+    if size < 2 or size > limit + 8 or (data[1] & 127 < 126 and data[1] & 127 != size - (6 if masked else 2)):
+        return None  # most reads that are anything else
+    messages: list[str | bytes] = []
+    taken = python_take_frames(data, 0, masked, limit, messages)
+    return messages[0] if taken == size and len(messages) == 1 else None
+
+
 def frame_head(first: int, size: int, mask_bit: int = 0) -> bytes:
     """Return the header of a frame up to its mask. ``mask_bit`` is 0x80 if it is masked."""
     if size < 126:
@@ -121,6 +136,7 @@ def python_whole_frame(first: int, payload: BytesLike, key: bytes) -> bytes:
 
 
 take_frames: Callable[[bytes, int, bool, int, Messages], int] = python_take_frames
+take_one: Callable[[bytes, bool, int], str | bytes | None] = python_take_one
 whole_frame: Callable[[int, BytesLike, bytes], bytes] = python_whole_frame
 if extension is not None:
-    take_frames, whole_frame = extension.take_frames, extension.whole_frame
+    take_frames, take_one, whole_frame = extension.take_frames, extension.take_one, extension.whole_frame

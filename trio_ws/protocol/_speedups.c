@@ -68,6 +68,43 @@ mask(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return masked;
 }
 
+/* The payload's length of the common frame that data begins with, and of its header; -1 for any other frame, and
+   for one that is not whole. */
+static Py_ssize_t
+common_frame(const unsigned char *data, Py_ssize_t size, int masked, Py_ssize_t limit, Py_ssize_t *head)
+{
+    Py_ssize_t n;
+
+    if (size < 2 || (data[0] != 0x81 && data[0] != 0x82) || data[1] >> 7 != masked)
+        return -1;
+    n = data[1] & 127;
+    *head = 2;
+    if (n == 126 && size >= 4) {
+        n = data[2] << 8 | data[3];
+        if (n < 126)
+            return -1;
+        *head = 4;
+    }
+    else if (n >= 126)
+        return -1;
+    *head += masked ? 4 : 0;
+    return n > limit || n > size - *head ? -1 : n;
+}
+
+/* The payload of such a frame: text or bytes. */
+static PyObject *
+frame_message(const unsigned char *data, Py_ssize_t head, Py_ssize_t n, int masked)
+{
+    const char *payload = (const char *)data + head;
+    PyObject *message = PyBytes_FromStringAndSize(masked ? NULL : payload, n);
+
+    if (message != NULL && masked)
+        xor_words(PyBytes_AS_STRING(message), payload, n, payload - 4);
+    if (message != NULL && data[0] == 0x81)
+        Py_SETREF(message, PyUnicode_DecodeUTF8(PyBytes_AS_STRING(message), n, NULL));
+    return message;
+}
+
 PyDoc_STRVAR(take_frames_doc, "take_frames($module, data, start, masked, limit, messages, /)\n--\n\n"
                               "See _accel.py.");
 
@@ -75,7 +112,7 @@ static PyObject *
 take_frames(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     module_state *state = PyModule_GetState(module);
-    const unsigned char *data, *payload;
+    const unsigned char *data;
     Py_ssize_t i, size, limit, n, head;
     int masked, frames = 0;
 
@@ -94,29 +131,9 @@ take_frames(PyObject *module, PyObject *const *args, Py_ssize_t count)
         PyErr_SetString(PyExc_ValueError, "start is an index from the beginning");
         return NULL;
     }
-    while (frames++ < MOST_FRAMES && size - i >= 2 && (data[i] == 0x81 || data[i] == 0x82) &&
-           data[i + 1] >> 7 == masked) {
-        PyObject *message, *none;
+    while (frames++ < MOST_FRAMES && (n = common_frame(data + i, size - i, masked, limit, &head)) >= 0) {
+        PyObject *message = frame_message(data + i, head, n, masked), *none;
 
-        n = data[i + 1] & 127;
-        head = 2;
-        if (n == 126 && size - i >= 4) {
-            n = data[i + 2] << 8 | data[i + 3];
-            if (n < 126)
-                break;
-            head = 4;
-        }
-        else if (n >= 126)
-            break;
-        head += masked ? 4 : 0;
-        if (n > limit || n > size - i - head)
-            break;
-        payload = data + i + head;
-        message = PyBytes_FromStringAndSize(masked ? NULL : (const char *)payload, n);
-        if (message != NULL && masked)
-            xor_words(PyBytes_AS_STRING(message), (const char *)payload, n, (const char *)payload - 4);
-        if (message != NULL && data[i] == 0x81)
-            Py_SETREF(message, PyUnicode_DecodeUTF8(PyBytes_AS_STRING(message), n, NULL));
         if (message == NULL) {
             if (!PyErr_ExceptionMatches(PyExc_UnicodeDecodeError))
                 return NULL;
@@ -131,6 +148,38 @@ take_frames(PyObject *module, PyObject *const *args, Py_ssize_t count)
         i += head + n;
     }
     return PyLong_FromSsize_t(i);
+}
+
+PyDoc_STRVAR(take_one_doc, "take_one($module, data, masked, limit, /)\n--\n\n"
+                           "See _accel.py.");
+
+static PyObject *
+take_one(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    const unsigned char *data;
+    Py_ssize_t size, limit, n, head;
+    PyObject *message;
+    int masked;
+
+    if (count != 3 || !PyBytes_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "take_one() takes bytes, masked and limit");
+        return NULL;
+    }
+    data = (const unsigned char *)PyBytes_AS_STRING(args[0]);
+    size = PyBytes_GET_SIZE(args[0]);
+    masked = PyObject_IsTrue(args[1]);
+    limit = PyLong_AsSsize_t(args[2]);
+    if (PyErr_Occurred())
+        return NULL;
+    n = common_frame(data, size, masked, limit, &head);
+    if (n < 0 || head + n != size)
+        Py_RETURN_NONE;
+    message = frame_message(data, head, n, masked);
+    if (message == NULL && PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
+        PyErr_Clear();
+        Py_RETURN_NONE;
+    }
+    return message;
 }
 
 PyDoc_STRVAR(whole_frame_doc, "whole_frame($module, first, payload, key, /)\n--\n\n"
@@ -333,6 +382,7 @@ static PyMethodDef methods[] = {
     {"msgpack_size", (PyCFunction)(void (*)(void))msgpack_size, METH_FASTCALL, msgpack_size_doc},
     {"mask", (PyCFunction)(void (*)(void))mask, METH_FASTCALL, mask_doc},
     {"take_frames", (PyCFunction)(void (*)(void))take_frames, METH_FASTCALL, take_frames_doc},
+    {"take_one", (PyCFunction)(void (*)(void))take_one, METH_FASTCALL, take_one_doc},
     {"whole_frame", (PyCFunction)(void (*)(void))whole_frame, METH_FASTCALL, whole_frame_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
 
 from trio_ws.errors import CloseFrame
-from trio_ws.protocol._accel import LONGEST, MAX_FRAMES, take_frames
+from trio_ws.protocol._accel import LONGEST, MAX_FRAMES, take_frames, take_one
 from trio_ws.protocol.masking import mask
 
 if TYPE_CHECKING:
@@ -224,6 +224,13 @@ class FrameReader:
                 i = self._begin(data, i, size)
         self._between = not (self._rest or self._left or self._open or self.done)
         return given if self.done or self._rest else i - before
+
+    def feed_whole(self, data: bytes) -> str | bytes | None:
+        """Return the message if these bytes are one common frame between messages, and nothing else.
+
+        If it returns None, nothing was parsed: call `feed`.
+        """
+        return take_one(data, not self.client, self._fast_limit) if self._between else None
 
     def take_part(self) -> str | bytes | None:
         """Return the part of the unfinished message that has arrived, or None.

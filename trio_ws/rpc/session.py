@@ -95,6 +95,7 @@ class RPCSession:
         incoming: the calls of the other side.
         delivery: packets that are not calls.
         pool: tasks for what waits.
+        reader_driven: the shared reader has taken over the read loop.
         undecided: whether the first message still has to show the codec.
         route: set by a client; takes a packet of a channel and its size, and returns whether it was wanted.
         on_notification: set by a client; takes a notification and its size, and returns whether it was
@@ -109,7 +110,6 @@ class RPCSession:
         "_owner_parked",
         "_owner_reads",
         "_owner_wake",
-        "_reader_driven",
         "_when_over",
         "delivery",
         "incoming",
@@ -117,6 +117,7 @@ class RPCSession:
         "on_over",
         "outgoing",
         "pool",
+        "reader_driven",
         "route",
         "transport",
         "undecided",
@@ -158,7 +159,7 @@ class RPCSession:
         self._owner_wake = Notification()
         self._owner_parked = False
         self._owner_reads = True
-        self._reader_driven = False
+        self.reader_driven = False
         self._when_over: Callable[[], None] | None = None  # called once, if no task waits for the end
         self._batch_size = 0  # bytes that the transport's batch is charged
         # Bytes waiting to be written at which reading stops, even if a task waits for something it brings.
@@ -330,7 +331,7 @@ class RPCSession:
 
     def hand_off_read_loop(self) -> None:
         """Let another task continue the read loop, because a call waits in this one."""
-        if self.transport.over or self._reader_driven:
+        if self.transport.over or self.reader_driven:
             return
         if self._owner_parked:
             self._owner_reads = True
@@ -384,8 +385,49 @@ class RPCSession:
         write_buffer = self.transport.write_buffer
         if write_buffer.flush_scheduled:
             write_buffer.flush()
-        self._reader_driven = True
+        self.reader_driven = True
         return True
+
+    def message_received(self, message: str | bytes, lent: Any) -> Awaitable[None] | None:
+        """Called by the shared reader with a message that is all that it read.
+
+        This is the common case of `data_received`: a call, and nothing that is unusual.
+        """
+        transport, incoming = self.transport, self.incoming
+        write_buffer, ledger = transport.write_buffer, transport.ledger
+        request: Any = None
+        if (
+            write_buffer.size < transport.high_water
+            and ledger.held < ledger.max_held
+            and len(message) < transport.measured_from
+            and not (self.undecided or transport.batch or self.outgoing.burst_size)
+            and not incoming.deferred.requests
+            and incoming.active_calls < incoming.max_calls
+        ):
+            try:
+                decoded: Any = transport.codec.decode(message)
+                request = decoded.rpc if type(decoded) is Packet else None
+            except DecodeError:
+                pass  # data_received() finds it again
+        if type(request) is not Request:
+            self.ws._receive_buffer.put_back(message)
+            return self.data_received(lent)
+        transport.measured = 0
+        self.reader_driven = False
+        try:
+            blocked = incoming.start_call(request, lent)
+        except (Exception, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001 - raised by run()
+            transport.fail(exc)
+            return None
+        except BaseException:
+            self.reader_driven = True  # this task ends, and the next one of the reader continues
+            raise
+        kept = not self._holds_enough and self._delegate_to_reader()
+        if blocked is not None:
+            return incoming.continue_call(lent, blocked, leads=True)
+        if not kept:
+            self.hand_off_read_loop()
+        return close_nurseries("a method") if lent.task.child_nurseries else None
 
     def data_received(self, lent: Any) -> Awaitable[None] | None:
         """Called after the shared reader has read. Handles what came, in the reader's task.
@@ -393,9 +435,9 @@ class RPCSession:
         Returns:
             An awaitable for that task to await, or None.
         """
-        if not self._reader_driven:
+        if not self.reader_driven:
             return None
-        self._reader_driven = False
+        self.reader_driven = False
         if self.outgoing.burst_size:
             self.outgoing.decay_burst()
         try:
@@ -404,7 +446,7 @@ class RPCSession:
             self.transport.fail(exc)
             return None
         except BaseException:
-            self._reader_driven = True  # this task ends, and the next one of the reader continues
+            self.reader_driven = True  # this task ends, and the next one of the reader continues
             raise
         kept = (
             not self.ws._receive_buffer.messages
@@ -433,8 +475,8 @@ class RPCSession:
 
     def state_changed(self) -> None:
         """The connection has started to close. A task reads from now on, because it can wait."""
-        if self._reader_driven:
-            self._reader_driven = False
+        if self.reader_driven:
+            self.reader_driven = False
             self.hand_off_read_loop()
 
     @property

@@ -163,6 +163,7 @@ class EpollReader:
         assert self._epoll is not None
         poll, fileno = self._epoll.poll, self._epoll.fileno()
         ready, unfinished = self._ready, self._unfinished
+        direct = False  # a message of this round was handled here, and mostly answered
         while True:
             if not ready and unfinished:
                 ready.extend([fd for fd, _ in poll(0, CONNECTIONS_PER_TURN) if fd not in unfinished])
@@ -170,11 +171,13 @@ class EpollReader:
                 del unfinished[first]
                 ready.append(first)
             elif not ready:
-                connection = observer = None  # do not keep it alive while we wait
+                connection = observer = buffer = data = message = None  # keep nothing alive while we wait
                 if not self._polls_to_skip:
-                    # As in Reader.wait_for_input(). But the tasks whose messages were read answer in the next
-                    # turn, and their peers in one of those after.
-                    await checkpoint()
+                    # As in Reader.wait_for_input(). But a task whose message was read answers in the next
+                    # turn, and its peer in one of those after.
+                    if not direct:
+                        await checkpoint()
+                    direct = False
                     for _ in range(_POLLS_BEFORE_WAIT):
                         await checkpoint()
                         ready.extend([fd for fd, _ in poll(0, CONNECTIONS_PER_TURN)])
@@ -193,10 +196,23 @@ class EpollReader:
                 connection = self._connections.get(fd)
                 if connection is None or connection.by is FULL_EPOLL:
                     continue
-                left -= self._read(connection, fd)
                 observer = connection.observer
-                going_on = observer.data_received(lent) if observer is not None else None
-                ledger = connection.receive_buffer.ledger
+                buffer = connection.receive_buffer
+                if observer is not None and observer.reader_driven and not buffer.pending_input:
+                    # A read is mostly one message. Leaving out the receive buffer saves a tenth of a call.
+                    data = self._receive(connection)
+                    message = buffer.feed_whole(data) if data else None
+                    if message is not None:
+                        direct = True
+                        left -= MESSAGE_COST + len(data)
+                        going_on = observer.message_received(message, lent)
+                    else:
+                        left -= self._parse(connection, fd, data) if data else END_COST
+                        going_on = observer.data_received(lent)
+                else:
+                    left -= self._read(connection, fd)
+                    going_on = observer.data_received(lent) if observer is not None else None
+                ledger = buffer.ledger
                 if ledger.received >= ledger.max_received and connection.stop_if_full():
                     self._epoll.unregister(fd)
                 if going_on is not None:
@@ -207,21 +223,29 @@ class EpollReader:
     def _read(self, connection: Reader, fd: int) -> int:
         """Read once. Returns how much work that was, as so many bytes."""
         buffer = connection.receive_buffer
+        if buffer.pending_input:
+            data, buffer.pending_input = buffer.pending_input, b""
+        else:
+            data = self._receive(connection)
+        return self._parse(connection, fd, data) if data else END_COST
+
+    def _receive(self, connection: Reader) -> bytes:
+        """Read from the socket. Returns nothing if nothing was there, and at the end of the connection."""
         transport: Any = connection.transport
-        data: bytes
         try:
-            if buffer.pending_input:
-                data, buffer.pending_input = buffer.pending_input, b""
-            else:
-                data = transport.recv_now(READ_SIZE)
+            data: bytes = transport.recv_now(READ_SIZE)
         except BlockingIOError:
-            return 0
+            return b""
         except OSError as exc:
             connection.closing.abort(exc)
-            return END_COST
+            return b""
         if not data:
             connection.closing.abort(None)
-            return END_COST
+        return data
+
+    def _parse(self, connection: Reader, fd: int, data: bytes) -> int:
+        """Parse what one read brought. Returns how much work that was, as so many bytes."""
+        buffer = connection.receive_buffer
         size = len(data)
         try:
             if buffer.deflate is None:

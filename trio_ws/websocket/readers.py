@@ -67,7 +67,16 @@ NOBODY, TASK, FULL_TASK, EPOLL, FULL_EPOLL = ReadBy
 
 
 class ConnectionObserver(Protocol):
-    """An RPC session, which learns about its connection without waiting for it."""
+    """An RPC session, which learns about its connection without waiting for it.
+
+    Attributes:
+        reader_driven: it has no task, and wants `message_received` to be called.
+    """
+
+    reader_driven: bool
+
+    def message_received(self, message: str | bytes, lent: Any) -> Awaitable[None] | None:
+        """Called by the shared reader with a message that is all that it read. Else as `data_received`."""
 
     def data_received(self, lent: Any) -> Awaitable[None] | None:
         """Called after the shared reader fed this connection.

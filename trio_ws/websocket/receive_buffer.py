@@ -116,6 +116,27 @@ class ReceiveBuffer:
         """Drop what waits."""
         self.messages.clear()
 
+    def feed_whole(self, data: bytes) -> str | bytes | None:
+        """Return the message if this read is all of one, nothing waits, and nothing is compressed.
+
+        The message is not kept. If this returns None, nothing was parsed: call `feed`.
+        """
+        frames = self.frames
+        if frames is None or self.deflate is not None or self.messages or self.discarding:
+            return None
+        message = frames.feed_whole(data)
+        if message is not None:
+            self.received_since_check = True
+        return message
+
+    def put_back(self, message: str | bytes) -> None:
+        """Keep a message that `feed_whole` has returned."""
+        if self.messages is _NO_MESSAGES:
+            assert self.frames is not None
+            self.messages = self.frames.messages = deque()
+        self.messages.append(message)
+        self.ledger.received += len(message) + OVERHEAD
+
     def feed(self, data: bytes, *, sliced: bool = False) -> int:
         """Parse what one read brought. The opening handshake is done.
 
