@@ -297,6 +297,23 @@ async def test_a_process_that_is_not_heard_of_is_gone(autojump_clock: MockClock)
             assert [names(one) for one in handlers] == [["ada", "bob"]] * 3
 
 
+async def test_a_process_that_was_stopped_does_not_take_the_others_for_gone(mock_clock: MockClock) -> None:
+    bus = InMemoryBus()
+    async with AsyncExitStack() as stack:
+        handlers, servers, _ = await joined(stack, bus, 2)
+        async with client_of(servers[0], "ada"), client_of(servers[1], "bob"):
+            changes = [handler.channels.presence("room.7").changes() for handler in handlers]
+            for each in changes:
+                assert sorted([(await each.__anext__()).info["name"] for _ in range(2)]) == ["ada", "bob"]
+            mock_clock.jump(10 * LEASE)  # as after SIGSTOP and SIGCONT: all tasks see it at once
+            await wait_all_tasks_blocked()
+            for _ in range(30):
+                mock_clock.jump(0.5)
+                await wait_all_tasks_blocked()
+            assert [each.next_nowait() for each in changes] == [None, None]
+            assert [names(one) for one in handlers] == [["ada", "bob"]] * 2
+
+
 async def test_a_process_that_stops_says_so(autojump_clock: MockClock) -> None:
     bus = InMemoryBus()
     handler = Rooms()

@@ -368,12 +368,17 @@ class PresenceRegistry:
     async def run(self) -> None:
         """Say that we live, and notice who does not, until cancelled."""
         interval = min(self.lease / _HEARTBEATS, 1.0)
-        said = trio.current_time()
+        said = now = trio.current_time()
         while True:
             while self._send is None:
                 await self._attached.wait()
+                now = trio.current_time()
             await trio.sleep(interval)
-            now = trio.current_time()
+            before, now = now, trio.current_time()
+            if now - before > 2 * interval:
+                # This process was stopped: what the others said meanwhile has yet to be read.
+                for process in self._processes.values():
+                    process.heard = max(process.heard, now - self.lease + interval)
             if now - said >= self.lease / _HEARTBEATS - interval / 2:
                 said = now
                 if self._local:

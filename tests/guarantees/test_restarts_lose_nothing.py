@@ -1,0 +1,120 @@
+"""Real processes that are restarted, killed and stopped: clients that recover have all messages once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from tests.support.followers import ROOMS, Follower, followers, group, renew
+from tests.support.ghosts import measure
+from tests.support.recovery_targets import LEASE
+from tests.support.redis import redis_server
+from trio_ws import WebSocketClient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def usual_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whoever runs the tests may have them ignore SIGHUP; and workers shall leave no bytecode behind."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def check(everyone: list[Follower], last: int) -> None:
+    for each in everyone:
+        assert each.gaps == []
+        assert each.got == list(range(each.got[0], last + 1)), "missed, twice, or in another order"
+        assert each.got[0] <= 5
+
+
+async def test_a_rolling_restart() -> None:
+    async with redis_server() as redis, group(redis.url) as workers:
+        async with followers(workers.url, redis.url, 100) as (everyone, numbers):
+            await renew(workers)
+        check(everyone, numbers.last)
+        assert sum(len(each.away) for each in everyone) >= 100
+
+
+async def test_a_worker_that_is_killed() -> None:
+    async with redis_server() as redis, group(redis.url) as workers:
+        async with followers(workers.url, redis.url, 2 * ROOMS) as (everyone, numbers):
+            for number in (0, 1):
+                pid = workers.workers[number].pid
+                os.kill(pid, signal.SIGKILL)
+                while pid in [worker.pid for worker in workers.workers]:
+                    await trio.sleep(0.05)
+        check(everyone, numbers.last)
+
+
+async def test_a_worker_that_is_stopped_and_goes_on() -> None:
+    async with redis_server() as redis, group(redis.url) as workers:
+        async with followers(workers.url, redis.url, 2 * ROOMS) as (everyone, numbers):
+            pid = workers.workers[0].pid
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                # Redis closes the connection of the one that takes nothing, as it does when too much waits.
+                before = numbers.last
+                while numbers.last < before + 20:
+                    await trio.sleep(0.05)
+                for line in [one for one in await redis.clients() if " sub=0 " not in one]:
+                    address = next(word for word in line.split() if word.startswith("addr="))
+                    await redis.do("CLIENT", "KILL", "ADDR", address.removeprefix("addr="))
+            finally:
+                os.kill(pid, signal.SIGCONT)
+        check(everyone, numbers.last)
+
+
+async def enter(url: str, name: str, *, task_status: trio.TaskStatus[tuple[int, WebSocketClient]]) -> None:
+    """Be present in a room, and say in which process."""
+    async with WebSocketClient(url) as client, client.stream("enter", "room.1", name) as stream:
+        task_status.started((await stream.receive(), client))
+        await trio.sleep_forever()
+
+
+async def test_people_of_a_killed_worker_are_gone_and_those_of_a_stopped_one_come_back() -> None:
+    async with redis_server() as redis, group(redis.url) as workers, trio.open_nursery() as nursery:
+        clients: dict[int, WebSocketClient] = {}
+        names: dict[int, list[str]] = {worker.pid: [] for worker in workers.workers}
+        while len(clients) < 2:
+            name = f"{sum(map(len, names.values())):03}"
+            pid, client = await nursery.start(enter, workers.url, name)
+            clients.setdefault(pid, client)
+            names[pid].append(name)
+        first, second = clients
+
+        async def members(pid: int) -> list[str]:
+            found: list[str] = await clients[pid].call("members", "room.1")
+            return found
+
+        async def until_members(pid: int, wanted: list[str]) -> None:
+            while await members(pid) != sorted(wanted):
+                await trio.sleep(0.05)
+
+        everybody = names[first] + names[second]
+        for pid in clients:
+            await until_members(pid, everybody)
+        os.kill(first, signal.SIGSTOP)
+        try:
+            await until_members(second, names[second])
+        finally:
+            os.kill(first, signal.SIGCONT)
+        for pid in clients:
+            await until_members(pid, everybody)
+        os.kill(first, signal.SIGKILL)
+        await until_members(second, names[second])
+        nursery.cancel_scope.cancel()
+
+
+async def test_people_of_killed_processes_are_gone_after_the_lease() -> None:
+    seconds = await measure(4)
+    assert len(seconds) == 4
+    # A machine that is busy is slow to notice, and never early: each is heard of three times in a lease.
+    assert min(seconds) > LEASE / 3
