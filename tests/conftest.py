@@ -60,6 +60,20 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         sys.settrace(tracer)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Generator[None, object, object]:
+    """Skips of async tests say why: pytest-trio skips anew, without the reason."""
+    try:
+        return (yield)
+    except pytest.skip.Exception as exc:
+        group = exc.__context__
+        while isinstance(group, BaseExceptionGroup) and len(group.exceptions) == 1:
+            group = group.exceptions[0]
+        if isinstance(group, pytest.skip.Exception):
+            raise group from None
+        raise
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m selects by markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow.mark(items)

@@ -97,6 +97,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         document.py          Schema: in every form
     rpc/                 layer 6   calls over one WebSocket, either way round
         rate_limit.py        rate limits
+        definitions.py       mistakes that a handler's class shows when it is defined
         parameters.py        validating arguments by their annotations
         methods.py           @rpc_method: from a signature to a checked call
         transport.py         sending packets, and the memory that a connection holds

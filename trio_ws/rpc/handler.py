@@ -36,8 +36,9 @@ from trio_ws.errors import (
 from trio_ws.logs import logger_for, shown
 from trio_ws.predicates import check
 from trio_ws.rpc.client_connection import CONNECTION_POLICIES, ClientConnection, State
+from trio_ws.rpc.definitions import Hook, check_hooks
 from trio_ws.rpc.detached import DETACHED, Detached
-from trio_ws.rpc.methods import Method, allow_keyboard_interrupt, collect, make_method
+from trio_ws.rpc.methods import Method, allow_keyboard_interrupt, check_methods, collect, make_method
 from trio_ws.rpc.rate_limit import Limiter
 from trio_ws.rpc.rights import SubscriptionRights
 from trio_ws.rpc.session import RPCSession
@@ -68,9 +69,25 @@ _NAMES_IN_A_ROW = 16
 _NAMES_TO_LEAVE = 1000
 _RESERVED = frozenset({SUBSCRIBE, UNSUBSCRIBE, RECOVER, PRESENCE, PUBLISH, METHODS})
 
+#: The methods that a server calls.
+_HOOKS = {
+    "on_connect": Hook(("connection",), "async"),
+    "on_receive": Hook(("connection", "packet"), "async"),
+    "on_disconnect": Hook(("connection",), "async"),
+    "may_subscribe": Hook(("connection", "name"), "either"),
+    "may_publish": Hook(("connection", "name", "data"), "either"),
+    "may_see_presence": Hook(("connection", "name"), "either"),
+    "on_first_subscriber": Hook(("name",), "plain"),
+    "on_last_unsubscribed": Hook(("name",), "plain"),
+    "make_state": Hook(("connection",), "plain"),
+}
+
 
 class WebSocketHandler(Generic[State]):
     """Methods that clients call, and what happens around them. Subclass it, and serve the class.
+
+    Defining a subclass raises TypeError for a method that does not take the connection, and for a hook that
+    cannot be called as it will be, or is not async but must be.
 
     One instance serves all connections of a server. ``WebSocketHandler[State]`` types ``connection.state``,
     which `make_state` makes; ``State()`` by default.
@@ -115,6 +132,8 @@ class WebSocketHandler(Generic[State]):
             if isinstance(origin, type) and issubclass(origin, WebSocketHandler):
                 (state,) = typing.get_args(base)
                 cls._state_type = None if isinstance(state, typing.TypeVar) or state is Any else state
+        check_hooks(cls, WebSocketHandler, _HOOKS)
+        check_methods(cls)
 
     def _prepare(self) -> None:
         """What ``__init__`` would do, if subclasses could be trusted to call it."""

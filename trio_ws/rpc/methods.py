@@ -24,7 +24,6 @@ from collections.abc import (
     Awaitable,
     Callable,
     Coroutine,
-    Iterator,
     Mapping,
     Sequence,
 )
@@ -41,6 +40,7 @@ from trio_ws.codecs.jsonrpc import EXTENSIONS
 from trio_ws.decoding import UNDECODABLE
 from trio_ws.errors import RPCError
 from trio_ws.predicates import PredicateLike, check_predicate
+from trio_ws.rpc.definitions import check_connection, layers
 from trio_ws.rpc.parameters import MethodParameter, format_annotation, invalid_params, resolve, show_name
 from trio_ws.rpc.rate_limit import LIMIT_MARK, RateLimit, target_of
 
@@ -55,6 +55,7 @@ __all__ = [
     "STREAM",
     "Method",
     "allow_keyboard_interrupt",
+    "check_methods",
     "collect",
     "make_method",
     "rpc_method",
@@ -71,7 +72,6 @@ _AWAITABLES = (Awaitable, Coroutine)
 
 MARK = "__trio_ws_rpc_method__"
 _MAX_NAME = 256  # as much as a packet carries
-_MAX_LAYERS = 64  # decorators on one function
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +154,26 @@ def collect(owner: object) -> dict[str, Method]:
         methods[name] = Method(name, function, mark.requires, limit, namespace, mark.errors)
         found[name] = attribute
     return methods
+
+
+def check_methods(cls: type) -> None:
+    """Check the methods that a class defines as soon as that is possible: before there is an instance.
+
+    Raises:
+        TypeError: one does not take the connection.
+    """
+    for attribute, member in vars(cls).items():
+        marks = getattr(target_of(member), "__dict__", {}) if inspect.isfunction(target_of(member)) else {}
+        if isinstance(marks.get(MARK), _Mark) and inspect.isfunction(member):
+            parameters = list(inspect.signature(member).parameters.values())
+            if parameters and parameters[0].kind <= Parameter.POSITIONAL_OR_KEYWORD:
+                parameters = parameters[1:]
+            elif not parameters:
+                raise TypeError(
+                    f"{cls.__name__}.{attribute} must take self and the connection; write: async def"
+                    f" {attribute}(self, connection)"
+                )
+            check_connection(f"{cls.__name__}.{attribute}", member, parameters, bound=True)
 
 
 def _settings(cls: type, attribute: str) -> tuple[_Mark, RateLimit | None, Mapping[str, Any]] | None:
@@ -273,11 +293,11 @@ class Method:
         )
         signature = _signature(name, function)
         self._returns = signature.return_annotation
-        inmost = next(iter(list(_layers(function))[-1:]), None)
+        inmost = next(iter(list(layers(function))[-1:]), None)
         self._scope = inmost, namespace or {}
         parameters = [
             MethodParameter(name, one, inmost, namespace or {})
-            for one in _without_connection(name, signature)
+            for one in _without_connection(name, function, signature)
         ]
         self._reserved = _names_inside(function) - {one.name for one in parameters}
         self._arrange(parameters)
@@ -522,25 +542,9 @@ def _check_errors(errors: Sequence[type[RPCError]]) -> tuple[type[RPCError], ...
     return tuple(errors)
 
 
-def _layers(function: Any) -> Iterator[types.FunctionType]:
-    """The functions that a call runs through, the outermost first: decorators that say what they wrap."""
-    for _ in range(_MAX_LAYERS):
-        if isinstance(function, functools.partial):
-            function = function.func
-        elif isinstance(function, types.MethodType | staticmethod | classmethod):
-            function = function.__func__
-        else:
-            call = function if inspect.isfunction(function) else type(function).__call__
-            if inspect.isfunction(call):
-                yield call
-            function = getattr(function, "__wrapped__", None)
-            if function is None:
-                return
-
-
 def _kind(function: Any) -> int:
     # A decorator that is a plain def hands on what the async function inside gives.
-    for layer in _layers(function):
+    for layer in layers(function):
         if inspect.isasyncgenfunction(layer):
             return STREAM
         if inspect.iscoroutinefunction(layer):
@@ -559,20 +563,17 @@ def _signature(method: str, function: Callable[..., Any]) -> inspect.Signature:
         raise TypeError(f"{method}: the parameters of {function!r} cannot be found out: {exc}") from exc
 
 
-def _without_connection(method: str, signature: inspect.Signature) -> list[Parameter]:
+def _without_connection(method: str, function: Any, signature: inspect.Signature) -> list[Parameter]:
     parameters = list(signature.parameters.values())
-    if parameters and parameters[0].kind == Parameter.VAR_POSITIONAL:
-        return parameters
-    if not parameters or parameters[0].kind > Parameter.POSITIONAL_OR_KEYWORD:
-        raise TypeError(f"{method} must take the connection as its first parameter")
-    return parameters[1:]
+    check_connection(method, function, parameters, bound=isinstance(function, types.MethodType))
+    return parameters if parameters[0].kind == Parameter.VAR_POSITIONAL else parameters[1:]
 
 
 def _names_inside(function: Any) -> set[str]:
     """The names that would meet an argument that is given already, such as ``self``."""
     return {
         one.name
-        for layer in _layers(function)
+        for layer in layers(function)
         for one in inspect.signature(layer, follow_wrapped=False).parameters.values()
         if one.kind == Parameter.POSITIONAL_OR_KEYWORD
     }

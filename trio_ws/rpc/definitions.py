@@ -1,0 +1,184 @@
+"""Checks of a handler's class when it is defined: mistakes that would otherwise show with the first client.
+
+Invariants: what is refused here could not work; what cannot be judged is let through. Each message shows the
+line to write.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import functools
+import inspect
+import types
+import typing
+import uuid
+from inspect import Parameter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["Hook", "check_connection", "check_hooks", "layers"]
+
+#: Decorators on one function.
+_MAX_LAYERS = 64
+#: Types of arguments; no connection is one of these.
+_VALUES = (
+    *(int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, type(None)),
+    *(dt.date, dt.time, dt.timedelta, decimal.Decimal, uuid.UUID),
+    *(enum.Enum, msgspec.Struct, collections.abc.AsyncIterable, trio.abc.ReceiveChannel),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Hook:
+    """What a method of the handler is called with.
+
+    Attributes:
+        parameters: after ``self``.
+        kind: ``"async"``, ``"plain"``, or ``"either"``.
+    """
+
+    parameters: tuple[str, ...]
+    kind: str
+
+    def line(self, name: str) -> str:
+        """How it is written."""
+        start = "async def" if self.kind == "async" else "def"
+        return f"{start} {name}({', '.join(('self', *self.parameters))})"
+
+
+def layers(function: Any) -> Iterator[types.FunctionType]:
+    """The functions that a call runs through, the outermost first: decorators that say what they wrap."""
+    for _ in range(_MAX_LAYERS):
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif isinstance(function, types.MethodType | staticmethod | classmethod):
+            function = function.__func__
+        else:
+            call = function if inspect.isfunction(function) else type(function).__call__
+            if inspect.isfunction(call):
+                yield call
+            function = getattr(function, "__wrapped__", None)
+            if function is None:
+                return
+
+
+# -- hooks ------------------------------------------------------------------------------------------
+
+
+def check_hooks(cls: type, base: type, hooks: Mapping[str, Hook]) -> None:
+    """Check the hooks that a class defines, or gets from other classes than ``base``.
+
+    Raises:
+        TypeError: one cannot be called as it will be, is not async but must be, or the other way round.
+    """
+    for name, hook in hooks.items():
+        member = inspect.getattr_static(cls, name, None)
+        if not inspect.isfunction(member) or member is inspect.getattr_static(base, name, None):
+            continue
+        where = f"{cls.__name__}.{name}"
+        signature = inspect.signature(member)
+        try:
+            signature.bind(None, *hook.parameters)
+        except TypeError:
+            takes = ", ".join(map(_written, list(signature.parameters.values())[1:]))
+            raise TypeError(
+                f"{where} is called with ({', '.join(hook.parameters)}), but takes ({takes});"
+                f" write: {hook.line(name)}"
+            ) from None
+        _check_kind(where, name, member, hook)
+
+
+def _check_kind(where: str, name: str, member: Any, hook: Hook) -> None:
+    found = list(layers(member))
+    if any(inspect.isasyncgenfunction(one) or inspect.isgeneratorfunction(one) for one in found):
+        raise TypeError(f"{where} has a yield, so calling it would not run it; write: {hook.line(name)}")
+    is_async = any(map(inspect.iscoroutinefunction, found))
+    if hook.kind == "plain" and is_async:
+        raise TypeError(f"{where} is async, but is called from plain code; write: {hook.line(name)}")
+    # A decorator that does not say what it wraps may hand on what an async function gives.
+    if hook.kind == "async" and not is_async and len(found) == 1 and not _gives_awaitable(found[0]):
+        raise TypeError(f"{where} is not async; write: {hook.line(name)}")
+
+
+def _gives_awaitable(function: types.FunctionType) -> bool:
+    returns = str(function.__annotations__.get("return", ""))
+    return function.__name__ == "<lambda>" or "Awaitable" in returns or "Coroutine" in returns
+
+
+# -- methods ----------------------------------------------------------------------------------------
+
+
+def check_connection(where: str, function: Any, parameters: Sequence[Parameter], *, bound: bool) -> None:
+    """Check that the first parameter of a method can be the connection.
+
+    Args:
+        where: the method, for messages.
+        function: it.
+        parameters: all that a caller could give, the connection first.
+        bound: whether ``self`` comes before them.
+
+    Raises:
+        TypeError: there is none, or it is annotated with a type of values.
+    """
+    first = parameters[0] if parameters else None
+    if first is not None and first.kind == Parameter.VAR_POSITIONAL:
+        return
+    if first is not None and first.kind <= Parameter.POSITIONAL_OR_KEYWORD:
+        if not _is_value(_resolved(first.annotation, function)):
+            return
+        problem = f"must take the connection as its first parameter, but that is {_written(first)!r}"
+    else:
+        problem = "must take the connection as its first parameter"
+    names = [*(["self"] if bound else []), "connection", *map(_written, parameters)]
+    inmost = next(iter(list(layers(function))[-1:]), None)
+    start = "def" if inmost is not None and not _is_async(inmost) else "async def"
+    name = where.rpartition(".")[2]
+    raise TypeError(f"{where} {problem}; write: {start} {name}({', '.join(names)})")
+
+
+def _is_async(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _written(parameter: Parameter) -> str:
+    """A parameter as in the source, also where its annotation is a text."""
+    if isinstance(parameter.annotation, str):
+        default = "" if parameter.default is Parameter.empty else f" = {parameter.default!r}"
+        bare = str(parameter.replace(annotation=Parameter.empty, default=Parameter.empty))
+        return f"{bare}: {parameter.annotation}{default}"
+    return str(parameter)
+
+
+def _resolved(annotation: Any, function: Any) -> Any:
+    """What an annotation means, or Any where it cannot be found out: only type checkers may know it."""
+    if not isinstance(annotation, str):
+        return annotation
+    inmost = next(iter(list(layers(function))[-1:]), None)
+    try:
+        holder = types.SimpleNamespace(__annotations__={"hint": annotation})
+        return typing.get_type_hints(holder, getattr(inmost, "__globals__", {}), include_extras=True)["hint"]
+    except Exception:  # noqa: BLE001 - it may be any expression
+        return Any
+
+
+def _is_value(hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin is typing.Annotated:
+        return _is_value(typing.get_args(hint)[0])
+    if origin in (typing.Union, types.UnionType):
+        return all(map(_is_value, typing.get_args(hint)))
+    if origin is typing.Literal:
+        return True
+    kind = origin or hint
+    if not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
+        return kind is None
+    return kind is not Parameter.empty and (issubclass(kind, _VALUES) or dataclasses.is_dataclass(kind))
