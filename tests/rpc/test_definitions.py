@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from tests.support.serving import serving_in_memory
-from trio_ws import ClientConnection, RPCError, WebSocketClient, WebSocketHandler, rpc_method
+from trio_ws import ClientConnection, Packet, RPCError, WebSocketClient, WebSocketHandler, rpc_method
 
 
 class Point(msgspec.Struct):
@@ -110,10 +110,14 @@ def test_what_cannot_be_judged_is_let_through() -> None:
         @opaque
         async def on_connect(self, connection: ClientConnection[Any]) -> None: ...
 
-        def on_receive(self, connection: Any, packet: Any) -> Coroutine[Any, Any, None]:
-            return pause()
+        async def on_receive(self, connection: ClientConnection[Any], packet: Packet) -> None: ...
 
         on_disconnect = lambda self, connection: pause()  # noqa: E731
+
+    def later(self: Any, connection: Any, packet: Any) -> Coroutine[Any, Any, None]:
+        return pause()
+
+    assert define(on_receive=later)
 
     class Quiet(Mine):
         may_subscribe = None  # type: ignore[assignment]
@@ -124,45 +128,35 @@ def test_what_cannot_be_judged_is_let_through() -> None:
 # -- methods ----------------------------------------------------------------------------------------
 
 
+def define_method(line: str) -> None:
+    """A class with one method, which this line begins."""
+    function = made(line)
+    define(**{function.__name__: rpc_method()(function)})
+
+
 def test_a_method_without_the_connection() -> None:
     with pytest.raises(TypeError) as caught:
-
-        class Calculator(WebSocketHandler):
-            @rpc_method()
-            async def add(self, a: int, b: int = 1) -> int:
-                return a + b
-
+        define_method("async def add(self, a: int, b: int = 1)")
     assert str(caught.value) == (
-        "Calculator.add must take the connection as its first parameter, but that is 'a: int';"
+        "Mine.add must take the connection as its first parameter, but that is 'a: int';"
         " write: async def add(self, connection, a: int, b: int = 1)"
     )
 
 
 def test_a_plain_method_without_the_connection() -> None:
     with pytest.raises(TypeError, match=r"write: def now\(self, connection\)$"):
-
-        class Clock(WebSocketHandler):
-            @rpc_method()  # type: ignore[arg-type]
-            def now(self) -> float:
-                return 1.0
+        define_method("def now(self)")
 
 
 def test_a_method_without_self() -> None:
     with pytest.raises(
         TypeError, match=r"that is 'a: int'; write: async def add\(self, connection, a: int\)"
     ):
-
-        class Calculator(WebSocketHandler):
-            @rpc_method()
-            async def add(connection: ClientConnection, a: int) -> int:  # noqa: N805
-                return a
-
-    with pytest.raises(TypeError, match=r"must take self and the connection"):
-
-        class Nothing(WebSocketHandler):
-            @rpc_method()  # type: ignore[arg-type]
-            async def add() -> int:
-                return 1
+        define_method("async def add(connection, a: int)")
+    with pytest.raises(
+        TypeError, match=r"must take self and the connection; write: async def add\(self, conn"
+    ):
+        define_method("async def add()")
 
 
 @pytest.mark.parametrize(
