@@ -48,7 +48,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Annotations name what is not ours, type variables, and aliases that only type checkers see.
     ("py:(class|data)", r"(?!trio_ws\.[A-Z]).*"),
-    ("py:.*", r"(trio|ssl|msgspec|logging|socket|contextlib|collections|typing|signal|picows|coredis)\b.*"),
+    ("py:.*", r"(trio|ssl|msgspec|logging|socket|contextlib|collections|typing|signal|picows|hiredis)\b.*"),
 ]
 # `name` in a docstring is a reference.
 default_role = "py:obj"

@@ -86,12 +86,12 @@ async def test_bad_input_redis_timeout() -> None:
             pass
 
 
-def test_without_coredis_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "coredis.parser", None)
+def test_without_hiredis_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hiredis", None)
     with pytest.raises(BrokerError, match=r"pip install 'trio-ws\[redis\]'"):
         RedisBroker("redis://h")
 
 
-def test_importing_trio_ws_imports_no_coredis() -> None:
-    program = "import sys, trio_ws; sys.exit('coredis' in sys.modules or 'anyio' in sys.modules)"
+def test_importing_trio_ws_imports_no_hiredis() -> None:
+    program = "import sys, trio_ws; sys.exit('hiredis' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

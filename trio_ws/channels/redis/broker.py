@@ -40,7 +40,7 @@ from trio_ws.channels.redis.connection import (
     error_code,
     error_text,
     open_connection,
-    require_coredis,
+    require_hiredis,
 )
 from trio_ws.channels.redis.duplicates import Heard
 from trio_ws.channels.redis.histories import (
@@ -144,7 +144,7 @@ class RedisBroker(Broker):
 
     Raises:
         TypeError, ValueError: immediately, for invalid arguments. No message contains the password.
-        BrokerError: immediately, if coredis is not installed.
+        BrokerError: immediately, if hiredis is not installed.
     """
 
     keeps_histories = True
@@ -183,7 +183,7 @@ class RedisBroker(Broker):
             _check_seconds(name, seconds)
         if ssl_context is not None and not self._url.secure:
             raise ValueError("ssl_context requires a rediss:// URL")
-        require_coredis()
+        require_hiredis()
         if self._url.secure and ssl_context is None:
             ssl_context = ssl.create_default_context()
         self._ssl_context = ssl_context

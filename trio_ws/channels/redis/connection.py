@@ -1,9 +1,9 @@
 """One connection to Redis: open it, send commands, receive replies.
 
-Only the parser of coredis is used. Its clients, tried on trio in version 6.9, lack guarantees that a broker
-gives: messages for a slow subscriber wait in unbounded buffers (199,689 of a burst of 200,000 messages at
-once), commands wait in another one, an unanswered PING is awaited forever, pauses do not follow trio's clock,
-and failed attempts are logged with tracebacks.
+Replies are parsed by hiredis. The clients of coredis, tried on trio in version 6.9, lack guarantees that a
+broker gives: messages for a slow subscriber wait in unbounded buffers (199,689 of a burst of 200,000 messages
+at once), commands wait in another one, an unanswered PING is awaited forever, pauses do not follow trio's
+clock, and failed attempts are logged with tracebacks.
 
 With RESP3 one connection can both publish and subscribe. There is therefore one connection, and Redis
 executes everything in the order in which it was sent.
@@ -15,7 +15,6 @@ one closes the connection.
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +27,7 @@ from trio_ws.websocket.tls import tls_client
 
 if TYPE_CHECKING:
     import ssl
-
-    from coredis.parser import Parser
+    from types import ModuleType
 
     from trio_ws.channels.redis.url import RedisURL
 
@@ -41,45 +39,32 @@ __all__ = [
     "error_code",
     "error_text",
     "open_connection",
-    "require_coredis",
+    "require_hiredis",
 ]
 
-# coredis turns the first word of an error into an exception class.
-_CODES = {
-    "AuthenticationFailureError": "WRONGPASS",
-    "AuthenticationRequiredError": "NOAUTH",
-    "AuthorizationError": "NOPERM",
-    "BusyLoadingError": "LOADING",
-    "ClusterDownError": "CLUSTERDOWN",
-    "MovedError": "MOVED",
-    "NoScriptError": "NOSCRIPT",
-    "ReadOnlyError": "READONLY",
-}
 #: Errors after which this connection is useless, while a new one may work.
 UNFIT = frozenset({"WRONGPASS", "NOAUTH", "LOADING", "CLUSTERDOWN", "MOVED", "NOSCRIPT", "READONLY"})
 
 _RECEIVE_SIZE = 65_536
 #: Limit on what a server may send before its greeting, which has about a tenth of it.
 _MAX_GREETING = 65_536
-#: The parser frees what it has read only when it has read everything. From here on we help it.
-_MAX_READ_BYTES = 1_048_576
 #: Limit on one reply. Another program may publish half a GiB at once.
 _MAX_REPLY_BYTES = 64 * 1_048_576
 
+# What the parser returns if it needs more data. False, its own choice, may be a reply.
+_NOT_ENOUGH = object()
 
-def require_coredis() -> None:
-    """Import the parts of coredis that are used, or explain how to install it.
+
+def require_hiredis() -> ModuleType:
+    """Import hiredis, which nobody else needs.
 
     Raises:
-        BrokerError: coredis is not installed.
+        BrokerError: it is not installed.
     """
     try:
-        with warnings.catch_warnings():
-            # Its constants mix bytes and text, which cannot be loaded under python -bb.
-            warnings.simplefilter("ignore", BytesWarning)
-            importlib.import_module("coredis.parser")  # slow, so it is imported only when needed
+        return importlib.import_module("hiredis")
     except ImportError as exc:
-        raise BrokerError("RedisBroker requires coredis: pip install 'trio-ws[redis]'") from exc
+        raise BrokerError("RedisBroker requires hiredis: pip install 'trio-ws[redis]'") from exc
 
 
 class RefusedError(BrokerError):
@@ -87,14 +72,13 @@ class RefusedError(BrokerError):
 
 
 def error_code(error: Exception) -> str:
-    """The first word of an error from Redis, if coredis has a class for it."""
-    return _CODES.get(type(error).__name__, "")
+    """The first word of an error from Redis, such as NOAUTH."""
+    return str(error).partition(" ")[0]
 
 
 def error_text(error: object) -> str:
-    """An error from Redis with its first word, safe to log."""
-    code = error_code(error) if isinstance(error, Exception) else ""
-    return f"{code} {shown(str(error), 200)}".strip()
+    """An error from Redis, safe to log."""
+    return shown(str(error), 200)
 
 
 def command(*words: bytes) -> bytes:
@@ -161,9 +145,6 @@ class RedisConnection:
     """
 
     def __init__(self, stream: trio.abc.Stream, shown: str) -> None:
-        from coredis.constants.resp import DataType  # noqa: PLC0415 - see require_coredis
-        from coredis.parser import NotEnoughData, Parser  # noqa: PLC0415
-
         self.pending_replies: deque[tuple[bytes, list[bytes]]] = deque()
         self.subscribed: set[tuple[bool, bytes]] = set()
         self.pinged = False
@@ -172,9 +153,11 @@ class RedisConnection:
         self.prepared = False
         self._stream = stream
         self._shown = shown
-        self._parser: Parser = Parser()
-        self._not_enough = NotEnoughData
-        self._push = DataType.PUSH
+        self._received = 0  # bytes so far
+        hiredis = require_hiredis()
+        self._parser = hiredis.Reader(notEnoughData=_NOT_ENOUGH)
+        self._parser_error: type[Exception] = hiredis.HiredisError
+        self._push: type = hiredis.PushNotification
 
     async def log_in(self, username: str | None, password: str | None) -> None:
         """Send HELLO, with the password if there is one."""
@@ -185,7 +168,7 @@ class RedisConnection:
         replies: list[tuple[bool, Any]] = []
         while not replies:
             replies = await self.receive()
-            if not replies and self._parser.bytes_written > _MAX_GREETING:
+            if not replies and self._received > _MAX_GREETING:
                 raise BrokerError(f"{self._shown} does not look like Redis: its greeting exceeds 64 KiB")
         _, greeting = replies[0]
         if isinstance(greeting, Exception):
@@ -213,11 +196,10 @@ class RedisConnection:
             raise BrokerError(f"the connection to {self._shown} broke: {_why(exc)}") from exc
         if not data:
             raise BrokerError(f"{self._shown} closed the connection")
+        self._received += len(data)
         try:
             return self._parse(bytes(data))
-        except BrokerError:
-            raise
-        except Exception as exc:  # the parser raises many kinds of errors for invalid RESP
+        except self._parser_error as exc:
             raise BrokerError(f"{self._shown} does not look like Redis: {shown(str(exc), 200)}") from exc
 
     def _parse(self, data: bytes) -> list[tuple[bool, Any]]:
@@ -225,18 +207,12 @@ class RedisConnection:
         parser.feed(data)
         replies: list[tuple[bool, Any]] = []
         while True:
-            reply = parser.parse(decode=False)
-            if isinstance(reply, self._not_enough):
+            reply = parser.gets()
+            if reply is _NOT_ENOUGH:
                 break
-            replies.append((reply[0] == self._push, reply[1]))
-        if parser.bytes_written - parser.bytes_read > _MAX_REPLY_BYTES:
+            replies.append((isinstance(reply, self._push), reply))
+        if parser.len() > _MAX_REPLY_BYTES:
             raise BrokerError(f"{self._shown} sent a reply of more than {_MAX_REPLY_BYTES} bytes")
-        if parser.bytes_read > _MAX_READ_BYTES:
-            rest = parser.localbuffer.getvalue()[parser.bytes_read : parser.bytes_written]
-            parser.localbuffer.seek(0)
-            parser.localbuffer.truncate()
-            parser.bytes_read = parser.bytes_written = 0
-            parser.feed(rest)
         return replies
 
     async def aclose(self) -> None:

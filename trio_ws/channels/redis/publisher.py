@@ -14,7 +14,7 @@ from trio_ws._blocks import EnteredOnly, check_trio
 from trio_ws.channels.channel import encode
 from trio_ws.channels.history import History
 from trio_ws.channels.names import check_name
-from trio_ws.channels.redis.connection import command, error_text, open_connection, require_coredis
+from trio_ws.channels.redis.connection import command, error_text, open_connection, require_hiredis
 from trio_ws.channels.redis.histories import (
     SCRIPTS,
     DeclaredHistories,
@@ -52,7 +52,7 @@ class _Settings:
         self.url = parse_redis_url(url)
         if ssl_context is not None and not self.url.secure:
             raise ValueError("ssl_context requires a rediss:// URL")
-        require_coredis()
+        require_hiredis()
         if self.url.secure and ssl_context is None:
             ssl_context = ssl.create_default_context()
         self.ssl_context = ssl_context
@@ -121,7 +121,7 @@ class Publisher(EnteredOnly):
 
     Raises:
         TypeError, ValueError: an argument is invalid.
-        BrokerError: coredis is not installed.
+        BrokerError: hiredis is not installed.
     """
 
     _usage = "async with trio_ws.Publisher(...) as publisher:"
