@@ -121,6 +121,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         handler.py           WebSocketHandler
         _decorator_types.py  what type checkers see of a method
     client/              layer 7   connecting, and reconnecting
+        failures.py          why no connection came about, in words
         uri.py               ws:// and wss://
         proxy.py             HTTP and SOCKS5 proxies, named or from the environment
         http_tunnel.py       CONNECT, to an HTTP proxy

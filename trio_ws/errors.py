@@ -36,6 +36,7 @@ and ``__init__`` is not called again. The cause and the traceback are lost, as w
 from __future__ import annotations
 
 import enum
+import re
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import trio
@@ -159,10 +160,24 @@ class HandshakeRejectedError(ConnectionFailedError):
     """
 
     def __init__(self, status: int, headers: HeaderFields, body: bytes = b"") -> None:
-        super().__init__(f"the server rejected the WebSocket handshake with HTTP status {status}")
+        text = _excerpt(headers, body)
+        said = f": {text}" if text else ""
+        super().__init__(f"the server rejected the WebSocket handshake with HTTP status {status}{said}")
         self.status = status
         self.headers = headers
         self.body = body
+
+
+def _excerpt(headers: HeaderFields, body: bytes) -> str:
+    """What a response says in its body, as one short line: text, or the title of a page."""
+    kind = next((value for name, value in headers if name.lower() == "content-type"), "").lower()
+    start = body[:4096].lstrip()
+    if "html" in kind or start[:1] == b"<":
+        title = re.search(rb"<title[^>]*>([^<]*)</title>", start, re.IGNORECASE)
+        start = title[1] if title else b""
+    elif kind and not kind.startswith("text/") and "json" not in kind:
+        return ""
+    return shown(b" ".join(start.split()), 200)
 
 
 class ConnectionClosedError(WebSocketError, trio.BrokenResourceError):

@@ -16,6 +16,7 @@ import trio
 from trio_ws._settings import refuse_unknown
 from trio_ws.options import Options
 from trio_ws.protocol.handshake import check_subprotocols
+from trio_ws.protocol.tls import check_context
 from trio_ws.systems import unix_family
 
 __all__ = [
@@ -91,6 +92,7 @@ def connect_config(
         raise ValueError("stream and unix_path are mutually exclusive")
     if unix_path is not None:
         unix_family()
+    check_context(ssl_context, server=False)
     config = ConnectConfig(
         uri=uri,
         subprotocols=tuple(check_subprotocols(subprotocols)),

@@ -19,6 +19,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 
 import trio
 
+from trio_ws.client.failures import explain
 from trio_ws.client.http_tunnel import Tunnel, TunnelError
 from trio_ws.client.uri import basic_authorization, split_host
 from trio_ws.errors import ConnectionFailedError, InvalidURIError
@@ -29,7 +30,7 @@ from trio_ws.websocket.tls import tls_client
 if TYPE_CHECKING:
     from trio_ws.client.uri import WebSocketURI
 
-__all__ = ["Proxy", "choose_proxy", "explain", "open_through", "parse_proxy"]
+__all__ = ["Proxy", "choose_proxy", "open_through", "parse_proxy"]
 
 _PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 _READ_SIZE = 4096
@@ -208,9 +209,3 @@ async def _open_socks(proxy: Proxy, uri: WebSocketURI) -> trio.abc.Stream:
         raise ConnectionFailedError(
             f"no connection to {uri.authority} through the proxy {proxy}: {explain(exc)}"
         ) from exc
-
-
-def explain(exc: BaseException) -> str:
-    """The innermost cause: trio says that a stream broke, and OpenSSL says why."""
-    cause = exc.__cause__
-    return str(cause if isinstance(cause, OSError) else exc) or type(exc).__name__

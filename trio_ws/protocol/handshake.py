@@ -359,7 +359,9 @@ class ClientHandshake:
             raise ConnectionFailedError(
                 "the server closed the connection in the middle of its handshake response"
             )
-        raise ConnectionFailedError("the server closed the connection without a handshake response")
+        raise ConnectionFailedError(
+            "the server closed the connection without a handshake response; if it expects TLS, use wss://"
+        )
 
     def _next_answer(self, data: bytes) -> h11.InformationalResponse | h11.Response | None:
         """Return the next final response: any 1xx except 101 is skipped (RFC 9110 section 15.2)."""
@@ -371,7 +373,12 @@ class ClientHandshake:
                     f"the head of the server's response exceeds max_header_bytes={self._max_header_bytes}"
                 ) from None
             except GarbageError:
-                raise ConnectionFailedError("the server does not speak HTTP/1.1") from None
+                tls = self._heads.take_rest()[:2] in (b"\x15\x03", b"\x16\x03")
+                raise ConnectionFailedError(
+                    "the server does not speak HTTP/1.1 but TLS; use wss://"
+                    if tls
+                    else "the server does not speak HTTP/1.1"
+                ) from None
             if head is None:
                 return None
             try:

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["TLSInfo"]
+__all__ = ["TLSInfo", "check_context"]
+
+
+def check_context(context: ssl.SSLContext | None, *, server: bool) -> None:
+    """Check that an SSL context is for this side.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: it is one for the other side.
+    """
+    if context is None:
+        return
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(context).__name__}")
+    if context.protocol == (ssl.PROTOCOL_TLS_CLIENT if server else ssl.PROTOCOL_TLS_SERVER):
+        ours, purpose = ("clients", "ssl.Purpose.CLIENT_AUTH") if server else ("servers", "")
+        raise ValueError(f"ssl_context is one for {ours}; make it by ssl.create_default_context({purpose})")
 
 
 @dataclass(frozen=True, slots=True)

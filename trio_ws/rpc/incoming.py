@@ -544,7 +544,11 @@ class IncomingCalls:
         retry_after = self._limiter.check(limit, name, key, trio.current_time())
         if retry_after is None:
             return
-        error = RateLimitError(f"rate limit of {shown(request.method, 80)} exceeded", retry_after=retry_after)
+        error = RateLimitError(
+            f"rate limit of {shown(request.method, 80)} exceeded;"
+            f" try again in {math.ceil(retry_after * 100) / 100:g} s",
+            retry_after=retry_after,
+        )
         if limit.disconnect:
             self._answer_error(request, error)
             raise CloseConnection(1008, "rate limit exceeded")

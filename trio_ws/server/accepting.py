@@ -163,6 +163,10 @@ async def close_listeners(listeners: Iterable[trio.abc.Listener[Any]]) -> None:
             log_failure(logger, "closing a listener failed", exc=judged(exc))
 
 
+#: For a client that speaks HTTP where TLS is expected.
+_NO_TLS = http_response(400, [], b"this port expects TLS; use wss:// or https://\n")
+
+
 async def secure(
     runtime: ConnectionRuntime,
     client: socket.socket | trio.abc.Stream,
@@ -183,7 +187,7 @@ async def secure(
             transport.remote_address = address
         return transport
     stream = tls_server(client, context)
-    await do_handshake(stream)
+    await do_handshake(stream, _NO_TLS)
     return StreamTransport(stream, runtime.nursery)
 
 

@@ -20,6 +20,7 @@ from trio_ws.channels.broker_urls import broker_from
 from trio_ws.codecs.registry import SUBPROTOCOLS
 from trio_ws.options import Options
 from trio_ws.protocol.handshake import check_subprotocols
+from trio_ws.protocol.tls import check_context
 from trio_ws.rpc.handler import WebSocketHandler
 from trio_ws.server.blocking import BlockingWebSocket
 from trio_ws.server.listeners import ALL_INTERFACES
@@ -137,6 +138,7 @@ def server_config(
     _check_address(port, host, unix_path, listeners)
     if options is not None and not isinstance(options, Options):
         raise TypeError(f"options must be an Options, not {type(options).__name__}; use Options(...)")
+    check_context(ssl_context, server=True)
     if options is None:
         options = Options()
     if max_connections is not None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 from typing import Any
 
 import trio
@@ -87,20 +88,37 @@ def link_error(exc: BaseException) -> trio.BrokenResourceError:
     return trio.BrokenResourceError(f"the stream failed: {text_of(failure)}")
 
 
-async def do_handshake(stream: SocketTLS | trio.SSLStream[Any]) -> None:
+async def do_handshake(stream: SocketTLS | trio.SSLStream[Any], refusal: bytes = b"") -> None:
     """Do the handshake of TLS.
+
+    Args:
+        stream: a client's or a server's end.
+        refusal: what a client gets that speaks HTTP without TLS, as far as it can be sent at once.
 
     Raises:
         OSError, trio.BrokenResourceError, trio.ClosedResourceError: it failed; the stream is closed.
     """
     try:
         await stream.do_handshake()
-    except LINK_ERRORS:
+    except LINK_ERRORS as exc:
+        cause = exc.__cause__
+        if refusal and isinstance(cause, ssl.SSLError) and cause.reason == "HTTP_REQUEST":
+            _send_below(stream, refusal)
         await close_forcefully(stream)
         raise
     except BaseException as exc:
         await close_forcefully(stream)
         raise link_error(exc) from exc
+
+
+def _send_below(stream: object, data: bytes) -> None:
+    """Send a few bytes below TLS, where there is a socket."""
+    sock = socket_of(stream)
+    if isinstance(sock, SocketBelow):
+        try:
+            sock.send_plain(data)
+        except OSError:
+            pass  # the client has left
 
 
 async def close_forcefully(stream: trio.abc.AsyncResource) -> None:

@@ -83,6 +83,10 @@ class SocketBelow:
     def shutdown(self, how: int) -> None:
         socket.socket.shutdown(self._sock, how)
 
+    def send_plain(self, data: bytes) -> int:
+        """Send past TLS, to a peer that does not speak it."""
+        return socket.socket.send(self._sock, data)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
 

@@ -1,0 +1,75 @@
+"""Why no connection came about, in words: the innermost cause, and what to do about the usual ones."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["explain", "tls_hint"]
+
+#: What OpenSSL of several versions says of bytes that are no TLS.
+_NO_TLS = frozenset(
+    {
+        *("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL"),
+        *("RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_MESSAGE"),
+    }
+)
+
+
+def explain(exc: BaseException) -> str:
+    """The innermost cause: trio says that a stream broke, and OpenSSL or the system says why."""
+    cause = exc.__cause__
+    if isinstance(cause, BaseExceptionGroup):  # of several addresses: each reason once
+        reasons = list(dict.fromkeys(map(str, _leaves(cause))))
+        return f"{exc}: {'; '.join(reasons)}"
+    return str(cause if isinstance(cause, OSError) else exc) or type(exc).__name__
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for exc in group.exceptions:
+        if isinstance(exc, BaseExceptionGroup):
+            yield from _leaves(exc)
+        else:
+            yield exc
+
+
+def tls_hint(exc: BaseException, where: str) -> str:
+    """What to do about a failure of TLS, to be put behind its text; empty for any other.
+
+    Args:
+        exc: the failure.
+        where: the server, as ``host:port``.
+    """
+    cause = exc if isinstance(exc, ssl.SSLError) else exc.__cause__
+    if not isinstance(cause, ssl.SSLError):
+        return ""
+    advice = _advice(cause, where)
+    return f" ({advice})" if advice else ""
+
+
+def _advice(cause: ssl.SSLError, where: str) -> str:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        text = cause.verify_message.lower()
+        if "mismatch" in text:
+            return "connect by a name that its certificate is for"
+        if "expired" in text or "not yet valid" in text:
+            return "the server needs a new certificate; or the clock of this machine is wrong"
+        return (
+            "its certificate is signed by nobody whom this machine trusts; trust one of your own by"
+            " ssl_context=ssl.create_default_context(cafile=...)"
+        )
+    reason = cause.reason or ""
+    if reason in _NO_TLS:
+        return f"{where} does not speak TLS; use ws:// or another port"
+    if isinstance(cause, ssl.SSLEOFError):
+        return f"the server closed the connection; {where} may not speak TLS, or not for this name"
+    if "CERTIFICATE_REQUIRED" in reason:
+        return "the server wants a client's certificate; give ssl_context one by its load_cert_chain()"
+    if "ALERT_UNKNOWN_CA" in reason or "ALERT_BAD_CERTIFICATE" in reason:
+        return "the server does not trust the certificate of this client"
+    if "HANDSHAKE_FAILURE" in reason:
+        return "the server accepts no version or cipher of this client, or wants a client's certificate"
+    return ""
