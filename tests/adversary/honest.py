@@ -20,6 +20,7 @@ from trio_ws import (
     WebSocketClient,
     WebSocketError,
     WebSocketHandler,
+    WebSocketMessage,
     connect,
     rpc_method,
 )
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from trio_ws import Packet
 
-__all__ = ["Methods", "call_for_ever", "echo", "echo_for_ever", "get_for_ever", "site"]
+__all__ = ["Methods", "call_for_ever", "echo", "echo_for_ever", "get_for_ever", "listener", "site"]
 
 #: Seconds that one operation of an honest client may take.
 PATIENCE = 2.0
@@ -144,6 +145,29 @@ async def echo(ws: WebSocket) -> None:
     """Send everything back."""
     async for message in ws:
         await ws.send(message)
+
+
+def listener(methods: Methods) -> App:
+    """A message listener that sends everything back, some of it later."""
+    app = App()
+
+    async def on_connect(ws: WebSocket) -> None:
+        await methods.on_connect(ws)  # type: ignore[arg-type]
+
+    async def on_disconnect(ws: WebSocket) -> None:
+        await methods.on_disconnect(ws)  # type: ignore[arg-type]
+
+    @app.listener("/", on_connect=on_connect, on_disconnect=on_disconnect)
+    async def send_back(ws: WebSocket, data: WebSocketMessage) -> WebSocketMessage:
+        methods.running += 1
+        try:
+            if len(data.payload) % 3 == 1:
+                await trio.sleep(0.01)
+        finally:
+            methods.running -= 1
+        return data
+
+    return app
 
 
 def site(methods: Methods) -> App:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tests.adversary.attackers import SMALL, arrange, attack
 from tests.adversary.census import faults, roots_of, weight
 from tests.adversary.honest import Methods, call_for_ever, echo, echo_for_ever, get_for_ever, site
+from tests.adversary.honest import listener as listening
 from tests.adversary.scripts import Script, scripts
 from tests.support.examples import examples
 from tests.support.serving import all_tasks
@@ -51,7 +52,11 @@ SOON = 20.0
 
 
 @examples(250)
-@given(st.sampled_from(["echo", "calls", "site"]), st.booleans(), st.lists(scripts(), min_size=1, max_size=3))
+@given(
+    st.sampled_from(["echo", "calls", "listener", "site"]),
+    st.booleans(),
+    st.lists(scripts(), min_size=1, max_size=3),
+)
 def test_honest_clients_are_served_and_nothing_is_left(
     target: str, compressed: bool, attackers: list[Script]
 ) -> None:
@@ -64,7 +69,13 @@ async def run(target: str, compressed: bool, attackers: Sequence[Script]) -> Non
     listener = MemoryListener()
     before = all_tasks()
     with faults() as found, trio.fail_after(10_000):
-        served: Any = {"echo": echo, "calls": methods, "site": site(methods)}[target]
+        targets: dict[str, Any] = {
+            "echo": echo,
+            "calls": methods,
+            "listener": listening(methods),
+            "site": site(methods),
+        }
+        served = targets[target]
         async with WebSocketServer(served, listeners=[listener], options=options) as server:
             stop = trio.Event()
             async with trio.open_nursery() as honest:
@@ -89,7 +100,7 @@ async def start_honest(
     nursery: trio.Nursery, target: str, listener: MemoryListener, methods: Methods, stop: trio.Event
 ) -> None:
     """Let honest clients in, and wait until they are served."""
-    if target in ("echo", "site"):
+    if target in ("echo", "listener", "site"):
         nursery.start_soon(echo_for_ever, await listener.connect(), stop)
     if target in ("calls", "site"):
         path = "/calls" if target == "site" else "/"

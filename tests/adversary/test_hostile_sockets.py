@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from tests.adversary.attackers import SMALL, attack
 from tests.adversary.census import faults
-from tests.adversary.honest import Methods, call_for_ever, echo, echo_for_ever, site
+from tests.adversary.honest import Methods, call_for_ever, echo, echo_for_ever, listener, site
 from tests.adversary.process import INNOCENT, dial
 from tests.adversary.scripts import Script, scripts
 from tests.support.examples import examples
@@ -67,7 +67,7 @@ SERVER_CONTEXT, CLIENT_CONTEXT = contexts()
 
 @examples(20)
 @given(
-    st.sampled_from(["echo", "calls", "site"]),
+    st.sampled_from(["echo", "calls", "listener", "site"]),
     st.booleans(),
     st.booleans(),
     st.lists(scripts(), min_size=1, max_size=4),
@@ -87,7 +87,13 @@ async def run(target: str, tls: bool, crowded: bool, attackers: Sequence[Script]
     methods = Methods()
     tasks, files = all_tasks(), descriptors()
     with faults() as found, trio.fail_after(60):
-        served: Any = {"echo": echo, "calls": methods, "site": site(methods)}[target]
+        targets: dict[str, Any] = {
+            "echo": echo,
+            "calls": methods,
+            "listener": listener(methods),
+            "site": site(methods),
+        }
+        served = targets[target]
         context = SERVER_CONTEXT if tls else None
         async with (
             WebSocketServer(served, host="127.0.0.1", ssl_context=context, options=OPTIONS) as server,
@@ -99,7 +105,7 @@ async def run(target: str, tls: bool, crowded: bool, attackers: Sequence[Script]
             stop = trio.Event()
             async with trio.open_nursery() as honest:
                 stream = await dial(server.port, INNOCENT, tls=tls)
-                if target == "echo":
+                if target in ("echo", "listener"):
                     honest.start_soon(echo_for_ever, stream, stop)
                 else:
                     path = "/calls" if target == "site" else "/"
