@@ -37,6 +37,7 @@ LAYERS = {
     "rpc": 6,
     "client": 7,
     "server": 8,
+    "dialects": 8,
     "hosting": 9,
     "guest": 10,
     "compat": 10,

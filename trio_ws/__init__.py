@@ -40,6 +40,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         packets.py           packets as msgpack and as JSON
         jsonrpc_batches.py   batches of JSON-RPC
         jsonrpc.py           the same calls as JSON-RPC 2.0
+        dialect.py           calls as others write them
         registry.py          which codec a connection uses
     websocket/           layer 4   one WebSocket on one trio stream
         _notify.py           the cheapest way to wait for a change
@@ -138,6 +139,9 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         reconnect.py         the connections of one client, one after the other
         session.py           session, connections: one connection after the other to any server
         client.py            WebSocketClient
+    dialects/            layer 8   protocols of calls that others designed
+        cdp.py               the Chrome DevTools Protocol
+        ocpp.py              OCPP-J, of charging stations
     server/              layer 8   listening, accepting, one task per client
         http.py              plain HTTP responses beside the upgrade
         listeners.py         the sockets that a server opens, and the file of a Unix socket

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 import trio
 
-from tests.support.serving import guard
+from tests.support.played import PlayedServer, playing
 from trio_ws import (
     ConnectionClosedError,
     Options,
@@ -26,54 +24,17 @@ from trio_ws import (
 from trio_ws.testing import Link, RawPeer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
 
     from trio.testing import MockClock
 
     from trio_ws import ClientConnection
 
 
-class Server:
-    """A server that others wrote, which a test plays itself."""
-
-    def __init__(self) -> None:
-        self.peer: RawPeer
-        self.ready = trio.Event()
-
-    async def run(self, link: Link, selects: str | None) -> None:
-        headers = [("Sec-WebSocket-Protocol", selects)] if selects is not None else []
-        self.peer = await RawPeer.accept(link.server, headers)
-        self.ready.set()
-
-    async def receive(self) -> Any:
-        """What the client has sent: a JSON value, or the code and the reason of its Close frame."""
-        frame = await self.peer.receive_frame()
-        assert frame is not None
-        if frame.opcode == 8:
-            return int.from_bytes(frame.payload[:2], "big"), frame.payload[2:].decode()
-        assert frame.opcode == 1
-        return json.loads(frame.payload)
-
-    async def send(self, *messages: Any) -> None:
-        for message in messages:
-            await self.peer.send_text(message if isinstance(message, str) else json.dumps(message))
-
-
-@asynccontextmanager
-async def played(
+def played(
     selects: str | None = None, **settings: Any
-) -> AsyncIterator[tuple[WebSocketClient, Server]]:
-    link = Link()
-    server = Server()
-    with trio.fail_after(guard()):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.run, link, selects)
-            async with WebSocketClient(
-                "ws://test", dialect="jsonrpc", stream=link.client, **settings
-            ) as client:
-                await server.ready.wait()
-                yield client, server
-                await server.peer.send_close()
+) -> AbstractAsyncContextManager[tuple[WebSocketClient, PlayedServer]]:
+    return playing(selects, dialect="jsonrpc", **settings)
 
 
 def note(method: str, params: Any) -> dict[str, Any]:

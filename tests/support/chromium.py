@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from trio_ws import WebSocket
 
-__all__ = ["CHROMIUM", "FLAGS", "Browser", "Page", "chromium"]
+__all__ = ["CHROMIUM", "FLAGS", "Browser", "Page", "chromium", "devtools"]
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
@@ -170,6 +170,19 @@ class Page:
 @asynccontextmanager
 async def chromium(home: Path) -> AsyncIterator[Browser]:
     """A browser for the length of a block; the test is skipped where there is none."""
+    async with devtools(home) as url, trio.open_nursery() as nursery:
+        options = Options(max_message_size=16 * 1024 * 1024)
+        async with connect(url, options=options) as ws:
+            browser = Browser(ws)
+            nursery.start_soon(browser.read)
+            yield browser
+            assert browser.errors == []
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def devtools(home: Path) -> AsyncIterator[str]:
+    """The URL of a browser's DevTools protocol, for the length of a block; skips where there is none."""
     if CHROMIUM is None:
         pytest.skip("neither Chromium nor Chrome is installed; on Debian: apt-get install chromium")
     # A window that nobody asked for would take as long to open as all else.
@@ -185,14 +198,8 @@ async def chromium(home: Path) -> AsyncIterator[Browser]:
     assert process.stderr is not None
     try:
         async with trio.open_nursery() as nursery:
-            url = await nursery.start(_listen, process.stderr)
-            options = Options(max_message_size=16 * 1024 * 1024)
-            async with connect(url, options=options) as ws:
-                browser = Browser(ws)
-                nursery.start_soon(browser.read)
-                yield browser
-                assert browser.errors == []
-                nursery.cancel_scope.cancel()
+            yield await nursery.start(_listen, process.stderr)
+            nursery.cancel_scope.cancel()
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         with trio.CancelScope(shield=True):  # nothing survives SIGKILL

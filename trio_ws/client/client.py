@@ -29,6 +29,7 @@ from trio_ws.client.retry import StateChanges
 from trio_ws.client.setup import check_set_up
 from trio_ws.client.subscriptions import Subscriptions, no_channels
 from trio_ws.codecs.base import PUBLISH
+from trio_ws.codecs.dialect import Dialect
 from trio_ws.codecs.jsonrpc import JSONRPCCodec
 from trio_ws.codecs.registry import choose, plain_dialect
 from trio_ws.errors import ConnectionFailedError
@@ -87,12 +88,14 @@ class WebSocketClient(EnteredOnly):
         handler: a `WebSocketHandler`, as a class or an instance, whose methods the server may call. Its
             ``on_receive`` gets the packets that `recv` would return otherwise. Its ``on_connect`` runs on
             each new connection, before ``on_connection``, and its ``on_disconnect`` after its end.
-        dialect: ``"trio-ws.v1"``, ``"trio-ws.v1.json"``, ``"webshocket.v1"``, ``"jsonrpc"`` or ``"json"``;
+        dialect: a `trio_ws.dialects.Dialect`, or several, from which the server selects one; or
+            ``"trio-ws.v1"``, ``"trio-ws.v1.json"``, ``"webshocket.v1"``, ``"jsonrpc"`` or ``"json"``;
             connecting fails if it cannot be used. The first three require a server that selects them as
             subprotocol. JSON-RPC servers usually know no subprotocol, and do not need to. By default
             ``trio-ws.v1`` and ``webshocket.v1`` are offered, and JSON is used if the server knows neither.
         subprotocols: additional subprotocols to offer, after those of the dialects, such as a token in the
-            way browsers send it. If the server selects one of them, JSON is used.
+            way browsers send it. If the server selects one of them, JSON is used, or JSON-RPC where that is
+            the dialect.
         headers: additional request headers. A mapping is read for each attempt to connect. Or a function
             without arguments, async or not, that returns them for each attempt, for example after fetching a
             token. If it raises, the attempt has failed: the exception is logged with its traceback, and
@@ -125,23 +128,28 @@ class WebSocketClient(EnteredOnly):
         uri: str | AskURI,
         *,
         handler: WebSocketHandler[Any] | type[WebSocketHandler[Any]] | None = None,
-        dialect: str | None = None,
+        dialect: str | Dialect | Sequence[Dialect] | None = None,
         on_connection: SetUp[ClientConnection[Any]] | None = None,
         reconnect: Backoff | None = None,
         autoconnect: bool = True,
         **settings: Unpack[ConnectSettings],
     ) -> None:
-        if dialect not in _DIALECTS:
+        self._dialects = _foreign_dialects(dialect)
+        self._dialect = dialect if isinstance(dialect, str) else None
+        if not self._dialects and dialect not in _DIALECTS:
             names = ", ".join(repr(name) for name in _DIALECTS if name)
-            raise ValueError(f"dialect must be one of {names}, not {dialect!r}")
+            raise ValueError(f"dialect must be one of {names}, or a Dialect, not {dialect!r}")
         if reconnect is not None and not isinstance(reconnect, Backoff):
             raise TypeError(f"reconnect must be a Backoff, not {type(reconnect).__name__}; use Backoff(...)")
         self._waits = reconnect is not None or not autoconnect
         config = connect_config(uri, **settings)
         if self._waits and config.stream is not None and not callable(config.stream):
             raise ValueError("a stream serves one connection; pass an async function that opens one")
-        self._dialect = dialect
-        self._subprotocols: Sequence[str] = _DIALECTS[dialect]
+        self._subprotocols: Sequence[str] = (
+            tuple(name for one in self._dialects for name in one.subprotocols)
+            if self._dialects
+            else _DIALECTS[self._dialect]
+        )
         self._handler = _make_handler(handler)
         self._config = replace(config, subprotocols=(*self._subprotocols, *config.subprotocols))
         self._attempts: ConnectAttempts | None = None
@@ -212,7 +220,12 @@ class WebSocketClient(EnteredOnly):
         handler = self._handler
         handler._prepare()
         ws = await self._attempts.open(runtime)
-        dialect = choose(ws.subprotocol, ws._options)
+        dialect = choose(ws.subprotocol, ws._options, self._dialects)
+        if dialect is None and self._dialects:
+            await ws.close(1002, "no subprotocol was selected")
+            raise ConnectionFailedError(
+                f"the server supports none of {', '.join(self._subprotocols)}: it selected no subprotocol"
+            )
         if dialect is None and self._dialect == "jsonrpc":
             dialect = JSONRPCCodec(foreign=True)
         if dialect is None and self._dialect not in (None, "json"):
@@ -626,6 +639,20 @@ class WebSocketClient(EnteredOnly):
         if self._waits:
             await self._connections.wait_writable()
         return await self.websocket.ping()
+
+
+def _foreign_dialects(dialect: object) -> tuple[Dialect, ...]:
+    """Return the dialects of others; none for one of ours, which is named by a string."""
+    if dialect is None or isinstance(dialect, str):
+        return ()
+    found: tuple[Any, ...] = tuple(dialect) if isinstance(dialect, list | tuple) else (dialect,)
+    for one in found:
+        if not isinstance(one, Dialect):
+            hint = f"; use {one.__name__}()" if isinstance(one, type) and issubclass(one, Dialect) else ""
+            raise TypeError(f"dialect must be a Dialect or a name, not {one!r}{hint}")
+    if not found:
+        raise ValueError("dialect names no dialect")
+    return found
 
 
 def _make_handler(handler: Any) -> WebSocketHandler[Any]:

@@ -253,9 +253,12 @@ class Codec(ABC):
         binary: send in binary frames.
         supports_extensions: there are deadlines, credits, client streams and error data.
         peer_accepts_calls: the peer can be called.
+        calls_at_once: how many calls of ours may be under way; None for any number.
     """
 
     __slots__ = ("binary", "name", "peer_accepts_calls", "supports_extensions")
+
+    calls_at_once: int | None = None
 
     def __init__(self, name: str, *, binary: bool, extended: bool = False, calls_back: bool = True) -> None:
         self.name = name

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from trio_ws.codecs.dialect import DialectCodec
 from trio_ws.codecs.jsonrpc import JSONRPCCodec
 from trio_ws.codecs.packets import JSONPacketCodec, TrioWSCodec, TrioWSJSONCodec, WebshocketCodec
 from trio_ws.decoding import UNDECODABLE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from trio_ws.codecs.base import Codec
+    from trio_ws.codecs.dialect import Dialect
     from trio_ws.options import Options
 
 __all__ = ["SUBPROTOCOLS", "choose", "detect", "plain_dialect"]
@@ -33,8 +37,21 @@ class _Probe(msgspec.Struct, gc=False):
 _probe = msgspec.json.Decoder(_Probe).decode
 
 
-def choose(subprotocol: str | None, options: Options) -> Codec | None:  # noqa: ARG001, as detect() has it
-    """Return the codec that the opening handshake agreed on; None if the first message decides."""
+def choose(
+    subprotocol: str | None,
+    options: Options,  # noqa: ARG001 - as detect() has it
+    dialects: Iterable[Dialect] = (),
+) -> Codec | None:
+    """Return the codec that the opening handshake agreed on; None if the first message decides.
+
+    Args:
+        subprotocol: the agreed one, or None.
+        options: of the connection.
+        dialects: of others. One without subprotocols is spoken where none is agreed on.
+    """
+    for dialect in dialects:
+        if subprotocol in dialect.subprotocols or (subprotocol is None and not dialect.subprotocols):
+            return DialectCodec(dialect)
     if subprotocol == "trio-ws.v1":
         return _TRIO_WS
     if subprotocol == "trio-ws.v1.json":

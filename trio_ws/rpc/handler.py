@@ -48,11 +48,12 @@ from trio_ws.websocket.closing import CONNECTING
 from trio_ws.websocket.frame_log import log_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from trio_ws.channels.history import History
     from trio_ws.channels.subscription import Policy
     from trio_ws.codecs.base import Packet
+    from trio_ws.codecs.dialect import Dialect
     from trio_ws.predicates import PredicateLike
     from trio_ws.rpc.detached import FinishSoon
     from trio_ws.rpc.rate_limit import RateLimit
@@ -106,6 +107,8 @@ class WebSocketHandler(Generic[State]):
         list_methods: whether clients are told, when they ask, which methods they may call, with parameters
             and docstrings, as `trio-ws connect` does for its completion. ``rpc.discover`` then answers with
             their OpenRPC document, so that they must have a schema, see `Schema`. Default False.
+        dialects: protocols of others that clients may speak, see ``trio_ws.dialects``: those whose
+            subprotocol they offer, or one without subprotocols. Default: none.
         channel_types: the types of the data that is published, by the names of channels or globs, for the
             schema: ``{"room.*": Message}``. Default: none.
     """
@@ -116,6 +119,7 @@ class WebSocketHandler(Generic[State]):
     presence_lease: ClassVar[float] = 10.0
     client_globs: ClassVar[bool] = False
     list_methods: ClassVar[bool] = False
+    dialects: ClassVar[Sequence[Dialect]] = ()
     channel_types: ClassVar[Mapping[str, Any]] = types.MappingProxyType({})
     _state_type: ClassVar[Any] = None
     _methods: dict[str, Method]
@@ -320,6 +324,8 @@ class WebSocketHandler(Generic[State]):
         `Detached`.
         """
         self._prepare()
+        if self.dialects:
+            ws._offer_first([name for dialect in self.dialects for name in dialect.subprotocols])
         connection: ClientConnection[State] = ClientConnection(ws)
         object.__setattr__(connection, "_state", self.make_state(connection))
         member = ConnectionSubscriber(connection, ws._options, self.channel_policy)
@@ -618,7 +624,7 @@ class WebSocketHandler(Generic[State]):
         self, connection: ClientConnection[State], workers: TaskPool, *, debug: bool
     ) -> RPCSession:
         ws = connection._ws
-        codec = choose(ws.subprotocol, ws._options)
+        codec = choose(ws.subprotocol, ws._options, self.dialects)
 
         peer = RPCSession(
             ws,

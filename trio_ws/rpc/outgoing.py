@@ -128,6 +128,7 @@ class OutgoingCalls:
         "_next_id",
         "_pool",
         "_renewals",
+        "_turns",
         "begun_there",
         "burst_size",
         "client_streams",
@@ -154,6 +155,8 @@ class OutgoingCalls:
         self._renewals: Renewals | None = None  # made by the first call with a deadline
         self.begun_there: frozenset[str] | None = None
         self._next_id = 0
+        at_once = transport.codec.calls_at_once
+        self._turns = None if at_once is None else trio.CapacityLimiter(at_once)
 
     # -- responses and the end ----------------------------------------------------------------------
 
@@ -315,6 +318,23 @@ class OutgoingCalls:
         call on the other side. This is not a coroutine function, because each coroutine costs as much as
         encoding the request.
         """
+        if self._turns is not None and not IN_CALL.get():
+            return self._exchange_in_turn(self._turns, method, args, kwargs)
+        return self._exchange_at_once(method, args, kwargs)
+
+    async def _exchange_in_turn(
+        self, turns: trio.CapacityLimiter, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Response:
+        """As `_exchange`, once fewer calls are under way than the dialect allows.
+
+        A call within one of the other side's does not wait: the one that it would wait for may wait for it.
+        """
+        async with turns:
+            return await self._exchange_at_once(method, args, kwargs)
+
+    def _exchange_at_once(
+        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Coroutine[Any, Any, Response]:
         self._next_id += 1
         call_id = str(self._next_id)
         if kwargs or not _SCALAR_TYPES.issuperset(map(type, args)):

@@ -183,6 +183,10 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         scope.__enter__()
         self._reader.watch_soon()
 
+    def _offer_first(self, subprotocols: Iterable[str]) -> None:
+        """Let an implicit `accept` choose from these before the others."""
+        self._offered = (*subprotocols, *self._offered)
+
     def _hold_opening(self) -> None:
         """Go on cancelling after the accept, until `_let_in`."""
         self._letting_in = True

@@ -1,0 +1,65 @@
+"""A client of ours whose server a test plays itself, message by message."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from tests.support.serving import guard
+from trio_ws import WebSocketClient
+from trio_ws.testing import Link, RawPeer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["PlayedServer", "playing"]
+
+
+class PlayedServer:
+    """A server that others wrote, as far as the test plays it.
+
+    Attributes:
+        peer: speaks the frames.
+    """
+
+    peer: RawPeer
+
+    async def receive(self) -> Any:
+        """What the client has sent: a JSON value, or the code and the reason of its Close frame."""
+        frame = await self.peer.receive_frame()
+        assert frame is not None
+        if frame.opcode == 8:
+            return int.from_bytes(frame.payload[:2], "big"), frame.payload[2:].decode()
+        assert frame.opcode == 1
+        return json.loads(frame.payload)
+
+    async def send(self, *messages: Any) -> None:
+        """Send JSON values; a string is sent as it is."""
+        for message in messages:
+            await self.peer.send_text(message if isinstance(message, str) else json.dumps(message))
+
+
+@asynccontextmanager
+async def playing(
+    selects: str | None = None, **settings: Any
+) -> AsyncIterator[tuple[WebSocketClient, PlayedServer]]:
+    """A client with these settings, and its server, which selects this subprotocol."""
+    link = Link()
+    server = PlayedServer()
+    ready = trio.Event()
+
+    async def accept() -> None:
+        headers = [("Sec-WebSocket-Protocol", selects)] if selects is not None else []
+        server.peer = await RawPeer.accept(link.server, headers)
+        ready.set()
+
+    with trio.fail_after(guard()):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accept)
+            async with WebSocketClient("ws://test", stream=link.client, **settings) as client:
+                await ready.wait()
+                yield client, server
+                await server.peer.send_close()

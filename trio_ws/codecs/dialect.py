@@ -1,0 +1,413 @@
+"""Dialect: a protocol of calls that others designed, and the codec of a connection that speaks it.
+
+A dialect has two halves. Its `Format` makes bytes of plain values and back: JSON, msgpack, or another. The
+dialect itself says what such a value means: a call, an answer, a failure.
+
+Invariants:
+
+- A dialect keeps nothing of a connection, so one serves many. What a connection needs is in `DialectCodec`.
+- Whatever a dialect raises while it reads ends the connection, and nothing else.
+- An answer with the id of a call that was given up is ignored; one with an id that no call had ends the
+  connection.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import msgspec
+
+from trio_ws.codecs.base import MAX_NAME, Codec, DecodeError, Packet, PacketSource, Request, Response
+from trio_ws.codecs.decoded_size import json_size, msgpack_size
+from trio_ws.decoding import describe
+from trio_ws.errors import PacketError
+from trio_ws.ledger import MOST_GROWTH
+from trio_ws.logs import logger_for
+from trio_ws.models import encode_model
+from trio_ws.wall import log_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = [
+    "JSON",
+    "Answer",
+    "Call",
+    "Dialect",
+    "DialectCodec",
+    "Failure",
+    "Format",
+    "JSONFormat",
+    "MsgPackFormat",
+    "Refusal",
+    "params_of",
+]
+
+_RPC = PacketSource.RPC
+_encode_json = msgspec.json.Encoder(enc_hook=encode_model).encode
+_encode_msgpack = msgspec.msgpack.Encoder(enc_hook=encode_model).encode
+
+logger = logger_for("trio_ws.rpc")
+
+
+class Call(NamedTuple):
+    """A call of the peer, or a notification.
+
+    Attributes:
+        method: its name, at most 256 characters.
+        args: arguments by position.
+        kwargs: arguments by name.
+        id: what its answer names it by, any value; None for a notification, which is not answered.
+    """
+
+    method: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    id: Any = None
+
+
+class Answer(NamedTuple):
+    """The result of a call of ours.
+
+    Attributes:
+        call_id: as `Dialect.call` got it.
+        value: the result.
+    """
+
+    call_id: str
+    value: Any
+
+
+class Failure(NamedTuple):
+    """The failure of a call of ours, which raises a `trio_ws.RPCError`.
+
+    Attributes:
+        call_id: as `Dialect.call` got it.
+        code: -32601, -32602 and -32603 have classes of their own.
+        text: for a person.
+        data: for a program.
+    """
+
+    call_id: str
+    code: int
+    text: str
+    data: Any = None
+
+
+class Refusal(NamedTuple):
+    """A call of the peer that is answered with a failure, without a method.
+
+    Attributes:
+        call: the call, as far as it could be read.
+        code: for `Dialect.failure`.
+        text: for `Dialect.failure`.
+    """
+
+    call: Call
+    code: int
+    text: str
+
+
+class Format(ABC):
+    """How values become messages.
+
+    Attributes:
+        binary: whether messages are binary.
+    """
+
+    binary: ClassVar[bool] = False
+
+    @abstractmethod
+    def encode(self, value: Any) -> bytes:
+        """Return the payload of a value; UTF-8, if it is not `binary`. May raise any exception."""
+
+    @abstractmethod
+    def decoder(self, message_type: Any) -> Callable[[str | bytes], Any]:
+        """Return a function that decodes a payload to ``message_type``, and raises what it cannot decode."""
+
+    def decoded_size(self, payload: str | bytes, limit: int) -> int:
+        """Return the bytes of Python objects that a payload decodes to, exact up to ``limit``.
+
+        It is asked about large payloads, for ``Options.max_decoded_bytes``. Less than 0 if the payload must
+        not be decoded. Default 0, for a format whose objects are not larger than the payload.
+        """
+        return 0
+
+
+class JSONFormat(Format):
+    """JSON in text messages."""
+
+    def encode(self, value: Any) -> bytes:
+        return _encode_json(value)
+
+    def decoder(self, message_type: Any) -> Callable[[str | bytes], Any]:
+        return msgspec.json.Decoder(message_type).decode
+
+    def decoded_size(self, payload: str | bytes, limit: int) -> int:
+        return json_size(payload, limit)
+
+
+class MsgPackFormat(Format):
+    """msgpack in binary messages."""
+
+    binary = True
+
+    def encode(self, value: Any) -> bytes:
+        return _encode_msgpack(value)
+
+    def decoder(self, message_type: Any) -> Callable[[str | bytes], Any]:
+        decoder: Any = msgspec.msgpack.Decoder(message_type)
+        decode: Callable[[str | bytes], Any] = decoder.decode
+        return decode
+
+    def decoded_size(self, payload: str | bytes, limit: int) -> int:
+        return msgpack_size(payload, limit) if isinstance(payload, bytes) else 0
+
+
+JSON = JSONFormat()
+
+
+class Dialect(ABC):
+    """A protocol of calls over WebSocket. Subclass it; an instance serves many connections.
+
+    `read` and `call` are what a client needs. `answer` and `failure` are needed where the peer calls too,
+    and by servers.
+
+    Attributes:
+        name: shown in errors, and by ``client.dialect``.
+        subprotocols: of which one must be agreed on in the opening handshake; none by default.
+        format: how values become messages. Default JSON.
+        message_type: the type that msgspec decodes messages to, such as a `msgspec.Struct`. Default: any
+            value.
+        calls_at_once: how many calls one side has under way at most; others wait for their turn, except for
+            those within a call of the peer, which may be waiting for them. Default None, for any number.
+    """
+
+    name: ClassVar[str]
+    subprotocols: ClassVar[tuple[str, ...]] = ()
+    format: ClassVar[Format] = JSON
+    message_type: ClassVar[Any] = Any
+    calls_at_once: ClassVar[int | None] = None
+
+    @abstractmethod
+    def read(self, message: Any) -> Call | Answer | Failure | Refusal | None:
+        """Return what a message means; None to ignore it. Any exception ends the connection with 1002."""
+
+    @abstractmethod
+    def call(self, call_id: str, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Return the message of a call.
+
+        Args:
+            call_id: a number from 1, as text; each call of a connection has another one.
+            method: the name of the method.
+            args: arguments by position.
+            kwargs: arguments by name. `params_of` makes one value of both.
+
+        Raises:
+            trio_ws.PacketError: such arguments cannot be sent.
+        """
+
+    def notification(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Return the message of a notification. By default there are none."""
+        raise PacketError(f"there are no notifications in {self.name}; use call()")
+
+    def answer(self, call: Call, value: Any) -> Any:
+        """Return the message with the result of a call of the peer; None to send nothing, the default."""
+        return None
+
+    def failure(self, call: Call, code: int, text: str, data: Any) -> Any:
+        """Return the message with the failure of a call of the peer; None to send nothing, the default."""
+        return None
+
+    def cancel(self, call_id: str) -> Any:
+        """Return the message that gives up a call of ours; None to send nothing, the default."""
+        return None
+
+
+def params_of(args: Sequence[Any], kwargs: Mapping[str, Any], dialect: str) -> Any:
+    """Return the named arguments; or the only one by position, which holds them all.
+
+    Raises:
+        trio_ws.PacketError: there are others.
+    """
+    if not args:
+        return kwargs
+    if len(args) == 1 and not kwargs:
+        return args[0]
+    raise PacketError(f"{dialect} carries arguments by name; or pass one mapping or struct that has them all")
+
+
+def _check(found: Call | Answer | Failure | Refusal) -> None:
+    """Raise TypeError for what a dialect must not have read, since all of it comes from the peer."""
+    if type(found) is Refusal:
+        fits = type(found.call.method) is str and type(found.code) is int and type(found.text) is str
+    elif type(found) is Call:
+        fits = type(found.method) is str and type(found.args) is list and type(found.kwargs) is dict
+    elif type(found) is Failure:
+        fits = type(found.call_id) is str and type(found.code) is int and type(found.text) is str
+    else:
+        fits = type(found) is Answer and type(found.call_id) is str
+    if not fits:
+        raise TypeError("a part of it is of another type")
+
+
+class _Request(Request, tag="request", tag_field="type", gc=False):
+    """A request that came in, with the call that the dialect read."""
+
+    call: Any = None
+
+    @property
+    def is_notification(self) -> bool:
+        return self.call.id is None
+
+
+class DialectCodec(Codec):
+    """The codec of one connection that speaks a dialect."""
+
+    __slots__ = ("_asked", "_decode", "_encode", "_last_id", "_read", "calls_at_once", "dialect")
+
+    def __init__(self, dialect: Dialect) -> None:
+        super().__init__(dialect.name, binary=dialect.format.binary)
+        self.dialect = dialect
+        self.calls_at_once = dialect.calls_at_once
+        self._read = dialect.read
+        self._encode = dialect.format.encode
+        self._decode = dialect.format.decoder(dialect.message_type)
+        self._asked: set[str] = set()
+        self._last_id = 0
+
+    # ---- What comes in ---------------------------------------------------------------------------------
+
+    def decode(self, payload: str | bytes) -> Packet | list[Any]:
+        try:
+            message = self._decode(payload)
+        # Formats of users may raise any exception.
+        except Exception as exc:
+            raise self.refusal(payload, f"this is not a message of {self.name}: {describe(exc)}") from exc
+        try:
+            found = self._read(message)
+            if found is not None:
+                _check(found)
+        except Exception as exc:
+            text = f"this is not a message of {self.name}: {describe(exc)}"
+            raise DecodeError(text, fatal=True, close_code=1002) from exc
+        if type(found) is Answer:
+            if found.call_id in self._asked:
+                self._asked.discard(found.call_id)
+                return Packet(_RPC, rpc=Response(found.call_id, found.value))
+        elif type(found) is Call:
+            return self._called(found)
+        elif type(found) is Failure:
+            if found.call_id in self._asked:
+                self._asked.discard(found.call_id)
+                response = Response(found.call_id, found.text, found.code, error_data=found.data)
+                return Packet(_RPC, rpc=response)
+        else:
+            return self._refused(found) if type(found) is Refusal else []
+        call_id = found.call_id
+        if not call_id.isdecimal() or not 0 < int(call_id[:20]) <= self._last_id:
+            raise DecodeError(
+                f"no call has the id {call_id[:40]} of this answer", fatal=True, close_code=1002
+            )
+        return []  # the call was given up
+
+    def _called(self, call: Call) -> Packet | list[Any]:
+        call_id = ""
+        if call.id is not None:
+            call_id = "=" + msgspec.json.encode(call.id).decode()
+        if len(call_id) > MAX_NAME or len(call.method) > MAX_NAME:
+            return self._refused(
+                Refusal(call, -32602, f"an id or a name has more than {MAX_NAME} characters")
+            )
+        if call.method[:2] == "__":
+            return self._refused(Refusal(call, -32601, f"there is no method {call.method}"))
+        return Packet(_RPC, rpc=_Request(call.method, call.args, call.kwargs, call_id, call=call))
+
+    def _refused(self, refusal: Refusal) -> list[Any]:
+        call, code, text = refusal
+        answer = None if call.id is None else self._failure(call, code, text, None)
+        raise DecodeError(text, answer=answer)
+
+    def measured_from(self, limit: int) -> int:
+        return min(1024, limit // MOST_GROWTH) if self.binary else limit // MOST_GROWTH
+
+    def decoded_size(self, payload: str | bytes, limit: int) -> int:
+        return self.dialect.format.decoded_size(payload, limit)
+
+    def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> DecodeError:
+        return DecodeError(text, fatal=True, close_code=close_code)
+
+    # ---- What goes out ---------------------------------------------------------------------------------
+
+    def _encoded(self, message: Any) -> bytes:
+        try:
+            return self._encode(message)
+        # The application's own types may raise any exception while they are encoded.
+        except Exception as exc:
+            raise PacketError(f"this cannot be sent in {self.name}: {exc}") from exc
+
+    def result(self, request: Request, value: Any) -> bytes | None:
+        assert isinstance(request, _Request)
+        if request.call.id is None:
+            return None
+        message = self.dialect.answer(request.call, value)
+        return None if message is None else self._encoded(message)
+
+    def error(
+        self, request: Request, code: int, text: str, data: Any = None, *, stream: bool = False
+    ) -> bytes | None:
+        assert isinstance(request, _Request)
+        return None if request.call.id is None else self._failure(request.call, code, text, data)
+
+    def _failure(self, call: Call, code: int, text: str, data: Any) -> bytes | None:
+        try:
+            message = self.dialect.failure(call, code, text, data)
+            return None if message is None else self._encoded(message)
+        except Exception as exc:  # noqa: BLE001 - of the application's data, or of the dialect
+            if data is not None:
+                return self._failure(call, code, text, None)
+            log_failure(logger, "%s cannot tell of the failure of a call", self.name, exc=exc)
+            return None
+
+    def item(self, request: Request, value: Any) -> bytes | None:
+        raise PacketError(f"there are no streams in {self.name}")
+
+    def end(self, request: Request) -> bytes | None:
+        return self.result(request, None)
+
+    def request(
+        self,
+        call_id: str,
+        method: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        credits: int | None = None,
+        streams: Mapping[str, str] | None = None,
+        *,
+        nested: bool = False,
+        credit_bytes: int | None = None,
+    ) -> bytes:
+        if streams or credits is not None:
+            raise PacketError(f"there are no streams in {self.name}; use call()")
+        payload = self._encoded(self.dialect.call(call_id, method, args, kwargs or {}))
+        self._asked.add(call_id)
+        self._last_id = int(call_id)
+        return payload
+
+    def notification(
+        self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> bytes:
+        return self._encoded(self.dialect.notification(method, args, kwargs or {}))
+
+    def abort(self, call_id: str) -> bytes | None:
+        self._asked.discard(call_id)
+        message = self.dialect.cancel(call_id)
+        return None if message is None else self._encoded(message)
+
+    def credit(self, call_id: str, count: int, size: int) -> bytes:
+        raise PacketError(f"there are no streams in {self.name}")
+
+    def packet(self, packet: Packet) -> bytes:
+        raise PacketError(f"{self.name} carries calls only")
