@@ -8,7 +8,8 @@
     │   └── HandshakeRejectedError         .status .headers .body
     ├── ConnectionClosedError              (also trio.BrokenResourceError) .code .reason .sent .received
     │   │                                  .may_have_run
-    │   └── ConnectionClosedLocallyError   (also trio.ClosedResourceError) used after our own close
+    │   ├── ConnectionClosedLocallyError   (also trio.ClosedResourceError) used after our own close
+    │   └── ConnectionEndedError           (also trio.EndOfChannel) the peer closed cleanly
     ├── MessageError                       a message of another kind, or one that cannot be decoded
     ├── SubprotocolError                   (also ValueError) accept() with one that was not offered
     ├── PacketError                        an invalid packet, or data that cannot be encoded
@@ -53,6 +54,7 @@ __all__ = [
     "CloseFrame",
     "ConnectionClosedError",
     "ConnectionClosedLocallyError",
+    "ConnectionEndedError",
     "ConnectionFailedError",
     "HandshakeRejectedError",
     "InvalidURIError",
@@ -214,6 +216,13 @@ class ConnectionClosedError(WebSocketError, trio.BrokenResourceError):
 
 class ConnectionClosedLocallyError(ConnectionClosedError, trio.ClosedResourceError):
     """The WebSocket was used after it was closed locally."""
+
+
+class ConnectionEndedError(ConnectionClosedError, trio.EndOfChannel):
+    """The peer has closed cleanly, with 1000, 1001 or no code, and all of its messages were received.
+
+    Raised by methods that must return a message, such as ``receive_text``.
+    """
 
 
 class MessageError(WebSocketError):

@@ -55,6 +55,7 @@ def samples() -> list[trio_ws.WebSocketError]:
         trio_ws.HandshakeRejectedError(403, Headers([("A", "b"), ("A", "c")]), b"no"),
         lost,
         trio_ws.ConnectionClosedLocallyError(1000, ""),
+        trio_ws.ConnectionEndedError(1000, ""),
         trio_ws.MessageError("m", WebSocketMessage.text("x")),
         trio_ws.Reconnect("r"),
         trio_ws.SubprotocolError("a", ["b"]),

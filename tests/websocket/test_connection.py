@@ -15,6 +15,7 @@ from trio_ws import (
     Compression,
     ConnectionClosedError,
     ConnectionClosedLocallyError,
+    ConnectionEndedError,
     MessageError,
     Options,
     WebSocket,
@@ -382,3 +383,29 @@ async def test_every_method_is_a_checkpoint(autojump_clock: object) -> None:
                     await use()
         assert await server.receive_text() == "a"
         assert await server.receive_text() == "b"
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1008])
+@pytest.mark.parametrize("name", ["receive", "receive_text", "receive_bytes", "receive_json"])
+async def test_a_clean_end_is_the_same_for_every_receive(
+    name: str, code: int, autojump_clock: object
+) -> None:
+    async with pair() as (client, server):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.close, code, "reason")
+            with pytest.raises(trio.EndOfChannel if code != 1008 else ConnectionClosedError) as caught:
+                await getattr(client, name)()
+        if code == 1008:
+            assert not isinstance(caught.value, trio.EndOfChannel)
+        if name != "receive":
+            assert isinstance(caught.value, ConnectionClosedError)
+            assert (caught.value.code, caught.value.reason) == (code, "reason")
+            assert caught.value.received == CloseFrame(code, "reason")
+
+
+async def test_after_our_own_close_no_receive_says_that_the_peer_ended(autojump_clock: object) -> None:
+    async with pair() as (client, _):
+        await client.close()
+        with pytest.raises(ConnectionClosedLocallyError) as caught:
+            await client.receive_text()
+        assert not isinstance(caught.value, ConnectionEndedError)

@@ -35,7 +35,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from trio_ws.errors import CloseFrame, ConnectionClosedError, ConnectionClosedLocallyError
+from trio_ws.errors import (
+    CloseFrame,
+    ConnectionClosedError,
+    ConnectionClosedLocallyError,
+    ConnectionEndedError,
+)
 from trio_ws.logs import logger_for
 from trio_ws.protocol.frames import CLOSE, FIN, ProtocolViolation
 from trio_ws.protocol.framing import close_payload, make_frame
@@ -320,6 +325,11 @@ class ClosingHandshake:
         error = kind(frame.code, frame.reason, sent=self.sent, received=self.received)
         error.__cause__ = self.cause
         return error
+
+    def ended_error(self) -> ConnectionEndedError:
+        """The error for a method that must return a message, after a clean end."""
+        frame = self.shown
+        return ConnectionEndedError(frame.code, frame.reason, sent=self.sent, received=self.received)
 
     def _log(self, text: str, *args: object) -> None:
         if self._connection is not None:

@@ -507,7 +507,8 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         Raises:
             MessageError: it is binary; ``error.message`` has it. Where a handler lets this escape, the
                 connection is closed with 1002 and its text.
-            ConnectionClosedError: the connection ended, cleanly or not.
+            ConnectionEndedError: the peer has closed cleanly. It is also a `trio.EndOfChannel`.
+            ConnectionClosedError: the connection ended in any other way.
         """
         item = await self._next_or_raise()
         if isinstance(item, str):
@@ -530,7 +531,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
         Raises:
             MessageError: it is not JSON, or not of that type; the text has the path to the bad value.
-            ConnectionClosedError: the connection ended, cleanly or not.
+            ConnectionEndedError, ConnectionClosedError: as `receive_text`.
         """
         payload = await self._next_or_raise()
         return decode_json("message", payload, type, payload, self._request._json)
@@ -622,7 +623,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
     async def _next_or_raise(self) -> str | bytes:
         item = await self._next_message()
         if item is None:
-            raise self._closing.closed_error()
+            raise self._closing.ended_error()
         return item
 
     # -- sending ------------------------------------------------------------------------------------
