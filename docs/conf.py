@@ -15,14 +15,9 @@ from pygments.lexers.special import TextLexer
 from sphinx import addnodes
 
 import trio_ws
-from trio_ws.codecs.base import Response
-from trio_ws.websocket.message import MessageType
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
-
-# Annotations are read in the module that a class says it is from.
-vars(trio_ws).update(MessageType=MessageType, Response=Response, Request=trio_ws.Request)
 
 project = "trio_ws"
 author = "the trio_ws authors"

@@ -224,6 +224,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
 from __future__ import annotations
 
 import importlib
+import typing
 import warnings
 
 from trio_ws.app.app import App
@@ -398,8 +399,12 @@ __all__ = [
 def _name_here() -> None:
     """Users meet these names here, in tracebacks and in documentation too, wherever they are defined."""
     for name in __all__:
-        if globals()[name].__module__ != "typing":  # an alias such as BrokerState has no name of its own
-            globals()[name].__module__ = __name__
+        thing = globals()[name]
+        if hasattr(thing, "__struct_fields__"):  # msgspec looks up annotations in the module that it names
+            hints = typing.get_type_hints(thing, include_extras=True)
+            thing.__annotations__ = {field: hints[field] for field in thing.__annotations__}
+        if thing.__module__ != "typing":  # an alias such as BrokerState has no name of its own
+            thing.__module__ = __name__
 
 
 _name_here()

@@ -111,6 +111,10 @@ class CloseFrame(NamedTuple):
 class WebSocketError(Exception):
     """The base class of all errors of this library."""
 
+    # Exception's own has no signature that `inspect` could show.
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+
     # Exception's own would call the class with ``args`` only, and so build the text again from the text.
     def __reduce__(self) -> tuple[Any, ...]:
         return _without_init, (type(self), self.args), self.__getstate__()

@@ -68,6 +68,9 @@ Headers = list[tuple[bytes, bytes]]
 class HandshakeError(Exception):
     """Connecting or disconnecting failed."""
 
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+
 
 class ConnectionTimeout(HandshakeError):  # noqa: N818 - trio-websocket's name, as those below
     """The connection did not open in time."""
