@@ -81,7 +81,9 @@ if __name__ == "__main__":
     if len(sys.argv) > 2:
         trio.run(ghost, sys.argv[1], sys.argv[2])
     else:
-        figures = sorted(trio.run(measure, int(sys.argv[1])))
+        figures: list[float] = []
+        while len(figures) < int(sys.argv[1]):
+            figures = sorted(figures + trio.run(measure, AT_ONCE))
         sys.stdout.write(
             f"{len(figures)} killed, with a lease of {LEASE} s: gone after {figures[len(figures) // 2]:.2f} s"
             f" (median), {figures[-1]:.2f} s (longest)\n"

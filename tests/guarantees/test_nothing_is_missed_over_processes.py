@@ -1,0 +1,294 @@
+"""Two processes with one broker that is lost, drops messages, and is emptied: all in order and once, or a gap.
+
+Subscribers are clients that come back to either process, and tasks of both. Connections are cut at any byte,
+readers are slow, and histories are trimmed. A gap is exactly where messages are missing, and has their number
+if that can be known. Nobody is told of a gap where nothing was lost.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.dialing import Network
+from tests.support.examples import examples
+from tests.support.serving import MemoryServer, serving_in_memory
+from trio_ws import (
+    Backoff,
+    ClientConnection,
+    Gap,
+    History,
+    KeptMessage,
+    Options,
+    Packet,
+    WebSocketClient,
+    WebSocketHandler,
+)
+from trio_ws.testing import InMemoryBroker, InMemoryBus
+
+if TYPE_CHECKING:
+    from trio_ws import Subscription
+
+ITEMS = 12
+PROCESSES = 2
+CLIENTS = 2
+READERS = CLIENTS + PROCESSES  # the last ones are tasks of the processes
+OPTIONS = Options(send_high_water=400, channel_max_items=6, channel_max_bytes=2000)
+#: Seconds for which a broker is lost at most: longer than that nobody waits for a history.
+LONGEST = 15.0
+
+processes = st.integers(0, PROCESSES - 1)
+clients = st.integers(0, CLIENTS - 1)
+readers = st.integers(0, READERS - 1)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("publish"), processes, st.integers(0, 300)),
+        st.tuples(st.just("burst"), processes, st.integers(2, 30)),
+        st.tuples(st.just("lose"), processes),
+        st.tuples(st.just("recover"), processes),
+        st.tuples(st.just("deaf"), processes),
+        st.tuples(st.just("hear"), processes),
+        st.tuples(st.just("forget")),
+        st.tuples(st.just("cut"), clients, processes),
+        st.tuples(st.just("cut after"), clients, processes, st.integers(0, 900)),
+        st.tuples(st.just("stall"), readers),
+        st.tuples(st.just("resume"), readers),
+        st.tuples(st.just("wait"), st.sampled_from([0.0, 1.0, 10.0])),
+        st.tuples(st.just("yield")),
+    ),
+    min_size=4,
+    max_size=60,
+)
+
+
+class Rooms(WebSocketHandler):
+    channels_history: ClassVar = {"room": History(items=ITEMS, seconds=40, bytes=6000)}
+    channel_policy: ClassVar = "drop_oldest"
+
+    def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
+        return True
+
+
+class Bus(InMemoryBus):
+    """Writes down what happens to the channel, in order: a number, how many were lost, or None for an end."""
+
+    def __init__(self) -> None:
+        super().__init__(keeps_histories=True)
+        self.truth: list[tuple[str, int]] = []
+
+    def forget(self) -> None:
+        super().forget()
+        self.truth.append(("emptied", 0))
+
+
+class Lossy(InMemoryBroker):
+    """Loses what is delivered while it is deaf, and does not tell."""
+
+    def __init__(self, bus: Bus) -> None:
+        super().__init__(bus)
+        self.bus = bus
+        self.deaf = False
+        self.dropped = False  # something, since it was emptied
+        self.lost_at = 0.0
+
+    def _append(self, name: str, payload: bytes, missing: int, history: History) -> None:
+        entry = ("lost", missing) if missing else ("number", msgspec.msgpack.decode(payload)[0][0])
+        self.bus.truth.append(entry)
+        super()._append(name, payload, missing, history)
+
+    def _deliver(self, name: str, epoch: str, message: KeptMessage) -> None:
+        if self.deaf:
+            self.dropped = True
+        else:
+            super()._deliver(name, epoch, message)
+
+
+class Reader:
+    """Takes what comes, while it may."""
+
+    def __init__(self, inbox: Subscription) -> None:
+        self.inbox = inbox
+        self.got: list[Packet] = []
+        self.reading = True
+        self.changed = trio.Event()
+
+    def read(self, reading: bool) -> None:
+        self.reading = reading
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def run(self) -> None:
+        while True:
+            while not self.reading:
+                await self.changed.wait()
+            self.got.append(await self.inbox.receive())
+
+    def check(self, truth: list[tuple[str, int]]) -> None:
+        """Compare what came with what happened."""
+        index = 0
+        gaps: list[Gap] = []
+        for packet in self.got:
+            if isinstance(packet, Gap):
+                gaps.append(packet)
+                continue
+            entry = ("number", packet.data[0])
+            assert entry in truth[index:], f"{entry} came twice, or too late: {self.got}"
+            found = truth.index(entry, index)
+            skipped = truth[index:found]
+            check_gaps(gaps, skipped)
+            index, gaps = found + 1, []
+        assert not gaps
+        assert not [one for one in truth[index:] if one[0] == "number"]
+
+
+def check_gaps(gaps: list[Gap], skipped: list[tuple[str, int]]) -> None:
+    """Compare the gaps between two messages with what happened between them."""
+    missing = [one for one in skipped if one[0] != "emptied"]
+    emptied = len(missing) < len(skipped)
+    if not gaps:
+        assert not missing, f"{missing} are missing, and nobody was told"
+        return
+    assert missing or emptied, f"nothing was lost, but there is {gaps}"
+    numbers = [gap.missing for gap in gaps]
+    if None in numbers:
+        assert emptied, f"{gaps}, though it can be known that these are missing: {missing}"
+        return
+    # What tells of lost messages counts as one where it was dropped itself.
+    most = sum(count if kind == "lost" else 1 for kind, count in missing)
+    assert len(missing) <= sum(number or 0 for number in numbers) <= most, (gaps, missing)
+
+
+class Scene:
+    def __init__(self, bus: Bus, brokers: list[Lossy], handlers: list[Rooms]) -> None:
+        self.bus = bus
+        self.brokers = brokers
+        self.handlers = handlers
+        self.number = 0
+        self.networks: list[list[Network]] = []  # by client and process
+        self.at = [0] * CLIENTS
+        self.readers: list[Reader] = []
+
+    async def dial(self, client: int) -> trio.abc.Stream:
+        return await self.networks[client][self.at[client]]()
+
+    def publish(self, process: int, size: int) -> None:
+        self.number += 1
+        self.handlers[process].publish("room", [self.number, "x" * size])
+
+    def recover(self, process: int) -> None:
+        self.brokers[process].recover()
+
+    async def do(self, step: tuple[Any, ...]) -> None:
+        match step:
+            case ("publish", process, size):
+                self.publish(process, size)
+            case ("burst", process, count):
+                for _ in range(count):
+                    self.publish(process, 40)
+            case ("lose", process) if self.brokers[process].state == "connected":
+                self.brokers[process].lose()
+                self.brokers[process].lost_at = trio.current_time()
+            case ("recover", process):
+                self.recover(process)
+            case ("deaf", process):
+                self.brokers[process].deaf = True
+            case ("hear", process):
+                self.brokers[process].deaf = False
+            case ("forget",):
+                for process, broker in enumerate(self.brokers):
+                    if broker.dropped:  # who may have missed something, and cannot find out later, is told
+                        broker.deaf = broker.dropped = False
+                        broker.lose()
+                        self.recover(process)
+                self.bus.forget()
+            case ("cut", client, process):
+                self.cut(client, process, 0)
+            case ("cut after", client, process, count):
+                self.cut(client, process, count)
+            case ("stall", reader):
+                self.readers[reader].read(False)
+            case ("resume", reader):
+                self.readers[reader].read(True)
+            case ("wait", seconds):
+                for process, broker in enumerate(self.brokers):
+                    if broker.state == "lost" and trio.current_time() + seconds - broker.lost_at > LONGEST:
+                        self.recover(process)
+                await trio.sleep(seconds)
+            case ("yield",):
+                await trio.lowlevel.checkpoint()
+            case _:
+                pass
+
+    def cut(self, client: int, process: int, count: int) -> None:
+        """Cut a client's connection after so many bytes; the next one is with this process."""
+        links = self.networks[client][self.at[client]].links
+        self.at[client] = process
+        if not links or links[-1].broken:
+            return
+        if count:
+            links[-1].cut_after(count)
+        else:
+            links[-1].cut()
+
+
+async def play(script: list[tuple[Any, ...]]) -> None:
+    bus = Bus()
+    brokers = [Lossy(bus) for _ in range(PROCESSES)]
+    handlers = [Rooms() for _ in range(PROCESSES)]
+    scene = Scene(bus, brokers, handlers)
+    async with AsyncExitStack() as stack:
+        servers: list[MemoryServer] = [
+            await stack.enter_async_context(serving_in_memory(handler, options=OPTIONS, broker=broker))
+            for handler, broker in zip(handlers, brokers, strict=True)
+        ]
+        for client in range(CLIENTS):
+            scene.networks.append([Network(server.listener, capacity=600) for server in servers])
+            scene.at[client] = client % PROCESSES
+            backoff = Backoff(initial=0.5, maximum=2, random=random.Random(client))
+            dial = trio_partial(scene.dial, client)
+            made = WebSocketClient("ws://test/", stream=dial, reconnect=backoff)
+            await stack.enter_async_context(made)
+            inbox = await stack.enter_async_context(made.subscribe("room", recover=True, max_items=10_000))
+            scene.readers.append(Reader(inbox))
+        for handler in handlers:
+            subscribed = handler.channels.subscribe("room", recover=True, max_items=3)
+            scene.readers.append(Reader(await stack.enter_async_context(subscribed)))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        for reader in scene.readers:
+            nursery.start_soon(reader.run)
+        for step in script:
+            await scene.do(step)
+        for process in range(PROCESSES):
+            scene.recover(process)
+            brokers[process].deaf = False
+        for index in range(READERS):
+            await scene.do(("resume", index))
+        for networks in scene.networks:
+            for link in [link for network in networks for link in network.links]:
+                link.cut()  # those with a cut to come as well
+        await trio.sleep(30)
+        scene.publish(0, 1)
+        await trio.sleep(30)
+        for reader in scene.readers:
+            reader.check(bus.truth)
+        nursery.cancel_scope.cancel()
+
+
+def trio_partial(function: Any, *args: Any) -> Any:
+    async def call() -> Any:
+        return await function(*args)
+
+    return call
+
+
+@examples(60)
+@given(steps)
+def test_in_order_and_once_or_a_gap(script: list[tuple[Any, ...]]) -> None:
+    trio.run(play, script, clock=trio.testing.MockClock(autojump_threshold=0))
