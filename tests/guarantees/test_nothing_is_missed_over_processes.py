@@ -1,4 +1,4 @@
-"""Two processes with one broker that is lost, drops messages, and is emptied: all in order and once, or a gap.
+"""Two processes, and a broker that is lost, drops messages, and is emptied: all in order and once, or a gap.
 
 Subscribers are clients that come back to either process, and tasks of both. Connections are cut at any byte,
 readers are slow, and histories are trimmed. A gap is exactly where messages are missing, and has their number
@@ -77,7 +77,7 @@ class Rooms(WebSocketHandler):
 
 
 class Bus(InMemoryBus):
-    """Writes down what happens to the channel, in order: a number, how many were lost, or None for an end."""
+    """Writes down what happens to the channel, in order: a number, how many were lost, or that it was emptied."""
 
     def __init__(self) -> None:
         super().__init__(keeps_histories=True)
