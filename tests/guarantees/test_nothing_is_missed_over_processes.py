@@ -77,7 +77,7 @@ class Rooms(WebSocketHandler):
 
 
 class Bus(InMemoryBus):
-    """Writes down what happens to the channel, in order: a number, how many were lost, or that it was emptied."""
+    """Writes down what happens to the channel: a number, how many were lost, or that it was emptied."""
 
     def __init__(self) -> None:
         super().__init__(keeps_histories=True)
