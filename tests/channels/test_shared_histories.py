@@ -316,3 +316,24 @@ async def test_a_broker_without_histories_says_so() -> None:
         broker.append("a", b"", History())
     with pytest.raises(NotImplementedError, match="Plain keeps no histories"):
         await broker.read("a", 0, History())
+
+
+async def test_a_position_that_another_process_has_given_is_looked_for(autojump_clock: MockClock) -> None:
+    async with (
+        two_processes() as (here, there, brokers, *_),
+        here.channels.subscribe("room.1", recover=True) as inbox,
+        there.channels.subscribe("room.1", recover=True) as slow,
+    ):
+        brokers[1].deaf = True  # it has yet to receive what the other has received
+        here.publish("room.1", 1)
+        here.publish("room.1", 2)
+        position = (await inbox.receive()).position
+        assert position is not None
+        async with there.channels.subscribe("room.1", after=position._replace(offset=2)) as late:
+            assert waiting(late) == []
+            assert waiting(slow) == [1, 2]
+            brokers[1].deaf = False
+            here.publish("room.1", 3)
+            assert waiting(late) == [3]
+        async with there.channels.subscribe("room.1", after=position._replace(offset=9)) as late:
+            assert waiting(late) == [("gap", None)], "nobody has given that one"

@@ -716,18 +716,22 @@ class Hub:
         return self._shared is not None and self._shared.is_known(name)
 
     @asynccontextmanager
-    async def loaded(self, names: Iterable[str]) -> AsyncIterator[None]:
-        """Have the histories of channels here, from which subscribers recover in the block."""
-        names = [name for name in names if self._is_shared(name)]
-        if not names or self._shared is None:
+    async def loaded(self, starts: Mapping[str, Position | None]) -> AsyncIterator[None]:
+        """Have the histories of channels here, from which subscribers recover in the block.
+
+        Args:
+            starts: channels, and the positions after which subscribers will continue.
+        """
+        starts = {name: after for name, after in starts.items() if self._is_shared(name)}
+        if not starts or self._shared is None:
             yield
             return
         holder = TaskSubscriber()
         holder.inbox = Subscription("drop_newest", 1, _ended)
         try:
-            for name in names:
+            for name in starts:
                 self.add(holder, name, "drop_newest")
-            await self._shared.load(names)
+            await self._shared.load(starts)
             yield
         finally:
             self.leave(holder)
@@ -900,7 +904,7 @@ class Hub:
         await checkpoint()
         if recover or after is not None:
             inbox.tells_gaps = recovery_of(member).all = True
-        async with self.loaded(name for name in names if recover or name in starts):
+        async with self.loaded({name: starts.get(name) for name in names if recover or name in starts}):
             for name in names:
                 self.add(member, name, policy)
                 if name in starts:

@@ -28,7 +28,7 @@ from trio_ws.logs import logger_for
 from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from trio_ws.channels.broker import Broker, HistoryPage, KeptMessage
     from trio_ws.channels.channel import Channel
@@ -179,20 +179,31 @@ class SharedHistories:
             followed.wanted = True
             self._schedule(followed)
 
-    async def load(self, names: Iterable[str]) -> None:
+    async def load(self, starts: Mapping[str, Position | None]) -> None:
         """Wait until the histories of channels, which have subscribers, are here and up to date.
 
         Where the broker does not answer in half a minute, it returns without.
+
+        Args:
+            starts: channels, and where a subscriber will continue. Another process may have given it a
+                position that is not known here yet, and is then looked for.
         """
-        names = list(names)
-        for name in names:
+        for name in starts:
             self.want(name)
         with trio.move_on_after(_PATIENCE):
-            while any(
-                (followed := self._followed.get(name)) is not None and followed.needs_reading
-                for name in names
-            ):
-                await self._changed.wait()
+            await self._until_read(starts)
+            for name, after in starts.items():
+                followed = self._followed.get(name)
+                if after is not None and followed is not None and not followed.history.continues(after):
+                    followed.behind = True
+                    self._schedule(followed)
+            await self._until_read(starts)
+
+    async def _until_read(self, names: Iterable[str]) -> None:
+        while any(
+            (followed := self._followed.get(name)) is not None and followed.needs_reading for name in names
+        ):
+            await self._changed.wait()
 
     def forget(self, name: str) -> None:
         """Follow a channel no more, since it has no subscribers."""

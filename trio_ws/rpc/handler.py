@@ -517,7 +517,7 @@ class WebSocketHandler(Generic[State]):
                 allowed[name] = await self._check_subscription(connection, name)
             if number % _NAMES_IN_A_ROW == 0:
                 await checkpoint()
-        async with self._hub.loaded(starts):
+        async with self._hub.loaded({name: start.after for name, start in starts.items()}):
             return await self._recover_now(connection, starts, allowed)
 
     async def _recover_now(
