@@ -323,13 +323,14 @@ class ListenerSession:
 
     def state_changed(self) -> None:
         """The connection has started to close. A task handles what has come before, because it can wait."""
-        if self.reader_driven:
+        if self.reader_driven and self._ws._receive_buffer.messages:
             self._start_loop()
 
     def connection_lost(self) -> None:
         """The transport is gone. Messages that came before the peer's Close frame are still handled."""
         ws = self._ws
-        if ws.close_received is not None and not ws._closing.closed_locally:
+        waits = self._worker is not None or ws._receive_buffer.messages
+        if waits and ws.close_received is not None and not ws._closing.closed_locally:
             self.state_changed()
             return
         self.reader_driven = False
