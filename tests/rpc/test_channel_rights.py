@@ -71,8 +71,8 @@ async def test_a_right_that_goes_on(autojump_clock: MockClock) -> None:
             handler.publish("a", 1)
             assert (await inbox.receive()).data == 1
         await wait_all_tasks_blocked()
-        assert handler._rights._ends == {}
-        assert handler._rights._running is False
+        assert handler._channel_methods.rights._ends == {}
+        assert handler._channel_methods.rights._running is False
 
 
 @pytest.mark.parametrize("right", [False, 0, None, ValueError("as it is")])
@@ -106,7 +106,7 @@ async def test_rights_of_clients_that_have_gone(autojump_clock: MockClock) -> No
                 pass
         await trio.sleep(100)
         assert len(handler.asked) == 3
-        assert handler._rights._heap == []
+        assert handler._channel_methods.rights._heap == []
         assert not [task for task in all_tasks() if "rights" in repr(task.coro)]
 
 

@@ -1,46 +1,40 @@
 """WebSocketHandler: methods that clients call, and what happens around them.
 
-What always holds: ``on_disconnect`` runs once for each connection for which ``on_connect`` returned without
-having refused it, also where the client has left already or the server is cancelled: shielded, for at most
-``close_timeout`` seconds.
+Invariant: ``on_disconnect`` runs once for each connection for which ``on_connect`` returned without refusing
+it, even if the client has left already or the server is cancelled. It is shielded from cancellation for at
+most ``close_timeout`` seconds.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 import types
 import typing
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import trio
-from trio.lowlevel import checkpoint, enable_ki_protection
+from trio.lowlevel import enable_ki_protection
 
 from trio_ws.channels.channel import ConnectionSubscriber
 from trio_ws.channels.history import check_histories
 from trio_ws.channels.hub import Hub
-from trio_ws.channels.names import check_name, check_names, is_glob
-from trio_ws.channels.presence import PresenceUpdate, updates
+from trio_ws.channels.names import check_names
 from trio_ws.channels.subscription import check_policy
 from trio_ws.codecs.base import DISCOVER, METHODS, PRESENCE, PUBLISH, RECOVER, SUBSCRIBE, UNSUBSCRIBE
-from trio_ws.codecs.recovery import Recovered, RecoverFrom
 from trio_ws.codecs.registry import choose, plain_dialect
 from trio_ws.errors import (
     CloseConnection,
     RPCAccessDeniedError,
-    RPCInvalidParamsError,
-    RPCMethodNotFoundError,
 )
 from trio_ws.logs import logger_for, shown
 from trio_ws.predicates import check
+from trio_ws.rpc.channel_methods import ChannelMethods
 from trio_ws.rpc.client_connection import CONNECTION_POLICIES, ClientConnection, State
 from trio_ws.rpc.definitions import Hook, check_hooks
 from trio_ws.rpc.detached import DETACHED, Detached
 from trio_ws.rpc.methods import Method, allow_keyboard_interrupt, check_methods, collect, make_method
 from trio_ws.rpc.rate_limit import Limiter
-from trio_ws.rpc.rights import SubscriptionRights
 from trio_ws.rpc.session import RPCSession
 from trio_ws.schema import Schema, check_method
 from trio_ws.wall import judged, log_failure
@@ -64,10 +58,6 @@ __all__ = ["WebSocketHandler"]
 
 logger = logger_for("trio_ws.handler")
 
-#: Names of a client's list that are looked at, or let go, before others have a turn.
-_NAMES_IN_A_ROW = 16
-#: Names that a client may let go at once, though it may hold less.
-_NAMES_TO_LEAVE = 1000
 _RESERVED = frozenset({SUBSCRIBE, UNSUBSCRIBE, RECOVER, PRESENCE, PUBLISH, METHODS})
 
 #: The methods that a server calls.
@@ -125,7 +115,7 @@ class WebSocketHandler(Generic[State]):
     _methods: dict[str, Method]
     _limiter: Limiter
     _hub: Hub
-    _rights: SubscriptionRights
+    _channel_methods: ChannelMethods
     _clients: set[ClientConnection[State]]
     _schema: Schema | None
 
@@ -149,12 +139,8 @@ class WebSocketHandler(Generic[State]):
             self._hub.on_demand = self._on_demand
             check_policy(self.channel_policy, CONNECTION_POLICIES)
             self._check_channel_types()
-            self._methods[SUBSCRIBE] = make_method(self._subscribe)
-            self._methods[UNSUBSCRIBE] = make_method(self._unsubscribe)
-            self._methods[RECOVER] = make_method(self._recover)
-            self._methods[PUBLISH] = make_method(self._publish)
-            self._rights = SubscriptionRights(self._ask_may_subscribe)
-            self._methods[PRESENCE] = make_method(self._presence)
+            self._channel_methods = ChannelMethods(self)
+            self._methods.update(self._channel_methods.by_name())
             if self.list_methods:
                 self._methods[METHODS] = make_method(self._list_methods)
                 self._schema = self.schema()  # a method that it cannot describe is a mistake that shows now
@@ -431,172 +417,11 @@ class WebSocketHandler(Generic[State]):
                 extra=log_extra(connection._ws),
             )
 
-    async def _subscribe(self, connection: ClientConnection[State], names: list[str]) -> bool:
-        """A client subscribes itself: all of it, or nothing.
-
-        A long list is looked at piece by piece, and no further than to the first name that is refused.
-        """
-        if self._are_too_many(connection, names, 0):
-            return False
-        allowed: dict[str, bool | float] = {}
-        for start in range(0, len(names), _NAMES_IN_A_ROW):
-            for name in names[start : start + _NAMES_IN_A_ROW]:
-                allowed[name] = await self._check_subscription(connection, name)
-            if start + _NAMES_IN_A_ROW < len(names):
-                await checkpoint()
-        if not await self._hold(connection, list(allowed)):
-            return False
-        self._add_rights(connection, allowed)
-        return True
-
     def _on_demand(self, name: str, wanted: bool) -> None:
         try:
             (self.on_first_subscriber if wanted else self.on_last_unsubscribed)(name)
         except BaseException as exc:  # noqa: BLE001 - judged there
             log_failure(logger, "a hook of '%s' failed", shown(name), exc=judged(exc))
-
-    def _add_rights(self, connection: ClientConnection[State], allowed: Mapping[str, bool | float]) -> None:
-        for name, right in allowed.items():
-            self._rights.add(connection, name, right, connection._live.pool)
-
-    async def _hold(self, connection: ClientConnection[State], new: list[str]) -> bool:
-        """Subscribe a client to names that it may have: to all, or, where there is no room, to none."""
-        member = connection._member
-        if member is None or not connection._has_room(new):
-            return False
-        before = set(member.held)
-        start = 0
-        try:
-            while start < len(new):
-                row = self._hub.names_in_a_row
-                if not connection.subscribe(new[start : start + row]):
-                    break
-                start += row
-                if start < len(new):
-                    await checkpoint()
-        finally:
-            if start < len(new):
-                connection.unsubscribe([name for name in new[:start] if name not in before])
-        return start >= len(new)
-
-    async def _check_subscription(self, connection: ClientConnection[State], name: str) -> bool | float:
-        try:
-            check_names(name)
-        except ValueError as exc:
-            raise RPCInvalidParamsError(str(exc), data={"path": "names"}) from None
-        allowed = (self.client_globs or not is_glob(name)) and await self._ask_may_subscribe(connection, name)
-        if not allowed:
-            raise RPCAccessDeniedError(f"access to the channel '{shown(name)}' denied")
-        return allowed
-
-    async def _ask_may_subscribe(self, connection: ClientConnection[Any], name: str) -> bool | float:
-        """What `may_subscribe` says: False, True, or for how many seconds."""
-        allowed: Any = self.may_subscribe(connection, name)
-        if inspect.isawaitable(allowed):
-            allowed = await allowed
-        if isinstance(allowed, int | float) and not isinstance(allowed, bool):
-            return float(allowed) if allowed > 0 else False
-        return bool(allowed)
-
-    async def _recover(
-        self, connection: ClientConnection[State], starts: dict[str, RecoverFrom]
-    ) -> dict[str, Recovered] | bool:
-        """A client subscribes itself and goes on from positions: all of it, or nothing."""
-        peer = connection._live
-        transport = peer.transport
-        if not transport.supports_extensions:
-            raise RPCMethodNotFoundError(f"{peer.codec.name} carries no positions")
-        if self._are_too_many(connection, list(starts), 0):
-            return False
-        allowed: dict[str, bool | float] = {}
-        for number, name in enumerate(starts, 1):
-            member = connection._member
-            if is_glob(name):
-                raise RPCInvalidParamsError("a glob cannot be recovered", data={"path": "starts"})
-            if member is None or name not in member.held:
-                allowed[name] = await self._check_subscription(connection, name)
-            if number % _NAMES_IN_A_ROW == 0:
-                await checkpoint()
-        async with self._hub.loaded({name: start.after for name, start in starts.items()}):
-            return await self._recover_now(connection, starts, allowed)
-
-    async def _recover_now(
-        self,
-        connection: ClientConnection[State],
-        starts: dict[str, RecoverFrom],
-        allowed: dict[str, bool | float],
-    ) -> dict[str, Recovered] | bool:
-        transport = connection._live.transport
-        if not await self._hold(connection, list(starts)):
-            return False
-        self._add_rights(connection, allowed)
-        while transport.congested and not transport.over:
-            await transport.wait_for_room()  # so that the answer goes out before what it announces
-        # From here to the answer is one step. The client ignores what came before that.
-        member = connection._member
-        if member is None or any(name not in member.held for name in starts):
-            return False
-        found = {
-            name: self._hub.recover(member, name, start.after, start.last) for name, start in starts.items()
-        }
-        return {name: Recovered(start.position, start.latest) for name, start in found.items()}
-
-    async def _publish(self, connection: ClientConnection[State], name: str, data: Any) -> None:
-        """A client publishes."""
-        try:
-            check_name(name)
-        except ValueError as exc:
-            raise RPCInvalidParamsError(str(exc), data={"path": "name"}) from None
-        allowed: Any = self.may_publish(connection, name, data)
-        if inspect.isawaitable(allowed):
-            allowed = await allowed
-        if not allowed:
-            raise RPCAccessDeniedError(f"publishing to the channel '{shown(name)}' denied")
-        await self._hub.publish_wait(name, data)
-
-    async def _presence(
-        self, connection: ClientConnection[State], name: str
-    ) -> AsyncIterator[PresenceUpdate]:
-        """A client wants to know who is present in a channel."""
-        try:
-            members = self._hub.members(name)
-        except ValueError as exc:
-            raise RPCInvalidParamsError(str(exc), data={"path": "name"}) from None
-        allowed: Any = self.may_see_presence(connection, name)
-        if inspect.isawaitable(allowed):
-            allowed = await allowed
-        if not allowed:
-            raise RPCAccessDeniedError(f"access to the presence of '{shown(name)}' denied")
-        async with aclosing(updates(members)) as found:
-            async for update in found:
-                yield update
-
-    async def _unsubscribe(self, connection: ClientConnection[State], names: list[str]) -> bool:
-        if self._are_too_many(connection, names, _NAMES_TO_LEAVE):
-            return False
-        for start in range(0, len(names), _NAMES_IN_A_ROW):
-            member = connection._member
-            if member is not None:
-                for name in names[start : start + _NAMES_IN_A_ROW]:
-                    if name in member.held:
-                        self._hub.remove(member, name)
-            if start + _NAMES_IN_A_ROW < len(names):
-                await checkpoint()
-        return True
-
-    def _are_too_many(self, connection: ClientConnection[State], names: list[str], least: int) -> bool:
-        """Whether a client's list has more names than it may hold, and than ``least``; that is logged."""
-        limit = connection._ws._options.max_subscribed_channels
-        if not limit or len(names) <= max(limit, least):
-            return False
-        logger.info(
-            "refused a list of %d channels of %r: max_subscribed_channels is %d",
-            len(names),
-            connection,
-            limit,
-            extra=log_extra(connection._ws),
-        )
-        return True
 
     def _discover(self, connection: ClientConnection[State]) -> dict[str, Any]:
         if self._schema is None:
