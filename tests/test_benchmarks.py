@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
+import shutil
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -16,7 +18,7 @@ missing = [name for name in needed if importlib.util.find_spec(name) is None]
 if missing or sys.platform != "linux":
     pytest.skip(f"the benchmarks need Linux and the bench extra: {missing}", allow_module_level=True)
 
-from benchmarks import callers, fairness, growth, load, report, run, servers, wire  # noqa: E402
+from benchmarks import callers, fairness, growth, load, report, run, scaling, servers, wire  # noqa: E402
 
 pytestmark = pytest.mark.repeats
 README = Path(run.__file__).parent / "README.md"
@@ -114,6 +116,24 @@ def test_callers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(callers, "CALLS", 100)
     callers.measure(1)
     assert "webshocket" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server on this machine")
+def test_scaling() -> None:
+    found = json.loads(json.dumps(scaling.measure(500)))
+    assert set(found["redis"]) == {field.name for field in dataclasses.fields(scaling.Costs)}
+    assert all(value >= 0 for heading in found.values() for value in heading.values())
+    site = scaling.Site(connections=1000, processes=10, room_size=1)
+    assert site.spread == pytest.approx(1)
+    assert scaling.model(scaling.Costs(*[1.0] * 8), site)["subscriptions"] == pytest.approx(2000)
+
+
+def test_clients_that_all_come_back_at_once_are_slower_than_those_with_jitter() -> None:
+    spread = scaling.herd(clients=1000, rate=200, jitter=True)
+    together = scaling.herd(clients=1000, rate=200, jitter=False)
+    assert spread["all"] < together["all"]
+    assert spread["peak"] < together["peak"] == 10_000
+    assert scaling.herd(clients=10, rate=1000, jitter=True)["attempts"] == 1
 
 
 def test_the_readme_has_a_place_for_every_table() -> None:
