@@ -1,1 +1,1 @@
-"""Calls over one WebSocket, either way round."""
+"""Calls over one WebSocket, in both directions."""

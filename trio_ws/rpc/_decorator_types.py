@@ -1,7 +1,7 @@
-"""What type checkers see of a method that `rpc_method` marked. While the program runs it is the function.
+"""The types of methods that `rpc_method` has marked, for type checkers. At run time they are plain functions.
 
-A handler calls its own methods with the connection first; a proxy (see proxy.py) calls them without it, gets
-something to await from a plain ``def`` too, and a block around a stream.
+A handler calls its own methods with the connection as the first argument. A proxy (see proxy.py) calls them
+without it, awaits the result of a plain ``def`` too, and opens streams with ``async with``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class AsyncMethod(Generic[C, P, R]):
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
-        """The method's result, to be awaited."""
+        """Return an awaitable for the method's result."""
         raise NotImplementedError
 
 
@@ -41,7 +41,7 @@ class PlainMethod(Generic[C, P, R]):
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
-        """The method's result; over a proxy, to be awaited."""
+        """Return the method's result; over a proxy, an awaitable for it."""
         raise NotImplementedError
 
 
@@ -53,12 +53,12 @@ class StreamMethod(Generic[C, P, R]):
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> AbstractAsyncContextManager[ItemStream[R]]: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
-        """The method's items; over a proxy, a block around them."""
+        """Return the method's items; over a proxy, a context manager for them."""
         raise NotImplementedError
 
 
 class MethodDecorator(Protocol):
-    """What ``rpc_method()`` gives."""
+    """The decorator that ``rpc_method()`` returns."""
 
     @overload
     def __call__(  # type: ignore[overload-overlap]

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class BatchedCall(Generic[T]):
-    """One call of a `CallBatch`. It has a result once the block of the batch was left.
+    """One call of a `CallBatch`. It has a result after the block of the batch.
 
     Attributes:
         method: the name of the method.
@@ -62,7 +62,7 @@ class BatchedCall(Generic[T]):
         Raises:
             RPCError: the call failed, see the tree in `trio_ws.errors`.
             PacketValidationError: the result is not of type ``returns``.
-            RuntimeError: the block of the batch was not left yet.
+            RuntimeError: the block of the batch has not ended yet.
         """
         if not self._done:
             raise RuntimeError("a call of a batch has a result once the block of the batch was left")
@@ -103,7 +103,7 @@ class BatchedCall(Generic[T]):
 
 
 class CallBatch:
-    """Calls that are sent in one message when the block of `WebSocketClient.batch` is left.
+    """Calls that are sent in one message at the end of the block of `WebSocketClient.batch`.
 
     Attributes:
         calls: those that expect a response, in order.

@@ -1,6 +1,6 @@
-"""ClientConnection: one client as a `WebSocketHandler` sees it, and what its session knows.
+"""ClientConnection: one client of a `WebSocketHandler`, and its session state.
 
-What always holds: session state can neither hide nor change the API of a connection.
+Invariant: session state can neither hide nor change the API of a connection.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CONNECTION_POLICIES", "ClientConnection", "State"]
 
-#: A connection cannot hold up those who publish.
+#: There is no "block": a slow connection must not delay publishers.
 CONNECTION_POLICIES = ("disconnect", "drop_oldest", "drop_newest")
 
 if TYPE_CHECKING:
@@ -45,14 +45,15 @@ T = typing.TypeVar("T")
 
 
 class ClientConnection(Generic[State]):
-    """One client as a `WebSocketHandler` sees it, and the place for what the session knows of it.
+    """One client of a `WebSocketHandler`, and its session state.
 
     Session state is free-form: ``connection.username = "alice"`` and ``connection["username"] = "alice"`` are
-    the same, and ``"username" in connection``, ``del connection["username"]`` do what they say. A name of the
-    API cannot be used for it. The typed form is ``WebSocketHandler[State]`` with ``connection.state``.
+    the same. ``"username" in connection`` and ``del connection["username"]`` work as in a dict. Names of the
+    API cannot be used: assigning to one raises AttributeError. For typed session state, see
+    ``WebSocketHandler[State]`` and ``connection.state``.
     """
 
-    # Session state is the instance's own dict; everything of ours is in a slot, where it cannot reach.
+    # Session state is in the instance's dict. Our own attributes are slots, so it cannot overwrite them.
     __slots__ = (
         "__dict__",
         "__weakref__",
@@ -78,9 +79,9 @@ class ClientConnection(Generic[State]):
     _ws: WebSocket
     _uid: str
     _session: RPCSession | None
-    _hub: Hub | None  # of the server's handler; a client's has none
+    _hub: Hub | None  # of the server's handler; None in a client
     _member: ConnectionSubscriber | None
-    _on_accept: Callable[[], None] | None  # while on_connect runs: makes the peer
+    _on_accept: Callable[[], None] | None  # while on_connect runs: makes the session
     _state: Any
 
     # -- session state ------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ class ClientConnection(Generic[State]):
         return iter(self.__dict__)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The session's value under ``key``, or ``default``."""
+        """Return the session state under ``key``, or ``default``."""
         return self.__dict__.get(key, default)
 
     if TYPE_CHECKING:
@@ -121,51 +122,51 @@ class ClientConnection(Generic[State]):
 
     @property
     def state(self) -> State:
-        """The typed state of the session, see `WebSocketHandler.make_state`."""
+        """The typed session state; see `WebSocketHandler.make_state`."""
         return self._state  # type: ignore[no-any-return]
 
-    # -- what is known of the client ----------------------------------------------------------------
+    # -- about the client ---------------------------------------------------------------------------
 
     @property
     def uid(self) -> str:
-        """A random name of this connection, for logs and dicts."""
+        """A random id of this connection, 16 hexadecimal digits, for logs and as a key."""
         return self._uid
 
     @property
     def request(self) -> Request:
-        """The opening request: path, query, headers."""
+        """The opening request, with path, query and headers."""
         return self._ws.request
 
     @property
     def path_params(self) -> dict[str, Any]:
-        """What the route's pattern took from the path."""
+        """The path parameters of the route."""
         return self._ws.path_params
 
     @property
     def remote_address(self) -> Any:
-        """The peer's socket address: the client's, or a proxy's. None where the stream has none."""
+        """The peer's socket address: the client's, or a proxy's. None if the stream has none."""
         return self._ws.remote_address
 
     @property
     def client_address(self) -> Any:
-        """The client's address, also behind a trusted proxy. See `WebSocket.client_address`."""
+        """The client's address, even behind a trusted proxy. See `WebSocket.client_address`."""
         return self._ws.client_address
 
     @property
     def subprotocol(self) -> str | None:
-        """What was agreed on in the opening handshake."""
+        """The subprotocol that was negotiated (RFC 6455 section 1.9); None if there is none."""
         return self._ws.subprotocol
 
     @property
     def client_type(self) -> str:
-        """The dialect in use: ``"trio-ws.v1"``, ``"trio-ws.v1.json"``, ``"webshocket.v1"``, ``"json"`` or
-        ``"jsonrpc"``.
+        """The codec in use: ``"trio-ws.v1"``, ``"trio-ws.v1.json"``, ``"webshocket.v1"``, ``"json"``,
+        ``"jsonrpc"``, or the name of a dialect.
         """
         return self._live.codec.name
 
     @property
     def connection_state(self) -> Literal["connecting", "connected", "closing", "closed"]:
-        """Where the connection is in its life."""
+        """The state of the connection."""
         ws = self._ws
         if ws.closed:
             return "closed"
@@ -175,7 +176,7 @@ class ClientConnection(Generic[State]):
 
     @property
     def latency(self) -> float | None:
-        """Seconds that the last ping took there and back; None before the first."""
+        """The round-trip time of the last ping, in seconds; None before the first."""
         return self._ws.latency
 
     @property
@@ -184,13 +185,16 @@ class ClientConnection(Generic[State]):
             raise RuntimeError("the connection is not accepted yet; await connection.accept() first")
         return self._session
 
-    # -- doing --------------------------------------------------------------------------------------
+    # -- sending and calling ------------------------------------------------------------------------
 
     async def accept(self, headers: tuple[tuple[str, str], ...] = ()) -> None:
-        """Accept the client from within ``on_connect``, which else happens when that has returned.
+        """Accept the client within ``on_connect``. Otherwise it is accepted when ``on_connect`` returns.
 
-        From then on ``on_connect`` may `send`, `call` and `stream`. What the client calls and sends waits
+        After this, ``on_connect`` may `send`, `call` and `stream`. Calls and packets from the client wait
         until ``on_connect`` has returned.
+
+        Args:
+            headers: more response headers.
 
         Raises:
             ConnectionClosedError: the client has left.
@@ -203,31 +207,34 @@ class ClientConnection(Generic[State]):
     async def reject(
         self, status: int = 403, body: bytes | str = b"", headers: Iterable[tuple[str, str]] = ()
     ) -> None:
-        """Refuse the client from within ``on_connect`` with an HTTP status (RFC 6455 section 4.2.2).
+        """Reject the client within ``on_connect`` with an HTTP response (RFC 6455 section 4.2.2).
 
         Args:
-            status: an HTTP status from 200 to 599.
+            status: an HTTP status from 200 to 599. Default 403.
             body: the response body; text is sent as UTF-8.
             headers: more response headers.
         """
         await self._ws.reject(status, headers, body)
 
     async def send(self, data: Any) -> None:
-        """Send a packet that is no call. Waits, raises and is cancelled as `WebSocket.send`.
+        """Send a packet that is not a call. Waits, raises and is cancelled like `WebSocket.send`.
 
-        Data that is a `Packet` is sent as it is.
+        If ``data`` is a `Packet`, it is sent unchanged.
 
         Raises:
-            PacketError: ``data`` cannot be encoded; nothing was sent.
+            PacketError: ``data`` cannot be encoded. Nothing was sent.
         """
         if self._session is None:
             await self.accept()
         await self._live.outgoing.send(data)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection, which cancels its other calls; in ``on_connect`` refuse it with 403."""
+        """Close the connection and cancel its other calls (RFC 6455 section 7.1.1).
+
+        In ``on_connect``, before `accept`, it is rejected with status 403.
+        """
         check_close(code, reason)
-        self._ws._release_opening()  # on_connect may go on, if it is what closes
+        self._ws._release_opening()  # so that on_connect is not cancelled if it closes the connection
         if self._ws._closing.state == CONNECTING:
             await self._ws.reject(403)
         elif self._session is None:
@@ -244,11 +251,11 @@ class ClientConnection(Generic[State]):
         return await self._live.outgoing.call(method, args, kwargs, returns)
 
     async def send_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> RPCResponse:
-        """Call a method of the client's own handler and give how it ended."""
+        """Call a method of the client's own handler, and return the response, or the error, as an object."""
         return await self._live.outgoing.send_rpc(method, args, kwargs)
 
     async def notify(self, method: str, /, *args: Any, **kwargs: Any) -> None:
-        """Send a notification of JSON-RPC. See `WebSocketClient.notify`."""
+        """Send a JSON-RPC notification. See `WebSocketClient.notify`."""
         await self._live.outgoing.notify(method, args, kwargs)
 
     @overload
@@ -262,27 +269,28 @@ class ClientConnection(Generic[State]):
     def stream(
         self, method: str, /, *args: Any, items: Any = Any, **kwargs: Any
     ) -> AbstractAsyncContextManager[ItemStream[Any]]:
-        """A stream of the client's own handler. See `WebSocketClient.stream`."""
+        """Open a stream of the client's own handler. See `WebSocketClient.stream`."""
         return self._live.outgoing.stream(method, args, kwargs, items)
 
     # -- channels -----------------------------------------------------------------------------------
 
     def subscribe(self, names: str | Iterable[str], *, policy: Policy | None = None) -> bool:
-        """Subscribe the client to channels, by their names or by globs. It is unsubscribed when it goes.
+        """Subscribe the client to channels until it unsubscribes or the connection ends.
 
         Args:
-            names: one, or many. ``*``, ``?`` and ``[...]`` make a glob.
-            policy: what to do when more than ``channel_max_items`` or ``channel_max_bytes`` wait for it:
-                ``"disconnect"`` (with 1013), ``"drop_oldest"`` or ``"drop_newest"``. Default: the handler's
-                ``channel_policy``.
+            names: one name or glob, or many. ``*``, ``?`` and ``[...]`` make a glob.
+            policy: what to do when more than ``channel_max_items`` or ``channel_max_bytes`` are waiting for
+                the client: ``"disconnect"`` (with code 1013), ``"drop_oldest"`` or ``"drop_newest"``.
+                Default: the handler's ``channel_policy``.
 
         Returns:
-            True; False where it would then hold more than ``max_subscribed_channels``, and nothing changed.
+            True if the client is subscribed. False, and nothing has changed, if it would have more than
+            ``max_subscribed_channels`` subscriptions.
 
         Raises:
-            ValueError, TypeError: a name is no str, empty, longer than 256 characters (128 with one beyond
-                U+FFFF), or a glob with more than 32 wildcards, or the policy cannot be.
-            RuntimeError: the connection is not one of a server's, or it is closed.
+            ValueError, TypeError: a name is not a str, is empty, is longer than 256 characters (128 if one of
+                them is beyond U+FFFF), or is a glob with more than 32 wildcards; or the policy is invalid.
+            RuntimeError: the connection is closed, or belongs to a client instead of a server.
         """
         names = check_names(names)
         if policy is not None:
@@ -296,13 +304,13 @@ class ClientConnection(Generic[State]):
         return True
 
     def _has_room(self, names: list[str]) -> bool:
-        """Whether it may hold these names too."""
+        """Whether these names fit into ``max_subscribed_channels``."""
         held = self._member.held if self._member is not None else {}
         limit = self._ws._options.max_subscribed_channels
         return not limit or len(held) + sum(name not in held for name in names) <= limit
 
     def unsubscribe(self, names: str | Iterable[str]) -> None:
-        """Leave channels, by the names or globs that were subscribed to. Others are ignored."""
+        """Unsubscribe the client from names or globs. Those that it is not subscribed to are ignored."""
         names = check_names(names)
         if self._hub is not None and self._member is not None:
             for name in names:
@@ -310,18 +318,19 @@ class ClientConnection(Generic[State]):
 
     @block("async with connection.present(...):")
     async def present(self, name: str, info: Any = None) -> AsyncIterator[None]:
-        """Be present in a channel for the length of a block, and no longer than the connection is open.
+        """Make the client present in a channel for the duration of a block, or until the connection ends.
 
-        ``handler.channels.presence(name)`` shows it, in all processes. A connection need not be subscribed to
-        be present, nor the other way round.
+        ``handler.channels.presence(name)`` shows the client, in all processes. Presence and subscription are
+        independent of each other.
 
         Args:
             name: the channel.
-            info: what it says of itself, in up to 4,096 bytes as msgpack.
+            info: data that other members see, of up to 4,096 bytes as msgpack.
 
         Raises:
             PacketError: ``info`` cannot be encoded, or is too large.
-            RuntimeError: it is present there already, or the connection is not open or not one of a server's.
+            RuntimeError: the client is present in the channel already; or the connection is closed, or
+                belongs to a client instead of a server.
             ValueError, TypeError: the name is invalid.
         """
         await checkpoint()
@@ -334,9 +343,9 @@ class ClientConnection(Generic[State]):
             self.set_absent(name)
 
     def set_present(self, name: str, info: Any = None) -> None:
-        """Be present in a channel until `set_absent`, or the end of the connection. Otherwise like `present`.
+        """Make the client present in a channel until `set_absent` or the end of the connection.
 
-        If it is present there already, it says something else of itself.
+        If the client is present in the channel already, its ``info`` is replaced. Otherwise like `present`.
         """
         check_name(name)
         if self._hub is None or self._member is None:
@@ -344,19 +353,19 @@ class ClientConnection(Generic[State]):
         self._hub.enter_presence(self._member, name, info)
 
     def set_absent(self, name: str) -> None:
-        """Be present in a channel no more. It does nothing if it is not."""
+        """End the client's presence in a channel. Does nothing if the client is not present there."""
         if self._hub is not None and self._member is not None:
             self._hub.leave_presence(self._member, check_name(name))
 
     def identify(self, user: str | None) -> None:
-        """Say whose connection it is, for ``channels.send_to_user`` and ``disconnect_user``.
+        """Set the user of this connection, for ``channels.send_to_user`` and ``disconnect_user``.
 
         Args:
-            user: a key, such as an account's id, of up to 128 characters. None for nobody.
+            user: a key, such as an account's id, of up to 128 characters. None for no user.
 
         Raises:
             ValueError, TypeError: the key is invalid.
-            RuntimeError: the connection is not open, or not one of a server's.
+            RuntimeError: the connection is closed, or belongs to a client instead of a server.
         """
         if self._hub is None or self._member is None:
             raise RuntimeError("only a connection of a server, while it is open, can be a user's")
@@ -364,11 +373,11 @@ class ClientConnection(Generic[State]):
 
     @property
     def subscribed_channel(self) -> set[str]:
-        """The names and globs that the client is subscribed to: a copy."""
+        """The names and globs that the client is subscribed to, as a copy."""
         return set(self._member.held) if self._member is not None else set()
 
     async def ping(self) -> float:
-        """Ping the client; seconds there and back."""
+        """Ping the client (RFC 6455 section 5.5.2), and return the round-trip time in seconds."""
         return await self._ws.ping()
 
     def __repr__(self) -> str:

@@ -4,9 +4,9 @@ Invariants:
 
 - Each has a task in a nursery around the call, so none outlives the call.
 - Each is registered before the request is sent, so no credit can come too early for it.
-- A stream that reached its end, or failed, is ended on the other side too. For one that was cut short nothing
-  is sent: the other side gave it up, or the abort of its call ends it there. The method never takes it for a
-  complete one.
+- A stream that reached its end, or failed, is ended on the other side too. If it is cancelled, nothing is
+  sent: the other side gave it up, or the abort of its call ends it there. So the method never mistakes an
+  incomplete stream for a complete one.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def deadline_passed() -> RPCTimeoutError:
 
 
 class DeferredRequests:
-    """See the module's docstring.
+    """See the module docstring.
 
     Attributes:
         requests: each with the bytes it is charged, by its call id. While it is here, ``timeout`` of a

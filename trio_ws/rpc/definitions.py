@@ -1,7 +1,9 @@
-"""Checks of a handler's class when it is defined: mistakes that would otherwise show with the first client.
+"""Checks of a handler class when it is defined, for mistakes that would otherwise show with the first client.
 
-Invariants: what is refused here could not work; what cannot be judged is let through. Each message shows the
-line to write.
+Invariants:
+
+- Only code that could not work is refused. Code that cannot be judged is accepted.
+- Each error message shows the line to write instead.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Hook", "check_connection", "check_hooks", "layers"]
 
-#: Decorators on one function.
+#: The maximum number of decorators on one function that are looked through.
 _MAX_LAYERS = 64
-#: Types of arguments; no connection is one of these.
+#: Types of arguments. A connection is not an instance of any of these.
 _VALUES = (
     *(int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, type(None)),
     *(dt.date, dt.time, dt.timedelta, decimal.Decimal, uuid.UUID),
@@ -39,10 +41,10 @@ _VALUES = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Hook:
-    """What a method of the handler is called with.
+    """How a hook of the handler is called.
 
     Attributes:
-        parameters: after ``self``.
+        parameters: the names of its parameters after ``self``.
         kind: ``"async"``, ``"plain"``, or ``"either"``.
     """
 
@@ -50,13 +52,16 @@ class Hook:
     kind: str
 
     def line(self, name: str) -> str:
-        """How it is written."""
+        """Return the ``def`` line of a hook with this name."""
         start = "async def" if self.kind == "async" else "def"
         return f"{start} {name}({', '.join(('self', *self.parameters))})"
 
 
 def layers(function: Any) -> Iterator[types.FunctionType]:
-    """The functions that a call runs through, the outermost first: decorators that say what they wrap."""
+    """Yield the functions that a call runs through, the outermost first.
+
+    A decorator is looked through if it sets ``__wrapped__``.
+    """
     for _ in range(_MAX_LAYERS):
         if isinstance(function, functools.partial):
             function = function.func
@@ -75,10 +80,10 @@ def layers(function: Any) -> Iterator[types.FunctionType]:
 
 
 def check_hooks(cls: type, base: type, hooks: Mapping[str, Hook]) -> None:
-    """Check the hooks that a class defines, or gets from other classes than ``base``.
+    """Check the hooks that a class defines, or inherits from classes other than ``base``.
 
     Raises:
-        TypeError: one cannot be called as it will be, is not async but must be, or the other way round.
+        TypeError: a hook does not accept its arguments, must be async but is not, or the other way round.
     """
     for name, hook in hooks.items():
         member = inspect.getattr_static(cls, name, None)
@@ -104,7 +109,7 @@ def _check_kind(where: str, name: str, member: Any, hook: Hook) -> None:
     is_async = any(map(inspect.iscoroutinefunction, found))
     if hook.kind == "plain" and is_async:
         raise TypeError(f"{where} is async, but is called from plain code; write: {hook.line(name)}")
-    # A decorator that does not say what it wraps may hand on what an async function gives.
+    # A decorator without __wrapped__ may return the awaitable of an async function.
     if hook.kind == "async" and not is_async and len(found) == 1 and not _gives_awaitable(found[0]):
         raise TypeError(f"{where} is not async; write: {hook.line(name)}")
 
@@ -121,13 +126,13 @@ def check_connection(where: str, function: Any, parameters: Sequence[Parameter],
     """Check that the first parameter of a method can be the connection.
 
     Args:
-        where: the method, for messages.
-        function: it.
-        parameters: all that a caller could give, the connection first.
+        where: the method's name, for error messages.
+        function: the method.
+        parameters: its parameters without ``self``, so the connection comes first.
         bound: whether ``self`` comes before them.
 
     Raises:
-        TypeError: there is none, or it is annotated with a type of values.
+        TypeError: there is no such parameter, or it is annotated with the type of an argument.
     """
     first = parameters[0] if parameters else None
     if first is not None and first.kind == Parameter.VAR_POSITIONAL:
@@ -150,7 +155,7 @@ def _is_async(function: Any) -> bool:
 
 
 def _written(parameter: Parameter) -> str:
-    """A parameter as in the source, also where its annotation is a text."""
+    """Return a parameter as it is written in the source, even if its annotation is a string."""
     if isinstance(parameter.annotation, str):
         default = "" if parameter.default is Parameter.empty else f" = {parameter.default!r}"
         bare = str(parameter.replace(annotation=Parameter.empty, default=Parameter.empty))
@@ -159,14 +164,14 @@ def _written(parameter: Parameter) -> str:
 
 
 def _resolved(annotation: Any, function: Any) -> Any:
-    """What an annotation means, or Any where it cannot be found out: only type checkers may know it."""
+    """Resolve an annotation; Any if that fails, since its names may exist for type checkers only."""
     if not isinstance(annotation, str):
         return annotation
     inmost = next(iter(list(layers(function))[-1:]), None)
     try:
         holder = types.SimpleNamespace(__annotations__={"hint": annotation})
         return typing.get_type_hints(holder, getattr(inmost, "__globals__", {}), include_extras=True)["hint"]
-    except Exception:  # noqa: BLE001 - it may be any expression
+    except Exception:  # noqa: BLE001 - an annotation may be any expression
         return Any
 
 

@@ -1,4 +1,4 @@
-"""Connections that live on without a task, while the shared reader reads for them."""
+"""Connections that have no task of their own, because the shared reader reads for them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 __all__ = ["DETACHED", "Detached", "FinishSoon"]
 
-#: What serving a connection returns that lives on without the task.
+#: Returned by the code that serves a connection if the connection continues without the task.
 DETACHED = object()
 
-#: Starts a task in a context that awaits the rest of a connection's life, and closes the connection.
+#: Starts a task in this context, which awaits the function and then closes the connection.
 FinishSoon = Callable[["Context", "WebSocket", Callable[["WebSocket"], Awaitable[None]]], None]
 
 
 class Finisher(Protocol):
-    """What knows how the life of a connection ends."""
+    """An object that finishes connections."""
 
     def _finish(self, connection: Any, ws: WebSocket, /) -> Awaitable[None]:
         """Finish a connection that is over."""
@@ -31,15 +31,16 @@ class Finisher(Protocol):
 
 
 class Detached:
-    """Call it when a connection is over that has left its task: it starts a task that finishes it.
+    """A callback for the end of a connection without a task. It starts a task that finishes the connection.
 
-    Made in the connection's task. It is one object, because every idle connection keeps it.
+    It must be created in the connection's original task. Every idle connection keeps one, so it is a single
+    small object.
 
     Args:
-        finish_soon: the server's.
+        finish_soon: the server's function that starts tasks.
         ws: the connection.
-        finisher: its ``_finish`` is awaited, in a task that has the context of this one.
-        connection: the argument of that.
+        finisher: its ``_finish`` is awaited in a task with the context of the current one.
+        connection: the argument of ``_finish``.
     """
 
     __slots__ = ("_connection", "_context", "_finish_soon", "_finisher", "_ws")

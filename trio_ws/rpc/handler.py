@@ -1,6 +1,6 @@
-"""WebSocketHandler: methods that clients call, and what happens around them.
+"""WebSocketHandler: methods that clients call, and the hooks of their connections.
 
-Invariant: ``on_disconnect`` runs once for each connection for which ``on_connect`` returned without refusing
+Invariant: ``on_disconnect`` runs once for each connection for which ``on_connect`` returned without rejecting
 it, even if the client has left already or the server is cancelled. It is shielded from cancellation for at
 most ``close_timeout`` seconds.
 """
@@ -60,7 +60,7 @@ logger = logger_for("trio_ws.handler")
 
 _RESERVED = frozenset({SUBSCRIBE, UNSUBSCRIBE, RECOVER, PRESENCE, PUBLISH, METHODS})
 
-#: The methods that a server calls.
+#: The methods that a server calls, which subclasses may override.
 _HOOKS = {
     "on_connect": Hook(("connection",), "async"),
     "on_receive": Hook(("connection", "packet"), "async"),
@@ -75,32 +75,33 @@ _HOOKS = {
 
 
 class WebSocketHandler(Generic[State]):
-    """Methods that clients call, and what happens around them. Subclass it, and serve the class.
+    """Methods that clients call, and the hooks of their connections. Subclass it, and serve the class.
 
-    Defining a subclass raises TypeError for a method that does not take the connection, and for a hook that
-    cannot be called as it will be, or is not async but must be.
+    Defining a subclass raises TypeError if a method does not take the connection, or if a hook does not
+    accept its arguments or is not async but must be.
 
-    One instance serves all connections of a server. ``WebSocketHandler[State]`` types ``connection.state``,
-    which `make_state` makes; ``State()`` by default.
+    One instance serves all connections of a server. ``WebSocketHandler[State]`` sets the type of
+    ``connection.state``, which `make_state` creates; by default with ``State()``.
 
     Attributes:
-        default_rate_limit: holds for methods without ``@rate_limit``, and for names that do not exist. None,
-            the default, for no limit.
+        default_rate_limit: the rate limit of methods without ``@rate_limit``, and of calls to names that do
+            not exist. Default None: no limit.
         channel_policy: what to do with a connection that is too slow for its channels, unless ``subscribe``
-            says otherwise: ``"disconnect"``, the default, ``"drop_oldest"`` or ``"drop_newest"``.
-        channels_history: a `History` for each pattern of names whose newest messages are kept, for
-            subscribers that come back or come later. The first pattern that matches counts. Default: none.
-        presence_lease: seconds after which the members of channels that were present in another process are
-            gone, if that process is not heard of. Default 10.
-        client_globs: whether `may_subscribe` is asked about a client's own globs. Default False: they are
-            refused.
-        list_methods: whether clients are told, when they ask, which methods they may call, with parameters
-            and docstrings, as `trio-ws connect` does for its completion. ``rpc.discover`` then answers with
-            their OpenRPC document, so that they must have a schema, see `Schema`. Default False.
-        dialects: protocols of others that clients may speak, see ``trio_ws.dialects``: those whose
-            subprotocol they offer, or one without subprotocols. Default: none.
-        channel_types: the types of the data that is published, by the names of channels or globs, for the
-            schema: ``{"room.*": Message}``. Default: none.
+            is given another policy: ``"disconnect"``, the default, ``"drop_oldest"`` or ``"drop_newest"``.
+        channels_history: a `History` by channel name or glob. The newest messages of these channels are kept
+            for subscribers that reconnect or come later. The first pattern that matches is used. Default:
+            none.
+        presence_lease: seconds without a sign of life from another process after which its members are no
+            longer present. Default 10.
+        client_globs: whether clients may ask to subscribe to globs, which are then passed to `may_subscribe`.
+            Default False: globs are refused.
+        list_methods: whether clients may list the methods that they may call, with parameters and docstrings.
+            `trio-ws connect` uses this for completion. ``rpc.discover`` then returns their OpenRPC document,
+            so all methods must have a schema; see `Schema`. Default False.
+        dialects: other RPC protocols that clients may use; see ``trio_ws.dialects``. The client's subprotocol
+            selects one. One dialect without subprotocols may be the default. Default: none.
+        channel_types: the types of published data by channel name or glob, for the schema, such as
+            ``{"room.*": Message}``. Default: none.
     """
 
     default_rate_limit: ClassVar[RateLimit | None] = None
@@ -130,7 +131,7 @@ class WebSocketHandler(Generic[State]):
         check_methods(cls)
 
     def _prepare(self) -> None:
-        """What ``__init__`` would do, if subclasses could be trusted to call it."""
+        """Initialize on first use, because a subclass's ``__init__`` may not call ours."""
         if "_methods" not in self.__dict__:
             self._methods = collect(self)
             self._limiter = Limiter()
@@ -143,7 +144,7 @@ class WebSocketHandler(Generic[State]):
             self._methods.update(self._channel_methods.by_name())
             if self.list_methods:
                 self._methods[METHODS] = make_method(self._list_methods)
-                self._schema = self.schema()  # a method that it cannot describe is a mistake that shows now
+                self._schema = self.schema()  # raises now if a method cannot be described
                 self._methods.setdefault(DISCOVER, make_method(self._discover, DISCOVER))
             for hook in (self.on_connect, self.on_receive, self.on_disconnect):
                 allow_keyboard_interrupt(hook)
@@ -153,35 +154,37 @@ class WebSocketHandler(Generic[State]):
     async def on_connect(self, connection: ClientConnection[State]) -> None:
         """Called for each client before it is accepted.
 
-        Raising refuses the client: with 403 for an `RPCAccessDeniedError` or a `CloseConnection`, else
-        with 500 and the traceback in the log. So does ``connection.reject()`` or ``connection.close()``.
+        An exception rejects the client: with status 403 for an `RPCAccessDeniedError` or a `CloseConnection`,
+        otherwise with 500 and a traceback in the log. ``connection.reject()`` and ``connection.close()``
+        reject it too.
 
-        Once it has awaited ``connection.accept()`` it may send to the client, call it and open its streams.
-        Then raising closes the connection. Calls of the client's and its packets wait until this returns.
+        After ``await connection.accept()``, this hook may send to the client, call it and open its streams.
+        An exception then closes the connection. Calls and packets from the client wait until this returns.
 
-        It is cancelled where the client leaves meanwhile.
+        It is cancelled if the client leaves meanwhile.
         """
 
     async def on_receive(self, connection: ClientConnection[State], packet: Packet) -> None:
-        """Called with each packet that is no call, one after the other."""
+        """Called with each packet that is not a call, one at a time, in order."""
 
     async def on_disconnect(self, connection: ClientConnection[State]) -> None:
-        """Called once for each client for which ``on_connect`` has returned, when that has gone.
+        """Called once when a client has gone for which ``on_connect`` returned.
 
-        It does not matter what came between: the client may have left before it was accepted. Not called
-        where ``on_connect`` raised, was cancelled, or refused the client itself. Shielded from cancellation,
-        for at most ``close_timeout`` seconds.
+        It is called even if the client left before it was accepted. It is not called if ``on_connect``
+        raised, was cancelled, or rejected the client. It is shielded from cancellation for at most
+        ``close_timeout`` seconds.
         """
 
     def may_subscribe(
         self, connection: ClientConnection[State], name: str
     ) -> bool | float | Awaitable[bool | float]:
-        """Whether a client may subscribe itself to this channel, with ``client.subscribe``. Default: no.
+        """Return whether a client may subscribe to a channel with ``client.subscribe``. Default: False.
 
-        A number is a yes for so many seconds, after which this is asked again. A client that is then refused
-        is unsubscribed, and its subscriptions of the channel end with `RPCAccessDeniedError`.
+        A positive number means yes for that many seconds, after which this is called again. If the client is
+        refused then, it is unsubscribed, and its subscriptions to the channel end with
+        `RPCAccessDeniedError`.
 
-        It may be ``async def``. Globs are asked about only where ``client_globs`` is true: mind that ``*``
+        It may be ``async def``. It is called with globs only if ``client_globs`` is true. Note that ``*``
         matches every name.
         """
         return False
@@ -189,30 +192,33 @@ class WebSocketHandler(Generic[State]):
     def may_publish(
         self, connection: ClientConnection[State], name: str, data: Any
     ) -> bool | Awaitable[bool]:
-        """Whether a client may publish this to a channel, with ``client.publish``. Default: no.
+        """Return whether a client may publish ``data`` to a channel with ``client.publish``. Default: False.
 
-        It may be ``async def``. ``data`` is as it was decoded; check it here.
+        It may be ``async def``. ``data`` was decoded but not validated, so check it here.
         """
         return False
 
     def on_first_subscriber(self, name: str) -> None:
-        """Called when a channel, or a glob, gets its first subscriber in this process.
+        """Called when a channel or a glob gets its first subscriber in this process.
 
-        It is plain code, and runs within the call that subscribes. What it raises is logged.
+        It is a plain function, called synchronously by the code that subscribes. Exceptions are logged.
         """
 
     def on_last_unsubscribed(self, name: str) -> None:
-        """Called when the last subscriber of a channel, or of a glob, in this process is gone. As above."""
+        """Called when a channel or a glob has lost its last subscriber in this process.
+
+        It is a plain function, like `on_first_subscriber`.
+        """
 
     def may_see_presence(self, connection: ClientConnection[State], name: str) -> bool | Awaitable[bool]:
-        """Whether a client may know who is present in a channel, with ``client.presence``.
+        """Return whether a client may see who is present in a channel, with ``client.presence``.
 
-        Default: if it is subscribed to the channel by its name. It may be ``async def``.
+        Default: whether it is subscribed to the channel by name. It may be ``async def``.
         """
         return name in connection.subscribed_channel
 
     def make_state(self, connection: ClientConnection[State]) -> State:
-        """What ``connection.state`` is at first; by default ``State()``, or None without a type."""
+        """Return the initial ``connection.state``; by default ``State()``, or None without a type."""
         state: Any = self._state_type() if self._state_type is not None else None
         return state  # type: ignore[no-any-return]
 
@@ -220,7 +226,7 @@ class WebSocketHandler(Generic[State]):
 
     @property
     def rpc_methods(self) -> Mapping[str, Method]:
-        """The methods that clients may call, by name; each has ``describe()``."""
+        """The methods that clients may call, by name, as a read-only mapping. Each has ``describe()``."""
         self._prepare()
         return types.MappingProxyType(
             {
@@ -232,13 +238,13 @@ class WebSocketHandler(Generic[State]):
 
     @property
     def clients(self) -> frozenset[ClientConnection[State]]:
-        """The connections that are open now: a copy."""
+        """The open connections, as a copy."""
         self._prepare()
         return frozenset(self._clients)
 
     @property
     def channels(self) -> Hub:
-        """The channels: ``subscribe`` for tasks of the server, ``publish_wait``, and ``statistics``."""
+        """The channels of this handler. See `Hub`."""
         self._prepare()
         return self._hub
 
@@ -250,7 +256,7 @@ class WebSocketHandler(Generic[State]):
         exclude: Iterable[ClientConnection[State]] = (),
         predicate: PredicateLike | None = None,
     ) -> int:
-        """Give ``data`` to all that are subscribed to ``name``, without waiting. See `Hub.publish`."""
+        """Publish ``data`` to all subscribers of ``name``, without waiting. See `Hub.publish`."""
         return self.channels.publish(name, data, exclude=exclude, predicate=predicate)
 
     def broadcast(
@@ -260,7 +266,7 @@ class WebSocketHandler(Generic[State]):
         exclude: Iterable[ClientConnection[State]] = (),
         predicate: PredicateLike | None = None,
     ) -> int:
-        """Give ``data`` to all connections, without waiting. See `Hub.broadcast`."""
+        """Send ``data`` to all connections, without waiting. See `Hub.broadcast`."""
         return self.channels.broadcast(data, exclude=exclude, predicate=predicate)
 
     def register_rpc_method(
@@ -271,11 +277,17 @@ class WebSocketHandler(Generic[State]):
         requires: PredicateLike | None = None,
         limit: RateLimit | None = None,
     ) -> None:
-        """Let clients call ``func(connection, ...)``, from now on.
+        """Let clients call ``func(connection, ...)`` from now on.
+
+        Args:
+            func: a function that takes the connection first, as for `rpc_method`.
+            alias_name: the name that clients call. Default: the function's name.
+            requires: a predicate for the connections that may call it. Default: that of ``@rpc_method()``.
+            limit: its rate limit. Default: that of ``@rate_limit``.
 
         Raises:
-            ValueError: the name is taken, or reserved.
-            TypeError: ``func`` cannot be called that way, or is annotated with what cannot be validated.
+            ValueError: the name is taken or reserved.
+            TypeError: ``func`` cannot be called in this way, or has an annotation that cannot be validated.
         """
         self._prepare()
         method = make_method(func, alias_name, requires, limit)
@@ -287,10 +299,10 @@ class WebSocketHandler(Generic[State]):
         self._methods[method.name] = method
 
     def schema(self) -> Schema:
-        """The methods and channels as they are now, as OpenRPC, AsyncAPI and TypeScript.
+        """Return a schema of the current methods and channels, for OpenRPC, AsyncAPI and TypeScript.
 
         Raises:
-            TypeError, ValueError: they cannot be described; see `Schema`.
+            TypeError, ValueError: a method or channel cannot be described; see `Schema`.
         """
         return Schema(self)
 
@@ -304,9 +316,9 @@ class WebSocketHandler(Generic[State]):
         debug: bool,
         finish_soon: FinishSoon | None = None,
     ) -> object:
-        """The life of one connection.
+        """Serve one connection until its end.
 
-        With ``finish_soon`` it may return `DETACHED`, where the connection lives on without a task. See
+        With ``finish_soon`` this may return `DETACHED` while the connection continues without a task. See
         `Detached`.
         """
         self._prepare()
@@ -353,7 +365,7 @@ class WebSocketHandler(Generic[State]):
         object.__setattr__(connection, "_on_accept", None)
         ws._let_in()
         if not ws.accepted and ws._closing.closed_locally:
-            return True  # it has refused the client
+            return True  # on_connect has rejected the client
         over = True
         try:
             over = await self._serve_accepted(connection, member, ws, workers, finish_soon, debug=debug)
@@ -388,12 +400,12 @@ class WebSocketHandler(Generic[State]):
         return await peer.run(over)
 
     def _begin_early(self, connection: ClientConnection[State], workers: TaskPool, *, debug: bool) -> None:
-        """``on_connect`` has accepted, and may call while it goes on."""
+        """Make the session, because ``on_connect`` has accepted the client and may call it."""
         self._make_session(connection, workers, debug=debug).hold()
 
     @enable_ki_protection
     async def _finish(self, connection: ClientConnection[State], ws: WebSocket) -> None:
-        """The end of a connection that has left its task."""
+        """Finish a connection that continued without a task."""
         peer, member = connection._session, connection._member
         assert peer is not None
         assert member is not None

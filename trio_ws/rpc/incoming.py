@@ -59,7 +59,7 @@ PACKET_DELIVERY = Request("")
 
 
 class IncomingCalls:
-    """The calls that the other side makes. See the module's docstring.
+    """The calls that the other side makes. See the module docstring.
 
     Args:
         transport: sends the responses.

@@ -1,14 +1,14 @@
-"""Methods: from a function's signature to a call that is checked.
+"""Methods: from a function's signature to calls with validated arguments.
 
-`rpc_method` only marks a function. A `Method` is made from the bound function when its handler is first used;
-that reads the signature, once, and compiles the annotations with msgspec.
+`rpc_method` only marks a function. A `Method` is created from the bound function when its handler is first
+used. It reads the signature once, and compiles the annotations with msgspec.
 
-What always holds:
+Invariants:
 
-- `Method.bind` gives arguments with which the function can be called, or raises `RPCInvalidParamsError` that
-  names the parameter. So a TypeError that comes out of the function is the function's own.
-- What was refused at registration is a mistake in the program, and its message says how to mend it.
-- The caller cannot give the connection, nor ``self``: neither by position nor by name.
+- `Method.bind` returns arguments that the function can be called with, or raises `RPCInvalidParamsError` that
+  names the parameter. So a TypeError that the function raises comes from its body.
+- A function that is refused at registration is a mistake in the program. The message says how to correct it.
+- A caller cannot pass the connection or ``self``, neither by position nor by name.
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# What a call of the function gives: the result, something to await, an async generator.
+# What a call of the function returns: the result, an awaitable, an async generator.
 PLAIN, ASYNC, STREAM = 0, 1, 2
 _KINDS = ("plain", "async", "stream")
-# What annotates a stream of results, and a plain def that gives something to await.
+# Return annotations of a stream, and of a plain def that returns an awaitable.
 _ITEMS = (AsyncIterable, AsyncIterator, AsyncGenerator)
 _AWAITABLES = (Awaitable, Coroutine)
 
 MARK = "__trio_ws_rpc_method__"
-_MAX_NAME = 256  # as much as a packet carries
+_MAX_NAME = 256  # the limit of a packet
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +88,24 @@ def rpc_method(
 ) -> MethodDecorator:
     """Let clients call a method of a `WebSocketHandler`: an ``async def``, a ``def`` or an async generator.
 
-    An ``async def`` may wait. A plain ``def`` runs inline: it must be quick. An async generator is a stream.
-    Annotated parameters are validated and converted by msgspec. A parameter that is annotated
-    ``AsyncIterable[T]`` or ``trio.abc.ReceiveChannel[T]`` takes a stream of the caller's.
+    An ``async def`` may wait. A plain ``def`` runs in the task that reads the connection, so it must be
+    quick. An async generator is a stream. Annotated parameters are validated and converted by msgspec. A
+    parameter that is annotated ``AsyncIterable[T]`` or ``trio.abc.ReceiveChannel[T]`` takes a stream from the
+    caller.
 
-    A subclass that overrides the method without this decorator keeps it exposed, under the same name and with
-    the same ``requires``; with the decorator its own settings hold alone; setting the name to None hides it.
+    If a subclass overrides the method without this decorator, the override is exposed under the same name and
+    with the same ``requires``. With the decorator, only the override's own settings apply. Setting the
+    attribute to None in a subclass hides the method.
 
     Args:
-        alias_name: the name that clients call, in place of the function's own.
-        requires: who may call it, asked anew for each call.
-        errors: the classes of `RPCError` that the method raises on purpose, for its schema.
+        alias_name: the name that clients call. Default: the function's name.
+        requires: a predicate for the connections that may call it, evaluated for each call. Default: all may.
+        errors: the classes of `RPCError` that the method raises deliberately, for its schema.
 
     Raises:
-        TypeError: it was not given a function, or one that cannot be a method; the message says why.
-        ValueError: the name is empty, too long, or reserved: it begins with ``__`` or ``rpc.``.
+        TypeError: the decorated object is not a function, or cannot be a method; the message says why.
+        ValueError: the name is empty, longer than 256 characters, or reserved: it begins with ``__`` or
+            ``rpc.``.
     """
     if alias_name is not None and not isinstance(alias_name, str):
         if callable(alias_name):
@@ -130,11 +133,11 @@ def rpc_method(
 
 
 def collect(owner: object) -> dict[str, Method]:
-    """The methods of a handler's instance by the names that clients call, those of base classes first.
+    """Return the methods of a handler by the names that clients call, those of base classes first.
 
     Raises:
-        ValueError: two have the same name.
-        TypeError: one cannot be a method, or has a rate limit and no ``@rpc_method()``.
+        ValueError: two methods have the same name.
+        TypeError: a function cannot be a method, or has a rate limit but no ``@rpc_method()``.
     """
     cls = type(owner)
     methods: dict[str, Method] = {}
@@ -157,10 +160,10 @@ def collect(owner: object) -> dict[str, Method]:
 
 
 def check_methods(cls: type) -> None:
-    """Check the methods that a class defines as soon as that is possible: before there is an instance.
+    """Check the methods of a class when it is defined, before there is an instance.
 
     Raises:
-        TypeError: one does not take the connection.
+        TypeError: a method does not take the connection.
     """
     for attribute, member in vars(cls).items():
         marks = getattr(target_of(member), "__dict__", {}) if inspect.isfunction(target_of(member)) else {}
@@ -177,7 +180,10 @@ def check_methods(cls: type) -> None:
 
 
 def _settings(cls: type, attribute: str) -> tuple[_Mark, RateLimit | None, Mapping[str, Any]] | None:
-    """The nearest mark among a class and its bases; a limit counts from there or nearer."""
+    """Return the first mark in the method resolution order, with its limit and the namespace for types.
+
+    A rate limit applies if it comes from the same class as the mark, or from an earlier one.
+    """
     limit: RateLimit | None = None
     namespace: Mapping[str, Any] | None = None
     for base in cls.__mro__:
@@ -204,11 +210,11 @@ def make_method(
     requires: PredicateLike | None = None,
     limit: RateLimit | None = None,
 ) -> Method:
-    """A method out of any callable of a connection. What is None here is taken from its decorators, if any.
+    """Make a method from a callable that takes a connection. Its decorators provide what is None here.
 
     Raises:
-        TypeError: it cannot be a method; the message says why.
-        ValueError: the name is empty, too long or reserved, or there is none.
+        TypeError: the callable cannot be a method; the message says why.
+        ValueError: the name is empty, too long or reserved, or there is no name.
     """
     if not callable(function):
         raise TypeError(f"a method is a function of a connection, not {function!r}")
@@ -229,17 +235,17 @@ class Method:
     """A function that the other side may call.
 
     Args:
-        name: what clients call.
-        function: takes the connection first.
-        requires: who may call it, or None for all.
-        limit: how often, or None.
-        namespace: where names in annotations are looked up that the function's module does not have.
-        errors: the classes of errors that it raises on purpose.
+        name: the name that clients call.
+        function: takes the connection as its first argument.
+        requires: a predicate for the connections that may call it; None for all.
+        limit: its rate limit, or None.
+        namespace: names for annotations that the function's module does not define.
+        errors: the classes of errors that it raises deliberately.
 
     Attributes:
         kind: PLAIN, ASYNC or STREAM.
-        stream_items: by the names of the parameters that take streams, the types of their items.
-        stream_params: those names, and their places as numbers where they have one.
+        stream_items: the item types of the parameters that take streams, by parameter name.
+        stream_params: the names of those parameters, and their positions as numbers if they have one.
         doc: the docstring, or "".
     """
 
@@ -327,7 +333,7 @@ class Method:
         self._compile()
 
     def _compile(self) -> None:
-        """The lanes for calls that give every parameter: all by position, or all by name."""
+        """Prepare the fast paths for calls that pass all parameters by position, or all by name."""
         positional = self._positional
         fields = [(f"p{place}", one.wire_type) for place, one in enumerate(positional)]
         lane = not any(one.required for one in self._keyword_only)
@@ -344,12 +350,13 @@ class Method:
             self._by_name = msgspec.defstruct("Arguments", fields, rename=rename, gc=False)
 
     def bind(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
-        """Arguments to call the function with, after the connection: validated and converted.
+        """Return the validated and converted arguments for the function, without the connection.
 
-        What stands for a stream of the caller's must be None, and stays so.
+        In place of a stream from the caller there must be None, which stays; see `place_stream`.
 
         Raises:
-            RPCInvalidParamsError: they do not fit. ``data["path"]`` says where, as in ``"$.user.age"``.
+            RPCInvalidParamsError: an argument is invalid. ``data["path"]`` is the path to the invalid part,
+                such as ``"$.user.age"``.
         """
         try:
             if not kwargs:
@@ -360,7 +367,7 @@ class Method:
             elif len(kwargs) == self._name_count and not args:
                 return astuple(convert(kwargs, self._by_name)), {}
         except UNDECODABLE:
-            pass  # the slower way finds out what to say
+            pass  # the slow path makes the error message
         return self._bind_each(args, kwargs)
 
     def _bind_each(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
@@ -408,10 +415,10 @@ class Method:
         )
 
     def parameter_name(self, place: str) -> str:
-        """The name of the parameter at a position, given as a decimal number, or of that name.
+        """Return the name of the parameter with this name, or with this position as a decimal number.
 
         Raises:
-            RPCInvalidParamsError: there is none.
+            RPCInvalidParamsError: there is no such parameter.
         """
         if not place.isdecimal():
             if place not in self._named:
@@ -425,16 +432,17 @@ class Method:
         raise invalid_params(f"{self.name} takes at most {count} by position", f"$[{count}]")
 
     def place_stream(self, args: list[Any], kwargs: dict[str, Any], place: str, stream: object) -> None:
-        """Put a stream where `bind` has left None for it.
+        """Replace the None that `bind` left for a stream with the stream.
 
         Args:
-            args: what `bind` gave; changed here.
-            kwargs: the same.
+            args: positional arguments from `bind`; modified in place.
+            kwargs: keyword arguments from `bind`; modified in place.
             place: a position as a decimal number, or a name.
-            stream: what the function shall get.
+            stream: the argument for the function.
 
         Raises:
-            RPCInvalidParamsError: no stream goes there, no null was sent there, or there is a stream already.
+            RPCInvalidParamsError: the parameter takes no stream, null was not sent for it, or it has a stream
+                already.
         """
         name = self.parameter_name(place)
         if name not in self.stream_items:
@@ -448,10 +456,10 @@ class Method:
             raise invalid_params(f"{name} takes one stream, for which null is sent", f"$.{name}")
 
     def check_streams(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """See that every parameter that takes a stream has got one, once streams stand in their places.
+        """Check that every parameter that takes a stream has one, after `place_stream` placed them all.
 
         Raises:
-            RPCInvalidParamsError: one has not, and may not be None.
+            RPCInvalidParamsError: a stream is missing, and None is not allowed.
         """
         for one in (*self._positional, *self._keyword_only):
             if one.is_stream and not one.optional:
@@ -461,7 +469,7 @@ class Method:
 
     @property
     def is_stream(self) -> bool:
-        """Whether it gives items in place of one value."""
+        """Whether the method produces a stream of items instead of one result."""
         return self.kind == STREAM
 
     @property
@@ -471,10 +479,10 @@ class Method:
         return [one for one in every if one is not None]
 
     def resolve_result(self) -> Any:
-        """The type of the result, or of the items of a stream; Any where there is no annotation.
+        """Return the type of the result, or of the items of a stream; Any without an annotation.
 
         Raises:
-            TypeError: the annotation cannot be resolved, or a stream is not annotated as one.
+            TypeError: the annotation cannot be resolved, or the annotation of a stream is not a stream type.
         """
         where = f"{self.name}: the result: {format_annotation(self._returns)}"
         hint = resolve(where, self._returns, *self._scope)
@@ -483,7 +491,7 @@ class Method:
         wanted = _ITEMS if self.kind == STREAM else _AWAITABLES
         if typing.get_origin(hint) in wanted:
             arguments = typing.get_args(hint)
-            # A Coroutine gives its third argument, everything else its first.
+            # The result is the third type argument of Coroutine, and the first of all others.
             return arguments[2 if typing.get_origin(hint) is Coroutine else 0]
         if self.kind == STREAM:
             if hint in _ITEMS:
@@ -492,7 +500,7 @@ class Method:
         return Any if hint is object or isinstance(hint, TypeVar) else hint
 
     def describe(self) -> dict[str, Any]:
-        """What may be told to people and programs: plain data that every dialect can carry."""
+        """Return a description of the method as plain data that every codec can carry."""
         return {
             "name": self.name,
             "kind": _KINDS[self.kind],
@@ -505,11 +513,11 @@ class Method:
         return f"<Method {self.name} {_KINDS[self.kind]}>"
 
 
-# -- what a function is -----------------------------------------------------------------------------
+# -- inspecting functions ---------------------------------------------------------------------------
 
 
 def allow_keyboard_interrupt(function: Any) -> None:
-    """Ctrl+C may strike in this function of a user's, and in what it calls. It is kept off our own code."""
+    """Let KeyboardInterrupt be raised in a user's function, since our own code is protected from it."""
     while function is not None:
         if hasattr(function, "__code__"):
             trio.lowlevel.disable_ki_protection(function)
@@ -543,7 +551,7 @@ def _check_errors(errors: Sequence[type[RPCError]]) -> tuple[type[RPCError], ...
 
 
 def _kind(function: Any) -> int:
-    # A decorator that is a plain def hands on what the async function inside gives.
+    # A decorator that is a plain def may return the awaitable of the async function that it wraps.
     for layer in layers(function):
         if inspect.isasyncgenfunction(layer):
             return STREAM
@@ -570,7 +578,7 @@ def _without_connection(method: str, function: Any, signature: inspect.Signature
 
 
 def _names_inside(function: Any) -> set[str]:
-    """The names that would meet an argument that is given already, such as ``self``."""
+    """Return names that would collide with an argument that is passed already, such as ``self``."""
     return {
         one.name
         for layer in layers(function)

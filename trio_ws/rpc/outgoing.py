@@ -45,12 +45,12 @@ _SCALAR_TYPES = frozenset({bool, int, float, str, bytes, list, tuple, dict, type
 
 
 class RPCResponse:
-    """How a call ended.
+    """The outcome of a call.
 
     Attributes:
         call_id: the call's id on the wire.
-        data: what the method returned; None where it failed.
-        error: why it failed, or None.
+        data: the method's return value; None if the call failed.
+        error: the error of the call, or None.
     """
 
     __slots__ = ("call_id", "data", "error")
@@ -61,7 +61,7 @@ class RPCResponse:
         self.error = error
 
     def result(self) -> Any:
-        """``data``, or ``error`` raised."""
+        """Return ``data``, or raise ``error``."""
         if self.error is not None:
             raise self.error
         return self.data
@@ -94,7 +94,7 @@ class PacketStream(AsyncIterator[Packet]):
         return Packet(PacketSource.RPC, data=item, rpc=response)
 
     async def aclose(self) -> None:
-        """Take no more: the producer is cancelled."""
+        """Stop receiving. The producer is cancelled."""
         if self._stream is not None:
             await self._stream.aclose()
         else:
@@ -106,7 +106,7 @@ class PacketStream(AsyncIterator[Packet]):
 
 
 class OutgoingCalls:
-    """The calls that this side makes. See the module's docstring.
+    """The calls that this side makes. See the module docstring.
 
     Args:
         transport: sends the requests.
@@ -269,7 +269,7 @@ class OutgoingCalls:
                 raise
 
     async def _wait_writable_in_time(self) -> None:
-        """As `wait_writable`, and until more time is left than a trip takes, or the deadline has passed."""
+        """Like `wait_writable`, but also wait while the deadline is closer than the one-way latency."""
         await self.wait_writable()
         while self.transport.supports_extensions:
             deadline = trio.current_effective_deadline()
@@ -325,9 +325,9 @@ class OutgoingCalls:
     async def _exchange_in_turn(
         self, turns: trio.CapacityLimiter, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Response:
-        """As `_exchange`, once fewer calls are under way than the dialect allows.
+        """Like `_exchange`, but first wait until fewer calls are under way than the dialect allows.
 
-        A call within one of the other side's does not wait: the one that it would wait for may wait for it.
+        A call from within an incoming call does not wait, which could be a deadlock.
         """
         async with turns:
             return await self._exchange_at_once(method, args, kwargs)
@@ -436,7 +436,7 @@ class OutgoingCalls:
         )
 
     def _lease(self) -> Lease | None:
-        """Return the time that a call sent now has, less a trip; None if this task has no deadline."""
+        """Return the time left for a call, less the one-way latency; None if this task has no deadline."""
         deadline = trio.current_effective_deadline()
         if deadline == math.inf:
             return None

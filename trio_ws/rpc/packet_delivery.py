@@ -43,7 +43,7 @@ logger = logger_for("trio_ws.rpc")
 
 
 class PacketDelivery:
-    """See the module's docstring. It is also the key of its call among the incoming calls.
+    """See the module docstring. It is also the key of its call among the incoming calls.
 
     Args:
         transport: accounts for the packets.

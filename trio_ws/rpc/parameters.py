@@ -1,10 +1,11 @@
-"""Parameters: what an annotation lets through, and what is said of a value that does not fit.
+"""Parameters of methods: which values an annotation accepts, and the errors for other values.
 
-What always holds:
+Invariants:
 
-- An annotation that no value from the wire can meet is refused at registration.
-- A value either fits, and is converted, or raises `RPCInvalidParamsError` with the path to what is wrong.
-  What a type's ``__post_init__`` raises, beside ValueError and TypeError, is a bug of its own and passes.
+- An annotation that no decoded value can satisfy is refused at registration.
+- A value either is valid, and is converted, or raises `RPCInvalidParamsError` with the path to the invalid
+  part. Exceptions of a type's ``__post_init__`` other than ValueError and TypeError are bugs of that type and
+  propagate.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _STREAMS = (
 _METHODS = (types.FunctionType, staticmethod, classmethod, property)
 
 
-# Where in an array a value stands that does not fit.
+# The index of an invalid value, in an error message of msgspec.
 _AT_INDEX = re.compile(r"`\$\[0\]\[(\d+)\]")
 _STARRED = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
@@ -49,8 +50,8 @@ _STARRED = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 class MethodParameter:
     """One parameter after the connection.
 
-    ``box`` is a one-field array of its type, since msgspec keeps what it has compiled only for classes; None
-    where anything goes.
+    ``box`` is an array-like Struct with one field of the parameter's type, because msgspec caches compiled
+    types only for classes. It is None if every value is accepted.
     """
 
     __slots__ = (
@@ -89,7 +90,7 @@ class MethodParameter:
             raise TypeError(f"{where}: a stream needs a parameter of its own, not one with a star")
         self.str_keys, self.has_models = _check_type(self.type, where)
         if self.is_stream:
-            self.has_models = False  # its items are converted one by one, elsewhere
+            self.has_models = False  # the stream converts its items one by one
         hook = decode_model if self.has_models else None
         self._convert = functools.partial(convert, str_keys=self.str_keys, dec_hook=hook)
         self.wire_type = None if self.is_stream else self.type
@@ -111,7 +112,7 @@ class MethodParameter:
         return self.default is Parameter.empty and not starred
 
     def validate(self, value: Any, label: str) -> Any:
-        """The value, converted; ``label`` names it in the error."""
+        """Return the converted value; ``label`` names the value in errors."""
         if self.box is None:
             return value
         if self.is_stream:
@@ -127,9 +128,9 @@ class MethodParameter:
             raise invalid_params(text, path) from exc
 
     def validate_many(self, values: list[Any], label: Callable[[int], str]) -> list[Any]:
-        """As `fit`, for all that a starred parameter gets; ``label`` names one of them by its index.
+        """Like `validate`, for all values of a starred parameter; ``label`` names a value by its index.
 
-        One conversion of all takes a hundredth of the time.
+        Converting all values at once takes about a hundredth of the time.
         """
         if self.box is None or not values:
             return values
@@ -159,11 +160,11 @@ class MethodParameter:
         return described
 
 
-# -- what a parameter takes -------------------------------------------------------------------------
+# -- types of parameters ----------------------------------------------------------------------------
 
 
 def format_annotation(annotation: Any) -> str:
-    """An annotation as text, for people."""
+    """Return an annotation as text, for messages and descriptions."""
     if annotation is Parameter.empty:
         return "Any"
     return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
@@ -172,7 +173,7 @@ def format_annotation(annotation: Any) -> str:
 def resolve(
     where: str, annotation: Any, function: types.FunctionType | None, namespace: Mapping[str, Any]
 ) -> Any:
-    """The type that an annotation means. Each is looked up alone: the connection's need not be found."""
+    """Return the type of one annotation. Others, such as the connection's, need not be resolvable."""
     if annotation is Parameter.empty:
         return Any
     holder = types.SimpleNamespace(
@@ -183,7 +184,7 @@ def resolve(
         try:
             return typing.get_type_hints(holder, scope, include_extras=True)["hint"]
         except NameError:
-            # Types that are defined in the handler's class, beside methods which may be called list or set.
+            # Types may be defined in the handler class. Its methods are left out: one may be named list.
             local = {name: one for name, one in namespace.items() if not isinstance(one, _METHODS)}
             return typing.get_type_hints(holder, scope, local, include_extras=True)["hint"]
     except Exception as exc:
@@ -194,7 +195,10 @@ def resolve(
 
 
 def _stream_in(hint: Any, where: str) -> tuple[bool, bool, Any]:
-    """Whether it is a stream, whether that may be None, and the type: of the items, or of the value."""
+    """Return whether a type is a stream, whether None is allowed for the stream, and the value's type.
+
+    For a stream, the last is the type of its items.
+    """
     if typing.get_origin(hint) is typing.Annotated and _is_stream(typing.get_args(hint)[0]):
         hint = typing.get_args(hint)[0]
     if _is_stream(hint):
@@ -213,10 +217,11 @@ def _is_stream(hint: Any) -> bool:
 
 
 def _check_type(hint: Any, where: str) -> tuple[bool, bool]:
-    """Refuse what msgspec cannot validate.
+    """Check that msgspec can validate a type.
 
     Returns:
-        Whether a mapping has keys that JSON writes as text, and whether there are models of pydantic in it.
+        Whether it contains a mapping whose keys JSON writes as strings, and whether it contains pydantic
+        models.
     """
     if hint is Any:
         return False, False
@@ -249,7 +254,7 @@ def _check_type(hint: Any, where: str) -> tuple[bool, bool]:
     return str_keys, has_models
 
 
-# -- what is said of a value that does not fit ------------------------------------------------------
+# -- errors for invalid values ----------------------------------------------------------------------
 
 
 def invalid_params(text: str, path: str) -> RPCInvalidParamsError:
@@ -257,7 +262,7 @@ def invalid_params(text: str, path: str) -> RPCInvalidParamsError:
 
 
 def _explain(exc: Exception, label: str) -> tuple[str, str]:
-    """Text and path, out of an error about the one item of an array: the value that ``label`` names."""
+    """Return the text and path for an error about the only item of an array, which ``label`` names."""
     if isinstance(exc, RecursionError):
         return f"{label}: nested too deeply", f"$.{label}"
     text, _, where = str(exc).rpartition(" - at ")
@@ -273,5 +278,5 @@ def _explain(exc: Exception, label: str) -> tuple[str, str]:
 
 
 def show_name(name: str) -> str:
-    """A name that the caller made up, fit to be shown."""
+    """Return a name that the caller has chosen, escaped for messages."""
     return shown(name) if name.isidentifier() else f"'{shown(name)}'"

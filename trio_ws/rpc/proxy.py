@@ -1,4 +1,4 @@
-"""Proxy: the methods of the other side as methods of an object, with the types of a class or Protocol."""
+"""Proxies: call the other side's methods as methods of an object, typed by a class or Protocol."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     class Calls(Protocol):
-        """Whoever can be asked to call: a `Caller`, or what waits for one."""
+        """An object that makes calls: `OutgoingCalls`, or a client that waits for a connection first."""
 
         async def call(
             self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], returns: Any
@@ -32,15 +32,15 @@ _STREAMS = (AsyncIterator, AsyncIterable, AsyncGenerator, trio.abc.ReceiveChanne
 
 
 class Proxy:
-    """See the module's text.
+    """See the module docstring.
 
     Args:
-        caller: whom to ask.
-        api: a class whose public functions are the methods; where `rpc_method` marks some, those alone. A
-            name that it gave is the one called.
+        outgoing: makes the calls.
+        api: a class whose public functions are the methods. If `rpc_method` marks some of them, only those
+            are, under their ``alias_name`` if they have one.
 
     Raises:
-        TypeError: ``api`` is no class, or an annotation of its methods cannot be resolved.
+        TypeError: ``api`` is not a class, or the return annotation of a method cannot be resolved.
     """
 
     def __init__(self, outgoing: Calls, api: Any) -> None:
@@ -53,7 +53,7 @@ class Proxy:
 
 
 def _name(name: str, function: Callable[..., Any]) -> str:
-    """What the other side calls it."""
+    """Return the name of a method on the other side."""
     mark = getattr(function, MARK, None)
     return name if mark is None or mark.alias_name is None else mark.alias_name
 
@@ -75,8 +75,8 @@ def _method(outgoing: Calls, name: str, function: Callable[..., Any]) -> Callabl
 
 
 def _result(function: Callable[..., Any]) -> tuple[Any, bool]:
-    """What a method gives, and whether it is a stream of that."""
-    # Only this annotation is needed; the others may be there for type checkers alone.
+    """Return the type of a method's result or items, and whether the method is a stream."""
+    # Only this annotation is resolved. Names in the others may exist for type checkers only.
     holder = types.SimpleNamespace(__annotations__={"return": function.__annotations__.get("return", Any)})
     try:
         hint = typing.get_type_hints(holder, function.__globals__, include_extras=True)["return"]

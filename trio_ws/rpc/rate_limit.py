@@ -1,14 +1,15 @@
-"""Limits: how often a client may call a method.
+"""Rate limits: how often a client may call a method.
 
-What always holds:
+This is a sliding-window log: the times of recent calls are stored.
 
-- No window of ``period`` seconds, wherever it begins, has more than ``limit`` allowed calls: the times of the
-  calls are kept, not counters that start anew.
-- A refused call counts for nothing. After exactly the time that it is told, the next one is allowed.
-- Memory is bounded: at most ``limit`` times for each client and method, at most ``max_clients`` clients, of
-  which the stalest is forgotten first.
+Invariants:
 
-Nothing here reads a clock; times are seconds that only ever grow.
+- Any window of ``period`` seconds contains at most ``limit`` allowed calls, wherever it begins.
+- A refused call is not counted. A call after exactly the ``retry_after`` of its error is allowed.
+- Memory is bounded: at most ``limit`` times are stored for each client and method, for at most
+  ``max_clients`` clients. The least recently used client is dropped first.
+
+This module does not read a clock. Callers pass the time in seconds, which must not decrease.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ class RateLimit:
     """At most ``limit`` calls in any ``period`` seconds.
 
     Attributes:
-        limit: calls, at least 1. They may come all at once.
-        period: seconds.
-        disconnect: whether the connection is closed, with code 1008, after the answer to a call too many.
-        key: gives, for a connection, whose calls are counted together; None for the connection itself. A
-            limit keyed by the user's name is not refilled by reconnecting.
+        limit: the number of calls, at least 1. They may arrive all at once.
+        period: the length of the window, in seconds.
+        disconnect: whether to close the connection with code 1008 after the error response to a call that
+            exceeds the limit.
+        key: a function that returns, for a connection, the key that its calls are counted under. None counts
+            each connection by itself. With the user's name as the key, reconnecting does not reset the limit.
     """
 
     limit: int
@@ -69,17 +71,20 @@ def rate_limit(
     disconnect_on_limit_exceeded: bool = False,
     key: Callable[[Any], Hashable] | None = None,
 ) -> Callable[[F], F]:
-    """Limit how often a client may call a method. Stands above or below ``@rpc_method()``.
+    """Limit how often a client may call a method. Use it above or below ``@rpc_method()``.
+
+    A call that exceeds the limit is answered with a `RateLimitError`.
 
     Args:
-        limit: calls in any one ``period``, at least 1. They may come all at once.
+        limit: the number of calls in any window of ``period``, at least 1. They may arrive all at once.
         period: seconds, or text with a unit: ``"500ms"``, ``"10s"``, ``"1m"``, ``"2h"``, ``"1d"``.
-        disconnect_on_limit_exceeded: close the connection with code 1008 after the error was sent.
-        key: gives, for a connection, whose calls are counted together, such as the user's name; by default
-            each connection counts alone.
+        disconnect_on_limit_exceeded: close the connection with code 1008 after the error was sent. Default
+            False.
+        key: a function that returns, for a connection, the key that its calls are counted under, such as the
+            user's name. By default each connection is counted by itself.
 
     Raises:
-        ValueError: one of these is not as said.
+        ValueError: an argument is invalid.
     """
     rule = RateLimit(limit, _seconds(period), disconnect_on_limit_exceeded, key)
 
@@ -91,7 +96,7 @@ def rate_limit(
 
 
 def target_of(function: Any) -> Any:
-    """The function that carries marks: what a staticmethod or classmethod is made of."""
+    """Return the function that carries the marks: for a staticmethod or classmethod, the one inside."""
     return function.__func__ if isinstance(function, staticmethod | classmethod) else function
 
 
@@ -109,27 +114,27 @@ def _seconds(period: str | float) -> float:
 
 
 class _Client:
-    """The times of the calls that one client was allowed, by method, the oldest first."""
+    """The times of one client's allowed calls, by method, the oldest first."""
 
     __slots__ = ("calls", "until")
 
     def __init__(self) -> None:
         self.calls: dict[str | None, deque[float]] = {}
-        self.until = -math.inf  # when none of them counts any more
+        self.until = -math.inf  # the time from which none of them counts
 
 
 class Limiter:
-    """The records of all limits of one owner. See the module's text.
+    """The records of all rate limits of one handler. See the module docstring.
 
     Args:
-        max_clients: clients, or values of ``key``, whose calls are kept at most.
+        max_clients: the maximum number of clients, or values of ``key``, whose calls are stored.
     """
 
     def __init__(self, max_clients: int = 65_536) -> None:
         if max_clients < 1:
             raise ValueError(f"max_clients is at least 1, not {max_clients}")
         self._max_clients = max_clients
-        # The first part tells connections from values of a limit's key; the one used last stands last.
+        # The first part of a key is whether it comes from a limit's ``key``. Least recently used first.
         self._clients: OrderedDict[tuple[bool, Hashable], _Client] = OrderedDict()
 
     def __len__(self) -> int:
@@ -139,13 +144,13 @@ class Limiter:
         """Count a call, if it is allowed.
 
         Args:
-            limit: what holds for the method.
-            name: the name that was called; None for all names that do not exist.
-            client_key: the connection's id, or what ``limit.key`` gave.
-            now: seconds; never less than in an earlier call.
+            limit: the method's rate limit.
+            name: the method name; None for all names that do not exist.
+            client_key: the connection's id, or the result of ``limit.key``.
+            now: the current time in seconds, not less than in an earlier call.
 
         Returns:
-            None where the call is allowed, else the seconds after which one will be.
+            None if the call is allowed. Otherwise the seconds after which the next call will be.
         """
         place = (limit.key is not None, client_key)
         client = self._clients.get(place)
@@ -170,12 +175,12 @@ class Limiter:
         return None
 
     def forget(self, client_key: Hashable) -> None:
-        """A connection has gone. What is kept under a limit's ``key`` stays: to reconnect refills nothing."""
+        """Remove the records of a closed connection. Those under a limit's ``key`` stay."""
         self._clients.pop((False, client_key), None)
 
     def _add(self, place: tuple[bool, Hashable], now: float) -> _Client:
         clients = self._clients
-        # Two looks for each one added: what has expired goes faster than anything can come.
+        # Two checks for each client that is added, so that expired ones leave faster than new ones come.
         for _ in range(2):
             if clients and next(iter(clients.values())).until <= now:
                 clients.popitem(last=False)

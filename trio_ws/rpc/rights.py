@@ -1,7 +1,9 @@
-"""Rights that end: subscriptions that a handler is asked about again after a time.
+"""Subscriptions that expire: after a time, the handler is asked whether a client may stay subscribed.
 
-Invariants: a client whose right has ended is unsubscribed, and told so, whether it was refused or asking has
-failed. There is no task while no right has a time.
+Invariants:
+
+- A client that is refused then is unsubscribed and notified, and so is one for which asking has failed.
+- There is a task only while a subscription may expire.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ logger = logger_for("trio_ws.handler")
 
 
 class SubscriptionRights:
-    """The rights of a handler's clients that end.
+    """The expiring subscriptions of a handler's clients.
 
     Args:
-        ask: asks the handler whether a client may stay subscribed: False, True, or for how many seconds.
+        ask: asks the handler whether a client may stay subscribed. Returns False, True, or the number of
+            seconds until the next time.
     """
 
     def __init__(self, ask: Callable[[ClientConnection[Any], str], Awaitable[bool | float]]) -> None:
@@ -46,7 +49,7 @@ class SubscriptionRights:
     def add(
         self, connection: ClientConnection[Any], name: str, allowed: bool | float, pool: TaskPool
     ) -> None:
-        """A client may be subscribed for so many seconds from now; with True until it leaves."""
+        """Allow a subscription for this many seconds from now, or with True for as long as it lasts."""
         key = connection.uid, name
         if isinstance(allowed, bool):
             self._ends.pop(key, None)
@@ -95,7 +98,7 @@ class SubscriptionRights:
                 exc=judged(exc),
                 extra=log_extra(connection._ws),
             )
-        member = connection._member  # it may have left meanwhile
+        member = connection._member  # the client may have left meanwhile
         if member is None or name not in member.held:
             return
         if allowed:

@@ -1,4 +1,4 @@
-"""RPCSession: calls both ways over one WebSocket.
+"""RPCSession: calls in both directions over one WebSocket.
 
 A session owns the calls of this side (`OutgoingCalls`), those of the other side (`IncomingCalls`), and the
 packets that are not calls (`PacketDelivery`). The parts share a `PacketTransport`. The session itself reads,
@@ -73,7 +73,7 @@ _PROBE_EVERY = 1.0
 
 
 class RPCSession:
-    """Calls both ways over one WebSocket. See the module's docstring. `run` is its life.
+    """Calls in both directions over one WebSocket. See the module docstring.
 
     Args:
         ws: the connection, accepted.
@@ -209,7 +209,7 @@ class RPCSession:
         return self._when_over is None
 
     def hold(self) -> None:
-        """Read from now on, before `run`, for calls that are made here. Requests and packets wait."""
+        """Start to read before `run`, for the calls of ``on_connect``. Requests and packets wait."""
         self.ws._observe(self)
         self.incoming.hold()
         self.delivery.hold()
@@ -294,7 +294,7 @@ class RPCSession:
         self.ended()
 
     def close_soon(self, code: int, reason: str) -> None:
-        """Start to close, without waiting. All calls end, except one that asks for this."""
+        """Start to close, without waiting. All calls end, except the call that caused this."""
         if not self.transport.over:
             self.ws._start_application_close(code, reason)
             self.ended()
@@ -377,7 +377,7 @@ class RPCSession:
             self.transport.fail(exc)
 
     def _delegate_to_reader(self) -> bool:
-        """Leave the reading to the shared reader, if it serves this connection and nothing unusual is due."""
+        """Let the shared reader read, if it serves this connection and the state is the ordinary one."""
         ws = self.ws
         if not ws._reader.undisturbed or ws._runtime.reader.spawner is not self.pool:
             return False
@@ -389,9 +389,9 @@ class RPCSession:
         return True
 
     def message_received(self, message: str | bytes, lent: Any) -> Awaitable[None] | None:
-        """Called by the shared reader with a message that is all that it read.
+        """Called by the shared reader if one read brought exactly one message.
 
-        This is the common case of `data_received`: a call, and nothing that is unusual.
+        This is the fast path of `data_received` for a single call in the ordinary state.
         """
         transport, incoming = self.transport, self.incoming
         write_buffer, ledger = transport.write_buffer, transport.ledger
@@ -571,7 +571,7 @@ class RPCSession:
         return None
 
     def _was_notified(self, request: Request, item: str | bytes) -> bool:
-        """Hand a notification to those who wait for it. Return whether that was all that is to be done."""
+        """Pass a notification to its subscribers; return whether it needs no further handling."""
         if self.on_notification is None or not request.is_notification:
             return False
         size = max(len(item), self.transport.size_of(request.args or request.kwargs)) + OVERHEAD

@@ -1,8 +1,8 @@
-"""Streams: the items of one call, either way round, as a bounded channel over the wire.
+"""Streams: the items of one call, in either direction, with flow control.
 
-`ItemStream` is the receiving end. `StreamSender` is what the sending end knows of it: how many items and
-bytes the other side still accepts, if the codec has credits (``trio-ws.v1``). With other codecs, a stream
-that nobody receives from stops the reading of its connection.
+`ItemStream` is the receiving end. `StreamSender` is the sending end's credit: how many items and bytes the
+other side still accepts, if the codec has credits (``trio-ws.v1``). With other codecs, a stream that nobody
+receives from stops the reading of its connection.
 
 Invariants:
 
@@ -341,12 +341,12 @@ def _closed() -> Any:
 
 
 class StreamSender:
-    """What the sending end of a stream knows of the receiving end.
+    """The sending end's credit on a stream.
 
     Attributes:
-        credit: items that it accepts for now; None with codecs that have no credits.
-        credit_bytes: bytes that it accepts for now; the last item may exceed them. `LIMITLESS` for a consumer
-            that does not count bytes.
+        credit: items that the receiving end accepts now; None with codecs that have no credits.
+        credit_bytes: bytes that the receiving end accepts now; the last item may exceed them. `LIMITLESS` for
+            a consumer that does not count bytes.
     """
 
     __slots__ = ("credit", "credit_arrived", "credit_bytes", "request")

@@ -1,16 +1,15 @@
-"""Workers: parked tasks that calls run on, shared by all connections of one server or one client.
+"""Pooled tasks: reusable tasks that calls run in, shared by all connections of one server or one client.
 
-A task and a cancel scope for each call would cost three times the call itself. A worker keeps both: its scope
-is long-lived and is made anew only once it was cancelled. Most calls need no worker at all, see peer.py: only
-one that waits takes the task that it began in, and then a worker takes over what that task was doing.
+Starting a task and opening a cancel scope for each call would cost three times the call itself. A pooled task
+keeps both, and replaces its scope only after it was cancelled. Most calls need no pooled task, because they
+finish in the task that reads the connection. A call that waits keeps that task, and a pooled task continues
+to read in its place; see inline_call.py.
 
-What always holds:
+Invariants:
 
-- All workers are children of the owner's nursery and end with it.
-- A job starts in a copy of the context that the pool was made in, so that no context variable goes from one
-  call into the next.
-- A worker whose scope came to harm (a method left a cancel scope of its own open) ends, and takes no other
-  with it.
+- All pooled tasks are children of the owner's nursery and end with it.
+- A new pooled task starts in a copy of the context that the pool was created in.
+- A pooled task ends if a method has left a cancel scope open in it. Other tasks are not affected.
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ __all__ = ["IN_CALL", "PooledTask", "TaskPool"]
 
 logger = logger_for("trio_ws.rpc")
 
-#: Set in calls and in all tasks that they start: what they ask of the other side is a nested call.
+#: True in calls and in all tasks that they start, where every call to the other side is a nested call.
 IN_CALL: contextvars.ContextVar[bool] = contextvars.ContextVar("IN_CALL", default=False)
-#: Workers that are kept when there is nothing to do.
+#: The maximum number of idle tasks that are kept.
 _MAX_IDLE = 512
 
 
 class PooledTask:
-    """One task that calls run on, and the scope that they run in."""
+    """A task that calls run in, and the cancel scope around them."""
 
     __slots__ = ("job", "scope", "task")
 
@@ -58,10 +57,10 @@ Job = Callable[[PooledTask], Awaitable[None]]
 
 
 class TaskPool:
-    """See the module's text.
+    """See the module docstring.
 
     Args:
-        nursery: where the workers live.
+        nursery: the parent of the pooled tasks.
     """
 
     def __init__(self, nursery: trio.Nursery) -> None:
@@ -72,11 +71,11 @@ class TaskPool:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the owner has cancelled them all."""
+        """Whether the owner has cancelled all pooled tasks."""
         return self._nursery.cancel_scope.cancel_called
 
     def start(self, job: Job) -> None:
-        """Run ``job`` on a worker, soon."""
+        """Schedule ``job`` to run in an idle task, or in a new one."""
         if self._idle:
             worker = self._idle.pop()
             worker.job = job
@@ -97,12 +96,11 @@ class TaskPool:
                     finally:
                         await close_nurseries("a method")
         except Exception:
-            # A method left a cancel scope open, so that ours could not be closed. What it did is not known
-            # here any more; the worker is lost and others go on.
+            # A method left a cancel scope open, so ours could not be closed. Only this task ends.
             logger.exception("a worker was lost: did a method leave a cancel scope open?")
 
     async def _work_in_scope(self, worker: PooledTask) -> None:
-        """Until the scope is used up, or came to harm, or there are idle workers enough."""
+        """Run jobs until the scope cannot be reused, or until there are enough idle tasks."""
         while not worker.scope.cancel_called:
             if worker.job is None:
                 if len(self._idle) >= _MAX_IDLE:
@@ -111,9 +109,9 @@ class TaskPool:
             job, worker.job = worker.job, None
             assert job is not None
             await job(worker)
-            del job  # it holds a connection
+            del job  # which refers to a connection
             if worker.task.child_nurseries or not is_innermost(worker.scope):
-                return  # what a method has left open must not strike another
+                return  # a scope or nursery that a method left open must not affect the next job
 
     async def _park(self, worker: PooledTask) -> None:
         self._idle.append(worker)

@@ -1,7 +1,7 @@
-"""PacketTransport: what both halves of an `RPCSession` use of its connection.
+"""PacketTransport: the connection and codec that the parts of an `RPCSession` share.
 
-It knows the codec, writes packets to the WebSocket, and accounts for what is held for the other side. It does
-not know what a packet means.
+It writes packets to the WebSocket, and accounts for the memory that is held for the other side. It does not
+interpret packets.
 
 Invariants:
 
@@ -28,7 +28,7 @@ __all__ = ["PacketTransport", "ReadDemand", "SessionControl"]
 
 
 class SessionControl(Protocol):
-    """What the parts of a session ask of the whole."""
+    """The methods of a session that its parts call."""
 
     def ended(self) -> None:
         """End everything on this connection."""
@@ -61,7 +61,7 @@ class ReadDemand:
 
 
 class PacketTransport:
-    """Sending packets over one WebSocket. See the module's docstring.
+    """Sending packets over one WebSocket. See the module docstring.
 
     Attributes:
         session: the owner, until the connection is over.
@@ -136,7 +136,7 @@ class PacketTransport:
         return self.measured or size_of(value)
 
     def release(self, size: int) -> None:
-        """Hold ``size`` bytes less for the other side."""
+        """Record that ``size`` bytes are no longer held for the other side."""
         ledger = self.ledger
         was_full = ledger.held >= ledger.max_held
         ledger.held -= size
@@ -146,7 +146,7 @@ class PacketTransport:
     # -- sending ------------------------------------------------------------------------------------
 
     async def wait_for_room(self) -> None:
-        """Wait until the network has taken enough."""
+        """Wait until less than ``high_water`` bytes wait to be written."""
         await self.ws._wait_for_room()
 
     def post(self, payload: bytes, *, cork: bool) -> None:
@@ -172,7 +172,7 @@ class PacketTransport:
     # -- the end ------------------------------------------------------------------------------------
 
     def close_soon(self, code: int, reason: str) -> None:
-        """Start to close, without waiting. All calls end, except one that asks for this."""
+        """Start to close, without waiting. All calls end, except the call that caused this."""
         if not self.over:
             self.ws._start_application_close(code, reason)
             self._end_session()
