@@ -195,6 +195,8 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
     testing/             layer 10  memory links, faults, the raw peer
         link.py              two ends of a connection in memory
         peer.py              RawPeer: frames byte by byte
+        recording.py         record: what a client and a server said, to a file
+        replaying.py         replay: the server of a recording
         conformance/         a server that judges clients of trio-ws.v1
             stage.py             the driver, and the connections of its client
             scene.py             one thing that a client does
@@ -218,6 +220,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         stdin.py             lines from a pipe
         prompt.py            lines from a person
         bench.py             bench
+        recording.py         record
         commands.py          arguments and options
     __main__.py          layer 13  python -m trio_ws
 """

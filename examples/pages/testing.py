@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import trio
 import trio.testing
 
 import trio_ws
-from trio_ws.testing import MemoryListener, RawPeer
+from trio_ws.testing import MemoryListener, RawPeer, record, replay
 
 ended: list[float] = []
 
@@ -43,6 +45,35 @@ async def an_illegal_frame() -> None:
         print(answer.payload)
 
 
+async def log_in(ws: trio_ws.WebSocket) -> None:
+    await ws.send_json({"op": "login", "token": "secret"})
+
+
+async def record_it(url: str, path: str) -> None:
+    async with record(url, path) as stream:  # each call of stream() opens a connection that is recorded
+        async with trio_ws.session(url, stream=stream, on_connection=log_in) as feed:
+            print("recorded:", (await feed.recv()))
+
+
+async def replay_it(path: str) -> None:
+    async with replay(path) as server:
+        async with trio_ws.session(server.url, stream=server.stream, on_connection=log_in) as feed:
+            print("replayed:", (await feed.recv()))
+
+
+async def greet(ws: trio_ws.WebSocket) -> None:
+    async for message in ws:
+        await ws.send("welcome" if message.json()["op"] == "login" else "who are you")
+
+
+async def a_recorded_session(path: str) -> None:
+    async with trio_ws.WebSocketServer(greet, 0) as server:
+        await record_it(server.url, path)
+
+
 if __name__ == "__main__":
     trio.run(a_lost_network, clock=trio.testing.MockClock(autojump_threshold=0))
     trio.run(an_illegal_frame, clock=trio.testing.MockClock(autojump_threshold=0))
+    with tempfile.TemporaryDirectory() as folder:
+        trio.run(a_recorded_session, f"{folder}/session.jsonl")
+        trio.run(replay_it, f"{folder}/session.jsonl", clock=trio.testing.MockClock(autojump_threshold=0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,13 +15,13 @@ import trio
 
 import trio_ws
 from trio_ws.cli import bench as benching
-from trio_ws.cli import interactive, schemas
+from trio_ws.cli import interactive, recording, schemas
 from trio_ws.cli import rpc as rpc_commands
 from trio_ws.cli.errors import INTERRUPTED, OK, USAGE, Failure, explain, unwrap
 from trio_ws.cli.output import Output, remark
 from trio_ws.cli.server import Serving, end_with, serve
 from trio_ws.cli.streams import give_up_stdout
-from trio_ws.cli.target import ServerTarget
+from trio_ws.cli.target import DIALECTS, ServerTarget
 from trio_ws.cli.values import parse_headers, parse_kwargs, parse_value
 from trio_ws.systems import check_inherits_descriptors
 
@@ -135,6 +136,11 @@ def _arguments(args: tuple[str, ...], kwargs: str | None) -> tuple[list[Any], di
         raise click.UsageError(f"--kwargs: {exc}") from exc
 
 
+_dialect = click.option(
+    "--dialect",
+    type=click.Choice(list(DIALECTS)),
+    help="How the server speaks calls, whether or not it selects a subprotocol; of connect, implies --rpc.",
+)
 _limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="End after N of them.")
 _kwargs = click.option("--kwargs", metavar="JSON", help="Arguments by name, as a JSON object.")
 _timeout = click.option(
@@ -231,6 +237,7 @@ def _as_arguments(wishes: dict[str, Any]) -> list[str]:
 @_reaching
 @click.option("--subprotocol", metavar="S", help="Offer this one.")
 @click.option("--rpc", is_flag=True, help="Lines are calls: METHOD ARG ... NAME=VALUE ...")
+@_dialect
 @click.option(
     "--expect",
     type=click.IntRange(min=0),
@@ -252,6 +259,7 @@ def _connect(
     as_json: bool,
     subprotocol: str | None,
     rpc: bool,
+    dialect: str | None,
     expect: int | None,
     timeout: float,
 ) -> int:
@@ -260,7 +268,8 @@ def _connect(
     At a terminal with a prompt that has a history and, with --rpc, completes methods where the server lists
     them (list_methods = True in its handler). Lines of a pipe go out as they come.
     """
-    place = _place(url, headers, cafile, subprotocol)
+    place = replace(_place(url, headers, cafile, subprotocol), dialect=dialect)
+    rpc = rpc or dialect is not None
     wishes = interactive.InteractiveOptions(expect, timeout)
     return _run(
         partial(interactive.talk_rpc if rpc else interactive.talk, place, wishes, Output(as_json=as_json))
@@ -273,6 +282,7 @@ def _connect(
 @click.argument("args", nargs=-1)
 @_kwargs
 @_timeout
+@_dialect
 @_reaching
 def _call(
     url: str,
@@ -280,12 +290,14 @@ def _call(
     args: tuple[str, ...],
     kwargs: str | None,
     timeout: float | None,
+    dialect: str | None,
     headers: tuple[str, ...],
     cafile: str | None,
     as_json: bool,
 ) -> int:
     """Call a method and print its value. Write -- before arguments that begin with a dash."""
-    place, given = _place(url, headers, cafile), _arguments(args, kwargs)
+    place = replace(_place(url, headers, cafile), dialect=dialect)
+    given = _arguments(args, kwargs)
     return _run(partial(rpc_commands.call, place, method, *given, Output(as_json=as_json)), timeout)
 
 
@@ -391,6 +403,24 @@ def _schema(
 def _types(target: str) -> int:
     """Print the contract of what MODULE:APP names as a module of TypeScript."""
     return schemas.print_types(target)
+
+
+@cli.command("record", epilog=_EXIT_CODES)
+@click.argument("url")
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Listen on this port. Default: one that is free."
+)
+@_reaching
+def _record(
+    url: str, file: str, port: int, headers: tuple[str, ...], cafile: str | None, as_json: bool
+) -> int:
+    """Pass on what clients and the server at URL say to each other, and write it to FILE.
+
+    Clients connect to the address that is printed. Secrets are masked by their names. Ctrl+C ends it.
+    """
+    place = _place(url, headers, cafile)
+    return trio.run(recording.record, place, file, port, Output(as_json=as_json))
 
 
 @cli.command("bench", epilog=_EXIT_CODES)

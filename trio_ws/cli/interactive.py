@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -183,6 +183,7 @@ class _Caller:
     async def run(self, lines: Lines) -> int:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._show_packets, nursery.cancel_scope)
+            nursery.start_soon(self._show_notifications)
             while (line := await lines.next()) is not None:
                 if line.strip():
                     code = await self._take(line)
@@ -202,6 +203,14 @@ class _Caller:
         except trio_ws.ConnectionClosedError as exc:
             self._code = self._out.error(exc)
         scope.cancel()
+
+    async def _show_notifications(self) -> None:
+        """Print what the server pushes by notifications of JSON-RPC or of another dialect."""
+        with suppress(trio.BrokenResourceError):  # _show_packets() tells of it
+            async with self._client.notifications() as stream:
+                async for method, params in stream:
+                    self._out.packet(trio_ws.Packet(trio_ws.PacketSource.CUSTOM, params, method))
+                    self._count.add()
 
     async def _take(self, line: str) -> int:
         if line.strip().startswith("?"):

@@ -13,6 +13,9 @@ from trio_ws.codecs.base import METHODS
 if TYPE_CHECKING:
     from trio_ws import WebSocketClient
 
+#: Dialects in which a server may list its methods.
+_OURS = frozenset({"trio-ws.v1", "trio-ws.v1.json", "webshocket.v1", "json", "jsonrpc"})
+
 __all__ = ["Listed", "Parameter", "list_methods", "not_found"]
 
 
@@ -49,6 +52,8 @@ class Listed(msgspec.Struct):
 
 async def list_methods(client: WebSocketClient) -> dict[str, Listed] | None:
     """The methods by name; None where the server lists none."""
+    if client.dialect not in _OURS:
+        return None
     try:
         found = await client.call(METHODS, returns=list[Listed])
     except (trio_ws.RPCError, trio_ws.PacketValidationError):

@@ -10,11 +10,26 @@ import trio_ws
 from trio_ws.cli.errors import USAGE, Failure
 from trio_ws.client.config import connect_config
 from trio_ws.client.connect import ConnectAttempts
+from trio_ws.dialects import CDP, OCPP16, OCPP201
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-__all__ = ["ServerTarget"]
+    from trio_ws.dialects import Dialect
+
+__all__ = ["DIALECTS", "ServerTarget"]
+
+#: What --dialect takes.
+DIALECTS: dict[str, str | Dialect] = {
+    "trio-ws.v1": "trio-ws.v1",
+    "trio-ws.v1.json": "trio-ws.v1.json",
+    "webshocket.v1": "webshocket.v1",
+    "json": "json",
+    "jsonrpc": "jsonrpc",
+    "cdp": CDP(),
+    "ocpp1.6": OCPP16(),
+    "ocpp2.0.1": OCPP201(),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +41,14 @@ class ServerTarget:
         headers: more of them for the opening request.
         cafile: certificates to trust, in place of the system's.
         subprotocol: what to offer.
+        dialect: of calls, a key of `DIALECTS`; None for one of ours.
     """
 
     url: str
     headers: tuple[tuple[str, str], ...] = ()
     cafile: str | None = None
     subprotocol: str | None = None
+    dialect: str | None = None
 
     def client(self) -> trio_ws.WebSocketClient:
         """For calls. Connecting raises as the client does; what is wrong with its parts, at once.
@@ -41,7 +58,8 @@ class ServerTarget:
             InvalidURIError: the URL is none.
         """
         try:
-            return trio_ws.WebSocketClient(self.url, dialect=self.subprotocol, **self._common(()))
+            dialect = DIALECTS[self.dialect] if self.dialect is not None else self.subprotocol
+            return trio_ws.WebSocketClient(self.url, dialect=dialect, **self._common(()))
         except trio_ws.InvalidURIError:
             raise
         except ValueError as exc:
@@ -51,6 +69,10 @@ class ServerTarget:
         """For messages. Raises as `client`."""
         subprotocols = () if self.subprotocol is None else (self.subprotocol,)
         return trio_ws.connect(self.url, subprotocols=subprotocols, **more, **self._common(subprotocols))
+
+    def settings(self) -> dict[str, Any]:
+        """For connections that another part opens. Raises as `client`."""
+        return self._common(())
 
     def _common(self, subprotocols: tuple[str, ...]) -> dict[str, Any]:
         context = self._context()

@@ -25,6 +25,8 @@ from __future__ import annotations
 from trio_ws.channels.memory_broker import InMemoryBroker, InMemoryBus
 from trio_ws.testing.link import Direction, Link, LinkOptions, LinkStream, MemoryListener
 from trio_ws.testing.peer import Frame, RawPeer
+from trio_ws.testing.recording import mask_secrets, record
+from trio_ws.testing.replaying import Replay, replay
 
 __all__ = [
     "Direction",
@@ -36,4 +38,8 @@ __all__ = [
     "LinkStream",
     "MemoryListener",
     "RawPeer",
+    "Replay",
+    "mask_secrets",
+    "record",
+    "replay",
 ]

@@ -1,0 +1,44 @@
+"""record: what clients and a server say to each other, into a file, until a signal ends it."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+import trio_ws
+from trio_ws.cli.errors import OK, USAGE, Failure
+from trio_ws.cli.server import announce
+from trio_ws.testing.recording import Recorder
+
+if TYPE_CHECKING:
+    from trio_ws.cli.output import Output
+    from trio_ws.cli.target import ServerTarget
+
+__all__ = ["record"]
+
+
+async def record(place: ServerTarget, path: str, port: int, out: Output) -> int:
+    """Listen for clients, and pass on what they and the server say, until SIGTERM or Ctrl+C.
+
+    Raises:
+        Failure: the file exists or cannot be made, or the port cannot be had.
+    """
+    settings: Any = place.settings()
+    try:
+        listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
+        recorder = Recorder(place.url, path, None, settings)
+    except FileExistsError as exc:
+        raise Failure(f"{path} exists already; name another file", USAGE) from exc
+    except OSError as exc:
+        raise Failure(str(exc), USAGE) from exc
+    number = listeners[0].socket.getsockname()[1]
+    try:
+        with trio_ws.cancel_on_signals(signal.SIGINT, signal.SIGTERM):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(trio.serve_listeners, recorder.relay, listeners)
+                announce(out, place.url, f"ws://127.0.0.1:{number}/", file=path)
+    finally:
+        recorder.close()
+    return OK
