@@ -30,6 +30,8 @@ GREY = "#808080"
 #: Of each library, its colour and its mark; a variant of it is hollow.
 LOOKS = {
     "trio_ws": ("#d9541e", "o"),
+    "trio_ws App": ("#e58a5f", "o"),
+    "trio_ws listener": ("#a8330a", "h"),
     "picows": ("#2f81c7", "s"),
     "aiohttp": ("#2f9e6e", "D"),
     "websockets": ("#a06cc8", "^"),

@@ -41,6 +41,8 @@ class Program:
 #: Servers of plain messages, ours first.
 PEERS = {
     "trio_ws": Program("benchmarks.server"),
+    "trio_ws App": Program("benchmarks.server", args=("app",)),
+    "trio_ws listener": Program("benchmarks.server", args=("listener",)),
     "trio_ws, no C": Program("benchmarks.server", pure=True),
     "picows": Program("benchmarks.peers.picows_server"),
     "picows + uvloop": Program("benchmarks.peers.picows_server", uvloop=True),
