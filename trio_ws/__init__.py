@@ -147,6 +147,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         http.py              plain HTTP responses beside the upgrade
         listeners.py         the sockets that a server opens, and the file of a Unix socket
         accepting.py         accepting, and a client's way to a checked request
+        access_log.py        one line for each request and each connection
         address_shares.py    what one address of a client may hold
         trusted_proxies.py   which proxies are believed, and what follows
         routing.py           paths with typed parameters, and the functions that answer to them
@@ -221,6 +222,8 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         prompt.py            lines from a person
         bench.py             bench
         recording.py         record
+        completion.py        what a shell completes
+        version.py           what the program says of itself
         commands.py          arguments and options
     __main__.py          layer 13  python -m trio_ws
 """

@@ -151,6 +151,8 @@ class ConnectionFailedError(WebSocketError):
     The underlying exception, if there is one, is ``__cause__``.
     """
 
+    _hint: str = ""  # what to do about it, which the text ends with
+
 
 class InvalidURIError(ConnectionFailedError, ValueError):
     """The URI is not a WebSocket URI (RFC 6455 section 3), or that of the proxy is invalid."""

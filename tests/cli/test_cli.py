@@ -15,7 +15,7 @@ from trio_ws.cli import main
 pytestmark = pytest.mark.usefixtures("measured")
 
 DOCS = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
-COMMANDS = ("serve", "connect", "call", "stream", "listen", "bench")
+COMMANDS = ("serve", "connect", "call", "stream", "listen", "bench", "completion")
 
 
 def run_python(source: str) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ssl
 
 import pytest
 import trio
@@ -34,7 +35,7 @@ def failed(cause: BaseException) -> trio_ws.ConnectionFailedError:
         (rejected(503), 3, "try again later"),
         (failed(OSError("no route")), 3, "could not reach h:1"),
         (failed(ExceptionGroup("", [ConnectionRefusedError()])), 3, "is the server running"),
-        (failed(OSError("CERTIFICATE_VERIFY_FAILED")), 3, "--cafile"),
+        (failed(ssl.SSLCertVerificationError(1, "CERTIFICATE_VERIFY_FAILED")), 3, "--cafile"),
         (trio_ws.ConnectionClosedError(1008, "too much"), 3, "code 1008 (too much)"),
         (trio_ws.RPCTimeoutError("the deadline passed"), 4, "--timeout"),
         (trio.TooSlowError(), 4, "--timeout"),

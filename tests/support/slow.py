@@ -47,8 +47,10 @@ SLOW = {
         "interop/test_peers.py",
     ],
     "several processes": [
+        "cli/test_completion.py",
         "cli/test_pipes.py",
         "cli/test_reloading.py",
+        "cli/test_tls_and_proxies.py",
         "guarantees/test_interrupted_starts.py",
         "guarantees/test_many_processes.py",
         "processes",

@@ -32,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         prepare()
         arguments = arguments_of(sys.argv[1:])
+    if list(arguments) in (["--version"], ["-V"]):
+        from trio_ws.cli.version import version_text  # noqa: PLC0415 - as below
+
+        sys.stdout.write(f"{version_text()}\n")
+        return 0
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         sys.stderr.write(

@@ -17,12 +17,14 @@ import trio_ws
 from trio_ws.cli import bench as benching
 from trio_ws.cli import interactive, recording, schemas
 from trio_ws.cli import rpc as rpc_commands
+from trio_ws.cli.completion import complete_target, completion_script
 from trio_ws.cli.errors import INTERRUPTED, OK, USAGE, Failure, explain, unwrap
 from trio_ws.cli.output import Output, remark
 from trio_ws.cli.server import Serving, end_with, serve
 from trio_ws.cli.streams import give_up_stdout
 from trio_ws.cli.target import DIALECTS, ServerTarget
 from trio_ws.cli.values import parse_headers, parse_kwargs, parse_value
+from trio_ws.cli.version import version_text
 from trio_ws.systems import check_inherits_descriptors
 
 if TYPE_CHECKING:
@@ -87,13 +89,20 @@ def _run(main: Callable[[], Awaitable[int]], timeout: float | None = None) -> in
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
     epilog=_EXIT_CODES,
 )
-def cli() -> None:
+@click.version_option(version_text(), "-V", "--version", message="%(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> int:
     """Serve WebSockets, and talk to servers of them.
 
     ARGS are JSON where they parse as JSON, else text. Results go to stdout, remarks and errors to stderr.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+        return USAGE
+    return OK
 
 
 class _Asking(click.Command):
@@ -108,11 +117,51 @@ class _Asking(click.Command):
         return rest
 
 
+def _kept(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Keep an option for `_place`, so that commands need not pass it on."""
+    ctx.meta[f"{__name__}.{param.name}"] = value
+    return value
+
+
 def _reaching(command: F) -> F:
     """The options of all commands that connect."""
     for option in (
+        click.option(
+            "--proxy",
+            metavar="URL",
+            expose_value=False,
+            callback=_kept,
+            help="Go through this proxy: http://, https://, socks5:// or socks5h://; 'none' for none.",
+        ),
+        click.option(
+            "--key",
+            "keyfile",
+            type=click.Path(),
+            metavar="FILE",
+            expose_value=False,
+            callback=_kept,
+            help="The key of --cert, if it is not in its file.",
+        ),
+        click.option(
+            "--cert",
+            "certfile",
+            type=click.Path(),
+            metavar="FILE",
+            expose_value=False,
+            callback=_kept,
+            help="Show the server this certificate of the client (PEM).",
+        ),
+        click.option(
+            "--insecure",
+            is_flag=True,
+            expose_value=False,
+            callback=_kept,
+            help="Trust any certificate. For tests only: anybody could listen.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line."),
-        click.option("--cafile", metavar="FILE", help="Trust the certificates in this file (PEM)."),
+        click.option(
+            "--cafile", type=click.Path(), metavar="FILE", help="Trust the certificates in this file (PEM)."
+        ),
         click.option("--header", "headers", metavar="'K: V'", multiple=True, help="Send this header."),
     ):
         command = option(command)
@@ -126,7 +175,9 @@ def _place(
         pairs = tuple(parse_headers(headers))
     except ValueError as exc:
         raise click.UsageError(str(exc)) from exc
-    return ServerTarget(url=url, headers=pairs, cafile=cafile, subprotocol=subprotocol)
+    meta = click.get_current_context().meta
+    more = {name: meta.get(f"{__name__}.{name}") for name in ("insecure", "certfile", "keyfile", "proxy")}
+    return ServerTarget(url=url, headers=pairs, cafile=cafile, subprotocol=subprotocol, **more)  # type: ignore[arg-type]
 
 
 def _arguments(args: tuple[str, ...], kwargs: str | None) -> tuple[list[Any], dict[str, Any]]:
@@ -148,8 +199,8 @@ _timeout = click.option(
 )
 
 
-@cli.command("serve", epilog=_EXIT_CODES)
-@click.argument("target", metavar="MODULE:APP")
+@cli.command("serve", short_help="Serve an App, a handler or a function.", epilog=_EXIT_CODES)
+@click.argument("target", metavar="MODULE:APP", shell_complete=complete_target)
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Listen on this address; '*' for all interfaces."
 )
@@ -180,6 +231,7 @@ _timeout = click.option(
 @click.option(
     "--ssl-keyfile", "keyfile", metavar="FILE", help="The certificate's key, if it is not in its file."
 )
+@click.option("--access-log", is_flag=True, help="Log each request and each connection when it is over.")
 @click.option("--debug", is_flag=True, help="An unexpected exception ends the server, and shows itself.")
 @click.option(
     "--log-level",
@@ -219,6 +271,7 @@ def _as_arguments(wishes: dict[str, Any]) -> list[str]:
         "hosts": "allow-host",
         "trusted_proxies": "trusted-proxy",
         "proxy_protocol": "proxy-protocol",
+        "access_log": "access-log",
     }
     words = []
     for name, value in wishes.items():
@@ -325,7 +378,7 @@ def _stream(
     return _run(partial(rpc_commands.stream, place, method, *given, limit, Output(as_json=as_json)), timeout)
 
 
-@cli.command("listen", epilog=_EXIT_CODES)
+@cli.command("listen", short_help="Print what is published to channels.", epilog=_EXIT_CODES)
 @click.argument("url")
 @click.argument("channels", metavar="CHANNEL...", nargs=-1, required=True)
 @_limit
@@ -345,7 +398,7 @@ def _listen(
     return _run(partial(rpc_commands.listen, place, channels, limit, Output(as_json=as_json)), timeout)
 
 
-@cli.command("publish", epilog=_EXIT_CODES)
+@cli.command("publish", short_help="Publish to a channel, through Redis.", epilog=_EXIT_CODES)
 @click.argument("redis", metavar="REDIS-URL")
 @click.argument("channel")
 @click.argument("data")
@@ -374,8 +427,8 @@ def _publish(
     return _run(partial(rpc_commands.publish, publisher, channel, parse_value(data), out), timeout)
 
 
-@cli.command("schema", epilog=_EXIT_CODES)
-@click.argument("target", metavar="MODULE:APP")
+@cli.command("schema", short_help="Print the methods and channels as JSON.", epilog=_EXIT_CODES)
+@click.argument("target", metavar="MODULE:APP", shell_complete=complete_target)
 @click.option(
     "--format",
     "form",
@@ -398,14 +451,14 @@ def _schema(
     return schemas.print_schema(target, form, path=path, title=title, version=version, url=url)
 
 
-@cli.command("types", epilog=_EXIT_CODES)
-@click.argument("target", metavar="MODULE:APP")
+@cli.command("types", short_help="Print the methods and channels as TypeScript.", epilog=_EXIT_CODES)
+@click.argument("target", metavar="MODULE:APP", shell_complete=complete_target)
 def _types(target: str) -> int:
     """Print the contract of what MODULE:APP names as a module of TypeScript."""
     return schemas.print_types(target)
 
 
-@cli.command("record", epilog=_EXIT_CODES)
+@cli.command("record", short_help="Pass on what is said, and write it to a file.", epilog=_EXIT_CODES)
 @click.argument("url")
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option(
@@ -423,7 +476,7 @@ def _record(
     return trio.run(recording.record, place, file, port, Output(as_json=as_json))
 
 
-@cli.command("bench", epilog=_EXIT_CODES)
+@cli.command("bench", short_help="Measure an echo server.", epilog=_EXIT_CODES)
 @click.argument("url")
 @click.option("--connections", type=click.IntRange(1, 10_000), default=10, show_default=True, metavar="N")
 @click.option(
@@ -457,3 +510,15 @@ def _bench(
     wishes = benching.BenchWishes(connections=connections, messages=messages, size=size, timeout=timeout)
     place = _place(url, headers, cafile)
     return _run(partial(benching.bench, place, wishes, Output(as_json=as_json)))
+
+
+@cli.command("completion", short_help="Print a script with which Tab completes.", epilog=_EXIT_CODES)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def _completion(shell: str) -> int:
+    """Print a script that lets Tab complete commands, options and MODULE:APP.
+
+    For bash: echo 'eval "$(trio-ws completion bash)"' >> ~/.bashrc; for zsh the same in ~/.zshrc; for fish:
+    trio-ws completion fish > ~/.config/fish/completions/trio-ws.fish
+    """
+    click.echo(completion_script(cli, shell))
+    return OK

@@ -6,6 +6,7 @@ What always holds: the line is one line, and nothing in it that came from a serv
 from __future__ import annotations
 
 import errno
+import ssl
 from typing import NamedTuple
 
 import trio
@@ -88,7 +89,8 @@ def _explain(exc: BaseException) -> tuple[str, int] | None:
         case trio.TooSlowError():
             return "no answer in time; give it more with --timeout", TIMEOUT
         case trio_ws.RateLimitError():
-            return f"{exc.message}; try again in {exc.retry_after:.1f} seconds", FAILED
+            told = "try again" in exc.message  # as our own servers do
+            return exc.message + ("" if told else f"; try again in {exc.retry_after:.1f} seconds"), FAILED
         case trio_ws.RPCError():
             return f"{exc.message or 'the call failed'} (code {exc.code})", FAILED
         case trio_ws.BrokerError() | trio_ws.WorkerError() | trio_ws.WebSocketError():
@@ -119,9 +121,25 @@ def _explain_connecting(exc: trio_ws.ConnectionFailedError) -> str:
         cause = cause.__cause__
     if any(isinstance(one, ConnectionRefusedError) for one in causes):
         return f"{exc}; is the server running, and is this its port?"
-    if any("CERTIFICATE_VERIFY_FAILED" in str(one) for one in causes):
-        return f"{exc}; name the authority that signed its certificate with --cafile"
+    failures = [one for one in causes if isinstance(one, ssl.SSLError)]
+    if failures:
+        text = str(exc).removesuffix(f" ({exc._hint})") if exc._hint else str(exc)
+        return f"{text}; {_tls_advice(failures[0]) or exc._hint or 'look at the log of the server'}"
     return str(exc)
+
+
+def _tls_advice(exc: ssl.SSLError) -> str:
+    """What a person at the command line can do; "" where `connect` says it as well."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        why = getattr(exc, "verify_message", "").lower()
+        if "mismatch" in why:
+            return "connect by a name that its certificate is for, or trust it with --insecure"
+        if "expired" in why or "not yet valid" in why:
+            return "it needs a new one, or the clock here is wrong; --insecure trusts it nevertheless"
+        return "name the authority that signed its certificate with --cafile, or trust it with --insecure"
+    if "CERTIFICATE_REQUIRED" in (exc.reason or "") or "HANDSHAKE_FAILURE" in (exc.reason or ""):
+        return "if it wants a certificate of yours, give it with --cert and --key"
+    return ""
 
 
 def unwrap(exc: BaseException) -> BaseException:

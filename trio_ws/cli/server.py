@@ -16,13 +16,15 @@ import trio
 
 import trio_ws
 from trio_ws.cli.errors import FAILED, OK, USAGE, Failure
+from trio_ws.cli.output import remark
 from trio_ws.cli.streams import give_up_stdout
+from trio_ws.protocol.http import HTTPError
 from trio_ws.server.processes.targets import load, load_ssl_context
 
 if TYPE_CHECKING:
     from trio_ws.cli.output import Output
 
-__all__ = ["Serving", "announce", "end_with", "load_target", "serve", "set_up_logging"]
+__all__ = ["Serving", "announce", "end_with", "invite", "load_target", "serve", "set_up_logging"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,7 @@ class Serving:
     certfile: str | None = None
     keyfile: str | None = None
     debug: bool = False
+    access_log: bool = False
     log_level: str = "info"
 
     def options(self) -> trio_ws.Options:
@@ -65,6 +68,29 @@ def announce(out: Output, target: str, url: str, **more: Any) -> None:
             out.line(f"serving {target}{workers} at {url}")
     except BrokenPipeError:
         give_up_stdout()
+
+
+def invite(target: object, url: str) -> None:
+    """Say on stderr what to open or to type next."""
+    page = _page_of(target)
+    if page is not None and url.startswith(("ws://", "wss://")):
+        remark(f"open {url.replace('ws', 'http', 1).rstrip('/')}{page}")
+        return
+    handler = target if isinstance(target, type) else type(target)
+    rpc = "--rpc " if issubclass(handler, trio_ws.WebSocketHandler) else ""
+    remark(f"try it: trio-ws connect {rpc}{url}")
+
+
+def _page_of(target: object) -> str | None:
+    """The path of a page of an App: its first, or that of its documentation."""
+    if not isinstance(target, trio_ws.App):
+        return None
+    try:
+        if target.find_http("GET", "/") is not None:
+            return "/"
+    except HTTPError:  # there is something, but not for GET
+        pass
+    return next((page._path for page in target._docs), None)
 
 
 def set_up_logging(level: str) -> None:
@@ -93,6 +119,8 @@ def serve(wishes: Serving, out: Output) -> int:
     if wishes.keyfile is not None and wishes.certfile is None:
         raise Failure("--ssl-keyfile goes with --ssl-certfile; give that too", USAGE)
     set_up_logging(wishes.log_level)
+    if wishes.access_log:
+        logging.getLogger("trio_ws.access").setLevel(logging.DEBUG)
     target = load_target(wishes.target)
     try:
         context = load_ssl_context(wishes.certfile, wishes.keyfile, None)
@@ -112,19 +140,22 @@ def serve(wishes: Serving, out: Output) -> int:
     except ValueError as exc:
         raise Failure(str(exc), USAGE) from exc
     if wishes.workers == 1:
-        trio.run(_serve_here, wishes, make_server, out)
+        trio.run(_serve_here, wishes, make_server, target, out)
     else:
-        trio.run(_serve_in_workers, wishes, out)
+        trio.run(_serve_in_workers, wishes, target, out)
     return OK
 
 
-async def _serve_here(wishes: Serving, make_server: partial[trio_ws.WebSocketServer], out: Output) -> None:
+async def _serve_here(
+    wishes: Serving, make_server: partial[trio_ws.WebSocketServer], target: object, out: Output
+) -> None:
     serves = False
     try:
         with trio_ws.cancel_on_signals():
             async with make_server() as server:
                 serves = True
                 announce(out, wishes.target, server.url)
+                invite(target, server.url)
                 await server.serve_forever()
     except Exception as exc:
         if not serves:
@@ -133,7 +164,7 @@ async def _serve_here(wishes: Serving, make_server: partial[trio_ws.WebSocketSer
         raise Failure("the server broke; its exception stands above") from exc
 
 
-async def _serve_in_workers(wishes: Serving, out: Output) -> None:
+async def _serve_in_workers(wishes: Serving, target: object, out: Output) -> None:
     await trio_ws.serve_processes(
         wishes.target,
         wishes.port,
@@ -145,20 +176,22 @@ async def _serve_in_workers(wishes: Serving, out: Output) -> None:
         debug=wishes.debug,
         options=wishes.options(),
         log_level=getattr(logging, wishes.log_level.upper()),
-        task_status=_Announcement(wishes, out),
+        task_status=_Announcement(wishes, target, out),
     )
 
 
 class _Announcement:
     """The status of a group of workers, which a signal may end before it serves."""
 
-    def __init__(self, wishes: Serving, out: Output) -> None:
+    def __init__(self, wishes: Serving, target: object, out: Output) -> None:
         self._wishes = wishes
+        self._target = target
         self._out = out
 
     def started(self, value: trio_ws.ProcessGroup | None = None) -> None:
         assert value is not None
         announce(self._out, self._wishes.target, value.url, workers=self._wishes.workers)
+        invite(self._target, value.url)
 
 
 def load_target(target: str) -> Any:

@@ -42,6 +42,10 @@ class ServerTarget:
         cafile: certificates to trust, in place of the system's.
         subprotocol: what to offer.
         dialect: of calls, a key of `DIALECTS`; None for one of ours.
+        insecure: whether any certificate will do.
+        certfile: a certificate of the client's own, which some servers ask for.
+        keyfile: its key, if that is in another file.
+        proxy: the URL of a proxy; ``"none"`` for none, whatever the environment says.
     """
 
     url: str
@@ -49,6 +53,10 @@ class ServerTarget:
     cafile: str | None = None
     subprotocol: str | None = None
     dialect: str | None = None
+    insecure: bool = False
+    certfile: str | None = None
+    keyfile: str | None = None
+    proxy: str | None = None
 
     def client(self) -> trio_ws.WebSocketClient:
         """For calls. Connecting raises as the client does; what is wrong with its parts, at once.
@@ -75,21 +83,36 @@ class ServerTarget:
         return self._common(())
 
     def _common(self, subprotocols: tuple[str, ...]) -> dict[str, Any]:
-        context = self._context()
+        common: dict[str, Any] = {"headers": self.headers, "ssl_context": self._context()}
+        if self.proxy is not None:
+            common["proxy"] = None if self.proxy == "none" else self.proxy
         try:  # made only to find out what may be wrong with them
-            ConnectAttempts(
-                connect_config(self.url, subprotocols=subprotocols, headers=self.headers, ssl_context=context)
-            )
+            ConnectAttempts(connect_config(self.url, subprotocols=subprotocols, **common))
         except trio_ws.InvalidURIError:
             raise
         except ValueError as exc:
             raise Failure(str(exc), USAGE) from exc
-        return {"headers": self.headers, "ssl_context": context}
+        return common
 
     def _context(self) -> ssl.SSLContext | None:
-        if self.cafile is None:
+        if self.keyfile is not None and self.certfile is None:
+            raise Failure("--key goes with --cert; give that too", USAGE)
+        if self.cafile is None and self.certfile is None and not self.insecure:
             return None
+        if self.insecure and self.cafile is not None:
+            raise Failure("--insecure trusts any certificate; leave out --cafile, or --insecure", USAGE)
+        if not self.url.lower().startswith(("wss:", "https:")):
+            raise Failure("--cafile, --cert, --key and --insecure are for wss:// URLs", USAGE)
         try:
-            return ssl.create_default_context(cafile=self.cafile)
+            context = ssl.create_default_context(cafile=self.cafile)
         except OSError as exc:  # ssl's own errors are such, too
             raise Failure(f"--cafile {self.cafile} cannot be used: {exc}", USAGE) from exc
+        if self.certfile is not None:
+            try:
+                context.load_cert_chain(self.certfile, self.keyfile)
+            except OSError as exc:
+                raise Failure(f"--cert {self.certfile} cannot be used: {exc}", USAGE) from exc
+        if self.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context

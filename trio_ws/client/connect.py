@@ -18,7 +18,7 @@ from trio.lowlevel import enable_ki_protection
 from trio_ws._blocks import block
 from trio_ws._settings import shows_settings_of
 from trio_ws.client.config import AskURI, ConnectConfig, ConnectSettings, connect_config
-from trio_ws.client.failures import explain, tls_hint
+from trio_ws.client.failures import explain, failed
 from trio_ws.client.proxy import choose_proxy, open_through
 from trio_ws.client.redirect import redirect_location, resolve_redirect, without_credentials
 from trio_ws.client.uri import parse_uri
@@ -287,8 +287,7 @@ class _ConnectAttempt:
         try:
             transport = await self._secure(runtime, await self._dial())
         except LINK_ERRORS as exc:
-            hint = tls_hint(exc, self.uri.authority)
-            raise ConnectionFailedError(f"could not reach {self.where}: {explain(exc)}{hint}") from exc
+            raise failed(f"could not reach {self.where}", exc, self.uri.authority) from exc
         handshake = self._handshake
         try:
             response = await _shake_hands(transport, handshake)
@@ -296,10 +295,8 @@ class _ConnectAttempt:
         except BaseException as exc:
             transport.close()
             if isinstance(exc, LINK_ERRORS):
-                raise ConnectionFailedError(
-                    f"the connection to {self.where} broke in the handshake: {explain(exc)}"
-                    f"{tls_hint(exc, self.uri.authority)}"
-                ) from exc
+                what = f"the connection to {self.where} broke in the handshake"
+                raise failed(what, exc, self.uri.authority) from exc
             raise
         request = Request(handshake.request)
         request.tls, request.client_address = transport.tls, transport.local_address

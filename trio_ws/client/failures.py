@@ -5,10 +5,12 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING
 
+from trio_ws.errors import ConnectionFailedError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["explain", "tls_hint"]
+__all__ = ["explain", "failed"]
 
 #: What OpenSSL of several versions says of bytes that are no TLS.
 _NO_TLS = frozenset(
@@ -36,23 +38,25 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield exc
 
 
-def tls_hint(exc: BaseException, where: str) -> str:
-    """What to do about a failure of TLS, to be put behind its text; empty for any other.
+def failed(what: str, exc: BaseException, where: str) -> ConnectionFailedError:
+    """The error for a connection that did not come about.
 
     Args:
-        exc: the failure.
+        what: what was tried.
+        exc: how it ended. What to do about it, if that is known, is put behind its text; it is also the
+            attribute ``_hint``, for those who know better what their user can do.
         where: the server, as ``host:port``.
     """
     cause = exc if isinstance(exc, ssl.SSLError) else exc.__cause__
-    if not isinstance(cause, ssl.SSLError):
-        return ""
-    advice = _advice(cause, where)
-    return f" ({advice})" if advice else ""
+    hint = _advice(cause, where) if isinstance(cause, ssl.SSLError) else ""
+    error = ConnectionFailedError(f"{what}: {explain(exc)}{f' ({hint})' if hint else ''}")
+    error._hint = hint
+    return error
 
 
 def _advice(cause: ssl.SSLError, where: str) -> str:
     if isinstance(cause, ssl.SSLCertVerificationError):
-        text = cause.verify_message.lower()
+        text = getattr(cause, "verify_message", "").lower()
         if "mismatch" in text:
             return "connect by a name that its certificate is for"
         if "expired" in text or "not yet valid" in text:

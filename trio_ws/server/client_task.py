@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import socket
+import time
 from typing import TYPE_CHECKING, Any, Literal
 
 import trio
@@ -40,6 +41,7 @@ from trio_ws.server.accepting import (
     secure,
     send_response,
 )
+from trio_ws.server.access_log import AccessLog, wants_access_log
 from trio_ws.server.address_shares import AddressShares, share_key
 from trio_ws.server.blocking import NoThreadError
 from trio_ws.server.router import HTTPRoute, Router, ServerResources, WebSocketRoute
@@ -155,6 +157,7 @@ class ClientTasks:
             Notification()
         )  # notified when a client has gone, or has finished its opening handshake
         self._failure: BaseException | None = None
+        self._access_log = AccessLog() if wants_access_log() else None
         # Set while the server runs.
         self._block: trio.CancelScope
         self._runtime: ConnectionRuntime
@@ -258,6 +261,8 @@ class ClientTasks:
             if opened is not None:
                 ws, target = opened
                 self._connections.add(ws)
+                if self._access_log is not None:
+                    self._access_log.opened(ws)
                 del opened
                 ws._begin_opening()
                 handling = self._handle(ws, target)
@@ -327,6 +332,8 @@ class ClientTasks:
         except BaseException:
             await client.drop()
             raise
+        if self._access_log is not None:
+            self._access_log.refused(client.request, client.address, refusal.status)
         if not refusal.logged:
             logger.info("refused a client at %s: %s", client.address, refusal, extra={"peer": client.address})
         if client.transport is not None:
@@ -450,6 +457,7 @@ class ClientTasks:
     async def _answer_http(self, found: HTTPRoute, request: Request, transport: Transport) -> None:
         self._exchanges += 1
         response: bytes | None = None
+        started = time.monotonic()
         try:
             with trio.CancelScope() as scope:
                 presence = DisconnectWatch(transport, self._runtime, scope)
@@ -465,6 +473,8 @@ class ClientTasks:
                 await send_response(transport, response, self.options.close_timeout)
         finally:
             self._exchanges -= 1
+            if self._access_log is not None:
+                self._access_log.answered(request, transport.remote_address, response, started)
 
     async def _handle(self, ws: WebSocket, target: Callable[[WebSocket], Awaitable[object]]) -> bool:
         """Run the target on a connection, and close it. Return False if it lives on without this task."""
@@ -498,6 +508,8 @@ class ClientTasks:
             if over:
                 self._connections.discard(ws)
                 ws._closing.abort(None)
+                if self._access_log is not None:
+                    self._access_log.closed(ws)
             else:
                 self._without_task.add(ws)
         return over

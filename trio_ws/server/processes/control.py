@@ -51,6 +51,7 @@ class WorkerConfig:
     broker: str | None
     debug: bool
     log_level: int
+    access_log: bool
 
 
 def pack(config: WorkerConfig) -> bytes:

@@ -25,6 +25,7 @@ import trio
 from trio_ws._blocks import check_trio
 from trio_ws.errors import WorkerError
 from trio_ws.logs import logger_for
+from trio_ws.server.access_log import wants_access_log
 from trio_ws.server.config import server_config, tcp_address
 from trio_ws.server.listeners import open_listeners
 from trio_ws.server.processes import control, targets
@@ -406,6 +407,7 @@ async def serve_processes(
             broker=broker,
             debug=debug,
             log_level=logging.getLogger().getEffectiveLevel() if log_level is None else log_level,
+            access_log=wants_access_log(),
         )
         url = settings.url(listeners)
         tcp_port = tcp_address(listeners)[1] if unix_path is None else None

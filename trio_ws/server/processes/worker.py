@@ -58,6 +58,8 @@ def _work(config: WorkerConfig, line: socket.socket) -> None:
         logging.basicConfig(
             level=config.log_level, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
         )
+        if config.access_log:
+            logging.getLogger("trio_ws.access").setLevel(logging.DEBUG)
         trio.run(_serve, target, context, config, line)
     except BaseException as exc:
         text = " ".join(f"{type(exc).__name__}: {exc}".split())

@@ -1,0 +1,142 @@
+"""The program alone, its version, and what shells complete."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+import trio_ws
+from tests.support.commands import environment, run_program
+from trio_ws.cli import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("measured")
+
+MODULE = """
+import trio_ws
+
+class Calls(trio_ws.WebSocketHandler): ...
+class Other: ...
+class _Hidden(trio_ws.WebSocketHandler): ...
+
+app = trio_ws.App()
+number = int("1")
+_private = trio_ws.App()
+
+async def echo(ws: trio_ws.WebSocket) -> None: ...
+def plain(ws: "trio_ws.BlockingWebSocket") -> None: ...
+def helper(text: str) -> str: ...
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "chat.py").write_text(MODULE)
+    (tmp_path / "broken.py").write_text("import trio_ws\ndef (")
+    (tmp_path / "other.py").write_text("import json")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "api.py").write_text("import trio_ws\napi = trio_ws.App()")
+    return tmp_path
+
+
+def test_alone_it_prints_its_help_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Usage: trio-ws")
+    assert "  serve       Serve an App, a handler or a function." in lines
+    assert not [line for line in lines[1:] if line.endswith("...")]
+    assert max(map(len, lines)) < 81
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_version(option: str) -> None:
+    done = run_program(option)
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout.startswith(f"trio-ws {trio_ws.__version__}, with")
+    assert f"CPython {sys.version_info.major}.{sys.version_info.minor}." in done.stdout
+
+
+def test_version_needs_no_extra() -> None:
+    code = "import sys; sys.modules['click'] = None; import trio_ws.cli; sys.exit(trio_ws.cli.main(['-V']))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment(),
+    )
+    assert done.stdout.startswith("trio-ws ")
+    assert done.returncode == 0
+
+
+BASH = shutil.which("bash")
+needs_bash = pytest.mark.skipif(BASH is None, reason="bash is not installed")
+
+
+def complete(folder: Path, line: str) -> list[str]:
+    """What bash would show, or put into the line, after Tab at the end of this one."""
+    done = run_program("completion", "bash")
+    assert done.returncode == 0
+    script = f"""
+{done.stdout}
+trio-ws() {{ '{sys.executable}' -m trio_ws "$@"; }}
+export -f trio-ws
+COMP_LINE={line!r}
+COMP_POINT=${{#COMP_LINE}}
+COMP_WORDBREAKS=$' \\t\\n"@><=;|&(:'
+_trio_ws_completion trio-ws
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    assert BASH is not None
+    bash = subprocess.run(
+        [BASH, "--norc", "-c", script],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert bash.stderr == ""
+    return bash.stdout.split()
+
+
+@needs_bash
+def test_bash_completes_commands_and_options(folder: Path) -> None:
+    assert complete(folder, "trio-ws se") == ["serve"]
+    assert complete(folder, "trio-ws serve --acc") == ["--access-log"]
+    assert complete(folder, "trio-ws serve --log-level d") == ["debug"]
+    assert "--insecure" in complete(folder, "trio-ws call --")
+
+
+@needs_bash
+def test_bash_completes_what_can_be_served(folder: Path) -> None:
+    assert complete(folder, "trio-ws serve ") == ["broken:", "chat:", "site.api:"]
+    assert complete(folder, "trio-ws serve ch") == ["chat:"]
+    # bash has ended a word at the colon, and takes what comes behind it.
+    assert complete(folder, "trio-ws serve chat:") == ["Calls", "app", "echo", "plain"]
+    assert complete(folder, "trio-ws serve chat:a") == ["app"]
+    assert complete(folder, "trio-ws schema site.api:") == ["api"]
+    assert complete(folder, "trio-ws serve broken:") == []
+    assert complete(folder, "trio-ws serve nowhere:") == []
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_get_a_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "_TRIO_WS_COMPLETE" in script
+    assert re.search(rf"{shell}_complete", script)
+
+
+def test_a_shell_that_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "csh"]) == 2
+    assert "'csh' is not one of" in capsys.readouterr().err

@@ -1,0 +1,85 @@
+"""The access log: one line for each request and each connection, when it is over.
+
+A server writes one if the logger ``trio_ws.access`` is at DEBUG when it starts; otherwise it costs nothing.
+Paths are logged without their query, which may carry secrets.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from trio_ws.logs import shown
+from trio_ws.websocket.frame_log import log_extra
+
+if TYPE_CHECKING:
+    from trio_ws.protocol.http import Request
+    from trio_ws.websocket.connection import WebSocket
+
+__all__ = ["AccessLog", "wants_access_log"]
+
+#: It has no limit per address, as other logs of peers have: who wants it wants all of it.
+logger = logging.getLogger("trio_ws.access")
+
+
+def wants_access_log() -> bool:
+    """Whether the logger is at DEBUG now."""
+    return logger.isEnabledFor(logging.DEBUG)
+
+
+class AccessLog:
+    """What a server logs of its clients."""
+
+    def __init__(self) -> None:
+        self._opened: dict[WebSocket, float] = {}
+
+    def opened(self, ws: WebSocket) -> None:
+        """Note when an opening request was read."""
+        self._opened[ws] = time.monotonic()
+
+    def closed(self, ws: WebSocket) -> None:
+        """Log a connection that is over, or was refused by its handler."""
+        started = self._opened.pop(ws, None)
+        seconds = 0.0 if started is None else time.monotonic() - started
+        end = f"101, closed with {ws.close_code}" if ws.accepted else "rejected"
+        logger.debug(
+            '%s "%s %s" %s, %.3f s',
+            _where(ws.client_address),
+            ws._request.method,
+            shown(ws.path),
+            end,
+            seconds,
+            extra=log_extra(ws),
+        )
+
+    def answered(self, request: Request, address: Any, response: bytes | None, started: float) -> None:
+        """Log a plain request, with the response that was sent or None."""
+        end = "left before the response" if response is None else _status(response)
+        seconds = time.monotonic() - started
+        logger.debug(
+            '%s "%s %s" %s, %.3f s',
+            _where(address),
+            shown(request.method),
+            shown(request.path),
+            end,
+            seconds,
+            extra={"peer": address},
+        )
+
+    def refused(self, request: Request | None, address: Any, status: int) -> None:
+        """Log a request that found no target, or that was none."""
+        line = "-" if request is None else f"{shown(request.method)} {shown(request.path)}"
+        logger.debug('%s "%s" %d', _where(address), line, status, extra={"peer": address})
+
+
+def _where(address: Any) -> str:
+    if isinstance(address, tuple) and len(address) >= 2:
+        host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
+        return f"{host}:{address[1]}"
+    return str(address) if address else "-"
+
+
+def _status(response: bytes) -> str:
+    body = len(response) - response.find(b"\r\n\r\n") - 4
+    return f"{response[9:12].decode('ascii', 'replace')}, {body} bytes"
