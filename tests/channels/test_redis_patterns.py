@@ -93,7 +93,7 @@ async def test_what_a_glob_matches_its_pattern_matches_at_a_real_redis() -> None
 
         async with stream:
             await trio.to_thread.run_sync(every_glob)
-        assert sum(matched) > 100
+        assert sum(matched) > len(matched) // 2  # most globs were compared with names that they match
 
 
 @given(NAMES, st.text(max_size=5))
