@@ -559,6 +559,7 @@ async def test_a_handler_may_go_on_after_its_client_went(autojump_clock: MockClo
 
     done: list[bool] = []
     async with hosting(ASGIApp(tidy), websocket_scope()) as host:
+        await host.hear("websocket.accept")
         await host.say("websocket.disconnect", code=1000)
     assert done == [True]
 

@@ -156,6 +156,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         config.py            ServerConfig: the settings of a server, checked once
         client_task.py       one client, from its first byte to its last
         server.py            WebSocketServer, serve
+        embedded.py          a server to which others bring the clients
         wrap.py              wrap_stream: a WebSocket on a stream that was accepted elsewhere
         processes/           one server in several processes
             targets.py           import strings: how a target gets into another process
@@ -164,7 +165,9 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
             worker_handle.py     a worker, as its supervisor sees it
             supervisor.py        serve_processes: start, restart, renew, drain
     hosting/             layer 9   under servers that are not ours
-        asgi_stream.py       an ASGI connection as a client's byte stream
+        websocket.py         a WebSocket whose frames the host parses and makes
+        asgi_stream.py       an ASGI connection: HTTP as bytes, and then messages
+        server.py            one server for all clients that hosts accept
         asgi.py              ASGIApp: any target as an ASGI application
         ticks.py             when a trio run on an asyncio loop takes its turns
         guest.py             a trio run on an asyncio loop, and the way across

@@ -64,7 +64,8 @@ def broadcast(
             continue
         count += 1
         deflate = ws._deflate
-        if ws._client:  # a client masks each frame with its own key (RFC 6455 section 5.3)
+        # A client masks each frame with its own key (RFC 6455 section 5.3), and a host takes no frames.
+        if ws._client or write_buffer.whole is not None:
             ws._post(opcode, payload, cork=True)
         elif deflate is None or len(payload) < ws._threshold:
             write_buffer.buffer(plain)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -20,7 +20,7 @@ from trio_ws.codecs.base import Packet, PacketSource
 from trio_ws.errors import PacketError
 from trio_ws.models import encode_model
 from trio_ws.protocol.frames import BINARY, FIN, TEXT
-from trio_ws.protocol.framing import server_frame
+from trio_ws.protocol.framing import Whole, server_frame
 from trio_ws.websocket.deferred_frame import deflated_frame
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ __all__ = [
     "Channel",
     "ConnectionSession",
     "ConnectionSubscriber",
+    "Form",
     "PositionNotice",
     "PublishedMessage",
     "Subscriber",
@@ -44,6 +45,9 @@ __all__ = [
     "UserChannel",
     "encode",
 ]
+
+#: How a message is written to a connection: in a compressed frame, in a plain one (None), or without one.
+Form: TypeAlias = "PerMessageDeflate | Whole | None"
 
 #: Bytes charged for each message that waits for a connection, in addition to its own.
 ENTRY_OVERHEAD = 128
@@ -90,25 +94,27 @@ class PublishedMessage:
         self.skip = skip
         self.position: Position | None = None
         self.size = len(encoded) + ENTRY_OVERHEAD
-        self._frames: dict[tuple[str, bool, object], bytes | DeferredFrame] = {}
+        self._frames: dict[tuple[str, bool, object], str | bytes | DeferredFrame] = {}
 
-    def frame(self, dialect: Codec, deflate: PerMessageDeflate | None) -> bytes | DeferredFrame:
-        """Return the frame for connections with this codec and these compression settings.
+    def frame(self, dialect: Codec, form: Form) -> str | bytes | DeferredFrame:
+        """Return the frame for connections with this codec and this form; the message itself for `WHOLE`.
 
         Raises:
             PacketError: the codec cannot represent the data.
         """
-        key = (dialect.name, dialect.binary, deflate and deflate.settings)
+        key = (dialect.name, dialect.binary, form and form.settings)
         made = self._frames.get(key)
         if made is None:
-            made = self._frames[key] = self._make_frame(dialect, deflate)
+            made = self._frames[key] = self._make_frame(dialect, form)
         return made
 
-    def _make_frame(self, dialect: Codec, deflate: PerMessageDeflate | None) -> bytes | DeferredFrame:
+    def _make_frame(self, dialect: Codec, form: Form) -> str | bytes | DeferredFrame:
         payload = dialect.packet(self._packet(dialect))
+        if isinstance(form, Whole):
+            return payload if dialect.binary else payload.decode()
         first = FIN | (BINARY if dialect.binary else TEXT)
-        if deflate is not None and len(payload) >= deflate.settings[-1]:
-            return deflated_frame(first, payload, deflate)
+        if form is not None and len(payload) >= form.settings[-1]:
+            return deflated_frame(first, payload, form)
         return server_frame(first, payload)
 
     def _packet(self, dialect: Codec) -> Packet:
@@ -220,7 +226,7 @@ class Channel:
         self.cursors: dict[ConnectionSubscriber, int] = {}  # the next position for each connection
         self.stalled: dict[ConnectionSubscriber, None] = _NO_MEMBERS
         self.inboxes: dict[TaskSubscriber, None] = _NO_MEMBERS
-        self._kinds: list[tuple[Codec, PerMessageDeflate | None]] | None = None
+        self._kinds: list[tuple[Codec, Form]] | None = None
         self.direct_subscribers = 0  # subscribers by name, not only through a glob
         self.delivered = 0
         self.dropped = 0
@@ -239,14 +245,15 @@ class Channel:
     def empty(self) -> bool:
         return not self.cursors and not self.inboxes
 
-    def encodings(self) -> list[tuple[Codec, PerMessageDeflate | None]]:
-        """One example of each combination of codec and compression settings among the connections."""
+    def encodings(self) -> list[tuple[Codec, Form]]:
+        """One example of each combination of codec and form among the connections."""
         if self._kinds is None:
-            found: dict[object, tuple[Codec, PerMessageDeflate | None]] = {}
+            found: dict[object, tuple[Codec, Form]] = {}
             for member in self.cursors:
                 if member.peer is not None:
-                    dialect, deflate = member.peer.codec, member.peer.ws._deflate
-                    found[dialect.name, dialect.binary, deflate and deflate.settings] = dialect, deflate
+                    dialect, ws = member.peer.codec, member.peer.ws
+                    form = ws._write_buffer.whole or ws._deflate
+                    found[dialect.name, dialect.binary, form and form.settings] = dialect, form
             self._kinds = list(found.values())
         return self._kinds
 

@@ -26,6 +26,7 @@ from trio_ws.channels.channel import PositionNotice
 from trio_ws.codecs.base import Position
 from trio_ws.errors import PacketError
 from trio_ws.logs import logger_for
+from trio_ws.protocol.framing import Whole
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.closing import OPEN
 from trio_ws.websocket.deferred_frame import DeferredFrame
@@ -34,9 +35,8 @@ from trio_ws.websocket.frame_log import log_extra
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from trio_ws.channels.channel import Channel, ConnectionSubscriber, PublishedMessage, Recovery
+    from trio_ws.channels.channel import Channel, ConnectionSubscriber, Form, PublishedMessage, Recovery
     from trio_ws.codecs.base import Codec
-    from trio_ws.protocol.deflate import PerMessageDeflate
 
 __all__ = ["TOO_SLOW", "FanoutWriter"]
 
@@ -170,7 +170,7 @@ class FanoutWriter:
     def _begin_round(self, channel: Channel) -> Iterator[int]:
         """Visit all connections once, and yield the amount of work after each; see `_ROW`."""
         end = channel.end
-        pieces: dict[Any, tuple[int, bytes | DeferredFrame]] = {}
+        pieces: dict[Any, tuple[int, Any]] = {}
         for member in list(channel.cursors):
             yield self._write_pending(channel, member, pieces)
         self._rounds.pop(channel, None)
@@ -184,7 +184,7 @@ class FanoutWriter:
         self,
         channel: Channel,
         member: ConnectionSubscriber,
-        pieces: dict[Any, tuple[int, bytes | DeferredFrame]],
+        pieces: dict[Any, tuple[int, Any]],
     ) -> int:
         """Write the unsent messages of a connection, and return the amount of work."""
         position = channel.cursors.get(member)
@@ -199,14 +199,15 @@ class FanoutWriter:
         peer = member.peer
         assert peer is not None
         ws = peer.ws
-        write_buffer, dialect, deflate = ws._write_buffer, peer.codec, ws._deflate
+        write_buffer, dialect = ws._write_buffer, peer.codec
+        form = write_buffer.whole or ws._deflate
         room = ws._options.send_high_water
         written = 0
         while position < end and write_buffer.size < room and ws._closing.state == OPEN:
-            key = (position, end, dialect.name, dialect.binary, deflate and deflate.settings)
-            piece = pieces.get(key)
+            key = (position, end, dialect.name, dialect.binary, form and form.settings)
+            piece: tuple[int, Any] | None = pieces.get(key)
             if piece is None:
-                piece = self._piece(channel, position, dialect, deflate)
+                piece = self._piece(channel, position, dialect, form)
                 if piece is None:
                     break
                 if len(pieces) > _ROW:
@@ -215,8 +216,8 @@ class FanoutWriter:
             stop, data = piece
             channel.delivered += stop - position
             channel.cursors[member] = position = stop
-            if deflate is not None:
-                deflate.restart()
+            if form is not None:
+                form.restart()
             if isinstance(data, DeferredFrame):
                 write_buffer.write_deferred(data)
             else:
@@ -226,20 +227,18 @@ class FanoutWriter:
             self._write(member, member.pending())
         return 1 + written // _ROW_BYTES
 
-    def _piece(
-        self, channel: Channel, position: int, dialect: Codec, deflate: PerMessageDeflate | None
-    ) -> tuple[int, bytes | DeferredFrame] | None:
+    def _piece(self, channel: Channel, position: int, dialect: Codec, form: Form) -> tuple[int, Any] | None:
         """Return joined frames from a log and the position after them; None if some skip the next."""
-        frames: list[bytes] = []
+        frames: list[Any] = []
         size = 0
         for entry in channel.log[position - channel.base :]:
             if entry.skip is not None or size >= _PIECE:
                 break
             try:
-                frame = entry.frame(dialect, deflate)
+                frame = entry.frame(dialect, form)
             except PacketError:
                 break
-            if isinstance(frame, DeferredFrame):
+            if isinstance(frame, DeferredFrame | str) or isinstance(form, Whole):
                 if not frames:
                     return position + 1, frame
                 break
@@ -267,14 +266,15 @@ class FanoutWriter:
         peer = member.peer
         assert peer is not None
         ws = peer.ws
-        write_buffer, dialect, deflate = ws._write_buffer, peer.codec, ws._deflate
+        write_buffer, dialect = ws._write_buffer, peer.codec
+        form = write_buffer.whole or ws._deflate
         room = ws._options.send_high_water
-        frames: list[bytes] = []
+        frames: list[Any] = []
         size = done = 0
         for entry in entries:
             if size >= _PIECE or write_buffer.size + size >= room:
                 if frames:
-                    write_buffer.write(b"".join(frames))
+                    write_buffer.write_many(frames)
                     frames.clear()
                     size = 0
                 if write_buffer.size >= room:
@@ -285,13 +285,14 @@ class FanoutWriter:
             if ws._closing.state != OPEN:
                 continue
             try:
-                frame = entry.frame(dialect, deflate)
+                frame = entry.frame(dialect, form)
             except PacketError as exc:
                 entry.channel.dropped += 1
                 if member.is_told_of_gaps(entry.channel):
-                    notice = PositionNotice(entry.channel, entry.position, 1).frame(dialect, None)
-                    assert not isinstance(notice, DeferredFrame)
-                    frames.append(notice)
+                    notice = PositionNotice(entry.channel, entry.position, 1)
+                    frame = notice.frame(dialect, write_buffer.whole)
+                    assert not isinstance(frame, DeferredFrame)
+                    frames.append(frame)
                 logger.warning(
                     "%r skips a message of %r: %s", ws, entry.channel.name, exc, extra=log_extra(ws)
                 )
@@ -302,14 +303,14 @@ class FanoutWriter:
                 size += len(frame)
                 continue
             if frames:
-                write_buffer.write(b"".join(frames))
+                write_buffer.write_many(frames)
                 frames.clear()
                 size = 0
             write_buffer.write_deferred(frame)
-        if deflate is not None:
-            deflate.restart()
+        if form is not None:
+            form.restart()
         if frames:
-            write_buffer.write(b"".join(frames))
+            write_buffer.write_many(frames)
         return done
 
     # -- stalled connections ------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 """ASGIApp: a target of ours as an ASGI 3 application, under a server on trio or on asyncio.
 
-Each call of the application serves one client with a server of its own in the caller's task, through a
-gateway (asgi_stream.py). So it needs nothing that outlives the call. What all clients share is run by the
-lifespan's call; where the ASGI server makes none, one of the calls under way writes to the channels for all.
+One server (server.py) serves all clients, each through a gateway (asgi_stream.py) in a call of the
+application. The lifespan's call runs that server. Where the ASGI server makes none, the first call begins a
+temporary one, which ends with the last call under way.
 
-What always holds:
+Invariants:
 
 - When a call returns, or is cancelled, no task of it is left. Cancelled, it drains as a server that is left.
 - What is shared by all clients of the application (a handler's instance, `max_connections`) is shared here.
@@ -23,22 +23,21 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trio_ws.hosting.asgi_stream import HTTPStream, WebSocketStream
+from trio_ws.hosting.server import HostedServer, TemporaryServer
 from trio_ws.logs import logger_for
 from trio_ws.server.config import server_config
-from trio_ws.server.server import WebSocketServer
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from trio_ws.channels.broker import Broker
-    from trio_ws.channels.hub import Hub
     from trio_ws.hosting.asgi_stream import ASGIStream, Receive, Scope, Send
+    from trio_ws.hosting.guest import HostPort
     from trio_ws.hosting.rsgi import RSGILifespan
     from trio_ws.options import Options
-    from trio_ws.server.config import ServerConfig, Target
-    from trio_ws.server.router import Router
+    from trio_ws.server.config import Target
     from trio_ws.websocket.connection import WebSocket
 
 __all__ = ["ASGIApp", "asgi_scope"]
@@ -116,15 +115,15 @@ class ASGIApp:
         # What the host's own connections do is left out, and the host listens.
         self.options = replace(config.options, ping_interval=None, compression=False, proxy_protocol=False)
         self._config = replace(config, options=self.options, listeners=())
-        self._servers: set[_SingleClientServer] = set()
-        self._lives = 0  # blocks that live() has open
-        self._flushing = trio.Lock()
+        self._servers: list[HostedServer] = []  # one for each block of run_lifespan()
+        self._temporary: TemporaryServer | None = None  # without a lifespan
         self._rsgi: RSGILifespan | None = None
 
     @property
     def connections(self) -> frozenset[WebSocket]:
         """The connections whose handlers run now, in this process: a copy."""
-        return frozenset(ws for server in self._servers for ws in server.connections)
+        servers = [*self._servers, *([self._temporary.server] if self._temporary is not None else [])]
+        return frozenset(ws for server in servers for ws in server.connections)
 
     def run_lifespan(self) -> AbstractAsyncContextManager[None]:
         """Run a block within what all clients share: an App's lifespans, channels, the broker.
@@ -141,15 +140,17 @@ class ASGIApp:
     @asynccontextmanager
     @enable_ki_protection
     async def _run_lifespan(self) -> AsyncIterator[None]:
-        host = _HostedServer(self._config)
-        async with host:
-            self._lives += 1
-            try:
+        server = HostedServer(self._config, lifespan=True)
+        try:
+            async with server:
+                self._servers.append(server)
                 yield
-            finally:
-                self._lives -= 1
+        finally:
+            if server in self._servers:
+                self._servers.remove(server)
+            if self._temporary is not None:  # of calls that came before
                 with trio.CancelScope(shield=True):
-                    await self._drain()
+                    await self._temporary.drain()
 
     def live(self) -> AbstractAsyncContextManager[None]:
         """Deprecated: use `run_lifespan`."""
@@ -200,7 +201,7 @@ class ASGIApp:
             return
         port = HostPort(run, receive, send)
         if not is_lifespan:
-            await port.serve(self._call, scope, port.receive, port.send)
+            await port.serve(self._call, scope, port.receive, port.send, port)
             return
         ended = False
         try:
@@ -212,10 +213,10 @@ class ASGIApp:
                 raise
 
     @enable_ki_protection
-    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _call(self, scope: Scope, receive: Receive, send: Send, direct: HostPort | None = None) -> None:
         kind = scope["type"]
         if kind == "websocket":
-            await self._serve(WebSocketStream(scope, receive, send))
+            await self._serve(WebSocketStream(scope, receive, send, direct))
         elif kind == "http":
             await self._serve(HTTPStream(scope, receive, send))
         elif kind == "lifespan":
@@ -224,19 +225,34 @@ class ASGIApp:
             raise ValueError(f"trio_ws serves websocket, http and lifespan, not the ASGI scope {kind!r}")
 
     async def _serve(self, stream: ASGIStream) -> None:
-        if not self._lives:
-            self._check_live()
-        server = _SingleClientServer(self)
-        self._servers.add(server)
         outer = _scope.set(stream.scope)  # tasks of this client are begun from here
         try:
-            async with server:
-                await server.serve_one(stream)
+            async with self._server() as server:
+                await server.serve_call(stream)
         finally:
             _scope.reset(outer)
-            self._servers.discard(server)
         if stream.failure is not None:
             raise stream.failure
+
+    @asynccontextmanager
+    async def _server(self) -> AsyncIterator[HostedServer]:
+        """The server of a lifespan, or where none runs one that all calls under way share."""
+        if self._servers:
+            yield self._servers[-1]
+            return
+        self._check_live()
+        if self._temporary is None:
+            self._temporary = TemporaryServer(self._config)
+        temporary = self._temporary
+        temporary.users += 1
+        try:
+            await temporary.wait_started()
+            yield temporary.server
+        finally:
+            temporary.users -= 1
+            if not temporary.users:
+                self._temporary = None
+                await temporary.stop()
 
     def _check_live(self) -> None:
         if self._config.router is not None:
@@ -260,56 +276,3 @@ class ASGIApp:
             await send({"type": f"lifespan.{phase}.failed", "message": f"{type(exc).__name__}: {exc}"})
         else:
             await send({"type": "lifespan.shutdown.complete"})
-
-    async def _drain(self) -> None:
-        """Drain who is left: a good ASGI server has ended its connections before."""
-        async with trio.open_nursery() as nursery:
-            for server in self._servers:
-                if server.state == "serving":
-                    nursery.start_soon(server.drain)
-
-    @enable_ki_protection
-    async def _flush(self, hubs: Iterable[Hub]) -> None:
-        """Write what is published to all connections, in one of the calls that are under way."""
-        async with self._flushing, trio.open_nursery() as nursery:
-            for hub in hubs:
-                nursery.start_soon(hub.fanout.run)
-                nursery.start_soon(hub.run)
-                nursery.start_soon(hub.follow_histories)
-
-
-class _HostedServer(WebSocketServer):
-    """A server that listens nowhere: what its clients would share, without them."""
-
-    def __init__(self, config: ServerConfig) -> None:
-        self._set_up(config)
-
-
-class _SingleClientServer(_HostedServer):
-    """A server of one client, which comes from a gateway, without what all share."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        super().__init__(replace(app._config, broker=None))
-        self._app = app
-
-    def _run_front(self, front: Router) -> Any:
-        return self._run()
-
-    def _hubs(self) -> dict[str, Hub]:
-        return {}
-
-    async def serve_one(self, stream: ASGIStream) -> None:
-        """Serve the client until it has gone and its handler has ended."""
-        if not self._app._lives:
-            hubs = super()._hubs().values()
-            if hubs:
-                self._runtime.nursery.start_soon(self._app._flush, hubs, name="trio_ws channels")
-        self._scheme = stream.scheme
-        self._accept_client(stream, stream.remote_address)
-        await stream.pump()
-        while self._clients:
-            await self._client_done.wait()
-
-    def _count_connections(self) -> int:
-        # Calls under way, without this one: to count what they have open would cost more with each of them.
-        return len(self._app._servers) - 1

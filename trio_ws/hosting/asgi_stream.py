@@ -1,34 +1,36 @@
 """Gateways: one ASGI connection, seen as the byte stream of a client that speaks HTTP/1.1.
 
 The server under an ASGI server is the same that listens on sockets: a gateway plays its client. It writes
-the scope as an opening request and messages as frames, and reads answers and frames back as ASGI events. So
-there is one implementation of everything, and what a handler sees does not depend on who accepted the client.
+the scope as an opening request, and reads HTTP answers back as ASGI events. So there is one implementation of
+routing, checks and answers. Once a WebSocket is accepted, its messages go as they are (see websocket.py).
 
-What always holds:
+Invariants:
 
-- Messages pass whole and in order. What waits here is less than one read and one message each way: we ask
-  the ASGI server for more when the last was taken, and a send of ours waits as long as the ASGI server does.
-- The closing handshake and pongs are the ASGI server's business. A Close of ours is answered here once the
-  ASGI server has taken it; how the client went becomes the Close frame, or the end, that our side reads.
+- Messages pass whole and in order. We ask the ASGI server for more while the receive buffer has room, and a
+  send of ours waits while more than ``send_high_water`` bytes have not been taken.
+- The closing handshake and pongs are the ASGI server's business. A Close of ours is answered once the
+  ASGI server has taken it.
 - Nothing the ASGI server hands over can smuggle a line into the request: h11 writes and checks it.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote, unquote
 
 import h11
 import trio
 from trio.lowlevel import checkpoint
 
-from trio_ws.errors import CloseFrame, check_close
-from trio_ws.protocol._accel import frame_head
-from trio_ws.protocol.frames import BINARY, CLOSE, FIN, PONG, TEXT, FrameReader, Ping
-from trio_ws.protocol.framing import close_payload
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.transport import READ_SIZE
+
+if TYPE_CHECKING:
+    from trio_ws.hosting.guest import HostPort
+    from trio_ws.hosting.websocket import HostedWebSocket
+    from trio_ws.rpc.task_pool import TaskPool
 
 __all__ = ["ASGIStream", "HTTPStream", "Receive", "Scope", "Send", "WebSocketStream"]
 
@@ -54,7 +56,9 @@ _UPGRADE = [
     # Only the ASGI server's own key goes over the wire.
     (b"Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ=="),
 ]
-_NO_MASK = b"\0\0\0\0"  # frames of a client are masked (RFC 6455 section 5.3); this mask changes nothing
+#: Events that only this module knows: a message was refused, and a send has failed.
+_VIOLATED = {"type": "trio_ws.violated"}
+_FAILED = "trio_ws.failed"
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
@@ -64,7 +68,12 @@ class ASGIStream(trio.abc.Stream):
     `pump` has to run beside whoever reads and writes the stream.
 
     Attributes:
-        failure: what ``send`` of the ASGI server has raised, for whoever made the call; else None.
+        failure: what is to be raised from the call, such as what ``send`` of the ASGI server has raised.
+        ws: the client's WebSocket, once it asked for one.
+        nursery: lends tasks.
+        workers: tasks for the calls of this client.
+        serving: around the task that serves the client.
+        finished: no task serves the client any more.
     """
 
     _prefix = ""  # of the ASGI events that answer with HTTP
@@ -75,7 +84,13 @@ class ASGIStream(trio.abc.Stream):
         self.scheme = "https" if scope.get("scheme") in ("https", "wss") else "http"
         self._asgi_receive = receive
         self._asgi_send = send
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
+        self.ws: HostedWebSocket | None = None
+        self.nursery: trio.Nursery | None = None
+        self.workers: TaskPool | None = None
+        self.serving = trio.CancelScope()
+        self.finished = trio.Event()
+        self._began = False
         self._http = h11.Connection(h11.CLIENT)
         self._unread = bytearray()  # what the server is to read
         self._ended = False  # nothing more is to come behind it
@@ -84,20 +99,26 @@ class ASGIStream(trio.abc.Stream):
         self._answered = False  # with a whole HTTP response
         self._arrived = Notification()
         self._room = Notification()
-        self._pumping = trio.CancelScope()
+        self._pumping: trio.CancelScope | None = None
         self._sending: trio.CancelScope | None = None
 
     # -- from the ASGI server -----------------------------------------------------------------------
 
     async def pump(self) -> None:
         """Take what the ASGI server has, until the client is gone or the stream closed."""
-        with self._pumping:
+        with trio.CancelScope() as self._pumping:
+            if self._closed:
+                return
             await self._begin()
             while not self._ended:
-                if len(self._unread) < READ_SIZE:
+                if self._has_room:
                     self._take(await self._asgi_receive())
                 else:
                     await self._room.wait()
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._unread) < READ_SIZE
 
     async def _begin(self) -> None:
         raise NotImplementedError
@@ -148,9 +169,6 @@ class ASGIStream(trio.abc.Stream):
             event = self._http.next_event()
             if isinstance(event, h11.Response):
                 await self._start(event)
-            elif isinstance(event, h11.InformationalResponse):
-                await self._switch(event)
-                return
             elif isinstance(event, h11.Data):
                 body.append(bytes(event.data))
             else:
@@ -167,9 +185,6 @@ class ASGIStream(trio.abc.Stream):
 
     async def _body(self, body: bytes, *, more: bool) -> None:
         await self._say({"type": f"{self._prefix}.body", "body": body, "more_body": more})
-
-    async def _switch(self, response: h11.InformationalResponse) -> None:
-        raise AssertionError("only a WebSocket switches protocols")
 
     async def _write(self, data: bytes) -> None:
         if not self._answered:
@@ -203,7 +218,8 @@ class ASGIStream(trio.abc.Stream):
 
     async def aclose(self) -> None:
         self._closed = True
-        self._pumping.cancel()
+        if self._pumping is not None:
+            self._pumping.cancel()
         if self._sending is not None:
             self._sending.cancel()
         self._arrived.notify_all()
@@ -216,6 +232,9 @@ class HTTPStream(ASGIStream):
     _prefix = "http.response"
 
     async def _begin(self) -> None:
+        if self._began:
+            return
+        self._began = True
         first = await self._asgi_receive()
         fields = [(bytes(name).lower(), bytes(value)) for name, value in self.scope["headers"]]
         framing = [(name, value) for name, value in fields if name == b"content-length"]
@@ -238,17 +257,27 @@ class HTTPStream(ASGIStream):
 
 
 class WebSocketStream(ASGIStream):
-    """A WebSocket over HTTP/1.1, 2 or 3, as the ASGI server has it."""
+    """A WebSocket over HTTP/1.1, 2 or 3, as the ASGI server has it: the `MessagePort` of a `HostedWebSocket`.
+
+    Args:
+        direct: what brings the events of a host on asyncio, where there is one (see guest.py).
+    """
 
     _prefix = "websocket.http.response"
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, direct: HostPort | None = None) -> None:
         super().__init__(scope, receive, send)
-        self._messages: list[str | bytes] = []
-        self._frames: FrameReader | None = None  # once the server has accepted
+        self._direct = direct
         self._can_answer = self._prefix in (scope.get("extensions") or {})
+        self._open = False
+        self._early: Mapping[str, Any] | None = None  # a message that came before we accept
+        self._outgoing: deque[dict[str, Any]] = deque()  # for a host on trio
+        self._idle = Notification()
 
     async def _begin(self) -> None:
+        if self._began:
+            return
+        self._began = True
         event = await self._asgi_receive()
         if event["type"] != "websocket.connect":  # it has gone already
             self._gone = True
@@ -258,32 +287,31 @@ class WebSocketStream(ASGIStream):
         self._request("GET", [*_UPGRADE, (b"Sec-WebSocket-Protocol", offers)] if offers else _UPGRADE)
         self._http.send(h11.EndOfMessage())
 
+    @property
+    def _has_room(self) -> bool:
+        if self._open and self.ws is not None:
+            return self._direct is not None or self.ws.has_room
+        return self._early is None
+
     def _take(self, event: Mapping[str, Any]) -> None:
-        if event["type"] == "websocket.receive":
-            text = event.get("text")
-            if text is not None:
-                # What is no text then is for our own reader to refuse.
-                self._put_frame(FIN | TEXT, text.encode("utf-8", "surrogatepass"))
-            else:
-                self._put_frame(FIN | BINARY, bytes(event.get("bytes") or b""))
-        elif event["type"] == "websocket.disconnect":
+        """Take an event, also those that a port leaves."""
+        ws, kind = self.ws, event["type"]
+        if kind == "websocket.disconnect":
             self._gone = True
-            self._put_close(event.get("code", 1005), event.get("reason") or "")
-
-    def _put_frame(self, first: int, payload: bytes) -> None:
-        self._put(frame_head(first, len(payload), 0x80) + _NO_MASK + payload)
-
-    def _put_close(self, code: int | None, reason: str) -> None:
-        """The client's Close frame; where it sent none (1006, and what no frame may carry), just the end."""
-        if self._ended:
-            return
-        try:
-            if code is not None and code != 1005:
-                check_close(code, reason)
-            self._put_frame(FIN | CLOSE, close_payload(1005 if code is None else code, reason))
-        except (TypeError, ValueError):
-            pass
-        self._put(b"", end=True)
+            self._put(b"", end=True)
+            if ws is not None:
+                ws.client_left(event.get("code", 1005), event.get("reason") or "")
+        elif ws is None or not self._open:
+            self._early = event
+        elif kind == "websocket.receive":
+            self.received(event)
+            ws.handle_events()
+        elif kind == "websocket.close":
+            ws.closed_by_host(event["code"])
+        elif kind == _FAILED:
+            ws.send_failed(event["cause"])
+        else:
+            ws.handle_events()
 
     async def _start(self, response: h11.Response) -> None:
         if self._can_answer:
@@ -295,40 +323,94 @@ class WebSocketStream(ASGIStream):
         if self._can_answer:
             await super()._body(body, more=more)
 
-    async def _switch(self, response: h11.InformationalResponse) -> None:
-        named = dict(_lowered(response.headers))
-        subprotocol = named.get(b"sec-websocket-protocol")
-        await self._say(
-            {
-                "type": "websocket.accept",
-                "subprotocol": None if subprotocol is None else subprotocol.decode("ascii"),
-                "headers": _lowered(response.headers, _NOT_FORWARDED),
-            }
-        )
-        self._frames = FrameReader(self._messages, client=True, max_message_size=None)
-        trailing = self._http.trailing_data[0]
-        if trailing:
-            await self._write(trailing)
+    # -- the port -----------------------------------------------------------------------------------
 
-    async def _write(self, data: bytes) -> None:
-        frames = self._frames
-        if frames is None:
-            await super()._write(data)
+    def open(self, subprotocol: str | None, headers: list[tuple[bytes, bytes]]) -> None:
+        self._open = True
+        headers = [(name, value) for name, value in headers if name not in _NOT_FORWARDED]
+        self._post({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
+        if self._direct is not None:
+            self._direct.deliver(self)
+
+    def opened(self) -> None:
+        early, self._early = self._early, None
+        if early is not None:
+            self._take(early)
+        self.resume()
+
+    def send(self, message: str | bytes) -> None:
+        text, binary = (message, None) if isinstance(message, str) else (None, message)
+        self._post({"type": "websocket.send", "text": text, "bytes": binary})
+
+    def close(self, code: int, reason: str) -> None:
+        self._post({"type": "websocket.close", "code": 1000 if code == 1005 else code, "reason": reason})
+
+    def resume(self) -> None:
+        self._room.notify_all()
+        if self._direct is not None:
+            self._direct.resume()
+
+    async def wait_idle(self) -> None:
+        while self._outgoing or (self._direct is not None and self._direct.busy):
+            await self._idle.wait()
+
+    def _post(self, event: dict[str, Any]) -> None:
+        if self._gone:
             return
-        frames.feed(data)
-        messages = self._messages[:]
-        self._messages.clear()
-        for message in messages:
-            text, binary = (message, None) if isinstance(message, str) else (None, message)
-            await self._say({"type": "websocket.send", "text": text, "bytes": binary})
-        events, frames.events = frames.events, []
-        for event in events:
-            if isinstance(event, Ping):
-                self._put_frame(FIN | PONG, event.payload)
-            elif isinstance(event, CloseFrame):
-                code = 1000 if event.code == 1005 else event.code
-                await self._say({"type": "websocket.close", "code": code, "reason": event.reason})
-                self._put_close(event.code, "")
+        if self._direct is not None:
+            self._direct.post(event)
+            return
+        self._outgoing.append(event)
+        if len(self._outgoing) == 1:
+            assert self.nursery is not None
+            self.nursery.start_soon(self._send_outgoing, name="trio_ws sender")
+
+    async def _send_outgoing(self) -> None:
+        with trio.CancelScope() as self._sending:
+            while self._outgoing:
+                event = self._outgoing[0]
+                try:
+                    await self._say(event)
+                except trio.BrokenResourceError as exc:
+                    self._outgoing.clear()
+                    left = self.send_failed(exc)
+                else:
+                    self._outgoing.popleft()
+                    left = self.sent(event)
+                if left is not None:
+                    self._take(left)
+        self._outgoing.clear()
+        self._idle.notify_all()
+
+    # -- for HostPort -------------------------------------------------------------------------------
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more messages are wanted of the host."""
+        return self.ws is None or self.ws.has_room
+
+    def received(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The host has an event. What is no message is left for `pump`."""
+        if event["type"] != "websocket.receive" or self.ws is None:
+            return event
+        text = event.get("text")
+        self.ws.message_received(bytes(event.get("bytes") or b"") if text is None else text)
+        return _VIOLATED if self.ws.has_events else None
+
+    def sent(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The host has taken an event. What follows from that, but for messages, is left for `pump`."""
+        if not self._outgoing and (self._direct is None or not self._direct.busy):
+            self._idle.notify_all()
+        if event["type"] == "websocket.send" and self.ws is not None:
+            self.ws.sent(len(event["bytes"] if event["text"] is None else event["text"]))
+        return event if event["type"] == "websocket.close" else None
+
+    def send_failed(self, exc: Exception) -> Mapping[str, Any] | None:
+        """The host has not taken an event, and will take no more."""
+        self._idle.notify_all()
+        if not isinstance(exc, OSError | trio.BrokenResourceError):
+            self.failure = self.failure or exc
+        return {"type": _FAILED, "cause": trio.BrokenResourceError(str(exc))}
 
 
 def _lowered(

@@ -17,7 +17,7 @@ import contextvars
 import functools
 from collections import deque
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import trio
@@ -276,6 +276,27 @@ async def as_asyncio_manager(make: Callable[[], AbstractAsyncContextManager[T]])
             await call.wait()
 
 
+class EventSink(Protocol):
+    """What events of a host go to directly, outside of trio. Each method says what is left for a trio task.
+
+    That is an event for whoever calls `HostPort.receive`, or None.
+    """
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more is wanted."""
+        ...
+
+    def received(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The host has an event."""
+
+    def sent(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The host has taken an event that was posted."""
+
+    def send_failed(self, exc: Exception) -> Mapping[str, Any] | None:
+        """The host has not, and will take no more."""
+
+
 class HostPort:
     """The ASGI events of one call, between the host's ``receive`` and ``send`` in asyncio and a trio task.
 
@@ -292,6 +313,7 @@ class HostPort:
         self._run = run
         self._host_receive = receive
         self._host_send = send
+        self._sink: EventSink | None = None
         self._received: deque[Mapping[str, Any]] = deque()
         self._received_bytes = 0
         self._receive_failure: BaseException | None = None
@@ -324,6 +346,27 @@ class HostPort:
             raise self._send_failure
         self._outgoing.append(event)
         self._wake()
+
+    # -- in either ----------------------------------------------------------------------------------
+
+    def deliver(self, sink: EventSink) -> None:
+        """From now on events of the host go to ``sink`` as they come, and `receive` gets what that leaves."""
+        self._sink = sink
+
+    def post(self, event: Any) -> None:
+        """Give the host an event without waiting. The sink is told when it was taken."""
+        if self._send_failure is None:
+            self._outgoing.append(event)
+            self._wake()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the host has not yet taken everything."""
+        return bool(self._outgoing)
+
+    def resume(self) -> None:
+        """The sink has room again."""
+        self._wanted.set()
 
     # -- in asyncio ---------------------------------------------------------------------------------
 
@@ -360,10 +403,18 @@ class HostPort:
                 await self._host_send(event)
             except Exception as exc:  # noqa: BLE001 - raised in trio
                 self._send_failure = exc
+                self._outgoing.clear()
             finally:
                 # Also if it was cancelled: a part may have been sent, so it is not sent again.
-                self._outgoing.popleft()
+                if self._outgoing:
+                    self._outgoing.popleft()
+                self._run.ticks.wake()
                 self._sent.notify_all()
+                if self._sink is not None:
+                    failure = self._send_failure
+                    self._leave(
+                        self._sink.sent(event) if failure is None else self._sink.send_failed(failure)
+                    )
             return True
         if ending.done():
             return False
@@ -376,10 +427,9 @@ class HostPort:
         try:
             while True:
                 event = await self._host_receive()
-                self._received.append(event)
-                self._received_bytes += _size(event)
-                self._arrived.notify_all()
-                while len(self._received) >= MAX_EVENTS or self._received_bytes >= MAX_BYTES:
+                self._run.ticks.wake()
+                self._leave(event if self._sink is None else self._sink.received(event))
+                while not self._has_room:
                     self._wanted.clear()
                     await self._wanted.wait()
                 if event["type"] in _LAST:
@@ -387,6 +437,19 @@ class HostPort:
         except Exception as exc:  # noqa: BLE001 - raised in trio
             self._receive_failure = exc
             self._arrived.notify_all()
+
+    def _leave(self, event: Mapping[str, Any] | None) -> None:
+        """Leave an event for `receive`."""
+        if event is not None:
+            self._received.append(event)
+            self._received_bytes += _size(event)
+            self._arrived.notify_all()
+
+    @property
+    def _has_room(self) -> bool:
+        if self._sink is not None:
+            return self._sink.has_room
+        return len(self._received) < MAX_EVENTS and self._received_bytes < MAX_BYTES
 
     def _wake(self) -> None:
         if self._work is not None and not self._work.done():

@@ -232,6 +232,28 @@ class FrameReader:
         """
         return take_one(data, not self.client, self._fast_limit) if self._between else None
 
+    def take_message(self, message: str | bytes) -> None:
+        """Take a whole message of a peer whose frames something else has parsed."""
+        if self.done:
+            return
+        size = len(message)
+        if isinstance(message, str) and not message.isascii():
+            try:
+                size = len(message.encode())
+            except UnicodeEncodeError:
+                self._refuse_utf8()
+                return
+        if size > self._limit:
+            self._refuse_size()
+        else:
+            self.messages.append(message)
+
+    def take_close(self, frame: CloseFrame) -> None:
+        """Take the Close frame of such a peer."""
+        if not self.done:
+            self.events.append(frame)
+            self._stop()
+
     def take_part(self) -> str | bytes | None:
         """Return the part of the unfinished message that has arrived, or None.
 

@@ -8,7 +8,21 @@ import struct
 from trio_ws.protocol._accel import frame_head, whole_frame
 from trio_ws.protocol.masking import mask, mask_keys
 
-__all__ = ["close_payload", "frame_pair", "make_frame", "masked_frame", "server_frame"]
+__all__ = ["WHOLE", "Whole", "close_payload", "frame_pair", "make_frame", "masked_frame", "server_frame"]
+
+
+class Whole:
+    """Stands in the place of a compression where messages are handed over whole, without frames."""
+
+    __slots__ = ()
+
+    settings = ("whole",)
+
+    def restart(self) -> None:
+        """Nothing refers to earlier messages."""
+
+
+WHOLE = Whole()
 
 
 def _draw_own_keys() -> None:

@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from trio_ws.websocket.runtime import ConnectionRuntime
     from trio_ws.websocket.transport import Transport
 
-__all__ = ["ClientTasks"]
+__all__ = ["ClientTasks", "PendingClient"]
 
 logger = logger_for("trio_ws.server")
 
@@ -83,7 +83,7 @@ _NO_THREAD = "no thread left"
 _NO_SUBPROTOCOL = "the handler needs a subprotocol that was not offered"
 
 
-class _PendingClient:
+class PendingClient:
     """A client during its opening handshake.
 
     Attributes:
@@ -134,13 +134,13 @@ class ClientTasks:
     """Runs the clients of a server. See the module docstring. `WebSocketServer` adds start and stop."""
 
     options: Options
+    _websocket_type: type[WebSocket] = WebSocket
 
     def __init__(self, front: Router | None, ssl_context: ssl.SSLContext | None) -> None:
         self._router = front
         self._ssl_context = ssl_context
         self._target: Any = None  # serves WebSockets that the router has no route for
         self._subprotocols: tuple[str, ...] = ()
-        self._scheme: str | None = None  # that clients used, as told by a host
         self._debug = False
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
         self._connections: set[WebSocket] = set()
@@ -167,7 +167,7 @@ class ClientTasks:
     def _accept_client(
         self, stream: socket.socket | trio.abc.Stream, address: Any, *, loopback: bool = False
     ) -> None:
-        client = _PendingClient(stream, address, loopback=loopback)
+        client = PendingClient(stream, address, loopback=loopback)
         client.share = self._share_of(client.address)
         if self._state == "closed" or not self._has_room_for(client):
             self._runtime.nursery.start_soon(self._refuse, stream)
@@ -177,7 +177,7 @@ class ClientTasks:
         self._shares.begin(client.share, client)
         self._handlers.start_soon(self._serve_client, client)
 
-    def _has_room_for(self, client: _PendingClient) -> bool:
+    def _has_room_for(self, client: PendingClient) -> bool:
         """Return whether another client may begin its opening handshake, and log a refusal."""
         options = self.options
         # More than max_connections, because clients beyond it get an HTTP response.
@@ -196,7 +196,7 @@ class ClientTasks:
         logger.warning("refused a client: %s", why, extra={"peer": client.address})
         return False
 
-    def _make_room(self, client: _PendingClient) -> None:
+    def _make_room(self, client: PendingClient) -> None:
         """Drop the opening handshake of another client, if its address has more of them."""
         logger.warning(
             "dropped a client in its handshake: max_handshakes (%d) are under way, most of them of %s",
@@ -208,7 +208,7 @@ class ClientTasks:
         if client.scope is not None:
             client.scope.cancel()
 
-    def _opened(self, client: _PendingClient) -> None:
+    def _opened(self, client: PendingClient) -> None:
         """Record that the opening handshake of a client is over."""
         if client.opening:
             client.opening = False
@@ -219,7 +219,7 @@ class ClientTasks:
     def _share_of(self, address: Any) -> str | None:
         return None if self._trusts_proxies and address in self._proxies else share_key(address)
 
-    def _locate(self, client: _PendingClient, address: Any) -> None:
+    def _locate(self, client: PendingClient, address: Any) -> None:
         """Set the address of a client that connected through a trusted proxy, which itself has no share.
 
         Raises:
@@ -249,7 +249,7 @@ class ClientTasks:
             shut_down(client)
 
     @enable_ki_protection
-    async def _serve_client(self, client: _PendingClient) -> None:
+    async def _serve_client(self, client: PendingClient) -> None:
         over = True
         address, share = client.address, client.share
         try:
@@ -306,7 +306,7 @@ class ClientTasks:
         for ws in list(self._without_task):
             ws._closing.abort(None)
 
-    async def _open(self, client: _PendingClient) -> tuple[WebSocket, Any] | None:
+    async def _open(self, client: PendingClient) -> tuple[WebSocket, Any] | None:
         """Make a WebSocket of an opening request, with its target. Return None after an HTTP response."""
         try:
             try:
@@ -344,7 +344,7 @@ class ClientTasks:
         return None
 
     async def _read_request(
-        self, client: _PendingClient
+        self, client: PendingClient
     ) -> tuple[WebSocketRoute | HTTPRoute | None, Request, RequestReader] | None:
         """Read a request, with its body if it is needed, and find its target. Return None if it has none.
 
@@ -382,7 +382,7 @@ class ClientTasks:
         seconds = options.open_timeout
         raise HTTPError(408, f"the request was not complete after open_timeout ({seconds} seconds)")
 
-    async def _read_proxy_header(self, client: _PendingClient) -> None:
+    async def _read_proxy_header(self, client: PendingClient) -> None:
         """Read the address of a client from its proxy."""
         try:
             source = await read_proxy_header(client.stream, self.options.max_header_bytes)
@@ -397,18 +397,19 @@ class ClientTasks:
         if source is not None:
             self._locate(client, source)
 
-    def _judge(self, client: _PendingClient, request: Request) -> WebSocketRoute | HTTPRoute | None:
+    def _judge(self, client: PendingClient, request: Request) -> WebSocketRoute | HTTPRoute | None:
         """Find the route for the head of a request; None means the server's own target.
 
         Raises:
             HTTPError: there is no route.
         """
         client.request = request
-        if self._trusts_proxies or self._scheme is not None:
+        scheme = self._scheme_of(client)
+        if self._trusts_proxies or scheme is not None:
             forwarded = self._proxies.origin(request, client.address)
             if forwarded.address != client.address:
                 self._locate(client, forwarded.address)
-            request._forwarded = forwarded._replace(scheme=forwarded.scheme or self._scheme)
+            request._forwarded = forwarded._replace(scheme=forwarded.scheme or scheme)
         transport = client.transport
         assert transport is not None
         transport.peer_address = request.client_address = client.address
@@ -420,6 +421,10 @@ class ClientTasks:
             check_request(request, self.options)
         return found
 
+    def _scheme_of(self, client: PendingClient) -> str | None:
+        """What the client used, where a host tells it."""
+        return None
+
     def _make_websocket(
         self, found: WebSocketRoute | None, request: Request, transport: Transport, trailing: bytes
     ) -> tuple[WebSocket, Any]:
@@ -428,7 +433,7 @@ class ClientTasks:
             target = functools.partial(self._call_entry, found.serve)
             if found.subprotocols is not None:
                 subprotocols = found.subprotocols
-        ws = WebSocket(
+        ws = self._websocket_type(
             transport,
             self._runtime,
             self.options,
@@ -546,9 +551,7 @@ class ClientTasks:
             logger.warning("refused a client at %s: %s", shown(ws.path), failures[0], extra=log_extra(ws))
             return 1002, _NO_SUBPROTOCOL
         if self._debug:
-            if self._failure is None:
-                self._failure = exc
-            self._block.cancel()
+            self._fail_with(exc)
         else:
             log_failure(
                 logger,
@@ -566,6 +569,10 @@ class ClientTasks:
             exc = unwrap_exception_group(exc)
         if self._state != "serving":
             raise exc
+        self._fail_with(exc)
+
+    def _fail_with(self, exc: BaseException) -> None:
+        """Leave the server's block, and raise this there."""
         if self._failure is None:
             self._failure = exc
         self._block.cancel()

@@ -32,13 +32,13 @@ class ServerResources(NamedTuple):
         workers: the task pool for calls that wait.
         threads: the limiter for blocking handlers.
         debug: whether unexpected exceptions may be reported to everyone.
-        finish_soon: finishes connections that have left their tasks, see `Detached`.
+        finish_soon: finishes connections that have left their tasks, see `Detached`; None where none may.
     """
 
     task_pool: TaskPool
     threads: trio.CapacityLimiter
     debug: bool
-    finish_soon: FinishSoon
+    finish_soon: FinishSoon | None
 
 
 class WebSocketRoute(NamedTuple):

@@ -361,8 +361,10 @@ class WebSocketServer(ClientTasks, EnteredOnly):
     async def _call_handler(self, ws: WebSocket) -> object:
         handler = self._config.handler
         assert handler is not None
-        workers = self._resources.task_pool
-        return await handler._serve(ws, workers, debug=self._debug, finish_soon=self._finish_soon)
+        resources = self._resources
+        return await handler._serve(
+            ws, resources.task_pool, debug=self._debug, finish_soon=resources.finish_soon
+        )
 
     def _finish_soon(
         self, context: Context, ws: WebSocket, rest: Callable[[WebSocket], Awaitable[None]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,7 +11,7 @@ from trio_ws._blocks import block
 from trio_ws.client.connect import close_after
 from trio_ws.errors import ConnectionFailedError
 from trio_ws.server.config import server_config
-from trio_ws.server.server import WebSocketServer
+from trio_ws.server.embedded import EmbeddedServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -23,12 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["wrap_stream"]
 
 
-class _StreamServer(WebSocketServer):
-    """A server of one client, which listens nowhere."""
+class _StreamServer(EmbeddedServer):
+    """A server of one client."""
 
     def __init__(self, subprotocols: Sequence[str], options: Options | None) -> None:
-        config = server_config(self._hand_over, subprotocols=subprotocols, options=options)
-        self._set_up(replace(config, listeners=()))
+        super().__init__(server_config(self._hand_over, subprotocols=subprotocols, options=options))
         self.ws: WebSocket | None = None
         self.done = trio.Event()
 

@@ -42,8 +42,8 @@ from trio_ws.errors import (
     ConnectionEndedError,
 )
 from trio_ws.logs import logger_for
-from trio_ws.protocol.frames import CLOSE, FIN, ProtocolViolation
-from trio_ws.protocol.framing import close_payload, make_frame
+from trio_ws.protocol.frames import CLOSE, ProtocolViolation
+from trio_ws.protocol.framing import close_payload
 from trio_ws.websocket.frame_log import Logged, log_extra
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class ClosingHandshake:
         self.sent = CloseFrame(code, reason)
         self._set_state(CLOSING)
         write_buffer.flush()
-        write_buffer.write_control(make_frame(FIN | CLOSE, close_payload(code, reason), masked=self._client))
+        write_buffer.write_control(CLOSE, close_payload(code, reason))
         self._state_changed()
         write_buffer.writable.notify_all()
         return True

@@ -150,11 +150,11 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         self._client = client
         # The parts.
         self._receive_buffer = receive_buffer = ReceiveBuffer(options, client=client)
-        self._write_buffer = write_buffer = WriteBuffer(transport, runtime)
+        self._write_buffer = write_buffer = self._make_write_buffer(transport, runtime)
         self._closing = closing = ClosingHandshake(self, receive_buffer, write_buffer, options, client=client)
         write_buffer.on_broken = closing.write_failed
         self._reader = Reader(self, transport, receive_buffer, closing, runtime)
-        self._liveness = Liveness(receive_buffer, write_buffer, closing, client=client)
+        self._liveness = Liveness(receive_buffer, write_buffer, closing)
         self._control_hooks: ControlHooks = (None, None)  # for pings, and for unsolicited pongs
         # The opening handshake.
         self._request = request
@@ -171,6 +171,9 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         self._threshold = 0  # the least payload that is compressed
         self._fragmenting: trio.Lock | None = None  # held while one message is sent in fragments
         self._sends_since_yield = 0  # sends since one of them, or a wait for input, last let other tasks run
+
+    def _make_write_buffer(self, transport: Transport, runtime: ConnectionRuntime) -> WriteBuffer:
+        return WriteBuffer(transport, runtime, client=self._client)
 
     # -- letting a client in ------------------------------------------------------------------------
 
@@ -348,8 +351,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         for event in events:
             if isinstance(event, Ping):
                 if self._closing.state == OPEN:
-                    pong = make_frame(FIN | PONG, event.payload, masked=self._client)
-                    self._write_buffer.write_control(pong, pong=True)
+                    self._write_buffer.write_control(PONG, event.payload, pong=True)
                     self._show_control(0, event.payload)
             elif isinstance(event, Pong):
                 if self._control_hooks[1] is not None and not self._liveness.awaits(event.payload):
@@ -834,9 +836,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         await checkpoint_if_cancelled()
         await self._wait_for_room(fragment=True)
         opcode = PING if message.is_ping() else PONG
-        self._write_buffer.write_control(
-            make_frame(FIN | opcode, payload_bytes(payload), masked=self._client)
-        )
+        self._write_buffer.write_control(opcode, payload_bytes(payload))
 
     async def _send_fragments(self, items: AsyncIterable[str] | AsyncIterable[BytesLike]) -> None:
         await self._wait_for_room()

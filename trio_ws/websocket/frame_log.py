@@ -17,7 +17,7 @@ from trio_ws.protocol.masking import mask
 if TYPE_CHECKING:
     from trio_ws.websocket.transport import Transport
 
-__all__ = ["Logged", "log_extra", "with_frame_logging"]
+__all__ = ["Logged", "log_extra", "log_message", "with_frame_logging"]
 
 logger = logger_for("trio_ws.frames")
 
@@ -58,6 +58,21 @@ def with_frame_logging(ws: Logged, transport: Transport, unsent: int) -> Any:
     if not logger.isEnabledFor(logging.DEBUG):
         return transport
     return FrameLoggingTransport(ws, transport, unsent)
+
+
+def log_message(ws: Logged, direction: str, message: str | bytes) -> None:
+    """Show a whole message of a connection without frames."""
+    payload = message[:_SHOWN]
+    logger.debug(
+        "%r %s %s, %d bytes: %r%s",
+        ws,
+        direction,
+        _NAMES[TEXT if isinstance(message, str) else BINARY],
+        len(message),
+        payload.encode("utf-8", "replace") if isinstance(payload, str) else payload,
+        "..." if len(message) > _SHOWN else "",
+        extra=log_extra(ws),
+    )
 
 
 class FrameLoggingTransport:

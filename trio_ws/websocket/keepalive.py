@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_ws.protocol.frames import FIN, PING, PONG
-from trio_ws.protocol.framing import make_frame
+from trio_ws.protocol.frames import PING, PONG
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.closing import OPEN
 
@@ -47,7 +46,6 @@ class Liveness:
         receive_buffer: knows whether anything came.
         write_buffer: knows whether anything went, and sends pings.
         closing: ends the connection where the peer is gone.
-        client: whether this side is the client.
 
     Attributes:
         closing: the same.
@@ -58,7 +56,6 @@ class Liveness:
     """
 
     __slots__ = (
-        "_client",
         "_write_buffer",
         "closing",
         "latency",
@@ -72,13 +69,10 @@ class Liveness:
         receive_buffer: ReceiveBuffer,
         write_buffer: WriteBuffer,
         closing: ClosingHandshake,
-        *,
-        client: bool,
     ) -> None:
         self.receive_buffer = receive_buffer
         self._write_buffer = write_buffer
         self.closing = closing
-        self._client = client
         self.pings: dict[bytes, float] | None = None
         self.latency: float | None = None
         self.round_trip: float | None = None
@@ -91,7 +85,7 @@ class Liveness:
         if self.pings is None:
             self.pings = {}
         self.pings[payload] = trio.current_time()
-        self._write_buffer.write_control(make_frame(FIN | PING, payload, masked=self._client))
+        self._write_buffer.write_control(PING, payload)
 
     def awaits(self, payload: bytes) -> bool:
         """Whether a pong with this payload answers a ping of ours."""
@@ -164,8 +158,7 @@ class Liveness:
         elif self.closing.state == OPEN and transport.tells_hang_up and not self._write_buffer.blocked:
             # Its end may wait behind what we do not read. An unsolicited pong (RFC 6455 section 5.5.3) makes
             # the system of a peer that is gone say so, which is seen here the next time.
-            pong = make_frame(FIN | PONG, b"", masked=self._client)
-            self._write_buffer.write_control(pong, pong=True)
+            self._write_buffer.write_control(PONG, b"", pong=True)
 
 
 class Keepalive:

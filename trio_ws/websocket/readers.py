@@ -392,7 +392,7 @@ class Reader:
             self._room.notify_all()
         elif self.by is FULL_EPOLL and not self.receive_buffer.pending_input:
             self.by = EPOLL
-            self._runtime.reader.resume(self)
+            self.transport.resume(self)
 
     # -- for the monitor and the shared reader --------------------------------------------------------
 

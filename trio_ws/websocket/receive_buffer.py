@@ -175,6 +175,19 @@ class ReceiveBuffer:
             messages.clear()
         return new
 
+    def put(self, message: str | bytes) -> None:
+        """Take a whole message of a peer whose frames a host has parsed."""
+        frames, messages, ledger = self.frames, self.messages, self.ledger
+        assert frames is not None
+        if messages is _NO_MESSAGES:
+            messages = self.messages = frames.messages = deque()
+        self.received_since_check = True
+        frames.take_message(message)
+        plain = type(message) is bytes or message.isascii()
+        ledger.received += (len(message) if plain else getsizeof(message)) + OVERHEAD
+        if self.discarding:
+            messages.clear()
+
     def _feed_sliced(self, frames: FrameReader, data: bytes) -> int:
         """Parse a read in small parts. Leave the rest for later once they inflated to much, or at a bound."""
         ledger, deflate = self.ledger, self.deflate

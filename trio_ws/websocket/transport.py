@@ -136,6 +136,11 @@ class SocketTransport:
         self._reader = reader
         return reader.register(connection, self.fd)
 
+    def resume(self, connection: Any) -> None:
+        """There is room again for what the shared reader reads."""
+        if self._reader is not None:
+            self._reader.resume(connection)
+
     def has_unread(self) -> bool:
         try:
             return self.fd >= 0 and bool(self._sock.recv(1, socket.MSG_PEEK))
@@ -239,6 +244,9 @@ class StreamTransport:
 
     def share(self, reader: SharedReader, connection: Any) -> bool:
         return False
+
+    def resume(self, connection: Any) -> None:
+        """Only where `share` is true."""
 
     def send_now(self, data: bytes | memoryview) -> int:
         raise BlockingIOError

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trio_ws.protocol.frames import FIN
+from trio_ws.protocol.framing import make_frame
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.deferred_frame import DeferredFrame
 from trio_ws.websocket.transport import SEND_SIZE, WRITE_SIZE
@@ -30,6 +32,7 @@ from trio_ws.websocket.transport import SEND_SIZE, WRITE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from trio_ws.protocol.framing import Whole
     from trio_ws.websocket.transport import Transport
 
 __all__ = ["WriteBuffer", "buffer_many"]
@@ -56,8 +59,10 @@ class WriteBuffer:
     Args:
         transport: where the bytes go.
         runtime: lends the task that drains, and the flusher.
+        client: whether this side is the client, whose frames are masked.
 
     Attributes:
+        whole: `WHOLE` where messages are written as they are, without frames (see hosting/websocket.py).
         transport: the same, with frame logging where that is wanted.
         on_broken: called once, with the cause, when writing has failed.
         fast_send_limit: the high-water mark while messages may go out as they are, which is on a server's
@@ -73,7 +78,10 @@ class WriteBuffer:
         on_drained: called when a socket that was full has taken all.
     """
 
+    whole: Whole | None = None
+
     __slots__ = (
+        "_client",
         "_control",
         "_draining",
         "_has_deferred",
@@ -94,8 +102,9 @@ class WriteBuffer:
         "writable",
     )
 
-    def __init__(self, transport: Transport, runtime: WriteRuntime) -> None:
+    def __init__(self, transport: Transport, runtime: WriteRuntime, *, client: bool = False) -> None:
         self.transport = transport
+        self._client = client
         self._runtime = runtime
         self.on_broken: Callable[[BaseException], None] | None = None
         self.fast_send_limit = 0
@@ -138,6 +147,10 @@ class WriteBuffer:
             self._append(memoryview(frame)[sent:] if sent else frame)
             self._drain_soon()
 
+    def write_many(self, frames: list[bytes]) -> None:
+        """Send several frames together."""
+        self.write(b"".join(frames))
+
     def write_pair(self, head: bytes, payload: bytes) -> None:
         """Send a large frame without joining its head and its payload."""
         if self.flush_scheduled:
@@ -179,8 +192,9 @@ class WriteBuffer:
         self._has_deferred = True
         self.buffer(frame)
 
-    def write_control(self, frame: bytes, *, pong: bool = False) -> None:
+    def write_control(self, opcode: int, payload: bytes, *, pong: bool = False) -> None:
         """Send a control frame, for which there is always room, but for pongs without end."""
+        frame = make_frame(FIN | opcode, payload, masked=self._client)
         if self._draining:
             late = self._latest_pong
             if pong and (late is not None or self._control + len(frame) > _CONTROL_ROOM):

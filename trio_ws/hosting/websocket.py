@@ -1,0 +1,337 @@
+"""WebSockets whose frames a host parses and makes: whole messages come and go.
+
+A `HostedWebSocket` differs from others in three parts. Its messages are put into the receive buffer by the
+`MessagePort`, whatever task is running. Its write buffer gives messages to that port. Its transport is never
+asked to read messages, as where a shared reader reads; tasks only wait for what comes.
+
+Until it is accepted or rejected, it speaks HTTP with its transport, as others do.
+
+Invariants:
+
+- Messages that came and wait are bounded by ``max_queue_bytes``, those that go by ``send_high_water``.
+- Nothing is told to a client that has gone.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
+
+from trio_ws.errors import CloseFrame, check_close
+from trio_ws.logs import logger_for
+from trio_ws.protocol.frames import CLOSE, PING, TEXT, Pong
+from trio_ws.protocol.framing import WHOLE
+from trio_ws.protocol.http import encode_headers
+from trio_ws.protocol.server_response import answer_upgrade
+from trio_ws.websocket.closing import CLOSED, OPEN
+from trio_ws.websocket.connection import WebSocket
+from trio_ws.websocket.frame_log import log_message
+from trio_ws.websocket.readers import EPOLL
+from trio_ws.websocket.transport import StreamTransport
+from trio_ws.websocket.write_buffer import WriteBuffer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from trio_ws.websocket.runtime import ConnectionRuntime
+    from trio_ws.websocket.transport import Transport
+
+__all__ = ["HostTransport", "HostedWebSocket", "MessagePort"]
+
+logger = logger_for("trio_ws.frames")
+
+#: Sends in a row after which a sender lets other tasks run.
+_SENDS_IN_A_ROW = 32
+#: Seconds for what waits when a connection is closed at once.
+_LAST_SECONDS = 0.1
+
+
+class MessagePort(Protocol):
+    """The way of one WebSocket to and from its host.
+
+    Events come from the host by `HostedWebSocket.message_received` and `HostedWebSocket.client_left`, as long
+    as `HostedWebSocket.has_room`.
+    """
+
+    def open(self, subprotocol: str | None, headers: list[tuple[bytes, bytes]]) -> None:
+        """Tell the host to accept the client."""
+
+    def opened(self) -> None:
+        """From here on messages go both ways."""
+
+    def send(self, message: str | bytes) -> None:
+        """Give the host a message. It is told by `HostedWebSocket.sent` when the host has taken it."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Let the host close with this, behind the messages. It is told as well."""
+
+    def resume(self) -> None:
+        """There is room again."""
+
+    async def wait_idle(self) -> None:
+        """Wait until the host has taken everything."""
+
+
+class HostTransport(StreamTransport):
+    """The transport of a `HostedWebSocket`: HTTP before it is accepted, and then its host."""
+
+    __slots__ = ("port",)
+
+    def __init__(self, stream: Any, nursery: trio.Nursery) -> None:
+        super().__init__(stream, nursery)
+        self.remote_address = self.peer_address = stream.remote_address
+        self.port: Any = stream  # a MessagePort, if it is a WebSocket's
+
+    def share(self, reader: Any, connection: Any) -> bool:
+        return True
+
+    def resume(self, connection: Any) -> None:
+        self.port.resume()
+
+    async def _close(self, last: bytes | None) -> None:
+        if last is not None:
+            with trio.move_on_after(_LAST_SECONDS, shield=True):
+                await self.port.wait_idle()
+        await super()._close(None)
+        if self.port.ws is not None:
+            self.port.ws.transport_closed()
+
+
+class MessageWriteBuffer(WriteBuffer):
+    """What waits to be taken by a host: HTTP before the client is accepted, and then messages."""
+
+    __slots__ = ("_count", "_log", "_port", "_receiver")
+
+    whole = WHOLE
+
+    def __init__(self, transport: Transport, runtime: ConnectionRuntime, receiver: HostedWebSocket) -> None:
+        super().__init__(transport, runtime)
+        self._port: MessagePort | None = None  # once the client is accepted
+        self._receiver = receiver
+        self._count = 0  # messages that wait
+        self._log = False
+
+    def open(self, port: MessagePort) -> None:
+        """The client is accepted."""
+        self._port = port
+        self._log = logger.isEnabledFor(logging.DEBUG)
+
+    def write(self, frame: Any) -> None:
+        """Send a message; bytes of HTTP before the client is accepted."""
+        port = self._port
+        if port is None:
+            super().write(frame)
+        elif not self.broken:
+            self._count += 1
+            self.size += len(frame)
+            if self._log:
+                log_message(self._receiver, ">", frame)
+            port.send(frame)
+
+    def write_many(self, frames: list[Any]) -> None:
+        for frame in frames:
+            self.write(frame)
+
+    def buffer(self, frame: Any) -> None:
+        self.write(frame)
+
+    def write_control(self, opcode: int, payload: bytes, *, pong: bool = False) -> None:
+        if self._port is None or self.broken:
+            return
+        if opcode == CLOSE:
+            self._count += 1
+            code = int.from_bytes(payload[:2], "big") if payload else 1005
+            self._port.close(code, payload[2:].decode())
+        elif opcode == PING:
+            self._receiver.pong_received(payload)
+
+    def sent(self, size: int) -> None:
+        """The host has taken a message of this size, or a Close."""
+        if self.broken:
+            return
+        self._count -= 1
+        self.size -= size
+        self.bytes_sent += size
+        self.progressed = True
+        self.writable.notify_all()
+        if not self._count:
+            if self._when_empty is not None:
+                self._when_empty()
+            elif self.on_drained is not None:
+                self.on_drained()
+
+    def failed(self, cause: BaseException) -> None:
+        """The host takes nothing any more."""
+        if not self.broken:
+            self._break(cause)
+
+    def discard(self) -> bytes:
+        self._count = 0
+        return super().discard()
+
+    @property
+    def blocked(self) -> bool:
+        return self._draining or self._count > 0
+
+    def _do_when_empty(self, action: Callable[[], None]) -> None:
+        if self._count:
+            self._when_empty = action
+        else:
+            super()._do_when_empty(action)
+
+
+class HostedWebSocket(WebSocket):
+    """A server's WebSocket, which gets messages from a host."""
+
+    __slots__ = ("_fragments", "_messages", "stream")
+
+    def __init__(self, transport: Transport, *args: Any, **more: Any) -> None:
+        super().__init__(transport, *args, **more)
+        assert isinstance(transport, HostTransport)
+        self.stream: Any = transport.port
+        self.stream.ws = self
+        self._reader.by = EPOLL  # the host reads, also before the client is accepted
+        self._fragments: list[bytes] = []  # of the message that is being sent in parts
+
+    def _make_write_buffer(self, transport: Transport, runtime: ConnectionRuntime) -> WriteBuffer:
+        self._messages = MessageWriteBuffer(transport, runtime, self)
+        return self._messages
+
+    # -- from the host ------------------------------------------------------------------------------
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the host may hand over more."""
+        return not self._receive_buffer.full
+
+    def message_received(self, message: str | bytes) -> None:
+        """Take a message of the client's. This, and `sent`, may be called outside of trio."""
+        buffer = self._receive_buffer
+        if buffer.frames is None or self._closing.state == CLOSED:
+            return
+        if self._messages._log:
+            log_message(self, "<", message)
+        buffer.put(message)
+        self._reader.input_arrived.notify_all()
+        self._reader.stop_if_full()
+
+    @property
+    def has_events(self) -> bool:
+        """Whether `handle_events` has something to do."""
+        frames = self._receive_buffer.frames
+        return frames is not None and bool(frames.events)
+
+    def handle_events(self) -> None:
+        """Do what follows from a message that is refused. From a trio task."""
+        if self.has_events:
+            self._input_arrived()
+
+    def client_left(self, code: int | None, reason: str) -> None:
+        """The client is gone.
+
+        Args:
+            code: what it closed with, 1005 for nothing; anything that no Close frame may carry means that it
+                sent none.
+            reason: what came with the code.
+        """
+        buffer = self._receive_buffer
+        if buffer.frames is not None and self._closing.state != CLOSED:
+            code = 1005 if code is None else code
+            try:
+                if code != 1005:
+                    check_close(code, reason)
+                buffer.frames.take_close(CloseFrame(code, reason if code != 1005 else ""))
+            except (TypeError, ValueError):
+                pass
+            self._input_arrived()
+        self._closing.abort(None)
+
+    def transport_closed(self) -> None:
+        """No task reads, so none finds the end."""
+        self._closing.abort(None)
+
+    def pong_received(self, payload: bytes) -> None:
+        """A ping of ours is answered here, because those between host and client are the host's."""
+        frames = self._receive_buffer.frames
+        if frames is not None and not frames.done:
+            frames.events.append(Pong(payload))
+            self._input_arrived()
+
+    def _input_arrived(self) -> None:
+        reader, frames = self._reader, self._receive_buffer.frames
+        assert frames is not None
+        if frames.events:
+            self._handle_events(frames)
+        reader.input_arrived.notify_all()
+        reader.stop_if_full()
+
+    def sent(self, size: int) -> None:
+        """The host has taken a message of this size."""
+        self._messages.sent(size)
+
+    def closed_by_host(self, code: int) -> None:
+        """The host has taken our Close: the rest of the closing handshake is its business."""
+        self._messages.sent(0)
+        frames = self._receive_buffer.frames
+        if frames is not None and self._closing.state != CLOSED:
+            frames.take_close(CloseFrame(code, ""))
+            self._input_arrived()
+        self._closing.abort(None)
+
+    def send_failed(self, cause: BaseException) -> None:
+        """The host cannot send."""
+        self._messages.failed(cause)
+
+    # -- to the host --------------------------------------------------------------------------------
+
+    async def accept(self, subprotocol: str | None = None, headers: Iterable[tuple[str, str]] = ()) -> None:
+        await checkpoint_if_cancelled()
+        self._check_connecting("accept")
+        headers = list(headers)
+        # This checks the arguments; the answer itself is the host's.
+        _, self._subprotocol, _ = answer_upgrade(
+            self._request, subprotocol, self._offered, headers, self._options
+        )
+        self._messages.open(self.stream)
+        self.stream.open(
+            self._subprotocol, [(name.lower(), value) for name, value in encode_headers(headers)]
+        )
+        self._open(None, b"")
+        self.stream.opened()
+
+    def _update_fast_send_limit(self) -> None:
+        self._write_buffer.fast_send_limit = 0  # what is written fast are frames
+
+    async def _send(self, opcode: int, payload: bytes) -> None:
+        write_buffer = self._write_buffer
+        await checkpoint_if_cancelled()
+        if (
+            self._closing.state != OPEN
+            or self._fragmenting is not None
+            or write_buffer.size >= self._options.send_high_water
+        ):
+            await self._wait_for_room()
+        self._messages.write(payload.decode() if opcode == TEXT else payload)
+        self._sends_since_yield += 1
+        if self._sends_since_yield >= _SENDS_IN_A_ROW:
+            self._sends_since_yield = 0
+            await cancel_shielded_checkpoint()
+
+    def _post(self, opcode: int, payload: bytes, *, cork: bool) -> None:
+        if self._closing.state == OPEN:
+            self._messages.write(payload.decode() if opcode == TEXT else payload)
+
+    def _write_fragment(self, opcode: int, payload: bytes, *, fin: bool) -> None:
+        """Hosts take whole messages, so the fragments are gathered."""
+        if opcode:
+            self._fragments.clear()
+            self._fragments.append(bytes([opcode]))
+        self._fragments.append(payload)
+        if fin:
+            opcode = self._fragments.pop(0)[0]
+            whole = b"".join(self._fragments)
+            self._fragments.clear()
+            self._post(opcode, whole, cork=False)
