@@ -115,6 +115,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         deferred.py          requests that wait for room
         incoming.py          the calls of the other side
         rights.py            subscriptions that a handler is asked about again
+        expiry.py            connections that expire
         channel_methods.py   the built-in methods for channels
         packet_delivery.py   packets that are not calls
         session.py           one session per connection, which owns these and reads

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import trio
 
@@ -54,6 +54,19 @@ async def echo(ws: trio_ws.WebSocket) -> None:
     await ws.send("you are in")
 
 
+class Guarded(trio_ws.WebSocketHandler):
+    async def on_connect(self, connection: trio_ws.ClientConnection) -> None:
+        connection.expires_at = trio.current_time() + 600  # or what is left of its token
+
+    async def may_refresh(self, connection: trio_ws.ClientConnection, token: object) -> bool | float:
+        return 600.0 if token in USERS else False  # for so many seconds from now; True: no end
+
+
+async def stay(client: trio_ws.WebSocketClient, new_token: Callable[[], str]) -> None:
+    while (left := await client.refresh(new_token())) is not None:
+        await trio.sleep(0.8 * left)
+
+
 async def main() -> None:
     async with trio_ws.WebSocketServer(greet, 0, host="127.0.0.1") as server:
         url = server.url
@@ -70,6 +83,14 @@ async def main() -> None:
         await refused(server.url + "/echo")
         async with trio_ws.connect(server.url + "/echo", headers={"Authorization": "Bearer other"}) as ws:
             print(await ws.receive_text())
+
+    async with trio_ws.WebSocketServer(Guarded, 0, host="127.0.0.1") as server:
+        async with trio_ws.WebSocketClient(server.url) as client:
+            print("stays for", await client.refresh("secret"), "seconds")
+            try:
+                await stay(client, lambda: "an old one")
+            except trio_ws.RPCAccessDeniedError as error:
+                print("refused:", error)
 
 
 async def refused(url: str) -> None:

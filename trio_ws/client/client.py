@@ -28,7 +28,7 @@ from trio_ws.client.reconnect import ConnectionManager
 from trio_ws.client.retry import StateChanges
 from trio_ws.client.setup import check_set_up
 from trio_ws.client.subscriptions import Subscriptions, no_channels
-from trio_ws.codecs.base import PUBLISH
+from trio_ws.codecs.base import PUBLISH, REFRESH
 from trio_ws.codecs.dialect import Dialect
 from trio_ws.codecs.jsonrpc import JSONRPCCodec
 from trio_ws.codecs.registry import choose, plain_dialect
@@ -561,6 +561,22 @@ class WebSocketClient(EnteredOnly):
             if inbox._ended:
                 raise inbox._error() if inbox._error is not None else peer.ws._closed_error()
             yield inbox
+
+    async def refresh(self, token: Any) -> float | None:
+        """Ask to stay connected longer, where connections expire; the handler's ``may_refresh`` decides.
+
+        Args:
+            token: what shows that the client may, in any form that the server expects.
+
+        Returns:
+            The seconds after which this connection expires; None if it does not.
+
+        Raises:
+            RPCAccessDeniedError: the server says no; the connection expires when it would have.
+            ConnectionClosedError: the connection was lost. The next one begins as its ``headers`` say.
+        """
+        left: float | None = await self._outgoing.call(REFRESH, (token,), {})
+        return left
 
     async def publish(self, name: str, data: Any) -> None:
         """Publish to a channel, where the handler's ``may_publish`` allows it.

@@ -36,6 +36,7 @@ __all__ = [
     "PRESENCE",
     "PUBLISH",
     "RECOVER",
+    "REFRESH",
     "SUBSCRIBE",
     "UNSUBSCRIBE",
     "UNSUBSCRIBED",
@@ -66,6 +67,7 @@ RECOVER = "__recover__"
 UNSUBSCRIBED = "__unsubscribed__"
 # What a client publishes by, where the handler lets it.
 PUBLISH = "__publish__"
+REFRESH = "__refresh__"
 
 # What a client asks to be told who is present in a channel: a stream (trio-ws.v1).
 PRESENCE = "__presence__"

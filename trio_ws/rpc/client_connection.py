@@ -15,6 +15,7 @@ from trio_ws._blocks import block
 from trio_ws.channels.names import check_name, check_names
 from trio_ws.channels.subscription import check_policy
 from trio_ws.errors import check_close
+from trio_ws.rpc.expiry import check_expiry, watch_expiry
 from trio_ws.websocket.closing import CONNECTING
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class ClientConnection(Generic[State]):
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "_expires_at",
         "_hub",
         "_member",
         "_on_accept",
@@ -75,6 +77,7 @@ class ClientConnection(Generic[State]):
         set_slot(self, "_member", None)
         set_slot(self, "_on_accept", None)
         set_slot(self, "_state", None)
+        set_slot(self, "_expires_at", None)
 
     _ws: WebSocket
     _uid: str
@@ -83,11 +86,15 @@ class ClientConnection(Generic[State]):
     _member: ConnectionSubscriber | None
     _on_accept: Callable[[], None] | None  # while on_connect runs: makes the session
     _state: Any
+    _expires_at: float | None
 
     # -- session state ------------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self[name] = value
+        if name == "expires_at":
+            object.__setattr__(self, name, value)
+        else:
+            self[name] = value
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key == "state":
@@ -184,6 +191,20 @@ class ClientConnection(Generic[State]):
         if self._session is None:
             raise RuntimeError("the connection is not accepted yet; await connection.accept() first")
         return self._session
+
+    @property
+    def expires_at(self) -> float | None:
+        """The time of `trio.current_time` at which the connection is closed, with 1008; None for never.
+
+        Set it at any time: ``connection.expires_at = trio.current_time() + 600``. The client can stay longer
+        with ``client.refresh``, which asks the handler's ``may_refresh``.
+        """
+        return self._expires_at
+
+    @expires_at.setter
+    def expires_at(self, value: float | None) -> None:
+        object.__setattr__(self, "_expires_at", check_expiry(value))
+        watch_expiry(self)
 
     # -- sending and calling ------------------------------------------------------------------------
 

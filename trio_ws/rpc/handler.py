@@ -8,6 +8,7 @@ most ``close_timeout`` seconds.
 from __future__ import annotations
 
 import functools
+import inspect
 import types
 import typing
 from collections.abc import Mapping
@@ -21,7 +22,16 @@ from trio_ws.channels.history import check_histories
 from trio_ws.channels.hub import Hub
 from trio_ws.channels.names import check_names
 from trio_ws.channels.subscription import check_policy
-from trio_ws.codecs.base import DISCOVER, METHODS, PRESENCE, PUBLISH, RECOVER, SUBSCRIBE, UNSUBSCRIBE
+from trio_ws.codecs.base import (
+    DISCOVER,
+    METHODS,
+    PRESENCE,
+    PUBLISH,
+    RECOVER,
+    REFRESH,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+)
 from trio_ws.codecs.registry import choose, plain_dialect
 from trio_ws.errors import (
     CloseConnection,
@@ -33,6 +43,7 @@ from trio_ws.rpc.channel_methods import ChannelMethods
 from trio_ws.rpc.client_connection import CONNECTION_POLICIES, ClientConnection, State
 from trio_ws.rpc.definitions import Hook, check_hooks
 from trio_ws.rpc.detached import DETACHED, Detached
+from trio_ws.rpc.expiry import watch_expiry
 from trio_ws.rpc.methods import Method, allow_keyboard_interrupt, check_methods, collect, make_method
 from trio_ws.rpc.rate_limit import Limiter
 from trio_ws.rpc.session import RPCSession
@@ -58,7 +69,7 @@ __all__ = ["WebSocketHandler"]
 
 logger = logger_for("trio_ws.handler")
 
-_RESERVED = frozenset({SUBSCRIBE, UNSUBSCRIBE, RECOVER, PRESENCE, PUBLISH, METHODS})
+_RESERVED = frozenset({SUBSCRIBE, UNSUBSCRIBE, RECOVER, PRESENCE, PUBLISH, REFRESH, METHODS})
 
 #: The methods that a server calls, which subclasses may override.
 _HOOKS = {
@@ -68,6 +79,7 @@ _HOOKS = {
     "may_subscribe": Hook(("connection", "name"), "either"),
     "may_publish": Hook(("connection", "name", "data"), "either"),
     "may_see_presence": Hook(("connection", "name"), "either"),
+    "may_refresh": Hook(("connection", "token"), "either"),
     "on_first_subscriber": Hook(("name",), "plain"),
     "on_last_unsubscribed": Hook(("name",), "plain"),
     "make_state": Hook(("connection",), "plain"),
@@ -141,6 +153,7 @@ class WebSocketHandler(Generic[State]):
             check_policy(self.channel_policy, CONNECTION_POLICIES)
             self._check_channel_types()
             self._channel_methods = ChannelMethods(self)
+            self._methods[REFRESH] = make_method(self._refresh)
             self._methods.update(self._channel_methods.by_name())
             if self.list_methods:
                 self._methods[METHODS] = make_method(self._list_methods)
@@ -195,6 +208,16 @@ class WebSocketHandler(Generic[State]):
         """Return whether a client may publish ``data`` to a channel with ``client.publish``. Default: False.
 
         It may be ``async def``. ``data`` was decoded but not validated, so check it here.
+        """
+        return False
+
+    def may_refresh(
+        self, connection: ClientConnection[State], token: Any
+    ) -> bool | float | Awaitable[bool | float]:
+        """Whether a connection that expires may stay longer, with ``client.refresh``. Default: no.
+
+        Return a number of seconds from now; True for as long as it likes; or False, which leaves its
+        ``expires_at`` as it is. It may be ``async def``. ``token`` is as it was decoded; check it here.
         """
         return False
 
@@ -450,6 +473,19 @@ class WebSocketHandler(Generic[State]):
             )
         check_names(list(self.channel_types))
 
+    async def _refresh(self, connection: ClientConnection[State], token: Any) -> float | None:
+        """A client wants to stay; for how many seconds it may, or None for as long as it likes."""
+        allowed: Any = self.may_refresh(connection, token)
+        if inspect.isawaitable(allowed):
+            allowed = await allowed
+        if isinstance(allowed, int | float) and not isinstance(allowed, bool) and allowed > 0:
+            connection.expires_at = trio.current_time() + allowed
+            return float(allowed)
+        if allowed is not True:
+            raise RPCAccessDeniedError("the connection may not stay longer")
+        connection.expires_at = None
+        return None
+
     def _list_methods(self, connection: ClientConnection[State]) -> list[dict[str, Any]]:
         return [
             method.describe()
@@ -476,4 +512,5 @@ class WebSocketHandler(Generic[State]):
             debug=debug,
         )
         object.__setattr__(connection, "_session", peer)
+        watch_expiry(connection)
         return peer

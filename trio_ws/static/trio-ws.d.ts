@@ -288,6 +288,11 @@ export class Client<M extends object = Methods, C extends object = Channels> ext
   /** Publish to a channel, where the handler's `may_publish` allows it. Resolves when the server has. */
   publish(channel: string, data: unknown, options?: Omit<CallOptions, "kwargs">): Promise<void>
   /**
+   * Ask to stay connected longer, where connections expire; the handler's `may_refresh` decides. Resolves to the
+   * seconds after which this connection expires, or null if it does not.
+   */
+  refresh(token: unknown, options?: Omit<CallOptions, "kwargs">): Promise<number | null>
+  /**
    * Who is present in a channel, over as many connections as the client has: a `Map` from the ids of members to what
    * they say of themselves; first that of now, then one after each change.
    */

@@ -814,6 +814,11 @@ export class Client extends Caller {
     await this.call("__publish__", [channel, data], options)
   }
 
+  /** Ask to stay connected longer, where connections expire; resolves to the seconds left, or null. */
+  refresh(token, options) {
+    return this.call("__refresh__", [token], options)
+  }
+
   /** Who is present in a channel: a Map from ids to what they say, anew after each change. */
   async *presence(channel, options) {
     const here = new Map()
