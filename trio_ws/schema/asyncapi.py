@@ -1,8 +1,8 @@
 """AsyncAPI 3.0 documents (https://www.asyncapi.com): the messages between an application and its clients.
 
-Each handler is a server of its own. Its calls are operations with a reply on one channel without an address,
-since the messages tell them apart. Each declared channel is a channel whose address is its name, and the
-wildcards of a glob are parameters. The payloads are packets of ``trio-ws.v1`` as docs/protocol.md has them.
+Each handler becomes a server. Its methods become operations with a reply, on one channel without an address.
+Each declared channel becomes a channel whose address is its name. The wildcards of a glob become parameters.
+The payloads are packets of ``trio-ws.v1``; see docs/protocol.md.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def asyncapi_document(
     version: str,
     url: str,
 ) -> dict[str, Any]:
-    """The document of all handlers of a target.
+    """Return the document for all handlers of a target.
 
     Args:
-        contracts: what they offer.
-        types: the schemas that they use.
+        contracts: the contracts of the handlers.
+        types: the schemas of the types in these contracts.
         title: the title of the document.
         version: the version of the interface.
-        url: where the target is served, such as ``ws://localhost:8000``.
+        url: the URL of the target, such as ``ws://localhost:8000``.
     """
     document: dict[str, Any] = {
         "asyncapi": ASYNCAPI_VERSION,
@@ -71,7 +71,7 @@ def _names(contracts: tuple[HandlerContract, ...]) -> list[str]:
 
 
 class _Writer:
-    """Writes one handler into a document, with a prefix before all of its names."""
+    """Writes one handler into a document, with a prefix for all names."""
 
     def __init__(self, document: dict[str, Any], contract: HandlerContract, server: str, prefix: str) -> None:
         self._document = document
@@ -136,7 +136,7 @@ class _Writer:
 
 def _server(url: str, contract: HandlerContract) -> dict[str, Any]:
     parts = urlsplit(url)
-    # Parameters of a path in AsyncAPI's form, which has no types.
+    # AsyncAPI's path parameters have no types.
     path = parts.path.rstrip("/") + re.sub(r"\{(\w+):\w+\}", r"{\1}", contract.path)
     described: dict[str, Any] = {"host": parts.netloc, "protocol": parts.scheme, "pathname": path or "/"}
     variables = re.findall(r"\{(\w+)\}", path)
@@ -173,12 +173,12 @@ def _message(title: str, payload: JSONSchema) -> dict[str, Any]:
 
 
 def _address(name: str) -> tuple[str, list[str]]:
-    """The address of a channel, and its parameters: one for each wildcard of a glob."""
+    """Return the address of a channel, and its parameters: one for each wildcard of a glob."""
     parts = wildcards(name)
     count = sum(one is None for one in parts)
     parameters = [f"part{number}" if count > 1 else "part" for number in range(1, count + 1)]
     left = iter(parameters)
-    # Braces are parameters here, and nothing else.
+    # Braces always denote parameters, so others are percent-encoded.
     address = ["{" + next(left) + "}" if one is None else re.sub(r"[{}%]", _percent, one) for one in parts]
     return "".join(address), parameters
 

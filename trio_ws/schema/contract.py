@@ -1,11 +1,11 @@
-"""Contracts: what the handlers of a target offer, read from their annotations and docstrings.
+"""Contracts: the methods and channels of handlers, read from their annotations and docstrings.
 
 Invariants:
 
-- A contract that cannot be written down is refused when it is made: a type without a schema, a name that is
-  not an identifier in TypeScript, and two names that differ in case only. The error names the method and the
-  fix.
-- No secret of a predicate is in a contract: of `IsEqual` there is the key, and not the value.
+- A contract that cannot be expressed in every format is refused when it is created: one with a type without
+  a schema, a name that is not an identifier in TypeScript, or two names that differ in case only. The error
+  names the method and the solution.
+- A contract contains no secrets of predicates. For `IsEqual`, it has the key but not the value.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ __all__ = [
 ]
 
 _IDENTIFIER = re.compile(r"[^\W\d][\w]*|\$[\w$]*")
-# The kinds of `inspect.Parameter`, in order.
+# Names for the kinds of `inspect.Parameter`, in their order.
 _KINDS = ("positional", "either", "positional_rest", "keyword", "keyword_rest")
 
 
 class _Parameter(Protocol):
-    """What a contract needs of a parameter of a method."""
+    """The attributes of a method's parameter that a contract reads."""
 
     name: str
     kind: Any
@@ -71,7 +71,7 @@ class _Parameter(Protocol):
 
 
 class _RateLimit(Protocol):
-    """What a contract needs of a `RateLimit`."""
+    """The attributes of a `RateLimit` that a contract reads."""
 
     @property
     def limit(self) -> int: ...
@@ -81,7 +81,7 @@ class _RateLimit(Protocol):
 
 
 class _Method(Protocol):
-    """What a contract needs of a `Method`."""
+    """The attributes of a `Method` that a contract reads."""
 
     name: str
     doc: str
@@ -102,7 +102,7 @@ class _Method(Protocol):
 
 @runtime_checkable
 class Describable(Protocol):
-    """What a contract needs of a `WebSocketHandler`."""
+    """The attributes of a `WebSocketHandler` that a contract reads."""
 
     channel_types: Any
 
@@ -119,13 +119,13 @@ class ParameterContract:
 
     Attributes:
         name: its name.
-        schema: of the value, or of the items where it takes a stream.
-        required: whether it must be given.
+        schema: the schema of the value, or of the items of a stream.
+        required: whether it must be passed.
         kind: ``"either"`` by position or by name, ``"positional"``, ``"keyword"``, ``"positional_rest"`` for
             ``*args`` or ``"keyword_rest"`` for ``**kwargs``.
-        is_stream: whether it takes a stream of the caller's.
-        nullable: whether null may stand for that stream.
-        text: what the docstring says of it.
+        is_stream: whether it takes a stream from the caller.
+        nullable: whether the stream may be null.
+        text: its description in the docstring.
     """
 
     name: str
@@ -151,14 +151,14 @@ class MethodContract:
     """One method.
 
     Attributes:
-        name: what clients call.
-        is_stream: whether it is a stream of items.
-        parameters: in order.
-        result: the schema of the value, or of the items.
-        docstring: its parts.
-        errors: those that it may end with.
-        requires: who may call it, for people; "" for all.
-        limit: how often one client may call it; None for any number.
+        name: the name that clients call.
+        is_stream: whether it is a stream.
+        parameters: the parameters in order.
+        result: the schema of the result, or of the items of a stream.
+        docstring: the parts of its docstring.
+        errors: the errors that a call may end with.
+        requires: a description of its predicate for readers; "" if all clients may call it.
+        limit: its rate limit, or None.
         source: the method itself.
     """
 
@@ -174,31 +174,31 @@ class MethodContract:
 
     @property
     def schemas(self) -> list[JSONSchema]:
-        """Every schema in it."""
+        """All schemas of parameters and the result."""
         return [*(one.schema for one in self.parameters), self.result]
 
 
 @dataclass(frozen=True)
 class ChannelContract:
-    """A channel, or all that a glob matches, and the schema of the data that is published there."""
+    """A channel, or all channels that a glob matches, and the schema of its data."""
 
     name: str
     schema: JSONSchema
 
     @property
     def text(self) -> str:
-        """What the type's annotation says of it."""
+        """The description in the schema."""
         return str(self.schema.get("description", ""))
 
 
 @dataclass(frozen=True)
 class HandlerContract:
-    """What one handler offers.
+    """The contract of one handler.
 
     Attributes:
-        path: where an App has it; "/" for one that is served alone.
-        name: that of its class.
-        docstring: the parts of its class's.
+        path: its path in an App; "/" for a handler that is served alone.
+        name: the name of its class.
+        docstring: the parts of its class's docstring.
         methods: in the order of their definitions.
         channels: in the order of their declarations.
     """
@@ -213,11 +213,11 @@ class HandlerContract:
 def read_contracts(
     handlers: Mapping[str, Describable],
 ) -> tuple[tuple[HandlerContract, ...], TypeSchemas]:
-    """The contracts of handlers by their paths, and the schemas that they share.
+    """Return the contracts of handlers, given by path, and the schemas that they share.
 
     Raises:
         TypeError: a type has no schema.
-        ValueError: a name cannot be used; the message says which, and why.
+        ValueError: a name cannot be used; the message says which one and why.
     """
     types: list[tuple[str, Any, bool]] = []
     for handler in handlers.values():
@@ -228,7 +228,7 @@ def read_contracts(
 
 
 def _types_of(handler: Describable) -> Iterable[tuple[str, Any, bool]]:
-    """The types of a handler, in the order in which `_read_handler` uses their schemas."""
+    """Yield the types of a handler, in the order in which `_read_handler` uses their schemas."""
     name = type(handler).__name__
     _check_names(name, handler.rpc_methods)
     for method in handler.rpc_methods.values():
@@ -244,10 +244,10 @@ def _types_of_method(handler: str, method: _Method) -> Iterable[tuple[str, Any, 
 
 
 def check_method(handler: str, method: _Method, names: Iterable[str]) -> None:
-    """See that a method can be described beside those of these names.
+    """Check that a method can be described together with methods of these names.
 
     Raises:
-        TypeError, ValueError: as `read_contracts`.
+        TypeError, ValueError: like `read_contracts`.
     """
     _check_names(handler, [*names, method.name])
     TypeSchemas(list(_types_of_method(handler, method)))
@@ -287,7 +287,7 @@ def _read_parameter(parameter: _Parameter, schema: JSONSchema, text: str) -> Par
         try:
             default = msgspec.to_builtins(parameter.default, enc_hook=encode_model, str_keys=True)
         except (TypeError, ValueError, RecursionError):
-            pass  # a value that is never on the wire, such as a sentinel
+            pass  # a value that cannot be encoded, such as a sentinel
         else:
             schema = {**schema, "default": default}
             if "$ref" in schema:
@@ -329,7 +329,7 @@ _STANDARD: dict[type[RPCError], str] = {
 
 
 def describe_predicate(predicate: PredicateLike) -> str:
-    """Who may call, for people: ``admin and (region = ? or is_friend)``."""
+    """Return a predicate as text for readers, such as ``admin and (region = ? or is_friend)``."""
     if isinstance(predicate, Is):
         return predicate.key
     if isinstance(predicate, Has):

@@ -1,4 +1,4 @@
-"""Docstrings in Google's form: a summary, a description, and sections about arguments, results and errors."""
+"""Parsing of docstrings in Google style: a summary, a description, and sections such as ``Args``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ENTRY = re.compile(r"\*{0,2}(\w[\w.]*)(?:\s*\([^)]*\))?:\s*(.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Docstring:
-    """The parts of a docstring; each is "" or empty where it is missing.
+    """The parts of a docstring. Missing parts are empty.
 
     Attributes:
         summary: the first paragraph, on one line.
@@ -39,7 +39,7 @@ class Docstring:
 
 
 def parse_docstring(text: str) -> Docstring:
-    """Take a docstring apart. What is in no known form stays in the description."""
+    """Parse a docstring. Text in no known format stays in the description."""
     prose: list[str] = []
     sections: dict[str, list[str]] = {}
     current: list[str] = prose
@@ -64,7 +64,7 @@ def parse_docstring(text: str) -> Docstring:
 
 
 def _entries(lines: list[str]) -> dict[str, str]:
-    """Entries such as ``name: text``, where what is indented further belongs to the entry above."""
+    """Parse entries such as ``name: text``, each with the more indented lines below it."""
     text = inspect.cleandoc("\n".join(["", *lines]))
     entries: dict[str, str] = {}
     for entry in re.split(r"\n(?=\S)", text):

@@ -1,4 +1,4 @@
-"""Schema: what a target offers, in every form."""
+"""Schema: the contract of a target in all formats."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Schema"]
 
-#: Documents that are kept for clients that ask: one for each set of methods that some may call.
+#: The maximum number of cached documents for ``rpc.discover``, one for each set of allowed methods.
 _MAX_DISCOVERED = 16
 
 
 class Schema:
-    """What clients may call and subscribe to, as OpenRPC, AsyncAPI and TypeScript.
+    """The methods and channels of a target, as OpenRPC, AsyncAPI and TypeScript.
 
     Annotations become JSON Schema, and docstrings become descriptions.
 
-    It is a snapshot of the target: what is registered later is not in it. The documents are plain data that
-    any encoder of JSON takes.
+    A schema is a snapshot: it does not contain methods that are registered later. The documents are plain
+    data that any JSON encoder accepts.
 
     Args:
         target: an `App`, or a `WebSocketHandler`, class or instance.
 
     Raises:
-        TypeError: the target is none of these; or an annotation has no JSON Schema.
+        TypeError: the target is something else, or an annotation has no JSON Schema.
         ValueError: the target has no handlers; a method name is neither an identifier nor several identifiers
             joined by dots; or two method names differ in case only.
 
@@ -59,18 +59,19 @@ class Schema:
         version: str = "1.0.0",
         url: str | None = None,
     ) -> dict[str, Any]:
-        """The OpenRPC 1.3 document of one handler.
+        """Return the OpenRPC 1.3 document of one handler.
 
-        Streams, rights, rate limits and channels are extensions of it, whose names begin with ``x-``.
+        Streams, predicates, rate limits and channels are extensions, whose names begin with ``x-``.
 
         Args:
-            path: where the handler is; may be left out where there is one.
-            title: by default the name of the handler's class.
-            version: the version of your interface.
-            url: where the handler is served, such as ``ws://localhost:8000/rpc``; None to leave that out.
+            path: the path of the handler. It may be omitted if there is only one handler.
+            title: the title. Default: the name of the handler's class.
+            version: the version of your interface. Default ``"1.0.0"``.
+            url: the URL of the handler, such as ``ws://localhost:8000/rpc``. Default None: not in the
+                document.
 
         Raises:
-            ValueError: there is no handler at that path, or there are several and no path was given.
+            ValueError: there is no handler at this path, or there are several and no path was given.
         """
         contract = self._contract(path)
         return openrpc_document(contract, self._types, title=title or contract.name, version=version, url=url)
@@ -78,28 +79,28 @@ class Schema:
     def asyncapi(
         self, *, title: str | None = None, version: str = "1.0.0", url: str = "ws://localhost:8000"
     ) -> dict[str, Any]:
-        """The AsyncAPI 3.0 document of all handlers, with the messages of ``trio-ws.v1``.
+        """Return the AsyncAPI 3.0 document of all handlers, with the messages of ``trio-ws.v1``.
 
         Args:
-            title: by default the name of the class of the first handler.
-            version: the version of your interface.
-            url: where the target is served, without the paths of its handlers.
+            title: the title. Default: the name of the first handler's class.
+            version: the version of your interface. Default ``"1.0.0"``.
+            url: the URL of the target, without the paths of its handlers. Default ``"ws://localhost:8000"``.
         """
         wanted = title or self._contracts[0].name
         return asyncapi_document(self._contracts, self._types, title=wanted, version=version, url=url)
 
     def typescript(self) -> str:
-        """A TypeScript module with ``interface Methods`` and ``interface Channels``.
+        """Return a TypeScript module with ``interface Methods`` and ``interface Channels``.
 
-        Where there are several handlers, these names begin with that of the handler's class.
+        If there are several handlers, the names of the interfaces begin with the name of the handler's class.
 
         Raises:
-            ValueError: a method takes some parameters by position alone and needs others by name.
+            ValueError: a method has positional-only parameters and required keyword-only parameters.
         """
         return typescript_module(self._contracts, self._types)
 
     def _page(self, title: str, path: str) -> Page:
-        """The page that tries all of it, to be served at a path of the target."""
+        """Return the page for trying the methods, which is served at a path of the target."""
         return make_page(self._contracts, self._types, title=title, path=path)
 
     def _contract(self, path: str | None) -> HandlerContract:
@@ -114,7 +115,7 @@ class Schema:
         raise ValueError(f"there is no handler at {path!r}; there are {known}")
 
     def _openrpc_for(self, allowed: Callable[[MethodContract], bool]) -> dict[str, Any]:
-        """The document of the only handler, without the methods that are not allowed."""
+        """Return the document of the only handler, with the allowed methods only."""
         contract = self._contracts[0]
         methods = tuple(filter(allowed, contract.methods))
         names = tuple(one.name for one in methods)

@@ -1,4 +1,4 @@
-"""The parts of a glob: what it says literally, and its wildcards."""
+"""The parts of a glob: literal text and wildcards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _WILDCARD = re.compile(r"\*+|\?|\[!?\]?[^\]]*\]")
 
 
 def wildcards(name: str) -> list[str | None]:
-    """The parts of a name in order, with None for each wildcard."""
+    """Return the literal parts of a name in order, with None for each wildcard."""
     parts: list[str | None] = []
     at = 0
     for match in _WILDCARD.finditer(name):
@@ -24,5 +24,5 @@ def wildcards(name: str) -> list[str | None]:
 
 
 def is_glob(name: str) -> bool:
-    """Whether a name has wildcards."""
+    """Return whether a name has wildcards."""
     return None in wildcards(name)

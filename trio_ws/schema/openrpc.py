@@ -1,13 +1,13 @@
 """OpenRPC 1.3 documents (https://spec.open-rpc.org): the methods of one handler.
 
-OpenRPC knows single results alone. What goes beyond it are extensions, whose names begin with ``x-``:
+OpenRPC only has methods with one result. Everything else is an extension, whose name begins with ``x-``:
 
-- ``x-stream`` of a method has the schema of its items. Its result is null, which ends the stream.
-- ``x-stream`` of a parameter has the schema of the items that the caller sends. The parameter itself is null.
+- ``x-stream`` of a method is the schema of its items. Its result is null, at the end of the stream.
+- ``x-stream`` of a parameter is the schema of the items that the caller sends. The parameter itself is null.
 - ``x-kind`` of a parameter is ``positional``, ``keyword``, ``positional_rest`` or ``keyword_rest``.
-- ``x-requires`` of a method says who may call it, ``x-rate-limit`` how often: ``limit`` calls in ``period``
-  seconds.
-- ``x-channels`` of the document has the channels, each with a name or glob and the schema of its data.
+- ``x-requires`` of a method describes the clients that may call it.
+- ``x-rate-limit`` of a method is its rate limit: ``limit`` calls in ``period`` seconds.
+- ``x-channels`` of the document is the list of channels, each with a name or glob and the schema of its data.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def openrpc_document(
     url: str | None = None,
     methods: Iterable[MethodContract] | None = None,
 ) -> dict[str, Any]:
-    """The document of one handler.
+    """Return the document of one handler.
 
     Args:
-        contract: what it offers.
-        types: the schemas that it uses.
+        contract: the contract of the handler.
+        types: the schemas of the types in the contract.
         title: the title of the document.
         version: the version of the interface.
-        url: where it is served; None to leave that out.
-        methods: those to describe; by default all.
+        url: the URL of the handler; None to leave it out.
+        methods: the methods to describe. Default: all.
     """
     chosen = contract.methods if methods is None else tuple(methods)
     used = [schema for method in chosen for schema in method.schemas]

@@ -1,12 +1,13 @@
-"""The page that lists the methods and channels of a schema and tries them.
+"""The HTML page that lists the methods and channels of a schema, and can call and subscribe to them.
 
-It is one HTML file: ``static/docs.html`` with the JavaScript client and the schema in it. It loads nothing.
+It is a single file: ``static/docs.html`` with the JavaScript client and the schema inlined. It loads no other
+resources.
 
 Invariants:
 
-- Nothing of a schema is markup: it is in the page as JSON in which no ``<`` is left, and the script writes it
-  as text.
-- The content security policy names the page's own script and style by their hashes: nothing else runs.
+- Text of a schema is never interpreted as markup. It is in the page as JSON with every ``<`` escaped, and the
+  script inserts it as text.
+- The content security policy allows the page's own script and style by their hashes, and nothing else.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ __all__ = ["Page", "make_page"]
 
 
 class Page(NamedTuple):
-    """A page, and the policy that it is served with."""
+    """A page, and the content security policy that it is served with."""
 
     html: bytes
     policy: str
 
 
 def make_page(contracts: tuple[HandlerContract, ...], types: TypeSchemas, *, title: str, path: str) -> Page:
-    """The page of all handlers of a target.
+    """Return the page for all handlers of a target.
 
     Args:
-        contracts: what they offer.
-        types: the schemas that they use.
-        title: of the page.
-        path: where it is in the target; the script finds the handlers beside it.
+        contracts: the contracts of the handlers.
+        types: the schemas of the types in these contracts.
+        title: the title of the page.
+        path: the path of the page, relative to which the script finds the handlers.
     """
     data = _describe(contracts, types)
     data |= {"title": title, "path": "" if path == "/" else path}

@@ -1,10 +1,10 @@
-"""JSON Schema of Python types: from msgspec's own generator, and of pydantic's models from pydantic's.
+"""JSON Schema of Python types. msgspec generates it, or pydantic for its own models.
 
 Invariants:
 
-- The schemas are JSON Schema draft 7, which OpenRPC 1.3 and AsyncAPI 3 are both written in.
-- Types with a name are components; two of one name get longer names, and never each other's schema.
-- A type without a schema is a TypeError that says where it is.
+- The schemas are JSON Schema draft 7, which both OpenRPC 1.3 and AsyncAPI 3 use.
+- Named types are components. Two types with the same name get different, longer names.
+- A type without a schema raises a TypeError that says where the type is used.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class TypeSchemas:
     """The schemas of many types, which share their components.
 
     Args:
-        types: each with what an error calls it, and whether it describes results, which pydantic writes down
-            apart.
+        types: for each type, its name in errors, the type, and whether it is the type of results, for which
+            pydantic has different schemas.
 
     Raises:
         TypeError: a type has no schema.
@@ -72,7 +72,7 @@ class TypeSchemas:
         }
 
     def reachable_from(self, schemas: list[JSONSchema]) -> dict[str, JSONSchema]:
-        """The components that these schemas need."""
+        """Return the components that these schemas use, directly or indirectly."""
         return {name: self.components[name] for name in sorted(references(schemas, self.components))}
 
 
@@ -94,10 +94,10 @@ def _check(where: str, kind: Any, hook: Any) -> None:
 def _describe_models(
     models: list[type], taken: set[str]
 ) -> tuple[dict[tuple[type, str], JSONSchema], dict[str, JSONSchema]]:
-    """A reference for each model and mode, and what they refer to, by names that are not taken."""
+    """Return a reference for each model and mode, and the components, under names that are not taken."""
     if not models:
         return {}, {}
-    from pydantic.json_schema import models_json_schema  # noqa: PLC0415 - it was imported by its user
+    from pydantic.json_schema import models_json_schema  # noqa: PLC0415 - the application imported it
 
     wanted: Any = [(one, mode) for one in models for mode in (_VALIDATION, _SERIALIZATION)]
     found: Any
@@ -128,13 +128,13 @@ def _with_names(schema: Any, names: dict[str, str]) -> Any:
 
 
 def _as_draft_7(schema: Any) -> Any:
-    """The same in the words of draft 7; msgspec and pydantic write 2020-12."""
+    """Convert a schema from draft 2020-12, which msgspec and pydantic generate, to draft 7."""
     if not isinstance(schema, dict):
         return schema  # true or false
     changed: JSONSchema = {}
     for key, value in schema.items():
         if key == "discriminator":
-            continue  # OpenAPI's; the tags of the choices say the same
+            continue  # a keyword of OpenAPI; the schemas of the choices have the same tags
         if key in _NAMED and isinstance(value, dict):
             changed[key] = {name: _as_draft_7(one) for name, one in value.items()}
         elif key in _MANY or (key == "prefixItems" and isinstance(value, list)):
@@ -149,12 +149,12 @@ def _as_draft_7(schema: Any) -> Any:
         if rest is not None:
             changed["additionalItems"] = rest
     if "$ref" in changed and len(changed) > 1:
-        changed["allOf"] = [{"$ref": changed.pop("$ref")}]  # beside $ref nothing else counts
+        changed["allOf"] = [{"$ref": changed.pop("$ref")}]  # draft 7 ignores other keywords next to $ref
     return changed
 
 
 def _with_fields_described(schema: JSONSchema) -> JSONSchema:
-    """The schema of a type whose fields have their texts of the docstring's section ``Attributes``."""
+    """Add descriptions of fields to a schema, from the section ``Attributes`` of the docstring."""
     docstring = parse_docstring(schema.get("description", ""))
     if not docstring.attributes:
         return schema
@@ -176,7 +176,7 @@ def _with_description(schema: Any, text: str) -> Any:
 
 
 def references(schemas: Any, components: dict[str, JSONSchema]) -> set[str]:
-    """The names of the components that schemas need, directly or by others."""
+    """Return the names of the components that schemas use, directly or indirectly."""
     found: set[str] = set()
     todo: list[Any] = [schemas]
     while todo:

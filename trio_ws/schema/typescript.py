@@ -1,8 +1,8 @@
 """TypeScript declarations: the methods and channels of handlers, for programs that call them.
 
-For a target with one handler the module has ``interface Methods`` and ``interface Channels``; with several
-these begin with the name of the handler's class. A method takes its parameters as one object, or as one tuple
-where they go by position; a stream is an ``AsyncIterable``.
+For a target with one handler, the module has ``interface Methods`` and ``interface Channels``. With several
+handlers, these names begin with the name of the handler's class. A method takes its parameters as one object,
+or as one tuple if they are passed by position. A stream is an ``AsyncIterable``.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ let module namespace never new null number object of package private protected p
 set static string super switch symbol this throw true try type typeof undefined unique unknown var void while
 with yield AsyncIterable Promise Array
 """
-#: What a type of the user's may not be called in a module of ours.
+#: Names that a user's type must not have in the module.
 _RESERVED = frozenset(_WORDS.split())
 _INDENT = "  "
 
 
 def typescript_module(contracts: tuple[HandlerContract, ...], types: TypeSchemas) -> str:
-    """The text of a module of declarations.
+    """Return the text of the module.
 
     Raises:
-        ValueError: a method takes some parameters by position alone and needs others by name.
+        ValueError: a method has positional-only parameters and required keyword-only parameters.
     """
     return TypeScriptWriter(contracts, types).module()
 
@@ -54,8 +54,8 @@ class TypeScriptWriter:
     """Writes contracts as TypeScript.
 
     Args:
-        contracts: what the handlers offer.
-        types: the schemas that they use.
+        contracts: the contracts of the handlers.
+        types: the schemas of the types in these contracts.
     """
 
     def __init__(self, contracts: tuple[HandlerContract, ...], types: TypeSchemas) -> None:
@@ -71,7 +71,7 @@ class TypeScriptWriter:
             taken.add(self._names[name])
 
     def module(self) -> str:
-        """All declarations."""
+        """Return the text of the module with all declarations."""
         parts = ["// Made by `trio-ws types`. Changes will be lost.\n"]
         parts += [self.component(name) for name in self._types.components]
         for prefix, contract in zip(self._prefixes, self._contracts, strict=True):
@@ -82,13 +82,13 @@ class TypeScriptWriter:
         return "\n".join(parts)
 
     def name_of(self, name: str) -> str:
-        """What a component is called."""
+        """Return the TypeScript name of a component."""
         return self._names[name]
 
     # -- declarations -------------------------------------------------------------------------------
 
     def component(self, name: str) -> str:
-        """The declaration of a type."""
+        """Return the declaration of a component."""
         schema = self._types.components[name]
         text = _comment(schema.get("description", ""), "")
         own = self._names[name]
@@ -170,7 +170,7 @@ class TypeScriptWriter:
     # -- types --------------------------------------------------------------------------------------
 
     def type(self, schema: Any, indent: str = "") -> str:
-        """A schema as a type."""
+        """Return a schema as a TypeScript type."""
         if schema is False:
             return "never"
         if not isinstance(schema, dict):
@@ -249,7 +249,7 @@ def _unused(name: str, taken: set[str] | frozenset[str]) -> str:
 
 
 def _channel_data(prefix: str, channels: tuple[ChannelContract, ...]) -> str:
-    """A type that finds the data of a channel whose name a glob matches."""
+    """Return a type for the data of a channel whose name a glob matches."""
     own = f"{prefix}Channels"
     lines = [
         "/** The data of the channel of a name. */",

@@ -1,7 +1,7 @@
-"""Tools to test WebSockets without sockets: memory links with faults, and a raw peer.
+"""Tools for testing WebSockets without a network: in-memory links with faults, and a raw peer.
 
-Everything runs in memory and waits by trio's clock only, so with `trio.testing.MockClock` (or the
-``autojump_clock`` of pytest-trio) hours of timeouts pass in no time, and every time can be asserted exactly.
+Everything runs in memory, and trio's clock is the only clock. With `trio.testing.MockClock`, or pytest-trio's
+``autojump_clock``, hours of timeouts pass at once, and tests can assert exact times.
 
 >>> import trio, trio.testing
 >>> from trio_ws.testing import MemoryListener, RawPeer

@@ -1,16 +1,15 @@
 """Links: byte streams in memory that behave like a network, for tests.
 
-A `Link` has two ends, ``link.client`` and ``link.server``. Each is a whole `trio.abc.HalfCloseableStream`
-with the back pressure of a socket. The link adds what a network does to bytes: latency, tiny reads, a cut,
-a partition.
+A `Link` has two ends, ``link.client`` and ``link.server``. Each is a `trio.abc.HalfCloseableStream` with the
+backpressure of a socket. The link can simulate latency, small reads, a lost connection and a partition.
 
-What always holds here:
+Invariants:
 
-* The only clock is trio's, and there are no background tasks. A byte's time of arrival is computed when it is
-  sent, and a receiver sleeps until then. Under `trio.testing.MockClock` every time is exact.
-* All changes of state are made in synchronous code, so a cancelled method leaves nothing half done.
-  ``receive_some`` takes nothing when it is cancelled.
-* The order of bytes is kept, also when the latency shrinks. The end of a stream travels like a byte.
+* The only clock is trio's, and there are no background tasks. A byte's arrival time is computed when it is
+  sent, and a receiver sleeps until then. With `trio.testing.MockClock`, every time is exact.
+* State changes only in synchronous code, so a cancelled method leaves the link consistent. A cancelled
+  ``receive_some`` loses no bytes.
+* Bytes stay in order, even if the latency is reduced. The end of the stream is delayed like a byte.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ DirectionName: TypeAlias = Literal["to_server", "to_client"]
 
 
 class LinkOptions(TypedDict, total=False):
-    """The keyword arguments of `Link`, where another function passes them on."""
+    """The keyword arguments of `Link`, for functions that pass them on."""
 
     latency: float
     capacity: int
@@ -42,22 +41,22 @@ class LinkOptions(TypedDict, total=False):
 
 
 class _Mark(enum.Enum):
-    """What travels beside the bytes."""
+    """Events that are sent through a link in order with the bytes."""
 
     EOF = enum.auto()
-    GONE = enum.auto()  # the sending end was closed: an EOF, and nobody reads there any more
+    GONE = enum.auto()  # the sending end was closed, so nothing is sent or read there any more
     BREAK = enum.auto()
 
 
 class Direction:
-    """The bytes of a `Link` that go one way: in flight, then unread, then taken by the receiver.
+    """One direction of a `Link`. Bytes are first in flight, then unread, and then received.
 
     Attributes:
-        capacity: bytes in flight and unread together, past which the sender waits.
-        max_read: bytes that one ``receive_some`` gives at most; None for no limit.
-        carried: bytes that were taken from the sender since the link was made.
-        partitioned: whether nothing arrives for now.
-        peer_gone: whether the news that the sending end was closed has arrived.
+        capacity: the maximum number of bytes that are in flight or unread. The sender waits beyond it.
+        max_read: the maximum number of bytes that one ``receive_some`` returns; None for no limit.
+        carried: the number of bytes that were sent since the link was created.
+        partitioned: whether arrivals are suspended.
+        peer_gone: whether the receiver has noticed that the sending end was closed.
     """
 
     def __init__(self, latency: float, capacity: int, max_read: int | None) -> None:
@@ -74,7 +73,7 @@ class Direction:
 
     @property
     def latency(self) -> float:
-        """Seconds from one end to the other, for what is sent from now on. Default 0."""
+        """The latency in seconds of bytes that are sent from now on. Default 0."""
         return self._latency
 
     @latency.setter
@@ -85,28 +84,28 @@ class Direction:
 
     @property
     def pending(self) -> int:
-        """Bytes that were sent and not yet taken by the receiver."""
+        """The number of bytes that were sent and not yet received."""
         return self._flying_size + len(self._unread)
 
     @property
     def room(self) -> int:
-        """Bytes that the sender may send now without waiting."""
+        """The number of bytes that can be sent now without waiting."""
         return self.capacity - self.pending
 
     @property
     def next_arrival(self) -> float:
-        """The time by trio's clock at which something arrives next; infinite if nothing will by itself."""
+        """The clock's time of the next arrival; infinity if there is none, or if arrivals are suspended."""
         return math.inf if self.partitioned or not self._flying else self._flying[0][0]
 
     def put(self, item: bytes | _Mark, delay: float) -> None:
-        """Send bytes or a mark on its way; it arrives ``delay`` seconds from now, and after all before it."""
+        """Send bytes or a mark, to arrive after ``delay`` seconds and after everything sent before."""
         self._flying.append((trio.current_time() + delay, item))
         if not isinstance(item, _Mark):
             self._flying_size += len(item)
             self.carried += len(item)
 
     def settle(self) -> None:
-        """Let arrive what is due; what would overtake waits its turn."""
+        """Make everything arrive that is due, in order."""
         now = trio.current_time()
         while self.next_arrival <= now:
             item = self._flying.popleft()[1]
@@ -118,19 +117,19 @@ class Direction:
                 self._unread += item
 
     def end(self, mark: _Mark) -> None:
-        """Nothing follows what has arrived so far. The first end stands."""
+        """End the stream after the bytes that have arrived. Only the first call has an effect."""
         self._end = self._end or mark
 
     def lose_flying(self) -> None:
-        """Forget all that has not arrived."""
+        """Discard all bytes in flight."""
         self._flying.clear()
         self._flying_size = 0
 
     def take(self, max_bytes: int | None) -> bytes | None:
-        """Take what ``receive_some`` gives now; None if it has to wait.
+        """Return the next bytes for ``receive_some``, ``b""`` at the end, or None if it must wait.
 
         Raises:
-            trio.BrokenResourceError: all bytes were taken and the link is broken.
+            trio.BrokenResourceError: the link is broken, and no bytes are left.
         """
         self.settle()
         if self._unread:
@@ -144,14 +143,14 @@ class Direction:
 
 
 class LinkStream(trio.abc.HalfCloseableStream):
-    """One end of a `Link`, with the semantics of a socket's stream.
+    """One end of a `Link`, with the semantics of `trio.SocketStream`.
 
-    One task may send while another receives; two that do the same at once get `trio.BusyResourceError`. After
-    ``aclose`` here every method raises `trio.ClosedResourceError`. Once the news of the peer's ``aclose`` has
-    arrived, or the link is cut, sending raises `trio.BrokenResourceError`.
+    One task may send while another receives. Sending, or receiving, in two tasks at once raises
+    `trio.BusyResourceError`. After ``aclose`` on this end, every method raises `trio.ClosedResourceError`.
+    When the peer's ``aclose`` has arrived, or the link is cut, sending raises `trio.BrokenResourceError`.
 
     Attributes:
-        link: the link that this is an end of.
+        link: the link of this end.
     """
 
     def __init__(self, link: Link, outgoing: Direction, incoming: Direction) -> None:
@@ -164,13 +163,13 @@ class LinkStream(trio.abc.HalfCloseableStream):
         self._receiving = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Wait for at least one byte. Cancelled, it has taken none.
+        """Wait for at least one byte. A cancellation loses no bytes.
 
         Returns:
-            From 1 to ``max_bytes`` bytes, or ``b""`` when the peer sends no more.
+            From 1 to ``max_bytes`` bytes, or ``b""`` at the end of the stream.
 
         Raises:
-            trio.BrokenResourceError: the link is cut, and all that arrived was read.
+            trio.BrokenResourceError: the link is cut, and all bytes that arrived were read.
             trio.ClosedResourceError: this end was closed.
         """
         if max_bytes is not None:
@@ -184,21 +183,22 @@ class LinkStream(trio.abc.HalfCloseableStream):
                 self._check_open()
                 data = self._incoming.take(max_bytes)
                 if data is not None:
-                    self.link.wake()  # there is room for the sender
+                    self.link.wake()  # the sender has room now
                     return data
                 await self._wait()
         finally:
             self._receiving = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send the bytes, waiting while the link is at its capacity. Cancelled, it may have sent a part.
+        """Send bytes; wait while the link is at its capacity. A cancellation may leave a part sent.
 
         Raises:
-            trio.BrokenResourceError: the link is cut or the peer gone. A part may have been sent.
+            trio.BrokenResourceError: the link is cut, or the peer has closed its end. A part may have been
+                sent.
             trio.ClosedResourceError: this end was closed, or ``send_eof`` was called.
         """
         with self._only_sender():
-            view = memoryview(memoryview(data).tobytes())  # a copy: the caller may change what it gave us
+            view = memoryview(memoryview(data).tobytes())  # a copy, because the caller may change a bytearray
             await trio.lowlevel.checkpoint()
             self._check_sendable()
             sent = self.link.carry(self._outgoing, view)
@@ -209,7 +209,7 @@ class LinkStream(trio.abc.HalfCloseableStream):
                 sent += self.link.carry(self._outgoing, view[sent:])
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until the link has room for a byte. Raises what `send_all` does."""
+        """Wait until the link has room for a byte. Raises like `send_all`."""
         with self._only_sender():
             await trio.lowlevel.checkpoint()
             self._check_sendable()
@@ -218,7 +218,7 @@ class LinkStream(trio.abc.HalfCloseableStream):
                 self._check_sendable()
 
     async def send_eof(self) -> None:
-        """Tell the peer that no more bytes follow: it receives ``b""`` one latency from now."""
+        """End the stream in this direction. The peer receives ``b""`` after the latency."""
         with self._only_sender():
             await trio.lowlevel.checkpoint()
             self._check_open()
@@ -230,7 +230,7 @@ class LinkStream(trio.abc.HalfCloseableStream):
             self.link.wake()
 
     async def aclose(self) -> None:
-        """Close this end, at once and also when cancelled. What was sent before still arrives."""
+        """Close this end at once, even if cancelled. Bytes that were sent before still arrive."""
         if not self._closed:
             self._closed = True
             self._outgoing.put(_Mark.GONE, self._outgoing.latency)
@@ -260,7 +260,7 @@ class LinkStream(trio.abc.HalfCloseableStream):
             raise trio.BrokenResourceError("the link is broken" if self.link.broken else "the peer is gone")
 
     async def _wait(self) -> None:
-        # A sender waits for arrivals too: they may bring the news that the peer is gone.
+        # A sender waits for arrivals too, since the peer's close may be among them.
         with trio.move_on_at(self._incoming.next_arrival):
             await self.link.changed.park()
 
@@ -269,18 +269,20 @@ class Link:
     """A full-duplex byte link in memory between two streams.
 
     Args:
-        latency: seconds that each byte, and the end of the stream, take one way. Default 0.
-        capacity: bytes one way, in flight and unread together, past which ``send_all`` waits. Default 64 KiB.
-        max_read: bytes that one ``receive_some`` gives at most, such as 1. None, the default, for no limit.
+        latency: the one-way latency in seconds, of bytes and of the end of the stream. Default 0.
+        capacity: the maximum number of bytes in each direction that are in flight or unread. ``send_all``
+            waits beyond it. Default 64 KiB.
+        max_read: the maximum number of bytes that one ``receive_some`` returns, such as 1. Default None: no
+            limit.
 
     Attributes:
         client, server: the two ends.
         to_server, to_client: the two `Direction` objects. ``to_server.carried`` counts bytes, and
-            ``to_server.latency`` may be set apart from the other way's.
+            ``to_server.latency`` can be set independently of the other direction.
         broken: whether the link was cut.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of range.
     """
 
     def __init__(self, *, latency: float = 0.0, capacity: int = 65536, max_read: int | None = None) -> None:
@@ -289,13 +291,13 @@ class Link:
         self.client = LinkStream(self, self.to_server, self.to_client)
         self.server = LinkStream(self, self.to_client, self.to_server)
         self.broken = False
-        # One lot for all: at most four tasks wait on a link, and each looks again for itself.
+        # One lot is enough: at most four tasks wait on a link, and each checks its own condition.
         self.changed = trio.lowlevel.ParkingLot()
         self._cuts: list[_Cut] = []
 
     @property
     def latency(self) -> float:
-        """One-way latency in seconds; setting it changes both ways. The greater one where they differ."""
+        """The one-way latency in seconds, or the greater one of the two. Setting it changes both."""
         return max(self.to_server.latency, self.to_client.latency)
 
     @latency.setter
@@ -304,15 +306,15 @@ class Link:
 
     @property
     def carried(self) -> int:
-        """Bytes carried both ways together."""
+        """The number of bytes that were sent in both directions together."""
         return self.to_server.carried + self.to_client.carried
 
     def cut(self, *, clean: bool = False) -> None:
-        """Break the link now. What is in flight is lost; what has arrived can still be read.
+        """Break the link now. Bytes in flight are lost. Bytes that have arrived can still be read.
 
         Args:
-            clean: the receivers see an end of stream, not `trio.BrokenResourceError`. Sending raises that
-                in both cases.
+            clean: whether receivers see the end of the stream instead of `trio.BrokenResourceError`. Sending
+                raises `trio.BrokenResourceError` in both cases.
         """
         self.broken = True
         for direction in self._directions(None):
@@ -322,14 +324,15 @@ class Link:
         self.wake()
 
     def cut_after(self, count: int, *, direction: DirectionName | None = None, clean: bool = False) -> None:
-        """Break the link once it has carried ``count`` more bytes from now.
+        """Break the link after ``count`` more bytes were sent.
 
-        Both ways, all that was sent until then arrives in its time; then the receivers see the break. Sending
-        raises from that moment on at both ends. A ``send_all`` that would cross the mark sends up to it.
+        Bytes that were sent until then arrive normally in both directions, and then the receivers see the
+        break. From that moment on, sending raises at both ends. A ``send_all`` that exceeds the count sends
+        only the bytes up to it.
 
         Args:
-            count: bytes from now on; 0 cuts at once, but what is in flight still arrives.
-            direction: count ``"to_server"`` or ``"to_client"`` only. None, the default, counts both together.
+            count: the number of bytes; 0 breaks the link at once, but bytes in flight still arrive.
+            direction: count only ``"to_server"`` or ``"to_client"``. Default None: count both together.
             clean: as in `cut`.
         """
         self._cuts.append(_Cut(self._directions(direction), _count("count", count, 0), clean))
@@ -343,13 +346,13 @@ class Link:
         self.wake()
 
     def heal(self, *, direction: DirectionName | None = None) -> None:
-        """End a partition. What would have arrived meanwhile arrives now, in order."""
+        """End a partition. Bytes that were due meanwhile arrive now, in order."""
         for one in self._directions(direction):
             one.partitioned = False
         self.wake()
 
     def carry(self, direction: Direction, data: memoryview) -> int:
-        """Take as many bytes as there is room for, up to the next cut, and say how many. For `LinkStream`."""
+        """Send as many bytes as there is room for, up to the next cut; return how many. For `LinkStream`."""
         cuts = [cut for cut in self._cuts if direction in cut.directions]
         count = min([direction.room, len(data)] + [cut.left for cut in cuts])
         if count:
@@ -361,7 +364,7 @@ class Link:
         return count
 
     def wake(self) -> None:
-        """Have every waiting task look again. For `LinkStream`."""
+        """Wake all waiting tasks, which check their condition again. For `LinkStream`."""
         self.changed.unpark_all()
 
     def _directions(self, name: DirectionName | None) -> tuple[Direction, ...]:
@@ -377,14 +380,14 @@ class Link:
         if due:
             self.broken = True
             for direction in self._directions(None):
-                # Without latency of its own: the break is seen right behind the last byte.
+                # Without an additional latency: receivers see the break right after the last byte.
                 direction.put(_Mark.EOF if due[0].clean else _Mark.BREAK, 0)
             self.wake()
 
 
 @dataclass
 class _Cut:
-    """A cut to come: after ``left`` more bytes in any of ``directions``."""
+    """A scheduled cut: after ``left`` more bytes in any of ``directions``."""
 
     directions: tuple[Direction, ...]
     left: int
@@ -392,13 +395,14 @@ class _Cut:
 
 
 class MemoryListener(trio.abc.Listener[LinkStream]):
-    """A listener without a network: each connection is a `Link`, and the server accepts its ``server`` end.
+    """An in-memory listener. Each connection is a `Link`, and the server accepts its ``server`` end.
 
-    Opening a connection takes no time by itself, whatever the latency.
+    Opening a connection takes no time, whatever the latency.
 
     Args:
-        backlog: connections that may wait to be accepted; opening one more waits. Default 128.
-        address: a text that stands for host and port in what is shown to people.
+        backlog: the maximum number of connections that wait to be accepted. Opening another one waits.
+            Default 128.
+        address: text that is shown in place of host and port. Default ``"memory"``.
 
     Raises:
         ValueError: ``backlog`` is below 1.
@@ -409,7 +413,7 @@ class MemoryListener(trio.abc.Listener[LinkStream]):
         self._queue, self._accepted = trio.open_memory_channel[LinkStream](_count("backlog", backlog, 1))
 
     async def accept(self) -> LinkStream:
-        """Wait for a connection and give its server end.
+        """Wait for a connection and return its server end.
 
         Raises:
             trio.ClosedResourceError: the listener was closed.
@@ -417,14 +421,14 @@ class MemoryListener(trio.abc.Listener[LinkStream]):
         return await self._accepted.receive()
 
     async def connect(self, **options: Unpack[LinkOptions]) -> LinkStream:
-        """Open a connection and give its client end; its link is ``stream.link``. See `open_link`."""
+        """Open a connection and return its client end, whose link is ``stream.link``. See `open_link`."""
         return (await self.open_link(**options)).client
 
     async def open_link(self, **options: Unpack[LinkOptions]) -> Link:
-        """Open a connection and give the whole link, waiting while the backlog is full.
+        """Open a connection and return its link; wait while the backlog is full.
 
         Args:
-            options: what `Link` takes.
+            options: the arguments of `Link`.
 
         Raises:
             ConnectionRefusedError: the listener was closed.
@@ -437,7 +441,7 @@ class MemoryListener(trio.abc.Listener[LinkStream]):
         return link
 
     def open_link_nowait(self, **options: Unpack[LinkOptions]) -> Link:
-        """Do the same as `open_link`, but raise `trio.WouldBlock` when the backlog is full."""
+        """Like `open_link`, but raise `trio.WouldBlock` if the backlog is full."""
         link = Link(**options)
         try:
             self._queue.send_nowait(link.server)
@@ -446,7 +450,7 @@ class MemoryListener(trio.abc.Listener[LinkStream]):
         return link
 
     async def aclose(self) -> None:
-        """Close the listener, at once and also when cancelled. Connections not yet accepted are cut."""
+        """Close the listener at once, even if cancelled. Connections that were not accepted yet are cut."""
         while True:
             try:
                 self._accepted.receive_nowait().link.cut()

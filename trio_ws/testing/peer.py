@@ -1,8 +1,11 @@
-"""A raw WebSocket peer that tests script frame by frame, legal or not.
+"""A raw WebSocket peer for tests, which can send any frames, valid or not.
 
-What always holds here: the peer shares no code with what it tests. It knows RFC 6455's frames and the two
-halves of the opening handshake by itself, checks little, answers nothing by itself, and sends exactly what it
-is told. A receive that is cancelled has lost no bytes.
+Invariants:
+
+- The peer shares no code with the rest of the library. It implements the frames and both sides of the opening
+  handshake of RFC 6455 itself.
+- It sends exactly the bytes that it is told to, replies to nothing by itself, and validates little.
+- A cancelled receive loses no bytes.
 """
 
 from __future__ import annotations
@@ -29,13 +32,13 @@ _TEXT, _CLOSE = 1, 8
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame as it came (RFC 6455 section 5.2).
+    """One received frame (RFC 6455 section 5.2).
 
     Attributes:
         fin: whether it is the last frame of its message.
         rsv: the reserved bits as a number: RSV1 is 4, RSV2 is 2, RSV3 is 1.
         opcode: 0 continuation, 1 text, 2 binary, 8 close, 9 ping, 10 pong.
-        masked: whether it came masked.
+        masked: whether it was masked.
         payload: the payload, unmasked.
     """
 
@@ -50,13 +53,13 @@ class RawPeer(trio.abc.AsyncResource):
     """A scripted peer on any stream.
 
     Args:
-        stream: what to speak on; it may be in the middle of a connection.
-        client: whether the peer plays the client, and so masks its frames unless told otherwise.
+        stream: the stream; it may be in the middle of a connection.
+        client: whether the peer is the client, and therefore masks its frames by default.
 
     Attributes:
-        stream: as given; use it for what is below frames, such as ``send_eof``.
-        client: as given.
-        head: the head of the peer's request or response, if a handshake was done here.
+        stream: the stream, for operations below frames, such as ``send_eof``.
+        client: whether the peer is the client.
+        head: the head of the received HTTP request or response, after `connect` or `accept`.
     """
 
     def __init__(self, stream: trio.abc.Stream, *, client: bool) -> None:
@@ -76,10 +79,11 @@ class RawPeer(trio.abc.AsyncResource):
     ) -> Self:
         """Do a client's opening handshake (RFC 6455 section 4.1).
 
-        For a request that is not legal, use ``send_raw`` and ``receive_head`` instead.
+        For an invalid request, use ``send_raw`` and ``receive_head`` instead.
 
         Raises:
-            AssertionError: the answer is no 101, or has a wrong ``Sec-WebSocket-Accept``; the text shows it.
+            AssertionError: the status is not 101, or ``Sec-WebSocket-Accept`` is wrong; the message shows the
+                response.
             EOFError: the stream ended first.
         """
         peer = cls(stream, client=True)
@@ -97,7 +101,7 @@ class RawPeer(trio.abc.AsyncResource):
         """Read a client's request and answer it with 101 (RFC 6455 section 4.2).
 
         Raises:
-            AssertionError: the request has no ``Sec-WebSocket-Key``; the message shows it.
+            AssertionError: the request has no ``Sec-WebSocket-Key``; the message shows the request.
             EOFError: the stream ended first.
         """
         peer = cls(stream, client=False)
@@ -115,7 +119,7 @@ class RawPeer(trio.abc.AsyncResource):
         await self.stream.aclose()
 
     async def send_raw(self, data: bytes) -> None:
-        """Send these bytes as they are."""
+        """Send these bytes unchanged."""
         await self.stream.send_all(data)
 
     async def send_frame(
@@ -131,18 +135,18 @@ class RawPeer(trio.abc.AsyncResource):
         length: int | None = None,
         key: bytes | None = None,
     ) -> None:
-        """Send one frame, with no check of whether it may be sent.
+        """Send one frame (RFC 6455 section 5.2), without checking whether it is allowed.
 
         Args:
             opcode: 0 to 15.
-            payload: what follows the head, however long; it is masked here if the frame is.
-            fin: whether it is the last frame of its message.
+            payload: the payload, which is masked here if the frame is.
+            fin: whether it is the last frame of its message. Default True.
             rsv1: the first reserved bit.
-            rsv2: the second.
-            rsv3: the third.
-            mask: None, the default, masks as the role demands.
-            length: the payload length to claim, 0 to 2**64 - 1. None, the default, tells the truth.
-            key: the masking key, 4 bytes. None, the default, uses a fixed one.
+            rsv2: the second reserved bit.
+            rsv3: the third reserved bit.
+            mask: whether to mask the frame. Default None: only clients do.
+            length: the payload length in the header, 0 to 2**64 - 1. Default None: the real length.
+            key: the masking key, 4 bytes. Default None: a fixed key.
 
         Raises:
             ValueError: a value does not fit its field.
@@ -168,14 +172,14 @@ class RawPeer(trio.abc.AsyncResource):
         await self.send_frame(_TEXT, text.encode())
 
     async def send_close(self, code: int | None = 1000, reason: str = "") -> None:
-        """Send a Close frame with any code from 0 to 65535; None sends one without a payload."""
+        """Send a Close frame with any code from 0 to 65535; with None, without a payload."""
         await self.send_frame(_CLOSE, b"" if code is None else struct.pack("!H", code) + reason.encode())
 
     async def receive_head(self) -> bytes:
-        """Wait for the head of an HTTP request or response and take it, with the empty line at its end.
+        """Wait for the head of an HTTP request or response; return it, including the empty line.
 
         Raises:
-            EOFError: the stream ended first; the message shows what came.
+            EOFError: the stream ended first; the message shows what was received.
         """
         while (end := self._buffer.find(b"\r\n\r\n")) < 0:
             if not await self._receive_more():
@@ -183,7 +187,7 @@ class RawPeer(trio.abc.AsyncResource):
         return self._take(end + 4)
 
     async def receive_frame(self) -> Frame | None:
-        """Wait for a whole frame; None when the stream ended before it.
+        """Wait for a frame and return it; None if the stream ended before it.
 
         Raises:
             EOFError: the stream ended inside a frame.
@@ -197,9 +201,9 @@ class RawPeer(trio.abc.AsyncResource):
         return frame
 
     async def receive_until_close(self) -> tuple[int, str] | None:
-        """Drop frames up to the Close frame and give its code and reason; None if the stream ends first.
+        """Skip frames until a Close frame, and return its code and reason; None if the stream ends first.
 
-        A Close frame without a payload is ``(1005, "")`` (RFC 6455 section 7.1.5).
+        For a Close frame without a payload, that is ``(1005, "")`` (RFC 6455 section 7.1.5).
         """
         while (frame := await self.receive_frame()) is not None:
             if frame.opcode == _CLOSE:
@@ -211,7 +215,7 @@ class RawPeer(trio.abc.AsyncResource):
         """Wait for the end of the stream.
 
         Raises:
-            AssertionError: something else came; the message shows it.
+            AssertionError: bytes were received; the message shows them.
         """
         if self._buffer or await self._receive_more():
             raise AssertionError(f"no end of stream, but {bytes(self._buffer[:80])!r}")
@@ -227,7 +231,7 @@ class RawPeer(trio.abc.AsyncResource):
         return data
 
     def _next_frame(self) -> Frame | None:
-        """Take the frame at the start of the buffer, or nothing before all of it is there."""
+        """Take a complete frame from the buffer; None if there is none."""
         buffer = self._buffer
         if len(buffer) < 2:
             return None
@@ -246,7 +250,7 @@ class RawPeer(trio.abc.AsyncResource):
 
 
 def _masked(payload: bytes, key: bytes) -> bytes:
-    """Mask or unmask (RFC 6455 section 5.3), as one exclusive or of two long numbers."""
+    """Mask or unmask (RFC 6455 section 5.3), by one XOR of two large integers."""
     stream = (key * (len(payload) // 4 + 1))[: len(payload)]
     number = int.from_bytes(payload, "big") ^ int.from_bytes(stream, "big")
     return number.to_bytes(len(payload), "big")

@@ -1,12 +1,12 @@
 """A conformance suite for clients of ``trio-ws.v1``, in any language.
 
-The suite is a server. For each scene the client under test connects to it, and the suite plays the server's
-part packet by packet and judges what the client sends. A small program beside the client, its driver, makes
-client do what a scene needs: it takes instructions over another WebSocket and reports what becomes of them.
-docs/protocol.md says what instructions and reports there are.
+The suite is a server. It consists of scenes, which are test cases. In each scene, the client under test
+connects to the suite, which sends the server's packets and checks those of the client. A small program called
+the driver controls the client: it receives instructions from the suite over another WebSocket and reports the
+results. docs/protocol.md describes the instructions and reports.
 
 ``python -m trio_ws.testing.conformance COMMAND`` starts a driver and prints the verdicts. `run_conformance`
-does the same in a program.
+does the same from a program.
 """
 
 from __future__ import annotations

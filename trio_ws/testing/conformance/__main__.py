@@ -1,4 +1,4 @@
-"""``python -m trio_ws.testing.conformance COMMAND...``: judge a client by its driver."""
+"""``python -m trio_ws.testing.conformance COMMAND...``: test a client through its driver."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def tell(verdict: Verdict) -> None:
 
 
 def main() -> int:
-    """Play, print the verdicts, and return 1 where one failed."""
+    """Run the suite and print the verdicts. Return 1 if a scene failed or none passed, otherwise 0."""
     parser = argparse.ArgumentParser(
         prog="python -m trio_ws.testing.conformance",
         description="Judge a client of trio-ws.v1 by its driver; see docs/protocol.md.",

@@ -1,4 +1,4 @@
-"""Scenes of what the client asks for: calls, streams, uploads. Each docstring says what passes it."""
+"""Scenes for the client's own calls, streams and client streams. Each docstring says how to pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["SCENES"]
 SCENES: list[Scene] = []
 scene = adder(SCENES)
 
-#: More than any window may be.
+#: More items than any window may have.
 _MANY = 20_000
 
 
@@ -263,7 +263,7 @@ async def a_paused_consumer(stage: Stage) -> None:
         if sent == _MANY:
             raise ViolationError(f"{_MANY} items were granted, and none was taken")
         if not wire.has_credit(call_id):
-            await stage.barrier(wire)  # what the client does by itself, it has done
+            await stage.barrier(wire)  # so that the client has done everything that it does unasked
     await stage.do("take", id="s", count=sent)
     for number in range(sent):
         await stage.report("s", item=number)

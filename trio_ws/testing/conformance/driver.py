@@ -1,9 +1,9 @@
-"""The driver of our own client: ``python -m trio_ws.testing.conformance.driver [dialect]``.
+"""The driver of trio_ws's own client: ``python -m trio_ws.testing.conformance.driver [dialect]``.
 
-It is also an example of a driver; docs/protocol.md says what one does.
+It is also an example for other drivers. docs/protocol.md describes what a driver does.
 """
 
-# No "from __future__ import annotations": the annotations of methods are read while the program runs.
+# No "from __future__ import annotations", because the annotations of methods are read at run time.
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,7 +27,7 @@ Report = Callable[..., Awaitable[None]]
 
 
 class Methods(WebSocketHandler):
-    """What the suite's server calls."""
+    """The methods that the suite calls."""
 
     def __init__(self, report: Report) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Methods(WebSocketHandler):
 
 
 class Driver:
-    """Does what the suite says."""
+    """Follows the suite's instructions."""
 
     def __init__(self, control: WebSocket, dialect: str) -> None:
         self._control = control
@@ -80,12 +80,12 @@ class Driver:
         self._sending = trio.Lock()
 
     async def report(self, id: str | None, **fields: Any) -> None:
-        """Tell the suite."""
+        """Send a report to the suite."""
         async with self._sending:
             await self._control.send_json({"id": id, **fields})
 
     async def run(self) -> None:
-        """Take instructions up to the end of the suite."""
+        """Follow instructions until the end of the suite."""
         await self._control.send_json({"client": f"trio_ws, {self._dialect}", "lacks": []})
         running = True
         while running:
@@ -96,7 +96,7 @@ class Driver:
                 await self.report("reset", done=True)
 
     async def _play(self, nursery: trio.Nursery) -> bool:
-        """One scene; whether another follows."""
+        """Play one scene; return whether another one follows."""
         scopes: dict[str, trio.CancelScope] = {}
         takers: dict[str, trio.MemorySendChannel[int]] = {}
         client: WebSocketClient | None = None
@@ -122,14 +122,14 @@ class Driver:
                 scopes[key] = trio.CancelScope()
                 put, take = trio.open_memory_channel[int](1000)
                 takers[key] = put
-                # Until the request is on its way, so that requests go out in the order of the instructions.
+                # Until the task has started, so that requests are sent in the order of the instructions.
                 await nursery.start(self._do, client, order, scopes[key], take)
         return False
 
     async def _hold(
         self, order: dict[str, Any], closing: trio.Event, task_status: trio.TaskStatus[WebSocketClient]
     ) -> None:
-        """A client, until it is to be closed."""
+        """Run a client until it is told to close."""
         client = WebSocketClient(
             order["url"],
             handler=Methods(self.report),
@@ -209,7 +209,7 @@ async def _each(items: list[Any]) -> AsyncIterator[Any]:
 
 
 async def main(dialect: str) -> None:
-    """Connect to the suite, and play."""
+    """Connect to the suite and follow its instructions."""
     async with connect(os.environ[VARIABLE]) as control:
         await Driver(control, dialect).run()
 

@@ -1,4 +1,4 @@
-"""Scene: one thing that a client does, and how a list of them is made."""
+"""Scenes: the test cases of the suite, and a decorator that collects them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _Play = Callable[[Stage], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene.
+    """One test case.
 
     Attributes:
-        name: what to choose it by, and what is printed.
-        text: what a client does that passes it.
-        needs: the features without which it is skipped.
-        play: plays it.
+        name: the name, by which scenes are selected.
+        text: what a client must do to pass.
+        needs: features that the scene needs. If the client lacks one, the scene is skipped.
+        play: runs the scene.
     """
 
     name: str
@@ -30,9 +30,10 @@ class Scene:
 
 
 def adder(scenes: list[Scene]) -> Callable[..., Callable[[_Play], _Play]]:
-    """Give a decorator that adds an async function to a list: its name, and its docstring, are the scene's.
+    """Return a decorator that adds an async function to a list of scenes.
 
-    The decorator takes the features that the scene needs.
+    The function's name and docstring become the scene's name and text. The decorator's arguments are the
+    features that the scene needs.
     """
 
     def scene(*needs: str) -> Callable[[_Play], _Play]:

@@ -1,4 +1,4 @@
-"""Scenes of the server's calls, of data, channels and ends. Each docstring says what passes it."""
+"""Scenes for the server's calls, data, channels and closing. Each docstring says how to pass."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ async def nothing_is_missed(stage: Stage) -> None:
     await _recover(wire, {}, {"position": ["e", 5]})
     await stage.report("i", subscribed=True)
     await wire.send(_packet(6))
-    await wire.send(_packet(9))  # holes mean nothing
+    await wire.send(_packet(9))  # offsets may have gaps
     await _takes(stage, 6, 9)
     await wire.ws.close(1012, "restart")
     wire = await stage.wire()
@@ -372,7 +372,7 @@ async def packets_that_come_twice(stage: Stage) -> None:
         await wire.send(_packet(offset))
     await stage.report("i", subscribed=True)
     await _takes(stage, 4, 5, 6, 7, 8)
-    await wire.send(_packet(1, "f"))  # another epoch counts anew
+    await wire.send(_packet(1, "f"))  # offsets start again in another epoch
     await _takes(stage, 1)
 
 

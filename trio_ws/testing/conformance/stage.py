@@ -1,10 +1,10 @@
-"""Stage: what a scene of the suite works with. One driver, and the connections that its client makes.
+"""Stage: the environment of a scene, with one driver and the connections of its client.
 
 Invariants:
 
-- Each packet of the client is checked against the packet's form, whatever the scene is about.
-- Each wait has an end: after `Stage.patience` seconds it is a `ViolationError`.
-- Credit is counted as it comes, and is never a packet that a scene waits for.
+- In every scene, each packet of the client is checked for its format.
+- Each wait raises a `ViolationError` after `Stage.patience` seconds.
+- Credit is counted when it arrives, and is skipped when a scene waits for a packet.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Wire:
 
     Attributes:
         ws: the connection.
-        credit: by stream, the items and bytes that the client has granted and that were not sent. Bytes are
-            None where the client does not count them.
+        credit: by stream id, the numbers of items and of bytes that the client has granted and that were not
+            used. The bytes are None if the client does not count them.
     """
 
     def __init__(self, ws: WebSocket, stage: Stage) -> None:
@@ -53,10 +53,10 @@ class Wire:
         self._open: set[str] = set()
         self._seen: set[str] = set()
 
-    # -- what the client sends -----------------------------------------------------------------------
+    # -- receiving from the client -------------------------------------------------------------------
 
     async def packet(self) -> dict[str, Any]:
-        """The next packet that grants no credit and renews no deadline."""
+        """Return the next packet, except for those that grant credit or renew a deadline."""
         while True:
             packet = await self._read()
             rpc = packet.get("rpc", {})
@@ -119,7 +119,7 @@ class Wire:
             credit[1] = (credit[1] or 0) + size
 
     async def request(self, method: str, **expected: Any) -> dict[str, Any]:
-        """The next packet, which must be a request of this method with these fields."""
+        """Return the next packet, which must be a request of this method with these fields."""
         packet = await self.packet()
         rpc: dict[str, Any] = packet.get("rpc", {})
         if packet.get("source") != 5 or rpc.get("type") != "request" or rpc.get("method") != method:
@@ -127,7 +127,7 @@ class Wire:
         return self._with(rpc, {"args": [], "kwargs": {}}, expected)
 
     async def response(self, call_id: str, **expected: Any) -> dict[str, Any]:
-        """The next packet, which must be a response with this id and these fields."""
+        """Return the next packet, which must be a response with this id and these fields."""
         packet = await self.packet()
         rpc: dict[str, Any] = packet.get("rpc", {})
         if packet.get("source") != 5 or rpc.get("type") != "response" or rpc.get("call_id") != call_id:
@@ -145,7 +145,7 @@ class Wire:
         return rpc
 
     async def abort(self, call_id: str) -> None:
-        """The next packet, which must abort this call or stream."""
+        """Receive the next packet, which must abort this call or stream."""
         await self.request("__abort__", args=[call_id])
         self._open.discard(call_id)
 
@@ -161,7 +161,7 @@ class Wire:
             self._count_credit(packet["rpc"])
 
     async def closed(self, *codes: int) -> None:
-        """Wait until the client closes, with one of these codes; None is any but 1000."""
+        """Wait until the client closes the connection, which must be with one of these codes."""
         with self._stage.limit("a Close frame"):
             try:
                 while await self.ws.recv() is not None:
@@ -172,10 +172,10 @@ class Wire:
         if frame not in codes:
             raise ViolationError(f"expected the client to close with {codes}, not {frame}")
 
-    # -- what the server sends -----------------------------------------------------------------------
+    # -- sending to the client -----------------------------------------------------------------------
 
     async def send(self, packet: dict[str, Any]) -> int:
-        """Send a packet as it stands; its bytes."""
+        """Send a packet; return its size in bytes."""
         payload = msgspec.msgpack.encode(packet) if self._codec.binary else msgspec.json.encode(packet)
         try:
             if self._codec.binary:
@@ -187,13 +187,13 @@ class Wire:
         return len(payload)
 
     async def respond(self, call_id: str, **fields: Any) -> int:
-        """Send a response; its bytes."""
+        """Send a response; return its size in bytes."""
         if not fields.get("is_stream") or fields.get("is_end"):
             self._open.discard(call_id)
         return await self.send({"source": 5, "rpc": {"type": "response", "call_id": call_id, **fields}})
 
     async def item(self, stream_id: str, value: Any) -> None:
-        """Send one item of a stream, and take its credit."""
+        """Send one item of a stream, and deduct it from the credit."""
         size = await self.respond(stream_id, response=value, is_stream=True)
         credit = self.credit.setdefault(stream_id, [0, None])
         assert credit[0] is not None
@@ -213,18 +213,18 @@ class Wire:
         await self.send({"source": 5, "rpc": rpc})
 
     def has_credit(self, stream_id: str) -> bool:
-        """Whether another item may be sent."""
+        """Return whether another item may be sent."""
         items, size = self.credit.get(stream_id, [0, None])
         return (items or 0) > 0 and (size is None or size > 0)
 
 
 class Stage:
-    """What a scene works with.
+    """The environment of a scene.
 
     Args:
         control: the connection to the driver.
-        url: where the client is to connect to.
-        patience: seconds.
+        url: the URL for the client to connect to.
+        patience: seconds that each wait may take.
     """
 
     def __init__(self, control: WebSocket, url: str, patience: float) -> None:
@@ -237,7 +237,7 @@ class Stage:
 
     @contextmanager
     def limit(self, what: str) -> Iterator[None]:
-        """A block that has to be done in time."""
+        """Raise `ViolationError` if the block takes longer than ``patience`` seconds."""
         try:
             with trio.fail_after(self.patience):
                 yield
@@ -245,18 +245,18 @@ class Stage:
             raise ViolationError(f"waited {self.patience:g} s for {what}") from None
 
     def connected(self, ws: WebSocket) -> Wire:
-        """The client has made a connection."""
+        """Record a new connection of the client."""
         wire = Wire(ws, self)
         self._put.send_nowait(wire)
         return wire
 
     async def wire(self) -> Wire:
-        """The next connection that the client makes."""
+        """Wait for the client's next connection."""
         with self.limit("a connection"):
             return await self._connections.receive()
 
     async def open(self, **fields: Any) -> Wire:
-        """Let the driver make a client, and give its first connection."""
+        """Let the driver open a client; return the client's first connection."""
         await self.do("open", url=self._url, **fields)
         return await self.wire()
 
@@ -265,7 +265,7 @@ class Stage:
         await self._control.send_json({"do": what, **fields})
 
     async def report(self, id: str | None, **expected: Any) -> dict[str, Any]:
-        """Wait for the next report about an id, or with None about the client, with these fields."""
+        """Wait for the next report for an id, which must have these fields. None is the client itself."""
         while True:
             for report in self._reports:
                 if report.get("id") == id:
@@ -290,10 +290,10 @@ class Stage:
             raise ViolationError(f"expected the text {message!r} and the data {data!r}, got {error}")
 
     async def barrier(self, wire: Wire) -> None:
-        """See that the client has sent nothing else: two calls, and their answers.
+        """Check that the client has sent nothing else, by two calls.
 
-        The answer of the first comes behind what was sent to the client before, and the second behind what
-        the client sent because of that.
+        The response to the first call follows everything that was sent to the client before. The second call
+        follows everything that the client sent in reaction.
         """
         for _ in range(2):
             self._barriers += 1

@@ -1,4 +1,4 @@
-"""The suite: a server for one driver after the other, and the verdicts."""
+"""The suite: a server for drivers and their clients, which returns the verdicts."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 __all__ = ["SCENES", "Scene", "Verdict", "run_conformance"]
 
-#: All, in the order in which they are played.
+#: All scenes, in the order in which they are played.
 SCENES = (*client_scenes.SCENES, *server_scenes.SCENES)
 
-#: The environment's variable with the URL that a driver connects to.
+#: The environment variable with the URL that a driver connects to.
 VARIABLE = "TRIO_WS_CONFORMANCE"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one scene.
+    """The result of one scene.
 
     Attributes:
-        scene: its name.
-        outcome: ``"skipped"`` where the driver says that its client lacks what the scene needs.
-        reason: what the client did wrong, or lacks; empty where it passed.
+        scene: the scene's name.
+        outcome: ``"skipped"`` if the driver reports that its client lacks a feature that the scene needs.
+        reason: what the client did wrong, or which feature it lacks; empty if it passed.
     """
 
     scene: str
@@ -46,7 +46,7 @@ class Verdict:
 
 
 class Suite:
-    """The server. One driver at a time plays on it."""
+    """The server. It works with one driver at a time."""
 
     def __init__(self, patience: float, startup: float) -> None:
         self.patience = patience
@@ -57,7 +57,7 @@ class Suite:
         self._over = trio.Event()
 
     async def serve(self, ws: WebSocket) -> None:
-        """The server's target: what a driver and its client connect to."""
+        """Serve a driver or its client."""
         if ws.path == "/driver":
             await ws.accept()
             over = trio.Event()
@@ -95,7 +95,7 @@ class Suite:
                     await stage.do("reset")
                     await stage.report("reset", done=True)
                 except (ViolationError, ConnectionClosedError):
-                    pass  # the next scene tells
+                    pass  # the next scene will fail because of it
 
 
 async def _play_all(
@@ -138,16 +138,17 @@ async def run_conformance(
     tell: Callable[[Verdict], None] | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> list[Verdict]:
-    """Judge a client by its driver.
+    """Test a client through its driver.
 
     Args:
-        command: the driver, a program that connects to the URL in the environment's ``TRIO_WS_CONFORMANCE``.
-            It is killed when all is played. None: a driver connects by itself.
-        scenes: parts of the names of those to play; by default all are.
-        port: where the suite listens, on 127.0.0.1; default any free port.
+        command: the driver's command line. The driver connects to the URL in the environment variable
+            ``TRIO_WS_CONFORMANCE``, and is killed after the last scene. Default None: wait for a driver that
+            was started otherwise.
+        scenes: only play scenes whose name contains one of these. Default: all scenes.
+        port: the port on 127.0.0.1 that the suite listens on. Default 0: any free port.
         patience: seconds that a client and its driver have for each step. Default 10.
-        startup: seconds until the driver has to say hello. Default 10.
-        tell: called with each verdict as it is found.
+        startup: seconds within which the driver must send its first report. Default 10.
+        tell: called with each verdict.
         task_status: started with the URL for drivers.
 
     Returns:
