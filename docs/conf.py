@@ -23,6 +23,7 @@ project = "trio_ws"
 author = "the trio_ws authors"
 copyright = "the trio_ws authors"  # noqa: A001 - Sphinx's name
 version = release = trio_ws.__version__
+repository = "https://github.com/trio-ws/trio-ws"
 
 extensions = [
     "sphinx.ext.autodoc",
@@ -63,12 +64,28 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 
 html_theme = "furo"
-html_title = "trio_ws"
+html_title = f"trio_ws {version}"
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["own.css"]
+html_js_files = [("copy.js", {"defer": "defer"})]
 html_copy_source = False
 html_show_sourcelink = False
-html_theme_options = {"navigation_with_keys": True}
+html_theme_options = {
+    "navigation_with_keys": True,
+    # Each page links to its source there, and the foot of each page to the repository.
+    "source_repository": f"{repository}/",
+    "source_branch": "main",
+    "source_directory": "docs/",
+    "footer_icons": [
+        {
+            "name": "Repository",
+            "url": repository,
+            "html": "Repository",
+            "class": "",
+        }
+    ],
+}
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"
 

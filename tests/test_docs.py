@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import html
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 import trio_ws
 import trio_ws.testing
+from tests.support.chromium import chromium
 
 pytest.importorskip("sphinx", reason="the extra docs is not installed")
 
@@ -50,6 +53,48 @@ def test_every_public_name_is_in_the_reference(built: Path) -> None:
     names = {f"trio_ws.{name}" for name in trio_ws.__all__}
     names |= {f"trio_ws.testing.{name}" for name in trio_ws.testing.__all__}
     assert names - inventory(built) == set()
+
+
+def test_no_signature_shows_an_internal_name(built: Path) -> None:
+    internal = []
+    for page in sorted((built / "reference").glob("*.html")):
+        text = page.read_text(encoding="utf-8")
+        for signature in re.findall(r'<dt class="sig .*?</dt>', text, re.DOTALL):
+            shown = html.unescape(re.sub(r"<[^>]+>", "", signature))
+            if re.search(r"(?<![\w.])_[A-Za-z]|ForwardRef| object at 0x", shown):
+                internal.append((page.name, " ".join(shown.split())))
+    assert internal == []
+
+
+def test_each_page_has_the_version_the_repository_and_copy_buttons(built: Path) -> None:
+    for page in built.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert f"trio_ws {trio_ws.__version__}" in text, page
+        assert 'href="https://github.com/trio-ws/trio-ws"' in text, page
+        assert "favicon.svg" in text, page
+        assert "copy.js" in text, page
+
+
+async def test_no_page_is_wider_than_its_window(built: Path, tmp_path: Path) -> None:
+    pages = ("index", "cli", "limits", "protocol", "how-to/statements", "topics/performance", "tutorial/page")
+    async with chromium(tmp_path) as browser:
+        for name in (*pages, "reference/connections", "reference/options"):
+            page = await browser.open(f"{(built / name).as_uri()}.html")
+            for width in (1400, 400):
+                await page.screenshot(width=width, height=900)
+                root = "document.documentElement"
+                wide = await page.evaluate(f"[{root}.scrollWidth, {root}.clientWidth]")
+                assert wide[0] <= wide[1], (name, width, wide)
+            await page.close()
+
+
+async def test_a_button_copies_what_is_typed(built: Path, tmp_path: Path) -> None:
+    async with chromium(tmp_path) as browser:
+        page = await browser.open(f"{(built / 'tutorial' / 'index').as_uri()}.html")
+        await page.evaluate("navigator.clipboard.writeText = (text) => { window.copied = text }")
+        await page.evaluate("document.querySelector('button.copy').click()")
+        copied = await page.until("window.copied")
+    assert copied.splitlines()[:2] == ["mkdir chat", "cd chat"]
 
 
 def test_every_page_is_in_a_table_of_contents(built: Path) -> None:
