@@ -172,6 +172,9 @@ class Handler(WebSocketHandler):
     def may_publish(self, connection: ClientConnection, name: str, data: Any) -> bool:
         return name == "room"
 
+    def may_refresh(self, connection: ClientConnection, token: Any) -> bool | float:
+        return 60.5 if token == "good" else False
+
     @rpc_method()
     async def be_present(self, connection: ClientConnection, name: str, info: Any) -> AsyncIterator[None]:
         async with connection.present(name, info):
@@ -419,6 +422,7 @@ async def test_with_the_class_of_a_package(tmp_path: Path) -> None:
 
 async def test_publishing_presence_and_rights_that_end(tmp_path: Path) -> None:
     assert await play(tmp_path, "presence") == {
+        "stays": [60.5, ["RPCError", -32002]],
         "published": ["mine", ["RPCError", -32002]],
         "seen": [[], [{"name": "ada"}], [], []],
         "hidden": ["RPCError", -32002],

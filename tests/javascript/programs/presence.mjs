@@ -23,5 +23,6 @@ const hidden = await failure(client.presence("elsewhere").next())
 
 const short = await client.subscribe("short")
 const ended = await failure(short.next())
-print({ published, seen, hidden: hidden.slice(0, 2), ended: ended.slice(0, 2), done: (await short.next()).done })
+const stays = [await client.refresh("good"), (await failure(client.refresh("bad"))).slice(0, 2)]
+print({ stays, published, seen, hidden: hidden.slice(0, 2), ended: ended.slice(0, 2), done: (await short.next()).done })
 await client.close()
