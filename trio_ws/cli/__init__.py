@@ -1,7 +1,8 @@
 """The command line: ``trio-ws``, or ``python -m trio_ws``.
 
-It stands on libraries that the extra ``cli`` installs. What always holds: nothing of trio_ws imports them
-before a command runs.
+It uses libraries that the extra ``cli`` installs.
+
+Invariant: trio_ws does not import these libraries before a command runs.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: without the program's name; by default those of this process.
+        arguments: the arguments without the program's name. Default: those of this process.
 
     Returns:
-        The exit code; docs/cli.md says what each means.
+        The exit code; docs/cli.md lists them.
     """
     if arguments is None:
         prepare()
@@ -43,6 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"trio-ws: the command line needs {', '.join(missing)}; try: pip install 'trio-ws[cli]'\n"
         )
         return 2
-    from trio_ws.cli.commands import run  # noqa: PLC0415 - it imports them
+    from trio_ws.cli.commands import run  # noqa: PLC0415 - imports these libraries
 
     return run(arguments)

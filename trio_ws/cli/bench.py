@@ -1,6 +1,6 @@
-"""bench: how fast a server echoes, one message at a time and many under way.
+"""The command ``bench``: how fast a server echoes messages, one at a time and pipelined.
 
-Whatever the server does, this ends: the messages are counted, and `BenchWishes.timeout` covers all.
+It ends whatever the server does: the number of messages is fixed, and `BenchWishes.timeout` limits the time.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 __all__ = ["WINDOW", "BenchWishes", "Result", "bench", "percentile"]
 
-#: Messages that may be under way on one connection when they are pipelined.
+#: The maximum number of messages in flight on one connection when they are pipelined.
 WINDOW = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchWishes:
-    """How much.
+    """The options of the command.
 
     Attributes:
-        connections: at once.
-        messages: on each, in each of the two ways.
-        size: bytes of a message.
-        timeout: seconds for all.
+        connections: the number of concurrent connections.
+        messages: the number of messages on each connection, in each of the two measurements.
+        size: the size of a message in bytes.
+        timeout: seconds for both measurements together.
     """
 
     connections: int = 10
@@ -50,7 +50,7 @@ class BenchWishes:
 
 @dataclass(frozen=True)
 class Result:
-    """What one way came to. Times are in seconds."""
+    """The result of one measurement. Times are in seconds."""
 
     name: str
     messages: int
@@ -60,17 +60,17 @@ class Result:
 
     @property
     def per_second(self) -> float:
-        """Messages that came back in a second."""
+        """The number of echoed messages per second."""
         return self.messages / self.seconds if self.seconds else math.inf
 
 
 def percentile(ordered: list[float], share: float) -> float:
-    """The smallest value that this share of them does not exceed."""
+    """Return the smallest value that is not less than this share of the ordered values."""
     return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
 
 
 async def bench(place: ServerTarget, wishes: BenchWishes, out: Output) -> int:
-    """Measure, and print what came out."""
+    """Measure, and print the results."""
     results: list[Result] = []
     with trio.move_on_after(wishes.timeout) as timer:
         results = [
@@ -93,7 +93,7 @@ async def _measure(
     place: ServerTarget,
     wishes: BenchWishes,
 ) -> Result:
-    """Open all connections, then let them all begin at once."""
+    """Open all connections first, and then start sending on all of them."""
     options = trio_ws.Options(max_message_size=max(wishes.size, 1024 * 1024))
     payload = os.urandom(wishes.size)
     times: list[float] = []

@@ -1,4 +1,4 @@
-"""Commands: arguments and options, by click, and what becomes of errors."""
+"""The commands, with their arguments and options (click), and the handling of errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; give the exit code. Errors that a person can mend are one line on stderr."""
+    """Run a command and return the exit code. Errors that a user can correct are one line on stderr."""
     try:
         code = cli.main(args=arguments, prog_name="trio-ws", standalone_mode=False)
     except click.UsageError as exc:
@@ -70,7 +70,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(main: Callable[[], Awaitable[int]], timeout: float | None = None) -> int:
-    """Run a command that talks to a server. Ctrl+C cancels it, so that its connection is closed."""
+    """Run a command that connects to a server. Ctrl+C cancels it, so that the connection is closed."""
 
     async def supervised() -> int:
         with trio_ws.cancel_on_signals(signal.SIGINT):
@@ -124,7 +124,7 @@ def _kept(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
 
 
 def _reaching(command: F) -> F:
-    """The options of all commands that connect."""
+    """Add the options of all commands that connect to a server."""
     for option in (
         click.option(
             "--proxy",
@@ -249,10 +249,10 @@ def _serve(*, reload: bool, as_json: bool, line: int | None, **wishes: Any) -> i
         _check_starts_processes("--reload" if reload else "--workers")
     if not reload:
         return serve(Serving(**wishes), Output(as_json=as_json))
-    from trio_ws.cli.reloading import reload_forever  # noqa: PLC0415 - for this option alone
+    from trio_ws.cli.reloading import reload_forever  # noqa: PLC0415 - only for this option
 
     arguments = ["serve", *(["--json"] if as_json else []), *_as_arguments(wishes)]
-    return trio.run(reload_forever, arguments, os.getcwd())  # noqa: PTH109 - shown to a person
+    return trio.run(reload_forever, arguments, os.getcwd())  # noqa: PTH109 - only shown to the user
 
 
 def _check_starts_processes(option: str) -> None:
@@ -263,7 +263,7 @@ def _check_starts_processes(option: str) -> None:
 
 
 def _as_arguments(wishes: dict[str, Any]) -> list[str]:
-    """The options of serve, as they were given."""
+    """Return the options of ``serve`` as command-line arguments."""
     names = {
         "certfile": "ssl-certfile",
         "keyfile": "ssl-keyfile",

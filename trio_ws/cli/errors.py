@@ -1,6 +1,6 @@
-"""Failures: from an exception to one line that says what to do, and an exit code.
+"""Errors of commands: from an exception to a line of text that says what to do, and an exit code.
 
-What always holds: the line is one line, and nothing in it that came from a server can steer a terminal.
+Invariant: the text is one line without control characters, even if parts of it come from a server.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ __all__ = [
 ]
 
 OK = 0
-FAILED = 1  # the call, or the server that was to be started
-USAGE = 2  # arguments, or what they name
+FAILED = 1  # the call failed, or the server could not be started
+USAGE = 2  # invalid arguments, or the module or file that they name cannot be used
 CONNECTION = 3
 TIMEOUT = 4
-INTERRUPTED = 130  # as a shell says of what SIGINT ended
+INTERRUPTED = 130  # a shell's exit code for programs that SIGINT ended
 
 _HINTS = {
     401: "it wants credentials: ws://user:password@host, or --header 'Authorization: ...'",
@@ -46,8 +46,8 @@ _HINTS = {
 }
 
 
-class Failure(Exception):  # noqa: N818 - it is the end of the program, and says so in its own words
-    """A command cannot go on.
+class Failure(Exception):  # noqa: N818 - it ends the program, and its text is shown as it is
+    """A command cannot continue.
 
     Attributes:
         code: the exit code.
@@ -59,14 +59,14 @@ class Failure(Exception):  # noqa: N818 - it is the end of the program, and says
 
 
 class Explanation(NamedTuple):
-    """What a person is told, and what a program."""
+    """The text for the user, and the exit code."""
 
     text: str
     code: int
 
 
 def explain(exc: BaseException) -> Explanation | None:
-    """What is said of an exception; None where it is a defect, whose traceback says more."""
+    """Return the explanation of an exception; None for a bug, whose traceback should be shown."""
     found = _explain(exc)
     return found and Explanation(on_one_line(found[0]), found[1])
 
@@ -107,7 +107,7 @@ def _explain(exc: BaseException) -> tuple[str, int] | None:
 
 def _explain_status(exc: trio_ws.HandshakeRejectedError) -> str:
     said = exc.body.decode(errors="replace").strip().partition("\n")[0]
-    # A page of HTML tells a person nothing here.
+    # An HTML page is not readable here.
     detail = f" ({said})" if said and not said.startswith("<") and len(said) <= 200 else ""
     hint = _HINTS.get(exc.status, "is there a WebSocket at this URL?")
     return f"the server answered with HTTP status {exc.status}{detail}; {hint}"
@@ -143,14 +143,17 @@ def _tls_advice(exc: ssl.SSLError) -> str:
 
 
 def unwrap(exc: BaseException) -> BaseException:
-    """The cause inside of groups: Ctrl+C wherever it is; of several that can be explained, the first."""
+    """Return the cause inside exception groups.
+
+    A KeyboardInterrupt takes precedence. Of several exceptions that can all be explained, it is the first.
+    """
     causes = _leaves(exc)
     struck = [one for one in causes if isinstance(one, KeyboardInterrupt)]
     if struck:
         return struck[0]
     if len(causes) > 1 and not all(isinstance(one, BrokenPipeError) or explain(one) for one in causes):
         return exc
-    # Our own words before those of what broke because of them.
+    # A Failure takes precedence over exceptions that it has caused.
     return next((one for one in causes if isinstance(one, Failure)), causes[0])
 
 
@@ -161,12 +164,12 @@ def _leaves(exc: BaseException) -> list[BaseException]:
 
 
 def on_one_line(text: str) -> str:
-    """The text without line ends, fit for a terminal."""
+    """Return the text on one line, without control characters."""
     return printable(" ".join(text.split()))
 
 
 def printable(text: str) -> str:
-    """The text with its control characters written out, but for tabs and line ends."""
+    """Return the text with its control characters escaped, except for tabs and line ends."""
     if text.isprintable():
         return text
     return "".join(

@@ -1,7 +1,7 @@
-"""connect: lines go out, what comes is printed.
+"""The command ``connect``: send lines, and print the messages that are received.
 
-At a terminal there is a prompt, until Ctrl+D or the end of the connection. From a pipe, lines go out as they
-come, and after the last one what is still expected is waited for.
+At a terminal there is a prompt, until Ctrl+D or the end of the connection. From a pipe, each line is sent
+when it is read. After the last line, the command waits for the expected messages.
 """
 
 from __future__ import annotations
@@ -35,18 +35,19 @@ _LINE_LIMIT = 16 * 1024 * 1024
 
 
 class Lines(Protocol):
-    """Where lines come from."""
+    """A source of lines."""
 
     async def next(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
 class InteractiveOptions:
-    """What is waited for when the lines of a pipe have ended.
+    """What to wait for after the last line of a pipe.
 
     Attributes:
-        expect: messages in all; None for as many as lines went out, as far as they come.
-        timeout: seconds for that; with calls, for each of them.
+        expect: the total number of messages to receive. None: as many as lines were sent, but fewer are not
+            an error.
+        timeout: seconds to wait for them; with ``--rpc``, for each call.
     """
 
     expect: int | None
@@ -54,7 +55,7 @@ class InteractiveOptions:
 
 
 class _Count:
-    """What came so far; whoever waits for more is woken."""
+    """Counts received messages, and lets a task wait for a number of them."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -71,10 +72,10 @@ class _Count:
 
 
 def _lines(methods: dict[str, Listed] | None = None) -> tuple[Lines, AbstractContextManager[object], bool]:
-    """Where lines come from, what has to hold meanwhile, and whether a person types them."""
+    """Return the source of lines, a context manager to enter meanwhile, and whether it is a terminal."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return PipedLines(sys.stdin.fileno(), _LINE_LIMIT), nullcontext(), False
-    from prompt_toolkit.patch_stdout import patch_stdout  # noqa: PLC0415 - slow, and for terminals alone
+    from prompt_toolkit.patch_stdout import patch_stdout  # noqa: PLC0415 - slow, and only for terminals
 
     from trio_ws.cli.prompt import MethodCompleter, Prompt, history_file  # noqa: PLC0415
 
@@ -94,7 +95,7 @@ async def _await_expected(count: _Count, expected: int, wishes: InteractiveOptio
 
 
 async def talk(place: ServerTarget, wishes: InteractiveOptions, out: Output) -> int:
-    """Send lines as text, and print the messages that come."""
+    """Send lines as text messages, and print the messages that are received."""
     lines, held, person = _lines()
     async with place.connect() as ws:
         if person:
@@ -132,7 +133,7 @@ async def _exchange(
             if not person:
                 await _await_expected(count, sent if wishes.expect is None else wishes.expect, wishes)
         except trio_ws.ConnectionClosedError:
-            await trio.sleep_forever()  # show() knows more, and ends this
+            await trio.sleep_forever()  # show() prints the reason and cancels this task
         nursery.cancel_scope.cancel()
     if not code and wishes.expect is not None and count.number < wishes.expect:
         raise Failure(f"the connection ended after {count.number} of {wishes.expect} messages", CONNECTION)
@@ -143,7 +144,7 @@ async def _exchange(
 
 
 async def talk_rpc(place: ServerTarget, wishes: InteractiveOptions, out: Output) -> int:
-    """Call what the lines say, one after the other, and print what comes of it."""
+    """Make the call in each line, one after the other, and print the results."""
     async with place.client() as client:
         methods = await _methods(client, wishes)
         lines, held, person = _lines(methods or {})
@@ -161,7 +162,7 @@ async def _methods(client: WebSocketClient, wishes: InteractiveOptions) -> dict[
 
 
 class _Caller:
-    """Lines as calls, on one connection."""
+    """Makes the calls of all lines on one connection."""
 
     def __init__(
         self,
@@ -194,7 +195,7 @@ class _Caller:
         return OK if self._person and self._code != CONNECTION else self._code
 
     async def _show_packets(self, scope: trio.CancelScope) -> None:
-        """Print what is no answer, and end all when the connection ends."""
+        """Print packets that are not responses, and cancel the scope when the connection ends."""
         try:
             async for packet in self._client:
                 self._out.packet(packet)
@@ -218,7 +219,7 @@ class _Caller:
             return OK
         try:
             if self._person:
-                # Ctrl+C gives up the call, not the program.
+                # Ctrl+C cancels the call, not the program.
                 with trio_ws.cancel_on_signals(signal.SIGINT) as scope:
                     await self._call(line)
                 if scope.cancelled_caught:
@@ -228,7 +229,7 @@ class _Caller:
                     await self._call(line)
         except trio_ws.ConnectionClosedError:
             self._code = CONNECTION
-            await trio.sleep_forever()  # _show_packets() tells of it, and ends this
+            await trio.sleep_forever()  # _show_packets() prints the reason and cancels this task
         except (trio_ws.WebSocketError, trio.TooSlowError) as exc:
             return self._out.error(exc)
         except ValueError as exc:

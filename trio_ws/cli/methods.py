@@ -1,4 +1,4 @@
-"""The methods that a server lists, where its handler has ``list_methods = True``."""
+"""The methods that a server lists if its handler has ``list_methods = True``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Listed", "Parameter", "list_methods", "not_found"]
 
 
 class Parameter(msgspec.Struct):
-    """One parameter, as far as a person is told of it."""
+    """One parameter; docs/protocol.md lists the fields."""
 
     name: str
     type: str = "Any"
@@ -30,7 +30,7 @@ class Parameter(msgspec.Struct):
 
 
 class Listed(msgspec.Struct):
-    """One method; docs/protocol.md has the fields."""
+    """One method; docs/protocol.md lists the fields."""
 
     name: str
     kind: str = "async"
@@ -40,7 +40,7 @@ class Listed(msgspec.Struct):
 
     @property
     def signature(self) -> str:
-        """As a person would write it: ``add(a: int, b: int = 1) -> int``."""
+        """The signature, such as ``add(a: int, b: int = 1) -> int``."""
         written = []
         for one in self.parameters:
             stars = {"variadic positional": "*", "variadic keyword": "**"}.get(one.kind, "")
@@ -51,18 +51,18 @@ class Listed(msgspec.Struct):
 
 
 async def list_methods(client: WebSocketClient) -> dict[str, Listed] | None:
-    """The methods by name; None where the server lists none."""
+    """Return the methods by name; None if the server does not list them."""
     if client.dialect not in _OURS:
         return None
     try:
         found = await client.call(METHODS, returns=list[Listed])
     except (trio_ws.RPCError, trio_ws.PacketValidationError):
-        return None  # it keeps them to itself, or has a method of that name which means something else
+        return None  # the server does not list them, or has another method with this name
     return {one.name: one for one in found}
 
 
 async def not_found(client: WebSocketClient, method: str, exc: trio_ws.RPCError) -> trio_ws.RPCError:
-    """The error with the names that might have been meant."""
+    """Return the error with similar names added."""
     listed = await list_methods(client)
     if not listed:
         return exc

@@ -1,8 +1,11 @@
-"""Output: for people by default, as JSON for programs.
+"""Output: readable text by default, or JSON for programs.
 
-What always holds: results go to stdout and remarks to stderr; colours are for terminals alone, and NO_COLOR
-takes them away; with JSON each line of stdout is one object. Nothing that a server said can steer a terminal:
-with JSON it is escaped wherever it goes, else where it goes to a terminal.
+Invariants:
+
+- Results are written to stdout, and remarks to stderr.
+- Colours are used only at a terminal, and not if NO_COLOR is set.
+- With JSON, each line of stdout is one object.
+- Control characters from a server are escaped: in JSON always, otherwise if the output is a terminal.
 """
 
 from __future__ import annotations
@@ -26,40 +29,40 @@ __all__ = ["Output", "remark"]
 
 
 def remark(text: str) -> None:
-    """Tell a person something that is no result."""
-    with suppress(OSError):  # nobody is there to be told
+    """Write a line to stderr that is not a result."""
+    with suppress(OSError):  # stderr is closed
         sys.stderr.write(f"trio-ws: {on_one_line(text)}\n")
         sys.stderr.flush()
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Rich would end the program here with exit code 1."""
+        """Raise, because rich would end the program with exit code 1."""
         raise BrokenPipeError
 
 
 class Output:
-    """Where results go.
+    """Prints results to stdout.
 
     Args:
-        as_json: one JSON object per line.
+        as_json: print one JSON object per line.
     """
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
-        # Without a file of its own it writes to what sys.stdout is at the time, which a prompt replaces.
+        # Without a file argument, it always writes to the current sys.stdout, which a prompt replaces.
         self.console = _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._highlighter = JSONHighlighter()
-        # NO_COLOR is about all styles; rich would still print bold.
+        # NO_COLOR disables all styles here; rich would still print bold text.
         self._styled = self.console.is_terminal and not self.console.no_color
 
     def record(self, **fields: Any) -> None:
-        """One JSON object."""
+        """Print one JSON object."""
         sys.stdout.write(_json(fields) + "\n")
         sys.stdout.flush()
 
     def line(self, text: str, style: str = "") -> None:
-        """One line for people; more where the text has more."""
+        """Print text, which may have several lines."""
         self._print(Text(self._safe(text), style=style))
 
     def _safe(self, text: str) -> str:
@@ -73,7 +76,7 @@ class Output:
         sys.stdout.flush()
 
     def value(self, key: str, value: Any) -> None:
-        """A result, or an item of a stream; ``key`` names it in JSON."""
+        """Print a result or an item of a stream, which is called ``key`` in JSON."""
         if self.as_json:
             self.record(**{key: value})
         elif isinstance(value, str):
@@ -85,7 +88,7 @@ class Output:
             self._print(self._highlighter(Text(self._safe(written))))
 
     def message(self, message: WebSocketMessage) -> None:
-        """A message of a plain WebSocket."""
+        """Print a message of a plain WebSocket."""
         data = message.data or b""
         if message.is_text():
             text = str(message.text)
@@ -97,7 +100,7 @@ class Output:
             self.line(f"{len(data)} bytes: {shown}" if data else "0 bytes", "dim")
 
     def packet(self, packet: Packet) -> None:
-        """A packet that is no call: what was published, or sent."""
+        """Print a packet that is not a call: published or sent data."""
         if self.as_json:
             self.record(channel=packet.channel, data=packet.data)
         elif packet.channel is not None:
@@ -108,7 +111,7 @@ class Output:
             self.value("data", packet.data)
 
     def error(self, exc: Exception) -> int:
-        """One call of several failed; gives what the exit code should be."""
+        """Print the error of one of several calls, and return the exit code for it."""
         found = explain(exc)
         if found is None:
             raise exc
@@ -116,16 +119,16 @@ class Output:
         return found.code
 
     def rpc_error(self, exc: RPCError) -> None:
-        """The same for programs, which want its parts."""
+        """Print the parts of an error as JSON, if that is wanted."""
         if self.as_json:
             self.record(error={"code": exc.code, "message": exc.message, "data": exc.data})
 
 
 def _json(value: Any) -> str:
-    """The value as JSON, with all that steers a terminal escaped as JSON does it."""
+    """Return the value as JSON, with all control characters escaped."""
     try:
         text = msgspec.json.encode(value, enc_hook=repr).decode()
-    except Exception:  # noqa: BLE001 - a server may send what JSON has no form for, such as keys of bytes
+    except Exception:  # noqa: BLE001 - a server may send values that JSON cannot express, such as bytes keys
         text = msgspec.json.encode(repr(value)).decode()
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
     if text.isprintable() and (not ascii_only or text.isascii()):

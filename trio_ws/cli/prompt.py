@@ -1,7 +1,8 @@
-"""Lines from a person at a terminal: editing, history, completion.
+"""A prompt for lines at a terminal, with editing, history and completion.
 
-prompt_toolkit stands on asyncio, so that it runs in a thread while trio goes on. What always holds: when
-`Prompt.next` is over, however it ends, the terminal is as it was.
+prompt_toolkit uses asyncio, so it runs in a thread beside trio.
+
+Invariant: when `Prompt.next` returns or raises, the terminal is in its original state.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ __all__ = ["MethodCompleter", "Prompt", "history_file"]
 
 
 class MethodCompleter(Completer):
-    """The names of methods for the first word, those of parameters for the rest."""
+    """Completes the first word with names of methods, and the others with names of parameters."""
 
     def __init__(self, methods: Mapping[str, Listed]) -> None:
         self._methods = methods
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
-        """What may stand where the cursor is."""
+        """Yield the completions at the cursor."""
         before = document.text_before_cursor.lstrip()
         first, blank, rest = before.partition(" ")
         if not blank:
             start = first.lstrip("*?")
             for name, method in sorted(self._methods.items()):
-                # A name that cannot be shown as it is, a person can still type.
+                # A name that is not printable is not offered, but can still be typed.
                 if name.startswith(start) and name.isprintable():
                     signature, title = on_one_line(method.signature), on_one_line(_title(method))
                     yield Completion(name, -len(start), display=signature, display_meta=title)
@@ -63,11 +64,11 @@ def _title(method: Listed) -> str:
 
 
 class Prompt:
-    """Asks a person for one line after the other.
+    """Reads lines at a terminal.
 
     Args:
-        completer: what completes, or None.
-        history: the file that remembers lines, or None.
+        completer: the completer, or None.
+        history: the history file, or None to keep the history in memory.
     """
 
     def __init__(self, completer: Completer | None, history: Path | None) -> None:
@@ -77,7 +78,7 @@ class Prompt:
         self._over = False
 
     async def next(self) -> str | None:
-        """The next line; None after Ctrl+D. A cancellation gives the terminal back.
+        """Return the next line; None after Ctrl+D. A cancellation restores the terminal.
 
         Raises:
             KeyboardInterrupt: Ctrl+C.
@@ -102,21 +103,21 @@ class Prompt:
             self._over = self._asking
             loop = self._session.app.loop
             if self._over and loop is not None:
-                with suppress(RuntimeError):  # it has just come to its end
+                with suppress(RuntimeError):  # the event loop has just been closed
                     loop.call_soon_threadsafe(self._leave_if_over)
 
     def _leave_if_over(self) -> None:
-        """In the thread: end the prompt, where nobody waits for its line any more."""
+        """End the prompt if `next` was cancelled. Runs in the prompt's thread."""
         app = self._session.app
         if self._over and app.future is not None and not app.future.done():
             app.exit(exception=EOFError)
 
 
 def history_file(environ: Mapping[str, str]) -> Path | None:
-    """The file of the history, made for its owner alone; None where there can be none.
+    """Return the history file, created with access for its owner only; None if it cannot be created.
 
-    ``TRIO_WS_HISTORY`` names it; empty for none. Default: ``~/.local/state/trio-ws/history``, or the same
-    below ``XDG_STATE_HOME``.
+    The environment variable ``TRIO_WS_HISTORY`` names the file; if it is empty, there is none. Default:
+    ``~/.local/state/trio-ws/history``, or ``trio-ws/history`` in ``XDG_STATE_HOME``.
     """
     named = environ.get("TRIO_WS_HISTORY")
     if named == "":
@@ -128,9 +129,9 @@ def history_file(environ: Mapping[str, str]) -> Path | None:
         file = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
         try:
             if stat.S_ISREG(os.fstat(file).st_mode):
-                os.fchmod(file, 0o600)  # it may be there already
+                os.fchmod(file, 0o600)  # the file may exist already, with another mode
         finally:
             os.close(file)
     except OSError:
-        return None  # a home that cannot be written to is no reason to refuse work
+        return None  # a home directory without write access is not an error
     return path

@@ -1,7 +1,11 @@
-"""serve --reload: a fresh server whenever a .py file below a folder has changed.
+"""``serve --reload``: restart the server when a .py file below a folder has changed.
 
-The server is a process of its own, so that nothing of the old code is left. What always holds: at most one
-runs; it has ended when this ends. Where this is killed it sees the end of a pipe, and drains.
+The server runs in a child process, so that no old code remains loaded.
+
+Invariants:
+
+- At most one server runs, and it has ended when `reload_forever` returns.
+- If this process is killed, the server notices the end of a pipe and drains.
 """
 
 from __future__ import annotations
@@ -24,19 +28,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Watcher", "reload_forever"]
 
-#: Seconds that a server may take to end, beyond what it needs to drain.
+#: Seconds that a server may take to end, in addition to the time that it needs to drain.
 _MARGIN = 10.0
-#: Milliseconds without a change after which a burst of changes counts as done, and the longest burst.
+#: Milliseconds without a change that end a burst of changes, and the maximum length of a burst.
 _STEP, _BURST = 50, 400
-#: Milliseconds after which the watching thread says that it is still there.
+#: Milliseconds after which the watching thread reports, even without changes.
 _PULSE = 200
 
 
 class Watcher:
-    """Changes of Python files below a folder, seen by a thread.
+    """Watches Python files below a folder, in a thread.
 
     Args:
-        folder: what is watched, and all below it, but for such as ``.git``, ``.venv`` and ``node_modules``.
+        folder: the folder to watch, with all folders below it except for those such as ``.git``, ``.venv``
+            and ``node_modules``.
     """
 
     def __init__(self, folder: str) -> None:
@@ -46,7 +51,7 @@ class Watcher:
         self._bell = trio.Event()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Watch until cancelled. It has started once no change can be missed any more."""
+        """Watch until cancelled. ``task_status`` is started when no change can be missed any more."""
         token = trio.lowlevel.current_trio_token()
 
         def tell(paths: set[str]) -> None:
@@ -74,7 +79,7 @@ class Watcher:
         started: list[bool] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stop_when_cancelled)
-            with trio.CancelScope(shield=True):  # it ends within a step
+            with trio.CancelScope(shield=True):  # the thread ends within _STEP
                 await trio.to_thread.run_sync(look)
 
     async def _stop_when_cancelled(self) -> None:
@@ -84,7 +89,7 @@ class Watcher:
             self._stop.set()
 
     async def changes(self) -> list[str]:
-        """Wait for changes since this was last asked; the files."""
+        """Wait for changes since the previous call; return the paths of the files."""
         await self._bell.wait()
         self._bell = trio.Event()
         changed, self._changed = self._changed, set()
@@ -92,8 +97,13 @@ class Watcher:
 
 
 async def reload_forever(arguments: Sequence[str], folder: str) -> int:
-    """Run ``trio-ws`` with these arguments, the first a command, anew after each change, until a signal."""
-    # The flags -W, -X and the like of this interpreter, as multiprocessing hands them on.
+    """Run ``trio-ws`` with these arguments, and restart it after each change, until a signal.
+
+    Args:
+        arguments: the command and its arguments.
+        folder: the folder to watch.
+    """
+    # The interpreter flags of this process, such as -W and -X, which multiprocessing passes on too.
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     command = [sys.executable, *flags, "-m", "trio_ws"]
     with trio_ws.cancel_on_signals():
@@ -139,7 +149,7 @@ async def _say_when_it_ends(process: trio.Process) -> None:
 
 
 async def _end(process: trio.Process) -> None:
-    """Drain it, and kill it when its time is over. Ctrl+C at a terminal has reached it already."""
+    """Let a server drain, and kill it after a timeout. Ctrl+C at a terminal has reached it already."""
     if process.returncode is not None:
         return
     process.terminate()

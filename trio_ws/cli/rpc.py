@@ -1,4 +1,4 @@
-"""call, stream and listen: one question, and what comes of it."""
+"""The commands ``call``, ``stream``, ``listen`` and ``publish``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def publish(publisher: trio_ws.Publisher, channel: str, data: Any, out: Ou
 
 
 async def call(place: ServerTarget, method: str, args: list[Any], kwargs: dict[str, Any], out: Output) -> int:
-    """Call a method and print its value."""
+    """Call a method and print its result."""
     async with place.client() as client:
         await call_once(client, method, args, kwargs, out)
     return OK
@@ -36,7 +36,7 @@ async def call(place: ServerTarget, method: str, args: list[Any], kwargs: dict[s
 async def call_once(
     client: WebSocketClient, method: str, args: list[Any], kwargs: dict[str, Any], out: Output
 ) -> None:
-    """The same on a connection that is there."""
+    """Call a method over an existing connection and print its result."""
     response = await client.send_rpc(method, *args, **kwargs)
     error = response.error
     if error is not None:
@@ -69,7 +69,7 @@ async def stream_once(
     limit: int | None,
     out: Output,
 ) -> None:
-    """The same on a connection that is there."""
+    """Print the items of a stream over an existing connection."""
     count = 0
     try:
         async with aclosing(client.stream_rpc(method, *args, **kwargs)) as packets:
@@ -87,7 +87,7 @@ async def stream_once(
 
 
 async def listen(place: ServerTarget, channels: tuple[str, ...], limit: int | None, out: Output) -> int:
-    """Print what is published to channels."""
+    """Print the messages that are published to channels."""
     count = 0
     async with place.client() as client, client.subscribe(channels) as inbox:
         remark(f"listening to {', '.join(channels)}")

@@ -1,4 +1,4 @@
-"""schema and types: the contract of a target, for programs in other languages."""
+"""The commands ``schema`` and ``types``, which print the contract of a target."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def print_schema(
     """Print an OpenRPC or AsyncAPI document.
 
     Raises:
-        Failure: the target has no schema, or an option does not go with the form.
+        Failure: the target has no schema, or an option does not apply to the format.
     """
     if form == "asyncapi" and path is not None:
         raise Failure("--path is for OpenRPC: an AsyncAPI document has all handlers", USAGE)

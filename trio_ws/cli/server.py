@@ -1,4 +1,4 @@
-"""serve: a server of what an import string names, until a signal drains it."""
+"""The command ``serve``: serve the object that an import string names, until a signal drains the server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Serving", "announce", "end_with", "invite", "load_target", "serve", 
 
 @dataclass(frozen=True, kw_only=True)
 class Serving:
-    """What to serve, and how."""
+    """The arguments and options of ``serve``."""
 
     target: str
     host: str
@@ -46,10 +46,10 @@ class Serving:
     log_level: str = "info"
 
     def options(self) -> trio_ws.Options:
-        """Those that the flags ask for.
+        """Return the `Options` for these command-line options.
 
         Raises:
-            ValueError: one of them is wrong.
+            ValueError: one of them is invalid.
         """
         return trio_ws.Options(
             hosts=self.hosts or None,
@@ -59,7 +59,7 @@ class Serving:
 
 
 def announce(out: Output, target: str, url: str, **more: Any) -> None:
-    """Say where it is, on stdout: scripts with port 0 wait for this line, and others do not read it."""
+    """Print the URL of the server to stdout, which scripts that use port 0 read."""
     try:
         if out.as_json:
             out.record(target=target, url=url, pid=os.getpid(), **more)
@@ -94,12 +94,12 @@ def _page_of(target: object) -> str | None:
 
 
 def set_up_logging(level: str) -> None:
-    """Logs go to stderr."""
+    """Write logs to stderr."""
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def end_with(line: int) -> None:
-    """Get SIGTERM when the other end of this pipe is closed, as it is however its holder dies."""
+    """Send SIGTERM to this process when the other end of a pipe is closed, even if its owner was killed."""
     os.set_inheritable(line, False)
 
     def wait() -> None:
@@ -110,11 +110,11 @@ def end_with(line: int) -> None:
 
 
 def serve(wishes: Serving, out: Output) -> int:
-    """Serve until SIGTERM or Ctrl+C, which drain; then 0.
+    """Serve until SIGTERM or Ctrl+C has drained the server; return the exit code 0.
 
     Raises:
         Failure: the target, or one of the files, cannot be used.
-        OSError, BrokerError, WorkerError: as `trio_ws.serve_processes`.
+        OSError, BrokerError, WorkerError: like `trio_ws.serve_processes`.
     """
     if wishes.keyfile is not None and wishes.certfile is None:
         raise Failure("--ssl-keyfile goes with --ssl-certfile; give that too", USAGE)
@@ -134,7 +134,7 @@ def serve(wishes: Serving, out: Output) -> int:
             debug=wishes.debug,
             options=wishes.options(),
         )
-        make_server()  # never entered: it judges the arguments, before anything runs
+        make_server()  # never entered: it only validates the arguments
     except TypeError as exc:
         raise Failure(f"{wishes.target} cannot be served: {exc}", USAGE) from exc
     except ValueError as exc:
@@ -160,7 +160,7 @@ async def _serve_here(
     except Exception as exc:
         if not serves:
             raise
-        traceback.print_exc()  # of the application's, whatever it is: one line would not do
+        traceback.print_exc()  # an exception of the application needs its traceback
         raise Failure("the server broke; its exception stands above") from exc
 
 
@@ -181,7 +181,7 @@ async def _serve_in_workers(wishes: Serving, target: object, out: Output) -> Non
 
 
 class _Announcement:
-    """The status of a group of workers, which a signal may end before it serves."""
+    """A task status that announces a group of workers. It is not used if a signal comes before."""
 
     def __init__(self, wishes: Serving, target: object, out: Output) -> None:
         self._wishes = wishes
@@ -195,13 +195,13 @@ class _Announcement:
 
 
 def load_target(target: str) -> Any:
-    """What an import string names, from the current folder too.
+    """Return the object that an import string names. Modules in the current folder are found too.
 
     Raises:
-        Failure: it cannot be imported.
+        Failure: the object cannot be imported.
     """
-    # As for python -m, so that the console script finds what lies here.
-    if os.getcwd() not in sys.path:  # noqa: PTH109 - no more than a name
+    # Like python -m, so that the console script finds modules in the current folder.
+    if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path has strings
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
     try:
         return load(target)
@@ -214,10 +214,10 @@ def load_target(target: str) -> Any:
             f"{target} ends the program when it is imported (exit code {exc.code})", FAILED
         ) from exc
     except Exception as exc:
-        # The last line that ran is where a person looks first.
+        # Show the line that raised the exception.
         frames = traceback.extract_tb(exc.__traceback__)
         where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
         if isinstance(exc, SyntaxError):
-            where = ""  # its text has that
+            where = ""  # its text has the location
         what = f"{type(exc).__name__}: {exc}{where}"
         raise Failure(f"{target} cannot be imported: {what}", USAGE) from exc

@@ -1,4 +1,4 @@
-"""Lines from what is no terminal: a pipe, a file."""
+"""Lines from a pipe or a file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _PIECE = 64 * 1024
 
 
 class PipedLines:
-    """The lines of a file descriptor. Waiting for one can be cancelled, and loses nothing.
+    """The lines of a file descriptor. A cancelled wait loses no line.
 
-    Neither a thread, which would hang at the program's end, nor O_NONBLOCK, which the descriptor's other
-    owners would see too.
+    It uses neither a thread, which would block the end of the program, nor O_NONBLOCK, which other processes
+    with the same descriptor would see too.
 
     Args:
-        fd: of stdin, say.
-        limit: bytes that one line may have.
+        fd: the file descriptor, such as that of stdin.
+        limit: the maximum number of bytes in a line.
     """
 
     def __init__(self, fd: int, limit: int) -> None:
@@ -33,10 +33,10 @@ class PipedLines:
         self._ended = False
 
     async def next(self) -> str | None:
-        """The next line without its end; None after the last.
+        """Return the next line without the line end; None after the last one.
 
         Raises:
-            Failure: it is longer than the limit.
+            Failure: the line is longer than the limit.
         """
         await trio.lowlevel.checkpoint()
         while not self._lines:

@@ -1,7 +1,7 @@
-"""The standard streams and the arguments of this process, made fit for use.
+"""The standard streams and the arguments of this process.
 
-What always holds: after `prepare` there is a stdin, a stdout and a stderr, whatever the shell has closed, and
-no text fails for want of a character in the encoding of a locale.
+Invariants: after `prepare`, stdin, stdout and stderr are open, even if the process was started without them.
+Writing text never fails because of the encoding of the locale.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ __all__ = ["arguments_of", "give_up_stdout", "prepare"]
 
 
 def prepare() -> None:
-    """Open what is closed, on nothing, and let no character fail to be written."""
+    """Open closed standard streams on the null device, and escape characters that cannot be encoded."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number, so it is this one. Left free, it would be the next socket's.
+            # This opens the lowest free descriptor, which is this one. Otherwise a socket would get it.
             os.open(os.devnull, os.O_RDWR)
-    # Each is None where it was closed when Python began. Its number may lead elsewhere by now: a library that
-    # was loaded since then may have opened a file, as libffi does.
+    # A stream is None if its descriptor was closed when Python started. A library that was loaded since, such
+    # as libffi, may have opened a file with the same descriptor.
     if sys.stdin is None:
         # Open for as long as the process lives.
         sys.stdin = open(os.open(os.devnull, os.O_RDONLY), closefd=False)  # noqa: SIM115
@@ -36,12 +36,15 @@ def prepare() -> None:
 
 
 def give_up_stdout() -> None:
-    """Whoever read the output has seen enough. At its end Python would complain about what is left."""
+    """Discard further output, because the reader of the pipe has exited (such as ``head``).
+
+    Otherwise Python would report an error at exit, when it flushes stdout.
+    """
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, sys.stdout.fileno())
     os.close(nothing)
 
 
 def arguments_of(argv: list[str]) -> list[str]:
-    """The arguments as text, also where the locale knows ASCII alone: they are UTF-8 then."""
+    """Decode the arguments as UTF-8 if the locale only has ASCII."""
     return [one if one.isascii() else os.fsencode(one).decode(errors="replace") for one in argv]

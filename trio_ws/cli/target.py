@@ -1,4 +1,4 @@
-"""How a command reaches its server: the URL, and what goes with it."""
+"""The server that a command connects to: its URL and the options of the connection."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ServerTarget:
 
     Attributes:
         url: ``ws://`` or ``wss://``.
-        headers: more of them for the opening request.
+        headers: more headers for the opening request.
         cafile: certificates to trust, in place of the system's.
         subprotocol: what to offer.
         dialect: of calls, a key of `DIALECTS`; None for one of ours.
@@ -59,11 +59,11 @@ class ServerTarget:
     proxy: str | None = None
 
     def client(self) -> trio_ws.WebSocketClient:
-        """For calls. Connecting raises as the client does; what is wrong with its parts, at once.
+        """Return a client for calls. It validates the arguments, and connects when it is entered.
 
         Raises:
             Failure: a header, the certificates or the subprotocol cannot be used.
-            InvalidURIError: the URL is none.
+            InvalidURIError: the URL is invalid.
         """
         try:
             dialect = DIALECTS[self.dialect] if self.dialect is not None else self.subprotocol
@@ -74,7 +74,7 @@ class ServerTarget:
             raise Failure(str(exc), USAGE) from exc
 
     def connect(self, **more: Any) -> AbstractAsyncContextManager[trio_ws.WebSocket]:
-        """For messages. Raises as `client`."""
+        """Return a context manager for a connection. Raises like `client`."""
         subprotocols = () if self.subprotocol is None else (self.subprotocol,)
         return trio_ws.connect(self.url, subprotocols=subprotocols, **more, **self._common(subprotocols))
 
@@ -86,7 +86,7 @@ class ServerTarget:
         common: dict[str, Any] = {"headers": self.headers, "ssl_context": self._context()}
         if self.proxy is not None:
             common["proxy"] = None if self.proxy == "none" else self.proxy
-        try:  # made only to find out what may be wrong with them
+        try:  # only to validate them
             ConnectAttempts(connect_config(self.url, subprotocols=subprotocols, **common))
         except trio_ws.InvalidURIError:
             raise
@@ -105,7 +105,7 @@ class ServerTarget:
             raise Failure("--cafile, --cert, --key and --insecure are for wss:// URLs", USAGE)
         try:
             context = ssl.create_default_context(cafile=self.cafile)
-        except OSError as exc:  # ssl's own errors are such, too
+        except OSError as exc:  # which ssl.SSLError is too
             raise Failure(f"--cafile {self.cafile} cannot be used: {exc}", USAGE) from exc
         if self.certfile is not None:
             try:

@@ -1,4 +1,4 @@
-"""From words to arguments: JSON where it is JSON, else text."""
+"""Parsing of arguments: a word that is valid JSON is decoded, and any other word is text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KEY = re.compile(r"([A-Za-z_]\w*)=")
 
 
 class Line(NamedTuple):
-    """A call as a person types it."""
+    """A call that was typed at the prompt."""
 
     method: str
     args: list[Any]
@@ -24,7 +24,7 @@ class Line(NamedTuple):
 
 
 def parse_value(word: str) -> Any:
-    """What a word on the command line means."""
+    """Return the value of a word on the command line."""
     try:
         return msgspec.json.decode(word)
     except (ValueError, RecursionError):
@@ -32,24 +32,24 @@ def parse_value(word: str) -> Any:
 
 
 def parse_kwargs(text: str) -> dict[str, Any]:
-    """The object of ``--kwargs``.
+    """Parse the JSON object of ``--kwargs``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a JSON object.
     """
     found = parse_value(text)
     if not isinstance(found, dict):
-        raise ValueError(  # noqa: TRY004 - of the value that a person gave
+        raise ValueError(  # noqa: TRY004 - the value of an argument is wrong, not its Python type
             f"{text!r} is no JSON object such as '{{\"name\": 1}}'"
         )
     return found
 
 
 def parse_headers(lines: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The headers of ``--header``.
+    """Parse the headers of ``--header``.
 
     Raises:
-        ValueError: one is not of the form.
+        ValueError: one is not of the form ``Name: value``.
     """
     headers = []
     for line in lines:
@@ -61,10 +61,11 @@ def parse_headers(lines: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def parse_line(line: str) -> Line:
-    """A line such as ``move 3 [1, 2] to="the left"``; ``*`` before the method asks for a stream.
+    """Parse a line such as ``move 3 [1, 2] to="the left"``. ``*`` before the method means a stream.
 
     Raises:
-        ValueError: it names no method, begins as JSON and is none, or gives one name twice.
+        ValueError: the line has no method, an argument begins like JSON but is invalid, or a name is given
+            twice.
     """
     found = _WORD.search(line)
     if found is None or not found[0].removeprefix("*"):
@@ -86,16 +87,16 @@ def parse_line(line: str) -> Line:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(name)  # NaN and Infinity, which are no JSON
+    raise ValueError(name)  # NaN and Infinity are not JSON
 
 
 _decoder = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _value_at(line: str, start: int) -> tuple[Any, int]:
-    """A value, and where it ends. JSON may have blanks in it; a word ends at the first."""
+    """Return the value at a position, and its end. JSON may contain spaces; other words end at a space."""
     word = _WORD.match(line, start)
-    if word is None:  # name= and nothing behind it
+    if word is None:  # name= at the end of the line
         return "", start
     try:
         value, end = _decoder.raw_decode(line, start)
