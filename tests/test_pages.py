@@ -31,8 +31,9 @@ def lines_of(text: str) -> Lines:
 
 @cache
 def sources() -> list[Lines]:
-    kinds = {".py", ".html", ".js", ".ini"}
-    files = (path for path in (ROOT / "examples").rglob("*") if path.suffix in kinds)
+    kinds = {".py", ".html", ".js", ".ini", ".yaml"}
+    files = [path for path in (ROOT / "examples").rglob("*") if path.suffix in kinds]
+    files.append(ROOT / "examples" / "deploy" / "Dockerfile")
     return [lines_of(path.read_text(encoding="utf-8")) for path in files]
 
 
