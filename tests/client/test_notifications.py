@@ -118,6 +118,30 @@ async def test_what_waits_is_bounded_in_items(policy: Any, autojump_clock: MockC
         assert client.connected
 
 
+async def test_a_server_that_selects_the_subprotocol_may_be_ours(autojump_clock: MockClock) -> None:
+    """As that of the npm package ws does, which selects whatever is offered first."""
+    async with played("jsonrpc") as (client, server), client.notifications("news") as news:
+        with trio.move_on_after(1):
+            await client.call("slow")
+        assert (await server.receive())["id"] == 1
+        assert await server.receive() == note("rpc.cancel", [1])
+        error = {"code": -32601, "message": "there is no rpc.cancel"}
+        await server.send({"jsonrpc": "2.0", "id": None, "error": error})
+        await server.send({"notification": "news", "params": ["hello"]})
+        assert await news.receive() == ["hello"]
+        async with client.stream("count", items=int) as numbers:
+            number = (await server.receive())["id"]
+            await server.send(note("rpc.item", {"id": number, "item": 5}))
+            assert await numbers.receive() == 5
+            await server.send({"jsonrpc": "2.0", "id": number, "result": None})
+            with pytest.raises(trio.EndOfChannel):
+                await numbers.receive()
+        await server.send(note("rpc.data", {"data": 7}))
+        packet = await client.recv()
+        assert packet is not None
+        assert packet.data == 7
+
+
 async def test_what_waits_is_bounded_in_bytes(autojump_clock: MockClock) -> None:
     async with played(options=Options(channel_max_bytes=10_000)) as (client, server):
         async with client.notifications("n") as stream:

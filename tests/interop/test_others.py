@@ -259,15 +259,9 @@ async def test_a_client_of_ws(node_peer: list[str], deflate: str) -> None:
 
 @pytest.mark.parametrize("library", ["rpc-websockets", "jayson"])
 async def test_a_server_of_json_rpc(node_peer: list[str], library: str) -> None:
-    news: list[Any] = []
-
-    class Listener(WebSocketHandler[Any]):
-        async def on_receive(self, connection: ClientConnection[Any], packet: Any) -> None:
-            news.append(packet.data)
-
     with said_port([*node_peer, "server", library]) as port, trio.fail_after(guard()):
         url = f"ws://127.0.0.1:{port}/"
-        async with WebSocketClient(url, dialect="jsonrpc", handler=Listener) as client:
+        async with WebSocketClient(url, dialect="jsonrpc") as client:
             assert client.dialect == "jsonrpc"
             assert await client.call("add", 1, 2, returns=int) == 3
             with pytest.raises(RPCMethodNotFoundError):
@@ -276,8 +270,15 @@ async def test_a_server_of_json_rpc(node_peer: list[str], library: str) -> None:
                 await client.call("fail")
             assert (type(info.value), info.value.code) == (RPCError, -32000)
             if library == "rpc-websockets":
-                assert await client.call("rpc.on", "news") == {"news": "ok"}
-                assert await client.call("publish", "hello") is True
+                async with client.notifications("news", items=list[str]) as news:
+                    assert await client.call("rpc.on", "news") == {"news": "ok"}
+                    assert await client.call("publish", "hello") is True
+                    assert await news.receive() == ["hello"]
+            async with client.batch() as batch:
+                sums = [batch.call("add", number, 1, returns=int) for number in range(3)]
+            assert [one.result() for one in sums] == [1, 2, 3]
+            await client.notify("add", 1, 2)
+            assert await client.call("add", 1, 2) == 3
 
 
 class Calculator(WebSocketHandler[Any]):

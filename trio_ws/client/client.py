@@ -226,8 +226,8 @@ class WebSocketClient(EnteredOnly):
             raise ConnectionFailedError(
                 f"the server supports none of {', '.join(self._subprotocols)}: it selected no subprotocol"
             )
-        if dialect is None and self._dialect == "jsonrpc":
-            dialect = JSONRPCCodec(foreign=True)
+        if self._dialect == "jsonrpc" and (dialect is None or dialect.name == "jsonrpc"):
+            dialect = JSONRPCCodec(foreign=True, extensions=dialect is not None)
         if dialect is None and self._dialect not in (None, "json"):
             await ws.close(1002, f"{self._dialect} was not selected")
             raise ConnectionFailedError(

@@ -13,9 +13,10 @@ Invariants:
 - An object that has the id of a call of ours and no method ends that call, whatever is wrong with it, even if
   the id came back as a number.
 
-With a peer that others wrote (``foreign``) there are no extensions: names that begin with ``rpc.`` are its
-own, our ids are numbers, and ``jsonrpc`` may be missing, as in JSON-RPC 1.0. Nothing is answered but calls. A
-response with an id that no call of ours ever had, and a message that is not JSON, end the connection.
+A client (``foreign``) expects a server that others wrote: our ids are numbers, ``jsonrpc`` may be missing, as
+in JSON-RPC 1.0, and nothing is answered but calls. A response with an id that no call of ours ever had, and a
+message that is not JSON, end the connection. Without ``extensions``, names that begin with ``rpc.`` are the
+server's own.
 """
 
 from __future__ import annotations
@@ -102,9 +103,10 @@ class _Object(msgspec.Struct, gc=False):
 
 
 class _ForeignObject(_Object, gc=False):
-    """The same of a peer that may leave ``jsonrpc`` out."""
+    """The same of a peer that may leave ``jsonrpc`` out, or call ``method`` of a notification otherwise."""
 
     jsonrpc: Any = None
+    notification: _Name | UnsetType = UNSET  # of the npm package rpc-websockets
 
 
 class _Glimpse(msgspec.Struct, gc=False):
@@ -135,17 +137,19 @@ class JSONRPCCodec(Codec):
     It remembers which of our calls without a response are streams, because responses do not tell.
 
     Args:
-        foreign: whether the peer knows nothing of our extensions.
+        foreign: whether the peer is a server, which others may have written.
+        extensions: whether it may know the notifications that are ours.
     """
 
-    __slots__ = ("_asked", "_batch_of", "_decode", "_foreign", "_last_id", "_ledger")
+    __slots__ = ("_asked", "_batch_of", "_decode", "_extensions", "_foreign", "_last_id", "_ledger")
 
-    def __init__(self, *, foreign: bool = False) -> None:
+    def __init__(self, *, foreign: bool = False, extensions: bool = True) -> None:
         super().__init__("jsonrpc", binary=False)
         self._asked: dict[str, bool] = {}  # by id: whether a stream is wanted
         self._batch_of: dict[str, Sequence[str]] = {}  # by id: the calls of the same batch
         self._ledger: MemoryLedger | None = None
         self._foreign = foreign
+        self._extensions = extensions
         self._decode: Callable[[Any], _Object] = _decode_foreign if foreign else _decode
         self._last_id = 0
 
@@ -246,6 +250,8 @@ class JSONRPCCodec(Codec):
     def _packet(self, message: _Object, batch: Batch | None) -> tuple[Packet | None, bytes | None]:
         """Return the packet of an object, and an answer to be sent at once. Either may be None."""
         method = message.method
+        if method is UNSET and isinstance(message, _ForeignObject):
+            method = message.notification
         if method is UNSET:
             return self._response(message.id, message.result, message.error)
         request_id: bytes | None = None
@@ -257,8 +263,8 @@ class JSONRPCCodec(Codec):
                 return None, _failure(INVALID_REQUEST, _BAD_ID, b"null")
             call_id = usable
         params = message.params
-        if method.startswith("rpc.") and not self._foreign:
-            packet = _extension(method, params)
+        if method.startswith("rpc.") and self._extensions:
+            packet = _extension(method, params, int if self._foreign else str)
             if packet is not None:
                 # It should be a notification. If it has an id, it is answered all the same.
                 return packet, None if request_id is None else _success(None, request_id)
@@ -442,7 +448,9 @@ class JSONRPCCodec(Codec):
     def abort(self, call_id: str) -> bytes | None:
         self._asked.pop(call_id, None)
         self._batch_of.pop(call_id, None)
-        return None if self._foreign else _notification(CANCEL, [call_id])
+        if not self._extensions:
+            return None
+        return _notification(CANCEL, [int(call_id) if self._foreign else call_id])
 
     def credit(self, call_id: str, count: int, size: int) -> bytes:
         raise PacketError("there are no credits in JSON-RPC")
@@ -521,16 +529,19 @@ def _read_error(error: Any) -> tuple[int, str, Any]:
     return code, message if isinstance(message, str) else "the error of the answer has no message", data
 
 
-def _extension(method: str, params: Any) -> Packet | None:
-    """Return the packet of one of our notifications; None for another method or other parameters."""
+def _extension(method: str, params: Any, id_type: type) -> Packet | None:
+    """Return the packet of one of our notifications; None for another method or other parameters.
+
+    Our own ids are of ``id_type``.
+    """
     if method == CANCEL:
         if isinstance(params, dict):
             params = [params.get("id")]
         if isinstance(params, list) and len(params) == 1 and type(params[0]) in {str, int, float}:
             return Packet(PacketSource.RPC, rpc=Request(ABORT, [_encode(params[0]).decode()]))
     elif method == ITEM:
-        if isinstance(params, dict) and isinstance(params.get("id"), str) and "item" in params:
-            response = Response(params["id"], params["item"], is_stream=True)
+        if isinstance(params, dict) and type(params.get("id")) is id_type and "item" in params:
+            response = Response(str(params["id"]), params["item"], is_stream=True)
             return Packet(PacketSource.RPC, rpc=response)
     elif method in SOURCES:
         packet = Packet(SOURCES[method])
