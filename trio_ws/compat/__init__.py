@@ -1,1 +1,1 @@
-"""Other libraries' interfaces on this engine: programs move here by changing an import."""
+"""Interfaces of other libraries, implemented by trio_ws: programs migrate by changing an import."""

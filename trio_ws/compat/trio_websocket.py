@@ -1,12 +1,12 @@
-"""The interface of trio-websocket 0.12 on this engine: programs move here by changing an import.
+"""The interface of trio-websocket 0.12, implemented by trio_ws: programs migrate by changing an import.
 
 Differences:
 
-- ``message_queue_size`` and ``receive_buffer_size`` have no effect: what waits to be received is bounded in
-  bytes. A Close frame is answered once the messages before it were taken.
-- A stream is taken over. Somebody who closes it under the connection is noticed by the next flush, and not by
-  the next ``send_message``.
-- Interim responses such as 100 are skipped, as RFC 9110 section 15.2 has it.
+- ``message_queue_size`` and ``receive_buffer_size`` have no effect, because messages that wait to be received
+  are limited in bytes. A Close frame is answered after the messages before it were received.
+- If the program closes the stream under a connection, the next flush notices it, not the next
+  ``send_message``.
+- Interim responses such as 100 are skipped (RFC 9110 section 15.2).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class HandshakeError(Exception):
         super().__init__(*args)
 
 
-class ConnectionTimeout(HandshakeError):  # noqa: N818 - trio-websocket's name, as those below
+class ConnectionTimeout(HandshakeError):  # noqa: N818 - trio-websocket's name, like those below
     """The connection did not open in time."""
 
 
@@ -81,7 +81,7 @@ class DisconnectionTimeout(HandshakeError):  # noqa: N818
 
 
 class ConnectionClosed(Exception):  # noqa: N818
-    """The connection is closed, or closing.
+    """The connection is closed or closing.
 
     Attributes:
         reason: a `CloseReason`, or None.
@@ -96,12 +96,12 @@ class ConnectionClosed(Exception):  # noqa: N818
 
 
 class ConnectionRejected(HandshakeError):  # noqa: N818
-    """The server answered with another HTTP status.
+    """The server responded with an HTTP status other than 101.
 
     Attributes:
         status_code: the status.
         headers: pairs of names, in lower case, and values.
-        body: what came of the body, or None.
+        body: the part of the body that was received, or None.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class CloseReason:
 
     @property
     def reason(self) -> str | None:
-        """The text beside the code, or None."""
+        """The reason text, or None."""
         return self._reason
 
     def __repr__(self) -> str:
@@ -151,7 +151,7 @@ class Endpoint:
     Attributes:
         address: an `ipaddress` object.
         port: the TCP port.
-        is_ssl: whether TLS is on top.
+        is_ssl: whether TLS is used.
     """
 
     def __init__(self, address: str | int, port: int, is_ssl: bool) -> None:
@@ -161,7 +161,7 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """As a URL, without the scheme's own port."""
+        """The endpoint as a URL, without the port if it is the default of the scheme."""
         scheme = "wss" if self.is_ssl else "ws"
         port = "" if self.port == (443 if self.is_ssl else 80) else f":{self.port}"
         host = str(self.address) if self.address.version == 4 else f"[{self.address}]"
@@ -177,7 +177,7 @@ def _endpoint(address: Any, is_ssl: bool, stream: object) -> Endpoint | str:
     return repr(stream)
 
 
-#: What the handshake itself needs, which trio-websocket does not show.
+#: Headers of the handshake itself, which trio-websocket leaves out.
 _HANDSHAKE = frozenset(
     {
         "connection",
@@ -205,7 +205,7 @@ def _decoded(headers: Headers | None) -> list[tuple[str, str]]:
 
 
 class WebSocketConnection(trio.abc.AsyncResource):
-    """A connection. Made by the functions of this module."""
+    """A connection. The functions of this module create these objects."""
 
     _numbers = itertools.count()
 
@@ -226,32 +226,32 @@ class WebSocketConnection(trio.abc.AsyncResource):
 
     @property
     def is_client(self) -> bool:
-        """Whether this side connected."""
+        """Whether this side is the client."""
         return self._is_client
 
     @property
     def is_server(self) -> bool:
-        """Whether this side accepted."""
+        """Whether this side is the server."""
         return not self._is_client
 
     @property
     def local(self) -> Endpoint | str:
-        """This side's `Endpoint`, or the text of a stream that has none."""
+        """This side's `Endpoint`, or the ``repr()`` of the stream if it has none."""
         return _endpoint(self._ws.local_address, self._ws.tls is not None, self._stream)
 
     @property
     def remote(self) -> Endpoint | str:
-        """The other side's."""
+        """The other side's `Endpoint`, or the ``repr()`` of the stream if it has none."""
         return _endpoint(self._ws.remote_address, self._ws.tls is not None, self._stream)
 
     @property
     def path(self) -> str:
-        """The target of the request, with its query."""
+        """The target of the request, including the query."""
         return _target(self._ws)
 
     @property
     def subprotocol(self) -> str | None:
-        """What both sides agreed on, or None."""
+        """The negotiated subprotocol, or None."""
         return self._ws.subprotocol
 
     @property
@@ -261,7 +261,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
         return _extra(headers or ())
 
     async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
-        """Close with a closing handshake; closing again is fine."""
+        """Do the closing handshake (RFC 6455 section 7). Closing again does nothing."""
         if self.closed is None:
             self._closed_here = CloseReason(code, reason)
         await self._ws.close(code, reason or "")
@@ -270,7 +270,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
         """Wait for the next message.
 
         Raises:
-            ConnectionClosed: the connection is closed, and all that came before was taken.
+            ConnectionClosed: the connection is closed, and all messages before were received.
         """
         try:
             message = await self._ws.recv()
@@ -285,7 +285,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
 
         Raises:
             ConnectionClosed: the connection is closed, or closing.
-            ValueError: it is neither ``str`` nor ``bytes``.
+            ValueError: the message is neither ``str`` nor ``bytes``.
         """
         if not isinstance(message, str | bytes):
             raise ValueError("message must be str or bytes")  # noqa: TRY004 - what trio-websocket raises
@@ -299,7 +299,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
 
         Raises:
             ConnectionClosed: the connection ended first.
-            ValueError: a ping with this payload is under way.
+            ValueError: another ping with this payload waits for its pong.
         """
         try:
             await self._ws.ping(payload)
@@ -307,7 +307,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
             raise ConnectionClosed(self.closed) from None
 
     async def pong(self, payload: bytes | None = None) -> None:
-        """Send a pong that nobody asked for."""
+        """Send an unsolicited pong (RFC 6455 section 5.5.3)."""
         try:
             await self._ws.send(WebSocketMessage("pong", payload or b""))
         except ConnectionClosedError:
@@ -336,12 +336,12 @@ class WebSocketRequest:
 
     @property
     def path(self) -> str:
-        """The target, with its query."""
+        """The target, including the query."""
         return _target(self._ws)
 
     @property
     def proposed_subprotocols(self) -> tuple[str, ...]:
-        """Those that the client offers, best first."""
+        """The subprotocols that the client offers, in its order of preference."""
         return tuple(self._ws.offered_subprotocols)
 
     @property
@@ -351,13 +351,13 @@ class WebSocketRequest:
 
     @property
     def remote(self) -> Endpoint | str:
-        """The client's."""
+        """The client's `Endpoint`."""
         return self._connection.remote
 
     async def accept(
         self, *, subprotocol: str | None = None, extra_headers: Headers | None = None
     ) -> WebSocketConnection:
-        """Accept, and return the connection."""
+        """Accept the request and return the connection."""
         await self._ws.accept(subprotocol=subprotocol, headers=_decoded(extra_headers))
         self._answered.set()
         return self._connection
@@ -365,7 +365,7 @@ class WebSocketRequest:
     async def reject(
         self, status_code: int, *, extra_headers: Headers | None = None, body: bytes | None = None
     ) -> None:
-        """Answer with another HTTP status."""
+        """Reject the request with an HTTP status other than 101."""
         await self._ws.reject(status_code, headers=_decoded(extra_headers), body=body or b"")
         self._answered.set()
 
@@ -429,7 +429,7 @@ async def connect_websocket(
     max_message_size: int = MAX_MESSAGE_SIZE,
     receive_buffer_size: int | None = RECEIVE_BYTES,  # noqa: ARG001
 ) -> WebSocketConnection:
-    """Connect; background tasks run in ``nursery``, and the caller closes the connection.
+    """Connect. Background tasks run in ``nursery``, and the caller must close the connection.
 
     Raises:
         HandshakeError: connecting failed.
@@ -459,13 +459,13 @@ async def wrap_client_stream(
     max_message_size: int = MAX_MESSAGE_SIZE,
     receive_buffer_size: int | None = RECEIVE_BYTES,  # noqa: ARG001
 ) -> WebSocketConnection:
-    """A client's connection over a stream."""
+    """Do a client's opening handshake over a stream, and return the connection."""
     place = f"[{host}]" if ":" in host else host
     return await _connect(
         nursery,
         f"ws://{place}{resource or '/'}",
         max_message_size,
-        stream=trio.StapledStream(stream, stream),  # which leaves a socket where it is
+        stream=trio.StapledStream(stream, stream),  # so that a socket is not taken out of its stream
         subprotocols=tuple(subprotocols or ()),
         headers=_decoded(extra_headers),
     )
@@ -486,11 +486,11 @@ async def open_websocket(
     connect_timeout: float = CONN_TIMEOUT,
     disconnect_timeout: float = CONN_TIMEOUT,
 ) -> AsyncGenerator[WebSocketConnection, None]:
-    """Connect for the length of a block.
+    """Connect for the duration of a block.
 
     Raises:
-        ConnectionTimeout: the connection did not open in ``connect_timeout`` seconds.
-        DisconnectionTimeout: it did not close in ``disconnect_timeout`` seconds.
+        ConnectionTimeout: the connection did not open within ``connect_timeout`` seconds.
+        DisconnectionTimeout: it did not close within ``disconnect_timeout`` seconds.
         HandshakeError: connecting failed for another reason.
     """
     failure: BaseException | None = None
@@ -536,7 +536,7 @@ async def open_websocket(
 
 
 def _raise(exc: BaseException) -> NoReturn:
-    """Raise again, without another context."""
+    """Raise an exception again without changing its context."""
     context = exc.__context__
     try:
         raise exc
@@ -561,7 +561,7 @@ def _parts(url: str, ssl_context: ssl.SSLContext | None) -> tuple[str, int, str,
 def open_websocket_url(
     url: str, ssl_context: ssl.SSLContext | None = None, **settings: Any
 ) -> contextlib.AbstractAsyncContextManager[WebSocketConnection]:
-    """As `open_websocket`, for a URL."""
+    """Like `open_websocket`, for a URL."""
     host, port, resource, use_ssl = _parts(url, ssl_context)
     return open_websocket(host, port, resource, use_ssl=use_ssl, **settings)
 
@@ -569,7 +569,7 @@ def open_websocket_url(
 async def connect_websocket_url(
     nursery: trio.Nursery, url: str, ssl_context: ssl.SSLContext | None = None, **settings: Any
 ) -> WebSocketConnection:
-    """As `connect_websocket`, for a URL."""
+    """Like `connect_websocket`, for a URL."""
     host, port, resource, use_ssl = _parts(url, ssl_context)
     return await connect_websocket(nursery, host, port, resource, use_ssl=use_ssl, **settings)
 
@@ -584,9 +584,12 @@ async def wrap_server_stream(
     max_message_size: int = MAX_MESSAGE_SIZE,
     receive_buffer_size: int | None = RECEIVE_BYTES,  # noqa: ARG001
 ) -> WebSocketRequest:
-    """A server's side of a stream; background tasks run in ``nursery`` until the connection ends."""
+    """Read the opening request from a stream, and return it.
+
+    Background tasks run in ``nursery`` until the connection ends.
+    """
     options = _options(max_message_size, open_timeout=1e6, close_timeout=1e6)
-    # Stapled, a socket stays where it is, and the caller may still close it.
+    # So that a socket is not taken out of its stream, and the caller can still close it.
     kept = trio.StapledStream(stream, stream)
     request: WebSocketRequest = await nursery.start(_hold_wrapped, kept, options)
     return request
@@ -603,7 +606,7 @@ async def _hold_wrapped(
 
 
 class WebSocketServer:
-    """Serves on listeners that were opened elsewhere."""
+    """A server on listeners that the caller has opened."""
 
     def __init__(
         self,
@@ -631,7 +634,7 @@ class WebSocketServer:
         """The TCP port of the only listener.
 
         Raises:
-            RuntimeError: there are several, or it has no port.
+            RuntimeError: there are several listeners, or the listener has no port.
         """
         if len(self._listeners) > 1:
             raise RuntimeError("Cannot get port because this server has more than 1 listener.")
@@ -642,7 +645,7 @@ class WebSocketServer:
 
     @property
     def listeners(self) -> list[Endpoint | str]:
-        """An `Endpoint` for each TCP listener, the text of any other."""
+        """An `Endpoint` for each TCP listener, and the ``repr()`` of any other."""
         found: list[Endpoint | str] = []
         for listener in self._listeners:
             inner: Any = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener
@@ -673,7 +676,7 @@ class WebSocketServer:
             async with wrap_stream(stream, options=self._options) as ws:
                 await self._handler(WebSocketRequest(ws, stream))
         except ConnectionFailedError:
-            pass  # it was answered, and logged
+            pass  # which was answered and logged
 
 
 async def serve_websocket(
@@ -690,7 +693,7 @@ async def serve_websocket(
     disconnect_timeout: float = CONN_TIMEOUT,
     task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED,
 ) -> NoReturn:
-    """Serve on TCP until cancelled. ``nursery.start`` gives the `WebSocketServer` once it listens."""
+    """Serve on TCP until cancelled. ``nursery.start`` returns the `WebSocketServer` once it listens."""
     listeners: Sequence[trio.abc.Listener[Any]]
     if ssl_context is None:
         listeners = await trio.open_tcp_listeners(port, host=host)

@@ -1,7 +1,7 @@
-"""webshocket's interface on this engine: its programs run with another import and trio for asyncio.
+"""The interface of webshocket, implemented by trio_ws, for programs that run on trio instead of asyncio.
 
-``import trio_ws.compat.webshocket as webshocket`` stands for ``import webshocket``; the modules below have
-the same names, too. What is different is in the documentation, in "Moving from webshocket".
+``import trio_ws.compat.webshocket as webshocket`` replaces ``import webshocket``. The modules of the package
+have the same names as those of webshocket. The page "Moving from webshocket" lists the differences.
 """
 
 from __future__ import annotations
@@ -81,12 +81,12 @@ __all__ = [
     "websocket",
 ]
 
-#: Their annotations are looked up where they are defined.
+#: Their annotations must be resolved in the module that defines them.
 _STRUCTS = (Packet, RPCRequest, RPCResponse)
 
 
 def _name_here() -> None:
-    """Users meet these names here, in tracebacks and in documentation too, wherever they are defined."""
+    """Set ``__module__`` of the public classes, so that tracebacks and documentation show this package."""
     for name in __all__:
         value = globals()[name]
         if getattr(value, "__module__", "").startswith(f"{__name__}.") and value not in _STRUCTS:

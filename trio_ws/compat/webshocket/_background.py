@@ -1,4 +1,4 @@
-"""What runs on after the call that began it: in a nursery of the program's, or in a system task."""
+"""Background tasks that outlive the call that started them, in a nursery or as a system task of trio."""
 
 from __future__ import annotations
 
@@ -23,33 +23,34 @@ logger = logger_for("trio_ws.compat.webshocket")
 
 
 class Background:
-    """One async function that runs on until it returns, or `stop` is called.
+    """An async function that runs in a background task until it returns, or until `stop` is called.
 
     Args:
-        run: gets what it has to call once it has begun. It returns soon after `stopping` is set.
+        run: the function. It gets a callback, which it calls when it has started. It must return soon after
+            `stopping` is set.
 
     Attributes:
         stopping: set by `stop`.
-        done: set when it has ended.
+        done: set when the function has ended.
     """
 
     def __init__(self, run: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
         self._run = run
         self._begun = trio.Event()
-        self._failure: BaseException | None = None  # before it had begun
+        self._failure: BaseException | None = None  # raised before the function had started
         self._scope = trio.CancelScope()
         self.stopping = trio.Event()
         self.done = trio.Event()
 
     async def start(self, nursery: trio.Nursery | None) -> None:
-        """Return once it has begun. Cancelled, it has ended.
+        """Start the function, and return when it has started. A cancellation ends it.
 
         Args:
-            nursery: where it runs, and where what it raises goes. None for a system task: it ends with the
-                program's main task at the latest, and what it raises is logged.
+            nursery: the nursery in which it runs, and in which its exceptions are raised. None for a system
+                task, which ends with the program's main task at the latest. Its exceptions are logged.
 
         Raises:
-            BaseException: what it raised before it had begun.
+            BaseException: the function raised it before it had started.
         """
         if nursery is None:
             context = contextvars.copy_context()
@@ -70,7 +71,7 @@ class Background:
                 self._failure = None
 
     async def stop(self) -> None:
-        """Let it end, and wait until it has. Cancelled, it ends all the same."""
+        """Stop the function, and wait until it has ended. A cancellation ends only the wait."""
         self.stopping.set()
         await self.done.wait()
 
@@ -93,7 +94,7 @@ class Background:
 
     @enable_ki_protection
     async def _run_in_system_task(self) -> None:
-        # What a system task raises would end the whole of trio as an internal error.
+        # An exception in a system task would end trio with TrioInternalError.
         try:
             await self._run_to_end()
         except BaseException as exc:  # noqa: BLE001 - judged there
@@ -112,9 +113,9 @@ def _interrupts(exc: BaseException) -> bool:
 @asynccontextmanager
 @enable_ki_protection
 async def open_block(end: Callable[[], Awaitable[None]]) -> AsyncIterator[trio.Nursery]:
-    """A nursery around a user's block; ``end`` is awaited when that is left, and brings its tasks to an end.
+    """Open a nursery around a user's block. At the end of the block, ``end`` is awaited to end the tasks.
 
-    An exception of the block leaves as it was raised, and so does a single one of the nursery's.
+    An exception of the block, or a single one of the nursery's tasks, is raised without an exception group.
     """
     failure: BaseException | None = None
     try:
@@ -130,4 +131,4 @@ async def open_block(end: Callable[[], Awaitable[None]]) -> AsyncIterator[trio.N
         try:
             raise failure
         finally:
-            del failure  # it holds this frame, which would hold it
+            del failure  # break the traceback/frame reference cycle

@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_OPTIONS", "ResponseStream", "WebSocketClient"]
 
-#: What waits to be written is the program's own doing here.
+#: A client's write buffer may be larger than a server's, because its own program fills it.
 DEFAULT_OPTIONS = replace(SERVER_OPTIONS, channel_max_bytes=16 * 1024 * 1024)
 #: Seconds that a call may take.
 _CALL_TIMEOUT = 30.0
-#: Seconds between two tries to connect.
+#: The maximum number of seconds between two attempts to connect.
 _LONGEST_WAIT = 300.0
 
 
 class _Retries(Backoff):
-    """Waits as webshocket does: in powers of two, and up to a second more."""
+    """The delays of webshocket: powers of two, and up to a second in addition."""
 
     def delay(self, wait: int, error: engine_errors.WebSocketError | None = None) -> float:
         waits = min(float(wait) - 1, 64)
@@ -57,18 +57,18 @@ class _Retries(Backoff):
 
 
 class WebSocketClient:
-    """A client of webshocket's.
+    """A client with the interface of webshocket's.
 
     Args:
-        uri: ``ws://`` or ``wss://``.
-        on_receive: an async function that gets each packet that is no answer, one after the other, in place
-            of `recv`. What it raises closes the connection; it leaves the block, or the nursery, in which the
-            client runs, and is logged where that is a system task.
-        ssl_context: for ``wss://``.
-        max_packet_qsize: taken, and not used: packets wait up to ``max_held_bytes``, in bytes.
+        uri: a ``ws://`` or ``wss://`` URI.
+        on_receive: an async function that is called with each packet that is not a response, one at a time.
+            `recv` cannot be used then. If it raises, the connection is closed, and the exception is raised
+            from the block or nursery in which the client runs, or logged if that is a system task.
+        ssl_context: the SSL context for ``wss://``.
+        max_packet_qsize: accepted and ignored. Waiting packets are limited in bytes (``max_held_bytes``).
 
     Attributes:
-        uri, ssl_context: see above.
+        uri, ssl_context: the arguments.
         logger: the logger ``webshocket.client``.
     """
 
@@ -95,7 +95,7 @@ class WebSocketClient:
 
     @property
     def state(self) -> ConnectionState:
-        """The state of the connection: CLOSED after `close`, CONNECTING also while it reconnects."""
+        """The state of the connection: CONNECTING while the client reconnects, CLOSED after `close`."""
         if self._client is None or self._state is not ConnectionState.CONNECTED:
             return self._state
         return {
@@ -106,7 +106,7 @@ class WebSocketClient:
 
     @property
     def on_receive_callback(self) -> Callable[[Packet[Any]], Awaitable[None]] | None:
-        """What gets the packets; see ``on_receive`` above. It may be set later, too."""
+        """The argument ``on_receive``, which can also be set later."""
         return self._on_receive
 
     @on_receive_callback.setter
@@ -114,7 +114,7 @@ class WebSocketClient:
         self._on_receive = function
         self._has_callback.set()
 
-    # -- life ---------------------------------------------------------------------------------------
+    # -- connecting and closing ---------------------------------------------------------------------
 
     @enable_ki_protection
     async def connect(
@@ -128,24 +128,24 @@ class WebSocketClient:
         options: Options | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Connect, and return while the connection goes on until `close`. An earlier one is closed.
+        """Connect, and return. The connection stays open until `close`. An earlier connection is closed.
 
         Args:
-            retry: try several times, and connect again whenever the connection is lost.
-            max_retry_attempt: tries in a row, with ``retry``.
-            retry_interval: seconds of the first wait between two tries; each next one is twice as long. Up
-                to a second is added to each.
-            nursery: where it runs. By default in the block of ``async with``, where there is one; else in a
-                system task, which ends with the program's main task at the latest.
-            extra_headers: more headers of the opening request.
-            options: limits and timeouts. Default: messages of 10 MiB at most, and 16 MiB may wait to be
+            retry: try several times, and reconnect when the connection is lost. Default False.
+            max_retry_attempt: the maximum number of consecutive attempts, with ``retry``. Default 3.
+            retry_interval: seconds before the second attempt. Each further delay is twice as long, and up to
+                a second is added to each. Default 2.
+            nursery: the nursery for the background task. Default: that of the client's ``async with`` block;
+                without one, a system task is used, which ends with the program's main task at the latest.
+            extra_headers: more headers for the opening request.
+            options: limits and timeouts. Default: messages of up to 10 MiB, and up to 16 MiB that wait to be
                 written.
-            **kwargs: as for `trio_ws.WebSocketClient`: ``proxy``, ``stream``, ``unix_path``.
+            **kwargs: arguments of `trio_ws.WebSocketClient`, such as ``proxy``, ``stream`` and ``unix_path``.
 
         Raises:
-            ConnectionFailedError: no connection could be had. Where the server refused TCP, this is the
-                built-in ConnectionRefusedError, too.
-            InvalidURIError: ``uri`` names no WebSocket.
+            ConnectionFailedError: the client could not connect. If the server refused the TCP connection, it
+                is also a built-in ConnectionRefusedError.
+            InvalidURIError: ``uri`` is not the URI of a WebSocket.
         """
         if self._background is not None:
             await self.close()
@@ -173,7 +173,7 @@ class WebSocketClient:
         except BaseException:
             self._state = ConnectionState.DISCONNECTED
             if self._background is background:
-                self._background = None  # the nursery did not take it
+                self._background = None  # the nursery is closed
             raise
         self._state = ConnectionState.CONNECTED
         self.logger.info("Successfully connected to %s", self.uri)
@@ -196,7 +196,7 @@ class WebSocketClient:
                 self._background = None
 
     async def _watch(self, client: EngineClient, background: Background) -> None:
-        """End it all when no connection will come any more; what came last is still delivered."""
+        """Stop when the client will not reconnect any more, after all received packets were delivered."""
         async for state in client.watch_state():
             if state == "disconnected":
                 break
@@ -220,7 +220,7 @@ class WebSocketClient:
             background.stopping.set()
 
     async def close(self) -> None:
-        """Close the connection. Cancelled, it does not wait for the closing handshake, which goes on."""
+        """Close the connection. After a cancellation, the closing handshake continues in the background."""
         self._state = ConnectionState.CLOSED
         if self._background is None:
             await checkpoint()
@@ -251,21 +251,21 @@ class WebSocketClient:
     # -- packets ------------------------------------------------------------------------------------
 
     def _connected(self, what: str) -> EngineClient:
-        """The client, where there is a connection or one will come."""
+        """Return the engine's client, if it is connected or connecting."""
         state = self.state
         if self._client is None or state not in (ConnectionState.CONNECTED, ConnectionState.CONNECTING):
             raise ConnectionClosedError(f"Cannot {what}: client is not connected.")
         return self._client
 
     def send(self, data: Any) -> Sent:
-        """Send data, or a ready `Packet`, without waiting.
+        """Send data or a `Packet` without waiting.
 
-        More than 16 MiB of what waits to be written closes the connection with 1013. A program that sends
-        much awaits what this returns, which then waits until there is room.
+        If more than 16 MiB wait to be written, the connection is closed with code 1013. A program that sends
+        a lot should await the returned object, which waits until there is room.
 
         Raises:
-            WebSocketError: there is no connection.
-            PacketError: the data cannot be encoded; nothing was sent. It is a TypeError, too.
+            WebSocketError: the client is not connected.
+            PacketError: the data cannot be encoded, and nothing was sent. It is also a TypeError.
         """
         client = self._connected("send data")
         packet = data if isinstance(data, Packet) else Packet(PacketSource.CUSTOM, data)
@@ -278,14 +278,14 @@ class WebSocketClient:
         return Sent(lambda: _wait_for_room(peer))
 
     async def recv(self, timeout: float | None = 30) -> Packet[Any]:  # noqa: ASYNC109
-        """Wait for the next packet that is no answer. A cancellation, or a timeout, loses none.
+        """Wait for the next packet that is not a response. A cancellation or a timeout loses none.
 
         Args:
-            timeout: seconds; None for no limit.
+            timeout: seconds; None for no limit. Default 30.
 
         Raises:
-            ReceiveTimeoutError: nothing came in time. It is a `TimeoutError` of this module's.
-            WebSocketError: there is no connection, and no packet is left of it.
+            ReceiveTimeoutError: no packet arrived in time. It is a `TimeoutError` of this package.
+            WebSocketError: the client is not connected, and no received packet is left.
         """
         text = "Cannot receive data: client is not connected."
         client = self._client
@@ -312,18 +312,18 @@ class WebSocketClient:
     async def send_rpc(
         self, method_name: str, /, *args: Any, raise_on_rate_limit: bool = False, **kwargs: Any
     ) -> RPCResponse:
-        """Call a method, and give how it ended.
+        """Call a method, and return the response, which may be an error.
 
         Args:
-            method_name: its name.
-            *args: its arguments by position.
-            raise_on_rate_limit: raise where the client has called it too often.
-            **kwargs: its arguments by name.
+            method_name: the name of the method.
+            *args: positional arguments.
+            raise_on_rate_limit: raise ``RateLimitError`` instead of returning it. Default False.
+            **kwargs: keyword arguments.
 
         Raises:
-            RateLimitError: see ``raise_on_rate_limit``.
-            RPCTimeoutError: there was no answer within 30 seconds. The method is cancelled.
-            WebSocketError: there is no connection, or it was lost.
+            RateLimitError: the client exceeded the method's rate limit, and ``raise_on_rate_limit`` is true.
+            RPCTimeoutError: there was no response within 30 seconds. The method is cancelled.
+            WebSocketError: the client is not connected, or the connection was lost.
         """
         client = self._connected("send RPC")
         answer = None
@@ -346,17 +346,17 @@ class WebSocketClient:
     ) -> ResponseStream:
         """Iterate over the items of a stream: ``async for response in client.stream_rpc("count", 5)``.
 
-        A stream that fails gives a last one with ``error``. Leaving the loop cancels the method.
+        If the stream fails, the last response has an ``error``. Leaving the loop cancels the method.
 
         Args:
-            method_name: its name.
-            *args: its arguments by position.
-            raise_on_rate_limit: raise where the client has called it too often.
-            **kwargs: its arguments by name.
+            method_name: the name of the method.
+            *args: positional arguments.
+            raise_on_rate_limit: raise ``RateLimitError`` instead of returning it. Default True.
+            **kwargs: keyword arguments.
 
         Raises:
-            RateLimitError: see ``raise_on_rate_limit``.
-            WebSocketError: there is no connection, or it was lost.
+            RateLimitError: the client exceeded the method's rate limit, and ``raise_on_rate_limit`` is true.
+            WebSocketError: the client is not connected, or the connection was lost.
         """
         return ResponseStream(
             lambda: self._connected("send RPC").stream_rpc(method_name, *args, **kwargs),
@@ -365,7 +365,7 @@ class WebSocketClient:
 
 
 class ResponseStream(AsyncGenerator[RPCResponse, None]):
-    """What `WebSocketClient.stream_rpc` gives. It is dropped, or closed, to cancel the method."""
+    """The iterator that `WebSocketClient.stream_rpc` returns. Closing or dropping it cancels the method."""
 
     __slots__ = ("_call_id", "_open", "_over", "_raises", "_stream")
 
@@ -400,16 +400,16 @@ class ResponseStream(AsyncGenerator[RPCResponse, None]):
         return RPCResponse(self._call_id, packet.data, is_stream=True)
 
     async def asend(self, value: None) -> RPCResponse:
-        """The same as the next step of the iteration; nothing is sent."""
+        """Return the next item, like ``__anext__``. The value is ignored."""
         return await self.__anext__()
 
     async def athrow(self, typ: Any, val: Any = None, tb: Any = None) -> RPCResponse:
-        """Take no more, and raise this."""
+        """Cancel the method, and raise the exception."""
         await self.aclose()
         raise typ if val is None else val
 
     async def aclose(self) -> None:
-        """Take no more: the method is cancelled."""
+        """Cancel the method."""
         self._over = True
         if self._stream is not None:
             await self._stream.aclose()
@@ -418,7 +418,7 @@ class ResponseStream(AsyncGenerator[RPCResponse, None]):
 
 
 def _mapped(error: engine_errors.WebSocketError) -> engine_errors.WebSocketError:
-    """The error of webshocket's for one of a call's."""
+    """Return webshocket's exception for an exception of the engine."""
     if isinstance(error, ConnectionClosedError):
         return error
     if isinstance(error, engine_errors.ConnectionClosedError):

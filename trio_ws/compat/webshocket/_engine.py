@@ -1,4 +1,4 @@
-"""What runs on the engine's side: its handler, its client, and codecs that hand on what is no packet."""
+"""The parts that connect this package to trio_ws, the engine: a handler, a client, and codecs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SUBPROTOCOLS = ("trio-ws.v1", "webshocket.v1")
 
 
 class _HandsOn(PacketCodec):
-    """Gives a message that is no packet as a `RawPayload`, unless it has an answer or is one."""
+    """Decodes a message that is not a packet as a `RawPayload`, unless it is or needs a response."""
 
     __slots__ = ()
 
@@ -45,7 +45,7 @@ class _HandsOn(PacketCodec):
     def error(
         self, request: Request, code: int, text: str, data: Any = None, *, stream: bool = False
     ) -> bytes:
-        # Programs look for webshocket's words in these.
+        # Programs may check for the texts of webshocket.
         method = f"RPC method '{shown(request.method)}'"
         if code == RPCErrorCode.METHOD_NOT_FOUND and text.startswith("there is no method"):
             text = f"{method} not found."
@@ -56,7 +56,7 @@ class _HandsOn(PacketCodec):
         return super().error(request, code, text, data, stream=stream)
 
     def _without_packet(self, payload: str | bytes, exc: Exception) -> Packet:
-        # JSONPacketCodec would hand on the data of JSON that is no packet.
+        # JSONPacketCodec would decode JSON that is not a packet.
         raise self._broken(payload, str(exc)) from exc
 
 
@@ -83,13 +83,13 @@ def _hand_on(peer: RPCSession) -> RPCSession:
 
 
 class EngineHandler(WebSocketHandler[ClientConnection[Any]]):
-    """Serves connections with a handler of webshocket's.
+    """An engine handler that passes everything to a handler with webshocket's interface.
 
     Args:
-        handler: that handler.
-        max_subscribed_channels: for its connections.
-        arrived: called with each connection that is open.
-        left: called with each that has gone.
+        handler: the user's handler.
+        max_subscribed_channels: the limit for each connection.
+        arrived: called with each new connection.
+        left: called with each connection that has ended.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class EngineHandler(WebSocketHandler[ClientConnection[Any]]):
 
 
 class EngineClient(WebSocketClient):
-    """A client that hands on what is no packet."""
+    """An engine client with the codecs of this module."""
 
     async def _open_peer(self, runtime: ConnectionRuntime) -> RPCSession:
         return _hand_on(await super()._open_peer(runtime))

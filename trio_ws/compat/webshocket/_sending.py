@@ -1,4 +1,4 @@
-"""Sending from plain code: whole messages, in frames of a certain size, without waiting."""
+"""Sending of messages from synchronous code, without waiting, in frames of a given size."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ CHUNK_SIZE = 65536
 
 
 class Sent:
-    """What sending gives: it has happened already, and may be awaited to give way to other tasks.
+    """The result of a method that sends. The data was sent already, and awaiting this object is optional.
 
-    Awaiting what ``send()`` of one connection gave waits, beside that, until there is room for more.
+    Awaiting it is a checkpoint. The result of a connection's ``send()`` also waits until there is room for
+    more.
     """
 
     __slots__ = ("_wait",)
@@ -37,14 +38,14 @@ class Sent:
 
 
 def post(ws: WebSocket, payload: bytes, chunk_size: int = CHUNK_SIZE) -> bool:
-    """Send one binary message without waiting. Give whether it was taken.
+    """Send one binary message without waiting; return whether it was accepted.
 
-    More than ``channel_max_bytes`` of what waits to be written closes the connection with 1013.
+    If more than ``channel_max_bytes`` wait to be written, the connection is closed with code 1013.
 
     Args:
         ws: the connection.
-        payload: of the message.
-        chunk_size: bytes in one frame (RFC 6455 section 5.4). A connection with compression gets one frame.
+        payload: the payload of the message.
+        chunk_size: bytes in one frame (RFC 6455 section 5.4). With compression, the message is one frame.
     """
     if len(payload) <= chunk_size or ws._deflate is not None:
         return broadcast((ws,), payload) == 1
@@ -53,7 +54,7 @@ def post(ws: WebSocket, payload: bytes, chunk_size: int = CHUNK_SIZE) -> bool:
         or ws._fragmenting is not None
         or ws._write_buffer.size > ws._options.channel_max_bytes
     ):
-        return broadcast((ws,), b"") == 1  # which says why not
+        return broadcast((ws,), b"") == 1  # which handles the reason
     opcode = BINARY
     for start in range(0, len(payload), chunk_size):
         fin = FIN if start + chunk_size >= len(payload) else 0

@@ -43,28 +43,29 @@ DEFAULT_OPTIONS = Options(
     channel_max_bytes=4 * 1024 * 1024,
     json_in_binary=True,
 )
-#: Connections that have gone, and whose packets `accept` may still hand out.
+#: The maximum number of closed connections with unread packets that `accept` may still return.
 _MAX_GONE = 16
 
 
 class WebSocketServer(Generic[H]):
-    """A server of webshocket's.
+    """A server with the interface of webshocket's.
 
     Args:
-        host: a name or an address; ``"0.0.0.0"`` for all interfaces.
-        port: the TCP port; 0 for a free one, which then is ``port``.
-        clientHandler: the class of its handler. Without one, `accept` gives the connections.
-        ssl_context: set_codec TLS with it.
-        max_connection: connections at most; further clients get 503. None for 20,000.
-        packet_qsize: taken, and not used: packets of a client wait up to ``max_held_bytes``, in bytes.
-        rpc_task_limit: calls that run at once; others wait for their turn.
-        max_subscribed_channels: names and globs that ``connection.subscribe`` lets one client hold; 0 for no
-            limit.
+        host: a name or an address; ``"0.0.0.0"`` for all IPv4 interfaces.
+        port: the TCP port; 0 for a free one, which the attribute ``port`` then has.
+        clientHandler: the class of the handler. Default: `DefaultWebSocketHandler`, with which `accept`
+            returns the connections.
+        ssl_context: the SSL context for TLS. Default: no TLS.
+        max_connection: the maximum number of connections. Other clients get status 503. Default None: 20,000.
+        packet_qsize: accepted and ignored. Waiting packets are limited in bytes (``max_held_bytes``).
+        rpc_task_limit: the maximum number of calls that run concurrently. Others wait. Default 1024.
+        max_subscribed_channels: the maximum number of names and globs that ``connection.subscribe`` allows;
+            0 for no limit. Default 5.
 
     Attributes:
-        handler: the handler. Its attributes are found on the server, too: ``server.clients``,
+        handler: the handler. Its attributes are available on the server too, such as ``server.clients`` and
             ``server.publish(...)``.
-        host, port, ssl_context, max_connection: see above.
+        host, port, ssl_context, max_connection: the arguments.
         logger: the logger ``webshocket.server``.
         state: SERVING or CLOSED.
     """
@@ -94,27 +95,28 @@ class WebSocketServer(Generic[H]):
         self._background: Background | None = None
         self._block: AbstractAsyncContextManager[trio.Nursery] | None = None
         self._nursery: trio.Nursery | None = None
-        self._to_accept: dict[ClientConnection[Any], None] = {}  # in their order
-        self._gone: deque[ClientConnection[Any]] = deque()  # those of them that have left
+        self._to_accept: dict[ClientConnection[Any], None] = {}  # in order of arrival
+        self._gone: deque[ClientConnection[Any]] = deque()  # those of them that have ended
         self._arrivals = trio.lowlevel.ParkingLot()
 
-    # -- life ---------------------------------------------------------------------------------------
+    # -- starting and closing -----------------------------------------------------------------------
 
     @enable_ki_protection
     async def start(
         self, *, nursery: trio.Nursery | None = None, options: Options | None = None, **kwargs: Any
     ) -> Self:
-        """Begin to serve, and return while it goes on until `close`. Where it serves already, do nothing.
+        """Start to serve, and return. The server runs until `close`. Starting it again does nothing.
 
         Args:
-            nursery: where it runs. By default in the block of ``async with``, where there is one; else in a
-                system task, which ends with the program's main task at the latest.
-            options: limits and timeouts. Default: messages of 10 MiB at most, and 4 MiB may wait to be
+            nursery: the nursery for the background task. Default: that of the server's ``async with`` block;
+                without one, a system task is used, which ends with the program's main task at the latest.
+            options: limits and timeouts. Default: messages of up to 10 MiB, and up to 4 MiB that wait to be
                 written to one client.
-            **kwargs: as for `trio_ws.WebSocketServer`: ``listeners``, ``unix_path``, ``broker``.
+            **kwargs: arguments of `trio_ws.WebSocketServer`, such as ``listeners``, ``unix_path`` and
+                ``broker``.
 
         Raises:
-            OSError: the address cannot be had.
+            OSError: the address is not available.
         """
         if self._background is not None:
             await checkpoint()
@@ -160,10 +162,10 @@ class WebSocketServer(Generic[H]):
             self._arrivals.unpark_all()
 
     async def serve_forever(self, **kwargs: Any) -> None:
-        """Serve until `close` is called, or this is cancelled. It begins to serve, unless `start` has.
+        """Serve until `close` is called or this is cancelled. The server may have been started already.
 
         Args:
-            **kwargs: as for `start`.
+            **kwargs: arguments of `start`.
         """
         if self._background is not None:
             await self._wait_closed()
@@ -177,9 +179,9 @@ class WebSocketServer(Generic[H]):
             await self._background.done.wait()
 
     async def close(self) -> None:
-        """Stop to serve: all clients get 1001, and calls that run may finish within ``drain_timeout``.
+        """Stop serving. Running calls may finish within ``drain_timeout``, and clients get close code 1001.
 
-        Cancelled, it does not wait for that, which goes on.
+        After a cancellation, this continues in the background.
         """
         if self._background is None:
             await checkpoint()
@@ -212,8 +214,8 @@ class WebSocketServer(Generic[H]):
         """Wait for the next client.
 
         Raises:
-            TypeError: the server has a handler of its own.
-            WebSocketError: the server does not serve.
+            TypeError: the server has another handler than `DefaultWebSocketHandler`.
+            WebSocketError: the server is not running.
         """
         if not isinstance(self.handler, DefaultWebSocketHandler):
             raise TypeError("Cannot use manual accept() when handler callback is active.")
@@ -233,7 +235,7 @@ class WebSocketServer(Generic[H]):
             self._arrivals.unpark()
 
     def _left(self, connection: ClientConnection[Any]) -> None:
-        """A client has gone, perhaps before anybody has accepted it: what it has sent can still be read."""
+        """Handle the end of a connection. If it waits for `accept`, its packets can still be received."""
         if connection not in self._to_accept:
             return
         if not connection._peer.delivery.packets:

@@ -1,4 +1,4 @@
-"""ClientConnection of webshocket: one client as its handler sees it."""
+"""ClientConnection of webshocket: one client of a handler."""
 
 from __future__ import annotations
 
@@ -40,24 +40,25 @@ _NOT_CONNECTED = "Cannot receive data: client is not connected."
 
 
 class ClientConnection(Generic[TState]):
-    """One client of a server. The server makes these.
+    """One client of a server, which creates these objects.
 
-    Attributes that are assigned are session state: ``connection.username = "alice"`` is the same as
-    ``connection["username"] = "alice"`` and ``connection.session_state["username"] = "alice"``. A name of the
-    API can be used for it, and is then found in ``session_state`` alone. Attributes that are neither are
-    those of the `trio_ws.ClientConnection` below, such as ``request`` and ``latency``.
+    Assigned attributes are session state: ``connection.username = "alice"`` is the same as
+    ``connection["username"] = "alice"`` and ``connection.session_state["username"] = "alice"``. Names of the
+    API may be used too, but are then only available in ``session_state``. All other attributes are those of
+    the underlying `trio_ws.ClientConnection`, such as ``request`` and ``latency``.
 
     Args:
         websocket_protocol: the `trio_ws.ClientConnection`.
-        handler: what the server runs for it.
-        client_type: what it speaks.
-        packet_qsize: taken, and not used; see `WebSocketServer`.
-        max_subscribed_channels: names and globs that `subscribe` lets it hold; 0 for no limit.
+        handler: the server's handler.
+        client_type: the encoding that the client uses.
+        packet_qsize: accepted and ignored; see `WebSocketServer`.
+        max_subscribed_channels: the maximum number of names and globs that `subscribe` allows; 0 for no
+            limit.
 
     Attributes:
-        client_type: what it speaks.
-        session_state: what the session knows, as a dict.
-        max_subscribed_channels: see above.
+        client_type: the encoding that the client uses.
+        session_state: the session state as a dict.
+        max_subscribed_channels: the argument.
         uid: a random UUID.
         logger: the logger ``webshocket.connection``.
     """
@@ -103,11 +104,11 @@ class ClientConnection(Generic[TState]):
         _set(self, "logger", logger_for("webshocket.connection"))
         _set(self, "max_subscribed_channels", max_subscribed_channels)
 
-    # -- what is known ------------------------------------------------------------------------------
+    # -- about the client ---------------------------------------------------------------------------
 
     @property
     def connection_state(self) -> ConnectionState:
-        """CONNECTED while it is open, CLOSED after `close`, DISCONNECTED where the client has left."""
+        """CONNECTED while it is open, CLOSED after `close`, DISCONNECTED if the client has left."""
         if self._closed:
             return ConnectionState.CLOSED
         state = self._protocol.connection_state
@@ -123,24 +124,24 @@ class ClientConnection(Generic[TState]):
 
     @property
     def subscribed_channel(self) -> set[str]:
-        """The names and globs that it is subscribed to: a copy."""
+        """The names and globs that the client is subscribed to, as a copy."""
         return set(self._subscribed)
 
     # -- packets ------------------------------------------------------------------------------------
 
     def send(self, data: Any, chunk_size: int = CHUNK_SIZE) -> Sent:
-        """Send data, or a ready `Packet`, without waiting: msgpack to a FRAMEWORK client, JSON to a GENERIC.
+        """Send data or a `Packet` without waiting, as msgpack to a FRAMEWORK client or JSON to a GENERIC one.
 
-        More than ``channel_max_bytes`` of what waits to be written closes the connection with 1013. A program
-        that sends much awaits what this returns, which then waits until there is room.
+        If more than ``channel_max_bytes`` wait to be written, the connection is closed with code 1013. A
+        program that sends a lot should await the returned object, which waits until there is room.
 
         Args:
-            data: anything that msgspec encodes, or a `Packet`, which goes out as it is.
-            chunk_size: bytes in one frame; a longer message is fragmented.
+            data: anything that msgspec can encode, or a `Packet`, which is sent unchanged.
+            chunk_size: the maximum number of payload bytes in a frame. A longer message is fragmented.
 
         Raises:
             ConnectionClosedError: the connection is closed.
-            PacketError: the data cannot be encoded; nothing was sent. It is a TypeError, too.
+            PacketError: the data cannot be encoded, and nothing was sent. It is also a TypeError.
         """
         packet = data if isinstance(data, Packet) else Packet(PacketSource.CUSTOM, data)
         payload = encode(packet, self.client_type)
@@ -161,19 +162,19 @@ class ClientConnection(Generic[TState]):
         return self._protocol._live
 
     async def recv(self, timeout: float | None = 30.0) -> Packet[Any]:  # noqa: ASYNC109
-        """Wait for the next packet. A cancellation, or a timeout, loses none.
+        """Wait for the next packet. A cancellation or a timeout loses none.
 
-        For servers with the `DefaultWebSocketHandler`; and within ``on_connect``, where what the client sends
-        meanwhile is not yet for ``on_receive``. JSON or msgpack that is no packet is the data of a packet of
-        source CUSTOM; what is neither is, as bytes, that of one of source UNKNOWN. Packets that nobody takes
-        are kept up to ``max_held_bytes``; then nothing more is read.
+        It can be used with the `DefaultWebSocketHandler`, and within ``on_connect`` of any handler. JSON or
+        msgpack that is not a packet becomes the data of a packet with source CUSTOM. Any other message
+        becomes, as bytes, the data of a packet with source UNKNOWN. Up to ``max_held_bytes`` of packets wait
+        to be received; then reading from the connection stops.
 
         Args:
-            timeout: seconds; None for no limit.
+            timeout: seconds; None for no limit. Default 30.
 
         Raises:
-            ReceiveTimeoutError: nothing came in time.
-            ConnectionClosedError: the connection is over, and no packet is left of it.
+            ReceiveTimeoutError: no packet arrived in time.
+            ConnectionClosedError: the connection has ended, and no packet is left.
             TypeError: the handler's ``on_receive`` gets the packets.
         """
         peer = self._peer
@@ -181,7 +182,7 @@ class ClientConnection(Generic[TState]):
             return await self._recv(peer, timeout)
         if self._protocol._on_accept is None:
             raise TypeError("recv() is for the DefaultWebSocketHandler; here on_receive gets the packets")
-        # on_connect runs. Nothing is delivered to on_receive before it has returned.
+        # on_connect is running. Nothing is delivered to on_receive before it has returned.
         on_packet, peer.delivery.on_packet = peer.delivery.on_packet, None
         try:
             return await self._recv(peer, timeout)
@@ -204,10 +205,10 @@ class ClientConnection(Generic[TState]):
         return from_engine(packet, self.client_type, plain=True)
 
     def close(self, code: int = 1000, reason: bytes | str = b"") -> Sent:
-        """Close the connection, without waiting for the closing handshake. Its other calls are cancelled.
+        """Close the connection without waiting for the closing handshake. Its other calls are cancelled.
 
         Args:
-            code: a close code that may be sent (RFC 6455 section 7.4).
+            code: a close code that may be sent (RFC 6455 section 7.4). Default 1000.
             reason: at most 123 bytes of UTF-8.
 
         Raises:
@@ -216,20 +217,21 @@ class ClientConnection(Generic[TState]):
         text = reason if isinstance(reason, str) else reason.decode()
         check_close(code, text)
         _set(self, "_closed", True)
-        self._protocol._ws._release_opening()  # where on_connect closes, it may go on
+        self._protocol._ws._release_opening()  # so that on_connect is not cancelled if it closes
         self._peer.close_soon(int(code), text)
         return Sent()
 
     # -- channels -----------------------------------------------------------------------------------
 
     def subscribe(self, channel: str | Iterable[str]) -> bool:
-        """Subscribe it to one channel or many, by their names or by globs (``*``, ``?``, ``[...]``).
+        """Subscribe the client to one or many channels, by names or globs (``*``, ``?``, ``[...]``).
 
         Returns:
-            True; False where it would then hold more than ``max_subscribed_channels``, and nothing changed.
+            True if the client is subscribed. False, and nothing has changed, if it would have more than
+            ``max_subscribed_channels`` subscriptions.
 
         Raises:
-            ValueError, TypeError: a name is no str, is empty or too long, or has too many wildcards.
+            ValueError, TypeError: a name is not a str, is empty or too long, or has too many wildcards.
         """
         names = check_names(channel)
         limit = self.max_subscribed_channels
@@ -239,7 +241,7 @@ class ClientConnection(Generic[TState]):
         return True
 
     def unsubscribe(self, channel: str | Iterable[str]) -> None:
-        """Leave channels, by the names or globs that were subscribed to. Others are ignored."""
+        """Unsubscribe the client from names or globs. Those that it is not subscribed to are ignored."""
         self._handler.unsubscribe(self, channel)
 
     # -- session state ------------------------------------------------------------------------------
@@ -248,7 +250,7 @@ class ClientConnection(Generic[TState]):
         self.session_state[name] = value
 
     def __getattr__(self, name: str) -> Any:
-        # Called for what is no part of the API.
+        # Called for names that are not part of the API.
         try:
             return object.__getattribute__(self, "session_state")[name]
         except KeyError:
@@ -285,5 +287,5 @@ class ClientConnection(Generic[TState]):
         )
 
 
-#: Of the engine's connection, what is session state here or would go around it.
+#: Attributes of the engine's connection that would conflict with session state or bypass this class.
 _NOT_PASSED_ON = frozenset({"accept", "call", "get", "reject", "send_rpc", "state", "stream"})

@@ -13,7 +13,7 @@ class ConnectionState(IntEnum):
     """The state of a connection.
 
     Attributes:
-        DISCONNECTED: there is none: not yet, or it was lost, or the peer closed it.
+        DISCONNECTED: it is not open yet, was lost, or was closed by the peer.
         CONNECTING: it is being opened.
         CONNECTED: it is open.
         CLOSED: this side has closed it.
@@ -38,11 +38,11 @@ class ServerState(IntEnum):
 
 
 class ClientType(Enum):
-    """What a client speaks.
+    """The encoding that a client uses.
 
     Attributes:
-        FRAMEWORK: msgpack; it agreed to a subprotocol of webshocket or trio_ws.
-        GENERIC: JSON, as a browser without a library.
+        FRAMEWORK: msgpack; a subprotocol of webshocket or trio_ws was negotiated.
+        GENERIC: JSON, for clients without a library, such as browsers.
     """
 
     FRAMEWORK = "Framework"
@@ -50,15 +50,15 @@ class ClientType(Enum):
 
 
 class RPCErrorCode(IntEnum):
-    """Why a call failed.
+    """The error codes of calls.
 
     Attributes:
         METHOD_NOT_FOUND: the handler has no such method.
-        INVALID_PARAMS: the arguments do not fit the method.
+        INVALID_PARAMS: the arguments are invalid.
         INTERNAL_SERVER_ERROR: the method raised an unexpected exception.
-        RATE_LIMIT_EXCEEDED: the client called the method too often.
-        APPLICATION_ERROR: the method raised an `trio_ws.RPCError`.
-        ACCESS_DENIED: the method's ``requires`` said no.
+        RATE_LIMIT_EXCEEDED: the client exceeded the method's rate limit.
+        APPLICATION_ERROR: the method raised a `trio_ws.RPCError`.
+        ACCESS_DENIED: the method's predicate ``requires`` was false.
     """
 
     METHOD_NOT_FOUND = -32601

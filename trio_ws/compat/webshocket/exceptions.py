@@ -1,4 +1,4 @@
-"""The exceptions of webshocket, in its tree.
+"""The exception hierarchy of webshocket.
 
 ::
 
@@ -17,8 +17,8 @@
         ├── RPCMethodNotFoundError
         └── RateLimitError
 
-`WebSocketError`, `MessageError` and those of calls are the classes of trio_ws. The others derive from those
-of the same name in trio_ws, where there is one, so that ``except`` with either name catches them.
+`WebSocketError`, `MessageError`, `RPCError` and its subclasses are the classes of trio_ws. The others derive
+from the class with the same name in trio_ws, if there is one, so ``except`` with either class catches them.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ __all__ = [
 ]
 
 
-class ConnectionError(WebSocketError):  # noqa: A001 - the name that it has there
-    """A connection cannot be had, or is over."""
+class ConnectionError(WebSocketError):  # noqa: A001 - webshocket's name
+    """A connection could not be opened, or has ended."""
 
 
 class ConnectionFailedError(ConnectionError, engine.ConnectionFailedError):
@@ -58,7 +58,7 @@ class ConnectionFailedError(ConnectionError, engine.ConnectionFailedError):
 
 
 class ConnectionClosedError(ConnectionError, engine.ConnectionClosedError):
-    """The connection is closed, so the operation cannot be done. It has the attributes of the engine's."""
+    """The connection is closed. It has the attributes of `trio_ws.ConnectionClosedError`."""
 
     def __init__(
         self,
@@ -74,39 +74,39 @@ class ConnectionClosedError(ConnectionError, engine.ConnectionClosedError):
 
 
 class InvalidURIError(ConnectionError, engine.InvalidURIError):
-    """The client's URI names no WebSocket."""
+    """The URI is not that of a WebSocket."""
 
 
 class PacketError(MessageError, engine.PacketError):
-    """A packet is malformed, or cannot be made or sent."""
+    """A packet is malformed, or cannot be encoded."""
 
 
 class PacketValidationError(PacketError, engine.PacketValidationError):
-    """What was decoded is no packet."""
+    """The decoded data is not a packet."""
 
 
 class UnserializableError(PacketError, TypeError):
-    """Data that no packet can carry."""
+    """The data cannot be encoded."""
 
 
-class TimeoutError(WebSocketError):  # noqa: A001 - as above
-    """Something did not happen in time."""
+class TimeoutError(WebSocketError):  # noqa: A001 - webshocket's name
+    """An operation timed out."""
 
 
 class ReceiveTimeoutError(TimeoutError):
-    """``recv()`` got no packet in time."""
+    """``recv()`` timed out."""
 
 
 class RPCTimeoutError(TimeoutError):
-    """A call was not answered in time."""
+    """A call timed out."""
 
 
 class _RefusedError(ConnectionFailedError, builtins.ConnectionRefusedError):
-    """Nobody listens there. webshocket raises the built-in error."""
+    """The TCP connection was refused. webshocket raises the built-in exception."""
 
 
 def failed(error: engine.ConnectionFailedError, text: str | None = None) -> ConnectionError:
-    """The error of this tree for one of the engine's, which is its cause."""
+    """Return webshocket's exception for one of the engine, which becomes its cause."""
     kind: type[ConnectionError] = ConnectionFailedError
     if isinstance(error, engine.InvalidURIError):
         kind = InvalidURIError
@@ -128,7 +128,7 @@ def _was_refused(error: BaseException | None) -> bool:
 
 
 def closed(error: engine.ConnectionClosedError, text: str | None = None) -> ConnectionClosedError:
-    """The same for a connection that is over."""
+    """Return webshocket's exception for a closed connection."""
     mapped = ConnectionClosedError(
         str(error) if text is None else text,
         error.code,

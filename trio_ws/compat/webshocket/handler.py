@@ -1,4 +1,4 @@
-"""Handlers of webshocket: what runs on a server for its clients, and who is subscribed to what."""
+"""Handlers of webshocket: the methods and hooks of a server, and the subscriptions of its clients."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ else:
 
 
 class _Subscribers(dict[str, "set[ClientConnection[Any]]"]):
-    """Connections by channel. One without subscribers has an empty set, which is not kept."""
+    """Connections by channel. For a channel without subscribers it returns an empty set."""
 
     def __missing__(self, name: str) -> set[ClientConnection[Any]]:
         return set()
 
     def discard(self, name: str, client: ClientConnection[Any]) -> bool:
-        """Take a subscriber out; give whether it was the last."""
+        """Remove a subscriber; return whether it was the last one."""
         subscribers = self.get(name)
         if subscribers is None:
             return False
@@ -53,15 +53,16 @@ class _Subscribers(dict[str, "set[ClientConnection[Any]]"]):
 
 
 class WebSocketHandler(Generic[TState]):
-    """Methods that clients call, and what happens around them. Subclass it, and serve the class.
+    """Methods that clients call, and the hooks of their connections. Subclass it, and serve the class.
 
     Attributes:
-        clients: the connections that are open.
-        channels: the subscribers of each channel, by its name. One without has an empty set, and is no key.
-        patterns: the subscribers of each glob, in the same way.
-        send_error_text: whether a client is told the text of an unexpected exception of a method, as
-            webshocket does. With False it gets an opaque id, which stands in the server's log, too. Default
-            True.
+        clients: the open connections.
+        channels: the subscribers by channel name. A name without subscribers is not a key, but looking it up
+            returns an empty set.
+        patterns: the subscribers by glob, in the same form.
+        send_error_text: whether the text of an unexpected exception of a method is sent to the client, as
+            webshocket does. With False, the client gets an opaque id, which is also in the server's log.
+            Default True.
     """
 
     send_error_text: ClassVar[bool] = True
@@ -77,7 +78,7 @@ class WebSocketHandler(Generic[TState]):
         self._set_up()
 
     def _set_up(self) -> None:
-        """Make what each needs. A server does, where a subclass has not called ``__init__``."""
+        """Initialize. The server calls this, because a subclass's ``__init__`` may not call ours."""
         if "_methods" in self.__dict__:
             return
         self.clients = set()
@@ -97,27 +98,27 @@ class WebSocketHandler(Generic[TState]):
     async def on_connect(self, connection: ClientConnection[TState]) -> None:
         """Called with each new client, after the opening handshake.
 
-        What the client calls and sends meanwhile waits until this returns. An exception closes the connection
-        with 1011.
+        Calls and packets from the client wait until this returns. An exception closes the connection with
+        code 1011.
         """
 
     async def on_disconnect(self, connection: ClientConnection[TState]) -> None:
-        """Called with each client that has gone, once ``on_connect`` has returned for it."""
+        """Called once with each client that has gone, if ``on_connect`` returned for it."""
 
     async def on_receive(self, connection: ClientConnection[TState], packet: Packet[Any]) -> None:
-        """Called with each packet that is no call, one after the other.
+        """Called with each packet that is not a call, one at a time.
 
-        What is no packet is, as bytes, the data of one of source UNKNOWN.
+        A message that is not a packet becomes, as bytes, the data of a packet with source UNKNOWN.
         """
 
     # -- to be used ---------------------------------------------------------------------------------
 
     def register_rpc_method(self, func: Callable[..., Any], alias_name: str | None = None) -> None:
-        """Let clients call ``func(connection, ...)`` from now on; it replaces one of the same name.
+        """Let clients call ``func(connection, ...)`` from now on. It replaces a method with the same name.
 
         Args:
-            func: an async function below ``@rpc_method()``.
-            alias_name: the name that clients call; by default that of ``@rpc_method``, or its own.
+            func: an async function with ``@rpc_method()``.
+            alias_name: the name that clients call. Default: that of ``@rpc_method``, or the function's name.
 
         Raises:
             ValueError: ``func`` has no ``@rpc_method()``.
@@ -134,12 +135,12 @@ class WebSocketHandler(Generic[TState]):
         predicate: PredicateLike | None = None,
         **kwargs: Any,
     ) -> Sent:
-        """Send data to all clients, without waiting. A client for which too much waits is closed with 1013.
+        """Send data to all clients without waiting. A client that is too slow is closed with code 1013.
 
         Args:
-            data: anything that msgspec encodes, or a `Packet` of source BROADCAST.
-            exclude: clients that do not get it.
-            predicate: asked for each client whether that gets it; one that raises says no.
+            data: anything that msgspec can encode, or a `Packet` with source BROADCAST.
+            exclude: clients that do not get the data.
+            predicate: selects the clients that get the data. If it raises for a client, that client does not.
             **kwargs: further fields of the `Packet`, such as ``correlation_id``.
 
         Raises:
@@ -158,15 +159,15 @@ class WebSocketHandler(Generic[TState]):
         exclude: Iterable[ClientConnection[Any]] | None = None,
         predicate: PredicateLike | None = None,
     ) -> Sent:
-        """Send data to all clients that are subscribed to a channel, without waiting.
+        """Send data to all subscribers of one or many channels, without waiting.
 
-        A client gets one packet for each of the channels that it is subscribed to, by name or by globs.
+        For each of the channels, a client gets one packet, even if several of its names and globs match.
 
         Args:
-            channel: the name of a channel, or many.
-            data: anything that msgspec encodes, or a `Packet` of source CHANNEL.
-            exclude: clients that do not get it.
-            predicate: asked for each client whether that gets it; one that raises says no.
+            channel: the name of a channel, or several names.
+            data: anything that msgspec can encode, or a `Packet` with source CHANNEL.
+            exclude: clients that do not get the data.
+            predicate: selects the clients that get the data. If it raises for a client, that client does not.
 
         Raises:
             PacketError: the packet has another source, or cannot be encoded.
@@ -199,10 +200,10 @@ class WebSocketHandler(Generic[TState]):
             broadcast_raw(websockets, encode(packet, client_type))
 
     def subscribe(self, client: ClientConnection[Any], channel: str | Iterable[str]) -> None:
-        """Subscribe a client to one channel or many, whatever its ``max_subscribed_channels``.
+        """Subscribe a client to one or many channels, regardless of its ``max_subscribed_channels``.
 
         Raises:
-            ValueError, TypeError: a name is no str, is empty or too long, or has too many wildcards.
+            ValueError, TypeError: a name is not a str, is empty or too long, or has too many wildcards.
         """
         for name in check_names(channel):
             if is_glob(name):
@@ -213,7 +214,7 @@ class WebSocketHandler(Generic[TState]):
             client._subscribed.add(name)
 
     def unsubscribe(self, client: ClientConnection[Any], channel: str | Iterable[str]) -> None:
-        """Let a client leave channels, by the names or globs that it subscribed to. Others are ignored."""
+        """Unsubscribe a client from names or globs. Those that it is not subscribed to are ignored."""
         for name in [channel] if isinstance(channel, str) else list(channel):
             self.channels.discard(name, client)
             if self.patterns.discard(name, client):
@@ -224,7 +225,7 @@ class WebSocketHandler(Generic[TState]):
 
     @property
     def _keeps_packets(self) -> bool:
-        """Whether packets wait for ``connection.recv()``, and ``on_receive`` gets none."""
+        """Whether packets wait for ``connection.recv()`` instead of being passed to ``on_receive``."""
         return False
 
     async def _begin_call(self) -> None:
@@ -237,7 +238,7 @@ class WebSocketHandler(Generic[TState]):
 
 
 class DefaultWebSocketHandler(WebSocketHandler[TState]):
-    """What a server has without ``clientHandler``: ``server.accept()`` gives the connections.
+    """The handler of servers without ``clientHandler``, with which ``server.accept()`` returns connections.
 
     Packets wait for ``connection.recv()``, unless a subclass overrides ``on_receive``.
     """
@@ -247,4 +248,4 @@ class DefaultWebSocketHandler(WebSocketHandler[TState]):
         return type(self).on_receive is DefaultWebSocketHandler.on_receive
 
     async def on_receive(self, connection: ClientConnection[TState], packet: Packet[Any]) -> None:
-        """Never called: packets wait for ``connection.recv()``."""
+        """Not called, because packets wait for ``connection.recv()``."""

@@ -1,4 +1,4 @@
-"""Packets of webshocket, and their bytes."""
+"""Packets of webshocket, and their encoding."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RPCRequest(msgspec.Struct, tag="request", gc=False):
         method: the name of the method.
         args: arguments by position.
         kwargs: arguments by name.
-        call_id: what the answer has, too; by default one that this process has not used.
+        call_id: the id, which the response repeats. Default: an id that is unique in this process.
     """
 
     method: str
@@ -57,14 +57,14 @@ class RPCRequest(msgspec.Struct, tag="request", gc=False):
 
 
 class RPCResponse(msgspec.Struct, tag="response", gc=False):
-    """The answer to a call, or one item of a stream.
+    """The response to a call, or one item of a stream.
 
     Attributes:
-        call_id: that of the request.
-        response: what the method returned or yielded; the text of the error where it failed.
-        error: why it failed, or None.
-        is_stream: the method is a stream.
-        is_end: nothing follows.
+        call_id: the id of the request.
+        response: the value that the method returned or yielded, or the text of its error.
+        error: the error code, or None.
+        is_stream: whether the method is a stream.
+        is_end: whether this is the last response.
     """
 
     call_id: str
@@ -88,10 +88,10 @@ class Packet(msgspec.Struct, Generic[RType], omit_defaults=True, gc=False):
     Attributes:
         source: what kind of message it is.
         data: the payload.
-        rpc: the call, or the answer to one.
+        rpc: the request or response of a call.
         channel: the channel that it was published to.
-        timestamp: what the sender has put there.
-        correlation_id: what the sender has put there.
+        timestamp: a time that the sender may set.
+        correlation_id: an id that the sender may set.
     """
 
     source: PacketSource
@@ -103,7 +103,7 @@ class Packet(msgspec.Struct, Generic[RType], omit_defaults=True, gc=False):
 
 
 class RawPayload(bytes):
-    """What came and is no packet of the engine's, in the ``data`` of one of source UNKNOWN."""
+    """A message that is not a packet of the engine, as the ``data`` of a packet with source UNKNOWN."""
 
     __slots__ = ()
 
@@ -121,23 +121,23 @@ _plain_decoders: dict[ClientType, Any] = {
 
 
 def serialize(base_model: msgspec.Struct) -> bytes:
-    """The msgpack of a `Packet`, or of any other `msgspec.Struct`.
+    """Encode a `Packet`, or any other `msgspec.Struct`, as msgpack.
 
     Raises:
-        PacketError: it holds what msgpack cannot carry; the error is a TypeError, too.
+        PacketError: a value cannot be encoded. It is also a TypeError.
     """
     try:
         return _to_msgpack(base_model)
-    except Exception as exc:  # whatever encoding a user's object raises
+    except Exception as exc:  # encoding a user's object may raise anything
         raise UnserializableError(f"this cannot be sent: {exc}") from exc
 
 
 def deserialize(data: bytes) -> Packet[Any]:
-    """The `Packet` that `serialize` made these bytes of.
+    """Decode a `Packet` from msgpack.
 
     Raises:
-        PacketValidationError: it is msgpack, but no packet.
-        PacketError: it is no msgpack.
+        PacketValidationError: the data is msgpack, but not a packet.
+        PacketError: the data is not msgpack.
     """
     try:
         packet: Packet[Any] = _decoders[ClientType.FRAMEWORK].decode(data)
@@ -149,7 +149,7 @@ def deserialize(data: bytes) -> Packet[Any]:
 
 
 def encode(packet: Packet[Any], client_type: ClientType) -> bytes:
-    """The bytes of a packet as a client of this type reads them. Raises as `serialize`."""
+    """Encode a packet for a client of this type. Raises like `serialize`."""
     if client_type is ClientType.FRAMEWORK:
         return serialize(packet)
     try:
@@ -159,13 +159,13 @@ def encode(packet: Packet[Any], client_type: ClientType) -> bytes:
 
 
 def from_engine(packet: EnginePacket, client_type: ClientType, *, plain: bool = False) -> Packet[Any]:
-    """The packet that a user gets.
+    """Convert a packet of the engine to one for users.
 
     Args:
-        packet: the engine's.
-        client_type: how a raw payload is read.
-        plain: whether JSON, or msgpack, that is no packet becomes the data of a CUSTOM one. Otherwise it is
-            the data of one of source UNKNOWN, as bytes.
+        packet: the engine's packet.
+        client_type: determines how a raw payload is decoded.
+        plain: whether JSON or msgpack that is not a packet becomes the data of a packet with source CUSTOM.
+            Otherwise it becomes, as bytes, the data of a packet with source UNKNOWN.
     """
     data = packet.data
     if isinstance(data, RawPayload):
@@ -185,7 +185,7 @@ def _from_raw(data: RawPayload, client_type: ClientType, *, plain: bool) -> Pack
     except UNDECODABLE:
         pass
     else:
-        return packet  # one that webshocket takes and the engine does not: of source RPC, without a call
+        return packet  # webshocket accepts packets with source RPC but without a call; the engine does not
     if plain:
         try:
             return Packet(PacketSource.CUSTOM, _plain_decoders[client_type].decode(data))
@@ -195,7 +195,7 @@ def _from_raw(data: RawPayload, client_type: ClientType, *, plain: bool) -> Pack
 
 
 def response_for(error: RPCError, call_id: str, *, is_stream: bool = False) -> RPCResponse:
-    """How a call that failed is answered."""
+    """Return the response for a call that failed."""
     try:
         code = RPCErrorCode(error.code)
     except ValueError:

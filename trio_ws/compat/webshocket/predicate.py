@@ -1,6 +1,6 @@
-"""The predicates of webshocket: those of `trio_ws`, asked about ``connection.session_state``.
+"""The predicates of webshocket: those of `trio_ws`, applied to ``connection.session_state``.
 
-They compose with ``&``, ``|`` and ``~``, too.
+They can also be combined with ``&``, ``|`` and ``~``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["All", "Any", "Has", "Is", "IsEqual"]
 
 
 class HasSession(Protocol):
-    """What these need of a connection."""
+    """A connection with session state."""
 
     @property
     def session_state(self) -> dict[str, AnyType]: ...
@@ -51,7 +51,7 @@ class IsEqual(engine.IsEqual):
 
 
 class Any(engine.Any):
-    """At least one of ``predicates`` holds; of none, no."""
+    """At least one of ``predicates`` is true. Without predicates, it is false."""
 
     __slots__ = ()
 
@@ -62,7 +62,7 @@ class Any(engine.Any):
 
 
 class All(engine.All):
-    """All of ``predicates`` hold; of none, yes."""
+    """All of ``predicates`` are true. Without predicates, it is true."""
 
     __slots__ = ()
 

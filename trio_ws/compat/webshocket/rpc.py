@@ -1,4 +1,4 @@
-"""The decorators of webshocket, and the engine's methods that they make."""
+"""The decorators of webshocket, and the conversion of marked functions to methods of the engine."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def rpc_method(alias_name: str | None = None, requires: PredicateLike | None = N
     """Let clients call an async function, or iterate over an async generator.
 
     Args:
-        alias_name: the name that clients call, in place of the function's own.
-        requires: who may call it, asked anew for each call.
+        alias_name: the name that clients call. Default: the function's name.
+        requires: a predicate for the connections that may call it, evaluated for each call. Default: all may.
 
     Raises:
         TypeError: the function is not async, or takes no connection.
@@ -70,16 +70,16 @@ def rpc_method(alias_name: str | None = None, requires: PredicateLike | None = N
 def rate_limit(
     *, limit: int, period: str = "1s", disconnect_on_limit_exceeded: bool = False
 ) -> Callable[[F], F]:
-    """Limit how often a client may call a method. Stands above or below ``@rpc_method()``.
+    """Limit how often a client may call a method. Use it above or below ``@rpc_method()``.
 
     Args:
-        limit: calls in any one ``period``; 0 for none at all.
-        period: a number with a unit: ``"30s"``, ``"5m"``, ``"1h"``, ``"1d"``.
+        limit: the number of calls in any window of ``period``; 0 allows no calls.
+        period: a number with a unit: ``"30s"``, ``"5m"``, ``"1h"``, ``"1d"``. Default ``"1s"``.
         disconnect_on_limit_exceeded: close the connection with code 1008 after the error was sent.
 
     Raises:
         TypeError: the function is not async.
-        ValueError: one of the arguments is not as said.
+        ValueError: an argument is invalid.
     """
     mark = engine_limits.rate_limit(max(limit, 1), period, disconnect_on_limit_exceeded)
     if limit < 0:
@@ -100,17 +100,17 @@ def _check_async(function: Callable[..., Any]) -> None:
 
 
 def is_rpc_method(function: object) -> bool:
-    """Whether it stands below ``@rpc_method()``."""
+    """Return whether a function has ``@rpc_method()``."""
     return isinstance(getattr(function, _MARK, None), _Mark)
 
 
 def make_method(
     function: Callable[..., Any], handler: WebSocketHandler[Any], alias_name: str | None = None
 ) -> Method:
-    """The engine's method that runs a marked function.
+    """Return the engine's method that runs a marked function.
 
-    The function's annotations are held to, as far as msgspec can: a value of another type is answered with
-    INVALID_PARAMS. An annotation that it knows nothing of is ignored.
+    Arguments are validated by the function's annotations, and an invalid one is answered with INVALID_PARAMS.
+    If msgspec does not support one of the annotations, all are ignored.
     """
     mark: _Mark = getattr(function, _MARK)
     limit = getattr(function, LIMIT_MARK, None)
@@ -133,7 +133,7 @@ def make_method(
 
 
 class _Requires:
-    """A user's predicate, which gets the user's connection."""
+    """Calls a user's predicate with the connection of this package."""
 
     __slots__ = ("_predicate",)
 
@@ -195,10 +195,10 @@ def _stream(
 
 
 def _error_for(exc: BaseException, handler: WebSocketHandler[Any], text: str) -> RPCError | None:
-    """What an unexpected exception becomes for the client: its text, where the handler tells that.
+    """Return the error for a client after an unexpected exception; None if its text must not be sent.
 
     Raises:
-        BaseException: what is none of ours, such as a cancellation.
+        BaseException: ``exc``, if it is not an error of the method, such as a cancellation.
     """
     failure = judged(exc)
     if isinstance(failure, WebSocketError) or not handler.send_error_text:

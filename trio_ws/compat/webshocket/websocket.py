@@ -1,9 +1,9 @@
 """The server and the client of webshocket.
 
-Both may be entered as a block, ``async with``, and then all that they run belongs to that block. Outside of
-one, `WebSocketServer.start` and `WebSocketClient.connect` return while something runs on: in the nursery that
-is given as ``nursery=``, or else in a system task of trio's, which ends with ``close()``, and at the latest
-with the program's main task.
+Both are async context managers, and their background tasks then belong to the ``async with`` block. Without a
+block, `WebSocketServer.start` and `WebSocketClient.connect` leave a background task running: in the nursery
+that is passed as ``nursery``, or otherwise as a system task of trio. It ends with ``close()``, and a system
+task ends with the program's main task at the latest.
 """
 
 from __future__ import annotations
