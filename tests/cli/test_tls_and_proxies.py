@@ -13,6 +13,7 @@ import trustme
 
 from tests.support.commands import exchange, run_program, serving_process
 from tests.support.serving import serving
+from trio_ws.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,16 +124,14 @@ async def test_a_client_shows_a_certificate(files: Files) -> None:
         (["--proxy", "gopher://h"], "gopher"),
     ],
 )
-def test_options_that_cannot_be(options: list[str], said: str) -> None:
-    code, out, err = say("wss://localhost:1/", *options)
-    assert (code, out) == (2, "")
-    assert said in err
+def test_options_that_cannot_be(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["call", "wss://localhost:1/", "add", *options]) == 2
+    assert said in capsys.readouterr().err
 
 
-def test_options_of_tls_are_for_tls() -> None:
-    code, _, err = say("ws://localhost:1/", "--insecure")
-    assert code == 2
-    assert "are for wss:// URLs" in err
+def test_options_of_tls_are_for_tls(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["call", "ws://localhost:1/", "add", "--insecure"]) == 2
+    assert "are for wss:// URLs" in capsys.readouterr().err
 
 
 def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

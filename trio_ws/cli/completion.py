@@ -68,8 +68,9 @@ def complete_target(
     del ctx, param
     module, colon, _ = incomplete.partition(":")
     if colon:
-        found = [f"{module}:{one}" for one in _names_in(Path(*module.split(".")).with_suffix(".py"))]
-        found = [one for one in found if not one.startswith(f"{module}:_")]
+        parts = module.split(".")
+        names = _names_in(Path(*parts).with_suffix(".py")) if all(map(str.isidentifier, parts)) else ()
+        found = [f"{module}:{one}" for one in names if not one.startswith("_")]
     else:
         found = [f"{one}:" for one in _modules()]
     return [click.shell_completion.CompletionItem(one) for one in found if one.startswith(incomplete)]
