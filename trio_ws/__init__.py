@@ -200,6 +200,9 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
     testing/             layer 10  memory links, faults, the raw peer
         link.py              two ends of a connection in memory
         peer.py              RawPeer: frames byte by byte
+        exploring.py         explore: a test cancelled at each checkpoint, and cut at each byte
+        memory_server.py     a server in memory, and the ways to it
+        pytest_plugin.py     fixtures
         recording.py         record: what a client and a server said, to a file
         replaying.py         replay: the server of a recording
         conformance/         a server that judges clients of trio-ws.v1

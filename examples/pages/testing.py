@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 import trio_ws
-from trio_ws.testing import MemoryListener, RawPeer, record, replay
+from trio_ws.testing import MemoryListener, RawPeer, explore, record, replay
 
 ended: list[float] = []
 
@@ -45,6 +45,19 @@ async def an_illegal_frame() -> None:
         print(answer.payload)
 
 
+async def order(listener: MemoryListener) -> None:
+    """Serves and connects on a listener that is new in each run."""
+    async with trio_ws.WebSocketServer(echo, listeners=[listener]):
+        async with trio_ws.connect("ws://test/", stream=listener.connect) as ws:
+            await ws.send("one pizza")
+            assert await ws.receive_text() == "one pizza"
+
+
+async def nothing_is_left_behind() -> None:
+    explored = await explore(order)
+    assert explored.cases == 1 + explored.checkpoints + explored.carried
+
+
 async def log_in(ws: trio_ws.WebSocket) -> None:
     await ws.send_json({"op": "login", "token": "secret"})
 
@@ -74,6 +87,7 @@ async def a_recorded_session(path: str) -> None:
 if __name__ == "__main__":
     trio.run(a_lost_network, clock=trio.testing.MockClock(autojump_threshold=0))
     trio.run(an_illegal_frame, clock=trio.testing.MockClock(autojump_threshold=0))
+    trio.run(nothing_is_left_behind, clock=trio.testing.MockClock(autojump_threshold=0))
     with tempfile.TemporaryDirectory() as folder:
         trio.run(a_recorded_session, f"{folder}/session.jsonl")
         trio.run(replay_it, f"{folder}/session.jsonl", clock=trio.testing.MockClock(autojump_threshold=0))

@@ -16,7 +16,6 @@ import trio
 import trio.testing
 import trustme
 
-from tests.guarantees.test_any_checkpoint_any_byte import cancelled_at
 from tests.support.dialing import Network, refusal
 from tests.support.inspect import abort, fail_writing
 from tests.support.serving import all_tasks, guard, serving, serving_in_memory
@@ -37,6 +36,7 @@ from trio_ws import (
     rpc_method,
 )
 from trio_ws.testing import MemoryListener, RawPeer
+from trio_ws.testing.exploring import cancelled_at
 
 if TYPE_CHECKING:
     from trio.testing import MockClock

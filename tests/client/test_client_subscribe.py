@@ -11,7 +11,6 @@ import pytest
 import trio
 import trio.testing
 
-from tests.guarantees.test_any_checkpoint_any_byte import cancelled_at
 from tests.support.dialing import Network
 from tests.support.serving import all_tasks, serving_in_memory
 from trio_ws import (
@@ -34,6 +33,7 @@ from trio_ws import (
 )
 from trio_ws.codecs.base import Request
 from trio_ws.codecs.packets import TrioWSCodec
+from trio_ws.testing.exploring import cancelled_at
 
 if TYPE_CHECKING:
     from trio.testing import MockClock

@@ -14,7 +14,6 @@ import trio
 import trio.testing
 import trustme
 
-from tests.guarantees.test_any_checkpoint_any_byte import cancelled_at
 from tests.support.proxies import ConnectProxy, closed_port, run_proxy, scripted
 from tests.support.serving import all_tasks, guard, serving, serving_in_memory
 from tests.support.watching import until
@@ -27,6 +26,7 @@ from trio_ws import (
     connect,
     rpc_method,
 )
+from trio_ws.testing.exploring import cancelled_at
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -23,9 +23,10 @@ from trio_ws import (
     connect,
 )
 from trio_ws.testing import Link, MemoryListener
+from trio_ws.testing.exploring import cancelled_at
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
 PLAIN = Options(open_timeout=5, close_timeout=5, ping_interval=30, ping_timeout=5)
 COMPRESSED = Options(
@@ -51,34 +52,6 @@ async def use(ws: WebSocket) -> None:
     assert await ws.receive_json() == {"x": 1}
     await ws.send(b"x" * 200)
     assert (await anext(ws)).data == b"x" * 200
-
-
-class CancelAt(trio.abc.Instrument):
-    """Cancels a scope when a task has come to its checkpoint number ``count``."""
-
-    def __init__(self, task: trio.lowlevel.Task, scope: trio.CancelScope, count: int) -> None:
-        self.task = task
-        self.scope = scope
-        self.left = count
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        if task is self.task:
-            self.left -= 1
-            if self.left == 0:
-                self.scope.cancel()
-
-
-async def cancelled_at(count: int, script: Callable[[], Awaitable[None]]) -> bool:
-    """Run a script and cancel it at a checkpoint; False if it had fewer of them."""
-    scope = trio.CancelScope()
-    instrument = CancelAt(trio.lowlevel.current_task(), scope, count)
-    with scope:
-        trio.lowlevel.add_instrument(instrument)
-        try:
-            await script()
-        finally:
-            trio.lowlevel.remove_instrument(instrument)
-    return instrument.left <= 0
 
 
 async def closed_on_both_ends(link: Link) -> bool:

@@ -8,11 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.guarantees.test_any_checkpoint_any_byte import (
-    cancelled_at,
-    closed_on_both_ends,
-    stop_after,
-)
+from tests.guarantees.test_any_checkpoint_any_byte import closed_on_both_ends, stop_after
 from tests.support.examples import every
 from tests.support.serving import all_tasks
 from trio_ws import (
@@ -28,6 +24,7 @@ from trio_ws import (
     rpc_method,
 )
 from trio_ws.testing import Link, MemoryListener
+from trio_ws.testing.exploring import cancelled_at
 
 OPTIONS = Options(open_timeout=5, close_timeout=5, ping_interval=30, ping_timeout=5, stream_window=2)
 

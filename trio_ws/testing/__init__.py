@@ -23,13 +23,16 @@ Frame(fin=True, rsv=0, opcode=1, masked=False, payload=b'hello') at 0.5 seconds
 from __future__ import annotations
 
 from trio_ws.channels.memory_broker import InMemoryBroker, InMemoryBus
+from trio_ws.testing.exploring import Exploration, explore
 from trio_ws.testing.link import Direction, Link, LinkOptions, LinkStream, MemoryListener
+from trio_ws.testing.memory_server import MemoryServer
 from trio_ws.testing.peer import Frame, RawPeer
 from trio_ws.testing.recording import mask_secrets, record
 from trio_ws.testing.replaying import Replay, replay
 
 __all__ = [
     "Direction",
+    "Exploration",
     "Frame",
     "InMemoryBroker",
     "InMemoryBus",
@@ -37,8 +40,10 @@ __all__ = [
     "LinkOptions",
     "LinkStream",
     "MemoryListener",
+    "MemoryServer",
     "RawPeer",
     "Replay",
+    "explore",
     "mask_secrets",
     "record",
     "replay",

@@ -247,6 +247,11 @@ class LinkStream(trio.abc.HalfCloseableStream):
         finally:
             self._sending = False
 
+    @property
+    def closed(self) -> bool:
+        """Whether `aclose` was called here."""
+        return self._closed
+
     def _check_open(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("this end of the link was closed")
@@ -433,7 +438,7 @@ class MemoryListener(trio.abc.Listener[LinkStream]):
         Raises:
             ConnectionRefusedError: the listener was closed.
         """
-        link = Link(**options)
+        link = self._make_link(options)
         try:
             await self._queue.send(link.server)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
@@ -442,7 +447,7 @@ class MemoryListener(trio.abc.Listener[LinkStream]):
 
     def open_link_nowait(self, **options: Unpack[LinkOptions]) -> Link:
         """Like `open_link`, but raise `trio.WouldBlock` if the backlog is full."""
-        link = Link(**options)
+        link = self._make_link(options)
         try:
             self._queue.send_nowait(link.server)
         except trio.ClosedResourceError:
@@ -459,6 +464,9 @@ class MemoryListener(trio.abc.Listener[LinkStream]):
         self._accepted.close()
         self._queue.close()
         await trio.lowlevel.checkpoint()
+
+    def _make_link(self, options: LinkOptions) -> Link:
+        return Link(**options)
 
     def _refused(self) -> ConnectionRefusedError:
         return ConnectionRefusedError(f"the listener at {self.address} was closed")

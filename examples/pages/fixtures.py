@@ -1,0 +1,36 @@
+"""The tests of docs/testing.md that use the fixtures of trio_ws, run by pytest."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from typing import Any
+
+import pytest
+import trio
+
+import trio_ws
+
+
+class Calculator(trio_ws.WebSocketHandler):
+    @trio_ws.rpc_method()
+    async def add(self, connection: trio_ws.ClientConnection, a: int, b: int) -> int:
+        return a + b
+
+
+async def test_a_client_comes_back(trio_ws_server: Any, trio_ws_client: Any, autojump_clock: Any) -> None:
+    server = await trio_ws_server(Calculator)
+    client = await trio_ws_client(server, reconnect=trio_ws.Backoff())
+    assert await client.call("add", 1, 2) == 3
+    server.links[-1].cut()
+    await trio.sleep(1)  # which takes no time: the client notices
+    assert await client.call("add", 2, 2) == 4
+
+
+if __name__ == "__main__":
+    plugin = ["-p", "trio_ws.testing.pytest_plugin"]  # where trio_ws is installed, pytest finds it by itself
+    with contextlib.redirect_stdout(io.StringIO()):
+        failed = pytest.main([__file__, "-o", "trio_mode=true", *plugin])
+    print("failed" if failed else "passed")
+    sys.exit(failed)
