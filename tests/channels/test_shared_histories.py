@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -337,3 +338,17 @@ async def test_a_position_that_another_process_has_given_is_looked_for(autojump_
             assert waiting(late) == [3]
         async with there.channels.subscribe("room.1", after=position._replace(offset=9)) as late:
             assert waiting(late) == [("gap", None)], "nobody has given that one"
+
+
+async def test_a_message_that_was_published_past_the_history_has_no_position(
+    autojump_clock: MockClock,
+) -> None:
+    async with (
+        two_processes() as (here, there, brokers, *_),
+        there.channels.subscribe("room.1", recover=True) as inbox,
+    ):
+        here.publish("room.1", 1)
+        brokers[0].publish(":room.1", msgspec.msgpack.encode(["plain", None]))
+        here.publish("room.1", 2)
+        packets = [await inbox.receive() for _ in range(3)]
+        assert [(packet.data, packet.offset) for packet in packets] == [(1, 1), ("plain", None), (2, 2)]

@@ -65,12 +65,15 @@ class KeptMessage(NamedTuple):
         missing: how many messages are missing here, because a publisher had no room for them; the message has
             no payload then.
         age: seconds since it was published.
+        id: names the message in its channel, if its publisher may have to append it again to a history that
+            was lost. Subscribers do not receive it again then.
     """
 
     offset: int
     payload: bytes
     missing: int = 0
     age: float = 0.0
+    id: bytes = b""
 
 
 class HistoryPage(NamedTuple):

@@ -334,9 +334,10 @@ class Hub:
         given: Packet | None = None,
         uids: frozenset[str] = frozenset(),
         age: float = 0.0,
+        keep: bool = True,
     ) -> int:
         """Give a message to the subscribers of a channel in this process; how many there are."""
-        history = channel.history
+        history = channel.history if keep else None
         excluded = frozenset(exclude)
         skip = self._skip(channel, excluded, predicate, uids)
         self._order += 1
@@ -451,7 +452,9 @@ class Hub:
             if shared.timestamp is not None or shared.correlation_id is not None:
                 marks = shared.timestamp, shared.correlation_id
                 given = Packet(PacketSource.CHANNEL, None, None, None, *marks)
-            self.append(channel, data, bytes(shared.data), (), predicate, given)
+            # One that was not appended to a history that the broker keeps has no position in it.
+            keep = not self._is_shared(name)
+            self.append(channel, data, bytes(shared.data), (), predicate, given, keep=keep)
         except PacketError as exc:
             self._reject(name, str(exc))
 
@@ -460,9 +463,9 @@ class Hub:
         if self._shared is not None:
             self._shared.receive(name, epoch, message)
 
-    def _deliver_kept(self, channel: Channel, message: KeptMessage) -> None:
+    def _deliver_kept(self, channel: Channel, message: KeptMessage, *, repeated: bool) -> None:
         """Give the next message of a shared history to the subscribers of its channel."""
-        content = self._unpack_kept(channel, message)
+        content = self._unpack_kept(channel, message) if not repeated else None
         if content is not None:
             data, predicate, given, shared = content
             encoded, uids = bytes(shared.data), frozenset(shared.exclude)
@@ -475,10 +478,12 @@ class Hub:
         assert history is not None
         assert self._histories is not None
         position = history.next_position
-        self._histories.keep(
-            history, PositionNotice(channel, position, message.missing), None, (), message.age
-        )
-        self._notify(channel, PositionNotice(channel, position, message.missing))
+        if repeated:
+            record = self._record_kept(channel, history.epoch, message)
+        else:
+            record = Record(PositionNotice(channel, position, message.missing), 0.0, 0, None, frozenset())
+        self._histories.keep(history, record.message, record.predicate, record.excluded, message.age)
+        self._notify(channel, PositionNotice(channel, position, 0 if repeated else message.missing))
 
     def _record_kept(self, channel: Channel, epoch: str, message: KeptMessage) -> Record:
         """Make what a history keeps of a message, without giving it to anybody."""

@@ -12,6 +12,8 @@ Invariants:
 - Only what the broker does not have any more is a gap. It is told in its place, before the next message.
 - A message of a new epoch that follows directly on what was received is no gap: the broker has lost its
   history, and nobody here a message.
+- A message that its publisher had to append again, since the broker has lost it, is not given to subscribers
+  twice. The last `_MAX_IDS` messages are recognised.
 - One task at a time reads a channel, and at most `_READERS` read at once.
 """
 
@@ -42,6 +44,8 @@ logger = logger_for("trio_ws.channels")
 _READERS = 16
 #: Messages given to subscribers before yielding to other tasks.
 _IN_A_ROW = 64
+#: Messages that are recognised if they are appended again.
+_MAX_IDS = 32_768
 #: Seconds for which a subscriber waits for the history of a channel. It begins without one then.
 _PATIENCE = 30.0
 #: Seconds before a history is read again that the broker has refused.
@@ -54,8 +58,8 @@ class Receiver(Protocol):
     def find(self, name: str) -> Channel | None:
         """The channel of a name, or None if nobody subscribes to it."""
 
-    def deliver(self, channel: Channel, message: KeptMessage) -> None:
-        """Keep the next message of a channel, and give it to all subscribers."""
+    def deliver(self, channel: Channel, message: KeptMessage, *, repeated: bool) -> None:
+        """Keep the next message of a channel, and give it to all subscribers, unless they have it already."""
 
     def record(self, channel: Channel, epoch: str, message: KeptMessage) -> Record:
         """Make what a history keeps of a message that is not given to present subscribers."""
@@ -127,6 +131,7 @@ class SharedHistories:
         self._changed = Notification()  # something was read, or is not followed any more
         self._generation = 0  # counts the times that messages may have been missed
         self._reading = 0
+        self._ids: dict[int, None] = {}  # hashes of what was delivered, oldest first
         histories.forget_all()
         broker.declare_histories(namespace, histories.patterns)
 
@@ -153,16 +158,26 @@ class SharedHistories:
         elif not followed.known:
             history.jump(epoch, message.offset - 1)
             followed.known = True
-            self._receiver.deliver(channel, message)
+            self._deliver(name, channel, message)
         elif epoch != history.epoch and message.offset == 1:
             self._renew(followed, channel, epoch)
-            self._receiver.deliver(channel, message)
+            self._deliver(name, channel, message)
         elif epoch == history.epoch and message.offset == history.offset + 1:
-            self._receiver.deliver(channel, message)
+            self._deliver(name, channel, message)
         elif epoch != history.epoch or message.offset > history.offset:
             followed.heard = Position(epoch, message.offset)
             followed.behind = True
             self._schedule(followed)
+
+    def _deliver(self, name: str, channel: Channel, message: KeptMessage) -> None:
+        repeated = False
+        if message.id:
+            known = hash((name, message.id))
+            repeated = known in self._ids
+            self._ids[known] = None
+            if len(self._ids) > _MAX_IDS:
+                del self._ids[next(iter(self._ids))]
+        self._receiver.deliver(channel, message, repeated=repeated)
 
     def missed(self) -> None:
         """Read what all channels may have missed."""
@@ -367,7 +382,7 @@ class SharedHistories:
                 if not self._is_followed(followed):
                     return
             self._skip_to(followed, message.offset)
-            self._receiver.deliver(channel, message)
+            self._deliver(followed.name, channel, message)
         self._skip_to(followed, page.end + 1)
 
     def _skip_to(self, followed: _Followed, offset: int) -> None:

@@ -46,6 +46,7 @@ from trio_ws.channels.redis.duplicates import Heard
 from trio_ws.channels.redis.histories import (
     KEPT,
     KEPT_GAP,
+    LOST,
     SCRIPTS,
     DeclaredHistories,
     append_words,
@@ -56,7 +57,7 @@ from trio_ws.channels.redis.histories import (
     parse_run,
     read_words,
 )
-from trio_ws.channels.redis.messages import MessageFormat, check_key
+from trio_ws.channels.redis.messages import MAX_AGE, MessageFormat, check_key
 from trio_ws.channels.redis.patterns import DesiredSubscriptions, channel_of
 from trio_ws.channels.redis.publish_queue import PublishQueue
 from trio_ws.channels.redis.url import parse_redis_url
@@ -574,9 +575,10 @@ class RedisBroker(Broker):
             origin, sequence = self._format.origin_of(data), self._format.sequence_of(data)
         else:
             origin, sequence = self._origin, message.sequence
-            data = b""
-            if not message.lost:
-                data = self._format.pack(origin, sequence, message.channel, message.payload)
+            channel, payload = message.channel, message.payload
+            if message.lost:
+                channel, payload = channel + LOST, b"%d" % message.lost
+            data = self._format.pack(origin, sequence, channel, payload)
         return command(*append_words(self._wanted.prefix, link.run, origin, sequence, message, data))
 
     # -- reading ------------------------------------------------------------------------------------
@@ -677,39 +679,44 @@ class RedisBroker(Broker):
                 raise BrokerError(self._problem)
             read.fail(self._problem)
             return
-        unpack = functools.partial(self._unpack_kept, read.channel)
+        unpack = functools.partial(self._unpack_stored, read.channel)
         try:
             read.page = parse_page(reply, unpack)
         except (ValueError, TypeError, IndexError, AttributeError) as exc:
             raise BrokerError(f"{self._url.shown} sent an unexpected history: {reply!r:.200}") from exc
         read.done.set()
 
-    def _unpack_kept(self, channel: bytes, data: bytes) -> bytes | None:
-        """The payload of a message in a stream, of whatever age; None if it is invalid."""
-        payload = self._format.unpack(channel, data, self._max_message, max_age=math.inf)
-        if payload is None:
+    def _unpack_kept(
+        self, channel: bytes, data: bytes, is_gap: bool, *, max_age: float = math.inf
+    ) -> KeptMessage:
+        """A message of a channel with a history, without its position; an empty one if it is invalid."""
+        payload = self._format.unpack(channel + LOST if is_gap else channel, data, self._max_message, max_age)
+        if payload is None or (is_gap and not payload.isdigit()):
             self._reject(channel, data)
-        return payload
+            return KeptMessage(0, b"")
+        missing = int(payload) if is_gap else 0
+        return KeptMessage(0, b"" if is_gap else payload, missing, id=self._format.id_of(data))
+
+    def _unpack_stored(self, channel: bytes, data: bytes, is_gap: bool) -> KeptMessage:
+        """The same for what was read from a stream, which nobody may publish again."""
+        message = self._unpack_kept(channel, data, is_gap)
+        if message.payload or message.missing:
+            self._format.is_new(data)
+        return message
 
     def _deliver_kept(self, name: str, channel: bytes, data: bytes) -> None:
         """Deliver a message of a channel with a history, which has a position."""
+        if self._history(name) is None or self.receive_kept is None:
+            return
         try:
-            epoch, offset, message = parse_kept(data)
-            missing = int(message) if data.startswith(KEPT_GAP) else 0
+            epoch, offset, packed = parse_kept(data)
         except ValueError:
             self._reject(channel, data)
             return
-        if self._history(name) is None or self.receive_kept is None:
-            return
-        payload = b""
-        if not data.startswith(KEPT_GAP):
-            unpacked = self._format.unpack(channel, message, self._max_message)
-            if unpacked is None:
-                self._reject(channel, data)
-                return
-            payload = unpacked
-        self._received += 1
-        self.receive_kept(name, epoch, KeptMessage(offset, payload, missing))
+        message = self._unpack_kept(channel, packed, data.startswith(KEPT_GAP), max_age=MAX_AGE)
+        if (message.payload or message.missing) and self._format.is_new(packed):
+            self._received += 1
+            self.receive_kept(name, epoch, message._replace(offset=offset))
 
     def _reject(self, channel: bytes, data: bytes) -> None:
         self._rejected += 1

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KEPT",
     "KEPT_GAP",
+    "LOST",
     "SCRIPTS",
     "DeclaredHistories",
     "append_words",
@@ -54,9 +55,11 @@ __all__ = [
 ]
 
 #: How a message of a channel with a history begins where Redis delivers it: these, the epoch, a space, the
-#: offset, a space, and the message as in messages.py. `KEPT_GAP` has the number of lost messages instead.
+#: offset, a space, and the message as in messages.py. The payload of a `KEPT_GAP` is the number of lost
+#: messages, and its mark is for the name of the channel and `LOST`.
 KEPT = b"twp1"
 KEPT_GAP = b"twg1"
+LOST = b"\0lost"
 
 #: Milliseconds for which the epoch of a channel is remembered when it is not used.
 _REMEMBERED = 86_400_000
@@ -107,16 +110,11 @@ redis.call('PEXPIRE', origins, ORIGINS_REMEMBERED)
 n = n + 1
 local offset = string.format('%.0f', n)
 local id = offset .. '-' .. string.format('%.0f', now)
-local reached
-if lost > 0 then
-  redis.call('XADD', stream, id, 'g', ARGV[7])
-  reached = redis.call('PUBLISH', channel, 'twg1' .. epoch .. ' ' .. offset .. ' ' .. ARGV[7])
-  size = size + 128
-else
-  redis.call('XADD', stream, id, 'd', data)
-  reached = redis.call('PUBLISH', channel, 'twp1' .. epoch .. ' ' .. offset .. ' ' .. data)
-  size = size + 128 + #data
-end
+local field, head = 'd', 'twp1'
+if lost > 0 then field, head = 'g', 'twg1' end
+redis.call('XADD', stream, id, field, data)
+local reached = redis.call('PUBLISH', channel, head .. epoch .. ' ' .. offset .. ' ' .. data)
+size = size + 128 + #data
 if oldest == 0 then oldest = now end
 local count = redis.call('XLEN', stream)
 while count > items or size > bytes or oldest <= now - age do
@@ -125,8 +123,7 @@ while count > items or size > bytes or oldest <= now - age do
   oldest = tonumber(string.match(first[1][1], '%-(%d+)'))
   if count <= items and size <= bytes and oldest > now - age then break end
   redis.call('XDEL', stream, first[1][1])
-  size = size - 128
-  if first[1][2][1] == 'd' then size = size - #first[1][2][2] end
+  size = size - 128 - #first[1][2][2]
   count = count - 1
   if not first[2] then size, oldest = 0, 0 break end
   oldest = tonumber(string.match(first[2][1], '%-(%d+)'))
@@ -211,12 +208,12 @@ def read_words(prefix: bytes, run: bytes, channel: bytes, after: int, history: H
     ]
 
 
-def parse_page(reply: Any, unpack: Callable[[bytes], bytes | None]) -> HistoryPage:
+def parse_page(reply: Any, unpack: Callable[[bytes, bool], KeptMessage]) -> HistoryPage:
     """A page out of the answer to `read_words`.
 
     Args:
         reply: the answer.
-        unpack: returns the payload of a message, or None if it is invalid.
+        unpack: makes a message, without its position, out of its bytes and whether it tells of a loss.
 
     Raises:
         ValueError, TypeError, IndexError, UnicodeDecodeError: it is not such an answer.
@@ -224,9 +221,8 @@ def parse_page(reply: Any, unpack: Callable[[bytes], bytes | None]) -> HistoryPa
     epoch, end, earlier, found, more = reply
     messages = []
     for offset, age, kind, data in found:
-        lost = int(data) if kind == b"g" else 0
-        payload = b"" if kind == b"g" else (unpack(data) or b"")
-        messages.append(KeptMessage(int(offset), payload, lost, max(0, int(age)) / 1000))
+        message = unpack(data, kind == b"g")
+        messages.append(message._replace(offset=int(offset), age=max(0, int(age)) / 1000))
     before = []
     for text in filter(None, earlier.decode().split(",")):
         name, _, offset = text.partition(" ")

@@ -79,6 +79,11 @@ class MessageFormat:
         """The sequence number of a message."""
         return int.from_bytes(data[20:28], "big")
 
+    @staticmethod
+    def id_of(data: bytes) -> bytes:
+        """What names a message among all: its origin and its sequence number."""
+        return data[4:28]
+
     def pack(self, origin: bytes, sequence: int, channel: bytes, payload: bytes) -> bytes:
         """Return a message."""
         number = sequence.to_bytes(8, "big")
