@@ -457,6 +457,8 @@ async def disturb(redis: RedisServer, what: str) -> None:
             await redis.do("CLIENT", "KILL", "TYPE", "pubsub")
         case "empty":
             await redis.do("FLUSHALL")
+        case _:
+            raise AssertionError(what)
 
 
 def check_numbers(got: list[Packet], last: dict[str, int]) -> int:
