@@ -1,7 +1,7 @@
-// Servers and clients of npm packages: ws with permessage-deflate, rpc-websockets, and jayson.
+// Servers and clients of npm packages: ws with permessage-deflate, rpc-websockets, jayson, and graphql-ws.
 //
 //   node node_peers.mjs FOLDER server ws OPTIONS          prints its port, and echoes
-//   node node_peers.mjs FOLDER server rpc-websockets|jayson
+//   node node_peers.mjs FOLDER server rpc-websockets|jayson|graphql-ws
 //   node node_peers.mjs FOLDER client ws OPTIONS URL      sends messages, and prints what was seen
 //   node node_peers.mjs FOLDER client rpc-websockets|jayson URL
 //
@@ -40,6 +40,23 @@ async function serve() {
     server.event("news");
     server.register("publish", ([text]) => { server.emit("news", text); return true; });
     listening(server.wss);
+  } else if (name === "graphql-ws") {
+    const { buildSchema } = require("graphql");
+    const { useServer } = require("graphql-ws/use/ws");
+    const { WebSocketServer } = require("ws");
+    const schema = buildSchema("type Query { add(a: Int!, b: Int!): Int } type Subscription { count(to: Int!): Int }");
+    const roots = {
+      query: { add: ({ a, b }) => a + b },
+      subscription: {
+        count: async function* ({ to }) {
+          for (let number = 1; number <= to; number++) yield { count: number };
+        },
+      },
+    };
+    const wss = new WebSocketServer({ host: "127.0.0.1", port: 0 });
+    useServer({ schema, roots, onConnect: ({ connectionParams }) => connectionParams?.token === "secret" }, wss);
+    await once(wss, "listening");
+    listening(wss);
   } else {
     const jayson = require("jayson");
     const server = new jayson.Server({
