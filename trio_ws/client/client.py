@@ -78,9 +78,9 @@ class WebSocketClient(EnteredOnly):
     Leaving the block closes with 1000, and calls that are still under way fail. Cancellation closes at once.
     Any number of tasks may call, stream, send and receive.
 
-    With ``reconnect`` a lost connection is replaced, whoever ended it, until the block is left. Operations
-    that were under way fail immediately. New ones wait for the next connection, under the caller's own cancel
-    scope. After the client has given up, every operation raises the last `ConnectionFailedError`.
+    With ``reconnect``, a lost connection is replaced, whichever side ended it, until the block is left.
+    Operations that are under way fail immediately. New ones wait for the next connection, under the caller's
+    own cancel scope. After the client has given up, every operation raises the last `ConnectionFailedError`.
 
     Args:
         uri: ``ws://`` or ``wss://``. Or a function without arguments, async or not, that returns the URI for
@@ -106,13 +106,13 @@ class WebSocketClient(EnteredOnly):
         ssl_context: for ``wss://``.
         proxy: True to use the environment's proxy, None for no proxy, or a proxy URL; see `connect`.
         options: limits and timeouts.
-        on_connection: called with each new connection, a `ClientConnection`, before the client uses it: to
-            log in, to subscribe. It is an async function, or an async context manager function, which has
-            done so when it yields; what that holds open, such as a nursery with a heartbeat, is cancelled
-            when that connection has ended. It may use ``call``, ``notify``, ``send`` and ``stream`` of the
-            connection; those of the client wait until it is done. It gets ``open_timeout`` seconds.
-            `Reconnect`, or any other exception, ends that connection, and ``reconnect`` decides about the
-            next.
+        on_connection: called with each new connection, a `ClientConnection`, before the client uses it, for
+            example to log in or to subscribe. It is an async function, which is done when it returns, or an
+            async context manager function, which is done when it yields and is left when the connection has
+            ended; its tasks are cancelled then. It may use ``call``, ``notify``, ``send`` and ``stream`` of
+            the connection; those of the client wait until it is done. It must be done within
+            ``open_timeout``. `Reconnect` or any other exception ends that connection, and ``reconnect``
+            decides about the next one.
         reconnect: when to retry, on entering and after each loss; by default never.
         autoconnect: connect on entering the block. If False, call `connect`. Default True.
 
@@ -254,7 +254,7 @@ class WebSocketClient(EnteredOnly):
 
     @asynccontextmanager
     async def _set_up(self, peer: RPCSession) -> AsyncIterator[None]:
-        """What is done with each new connection before it is used, and after its end."""
+        """Set up a new connection before it is used, and run hooks after its end."""
         connection: Any = peer.incoming.connection
         handler = self._handler
         await handler.on_connect(connection)
@@ -306,7 +306,7 @@ class WebSocketClient(EnteredOnly):
 
     @property
     def _outgoing(self) -> OutgoingCalls | ConnectionManager:
-        """What sends calls. A client that never reconnects need not check for a connection."""
+        """The object that makes calls. A client that never reconnects need not check for a connection."""
         connections = self._connections
         if self._waits and self._manager is not None:
             return connections
@@ -452,8 +452,8 @@ class WebSocketClient(EnteredOnly):
     def stream_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> PacketStream:
         """Iterate over the items of a stream as packets: ``async for packet in ...: packet.data``.
 
-        Like `stream` without a block: it ends with the iterator, which ``break`` drops. Arguments that are
-        streams require the block.
+        Like `stream` without a block. The stream ends when the iterator is closed or dropped, which leaving
+        the loop by ``break`` does. Arguments that are streams require `stream`.
         """
         peer = self._outgoing
         return PacketStream(lambda: peer.open_stream(method, args, kwargs, Any))
@@ -463,7 +463,7 @@ class WebSocketClient(EnteredOnly):
     async def send(self, data: Any) -> None:
         """Send a packet that is not a call. It waits, raises and can be cancelled like `WebSocket.send`.
 
-        A `Packet` is sent as it is.
+        If ``data`` is a `Packet`, it is sent unchanged.
         """
         await self._outgoing.send(data)
 
@@ -593,15 +593,15 @@ class WebSocketClient(EnteredOnly):
 
     @block("async with client.presence(...) as present:")
     async def presence(self, name: str) -> AsyncIterator[ClientPresence]:
-        """Know who is present in a channel, for the length of a block.
+        """Follow who is present in a channel, for the duration of a block.
 
         Yields:
-            A `ClientPresence`: the set of now, and by ``async for`` the changes.
+            A `ClientPresence`: the current members, and with ``async for`` the changes.
 
         Raises:
             RPCAccessDeniedError: the handler's ``may_see_presence`` does not allow it. By default it allows
                 those who are subscribed to the channel.
-            RPCError: the server knows no presence.
+            RPCError: the server does not support presence.
             ConnectionClosedError: the connection ended, and there will be no other.
         """
         found = ClientPresence(self._connections, check_name(name))
@@ -642,7 +642,7 @@ class WebSocketClient(EnteredOnly):
 
     @property
     def dialect(self) -> str:
-        """What both sides speak: one of the names that the argument ``dialect`` takes."""
+        """The codec in use: one of the names for the argument ``dialect``, or of a ``Dialect``."""
         return self._live.codec.name
 
     @property
@@ -658,7 +658,7 @@ class WebSocketClient(EnteredOnly):
 
 
 def _foreign_dialects(dialect: object) -> tuple[Dialect, ...]:
-    """Return the dialects of others; none for one of ours, which is named by a string."""
+    """Return the `Dialect` objects; none for a codec of this package, which is named by a string."""
     if dialect is None or isinstance(dialect, str):
         return ()
     found: tuple[Any, ...] = tuple(dialect) if isinstance(dialect, list | tuple) else (dialect,)

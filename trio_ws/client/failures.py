@@ -1,4 +1,4 @@
-"""Why no connection came about, in words: the innermost cause, and what to do about the usual ones."""
+"""Error messages for failed connections: the innermost cause, with advice for the common ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["explain", "failed"]
 
-#: What OpenSSL of several versions says of bytes that are no TLS.
+#: The reasons that several versions of OpenSSL report for data that is not TLS.
 _NO_TLS = frozenset(
     {
         *("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL"),
@@ -22,7 +22,7 @@ _NO_TLS = frozenset(
 
 
 def explain(exc: BaseException) -> str:
-    """The innermost cause: trio says that a stream broke, and OpenSSL or the system says why."""
+    """Return the text of the innermost cause, since trio only reports that a stream broke."""
     cause = exc.__cause__
     if isinstance(cause, BaseExceptionGroup):  # of several addresses: each reason once
         reasons = list(dict.fromkeys(map(str, _leaves(cause))))
@@ -39,12 +39,12 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 
 
 def failed(what: str, exc: BaseException, where: str) -> ConnectionFailedError:
-    """The error for a connection that did not come about.
+    """Return the error for a failed connection.
 
     Args:
-        what: what was tried.
-        exc: how it ended. What to do about it, if that is known, is put behind its text; it is also the
-            attribute ``_hint``, for those who know better what their user can do.
+        what: the start of the message, which says what failed.
+        exc: the cause. Advice for it, if there is any, is appended to the message in parentheses. It is also
+            in the attribute ``_hint``, so that the command line can replace it.
         where: the server, as ``host:port``.
     """
     cause = exc if isinstance(exc, ssl.SSLError) else exc.__cause__

@@ -1,7 +1,10 @@
 """Ask an HTTP proxy for a tunnel with CONNECT (RFC 9110 section 9.3.6).
 
-Invariants: the head of the response is bounded and may arrive in pieces of any size. Data that the proxy
-sends before we used the tunnel is never passed on. No exception of h11 escapes.
+Invariants:
+
+- The size of the response's head is limited, and it may arrive in parts of any size.
+- Data that the proxy sends before the tunnel is used is never passed on.
+- No exception of h11 escapes.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] [0-9]{3}[ \r\n]")
 
 
 class TunnelError(Exception):
-    """Why there is no tunnel, as the end of a sentence that begins with the proxy. Internal.
+    """The proxy did not open a tunnel. The text completes a sentence that begins with the proxy. Internal.
 
     Attributes:
         status: the HTTP status of a refusal, or None.

@@ -1,10 +1,10 @@
-"""Notifications: what a server pushes by JSON-RPC notifications, or the events of another dialect.
+"""Notifications: the JSON-RPC notifications that a server pushes, or the events of another dialect.
 
 Invariants:
 
-- A stream holds at most ``max_items`` notifications, and at most ``max_bytes`` and one; its policy decides
-  about more, and counts what it drops.
-- A stream goes on over all connections of its client, and ends with the last.
+- A stream holds at most ``max_items`` notifications, and at most ``max_bytes`` plus one notification. Its
+  policy is applied to further ones, and it counts those that are dropped.
+- A stream continues over all connections of its client, and ends with the last one.
 - While there is a stream, unread packets never stop the reading (see `OutgoingCalls.read_demand`).
 """
 
@@ -36,8 +36,8 @@ class RPCNotification(NamedTuple):
     """A notification of any method.
 
     Attributes:
-        method: its name.
-        params: the parameters: a dict of named ones, a list of others.
+        method: the name of the method.
+        params: the parameters: a dict if they are named, otherwise a list.
     """
 
     method: str
@@ -90,7 +90,7 @@ class NotificationStream(trio.abc.ReceiveChannel[T], Generic[T]):
         return self._queue.statistics()
 
     def close(self) -> None:
-        """Receive no more, and drop what waits."""
+        """End the stream, and drop notifications that wait."""
         self._queue.close()
 
     async def aclose(self) -> None:
@@ -148,7 +148,7 @@ class Notifications:
             queue.end(error)
 
     def _remove(self, queue: Subscription) -> None:
-        """A stream has ended."""
+        """Remove a stream that has ended."""
         for key in self._names.pop(queue):
             left = self._queues[key]
             left.remove(queue)

@@ -22,10 +22,10 @@ __all__ = ["ClientPresence"]
 
 
 class ClientPresence(Mapping[str, Any]):
-    """Who is in a channel: a mapping of uids to what each says of itself, made by ``client.presence(name)``.
+    """The members of a channel, as a mapping of uids to their ``info``. Made by ``client.presence(name)``.
 
-    Iterating with ``async for`` brings it up to date and gives each `PresenceChange`. After reconnecting, a
-    client is told who came and left in the meantime.
+    Iterating with ``async for`` updates the mapping and yields each `PresenceChange`. After the client has
+    reconnected, these include the members that came and left in the meantime.
     """
 
     def __init__(self, connections: ConnectionManager, name: str) -> None:
@@ -35,7 +35,7 @@ class ClientPresence(Mapping[str, Any]):
         self._stream: ItemStream[PresenceUpdate] | None = None
         self._context: AbstractAsyncContextManager[ItemStream[PresenceUpdate]] | None = None
         self._changes: deque[PresenceChange] = deque()
-        self._unconfirmed: dict[str, Any] | None = None  # while the set comes in parts
+        self._unconfirmed: dict[str, Any] | None = None  # while the set of members arrives in parts
 
     def __getitem__(self, uid: str) -> Any:
         return self._members[uid]
@@ -50,13 +50,13 @@ class ClientPresence(Mapping[str, Any]):
         return f"<ClientPresence {self.name!r} {len(self)} members>"
 
     async def open(self) -> None:
-        """Ask the server, and wait for the set of now, which gives no changes."""
+        """Ask the server, and wait for the current members, which are not reported as changes."""
         while await self._receive():
             pass
         self._changes.clear()
 
     async def aclose(self) -> None:
-        """Tell the server that it is not wanted any more."""
+        """Close the stream to the server."""
         context, self._context, self._stream = self._context, None, None
         if context is not None:
             await context.__aexit__(None, None, None)
@@ -72,7 +72,11 @@ class ClientPresence(Mapping[str, Any]):
         return self._changes.popleft()
 
     async def _receive(self) -> bool:
-        """Take the next update, of another connection if need be; whether the set is not complete yet."""
+        """Receive the next update, from a new connection if necessary.
+
+        Returns:
+            Whether the set of members is still incomplete.
+        """
         try:
             if self._stream is None:
                 context = self._connections.stream(PRESENCE, (self.name,), {}, PresenceUpdate)

@@ -20,11 +20,12 @@ class Progress:
 
     Attributes:
         inbox: the subscription.
-        channel: the name.
-        recovers: it continues after a lost connection.
-        position: of the last packet, or where it begins; None if that is unknown.
-        last: how many of the newest messages it begins with.
-        waiting: for the server to say where it continues. What comes before that comes again afterwards.
+        channel: the name of the channel.
+        recovers: whether it recovers messages after a lost connection.
+        position: the position of the last packet, or the one to start after; None if that is unknown.
+        last: how many of the newest messages to start with.
+        waiting: whether it waits for the server's response to `start`. Packets that arrive before that are
+            ignored, because the server sends them again.
     """
 
     __slots__ = ("_after", "_begun", "_lost", "channel", "inbox", "last", "position", "recovers", "waiting")
@@ -44,16 +45,16 @@ class Progress:
 
     @property
     def start(self) -> RecoverFrom:
-        """What to ask the server for."""
+        """The position to ask the server for."""
         return RecoverFrom(self.position, self.last if self.position is None else 0)
 
     def connection_lost(self) -> None:
-        """What is published from now on may be missed."""
+        """Record that messages may be missed from now on."""
         self._lost = self._begun
         self.waiting = self.recovers or self.last > 0
 
     def begin(self, answer: Recovered) -> None:
-        """Continue from where the server says, and tell what is missing before."""
+        """Continue from the position in the server's response, and report messages that are missing."""
         self.waiting = False
         before, position = self.position, answer.position
         if position is None:
@@ -72,7 +73,7 @@ class Progress:
         self._begun, self._lost, self._after, self.last = True, False, False, 0
 
     def takes(self, packet: Packet) -> bool:
-        """Whether a packet is new here."""
+        """Return whether a packet is new, and record its position."""
         if self.waiting:
             return False
         position = packet.position
@@ -83,7 +84,7 @@ class Progress:
         return True
 
     def gap(self, packet: Packet) -> None:
-        """The server says that messages are missing, or, with a gap of 0, that one is not meant for us."""
+        """Handle a gap from the server: missing messages, or with 0 one that is not for this client."""
         before, position, missing = self.position, packet.position, packet.gap
         if self.waiting or missing is None or (position is not None and self._has(position)):
             return

@@ -1,6 +1,6 @@
-"""Trying again: the counting, the pauses, and the state that a user can watch.
+"""Retrying to connect: counted attempts, delays, and the state that users can watch.
 
-`WebSocketClient`, `session` and `connections` reconnect by this.
+`WebSocketClient`, `session` and `connections` use this module to reconnect.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ logger = logger_for("trio_ws.client")
 
 T = TypeVar("T")
 
-#: Under a clock that jumps, retries never end and take no time, so this many internal errors of the server
-#: in a row are one failure.
+#: Consecutive internal errors of the server that end the attempts if trio's clock jumps. Otherwise they
+#: would never end, and take no time.
 _ERRORS_WHILE_JUMPING = 20
 
 #: See `WebSocketClient.state`.
@@ -41,7 +41,7 @@ ClientState = Literal["disconnected", "connecting", "connected", "waiting", "clo
 
 
 class StateTracker:
-    """A state, and who waits for another.
+    """A state that tasks can wait for changes of.
 
     Attributes:
         state: see `WebSocketClient.state`; ``"closed"`` is the last.
@@ -89,7 +89,7 @@ class StateChanges(AsyncIterator[ClientState]):
 
 
 class Retries:
-    """Counts the tries to connect, and pauses between them."""
+    """Counts the attempts to connect, and waits between them."""
 
     def __init__(self) -> None:
         self._tries = 0  # since the counting began
@@ -99,15 +99,15 @@ class Retries:
         self._first_error = (0.0, 0.0)  # when that began, by trio's clock and in real time
 
     def restart(self) -> None:
-        """Begin counting anew."""
+        """Reset the counters."""
         self._tries = self._waits = self._server_errors = 0
 
     def connected(self) -> None:
-        """A connection is open now."""
+        """Record that a connection is open."""
         self._since = trio.current_time()
 
     def disconnected(self, backoff: Backoff) -> None:
-        """It has ended. The counting begins anew if it stayed open for ``reset_after`` seconds."""
+        """Record that the connection ended. Reset the counters if it was open for ``reset_after`` seconds."""
         if trio.current_time() - self._since >= backoff.reset_after:
             self.restart()
 
@@ -118,16 +118,17 @@ class Retries:
         error: ConnectionFailedError | ConnectionClosedError | None,
         set_state: Callable[[ClientState], None],
     ) -> T:
-        """Try until there is a connection.
+        """Make attempts until there is a connection.
 
         Args:
-            backoff: when to try.
-            open_one: one try; raises ConnectionFailedError.
-            error: what to wait for before the first try; None for a first try at once.
-            set_state: called with ``"waiting"`` and ``"connecting"``. It is not kept, as it leads back here.
+            backoff: the retry policy.
+            open_one: makes one attempt; raises ConnectionFailedError.
+            error: the error because of which to wait before the first attempt. None to begin at once.
+            set_state: called with ``"waiting"`` and ``"connecting"``. It is not stored, which would create a
+                reference cycle.
 
         Raises:
-            ConnectionFailedError: of the last try, or for what cannot be tried again.
+            ConnectionFailedError: the last attempt failed, or an attempt failed for good.
         """
         try:
             while True:
@@ -153,9 +154,9 @@ class Retries:
         return backoff.retries(error) and (backoff.attempts is None or self._tries < backoff.attempts)
 
     def _count_server_error(self, error: ConnectionFailedError | ConnectionClosedError) -> None:
-        """Raise if only a mock clock that jumps lets a broken server be tried again, without an end.
+        """Raise after too many server errors if trio's clock jumps (`trio.testing.MockClock`).
 
-        Such a test would use all of a processor and never fail. In real time a server may be repaired.
+        Otherwise a test of a broken server would loop forever. In real time, a server may be repaired.
         """
         if not _is_server_error(error):
             self._server_errors = 0
@@ -188,7 +189,7 @@ class Retries:
 
 
 def _is_server_error(error: BaseException) -> bool:
-    """Whether the server says that it is broken: 500 to the handshake, or 1011 after it."""
+    """Return whether the server reported an internal error: status 500, or close code 1011."""
     if isinstance(error, HandshakeRejectedError):
         return error.status == 500
     return isinstance(error, ConnectionClosedError) and error.code == CloseCode.INTERNAL_ERROR

@@ -1,14 +1,16 @@
-"""Sessions: messages from a server that somebody else wrote, over one connection after the other.
+"""Sessions: plain messages over a connection that is replaced when it is lost.
 
-`session` keeps a connection, sets each one up anew, and hands out the messages of all of them. `connections`
-hands out the connections themselves.
+`session` keeps a connection open, sets up each new one, and receives the messages of all of them.
+`connections` yields the connections themselves.
 
 Invariants:
 
-- At most one connection is open at a time, and a new one is opened only when the last has ended.
-- A message is handed out once. What an ended connection still holds comes before what the next gets.
-- Messages of at most one ended connection are kept: a third one is opened once they are taken.
-- What goes wrong in ``on_connection`` costs that connection and is told with its cause; the next is tried.
+- At most one connection is open at a time. A new one is opened only after the previous one has ended.
+- Each message is received once. Unread messages of an ended connection come before those of the next one.
+- Unread messages of at most one ended connection are kept. A third connection is opened only after they were
+  received.
+- An exception in ``on_connection`` ends only that connection. It is reported with its cause, and the next
+  connection is attempted.
 """
 
 from __future__ import annotations
@@ -58,9 +60,9 @@ _BACKOFF = Backoff()
 
 
 class Session(StateTracker):
-    """One connection after the other, as one stream of messages. Made by `session`.
+    """Consecutive connections as one stream of messages. Made by `session`.
 
-    ``async for message in feed`` and `recv` go on over connections. Any task may `send`.
+    ``async for message in feed`` and `recv` continue on the next connection. Any task may `send`.
     """
 
     def __init__(
@@ -80,34 +82,32 @@ class Session(StateTracker):
         self._retries = Retries()
         self._context = contextvars.copy_context()
         self._ws: WebSocket | None = None
-        self._unread: deque[WebSocket] = deque()  # those whose messages have not all been taken
+        self._unread: deque[WebSocket] = deque()  # those with unread messages, and the open one
         self._failure: ConnectionFailedError | None = None
 
-    # -- what a user sees ---------------------------------------------------------------------------
+    # -- for users ----------------------------------------------------------------------------------
 
     @property
     def ws(self) -> WebSocket | None:
-        """The open connection, once it is set up; None while there is none."""
+        """The open connection, after it was set up; None if there is none."""
         ws = self._ws
-        # The session's own task may learn of the end after whoever waits for it.
+        # Other tasks may notice the end before the session's own task does.
         return ws if self.state == "connected" and ws is not None and not ws.closed else None
 
     def watch_state(self) -> AsyncIterator[ClientState]:
-        """Iterate over ``state``, as `WebSocketClient.watch_state` does."""
+        """Iterate over ``state``, like `WebSocketClient.watch_state`."""
         return StateChanges(self)
 
     async def recv(self) -> WebSocketMessage | None:
-        """Wait for the next message, over as many connections as it takes.
+        """Wait for the next message, from the next connection if necessary. A cancellation loses none.
 
         Returns:
-            The message. None only without ``reconnect``, once the server has closed cleanly.
+            The message. None only without ``reconnect``, after the server has closed cleanly.
 
         Raises:
-            ConnectionFailedError: reconnecting was given up.
-            ConnectionClosedError: without ``reconnect`` the connection ended, not cleanly.
+            ConnectionFailedError: the session has given up reconnecting.
+            ConnectionClosedError: without ``reconnect``, the connection ended in another way than cleanly.
             ConnectionClosedLocallyError: the session's block was left.
-
-        A cancellation loses no message.
         """
         while True:
             if not self._unread:
@@ -137,13 +137,15 @@ class Session(StateTracker):
         return message
 
     async def send(self, data: str | bytes, *, text: bool = False) -> None:
-        """Send a message over the open connection; where there is none, wait for the next.
+        """Send a message over the open connection. Without one, wait for the next connection first.
 
-        ``text`` is as of `WebSocket.send`.
+        Args:
+            data: the message.
+            text: as for `WebSocket.send`.
 
         Raises:
             ConnectionClosedError: the connection ended before the message was written. It may be sent again.
-            ConnectionFailedError: reconnecting was given up.
+            ConnectionFailedError: the session has given up reconnecting.
         """
         await checkpoint_if_cancelled()
         while self.state != "connected":
@@ -152,7 +154,7 @@ class Session(StateTracker):
         await self._ws.send(data, text=text)
 
     def reset(self, reason: str = "") -> None:
-        """End the open connection, so that the next takes its place; without one, nothing happens.
+        """Close the open connection, so that it is replaced. Without an open connection, do nothing.
 
         Args:
             reason: for the Close frame, at most 123 bytes of UTF-8.
@@ -174,7 +176,7 @@ class Session(StateTracker):
         return None
 
     async def _wait_for_connection(self) -> None:
-        """Wait for a change; raise where there will be no more connection."""
+        """Wait for a change of state; raise if there will be no other connection."""
         if self.state in ("disconnected", "closed"):
             await checkpoint()
             raise self._no_connection()
@@ -184,18 +186,18 @@ class Session(StateTracker):
         if self.state == "closed":
             return ConnectionClosedLocallyError(1000, "the session's block was left")
         if self._failure is not None:
-            return self._failure.with_traceback(None)  # raised again and again, it would grow
+            return self._failure.with_traceback(None)  # or its traceback would grow each time
         assert self._ws is not None
         return self._ws._closed_error()
 
     @enable_ki_protection
     async def _begin(self) -> None:
-        """Open the first connection, in the caller's task, and look after what follows."""
+        """Open the first connection in the caller's task, and start the task that replaces it."""
         self._take(await self._retries.open(self._backoff or ONCE, self._open, None, self._set_state))
         self._start(self._reconnect)
 
     def _start(self, function: Callable[..., Awaitable[object]], *args: Any) -> None:
-        """Run a task in the context of the session's block."""
+        """Start a task in the context of the session's block."""
         self._context.copy().run(self._runtime.nursery.start_soon, function, *args)
 
     async def _open(self) -> WebSocket:
@@ -216,7 +218,7 @@ class Session(StateTracker):
 
     @enable_ki_protection
     async def _reconnect(self) -> None:
-        """Replace each connection that ends, until reconnecting is given up."""
+        """Replace each connection that ends, until an attempt fails for good."""
         backoff = self._backoff
         while True:
             ws = self._ws
@@ -273,30 +275,31 @@ async def session(
     silence: float | None = None,
     **settings: Unpack[ConnectSettings],
 ) -> AsyncIterator[Session]:
-    """Keep a connection to a server for the length of a block, and set each one up anew.
+    """Keep a connection to a server open for the duration of a block, and set up each new one.
 
-    Entering tries until there is a connection that is set up, in the caller's task and cancel scope. From
-    then on a connection that ends, for whatever reason, is replaced in the background, when ``reconnect``
-    says so. Leaving the block closes the last one as `connect` does.
+    Entering the block makes attempts until a connection is open and set up, in the caller's task and cancel
+    scope. After that, a connection that ends for any reason is replaced in the background, as ``reconnect``
+    says. Leaving the block closes the last connection like `connect`.
 
     Args:
-        uri: as of `connect`.
-        on_connection: called with each new `WebSocket` before its messages are handed out: to log in, to
-            subscribe. An async function has done so when it returns. An async context manager function has
-            done so when it yields; what it holds open, a nursery with a heartbeat for one, is cancelled when
-            that connection has ended. It may receive what answers it. It gets ``open_timeout`` seconds.
-            `Reconnect`, or any other exception, ends that connection, and the next is tried.
-        reconnect: when to try again. None for a single connection. Default ``Backoff()``.
-        silence: seconds that somebody waits for a message in vain, after which the connection is replaced.
-            Default None, for no such limit; pings have theirs, ``ping_timeout``.
-        settings: as of `connect`. With ``reconnect``, ``stream`` is a function.
+        uri: as for `connect`.
+        on_connection: called with each new `WebSocket` before its messages are received by the session, for
+            example to log in or to subscribe. It may send and receive. It is an async function, which is done
+            when it returns, or an async context manager function, which is done when it yields and is left
+            when the connection has ended; its tasks are cancelled then. It must be done within
+            ``open_timeout``. `Reconnect` or any other exception ends that connection, and the next one is
+            attempted.
+        reconnect: when to retry. None for a single connection. Default ``Backoff()``.
+        silence: seconds without a message, while a task waits for one, after which the connection is
+            replaced. Default None: no limit. Pings have their own limit, ``ping_timeout``.
+        settings: as for `connect`. With ``reconnect``, ``stream`` must be a function.
 
     Yields:
         A `Session`.
 
     Raises:
-        TypeError, ValueError: an argument does not fit.
-        ConnectionFailedError: on entering, when trying was given up.
+        TypeError, ValueError: an argument is invalid.
+        ConnectionFailedError: on entering, the session has given up connecting.
     """
     _check(on_connection, reconnect, silence)
     attempts = _attempts(uri, reconnect, settings)
@@ -325,7 +328,7 @@ def _attempts(uri: str | AskURI, reconnect: Backoff | None, settings: ConnectSet
 
 
 class Connections:
-    """Connections, one after the other: ``async for ws in rounds``. Made by `connections`."""
+    """Consecutive connections: ``async for ws in rounds``. Made by `connections`."""
 
     def __init__(self, attempts: ConnectAttempts, runtime: ConnectionRuntime, reconnect: Backoff) -> None:
         self._attempts = attempts
@@ -338,7 +341,7 @@ class Connections:
         return self
 
     async def __anext__(self) -> WebSocket:
-        """Close the connection of the last round, and open the next."""
+        """Close the previous connection, and open the next one."""
         error: ConnectionClosedError | None = None
         if self._ws is not None:
             await self._ws.close()
@@ -361,7 +364,7 @@ class Connections:
 def connections(
     uri: str | AskURI, *, reconnect: Backoff = _BACKOFF, **settings: Unpack[ConnectSettings]
 ) -> AbstractAsyncContextManager[Connections]:
-    """A fresh `WebSocket` for each round of a loop, with pauses between as ``reconnect`` says::
+    """Open a new `WebSocket` for each iteration of a loop, with delays in between as ``reconnect`` says::
 
         async with trio_ws.connections(uri) as rounds:
             async for ws in rounds:
@@ -370,18 +373,18 @@ def connections(
                 except trio_ws.ConnectionClosedError:
                     continue
 
-    The first round begins at once. Each later one closes the connection before it, waits, and tries until
-    there is another, in the task and cancel scope of the loop. Leaving the block closes the last connection
-    as `connect` does.
+    The first iteration connects at once. Each later one closes the previous connection, waits, and makes
+    attempts until there is another, in the task and cancel scope of the loop. Leaving the block closes the
+    last connection like `connect`.
 
     Args:
-        uri: as of `connect`.
-        reconnect: when to try again. Default ``Backoff()``.
-        settings: as of `connect`. ``stream`` is a function.
+        uri: as for `connect`.
+        reconnect: when to retry. Default ``Backoff()``.
+        settings: as for `connect`. ``stream`` must be a function.
 
     Raises:
-        TypeError, ValueError: on entering, an argument does not fit.
-        ConnectionFailedError: by a round, when trying was given up.
+        TypeError, ValueError: on entering, an argument is invalid.
+        ConnectionFailedError: an iteration has given up connecting.
     """
     if not isinstance(reconnect, Backoff):
         raise TypeError(f"reconnect is a Backoff, not {type(reconnect).__name__}; write Backoff(...)")

@@ -1,9 +1,9 @@
-"""ConnectionSetup: the user's ``on_connection`` at work on one connection.
+"""ConnectionSetup: runs the user's ``on_connection`` on one connection.
 
 Invariants:
 
-- It ends with its connection, and so does all that it holds open.
-- What goes wrong in it costs that connection, and is told with its cause.
+- It ends with its connection, and so does everything that it holds open.
+- An exception in it ends only that connection, and is reported with its cause.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ SetUp = Callable[[C], Awaitable[object] | AbstractAsyncContextManager[object]]
 
 
 class ConnectionSetup:
-    """Sets one connection up: by a function, or by a context manager that is held open until it has ended.
+    """Sets up one connection, by an async function or by a context manager that stays open until its end.
 
     Args:
         ws: the connection.
         function: called without arguments.
 
     Attributes:
-        scope: around it.
-        done: set when the connection is set up, or that has failed.
-        failure: why it failed.
+        scope: the cancel scope around it.
+        done: set when the connection is set up, or when that has failed.
+        failure: the error if it failed.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ConnectionSetup:
 
     @enable_ki_protection
     async def run(self) -> None:
-        """Set the connection up, and end what that has left open with it."""
+        """Set up the connection. A context manager is left when the connection has ended."""
         close: tuple[int, str] | None = None
         try:
             with self.scope:
@@ -73,7 +73,7 @@ class ConnectionSetup:
         self.done.set()
 
     async def finished(self, limit: float) -> None:
-        """Wait until the connection is set up. Otherwise it is closed.
+        """Wait until the connection is set up. Close it if that fails, or if this is cancelled.
 
         Raises:
             ConnectionFailedError: it failed, or took more than ``limit`` seconds.
@@ -98,7 +98,7 @@ class ConnectionSetup:
                 return
             self.done.set()
             await self._ws.wait_closed()
-            self.scope.cancel()  # of what it started, which need not wait for anything more
+            self.scope.cancel()  # end its tasks too
 
     def _fail(self, exc: BaseException) -> None:
         failures = failures_in(exc)
@@ -114,14 +114,14 @@ class ConnectionSetup:
 
 
 async def drop(ws: WebSocket, code: int = 1000, reason: str = "") -> None:
-    """Close without waiting for the peer's answer."""
+    """Close without waiting for the peer's Close frame."""
     with trio.CancelScope() as scope:
         scope.cancel()
         await ws.close(code, reason)
 
 
 def check_set_up(on_connection: object, of: str) -> None:
-    """Raise TypeError for what cannot be called."""
+    """Raise TypeError if ``on_connection`` is not callable."""
     if on_connection is not None and not callable(on_connection):
         raise TypeError(
             f"on_connection is an async function, or an async context manager function, of a {of}, not"

@@ -8,7 +8,7 @@ Invariants:
 
 - State changes in synchronous code only, in the order in which requests are sent.
 - A packet reaches each subscription once, however many of its names match.
-- Late packets of an unsubscribed name reach nobody until the server has answered.
+- Packets of an unsubscribed name that arrive before the server's response are dropped.
 - While there is a subscription, unread packets never stop the reading (see `OutgoingCalls.read_demand`).
 """
 
@@ -237,7 +237,7 @@ class Subscriptions:
         peer.outgoing.request_nowait(_PendingSubscribe(take), SUBSCRIBE, [list(names)])
 
     def _unsubscribed(self, args: Sequence[object]) -> None:
-        """The server has unsubscribed us from a name, since our right to it has ended."""
+        """Handle the end of a subscription by the server, because it is no longer allowed."""
         name = args[0] if args else None
         entry = self._names.get(name) if isinstance(name, str) else None
         if entry is None or not entry.confirmed:
@@ -249,7 +249,7 @@ class Subscriptions:
         self._changed.notify_all()
 
     def _answered(self, peer: RPCSession, entries: Iterable[_Subscription]) -> list[_Subscription]:
-        """A request for names is answered. Return those of the names that are still wanted."""
+        """Handle the response to a request for names. Return the names that still have subscriptions."""
         current = []
         left = []
         for entry in entries:
@@ -266,7 +266,7 @@ class Subscriptions:
         return current
 
     def _recover(self, progresses: Sequence[Progress]) -> None:
-        """Subscribe to names, to continue from where these have come: by one request, if that is the same."""
+        """Subscribe to names from given positions, by one request if each name has a single position."""
         while progresses:
             starts: dict[str, RecoverFrom] = {}
             alike: list[Progress] = []
@@ -357,14 +357,14 @@ class Subscriptions:
 
 
 def no_channels(peer: RPCSession) -> PacketError:
-    """The error for a server whose dialect has no subscriptions."""
+    """Return the error for a server whose codec has no subscriptions."""
     return PacketError(f"{peer.codec.name} does not support subscriptions; use trio-ws.v1")
 
 
 def _answers(
     response: Response, starts: Mapping[str, RecoverFrom]
 ) -> tuple[Callable[[], Exception] | None, dict[str, Recovered]]:
-    """What makes the error where the server does not let us in, or where each channel continues."""
+    """Return a function that makes the error for a refusal, or None and the positions by channel."""
     if response.error is not None or not isinstance(response.response, dict):
         return _refusal(response, list(starts)), {}
     try:

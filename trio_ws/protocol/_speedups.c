@@ -1,34 +1,37 @@
-/* The things in this package that cost less in C: masks (RFC 6455 section 5.3), the common frame read, the
-   common frame written, and the size of decoded msgpack. masking.py, _accel.py and decoded_size.py have the same
-   in Python, and choose.
+/* Optional C implementations: masking (RFC 6455 section 5.3), reading and writing of the common frame, and the
+   size of decoded msgpack. masking.py, _accel.py and decoded_size.py have the same functions in Python, and use
+   these if they could be built.
 
-   What always holds: nothing is kept between two calls, and arguments are left alone, but for the container
-   that messages are appended to. The GIL, where there is one, stays held: a read of 64 KiB takes a few
-   microseconds, less than other threads would gain. Where there is none, or one for each interpreter, calls run
-   side by side, for the module has no state but the one that belongs to its interpreter, set when it is loaded. */
+   Invariants:
+
+   - No state is kept between two calls. The only argument that is modified is the container that messages are
+     appended to.
+   - The GIL is not released. Processing 64 KiB takes a few microseconds, and releasing it would cost more.
+   - Calls may run in parallel without a GIL, or with one for each interpreter. The only state of the module is
+     per interpreter, and is set when the module is loaded. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdint.h>
 #include <string.h>
 
-/* The longest header: two bytes, a length of eight, a key. */
+/* The longest header: two bytes, eight bytes of length, four bytes of key. */
 #define LONGEST_HEAD 14
-/* Common frames that one call of take_frames takes, as in _accel.py. */
+/* The maximum number of frames that one call of take_frames reads, as in _accel.py. */
 #define MOST_FRAMES 1024
 
-/* Microsoft's compiler knows C99's word by another name. */
+/* Microsoft's compiler has another name for C99's restrict. */
 #if defined(_MSC_VER) && !defined(__clang__)
 #define restrict __restrict
 #endif
 
-/* One for each interpreter that has loaded the module. */
+/* The state of the module, one for each interpreter. */
 typedef struct {
     PyObject *append; /* "append" */
 } module_state;
 
-/* Two keys side by side fill a word. Words are moved by memcpy, so that neither alignment nor byte order
-   matters; compilers make vector instructions of this loop at -O3. */
+/* XOR by 64-bit words, each with the key twice. memcpy makes this independent of alignment and byte order.
+   Compilers vectorize this loop at -O3. */
 static void
 xor_words(char *restrict out, const char *restrict in, Py_ssize_t size, const char *key)
 {
@@ -68,8 +71,8 @@ mask(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return masked;
 }
 
-/* The payload's length of the common frame that data begins with, and of its header; -1 for any other frame, and
-   for one that is not whole. */
+/* Return the payload length of the common frame at the start of data, and set *head to the length of its header.
+   Return -1 for any other frame, and for one that is not complete. */
 static Py_ssize_t
 common_frame(const unsigned char *data, Py_ssize_t size, int masked, Py_ssize_t limit, Py_ssize_t *head)
 {
@@ -91,7 +94,7 @@ common_frame(const unsigned char *data, Py_ssize_t size, int masked, Py_ssize_t 
     return n > limit || n > size - *head ? -1 : n;
 }
 
-/* The payload of such a frame: text or bytes. */
+/* Return the payload of such a frame as str or bytes. */
 static PyObject *
 frame_message(const unsigned char *data, Py_ssize_t head, Py_ssize_t n, int masked)
 {

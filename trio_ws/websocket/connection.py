@@ -1,15 +1,15 @@
-"""WebSocket: one connection as its user sees it, made of the parts that own its state.
+"""WebSocket: the public class of a connection, composed of parts that each own some of its state.
 
-`ClosingHandshake` (closing.py) has the state and the end, `ReceiveBuffer` the messages that were read, and
-`WriteBuffer` the frames that wait to be written. `Reader` (readers.py) brings bytes from the transport into
-the receive buffer. `Liveness` (keepalive.py) keeps the pings.
+`ClosingHandshake` (closing.py) owns the state of the connection and the closing handshake. `ReceiveBuffer`
+owns the messages that were read, and `WriteBuffer` the frames that wait to be written. `Reader` (readers.py)
+reads from the transport into the receive buffer. `Liveness` (keepalive.py) owns the pings.
 
 Invariants:
 
 - Each async method either waits or checks for cancellation.
 - A cancellation loses no message and no part of one, and sends no part of one.
-- `send` of one task never ends up inside a message of another.
-- `accept` or `reject` comes once. `close` ends within ``close_timeout``, and at once when cancelled.
+- A message that one task sends is never written inside a fragmented message of another.
+- `accept` or `reject` succeeds once. `close` returns within ``close_timeout``, and at once when cancelled.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ logger = logger_for("trio_ws.websocket")
 #: Each connection of this process has a number, for logs.
 _numbers = itertools.count(1)
 
-#: Payloads of at least this many bytes are sent beside their header instead of joined to it.
+#: Payloads of at least this many bytes are written separately from their header, to avoid a copy.
 _LARGE = 48 * 1024
 #: Sending this many bytes takes a few milliseconds, so `send` lets other tasks run first.
 _HUGE = 512 * 1024
-#: Sends in a row that needed no wait, after which a sender lets other tasks run. Buffered ones count one
-#: each, and those with a system call eight. About a millisecond of echoes.
+#: Consecutive sends without a wait, after which a sender lets other tasks run. A buffered send counts as one,
+#: and a send with a system call as eight. This is about a millisecond of echoes.
 _SENDS_IN_A_ROW = 256
 _DIRECT_SEND = 8
 _FINAL_BINARY = FIN | BINARY
@@ -91,18 +91,18 @@ _encode_json = msgspec.json.Encoder(enc_hook=encode_model).encode
 
 
 class WebSocket(trio.abc.Channel[WebSocketMessage]):
-    """One WebSocket connection (RFC 6455), a server's or a client's. Made by `connect` and by servers.
+    """One WebSocket connection (RFC 6455), of a server or a client. `connect` and servers create these.
 
     It is a `trio.abc.Channel` of `WebSocketMessage` and an async iterator. Any number of tasks may send, and
     several may receive; each message goes to one of them.
 
     Raises:
-        ConnectionClosedError: by every method that needs an open connection, once the peer has closed it or
-            it broke. It is a `trio.BrokenResourceError`, and after our own `close` also a
+        ConnectionClosedError: raised by every method that needs an open connection, after the peer has closed
+            it or it was lost. It is a `trio.BrokenResourceError`, and after our own `close` also a
             `trio.ClosedResourceError`.
 
     Attributes:
-        path_params: what the route's pattern took from the path; empty without a route.
+        path_params: the path parameters of the route; empty without a route.
     """
 
     __slots__ = (
@@ -158,27 +158,28 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         self._control_hooks: ControlHooks = (None, None)  # for pings, and for unsolicited pongs
         # The opening handshake.
         self._request = request
-        self._trailing = trailing  # what came behind the request
-        self._offered = subprotocols  # those that an implicit accept() may choose from
+        self._trailing = trailing  # bytes that came after the request
+        self._offered = subprotocols  # those that an implicit accept() may select
         self._subprotocol: str | None = None
         self._response_headers: Headers | None = None
         self.path_params: dict[str, Any] = {}
-        # Around the code that serves a client, until it is let in: cancelled if the client leaves before.
+        # Around the code that serves a client, until it has accepted the client: cancelled if the client
+        # leaves before.
         self._opening: trio.CancelScope | None = None
-        self._letting_in = False  # the scope stays open past the accept
+        self._letting_in = False  # the scope stays open after the accept
         # Sending.
         self._deflate: PerMessageDeflate | None = None
-        self._threshold = 0  # the least payload that is compressed
+        self._threshold = 0  # the smallest payload that is compressed
         self._fragmenting: trio.Lock | None = None  # held while one message is sent in fragments
         self._sends_since_yield = 0  # sends since one of them, or a wait for input, last let other tasks run
 
     def _make_write_buffer(self, transport: Transport, runtime: ConnectionRuntime) -> WriteBuffer:
         return WriteBuffer(transport, runtime, client=self._client)
 
-    # -- letting a client in ------------------------------------------------------------------------
+    # -- serving a client before it is accepted -----------------------------------------------------
 
     def _begin_opening(self) -> None:
-        """Cancel what this task does from here on if the client leaves before it is let in.
+        """Enter a cancel scope, which is cancelled if the client leaves before it is accepted.
 
         Call `_end_opening` in the same task.
         """
@@ -187,21 +188,21 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         self._reader.watch_soon()
 
     def _offer_first(self, subprotocols: Iterable[str]) -> None:
-        """Let an implicit `accept` choose from these before the others."""
+        """Let an implicit `accept` prefer these subprotocols to the others."""
         self._offered = (*subprotocols, *self._offered)
 
     def _hold_opening(self) -> None:
-        """Go on cancelling after the accept, until `_let_in`."""
+        """Keep the scope of `_begin_opening` after the accept, until `_let_in`."""
         self._letting_in = True
 
     def _release_opening(self) -> None:
-        """The end of the connection cancels nothing any more, once it is accepted."""
+        """Do not cancel that scope any more after the accept."""
         self._letting_in = False
 
     def _let_in(self) -> None:
-        """From here on the end of the connection cancels nothing, and an idle one needs no scope.
+        """Leave the scope of `_begin_opening`, so that the end of the connection cancels nothing any more.
 
-        Where the handler has opened a scope of its own around the accept, ours has to stay open.
+        If the handler has opened another cancel scope inside, this one must stay open.
         """
         scope = self._opening
         self._letting_in = False
@@ -217,14 +218,14 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             self._opening.cancel()
 
     def _end_opening(self, exc: BaseException | None) -> bool:
-        """Close the scope with what the code inside raised. Returns whether that was its cancellation."""
+        """Leave the scope with an exception, if any. Return whether it was the scope's cancellation."""
         scope, self._opening = self._opening, None
         return scope is not None and bool(scope.__exit__(type(exc) if exc else None, exc, None))
 
     def _came_early(self, data: bytes) -> None:
-        """Keep what came before the opening handshake was done. Called by the reader."""
+        """Keep bytes that came before the end of the opening handshake. Called by the reader."""
         if self._closing.state != CONNECTING:
-            return  # it was rejected, and sends on
+            return  # the client was rejected, but still sends
         limit = self._options.max_queue_bytes
         if len(self._trailing) < limit:
             self._trailing += data
@@ -242,24 +243,25 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         deflate: PerMessageDeflate | None,
         trailing: bytes,
     ) -> None:
-        """As a client, the handshake was answered."""
+        """Open the connection of a client, after the server's response."""
         self._subprotocol = subprotocol
         self._response_headers = response_headers
         self._open(deflate, trailing)
 
     async def accept(self, subprotocol: str | None = None, headers: Iterable[tuple[str, str]] = ()) -> None:
-        """Accept the client (RFC 6455 section 4.2.2). Sending or receiving does it where this was not called.
+        """Accept the client (RFC 6455 section 4.2.2). The first send or receive does this implicitly.
 
         Args:
-            subprotocol: one of those that the client offered. Default: the first of the server's own list
-                that it offered, or none.
+            subprotocol: one of the subprotocols that the client offered. Default: the first of the server's
+                own list that the client offered, or none.
             headers: more response headers.
 
         Raises:
-            RuntimeError: it was accepted or rejected already.
-            SubprotocolError: the client did not offer that subprotocol. Where a handler lets it escape, the
-                client gets 400. It is a ValueError.
-            ValueError: a header is not legal.
+            RuntimeError: the client was accepted or rejected already.
+            SubprotocolError: the client did not offer that subprotocol. If a handler lets this propagate, the
+                client is rejected with status 400. It is a ValueError.
+            ValueError: a header is invalid.
+            ConnectionClosedError: the client has left.
         """
         await checkpoint_if_cancelled()
         self._check_connecting("accept")
@@ -278,15 +280,16 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         headers: Iterable[tuple[str, str]] = (),
         body: bytes | str | AsyncIterable[bytes | str] = b"",
     ) -> None:
-        """Refuse the client with an HTTP response (RFC 6455 section 4.2.2), and close the connection.
+        """Reject the client with an HTTP response (RFC 6455 section 4.2.2), and close the connection.
 
         Args:
-            status: an HTTP status from 200 to 599.
+            status: an HTTP status from 200 to 599. Default 403.
             headers: the response headers; Content-Length and Connection are added.
-            body: the response body, or its parts one after the other; text is sent as UTF-8.
+            body: the response body, or an async iterable of its parts; text is sent as UTF-8.
 
         Raises:
-            RuntimeError: it was accepted or rejected already.
+            RuntimeError: the client was accepted or rejected already.
+            ConnectionClosedError: the client has left.
         """
         await checkpoint_if_cancelled()
         self._check_connecting("reject")
@@ -300,7 +303,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
     async def _reject_in_parts(
         self, status: int, headers: Iterable[tuple[str, str]], parts: AsyncIterable[bytes | str]
     ) -> None:
-        # Without a length, the end of the connection is the end of the body (RFC 9112 section 6.3).
+        # Without Content-Length, the body ends with the connection (RFC 9112 section 6.3).
         head = answer_refusal(status, headers, b"").replace(b"Content-Length: 0\r\n", b"", 1)
         self._closing.refuse_messages()
         self._closing.rejecting()
@@ -321,7 +324,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
     def _check_connecting(self, what: str) -> None:
         if self._closing.state != CONNECTING:
             if self._receive_buffer.frames is None and not self._closing.closed_locally:
-                raise self._closing.closed_error()  # by a server that goes away
+                raise self._closing.closed_error()  # the server has shut down
             raise RuntimeError(f"{what}() was called too late: the client is accepted or rejected already")
 
     def _reject_with(self, response: bytes) -> None:
@@ -329,7 +332,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         self._closing.rejected()
 
     def _open(self, deflate: PerMessageDeflate | None, trailing: bytes) -> None:
-        """The opening handshake is done; ``trailing`` came behind it."""
+        """Open the connection after the opening handshake; ``trailing`` are bytes that came after it."""
         self._deflate = deflate
         if deflate is not None and self._options.deflate is not None:
             self._threshold = self._options.deflate.threshold
@@ -343,10 +346,10 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         self._runtime.keepalive.register(self._liveness)
         self._reader.open(trailing, deflated=deflate is not None)
 
-    # -- what the parts ask for ---------------------------------------------------------------------
+    # -- called by the parts ------------------------------------------------------------------------
 
     def _handle_events(self, frames: FrameReader) -> None:
-        """Take the control frames, and what is wrong, that the reader found."""
+        """Handle control frames and protocol violations that the reader found."""
         events, frames.events = frames.events, []
         for event in events:
             if isinstance(event, Ping):
@@ -381,14 +384,14 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             self._reader.observer.state_changed()
 
     def _ended(self, last: bytes | None, *, opening: bool) -> None:
-        """The state has become CLOSED."""
+        """Release resources, because the state is CLOSED now."""
         self._runtime.keepalive.unregister(self._liveness)
         self._transport.close(last)
         self._liveness.pings = None
         self._reader.end()
         if self._reader.observer is not None:
             self._reader.observer.connection_lost()
-        # A client that was rejected is for the code that serves it to find out.
+        # The code that serves the client is cancelled, unless it rejected the client itself.
         if opening or (self._letting_in and self._receive_buffer.frames is not None):
             self._cancel_opening()
 
@@ -398,15 +401,15 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
     # -- for the other parts of the package ---------------------------------------------------------
 
     def _observe(self, observer: ConnectionObserver | None) -> None:
-        """Tell this object from now on what was read, and of changes of the state."""
+        """Notify this observer of input and of changes of the state from now on; None for no observer."""
         self._reader.observer = observer
 
     def _closed_error(self) -> ConnectionClosedError:
-        """The error for a method that needs an open connection, now that it is closed."""
+        """Return the error for methods that need an open connection, after it was closed."""
         return self._closing.closed_error()
 
     def _shutdown(self, code: int, reason: str) -> None:
-        """The server stops, and says so in whatever state the connection is."""
+        """Close or reject, because the server shuts down."""
         if self._closing.state == CONNECTING:
             self._reject_with(answer_refusal(503, [("Retry-After", "1")], "the server is going away\n"))
         elif self._reader.observer is not None:
@@ -415,7 +418,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             self._closing.start(code, reason)
 
     def _start_application_close(self, code: int, reason: str) -> None:
-        """Close on behalf of the application, up to where that would have to wait."""
+        """Start to close for the application, without waiting."""
         self._closing.start_locally(code, reason)
         if self._closing.closed_locally:
             self._receive_buffer.clear()
@@ -427,13 +430,13 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         """Wait for the next message.
 
         Args:
-            decode: False for the payload of a text message as UTF-8, as a binary one has it; ``msg_type``
-                tells them apart.
-            none_when_lost: return None also where the connection ended in any other way than a clean close,
-                so that what follows a loop runs in any case. `close_code` tells the difference.
+            decode: whether to decode text messages to ``str``. If False, their payload is UTF-8 bytes, and
+                ``msg_type`` distinguishes them from binary messages. Default True.
+            none_when_lost: return None after any end of the connection, not only after a clean close, so that
+                code after a loop always runs. `close_code` tells the difference. Default False.
 
         Returns:
-            The message, or None once the peer has closed cleanly (with code 1000, 1001 or none).
+            The message, or None after the peer has closed cleanly (with code 1000, 1001 or none).
 
         Raises:
             ConnectionClosedError: the connection ended in any other way.
@@ -450,9 +453,9 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             if decode or message is None or not isinstance(message.payload, str):
                 return message
             return WebSocketMessage("text", message.payload.encode())
-        # The common cases of _next_message(), a message that is here and one that a single read brings. This
-        # saves its coroutine, which would be made for each message and kept while none comes. __anext__ has
-        # the same.
+        # The common cases of _next_message() inline: a message is here, or a single read brings one. This
+        # saves a coroutine for each message, and its memory while a connection is idle. __anext__ has the
+        # same code.
         buffer, reader = self._receive_buffer, self._reader
         if buffer.messages:
             await checkpoint_if_cancelled()
@@ -475,7 +478,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         return WebSocketMessage("text" if type(item) is str else "binary", item)
 
     async def receive(self) -> WebSocketMessage:
-        """As `recv`, but raises `trio.EndOfChannel` where that returns None, as trio's channels do."""
+        """Like `recv`, but raise `trio.EndOfChannel` instead of returning None, like trio's channels."""
         message = await self.recv()
         if message is None:
             raise trio.EndOfChannel
@@ -507,8 +510,8 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         """Wait for the next message, which must be text.
 
         Raises:
-            MessageError: it is binary; ``error.message`` has it. Where a handler lets this escape, the
-                connection is closed with 1002 and its text.
+            MessageError: the message is binary; it is in ``error.message``. If a handler lets this propagate,
+                the connection is closed with code 1002.
             ConnectionEndedError: the peer has closed cleanly. It is also a `trio.EndOfChannel`.
             ConnectionClosedError: the connection ended in any other way.
         """
@@ -518,7 +521,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         raise _wrong_kind("expected a text message and got a binary one", "binary", item)
 
     async def receive_bytes(self) -> bytes:
-        """Wait for the next message, which must be binary. Raises as `receive_text` does."""
+        """Wait for the next message, which must be binary. Raises like `receive_text`."""
         item = await self._next_or_raise()
         if isinstance(item, bytes):
             return item
@@ -529,11 +532,15 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
     @overload
     async def receive_json(self, type: type[T]) -> T: ...
     async def receive_json(self, type: Any = Any) -> Any:
-        """Wait for the next message, text or binary, and decode it as JSON straight into ``type`` by msgspec.
+        """Wait for the next message, text or binary, and decode it from JSON.
+
+        Args:
+            type: the type that msgspec decodes the message to. Default: any JSON value.
 
         Raises:
-            MessageError: it is not JSON, or not of that type; the text has the path to the bad value.
-            ConnectionEndedError, ConnectionClosedError: as `receive_text`.
+            MessageError: the message is not JSON, or not of this type; the text has the path to the invalid
+                value.
+            ConnectionEndedError, ConnectionClosedError: as for `receive_text`.
         """
         payload = await self._next_or_raise()
         return decode_json("message", payload, type, payload, self._request._json)
@@ -541,11 +548,11 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
     def recv_streaming(self) -> AsyncIterator[str | bytes]:
         """Iterate over the parts of one message as they arrive: ``str`` of text, ``bytes`` of a binary one.
 
-        A part is what has come so far, not a fragment as the peer cut it. ``max_message_size`` holds for the
-        whole message. Once the peer has closed cleanly, the iteration ends without a part.
+        A part consists of the data that has arrived so far, not of one fragment. ``max_message_size`` applies
+        to the whole message. After the peer has closed cleanly, the iteration ends without a part.
 
-        A cancellation between parts loses none: another `recv_streaming` goes on in the same message. Until
-        that message is at its end, the other ways to receive raise `MessageError`.
+        A cancellation loses no part: another `recv_streaming` continues in the same message. Until the end of
+        that message, the other methods to receive raise `MessageError`.
 
         Raises:
             ConnectionClosedError: the connection ended within the message, or not cleanly.
@@ -553,7 +560,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         return MessageStream(self._receive_buffer, self._next_part)
 
     async def _next_message(self) -> str | bytes | None:
-        """The next message's payload; None after a clean end."""
+        """Wait for the next message and return its payload; None after a clean end."""
         buffer = self._receive_buffer
         if buffer.parts_open:
             raise MessageError("a message is half received; finish it by iterating over recv_streaming()")
@@ -567,7 +574,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         return item
 
     async def _wait_for_message(self) -> bool:
-        """With no message here, wait for one; False after a clean end."""
+        """Wait for a message, since none is here; return False after a clean end."""
         buffer, reader, closing = self._receive_buffer, self._reader, self._closing
         waited = False
         while not buffer.messages:
@@ -583,10 +590,10 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         return True
 
     async def _wait_for_more(self, *, waited: bool = False) -> bool:
-        """With no message here, wait for something to come; False after a clean end.
+        """Wait for input, since no message is here; return False after a clean end.
 
         Args:
-            waited: the caller did so before, so that the end needs no checkpoint of its own.
+            waited: whether the caller has waited before, so that no other checkpoint is needed.
         """
         closing = self._closing
         self._reader.emptied()
@@ -606,7 +613,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         return True
 
     async def _next_part(self) -> str | bytes | None:
-        """What has come of the next message, or of the one that was begun; None after a clean end."""
+        """Wait for the next part of the current message, or of the next one; None after a clean end."""
         buffer = self._receive_buffer
         while True:
             if buffer.messages:
@@ -640,27 +647,30 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         self._write_buffer.fast_send_limit = self._options.send_high_water if plain else 0
 
     async def send(self, value: Data, *, text: bool = False) -> None:
-        """Send one message: ``str`` as text, bytes-like as binary, a `WebSocketMessage` as what it says.
+        """Send one message.
 
-        With ``text``, bytes-like is UTF-8, as JSON encoders make it, and goes out as text.
+        It waits while more than ``send_high_water`` bytes wait to be written. If it is cancelled while it
+        waits, nothing was sent. It cannot be cancelled in the middle of a frame.
 
-        An async iterable of ``str`` or of bytes-like becomes one fragmented message (RFC 6455 section 5.4),
-        a fragment for each item; other senders wait until it is at its end.
-
-        Waits while more than ``send_high_water`` bytes are still to be written. Cancelled while it waits, it
-        has sent nothing; it cannot be cancelled in the middle of a frame. If the iterable raises, or is
-        cancelled, after its first item, the message cannot be finished and the connection closes with 1011.
+        Args:
+            value: a ``str`` is sent as text, a bytes-like object as binary, and a `WebSocketMessage`
+                according to its type. An async iterable of ``str`` or of bytes-like objects is sent as one
+                fragmented message (RFC 6455 section 5.4), with a fragment for each item. Other senders wait
+                for its end. If the iterable raises or is cancelled after its first item, the message cannot
+                be finished, and the connection is closed with code 1011.
+            text: whether a bytes-like ``value`` is UTF-8, such as from a JSON encoder, and is sent as text.
+                Default False.
 
         Raises:
             ConnectionClosedError: the connection is closed.
-            TypeError: ``value`` is of no such type; for other objects there is `send_json`.
-            UnicodeDecodeError: ``text``, and ``value`` is not UTF-8.
+            TypeError: ``value`` has another type; for other objects there is `send_json`.
+            UnicodeDecodeError: ``text`` is true, and ``value`` is not UTF-8.
         """
         data: Data = value
         if text and isinstance(data, BytesLike):
             payload = bytes(data)
             if not payload.isascii():
-                payload.decode()  # raises; invalid text would cost the connection
+                payload.decode()  # raises, since the peer would close the connection because of invalid text
             await self._send(TEXT, payload)
             return
         if type(data) is WebSocketMessage and (data.msg_type == "binary" or data.msg_type == "text"):
@@ -672,7 +682,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
                 and len(data) < _LARGE
                 and self._sends_since_yield < _SENDS_IN_A_ROW
             ):
-                # The common case of _send(), without its coroutine.
+                # The common case of _send() inline, which saves a coroutine.
                 await checkpoint_if_cancelled()
                 if self._receive_buffer.messages:
                     self._sends_since_yield += 1
@@ -703,16 +713,16 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             )
 
     def send_nowait(self, value: str | BytesLike | WebSocketMessage) -> None:
-        """Send one whole message, ``str``, bytes-like or a `WebSocketMessage` of these, without waiting.
+        """Send one message without waiting: ``str``, bytes-like, or a `WebSocketMessage` of these.
 
-        It does not check for cancellation, and does not let other tasks run.
+        It is not a checkpoint.
 
         Raises:
-            trio.WouldBlock: `send` would have to wait: more than ``send_high_water`` bytes are still to be
-                written, a fragmented message is under way, or a server has not accepted yet. Nothing was
-                sent.
+            trio.WouldBlock: `send` would have to wait, because more than ``send_high_water`` bytes wait to be
+                written, a fragmented message is being sent, or the server has not accepted the client yet.
+                Nothing was sent.
             ConnectionClosedError: the connection is closed.
-            TypeError: ``value`` is of no such type.
+            TypeError: ``value`` has another type.
         """
         opcode, payload = whole_message(value, "send_nowait()", "; use send()")
         if self._closing.state == CONNECTING:
@@ -728,14 +738,14 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             raise self._closing.closed_error()
 
     async def send_text(self, text: str) -> None:
-        """Send a text message. Waits, raises and is cancelled as `send`."""
+        """Send a text message. Waits, raises and is cancelled like `send`."""
         if not isinstance(text, str):
             kind = type(text).__name__
             raise TypeError(f"send_text() takes a str, not {kind}; for bytes use send_binary()")
         await self._send(TEXT, text.encode() if len(text) <= ENCODED_AT_ONCE else await encode_large(text))
 
     async def send_binary(self, data: BytesLike) -> None:
-        """Send a binary message. Waits, raises and is cancelled as `send`."""
+        """Send a binary message. Waits, raises and is cancelled like `send`."""
         if not isinstance(data, BytesLike):
             raise TypeError(
                 f"send_binary() takes bytes-like, not {type(data).__name__}; for str use send_text()"
@@ -747,10 +757,11 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         await self.send_binary(data)
 
     async def send_json(self, obj: Any) -> None:
-        """Send ``obj`` as JSON text, encoded by msgspec or by ``json`` of the App. Waits as `send`.
+        """Send ``obj`` as JSON text, encoded by msgspec or by the App's ``json``. Waits like `send`.
 
         Raises:
-            TypeError: msgspec cannot encode it; nothing was sent.
+            TypeError: ``obj`` cannot be encoded. Nothing was sent.
+            ConnectionClosedError: the connection is closed.
         """
         adapter = self._request._json
         await self._send(TEXT, _encode_json(obj) if adapter is None else adapter.encode(obj))
@@ -761,7 +772,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         else:
             await checkpoint()
         write_buffer = self._write_buffer
-        # One test for everything but the ordinary case.
+        # One test for all special cases.
         if (
             self._closing.state != OPEN
             or self._fragmenting
@@ -782,7 +793,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         else:
             frame = masked_frame(first, payload) if self._client else server_frame(first, payload)
         if self._receive_buffer.messages and frame:
-            # More input of the same burst waits, so more output will follow: gather it.
+            # More messages have arrived, so more output will probably follow: coalesce the writes.
             write_buffer.buffer(frame)
             self._sends_since_yield += 1
         else:
@@ -793,10 +804,13 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             self._sends_since_yield += _DIRECT_SEND
         if self._sends_since_yield >= _SENDS_IN_A_ROW:
             self._sends_since_yield = 0
-            await cancel_shielded_checkpoint()  # the message is out: a cancellation waits for the next call
+            await cancel_shielded_checkpoint()  # the message was sent, so this must not raise Cancelled
 
     async def _deflate_large(self, deflate: PerMessageDeflate, payload: bytes) -> bytes:
-        """Deflate, and let other tasks run in between. They may send: it refers to nothing before it."""
+        """Compress a large payload in pieces, with checkpoints. Other tasks may send in between.
+
+        This is possible because the compressed data does not refer to earlier messages.
+        """
         pieces: list[bytes] = []
         for piece in deflate.alone_in_pieces(payload, DEFLATED_AT_ONCE):
             pieces.append(piece)
@@ -811,7 +825,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         return b"".join(pieces)
 
     async def _wait_for_room(self, *, fragment: bool = False) -> None:
-        """Wait until the connection is open, no fragmented message is under way, and there is room."""
+        """Wait until the connection is open, no fragmented message is being sent, and there is room."""
         while True:
             if self._closing.state == CONNECTING:
                 await self.accept()
@@ -874,7 +888,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
                 await items.aclose()
 
     async def _send_fragment(self, opcode: int, payload: bytes) -> None:
-        """Send a fragment that is not the last, deflated in turns."""
+        """Send a fragment other than the last one, compressed in pieces with checkpoints."""
         if self._deflate is not None:
             pieces = [self._deflate.compress(payload[:DEFLATED_AT_ONCE], fin=False)]
             for start in range(DEFLATED_AT_ONCE, len(payload), DEFLATED_AT_ONCE):
@@ -892,9 +906,9 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         self._write_buffer.write(make_frame(first, payload, masked=self._client))
 
     def _post(self, opcode: int, payload: bytes, *, cork: bool) -> None:
-        """Send one whole message whatever the high-water mark, for callers with a bound of their own.
+        """Send one message regardless of the high-water mark, for callers that have their own limit.
 
-        Nothing is sent once the connection closes.
+        Nothing is sent if the connection is closing.
         """
         if self._closing.state != OPEN:
             return
@@ -918,16 +932,16 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         """Send a ping and wait for its pong (RFC 6455 section 5.5.2).
 
         Args:
-            payload: at most 125 bytes; by default four random ones.
+            payload: at most 125 bytes. Default: four random bytes.
 
         Returns:
-            Seconds from here to there and back.
+            The round-trip time in seconds.
 
         Raises:
-            ConnectionClosedError: the connection ended before the pong came.
-            ValueError: the payload is too long, or a ping with this payload is under way.
+            ConnectionClosedError: the connection ended before the pong arrived.
+            ValueError: the payload is too long, or another ping with this payload waits for its pong.
 
-        Cancelled, it waits no more; the pong is ignored when it comes.
+        After a cancellation, the pong is ignored.
         """
         await checkpoint_if_cancelled()
         if payload is None:
@@ -949,24 +963,24 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
     # -- closing ------------------------------------------------------------------------------------
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close with a closing handshake (RFC 6455 section 7.1.2), in at most ``close_timeout`` seconds.
+        """Do the closing handshake (RFC 6455 section 7.1.2), for at most ``close_timeout`` seconds.
 
-        Messages that were received and not yet taken are dropped, unless the peer was the one to close.
-        Closing again is fine and waits for the same end. A connection that was not yet accepted is rejected
-        with 403.
+        Unread messages are dropped, unless the peer started the closing handshake. Closing again waits for
+        the end of the same handshake. A client that was not accepted yet is rejected with status 403.
 
-        Cancelled, it closes the transport at once: what is lost is the grace, never the closing.
+        A cancellation closes the transport at once, without waiting for the peer's Close frame.
 
         Args:
-            code: 1000, or another that may be sent (section 7.4). 1005, 1006 and 1015, which an exception may
-                tell and which are never sent, are fine once the connection has begun to close.
+            code: a close code that may be sent (section 7.4). Default 1000. The codes 1005, 1006 and 1015
+                cannot be sent, but exceptions may have them, so they are accepted and ignored after the
+                connection has started to close.
             reason: at most 123 bytes of UTF-8.
 
         Raises:
             ValueError: the code may not be sent, or the reason is too long.
         """
         if code in (1005, 1006, 1015) and self._closing.state >= CLOSING:
-            code = 1000  # the real one has been sent already, or nothing can be sent
+            code = 1000  # a Close frame was sent already, or nothing can be sent
         check_close(code, reason)
         if self._closing.state == CLOSED:
             # Messages that the peer sent before it closed can still be received.
@@ -979,7 +993,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
                 self._closing.abort(None)
                 raise
         self._start_application_close(code, reason)
-        # A peer that broke the protocol may be unable to end the handshake, so it gets less time.
+        # A peer that violated the protocol may never finish the handshake, so it gets less time.
         failed = (
             self._receive_buffer.frames is not None
             and self._receive_buffer.frames.done
@@ -997,73 +1011,73 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         await self._transport.wait_closed()
 
     async def aclose(self) -> None:
-        """The same as ``close()``, under the name that trio's resources have."""
+        """The same as ``close()``; see `trio.abc.AsyncResource`."""
         await self.close()
 
     async def wait_closed(self) -> None:
-        """Wait until the connection has ended, in whatever way. Messages stay where they are."""
+        """Wait until the connection has ended for any reason. Received messages remain available."""
         await checkpoint_if_cancelled()
         if self._closing.state == CONNECTING:
             await self.accept()
         while self._closing.state != CLOSED:
             if await self._reader.wait_for_input() and self._closing.state != CLOSED:
-                # Others waited for what was just read: the next read is theirs.
+                # Other tasks waited for this input, and one of them does the next read.
                 await self._reader.input_arrived.wait()
 
     # -- state --------------------------------------------------------------------------------------
 
     @property
     def connected(self) -> bool:
-        """Open for sending and receiving."""
+        """Whether the connection is open for sending and receiving."""
         return self._closing.state == OPEN
 
     @property
     def accepted(self) -> bool:
-        """The opening handshake was completed, whatever came after."""
+        """Whether the opening handshake was completed. It stays true after the end of the connection."""
         return self._receive_buffer.frames is not None
 
     @property
     def closed(self) -> bool:
-        """At its end: nothing can come or go any more."""
+        """Whether the connection has ended, so that nothing can be sent or received."""
         return self._closing.state == CLOSED
 
     @property
     def close_code(self) -> int | None:
-        """What the peer's Close frame said, else what ours did, else 1006; None before the end begins."""
+        """The code of the peer's Close frame, else of ours, else 1006; None before the closing starts."""
         if self._closing.state < CLOSING:
             return None
         return self._closing.shown.code
 
     @property
     def close_reason(self) -> str | None:
-        """The text that came with `close_code`."""
+        """The reason that belongs to `close_code`."""
         if self._closing.state < CLOSING:
             return None
         return self._closing.shown.reason
 
     @property
     def close_sent(self) -> CloseFrame | None:
-        """The Close frame that we sent."""
+        """The Close frame that this side has sent, or None."""
         return self._closing.sent
 
     @property
     def close_received(self) -> CloseFrame | None:
-        """The Close frame that the peer sent."""
+        """The Close frame that the peer has sent, or None."""
         return self._closing.received
 
     @property
     def peer_closed_first(self) -> bool:
-        """Whether the closing handshake began with the peer's Close frame."""
+        """Whether the peer started the closing handshake."""
         return self._closing.peer_first
 
     @property
     def subprotocol(self) -> str | None:
-        """What both sides agreed on, or None (RFC 6455 section 1.9)."""
+        """The negotiated subprotocol, or None (RFC 6455 section 1.9)."""
         return self._subprotocol
 
     @property
     def offered_subprotocols(self) -> list[str]:
-        """The valid subprotocols that the client offers, best first (RFC 6455 section 4.1)."""
+        """The valid subprotocols that the client offers, most preferred first (RFC 6455 section 4.1)."""
         return offered_subprotocols(self._request)
 
     @property
@@ -1073,7 +1087,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
     @property
     def extensions(self) -> list[str]:
-        """The extensions that both sides agreed on, each with its parameters; empty before that."""
+        """The negotiated extensions, each with its parameters; empty before the opening handshake is done."""
         if self._response_headers is not None:
             values = self._response_headers.get_all("Sec-WebSocket-Extensions")
             return comma_list(value.encode("latin-1") for value in values)
@@ -1081,9 +1095,10 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
     @property
     def on_ping(self) -> Callable[[bytes], object] | None:
-        """A plain function that gets the payload of each ping of the peer's, which is answered in any case.
+        """A plain function that is called with the payload of each ping from the peer.
 
-        It is called as they arrive, between messages, and must be quick. What it raises is logged.
+        Pings are answered automatically. The function is called when a ping arrives, and must be quick.
+        Exceptions are logged.
         """
         return self._control_hooks[0]
 
@@ -1093,7 +1108,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
     @property
     def on_pong(self) -> Callable[[bytes], object] | None:
-        """The same for pongs that answer no ping of ours (RFC 6455 section 5.5.3)."""
+        """The same for unsolicited pongs (RFC 6455 section 5.5.3)."""
         return self._control_hooks[1]
 
     @on_pong.setter
@@ -1102,31 +1117,31 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
     @property
     def latency(self) -> float | None:
-        """Seconds that the last ping, ours or keepalive's, took there and back; None before the first."""
+        """The round-trip time of the last ping, including keepalive's, in seconds; None before the first."""
         return self._liveness.latency
 
     @property
     def local_address(self) -> Any:
-        """This side's socket address, or None where the stream has none."""
+        """This side's socket address, or None if the stream has none."""
         return self._transport.local_address
 
     @property
     def remote_address(self) -> Any:
-        """The peer's socket address, or None where the stream has none."""
+        """The peer's socket address, or None if the stream has none."""
         return self._transport.remote_address
 
     @property
     def client_address(self) -> Any:
         """The client's socket address: on a server `remote_address`, on a client `local_address`.
 
-        On a server behind a proxy that `Options.trusted_proxies` names it is what that says: a tuple of the
-        host and the port, which is 0 where it says none.
+        On a server behind a proxy of `Options.trusted_proxies`, it is the address that the proxy reports: a
+        tuple of host and port. The port is 0 if the proxy does not report it.
         """
         return self.local_address if self._client else self._request.client_address
 
     @property
     def tls(self) -> TLSInfo | None:
-        """What is known of the connection's TLS, such as the peer's certificate; None without."""
+        """Information about the connection's TLS, such as the peer's certificate; None without TLS."""
         return self._request.tls
 
     @property
@@ -1148,7 +1163,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
     @property
     def query_string(self) -> str:
-        """The request's query as it was sent, without the question mark."""
+        """The request's query, not decoded, without the question mark."""
         return self._request.query_string
 
     @property
@@ -1158,12 +1173,12 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
     @property
     def headers(self) -> Headers:
-        """All request headers, in order, duplicates kept."""
+        """All request headers in order, including duplicates."""
         return self._request.headers
 
     @property
     def response_headers(self) -> Headers | None:
-        """On a client, all headers of the server's answer; None on a server."""
+        """On a client, all headers of the server's response; None on a server."""
         return self._response_headers
 
     @property
@@ -1172,7 +1187,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         return self._request.cookies
 
     def header(self, name: str, default: str | None = None) -> str | None:
-        """The first request header of that name, in any case."""
+        """Return the first request header with this name, which is case-insensitive, or ``default``."""
         return self._request.header(name, default)
 
     def __repr__(self) -> str:
