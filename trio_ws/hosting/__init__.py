@@ -1,1 +1,1 @@
-"""Applications under servers that are not ours."""
+"""Running applications under other servers, by ASGI and RSGI."""

@@ -1,13 +1,13 @@
-"""ASGIApp: a target of ours as an ASGI 3 application, under a server on trio or on asyncio.
+"""ASGIApp: a target as an ASGI 3 application, for ASGI servers on trio or on asyncio.
 
-One server (server.py) serves all clients, each through a gateway (asgi_stream.py) in a call of the
-application. The lifespan's call runs that server. Where the ASGI server makes none, the first call begins a
-temporary one, which ends with the last call under way.
+One `HostedServer` (server.py) serves all clients. Each call of the application is one client, whose
+connection is an `ASGIStream` (asgi_stream.py). The lifespan call runs the server. If the ASGI server makes no
+lifespan call, the first other call starts a temporary server, which ends with the last running call.
 
 Invariants:
 
-- When a call returns, or is cancelled, no task of it is left. Cancelled, it drains as a server that is left.
-- What is shared by all clients of the application (a handler's instance, `max_connections`) is shared here.
+- When a call returns or is cancelled, none of its tasks is left. A cancelled call drains its client first.
+- All calls share the handler's instance, and limits such as `max_connections`.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ _scope: ContextVar[Scope | None] = ContextVar("trio_ws_asgi_scope", default=None
 
 
 def asgi_scope() -> Scope | None:
-    """The ASGI scope of the client that the current task works for: what a middleware put there, for one.
+    """Return the ASGI scope of the client that the current task serves, with additions by middleware.
 
-    It is there in handlers, in methods that a client calls and in the functions of an `App`. None under a
-    server of ours.
+    It is available in handlers, in methods that clients call, and in the functions of an `App`. It is None
+    under a `WebSocketServer`.
     """
     return _scope.get()
 
 
 def in_asyncio() -> bool:
-    """Whether the caller is a task or a callback of asyncio's, also where trio is a guest there."""
+    """Return whether the caller is an asyncio task or callback, even if trio is a guest of the loop."""
     asyncio = sys.modules.get("asyncio")
     return (
         asyncio is not None
@@ -73,31 +73,31 @@ def in_asyncio() -> bool:
 
 
 def for_this_loop(make: Callable[[], AbstractAsyncContextManager[None]]) -> AbstractAsyncContextManager[None]:
-    """An async context manager of trio's, or under asyncio one that runs it in the loop's guest run."""
+    """Return a trio context manager, or in asyncio one that runs it in the loop's guest run of trio."""
     if not in_asyncio():
         return make()
-    from trio_ws.hosting.guest import as_asyncio_manager  # noqa: PLC0415 - asyncio is for its users alone
+    from trio_ws.hosting.guest import as_asyncio_manager  # noqa: PLC0415 - asyncio is only for its users
 
     return as_asyncio_manager(make)
 
 
 class ASGIApp:
-    """What `WebSocketServer` takes as its target, as an ASGI 3 application: ``app = ASGIApp(handler)``.
+    """A target of `WebSocketServer` as an ASGI 3 application: ``app = ASGIApp(handler)``.
 
-    The ASGI server does what is the wire's: TLS, HTTP/2, compression, pings, the PROXY protocol. Of
-    ``options`` neither ``ping_interval``, ``compression``, ``proxy_protocol`` nor the shares per address hold
-    here, all else does. A path that it is mounted under (``root_path``) is taken off the request's.
+    The ASGI server is responsible for TLS, HTTP/2, compression, pings and the PROXY protocol. Of ``options``,
+    ``ping_interval``, ``compression``, ``proxy_protocol`` and the limits per address have no effect here. The
+    path that the application is mounted at (``root_path``) is removed from the path of requests.
 
     Args:
-        target: as of `WebSocketServer`.
-        subprotocols: as of `WebSocketServer`.
-        broker: as of `WebSocketServer`.
-        debug: an unexpected exception of a handler is raised to the ASGI server.
-        options: limits and timeouts; default ``Options()``.
+        target: as for `WebSocketServer`.
+        subprotocols: as for `WebSocketServer`.
+        broker: as for `WebSocketServer`.
+        debug: raise unexpected exceptions of handlers to the ASGI server. Default False.
+        options: limits and timeouts. Default ``Options()``.
 
     Raises:
-        TypeError, ValueError: at once, for arguments that do not fit.
-        RuntimeError: by a call that is made neither from trio nor from asyncio.
+        TypeError, ValueError: an argument is invalid.
+        RuntimeError: a call is made outside of both trio and asyncio.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class ASGIApp:
         if target is None:
             raise TypeError("an ASGIApp needs a target, such as an async function of one WebSocket")
         config = server_config(target, subprotocols=subprotocols, broker=broker, debug=debug, options=options)
-        # What the host's own connections do is left out, and the host listens.
+        # The host listens, and is responsible for these features.
         self.options = replace(config.options, ping_interval=None, compression=False, proxy_protocol=False)
         self._config = replace(config, options=self.options, listeners=())
         self._servers: list[HostedServer] = []  # one for each block of run_lifespan()
@@ -121,16 +121,16 @@ class ASGIApp:
 
     @property
     def connections(self) -> frozenset[WebSocket]:
-        """The connections whose handlers run now, in this process: a copy."""
+        """The connections in this process whose handlers are running, as a copy."""
         servers = [*self._servers, *([self._temporary.server] if self._temporary is not None else [])]
         return frozenset(ws for server in servers for ws in server.connections)
 
     def run_lifespan(self) -> AbstractAsyncContextManager[None]:
-        """Run a block within what all clients share: an App's lifespans, channels, the broker.
+        """Run the lifespans of an App, its channels and the broker, for the duration of a block.
 
-        A call with the scope ``lifespan`` does that. Where the ASGI server makes none, as for what is mounted
-        in another application, put this into the lifespan of that one. A target without an App's lifespan and
-        without a broker does not need it.
+        A call with the scope ``lifespan`` does this. If the ASGI server makes no such call, as for an
+        application that is mounted in another one, use this in the lifespan of the outer application. A
+        target without lifespans and without a broker does not need it.
 
         Raises:
             BrokerError: the broker cannot be reached within ``open_timeout``.
@@ -158,37 +158,37 @@ class ASGIApp:
         return self.run_lifespan()
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
-        """One WebSocket or one HTTP request, as RSGI 1 has it."""
-        from trio_ws.hosting.rsgi import serve_rsgi  # noqa: PLC0415 - asyncio is for its users alone
+        """Serve one WebSocket or HTTP request by RSGI 1."""
+        from trio_ws.hosting.rsgi import serve_rsgi  # noqa: PLC0415 - asyncio is only for its users
 
         await serve_rsgi(self, scope, protocol)
 
     def __rsgi_init__(self, loop: AbstractEventLoop) -> None:
-        """Enter what all clients share, before the RSGI server serves.
+        """Start the lifespan, before the RSGI server serves.
 
         Raises:
-            RuntimeError: that failed.
+            RuntimeError: the lifespan failed to start.
         """
-        from trio_ws.hosting.rsgi import RSGILifespan  # noqa: PLC0415 - asyncio is for its users alone
+        from trio_ws.hosting.rsgi import RSGILifespan  # noqa: PLC0415 - asyncio is only for its users
 
         self._rsgi = RSGILifespan(self, loop)
         self._rsgi.start()
 
     def __rsgi_del__(self, loop: AbstractEventLoop) -> None:
-        """Leave it, after the RSGI server has served."""
+        """End the lifespan, after the RSGI server has stopped."""
         if self._rsgi is not None:
             self._rsgi.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One lifespan, one WebSocket or one HTTP request, as ASGI 3 has it."""
+        """Serve one lifespan, WebSocket or HTTP request by ASGI 3."""
         if trio.lowlevel.in_trio_task():
             await self._call(scope, receive, send)
             return
         if not in_asyncio():
             raise RuntimeError(_NO_LOOP)
-        from asyncio import CancelledError  # noqa: PLC0415 - asyncio is for its users alone
+        from asyncio import CancelledError  # noqa: PLC0415 - asyncio is only for its users
 
-        from trio_ws.hosting.guest import HostPort, guest_run  # noqa: PLC0415 - asyncio is for its users alone
+        from trio_ws.hosting.guest import HostPort, guest_run  # noqa: PLC0415 - asyncio is only for its users
 
         is_lifespan = scope["type"] == "lifespan"
         try:
@@ -208,7 +208,7 @@ class ASGIApp:
             async with run.lifespan():
                 await port.serve(self._call, scope, port.receive, port.send)
                 ended = True
-        except CancelledError:  # hypercorn cancels what it has been told is complete
+        except CancelledError:  # hypercorn cancels the lifespan after it was told that it is complete
             if not ended:
                 raise
 
@@ -236,7 +236,7 @@ class ASGIApp:
 
     @asynccontextmanager
     async def _server(self) -> AsyncIterator[HostedServer]:
-        """The server of a lifespan, or where none runs one that all calls under way share."""
+        """Get the server of the lifespan, or without one a temporary server that all current calls share."""
         if self._servers:
             yield self._servers[-1]
             return

@@ -1,16 +1,17 @@
-"""Gateways: one ASGI connection, seen as the byte stream of a client that speaks HTTP/1.1.
+"""ASGIStream: one ASGI connection as the byte stream of a client that uses HTTP/1.1.
 
-The server under an ASGI server is the same that listens on sockets: a gateway plays its client. It writes
-the scope as an opening request, and reads HTTP answers back as ASGI events. So there is one implementation of
-routing, checks and answers. Once a WebSocket is accepted, its messages go as they are (see websocket.py).
+The server under an ASGI server is the same as the one that listens on sockets, and an `ASGIStream` takes the
+place of its client. It encodes the scope as an opening request, and decodes HTTP responses to ASGI events. So
+routing, checks and responses are implemented once. After a WebSocket is accepted, its messages are passed on
+directly (see websocket.py).
 
 Invariants:
 
-- Messages pass whole and in order. We ask the ASGI server for more while the receive buffer has room, and a
-  send of ours waits while more than ``send_high_water`` bytes have not been taken.
-- The closing handshake and pongs are the ASGI server's business. A Close of ours is answered once the
-  ASGI server has taken it.
-- Nothing the ASGI server hands over can smuggle a line into the request: h11 writes and checks it.
+- Messages are passed on whole and in order. Events are received from the ASGI server while the receive buffer
+  has room. A send waits while more than ``send_high_water`` bytes were not accepted by the ASGI server.
+- The ASGI server does the closing handshake and sends pongs. A Close of this side counts as answered when the
+  ASGI server has accepted it.
+- Data from the ASGI server cannot inject lines into the request, because h11 encodes and validates it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ Scope: TypeAlias = Mapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
 
-# What belongs to one hop of HTTP/1.1, and what the client's part of a handshake is made of anew.
+# Headers for one hop of HTTP/1.1, and headers of the handshake, which are created here.
 _HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"})
 _NOT_FORWARDED = _HOP | {
     b"content-length",
@@ -53,30 +54,30 @@ _UPGRADE = [
     (b"Upgrade", b"websocket"),
     (b"Connection", b"Upgrade"),
     (b"Sec-WebSocket-Version", b"13"),
-    # Only the ASGI server's own key goes over the wire.
+    # A placeholder; the ASGI server has answered the client's real key.
     (b"Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ=="),
 ]
-#: Events that only this module knows: a message was refused, and a send has failed.
+#: Internal events of this module: a message was refused, and a send has failed.
 _VIOLATED = {"type": "trio_ws.violated"}
 _FAILED = "trio_ws.failed"
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class ASGIStream(trio.abc.Stream):
-    """See the module's text; the kinds of scope have a subclass each.
+    """See the module docstring. There is a subclass for each kind of scope.
 
-    `pump` has to run beside whoever reads and writes the stream.
+    `pump` must run in a task beside those that read and write the stream.
 
     Attributes:
-        failure: what is to be raised from the call, such as what ``send`` of the ASGI server has raised.
-        ws: the client's WebSocket, once it asked for one.
-        nursery: lends tasks.
-        workers: tasks for the calls of this client.
-        serving: around the task that serves the client.
-        finished: no task serves the client any more.
+        failure: the exception to raise from the call, such as one of the ASGI server's ``send``.
+        ws: the client's WebSocket, if it asked for one.
+        nursery: the nursery for background tasks.
+        workers: pooled tasks for the calls of this client.
+        serving: the cancel scope around the task that serves the client.
+        finished: set when no task serves the client any more.
     """
 
-    _prefix = ""  # of the ASGI events that answer with HTTP
+    _prefix = ""  # of the ASGI events of an HTTP response
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -92,11 +93,11 @@ class ASGIStream(trio.abc.Stream):
         self.finished = trio.Event()
         self._began = False
         self._http = h11.Connection(h11.CLIENT)
-        self._unread = bytearray()  # what the server is to read
-        self._ended = False  # nothing more is to come behind it
-        self._gone = False  # the client is; what is sent to it goes nowhere
+        self._unread = bytearray()  # bytes for the server to read
+        self._ended = False  # nothing follows these bytes
+        self._gone = False  # the client has left, so events for it are dropped
         self._closed = False
-        self._answered = False  # with a whole HTTP response
+        self._answered = False  # by a complete HTTP response
         self._arrived = Notification()
         self._room = Notification()
         self._pumping: trio.CancelScope | None = None
@@ -105,7 +106,7 @@ class ASGIStream(trio.abc.Stream):
     # -- from the ASGI server -----------------------------------------------------------------------
 
     async def pump(self) -> None:
-        """Take what the ASGI server has, until the client is gone or the stream closed."""
+        """Receive events from the ASGI server until the client has left or the stream is closed."""
         with trio.CancelScope() as self._pumping:
             if self._closed:
                 return
@@ -138,7 +139,7 @@ class ASGIStream(trio.abc.Stream):
             request = h11.Request(method=method, target=_target(scope), headers=[*kept, *more])
             self._put(self._http.send(request) or b"")
         except h11.LocalProtocolError:
-            # No request can be made of this, so the server gets what it answers with 400.
+            # The scope is not a valid request. Send an invalid one, which the server answers with 400.
             self._http.send(h11.Request(method="GET", target="/", headers=[(b"Host", b"localhost")]))
             self._put(b"\r\n\r\n")
 
@@ -155,14 +156,14 @@ class ASGIStream(trio.abc.Stream):
             return
         try:
             await self._asgi_send(event)
-        except OSError as exc:  # the client has gone, by ASGI 2.4
+        except OSError as exc:  # the client has left (ASGI 2.4)
             raise trio.BrokenResourceError(str(exc)) from exc
         except Exception as exc:
             self.failure = exc
             raise trio.BrokenResourceError("the ASGI server has failed") from exc
 
     async def _answer(self, data: bytes) -> None:
-        """Pass on what came of an HTTP response."""
+        """Pass on a part of an HTTP response."""
         self._http.receive_data(data)
         body: list[bytes] = []
         while True:
@@ -179,7 +180,7 @@ class ASGIStream(trio.abc.Stream):
 
     async def _start(self, response: h11.Response) -> None:
         over_http_1 = str(self.scope.get("http_version", "1.1")).startswith("1")
-        # A 426 over HTTP/1.1 names what to upgrade to; HTTP/2 knows no such header.
+        # A 426 response has an Upgrade header in HTTP/1.1, but HTTP/2 forbids it.
         headers = _lowered(response.headers, _HOP - {b"upgrade"} if over_http_1 else _HOP)
         await self._say({"type": f"{self._prefix}.start", "status": response.status_code, "headers": headers})
 
@@ -252,15 +253,15 @@ class HTTPStream(ASGIStream):
                 self._put(self._http.send(h11.Data(data=bytes(event.get("body") or b""))) or b"")
                 if not event.get("more_body"):
                     self._put(self._http.send(h11.EndOfMessage()) or b"")
-            except h11.LocalProtocolError:  # not as long as its Content-Length
+            except h11.LocalProtocolError:  # the body does not match its Content-Length
                 self._put(b"", end=True)
 
 
 class WebSocketStream(ASGIStream):
-    """A WebSocket over HTTP/1.1, 2 or 3, as the ASGI server has it: the `MessagePort` of a `HostedWebSocket`.
+    """A WebSocket that the ASGI server has, and the `MessagePort` of its `HostedWebSocket`.
 
     Args:
-        direct: what brings the events of a host on asyncio, where there is one (see guest.py).
+        direct: the source of events if the host runs on asyncio (see guest.py); otherwise None.
     """
 
     _prefix = "websocket.http.response"
@@ -270,7 +271,7 @@ class WebSocketStream(ASGIStream):
         self._direct = direct
         self._can_answer = self._prefix in (scope.get("extensions") or {})
         self._open = False
-        self._early: Mapping[str, Any] | None = None  # a message that came before we accept
+        self._early: Mapping[str, Any] | None = None  # a message that came before the accept
         self._outgoing: deque[dict[str, Any]] = deque()  # for a host on trio
         self._idle = Notification()
 
@@ -279,7 +280,7 @@ class WebSocketStream(ASGIStream):
             return
         self._began = True
         event = await self._asgi_receive()
-        if event["type"] != "websocket.connect":  # it has gone already
+        if event["type"] != "websocket.connect":  # the client has left already
             self._gone = True
             self._put(b"", end=True)
             return
@@ -294,7 +295,7 @@ class WebSocketStream(ASGIStream):
         return self._early is None
 
     def _take(self, event: Mapping[str, Any]) -> None:
-        """Take an event, also those that a port leaves."""
+        """Handle an event, including those that `received`, `sent` and `send_failed` return."""
         ws, kind = self.ws, event["type"]
         if kind == "websocket.disconnect":
             self._gone = True
@@ -317,13 +318,13 @@ class WebSocketStream(ASGIStream):
         if self._can_answer:
             await super()._start(response)
         else:
-            await self._say({"type": "websocket.close"})  # which the ASGI server turns into a 403
+            await self._say({"type": "websocket.close"})  # for which the ASGI server responds with 403
 
     async def _body(self, body: bytes, *, more: bool) -> None:
         if self._can_answer:
             await super()._body(body, more=more)
 
-    # -- the port -----------------------------------------------------------------------------------
+    # -- MessagePort --------------------------------------------------------------------------------
 
     def open(self, subprotocol: str | None, headers: list[tuple[bytes, bytes]]) -> None:
         self._open = True
@@ -386,11 +387,11 @@ class WebSocketStream(ASGIStream):
 
     @property
     def has_room(self) -> bool:
-        """Whether more messages are wanted of the host."""
+        """Whether there is room for more messages from the host."""
         return self.ws is None or self.ws.has_room
 
     def received(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The host has an event. What is no message is left for `pump`."""
+        """Handle an event of the host if it is a message; otherwise return an event for `pump`."""
         if event["type"] != "websocket.receive" or self.ws is None:
             return event
         text = event.get("text")
@@ -398,7 +399,7 @@ class WebSocketStream(ASGIStream):
         return _VIOLATED if self.ws.has_events else None
 
     def sent(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The host has taken an event. What follows from that, but for messages, is left for `pump`."""
+        """Handle that the host has accepted an event; after a Close, return the event for `pump`."""
         if not self._outgoing and (self._direct is None or not self._direct.busy):
             self._idle.notify_all()
         if event["type"] == "websocket.send" and self.ws is not None:
@@ -406,7 +407,7 @@ class WebSocketStream(ASGIStream):
         return event if event["type"] == "websocket.close" else None
 
     def send_failed(self, exc: Exception) -> Mapping[str, Any] | None:
-        """The host has not taken an event, and will take no more."""
+        """Handle that the host has failed to send; return an event for `pump`."""
         self._idle.notify_all()
         if not isinstance(exc, OSError | trio.BrokenResourceError):
             self.failure = self.failure or exc
@@ -416,13 +417,13 @@ class WebSocketStream(ASGIStream):
 def _lowered(
     headers: Iterable[tuple[bytes, bytes]], leave_out: Iterable[bytes] = ()
 ) -> list[tuple[bytes, bytes]]:
-    """Headers as ASGI has them."""
+    """Return headers in ASGI's format, without some."""
     fields = [(bytes(name).lower(), bytes(value)) for name, value in headers]
     return [(name, value) for name, value in fields if name not in leave_out]
 
 
 def _host(scope: Scope) -> bytes:
-    """What stands for a Host header that the client did not send."""
+    """Return the value for a Host header that the client did not send."""
     server = scope.get("server")
     if not server or server[1] is None:
         return b"localhost"
@@ -431,7 +432,7 @@ def _host(scope: Scope) -> bytes:
 
 
 def _target(scope: Scope) -> str:
-    """Path and query below where the application is mounted, as they came wherever that is known."""
+    """Return path and query relative to the mount point, in their original encoding if it is known."""
     path = _below(scope["path"], scope.get("root_path") or "")
     raw = bytes(scope.get("raw_path") or b"").partition(b"?")[0].decode("latin-1")
     target = quote(path, safe=_VISIBLE.replace("%", "").replace("?", "").replace("#", ""))
@@ -444,7 +445,7 @@ def _target(scope: Scope) -> str:
 
 
 def _below(path: str, root: str) -> str:
-    """The rest of a path below a mount; the whole of one that does not lie there."""
+    """Return a path relative to a mount point; unchanged if it is not below it."""
     root = root.rstrip("/")
     if root and (path == root or path.startswith(root + "/")):
         path = path[len(root) :]

@@ -1,13 +1,13 @@
-"""Guest: one trio run as the guest of a running asyncio loop, and the way across in both directions.
+"""Guest runs: trio as the guest of a running asyncio loop, and calls between them in both directions.
 
-trio and asyncio share the loop's thread, so a call across costs no thread of its own: what wakes trio from
-asyncio is a `trio.lowlevel.reschedule`, and what wakes asyncio from trio is a future's result.
+trio and asyncio share the loop's thread, so these calls need no other thread. asyncio wakes trio by
+`trio.lowlevel.reschedule`, and trio wakes asyncio by the result of a future.
 
 Invariants:
 
-- A loop has at most one guest run. It ends when its last lifespan has, or when the loop cancels its tasks.
-- A call that asyncio cancels is cancelled in trio, and returns only when its tasks there have ended.
-- What waits on its way across is bounded: see `MAX_EVENTS` and `MAX_BYTES`.
+- A loop has at most one guest run. The run ends with its last lifespan, or when the loop cancels its tasks.
+- If asyncio cancels a call, the call is cancelled in trio, and returns only after its tasks have ended.
+- The number and size of events that wait to be passed on are limited by `MAX_EVENTS` and `MAX_BYTES`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ logger = logger_for("trio_ws.asgi")
 
 T = TypeVar("T")
 
-#: Events of a host that wait for trio, and their payload in bytes, before no more are asked for.
+#: Limits for events of a host that wait for trio: their number, and the bytes of their payloads.
 MAX_EVENTS = 16
 MAX_BYTES = 64 * 1024
 
@@ -57,7 +57,7 @@ class GuestRun:
         self._finished: asyncio.Future[None] = loop.create_future()
         self._ready: asyncio.Future[None] = loop.create_future()
         self.ticks = Ticks(loop, self._main, self._done, lambda: None)
-        # Whoever ends the loop cancels its tasks first, and waits for them.
+        # The end of the loop cancels this task first, and waits for it.
         self._keeper = loop.create_task(self._keep(), name="trio_ws guest run")
 
     async def _main(self) -> None:
@@ -89,14 +89,14 @@ class GuestRun:
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Cancel what runs in trio, and wait for its end."""
+        """Cancel all tasks in trio, and wait for their end."""
         self._scope.cancel()
         await _until(self._finished)
 
     async def run(self, async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """Call an async function of trio's from asyncio.
+        """Call an async function of trio from asyncio.
 
-        A cancellation by asyncio cancels the function, whose end is waited for.
+        If asyncio cancels this, the function is cancelled, and this waits for its end.
         """
         call: _Call[T] = _Call(self.loop.create_future())
         await self.start(call, async_fn, *args)
@@ -108,7 +108,7 @@ class GuestRun:
             await asyncio.wait([self._ready])
         if self.ended or self._nursery is None:
             raise RuntimeError("the trio run of this event loop has ended")
-        # The task has the context of whoever calls, with what a middleware has set there.
+        # The task has the caller's context, with the variables that middleware has set.
         self._nursery.start_soon(call.run, functools.partial(async_fn, *args))
 
     @asynccontextmanager
@@ -124,14 +124,14 @@ class GuestRun:
 
 
 class _Call(Generic[T]):
-    """One async function of trio's that asyncio waits for."""
+    """One async function of trio that asyncio waits for."""
 
     def __init__(self, future: asyncio.Future[T]) -> None:
         self.future = future
         self._scope = trio.CancelScope()
 
     async def run(self, async_fn: Callable[[], Awaitable[T]]) -> None:
-        """The task in trio. What the function raises goes to asyncio."""
+        """Run the function in a trio task. Its exceptions are raised in asyncio."""
         results: list[T] = []
         try:
             with self._scope:
@@ -160,13 +160,13 @@ class _Call(Generic[T]):
                 self.cancel()
         if cancelled is not None:
             if not self.future.cancelled():
-                self.future.exception()  # asyncio complains of those that nobody has looked at
+                self.future.exception()  # or asyncio would log that it was never retrieved
             raise cancelled
         return self.future.result()
 
 
 async def _until(future: asyncio.Future[Any]) -> None:
-    """Wait for a future, whatever is cancelled meanwhile; then raise the cancellation."""
+    """Wait for a future even if this is cancelled, and raise the cancellation afterwards."""
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
         try:
@@ -178,7 +178,7 @@ async def _until(future: asyncio.Future[Any]) -> None:
 
 
 def guest_run() -> GuestRun:
-    """The trio run that is the guest of the running asyncio loop; it is started if there is none.
+    """Return the guest run of the running asyncio loop, which is started if there is none.
 
     Raises:
         RuntimeError: no asyncio loop runs here, or trio already runs in this thread in another way.
@@ -196,9 +196,9 @@ def guest_run() -> GuestRun:
 
 
 async def call_asyncio(async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
-    """Call an async function of asyncio's from a trio task of the guest run.
+    """Call an async function of asyncio from a trio task of the guest run.
 
-    A cancellation by trio cancels the asyncio task, whose end is waited for.
+    If trio cancels this, the asyncio task is cancelled, and this waits for its end.
     """
     loop = asyncio.get_running_loop()
     await trio.lowlevel.checkpoint_if_cancelled()
@@ -218,16 +218,16 @@ async def call_asyncio(async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
             await done.wait()
         if task.cancelled() or task.exception() is not None:
             raise
-        # It has a result in spite of the cancellation, which the next checkpoint delivers.
+        # It has a result despite the cancellation, which the next checkpoint raises.
     return task.result()
 
 
 @asynccontextmanager
 async def as_asyncio_manager(make: Callable[[], AbstractAsyncContextManager[T]]) -> AsyncIterator[T]:
-    """An async context manager of trio's, for a block of asyncio's. It has a trio task of its own.
+    """Use a trio async context manager in an asyncio ``async with`` block. The manager has its own trio task.
 
-    The trio run of the loop ends with the last such block. If the manager fails while the block runs, the
-    block is cancelled, and the error is raised from it.
+    The loop's guest run ends with the last such block. If the manager fails while the block runs, the block
+    is cancelled, and the error is raised from it.
     """
     run = guest_run()
     block = asyncio.current_task()
@@ -277,31 +277,31 @@ async def as_asyncio_manager(make: Callable[[], AbstractAsyncContextManager[T]])
 
 
 class EventSink(Protocol):
-    """What events of a host go to directly, outside of trio. Each method says what is left for a trio task.
+    """Receives events of a host directly, outside of trio.
 
-    That is an event for whoever calls `HostPort.receive`, or None.
+    Each method returns an event for a trio task to handle, which `HostPort.receive` returns, or None.
     """
 
     @property
     def has_room(self) -> bool:
-        """Whether more is wanted."""
+        """Whether there is room for more events."""
         ...
 
     def received(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The host has an event."""
+        """Handle an event of the host."""
 
     def sent(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The host has taken an event that was posted."""
+        """Handle that the host has accepted a posted event."""
 
     def send_failed(self, exc: Exception) -> Mapping[str, Any] | None:
-        """The host has not, and will take no more."""
+        """Handle that the host has failed to send an event. It accepts no other events."""
 
 
 class HostPort:
     """The ASGI events of one call, between the host's ``receive`` and ``send`` in asyncio and a trio task.
 
-    `receive` and `send` are for trio. Up to `MAX_EVENTS` events are received in advance, fewer if they bring
-    `MAX_BYTES`. At most one event is on its way to the host.
+    `receive` and `send` are for trio. Up to `MAX_EVENTS` events, or `MAX_BYTES` of payload, are received in
+    advance. At most one event at a time is being sent to the host.
     """
 
     def __init__(
@@ -328,7 +328,7 @@ class HostPort:
     # -- in trio ------------------------------------------------------------------------------------
 
     async def receive(self) -> Mapping[str, Any]:
-        """The host's next event."""
+        """Wait for the host's next event."""
         while not self._received:
             if self._receive_failure is not None:
                 raise self._receive_failure
@@ -339,7 +339,7 @@ class HostPort:
         return event
 
     async def send(self, event: Any) -> None:
-        """Give the host an event; waits until the one before has been taken."""
+        """Send an event to the host, after the host has accepted the previous one."""
         while self._outgoing and self._send_failure is None:
             await self._sent.wait()
         if self._send_failure is not None:
@@ -347,31 +347,31 @@ class HostPort:
         self._outgoing.append(event)
         self._wake()
 
-    # -- in either ----------------------------------------------------------------------------------
+    # -- in trio or asyncio -------------------------------------------------------------------------
 
     def deliver(self, sink: EventSink) -> None:
-        """From now on events of the host go to ``sink`` as they come, and `receive` gets what that leaves."""
+        """Pass events of the host to ``sink`` from now on. `receive` gets the events that it returns."""
         self._sink = sink
 
     def post(self, event: Any) -> None:
-        """Give the host an event without waiting. The sink is told when it was taken."""
+        """Send an event to the host without waiting. The sink is notified when the host has accepted it."""
         if self._send_failure is None:
             self._outgoing.append(event)
             self._wake()
 
     @property
     def busy(self) -> bool:
-        """Whether the host has not yet taken everything."""
+        """Whether the host has not accepted all events yet."""
         return bool(self._outgoing)
 
     def resume(self) -> None:
-        """The sink has room again."""
+        """Continue to receive, because the sink has room again."""
         self._wanted.set()
 
     # -- in asyncio ---------------------------------------------------------------------------------
 
     async def serve(self, async_fn: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Run an async function in trio that receives and sends here, until it ends and all is sent."""
+        """Run an async function in trio that uses `receive` and `send`, until it ends and all is sent."""
         call: _Call[None] = _Call(self._run.loop.create_future())
         await self._run.start(call, async_fn, *args)
         call.future.add_done_callback(lambda _: self._wake())
@@ -383,7 +383,7 @@ class HostPort:
                     if not await self._step(call.future):
                         break
                 except asyncio.CancelledError as exc:
-                    # trio drains now, and what it has to say still goes to the host.
+                    # Events that trio sends while it drains are still passed to the host.
                     cancelled = exc
                     call.cancel()
         finally:
@@ -396,7 +396,7 @@ class HostPort:
             raise cancelled
 
     async def _step(self, ending: asyncio.Future[None]) -> bool:
-        """Send what there is to send, or wait for it; False at the end."""
+        """Send the next event, or wait for one; return False at the end."""
         if self._outgoing and self._send_failure is None:
             event = self._outgoing[0]
             try:

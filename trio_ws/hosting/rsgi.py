@@ -1,7 +1,7 @@
-"""RSGI: an ASGI application of ours under servers that speak RSGI, such as granian.
+"""RSGI: run an `ASGIApp` under servers that support RSGI, such as granian.
 
-RSGI tells less than ASGI: a WebSocket is accepted without a subprotocol and without headers, rejected with a
-status alone, and its end has no close code.
+RSGI has fewer features than ASGI: a WebSocket is accepted without a subprotocol and without headers, it is
+rejected with a status but without a body, and there is no close code.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ async def serve_rsgi(app: ASGI, scope: Any, protocol: Any) -> None:
     """Serve one RSGI connection by an ASGI application.
 
     Raises:
-        ValueError: it is neither a WebSocket nor an HTTP request.
+        ValueError: the connection is neither a WebSocket nor an HTTP request.
     """
     if scope.proto == "ws":
         ws = _WebSocket(protocol)
@@ -68,7 +68,7 @@ class RSGILifespan:
         """Run the loop until the application has started.
 
         Raises:
-            RuntimeError: it has not.
+            RuntimeError: the application failed to start.
         """
         self._events.put_nowait({"type": "lifespan.startup"})
         failure = self._loop.run_until_complete(self._started)
@@ -88,7 +88,7 @@ class RSGILifespan:
 
 
 class _WebSocket:
-    """ASGI's events of a WebSocket, by RSGI."""
+    """Translates the ASGI events of a WebSocket to RSGI."""
 
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
@@ -104,7 +104,7 @@ class _WebSocket:
         await self._accepted.wait()
         try:
             message = await self._transport.receive()
-        except Exception as exc:  # noqa: BLE001 - RSGI's own kinds, of which nothing is told but the text
+        except Exception as exc:  # noqa: BLE001 - RSGI has exceptions of its own, with only a text
             return {"type": "websocket.disconnect", "code": 1006, "reason": str(exc)[:100]}
         if message.kind == _CLOSE:
             return {"type": "websocket.disconnect", "code": 1005}
@@ -137,12 +137,12 @@ class _WebSocket:
             self._protocol.close(status)
 
     def end(self) -> None:
-        """Nobody works for the client any more."""
+        """End the connection, because no task serves the client any more."""
         self._close(1000 if self._transport is not None else 500)
 
 
 class _HTTP:
-    """ASGI's events of an HTTP request, by RSGI."""
+    """Translates the ASGI events of an HTTP request to RSGI."""
 
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
@@ -208,7 +208,7 @@ def _asgi_scope(scope: Any, kind: str) -> dict[str, Any]:
         "headers": headers,
         "client": _address(scope.client),
         "server": _address(scope.server),
-        "subprotocols": [],  # none can be agreed on
+        "subprotocols": [],  # RSGI cannot select one
         "extensions": {"websocket.http.response": {}} if kind == "websocket" else {},
     }
 

@@ -1,10 +1,10 @@
-"""HostedServer: one server for all clients of an application, which a host accepts.
+"""HostedServer: one server for all clients of an application under another server, the host.
 
 Invariants:
 
-- A call of the application lasts as long as the tasks that work for its client.
-- A call that is cancelled drains its client, as a server does that is left, and no other.
-- What fails in one call is raised from that call.
+- A call of the application lasts as long as the tasks that serve its client.
+- A cancelled call drains its own client, and no other.
+- An exception in one call is raised from that call.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class HostedServer(EmbeddedServer):
     """A server whose clients are calls of an ASGI application.
 
     Args:
-        config: as of any server.
-        lifespan: run the lifespan of an App, and the broker.
+        config: the configuration, as for any server.
+        lifespan: whether to run the lifespans of an App, and the broker.
     """
 
     _websocket_type = HostedWebSocket
@@ -50,11 +50,12 @@ class HostedServer(EmbeddedServer):
 
     @enable_ki_protection
     async def serve_call(self, stream: ASGIStream) -> None:
-        """Serve the client of one call until it has gone and its handler has ended.
+        """Serve the client of one call until the client has left and its handler has ended.
 
-        Cancelled, it sends a Close frame with 1001 and gives the handler ``drain_timeout`` seconds.
+        After a cancellation, it sends a Close frame with code 1001, and the handler has ``drain_timeout``
+        seconds to end.
         """
-        outer = _current.set(stream)  # the tasks of this client are begun from here
+        outer = _current.set(stream)  # the tasks of this client inherit the context
         stream.nursery = self._runtime.nursery
         try:
             self._accept_client(stream, stream.remote_address)
@@ -66,7 +67,7 @@ class HostedServer(EmbeddedServer):
         except trio.Cancelled:
             with trio.CancelScope(shield=True):
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(stream.pump)  # what the host says is heard until the end
+                    nursery.start_soon(stream.pump)  # events of the host are received until the end
                     await self._drain_client(stream)
                     nursery.cancel_scope.cancel()
             raise
@@ -90,7 +91,7 @@ class HostedServer(EmbeddedServer):
         try:
             with stream.serving:
                 async with trio.open_nursery() as nursery:
-                    # Tasks for the calls of this client alone, which run in the context of its own.
+                    # Pooled tasks for this client only, so that its calls run in its context.
                     stream.workers = TaskPool(nursery)
                     nursery.start_soon(self._serve_until_end, client, nursery)
         finally:
@@ -107,7 +108,7 @@ class HostedServer(EmbeddedServer):
         stream = _current.get()
         if stream is None or stream.workers is None:
             return self._shared
-        # A call lasts as long as its connection, so that has a task in any case.
+        # A call of the application lasts as long as its connection, which therefore always has a task.
         return self._shared._replace(task_pool=stream.workers, finish_soon=None)
 
     @_resources.setter
@@ -126,7 +127,7 @@ class HostedServer(EmbeddedServer):
         return scheme
 
     def _share_of(self, address: Any) -> str | None:
-        return None  # the host has the connections
+        return None  # the host limits connections
 
     def _fail_with(self, exc: BaseException) -> None:
         stream = _current.get()
@@ -137,16 +138,16 @@ class HostedServer(EmbeddedServer):
 
 
 class TemporaryServer:
-    """A server for the calls under way where the host runs no lifespan.
+    """A server for the current calls if the host runs no lifespan. It ends with the last of them.
 
-    It runs in a system task, because no call lasts as long as the others, and ends with the last of them.
+    It runs in a system task, because any of the calls may end before the others.
 
     Args:
-        config: as of `HostedServer`.
+        config: as for `HostedServer`.
 
     Attributes:
         server: the server.
-        users: calls under way.
+        users: the number of current calls.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -170,19 +171,19 @@ class TemporaryServer:
             self._ended.set()
 
     async def wait_started(self) -> None:
-        """Wait until the server serves."""
+        """Wait until the server has started."""
         await self._started.wait()
         if self._failure is not None:
             raise self._failure
 
     async def drain(self) -> None:
-        """Drain its clients, as at the end of a lifespan."""
+        """Drain all clients, like at the end of a lifespan."""
         await self._started.wait()
         if self.server.state == "serving":
             await self.server.drain()
 
     async def stop(self) -> None:
-        """End it, and wait for that."""
+        """Stop the server, and wait for its end."""
         self._stop.set()
         with trio.CancelScope(shield=True):
             await self._ended.wait()

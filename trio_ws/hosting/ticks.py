@@ -1,18 +1,17 @@
-"""Ticks: when a trio run that is the guest of an asyncio loop takes its turns.
+"""Ticks: the scheduling of a trio guest run by its asyncio loop.
 
-trio's own guest mode asks a thread to wait for I/O whenever trio has nothing to do, and a message that
-arrives then costs two switches of threads and two writes to pipes. But trio waits on a descriptor (epoll or
-kqueue), which an asyncio loop can watch beside its own. So here no thread is used: the loop calls for a tick
-when that descriptor is readable, when the next deadline of trio is due, or when code on the loop has woken a
-trio task.
+In its guest mode, trio lets a thread wait for I/O whenever it is idle. A message that arrives then costs two
+thread switches and two writes to pipes. But trio waits on a descriptor (epoll or kqueue), which the asyncio
+loop can watch too. So no thread is used here. The loop runs a tick of trio when that descriptor is readable,
+when trio's next deadline is due, or when code on the loop has woken a trio task.
 
-trio has no public interface for this, so the few of its internals that are needed are looked for first. Where
-they are missing, or the loop cannot watch descriptors, as on Windows, trio's own way is taken.
+trio has no public interface for this, so this module uses a few of its internals if they exist. If they do
+not, or if the loop cannot watch descriptors, as on Windows, trio's own guest mode is used.
 
 Invariants:
 
-- A tick is never entered from within a tick.
-- What trio's own guest mode promises holds: any code on the loop's thread may wake trio tasks.
+- Ticks are never nested.
+- Like in trio's own guest mode, any code on the loop's thread may wake trio tasks.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ try:
 except ImportError:  # a trio without it
     thread_local = None  # type: ignore[assignment]
 
-_library: Any = thread_local  # which library runs in this thread, for code that serves several
+_library: Any = thread_local  # where sniffio looks up the async library of this thread
 
 if TYPE_CHECKING:
     import asyncio
@@ -46,10 +45,10 @@ class Ticks:
         loop: the running asyncio loop.
         main: the async function of the run.
         done: called with its outcome.
-        after_tick: called behind each tick, outside of trio.
+        after_tick: called after each tick, outside of trio.
 
     Attributes:
-        direct: no thread is used.
+        direct: whether the loop runs the ticks itself, without a thread.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class Ticks:
         self._state: Any = None  # trio's GuestState
         self._runner: Any = None
         self._fd = -1
-        self._next: asyncio.Handle | None = None  # the tick that was called for
+        self._next: asyncio.Handle | None = None  # the scheduled tick
         self._ticking = False
         self._timer: asyncio.TimerHandle | None = None
         trio.lowlevel.start_guest_run(
@@ -78,14 +77,14 @@ class Ticks:
         )
 
     def wake(self) -> None:
-        """A trio task is about to be woken from the loop: saves trio a write to its own descriptor."""
+        """Schedule a tick, because a trio task is about to be woken. This saves trio a write to a pipe."""
         if self.direct and self._next is None and not self._ticking:
             self._call_soon()
 
-    # -- trio's own way -----------------------------------------------------------------------------
+    # -- trio's own guest mode ----------------------------------------------------------------------
 
     def _trio_calls(self, tick: Callable[[], object]) -> None:
-        """In trio's own way each tick comes through here; the first does in any case."""
+        """Called by trio to schedule a tick. If the loop runs the ticks, only the first one comes here."""
         if self._state is None:
             self._state = getattr(tick, "__self__", None)
             if self._adopt():
@@ -115,7 +114,7 @@ class Ticks:
             )
             if _library is None or not needed:
                 return False
-            self._fd = os.dup(poll.fileno())  # trio closes its own before we are told of the end
+            self._fd = os.dup(poll.fileno())  # because trio closes its own before it calls done_callback
         except (AttributeError, OSError):
             return False
         try:
@@ -126,7 +125,7 @@ class Ticks:
         self.direct = True
         return True
 
-    # -- ours ---------------------------------------------------------------------------------------
+    # -- ticks without a thread ---------------------------------------------------------------------
 
     def _call_soon(self) -> None:
         self._runner.guest_tick_scheduled = True
@@ -143,7 +142,7 @@ class Ticks:
             self._tick()
 
     def _tick(self) -> None:
-        """What trio's GuestState.guest_tick does, up to where that asks a thread to wait."""
+        """Do what trio's GuestState.guest_tick does before it starts to wait in a thread."""
         state, runner = self._state, self._runner
         self._next = None
         self._ticking = True
@@ -165,14 +164,12 @@ class Ticks:
         if timeout <= 0 or not isinstance(events, Value) or events.value:
             self._call_soon()
         else:
-            runner.guest_tick_scheduled = (
-                False  # so that whoever wakes a task makes trio's descriptor readable
-            )
+            runner.guest_tick_scheduled = False  # so that waking a trio task makes trio's descriptor readable
             self._wait(timeout)
         self._after_tick()
 
     def _wait(self, timeout: float) -> None:
-        """Tick at the next deadline at the latest. A timer that fires too early does no harm."""
+        """Schedule a tick for the next deadline. A timer that fires too early is harmless."""
         due = self._loop.time() + timeout
         if self._timer is not None:
             if self._timer.when() <= due:

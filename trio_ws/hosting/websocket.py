@@ -1,15 +1,17 @@
-"""WebSockets whose frames a host parses and makes: whole messages come and go.
+"""WebSockets under a host that parses and serializes their frames, so that only messages are passed on.
 
-A `HostedWebSocket` differs from others in three parts. Its messages are put into the receive buffer by the
-`MessagePort`, whatever task is running. Its write buffer gives messages to that port. Its transport is never
-asked to read messages, as where a shared reader reads; tasks only wait for what comes.
+A `HostedWebSocket` differs from other WebSockets in three parts:
 
-Until it is accepted or rejected, it speaks HTTP with its transport, as others do.
+- The `MessagePort` puts messages into its receive buffer, in whatever task is running.
+- Its write buffer passes messages to that port.
+- No task reads messages from its transport; tasks only wait for messages, as with the shared reader.
+
+Before it is accepted or rejected, it uses HTTP over its transport, like other WebSockets.
 
 Invariants:
 
-- Messages that came and wait are bounded by ``max_queue_bytes``, those that go by ``send_high_water``.
-- Nothing is told to a client that has gone.
+- Received messages that wait are limited by ``max_queue_bytes``, and messages to send by ``send_high_water``.
+- Nothing is sent to a client that has left.
 """
 
 from __future__ import annotations
@@ -43,47 +45,47 @@ __all__ = ["HostTransport", "HostedWebSocket", "MessagePort"]
 
 logger = logger_for("trio_ws.frames")
 
-#: Sends in a row after which a sender lets other tasks run.
+#: Consecutive sends after which a sender lets other tasks run.
 _SENDS_IN_A_ROW = 32
-#: Seconds for what waits when a connection is closed at once.
+#: Seconds to wait for unsent messages when a connection is closed at once.
 _LAST_SECONDS = 0.1
 
 
 class MessagePort(Protocol):
-    """The way of one WebSocket to and from its host.
+    """The connection of one WebSocket to its host.
 
-    Events come from the host by `HostedWebSocket.message_received` and `HostedWebSocket.client_left`, as long
-    as `HostedWebSocket.has_room`.
+    While `HostedWebSocket.has_room` is true, it passes events of the host to
+    `HostedWebSocket.message_received` and `HostedWebSocket.client_left`.
     """
 
     def open(self, subprotocol: str | None, headers: list[tuple[bytes, bytes]]) -> None:
         """Tell the host to accept the client."""
 
     def opened(self) -> None:
-        """From here on messages go both ways."""
+        """Start to pass messages in both directions."""
 
     def send(self, message: str | bytes) -> None:
-        """Give the host a message. It is told by `HostedWebSocket.sent` when the host has taken it."""
+        """Send a message to the host. `HostedWebSocket.sent` is called when the host has accepted it."""
 
     def close(self, code: int, reason: str) -> None:
-        """Let the host close with this, behind the messages. It is told as well."""
+        """Let the host close, after all messages. `HostedWebSocket.closed_by_host` is called then."""
 
     def resume(self) -> None:
-        """There is room again."""
+        """Continue, because there is room again."""
 
     async def wait_idle(self) -> None:
-        """Wait until the host has taken everything."""
+        """Wait until the host has accepted everything."""
 
 
 class HostTransport(StreamTransport):
-    """The transport of a `HostedWebSocket`: HTTP before it is accepted, and then its host."""
+    """The transport of a `HostedWebSocket`: HTTP until the client is accepted, and then the host."""
 
     __slots__ = ("port",)
 
     def __init__(self, stream: Any, nursery: trio.Nursery) -> None:
         super().__init__(stream, nursery)
         self.remote_address = self.peer_address = stream.remote_address
-        self.port: Any = stream  # a MessagePort, if it is a WebSocket's
+        self.port: Any = stream  # a MessagePort, if the stream is that of a WebSocket
 
     def share(self, reader: Any, connection: Any) -> bool:
         return True
@@ -101,7 +103,7 @@ class HostTransport(StreamTransport):
 
 
 class MessageWriteBuffer(WriteBuffer):
-    """What waits to be taken by a host: HTTP before the client is accepted, and then messages."""
+    """Data that the host has not accepted yet: HTTP until the client is accepted, and then messages."""
 
     __slots__ = ("_count", "_log", "_port", "_receiver")
 
@@ -115,12 +117,12 @@ class MessageWriteBuffer(WriteBuffer):
         self._log = False
 
     def open(self, port: MessagePort) -> None:
-        """The client is accepted."""
+        """Write messages from now on, because the client was accepted."""
         self._port = port
         self._log = logger.isEnabledFor(logging.DEBUG)
 
     def write(self, frame: Any) -> None:
-        """Send a message; bytes of HTTP before the client is accepted."""
+        """Send a message, or HTTP before the client is accepted."""
         port = self._port
         if port is None:
             super().write(frame)
@@ -149,7 +151,7 @@ class MessageWriteBuffer(WriteBuffer):
             self._receiver.pong_received(payload)
 
     def sent(self, size: int) -> None:
-        """The host has taken a message of this size, or a Close."""
+        """Record that the host has accepted a message of this size, or a Close with size 0."""
         if self.broken:
             return
         self._count -= 1
@@ -164,7 +166,7 @@ class MessageWriteBuffer(WriteBuffer):
                 self.on_drained()
 
     def failed(self, cause: BaseException) -> None:
-        """The host takes nothing any more."""
+        """Record that the host accepts nothing any more."""
         if not self.broken:
             self._break(cause)
 
@@ -184,7 +186,7 @@ class MessageWriteBuffer(WriteBuffer):
 
 
 class HostedWebSocket(WebSocket):
-    """A server's WebSocket, which gets messages from a host."""
+    """A server's WebSocket that receives messages from a host."""
 
     __slots__ = ("_fragments", "_messages", "stream")
 
@@ -193,7 +195,7 @@ class HostedWebSocket(WebSocket):
         assert isinstance(transport, HostTransport)
         self.stream: Any = transport.port
         self.stream.ws = self
-        self._reader.by = EPOLL  # the host reads, also before the client is accepted
+        self._reader.by = EPOLL  # the host reads, even before the client is accepted
         self._fragments: list[bytes] = []  # of the message that is being sent in parts
 
     def _make_write_buffer(self, transport: Transport, runtime: ConnectionRuntime) -> WriteBuffer:
@@ -204,11 +206,11 @@ class HostedWebSocket(WebSocket):
 
     @property
     def has_room(self) -> bool:
-        """Whether the host may hand over more."""
+        """Whether there is room for more messages."""
         return not self._receive_buffer.full
 
     def message_received(self, message: str | bytes) -> None:
-        """Take a message of the client's. This, and `sent`, may be called outside of trio."""
+        """Add a message from the client. This method and `sent` may be called outside of trio."""
         buffer = self._receive_buffer
         if buffer.frames is None or self._closing.state == CLOSED:
             return
@@ -225,17 +227,17 @@ class HostedWebSocket(WebSocket):
         return frames is not None and bool(frames.events)
 
     def handle_events(self) -> None:
-        """Do what follows from a message that is refused. From a trio task."""
+        """Handle violations in received messages. It must be called in a trio task."""
         if self.has_events:
             self._input_arrived()
 
     def client_left(self, code: int | None, reason: str) -> None:
-        """The client is gone.
+        """End the connection, because the client has left.
 
         Args:
-            code: what it closed with, 1005 for nothing; anything that no Close frame may carry means that it
-                sent none.
-            reason: what came with the code.
+            code: the close code of the client; 1005 for a Close frame without a code. A code that cannot be
+                sent means that there was no Close frame.
+            reason: the close reason.
         """
         buffer = self._receive_buffer
         if buffer.frames is not None and self._closing.state != CLOSED:
@@ -250,11 +252,11 @@ class HostedWebSocket(WebSocket):
         self._closing.abort(None)
 
     def transport_closed(self) -> None:
-        """No task reads, so none finds the end."""
+        """End the connection, since no task reads and would notice the end."""
         self._closing.abort(None)
 
     def pong_received(self, payload: bytes) -> None:
-        """A ping of ours is answered here, because those between host and client are the host's."""
+        """Answer our own ping, because the host is responsible for pings to the client."""
         frames = self._receive_buffer.frames
         if frames is not None and not frames.done:
             frames.events.append(Pong(payload))
@@ -269,11 +271,11 @@ class HostedWebSocket(WebSocket):
         reader.stop_if_full()
 
     def sent(self, size: int) -> None:
-        """The host has taken a message of this size."""
+        """Record that the host has accepted a message of this size."""
         self._messages.sent(size)
 
     def closed_by_host(self, code: int) -> None:
-        """The host has taken our Close: the rest of the closing handshake is its business."""
+        """End the connection, because the host has accepted our Close and does the closing handshake."""
         self._messages.sent(0)
         frames = self._receive_buffer.frames
         if frames is not None and self._closing.state != CLOSED:
@@ -282,7 +284,7 @@ class HostedWebSocket(WebSocket):
         self._closing.abort(None)
 
     def send_failed(self, cause: BaseException) -> None:
-        """The host cannot send."""
+        """Record that the host has failed to send."""
         self._messages.failed(cause)
 
     # -- to the host --------------------------------------------------------------------------------
@@ -291,7 +293,7 @@ class HostedWebSocket(WebSocket):
         await checkpoint_if_cancelled()
         self._check_connecting("accept")
         headers = list(headers)
-        # This checks the arguments; the answer itself is the host's.
+        # This validates the arguments. The host sends the response.
         _, self._subprotocol, _ = answer_upgrade(
             self._request, subprotocol, self._offered, headers, self._options
         )
@@ -303,7 +305,7 @@ class HostedWebSocket(WebSocket):
         self.stream.opened()
 
     def _update_fast_send_limit(self) -> None:
-        self._write_buffer.fast_send_limit = 0  # what is written fast are frames
+        self._write_buffer.fast_send_limit = 0  # because the fast path writes frames
 
     async def _send(self, opcode: int, payload: bytes) -> None:
         write_buffer = self._write_buffer
@@ -325,7 +327,7 @@ class HostedWebSocket(WebSocket):
             self._messages.write(payload.decode() if opcode == TEXT else payload)
 
     def _write_fragment(self, opcode: int, payload: bytes, *, fin: bool) -> None:
-        """Hosts take whole messages, so the fragments are gathered."""
+        """Collect the fragments of a message, because hosts accept only whole messages."""
         if opcode:
             self._fragments.clear()
             self._fragments.append(bytes([opcode]))
