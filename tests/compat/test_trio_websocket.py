@@ -194,3 +194,15 @@ async def test_streams_of_ones_own(nursery: trio.Nursery) -> None:
         await ws.send_message("over a stream")
         assert await ws.get_message() == "over a stream"
     assert ws.closed is not None
+
+
+async def test_an_exception_within_a_cancelled_block_is_not_lost(autojump_clock: object) -> None:
+    async with trio.open_nursery() as nursery:
+        server = await serve(nursery)
+        with pytest.raises(ValueError, match="not lost"), trio.move_on_after(1):
+            async with compat.open_websocket("127.0.0.1", server.port, "/", use_ssl=False):
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    raise ValueError("not lost")
+        nursery.cancel_scope.cancel()

@@ -523,13 +523,20 @@ async def open_websocket(
                 failure = exc
                 raise
             finally:
-                with trio.move_on_after(disconnect_timeout) as scope:
-                    await connection.aclose()
+                scope = trio.move_on_after(disconnect_timeout)
+                try:
+                    with scope:
+                        await connection.aclose()
+                except trio.Cancelled:
+                    if failure is None:
+                        raise
+                    # It is closed all the same, and what the block has raised goes on.
                 if scope.cancelled_caught and failure is None:
                     failure = DisconnectionTimeout()
                     raise failure
     except BaseExceptionGroup as group:
-        if failure is None or group.exceptions != (failure,):
+        _, others = group.split(trio.Cancelled)
+        if failure is None or others is None or others.exceptions != (failure,):
             raise
     if failure is not None:
         _raise(failure)
