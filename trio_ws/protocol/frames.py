@@ -79,6 +79,12 @@ FRAMES_AT_ONCE = 64
 FRAME_COST = 2048
 
 
+#: Ends of fragments that are remembered for messages that wait; the fragments beyond are joined.
+_MAX_FRAGMENTS = 1024
+#: Messages that may wait while that is remembered.
+_MAX_SPLIT = 64
+
+
 class Ping(NamedTuple):
     """A ping arrived; its payload must be returned in a pong (RFC 6455 section 5.5.2)."""
 
@@ -112,6 +118,7 @@ class FrameReader:
         "_between",
         "_compressed",
         "_deflate",
+        "_ends",
         "_fast_limit",
         "_key",
         "_left",
@@ -121,6 +128,7 @@ class FrameReader:
         "_proto",
         "_rest",
         "_size",
+        "_splits",
         "_utf8",
         "begun",
         "client",
@@ -158,6 +166,9 @@ class FrameReader:
         self.held = 0  # bytes of it that are kept here
         self._size = 0  # bytes of it so far, including those handed out
         self._utf8: codecs.IncrementalDecoder | None = None  # decodes the text of the bulk frame
+        # Where fragments end, on request: of the current message in `_parts`, and of finished ones by id.
+        self._ends: list[int] = []
+        self._splits: dict[int, tuple[str | bytes, list[int]]] | None = None
 
     @property
     def wanted(self) -> int:
@@ -265,6 +276,51 @@ class FrameReader:
         self._parts.clear()
         self.held = 0
         return part
+
+    # -- fragments as the peer cut them -------------------------------------------------------------
+
+    def keep_fragments(self) -> None:
+        """From now on, remember where fragments of messages end."""
+        if self._splits is None:
+            self._splits = {}
+
+    def take_fragments(self) -> list[Any]:
+        """Return the complete fragments of the unfinished message, which may be none.
+
+        The rest of that message then arrives as its last item in ``messages``; `split` takes that apart.
+        """
+        if not self._ends:
+            return []
+        whole = self._joined()
+        fragments = _cut(whole, self._ends)
+        rest = whole[self._ends[-1] :]
+        self._ends.clear()
+        self._parts[:] = [rest] if rest else []
+        self.held = len(rest.encode()) if isinstance(rest, str) else len(rest)
+        return fragments
+
+    def split(self, message: str | bytes) -> list[Any]:
+        """Return the fragments of a message that was in ``messages``: itself, if it was one frame."""
+        _, ends = self._splits.pop(id(message), (message, [])) if self._splits else (message, [])
+        return [*_cut(message, ends), message[ends[-1] :]] if ends else [message]
+
+    def _fragment_ends(self) -> None:
+        """The peer has ended a fragment that is not the last of its message."""
+        end = sum(map(len, self._parts))
+        if len(self._ends) < _MAX_FRAGMENTS and end > (self._ends[-1] if self._ends else 0):
+            self._ends.append(end)
+
+    def _keep_split(self, message: str | bytes) -> None:
+        """Remember where the fragments of a finished message end, if few messages wait."""
+        assert self._splits is not None
+        ends, self._ends = self._ends, []
+        if len(self.messages) > _MAX_SPLIT:
+            return
+        # An entry holds its message, whose id cannot be another's before; those that were taken go.
+        waiting = set(map(id, self.messages))
+        self._splits = {key: entry for key, entry in self._splits.items() if key in waiting}
+        if sum(len(others) for _, others in self._splits.values()) + len(ends) <= _MAX_FRAGMENTS:
+            self._splits[id(message)] = message, ends
 
     # -- uncommon frames ----------------------------------------------------------------------------
 
@@ -412,6 +468,8 @@ class FrameReader:
             self._add(payload if isinstance(payload, str) else bytes(payload), size)
             if frame.message_finished:
                 self._finish()
+            elif frame.frame_finished and self._splits is not None:
+                self._fragment_ends()
 
     def _add(self, chunk: str | bytes, size: int) -> None:
         """Keep a part of a message, text decoded, so that its end costs no more than the other parts."""
@@ -429,11 +487,16 @@ class FrameReader:
         return "".join(self._parts) if self._open == TEXT else b"".join(self._parts)
 
     def _finish(self) -> None:
-        self.messages.append(self._joined())
+        message = self._joined()
+        self.messages.append(message)
+        if self._ends:
+            self._keep_split(message)
         self._reset()
 
     def _reset(self) -> None:
         self._parts.clear()
+        if self._ends:
+            self._ends = []
         self._open = self._size = self.held = 0
         self._compressed = False
         self._utf8 = None
@@ -467,3 +530,8 @@ class FrameReader:
         self._left = 0
         self._proto = None
         self._reset()
+
+
+def _cut(whole: Any, ends: list[int]) -> list[Any]:
+    """The pieces of a text or of bytes that end there."""
+    return [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]

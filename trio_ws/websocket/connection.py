@@ -545,11 +545,18 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         payload = await self._next_or_raise()
         return decode_json("message", payload, type, payload, self._request._json)
 
-    def recv_streaming(self) -> AsyncIterator[str | bytes]:
+    def recv_streaming(self, *, fragments: bool = False) -> AsyncIterator[str | bytes]:
         """Iterate over the parts of one message as they arrive: ``str`` of text, ``bytes`` of a binary one.
 
-        A part consists of the data that has arrived so far, not of one fragment. ``max_message_size`` applies
-        to the whole message. After the peer has closed cleanly, the iteration ends without a part.
+        A part consists of the data that has arrived so far. ``max_message_size`` applies to the whole
+        message. After the peer has closed cleanly, the iteration ends without a part.
+
+        Args:
+            fragments: yield each fragment as the peer sent it (RFC 6455 section 5.4), once it is complete.
+                The fragments of a message that arrived before the first such call may be joined. Empty
+                fragments are skipped, a character that is split belongs to the later fragment, and beyond
+                1,024 waiting fragments the rest is joined. A proxy may fragment messages differently, and an
+                ASGI server joins them.
 
         A cancellation loses no part: another `recv_streaming` continues in the same message. Until the end of
         that message, the other methods to receive raise `MessageError`.
@@ -557,7 +564,9 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         Raises:
             ConnectionClosedError: the connection ended within the message, or not cleanly.
         """
-        return MessageStream(self._receive_buffer, self._next_part)
+        if fragments:
+            self._receive_buffer.ask_for_fragments()
+        return MessageStream(self._receive_buffer, self._next_fragment if fragments else self._next_part)
 
     async def _next_message(self) -> str | bytes | None:
         """Wait for the next message and return its payload; None after a clean end."""
@@ -612,10 +621,23 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             raise closing.closed_error()
         return True
 
+    async def _next_fragment(self) -> str | bytes | None:
+        """Wait for the next complete fragment; None after a clean end."""
+        buffer = self._receive_buffer
+        await checkpoint_if_cancelled()
+        while (fragment := buffer.next_fragment()) is None:
+            if not await self._wait_for_more():
+                if buffer.parts_open:
+                    raise self._closing.closed_error()
+                return None
+        return fragment
+
     async def _next_part(self) -> str | bytes | None:
         """Wait for the next part of the current message, or of the next one; None after a clean end."""
         buffer = self._receive_buffer
         while True:
+            if buffer.fragments:  # of the same message, asked for as fragments before
+                return await self._next_fragment()
             if buffer.messages:
                 await checkpoint_if_cancelled()
                 buffer.parts_open = False

@@ -49,6 +49,8 @@ class ReceiveBuffer:
         ledger: what this peer makes the process hold.
         frames: parses the bytes; None before the opening handshake is done.
         pending_input: bytes that were read and are parsed later: in the next turn, or once there is room.
+        fragments: those of a message that were taken apart and wait; None where none were asked for.
+        keep_fragments: ``recv_streaming(fragments=True)`` was called.
         parts_open: a message was begun by ``recv_streaming()`` and its end was not taken yet.
         closed: nothing is kept any more, because the transport is gone or the application has closed.
         deflate: the agreed permessage-deflate, or None.
@@ -59,10 +61,13 @@ class ReceiveBuffer:
     __slots__ = (
         "_client",
         "_max_message_size",
+        "_unfinished",
         "closed",
         "deflate",
         "discarding",
+        "fragments",
         "frames",
+        "keep_fragments",
         "ledger",
         "messages",
         "parts_open",
@@ -78,6 +83,9 @@ class ReceiveBuffer:
         self.messages = _NO_MESSAGES
         self.ledger = MemoryLedger(options.max_queue_bytes, options.held_limit)
         self.pending_input = b""
+        self.fragments: deque[str | bytes] | None = None
+        self.keep_fragments = False
+        self._unfinished = False  # the end of the message whose fragments these are has not come
         self.parts_open = False
         self.closed = False
         self.discarding = False
@@ -89,6 +97,8 @@ class ReceiveBuffer:
         self.frames = FrameReader(
             self.messages, client=self._client, max_message_size=self._max_message_size, deflate=deflate
         )
+        if self.keep_fragments:
+            self.frames.keep_fragments()
 
     @property
     def finished(self) -> bool:
@@ -115,6 +125,31 @@ class ReceiveBuffer:
     def clear(self) -> None:
         """Drop what waits."""
         self.messages.clear()
+        self.fragments = None
+
+    def ask_for_fragments(self) -> None:
+        """From now on, remember where the peer cuts messages."""
+        self.keep_fragments = True
+        if self.frames is not None:
+            self.frames.keep_fragments()
+
+    def next_fragment(self) -> str | bytes | None:
+        """Take the next complete fragment, if one is here. Sets ``parts_open``."""
+        frames = self.frames
+        fragments = self.fragments
+        if not fragments and frames is not None:
+            if self.messages:
+                fragments = deque(frames.split(self.messages.popleft()))
+                self._unfinished = False
+            elif found := frames.take_fragments():
+                fragments = deque(found)
+                self._unfinished = True
+        if not fragments:
+            return None
+        fragment = fragments.popleft()
+        self.fragments = fragments or None
+        self.parts_open = self._unfinished or bool(fragments)
+        return fragment
 
     def feed_whole(self, data: bytes) -> str | bytes | None:
         """Return the message if this read is all of one, nothing waits, and nothing is compressed.
