@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pytest
 import trio
@@ -50,6 +50,11 @@ class Rooms(WebSocketHandler):
         return True
 
 
+class HasURL(Protocol):
+    @property
+    def url(self) -> str: ...
+
+
 class Process:
     """One of the processes of a test, which share a Redis."""
 
@@ -64,7 +69,7 @@ class Process:
 
 
 @asynccontextmanager
-async def process(redis: RedisServer, **options: Any) -> AsyncIterator[Process]:
+async def process(redis: HasURL, **options: Any) -> AsyncIterator[Process]:
     handler = Rooms()
     broker = RedisBroker(redis.url, **{**QUICK, **options})
     async with serving_in_memory(handler, broker=broker) as memory:

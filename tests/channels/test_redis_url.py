@@ -30,6 +30,13 @@ from trio_ws import BrokerError, RedisBroker
         "redis://[::1",
         "unix://",
         "unix:///",
+        "redis+sentinel://h",
+        "redis+sentinel://h/",
+        "redis+sentinel:///name",
+        "redis+sentinel://h,/name",
+        "redis+sentinel://h:0/name",
+        "redis+sentinel://h:x/name",
+        "redis+sentinel://:secret@h/na?me",
         "unix://host/path",
         "http://h",
         "h:6379",
@@ -53,6 +60,7 @@ def test_bad_input_redis_url(url: str) -> None:
         ("rediss://me:%40secret@[::1]:7", "rediss://[::1]:7"),
         ("unix://me:secret@/a%20b?db=2", "unix:///a%20b"),
         ("redis://me@h", "redis://h"),
+        ("redis+sentinel://me:secret@h:7,[::1]:8/name", "redis+sentinel://h:7,[::1]:8/name"),
     ],
 )
 def test_a_password_is_never_shown(url: str, shown: str) -> None:

@@ -126,7 +126,10 @@ class RedisBroker(Broker):
     It is sent earlier if half of a bound is reached.
 
     Args:
-        url: ``redis://[user:password@]host[:port]``, ``rediss://`` for TLS, ``unix://[user:password@]/path``.
+        url: ``redis://[user:password@]host[:port]``, ``rediss://`` for TLS,
+            ``unix://[user:password@]/path``, or
+            ``redis+sentinel://[user:password@]host[:port][,host[:port]]/name`` for the primary that Sentinels
+            know by this name. User and password are those of Redis.
         prefix: prefix of every channel's name at Redis. Processes with the same prefix exchange messages.
         max_queue_items: messages that may wait for Redis.
         max_queue_bytes: bytes of their names and payloads; default 16 MiB.

@@ -46,6 +46,8 @@ __all__ = [
 UNFIT = frozenset({"WRONGPASS", "NOAUTH", "LOADING", "CLUSTERDOWN", "MOVED", "NOSCRIPT", "READONLY"})
 
 _RECEIVE_SIZE = 65_536
+#: Seconds in which a Sentinel must answer before the next one is asked.
+_SENTINEL_PATIENCE = 1.0
 #: Limit on what a server may send before its greeting, which has about a tenth of it.
 _MAX_GREETING = 65_536
 #: Limit on one reply. Another program may publish half a GiB at once.
@@ -106,6 +108,8 @@ async def _open(url: RedisURL, ssl_context: ssl.SSLContext | None) -> RedisConne
         stream: trio.abc.Stream
         if url.path is not None:
             stream = await trio.open_unix_socket(url.path)
+        elif url.sentinels:
+            stream = await trio.open_tcp_stream(*await _primary(url))
         else:
             stream = await trio.open_tcp_stream(url.host, url.port)
     except (OSError, ValueError) as exc:  # ValueError: an impossible host or path
@@ -116,12 +120,48 @@ async def _open(url: RedisURL, ssl_context: ssl.SSLContext | None) -> RedisConne
             await stream.do_handshake()
         link = RedisConnection(stream, url.shown)
         await link.log_in(url.username, url.password)
+        if url.sentinels and link.role != b"master":
+            raise RefusedError(f"{url.shown} named a server that is not the primary")
     except BaseException as exc:
         await close_forcefully(stream)
         if isinstance(exc, trio.BrokenResourceError):
             raise BrokerError(f"TLS with {url.shown} failed: {_why(exc)}") from exc
         raise
     return link
+
+
+async def _primary(url: RedisURL) -> tuple[str, int]:
+    """Ask the Sentinels, one after the other, where the primary is.
+
+    Raises:
+        BrokerError: none of them knows.
+    """
+    problems = []
+    for host, port in url.sentinels:
+        problems.append(f"{host}:{port} did not answer within {_SENTINEL_PATIENCE} seconds")
+        with trio.move_on_after(_SENTINEL_PATIENCE):
+            try:
+                return await _ask_sentinel(host, port, url.service)
+            except (OSError, ValueError, BrokerError) as exc:
+                problems[-1] = str(exc)
+    raise BrokerError(f"no Sentinel of {url.shown} knows the primary: {'; '.join(problems)}")
+
+
+async def _ask_sentinel(host: str, port: int, service: str) -> tuple[str, int]:
+    stream = await trio.open_tcp_stream(host, port)
+    try:
+        link = RedisConnection(stream, f"{host}:{port}")
+        await link.send(command(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service.encode()))
+        replies: list[tuple[bool, Any]] = []
+        while not replies:
+            replies = await link.receive()
+        answer = replies[0][1]
+        if not isinstance(answer, list) or len(answer) != 2:
+            said = error_text(answer) if isinstance(answer, Exception) else "it does not know that name"
+            raise BrokerError(f"{host}:{port}: {said}")
+        return answer[0].decode(), int(answer[1])
+    finally:
+        await close_forcefully(stream)
 
 
 def _why(exc: BaseException) -> str:
@@ -142,6 +182,7 @@ class RedisConnection:
         ping_sent: whether that PING was sent.
         run: what names this run of Redis; None until that is known.
         prepared: whether it was asked for that, and given the scripts.
+        role: ``b"master"`` or ``b"replica"``, as Redis said after logging in.
     """
 
     def __init__(self, stream: trio.abc.Stream, shown: str) -> None:
@@ -151,6 +192,7 @@ class RedisConnection:
         self.ping_sent = False
         self.run: bytes | None = None
         self.prepared = False
+        self.role = b""
         self._stream = stream
         self._shown = shown
         self._received = 0  # bytes so far
@@ -175,6 +217,7 @@ class RedisConnection:
             raise RefusedError(f"{self._shown} refused the login: {error_text(greeting)}")
         if not isinstance(greeting, dict) or len(replies) > 1:
             raise BrokerError(f"{self._shown} does not look like Redis 6 or later")
+        self.role = greeting.get(b"role", b"")
 
     async def send(self, data: bytes) -> None:
         """Send commands. A cancellation may leave a command half sent; the connection must then be closed."""

@@ -13,13 +13,16 @@ from trio_ws.protocol.urls import masked
 
 __all__ = ["SCHEMES", "UNDERSTOOD", "RedisURL", "parse_redis_url"]
 
-#: The schemes of Redis URLs; the last two are one.
-SCHEMES = frozenset({"redis", "rediss", "unix", "redis+unix"})
+#: The schemes of Redis URLs; ``unix`` and ``redis+unix`` are one.
+SCHEMES = frozenset({"redis", "rediss", "unix", "redis+unix", "redis+sentinel"})
+#: The port of a Sentinel.
+_SENTINEL_PORT = 26379
 
 #: The accepted URLs, for error messages.
 UNDERSTOOD = (
     "redis://[user:password@]host[:port][/db], the same with rediss:// for TLS,"
-    " and unix://[user:password@]/path/of/socket; special characters in a password are percent-encoded"
+    " unix://[user:password@]/path/of/socket, and redis+sentinel://[user:password@]host[:port][,host...]/name;"
+    " special characters in a password are percent-encoded"
 )
 
 
@@ -35,6 +38,8 @@ class RedisURL:
         username: None for Redis' default user.
         password: None for no password.
         shown: the URL without user and password, for messages.
+        sentinels: hosts and ports of Sentinels, which are asked for the primary; then there is no host.
+        service: the name by which they know it.
     """
 
     host: str
@@ -44,6 +49,8 @@ class RedisURL:
     username: str | None
     password: str | None = field(repr=False)
     shown: str
+    sentinels: tuple[tuple[str, int], ...] = ()
+    service: str = ""
 
 
 def parse_redis_url(url: str) -> RedisURL:
@@ -57,6 +64,8 @@ def parse_redis_url(url: str) -> RedisURL:
     """
     if not isinstance(url, str):
         raise TypeError(f"a Redis URL must be a str, not {type(url).__name__}")
+    if url.startswith("redis+sentinel://"):
+        return _parse_sentinels(url)
     try:
         parts = urlsplit(url)
         port = parts.port if parts.port is not None else 6379
@@ -95,3 +104,31 @@ def _check_database(database: str, query: str) -> None:
     for number in [database] * (database != "") + [value for _, value in options]:
         if not (number.isascii() and number.isdecimal()):
             raise ValueError("the database in a Redis URL must be a number")
+
+
+def _parse_sentinels(url: str) -> RedisURL:
+    user_info, at, place = url.partition("://")[2].rpartition("@")
+    hosts, _, service = place.partition("/")
+    username, colon, password = user_info.partition(":")
+    sentinels = []
+    try:
+        for text in hosts.split(","):
+            parts = urlsplit(f"//{text}")
+            if not parts.hostname or parts.path or parts.port == 0:
+                raise ValueError
+            sentinels.append((parts.hostname, parts.port or _SENTINEL_PORT))
+        if not service or not service.isascii() or any(character in service for character in "/?# "):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"the URL has an invalid Sentinel, or no name; expected {UNDERSTOOD}") from None
+    return RedisURL(
+        host="",
+        port=0,
+        path=None,
+        secure=False,
+        username=unquote(username) if at and username else None,
+        password=unquote(password) if at and colon else None,
+        shown=f"redis+sentinel://{place}",
+        sentinels=tuple(sentinels),
+        service=service,
+    )
