@@ -90,6 +90,16 @@ def test_a_name_that_is_no_identifier(name: str) -> None:
         Schema(with_method(lambda self, connection: None, name))
 
 
+async def test_any_name_is_listed_and_discovered(autojump_clock: object) -> None:
+    name = "\x1b]0;not an identifier\x07"
+    handler = with_method(lambda self, connection: None, name)
+    handler.list_methods = True
+    async with serving_in_memory(handler) as server, client_of(await server.stream()) as client:
+        listed = await client.call("__methods__")
+        assert [one["name"] for one in listed] == [name]
+        assert [one["name"] for one in (await client.call("rpc.discover"))["methods"]] == [name]
+
+
 @pytest.mark.parametrize("name", ["a", "_a", "$a", "user.get", "größe", "a1.b2.c3"])
 def test_a_name_that_is_one(name: str) -> None:
     assert Schema(with_method(lambda self, connection: None, name)).openrpc()["methods"][0]["name"] == name

@@ -157,7 +157,7 @@ class WebSocketHandler(Generic[State]):
             self._methods.update(self._channel_methods.by_name())
             if self.list_methods:
                 self._methods[METHODS] = make_method(self._list_methods)
-                self._schema = self.schema()  # raises now if a method cannot be described
+                self._schema = Schema._for_discovery(self)  # raises now if a method cannot be described
                 self._methods.setdefault(DISCOVER, make_method(self._discover, DISCOVER))
             for hook in (self.on_connect, self.on_receive, self.on_disconnect):
                 allow_keyboard_interrupt(hook)
@@ -460,7 +460,7 @@ class WebSocketHandler(Generic[State]):
 
     def _discover(self, connection: ClientConnection[State]) -> dict[str, Any]:
         if self._schema is None:
-            self._schema = self.schema()
+            self._schema = Schema._for_discovery(self)
         return self._schema._openrpc_for(
             lambda method: method.source.requires is None or check(method.source.requires, connection)
         )

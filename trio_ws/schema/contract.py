@@ -211,9 +211,11 @@ class HandlerContract:
 
 
 def read_contracts(
-    handlers: Mapping[str, Describable],
+    handlers: Mapping[str, Describable], *, identifiers: bool = True
 ) -> tuple[tuple[HandlerContract, ...], TypeSchemas]:
     """Return the contracts of handlers, given by path, and the schemas that they share.
+
+    Names must be identifiers, unless ``identifiers`` is false: OpenRPC allows any name.
 
     Raises:
         TypeError: a type has no schema.
@@ -221,16 +223,16 @@ def read_contracts(
     """
     types: list[tuple[str, Any, bool]] = []
     for handler in handlers.values():
-        types += _types_of(handler)
+        types += _types_of(handler, identifiers=identifiers)
     found = TypeSchemas(types)
     schemas = iter(found.schemas)
     return tuple(_read_handler(path, one, schemas) for path, one in handlers.items()), found
 
 
-def _types_of(handler: Describable) -> Iterable[tuple[str, Any, bool]]:
+def _types_of(handler: Describable, *, identifiers: bool) -> Iterable[tuple[str, Any, bool]]:
     """Yield the types of a handler, in the order in which `_read_handler` uses their schemas."""
     name = type(handler).__name__
-    _check_names(name, handler.rpc_methods)
+    _check_names(name, handler.rpc_methods, identifiers=identifiers)
     for method in handler.rpc_methods.values():
         yield from _types_of_method(name, method)
     for channel, kind in handler.channel_types.items():
@@ -244,12 +246,12 @@ def _types_of_method(handler: str, method: _Method) -> Iterable[tuple[str, Any, 
 
 
 def check_method(handler: str, method: _Method, names: Iterable[str]) -> None:
-    """Check that a method can be described together with methods of these names.
+    """Check that a method can be described as OpenRPC together with methods of these names.
 
     Raises:
         TypeError, ValueError: like `read_contracts`.
     """
-    _check_names(handler, [*names, method.name])
+    _check_names(handler, [*names, method.name], identifiers=False)
     TypeSchemas(list(_types_of_method(handler, method)))
 
 
@@ -350,10 +352,10 @@ def describe_predicate(predicate: PredicateLike) -> str:
     return "a condition" if name == "<lambda>" else str(name)
 
 
-def _check_names(handler: str, names: Iterable[str]) -> None:
+def _check_names(handler: str, names: Iterable[str], *, identifiers: bool) -> None:
     folded: dict[str, str] = {}
     for name in names:
-        if not all(map(_IDENTIFIER.fullmatch, name.split("."))):
+        if identifiers and not all(map(_IDENTIFIER.fullmatch, name.split("."))):
             raise ValueError(
                 f"{handler}: the method name {name!r} must be an identifier, or several identifiers joined by"
                 " dots, so that every language can call it; set another alias_name"

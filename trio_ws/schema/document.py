@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from trio_ws.schema.asyncapi import asyncapi_document
 from trio_ws.schema.contract import Describable, HandlerContract, read_contracts
@@ -44,10 +44,20 @@ class Schema:
     """
 
     def __init__(self, target: object) -> None:
+        self._read(target)
+
+    @classmethod
+    def _for_discovery(cls, handler: object) -> Self:
+        """Return a schema for ``rpc.discover``: method names need not be identifiers."""
+        schema = cls.__new__(cls)
+        schema._read(handler, identifiers=False)
+        return schema
+
+    def _read(self, target: object, *, identifiers: bool = True) -> None:
         handlers = _handlers_of(target)
         if not handlers:
             raise ValueError(f"no WebSocketHandler is mounted in {target!r}, so it has no schema")
-        self._contracts, self._types = read_contracts(handlers)
+        self._contracts, self._types = read_contracts(handlers, identifiers=identifiers)
         self._discovered: dict[tuple[str, ...], dict[str, Any]] = {}
         self.paths: tuple[str, ...] = tuple(one.path for one in self._contracts)
 
