@@ -67,7 +67,7 @@ def test_a_long_value_is_spread_over_lines_for_people(url: str, capsys: pytest.C
         (["add", "1", "--timeout", "0"], 2, "--timeout"),
         (["add", "1", "--header", "oops"], 2, "'oops' is no header"),
         (["add", "1", "--header", "X: a\x00b"], 2, "X"),
-        (["add", "1", "--cafile", "/nowhere.pem"], 2, "--cafile /nowhere.pem cannot be used"),
+        (["add", "1", "--cafile", "/nowhere.pem"], 2, "--insecure are for wss:// URLs"),
     ],
 )
 def test_a_call_that_fails(
