@@ -191,7 +191,8 @@ def test_trio_and_asyncio_take_turns(run: Any) -> None:
             await asyncio.sleep(0)
         stop = True
         await task
-        assert turns["asyncio"] < 10 * turns["trio"] + 100
+        if guest_run().ticks.direct:  # else a thread takes as long as it takes
+            assert turns["asyncio"] < 10 * turns["trio"] + 100
         assert turns["trio"] < 10 * turns["asyncio"] + 100
 
     run(main)

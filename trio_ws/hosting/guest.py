@@ -16,6 +16,7 @@ import asyncio
 import contextvars
 import functools
 from collections import deque
+from collections.abc import Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -27,7 +28,7 @@ from trio_ws.logs import logger_for
 from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from outcome import Outcome
@@ -56,7 +57,8 @@ class GuestRun:
         self._scope = trio.CancelScope()
         self._finished: asyncio.Future[None] = loop.create_future()
         self._ready: asyncio.Future[None] = loop.create_future()
-        self.ticks = Ticks(loop, self._main, self._done, lambda: None)
+        self.posted: list[HostPort] = []  # those with something to send after this tick
+        self.ticks = Ticks(loop, self._main, self._done, self._send_posted)
         # The end of the loop cancels this task first, and waits for it.
         self._keeper = loop.create_task(self._keep(), name="trio_ws guest run")
 
@@ -81,6 +83,11 @@ class GuestRun:
     def _set(future: asyncio.Future[None]) -> None:
         if not future.done():
             future.set_result(None)
+
+    def _send_posted(self) -> None:
+        posted, self.posted = self.posted, []
+        for port in posted:
+            port.send_now()
 
     async def _keep(self) -> None:
         try:
@@ -320,7 +327,9 @@ class HostPort:
         self._arrived = Notification()  # in trio
         self._wanted = asyncio.Event()  # in asyncio: there is room for more
         self._outgoing: deque[Any] = deque()
-        self._sending = False
+        self._rest: Awaitable[None] | None = None  # what is left of sending the first of these
+        self._task: asyncio.Task[Any] | None = None  # that of the call
+        self._context = contextvars.copy_context()
         self._send_failure: Exception | None = None
         self._sent = Notification()  # in trio
         self._work: asyncio.Future[None] | None = None  # in asyncio: something to send, or the end
@@ -357,7 +366,10 @@ class HostPort:
         """Send an event to the host without waiting. The sink is notified when the host has accepted it."""
         if self._send_failure is None:
             self._outgoing.append(event)
-            self._wake()
+            if len(self._outgoing) == 1 and self._run.ticks.ticking:
+                self._run.posted.append(self)
+            else:
+                self._wake()
 
     @property
     def busy(self) -> bool:
@@ -372,6 +384,7 @@ class HostPort:
 
     async def serve(self, async_fn: Callable[..., Awaitable[None]], *args: Any) -> None:
         """Run an async function in trio that uses `receive` and `send`, until it ends and all is sent."""
+        self._task = asyncio.current_task()
         call: _Call[None] = _Call(self._run.loop.create_future())
         await self._run.start(call, async_fn, *args)
         call.future.add_done_callback(lambda _: self._wake())
@@ -398,29 +411,73 @@ class HostPort:
     async def _step(self, ending: asyncio.Future[None]) -> bool:
         """Send the next event, or wait for one; return False at the end."""
         if self._outgoing and self._send_failure is None:
-            event = self._outgoing[0]
+            sending, self._rest = self._rest or self._host_send(self._outgoing[0]), None
             try:
-                await self._host_send(event)
+                await sending
             except Exception as exc:  # noqa: BLE001 - raised in trio
                 self._send_failure = exc
-                self._outgoing.clear()
             finally:
                 # Also if it was cancelled: a part may have been sent, so it is not sent again.
-                if self._outgoing:
-                    self._outgoing.popleft()
-                self._run.ticks.wake()
-                self._sent.notify_all()
-                if self._sink is not None:
-                    failure = self._send_failure
-                    self._leave(
-                        self._sink.sent(event) if failure is None else self._sink.send_failed(failure)
-                    )
+                self._taken()
             return True
         if ending.done():
             return False
         self._work = self._run.loop.create_future()
-        await self._work
+        try:
+            await self._work
+        except asyncio.CancelledError as exc:
+            if isinstance(self._rest, _Rest):  # it is what this task was doing
+                self._rest.cancel(exc)
+            raise
         return True
+
+    def send_now(self) -> None:
+        """Send what can be sent without waiting, on behalf of the task of the call, which waits for that.
+
+        It saves a turn of the loop. What does not end at its first step, that task continues.
+        """
+        loop, task = self._run.loop, self._task
+        if self._work is None or self._work.done() or task is None:
+            self._wake()
+            return
+        current = asyncio.current_task(loop)
+        if current is not None:
+            asyncio.tasks._leave_task(loop, current)
+        asyncio.tasks._enter_task(loop, task)  # as any implementation of a task does
+        try:
+            while self._outgoing and self._send_failure is None and self._rest is None:
+                self._send_first()
+        finally:
+            asyncio.tasks._leave_task(loop, task)
+            if current is not None:
+                asyncio.tasks._enter_task(loop, current)
+        if self._rest is not None:
+            self._wake()
+
+    def _send_first(self) -> None:
+        sending = self._context.run(self._host_send, self._outgoing[0])
+        if not isinstance(sending, Coroutine):
+            self._rest = sending
+            return
+        try:
+            waits_for = self._context.run(sending.send, None)
+        except StopIteration:
+            self._taken()
+        except Exception as exc:  # noqa: BLE001 - raised in trio
+            self._send_failure = exc
+            self._taken()
+        else:
+            self._rest = _Rest(waits_for, sending)
+
+    def _taken(self) -> None:
+        """The host has taken the first of what goes, or has failed to."""
+        event = self._outgoing.popleft()
+        failure = self._send_failure
+        if failure is not None:
+            self._outgoing.clear()
+        self._sent.notify_all()
+        if self._sink is not None:
+            self._leave(self._sink.sent(event) if failure is None else self._sink.send_failed(failure))
 
     async def _pump(self) -> None:
         """Receive from the host as far as there is room."""
@@ -454,6 +511,36 @@ class HostPort:
     def _wake(self) -> None:
         if self._work is not None and not self._work.done():
             self._work.set_result(None)
+
+
+class _Rest:
+    """The rest of a coroutine whose first step was taken, to be awaited by the task in whose name it was."""
+
+    def __init__(self, waits_for: Any, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._waits_for = waits_for
+        self._coroutine = coroutine
+        self._cancelled: asyncio.CancelledError | None = None
+
+    def cancel(self, exc: asyncio.CancelledError) -> None:
+        """The task was cancelled before it awaited this."""
+        self._cancelled = exc
+        if isinstance(self._waits_for, asyncio.Future):
+            self._waits_for.cancel()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        waits_for = self._waits_for
+        try:
+            if self._cancelled is not None:
+                waits_for = self._coroutine.throw(self._cancelled)
+            while True:
+                try:
+                    value = yield waits_for
+                except BaseException as exc:  # noqa: BLE001 - passed on
+                    waits_for = self._coroutine.throw(exc)
+                else:
+                    waits_for = self._coroutine.send(value)
+        except StopIteration:
+            return
 
 
 #: Nothing comes after these, and some hosts are in trouble when they are asked for more.

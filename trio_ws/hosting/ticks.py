@@ -49,6 +49,7 @@ class Ticks:
 
     Attributes:
         direct: whether the loop runs the ticks itself, without a thread.
+        ticking: whether a tick is running, so that ``after_tick`` follows. Only if ``direct``.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Ticks:
         self._runner: Any = None
         self._fd = -1
         self._next: asyncio.Handle | None = None  # the scheduled tick
-        self._ticking = False
+        self.ticking = False
         self._timer: asyncio.TimerHandle | None = None
         trio.lowlevel.start_guest_run(
             main,
@@ -78,7 +79,7 @@ class Ticks:
 
     def wake(self) -> None:
         """Schedule a tick, because a trio task is about to be woken. This saves trio a write to a pipe."""
-        if self.direct and self._next is None and not self._ticking:
+        if self.direct and self._next is None and not self.ticking:
             self._call_soon()
 
     # -- trio's own guest mode ----------------------------------------------------------------------
@@ -145,7 +146,7 @@ class Ticks:
         """Do what trio's GuestState.guest_tick does before it starts to wait in a thread."""
         state, runner = self._state, self._runner
         self._next = None
-        self._ticking = True
+        self.ticking = True
         before, _library.name = _library.name, "trio"
         try:
             timeout = state.unrolled_run_next_send.send(state.unrolled_run_gen)
@@ -159,7 +160,7 @@ class Ticks:
             return
         finally:
             _library.name = before
-            self._ticking = False
+            self.ticking = False
         state.unrolled_run_next_send = events = capture(runner.io_manager.get_events, 0)
         if timeout <= 0 or not isinstance(events, Value) or events.value:
             self._call_soon()

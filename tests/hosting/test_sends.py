@@ -1,0 +1,150 @@
+"""What a host on asyncio sees of the sends of an application: whose they are, and in which order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import trio_ws
+from tests.support.asgi import websocket_scope
+from trio_ws import ASGIApp, Options, guest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+GUARD = 60
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+
+def run(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    async def guarded() -> Any:
+        async with asyncio.timeout(GUARD):
+            return await main()
+
+    return asyncio.run(guarded())
+
+
+class Client:
+    """One call of an application, whose sends take as many turns of the loop as the test wants."""
+
+    def __init__(self, turns: Callable[[], int]) -> None:
+        self.turns = turns
+        self.said: list[Any] = []
+        self.tasks: set[Any] = set()
+        self.variables: set[str] = set()
+        self.under_way = 0
+        self.failing: Exception | None = None
+        self.events: asyncio.Queue[Any] = asyncio.Queue()
+        self.events.put_nowait({"type": "websocket.connect"})
+
+    async def send(self, event: Any) -> None:
+        assert not self.under_way, "two sends at once"
+        self.under_way += 1
+        try:
+            async with asyncio.timeout(GUARD):  # which is for tasks only
+                self.tasks.add(asyncio.current_task())
+                self.variables.add(variable.get())
+                for _ in range(self.turns()):
+                    await asyncio.sleep(0)
+                if self.failing is not None:
+                    raise self.failing
+                self.said.append(event.get("text") or event["type"])
+        finally:
+            self.under_way -= 1
+
+    def call(self, app: ASGIApp) -> asyncio.Task[None]:
+        variable.set("the call's")
+        return asyncio.create_task(app(websocket_scope(), self.events.get, self.send))
+
+
+async def count(ws: trio_ws.WebSocket) -> None:
+    async for message in ws:
+        for number in range(int(message.text or "")):
+            await ws.send(str(number))
+
+
+@pytest.mark.parametrize("turns", [lambda: 0, lambda: 1, lambda: random.randrange(3)])
+def test_sends_are_those_of_the_call_in_order_and_one_at_a_time(turns: Callable[[], int]) -> None:
+    async def main() -> None:
+        client = Client(turns)
+        task = client.call(ASGIApp(count, options=Options(send_high_water=100)))
+        for _ in range(3):
+            client.events.put_nowait({"type": "websocket.receive", "text": "200"})
+        while len(client.said) < 601:
+            await asyncio.sleep(0)
+        client.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
+        await task
+        assert client.said == ["websocket.accept", *(str(number) for _ in range(3) for number in range(200))]
+        assert client.tasks == {task}
+        assert client.variables == {"the call's"}
+
+    run(main)
+
+
+@pytest.mark.parametrize("turns", [lambda: 0, lambda: 2])
+@pytest.mark.parametrize("failure", [OSError("gone"), LookupError("a bug of the host's")])
+def test_a_send_that_fails(turns: Callable[[], int], failure: Exception) -> None:
+    closed: list[bool] = []
+
+    async def pour(ws: trio_ws.WebSocket) -> None:
+        with pytest.raises(trio_ws.ConnectionClosedError):
+            while True:
+                await ws.send("more")
+        closed.append(ws.closed)
+
+    async def main() -> None:
+        client = Client(turns)
+        task = client.call(ASGIApp(pour, options=Options(close_timeout=0.1)))
+        while len(client.said) < 50:
+            await asyncio.sleep(0)
+        client.failing = failure
+        if isinstance(failure, OSError):
+            await task
+        else:
+            with pytest.raises(LookupError, match="a bug of the host's"):
+                await task
+        assert client.tasks == {task}
+
+    run(main)
+    assert len(closed) == 1
+
+
+def test_a_burst_is_received_up_to_the_bound() -> None:
+    """What a handler does not take stays with the host, and a violation ends the connection."""
+
+    async def hold(ws: trio_ws.WebSocket) -> None:
+        await ws.accept()
+        await guest.call_asyncio(released.wait)
+        got = 0
+        try:
+            async for _ in ws:
+                got += 1
+        except trio_ws.ConnectionClosedError as exc:
+            taken.append((got, exc.code))
+
+    taken: list[tuple[int, int]] = []
+    released = asyncio.Event()
+
+    async def main() -> None:
+        client = Client(lambda: 0)
+        options = Options(max_queue_bytes=50_000, max_message_size=10_000)
+        task = client.call(ASGIApp(hold, options=options))
+        while not client.said:
+            await asyncio.sleep(0)
+        for _ in range(20):
+            client.events.put_nowait({"type": "websocket.receive", "bytes": bytes(10_000)})
+        client.events.put_nowait({"type": "websocket.receive", "bytes": bytes(10_001)})
+        while client.events.qsize() > 16:
+            await asyncio.sleep(0)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert 14 <= client.events.qsize() <= 16
+        released.set()
+        await task
+
+    run(main)
+    assert taken == [(20, 1009)]
