@@ -162,7 +162,7 @@ class NatsBroker(trio_ws.Broker):
     def _lose(self, message: Outgoing) -> None:
         """Drop a message. Where it would have been kept, subscribers will be told."""
         self._unpublished += 1
-        if message.history is not None:
+        if message.history is not None and not message.history.latest:
             before, _ = self._lost.get(message.name, (0, message.history))
             self._lost[message.name] = before + 1, message.history
 

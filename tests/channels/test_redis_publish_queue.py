@@ -119,6 +119,19 @@ def test_what_was_dropped_is_told_of_before_the_rest() -> None:
     assert (queue.published, queue.dropped, len(queue)) == (3, 4, 0)
 
 
+def test_nothing_is_told_of_where_only_the_newest_is_kept() -> None:
+    queue = PublishQueue(2, 20)
+    latest = History(latest=True)
+    for number in range(4):
+        queue.put(b"a", b"%d" % number, latest)
+    queue.refuse(b"a", latest)
+    assert taken(queue) == [(b"a", b"2", 0), (b"a", b"3", 0)]
+    queue.answered(taken=False)
+    queue.put(b"a", b"4", latest)
+    assert taken(queue) == [(b"a", b"4", 0)]
+    assert queue.dropped == 4
+
+
 def test_what_is_too_large_is_told_of_in_its_place() -> None:
     queue = PublishQueue(3, 20)
     queue.put(b"a", b"0", KEPT)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from trio_ws import Subscription
 
 ITEMS = 12
+CHANNELS = ["room", "price"]
 PROCESSES = 2
 CLIENTS = 2
 READERS = CLIENTS + PROCESSES  # the last ones are tasks of the processes
@@ -69,7 +70,10 @@ steps = st.lists(
 
 
 class Rooms(WebSocketHandler):
-    channels_history: ClassVar = {"room": History(items=ITEMS, seconds=40, bytes=6000)}
+    channels_history: ClassVar = {
+        "room": History(items=ITEMS, seconds=40, bytes=6000),
+        "price": History(latest=True),
+    }
     channel_policy: ClassVar = "drop_oldest"
 
     def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
@@ -82,6 +86,7 @@ class Bus(InMemoryBus):
     def __init__(self) -> None:
         super().__init__(keeps_histories=True)
         self.truth: list[tuple[str, int]] = []
+        self.price = 0  # the newest
 
     def forget(self) -> None:
         super().forget()
@@ -99,8 +104,11 @@ class Lossy(InMemoryBroker):
         self.lost_at = 0.0
 
     def _append(self, name: str, payload: bytes, missing: int, history: History) -> None:
-        entry = ("lost", missing) if missing else ("number", msgspec.msgpack.decode(payload)[0][0])
-        self.bus.truth.append(entry)
+        if history.latest:
+            self.bus.price = msgspec.msgpack.decode(payload)[0]
+        else:
+            entry = ("lost", missing) if missing else ("number", msgspec.msgpack.decode(payload)[0][0])
+            self.bus.truth.append(entry)
         super()._append(name, payload, missing, history)
 
     def _deliver(self, name: str, epoch: str, message: KeptMessage) -> None:
@@ -130,11 +138,17 @@ class Reader:
                 await self.changed.wait()
             self.got.append(await self.inbox.receive())
 
-    def check(self, truth: list[tuple[str, int]]) -> None:
+    def check(self, bus: Bus) -> None:
         """Compare what came with what happened."""
+        prices = [packet.data for packet in self.got if packet.channel == "price"]
+        assert prices == sorted(set(prices)), "an older price came after a newer one, or a gap"
+        assert prices[-1] == bus.price
+        truth = bus.truth
         index = 0
         gaps: list[Gap] = []
         for packet in self.got:
+            if packet.channel == "price":
+                continue
             if isinstance(packet, Gap):
                 gaps.append(packet)
                 continue
@@ -181,6 +195,7 @@ class Scene:
     def publish(self, process: int, size: int) -> None:
         self.number += 1
         self.handlers[process].publish("room", [self.number, "x" * size])
+        self.handlers[process].publish("price", self.number)
 
     def recover(self, process: int) -> None:
         self.brokers[process].recover()
@@ -255,10 +270,10 @@ async def play(script: list[tuple[Any, ...]]) -> None:
             dial = trio_partial(scene.dial, client)
             made = WebSocketClient("ws://test/", stream=dial, reconnect=backoff)
             await stack.enter_async_context(made)
-            inbox = await stack.enter_async_context(made.subscribe("room", recover=True, max_items=10_000))
+            inbox = await stack.enter_async_context(made.subscribe(CHANNELS, recover=True, max_items=10_000))
             scene.readers.append(Reader(inbox))
         for handler in handlers:
-            subscribed = handler.channels.subscribe("room", recover=True, max_items=3)
+            subscribed = handler.channels.subscribe(CHANNELS, recover=True, max_items=3)
             scene.readers.append(Reader(await stack.enter_async_context(subscribed)))
         nursery = await stack.enter_async_context(trio.open_nursery())
         for reader in scene.readers:
@@ -277,7 +292,7 @@ async def play(script: list[tuple[Any, ...]]) -> None:
         scene.publish(0, 1)
         await trio.sleep(30)
         for reader in scene.readers:
-            reader.check(bus.truth)
+            reader.check(bus)
         nursery.cancel_scope.cancel()
 
 

@@ -169,7 +169,7 @@ class Broker(ABC):
         """Append a message to the history of a channel. It never blocks, as `publish`.
 
         A message that is lost before it is kept, such as for want of room in a queue, is to be told of by one
-        with ``missing`` in its place.
+        with ``missing`` in its place, except where only the newest message is kept.
         """
         raise NotImplementedError(f"{type(self).__name__} keeps no histories")
 

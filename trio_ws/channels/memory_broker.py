@@ -162,7 +162,8 @@ class InMemoryBroker(Broker):
     def append(self, name: str, payload: bytes, history: History) -> None:
         if self._state != "connected":
             self._unpublished += 1
-            self._lost[name] = self._lost.get(name, (0, history))[0] + 1, history
+            if not history.latest:
+                self._lost[name] = self._lost.get(name, (0, history))[0] + 1, history
             return
         self._published += 1
         self._append(name, payload, 0, history)

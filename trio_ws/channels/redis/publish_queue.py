@@ -4,7 +4,7 @@ Invariants: a message is in exactly one place. It is waiting, or sent and unansw
 or counted as dropped. The bound covers the first two together. Messages that were unanswered when a
 connection broke return to their old place in the queue; receivers recognise duplicates by the sequence
 number. Messages of a channel with a history that were dropped are told of in their place, by one message that
-says how many they were.
+says how many they were, unless it keeps its newest message only.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class PublishQueue:
     def refuse(self, channel: bytes, history: History | None = None) -> None:
         """Drop a message that may not be sent, and tell of it in its place."""
         self.dropped += 1
-        if history is not None:
+        if history is not None and not history.latest:
             self._append(Outgoing(0, channel, b"", history, 1))
 
     def _append(self, message: Outgoing) -> None:
@@ -114,7 +114,7 @@ class PublishQueue:
     def _drop(self, message: Outgoing, sequence: int) -> None:
         """Count a message as dropped, and remember to tell of it where the channel has a history."""
         self.dropped += not message.lost
-        if message.history is None or message.is_packed:
+        if message.history is None or message.history.latest or message.is_packed:
             return
         known = self._lost.pop(message.channel, None)
         count = (message.lost or 1) + (known.number if known is not None else 0)
