@@ -19,6 +19,7 @@ from trio_ws.cli.errors import FAILED, OK, USAGE, Failure
 from trio_ws.cli.output import remark
 from trio_ws.cli.streams import give_up_stdout
 from trio_ws.protocol.http import HTTPError
+from trio_ws.server.access_log import enable_access_log
 from trio_ws.server.processes.targets import load, load_ssl_context
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def serve(wishes: Serving, out: Output) -> int:
         raise Failure("--ssl-keyfile goes with --ssl-certfile; give that too", USAGE)
     set_up_logging(wishes.log_level)
     if wishes.access_log:
-        logging.getLogger("trio_ws.access").setLevel(logging.DEBUG)
+        enable_access_log()
     target = load_target(wishes.target)
     try:
         context = load_ssl_context(wishes.certfile, wishes.keyfile, None)

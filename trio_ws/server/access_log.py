@@ -10,22 +10,27 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from trio_ws.logs import shown
+from trio_ws.logs import logger_for, shown
 from trio_ws.websocket.frame_log import log_extra
 
 if TYPE_CHECKING:
     from trio_ws.protocol.http import Request
     from trio_ws.websocket.connection import WebSocket
 
-__all__ = ["AccessLog", "wants_access_log"]
+__all__ = ["AccessLog", "enable_access_log", "wants_access_log"]
 
-#: It has no limit per address, as other logs of peers have: who wants it wants all of it.
-logger = logging.getLogger("trio_ws.access")
+#: At DEBUG there is no limit for each address: those who want this log want all of it.
+logger = logger_for("trio_ws.access")
 
 
 def wants_access_log() -> bool:
     """Whether the logger is at DEBUG now."""
     return logger.isEnabledFor(logging.DEBUG)
+
+
+def enable_access_log() -> None:
+    """Let servers that start from now on write it."""
+    logger.setLevel(logging.DEBUG)
 
 
 class AccessLog:

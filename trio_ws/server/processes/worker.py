@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from trio_ws.logs import logger_for
+from trio_ws.server.access_log import enable_access_log
 from trio_ws.server.processes import control, targets
 from trio_ws.server.processes.control import READY, STOP, read_config
 from trio_ws.server.server import WebSocketServer
@@ -59,7 +60,7 @@ def _work(config: WorkerConfig, line: socket.socket) -> None:
             level=config.log_level, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
         )
         if config.access_log:
-            logging.getLogger("trio_ws.access").setLevel(logging.DEBUG)
+            enable_access_log()
         trio.run(_serve, target, context, config, line)
     except BaseException as exc:
         text = " ".join(f"{type(exc).__name__}: {exc}".split())
