@@ -1,6 +1,7 @@
-"""A pytest plugin that takes away from trio_ws what some systems lack: TRIO_WS_TEST_WITHOUT="AF_UNIX,epoll".
+"""A pytest plugin that removes features from trio_ws that some systems lack.
 
-trio and the standard library go on having all of it; the modules of trio_ws import proxies of the real ones.
+It is used as TRIO_WS_TEST_WITHOUT="AF_UNIX,epoll". trio and the standard library keep all features. The
+modules of trio_ws import proxies of the real modules.
 """
 
 from __future__ import annotations

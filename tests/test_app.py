@@ -1,4 +1,4 @@
-"""`trio_ws.app` with WebSockets: routes, mounts, middleware, the lifespan, and `App.run`."""
+"""`trio_ws.app` with WebSockets: routes, mounts, middleware, lifespans, and `App.run`."""
 
 from __future__ import annotations
 

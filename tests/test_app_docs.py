@@ -1,4 +1,4 @@
-"""`App.mount_docs`: who gets the page, and what is refused when a server is made."""
+"""`App.mount_docs`: who may open the page, and errors when a server is created."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`trio_ws.app` with plain HTTP: what a function may return, methods, bodies, failures, and bounds."""
+"""`trio_ws.app` with plain HTTP: results of functions, methods, bodies, failures, and limits."""
 
 from __future__ import annotations
 

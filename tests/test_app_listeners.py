@@ -1,4 +1,4 @@
-"""`App.listener`: a function that is called for each message, in the task that has read it."""
+"""`App.listener`: a function that is called for each message, in the task that has read the message."""
 
 from __future__ import annotations
 

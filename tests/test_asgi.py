@@ -1,4 +1,4 @@
-"""ASGIApp under an ASGI server that a test scripts."""
+"""ASGIApp under a scripted ASGI server."""
 
 from __future__ import annotations
 

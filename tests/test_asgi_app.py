@@ -1,4 +1,4 @@
-"""An App as an ASGI application, under a host that a test scripts."""
+"""An App as an ASGI application, under a scripted host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The limits of calls, each met once by a peer that goes past it; tests/test_bad_input.py has the others."""
+"""The limits of calls, each exceeded once by a peer; tests/test_bad_input.py has the others."""
 
 from __future__ import annotations
 

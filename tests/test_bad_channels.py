@@ -1,4 +1,4 @@
-"""Hostile and careless use of channels: names, limits, policies, and clients that help themselves."""
+"""Hostile and careless use of channels: names, limits, policies, and subscriptions by clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The limits of hosts and addresses, met once each as in test_bad_input.py."""
+"""The limits of hosts and addresses, each exceeded once, as in test_bad_input.py."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Every limit is met here once: by a peer that goes past it, and by an argument that is out of its range.
+"""Every limit is tested here once: exceeded by a peer, and given as an argument out of range.
 
 For each field of `Options` there is a test whose name begins with ``test_`` and the field's name; the last
-test of this module holds it to that. The peer gets the right close code or HTTP status, the log exactly one
-line, and the application an error of ours that names the limit.
+test of this module checks that. The peer gets the right close code or HTTP status, the log exactly one line,
+and the application an error of trio_ws that names the limit.
 """
 
 from __future__ import annotations

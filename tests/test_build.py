@@ -1,6 +1,6 @@
-"""The build: a wheel with the extension where that can be compiled, and a whole one without it elsewhere.
+"""The build: a wheel with the extension if it can be compiled, and a complete one without it otherwise.
 
-Each wheel is built from a copy of the tree, in a process of its own, and unpacked and imported in another.
+Each wheel is built from a copy of the tree, in a process of its own, and is unpacked and imported in another.
 """
 
 from __future__ import annotations

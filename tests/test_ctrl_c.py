@@ -1,4 +1,4 @@
-"""Ctrl+C anywhere in the machine ends the program, and in order."""
+"""Ctrl+C at any point ends the program in an orderly way."""
 
 from __future__ import annotations
 

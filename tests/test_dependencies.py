@@ -1,6 +1,6 @@
-"""What the package imports is what it declares: pyproject.toml beside the import statements.
+"""The package imports exactly what it declares: pyproject.toml compared with the import statements.
 
-An import that an extra brings may stand in these modules only, and nowhere that ``import trio_ws`` gets to.
+A package of an extra may be imported in these modules only, none of which ``import trio_ws`` imports.
 """
 
 from __future__ import annotations

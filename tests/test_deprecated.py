@@ -1,4 +1,4 @@
-"""Names of earlier versions keep working, and say what to use."""
+"""Names of earlier versions still work, and warn with their replacement."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""docs/: it builds without a warning, and its reference has every public name.
+"""docs/: the pages build without warnings, and the reference contains every public name.
 
-``TRIO_WS_TEST_DOCS`` names a folder where ``make docs`` has just built it; it takes a while to do so again.
+``TRIO_WS_TEST_DOCS`` names a folder where ``make docs`` has just built them, because building takes a while.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every example runs for real, as a process of its own, and prints what a reader would expect."""
+"""Every example runs as a process of its own, and prints what a reader would expect."""
 
 from __future__ import annotations
 

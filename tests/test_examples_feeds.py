@@ -1,4 +1,4 @@
-"""The examples with feeds: a dashboard with latest values in a browser, and an order book that resyncs."""
+"""The examples with feeds: a dashboard with latest values in a browser, and an order book with resync."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example with several processes, and what drains it."""
+"""The example with several processes, and its draining."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public surface: all that is public is named once, is documented, and says where a user finds it."""
+"""The public interface: every public name is exported once, is documented, and shows its public module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""trio_ws in asyncio programs. These tests are asyncio's: each is run by `asyncio.run`."""
+"""trio_ws in asyncio programs. Each test is run by `asyncio.run`."""
 
 from __future__ import annotations
 

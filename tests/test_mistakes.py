@@ -1,4 +1,4 @@
-"""Typical mistakes with blocks, and with asyncio: each error says what to write."""
+"""Common mistakes with blocks and with asyncio: each error says what to write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What struck a nursery, out of its group."""
+"""Unwrapping the exception group of an internal nursery."""
 
 from __future__ import annotations
 

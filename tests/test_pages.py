@@ -1,4 +1,4 @@
-"""docs/: every piece of code on its pages stands in a program under examples/, and all these are run.
+"""docs/: every piece of code on the pages comes from a program in examples/, and all of these are run.
 
 A page may include a file, or show a few lines of it. Lines are compared without blank ones, and a piece may
 be indented differently as a whole.

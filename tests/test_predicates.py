@@ -1,4 +1,4 @@
-"""Predicates: session state, composition, and that what goes wrong is a no."""
+"""Predicates: session state, combinations, and exceptions, which count as false."""
 
 from __future__ import annotations
 

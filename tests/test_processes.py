@@ -1,4 +1,4 @@
-"""serve_processes with real processes: shared, restarted, renewed, drained, and gone in the end."""
+"""serve_processes with real processes: sharing the port, restarts, renewals, draining, and the end."""
 
 from __future__ import annotations
 

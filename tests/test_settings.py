@@ -1,4 +1,4 @@
-"""The settings of servers, and of connecting, are listed once and judged once."""
+"""The settings of servers and of connecting are listed once and validated once."""
 
 from __future__ import annotations
 

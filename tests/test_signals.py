@@ -1,4 +1,4 @@
-"""Signals cancel a block, and only that."""
+"""Signals cancel a block, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `make test` leaves out is what tests/support/slow.py says, and the run says so."""
+"""`make test` leaves out exactly the tests of tests/support/slow.py, and says so."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What other systems lack is taken away from the package, which then does what it does there.
+"""The package without the features that other systems lack.
 
-Each test is a process of its own with the plugin tests/taken_away.py, and runs the core of the tests
-there: clients, servers, calls and what is refused. So the paths of macOS and Windows are run on Linux.
+Each test is a process of its own with the plugin tests/taken_away.py, and runs the core of the tests there:
+clients, servers, calls and errors. So the code for macOS and Windows is run on Linux.
 """
 
 from __future__ import annotations

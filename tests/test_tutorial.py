@@ -1,4 +1,4 @@
-"""docs/tutorial: what a reader types there does what the text says."""
+"""docs/tutorial: the commands and programs do what the text says."""
 
 from __future__ import annotations
 

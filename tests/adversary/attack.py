@@ -1,6 +1,6 @@
-"""An attack: what one attacker says, again and again, and how it is carried out.
+"""An attack: the data that one attacker sends repeatedly, and how it is sent.
 
-What always holds: every attack is bounded, in connections, in bytes and in time.
+Invariant: every attack is limited in connections, bytes and time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def endless(data: bytes) -> Callable[[], Iterable[bytes]]:
 
 @dataclass(frozen=True)
 class Attack:
-    """See the module's text.
+    """See the module docstring.
 
     Attributes:
         name: for the tables.

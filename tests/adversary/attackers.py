@@ -1,7 +1,6 @@
-"""Random attackers at work on streams: `attack` carries out a `Script`.
+"""Random attackers on streams: `attack` plays a `Script`.
 
-What always holds: each step has a stated end, whatever the other side does, and an attacker that is cancelled
-is gone.
+Invariants: each step ends, whatever the other side does. A cancelled attacker leaves no task.
 """
 
 from __future__ import annotations

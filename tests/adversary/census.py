@@ -1,7 +1,7 @@
-"""What a connection holds, and what is left of one: measured from outside, with nothing of ours that counts.
+"""The memory of a connection, and the objects that remain of one, measured independently of trio_ws.
 
-`weight` walks over everything that can be reached from a connection and from nowhere else, and adds up what
-Python says it weighs. So it is a second opinion about what the product charges.
+`weight` visits all objects that can be reached only from one connection, and adds up their sizes. So it
+checks the sizes that the product charges.
 """
 
 from __future__ import annotations

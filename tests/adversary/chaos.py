@@ -71,7 +71,7 @@ async def answer_pings(stream: trio.abc.Stream) -> bytes:
 
 
 class Chaos:
-    """One run. See the module's text."""
+    """One run. See the module docstring."""
 
     def __init__(self, options: argparse.Namespace, target: Target) -> None:
         self.options = options

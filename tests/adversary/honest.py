@@ -1,6 +1,6 @@
-"""Honest clients beside attackers, and the server that both meet.
+"""Honest clients beside attackers, and the server for both.
 
-What always holds: an honest client checks all that it gets, and nothing it does may take longer than
+Invariants: an honest client checks everything that it receives, and no operation of it may take longer than
 `PATIENCE`, whatever the others do.
 """
 

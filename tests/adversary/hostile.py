@@ -1,6 +1,6 @@
-"""What attackers say: frames, requests and packets as bytes, legal or not.
+"""The data that attackers send: frames, requests and packets as bytes, valid or not.
 
-What always holds: nothing of the product is used here, and the same call gives the same bytes.
+Invariants: this module uses no code of the product. The same call always returns the same bytes.
 """
 
 from __future__ import annotations

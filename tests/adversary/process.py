@@ -1,6 +1,6 @@
-"""A server in a process of its own, what it holds, and whether it still serves.
+"""A server in a process of its own, with its memory use and a check that it still serves.
 
-What always holds: the process ends with the block, by its own id, and by itself when this one is gone.
+Invariants: the process ends with the block, and by itself if this process ends.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What a random attacker does, as data that hypothesis can make, shrink and print.
+"""The actions of a random attacker, as data that hypothesis can generate, shrink and print.
 
-A `Script` is an opening and a list of steps. `encode` makes the bytes of a step in the dialect that the
-attacker speaks; some of them fit no dialect, which is the point.
+A `Script` is an opening and a list of steps. `encode` returns the bytes of a step in the attacker's dialect.
+Some are intentionally invalid in every dialect.
 
-What always holds: a script is a value, and the same script gives the same bytes.
+Invariant: the same script always gives the same bytes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Any attackers at all, and honest clients beside them: these are served throughout, and nothing of those is
-left.
+"""Random attackers and honest clients: the honest ones are served, and nothing remains of the attackers.
 
-The attackers speak every dialect, or none, with ids that are ours or nobody's; they read or they do not, and
-their connections break anywhere. The clock is a mock: whatever the attackers do, it takes no time.
+The attackers use every dialect, or none, with their own or foreign ids. They may not read, and their
+connections may break at any point. The clock is a mock, so nothing that they do takes time.
 """
 
 from __future__ import annotations

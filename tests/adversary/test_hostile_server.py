@@ -1,7 +1,7 @@
-"""Any server at all, and our client: whatever it is told, its block ends in time, with errors of ours.
+"""A random server and our client: the client's block always ends in time, with errors of trio_ws only.
 
-The server speaks every dialect, or none, answers calls that it never got, sends what nobody asked for, reads
-or does not, and breaks off anywhere. The clock is a mock: whatever the server does, it takes no time.
+The server uses every dialect, or none, answers calls that it never received, sends unexpected data, may not
+read, and may break the connection at any point. The clock is a mock, so nothing that it does takes time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Any attackers at all, over real sockets: what is left of them, descriptors above all, is nothing.
+"""Random attackers over real sockets: nothing remains of them, above all no file descriptors.
 
-test_hostile_clients.py has the same without sockets, and more of it. Here are TCP and TLS, resets, the reader
-that connections share, and the real clock.
+test_hostile_clients.py has more of these tests, without sockets. This module tests TCP and TLS, resets, the
+shared reader, and the real clock.
 """
 
 from __future__ import annotations

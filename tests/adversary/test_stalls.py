@@ -1,8 +1,8 @@
-"""An innocent connection is served while another attacks.
+"""A connection is served while another one attacks the server.
 
-stalls.py has many more attacks, with sixteen attackers and the figures that are to hold on a machine of its
-own. Here, where other things run too, the limit is generous: without any counting of work these attacks take
-some seconds.
+stalls.py has many more attacks, with sixteen attackers and stricter limits for a machine of its own. Here the
+limit is generous, because other programs run too. Without accounting of work, these attacks take some
+seconds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every broker does, over memory and over Redis; and how a broker is made from a URL."""
+"""The behaviour of every broker, in memory and with Redis, and the creation of brokers from URLs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/channels.md: every program on it runs, and does what the page says."""
+"""docs/channels.md: every program on the page runs, and does what the page says."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Any order of subscribing, publishing, stalling and going away: what each subscriber sees of it.
+"""Random sequences of subscribing, publishing, stalling and leaving: what each subscriber receives.
 
-It sees a subsequence of what was published while it was subscribed, in order, without duplicates, and nothing
-is missing unless its policy dropped it and counted it. What waits for it never exceeds its bound.
+It receives a subsequence of the messages that were published while it was subscribed, in order and without
+duplicates. Messages are missing only if its policy dropped and counted them. Its backlog never exceeds the
+limit.
 """
 
 from __future__ import annotations

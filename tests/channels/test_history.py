@@ -1,4 +1,4 @@
-"""Histories: what they keep and for how long, and what tasks of the server read from them."""
+"""Histories: which messages they keep, for how long, and what tasks of the server read from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hub: who gets what, once and in order; who joins and leaves; what cannot be published; what is counted."""
+"""Hub: delivery in order and once, subscribing and unsubscribing, invalid messages, and statistics."""
 
 from __future__ import annotations
 

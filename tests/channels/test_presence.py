@@ -1,4 +1,4 @@
-"""Presence and users: who is there in all processes, who comes and goes, and what reaches a user."""
+"""Presence and users: the members in all processes, joins and leaves, and messages to a user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publishing from outside, and the mark of messages: against a real Redis, and byte by byte."""
+"""Publishing from other programs, and the mark of messages, with a real Redis and byte by byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RedisBroker against a real redis-server that is killed, started again, and made to hang."""
+"""RedisBroker with a real redis-server that is killed, restarted and stopped."""
 
 from __future__ import annotations
 

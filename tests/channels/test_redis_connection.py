@@ -1,4 +1,4 @@
-"""Reaching Redis, or what is none: names, passwords, TLS, nonsense; the buffer of a connection."""
+"""Connecting to Redis, or to something else: names, passwords, TLS, invalid data; a connection's buffer."""
 
 from __future__ import annotations
 

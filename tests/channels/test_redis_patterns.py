@@ -1,4 +1,4 @@
-"""Names and globs at Redis: nothing that a glob of ours matches is missed by its pattern."""
+"""Names and globs at Redis: the pattern of a glob matches everything that the glob matches."""
 
 from __future__ import annotations
 

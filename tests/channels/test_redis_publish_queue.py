@@ -1,4 +1,4 @@
-"""What waits for Redis: the bound, the order, the counts, the loss of a connection."""
+"""Messages that wait for Redis: the limit, the order, the counters, and the loss of a connection."""
 
 from __future__ import annotations
 

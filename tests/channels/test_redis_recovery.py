@@ -1,4 +1,4 @@
-"""A real Redis that is killed: subscribers are told of one gap, in its place; presence comes back."""
+"""A real Redis that is killed: subscribers receive one gap, in its place, and presence is restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Others who publish at the same Redis: what they can say, and what it costs here."""
+"""Other programs that publish at the same Redis: what they can send, and what it costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a RedisBroker is made from: its URL, whose password nobody sees, and its options."""
+"""The URL and options of a RedisBroker. The password in the URL is never shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queue of a subscribed task: its bound, its policies, its ends."""
+"""The queue of a subscribed task: its limits, its policies, and its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bench."""
+"""The command ``bench``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program itself: what it imports, its help, and what it says without its libraries."""
+"""The program itself: its imports, its help, and its message if libraries are missing."""
 
 from __future__ import annotations
 

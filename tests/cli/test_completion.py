@@ -1,4 +1,4 @@
-"""The program alone, its version, and what shells complete."""
+"""The program without arguments, its version, and completion in shells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of errors: one line that says what to do, and a code."""
+"""Errors of commands: one line that says what to do, and an exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""connect: from a pipe, and at a terminal."""
+"""The command ``connect``, from a pipe and at a terminal."""
 
 from __future__ import annotations
 

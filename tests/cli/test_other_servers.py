@@ -1,4 +1,4 @@
-"""call and connect with servers of others, and record."""
+"""The commands ``call``, ``connect`` and ``record`` with servers of other authors."""
 
 from __future__ import annotations
 

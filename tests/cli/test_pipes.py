@@ -1,4 +1,4 @@
-"""What the command line writes to a terminal, and what it does where the shell has closed its streams."""
+"""Output to a terminal, and standard streams that the shell has closed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""serve --reload: real changes of real files."""
+"""``serve --reload`` with real changes of real files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""call, stream and listen."""
+"""The commands ``call``, ``stream`` and ``listen``."""
 
 from __future__ import annotations
 

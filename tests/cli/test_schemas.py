@@ -1,4 +1,4 @@
-"""schema and types."""
+"""The commands ``schema`` and ``types``."""
 
 from __future__ import annotations
 

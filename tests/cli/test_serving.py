@@ -1,4 +1,4 @@
-"""serve: real servers, and what is said where there can be none."""
+"""The command ``serve``: real servers, and the errors if a server cannot start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates, proxies and the access log, as options of commands."""
+"""Options of commands for certificates, proxies and the access log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From words to arguments."""
+"""Parsing of command-line arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WebSocketClient: its block, its dialects, and what it says to wrong uses."""
+"""WebSocketClient: its block, its dialects, and the errors for wrong uses."""
 
 from __future__ import annotations
 

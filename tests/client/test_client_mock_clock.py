@@ -1,4 +1,4 @@
-"""A client that reconnects to a broken server under a clock that jumps: it gives up, so no test hangs."""
+"""A client that reconnects to a broken server under a jumping clock gives up, so that no test hangs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client that reconnects: what waits, what fails, what goes on, and who may see it."""
+"""A reconnecting client: which operations wait, fail or continue, and its state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Channels with a history: what a client missed comes in order and once, or a `Gap` says where it is."""
+"""Channels with a history: missed messages arrive in order and once, or a `Gap` takes their place."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Channels from a client: what goes over the wire, who gets what, and what a lost connection does to it.
+"""Channels of a client: the packets on the wire, delivery, and the effect of a lost connection.
 
-The server here speaks packets by itself, so that each request, and the order of them, is seen.
+The test plays the server packet by packet, so it sees each request and their order.
 """
 
 from __future__ import annotations

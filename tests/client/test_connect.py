@@ -1,4 +1,4 @@
-"""`trio_ws.client.connect`: every way to reach a server, and every way not to."""
+"""`trio_ws.client.connect`: all ways to connect, and all ways to fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A connection that did not come about: the text says why, and what to do about the usual reasons."""
+"""Failed connections: the message has the cause, and advice for the common ones."""
 
 from __future__ import annotations
 

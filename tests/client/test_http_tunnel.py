@@ -1,4 +1,4 @@
-"""`trio_ws.client.http_tunnel`: a CONNECT request, and every way in which its answer may come."""
+"""`trio_ws.client.http_tunnel`: a CONNECT request, and all ways in which the response may arrive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON-RPC with a server that others wrote: notifications both ways, batches, and ids that are not ours."""
+"""JSON-RPC servers of other authors: notifications in both directions, batches, and foreign ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connecting through proxies: real ones as processes, and scripts that misbehave."""
+"""Connecting through proxies: real ones in processes, and scripted ones that misbehave."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which proxy a connection takes: what URLs and the environment say, and what to mend in them."""
+"""Which proxy a connection uses: URLs, environment variables, and errors in them."""
 
 from __future__ import annotations
 

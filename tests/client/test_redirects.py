@@ -1,4 +1,4 @@
-"""Redirects of a client: where they lead, what goes there, and where they end."""
+"""Redirects of a client: where they lead, what is sent there, and where they end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions with servers that somebody else wrote: each connection is set up anew, each message comes once."""
+"""Sessions with servers of other authors: each connection is set up, and each message is received once."""
 
 from __future__ import annotations
 

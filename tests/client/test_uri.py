@@ -1,4 +1,4 @@
-"""`trio_ws.client.uri`: what names a WebSocket, and what to mend where it does not (RFC 6455 section 3)."""
+"""`trio_ws.client.uri`: WebSocket URIs, and errors that say how to correct one (RFC 6455 section 3)."""
 
 from __future__ import annotations
 

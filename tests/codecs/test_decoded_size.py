@@ -1,4 +1,4 @@
-"""How much memory a payload takes once it is decoded: never told to be less than it is, and the same in C."""
+"""The memory of a decoded payload: never underestimated, and computed equally in C and in Python."""
 
 from __future__ import annotations
 

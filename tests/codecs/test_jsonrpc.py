@@ -1,4 +1,4 @@
-"""JSON-RPC 2.0: the specification's own examples, batches, ids, our extensions, and any bytes at all."""
+"""JSON-RPC 2.0: the examples of the specification, batches, ids, our extensions, and random bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packets: what goes in comes out, in each dialect; what is broken is told; old peers get nothing new."""
+"""Packets: encoding and decoding in each dialect, invalid packets, and compatibility with older peers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which dialect is spoken, and what each of them can."""
+"""The selection of a codec, and the features of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each test here ends in time."""
+"""A time limit for each test of this folder."""
 
 from __future__ import annotations
 

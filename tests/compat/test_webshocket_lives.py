@@ -1,4 +1,4 @@
-"""How servers, clients and connections of `trio_ws.compat.webshocket` begin and end."""
+"""The start and end of servers, clients and connections of `trio_ws.compat.webshocket`."""
 
 from __future__ import annotations
 

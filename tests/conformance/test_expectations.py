@@ -1,4 +1,4 @@
-"""The comparison itself: every kind of difference is seen, and agreement is silent."""
+"""The comparison with expectations.json: every kind of difference is reported, and nothing else."""
 
 from __future__ import annotations
 

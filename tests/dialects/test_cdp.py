@@ -1,4 +1,4 @@
-"""The Chrome DevTools Protocol, against a scripted browser; tests/interop/test_devtools.py has a real one."""
+"""The Chrome DevTools Protocol, with a scripted browser; tests/interop/test_devtools.py has a real one."""
 
 from __future__ import annotations
 

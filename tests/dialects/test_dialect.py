@@ -1,4 +1,4 @@
-"""Dialects of others: what any of them gets from the codec around it."""
+"""Dialects of other authors: the services of the codec around them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OCPP-J, both sides of ours; tests/interop/test_ocpp.py has the package ocpp for each side."""
+"""OCPP-J with trio_ws on both sides; tests/interop/test_ocpp.py has the package ocpp on each side."""
 
 from __future__ import annotations
 

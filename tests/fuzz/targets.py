@@ -1,9 +1,10 @@
-"""What the fuzzer throws bytes at, and what must hold whatever they are. Runs without the fuzzer too.
+"""The targets of the fuzzer, and the properties that hold for any input. It also runs without the fuzzer.
 
-The first byte of an input chooses the target, the second its settings and the third how the rest is split
-into reads. Each target feeds the same bytes once in pieces and once whole, and compares.
+The first byte of an input selects the target, the second its settings, and the third how the rest is split
+into reads. Each target is fed the same bytes once in pieces and once as a whole, and the results are
+compared.
 
-What always holds: `run` returns None for any bytes at all; an exception that leaves it is a finding.
+Invariant: `run` returns None for any bytes. An exception is a finding.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The fuzzer's corpus, replayed without the fuzzer: each input reaches code that no other one does."""
+"""The fuzzer's corpus, replayed without the fuzzer. Each input reaches code that no other input reaches."""
 
 from __future__ import annotations
 

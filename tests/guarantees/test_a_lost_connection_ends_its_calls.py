@@ -1,4 +1,4 @@
-"""Promise 15: a lost connection cancels all that it started, and ``on_disconnect`` runs once."""
+"""A lost connection cancels everything that it started, and ``on_disconnect`` runs once."""
 
 from __future__ import annotations
 

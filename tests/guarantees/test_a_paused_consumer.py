@@ -1,4 +1,4 @@
-"""Promise 18: a paused consumer suspends its producer and delays nobody; nested calls do not deadlock."""
+"""A paused consumer suspends its producer and delays nothing else. Nested calls do not deadlock."""
 
 from __future__ import annotations
 

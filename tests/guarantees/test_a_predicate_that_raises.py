@@ -1,4 +1,4 @@
-"""Promise 24: a predicate that raises counts as no, is logged, and the fan-out goes on."""
+"""A predicate that raises counts as false and is logged, and the fan-out continues."""
 
 from __future__ import annotations
 

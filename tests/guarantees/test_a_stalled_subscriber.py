@@ -1,4 +1,4 @@
-"""Promise 23: a stalled subscriber delays nobody, and what waits for it is bounded, by its policy."""
+"""A stalled subscriber delays no other, and its policy limits its backlog."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Promise 13: cancelling at every checkpoint, and stopping the network at every byte, leaves nothing behind.
+"""Cancelling at every checkpoint, and stopping the network at every byte, leaves nothing behind.
 
-A script does all that a connection can do. It is run once for each of its checkpoints, and cancelled there;
-and once for each byte that its link carries, and the link is cut, or partitioned, there.
+A script does everything that a connection can do. It is run once for each of its checkpoints, and cancelled
+there. It is also run once for each byte on its link, and the link is cut or partitioned there.
 """
 
 from __future__ import annotations

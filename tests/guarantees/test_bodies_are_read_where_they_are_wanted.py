@@ -1,4 +1,4 @@
-"""Before an upgrade: a body is read once its method and route are known to want it, a part at a time."""
+"""A request's body is read only if its method and route need it, and then in parts."""
 
 from __future__ import annotations
 

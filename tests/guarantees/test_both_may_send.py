@@ -1,4 +1,4 @@
-"""Promise 1: both sides may send without end while receiving, and the reader never waits behind a sender."""
+"""Both sides may send without limit while they receive, and the reader never waits for a sender."""
 
 from __future__ import annotations
 

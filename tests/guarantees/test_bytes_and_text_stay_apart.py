@@ -1,4 +1,4 @@
-"""``python -bb -W error`` imports all of it and speaks every dialect; CI runs more tests under it."""
+"""``python -bb -W error`` imports all modules and uses every dialect. CI runs more tests with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise 13 for calls: cancelling at every checkpoint, and stopping the network, leaves nothing behind."""
+"""For calls, cancelling at every checkpoint and stopping the network leave nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise 14: cancelling the caller cancels the method; a deadline travels as time left, and holds there."""
+"""Cancelling the caller cancels the method. A deadline is sent as the remaining time and ends the method."""
 
 from __future__ import annotations
 

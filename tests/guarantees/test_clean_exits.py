@@ -1,7 +1,7 @@
-"""Promise 11: `break`, `raise` and cancellation inside every iterator and block of ours are clean (PEP 789).
+"""`break`, `raise` and cancellation inside every iterator and block are clean (PEP 789).
 
-Clean means: no task is left, no stream is open, nothing complains when the garbage is collected, what was not
-taken is still there, and the cancellation or the exception arrives where it belongs.
+That is: no task is left, no stream is open, the garbage collector reports nothing, unread messages are still
+available, and the cancellation or exception arrives where it belongs.
 """
 
 from __future__ import annotations

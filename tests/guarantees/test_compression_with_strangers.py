@@ -1,4 +1,4 @@
-"""permessage-deflate is agreed on with servers and clients with ways of their own (RFC 7692)."""
+"""permessage-deflate with servers and clients that negotiate unusual parameters (RFC 7692)."""
 
 from __future__ import annotations
 

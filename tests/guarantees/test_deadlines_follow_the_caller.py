@@ -1,4 +1,4 @@
-"""The deadline of a call is its caller's, as it is now: it may be moved while the call is under way."""
+"""The deadline of a call is always that of its caller, who may move it while the call is under way."""
 
 from __future__ import annotations
 

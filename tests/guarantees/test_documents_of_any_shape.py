@@ -1,4 +1,4 @@
-"""Documents nested too deeply, numbers of any size and keys that are none, wherever something is decoded."""
+"""Deep nesting, numbers of any size and invalid keys, in every place where data is decoded."""
 
 from __future__ import annotations
 

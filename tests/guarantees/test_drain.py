@@ -1,6 +1,6 @@
-"""Promise 8: cancelling a server says 1001 to everyone within the drain time.
+"""Cancelling a server sends 1001 to all peers within the drain timeout.
 
-During it new handshakes get 503. No task remains.
+Meanwhile, new handshakes get status 503. No task remains.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a peer sent before it saw our Close frame arrives; and calls that crossed it say whether they ran."""
+"""Data that a peer sent before it saw our Close frame arrives. Calls that crossed it say whether they ran."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Promise 10: the user's exception leaves the block as it was raised, and a group stays a group.
+"""A user's exception leaves a block unchanged, and a group stays a group.
 
-Errors of wsproto, h11, ssl and the sockets come as ours with the cause chained. Both close codes are kept,
-who closed first is known, and 1006 is never sent.
+Errors of wsproto, h11, ssl and sockets are raised as errors of trio_ws, with the cause chained. Both close
+codes are kept, it is known which side closed first, and 1006 is never sent.
 """
 
 from __future__ import annotations

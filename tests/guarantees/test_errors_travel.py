@@ -1,4 +1,4 @@
-"""Errors go through pickle and copy with their text, their attributes and their notes."""
+"""Errors keep their text, attributes and notes when they are pickled or copied."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise 16: every request gets exactly one end, in every dialect, whatever method or caller do."""
+"""Every request ends exactly once, in every dialect, whatever the method or the caller does."""
 
 from __future__ import annotations
 

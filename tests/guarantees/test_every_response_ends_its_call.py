@@ -1,4 +1,4 @@
-"""A response whose id can be read ends its call, whatever else is wrong with it: nothing hangs."""
+"""A response with a readable id ends its call, whatever else is wrong with it, so no call hangs."""
 
 from __future__ import annotations
 

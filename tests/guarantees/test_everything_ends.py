@@ -1,4 +1,4 @@
-"""Promise 4: aclose, leaving the block, ping and drain end in their stated times, and wake every waiter."""
+"""aclose, leaving the block, ping and drain end in their stated times, and wake all waiting tasks."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
-"""Clients of other people's servers under a plan of faults, in virtual time.
+"""Clients of third-party servers under a plan of faults, in virtual time.
 
-A server of the usual kind wants a token that expires, and pushes numbers to those who have subscribed. Links
-are cut at random bytes or become half open, the server accepts and stays silent, answers 429 with
-``Retry-After`` or 503, and refuses tokens. Whatever comes:
+A typical server requires a token that expires, and pushes numbers to its subscribers. Links are cut at random
+bytes or become half-open. The server accepts and stays silent, responds with 429 and ``Retry-After`` or with
+503, and refuses tokens. In all cases:
 
-- a subscription is missing for no longer than it takes to notice, and one back-off for each try that fails;
+- a subscription is missing only until the failure is noticed, plus one back-off delay for each failed
+  attempt;
 - there are never two connections at once;
-- no message is handed out twice, or before one that came earlier.
+- no message is received twice, or before an earlier one.
 """
 
 from __future__ import annotations

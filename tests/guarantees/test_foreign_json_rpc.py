@@ -1,4 +1,4 @@
-"""JSON-RPC with servers and clients that others wrote."""
+"""JSON-RPC with servers and clients of other authors."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A child that this process forked holds copies of every descriptor; connections end all the same.
+"""Connections end even if a forked child process has copies of all descriptors.
 
-What children draw at random, they draw for themselves.
+Random numbers of a child are independent of its parent's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Promise 25: globs meet channels old and new, caches are bounded, and leaving costs what was held."""
+"""Globs match old and new channels, caches are bounded, and unsubscribing costs only what was subscribed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Promise 9: the end of TCP in the middle of a handshake is told at once, as is garbage.
+"""The end of TCP within a handshake is reported at once, and so is invalid data.
 
-A handshake that dribbles ends at ``open_timeout``; ``max_handshakes`` bounds how many may be open.
+A slow handshake ends after ``open_timeout``, and ``max_handshakes`` limits how many are open.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A server that only this machine can reach answers to loopback names alone (DNS rebinding)."""
+"""A server that only this machine can reach accepts loopback names only (DNS rebinding)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A signal or a cancellation while an App's lifespan starts: what was opened is closed in order."""
+"""A signal or cancellation while an App's lifespan starts: everything that was opened is closed in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise 5: keepalive is fair."""
+"""Keepalive closes no connection of a peer that is alive."""
 
 from __future__ import annotations
 

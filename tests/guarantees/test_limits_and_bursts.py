@@ -1,4 +1,4 @@
-"""Promise 19: ``max_concurrent_calls`` holds, and a burst of 20,000 items or calls loses none."""
+"""``max_concurrent_calls`` is never exceeded, and a burst of 20,000 items or calls loses none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise 26: subscribing an iterable counts each, 0 means no limit, a client's own ``*`` is refused."""
+"""Each name of an iterable counts, 0 means no limit, and a client's own ``*`` is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a peer says reaches the log on one line, printable and cut, and does not flood it."""
+"""Text of a peer is logged on one line, printable and truncated, and cannot flood the log."""
 
 from __future__ import annotations
 

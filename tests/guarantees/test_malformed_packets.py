@@ -1,4 +1,4 @@
-"""Promise 22: malformed packets are answered, or the connection is closed with a code."""
+"""Malformed packets are answered, or the connection is closed with a code."""
 
 from __future__ import annotations
 

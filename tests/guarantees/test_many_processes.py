@@ -1,7 +1,7 @@
-"""Promise 27: one audience on several processes.
+"""The subscribers of a channel in several processes.
 
-A publish on one reaches subscribers on the others, once; the broker going away and coming back is survived,
-logged and visible; nothing blocks the publisher's connection.
+Publishing in one process reaches the subscribers in the others, once. The loss and return of the broker is
+survived, logged and visible. Nothing blocks the publisher's connection.
 """
 
 from __future__ import annotations

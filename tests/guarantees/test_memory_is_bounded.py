@@ -1,7 +1,7 @@
-"""Promise 6: memory per connection is bounded by stated numbers: what waits for a reader, and headers.
+"""The memory of a connection has stated limits: messages that wait for a reader, and headers.
 
-Bytes that the server took are counted on the link: what it carried, without what still waits there. The
-other numbers of this promise stand in test_promise_06_sizes_are_bounded.py.
+The link counts the bytes that the server has taken: those that were sent, without those that still wait. The
+other limits are tested in test_sizes_are_bounded.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Absolute names, zones and names beyond ASCII: what is connected to, said to the server, and certified."""
+"""Absolute names, zones and non-ASCII names: the address, the Host header, and the certificate."""
 
 from __future__ import annotations
 

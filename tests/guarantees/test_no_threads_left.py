@@ -1,4 +1,4 @@
-"""Where there are no more threads, clients of plain functions are told to come back, and the log is short."""
+"""If the system has no more threads, clients of plain functions are told to retry; the log stays short."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Two processes, and a broker that is lost, drops messages, and is emptied: all in order and once, or a gap.
+"""Two processes and a broker that is lost, drops messages or is emptied: all messages once, or a gap.
 
-Subscribers are clients that come back to either process, and tasks of both. Connections are cut at any byte,
+Subscribers are clients that reconnect to either process, and tasks of both. Connections are cut at any byte,
 readers are slow, and histories are trimmed. A gap is exactly where messages are missing, and has their number
-if that can be known. Nobody is told of a gap where nothing was lost.
+if it can be known. There is no gap where nothing was lost.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Subscribers that recover have all messages in order and once, or a `Gap` exactly where some are missing.
+"""Subscribers that recover receive all messages in order and once, or a `Gap` exactly where some are missing.
 
 Connections are cut at any byte, clients and tasks of the server stop reading for a while, and histories drop
-what is too old or too much. Nobody is told of a gap unless messages were lost there.
+old messages. There is no gap unless messages were lost there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Promise 7: one bad connection costs one connection.
+"""One bad connection costs one connection.
 
-A handler that raises anything at all closes with 1011 and is logged once, with its traceback.
+A handler that raises any exception closes with 1011, and is logged once with its traceback.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A client that leaves before it is let in is noticed, and its place in ``max_connections`` comes back.
+"""A client that leaves before it is accepted is noticed, and its place in ``max_connections`` is freed.
 
-``on_disconnect`` runs once for each ``on_connect`` that has returned, whatever came between.
+``on_disconnect`` runs once for each ``on_connect`` that has returned, whatever happened in between.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Promise 20: rate limits have no edges to slip through, and say when to retry before they disconnect."""
+"""Rate limits apply to every window of time, and the error says when to retry, even before a disconnect."""
 
 from __future__ import annotations
 

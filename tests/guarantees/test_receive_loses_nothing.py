@@ -1,4 +1,4 @@
-"""Promise 3: recv, receive_* and iteration lose nothing when cancelled, also between fragments."""
+"""recv, receive_* and iteration lose nothing when they are cancelled, even between fragments."""
 
 from __future__ import annotations
 

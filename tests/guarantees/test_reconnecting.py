@@ -1,4 +1,4 @@
-"""Promise 28: tries follow the stated back-off, 503 is retried and 403 is not, and no call waits for ever."""
+"""Attempts follow the documented back-off, 503 is retried and 403 is not, and no call waits forever."""
 
 from __future__ import annotations
 

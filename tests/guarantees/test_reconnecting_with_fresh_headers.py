@@ -1,4 +1,4 @@
-"""Headers and URIs are asked for anew at each try; what passes is waited out as the server says."""
+"""Functions for headers and URIs are called for each attempt, and ``Retry-After`` is respected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The status of a refusal is known at its head, whatever becomes of its body."""
+"""The status of a rejection is known from its head, whatever happens to its body."""
 
 from __future__ import annotations
 

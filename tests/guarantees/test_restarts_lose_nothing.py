@@ -1,4 +1,4 @@
-"""Real processes that are restarted, killed and stopped: clients that recover have all messages once."""
+"""Real processes that are restarted, killed and stopped: clients that recover receive all messages once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No error, log line or output has a URL's password in it: of a server, a proxy, a redirect or a Redis."""
+"""No error, log line or output contains the password of a URL of a server, proxy, redirect or Redis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise 2: send is atomic under cancellation. Nothing is ever spliced into a half-sent frame."""
+"""send is atomic under cancellation, and nothing is ever inserted into an incomplete frame."""
 
 from __future__ import annotations
 

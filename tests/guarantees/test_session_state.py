@@ -1,4 +1,4 @@
-"""Promise 21: session state can overwrite neither the API nor the limiter's records."""
+"""Session state cannot overwrite the API or the records of rate limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No address of a client holds all that a server has, in whatever state its connections are."""
+"""No client address can use up all resources of a server, whatever the state of its connections."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Promise 6: memory per connection is bounded by stated numbers: fragments, inflated bytes, and text.
+"""The memory of a connection has stated limits: fragments, inflated bytes, and text.
 
-What waits for a reader, and headers, stand in test_promise_06_memory_is_bounded.py.
+Messages that wait for a reader, and headers, are tested in test_memory_is_bounded.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A peer that reads slowly is alive; one that reads nothing is not, however much its kernel took for it."""
+"""A peer that reads slowly is alive. A peer that does not read is not, even if its kernel accepts data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The window of a stream counts bytes as well as items, both ways, and no credit is lost or counted twice."""
+"""The window of a stream limits bytes and items in both directions. No credit is lost or counted twice."""
 
 from __future__ import annotations
 

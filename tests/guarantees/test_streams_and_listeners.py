@@ -1,4 +1,4 @@
-"""What a stream or a listener raises costs at most its connection; accepting goes on, without a busy loop."""
+"""An exception of a stream or listener costs at most one connection. Accepting continues, and never spins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stream whose items are there at once gives way to other tasks, however much credit its consumer gave."""
+"""A stream whose items are always available lets other tasks run, however much credit it has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Subscribing, by names and by globs, costs what it is stated to cost, whatever the names are."""
+"""The cost of subscribing by names and by globs is as documented, whatever the names are."""
 
 from __future__ import annotations
 

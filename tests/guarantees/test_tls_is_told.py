@@ -1,4 +1,4 @@
-"""Handlers learn what TLS knows of the peer: the certificate of a client above all (mutual TLS)."""
+"""Handlers get information about TLS, above all the client's certificate (mutual TLS)."""
 
 from __future__ import annotations
 

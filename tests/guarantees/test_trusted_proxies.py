@@ -1,4 +1,4 @@
-"""Behind a proxy a client is who the proxy says; nobody else is believed."""
+"""Behind a trusted proxy, the client's address is what the proxy reports. Other peers are not believed."""
 
 from __future__ import annotations
 

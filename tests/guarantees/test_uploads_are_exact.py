@@ -1,4 +1,4 @@
-"""Arguments that are streams: no credit is lost, and what leaves a call is what struck it."""
+"""Arguments that are streams: no credit is lost, and a call raises the exception that ended it."""
 
 from __future__ import annotations
 

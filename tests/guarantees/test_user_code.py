@@ -1,4 +1,4 @@
-"""Whatever leaves user code costs one connection or one request, and everybody else goes on."""
+"""An exception of user code costs one connection or one request, and all others continue."""
 
 from __future__ import annotations
 

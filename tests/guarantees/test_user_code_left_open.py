@@ -1,4 +1,4 @@
-"""A nursery or a cancel scope that user code leaves open costs its connection, and nobody else's."""
+"""A nursery or cancel scope that user code leaves open costs its own connection and no other."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Faults of any kind, in any user code of any connections, beside honest clients.
+"""Random faults in the user code of random connections, beside honest clients.
 
-After each run: the server serves, honest clients got every answer, every place is back, ``on_disconnect`` ran
-for each ``on_connect`` that returned, and the log has one record for each fault.
+After each run, the server still serves, honest clients have received all responses, all places are free
+again, ``on_disconnect`` has run for each ``on_connect`` that returned, and the log has one record for each
+fault.
 """
 
 from __future__ import annotations

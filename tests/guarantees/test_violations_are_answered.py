@@ -1,8 +1,8 @@
-"""Promise 12: protocol violations are answered with the right code, in both roles.
+"""Protocol violations are answered with the right code, in both roles.
 
-The frames before a violation are still delivered, and what the application answers to them goes out before
-the Close frame. Invalid UTF-8 is refused at its first bad byte. What Autobahn's suite says is in
-tests/conformance, each rule by itself in tests/protocol/test_frames.py.
+The frames before a violation are still delivered, and the application's responses to them are sent before the
+Close frame. Invalid UTF-8 is refused at its first invalid byte. tests/conformance runs Autobahn's suite, and
+tests/protocol/test_frames.py tests each rule.
 """
 
 from __future__ import annotations

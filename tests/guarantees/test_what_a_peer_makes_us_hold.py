@@ -1,4 +1,4 @@
-"""What a peer makes a connection hold is charged to one ledger, and past its bounds nothing more is begun."""
+"""All memory that a peer causes a connection to hold is charged to one ledger, whose limit stops new work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise 17: a TypeError inside a method is its own; bad parameters are named; nothing unexpected leaks."""
+"""A TypeError inside a method is its own, invalid parameters are named, and no internal text leaks."""
 
 from __future__ import annotations
 

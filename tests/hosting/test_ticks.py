@@ -1,4 +1,4 @@
-"""The ticks of a guest run: without a thread where that can be, and in trio's own way where it cannot."""
+"""The ticks of a guest run: without a thread if possible, and otherwise in trio's own guest mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`trio_ws.compat.webshocket` with the real webshocket 0.5.2: either may be moved first."""
+"""`trio_ws.compat.webshocket` with the real webshocket 0.5.2: either side may migrate first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HAProxy before a server: the PROXY protocol of both versions, as it writes it, and its X-Forwarded-For."""
+"""HAProxy in front of a server: both versions of its PROXY protocol, and its X-Forwarded-For."""
 
 from __future__ import annotations
 

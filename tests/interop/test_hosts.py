@@ -1,6 +1,6 @@
-"""One application, unchanged, under our server and under the servers that most people run, for real.
+"""One unchanged application under our server and under common ASGI servers.
 
-Each is a process of its own on a Unix socket. What differs is the host's, and docs/asgi.md says it.
+Each server is a process on a Unix socket. docs/asgi.md documents the differences between them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""nginx as a reverse proxy, by the file of examples/deploy: what passes, what waits, and what nginx ends."""
+"""nginx as a reverse proxy, with the configuration of examples/deploy: forwarding, buffering and timeouts."""
 
 from __future__ import annotations
 

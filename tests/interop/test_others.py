@@ -1,7 +1,7 @@
-"""Servers and clients of other languages, as people run them: Debian's, npm's and two Go libraries.
+"""Servers and clients in other languages: packages of Debian and npm, and two Go libraries.
 
-What is not installed is skipped. CI installs all of it, see .ci/run: npm's packages, of the versions in
-peers/package.json, and the compiled Go program stand in .cache/peers.
+Tests of programs that are not installed are skipped. CI installs all of them, see .ci/run: npm's packages, in
+the versions of peers/package.json, and the compiled Go program are in .cache/peers.
 """
 
 from __future__ import annotations

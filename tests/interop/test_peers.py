@@ -1,6 +1,6 @@
-"""Other libraries as clients of our server and as servers for our client, over real sockets.
+"""Other libraries as clients of our server and as servers of our client, over real sockets.
 
-Each does the same things, without and with compression on our side; see peers/scenario.py.
+Each runs the same script, without and with compression on our side; see peers/scenario.py.
 """
 
 from __future__ import annotations

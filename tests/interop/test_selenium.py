@@ -1,4 +1,4 @@
-"""Selenium's module for the Chrome DevTools Protocol, on trio_ws.compat.trio_websocket by another import."""
+"""Selenium's module for the Chrome DevTools Protocol, with trio_ws.compat.trio_websocket as its import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The JavaScript client in Node, against our server: the promises of calls that have a meaning there."""
+"""The JavaScript client in Node, with our server: the guarantees of calls that apply there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Channels of the JavaScript client over lost connections: all, in order and once, or a gap in its place."""
+"""Channels of the JavaScript client over lost connections: all messages in order and once, or a gap."""
 
 from __future__ import annotations
 

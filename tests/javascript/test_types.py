@@ -1,4 +1,4 @@
-"""The declarations of the JavaScript client: what they allow, and what they refuse."""
+"""The type declarations of the JavaScript client: correct programs compile, and wrong ones do not."""
 
 from __future__ import annotations
 

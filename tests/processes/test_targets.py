@@ -1,4 +1,4 @@
-"""Import strings: what they name, and what has one."""
+"""Import strings: the objects that they name, and the import strings of objects."""
 
 from __future__ import annotations
 

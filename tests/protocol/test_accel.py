@@ -1,4 +1,4 @@
-"""The common frame, in C and in Python: what is taken, where it stops, and that both do the same."""
+"""The common frame in C and in Python: what is parsed, where parsing stops, and that both agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""permessage-deflate: what is negotiated, what is inflated, and that both sides and wsproto agree."""
+"""permessage-deflate: negotiation, inflation, and agreement with wsproto."""
 
 from __future__ import annotations
 

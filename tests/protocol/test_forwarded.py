@@ -1,4 +1,4 @@
-"""`trio_ws.protocol.forwarded`: what proxies write, the nearest one's entry first."""
+"""`trio_ws.protocol.forwarded`: the headers that proxies write, the nearest proxy's entry first."""
 
 from __future__ import annotations
 

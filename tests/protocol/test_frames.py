@@ -1,6 +1,6 @@
-"""Frames one by one: each rule of RFC 6455 section 5, and each limit.
+"""Single frames: each rule of RFC 6455 section 5, and each limit.
 
-That both lanes agree on anything at all is in test_frames_agree.py.
+test_frames_agree.py tests that both parsers agree on any input.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Both lanes of `FrameReader` mean the same as wsproto alone, for any frames in any split."""
+"""The fast path and the slow path of `FrameReader` agree with wsproto, for any frames in any split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames that go, and what wsproto makes of them."""
+"""Serialized frames, as wsproto parses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both sides of the opening handshake, and each other."""
+"""Both sides of the opening handshake, alone and with each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`trio_ws.protocol.hosts`: which hosts a server goes by."""
+"""`trio_ws.protocol.hosts`: the host names that a server accepts."""
 
 from __future__ import annotations
 

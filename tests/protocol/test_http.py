@@ -1,4 +1,4 @@
-"""Headers, requests and plain answers."""
+"""Headers, requests and plain HTTP responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading requests: limits, splits, what is refused, and that both lanes agree."""
+"""Parsing of requests: limits, splits, invalid requests, and that the fast path agrees with h11."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""With the extension, without it, and with the variable that says Python, the package does the same.
+"""The package behaves equally with the C extension, without it, and with TRIO_WS_PURE.
 
-Which lane is in use is decided when the package is imported, so that each test here is a process of its own.
+The implementation is selected at import, so each test here is a process of its own.
 """
 
 from __future__ import annotations

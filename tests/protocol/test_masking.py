@@ -1,4 +1,4 @@
-"""Masking, in C and in Python: any size, key and kind of bytes, against the RFC's words; and fresh keys."""
+"""Masking in C and in Python, for any size, key and kind of bytes, compared with the RFC; and fresh keys."""
 
 from __future__ import annotations
 

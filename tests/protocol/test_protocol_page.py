@@ -1,4 +1,4 @@
-"""docs/protocol.md: every packet on it is one, and is written by us as it stands there."""
+"""docs/protocol.md: every packet on the page is valid, and we write it exactly like this."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`trio_ws.protocol.proxy_protocol`: headers of both versions, read to their last byte and no further."""
+"""`trio_ws.protocol.proxy_protocol`: headers of both versions, read up to their last byte."""
 
 from __future__ import annotations
 

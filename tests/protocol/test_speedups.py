@@ -1,6 +1,6 @@
-"""The extension belongs to the interpreter that loaded it, and needs no GIL: see its slots.
+"""The extension has state per interpreter, and needs no GIL; see its slots.
 
-Each test loads the built file by its path, so that it need not be the module that the others use.
+Each test loads the built file by its path, so that it may differ from the module that other tests use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Binding: how arguments meet the parameters of a method, and those that are streams of the caller's."""
+"""Binding of arguments to the parameters of a method, including streams from the caller."""
 
 from __future__ import annotations
 

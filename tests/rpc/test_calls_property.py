@@ -1,6 +1,6 @@
-"""Any sequence of calls, streams, uploads, cancellations, pauses and cuts, from both sides, ends in order.
+"""Random sequences of calls, streams, cancellations, pauses and lost connections, from both sides.
 
-That is: with no task, no call that waits, no credit lost, and no request answered more than once.
+At the end there is no task, no waiting call and no lost credit, and no request was answered twice.
 """
 
 from __future__ import annotations

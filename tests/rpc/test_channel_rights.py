@@ -1,4 +1,4 @@
-"""What clients may do with channels: publish, and stay subscribed for a time; and the hooks of handlers."""
+"""What clients may do with channels: publish, and stay subscribed for a time; and hooks of handlers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments that are streams, end to end: wherever they stand, and what a wrong one leaves behind."""
+"""Arguments that are streams, end to end: at all positions, and after errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counting references frees a connection of calls that has ended: no garbage collection is needed."""
+"""Reference counting frees a connection with calls after its end, without the cyclic garbage collector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections that expire, and clients that ask to stay longer."""
+"""Connections that expire, and clients that ask to stay connected longer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WebSocketHandler and ClientConnection: letting clients in, what is known of them, and letting them go."""
+"""WebSocketHandler and ClientConnection: accepting clients, their attributes, and their end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trio-ws.v1.json``: all that trio-ws.v1 can, by a client of ours that speaks JSON."""
+"""``trio-ws.v1.json``: everything that trio-ws.v1 can do, by our client with JSON."""
 
 from __future__ import annotations
 

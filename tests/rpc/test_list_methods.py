@@ -1,4 +1,4 @@
-"""`__methods__`: what a handler tells of its methods, where it does."""
+"""`__methods__`: the list of methods, if a handler allows it."""
 
 from __future__ import annotations
 

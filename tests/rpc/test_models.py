@@ -1,4 +1,4 @@
-"""Models of pydantic as parameters, results, items, and data of channels."""
+"""pydantic models as parameters, results, items, and data of channels."""
 
 from __future__ import annotations
 

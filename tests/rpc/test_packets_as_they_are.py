@@ -1,4 +1,4 @@
-"""A `Packet` that is given to `send`, `publish` or `broadcast` is that packet."""
+"""A `Packet` that is passed to `send`, `publish` or `broadcast` is sent unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters: what annotations let through from JSON and msgpack, and what is said of the rest."""
+"""Parameters: which values from JSON and msgpack an annotation accepts, and the errors for others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proxies: the methods of the other side as an object's, by a Protocol or a handler class."""
+"""Proxies: the other side's methods as methods of an object, by a Protocol or a handler class."""
 
 from __future__ import annotations
 

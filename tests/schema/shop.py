@@ -1,4 +1,4 @@
-"""A handler with one of everything that a schema can say."""
+"""A handler that uses every feature of schemas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenRPC and AsyncAPI: what the documents say, judged by the official meta-schemas and by real calls."""
+"""OpenRPC and AsyncAPI documents, checked by the official meta-schemas and by real calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page that tries an App, in a real Chromium."""
+"""The interactive page of an App, in a real Chromium."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schema: its targets, what it refuses, and ``rpc.discover``."""
+"""Schema: its targets, its errors, and ``rpc.discover``."""
 
 from __future__ import annotations
 

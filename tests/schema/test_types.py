@@ -1,4 +1,4 @@
-"""JSON Schema of any type: it takes the values that the type takes, and no others."""
+"""JSON Schema of types: it accepts the same values as the type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TypeScript: what is generated compiles with a program that uses it, and refuses one that is wrong."""
+"""TypeScript: the generated module compiles with a correct program, and not with a wrong one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`trio_ws.server.accepting`: listeners, and a client's way from there to a checked request."""
+"""`trio_ws.server.accepting`: listeners, and the steps from an accepted client to a checked request."""
 
 # ruff: noqa: ASYNC240 - what tests do to local files takes no time
 

@@ -1,4 +1,4 @@
-"""`trio_ws.blocking`: handlers that never heard of trio, over real sockets and in real threads."""
+"""`trio_ws.blocking`: handlers without trio, over real sockets and in real threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`trio_ws.routing`: what a path may be, which route answers, and what a function may ask for."""
+"""`trio_ws.routing`: valid patterns, the order of routes, and parameters of functions."""
 
 from __future__ import annotations
 

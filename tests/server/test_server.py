@@ -1,4 +1,4 @@
-"""`trio_ws.server`: what handlers may do with their client, admission, `accept`, and the addresses."""
+"""`trio_ws.server`: handlers and their clients, limits of connections, `accept`, and addresses."""
 
 from __future__ import annotations
 

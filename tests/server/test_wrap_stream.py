@@ -1,4 +1,4 @@
-"""A WebSocket on a stream that somebody else has accepted."""
+"""A WebSocket on a stream that the caller has accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An ASGI server in the hands of a test: it says what the test scripts, and shows what it was told."""
+"""A scripted ASGI server, which records the events that it receives."""
 
 from __future__ import annotations
 

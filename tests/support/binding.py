@@ -1,4 +1,4 @@
-"""Arguments meet a method: what is bound and called, and what is said of those that do not fit."""
+"""Calls a method with arguments, and returns what was bound, or the error."""
 
 from __future__ import annotations
 

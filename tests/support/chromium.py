@@ -1,7 +1,9 @@
-"""A headless Chromium that tests drive as a user would: pages, typing, and what stands on them.
+"""A headless Chromium that tests control like a user: pages, typing, and their content.
 
-It is spoken to in its DevTools protocol, over a WebSocket of ours. What always holds: every page has a
-profile of its own, an error of a page's script fails the test, and the browser leaves with all its processes.
+It is controlled through the Chrome DevTools Protocol, over our own WebSocket.
+
+Invariants: every page has its own profile, an error of a page's script fails the test, and the browser ends
+with all its processes.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ _UNTIL = """new Promise((resolve) => {
 
 
 class Browser:
-    """See the module's text. Made by `chromium`."""
+    """See the module docstring. Made by `chromium`."""
 
     def __init__(self, ws: WebSocket) -> None:
         self.errors: list[str] = []

@@ -1,4 +1,4 @@
-"""What ``trio-ws serve`` serves in tests: one App with a route for each thing that a command may meet."""
+"""The targets of ``trio-ws serve`` in tests: one App with a route for each case of the commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trio-ws`` as a process of its own: at a terminal, or with pipes."""
+"""``trio-ws`` as a process, at a terminal or with pipes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Servers that others wrote, as processes of their own on free ports.
+"""Servers of other authors as processes, on free ports.
 
-What always holds: they listen on 127.0.0.1, and have ended when the block is left.
+Invariants: they listen on 127.0.0.1, and have ended at the end of the block.
 """
 
 from __future__ import annotations

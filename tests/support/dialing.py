@@ -1,4 +1,4 @@
-"""What a reconnecting client dials in tests: a server in memory, behind a network that does as it is told."""
+"""Connections for a reconnecting client in tests: a server in memory, behind a controllable network."""
 
 from __future__ import annotations
 

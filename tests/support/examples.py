@@ -1,6 +1,6 @@
-"""How many cases a test tries that could try them for ever: examples of a property, and places to stop at.
+"""The number of cases that a test tries: examples of a property, and places at which to stop.
 
-``TRIO_WS_TEST_EXAMPLES=10`` asks for ten times as many as usual, and 0.3 for a third.
+``TRIO_WS_TEST_EXAMPLES=10`` sets ten times the usual number, and 0.3 a third.
 """
 
 from __future__ import annotations

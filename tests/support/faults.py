@@ -1,4 +1,4 @@
-"""What user code may raise, as hostile input, an extension module or a mistake may make it, and where."""
+"""Exceptions that user code may raise, such as those of hostile input or extension modules, and where."""
 
 # pyright: reportUnusedClass=false
 from __future__ import annotations

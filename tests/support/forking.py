@@ -1,7 +1,7 @@
-"""Children that a test forks.
+"""Child processes that a test forks.
 
-What always holds: a child runs what it was given and nothing else. It is gone when the block is, or the
-test's process.
+Invariants: a child runs the given function and nothing else. It ends with the block, or with the test's
+process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Processes that are killed, and how long their people are still there elsewhere.
+"""Processes that are killed, and how long their members remain present in others.
 
 ``python -m tests.support.ghosts COUNT`` kills so many, eight at a time, and prints a figure.
 """

@@ -1,4 +1,4 @@
-"""An application for servers that are not ours, which tests/interop/test_hosts.py runs."""
+"""An application for other servers, which tests/interop/test_hosts.py runs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What tests know of the insides of a connection. Private names of trio_ws are used here, seldom elsewhere.
+"""The private attributes of connections that tests read. Other tests should not use private names of trio_ws.
 
-A change of the insides is then a change of this file. Each function says what it returns in the words of the
-documentation, so that a test reads as a statement about behaviour.
+A change of the internals then requires a change of this file only. Each function says what it returns in the
+words of the documentation, so that a test reads as a statement about behaviour.
 """
 
 from __future__ import annotations

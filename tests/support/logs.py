@@ -1,4 +1,4 @@
-"""What is in the log, for tests that look."""
+"""The log records of a test."""
 
 from __future__ import annotations
 

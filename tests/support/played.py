@@ -1,4 +1,4 @@
-"""A client of ours whose server a test plays itself, message by message."""
+"""A client of ours, whose server is played by the test, message by message."""
 
 from __future__ import annotations
 

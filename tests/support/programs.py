@@ -1,8 +1,8 @@
 """Programs of the tutorial, run as a reader runs them: in a folder of their own, by name.
 
-Invariants: the text is that of the page, and of the file under examples/tutorial, which is the same; port
-8000 and Redis's are replaced by others, and nothing else. The port is held for the program by a socket that
-does not listen, so no other program gets it.
+Invariants: the text is that of the page, and equals the file in examples/tutorial. Only port 8000 and the
+port of Redis are replaced. The port is reserved for the program by a socket that does not listen, so that no
+other program gets it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Proxies for tests: two of Debian's as processes, and scripts that misbehave on real sockets.
 
-What always holds: all ports are free ones of 127.0.0.1, and what a block started has ended when it is left.
+Invariants: all ports are free ones of 127.0.0.1, and everything that a block started has ended at its end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What workers serve in tests of recovery: rooms with a history, and who is in them."""
+"""Targets of workers in tests of recovery: rooms with a history, and their members."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A real redis-server on a free port, that a test may kill, start again, and let hang.
+"""A real redis-server on a free port, which a test may kill, restart and stop.
 
-What always holds: the server has no files but in a folder of its own, listens on the loopback alone, and is
-gone when the block is. "Ready" is what it says itself; what it does not say, it is asked until it holds.
+Invariants: the server has no files outside of its own folder, listens on the loopback address only, and ends
+with the block. It is "ready" when its log says so; other states are polled until they are reached.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Heard = list[tuple[str, bytes]]
 
 
 class RedisServer:
-    """See the module's text. Made by `redis_server`."""
+    """See the module docstring. Made by `redis_server`."""
 
     def __init__(self, folder: str, options: tuple[str, ...]) -> None:
         self.port = 0

@@ -1,4 +1,4 @@
-"""A reader of requests that gives them whole, as a server makes them of a head and a body."""
+"""A reader that returns whole requests, like a server combines head and body."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""nginx, Caddy and HAProxy in front of a server of ours, with the configuration of examples/deploy.
+"""nginx, Caddy and HAProxy in front of our server, with the configuration of examples/deploy.
 
-What always holds: they listen on Unix sockets in a folder of their own, write nowhere else, and are gone when
-the block is. The file is taken as it stands but for its addresses, which are asserted to be there.
+Invariants: they listen on Unix sockets in a folder of their own, write nowhere else, and have ended at the
+end of the block. The configuration is used unchanged except for its addresses, which must be present in it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Servers for tests, over memory links or over sockets, and the few lines of HTTP that tests speak to them.
+"""Servers for tests, over memory links or sockets, and simple HTTP requests to them.
 
-What always holds: a test that hangs fails, because every server here stands in a `trio.fail_after`; under a
-mock clock that is a long time which passes in none.
+Invariant: a test that hangs fails, because every server here runs in a `trio.fail_after`. Under a mock clock
+this is a long time that passes at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`trio_ws.testing.link`: the streams keep trio's contract, and every fault comes at its exact time."""
+"""`trio_ws.testing.link`: the streams follow trio's contract, and every fault occurs at its exact time."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What tests see from outside: Python's memory, a link's counters, and the moment when something holds.
+"""Observations from outside: Python's memory, a link's counters, and waiting until a condition is true.
 
-What always holds: nothing here waits by the wall clock. A wait that is in vain is ended by the test's guard.
+Invariant: nothing here waits by the wall clock. A wait without success is ended by the test's time limit.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Frames for tests as bytes on the wire, legal or not, and what wsproto alone makes of them.
+"""Frames for tests as bytes on the wire, valid or not, and how wsproto alone parses them.
 
-What always holds: nothing of `trio_ws.protocol` is used here, so that it can be tested against this.
+Invariant: nothing of `trio_ws.protocol` is used here, so that it can be tested with this module.
 """
 
 from __future__ import annotations

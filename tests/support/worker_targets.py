@@ -1,4 +1,4 @@
-"""What workers serve in tests; a module that workers import by its name."""
+"""Targets of workers in tests, in a module that workers import by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client and a server of ours agree on any messages, whatever the compression and the network's reads."""
+"""A client and a server of trio_ws agree on any messages, with any compression and any split into reads."""
 
 from __future__ import annotations
 

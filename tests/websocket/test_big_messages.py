@@ -1,4 +1,4 @@
-"""Big messages: whole, in order, among small ones, over sockets and streams, and cut off in the middle."""
+"""Big messages: complete, in order, among small ones, over sockets and streams, and cut off in the middle."""
 
 from __future__ import annotations
 

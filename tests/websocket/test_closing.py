@@ -1,4 +1,4 @@
-"""A peer's Close is answered once the application has taken, and could answer, what came before it."""
+"""A peer's Close frame is answered after the application has received all messages before it."""
 
 from __future__ import annotations
 

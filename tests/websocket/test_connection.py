@@ -1,4 +1,4 @@
-"""WebSocket over memory links: sending, receiving, streaming, closing, as both sides see it."""
+"""WebSocket over memory links: sending, receiving, streaming and closing, seen from both sides."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Late frames: large messages that synchronous code sends are deflated in turns, once, and in their order.
+"""Deferred frames: large messages of synchronous code are compressed in pieces, once, and in order.
 
-What is counted is the steps of the tasks that write: between two of them the others have their turn.
+The tests count the steps of the tasks that write. Other tasks can run between two steps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The log: which connection a record is about, and the frames at DEBUG."""
+"""The log: the connection of a record, and frames at DEBUG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A look into the socket before the wait for it: it loses nothing, and is given up where it finds nothing."""
+"""Polling a socket before waiting for it: no data is lost, and polling stops if it finds nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bell, and what it wakes tasks with: nobody is missed, nobody stays, and one outcome serves every wait."""
+"""Notification: all waiting tasks are woken, none is left, and one outcome serves every wait."""
 
 from __future__ import annotations
 

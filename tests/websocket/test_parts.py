@@ -1,4 +1,4 @@
-"""The parts of a WebSocket by themselves: the receive buffer, and the states of the closing handshake."""
+"""The parts of a WebSocket alone: the receive buffer, and the states of the closing handshake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text as the bytes that it is: recv(decode=False) and send(text=True)."""
+"""Text as UTF-8 bytes: recv(decode=False) and send(text=True)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The reader that many plain sockets share: fairness, descriptors, what is cancelled in it, and tasks.
+"""The shared reader of plain sockets: fairness, descriptors, cancellations, and tasks.
 
-What both ways of reading do alike is tested elsewhere. CI runs that with either, see
+The behaviour that both ways of reading have in common is tested elsewhere. CI runs these tests with both, see
 ``SHARE_THRESHOLD`` in epoll_reader.py.
 """
 

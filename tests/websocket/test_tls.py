@@ -1,4 +1,4 @@
-"""`SocketTLS`: a stream as trio's own are, and TLS as Python's `ssl` has it."""
+"""`SocketTLS`: the contract of trio's streams, and TLS as in Python's `ssl`."""
 
 from __future__ import annotations
 

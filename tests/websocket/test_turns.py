@@ -1,6 +1,6 @@
-"""Sending gives way: no message, and no row of messages, holds up the other tasks for long.
+"""Sending is fair: neither one message nor many in a row delay other tasks for long.
 
-What is counted is the steps of the task that sends: between two of them the others have their turn.
+The tests count the steps of the task that sends. Other tasks can run between two steps.
 """
 
 from __future__ import annotations

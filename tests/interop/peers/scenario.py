@@ -1,11 +1,11 @@
-"""What every peer does, whatever its library and its loop: one script for clients and one for servers.
+"""The actions of every peer, whatever its library and event loop: one script for clients and one for servers.
 
-A peer is a module beside this one that fits its library to `Session` and runs as a process of its own:
-``python -m tests.interop.peers.NAME client URL deflate|plain`` prints what it saw as one JSON object, and
-``... NAME server`` prints its port and serves until its standard input ends.
+A peer is a module of this folder that adapts its library to `Session` and runs as a process: ``python -m
+tests.interop.peers.NAME client URL deflate|plain`` prints its results as one JSON object, and ``... NAME
+server`` prints its port and serves until the end of its standard input.
 
-What always holds: nothing of trio_ws is imported here, so that both ends share no code; a topic that fails
-is reported by its traceback, and the other topics are still run.
+Invariants: nothing of trio_ws is imported here, so that both ends share no code. A topic that fails is
+reported by its traceback, and the other topics are still run.
 """
 
 from __future__ import annotations
