@@ -80,8 +80,9 @@ class Options:
             with 1009. Default 6 MiB.
         send_high_water: bytes in the write buffer beyond which ``send`` waits. One message may exceed it.
             Default 64 KiB.
-        open_timeout: seconds for the whole opening handshake: for a client from DNS to the response, for a
-            server from the accepted TCP connection to the last byte of the request. Default 10.
+        open_timeout: seconds for the whole opening handshake: for a client from DNS to the response, and as
+            many for its ``on_connection``; for a server from the accepted TCP connection to the last byte of
+            the request. Default 10.
         close_timeout: seconds for a whole close: writing the remaining data, the closing handshake and the
             end of TCP. Default 10.
         drain_timeout: seconds for handlers to finish when a server stops. Default 10.

@@ -83,7 +83,8 @@ class ConnectionSetup:
                 await self.done.wait()
             if scope.cancelled_caught:
                 raise ConnectionFailedError(
-                    f"on_connection was not done within open_timeout ({limit} seconds)"
+                    f"on_connection was not done within open_timeout ({limit} seconds); within it, use the"
+                    " connection that it gets, since the client waits until it is done"
                 )
             if self.failure is not None:
                 raise self.failure
