@@ -16,6 +16,7 @@ Invariants:
 from __future__ import annotations
 
 import math
+import re
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,15 @@ __all__ = [
     "text_of",
     "traceback_of",
 ]
+
+#: What trio says of a future of asyncio's, and asyncio of code that no task of its own runs.
+_IS_OF_ASYNCIO = re.compile(
+    r"other framework like asyncio|no running event loop|Timeout should be used inside a task"
+).search
+_ASYNCIO_NOTE = (
+    "Handlers, methods and hooks of trio_ws run in trio and cannot await asyncio functions. Under an asyncio"
+    " host, use: await trio_ws.guest.call_asyncio(function, ...)"
+)
 
 _logger = logger_for("trio_ws.server")
 
@@ -140,6 +150,7 @@ def log_failure(
 ) -> None:
     """Log a failure of user code as one record, with the traceback if it is available."""
     try:
+        _explain_asyncio(exc)
         # Check what a log handler will inspect.
         traceback.TracebackException.from_exception(exc, limit=0, lookup_lines=False)
     except BaseException as second:  # noqa: BLE001 - as above
@@ -147,6 +158,17 @@ def log_failure(
         logger.error("%s: %s", text % args, text_of(exc), extra=extra, stacklevel=2)  # noqa: TRY400
     else:
         logger.error(text, *args, exc_info=exc, extra=extra, stacklevel=2)
+
+
+def _explain_asyncio(exc: BaseException) -> None:
+    """Add a note to the errors of code that awaits asyncio in trio. Neither library can name the fix."""
+    for failure in list(_leaves(exc)):
+        if (
+            isinstance(failure, TypeError | RuntimeError)
+            and _IS_OF_ASYNCIO(str(failure))
+            and _ASYNCIO_NOTE not in getattr(failure, "__notes__", ())
+        ):
+            failure.add_note(_ASYNCIO_NOTE)
 
 
 # -- contexts that user code has left open --------------------------------------------------------------
