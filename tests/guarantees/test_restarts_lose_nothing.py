@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -13,7 +13,7 @@ from tests.support.followers import ROOMS, Follower, followers, group, renew
 from tests.support.ghosts import measure
 from tests.support.recovery_targets import LEASE
 from tests.support.redis import redis_server
-from trio_ws import WebSocketClient
+from trio_ws import ConnectionClosedError, WebSocketClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,3 +118,39 @@ async def test_people_of_killed_processes_are_gone_after_the_lease() -> None:
     assert len(seconds) == 4
     # A machine that is busy is slow to notice, and never early: each is heard of three times in a lease.
     assert min(seconds) > LEASE / 3
+
+
+async def be(
+    url: str, user: str, *, task_status: trio.TaskStatus[tuple[int, WebSocketClient, list[Any]]]
+) -> None:
+    """Be somebody; say in which process, and keep what comes, last of all how the connection ended."""
+    heard: list[Any] = []
+    async with WebSocketClient(url) as client:
+        task_status.started((await client.call("identify", user), client, heard))
+        try:
+            async for packet in client:
+                heard.append(packet.data)
+        except ConnectionClosedError as exc:
+            heard.append((exc.code, exc.reason))
+
+
+async def test_users_are_reached_in_all_processes() -> None:
+    async with redis_server() as redis, group(redis.url) as workers, trio.open_nursery() as nursery:
+        devices: dict[int, list[Any]] = {}  # of Ada, by process
+        while len(devices) < 2:
+            pid, _, heard = await nursery.start(be, workers.url, "ada")
+            devices.setdefault(pid, heard)
+        _, bob, bobs = await nursery.start(be, workers.url, "bob")
+        # Both processes have told Redis that Ada is there when a message arrives in both.
+        while not all(devices.values()):
+            await bob.call("tell", "ada", "are you there?")
+            await trio.sleep(0.05)
+        assert await bob.call("tell", "nobody", "?") == 0
+        await bob.call("tell", "ada", "hello")
+        while not all("hello" in heard for heard in devices.values()):
+            await trio.sleep(0.05)
+        assert await bob.call("kick", "ada") >= 1
+        while not all((4001, "kicked") in heard for heard in devices.values()):
+            await trio.sleep(0.05)
+        assert bobs == []
+        nursery.cancel_scope.cancel()

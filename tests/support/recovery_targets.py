@@ -43,3 +43,19 @@ class Rooms(trio_ws.WebSocketHandler):
     def members(self, connection: trio_ws.ClientConnection, room: str) -> list[Any]:
         """Say who is there, as this process knows it."""
         return sorted(self.channels.presence(room).values())
+
+    @trio_ws.rpc_method()
+    def identify(self, connection: trio_ws.ClientConnection, user: str) -> int:
+        """Be somebody; in which process."""
+        connection.identify(user)
+        return os.getpid()
+
+    @trio_ws.rpc_method()
+    def tell(self, connection: trio_ws.ClientConnection, user: str, data: Any) -> int:
+        """Send to all connections of somebody; how many are in this process."""
+        return self.channels.send_to_user(user, data)
+
+    @trio_ws.rpc_method()
+    def kick(self, connection: trio_ws.ClientConnection, user: str) -> int:
+        """Close all connections of somebody; how many are in this process."""
+        return self.channels.disconnect_user(user, 4001, "kicked")
