@@ -80,6 +80,7 @@ class Numbers:
         self._redis = redis
         self.last = 0
         self._scope = trio.CancelScope()
+        self._stopped = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio_ws.Publisher(self._redis) as publisher:
@@ -91,9 +92,12 @@ class Numbers:
                             await publisher.publish(f"room.{room}", self.last + 1)
                         self.last += 1
                     await trio.sleep(0.02)
+        self._stopped.set()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
+        """Publish no more. What is being published reaches all rooms first."""
         self._scope.cancel()
+        await self._stopped.wait()
 
 
 @asynccontextmanager
@@ -123,8 +127,7 @@ async def followers(url: str, redis: str, count: int) -> AsyncIterator[tuple[lis
         await until_published(numbers, 5)
         yield everyone, numbers
         await until_published(numbers, numbers.last + 5)
-        numbers.stop()
-        await trio.sleep(0)
+        await numbers.stop()
         while any(not each.got or each.got[-1] < numbers.last for each in everyone):
             await trio.sleep(0.05)
         nursery.cancel_scope.cancel()
