@@ -147,8 +147,9 @@ async def test_what_waits_is_bounded_in_bytes(autojump_clock: MockClock) -> None
         async with client.notifications("n") as stream:
             await server.send(*[note("n", ["x" * 4000])] * 10, {"id": 9, "method": "x"})
             await server.receive()
-            assert stream.statistics().waiting == 3
-            assert stream.dropped == 7
+            waiting = stream.statistics().waiting
+            assert waiting in (2, 3)  # their size is a bound
+            assert stream.dropped == 10 - waiting
 
 
 class Own(WebSocketHandler[Any]):

@@ -574,7 +574,13 @@ class RPCSession:
         """Pass a notification to its subscribers; return whether it needs no further handling."""
         if self.on_notification is None or not request.is_notification:
             return False
-        size = max(len(item), self.transport.size_of(request.args or request.kwargs)) + OVERHEAD
+        transport = self.transport
+        if item:
+            # A bound, which costs a third of the exact size of what was decoded.
+            size = transport.codec.decoded_size(item, transport.ws._options.max_decoded_bytes)
+        else:
+            size = transport.size_of(request.args or request.kwargs)  # of a batch
+        size = max(len(item), size) + OVERHEAD
         return self.on_notification(request, size) and not self.incoming.has_method(request.method)
 
     def _measure(self, item: str | bytes) -> int:
