@@ -91,7 +91,8 @@ async def test_record(tmp_path: Path) -> None:
         ) as client:
             return await client.call("echo", password="very-secret", value=1)
 
-    async with serving(node) as server:
+    large = trio_ws.Options(max_message_size=2**23)
+    async with serving(node, options=large) as server:
         command = [sys.executable, "-m", "trio_ws", "record", server.url, str(path)]
         process = await trio.lowlevel.open_process(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
@@ -103,6 +104,12 @@ async def test_record(tmp_path: Path) -> None:
                 url = said.split()[-1]
                 assert url.startswith("ws://127.0.0.1:")
                 assert await talk(url, proxy=None) == {"password": "very-secret", "value": 1}
+                header = {"Authorization": "Bearer very-secret"}
+                async with trio_ws.connect(url, headers=header, proxy=None, options=large) as ws:
+                    call = {"jsonrpc": "2.0", "method": "echo", "params": ["x" * 2_000_000], "id": 1}
+                    await ws.send_json(call)
+                    assert (await ws.receive_json())["method"] == "event"
+                    assert (await ws.receive_json())["result"] == call["params"]
                 again = await run("record", server.url, str(path))
                 assert b"exists already" in again.stderr
                 assert again.returncode == 2

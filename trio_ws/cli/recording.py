@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["record"]
 
+_LARGEST = 256 * 1024 * 1024
+
 
 async def record(place: ServerTarget, path: str, port: int, out: Output) -> int:
     """Listen for clients, and pass on what they and the server say, until SIGTERM or Ctrl+C.
@@ -25,7 +27,8 @@ async def record(place: ServerTarget, path: str, port: int, out: Output) -> int:
     Raises:
         Failure: the file exists or cannot be made, or the port cannot be had.
     """
-    settings: Any = place.settings()
+    # It passes on what the two could say to each other without it.
+    settings: Any = {**place.settings(), "options": trio_ws.Options(max_message_size=_LARGEST)}
     try:
         listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
         recorder = Recorder(place.url, path, None, settings)

@@ -34,7 +34,6 @@ from trio_ws.testing.link import Link, LinkStream
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from trio_ws.options import Options
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.websocket.message import WebSocketMessage
 
@@ -204,12 +203,12 @@ class Recorder:
         time = round(trio.current_time() - self._since, 6)
         self._write(Event(time, connection, side, kind, text, **more))
 
-    async def relay(self, stream: trio.abc.Stream, options: Options | None = None) -> None:
+    async def relay(self, stream: trio.abc.Stream) -> None:
         """Serve one client on a stream: connect to the server, and pass on all that both say."""
         self._connections += 1
         number = self._connections
         try:
-            async with wrap_stream(stream, options=options) as client:
+            async with wrap_stream(stream, options=self._settings.get("options")) as client:
                 await self._connect(number, client, stream)
         except (ConnectionClosedError, ConnectionFailedError):
             pass  # it is written down
@@ -321,7 +320,7 @@ async def record(
             async def stream() -> LinkStream:
                 await trio.lowlevel.checkpoint()
                 link = Link()
-                nursery.start_soon(recorder.relay, link.server, settings.get("options"))
+                nursery.start_soon(recorder.relay, link.server)
                 return link.client
 
             yield stream
