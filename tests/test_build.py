@@ -137,7 +137,7 @@ def test_the_wheel_has_the_javascript_client(tree: Path) -> None:
 
 def check(folder: Path, *names: str) -> None:
     """Let twine judge files as PyPI would."""
-    pytest.importorskip("twine", reason="the extra `test` has it")
+    pytest.importorskip("twine", reason="twine is not installed; the extra `test` has it")
     done = subprocess.run(
         [sys.executable, "-m", "twine", "check", "--strict", *names],
         cwd=folder,

@@ -83,7 +83,7 @@ def test_handlers_call_asyncio_functions() -> None:
 
 
 def test_beside_a_database_driver_of_asyncios() -> None:
-    aiosqlite = pytest.importorskip("aiosqlite", reason="the extra `test` has it")
+    aiosqlite = pytest.importorskip("aiosqlite", reason="aiosqlite is not installed; the extra `test` has it")
 
     async def main() -> None:
         async with aiosqlite.connect(":memory:") as db:

@@ -31,9 +31,9 @@ def lines_of(text: str) -> Lines:
 
 @cache
 def sources() -> list[Lines]:
-    kinds = {".py", ".html", ".js", ".ini", ".yaml"}
+    kinds = {".py", ".html", ".js", ".ini"}
     files = [path for path in (ROOT / "examples").rglob("*") if path.suffix in kinds]
-    files.append(ROOT / "examples" / "deploy" / "Dockerfile")
+    files += (ROOT / "examples" / "deploy").iterdir()
     return [lines_of(path.read_text(encoding="utf-8")) for path in files]
 
 
@@ -67,6 +67,13 @@ def test_code_on_a_page_is_that_of_a_program(page: Path) -> None:
         and not any(stands_in(lines_of(body), source) for source in sources())
     ]
     assert made_up == []
+
+
+def test_a_page_shows_the_whole_of_the_files_for_proxies() -> None:
+    """Caddyfile and haproxy.cfg are shown as plain text, which no other test looks at."""
+    shown = [lines_of(body) for _, body in blocks(ROOT / "docs" / "how-to" / "proxies.md")]
+    for name in ("nginx.conf", "Caddyfile", "haproxy.cfg"):
+        assert lines_of((ROOT / "examples" / "deploy" / name).read_text(encoding="utf-8")) in shown
 
 
 def test_what_counts_as_the_same() -> None:

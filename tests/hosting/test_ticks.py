@@ -27,7 +27,7 @@ class NoReaders(asyncio.SelectorEventLoop):
 
 
 def make_uvloop() -> asyncio.AbstractEventLoop:
-    uvloop = pytest.importorskip("uvloop", reason="the extra `test` has it")
+    uvloop = pytest.importorskip("uvloop", reason="uvloop is not installed; the extra `bench` has it")
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     return loop
 
