@@ -24,6 +24,7 @@ EXTRAS = {
     "redis": ["channels/redis/"],
     "cli": ["cli/"],
     "pydantic": ["schema/"],
+    "pytest": ["testing/pytest_plugin.py"],
 }
 #: Import names that are not those of their distributions.
 DISTRIBUTIONS = {"python_socks": "python-socks"}
