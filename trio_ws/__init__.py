@@ -66,6 +66,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         channel.py           messages, channels and their subscribers
         history.py           the newest messages of channels, kept for those who missed them
         recovery.py          where a subscription begins, and how a task reads a history
+        shared_messages.py   what processes send each other of a message
         shared_histories.py  histories that a broker keeps for all processes
         presence.py          who is in a channel, in all processes
         users.py             all connections of a user

@@ -16,7 +16,6 @@ import functools
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
 import trio
 from trio.lowlevel import checkpoint
 
@@ -36,13 +35,14 @@ from trio_ws.channels.names import Globs, check_name, check_names, is_glob
 from trio_ws.channels.presence import PRESENCE, Presence, PresenceRegistry
 from trio_ws.channels.recovery import catch_up_task, check_starts, recovery_of, tell_gap
 from trio_ws.channels.shared_histories import SharedHistories
+from trio_ws.channels.shared_messages import pack_message, unpack_message
 from trio_ws.channels.subscription import MAX_BYTES, Subscription
 from trio_ws.channels.users import USERS, Users
 from trio_ws.codecs.base import Packet, PacketSource, Position
 from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError
 from trio_ws.logs import logger_for, shown
-from trio_ws.predicates import check, check_predicate, pack_predicate, unpack_predicate
+from trio_ws.predicates import check, check_predicate
 from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
@@ -54,8 +54,9 @@ if TYPE_CHECKING:
     from trio_ws.channels.names import Glob
     from trio_ws.channels.presence import Members
     from trio_ws.channels.recovery import After
+    from trio_ws.channels.shared_messages import SharedMessage
     from trio_ws.channels.subscription import Policy
-    from trio_ws.predicates import Predicate, PredicateLike
+    from trio_ws.predicates import PredicateLike
 
 __all__ = ["ChannelStatistics", "Hub", "HubStatistics", "share"]
 
@@ -103,35 +104,6 @@ class HubStatistics(NamedTuple):
     stalled: int
 
 
-_NO_PREDICATE = msgspec.Raw(b"\xc0")  # nil
-#: Limit on the bytes of a predicate that is sent to other processes.
-_MAX_PREDICATE = 65_536
-
-
-class _Shared(msgspec.Struct, array_like=True):
-    """A message sent between processes."""
-
-    data: msgspec.Raw
-    predicate: msgspec.Raw = _NO_PREDICATE
-
-
-class _SharedPacket(_Shared, array_like=True):
-    """The same for a message that was a `Packet`."""
-
-    timestamp: float | None = None
-    correlation_id: Any = None
-
-
-class _KeptPacket(_SharedPacket, array_like=True):
-    """The same for a channel whose history the broker keeps.
-
-    Attributes:
-        exclude: the uids of connections that do not receive it.
-    """
-
-    exclude: list[str] = []
-
-
 def _without_packet(data: Any, source: PacketSource, name: str | None) -> tuple[Any, Packet | None]:
     """The data of what is published, and the `Packet` that it was, if it was one."""
     if not isinstance(data, Packet):
@@ -142,12 +114,6 @@ def _without_packet(data: Any, source: PacketSource, name: str | None) -> tuple[
     if data.channel not in (None, name):
         raise PacketError(f"the packet names the channel {data.channel!r}, not {name!r}")
     return data.data, data
-
-
-_to_msgpack = msgspec.msgpack.Encoder().encode
-_from_msgpack = msgspec.msgpack.Decoder(_SharedPacket).decode
-_kept_from_msgpack = msgspec.msgpack.Decoder(_KeptPacket).decode
-_any_msgpack = msgspec.msgpack.Decoder().decode
 
 
 class Hub:
@@ -296,33 +262,14 @@ class Hub:
         encoded: bytes,
         predicate: PredicateLike | None,
         given: Packet | None,
-        exclude: list[str] | None = None,
+        exclude: Collection[str] = (),
     ) -> bytes | None:
+        """Return a message for other processes, if there are any. Raises as `publish` does."""
         if predicate is not None:
             check_predicate(predicate)
         if self._broker is None:
             return None
-        packed = _NO_PREDICATE
-        if predicate is not None:
-            parts = pack_predicate(predicate)
-            try:
-                packed = msgspec.Raw(_to_msgpack(parts))
-            except Exception as exc:
-                raise PacketError(f"cannot send {predicate!r} to other processes: {exc}") from exc
-            if len(packed) > _MAX_PREDICATE:
-                raise PacketError(f"the predicate exceeds {_MAX_PREDICATE} bytes, the limit with a broker")
-        if given is not None or exclude:
-            timestamp = given.timestamp if given is not None else None
-            correlation_id = given.correlation_id if given is not None else None
-            try:
-                if exclude:
-                    return _to_msgpack(
-                        _KeptPacket(msgspec.Raw(encoded), packed, timestamp, correlation_id, exclude)
-                    )
-                return _to_msgpack(_SharedPacket(msgspec.Raw(encoded), packed, timestamp, correlation_id))
-            except Exception as exc:
-                raise PacketError(f"cannot publish this packet: {exc}") from exc
-        return _to_msgpack(_Shared(msgspec.Raw(encoded), packed))
+        return pack_message(encoded, predicate, given, exclude)
 
     def append(
         self,
@@ -436,9 +383,7 @@ class Hub:
     def receive(self, name: str, payload: bytes) -> None:
         """Deliver a message that another process has published. The empty name is a broadcast."""
         try:
-            shared = _from_msgpack(payload)
-            data = _any_msgpack(shared.data)
-            predicate = _unpack(shared.predicate)
+            shared = unpack_message(payload)
         except UNDECODABLE as exc:
             self._reject(name, describe(exc))
             return
@@ -447,14 +392,10 @@ class Hub:
             channel = self._histories.prepare(name, channel)
         if channel is None:
             return
+        # One that was not appended to a history that the broker keeps has no position in it.
+        keep = not self._is_shared(name)
         try:
-            given = None
-            if shared.timestamp is not None or shared.correlation_id is not None:
-                marks = shared.timestamp, shared.correlation_id
-                given = Packet(PacketSource.CHANNEL, None, None, None, *marks)
-            # One that was not appended to a history that the broker keeps has no position in it.
-            keep = not self._is_shared(name)
-            self.append(channel, data, bytes(shared.data), (), predicate, given, keep=keep)
+            self.append(channel, shared.data, shared.encoded, (), shared.predicate, shared.given, keep=keep)
         except PacketError as exc:
             self._reject(name, str(exc))
 
@@ -465,12 +406,11 @@ class Hub:
 
     def _deliver_kept(self, channel: Channel, message: KeptMessage, *, repeated: bool) -> None:
         """Give the next message of a shared history to the subscribers of its channel."""
-        content = self._unpack_kept(channel, message) if not repeated else None
-        if content is not None:
-            data, predicate, given, shared = content
-            encoded, uids = bytes(shared.data), frozenset(shared.exclude)
+        shared = self._unpack_kept(channel, message) if not repeated else None
+        if shared is not None:
+            data, encoded, predicate, given, exclude = shared
             try:
-                self.append(channel, data, encoded, (), predicate, given, uids, message.age)
+                self.append(channel, data, encoded, (), predicate, given, exclude, message.age)
                 return
             except PacketError as exc:
                 self._reject(channel.name or "", str(exc))
@@ -489,32 +429,23 @@ class Hub:
         """Make what a history keeps of a message, without giving it to anybody."""
         position = Position(epoch, message.offset)
         published_at = trio.current_time() - message.age
-        content = self._unpack_kept(channel, message)
-        if content is None:
+        shared = self._unpack_kept(channel, message)
+        if shared is None:
             notice = PositionNotice(channel, position, message.missing)
             return Record(notice, published_at, notice.size, None, frozenset())
-        data, predicate, given, shared = content
-        entry = PublishedMessage(channel, data, bytes(shared.data), 0, None, given)
+        entry = PublishedMessage(channel, shared.data, shared.encoded, 0, None, shared.given)
         entry.position = position
         entry.finalize()
-        return Record(entry, published_at, entry.size, predicate, frozenset(shared.exclude))
+        return Record(entry, published_at, entry.size, shared.predicate, shared.exclude)
 
-    def _unpack_kept(
-        self, channel: Channel, message: KeptMessage
-    ) -> tuple[Any, Predicate | None, Packet | None, _KeptPacket] | None:
+    def _unpack_kept(self, channel: Channel, message: KeptMessage) -> SharedMessage | None:
         if not message.payload:
             return None
         try:
-            shared = _kept_from_msgpack(message.payload)
-            data = _any_msgpack(shared.data)
-            predicate = _unpack(shared.predicate)
+            return unpack_message(message.payload)
         except UNDECODABLE as exc:
             self._reject(channel.name or "", describe(exc))
             return None
-        given = None
-        if shared.timestamp is not None or shared.correlation_id is not None:
-            given = Packet(PacketSource.CHANNEL, None, None, None, shared.timestamp, shared.correlation_id)
-        return data, predicate, given, shared
 
     def _reject(self, name: str, why: str) -> None:
         """Count a rejected message, and log the first, the tenth, the hundredth, and so on."""
@@ -1047,14 +978,6 @@ def _ended(subscription: Subscription) -> None:
 
 def _nothing(name: str, wanted: bool) -> None:
     """For hubs without hooks."""
-
-
-def _unpack(packed: msgspec.Raw) -> Predicate | None:
-    """Decode the predicate of a message. Raises one of `UNDECODABLE` if it is invalid."""
-    if len(packed) > _MAX_PREDICATE:
-        raise ValueError(f"a predicate of {len(packed)} bytes")
-    parts = _any_msgpack(packed)
-    return None if parts is None else unpack_predicate(parts)
 
 
 @asynccontextmanager
