@@ -445,6 +445,8 @@ class NatsBroker(trio_ws.Broker):
             age = (dt.datetime.now(dt.UTC) - published).total_seconds()
             body = base64.b64decode(message.get("data", ""))
             messages.append(kept(number, body)._replace(age=max(0.0, age)))
+        if wanted and not messages and wanted[-1] < last:
+            return await self._read(name, wanted[-1], history)  # all of these were trimmed meanwhile
         return HistoryPage(epoch, last, messages, more=bool(wanted) and wanted[-1] < last)
 
 
