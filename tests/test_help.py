@@ -27,7 +27,7 @@ with warnings.catch_warnings():
     )
 PUBLIC = (
     *("trio_ws", "trio_ws.errors", "trio_ws.options", "trio_ws.predicates", "trio_ws.guest"),
-    *("trio_ws.testing", "trio_ws.compat.trio_websocket", "trio_ws.compat.webshocket"),
+    *("trio_ws.testing", "trio_ws.dialects", "trio_ws.compat.trio_websocket", "trio_ws.compat.webshocket"),
     *(name for name in MODULES if name.startswith("trio_ws.compat.webshocket.") and "._" not in name),
 )
 

@@ -11,7 +11,7 @@ import trio
 import trio_ws
 from tests.support.serving import serving_in_memory
 from trio_ws._blocks import Block
-from trio_ws.testing import Link
+from trio_ws.testing import Link, record, replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +46,16 @@ BLOCKS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: trio_ws.WebSocketHandler[None]().channels.subscribe("news"),
         "async with channels.subscribe(...) as inbox: async for packet in inbox: ...",
     ),
+    "client.batch": (
+        lambda: trio_ws.WebSocketClient(URL).batch(),
+        "async with client.batch() as batch:",
+    ),
+    "client.notifications": (
+        lambda: trio_ws.WebSocketClient(URL).notifications("news"),
+        "async with client.notifications(...) as stream: async for params in stream: ...",
+    ),
+    "record": (lambda: record(URL, "file"), "async with trio_ws.testing.record(...) as stream:"),
+    "replay": (lambda: replay("file"), "async with trio_ws.testing.replay(...) as server:"),
     "client.subscribe": (
         lambda: trio_ws.WebSocketClient(URL).subscribe("news"),
         "async with client.subscribe(...) as inbox: async for packet in inbox: ...",

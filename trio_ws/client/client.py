@@ -356,7 +356,7 @@ class WebSocketClient(EnteredOnly):
         """
         await self._outgoing.notify(method, args, kwargs)
 
-    @asynccontextmanager
+    @block("async with client.batch() as batch:")
     async def batch(self) -> AsyncIterator[CallBatch]:
         """Send several calls in one message (JSON-RPC 2.0 section 6).
 
@@ -393,7 +393,7 @@ class WebSocketClient(EnteredOnly):
         policy: Policy = ...,
         max_items: int = ...,
     ) -> AbstractAsyncContextManager[NotificationStream[RPCNotification]]: ...
-    @asynccontextmanager
+    @block("async with client.notifications(...) as stream: async for params in stream: ...")
     async def notifications(
         self,
         names: str | list[str] | tuple[str, ...] | frozenset[str] | set[str] | None = None,

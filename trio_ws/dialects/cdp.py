@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 import trio
 
+from trio_ws._blocks import block
 from trio_ws.codecs.dialect import Answer, Call, Dialect, Failure, params_of
 from trio_ws.errors import ConnectionClosedError, RPCError
 
@@ -88,7 +89,7 @@ class CDPSession:
         self.session_id = session_id
 
     @classmethod
-    @asynccontextmanager
+    @block("async with CDPSession.attach(client, target_id) as session:")
     async def attach(cls, client: WebSocketClient, target_id: str) -> AsyncIterator[CDPSession]:
         """Attach to a target for the duration of a block.
 

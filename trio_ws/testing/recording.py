@@ -16,7 +16,6 @@ import base64
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 from urllib.parse import urlsplit, urlunsplit
@@ -24,6 +23,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 import trio
 
+from trio_ws._blocks import block
 from trio_ws._settings import shows_settings_of
 from trio_ws.client.config import ConnectSettings, connect_config
 from trio_ws.client.connect import connect
@@ -281,7 +281,7 @@ class Recorder:
 
 
 @shows_settings_of(connect_config)
-@asynccontextmanager
+@block("async with trio_ws.testing.record(...) as stream:")
 async def record(
     url: str,
     path: str | os.PathLike[str],

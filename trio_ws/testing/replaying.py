@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import msgspec
 import trio
 import trio.testing
 
+from trio_ws._blocks import block
 from trio_ws.errors import ConnectionClosedError, ConnectionFailedError, SubprotocolError
 from trio_ws.server.wrap import wrap_stream
 from trio_ws.testing.link import Link, LinkStream
@@ -165,7 +165,7 @@ def _same(expected: Any, got: Any) -> bool:
     return bool(expected == got) or (isinstance(got, str) and mask_secrets(got) == expected)
 
 
-@asynccontextmanager
+@block("async with trio_ws.testing.replay(...) as server:")
 async def replay(path: str | os.PathLike[str], *, check: bool = True) -> AsyncIterator[Replay]:
     """Be the server of a recording, for the length of a block::
 
