@@ -61,6 +61,8 @@ autodoc_typehints = "signature"
 autodoc_inherit_docstrings = False
 napoleon_numpy_docstring = False
 python_use_unqualified_type_names = True
+# The contents of a page show names without their class.
+toc_object_entries_show_parents = "hide"
 python_maximum_signature_line_length = 88
 
 html_theme = "furo"
