@@ -62,15 +62,15 @@ def with_frame_logging(ws: Logged, transport: Transport, unsent: int) -> Any:
 
 def log_message(ws: Logged, direction: str, message: str | bytes) -> None:
     """Show a whole message of a connection without frames."""
-    payload = message[:_SHOWN]
+    payload = message.encode("utf-8", "replace") if isinstance(message, str) else message
     logger.debug(
         "%r %s %s, %d bytes: %r%s",
         ws,
         direction,
         _NAMES[TEXT if isinstance(message, str) else BINARY],
-        len(message),
-        payload.encode("utf-8", "replace") if isinstance(payload, str) else payload,
-        "..." if len(message) > _SHOWN else "",
+        len(payload),
+        payload[:_SHOWN],
+        "..." if len(payload) > _SHOWN else "",
         extra=log_extra(ws),
     )
 
