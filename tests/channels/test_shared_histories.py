@@ -15,6 +15,7 @@ from tests.support.serving import serving_in_memory
 from trio_ws import (
     Backoff,
     Broker,
+    BrokerError,
     ClientConnection,
     Gap,
     History,
@@ -29,7 +30,7 @@ from trio_ws.testing import InMemoryBroker, InMemoryBus
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from trio_ws import KeptMessage
+    from trio_ws import HistoryPage, KeptMessage
 
 
 class Rooms(WebSocketHandler):
@@ -352,3 +353,37 @@ async def test_a_message_that_was_published_past_the_history_has_no_position(
         here.publish("room.1", 2)
         packets = [await inbox.receive() for _ in range(3)]
         assert [(packet.data, packet.offset) for packet in packets] == [(1, 1), ("plain", None), (2, 2)]
+
+
+class RefusingBroker(LossyBroker):
+    """One that refuses to read a history for a while."""
+
+    refusals = 0
+
+    async def read(self, name: str, after: int, history: History) -> HistoryPage:
+        if self.refusals:
+            self.refusals -= 1
+            raise BrokerError("not now")
+        return await super().read(name, after, history)
+
+
+async def test_a_broker_that_refuses_is_asked_again(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = InMemoryBus(keeps_histories=True)
+    here, there = Rooms(), Rooms()
+    broker = RefusingBroker(bus)
+    async with (
+        serving_in_memory(here, broker=broker),
+        serving_in_memory(there, broker=LossyBroker(bus)),
+    ):
+        there.publish("room.1", 1)
+        broker.refusals = 12
+        began = trio.current_time()
+        async with here.channels.subscribe("room.1", last=5) as inbox:
+            assert waiting(inbox) == [1]
+        assert trio.current_time() - began == 12
+    assert [record.getMessage() for record in caplog.records if "history" in record.getMessage()] == [
+        "could not read a channel's history, will retry: not now (1 so far)",
+        "could not read a channel's history, will retry: not now (10 so far)",
+    ]

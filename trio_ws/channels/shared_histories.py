@@ -131,6 +131,7 @@ class SharedHistories:
         self._changed = Notification()  # something was read, or is not followed any more
         self._generation = 0  # counts the times that messages may have been missed
         self._reading = 0
+        self._refused = 0
         self._ids: dict[int, None] = {}  # hashes of what was delivered, oldest first
         histories.forget_all()
         broker.declare_histories(namespace, histories.patterns)
@@ -270,7 +271,13 @@ class SharedHistories:
                     else:
                         await self._read_before(followed)
                 except BrokerError as exc:
-                    logger.warning("could not read a channel's history, will retry: %s", exc)
+                    self._refused += 1
+                    if str(self._refused).strip("0") == "1":
+                        logger.warning(
+                            "could not read a channel's history, will retry: %s (%d so far)",
+                            exc,
+                            self._refused,
+                        )
                     await trio.sleep(_PAUSE)
         finally:
             self._reading -= 1
