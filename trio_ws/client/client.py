@@ -41,7 +41,6 @@ from trio_ws.rpc.proxy import Proxy
 from trio_ws.rpc.rate_limit import Limiter
 from trio_ws.rpc.session import RPCSession
 from trio_ws.rpc.task_pool import TaskPool
-from trio_ws.websocket.runtime import open_runtime
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
@@ -197,22 +196,16 @@ class WebSocketClient(EnteredOnly):
     @enable_ki_protection
     async def _run(self) -> AsyncIterator[None]:
         attempts = self._attempts = ConnectAttempts(self._config)
-        entered = False
-        try:
-            async with open_runtime(attempts.options) as runtime:
-                entered = True
-                self._connections.begin(runtime, attempts.options.close_timeout)
-                try:
-                    if self._autoconnect:
-                        await self._connections.connect()
-                    yield
-                except BaseException as exc:
-                    await self._connections.close(exc)
-                    raise
-                await self._connections.close(None)
-        finally:
-            if not entered:
-                await attempts.abandon()
+        async with attempts.open_runtime() as runtime:
+            self._connections.begin(runtime, attempts.options.close_timeout)
+            try:
+                if self._autoconnect:
+                    await self._connections.connect()
+                yield
+            except BaseException as exc:
+                await self._connections.close(exc)
+                raise
+            await self._connections.close(None)
 
     async def _open_peer(self, runtime: ConnectionRuntime) -> RPCSession:
         """Open a connection, and the RPC session on it."""

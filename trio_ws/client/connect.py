@@ -10,6 +10,7 @@ import inspect
 import socket
 import ssl
 from collections.abc import Mapping
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Unpack
 
 import trio
@@ -93,20 +94,14 @@ async def connect(uri: str | AskURI, **settings: Unpack[ConnectSettings]) -> Asy
             followed, ``open_timeout`` expired, or a function for ``uri`` or ``headers`` raised an exception.
     """
     attempts = ConnectAttempts(connect_config(uri, **settings))
-    entered = False
-    try:
-        async with open_runtime(attempts.options) as runtime:
-            entered = True
-            ws = await attempts.open(runtime)
-            try:
-                yield ws
-            except BaseException as exc:
-                await close_after(ws, exc)
-                raise
-            await ws.close()
-    finally:
-        if not entered:
-            await attempts.abandon()
+    async with attempts.open_runtime() as runtime:
+        ws = await attempts.open(runtime)
+        try:
+            yield ws
+        except BaseException as exc:
+            await close_after(ws, exc)
+            raise
+        await ws.close()
 
 
 class ConnectAttempts:
@@ -145,6 +140,19 @@ class ConnectAttempts:
                 f" open_timeout ({self.options.open_timeout} seconds)"
             )
         return ws
+
+    @asynccontextmanager
+    @enable_ki_protection
+    async def open_runtime(self) -> AsyncIterator[ConnectionRuntime]:
+        """Run the runtime of these connections for a block. If it cannot start, a given stream is closed."""
+        entered = False
+        try:
+            async with open_runtime(self.options) as runtime:
+                entered = True
+                yield runtime
+        finally:
+            if not entered:
+                await self.abandon()
 
     async def _ask(self) -> _ConnectAttempt:
         """Call the functions for this attempt."""

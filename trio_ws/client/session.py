@@ -39,7 +39,6 @@ from trio_ws.errors import (
 )
 from trio_ws.logs import logger_for
 from trio_ws.wall import judged, log_failure, text_of
-from trio_ws.websocket.runtime import open_runtime
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -303,21 +302,15 @@ async def session(
     """
     _check(on_connection, reconnect, silence)
     attempts = _attempts(uri, reconnect, settings)
-    entered = False
-    try:
-        async with open_runtime(attempts.options) as runtime:
-            entered = True
-            feed = Session(attempts, runtime, on_connection, reconnect, silence)
-            await feed._begin()
-            try:
-                yield feed
-            except BaseException as exc:
-                await feed._close(exc)
-                raise
-            await feed._close(None)
-    finally:
-        if not entered:
-            await attempts.abandon()
+    async with attempts.open_runtime() as runtime:
+        feed = Session(attempts, runtime, on_connection, reconnect, silence)
+        await feed._begin()
+        try:
+            yield feed
+        except BaseException as exc:
+            await feed._close(exc)
+            raise
+        await feed._close(None)
 
 
 def _attempts(uri: str | AskURI, reconnect: Backoff | None, settings: ConnectSettings) -> ConnectAttempts:
@@ -398,7 +391,7 @@ async def _open_connections(
     uri: str | AskURI, reconnect: Backoff, settings: ConnectSettings
 ) -> AsyncIterator[Connections]:
     attempts = _attempts(uri, reconnect, settings)
-    async with open_runtime(attempts.options) as runtime:
+    async with attempts.open_runtime() as runtime:
         rounds = Connections(attempts, runtime, reconnect)
         try:
             yield rounds
