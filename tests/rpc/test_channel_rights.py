@@ -110,6 +110,24 @@ async def test_rights_of_clients_that_have_gone(autojump_clock: MockClock) -> No
         assert not [task for task in all_tasks() if "rights" in repr(task.coro)]
 
 
+async def test_rights_that_are_replaced_or_left_behind_are_dropped(autojump_clock: MockClock) -> None:
+    handler = Rooms()
+    handler.right = 1_000_000
+    async with serving_in_memory(handler) as memory:
+        async with client_of(memory) as client, client.subscribe("kept"):
+            for _ in range(300):
+                await trio.sleep(0.001)
+                await client.call("__subscribe__", ["a"])
+            for _ in range(100):
+                async with client_of(memory) as other, other.subscribe(["a", "b"]):
+                    pass
+            rights = handler._channel_methods.rights
+            assert len(rights._heap) <= 80
+            assert len(rights._ends) <= 80
+            assert {name for _, name in rights._ends} >= {"kept", "a"}
+            assert {(entry[2].uid, entry[3]) for entry in rights._heap} == set(rights._ends)
+
+
 async def test_a_client_publishes(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory:

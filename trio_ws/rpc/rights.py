@@ -30,6 +30,10 @@ __all__ = ["SubscriptionRights"]
 logger = logger_for("trio_ws.handler")
 
 
+#: Entries of the heap up to which it is not compacted.
+_SHORTEST = 64
+
+
 class SubscriptionRights:
     """The expiring subscriptions of a handler's clients.
 
@@ -42,6 +46,7 @@ class SubscriptionRights:
         self._ask = ask
         self._ends: dict[tuple[str, str], float] = {}  # by uid and name
         self._heap: list[tuple[float, int, ClientConnection[Any], str]] = []
+        self._compact_at = _SHORTEST
         self._count = 0
         self._changed = Notification()
         self._running = False
@@ -57,10 +62,27 @@ class SubscriptionRights:
         end = self._ends[key] = trio.current_time() + allowed
         self._count += 1
         heapq.heappush(self._heap, (end, self._count, connection, name))
+        if len(self._heap) > self._compact_at:
+            self._compact()
         self._changed.notify_all()
         if not self._running:
             self._running = True
             pool.start(self._run)
+
+    def _compact(self) -> None:
+        """Drop rights that were replaced, and those of closed connections.
+
+        Their times may be far away, so a client that subscribes again and again would fill the heap.
+        """
+        current = [
+            entry
+            for entry in self._heap
+            if entry[2]._member is not None and self._ends.get((entry[2].uid, entry[3])) == entry[0]
+        ]
+        heapq.heapify(current)
+        self._heap[:] = current
+        self._ends = {(connection.uid, name): end for end, _, connection, name in current}
+        self._compact_at = max(_SHORTEST, 2 * len(current))
 
     async def _run(self, worker: PooledTask) -> None:
         try:
