@@ -11,10 +11,10 @@ import trio_ws
 
 class MathHandler(trio_ws.WebSocketHandler):
     async def on_connect(self, connection: trio_ws.ClientConnection) -> None:
-        """Before the client is let in. Raising, reject() or close() refuses it."""
+        """Before the client is accepted. An exception, reject() or close() rejects it."""
 
     async def on_receive(self, connection: trio_ws.ClientConnection, packet: trio_ws.Packet) -> None:
-        """What is no call, one packet after the other."""
+        """Packets that are not calls, one at a time."""
 
     async def on_disconnect(self, connection: trio_ws.ClientConnection) -> None:
         """Once for each on_connect that returned, shielded, for at most close_timeout."""

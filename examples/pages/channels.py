@@ -24,14 +24,14 @@ class News(trio_ws.WebSocketHandler):
 
 
 async def archive(news: News, lines: list[str]) -> None:
-    """A task of the server: everything is kept, and who publishes too much waits or is told."""
+    """A task of the server: it receives everything. A publisher that is too fast waits or gets an error."""
     async with news.channels.subscribe("news.*", policy="block", max_items=1000) as inbox:
         async for packet in inbox:
             lines.append(f"{packet.channel}: {packet.data}")
 
 
 async def read(url: str) -> str:
-    """A client that subscribes itself."""
+    """A client that subscribes."""
     async with trio_ws.WebSocketClient(url) as client, client.subscribe("news.tech") as inbox:
         packet = await inbox.receive()
         return str(packet.data)
