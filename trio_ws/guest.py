@@ -6,9 +6,9 @@
         async with trio_ws.guest.serve(handler, 8000) as server:
             await something_of_asyncios()
 
-Handlers are trio's, as anywhere. `call_asyncio` takes them to asyncio functions, such as those of a database
-driver, and `run_trio` takes asyncio tasks to trio functions. The trio run begins with the first of them, and
-ends with the last block of `serve`, or when the loop cancels its tasks, as ``asyncio.run`` does at its end.
+Handlers run in trio. `call_asyncio` calls asyncio functions from a handler, such as those of a database
+driver. `run_trio` calls trio functions from an asyncio task. The trio run starts with the first use. It ends
+with the last block of `serve`, or when the loop cancels its tasks, as ``asyncio.run`` does at its end.
 """
 
 from __future__ import annotations
@@ -34,33 +34,36 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def serve(target: Target, port: int = 0, **settings: Any) -> AsyncIterator[WebSocketServer]:
-    """Serve for the length of a block, from an asyncio task; gives the running `trio_ws.WebSocketServer`.
+    """Serve for the duration of a block of an asyncio task.
 
-    Leaving the block, and cancelling its task, drain the server as in trio. The server's async methods are
-    trio's: ``await run_trio(server.drain)``.
+    Leaving the block or cancelling its task drains the server, as in trio. The server's async methods are
+    trio functions: ``await run_trio(server.drain)``.
 
     Args:
-        target: as of `trio_ws.WebSocketServer`; its functions run in trio.
-        port: as of `trio_ws.WebSocketServer`; 0 for a free one.
+        target: as for `trio_ws.WebSocketServer`; its functions run in trio.
+        port: as for `trio_ws.WebSocketServer`. Default 0: a free port.
         settings: the other arguments of `trio_ws.WebSocketServer`.
 
+    Yields:
+        The running `trio_ws.WebSocketServer`.
+
     Raises:
-        RuntimeError: no asyncio loop runs here, or trio runs in this thread in another way.
+        RuntimeError: no asyncio loop is running, or trio runs in this thread in another way.
         OSError: the address is in use or not available.
-        Exception: what ends the server also ends the block, and leaves it.
+        Exception: an exception that ends the server cancels the block, and is raised from it.
     """
     async with as_asyncio_manager(lambda: WebSocketServer(target, port, **settings)) as server:
         yield server
 
 
 async def run_trio(async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
-    """Call an async function of trio's from an asyncio task, and return what it returns.
+    """Call an async function of trio from an asyncio task, and return its result.
 
-    A cancellation of the task cancels the function, and is raised when that has ended.
+    Cancelling the task cancels the function. The cancellation is raised when the function has ended.
 
     Raises:
-        RuntimeError: no asyncio loop runs here, or trio runs in this thread in another way.
-        Exception: what the function raises.
+        RuntimeError: no asyncio loop is running, or trio runs in this thread in another way.
+        Exception: the function raised it.
     """
     if trio.lowlevel.in_trio_task():
         raise RuntimeError("this is a trio task already; await the function itself")
@@ -68,13 +71,13 @@ async def run_trio(async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
 
 
 async def call_asyncio(async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
-    """Call an async function of asyncio's from a trio task of a guest run, and return what it returns.
+    """Call an async function of asyncio from a trio task of a guest run, and return its result.
 
-    A cancellation in trio cancels the asyncio task, and is raised when that has ended.
+    A cancellation in trio cancels the asyncio task, and is raised when that task has ended.
 
     Raises:
-        RuntimeError: this is no trio task, or its run is not the guest of an asyncio loop.
-        Exception: what the function raises.
+        RuntimeError: the caller is not a trio task, or its run is not the guest of an asyncio loop.
+        Exception: the function raised it.
     """
     if not trio.lowlevel.in_trio_task():
         raise RuntimeError("call_asyncio is for trio tasks; in asyncio await the function itself")

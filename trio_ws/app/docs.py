@@ -1,4 +1,4 @@
-"""The page that documents an App and tries it, as `App.mount_docs` serves it.
+"""The interactive page of an App, which `App.mount_docs` serves.
 
 Invariants: the page is sent only if ``allow`` accepts the request. Without ``allow`` it is sent only if a
 server in debug mode was created for the App.
@@ -26,10 +26,10 @@ class DocsPage:
     """Answers requests for the page.
 
     Args:
-        path: where it is in its App.
-        title: its title.
-        app: what it documents.
-        allow: who gets it; None for everybody, in debug mode alone.
+        path: the path of the page in the App.
+        title: the title of the page.
+        app: the App that it documents.
+        allow: decides who may open the page. None allows everybody, and requires debug mode.
     """
 
     def __init__(

@@ -1,17 +1,18 @@
-"""Presence: who is in a channel, in all processes, and who comes and goes.
+"""Presence: the members of channels in all processes, and their changes.
 
-A connection is present while it says so, and no longer than it is open. Each process tells the others of its
-own members through the broker, by messages with sequence numbers, and lives by a lease: a process that is not
-heard of for that long has gone, and its members with it.
+A connection becomes and stays present at its own request, and no longer than it is open. Each process sends
+the changes of its own members to the others through the broker, in messages with sequence numbers. A process
+from which no message arrives for the time of a lease counts as gone, and its members are removed.
 
 Invariants:
 
-- A process's members, as another process sees them, are those of one state of it and all changes since. A
-  change that was missed is noticed by its number, or by that of the next heartbeat, and the state asked for.
-- A process has a new random name each time it is joined to a broker, so that nothing of an earlier one is
-  mistaken for its own.
-- A watcher holds what it has told of, and a place in a bounded log of changes. Where it falls behind it
-  compares instead, so that it always ends at the set of now.
+- The members of another process, as they are known here, are those of one of its states plus all changes
+  since. A missed change is detected by its sequence number, or by that of the next heartbeat. Then the state
+  is requested again.
+- A process has a new random name each time it is connected to a broker, so that messages of an earlier
+  process are never mistaken for its own.
+- A watcher holds the members that it has reported, and a position in a bounded log of changes. If it falls
+  behind the log, it compares the sets instead, so it always arrives at the current set.
 """
 
 from __future__ import annotations
@@ -47,16 +48,16 @@ __all__ = [
 
 logger = logger_for("trio_ws.channels")
 
-#: What stands behind the namespace in the name of this at a broker.
+#: Follows the namespace in the name of this topic at a broker.
 PRESENCE = "\0presence"
 
-#: Changes of a channel that its watchers may be behind, before they compare sets.
+#: The length of a channel's log of changes. A watcher that is further behind compares the sets.
 _LOG = 256
-#: Bytes of what a member says of itself, as msgpack.
+#: The maximum size of a member's info, in bytes of msgpack.
 _MAX_INFO = 4096
-#: Members in one message to other processes.
+#: The maximum number of members in one message to other processes.
 _MEMBERS_IN_A_ROW = 500
-#: Parts of a lease after which a process says that it lives.
+#: The number of heartbeats that a process sends in the time of a lease.
 _HEARTBEATS = 3
 
 _to_msgpack = msgspec.msgpack.Encoder().encode
@@ -64,12 +65,12 @@ _from_msgpack = msgspec.msgpack.Decoder().decode
 
 
 class PresenceChange(NamedTuple):
-    """Somebody has come, or gone.
+    """A member has joined, changed its info, or left.
 
     Attributes:
-        joined: True for one who came, False for one who left.
-        uid: names the member: the ``uid`` of its connection.
-        info: what it says of itself.
+        joined: True if the member joined or changed its info, False if it left.
+        uid: the ``uid`` of the member's connection.
+        info: the member's info.
     """
 
     joined: bool
@@ -78,16 +79,17 @@ class PresenceChange(NamedTuple):
 
 
 class _Message(msgspec.Struct, array_like=True):
-    """What one process says to the others.
+    """A message from one process to the others.
 
     Attributes:
-        process: its name.
-        sequence: of its last change.
-        kind: "change", "state", "alive", "gone", or "ask" for the state of the process that ``wanted`` names,
-            or of all.
-        changes: name of the channel, uid, and info as msgpack, or None for one who left.
-        first, last: of the messages that make up a state.
-        wanted: of "ask".
+        process: the name of the process.
+        sequence: the number of its last change.
+        kind: "change", "state", "alive", "gone", or "ask", which requests the state of the process that
+            ``wanted`` names, or of all processes.
+        changes: for each change, the name of the channel, the uid, and the info as msgpack, or None for a
+            member that left.
+        first, last: whether it is the first or last message of a state.
+        wanted: the name of a process, for "ask".
     """
 
     process: str
@@ -121,7 +123,7 @@ class Members:
         self.changed = Notification()
 
     def set(self, uid: str, info: bytes | None) -> bool:
-        """Have a member come, say something else, or, with None, go. Whether that changes anything."""
+        """Add a member, change its info, or remove it with None. Return whether that changes anything."""
         if self.infos.get(uid) == info:
             return False
         if info is None:
@@ -135,9 +137,9 @@ class Members:
 
 
 class Presence(Mapping[str, Any]):
-    """Who is in a channel: a mapping of uids to what each says of itself.
+    """The members of a channel, as a mapping of uids to their info.
 
-    ``channels.presence(name)`` returns it. It shows the set of now, whenever it is read.
+    ``channels.presence(name)`` returns it. It is a view of the current members.
     """
 
     def __init__(self, registry: PresenceRegistry, name: str) -> None:
@@ -164,14 +166,14 @@ class Presence(Mapping[str, Any]):
         return members.infos if members is not None else {}
 
     def changes(self) -> PresenceChanges:
-        """Iterate over those who are there now, each as one who came, and then over all who come and go."""
+        """Iterate over the current members, as changes with ``joined``, and then over all changes."""
         return PresenceChanges(self._registry.watched(self.name))
 
 
 class PresenceChanges:
     """The changes of a presence, one by one: ``async for change in presence.changes()``.
 
-    A slow consumer misses who came and left in the meantime, and nothing else.
+    A slow consumer misses members that joined and left in the meantime, and nothing else.
     """
 
     def __init__(self, members: Members) -> None:
@@ -193,7 +195,7 @@ class PresenceChanges:
             await self._members.changed.wait()
 
     def next_nowait(self) -> PresenceChange | None:
-        """The next change, if there is one."""
+        """Return the next change, or None if there is none."""
         while True:
             if not self._waiting:
                 self._look()
@@ -211,7 +213,7 @@ class PresenceChanges:
             return PresenceChange(True, uid, _from_msgpack(info))
 
     def _look(self) -> None:
-        """Find out what has changed since the last look."""
+        """Find the changes since the previous call."""
         members = self._members
         behind = members.version - self._version
         self._version = members.version
@@ -223,13 +225,13 @@ class PresenceChanges:
 
 
 class PresenceUpdate(msgspec.Struct, omit_defaults=True):
-    """What a client is told of a presence.
+    """An update of a channel's members for a client.
 
     Attributes:
-        joined: by uid, who came, or says something else of itself.
-        left: uids of those who went.
-        reset: only those of ``joined``, and of what follows, are there.
-        more: the set is not complete before the next update.
+        joined: the members that joined or changed their info: their info by uid.
+        left: the uids of members that left.
+        reset: whether the set of members starts over with this update.
+        more: whether the set is incomplete until the next update.
     """
 
     joined: dict[str, Any] = {}
@@ -239,7 +241,7 @@ class PresenceUpdate(msgspec.Struct, omit_defaults=True):
 
 
 async def updates(members: Members) -> AsyncGenerator[PresenceUpdate, None]:
-    """Tell one client who is there, and then who comes and goes. It holds no set of its own."""
+    """Yield the members, and then their changes, for one client. It stores no set of members."""
     while True:
         version = members.version
         items = list(members.infos.items())
@@ -260,7 +262,7 @@ async def updates(members: Members) -> AsyncGenerator[PresenceUpdate, None]:
 
 
 class _Process:
-    """Another process, as it is known here."""
+    """The known state of another process."""
 
     def __init__(self, now: float) -> None:
         self.heard = now
@@ -271,10 +273,10 @@ class _Process:
 
 
 class PresenceRegistry:
-    """Who is in the channels of a hub, here and elsewhere.
+    """The members of a hub's channels, in all processes.
 
     Attributes:
-        lease: seconds without a word of another process after which its members are gone.
+        lease: seconds without a message of another process after which its members are removed.
     """
 
     def __init__(self, lease: float = 10.0) -> None:
@@ -290,11 +292,11 @@ class PresenceRegistry:
         self.rejected = 0
 
     def find(self, name: str) -> Members | None:
-        """The members of a channel, if it has some."""
+        """Return the members of a channel; None if it has none."""
         return self._members.get(name)
 
     def watched(self, name: str) -> Members:
-        """The members of a channel, to be kept while they are watched."""
+        """Return the members of a channel, in an object that the caller keeps while it watches them."""
         members = self._members.get(name) or self._watched.get(name)
         if members is None:
             members = self._watched[name] = Members(name)
@@ -311,10 +313,10 @@ class PresenceRegistry:
     # -- members of this process --------------------------------------------------------------------
 
     def enter(self, name: str, uid: str, info: Any) -> None:
-        """Have a connection be present; if it is, say something else of it.
+        """Make a connection present, or change its info.
 
         Raises:
-            PacketError: ``info`` cannot be encoded, or takes more than 4,096 bytes.
+            PacketError: ``info`` cannot be encoded, or is larger than 4,096 bytes.
         """
         try:
             encoded = _to_msgpack(info)
@@ -327,7 +329,7 @@ class PresenceRegistry:
         self._tell([(name, uid, encoded)])
 
     def leave(self, name: str, uid: str) -> None:
-        """Have a connection be present no more."""
+        """End the presence of a connection."""
         local = self._local.get(name)
         if local is None or local.pop(uid, None) is None:
             return
@@ -343,7 +345,7 @@ class PresenceRegistry:
     # -- other processes ----------------------------------------------------------------------------
 
     def attach(self, send: Callable[[bytes], None] | None) -> None:
-        """Exchange members with other processes, by messages that ``send`` publishes; with None no more."""
+        """Exchange members with other processes, by messages that ``send`` publishes; stop with None."""
         if send is None:
             if self._send is not None:
                 self._post("gone")
@@ -359,14 +361,14 @@ class PresenceRegistry:
         self._tell_state()
 
     def missed(self) -> None:
-        """Messages of other processes may have been missed, and ours by them."""
+        """Exchange all states again, because messages in both directions may have been lost."""
         for process in self._processes.values():
             process.sequence = None
         self._post("ask")
         self._tell_state()
 
     async def run(self) -> None:
-        """Say that we live, and notice who does not, until cancelled."""
+        """Send heartbeats, and remove processes whose heartbeats are missing, until cancelled."""
         interval = min(self.lease / _HEARTBEATS, 1.0)
         said = now = trio.current_time()
         while True:
@@ -376,7 +378,7 @@ class PresenceRegistry:
             await trio.sleep(interval)
             before, now = now, trio.current_time()
             if now - before > 2 * interval:
-                # This process was stopped: what the others said meanwhile has yet to be read.
+                # This process was paused: messages that others sent in the meantime must be read first.
                 for process in self._processes.values():
                     process.heard = max(process.heard, now - self.lease + interval)
             if now - said >= self.lease / _HEARTBEATS - interval / 2:
@@ -405,7 +407,7 @@ class PresenceRegistry:
             self._post("state", part, not start, start + _MEMBERS_IN_A_ROW >= len(members))
 
     def receive(self, payload: bytes) -> None:
-        """Take what another process says."""
+        """Handle a message of another process."""
         try:
             message = _to_message(payload)
         except UNDECODABLE as exc:
@@ -439,7 +441,7 @@ class PresenceRegistry:
                 self._set_remote(process, name, uid, info)
 
     def _ask(self, process: _Process, name: str, now: float) -> None:
-        if now - process.asked >= 1.0:  # the answer may be under way
+        if now - process.asked >= 1.0:  # otherwise the state may be under way
             process.asked = now
             self._post("ask", [], True, True, name)
 
@@ -465,7 +467,7 @@ class PresenceRegistry:
 
     def _set_remote(self, process: _Process, name: str, uid: str, info: bytes | None) -> None:
         if self.is_present(name, uid):
-            return  # ours, whatever others say
+            return  # a member of this process, whatever others send
         uids = process.members.setdefault(name, set())
         if info is None:
             if uid in uids:
@@ -478,7 +480,7 @@ class PresenceRegistry:
             del process.members[name]
 
     def _forget(self, name: str) -> None:
-        """A process is gone."""
+        """Remove a process that is gone, and its members."""
         process = self._processes.pop(name, None)
         if process is not None:
             for channel, uids in process.members.items():

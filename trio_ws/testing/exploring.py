@@ -1,6 +1,6 @@
-"""explore: a test is cancelled at each of its checkpoints, and its network is cut at each byte.
+"""explore: run a test once for each of its checkpoints, cancelled there, and for each byte on its network.
 
-Each case is a run of the test by itself, with a listener of its own, so each can be repeated by its name.
+Each case is a separate run of the test with a new listener, so a case can be repeated by its name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Exploration", "cancelled_at", "explore"]
 
-#: Rounds of the scheduler in which tasks may end that a run has left, once the run is over.
+#: Rounds of the scheduler after a run, within which its remaining tasks must end.
 _ROUNDS = 20
 _CANCELLED = "cancelled at checkpoint"
 
@@ -29,12 +29,12 @@ Fault = Literal["cut", "clean cut", "partition"]
 
 
 class Exploration(NamedTuple):
-    """How much was explored.
+    """The extent of an exploration.
 
     Attributes:
-        checkpoints: checkpoints of the test's task.
-        carried: bytes that its links carried, in both directions.
-        cases: runs of the test.
+        checkpoints: the number of checkpoints of the test's task.
+        carried: the number of bytes on its links, in both directions.
+        cases: the number of runs of the test.
     """
 
     checkpoints: int
@@ -51,25 +51,26 @@ async def explore(
     time_limit: float = 3600.0,
     only: str | None = None,
 ) -> Exploration:
-    """Run a test once as it is, once for each of its checkpoints, cancelled there, and once for each byte.
+    """Run a test unchanged, cancelled at each of its checkpoints, and with a fault at each byte on its links.
 
-    After each run no task of the test may be left, and both ends of each of its links must be closed. Run it
-    under `trio.testing.MockClock` (pytest-trio's ``autojump_clock``), where waiting takes no time.
+    After each run, no task of the test may remain, and both ends of each of its links must be closed. Use it
+    with `trio.testing.MockClock` (pytest-trio's ``autojump_clock``), so that waiting takes no time.
 
     Args:
-        test: an async function of a `MemoryListener`, new for each run, on which it serves and connects. It
+        test: an async function that serves and connects on a `MemoryListener`, which is new for each run. It
             must behave the same in each run.
-        faults: what happens to the link that carries the byte: it is cut; it ends as if the peer had closed
-            it; or nothing arrives from then on. Empty for no faults.
-        allowed: what the test may raise where the network fails, alone or in groups.
-        every: explore each ``every``-th checkpoint and byte only.
-        time_limit: seconds that a run may take by trio's clock.
-        only: the name of a case, as a failure has it, to run that one only.
+        faults: the faults to try at each byte: ``"cut"`` cuts the link, ``"clean cut"`` ends it as if the
+            peer had closed it, and after ``"partition"`` nothing arrives. Default ``("cut",)``; empty for no
+            faults.
+        allowed: exceptions that the test may raise if the network fails, alone or in groups.
+        every: explore only every n-th checkpoint and byte. Default 1.
+        time_limit: seconds of trio's clock that a run may take. Default 3600.
+        only: the name of a case, from the message of a failure, to run only this one.
 
     Raises:
         ValueError: ``every`` is below 1, or there is no case ``only``.
-        AssertionError: a case failed. The message begins with its name, and what the test raised is the
-            cause.
+        AssertionError: a case failed. The message begins with the name of the case, and the exception of the
+            test is the cause.
     """
     if every < 1:
         raise ValueError(f"every must be 1 or more, not {every}")

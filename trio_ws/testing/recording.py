@@ -1,13 +1,13 @@
-"""Recordings of sessions: what a client and a server said, and when.
+"""Recordings of sessions: the messages of a client and a server, with their times.
 
-A recording is a file of JSON lines, one event a line, after a first line about the whole. `record` makes one
-of a session with a real server, and `Replay` plays the server's part of it (see replaying.py).
+A recording is a file of JSON lines: a header, and then one event per line. `record` records a session with a
+real server, and `Replay` plays the server's part of it (see replaying.py).
 
 Invariants:
 
-- Values under names that look like secrets never get into the file: in headers, in the URL's query, in JSON
-  and in msgpack.
-- A recorded session behaves as it would without: the recorder only passes on what either side says.
+- Values whose names look like secrets are never written to the file: those of headers, of the URL's query,
+  and of members of JSON and msgpack.
+- Recording does not change a session: the recorder only forwards the messages of both sides.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class Header(msgspec.Struct, omit_defaults=True, tag_field="recording", tag="tri
     """The first line of a recording.
 
     Attributes:
-        url: of the server, without secrets.
-        date: when the recording began, ISO 8601.
-        version: of the form of the file.
+        url: the URL of the server, without secrets.
+        date: the time at which the recording began (ISO 8601).
+        version: the version of the file format.
     """
 
     url: str
@@ -78,15 +78,15 @@ class Event(msgspec.Struct, omit_defaults=True):
 
     Attributes:
         time: seconds since the recording began.
-        connection: its number, from 1.
-        side: who said it.
-        kind: ``"open"`` is the client's request, ``"accept"`` or ``"reject"`` the answer; ``"lost"`` is the
-            end of a connection without a Close frame.
-        data: the text; Base64 of binary data, of pings and pongs; the path of the request; the reason of a
-            Close frame or of a rejection.
-        code: of a Close frame; the status of a rejection.
-        subprotocols: those that were offered, or the one that was selected.
-        headers: of the request or of the rejection.
+        connection: the number of the connection, from 1.
+        side: the sender.
+        kind: ``"open"`` is the client's request, and ``"accept"`` or ``"reject"`` the response. ``"lost"`` is
+            the end of a connection without a Close frame.
+        data: the text; Base64 of binary data, pings and pongs; the path of the request; the reason of a Close
+            frame; or the body of a rejection.
+        code: the code of a Close frame, or the status of a rejection.
+        subprotocols: the offered subprotocols, or the selected one.
+        headers: the headers of the request or of the rejection.
     """
 
     time: float
@@ -153,13 +153,13 @@ def masked_url(url: str, mask: Mask = mask_secrets) -> str:
 
 
 class Recorder:
-    """Passes on what clients and a server say to each other, and writes it down.
+    """Forwards the messages between clients and a server, and records them.
 
     Args:
-        url: of the server; as of `connect`.
-        path: of the file, which must not exist. Only its owner can read it.
-        mask: applied to each text, after names that look like secrets were masked.
-        settings: for the connections to the server; as of `connect`.
+        url: the URL of the server, as for `connect`.
+        path: the file, which must not exist. Only its owner can read it.
+        mask: applied to each text, after values with names that look like secrets were masked.
+        settings: settings of the connections to the server, as for `connect`.
 
     Raises:
         FileExistsError: the file exists.
@@ -189,13 +189,13 @@ class Recorder:
         self._file.close()
 
     def _write(self, line: Header | Event) -> None:
-        # Lines are short and go to the page cache, so that no thread is worth it.
+        # Lines are short and go to the page cache, so a thread would cost more.
         if not self._file.closed:
             self._file.write(_encode(line) + b"\n")
             self._file.flush()
 
     def note(self, connection: int, side: Side, kind: Kind, data: str | bytes = "", **more: Any) -> None:
-        """Write an event down, now."""
+        """Record an event that happens now."""
         if isinstance(data, bytes):
             text = base64.b64encode(_mask_binary(data, self._mask)).decode()
         else:

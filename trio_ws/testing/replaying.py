@@ -1,4 +1,4 @@
-"""Replay: the server's part of a recording, played in trio's time."""
+"""Replay: a server that plays the server's part of a recording, by trio's clock."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ _decode_header = msgspec.json.Decoder(Header).decode
 
 
 class Replay:
-    """A server that says what a recorded one has said. Made by `replay`.
+    """A server that sends the same messages as a recorded one. Made by `replay`.
 
     Attributes:
-        url: of the recorded server.
-        connections: how many connections were recorded.
-        opened: how many of them were opened here.
-        mismatches: what the client said that differs from the recording; `replay` raises the first.
+        url: the URL of the recorded server.
+        connections: the number of recorded connections.
+        opened: the number of connections that were opened here.
+        mismatches: differences between the client's messages and the recording. `replay` raises them at its
+            end.
     """
 
     def __init__(self, header: Header, events: list[Event], nursery: trio.Nursery, *, check: bool) -> None:
@@ -52,10 +53,10 @@ class Replay:
         self.mismatches: list[str] = []
 
     async def stream(self) -> LinkStream:
-        """Open the next connection: for ``stream=`` of a client.
+        """Open the next connection. It is meant for ``stream=`` of a client.
 
         Raises:
-            ConnectionRefusedError: there were no more.
+            ConnectionRefusedError: no other connection was recorded.
         """
         await trio.lowlevel.checkpoint()
         if not self._left:
@@ -93,7 +94,7 @@ class Replay:
         await self._expect_end(ws, number)
 
     async def _say(self, ws: WebSocket, link: Link, event: Event, number: int) -> bool:
-        """Do what the server did. Return whether the connection goes on."""
+        """Repeat an event of the server. Return whether the connection continues."""
         if event.kind == "accept":
             try:
                 await ws.accept(subprotocol=event.subprotocols[0] if event.subprotocols else None)
@@ -109,7 +110,7 @@ class Replay:
             return False
         elif event.kind == "lost":
             with trio.move_on_after(1):
-                await trio.testing.wait_all_tasks_blocked()  # what was sent before still arrives
+                await trio.testing.wait_all_tasks_blocked()  # so that data that was sent before arrives
             await trio.aclose_forcefully(link.server)
             return False
         elif event.kind == "text":
@@ -121,7 +122,7 @@ class Replay:
         return True
 
     async def _expect(self, ws: WebSocket, event: Event, number: int) -> bool:
-        """Wait for what the client said. Return whether it is still there."""
+        """Wait for a message of the client, and compare it. Return whether the client is still connected."""
         message = await ws.recv(none_when_lost=True)
         if message is None:
             return False
@@ -136,7 +137,7 @@ class Replay:
 
 
 def _matches(expected: str | bytes, got: str | bytes) -> bool:
-    """Whether both mean the same, where what is masked means anything."""
+    """Return whether two messages have the same content. A masked value is equal to any value."""
     if type(expected) is not type(got):
         return False
     if expected == got:
@@ -149,7 +150,7 @@ def _matches(expected: str | bytes, got: str | bytes) -> bool:
 
 
 def _without_deadline(value: Any) -> Any:
-    """Leave out how much time a call of trio-ws.v1 had left, which is another one each time."""
+    """Remove the remaining time of a call of trio-ws.v1, which differs each time."""
     if isinstance(value, dict) and isinstance(value.get("rpc"), dict):
         value["rpc"].pop("timeout", None)
     return value
@@ -167,29 +168,29 @@ def _same(expected: Any, got: Any) -> bool:
 
 @block("async with trio_ws.testing.replay(...) as server:")
 async def replay(path: str | os.PathLike[str], *, check: bool = True) -> AsyncIterator[Replay]:
-    """Be the server of a recording, for the length of a block::
+    """Replay the server of a recording, for the duration of a block::
 
         async with trio_ws.testing.replay("session.jsonl") as server:
             async with trio_ws.session(server.url, stream=server.stream) as feed: ...
 
     Each connection of the client is the next one of the recording. The server accepts or rejects it, sends,
-    closes and is lost as it was, with the pauses that it made; where the client had said something in
-    between, it waits for that. All waits are trio's, so that a mock clock takes no time for them.
+    closes and disconnects as recorded, with the same pauses. If the client sent a message in between, the
+    server waits for it. All waits use trio's clock, so with a mock clock they take no time.
 
     Args:
-        path: of a file that `record` or ``trio-ws record`` has made.
-        check: compare what the client says with the recording. JSON and msgpack are compared by value, but
-            for the deadlines of calls, and what was masked is equal to anything.
+        path: a file that `record` or ``trio-ws record`` has created.
+        check: whether to compare the client's messages with the recording. JSON and msgpack are compared by
+            value, without the deadlines of calls. Masked values are equal to any value. Default True.
 
     Yields:
         A `Replay`.
 
     Raises:
-        AssertionError: at the end, if the client said something else.
-        ValueError: the file is no recording.
+        AssertionError: at the end of the block, if the client sent something else.
+        ValueError: the file is not a recording.
     """
     await trio.lowlevel.checkpoint()
-    header, events = _read(path)  # here, since a mock clock does not wait for threads
+    header, events = _read(path)  # not in a thread, because a mock clock does not wait for threads
     async with trio.open_nursery() as nursery:
         server = Replay(header, events, nursery, check=check)
         yield server
