@@ -1,7 +1,7 @@
-"""The packets that calls and data travel in, and what a dialect of them does.
+"""Packets, which contain calls and data, and the interface of codecs.
 
-A `Codec` turns messages into packets and back. packets.py has the codecs that write packets, jsonrpc.py the
-one that writes JSON-RPC, and registry.py chooses one for a connection.
+A `Codec` decodes messages to packets, and encodes packets to messages. packets.py has the codecs of our own
+packets, jsonrpc.py that of JSON-RPC, and registry.py selects one for a connection.
 
 Invariants of every codec:
 
@@ -51,32 +51,32 @@ __all__ = [
     "path_in",
 ]
 
-# The reserved methods. Requests to them have no answer.
+# Reserved methods. Requests to these have no response.
 ABORT = "__abort__"
 CREDIT = "__credit__"
 DEADLINE = "__deadline__"
 GOAWAY = "__goaway__"
 
-# What a client asks to subscribe itself to channels. These are answered, as any other method.
+# Methods by which clients subscribe to channels. They have a response, like any other method.
 SUBSCRIBE = "__subscribe__"
 UNSUBSCRIBE = "__unsubscribe__"
 # The same for channels whose messages the client continues from a position (trio-ws.v1).
 RECOVER = "__recover__"
 
-# What a server says to a client whose right to a channel has ended. It has no answer (trio-ws.v1).
+# Sent by a server when a subscription is no longer allowed. It has no response (trio-ws.v1).
 UNSUBSCRIBED = "__unsubscribed__"
-# What a client publishes by, where the handler lets it.
+# The method by which a client publishes, if the handler allows it.
 PUBLISH = "__publish__"
 REFRESH = "__refresh__"
 
-# What a client asks to be told who is present in a channel: a stream (trio-ws.v1).
+# The method that streams the members of a channel to a client (trio-ws.v1).
 PRESENCE = "__presence__"
 
-# What a client asks for the list of methods; answered where the handler allows it.
+# The methods that return the list of methods, if the handler allows it.
 METHODS = "__methods__"
 DISCOVER = "rpc.discover"
 
-# Characters of the name of a method, or of the id of a call or a stream: they are dict keys, and logged.
+# The maximum length of method names, and of ids of calls and streams, which are dict keys and are logged.
 MAX_NAME = 256
 
 _Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
@@ -86,26 +86,26 @@ _Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Position(NamedTuple):
-    """Where a message stands in a channel with a history: ``packet.position``.
+    """The position of a message in a channel with a history: ``packet.position``.
 
-    It can be stored, as the tuple that it is, and given to ``subscribe(..., after=position)`` later.
+    It is a tuple, which can be stored and passed to ``subscribe(..., after=position)`` later.
 
     Attributes:
-        epoch: what the offset counts in. It changes when the history was lost.
-        offset: the number of the message, from 1; 0 stands before the first.
+        epoch: identifies the sequence of offsets. It changes when the history was lost.
+        offset: the number of the message, from 1; 0 is the position before the first message.
     """
 
     epoch: str
     offset: int
 
 
-# What it may be on the wire. Not as text, which could only be resolved in this module: users meet the class
-# in another one.
+# Constraints on the wire. They are not strings, because those could only be resolved in this module, but the
+# class is exported from another one.
 Position.__annotations__ = {"epoch": Annotated[str, msgspec.Meta(max_length=64)], "offset": _Bytes}
 
 
 class PacketSource(enum.IntEnum):
-    """What a packet is."""
+    """The kind of a packet."""
 
     BROADCAST = 1
     CHANNEL = 2
@@ -114,22 +114,22 @@ class PacketSource(enum.IntEnum):
     RPC = 5
 
 
-# gc=False: what comes out of bytes holds no cycle, so the collector need not look at it.
+# gc=False: decoded data contains no reference cycles, so the garbage collector need not track it.
 class Request(msgspec.Struct, tag="request", tag_field="type", omit_defaults=True, gc=False):
     """A call.
 
     Attributes:
-        method: its name, at most 256 characters.
-        args: arguments by position.
-        kwargs: arguments by name.
-        call_id: at most 256 characters; empty where the caller gave none.
-        timeout: seconds that are left for it (trio-ws.v1).
-        credits: the caller expects a stream, and takes so many items before it sends more credit
+        method: the name of the method, at most 256 characters.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        call_id: the id, at most 256 characters; empty if the caller gave none.
+        timeout: the remaining seconds of the call (trio-ws.v1).
+        credits: the number of items that the caller accepts before it sends more credit, if it expects a
+            stream (trio-ws.v1).
+        streams: which arguments are streams from the caller: maps position or name to stream id (trio-ws.v1).
+        nested: whether it was made within a call of the other side, which may be waiting for it (trio-ws.v1).
+        credit_bytes: like `credits`, the number of bytes; None if the caller does not count them
             (trio-ws.v1).
-        streams: which arguments are streams of the caller's: position or name to stream id (trio-ws.v1).
-        nested: it was made within a call of the other side's, which may be waiting for it (trio-ws.v1).
-        credit_bytes: beside `credits`, the bytes that it takes before it sends more; None where it does not
-            count them (trio-ws.v1).
     """
 
     method: _Name
@@ -144,20 +144,20 @@ class Request(msgspec.Struct, tag="request", tag_field="type", omit_defaults=Tru
 
     @property
     def is_notification(self) -> bool:
-        """Whether the caller expects no answer, not even of a failure."""
+        """Whether the caller expects no response, not even an error."""
         return False
 
 
 class Response(msgspec.Struct, tag="response", tag_field="type", omit_defaults=True, gc=False):
-    """An answer, or an item or the end of a stream.
+    """A response, or an item or the end of a stream.
 
     Attributes:
-        call_id: the request's.
-        response: the value; the text for a person, where `error` is set.
-        error: a code, or None.
-        is_stream: this belongs to a stream.
-        is_end: the stream ends here.
-        error_data: for a program, beside an error's text (trio-ws.v1 and JSON-RPC).
+        call_id: the id of the request.
+        response: the value; the text of the error if `error` is set.
+        error: an error code, or None.
+        is_stream: whether it belongs to a stream.
+        is_end: whether the stream ends here.
+        error_data: data of an error for programs (trio-ws.v1 and JSON-RPC).
     """
 
     call_id: _Name
@@ -172,15 +172,16 @@ class Packet(msgspec.Struct, omit_defaults=True, gc=False):
     """One message.
 
     Attributes:
-        source: what it is.
-        data: the payload, where it is no call.
-        channel: the channel's name, of a CHANNEL packet.
-        rpc: the call or answer, of an RPC packet and of no other.
-        timestamp: passed through.
-        correlation_id: passed through.
-        position: where a CHANNEL packet stands in its channel, if that keeps a history (trio-ws.v1).
-        gap: of a `Gap`, how many messages are missing up to ``position``; -1 if that is unknown; None for a
-            packet with data (trio-ws.v1).
+        source: the kind of the packet.
+        data: the payload, unless it is a call.
+        channel: the channel's name; only for CHANNEL packets.
+        rpc: the request or response; only for RPC packets.
+        timestamp: not interpreted.
+        correlation_id: not interpreted.
+        position: the position of a CHANNEL packet in its channel, if the channel keeps a history
+            (trio-ws.v1).
+        gap: for a `Gap`, the number of missing messages up to ``position``, or -1 if it is unknown; None for
+            a packet with data (trio-ws.v1).
     """
 
     source: PacketSource
@@ -199,12 +200,12 @@ class Packet(msgspec.Struct, omit_defaults=True, gc=False):
 
     @property
     def epoch(self) -> str | None:
-        """What ``offset`` counts in; None if the channel keeps no history."""
+        """The epoch of ``offset``; None if the channel keeps no history."""
         return self.position.epoch if self.position is not None else None
 
 
 class Gap(Packet):
-    """Stands in a subscription exactly where messages are missing. ``data`` is None.
+    """A packet in a subscription that marks the place of missing messages. ``data`` is None.
 
     ``channel`` is the channel, or the glob that was subscribed to. ``position`` is that of the last missing
     message, if it is known; the next packet of the channel comes after it.
@@ -212,7 +213,7 @@ class Gap(Packet):
 
     @property
     def missing(self) -> int | None:
-        """How many messages are missing; None if that is unknown."""
+        """The number of missing messages; None if it is unknown."""
         return self.gap if self.gap is not None and self.gap > 0 else None
 
 
@@ -220,10 +221,10 @@ class DecodeError(PacketError):
     """A message that is not a packet, in whole or in part.
 
     Attributes:
-        answer: what is to be sent now, or None.
-        fatal: no answer is possible, so the connection must be closed with `close_code`, unless a call of
-            ours waits for one of `packets`.
-        close_code: 1007 for what is malformed, 1009 for what is too large.
+        answer: a payload to send in response, or None.
+        fatal: whether no response is possible. Then the connection must be closed with `close_code`, unless a
+            call of ours waits for one of `packets`.
+        close_code: 1007 for a malformed message, 1009 for one that is too large.
         packets: the well-formed packets of the same message.
     """
 
@@ -244,7 +245,7 @@ class DecodeError(PacketError):
 
 
 class Codec(ABC):
-    """How packets are written on one connection.
+    """Encodes and decodes the packets of one connection.
 
     The encoders of responses take the `Request` that `decode` returned, and return None if nothing is sent.
     Each such request, notifications too, is ended by exactly one of `result`, `error`, `end` and `dropped`;
@@ -253,9 +254,9 @@ class Codec(ABC):
     Attributes:
         name: the subprotocol's, or ``"json"``.
         binary: send in binary frames.
-        supports_extensions: there are deadlines, credits, client streams and error data.
-        peer_accepts_calls: the peer can be called.
-        calls_at_once: how many calls of ours may be under way; None for any number.
+        supports_extensions: whether there are deadlines, credits, client streams and error data.
+        peer_accepts_calls: whether the peer accepts calls.
+        calls_at_once: the maximum number of concurrent calls of this side; None for any number.
     """
 
     __slots__ = ("binary", "name", "peer_accepts_calls", "supports_extensions")

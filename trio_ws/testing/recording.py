@@ -289,26 +289,26 @@ async def record(
     mask: Mask | None = None,
     **settings: Unpack[ConnectSettings],
 ) -> AsyncIterator[Callable[[], Awaitable[LinkStream]]]:
-    """Record the sessions of a client with a server, for the length of a block::
+    """Record the sessions of a client with a server, for the duration of a block::
 
         async with trio_ws.testing.record(url, "session.jsonl") as stream:
             async with trio_ws.session(url, stream=stream, on_connection=log_in) as feed: ...
 
-    What the client says goes to a recorder in memory, which connects to the server and passes it on. Values
-    of headers, of the query, and of members of JSON and msgpack, whose names look like secrets are masked:
-    those with ``token``, ``secret``, ``password``, ``apikey``, ``authorization``, ``signature``, ``cookie``
-    and the like in them. Secrets elsewhere, such as arguments by position, are for ``mask``.
+    The client connects to a recorder in memory, which connects to the server and forwards all messages.
+    Values of headers, of the query, and of members of JSON and msgpack are masked if their names contain
+    ``token``, ``secret``, ``password``, ``apikey``, ``authorization``, ``signature``, ``cookie`` or similar
+    words. For secrets elsewhere, such as positional arguments, use ``mask``.
 
     Args:
-        url: of the server; ``wss://`` as well.
-        path: of the file to make.
-        mask: called with each text before it is written; returns what is written. The messages themselves are
-            passed on unchanged.
-        settings: for the connections to the server; as of `trio_ws.connect`.
+        url: the URL of the server, ``ws://`` or ``wss://``.
+        path: the file to create.
+        mask: called with each text before it is written; returns the text to write. The messages themselves
+            are forwarded unchanged. Default: none.
+        settings: settings of the connections to the server, as for `trio_ws.connect`.
 
     Yields:
-        An async function for ``stream=`` of `trio_ws.connect`, `trio_ws.session` and the others. Each
-        call of it is another connection of the recording.
+        An async function for ``stream=`` of `trio_ws.connect`, `trio_ws.session` and others. Each call opens
+        another connection of the recording.
 
     Raises:
         FileExistsError: the file exists.

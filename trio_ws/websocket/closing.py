@@ -3,8 +3,8 @@
 Theory of operation. A connection is in one of four states, and only moves down this table::
 
     CONNECTING   the opening handshake is not done
-    OPEN         messages may go both ways
-    CLOSING      a Close frame went one way, the opening request was rejected, or writing has failed
+    OPEN         messages may be sent and received
+    CLOSING      a Close frame was sent or received, the client was rejected, or writing has failed
     CLOSED       the transport is gone
 
 The closing handshake is one Close frame each way, after which the server ends TCP. It begins in one of five
@@ -70,7 +70,7 @@ _CLEAN = frozenset({1000, 1001, 1005})
 
 
 class ClosingConnection(Logged, Protocol):
-    """What the closing handshake needs of its connection."""
+    """The methods of a connection that its closing handshake calls."""
 
     def _start_close_timer(self) -> None:
         """Call `ClosingHandshake.timed_out` in ``close_timeout`` seconds, unless a timer runs already."""
@@ -82,8 +82,8 @@ class ClosingConnection(Logged, Protocol):
         """The state is CLOSED: close the transport, and wake the tasks that wait.
 
         Args:
-            last: what the transport may still send where that takes no time; None for nothing.
-            opening: it was CONNECTING before.
+            last: bytes that the transport may still send, if that is possible without waiting; or None.
+            opening: whether the state was CONNECTING before.
         """
 
 
@@ -91,8 +91,8 @@ class ClosingHandshake:
     """The state of one connection, its Close frames, and why it ended.
 
     Args:
-        connection: told of each change until the state is CLOSED, and forgotten then, so that no cycle of
-            references is left.
+        connection: notified of each change until the state is CLOSED. Then the reference to it is dropped,
+            so that no reference cycle is left.
         receive_buffer: its messages defer our Close frame.
         write_buffer: sends our Close frame.
         options: ``close_timeout``, for the log.
@@ -102,11 +102,12 @@ class ClosingHandshake:
         state: CONNECTING, OPEN, CLOSING or CLOSED.
         sent: the Close frame that we sent.
         received: the Close frame that the peer sent.
-        peer_first: the handshake began with the peer's Close frame.
-        closed_locally: the application has closed; what it had not received by then is dropped.
-        cause: why the transport ended, where it broke.
-        deferred: the peer's Close, or what it did wrong, while our Close frame waits for the application to
-            take all that came before.
+        peer_first: whether the handshake began with the peer's Close frame.
+        closed_locally: whether the application has closed. Messages that it had not received by then are
+            dropped.
+        cause: the exception if the transport broke, or None.
+        deferred: the peer's Close frame or violation, while our Close frame waits until the application has
+            received all messages before it.
     """
 
     __slots__ = (
@@ -212,10 +213,10 @@ class ClosingHandshake:
         write_buffer.writable.notify_all()
         return True
 
-    # -- the peer's Close, and what it does wrong ---------------------------------------------------
+    # -- the peer's Close frame, and protocol violations --------------------------------------------
 
     def on_close(self, frame: CloseFrame) -> None:
-        """Answer once the application has taken what came before (RFC 6455 section 5.5.1 allows that)."""
+        """Answer after the application has received all messages before (RFC 6455 section 5.5.1)."""
         self.received = frame
         self.peer_first = self.sent is None
         if self.peer_first and self._receive_buffer.messages and not self.closed_locally:
@@ -225,7 +226,7 @@ class ClosingHandshake:
             self._answer(frame)
 
     def on_violation(self, violation: ProtocolViolation) -> None:
-        """Fail the connection, once the application has taken, and perhaps answered, what came before."""
+        """Fail the connection, after the application has received all messages before the violation."""
         self._log("failing %r with %d: %s", violation.code, violation.reason)
         self.deferred = violation
         if self._receive_buffer.messages and not self.closed_locally:
@@ -234,19 +235,19 @@ class ClosingHandshake:
             self.send_deferred()
 
     def send_deferred(self) -> None:
-        """Answer the peer's Close, or what it did wrong, if that was deferred."""
+        """Answer the peer's Close frame or violation, if that was deferred."""
         deferred, self.deferred = self.deferred, None
         if isinstance(deferred, CloseFrame):
             self._answer(deferred)
         elif deferred is not None:
-            # Say what was wrong and that nothing more will come (RFC 6455 section 7.1.7).
+            # Send a Close frame with the reason, and then end the sending side (RFC 6455 section 7.1.7).
             self.start(deferred.code, deferred.reason)
             self._write_buffer.end_when_empty()
 
     def _answer(self, frame: CloseFrame) -> None:
         self._send_close(frame.code, "")
         if not self._client:
-            # RFC 6455 section 7.1.1: the server is the one to end TCP.
+            # RFC 6455 section 7.1.1: the server closes TCP first.
             self._close_transport_when_written()
         if self.state == CLOSING:
             self._start_timer()
@@ -259,7 +260,7 @@ class ClosingHandshake:
     # -- the end ------------------------------------------------------------------------------------
 
     def timed_out(self) -> None:
-        """``close_timeout`` is over: end the connection, and where our Close was deferred send that first."""
+        """End the connection after ``close_timeout``. If our Close frame was deferred, send it first."""
         frames = self._receive_buffer.frames
         if self.deferred is not None:
             unsent = self.sent is None
@@ -267,20 +268,20 @@ class ClosingHandshake:
             if unsent and self.sent is not None:
                 self._write_buffer.close_when_empty()
                 if self._write_buffer.blocked:
-                    return  # the application's time is over; now the Close frame has as long to go out
+                    return  # the Close frame now has the same time to be written
         elif self.state != CLOSED and frames is not None and not frames.done:
             self._log("no Close frame from %r in close_timeout (%s s)", self._options.close_timeout)
         self.abort(None, in_time=False)
 
     def give_up(self, reason: str) -> None:
-        """The peer is gone, as keepalive found."""
+        """End the connection, because keepalive has found that the peer is gone."""
         if self.state == OPEN:
             self._log("giving up %r: %s", reason)
             self.start(1011, reason)
             self.abort(TimeoutError(reason))
 
     def write_failed(self, cause: BaseException) -> None:
-        """Nothing can be sent any more. What the peer sent before it left, perhaps a Close, may yet come."""
+        """Close, because nothing can be sent any more. Data that the peer sent before may still arrive."""
         if self.state == CONNECTING:
             self.abort(cause)
         elif self.state != CLOSED:
@@ -290,12 +291,12 @@ class ClosingHandshake:
             self._state_changed()
 
     def abort(self, cause: BaseException | None, *, in_time: bool = True) -> None:
-        """End the connection at once: nothing can come or go any more.
+        """End the connection at once.
 
         Args:
-            cause: why the transport ended; None where that was in order, or we end it.
-            in_time: what is still to be written may be sent if that takes no time. False once a Close frame
-                has had its time.
+            cause: the exception if the transport broke; None after a normal end, or if this side ends it.
+            in_time: whether unsent data may still be sent, if that is possible without waiting. False after
+                ``close_timeout``.
         """
         opening = self.state == CONNECTING
         connection, self._connection = self._connection, None
@@ -315,7 +316,7 @@ class ClosingHandshake:
 
     @property
     def shown(self) -> CloseFrame:
-        """The Close frame that tells best why the connection ended: the peer's, else ours, else 1006."""
+        """The Close frame with the reason for the end: the peer's, else ours, else one with code 1006."""
         return self.received or self.sent or CloseFrame(1006, "")
 
     def closed_error(self) -> ConnectionClosedError:

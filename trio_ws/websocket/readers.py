@@ -102,10 +102,10 @@ class ReaderConnection(Logged, Protocol):
     """What a reader needs of its connection."""
 
     def _came_early(self, data: bytes) -> None:
-        """Keep what came before the opening handshake was done."""
+        """Keep data that arrived before the end of the opening handshake."""
 
     def _handle_events(self, frames: FrameReader) -> None:
-        """Answer control frames, and what is wrong."""
+        """Answer control frames and protocol violations."""
 
 
 class ReaderRuntime(Protocol):
@@ -127,22 +127,22 @@ class Reader:
     """The reading side of one connection.
 
     Args:
-        connection: gets what comes before the opening handshake is done, and control frames. It is forgotten
-            when the connection has ended, so that no cycle of references is left.
-        transport: where the bytes come from.
-        receive_buffer: where they go.
-        closing: told of the transport's end.
+        connection: receives data before the end of the opening handshake, and control frames. The reference
+            to it is dropped when the connection has ended, so that no reference cycle is left.
+        transport: the source of the bytes.
+        receive_buffer: receives the bytes.
+        closing: notified of the transport's end.
         runtime: has the shared reader, and the monitor.
 
     Attributes:
-        transport: the same, with frame logging where that is wanted.
-        receive_buffer: the same.
-        closing: the same.
-        observer: told of what was read, and of changes of the state.
+        transport: the transport, with frame logging if that is enabled.
+        receive_buffer: the receive buffer.
+        closing: the closing handshake.
+        observer: notified of input, and of changes of the state.
         by: who reads.
         input_arrived: notified when bytes, or the end, may have changed something.
-        monitored: the monitor looks at this connection, or need not.
-        unread_since: the monitor's sweep at which it was last read.
+        monitored: whether the monitor checks this connection already, or need not do so.
+        unread_since: the number of the monitor's sweep at which the connection was last read.
     """
 
     __slots__ = (
@@ -186,7 +186,7 @@ class Reader:
     # -- beginning and ending -----------------------------------------------------------------------
 
     def open(self, trailing: bytes, *, deflated: bool) -> None:
-        """The opening handshake is done, and ``trailing`` came behind it."""
+        """Start to read frames after the opening handshake. ``trailing`` are bytes that came after it."""
         if self._watching is None:
             self._begin(shared=not (trailing and deflated))
         else:
@@ -203,30 +203,30 @@ class Reader:
             self._runtime.nursery.start_soon(self.read_while_idle, name="trio_ws reader")
 
     def _left_unread(self) -> None:
-        """From now on nobody reads, until a task does or the monitor lends one."""
+        """Record that nobody reads from now on, until a task does or the monitor starts one."""
         self.unread_since = self._runtime.sweep_count
         if not self.monitored:
             self._runtime.connection_idle(self)
 
     def end(self) -> None:
-        """The state is CLOSED: wake the tasks that wait here."""
+        """Wake all waiting tasks, because the state is CLOSED."""
         self._connection = None
         self.input_arrived.notify_all()
         if self._room is not None:
             self._room.notify_all()
 
-    # -- before the client is let in ----------------------------------------------------------------
+    # -- before the client is accepted --------------------------------------------------------------
 
     def watch_soon(self) -> None:
-        """Notice when a client leaves that is not let in yet, unless it is let in at once."""
+        """Start to watch for a disconnect of the client, unless it is accepted at once."""
         self.unread_since = self._runtime.sweep_count
         self._runtime.connection_idle(self)
 
     @enable_ki_protection
     async def watch(self) -> None:
-        """Read until the client is let in. Its messages are kept for later, and its leaving is the end."""
+        """Read until the client is accepted, to notice if it disconnects. Data is kept for later."""
         if self.receive_buffer.frames is not None:
-            return  # it was let in before this task began
+            return  # the client was accepted before this task began
         try:
             with trio.CancelScope() as self._watching:
                 while self.closing.state != CLOSED:
@@ -237,7 +237,7 @@ class Reader:
             self._watching = None
 
     async def settled(self) -> None:
-        """After the client was let in: wait until `watch` has made way for the final reader.
+        """After the client was accepted, wait until `watch` has been replaced by the final reader.
 
         That takes no time.
         """
@@ -290,7 +290,7 @@ class Reader:
         finally:
             self.by = NOBODY
             self._left_unread()
-            # Tasks that waited for our read must see what came, or read in our place if we were cancelled.
+            # Waiting tasks must see the input, or one of them must read if this task was cancelled.
             others = self.input_arrived.notify_all()
         if data:
             self.data_received(data)
@@ -366,7 +366,7 @@ class Reader:
         return new
 
     def handle_events(self, frames: FrameReader) -> None:
-        """Take the control frames, and what is wrong, that were found."""
+        """Handle control frames and protocol violations."""
         if self._connection is not None:
             self._connection._handle_events(frames)
 
@@ -378,12 +378,12 @@ class Reader:
         return self.by is FULL_TASK or self.by is FULL_EPOLL
 
     def emptied(self) -> None:
-        """The application has taken all messages, or drops them."""
+        """Continue to read, because the application has received or dropped all messages."""
         self.receive_buffer.release()
         self.room_made()
 
     def room_made(self) -> None:
-        """Go on reading, if that has stopped and the receive buffer has room again."""
+        """Resume reading, if it has stopped and the receive buffer has room again."""
         if self.receive_buffer.full:
             return
         if self.by is FULL_TASK:
@@ -398,11 +398,11 @@ class Reader:
 
     @property
     def unread(self) -> bool:
-        """Whether the connection lives and nobody reads it."""
+        """Whether the connection is open and nobody reads it."""
         return (self.by is NOBODY or self.by is FULL_TASK) and self.closing.state != CLOSED
 
     def lent_task(self) -> Callable[[], Awaitable[None]] | None:
-        """The monitor stops looking at this connection. Returns what a lent task is to run, if any."""
+        """Called when the monitor stops checking this connection. Return a function for a task, or None."""
         self.monitored = not self.transport.self_reading  # the task that reads a stream never leaves
         if not self.unread:
             return None
@@ -425,7 +425,7 @@ class Reader:
         return True
 
     def log(self, level: int, text: str, *args: object, exc_info: BaseException | None = None) -> None:
-        """Log something about the connection, which is the first argument of ``text``."""
+        """Log a message about the connection, which is the first argument of ``text``."""
         connection = self._connection
         extra = None if connection is None else log_extra(connection)
         logger.log(level, text, connection, *args, exc_info=exc_info, extra=extra)
