@@ -148,3 +148,33 @@ def test_a_burst_is_received_up_to_the_bound() -> None:
 
     run(main)
     assert taken == [(20, 1009)]
+
+
+@pytest.mark.parametrize("turns", [lambda: 0, lambda: 2])
+def test_a_call_may_be_cancelled_at_any_turn_of_the_loop(turns: Callable[[], int]) -> None:
+    """It ends, says at most one Close and nothing after it, and leaves no task in trio."""
+
+    async def main() -> None:
+        app = ASGIApp(count, options=Options(drain_timeout=0.1, close_timeout=0.1))
+        first = Client(turns)  # keeps the run of trio, and the server
+        held = first.call(app)
+        while not first.said:
+            await asyncio.sleep(0)
+        for turn in range(60):
+            client = Client(turns)
+            client.events.put_nowait({"type": "websocket.receive", "text": "20"})
+            task = client.call(app)
+            for _ in range(turn):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert client.said.count("websocket.close") <= 1
+            assert "websocket.close" not in client.said[:-1]
+            assert not client.under_way
+            assert len(app.connections) == 1
+        first.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
+        await held
+        assert app.connections == frozenset()
+
+    run(main)
