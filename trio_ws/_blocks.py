@@ -1,4 +1,4 @@
-"""Blocks: what is entered by ``async with``, under trio, and says so to those who use it otherwise.
+"""Blocks: async context managers for trio, with helpful errors for wrong uses.
 
 Invariants: nothing happens before the block is entered. A wrong use raises TypeError, AttributeError or
 RuntimeError at once, and the message shows the right one.
@@ -24,13 +24,13 @@ T = TypeVar("T")
 
 
 def check_trio(what: str) -> None:
-    """Check that this is a task of trio's.
+    """Check that the caller is a trio task.
 
     Args:
-        what: needs trio, such as ``"connect()"``.
+        what: the function that needs trio, such as ``"connect()"``.
 
     Raises:
-        RuntimeError: it is not; the message says what to do.
+        RuntimeError: the caller is not a trio task; the message says what to do.
     """
     if in_trio_task():
         return
@@ -44,10 +44,10 @@ def check_trio(what: str) -> None:
 
 
 def check_no_loop(what: str) -> None:
-    """Check that no event loop runs here yet.
+    """Check that no event loop is running in this thread.
 
     Raises:
-        RuntimeError: one does; the message says what to do.
+        RuntimeError: one is running; the message says what to do.
     """
     for runs, instead in (
         (in_trio_task, "in a trio program, use: await trio_ws.serve(app, port)"),
@@ -63,7 +63,7 @@ def _in_asyncio() -> bool:
 
 
 class EnteredOnly:
-    """A base of classes whose objects are entered. ``await`` and ``with`` say so.
+    """A base class of async context managers, for which ``await`` and ``with`` raise helpful errors.
 
     Attributes:
         _usage: the right use, as code.
@@ -71,7 +71,7 @@ class EnteredOnly:
 
     _usage: ClassVar[str]
 
-    if not TYPE_CHECKING:  # who checks types hears it from the type checker
+    if not TYPE_CHECKING:  # type checkers report these mistakes themselves
 
         def __await__(self) -> NoReturn:
             raise TypeError(f"a {type(self).__name__} is a block and cannot be awaited; write: {self._usage}")
@@ -84,7 +84,7 @@ class EnteredOnly:
 
 
 class Block(AbstractAsyncContextManager[T], Generic[T]):
-    """What a function of this package returns that is a block: ``async with`` enters it."""
+    """An async context manager that a function of this package returns."""
 
     __slots__ = ("_manager", "_name", "_usage")
 
@@ -133,7 +133,7 @@ class Block(AbstractAsyncContextManager[T], Generic[T]):
 
 
 def block(usage: str) -> Callable[[Callable[P, AsyncIterator[T]]], Callable[P, Block[T]]]:
-    """Decorate an async generator function, as `contextlib.asynccontextmanager` does; gives a `Block`.
+    """Decorate an async generator function like `contextlib.asynccontextmanager`, to return a `Block`.
 
     Args:
         usage: the right use, as code.

@@ -44,22 +44,22 @@ _KNOWN_NAMES = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """How much of a channel is kept for subscribers that come later or come back.
+    """The limits of the messages that are kept of a channel, for subscribers that join later or reconnect.
 
     ``channels_history = {"room.*": History(items=100)}`` in a `WebSocketHandler`.
 
     Attributes:
-        items: messages of one channel. Default 1,000.
-        bytes: bytes of them as msgpack and as frames, plus 128 for each. A larger message is delivered, but
-            not kept. Default 1 MiB.
-        seconds: age at which a message is dropped. Default 300.
-        latest: keep the newest message only. Each new subscriber receives it at once, and a slow one receives
-            the newest in place of all that it missed. There are no gaps. Default False.
-        channels: channels of this pattern that are remembered. Past it, the one without subscribers that was
-            published to longest ago is forgotten, and its subscribers find a gap when they come back. Default
-            10,000.
-        total_bytes: bytes of all channels of this pattern. Past it, the channel that was published to longest
-            ago loses its oldest messages. Default 64 MiB.
+        items: the maximum number of messages in one channel. Default 1,000.
+        bytes: the maximum size of these messages as msgpack and as frames, plus 128 bytes for each. A larger
+            message is delivered, but not kept. Default 1 MiB.
+        seconds: the age at which a message is dropped. Default 300.
+        latest: whether to keep only the newest message. Each new subscriber receives it at once, and a slow
+            one receives the newest message instead of those that it missed. There are no gaps. Default False.
+        channels: the maximum number of channels of this pattern with a history. Beyond it, the history of the
+            channel without subscribers that was published to longest ago is dropped, and returning
+            subscribers get a gap. Default 10,000.
+        total_bytes: the maximum size of all channels of this pattern. Beyond it, the channel that was
+            published to longest ago loses its oldest messages. Default 64 MiB.
 
     Raises:
         ValueError: a number is less than 1, or ``seconds`` is not positive.
@@ -87,13 +87,13 @@ class History:
 
 
 class Start(NamedTuple):
-    """Where a subscription continues.
+    """The start of a subscription.
 
     Attributes:
-        position: what follows comes after it; None if the channel has no history.
-        gap: how many messages are missing between the position that was asked for and this one; -1 if that is
+        position: the position after which the subscription continues; None if the channel has no history.
+        gap: the number of messages that are missing between the requested position and this one; -1 if it is
             unknown.
-        latest: the channel keeps its newest message only, and gaps are not told.
+        latest: whether the channel only keeps its newest message, and therefore has no gaps.
     """
 
     position: Position | None

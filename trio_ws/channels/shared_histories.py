@@ -1,20 +1,22 @@
-"""Shared histories: the histories that a broker keeps for all processes, as one process follows them.
+"""Shared histories: one process's copies of the histories that a broker keeps for all processes.
 
-The broker gives each message its offset. A process that has subscribers in a channel has a copy of its
-history, which grows with each message that arrives, and from which slow and returning subscribers are served.
-Messages that did not arrive are noticed by their offsets, or because the broker was lost. They are read from
-the broker, and so is what was published before the process had a subscriber, once somebody asks for it.
+The broker assigns the offset of each message. A process with subscribers in a channel has a copy of the
+channel's history. Each message that arrives is added to the copy, and slow and returning subscribers read
+from it. Missing messages are detected by their offsets, or because the connection to the broker was lost, and
+are read from the broker. Messages that were published before the process had a subscriber are read when a
+subscriber asks for them.
 
 Invariants:
 
-- Subscribers are given the messages of a channel in the order of their offsets, and each once. What arrives
-  while others before it are read is not given to them; it is read as well.
-- Only what the broker does not have any more is a gap. It is told in its place, before the next message.
-- A message of a new epoch that follows directly on what was received is no gap: the broker has lost its
-  history, and nobody here a message.
-- A message that its publisher had to append again, since the broker has lost it, is not given to subscribers
-  twice. The last `_MAX_IDS` messages are recognised.
-- One task at a time reads a channel, and at most `_READERS` read at once.
+- Subscribers receive the messages of a channel in the order of their offsets, and each once. Messages that
+  arrive while earlier ones are being read are not delivered directly, but read as well.
+- There is a gap only for messages that the broker does not have any more. It is reported in its place, before
+  the next message.
+- There is no gap if a new epoch follows directly on the last received message: the broker has lost its
+  history, but no subscriber here has missed a message.
+- A message that its publisher had to append again, because the broker has lost it, is not delivered twice.
+  The last `_MAX_IDS` messages are recognised.
+- One task at a time reads a channel, and at most `_READERS` channels are read concurrently.
 """
 
 from __future__ import annotations
@@ -46,49 +48,49 @@ _READERS = 16
 _IN_A_ROW = 64
 #: Messages that are recognised if they are appended again.
 _MAX_IDS = 32_768
-#: Seconds for which a subscriber waits for the history of a channel. It begins without one then.
+#: Seconds for which a subscriber waits for the history of a channel. After that it begins without one.
 _PATIENCE = 30.0
-#: Seconds before a history is read again that the broker has refused.
+#: Seconds before a history that the broker has refused is read again.
 _PAUSE = 1.0
 
 
 class Receiver(Protocol):
-    """What a hub does with the messages of shared histories."""
+    """The methods of a hub that handle the messages of shared histories."""
 
     def find(self, name: str) -> Channel | None:
         """The channel of a name, or None if nobody subscribes to it."""
 
     def deliver(self, channel: Channel, message: KeptMessage, *, repeated: bool) -> None:
-        """Keep the next message of a channel, and give it to all subscribers, unless they have it already."""
+        """Keep the next message of a channel, and deliver it to subscribers that do not have it already."""
 
     def record(self, channel: Channel, epoch: str, message: KeptMessage) -> Record:
-        """Make what a history keeps of a message that is not given to present subscribers."""
+        """Return the record for a message that is not delivered to current subscribers."""
         ...
 
     def tell_missing(
         self, channel: Channel, position: Position, missing: int, *, slow_only: bool = False
     ) -> None:
-        """Tell subscribers that messages up to a position are missing; -1 for an unknown number.
+        """Report to subscribers that messages up to a position are missing; -1 for an unknown number.
 
-        With ``slow_only`` they are missing only for those that read the channel from its history.
+        With ``slow_only``, report it only to subscribers that read the channel from its history.
         """
 
     def tell_position(self, channel: Channel, position: Position) -> None:
-        """Tell subscribers where they are now, in another epoch."""
+        """Report the current position to subscribers, after a change of the epoch."""
 
     def begin_latest(self, channel: Channel) -> None:
-        """Give the newest message to all subscribers."""
+        """Deliver the newest message to all subscribers."""
 
 
 class _Followed:
-    """A channel that is followed.
+    """A channel with a copy of its history.
 
     Attributes:
-        known: the copy has a position that the broker gave.
-        complete: the copy holds what the broker held before.
-        wanted: somebody wants it to.
-        behind: messages may be missing after its position.
-        heard: the position of the last message that arrived while it was behind.
+        known: whether the copy has a position that the broker assigned.
+        complete: whether the copy has the messages from before the first subscriber.
+        wanted: whether a subscriber asked for these.
+        behind: whether messages after the position of the copy may be missing.
+        heard: the position of the last message that arrived while the copy was behind.
     """
 
     __slots__ = ("behind", "complete", "heard", "history", "known", "name", "reading", "wanted")
@@ -114,7 +116,7 @@ class SharedHistories:
     Args:
         histories: the copies.
         broker: keeps the histories.
-        namespace: stands before the names of channels at the broker.
+        namespace: precedes the names of channels at the broker.
         receiver: the hub.
     """
 
@@ -128,7 +130,7 @@ class SharedHistories:
         self._followed: dict[str, _Followed] = {}
         self._work: dict[_Followed, None] = {}
         self._work_arrived = Notification()
-        self._changed = Notification()  # something was read, or is not followed any more
+        self._changed = Notification()  # a channel was read or dropped
         self._generation = 0  # counts the times that messages may have been missed
         self._reading = 0
         self._refused = 0

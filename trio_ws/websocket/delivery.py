@@ -1,7 +1,7 @@
-"""Delivery: how much of what was written to a socket the peer's system has taken, as the kernel reports it.
+"""Delivery: how much of the data that was written to a socket the peer's system has accepted.
 
-Linux reports it, over TCP and Unix sockets. Elsewhere the answer is None, and only the write buffer is
-known.
+Linux reports this for TCP and Unix sockets. On other systems it is None, and only the state of the write
+buffer is known.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _BYTES_ACKED = 120
 
 
 class Delivery(NamedTuple):
-    """How far what was written to a socket has come.
+    """The delivery of the data that was written to a socket.
 
     Attributes:
-        taken: bytes that the peer's system has taken, counted from a start of its own for each socket.
-        end: the same once it has taken all that waits in the kernel here.
+        taken: the number of bytes that the peer's system has accepted, counted from an arbitrary start.
+        end: the value of ``taken`` when it will have accepted all bytes in the local kernel.
     """
 
     taken: int
@@ -42,8 +42,8 @@ class Delivery(NamedTuple):
 
 
 def delivery_of(sock: socket.socket | trio.socket.SocketType | SocketBelow) -> Delivery | None:
-    """How far what was written has come; None where this system does not report it."""
-    if sys.platform == "linux":  # mypy knows what is there by this comparison alone
+    """Return the delivery of a socket's data; None if this system does not report it."""
+    if sys.platform == "linux":  # mypy only understands this comparison
         with contextlib.suppress(OSError, struct.error):  # closed, or a kernel that keeps no count
             waiting: int = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
             if sock.family == AF_UNIX:

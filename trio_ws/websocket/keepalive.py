@@ -1,17 +1,18 @@
-"""Keepalive: which peers are alive, judged fairly, and when a close has taken long enough.
+"""Keepalive: detects peers that are gone, by pings, and limits the time of the closing handshake.
 
-One sweep serves all connections of a runtime, and costs a running connection one flag per read. A peer is
-judged by three facts: whether any byte came from it since the last look, whether a blocked write has moved,
-and whether its system took some of what waits in the kernel.
+One sweep serves all connections of a runtime, and costs a busy connection one flag per read. Three facts show
+that a peer is alive: a byte arrived since the last check, a blocked write made progress, or the peer's system
+accepted data that waited in the local kernel.
 
 Invariants:
 
-- A peer is given up only after a full ``ping_timeout`` in which not one byte came. Where bytes wait to be
-  written, it is given up only if they did not move by one, here or in the kernel as far as that tells.
-- While the application leaves received messages waiting, so that we do not read, silence is our own doing
-  and is not held against the peer.
-- Latency does no harm, whatever the interval: one ping is under way at a time.
-- A connection that began to close is gone after ``close_timeout``.
+- A peer counts as gone only after a full ``ping_timeout`` in which no byte arrived. If data waits to be
+  written, it counts as gone only if none of that data was accepted, neither by the local kernel nor, as far
+  as that reports it, by the peer.
+- While received messages wait for the application, so that nothing is read, silence of the peer has no
+  consequences.
+- Any latency is tolerated, whatever the interval, because there is one ping in flight at a time.
+- A connection that has begun to close ends within ``close_timeout``.
 """
 
 from __future__ import annotations
@@ -40,19 +41,20 @@ _KEEPALIVE = b"trio_ws keepalive"
 
 
 class Liveness:
-    """What is known about whether one peer is alive: its pings, and what moved since the last look.
+    """The pings of one connection, and the signs that its peer is alive.
 
     Args:
-        receive_buffer: knows whether anything came.
-        write_buffer: knows whether anything went, and sends pings.
-        closing: ends the connection where the peer is gone.
+        receive_buffer: records whether bytes arrived.
+        write_buffer: records whether bytes were written, and sends pings.
+        closing: ends the connection if the peer is gone.
 
     Attributes:
-        closing: the same.
-        receive_buffer: the same.
-        pings: unanswered pings and when they were sent; None before the first, and after the end.
-        latency: seconds that the last ping took there and back; None before the first.
-        round_trip: the least latency seen.
+        closing: the closing handshake.
+        receive_buffer: the receive buffer.
+        pings: the times at which unanswered pings were sent, by payload; None before the first ping, and
+            after the end.
+        latency: the round-trip time of the last ping in seconds; None before the first.
+        round_trip: the shortest round-trip time so far.
     """
 
     __slots__ = (
@@ -117,17 +119,17 @@ class Liveness:
             self.send_ping(_KEEPALIVE)
 
     def delivery(self) -> Delivery | None:
-        """How far what was written has come; None where the system does not tell."""
+        """Return how much data the peer has acknowledged; None if the system does not report it."""
         return self._write_buffer.transport.delivery()
 
     def had_activity(self, then: Delivery | None = None) -> bool:
-        """Whether anything moved since the last call.
+        """Return whether there was a sign of life since the last call.
 
-        Where bytes wait to be written, only their moving counts. A peer that takes them may not have come to
-        our ping yet, and one that sends but never reads is treated as dead.
+        If bytes wait to be written, only progress in writing them counts. A peer that reads them may not have
+        reached our ping yet, and a peer that sends but never reads is treated as dead.
 
         Args:
-            then: how far what was written had come when the last ping was sent.
+            then: the delivery at the time at which the last ping was sent.
         """
         write_buffer, receive_buffer = self._write_buffer, self.receive_buffer
         moved, write_buffer.progressed = write_buffer.progressed, False
@@ -135,11 +137,11 @@ class Liveness:
         return (moved if write_buffer.blocked else came or receive_buffer.full) or self._taken_since(then)
 
     def _taken_since(self, then: Delivery | None) -> bool:
-        """Whether the peer took bytes that waited in the kernel, and has not yet come to our ping.
+        """Return whether the peer accepted bytes that waited in the local kernel, but not all of them.
 
-        A kernel on our side takes megabytes, and says that it takes more only when a third of them is gone.
-        One on the peer's side takes some, too, for an application that hangs. So bytes count only where it
-        takes them one after the other, because it had no room for all.
+        The local kernel buffers megabytes, and reports the socket as writable only after a third of them is
+        gone. The peer's kernel also accepts some bytes for an application that hangs. So accepted bytes are a
+        sign of life only while the peer's system has no room for all of them.
         """
         now = None if then is None else self.delivery()
         if then is None or now is None:
@@ -147,29 +149,29 @@ class Liveness:
         return now.taken > then.taken and (self._write_buffer.blocked or now.taken < then.end)
 
     def has_unread_bytes(self) -> bool:
-        """Whether bytes came that were not read yet, where that would be a sign of life."""
+        """Return whether unread bytes are available, if that is a sign of life."""
         return not self._write_buffer.blocked and self._write_buffer.transport.has_unread()
 
     def probe(self) -> None:
-        """End the connection if the peer is gone. For use where nothing is read, which would tell."""
+        """End the connection if the peer is gone. It is used while nothing is read, which would detect it."""
         transport = self._write_buffer.transport
         if transport.has_hung_up():
             self.closing.abort(None)
         elif self.closing.state == OPEN and transport.tells_hang_up and not self._write_buffer.blocked:
-            # Its end may wait behind what we do not read. An unsolicited pong (RFC 6455 section 5.5.3) makes
-            # the system of a peer that is gone say so, which is seen here the next time.
+            # The end of the stream may be behind unread data. An unsolicited pong (RFC 6455 section 5.5.3)
+            # makes the system of a peer that is gone send a reset, which the next probe detects.
             self._write_buffer.write_control(PONG, b"", pong=True)
 
 
 class Keepalive:
-    """The timers of all connections of one runtime. See the head of the module."""
+    """The timers of all connections of one runtime. See the module docstring."""
 
     def __init__(self, options: Options) -> None:
         self._interval = options.ping_interval
         self._timeout = options.ping_timeout
         self._close_timeout = options.close_timeout
-        # When each connection is next looked at. The wait is the same for all within one dict, so the
-        # order of insertion is the order of time.
+        # The time of each connection's next check. Within one dict the delay is the same for all, so they are
+        # ordered by time.
         self._quiet: dict[Liveness, float] = {}
         self._pinged: dict[Liveness, float] = {}
         self._delivered: dict[Liveness, Delivery | None] = {}  # of those, when they were pinged
@@ -177,18 +179,18 @@ class Keepalive:
         self._due_changed = Notification()
 
     def register(self, peer: Liveness) -> None:
-        """Begin with a connection that has just opened."""
+        """Start to check a connection that has just opened."""
         if self._interval is not None:
             self._put(self._quiet, peer, self._interval)
 
     def pong_received(self, peer: Liveness) -> None:
-        """Our ping was answered, or there is another sign of life: the next interval begins now."""
+        """Start the next interval, because our ping was answered or there was another sign of life."""
         if self._pinged.pop(peer, None) is not None:
             del self._delivered[peer]
             self.register(peer)
 
     def start_close_timer(self, peer: Liveness) -> None:
-        """The connection began to close: no more pings, and an end in time."""
+        """Stop pings and start the close timer, because the connection has begun to close."""
         if peer not in self._closing:
             self.unregister(peer)
             self._put(self._closing, peer, self._close_timeout)
@@ -207,7 +209,7 @@ class Keepalive:
                 await self._due_changed.wait()
                 continue
             with trio.move_on_at(due):
-                # A connection that is added may be due before all others, where the timeouts differ.
+                # A connection that is added may be due before all others, if the timeouts differ.
                 while self._next_due() >= due:
                     await self._due_changed.wait()
             now = trio.current_time()
@@ -240,7 +242,7 @@ class Keepalive:
         for peer in self._take_due(self._quiet, now):
             if peer.had_activity():
                 if peer.receive_buffer.full:
-                    # Its end cannot be read, but it shows in what is sent.
+                    # The end of the stream cannot be read now, but writing detects it.
                     peer.keepalive_ping()
                 self.register(peer)
                 continue

@@ -1,4 +1,4 @@
-"""ReceiveBuffer: the messages that were read from one connection and not yet taken by the application.
+"""ReceiveBuffer: the messages that were read from one connection and wait for the application.
 
 Invariants:
 
@@ -32,7 +32,7 @@ _COMPRESSED_SLICE = 512
 #: Inflated bytes after which the rest of a read waits for the next turn, about a millisecond.
 _INFLATED_AT_ONCE = 256 * 1024
 
-# Stands for the queue of every connection that has none. Nothing is ever put in.
+# The queue of all connections without waiting messages. Nothing is ever added to it.
 _NO_MESSAGES: deque[str | bytes] = deque()
 
 
@@ -46,16 +46,16 @@ class ReceiveBuffer:
     Attributes:
         messages: the messages that wait, ``str`` for text and ``bytes`` for binary. It is another deque after
             each `feed` and each `release`, so hold it in a local variable only between two waits.
-        ledger: what this peer makes the process hold.
+        ledger: accounts for the memory that is held for this peer.
         frames: parses the bytes; None before the opening handshake is done.
         pending_input: bytes that were read and are parsed later: in the next turn, or once there is room.
-        fragments: those of a message that were taken apart and wait; None where none were asked for.
-        keep_fragments: ``recv_streaming(fragments=True)`` was called.
-        parts_open: a message was begun by ``recv_streaming()`` and its end was not taken yet.
-        closed: nothing is kept any more, because the transport is gone or the application has closed.
-        deflate: the agreed permessage-deflate, or None.
-        discarding: the application has closed; what still arrives is parsed for a Close, and dropped.
-        received_since_check: bytes came since keepalive last looked.
+        fragments: fragments of a message that wait; None if there are none.
+        keep_fragments: whether ``recv_streaming(fragments=True)`` was called.
+        parts_open: whether ``recv_streaming()`` has returned the first part of a message, but not the last.
+        closed: whether nothing is kept any more, because the transport is gone or the application has closed.
+        deflate: the negotiated permessage-deflate, or None.
+        discarding: whether the application has closed. Further data is parsed for a Close frame, and dropped.
+        received_since_check: whether bytes arrived since keepalive's last check.
     """
 
     __slots__ = (
@@ -92,7 +92,7 @@ class ReceiveBuffer:
         self.received_since_check = False
 
     def open(self, deflate: PerMessageDeflate | None) -> None:
-        """The opening handshake is done: what comes from here on is frames."""
+        """Parse frames from now on, because the opening handshake is done."""
         self.deflate = deflate
         self.frames = FrameReader(
             self.messages, client=self._client, max_message_size=self._max_message_size, deflate=deflate
@@ -108,27 +108,27 @@ class ReceiveBuffer:
 
     @property
     def full(self) -> bool:
-        """Whether so much waits for the application that reading must stop."""
+        """Whether reading must stop because ``max_queue_bytes`` wait for the application."""
         ledger = self.ledger
         return ledger.received >= ledger.max_received and not self.finished
 
     def release(self) -> None:
-        """All messages were taken: free the queue until more come."""
+        """Free the queue until more messages arrive, because all were received by the application."""
         self.ledger.received = 0
         if not self.messages and self.frames is not None:
             self.messages = self.frames.messages = _NO_MESSAGES
 
     def discard(self) -> None:
-        """Keep nothing from here on: the application has closed. What waits is dropped by `clear`."""
+        """Keep no more messages, because the application has closed. `clear` drops those that wait."""
         self.closed = self.discarding = True
 
     def clear(self) -> None:
-        """Drop what waits."""
+        """Drop all messages that wait."""
         self.messages.clear()
         self.fragments = None
 
     def ask_for_fragments(self) -> None:
-        """From now on, remember where the peer cuts messages."""
+        """Record the boundaries of fragments from now on."""
         self.keep_fragments = True
         if self.frames is not None:
             self.frames.keep_fragments()

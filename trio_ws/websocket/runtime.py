@@ -1,18 +1,17 @@
-"""ConnectionRuntime: the few tasks that work for all connections of one server or one client.
+"""ConnectionRuntime: the few background tasks for all connections of one server or one client.
 
 A connection has no task of its own while its handler waits for messages: the handler's task reads the
-socket itself, or leaves that to the shared reader. Everything else is done here, in one nursery that the
-owner can see:
+socket itself, or leaves that to the shared reader. Everything else is done here, in one nursery of the owner:
 
-- the *shared reader* (see epoll_reader.py) reads for most connections, where there are many plain sockets;
-- the *flusher* sends buffered bursts at the end of the scheduler round;
-- the *monitor* finds connections that nobody has read from for a moment, because the application is busy
-  elsewhere. It lends each a task that reads, so that pings are answered and closes are seen. It notices in
-  the same way when a client leaves that is not let in yet;
-- the *keepalive* (see keepalive.py) judges which peers are alive;
-- *drainers* wait for full sockets, one for each.
+- The *shared reader* (see epoll_reader.py) reads from most connections, if there are many plain sockets.
+- The *flusher* sends buffered frames at the end of the scheduler round.
+- The *monitor* finds connections that nobody has read from for a moment, because the application is busy
+  elsewhere. It starts a task that reads from each of them, so that pings are answered and closes are noticed.
+  In the same way, it notices if a client leaves before it is accepted.
+- The *keepalive* (see keepalive.py) detects peers that are gone.
+- *Drainers* wait for full sockets, one for each.
 
-Invariants: nothing here raises past this nursery, and when the nursery ends nothing of it is left.
+Invariants: no exception is raised from the nursery, and no task of it remains when it ends.
 """
 
 from __future__ import annotations
@@ -53,15 +52,15 @@ class IdleConnection(Protocol):
 
     @property
     def unread(self) -> bool:
-        """Whether it lives and nobody reads it."""
+        """Whether it is open and nobody reads it."""
         ...
 
     def lent_task(self) -> Callable[[], Awaitable[None]] | None:
-        """The monitor stops looking at it. Returns what a task that it lends is to run, if any."""
+        """Called when the monitor stops checking it. Return a function for a task, or None."""
 
 
 class ConnectionRuntime:
-    """The background tasks of one server or client. Made by `open_runtime`; see the head of the module."""
+    """The background tasks of one server or client. Made by `open_runtime`; see the module docstring."""
 
     def __init__(self, nursery: trio.Nursery, scope: trio.CancelScope, options: Options) -> None:
         self.nursery = nursery

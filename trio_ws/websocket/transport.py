@@ -299,18 +299,21 @@ class StreamTransport:
         await self._closed.wait()
 
 
-#: What a WebSocket needs of its bytes: both classes have the same methods. ``close`` tries to finish what
-#: is being sent, and to send ``last``, unless that is None, where ``send_now`` cannot do it. ``send_now``
-#: and ``send_pair_now`` send what can be sent without waiting, the second at most ``SEND_SIZE`` of a
-#: payload, and raise BlockingIOError where that is nothing; ``receive`` is cancel-safe and returns b"" at
-#: the end; ``send_some`` waits until at least one byte is out; ``has_unread`` says whether bytes are known
-#: to wait for `receive`; ``delivery`` how far what was written has come, None where the system does not
-#: tell; ``peer_address`` is ``remote_address``, or the client's behind a proxy.
+#: The transport of a WebSocket. Both classes have the same methods:
+#:
+#: - ``send_now`` and ``send_pair_now`` send as much as possible without waiting, the second at most
+#:   ``SEND_SIZE`` of a payload. They raise BlockingIOError if that is nothing.
+#: - ``send_some`` waits until at least one byte was sent.
+#: - ``receive`` returns b"" at the end of the stream. A cancellation loses no bytes.
+#: - ``close`` tries to finish the data that is being sent, and then to send ``last`` unless that is None.
+#: - ``has_unread`` returns whether bytes are known to wait for ``receive``.
+#: - ``delivery`` returns how much data the peer has acknowledged, or None if the system does not report it.
+#: - ``peer_address`` is ``remote_address``, or the client's address behind a proxy.
 Transport = SocketTransport | StreamTransport
 
 
 def peer_of(stream: socket.socket | trio.abc.Stream) -> Any:
-    """The peer's socket address, also below TLS; None where the stream has none, or the peer has gone."""
+    """Return the peer's socket address, also below TLS; None if the stream has none or the peer has left."""
     sock = stream if isinstance(stream, socket.socket) else socket_of(stream)
     if sock is None:
         return None

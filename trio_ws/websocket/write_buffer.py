@@ -39,12 +39,12 @@ __all__ = ["WriteBuffer", "buffer_many"]
 
 #: A burst is flushed early once it has gathered this much.
 _FLUSH_AT = 65536
-#: Control bytes that may join what waits, and as many those that are being written.
+#: The maximum size of waiting control frames, in addition to the same size of those that are being written.
 _CONTROL_ROOM = 2048
 
 
 class WriteRuntime(Protocol):
-    """What a write buffer needs of its runtime (see runtime.py)."""
+    """The attributes of a runtime that a write buffer uses (see runtime.py)."""
 
     nursery: trio.Nursery
     pending_flush: list[WriteBuffer]
@@ -54,28 +54,27 @@ class WriteRuntime(Protocol):
 
 
 class WriteBuffer:
-    """What waits to be written to one connection. See the head of the module.
+    """The frames that wait to be written to one connection. See the module docstring.
 
     Args:
-        transport: where the bytes go.
-        runtime: lends the task that drains, and the flusher.
+        transport: writes the bytes.
+        runtime: provides the task that drains, and the flusher.
         client: whether this side is the client, whose frames are masked.
 
     Attributes:
-        whole: `WHOLE` where messages are written as they are, without frames (see hosting/websocket.py).
-        transport: the same, with frame logging where that is wanted.
+        whole: `WHOLE` if messages are written without frames (see hosting/websocket.py), otherwise None.
+        transport: the transport, with frame logging if that is enabled.
         on_broken: called once, with the cause, when writing has failed.
-        fast_send_limit: the high-water mark while messages may go out as they are, which is on a server's
-            open, uncompressed connection that is not in the middle of a message; else 0. One comparison then
-            tells `WebSocket.send` what would take five look-ups.
-        size: bytes that wait.
-        broken: nothing is written any more.
-        flush_scheduled: a flush is due in this scheduler round.
-        progressed: bytes went out since somebody last set this to False.
-        bytes_sent: of all bytes that ever waited, those that the peer may have got. With `size`, taken when a
-            frame was put in, it tells later whether that frame can have left.
-        writable: notified whenever bytes of a full buffer went out, and at the end.
-        on_drained: called when a socket that was full has taken all.
+        fast_send_limit: the high-water mark on an open, uncompressed connection of a server that is not
+            sending a fragmented message; otherwise 0. It replaces five checks in `WebSocket.send` by one.
+        size: the number of bytes that wait.
+        broken: whether writing has failed or ended.
+        flush_scheduled: whether a flush is scheduled for the end of this scheduler round.
+        progressed: whether bytes were written since this was last set to False.
+        bytes_sent: the number of bytes that the peer may have received, of all that were ever added. The sum
+            of this and `size` at the time when a frame was added shows later whether that frame was sent.
+        writable: notified whenever bytes of a full buffer were written, and at the end.
+        on_drained: called when a socket that was full has accepted everything.
     """
 
     whole: Whole | None = None
