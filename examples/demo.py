@@ -96,8 +96,8 @@ class Game(trio_ws.WebSocketHandler):
     async def shout(self, connection: trio_ws.ClientConnection, text: str) -> int:
         return self.publish("news", text)
 
-    def may_subscribe(self, connection: trio_ws.ClientConnection, channel: str) -> bool:
-        return channel == "news"
+    def may_subscribe(self, connection: trio_ws.ClientConnection, name: str) -> bool:
+        return name == "news"
 
 
 app.mount("/game", Game)

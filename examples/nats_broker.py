@@ -196,9 +196,10 @@ class NatsBroker(trio_ws.Broker):
         timeout: float,  # noqa: ASYNC109
     ) -> AsyncIterator[None]:
         self._receive = receive
+        stream: trio.SocketStream | None = None
         with trio.move_on_after(timeout):
             stream = await self._connect()
-        if self._state != "connected":
+        if stream is None or self._state != "connected":
             raise BrokerError(f"NATS did not answer within {timeout} seconds")
         failure: BaseException | None = None
         async with trio.open_nursery() as nursery:

@@ -25,7 +25,8 @@ class HomeAssistant(Dialect):
                 return Failure(str(number), -32001, text, code)
             case {"type": "event", "event": {"event_type": name, "data": data}}:
                 return Call(name, [], data)
-        return None  # such as auth_required
+            case _:
+                return None  # such as auth_required
 
     def call(self, call_id: str, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         return (
