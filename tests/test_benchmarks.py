@@ -158,7 +158,7 @@ def test_requests_are_taken_in_turns() -> None:
         wire.Requests([b"1", b"23"])
 
 
-def test_who_else_publishes_is_noticed() -> None:
+def test_other_publishers_are_noticed() -> None:
     with servers.running(servers.PEERS["trio_ws"]) as server:
         audience = load.FanOut(server, 2, calls=False)
         other = wire.connect(server.port, "/pub")

@@ -140,7 +140,7 @@ async def test_a_page_comes_back_when_the_server_does(tmp_path: Path) -> None:
             assert (await ada.evaluate(LOG))[1:] == ["Bob came in", "Bob: yes, again"]
 
 
-async def test_who_comes_later_or_comes_back_reads_what_was_said(tmp_path: Path) -> None:
+async def test_a_client_that_joins_later_or_reconnects_reads_earlier_messages(tmp_path: Path) -> None:
     async with running("chat.py", "0") as server, chromium(tmp_path) as browser:
         url = await server.page()
         ada = await enter(browser, url, "Ada", "lobby")

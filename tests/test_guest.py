@@ -230,7 +230,7 @@ def test_the_end_of_the_loop_is_the_end_of_what_runs_in_trio() -> None:
     assert steps == ["ended"]
 
 
-def test_where_it_cannot_be() -> None:
+def test_errors_outside_of_asyncio() -> None:
     async def nothing() -> None:
         await trio.lowlevel.checkpoint()
 

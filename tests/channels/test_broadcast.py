@@ -54,7 +54,7 @@ async def test_clients_mask_for_themselves(autojump_clock: MockClock) -> None:
         assert [await first.receive_text(), await second.receive_text()] == ["hello", "hello"]
 
 
-async def test_who_cannot_take_it_is_passed_over(autojump_clock: MockClock) -> None:
+async def test_a_connection_that_cannot_accept_it_is_skipped(autojump_clock: MockClock) -> None:
     hall = Hall()
     go_on = trio.Event()
 
@@ -80,7 +80,7 @@ async def test_who_cannot_take_it_is_passed_over(autojump_clock: MockClock) -> N
 @pytest.mark.parametrize(
     "message", [None, 1, ["a"], WebSocketMessage.ping(), WebSocketMessage.close(1000, "")]
 )
-def test_what_is_no_message(message: Any) -> None:
+def test_an_invalid_message_is_a_type_error(message: Any) -> None:
     with pytest.raises(TypeError, match="broadcast"):
         broadcast([], message)
 

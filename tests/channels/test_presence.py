@@ -74,7 +74,7 @@ def names(handler: WebSocketHandler, name: str = "room.7") -> list[str]:
     return sorted(info["name"] for info in handler.channels.presence(name).values())
 
 
-async def test_who_is_there(autojump_clock: MockClock) -> None:
+async def test_the_members_of_a_channel(autojump_clock: MockClock) -> None:
     handler = Rooms()
     presence = handler.channels.presence("room.7")
     changes = presence.changes()
@@ -158,7 +158,7 @@ async def test_what_cannot_be_said(autojump_clock: MockClock) -> None:
         assert len(handler.channels.presence("room.7")) == 0
 
 
-async def test_a_client_sees_who_is_there(autojump_clock: MockClock) -> None:
+async def test_a_client_sees_the_members(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory, client_of(memory, "ada"):
         network = Network(memory.listener)
@@ -232,7 +232,7 @@ async def test_a_slow_watcher_ends_at_the_set_of_now() -> None:
         assert (update.joined, update.left, update.reset) == ({"x": None}, ["1"], False)
 
 
-def test_what_a_member_weighs() -> None:
+def test_the_memory_of_a_member() -> None:
     uids = [f"{number:016x}" for number in range(10_000)]
     registry = PresenceRegistry()
     registry.enter("room", "first", {"name": "ada"})
@@ -283,7 +283,7 @@ async def test_in_all_processes(autojump_clock: MockClock) -> None:
         assert brokers[0].statistics().losses == 0
 
 
-async def test_a_process_that_is_not_heard_of_is_gone(autojump_clock: MockClock) -> None:
+async def test_the_members_of_a_process_without_heartbeats_are_removed(autojump_clock: MockClock) -> None:
     bus = InMemoryBus()
     async with AsyncExitStack() as stack:
         handlers, servers, brokers = await joined(stack, bus, 3)
@@ -314,7 +314,7 @@ async def test_a_process_that_was_stopped_does_not_take_the_others_for_gone(mock
             assert [names(one) for one in handlers] == [["ada", "bob"]] * 2
 
 
-async def test_a_process_that_stops_says_so(autojump_clock: MockClock) -> None:
+async def test_a_process_that_stops_notifies_the_others(autojump_clock: MockClock) -> None:
     bus = InMemoryBus()
     handler = Rooms()
     async with serving_in_memory(handler, broker=InMemoryBroker(bus)):

@@ -105,7 +105,7 @@ def test_a_name_comes_back_as_it_was(name: str, prefix: str) -> None:
 @pytest.mark.parametrize(
     "channel", [b"p:", b"q:a", b"", b"p", b"p:\xff", b"p:" + b"x" * (MAX_CHANNEL_NAME + 1), b"p:\xc3"]
 )
-def test_what_is_no_name_of_ours(channel: bytes) -> None:
+def test_names_of_other_programs(channel: bytes) -> None:
     assert name_of(b"p:", channel) is None
 
 

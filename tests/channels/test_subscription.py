@@ -107,7 +107,7 @@ async def test_a_cancelled_receive_loses_nothing(autojump_clock: trio.testing.Mo
     assert (await inbox.receive()).data == 1
 
 
-async def test_a_closed_inbox_is_closed_for_who_waits_too() -> None:
+async def test_closing_a_subscription_wakes_waiting_tasks() -> None:
     inbox, ended = make()
     async with trio.open_nursery() as nursery:
 
@@ -133,6 +133,6 @@ async def test_a_closed_inbox_is_closed_for_who_waits_too() -> None:
         ("block", "1", TypeError),
     ],
 )
-def test_what_no_inbox_can_be(policy: str, max_items: int, error: type[Exception]) -> None:
+def test_invalid_arguments_of_a_subscription(policy: str, max_items: int, error: type[Exception]) -> None:
     with pytest.raises(error):
         make(policy, max_items)

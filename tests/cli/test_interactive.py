@@ -97,7 +97,9 @@ def test_a_server_that_closes(connect: Callable[..., tuple[int, str, str]]) -> N
     assert json.loads(out.splitlines()[1]) == {"type": "binary", "base64": "AP8="}
 
 
-def test_what_is_no_call_is_said_and_the_rest_goes_on(connect: Callable[..., tuple[int, str, str]]) -> None:
+def test_an_invalid_call_is_reported_and_the_others_are_made(
+    connect: Callable[..., tuple[int, str, str]],
+) -> None:
     code, out, err = connect("/rpc", "ad 1\nadd [1\nadd 1 2\n", "--rpc", "--json")
     assert code == 1
     errors, result = out.splitlines()[:-1], out.splitlines()[-1]

@@ -141,7 +141,7 @@ def test_a_stream_that_fails(
     assert text in printed.err
 
 
-def test_whoever_reads_a_stream_may_stop(url: str) -> None:
+def test_the_reader_of_the_output_may_exit(url: str) -> None:
     with subprocess.Popen(
         program("stream", f"{url}/rpc", "count_to", "100000000"),
         stdout=subprocess.PIPE,

@@ -144,7 +144,7 @@ async def test_calls_made_while_down_wait_and_go_on(autojump_clock: MockClock) -
         assert isinstance(response.error, RPCError)
 
 
-async def test_who_waits_does_so_under_its_own_scope(autojump_clock: MockClock) -> None:
+async def test_a_call_waits_under_its_own_cancel_scope(autojump_clock: MockClock) -> None:
     handler = Handler()
     async with reconnecting(handler) as (client, network, _):
         network.plan = [OSError("unplugged")] * 9
@@ -236,7 +236,9 @@ async def test_a_stream_in_flight_fails_after_what_has_come(autojump_clock: Mock
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 4000])
-async def test_whoever_closed_it_with_whatever_code(code: int, autojump_clock: MockClock) -> None:
+async def test_it_reconnects_after_any_close_code_of_either_side(
+    code: int, autojump_clock: MockClock
+) -> None:
     async with reconnecting() as (client, network, _):
         with pytest.raises(ConnectionClosedError) as info:
             await client.call("bye", code)

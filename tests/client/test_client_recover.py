@@ -78,7 +78,7 @@ async def drained(inbox: Subscription) -> list[Any]:
             return found
 
 
-async def test_what_was_published_meanwhile_follows(autojump_clock: MockClock) -> None:
+async def test_missed_messages_follow(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory, reconnecting(memory) as (client, network):
         async with client.subscribe("room.1", recover=True) as inbox:
@@ -100,7 +100,7 @@ async def test_what_was_published_meanwhile_follows(autojump_clock: MockClock) -
             assert await drained(inbox) == ["live"]
 
 
-async def test_one_who_missed_nothing_is_told_nothing(autojump_clock: MockClock) -> None:
+async def test_there_is_no_gap_if_nothing_was_missed(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory, reconnecting(memory) as (client, network):
         async with client.subscribe(["room.1", "room.never"], recover=True) as inbox:
@@ -115,7 +115,7 @@ async def test_one_who_missed_nothing_is_told_nothing(autojump_clock: MockClock)
             assert sorted(await drained(inbox)) == [2, 3]
 
 
-async def test_a_gap_stands_where_messages_are_missing(autojump_clock: MockClock) -> None:
+async def test_a_gap_takes_the_place_of_missing_messages(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory, reconnecting(memory) as (client, network):
         async with client.subscribe("room.1", recover=True) as inbox:
@@ -290,7 +290,7 @@ async def test_the_latest_value(autojump_clock: MockClock) -> None:
             assert await drained(inbox) == [19]
 
 
-async def test_a_client_that_drops_is_told(autojump_clock: MockClock) -> None:
+async def test_a_client_that_drops_messages_gets_a_gap(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory, reconnecting(memory) as (client, _):
         async with (
@@ -309,7 +309,7 @@ async def test_a_client_that_drops_is_told(autojump_clock: MockClock) -> None:
 
 @pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest"])
 @pytest.mark.parametrize("name", ["room.1", "plain"])
-async def test_a_slow_connection_reads_the_history_or_is_told(
+async def test_a_slow_connection_reads_the_history_or_gets_a_gap(
     autojump_clock: MockClock, policy: Any, name: str
 ) -> None:
     class Policed(Rooms):

@@ -109,7 +109,7 @@ async def test_a_bad_url_is_told_at_once(url: str, message: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("proxy", [False, 7, b"http://p"])
-async def test_what_is_no_url_at_all(proxy: Any) -> None:
+async def test_something_that_is_not_a_url(proxy: Any) -> None:
     with pytest.raises(TypeError, match=r"proxy must be True, None or a URL, not .*; use None for no"):
         async with connect("ws://127.0.0.1:9/", proxy=proxy):
             pytest.fail("it connected")

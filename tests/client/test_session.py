@@ -106,7 +106,9 @@ def numbers(*items: int) -> list[str]:
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 4000])
-async def test_whoever_ends_a_connection_with_whatever_code(code: int, autojump_clock: MockClock) -> None:
+async def test_it_reconnects_after_any_close_code_of_either_side(
+    code: int, autojump_clock: MockClock
+) -> None:
     async with feeding(Feed(count=1, code=code)) as network:
         async with trio_ws.session(URL, stream=network, on_connection=subscribe, reconnect=STEADY) as feed:
             assert await take(feed, 3) == numbers(0, 1, 2)

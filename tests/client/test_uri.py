@@ -37,7 +37,7 @@ from trio_ws.client.uri import WebSocketURI, parse_uri
         ("ws://h/a;b=c,d?e=[1]", WebSocketURI(False, "h", 80, "/a;b=c,d?e=[1]")),
     ],
 )
-def test_what_a_uri_says(uri: str, expected: WebSocketURI) -> None:
+def test_the_parts_of_a_uri(uri: str, expected: WebSocketURI) -> None:
     assert parse_uri(uri) == expected
 
 
@@ -115,7 +115,7 @@ def test_user_and_password_become_basic_authentication(userinfo: str, pair: byte
         ("ws://a:\ud800@h/", "surrogate"),
     ],
 )
-def test_what_names_no_web_socket_says_what_to_mend(uri: str, message: str) -> None:
+def test_an_invalid_uri_says_what_to_correct(uri: str, message: str) -> None:
     with pytest.raises(InvalidURIError, match=message) as info:
         parse_uri(uri)
     assert isinstance(info.value, ValueError)
@@ -131,13 +131,13 @@ def test_what_names_no_web_socket_says_what_to_mend(uri: str, message: str) -> N
         ("wss://127.0.0.1/", "127.0.0.1", "127.0.0.1"),
     ],
 )
-def test_where_it_connects_and_whom_it_expects(uri: str, address: str, server_name: str) -> None:
+def test_the_address_and_the_server_name(uri: str, address: str, server_name: str) -> None:
     parsed = parse_uri(uri)
     assert (parsed.address, parsed.server_name) == (address, server_name)
 
 
 @pytest.mark.parametrize("uri", [None, b"ws://h/", 7])
-def test_what_is_no_str_is_a_type_error(uri: Any) -> None:
+def test_another_type_than_str_is_a_type_error(uri: Any) -> None:
     with pytest.raises(TypeError, match=f"a WebSocket URI must be a str, not {type(uri).__name__}"):
         parse_uri(uri)
 

@@ -358,7 +358,7 @@ def test_an_id_is_echoed_as_it_came(raw: str) -> None:
     "raw",
     ["true", "[1]", "{}", '"' + "x" * (MAX_NAME + 1) + '"', '"' + "\\u0061" * 300 + '"', "9" * 5000, "1e999"],
 )
-def test_what_is_no_id_is_refused(raw: str) -> None:
+def test_an_invalid_id_is_refused(raw: str) -> None:
     assert refused(f'{{"jsonrpc":"2.0","method":"f","id":{raw}}}') == (-32600, None)
     assert refused(f'{{"jsonrpc":"2.0","method":5,"id":{raw}}}') == (-32600, None)
     assert refused(f'{{"jsonrpc":"2.0","id":{raw}}}') == (-32600, None)

@@ -127,7 +127,7 @@ def test_packets_that_a_peer_may_send(dialect: Codec, packet: dict[str, object],
 
 
 @each_dialect
-def test_what_our_encoders_write(dialect: Codec) -> None:
+def test_the_encoded_packets(dialect: Codec) -> None:
     call = Request("f", call_id="7")
     wire = {
         dialect.result(call, 3): {"type": "response", "call_id": "7", "response": 3},

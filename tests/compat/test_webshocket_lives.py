@@ -249,7 +249,7 @@ async def test_accept_is_for_the_default_handler() -> None:
         assert "DefaultWebSocketHandler" in response.response
 
 
-async def test_whoever_waits_for_a_client_is_told_that_the_server_closes() -> None:
+async def test_accept_raises_when_the_server_closes() -> None:
     server = await webshocket.WebSocketServer("127.0.0.1", 0).start()
     failures: list[str] = []
 

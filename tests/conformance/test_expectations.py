@@ -25,7 +25,7 @@ GOOD = Outcome("OK", "OK")
 LISTED = {"6.4.1": Listed(behavior="NON-STRICT", closing="OK", reason="because")}
 
 
-def test_what_is_as_expected_gives_no_line() -> None:
+def test_an_expected_result_gives_no_line() -> None:
     outcomes = {
         "1.1.1": GOOD,
         "7.1.6": Outcome("INFORMATIONAL", "INFORMATIONAL"),

@@ -96,7 +96,7 @@ async def test_a_cancelled_block_detaches_and_a_lost_browser_is_no_second_error(
 
 
 @pytest.mark.parametrize("message", [{}, {"params": {}}, {"id": "1"}, {"id": 1, "error": "text"}, []])
-async def test_what_is_no_message_of_it(message: Any, autojump_clock: MockClock) -> None:
+async def test_invalid_messages(message: Any, autojump_clock: MockClock) -> None:
     async with playing(dialect=CDP()) as (client, server):
         await server.send(message)
         assert (await server.receive())[0] in (1002, 1007)

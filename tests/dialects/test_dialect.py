@@ -156,7 +156,7 @@ async def test_a_cancelled_call_is_given_up(autojump_clock: MockClock) -> None:
         ({"r": 1, "n": "9" * 5000}, 1002, "no call has the id 999"),
     ],
 )
-async def test_what_is_no_message_ends_the_connection_with_its_cause(
+async def test_an_invalid_message_ends_the_connection_with_its_cause(
     message: Any, code: int, reason: str, autojump_clock: MockClock
 ) -> None:
     async with playing(dialect=Short()) as (client, server), trio.open_nursery() as nursery:
@@ -252,7 +252,7 @@ async def test_a_server_keeps_its_own_dialects(autojump_clock: MockClock) -> Non
 
 
 @pytest.mark.parametrize("wrong", [5, [5], Short, [Short], [], "short"])
-def test_what_is_no_dialect(wrong: Any) -> None:
+def test_invalid_dialects(wrong: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=r"dialect|Short\(\)"):
         WebSocketClient("ws://test", dialect=wrong)
 

@@ -140,7 +140,7 @@ async def test_what_goes_over_the_wire(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("message", [[], [2], [5, "1"], [3, 1, {}], [3, "1"], [4, "1", 5, 5, 5, 5], {}, "x"])
-async def test_what_is_no_message_of_it(message: Any, autojump_clock: MockClock) -> None:
+async def test_invalid_messages(message: Any, autojump_clock: MockClock) -> None:
     async with playing("ocpp1.6", dialect=OCPP16()) as (client, server):
         await server.send(message)
         assert (await server.receive())[0] in (1002, 1007)

@@ -67,7 +67,7 @@ async def test_a_server_without_routes_waits_for_no_body(autojump_clock: MockClo
         (b"Transfer-Encoding: chunked\r\n", b"5\r\nhello\r\n0\r\n\r\n"),
     ],
 )
-async def test_who_waits_for_a_100_gets_it_at_once(
+async def test_expect_100_continue_is_answered_at_once(
     framing: bytes, body: bytes, autojump_clock: MockClock
 ) -> None:
     async with serving_in_memory(posting()) as memory:
@@ -93,7 +93,7 @@ async def test_who_waits_for_a_100_gets_it_at_once(
         (b"POST / HTTP/1.1\r\nHost: evil.example\r\n", b"Content-Length: 5\r\n", 403),
     ],
 )
-async def test_who_waits_for_a_100_and_is_refused_hears_that_at_once(
+async def test_expect_100_continue_of_a_refused_request_is_answered_at_once(
     start: bytes, more: bytes, status: int, autojump_clock: MockClock
 ) -> None:
     async with serving_in_memory(posting(), options=Options(hosts=["localhost"])) as memory:

@@ -285,7 +285,9 @@ async def test_a_silent_client_in_its_handshake_does_not_hold_up_the_drain(autoj
     assert all_tasks() == before
 
 
-async def test_who_was_not_accepted_yet_gets_503_and_its_handler_learns_it(autojump_clock: MockClock) -> None:
+async def test_a_client_that_was_not_accepted_yet_gets_503_and_its_handler_an_error(
+    autojump_clock: MockClock,
+) -> None:
     learned: list[ConnectionClosedError] = []
 
     async def ponder(ws: WebSocket) -> None:
@@ -314,7 +316,7 @@ async def test_what_nobody_took_by_accept_does_not_hold_up_the_drain(autojump_cl
     assert await peer.receive_until_close() == (1001, "")
 
 
-async def test_who_waits_in_accept_is_told(autojump_clock: MockClock) -> None:
+async def test_a_waiting_accept_raises(autojump_clock: MockClock) -> None:
     async with serving_in_memory(None) as memory, trio.open_nursery() as nursery:
 
         async def wait() -> None:

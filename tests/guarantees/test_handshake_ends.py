@@ -69,7 +69,7 @@ async def test_the_server_answers_the_end_in_the_middle_of_a_request_at_once(
     assert "is incomplete" in record.getMessage()
 
 
-async def test_who_leaves_before_the_request_gets_no_answer_and_no_log(
+async def test_a_client_that_leaves_before_its_request_gets_no_response_and_is_not_logged(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -72,7 +72,7 @@ async def test_once_there_are_threads_again_all_is_well(caplog: pytest.LogCaptur
             assert message.payload == "hello"
 
 
-async def test_who_was_accepted_gets_1013(no_threads: None, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_accepted_client_gets_1013(no_threads: None, caplog: pytest.LogCaptureFixture) -> None:
     app = App()
 
     @app.middleware

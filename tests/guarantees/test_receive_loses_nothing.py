@@ -66,7 +66,7 @@ every_way = pytest.mark.parametrize("take", TAKES, ids=lambda f: f.__name__)
 
 
 @every_way
-async def test_whoever_is_cancelled_loses_nothing(take: Any, autojump_clock: MockClock) -> None:
+async def test_a_cancelled_receive_loses_nothing(take: Any, autojump_clock: MockClock) -> None:
     async with serving_in_memory(numbers, options=NO_PINGS) as memory, memory.connect(options=NO_PINGS) as ws:
         got: list[int] = []
         cancelled = 0
@@ -107,7 +107,9 @@ async def test_nothing_is_lost_in_the_very_moment_of_its_arrival(
 
 
 @every_way
-async def test_whoever_was_cancelled_before_takes_nothing(take: Any, autojump_clock: MockClock) -> None:
+async def test_a_receive_that_was_cancelled_before_takes_nothing(
+    take: Any, autojump_clock: MockClock
+) -> None:
     async with serving_in_memory(numbers, options=NO_PINGS) as memory, memory.connect(options=NO_PINGS) as ws:
         await trio.sleep(100)  # all of them are here
         for number in range(60):

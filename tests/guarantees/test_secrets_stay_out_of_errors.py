@@ -143,7 +143,7 @@ async def failure_unless(url: str) -> None:
         pass
 
 
-async def test_what_is_no_text() -> None:
+async def test_something_that_is_not_text() -> None:
     with pytest.raises(TypeError) as info:
         async with connect("ws://h/", proxy=f"http://bob:{SECRET}@h".encode()):  # type: ignore[arg-type]
             pass

@@ -323,7 +323,7 @@ def test_what_has_no_address_has_no_share() -> None:
     assert shares.crowding(None) is None
 
 
-def test_who_makes_room() -> None:
+def test_which_handshake_is_dropped() -> None:
     shares = AddressShares(Options())
     assert shares.crowding("a") is None
     for number, key in enumerate("abbbcc"):

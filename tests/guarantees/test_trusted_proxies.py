@@ -313,7 +313,7 @@ async def test_a_proxy_header_stands_before_tls() -> None:
         assert client.request.scheme == "https"
 
 
-async def test_who_is_not_trusted_is_served_without_a_header_and_not_with_one() -> None:
+async def test_an_untrusted_client_is_served_only_without_a_proxy_header() -> None:
     async with serving(echo, options=ANNOUNCED) as server:
         assert await ask(server, request(), STRANGER) == 101
         assert await ask(server, V1 + request(), STRANGER) == 400

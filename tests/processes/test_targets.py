@@ -74,7 +74,7 @@ def test_a_program_that_is_no_module_is_told_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", ":", "a", "a:", ":b", "a..b:c", "a:b..c", ".a:b"])
-def test_what_is_no_import_string(text: str) -> None:
+def test_invalid_import_strings(text: str) -> None:
     with pytest.raises(
         ValueError, match=r"the key must be an import string such as 'chat:app' \(module:name\)"
     ):

@@ -271,7 +271,7 @@ def test_the_head_is_there_before_its_body() -> None:
         (b"Content-Length: 5\r\n", b"", False),
     ],
 )
-def test_who_waits_for_a_100(more: bytes, body: bytes, waits: bool) -> None:
+def test_expect_100_continue(more: bytes, body: bytes, waits: bool) -> None:
     reader = RequestReader(1024, 64)
     assert reader.feed(POST + more + b"\r\n" + body) is not None
     assert reader.wants_continue is waits

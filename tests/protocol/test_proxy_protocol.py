@@ -96,7 +96,7 @@ def test_headers(data: bytes, source: tuple[str, int] | None, step: int) -> None
     ],
 )
 @pytest.mark.parametrize("step", [1, 100_000])
-def test_what_is_no_header(data: bytes, text: str, step: int) -> None:
+def test_invalid_headers(data: bytes, text: str, step: int) -> None:
     with pytest.raises(ProxyHeaderError, match=text):
         read(data, step)
 

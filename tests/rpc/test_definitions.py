@@ -173,7 +173,7 @@ def test_a_method_without_self() -> None:
     ],
     ids=str,
 )
-def test_what_is_no_connection(hint: Any) -> None:
+def test_types_that_are_not_a_connection(hint: Any) -> None:
     def method(self: Any, first: Any, second: int) -> None: ...
 
     method.__annotations__["first"] = hint

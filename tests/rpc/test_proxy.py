@@ -85,7 +85,7 @@ async def test_a_protocol(autojump_clock: MockClock) -> None:
                 assert await points.receive() == Point(0, 0)
 
 
-async def test_what_is_no_class_is_refused(autojump_clock: MockClock) -> None:
+async def test_something_that_is_not_a_class_is_refused(autojump_clock: MockClock) -> None:
     async with serving_in_memory(Handler()) as memory:
         async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
             with pytest.raises(TypeError, match="made from a class"):

@@ -247,7 +247,7 @@ async def test_many_clients_at_once() -> None:
         (request("X\0: 1"), 400, None),
     ],
 )
-async def test_what_is_no_handshake_gets_an_answer_that_says_why(
+async def test_an_invalid_handshake_gets_a_response_with_the_reason(
     data: bytes,
     status: int,
     header: str | None,
@@ -372,7 +372,7 @@ async def test_a_server_that_stops_listening_serves_those_that_it_has() -> None:
         await server.stop_listening()
 
 
-async def test_who_is_in_the_opening_handshake_may_finish_it(autojump_clock: MockClock) -> None:
+async def test_opening_handshakes_under_way_may_finish(autojump_clock: MockClock) -> None:
     stopped = trio.Event()
 
     async def stop(server: WebSocketServer) -> None:

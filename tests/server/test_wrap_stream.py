@@ -99,7 +99,7 @@ async def test_leaving_without_accepting_rejects(autojump_clock: trio.testing.Mo
 
 
 @pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", request(leave_out=["upgrade"])])
-async def test_what_is_no_opening_request(said: bytes, autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_invalid_opening_request(said: bytes, autojump_clock: trio.testing.MockClock) -> None:
     link = Link()
     await link.client.send_all(said)
     await link.client.send_eof()

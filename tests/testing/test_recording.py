@@ -190,7 +190,7 @@ async def test_there_are_no_more_connections_than_were_recorded(
 
 
 @pytest.mark.parametrize("text", ["", "{}", "not json\n", '{"recording":"trio-ws","url":"x"}\n{"time":1}\n'])
-async def test_what_is_no_recording(text: str, tmp_path: Path, autojump_clock: object) -> None:
+async def test_a_file_that_is_not_a_recording(text: str, tmp_path: Path, autojump_clock: object) -> None:
     path = tmp_path / "r.jsonl"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match="is no recording"):

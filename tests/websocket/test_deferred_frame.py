@@ -222,7 +222,7 @@ async def test_a_connection_that_breaks_meanwhile_gets_nothing_of_it(autojump_cl
         assert await ws.receive_bytes() == b"after"
 
 
-async def test_who_is_cancelled_leaves_the_work_to_another(autojump_clock: MockClock) -> None:
+async def test_another_task_continues_the_work_of_a_cancelled_one(autojump_clock: MockClock) -> None:
     frame = late()
     made: list[bytes] = []
 

@@ -37,7 +37,7 @@ async def test_a_ring_wakes_all_who_wait_and_nobody_who_has_left() -> None:
 
 
 @pytest.mark.parametrize("leaving", [[0], [1], [2], [0, 1], [2, 0], [0, 1, 2]], ids=str)
-async def test_whoever_leaves_is_not_woken_and_the_others_are(leaving: list[int]) -> None:
+async def test_a_cancelled_task_is_not_woken_and_the_others_are(leaving: list[int]) -> None:
     bell = Notification()
     woken: list[int] = []
     scopes: dict[int, trio.CancelScope] = {}
