@@ -556,17 +556,17 @@ class WebSocketClient(EnteredOnly):
             yield inbox
 
     async def refresh(self, token: Any) -> float | None:
-        """Ask to stay connected longer, where connections expire; the handler's ``may_refresh`` decides.
+        """Extend a connection that expires, if the handler's ``may_refresh`` allows it.
 
         Args:
-            token: what shows that the client may, in any form that the server expects.
+            token: a token in any form that the server expects.
 
         Returns:
             The seconds after which this connection expires; None if it does not.
 
         Raises:
-            RPCAccessDeniedError: the server says no; the connection expires when it would have.
-            ConnectionClosedError: the connection was lost. The next one begins as its ``headers`` say.
+            RPCAccessDeniedError: the server refuses; the time at which the connection expires is unchanged.
+            ConnectionClosedError: the connection was lost. The next one uses new ``headers``.
         """
         left: float | None = await self._outgoing.call(REFRESH, (token,), {})
         return left

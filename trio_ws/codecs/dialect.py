@@ -1,14 +1,13 @@
-"""Dialect: a protocol of calls that others designed, and the codec of a connection that speaks it.
+"""Dialect: an RPC protocol of other authors, and the codec of a connection that uses it.
 
-A dialect has two halves. Its `Format` makes bytes of plain values and back: JSON, msgpack, or another. The
-dialect itself says what such a value means: a call, an answer, a failure.
+A dialect has two parts. Its `Format` encodes and decodes plain values, as JSON, msgpack, or in another way.
+The dialect itself interprets these values: as a call, an answer, or a failure.
 
 Invariants:
 
-- A dialect keeps nothing of a connection, so one serves many. What a connection needs is in `DialectCodec`.
-- Whatever a dialect raises while it reads ends the connection, and nothing else.
-- An answer with the id of a call that was given up is ignored; one with an id that no call had ends the
-  connection.
+- A dialect has no state of a connection, so one instance serves many. That state is in `DialectCodec`.
+- An exception of a dialect while it reads ends the connection, and nothing else.
+- A response with the id of a cancelled call is ignored. One with an id that no call had ends the connection.
 """
 
 from __future__ import annotations
@@ -55,10 +54,10 @@ class Call(NamedTuple):
     """A call of the peer, or a notification.
 
     Attributes:
-        method: its name, at most 256 characters.
-        args: arguments by position.
-        kwargs: arguments by name.
-        id: what its answer names it by, any value; None for a notification, which is not answered.
+        method: the name of the method, at most 256 characters.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        id: the id for the response, any value; None for a notification, which has no response.
     """
 
     method: str
@@ -68,10 +67,10 @@ class Call(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The result of a call of ours.
+    """The result of a call that this side has made.
 
     Attributes:
-        call_id: as `Dialect.call` got it.
+        call_id: the id that was passed to `Dialect.call`.
         value: the result.
     """
 
@@ -80,13 +79,13 @@ class Answer(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """The failure of a call of ours, which raises a `trio_ws.RPCError`.
+    """The failure of a call that this side has made, which raises a `trio_ws.RPCError`.
 
     Attributes:
-        call_id: as `Dialect.call` got it.
-        code: -32601, -32602 and -32603 have classes of their own.
-        text: for a person.
-        data: for a program.
+        call_id: the id that was passed to `Dialect.call`.
+        code: the error code. -32601, -32602 and -32603 have exception classes of their own.
+        text: the text of the error.
+        data: data of the error for programs.
     """
 
     call_id: str
@@ -96,12 +95,12 @@ class Failure(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A call of the peer that is answered with a failure, without a method.
+    """An invalid call of the peer, which is answered with a failure. No method is called.
 
     Attributes:
         call: the call, as far as it could be read.
-        code: for `Dialect.failure`.
-        text: for `Dialect.failure`.
+        code: the code for `Dialect.failure`.
+        text: the text for `Dialect.failure`.
     """
 
     call: Call
@@ -110,7 +109,7 @@ class Refusal(NamedTuple):
 
 
 class Format(ABC):
-    """How values become messages.
+    """Encodes values as messages, and decodes them.
 
     Attributes:
         binary: whether messages are binary.
@@ -124,13 +123,14 @@ class Format(ABC):
 
     @abstractmethod
     def decoder(self, message_type: Any) -> Callable[[str | bytes], Any]:
-        """Return a function that decodes a payload to ``message_type``, and raises what it cannot decode."""
+        """Return a function that decodes a payload to ``message_type``, and may raise any exception."""
 
     def decoded_size(self, payload: str | bytes, limit: int) -> int:
         """Return the bytes of Python objects that a payload decodes to, exact up to ``limit``.
 
-        It is asked about large payloads, for ``Options.max_decoded_bytes``. Less than 0 if the payload must
-        not be decoded. Default 0, for a format whose objects are not larger than the payload.
+        It is called for large payloads, because of ``Options.max_decoded_bytes``. A negative result means
+        that the payload must not be decoded. The default is 0, for a format whose objects are not larger than
+        the payload.
         """
         return 0
 
@@ -169,19 +169,19 @@ JSON = JSONFormat()
 
 
 class Dialect(ABC):
-    """A protocol of calls over WebSocket. Subclass it; an instance serves many connections.
+    """An RPC protocol over WebSocket. Subclass it; one instance serves many connections.
 
-    `read` and `call` are what a client needs. `answer` and `failure` are needed where the peer calls too,
-    and by servers.
+    A client requires `read` and `call`. Servers, and clients that are called by their peer, also require
+    `answer` and `failure`.
 
     Attributes:
-        name: shown in errors, and by ``client.dialect``.
-        subprotocols: of which one must be agreed on in the opening handshake; none by default.
-        format: how values become messages. Default JSON.
+        name: the name in errors, and of ``client.dialect``.
+        subprotocols: the subprotocols, one of which must be negotiated. Default: none.
+        format: the encoding of values. Default JSON.
         message_type: the type that msgspec decodes messages to, such as a `msgspec.Struct`. Default: any
             value.
-        calls_at_once: how many calls one side has under way at most; others wait for their turn, except for
-            those within a call of the peer, which may be waiting for them. Default None, for any number.
+        calls_at_once: the maximum number of concurrent calls of one side. Others wait, except for calls
+            within a call of the peer, which may be waiting for them. Default None: any number.
     """
 
     name: ClassVar[str]
@@ -192,44 +192,44 @@ class Dialect(ABC):
 
     @abstractmethod
     def read(self, message: Any) -> Call | Answer | Failure | Refusal | None:
-        """Return what a message means; None to ignore it. Any exception ends the connection with 1002."""
+        """Interpret a message; return None to ignore it. Any exception closes the connection with 1002."""
 
     @abstractmethod
     def call(self, call_id: str, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Return the message of a call.
+        """Return the message for a call.
 
         Args:
-            call_id: a number from 1, as text; each call of a connection has another one.
+            call_id: a number from 1, as text, which is unique among the calls of a connection.
             method: the name of the method.
-            args: arguments by position.
-            kwargs: arguments by name. `params_of` makes one value of both.
+            args: positional arguments.
+            kwargs: keyword arguments. `params_of` combines both to one value.
 
         Raises:
-            trio_ws.PacketError: such arguments cannot be sent.
+            trio_ws.PacketError: the arguments cannot be sent.
         """
 
     def notification(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Return the message of a notification. By default there are none."""
+        """Return the message for a notification. By default, PacketError is raised."""
         raise PacketError(f"there are no notifications in {self.name}; use call()")
 
     def answer(self, call: Call, value: Any) -> Any:
-        """Return the message with the result of a call of the peer; None to send nothing, the default."""
+        """Return the message with the result of a call of the peer. The default None sends nothing."""
         return None
 
     def failure(self, call: Call, code: int, text: str, data: Any) -> Any:
-        """Return the message with the failure of a call of the peer; None to send nothing, the default."""
+        """Return the message with the failure of a call of the peer. The default None sends nothing."""
         return None
 
     def cancel(self, call_id: str) -> Any:
-        """Return the message that gives up a call of ours; None to send nothing, the default."""
+        """Return the message that cancels a call of this side. The default None sends nothing."""
         return None
 
 
 def params_of(args: Sequence[Any], kwargs: Mapping[str, Any], dialect: str) -> Any:
-    """Return the named arguments; or the only one by position, which holds them all.
+    """Return the keyword arguments; or the only positional argument, which contains all arguments.
 
     Raises:
-        trio_ws.PacketError: there are others.
+        trio_ws.PacketError: there are other positional arguments.
     """
     if not args:
         return kwargs
@@ -239,7 +239,7 @@ def params_of(args: Sequence[Any], kwargs: Mapping[str, Any], dialect: str) -> A
 
 
 def _check(found: Call | Answer | Failure | Refusal) -> None:
-    """Raise TypeError for what a dialect must not have read, since all of it comes from the peer."""
+    """Raise TypeError if a dialect returned parts of wrong types, since they come from the peer."""
     if type(found) is Refusal:
         fits = type(found.call.method) is str and type(found.code) is int and type(found.text) is str
     elif type(found) is Call:
@@ -253,7 +253,7 @@ def _check(found: Call | Answer | Failure | Refusal) -> None:
 
 
 class _Request(Request, tag="request", tag_field="type", gc=False):
-    """A request that came in, with the call that the dialect read."""
+    """A received request, with the call that the dialect returned."""
 
     call: Any = None
 
@@ -263,7 +263,7 @@ class _Request(Request, tag="request", tag_field="type", gc=False):
 
 
 class DialectCodec(Codec):
-    """The codec of one connection that speaks a dialect."""
+    """The codec of one connection that uses a dialect."""
 
     __slots__ = ("_asked", "_decode", "_encode", "_last_id", "_read", "calls_at_once", "dialect")
 
