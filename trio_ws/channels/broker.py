@@ -82,7 +82,7 @@ class HistoryPage(NamedTuple):
     Attributes:
         epoch: names the history, in up to 64 characters. It changes when messages were lost, or may be.
         end: the offset of the newest message, kept or not; 0 if there was none.
-        messages: those after the offset that was asked for, oldest first, without holes.
+        messages: the messages after the requested offset, oldest first, without holes.
         earlier: former epochs, each with the last offset up to which it is the same history as this epoch.
         more: whether there may be more after these.
     """
@@ -116,8 +116,8 @@ class Broker(ABC):
       the one that published it, in the order of the offsets.
     - A message that is lost on the way is not called twice or in another order. The server notices by the
       offsets that some are missing, and reads them.
-    - What is published after a `read` has looked at the history is received by ``receive_kept``: the
-      subscriptions of before are in effect then.
+    - ``receive_kept`` receives all messages that are published after a `read` has looked at the history,
+      because earlier subscriptions are in effect by then.
 
     Attributes:
         keeps_histories: whether it has `append` and `read`. Default False: each process has histories of its
@@ -166,17 +166,17 @@ class Broker(ABC):
         """Send a message to all other processes that subscribed to ``name``."""
 
     def append(self, name: str, payload: bytes, history: History) -> None:
-        """Append a message to the history of a channel. It never blocks, as `publish`.
+        """Append a message to the history of a channel. Like `publish`, this never blocks.
 
-        A message that is lost before it is kept, such as for want of room in a queue, is to be told of by one
-        with ``missing`` in its place, except where only the newest message is kept.
+        If a message is lost before it is kept, such as because a queue is full, the broker must keep a
+        message with ``missing`` in its place. This does not apply where only the newest message is kept.
         """
         raise NotImplementedError(f"{type(self).__name__} keeps no histories")
 
     async def read(self, name: str, after: int, history: History) -> HistoryPage:
         """Read the history of a channel after an offset; 0 for all of it.
 
-        It begins an epoch if there is none, and waits while the connection is lost.
+        If the channel has no epoch, a new one is begun. This waits while the connection is lost.
 
         Raises:
             BrokerError: the broker is not running any more, or refuses.

@@ -2,9 +2,9 @@
 
 A message of a channel with a history has a *position*: the epoch of the history and an offset, which counts
 from 1. A subscriber continues from the last position that it has seen. It reads from the history, at its own
-pace, until it has caught up, and gets messages as they are published from then on. Meanwhile nothing waits
-for it outside the history, so that a slow subscriber costs no memory. Messages that were trimmed before it
-read them are a gap, and it is told where.
+pace, until it has caught up, and gets messages as they are published from then on. Meanwhile no
+messages are queued for it outside the history, so a slow subscriber costs no memory. Messages that were
+trimmed before the subscriber read them are a gap. The subscriber is told its position.
 
 Invariants:
 

@@ -283,7 +283,7 @@ class Hub:
         age: float = 0.0,
         keep: bool = True,
     ) -> int:
-        """Give a message to the subscribers of a channel in this process; how many there are."""
+        """Give a message to the subscribers of a channel in this process. Return their number."""
         history = channel.history if keep else None
         excluded = frozenset(exclude)
         skip = self._skip(channel, excluded, predicate, uids)
@@ -400,7 +400,7 @@ class Hub:
             self._reject(name, str(exc))
 
     def receive_kept(self, name: str, epoch: str, message: KeptMessage) -> None:
-        """Take a message of a channel whose history the broker keeps."""
+        """Receive a message of a channel whose history the broker keeps."""
         if self._shared is not None:
             self._shared.receive(name, epoch, message)
 
@@ -479,7 +479,7 @@ class Hub:
         )
 
     def resubscribed(self) -> None:
-        """Do not let anybody continue from before, as more may have been missed since `missed`."""
+        """Prevent recovery from earlier positions, as more may have been missed since `missed`."""
         self._presence.missed()
         if self._histories is not None and self._shared is None:
             self._histories.rename()
@@ -735,7 +735,7 @@ class Hub:
             self._tell_broker(name, wanted=False)
 
     def _tell_demand(self) -> None:
-        """Call the hooks of what has happened, now that all is in order again."""
+        """Call ``on_demand`` for the recorded names, now that the state of the hub is consistent."""
         while self._demand:
             self.on_demand(*self._demand.pop(0))
 
@@ -873,7 +873,7 @@ class Hub:
         return self._presence
 
     def presence(self, name: str) -> Presence:
-        """Return who is in a channel now, in all processes, and who comes and goes. See `Presence`.
+        """Return the members of a channel in all processes, and follow its changes. See `Presence`.
 
         A process takes part in presence from the first use on. With a broker, the members of other processes
         are there a moment after that.
@@ -885,25 +885,25 @@ class Hub:
         return self._use_presence().watched(check_name(name))
 
     def enter_presence(self, member: ConnectionSubscriber, name: str, info: Any) -> None:
-        """Have a connection be present in a channel; see `ClientConnection.present`."""
+        """Add a connection to the presence of a channel. See `ClientConnection.present`."""
         self._use_presence().enter(name, member.connection.uid, info)
         if name not in member.present:
             member.present = (*member.present, name)
 
     def leave_presence(self, member: ConnectionSubscriber, name: str) -> None:
-        """Have a connection be present no more."""
+        """Remove a connection from the presence of a channel."""
         self._presence.leave(name, member.connection.uid)
         member.present = tuple(one for one in member.present if one != name)
 
     def identify(self, member: ConnectionSubscriber, user: str | None) -> None:
-        """Say whose connection it is; see `ClientConnection.identify`."""
+        """Set the user of a connection. See `ClientConnection.identify`."""
         self._users.identify(member, user)
 
     def send_to_user(self, user: str, data: Any) -> int:
         """Send data to all connections of a user, in all processes, without waiting.
 
-        A connection receives a packet that is no call, as from `ClientConnection.send`, in order with what is
-        published. The handler's ``channel_policy`` applies to slow connections.
+        A connection receives the data as from `ClientConnection.send`, in order with published messages. The
+        handler's ``channel_policy`` applies to slow connections.
 
         Returns:
             The number of the user's connections in this process.
@@ -961,7 +961,7 @@ class Hub:
 
 
 class _Receiver:
-    """What shared histories do with a hub."""
+    """The operations of a hub that shared histories use."""
 
     def __init__(self, hub: Hub) -> None:
         self.find = hub._find

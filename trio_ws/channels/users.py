@@ -25,14 +25,14 @@ __all__ = ["USERS", "Users", "check_user"]
 
 logger = logger_for("trio_ws.channels")
 
-#: What stands behind the namespace in the name of a user at a broker.
+#: Follows the namespace in the name that a broker uses for a user.
 USERS = "\0user"
 #: Characters of a user's key.
 _MAX_USER = 128
 
 
 class _Order(msgspec.Struct, array_like=True):
-    """What another process wants to happen to a user's connections."""
+    """A request of another process to send to, or close, the connections of a user."""
 
     kind: Literal["send", "close"]
     data: msgspec.Raw = msgspec.Raw(b"\xc0")
@@ -79,7 +79,7 @@ class Users:
         return f"{self._namespace}{USERS}:{user}"
 
     def attach(self, broker: Broker | None, namespace: str) -> None:
-        """Reach the connections of other processes by this broker; by None not."""
+        """Reach the connections of other processes through a broker. None stops that."""
         self._broker = broker
         self._namespace = namespace
         if broker is not None:
@@ -87,7 +87,7 @@ class Users:
                 broker.subscribe(self._topic(user))
 
     def identify(self, member: ConnectionSubscriber, user: str | None) -> None:
-        """Say whose connection it is."""
+        """Set the user of a connection. None removes it."""
         if user is not None:
             check_user(user)
         if user == member.user:
@@ -104,7 +104,7 @@ class Users:
         member.join(channel)
 
     def left(self, member: ConnectionSubscriber) -> None:
-        """A connection is nobody's any more."""
+        """Remove a connection from its user, if it has one."""
         user, member.user = member.user, None
         if user is None:
             return
@@ -146,7 +146,7 @@ class Users:
         return len(members)
 
     def receive(self, user: str, payload: bytes) -> None:
-        """Do what another process wants."""
+        """Carry out the request of another process."""
         try:
             order = _to_order(payload)
             if order.kind == "close":
