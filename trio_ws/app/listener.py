@@ -162,7 +162,7 @@ class MessageListener:
         arguments: Mapping[str, Any],
         finish_soon: FinishSoon | None = None,
     ) -> object:
-        """Serve one connection. With ``finish_soon`` it may live on without this task, see `DETACHED`."""
+        """Serve one connection. With ``finish_soon`` it may stay open without this task, see `DETACHED`."""
         if self.on_connect is not None:
             await _run_user(self.on_connect, ws)
         if not ws.accepted and ws._closing.state != CONNECTING:
@@ -181,7 +181,7 @@ class MessageListener:
 
     @enable_ki_protection
     async def _finish(self, session: ListenerSession, ws: WebSocket) -> None:
-        """The end of a connection that has left its task."""
+        """Finish a connection that has left its task."""
         try:
             await session.finish()
         finally:
@@ -197,7 +197,7 @@ class MessageListener:
 
 
 class ListenerSession:
-    """One connection of a listener: a `ConnectionObserver`. See the module's docstring."""
+    """One connection of a listener: a `ConnectionObserver`. See the module docstring."""
 
     __slots__ = (
         "_arguments",

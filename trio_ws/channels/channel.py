@@ -73,7 +73,7 @@ class PublishedMessage:
 
     __slots__ = ("_data", "_frames", "_marks", "channel", "encoded", "order", "position", "size", "skip")
 
-    #: What it adds to the counter of delivered messages.
+    #: The number by which this entry increases the counter of delivered messages.
     counts = 1
 
     def __init__(
@@ -366,11 +366,11 @@ class Subscriber:
             self.recovery.leave(channel)
 
     def is_told_of_gaps(self, channel: Channel) -> bool:
-        """Whether it wants to know what it misses of this channel."""
+        """Whether the subscriber asked for gaps in this channel."""
         return self.recovery is not None and (self.recovery.all or channel in self.recovery.channels)
 
     def is_catching_up(self, channel: Channel) -> bool:
-        """Whether it reads this channel from its history for now."""
+        """Whether the subscriber is reading this channel from its history."""
         return self.recovery is not None and channel in self.recovery.cursors
 
     def catch_up(self, channel: Channel, offset: int) -> None:
@@ -381,13 +381,13 @@ class Subscriber:
         cursors[channel] = min(offset, cursors.get(channel, offset))
 
     def caught_up(self, channel: Channel) -> None:
-        """Get the messages of a channel as they are published, from now on."""
+        """Receive the messages of a channel as they are published, from now on."""
         if self.recovery is not None:
             self.recovery.cursors.pop(channel, None)
 
 
 class ConnectionSession(Protocol):
-    """What a hub uses of the session on a connection."""
+    """The operations of the session on a connection that a hub uses."""
 
     ws: WebSocket
     codec: Codec
@@ -418,7 +418,7 @@ class TaskSubscriber(Subscriber):
 
 
 class Writer(Protocol):
-    """What writes to connections: `Fanout`."""
+    """The operations of `Fanout` that write to connections."""
 
     def drained(self, member: ConnectionSubscriber) -> None:
         """Note that the write buffer of a connection is empty."""
@@ -461,7 +461,7 @@ class ConnectionSubscriber(Subscriber):
         self._policies: dict[Channel, Policy] | None = None  # cache of policies that come from globs
 
     def drained(self) -> None:
-        """The write buffer is empty. A method, because that keeps less than a closure."""
+        """Note that the write buffer is empty. A method takes less memory than a closure."""
         if self.fanout is not None:
             self.fanout.drained(self)
 

@@ -432,7 +432,7 @@ class FanoutWriter:
         member.backlog_bytes += entry.size
 
     def _leave_to_history(self, member: ConnectionSubscriber, oldest: PublishedMessage) -> None:
-        """Take a channel's messages, of which this is the oldest, out of a backlog; the history has them."""
+        """Remove a channel's messages, of which this is the oldest, from a backlog. The history has them."""
         backlog, recovery, channel = member.backlog, member.recovery, oldest.channel
         assert backlog is not None
         assert recovery is not None
@@ -460,7 +460,7 @@ class FanoutWriter:
 
 
 def _notice(entry: PublishedMessage) -> PublishedMessage:
-    """What a connection that recovers gets in place of a message that is not meant for it."""
+    """Return what replaces a message, for a recovering connection that must not receive it."""
     return entry if isinstance(entry, PositionNotice) else PositionNotice(entry.channel, entry.position, 0)
 
 

@@ -1,4 +1,4 @@
-"""Recovery: how a subscriber begins at a position, and how a task reads on from a history.
+"""Recovery: start subscribers at a position, and let tasks read from a history.
 
 Subscribing and finding out where to begin are one synchronous step, so that no message is missed or received
 twice between the two. Connections are written to by the fan-out task (see fanout.py); tasks read when they
@@ -72,7 +72,7 @@ def catch_up_task(member: TaskSubscriber, channel: Channel, offset: int) -> None
 
 
 def recovery_of(subscriber: Subscriber) -> Recovery:
-    """What a subscriber reads from histories, made if there is none yet."""
+    """Return the `Recovery` of a subscriber. It is made at the first use."""
     if subscriber.recovery is None:
         subscriber.recovery = Recovery()
     return subscriber.recovery
@@ -112,6 +112,6 @@ def refill(member: TaskSubscriber) -> None:
 
 
 def tell_gap(channel: Channel, member: TaskSubscriber, position: Position | None, missing: int) -> None:
-    """Tell a task that messages are missing after what waits for it."""
+    """Tell a task that messages are missing after those in its queue."""
     if member.inbox.tells_gaps:
         member.inbox.put_gap(Gap(PacketSource.CHANNEL, channel=channel.name, position=position, gap=missing))

@@ -27,7 +27,7 @@ MAX_BYTES = 1024 * 1024
 Policy = Literal["drop_oldest", "drop_newest", "disconnect", "block"]
 
 
-#: Channels of which the gaps are told one by one, before and after what waits.
+#: Channels whose gaps are reported one by one, before and after the waiting packets.
 _MAX_GAPS = 1024
 _GAP_SIZE = 128
 
@@ -59,14 +59,14 @@ def check_policy(policy: str, allowed: tuple[str, ...] = get_args(Policy)) -> No
 
 
 def gap_for(packet: Packet) -> Gap:
-    """Return what stands in place of a packet that is not received."""
+    """Return the gap that replaces a packet that is not received."""
     if isinstance(packet, Gap):
         return packet
     return Gap(packet.source, channel=packet.channel, position=packet.position, gap=1)
 
 
 def _joined(first: Gap, second: Gap) -> Gap:
-    """Return one gap in place of two that follow each other."""
+    """Merge two consecutive gaps into one."""
     missing = -1
     if first.missing is not None and second.missing is not None and _same_epoch(first, second):
         missing = first.missing + second.missing
@@ -111,9 +111,9 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
         self._error: Callable[[], BaseException] | None = None
         self._delivered = 0
         self._dropped = 0
-        #: Whether it gets a `Gap` where packets are missing.
+        #: Whether the task receives a `Gap` where packets are missing.
         self.tells_gaps = False
-        #: Puts more into it, if there is more in a history.
+        #: Queues more packets, if a history has more.
         self.refill: Callable[[], None] | None = None
         # Gaps by channel: before all that waits, and after it.
         self._gaps_before: dict[str | None, Gap] = {}
@@ -165,13 +165,13 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
         return self._add(packet, size)
 
     def put_gap(self, gap: Gap) -> None:
-        """Tell that packets are missing after all that waits now. It takes no room."""
+        """Report that packets are missing after those that wait now. The gap takes no room in the queue."""
         if not self._ended:
             self._add_gap(self._gaps_after, gap)
             self._packet_arrived.notify_all()
 
     def refill_with(self, refill: Callable[[], None]) -> None:
-        """Have a function put more into it, from a history, whenever it is empty."""
+        """Call a function that queues more packets from a history whenever the queue is empty."""
         self.refill = refill
         self._packet_arrived.notify_all()
 
@@ -202,7 +202,7 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
         return packet
 
     def end(self, error: Callable[[], BaseException] | None = None) -> None:
-        """Accept no more. When the queue is empty, ``receive`` raises ``error()``, or EndOfChannel."""
+        """Accept no more. Once the queue is empty, ``receive`` raises ``error()``, or EndOfChannel."""
         if not self._ended:
             self._ended = True
             self._error = error
@@ -236,7 +236,7 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
 
     @property
     def _any(self) -> bool:
-        """Whether something is waiting."""
+        """Whether a packet or a gap is waiting."""
         return bool(self._queue or self._gaps_before or self._gaps_after)
 
     def receive_nowait(self) -> Packet:

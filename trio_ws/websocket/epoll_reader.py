@@ -81,7 +81,7 @@ class TaskSpawner(Protocol):
 
 
 class EpollReader:
-    """Reads for the connections of one runtime. See the head of the module.
+    """Reads for the connections of one runtime. See the module docstring.
 
     Attributes:
         spawner: starts the task that reads.
@@ -127,7 +127,7 @@ class EpollReader:
             self._epoll.register(fd, select.EPOLLIN)
 
     def unregister(self, fd: int) -> None:
-        """This descriptor is about to be closed."""
+        """Forget a descriptor that is about to be closed."""
         self._self_reading.discard(fd)
         connection = self._connections.pop(fd, None)
         if connection is not None and self._epoll is not None:
