@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import random
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -178,3 +180,31 @@ def test_a_call_may_be_cancelled_at_any_turn_of_the_loop(turns: Callable[[], int
         assert app.connections == frozenset()
 
     run(main)
+
+
+def test_the_host_is_let_go_of_when_a_call_ends() -> None:
+    """Granian closes a connection by RSGI when its objects are gone, not at some later collection."""
+
+    async def main() -> None:
+        app = ASGIApp(count)
+        first = Client(lambda: 0)  # keeps the server
+        held = first.call(app)
+        client = Client(lambda: 0)
+        gone = weakref.ref(client)
+        task = client.call(app)
+        client.events.put_nowait({"type": "websocket.receive", "text": "2"})
+        while len(client.said) < 3:
+            await asyncio.sleep(0)
+        client.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
+        await task
+        del client, task
+        assert gone() is None
+        first.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
+        await held
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(main)
+    finally:
+        gc.enable()

@@ -402,6 +402,9 @@ class HostPort:
         finally:
             pump.cancel()
             await asyncio.wait([pump])
+            # Let go of the host: granian ends a connection only when its objects are gone.
+            self._sink = self._task = None
+            self._host_receive = self._host_send = _refuse
         if cancelled is not None and call.future.cancelled():
             raise cancelled
         await call.wait()
@@ -511,6 +514,10 @@ class HostPort:
     def _wake(self) -> None:
         if self._work is not None and not self._work.done():
             self._work.set_result(None)
+
+
+async def _refuse(*_: Any) -> Any:
+    raise RuntimeError("this call of the application has ended")
 
 
 class _Rest:
