@@ -156,7 +156,8 @@ class ASGIStream(trio.abc.Stream):
             return
         try:
             await self._asgi_send(event)
-        except OSError as exc:  # the client has left (ASGI 2.4)
+        # The client has left (ASGI 2.4), or hypercorn 0.18 is answering its Close in another task.
+        except (OSError, trio.BusyResourceError) as exc:
             raise trio.BrokenResourceError(str(exc)) from exc
         except Exception as exc:
             self.failure = exc
