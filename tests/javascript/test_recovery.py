@@ -9,8 +9,17 @@ import pytest
 import trio
 
 from tests.support.node import node_command, run_program
-from tests.support.serving import serving
-from trio_ws import ClientConnection, History, WebSocketHandler, rpc_method
+from tests.support.redis import redis_server
+from tests.support.serving import guard, serving
+from trio_ws import (
+    ClientConnection,
+    History,
+    Publisher,
+    RedisBroker,
+    WebSocketHandler,
+    WebSocketServer,
+    rpc_method,
+)
 
 PROGRAMS = Path(__file__).parent / "programs"
 COUNT = 3000
@@ -89,3 +98,64 @@ async def test_a_gap_stands_where_messages_are_missing(handler: type[Rooms], tmp
             assert not missing
         expected, missing, gaps = one + 1, 0, 0
     assert expected == COUNT
+
+
+class Restarted(WebSocketHandler):
+    """One of several servers on the same port, one after the other."""
+
+    channels_history: ClassVar = {"room": History(items=COUNT)}
+    started = 0
+
+    def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
+        return True
+
+    @rpc_method()
+    def start(self, connection: ClientConnection) -> int:
+        Restarted.started += 1
+        return COUNT - 1
+
+
+async def test_nothing_is_missed_over_restarts_of_the_server(tmp_path: Path) -> None:
+    """Messages are published from outside, through Redis, whether or not there is a server."""
+    node_command()
+    Restarted.started = 0
+    restarts = 0
+    over = trio.Event()
+    async with redis_server() as redis, trio.open_nursery() as nursery:
+
+        async def publish() -> None:
+            async with Publisher(redis.url) as publisher:
+                for number in range(COUNT):
+                    while restarts < number // 500:
+                        await trio.sleep(0.001)
+                    await publisher.publish("room", number)
+            over.set()
+
+        port = 0
+        taken: list[Any] | None = None
+
+        async def listen(url: str) -> None:
+            nonlocal taken
+            taken = await run_program(tmp_path, PROGRAMS / "recovery.mjs", url)
+
+        with trio.fail_after(guard()):
+            while taken is None:
+                handler = Restarted()
+                async with WebSocketServer(
+                    handler, port, host="127.0.0.1", broker=RedisBroker(redis.url)
+                ) as server:
+                    if not port:
+                        port = server.port
+                        nursery.start_soon(listen, server.url)
+                        while not Restarted.started:
+                            await trio.sleep(0.001)
+                        nursery.start_soon(publish)
+                    else:
+                        restarts += 1
+                        while not handler.clients and taken is None:
+                            await trio.sleep(0.001)
+                    if over.is_set():
+                        while taken is None:
+                            await trio.sleep(0.001)
+    assert restarts >= 5
+    assert taken == list(range(COUNT))
