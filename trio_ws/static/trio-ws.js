@@ -464,7 +464,13 @@ class Caller extends EventTarget {
 class Request {
   constructor(caller, method, args = [], { kwargs = {}, signal, timeout = Infinity } = {}, sink) {
     if (!Array.isArray(args)) [args, kwargs] = [[], args]
-    Object.assign(this, { caller, method, args, kwargs, signal, timeout, sink })
+    this.caller = caller
+    this.method = method
+    this.args = args
+    this.kwargs = kwargs
+    this.signal = signal
+    this.timeout = timeout
+    this.sink = sink
     this.until = performance.now() + timeout
     this.onAbort = () => this.cancel(signal.reason)
     this.uploads = []
@@ -493,7 +499,7 @@ class Request {
       type: "request",
       method,
       args: args.map(place),
-      kwargs: unless(isEmpty(kwargs), Object.fromEntries(Object.entries(kwargs).map(([key, value]) => [key, place(value, key)]))),
+      kwargs: isEmpty(kwargs) ? undefined : Object.fromEntries(Object.entries(kwargs).map(([key, value]) => [key, place(value, key)])),
       call_id: id,
       timeout: unless(until === Infinity, Math.max(0, until - performance.now()) / 1000),
       nested: caller.nested,
