@@ -11,6 +11,7 @@ import trio
 
 from tests.support.chromium import chromium
 from tests.support.node import ROOT, install_client, node_command
+from tests.support.npm import CACHE, npm_package
 from tests.support.serving import guard, serving
 from trio_ws import App, HTTPResponse, Request, connect
 from trio_ws.testing.conformance import SCENES, Verdict, run_conformance
@@ -63,6 +64,23 @@ def node_driver(folder: Path, *changes: tuple[str, str]) -> list[str]:
 
 async def test_the_javascript_client_passes_in_node(tmp_path: Path) -> None:
     assert_all_passed(await judge(node_driver(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "program", "arguments"),
+    [
+        ("bun", "@oven/bun-*/bin/bun", ["run"]),
+        ("deno", "@deno/*/deno", ["run", "--allow-all", "--no-check", "--node-modules-dir=manual"]),
+    ],
+)
+async def test_the_javascript_client_passes_in_other_runtimes(
+    name: str, program: str, arguments: list[str], tmp_path: Path
+) -> None:
+    npm_package(name)
+    programs = sorted((CACHE / "node_modules").glob(program))
+    if not programs:
+        pytest.skip(f"the npm package {name} has no program for this system")
+    assert_all_passed(await judge([str(programs[0]), *arguments, node_driver(tmp_path)[-1]]))
 
 
 PAGE = """<!doctype html><link rel="icon" href="data:,">
