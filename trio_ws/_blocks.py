@@ -1,7 +1,7 @@
-"""Blocks: async context managers for trio, with helpful errors for wrong uses.
+"""Blocks: async context managers for trio, with helpful errors for incorrect use.
 
-Invariants: nothing happens before the block is entered. A wrong use raises TypeError, AttributeError or
-RuntimeError at once, and the message shows the right one.
+Invariants: nothing happens before the block is entered. Incorrect use immediately raises TypeError,
+AttributeError or RuntimeError, whose message shows the correct use.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class EnteredOnly:
     """A base class of async context managers, for which ``await`` and ``with`` raise helpful errors.
 
     Attributes:
-        _usage: the right use, as code.
+        _usage: the correct use, as code.
     """
 
     _usage: ClassVar[str]
@@ -136,7 +136,7 @@ def block(usage: str) -> Callable[[Callable[P, AsyncIterator[T]]], Callable[P, B
     """Decorate an async generator function like `contextlib.asynccontextmanager`, to return a `Block`.
 
     Args:
-        usage: the right use, as code.
+        usage: the correct use, as code.
     """
 
     def decorate(function: Callable[P, AsyncIterator[T]]) -> Callable[P, Block[T]]:

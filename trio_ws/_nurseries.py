@@ -10,8 +10,8 @@ __all__ = ["first_of", "unwrap_exception_group"]
 def unwrap_exception_group(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the exceptions of a group without its Cancelled, if any remain; a single exception as itself.
 
-    It is for nurseries around a user's block whose own exception bypasses them: what the block raised into
-    the nursery is then the nursery's own Cancelled, which must not escape.
+    This is for nurseries around a block of the user. If a background task fails, the nursery cancels the
+    block. The Cancelled that the block then raises belongs to the nursery, and must not propagate.
     """
     rest: BaseException = group.split(trio.Cancelled)[1] or group
     while isinstance(rest, BaseExceptionGroup) and len(rest.exceptions) == 1:
@@ -20,7 +20,7 @@ def unwrap_exception_group(group: BaseExceptionGroup[BaseException]) -> BaseExce
 
 
 def first_of(exc: BaseException) -> BaseException:
-    """Return the first exception in nested groups, or the exception itself: all Cancelled are alike."""
+    """Return the first exception in nested groups, or the exception itself, for groups of only Cancelled."""
     while isinstance(exc, BaseExceptionGroup):
         exc = exc.exceptions[0]
     return exc

@@ -1,4 +1,4 @@
-"""Logging: what is shown of a peer's text, and how often.
+"""Logging: escape and truncate a peer's text, and limit the number of records.
 
 All loggers of the package come from `logger_for`, whose filter sees each record before any handler does.
 
@@ -11,7 +11,7 @@ Invariants:
 - A peer cannot flood the log. `BURST` records of one kind without a traceback are written per minute and
   peer; the next one after that minute says how many were omitted. `TRACEBACKS` failures of user code,
   identified by the line that raised them, are written per minute with their traceback, the others on one
-  line. A lack of system resources is logged once a minute, whoever meets it (`once_a_minute`).
+  line. A lack of system resources is logged once a minute for the whole process (`once_a_minute`).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def logger_for(name: str) -> logging.Logger:
 
 
 def once_a_minute(condition: str) -> bool:
-    """Whether to write a record about this condition of the machine now, whoever meets it."""
+    """Whether to write a record about this condition of the machine now. Counted for the whole process."""
     counts = _counts()
     return counts is None or counts.conditions.add(condition)[0]
 

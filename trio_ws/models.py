@@ -1,11 +1,12 @@
-"""Models of pydantic: validated and encoded by pydantic itself, wherever msgspec meets one.
+"""Models of pydantic: hooks with which msgspec lets pydantic validate and encode them.
 
-pydantic is an optional extra, and is never imported here: a class can be a model only where it has been.
+pydantic is an optional extra, and never imported here. A class can be a model only if the application has
+imported pydantic.
 
 Invariants:
 
-- A value from the wire that does not fit a model is a `ModelError`, which names the place in it.
-- A model is encoded as pydantic writes its JSON, by alias, which is what its JSON Schema describes.
+- A received value that does not match a model raises `ModelError`, which contains the path to it.
+- A model is encoded like its JSON by pydantic, with aliases, as its JSON Schema describes it.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from typing import Any
 
 __all__ = ["ModelError", "decode_model", "encode_model", "is_model"]
 
-#: Errors of one value of which the first is told. pydantic goes on after the first, and lists all or none.
+#: Maximum number of errors of one value for which the first is reported. pydantic continues after the first
+#: error, and can list all errors or none.
 _MAX_ERRORS = 100
 
 
 class ModelError(ValueError):
-    """A value does not fit a model.
+    """A value does not match a model.
 
     Attributes:
-        path: the place in the model, such as ``.address.city`` or ``[0]``; empty for the model as a whole.
+        path: the path in the model, such as ``.address.city`` or ``[0]``; empty for the whole model.
     """
 
     def __init__(self, text: str, path: str) -> None:
@@ -32,7 +34,7 @@ class ModelError(ValueError):
 
 
 def is_model(thing: Any) -> bool:
-    """Whether it is a class of pydantic's models."""
+    """Whether an object is a subclass of ``pydantic.BaseModel``."""
     pydantic = sys.modules.get("pydantic")
     return pydantic is not None and isinstance(thing, type) and issubclass(thing, pydantic.BaseModel)
 
@@ -41,7 +43,7 @@ def decode_model(kind: type, value: Any) -> Any:
     """The ``dec_hook`` of msgspec.
 
     Raises:
-        ModelError: the value does not fit.
+        ModelError: the value does not match the model.
         TypeError: the type is not a model.
     """
     if not is_model(kind):

@@ -22,7 +22,7 @@ __all__ = [
 #: The address family of Unix sockets, or None.
 AF_UNIX: int | None = getattr(socket, "AF_UNIX", None)
 
-#: Whether a single task can read from many sockets: see epoll_reader.py.
+#: Whether one task can read from many sockets; see epoll_reader.py.
 HAS_EPOLL = hasattr(select, "epoll")
 
 #: SIGHUP, if this system has it.

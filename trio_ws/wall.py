@@ -46,7 +46,7 @@ __all__ = [
     "traceback_of",
 ]
 
-#: What trio says of a future of asyncio's, and asyncio of code that no task of its own runs.
+#: Error messages of trio about an awaited asyncio future, and of asyncio about code outside of its tasks.
 _IS_OF_ASYNCIO = re.compile(
     r"other framework like asyncio|no running event loop|Timeout should be used inside a task"
 ).search
@@ -151,7 +151,7 @@ def log_failure(
     """Log a failure of user code as one record, with the traceback if it is available."""
     try:
         _explain_asyncio(exc)
-        # Check what a log handler will inspect.
+        # Access the attributes that a log handler will use.
         traceback.TracebackException.from_exception(exc, limit=0, lookup_lines=False)
     except BaseException as second:  # noqa: BLE001 - as above
         judged(second)
@@ -161,7 +161,7 @@ def log_failure(
 
 
 def _explain_asyncio(exc: BaseException) -> None:
-    """Add a note to the errors of code that awaits asyncio in trio. Neither library can name the fix."""
+    """Add a note to errors of code that awaits asyncio in trio, since neither library suggests a fix."""
     for failure in list(_leaves(exc)):
         if (
             isinstance(failure, TypeError | RuntimeError)

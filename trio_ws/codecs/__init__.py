@@ -1,1 +1,1 @@
-"""What the payload of a message means: the packets of calls, as msgpack, JSON and JSON-RPC."""
+"""Codecs: from payloads of messages to packets, as msgpack, JSON or JSON-RPC, and back."""

@@ -1,7 +1,7 @@
 """Packets, which contain calls and data, and the interface of codecs.
 
-A `Codec` decodes messages to packets, and encodes packets to messages. packets.py has the codecs of our own
-packets, jsonrpc.py that of JSON-RPC, and registry.py selects one for a connection.
+A `Codec` decodes messages to packets, and encodes packets to messages. packets.py contains the codecs of our
+own packets, jsonrpc.py the one of JSON-RPC. registry.py selects the codec of a connection.
 
 Invariants of every codec:
 
@@ -60,7 +60,7 @@ GOAWAY = "__goaway__"
 # Methods by which clients subscribe to channels. They have a response, like any other method.
 SUBSCRIBE = "__subscribe__"
 UNSUBSCRIBE = "__unsubscribe__"
-# The same for channels whose messages the client continues from a position (trio-ws.v1).
+# Like `SUBSCRIBE`, for channels that the client continues to receive from a position (trio-ws.v1).
 RECOVER = "__recover__"
 
 # Sent by a server when a subscription is no longer allowed. It has no response (trio-ws.v1).
@@ -128,8 +128,8 @@ class Request(msgspec.Struct, tag="request", tag_field="type", omit_defaults=Tru
             stream (trio-ws.v1).
         streams: which arguments are streams from the caller: maps position or name to stream id (trio-ws.v1).
         nested: whether it was made within a call of the other side, which may be waiting for it (trio-ws.v1).
-        credit_bytes: like `credits`, the number of bytes; None if the caller does not count them
-            (trio-ws.v1).
+        credit_bytes: the number of bytes that the caller accepts, like `credits`; None if the caller does not
+            limit the bytes (trio-ws.v1).
     """
 
     method: _Name
@@ -222,8 +222,8 @@ class DecodeError(PacketError):
 
     Attributes:
         answer: a payload to send in response, or None.
-        fatal: whether no response is possible. Then the connection must be closed with `close_code`, unless a
-            call of ours waits for one of `packets`.
+        fatal: whether no response is possible. The connection must then be closed with `close_code`, unless
+            one of `packets` is the response to a call of this side.
         close_code: 1007 for a malformed message, 1009 for one that is too large.
         packets: the well-formed packets of the same message.
     """
@@ -248,13 +248,13 @@ class Codec(ABC):
     """Encodes and decodes the packets of one connection.
 
     The encoders of responses take the `Request` that `decode` returned, and return None if nothing is sent.
-    Each such request, notifications too, is ended by exactly one of `result`, `error`, `end` and `dropped`;
-    those to `ABORT`, `CREDIT`, `DEADLINE` and `GOAWAY` by none.
+    Exactly one of `result`, `error`, `end` and `dropped` is called for each request, including notifications,
+    and none of them for `ABORT`, `CREDIT`, `DEADLINE` and `GOAWAY`.
 
     Attributes:
-        name: the subprotocol's, or ``"json"``.
-        binary: send in binary frames.
-        supports_extensions: whether there are deadlines, credits, client streams and error data.
+        name: the name of the subprotocol, or ``"json"``.
+        binary: whether messages are sent in binary frames.
+        supports_extensions: whether the codec has deadlines, credits, client streams and error data.
         peer_accepts_calls: whether the peer accepts calls.
         calls_at_once: the maximum number of concurrent calls of this side; None for any number.
     """
@@ -271,25 +271,25 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(self, payload: str | bytes) -> Packet | list[Any]:
-        """Return the packet in one message; or several, or members of a batch, for `decode_member`.
+        """Return the packet in one message, or a list of packets, or of batch members for `decode_member`.
 
         Raises:
             DecodeError: `payload` is malformed, in whole or in part.
         """
 
     def decode_member(self, member: Any) -> Packet | list[Any]:
-        """Return the packet in one member of a batch, or [] if it is answered already. Raises as `decode`."""
+        """Return the packet in a member of a batch, or [] if nothing is left to do. Raises as `decode`."""
         raise NotImplementedError
 
     @abstractmethod
     def measured_from(self, limit: int) -> int:
-        """Bytes of a payload from which on `decoded_size` matters, where that is not to be above `limit`."""
+        """Return the size of payloads from which on `decoded_size` must be checked against `limit`."""
 
     @abstractmethod
     def decoded_size(self, payload: str | bytes, limit: int) -> int:
-        """Bytes of Python objects that `payload` decodes to, exact up to `limit`; see decoded_size.py.
+        """Return the bytes of Python objects that `payload` decodes to, exact up to `limit`.
 
-        Less than 0 for what should not be decoded whatever its size.
+        See decoded_size.py. A negative result means that the payload must not be decoded, whatever its size.
         """
 
     @abstractmethod
@@ -307,14 +307,14 @@ class Codec(ABC):
     def error(
         self, request: Request, code: int, text: str, data: Any = None, *, stream: bool = False
     ) -> bytes | None:
-        """Encode the end of a call that failed. Never raises; leaves out `data` that cannot be encoded.
+        """Encode the end of a call that failed. Never raises; omits `data` that cannot be encoded.
 
         Args:
             request: the call.
-            code: one that the codec cannot carry becomes -32001.
-            text: for a person.
-            data: for a program.
-            stream: the method is a stream's; a request with credits is one anyhow.
+            code: the error code; -32001 is sent instead of one that the codec does not support.
+            text: the text of the error, for people.
+            data: the data of the error, for programs.
+            stream: whether the method is a stream; not needed for a request with credits.
         """
 
     @abstractmethod
@@ -352,34 +352,39 @@ class Codec(ABC):
     def notification(
         self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> bytes:
-        """Encode a call that expects no answer. Raises PacketError where there is none."""
+        """Encode a notification. Raises PacketError if the codec has none."""
         raise PacketError(f"there are no notifications in {self.name}; use call() or send()")
 
     def batch(self, call_ids: Sequence[str], members: Sequence[bytes]) -> bytes:
-        """Join encoded calls and notifications to one message. Raises PacketError where there is none.
+        """Join encoded calls and notifications to one message. Raises PacketError if the codec has no
+        batches.
 
         Args:
             call_ids: the ids of the calls among the members.
-            members: what `request` and `notification` returned.
+            members: the results of `request` and `notification`.
         """
         raise PacketError(f"there are no batches in {self.name}")
 
     @abstractmethod
     def abort(self, call_id: str) -> bytes | None:
-        """Encode an abort of a call or a stream; None where the peer cannot be told."""
+        """Encode an abort of a call or a stream; None if the codec has no aborts."""
 
     @abstractmethod
     def credit(self, call_id: str, count: int, size: int) -> bytes:
         """Encode credit for `count` items of `size` bytes. Raises PacketError without extensions."""
 
     def deadline(self, call_id: str, seconds: float) -> bytes:
-        """Encode that a call may go on for so long from now. Raises PacketError without extensions."""
+        """Encode a new deadline of a call, in seconds from now. Raises PacketError without extensions."""
         raise PacketError(f"there are no deadlines in {self.name}")
 
     def goaway(self, begun: Sequence[str]) -> bytes:
-        """Encode that no more calls start, and which of those without a response did.
+        """Encode a notice that no more calls are started.
 
-        Raises PacketError without extensions.
+        Args:
+            begun: the ids of the calls that were started and have no response yet.
+
+        Raises:
+            PacketError: the codec has no extensions.
         """
         raise PacketError(f"there is no goaway in {self.name}")
 
@@ -390,10 +395,10 @@ class Codec(ABC):
     def data(
         self, data: Any, *, source: PacketSource = PacketSource.CUSTOM, channel: str | None = None
     ) -> bytes:
-        """A packet of data, from its parts. Data that is a `Packet` goes out as it is.
+        """Encode a packet of data from its parts. If the data is a `Packet`, it is sent unchanged.
 
         Raises:
-            PacketError: it cannot be encoded, or the packet is a call or an answer.
+            PacketError: the data cannot be encoded, or the packet is a call or a response.
         """
         if isinstance(data, Packet):
             if data.source is PacketSource.RPC or data.rpc is not None:

@@ -1,11 +1,11 @@
-"""Measures how much memory a payload takes once it is decoded, before it is decoded.
+"""Compute the memory that a decoded payload takes, before it is decoded.
 
-A byte of msgpack can become a hundred bytes of Python objects, and a megabyte of empty lists takes a fifth of
-a second to decode. So payloads that are large enough for that to matter are measured first, and none of the
-objects is made.
+A byte of msgpack can become a hundred bytes of Python objects, and decoding a megabyte of empty lists takes a
+fifth of a second. The size of a large payload is therefore computed first, without creating any of the
+objects.
 
-Invariant: the result is never less than what the objects of the decoded payload take, unless the payload
-cannot be decoded. It may be more: up to twice as much for objects with many keys, and for JSON numbers.
+Invariant: the result is never less than the memory of the decoded payload, unless the payload cannot be
+decoded. It may be up to twice as much for objects with many keys, and for JSON numbers.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
 
 __all__ = ["ODD_KEYS", "TOO_DEEP", "json_size", "msgpack_size", "python_msgpack_size"]
 
-#: The result of `msgpack_size` for a dict with so many keys that are neither text nor bytes that they may
-#: have been chosen to collide. The hashes of numbers and of tuples are the same in every process, so that a
-#: thousand of them can cost a million comparisons.
+#: The result of `msgpack_size` for a dict with too many keys that are neither text nor bytes. The hashes of
+#: numbers and tuples are the same in every process, so a peer can choose keys that collide: inserting a
+#: thousand of them takes up to a million comparisons.
 ODD_KEYS = -1
-#: The result for lists and dicts that are nested too deeply.
+#: The result of `msgpack_size` for lists and dicts that are nested too deeply.
 TOO_DEEP = -2
 _MOST_ODD_KEYS = 1000
 _DEEPEST = 512
 
-# Bytes of the objects in CPython, each with its place in a list; _speedups.c has the same numbers. A list
-# of more than 16 is longer than it must be, by an eighth or by seven places.
+# Sizes of objects in CPython, including the pointer in a list; _speedups.c has the same numbers. CPython
+# overallocates lists of more than 16 items, by an eighth or by seven pointers.
 _PLACE = 9
 _NUMBER = 45  # an int of eight bytes; a float is smaller
 _LIST, _LONG_LIST = 65, 121
 _DICT, _DICT_ITEM = 241, 57  # with int keys, which take more than str ones
 _EMPTY_DICT = 73
-_TEXT = 58  # of ASCII, beside its characters
-_WIDE_TEXT = 85  # any other
+_TEXT = 58  # ASCII, without its characters
+_WIDE_TEXT = 85  # not ASCII, without its characters
 _BYTES = 42
 _EXTENSION = 137
 
 _from_bytes = int.from_bytes
 
-# For each first byte of msgpack: the bytes that follow it, or for lengths the negative number of their bytes.
+# For each first byte of msgpack: the number of bytes that follow, or, if a length follows, its negative size.
 _NUMBERS = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
 _TEXTS = {0xD9: 1, 0xDA: 2, 0xDB: 4}
 _BINARIES = {0xC4: 1, 0xC5: 2, 0xC6: 4}
@@ -53,18 +53,19 @@ _DICTS = {0xDE: 2, 0xDF: 4}
 
 
 def python_msgpack_size(data: bytes, limit: int) -> int:
-    """Bytes of memory that the msgpack values in ``data`` decode to.
+    """Return the bytes of memory that the msgpack values in ``data`` decode to.
 
     Args:
         data: a msgpack payload.
-        limit: the result is exact up to this many bytes, and somewhere above it for all that takes more.
+        limit: the result is exact up to this many bytes. Any larger size results in some number above it.
 
     Returns:
-        The size, or `ODD_KEYS` or `TOO_DEEP` for what should not be decoded whatever its size.
+        The size, or `ODD_KEYS` or `TOO_DEEP` for a payload that must not be decoded whatever its size.
     """
     total = i = cost = 0
     size = len(data)
-    # Of each list or dict that is not at its end: the values left, whether it is a dict, and its odd keys.
+    # For each unfinished list or dict: the remaining values, whether it is a dict, and its number of odd
+    # keys.
     stack: list[list[int]] = []
     while i < size and total <= limit:
         first = data[i]
@@ -117,7 +118,7 @@ def python_msgpack_size(data: bytes, limit: int) -> int:
             top = stack[-1]
             if top[1] and not top[0] & 1 and not is_text:
                 top[2] += 1
-                cost += 2 * top[2] - 1  # the squares of the numbers of odd keys, in all
+                cost += 2 * top[2] - 1  # adds up to the square of the number of odd keys
                 if cost > _MOST_ODD_KEYS**2:
                     return ODD_KEYS
             top[0] -= 1
@@ -136,7 +137,7 @@ def _dict_size(items: int) -> int:
 
 def _text_size(text: bytes) -> int:
     if text.isascii():
-        # An empty text, and one of a single character, are always the same object.
+        # CPython shares the objects of empty texts and of single characters.
         return _TEXT + len(text) if len(text) > 1 else _PLACE
     # Every character takes as many bytes as the widest one: 1, 2 or 4.
     widest = max(text)
@@ -155,12 +156,12 @@ _JSON_LIST, _JSON_ITEM = 96, 1  # lists grow as they are read
 
 
 def json_size(payload: str | bytes, limit: int) -> int:
-    """Bytes of memory that a JSON payload decodes to.
+    """Return the bytes of memory that a JSON payload decodes to.
 
     Args:
         payload: JSON text.
-        limit: the result is a rough guess where that is at most this, and somewhere above it for what takes
-            more.
+        limit: a rough upper bound is returned if it does not exceed this; otherwise the size is computed, and
+            any size above the limit results in some number above it.
     """
     data = payload.encode("utf-8", "surrogatepass") if isinstance(payload, str) else payload
     wide = not data.isascii() or b"\\u" in data

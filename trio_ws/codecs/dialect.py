@@ -226,10 +226,10 @@ class Dialect(ABC):
 
 
 def params_of(args: Sequence[Any], kwargs: Mapping[str, Any], dialect: str) -> Any:
-    """Return the keyword arguments; or the only positional argument, which contains all arguments.
+    """Return the keyword arguments, or the only positional argument if it contains all arguments.
 
     Raises:
-        trio_ws.PacketError: there are other positional arguments.
+        trio_ws.PacketError: there are any other positional arguments.
     """
     if not args:
         return kwargs
@@ -277,7 +277,7 @@ class DialectCodec(Codec):
         self._asked: set[str] = set()
         self._last_id = 0
 
-    # ---- What comes in ---------------------------------------------------------------------------------
+    # ---- Decoding --------------------------------------------------------------------------------------
 
     def decode(self, payload: str | bytes) -> Packet | list[Any]:
         try:
@@ -310,7 +310,7 @@ class DialectCodec(Codec):
             raise DecodeError(
                 f"no call has the id {call_id[:40]} of this answer", fatal=True, close_code=1002
             )
-        return []  # the call was given up
+        return []  # the call was cancelled
 
     def _called(self, call: Call) -> Packet | list[Any]:
         call_id = ""
@@ -338,7 +338,7 @@ class DialectCodec(Codec):
     def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> DecodeError:
         return DecodeError(text, fatal=True, close_code=close_code)
 
-    # ---- What goes out ---------------------------------------------------------------------------------
+    # ---- Encoding --------------------------------------------------------------------------------------
 
     def _encoded(self, message: Any) -> bytes:
         try:

@@ -1,22 +1,22 @@
-"""JSON-RPC 2.0 (https://www.jsonrpc.org/specification) over the same calls.
+"""The codec of JSON-RPC 2.0 (https://www.jsonrpc.org/specification).
 
-A JSON-RPC object is decoded into the packet of the same meaning, so the layers above know packets only. Both
-sides may call. Streams, cancellation and data travel as notifications whose names begin with ``rpc.``, which
-the specification reserves for extensions (section 8). Batches are in jsonrpc_batches.py.
+A JSON-RPC object is decoded into the packet of the same meaning, so the layers above handle only packets.
+Both sides may call. Streams, cancellation and data are sent as notifications whose names begin with ``rpc.``,
+which the specification reserves for extensions (section 8). Batches are in jsonrpc_batches.py.
 
 Invariants:
 
-- No message is fatal: a malformed one is answered with -32700 or -32600, and with its id if that can be read.
-- A notification or a response is never answered, so two of our peers never answer each other's errors.
-- An id is echoed byte for byte. As `call_id` it is its JSON text in one fixed form, so ``1`` and ``"1"`` are
-  two calls.
-- An object that has the id of a call of ours and no method ends that call, whatever is wrong with it, even if
-  the id came back as a number.
+- No message is fatal: a malformed one is answered with -32700 or -32600, and with its id if that is readable.
+- A notification or a response is never answered, so two peers never answer each other's errors.
+- A response has the id of its request, byte for byte. `call_id` is the JSON text of the id in one fixed form,
+  so ``1`` and ``"1"`` are different ids.
+- A malformed object without a method ends a call of ours if it has the id of that call, even if the id was
+  changed to a number.
 
-A client (``foreign``) expects a server that others wrote: our ids are numbers, ``jsonrpc`` may be missing, as
-in JSON-RPC 1.0, and nothing is answered but calls. A response with an id that no call of ours ever had, and a
-message that is not JSON, end the connection. Without ``extensions``, names that begin with ``rpc.`` are the
-server's own.
+A client uses ``foreign=True``, because its server may be written by others: our ids are numbers, ``jsonrpc``
+may be missing, as in JSON-RPC 1.0, and only calls are answered. The connection ends after a response with an
+id that we never used, or a message that is not JSON. Without ``extensions``, names that begin with ``rpc.``
+have no special meaning.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ CANCELLED = -32004
 TOO_MUCH = -32000
 _TOO_LARGE_BATCH = "the answers to this batch take more than max_queue_bytes"
 
-# Our notifications, and the source of the packet that each of the three data ones stands for.
+# The names of our notifications, and the sources of the packets that the three with data are decoded to.
 CANCEL = "rpc.cancel"
 ITEM = "rpc.item"
 SOURCES = {
@@ -81,7 +81,7 @@ _Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 
 
 class _Request(Request, tag="request", tag_field="type", gc=False):
-    """A request that came in; `id` is its raw id, None of a notification."""
+    """A received request; `id` is its raw id, or None for a notification."""
 
     id: bytes | None = None
     batch: Batch | None = None
@@ -103,14 +103,14 @@ class _Object(msgspec.Struct, gc=False):
 
 
 class _ForeignObject(_Object, gc=False):
-    """The same of a peer that may leave ``jsonrpc`` out, or call ``method`` of a notification otherwise."""
+    """An object of a foreign peer, which may omit ``jsonrpc``, or use another name for ``method``."""
 
     jsonrpc: Any = None
     notification: _Name | UnsetType = UNSET  # of the npm package rpc-websockets
 
 
 class _Glimpse(msgspec.Struct, gc=False):
-    """The parts of a malformed object that are needed to answer it, or to end the call that it answers."""
+    """The parts of a malformed object that are needed to answer it, or to end its call."""
 
     id: Raw | UnsetType = UNSET
     method: Raw | UnsetType = UNSET
@@ -132,21 +132,21 @@ _last_id = re.compile(_ID + rb"\}\s*\Z").search
 
 
 class JSONRPCCodec(Codec):
-    """``jsonrpc``, in text frames. One for each connection.
+    """The codec of ``jsonrpc``, in text frames. Each connection has its own.
 
-    It remembers which of our calls without a response are streams, because responses do not tell.
+    It stores which of our unanswered calls are streams, because a response does not contain that.
 
     Args:
-        foreign: whether the peer is a server, which others may have written.
-        extensions: whether it may know the notifications that are ours.
+        foreign: whether the peer is a server that may be written by others.
+        extensions: whether the peer may know our notifications.
     """
 
     __slots__ = ("_asked", "_batch_of", "_decode", "_extensions", "_foreign", "_last_id", "_ledger")
 
     def __init__(self, *, foreign: bool = False, extensions: bool = True) -> None:
         super().__init__("jsonrpc", binary=False)
-        self._asked: dict[str, bool] = {}  # by id: whether a stream is wanted
-        self._batch_of: dict[str, Sequence[str]] = {}  # by id: the calls of the same batch
+        self._asked: dict[str, bool] = {}  # by id: whether the call is a stream
+        self._batch_of: dict[str, Sequence[str]] = {}  # by id: the ids of all calls of the same batch
         self._ledger: MemoryLedger | None = None
         self._foreign = foreign
         self._extensions = extensions
@@ -156,7 +156,7 @@ class JSONRPCCodec(Codec):
     def use_ledger(self, ledger: MemoryLedger) -> None:
         self._ledger = ledger
 
-    # ---- What comes in ---------------------------------------------------------------------------------
+    # ---- Decoding --------------------------------------------------------------------------------------
 
     def decode(self, payload: str | bytes) -> Packet | list[Any]:
         try:
@@ -198,7 +198,7 @@ class JSONRPCCodec(Codec):
         return DecodeError(text, answer=_refused_unread(payload, INVALID_PARAMS, text))
 
     def _unread_response(self, payload: str | bytes, text: str) -> Packet | None:
-        """Return the end of a call of ours whose response is not decoded; None for anything else."""
+        """Return the end of our call if the payload is its response, which is not decoded; else None."""
         try:
             found = _glimpse(payload)
         except RecursionError:
@@ -240,7 +240,7 @@ class JSONRPCCodec(Codec):
             else:
                 packet, answer = self._packet(message, batch)
                 if packet is not None and type(packet.rpc) is _Request:
-                    return packet  # its answer comes when it has ended
+                    return packet  # its response is sent when the call has ended
         whole = batch.end_member(answer, self._ledger)
         packets = [] if packet is None else [packet]
         if whole is not None:
@@ -248,7 +248,7 @@ class JSONRPCCodec(Codec):
         return packets
 
     def _packet(self, message: _Object, batch: Batch | None) -> tuple[Packet | None, bytes | None]:
-        """Return the packet of an object, and an answer to be sent at once. Either may be None."""
+        """Return the packet of an object, and an answer to send immediately. Either may be None."""
         method = message.method
         if method is UNSET and isinstance(message, _ForeignObject):
             method = message.notification
@@ -266,13 +266,13 @@ class JSONRPCCodec(Codec):
         if method.startswith("rpc.") and self._extensions:
             packet = _extension(method, params, int if self._foreign else str)
             if packet is not None:
-                # It should be a notification. If it has an id, it is answered all the same.
+                # It should be a notification. If it has an id, it is answered nevertheless.
                 return packet, None if request_id is None else _success(None, request_id)
             if method == CANCEL or method in SOURCES:
                 text = f"{method} has other parameters"
                 return None, None if request_id is None else _failure(INVALID_PARAMS, text, request_id)
         elif method in RESERVED:
-            # JSON-RPC has rpc.cancel in place of __abort__, and nothing in place of the others.
+            # JSON-RPC uses rpc.cancel instead of __abort__, and has no equivalents of the others.
             text = f"there is no method {method}"
             return None, None if request_id is None else _failure(METHOD_NOT_FOUND, text, request_id)
         request = _Request(method, call_id=call_id, id=request_id, batch=batch)
@@ -310,10 +310,10 @@ class JSONRPCCodec(Codec):
         return Packet(PacketSource.RPC, rpc=response), None
 
     def _foreign_response(self, raw_id: Raw | UnsetType, call_id: str | None, error: Any) -> None:
-        """Take a response that has not the id of a call of ours that waits.
+        """Handle a response whose id is not that of an unanswered call of ours.
 
         Raises:
-            DecodeError: it ends calls or the connection, or is no message of JSON-RPC at all.
+            DecodeError: the response ends calls or the connection, or is not a JSON-RPC message.
         """
         if raw_id is UNSET and error is None:
             raise DecodeError("this is neither a request nor a response")  # such as a greeting: ignored
@@ -321,7 +321,7 @@ class JSONRPCCodec(Codec):
             code, text, data = _read_error(error)
             if code not in (PARSE_ERROR, INVALID_REQUEST) or not self._asked:
                 return
-            # Something that we sent could not be read. Of several messages it does not say which.
+            # The server could not read one of our messages. If we sent several, it is unknown which one.
             first = next(iter(self._asked))
             ids = [one for one in self._batch_of.get(first, (first,)) if one in self._asked]
             if len(ids) < len(self._asked):
@@ -342,7 +342,7 @@ class JSONRPCCodec(Codec):
         # The response to a call that was cancelled.
 
     def _broken_response(self, payload: str | bytes | Raw, exc: Exception) -> Packet | None:
-        """Return the end of a call of ours from a malformed object; None if it does not name one."""
+        """Return the end of our call from a malformed object; None if the object has no id of a call."""
         try:
             found = _glimpse(payload)
         except RecursionError:
@@ -361,7 +361,7 @@ class JSONRPCCodec(Codec):
             result, error = UNSET, {"code": PARSE_ERROR, "message": text}
         return self._response(found.id, result, error)[0]
 
-    # ---- What goes out ---------------------------------------------------------------------------------
+    # ---- Encoding --------------------------------------------------------------------------------------
 
     def result(self, request: Request, value: Any) -> bytes | None:
         assert isinstance(request, _Request)
@@ -376,7 +376,7 @@ class JSONRPCCodec(Codec):
         return self._ended(request, answer)
 
     def _ended(self, request: _Request, answer: bytes | None) -> bytes | None:
-        """Return what is to be sent when a call has ended: ``answer``, its batch's answers, or None yet."""
+        """Return the message to send when a call has ended: its answer, or all of its batch, or None."""
         batch, ledger = request.batch, self._ledger
         if batch is None:
             return answer
@@ -397,7 +397,7 @@ class JSONRPCCodec(Codec):
         return self.result(request, None)
 
     def dropped(self, request: Request) -> bytes | None:
-        """Return an error: every JSON-RPC request is answered, and its batch waits for that."""
+        """Return an error, because every JSON-RPC request has a response, and its batch waits for that."""
         return self.error(request, CANCELLED, "cancelled")
 
     def request(
@@ -471,7 +471,7 @@ _BAD_ID = f"an id is null, a number, or a string of at most {MAX_NAME} character
 
 
 def _call_id(request_id: bytes) -> str | None:
-    """Return the fixed form of a raw id, empty for null; None if it is not a usable id."""
+    """Return the fixed form of a raw id, empty for null; None if the id is invalid."""
     if request_id.isdigit() and len(request_id) < 16:
         return request_id.decode()
     if request_id == b"null":
@@ -485,7 +485,7 @@ def _call_id(request_id: bytes) -> str | None:
 
 
 def _own_id(request_id: Raw | UnsetType) -> str | None:
-    """Return the id of a call of ours, a string that some peers send back as a number; None for others."""
+    """Return the id of a response to a call of ours; some peers change it from a string to a number."""
     try:
         found = _decode_id(b"" if request_id is UNSET else request_id)
         if isinstance(found, float):
@@ -516,7 +516,7 @@ def _id_at_an_end(payload: str | bytes | Raw) -> Raw | UnsetType:
 
 
 def _read_error(error: Any) -> tuple[int, str, Any]:
-    """Return code, text and data of a response's ``error``, as far as it has them."""
+    """Return code, text and data of a response's ``error``, with defaults for missing ones."""
     if isinstance(error, str):
         return RPCError.default_code, error, None
     if not isinstance(error, dict):
@@ -530,9 +530,9 @@ def _read_error(error: Any) -> tuple[int, str, Any]:
 
 
 def _extension(method: str, params: Any, id_type: type) -> Packet | None:
-    """Return the packet of one of our notifications; None for another method or other parameters.
+    """Return the packet of one of our notifications; None for another method or wrong parameters.
 
-    Our own ids are of ``id_type``.
+    ``id_type`` is the type of ids of our calls.
     """
     if method == CANCEL:
         if isinstance(params, dict):
@@ -546,7 +546,7 @@ def _extension(method: str, params: Any, id_type: type) -> Packet | None:
     elif method in SOURCES:
         packet = Packet(SOURCES[method])
         if not (isinstance(params, dict) and "data" in params):
-            # Other parameters are the data itself.
+            # All other parameters are the data.
             packet.data = params
             return packet if method == "rpc.data" else None
         packet.data = params["data"]

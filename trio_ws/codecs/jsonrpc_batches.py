@@ -2,9 +2,9 @@
 
 Invariants:
 
-- The responses to a batch are sent in one array, once the last of its calls has ended.
-- The responses that wait for that are charged to the ledger.
-- No more than `MAX_BATCH` members of an array become objects, however long the array is.
+- The responses to a batch are sent in one array when the last of its calls has ended.
+- Until then, they are charged to the ledger.
+- At most `MAX_BATCH` members of an array are converted to Python objects, whatever its length.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_BATCH", "Batch", "BatchMember", "is_batch", "split_batch"]
 
-#: Members of one batch. A member may be two bytes and its response a hundred.
+#: Maximum number of members of one batch. A member may have two bytes, and its response a hundred.
 MAX_BATCH = 1000
 
-# The members, and one more to tell that there are too many. The rest of the array is skipped.
+# One member more than allowed, to detect longer batches. The rest of the array is skipped.
 _ABSENT = Raw()
 _Members: Any = msgspec.defstruct(
     "_Members", [(f"member_{i}", Raw, _ABSENT) for i in range(MAX_BATCH + 1)], array_like=True, gc=False
@@ -37,7 +37,7 @@ class Batch:
     """The responses to one batch, until they are complete.
 
     Args:
-        members: how many the batch has.
+        members: the number of members of the batch.
 
     Attributes:
         full: whether a response was too large, so that no more members are started.
@@ -52,16 +52,16 @@ class Batch:
         self.full = False
 
     def exceeds(self, response: bytes, ledger: MemoryLedger) -> bool:
-        """Whether another response is too large to be kept with those that wait already."""
+        """Whether another response is too large to be stored with the previous ones."""
         too_large = bool(self._responses) and self._size + len(response) > ledger.max_received
         return too_large or ledger.held + len(response) > 2 * ledger.max_held
 
     def end_member(self, response: bytes | None, ledger: MemoryLedger | None) -> bytes | None:
-        """Keep the response to a member, or None for none.
+        """Store the response to a member, or None if it has no response.
 
         Returns:
-            The array of all responses when the last member has ended, or None. A batch without any response
-            has no array either.
+            The array of all responses if this was the last member, otherwise None. Also None if no member
+            has a response.
         """
         if response is not None:
             if ledger is not None:
@@ -77,14 +77,14 @@ class Batch:
 
 
 class BatchMember(msgspec.Struct, gc=False):
-    """A member of a batch that is not decoded yet."""
+    """A member of a batch that has not been decoded yet."""
 
     raw: Raw
     batch: Batch
 
 
 def is_batch(payload: str | bytes) -> bool:
-    """Whether a message is a JSON array, so far as its first character tells."""
+    """Whether a message is a JSON array, according to its first character."""
     # A tuple of both would compare text with bytes, which python -bb forbids.
     return payload.lstrip().startswith("[" if isinstance(payload, str) else b"[")  # type: ignore[arg-type]
 

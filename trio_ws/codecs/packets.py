@@ -1,9 +1,9 @@
 """The codecs that write packets: trio-ws.v1, trio-ws.v1.json, webshocket.v1 and plain JSON.
 
-One message is one packet: a map with string keys, as msgpack or as JSON; docs/protocol.md has the exact form.
+Each message is one packet: a map with string keys, as msgpack or as JSON; docs/protocol.md defines it.
 
-Invariant: nothing that only trio-ws.v1 knows is ever sent by another codec. webshocket 0.5.2 drops packets
-with an unknown code or source, so the call would hang.
+Invariant: extensions of trio-ws.v1 are never sent by another codec. webshocket 0.5.2 drops packets with an
+unknown code or source, so the call would hang.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _APPLICATION_ERROR = -32001
 # The codes that every peer knows.
 _PLAIN_CODES = frozenset({-32601, -32602, -32603, -32000, -32001, -32002})
 
-# Looking a member up in an enum costs as much as half of all else that is done to a packet here.
+# Looking up a member of an enum takes half as long as all other processing of a packet here.
 _RPC = PacketSource.RPC
 
 
-# Bytes of msgpack in which the keys of a map, if chosen to collide, cost a quarter of a millisecond.
+# In a map of this many bytes of msgpack, keys that were chosen to collide cost a quarter of a millisecond.
 _COLLIDING = 1024
 
 
@@ -72,7 +72,7 @@ _any_json = msgspec.json.Decoder().decode
 
 
 class PacketCodec(Codec):
-    """Base of the codecs that write packets. It has no state, so one may serve many connections."""
+    """The base class of codecs for packets. It has no state, so one instance may serve many connections."""
 
     __slots__ = ("_after", "_before", "_between", "_decode", "_encode", "_glimpse")
 
@@ -91,7 +91,7 @@ class PacketCodec(Codec):
         self._encode = encode
         self._decode = decode
         self._glimpse = glimpse
-        # The bytes around the id and the value of every result. Encoding them each time doubles the time.
+        # The bytes around the id and the value of every result. Encoding them each time takes twice as long.
         whole = encode({"source": _RPC, "rpc": {"type": "response", "call_id": "", "response": None}})
         key, no_id, null = encode("call_id"), encode(""), encode(None)
         id_at, value_at = whole.index(no_id, whole.index(key) + len(key)), whole.rindex(null)
@@ -197,7 +197,8 @@ class PacketCodec(Codec):
             raise self._unsendable(exc) from exc
 
     def items(self, request: Request) -> Callable[[Any], bytes]:
-        # All but the value is the same for each item, so it is encoded once: a third of the time.
+        # Everything except the value is the same for each item, and is encoded only once: a third of the
+        # time.
         rpc = {"type": "response", "call_id": request.call_id, "is_stream": True, "response": None}
         encode, after = self._encode, self._after
         before = encode({"source": _RPC, "rpc": rpc}).removesuffix(encode(None) + after)
@@ -272,7 +273,7 @@ class TrioWSCodec(PacketCodec):
 
 
 class WebshocketCodec(PacketCodec):
-    """``webshocket.v1``: msgpack, limited to what webshocket 0.5.2 knows. Its client accepts no calls."""
+    """``webshocket.v1``: msgpack, without extensions. The client of webshocket 0.5.2 accepts no calls."""
 
     __slots__ = ()
 
@@ -310,7 +311,7 @@ class JSONPacketCodec(_JSONCodec):
     """The packets of ``webshocket.v1`` in JSON, for a browser without a library.
 
     Args:
-        binary: send in binary frames; both kinds are accepted.
+        binary: whether to send in binary frames; both kinds are accepted.
     """
 
     __slots__ = ()
@@ -327,7 +328,7 @@ class JSONPacketCodec(_JSONCodec):
             except UNDECODABLE:
                 raise broken from exc
             if not (isinstance(data, dict) and "source" in data):
-                if broken.packets:  # it lacks its source, and ends a call all the same
+                if broken.packets:  # a response without a source ends its call nevertheless
                     raise DecodeError(str(broken), packets=broken.packets) from exc
                 return Packet(PacketSource.UNKNOWN, data)
         raise broken from exc

@@ -1,4 +1,4 @@
-"""What ``__recover__`` takes and answers: a map of channels' names to these (trio-ws.v1)."""
+"""The argument and the result of ``__recover__``: both are maps, by channel name (trio-ws.v1)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class RecoverFrom(msgspec.Struct, omit_defaults=True):
 
 
 class Recovered(msgspec.Struct, omit_defaults=True):
-    """Where it continues.
+    """Where a subscription continues.
 
     Attributes:
-        position: what follows comes after it; None if the channel has no history.
-        latest: the channel keeps its newest message only, and has no gaps.
+        position: the position before the next message; None if the channel has no history.
+        latest: whether the channel keeps only its newest message, and therefore has no gaps.
     """
 
     position: Position | None = None

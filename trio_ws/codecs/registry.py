@@ -1,4 +1,4 @@
-"""The registry of codecs: a connection's codec follows from its subprotocol or from its first message."""
+"""The registry of codecs: select the codec of a connection by its subprotocol or its first message."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SUBPROTOCOLS", "choose", "detect", "plain_dialect"]
 
-# What a server accepts, best first.
+# The subprotocols that a server accepts, most preferred first.
 SUBPROTOCOLS = ("trio-ws.v1", "trio-ws.v1.json", "webshocket.v1", "jsonrpc")
 
 _TRIO_WS = TrioWSCodec()
@@ -42,12 +42,12 @@ def choose(
     options: Options,  # noqa: ARG001 - as detect() has it
     dialects: Iterable[Dialect] = (),
 ) -> Codec | None:
-    """Return the codec that the opening handshake agreed on; None if the first message decides.
+    """Return the codec for the negotiated subprotocol; None if the first message decides.
 
     Args:
-        subprotocol: the agreed one, or None.
-        options: of the connection.
-        dialects: of others. One without subprotocols is spoken where none is agreed on.
+        subprotocol: the negotiated subprotocol, or None.
+        options: the options of the connection.
+        dialects: additional dialects. One without subprotocols is used if no subprotocol was negotiated.
     """
     for dialect in dialects:
         if subprotocol in dialect.subprotocols or (subprotocol is None and not dialect.subprotocols):
@@ -64,12 +64,12 @@ def choose(
 
 
 def detect(payload: str | bytes, options: Options) -> Codec:
-    """Return the codec of a peer that agreed on none, from its first message: JSON-RPC or JSON packets."""
+    """Return the codec, without a subprotocol, for the first message: of JSON-RPC or JSON packets."""
     start, mark = ("[", '"jsonrpc"') if isinstance(payload, str) else (b"[", b'"jsonrpc"')
     try:
         is_jsonrpc = _probe(payload).jsonrpc is not msgspec.UNSET
     except UNDECODABLE:
-        # A batch, or broken JSON: JSON-RPC has an answer to that too.
+        # A batch or malformed JSON; JSON-RPC has a response for both.
         is_jsonrpc = payload.lstrip().startswith(start) or mark in payload  # type: ignore[arg-type, operator]
     if is_jsonrpc:
         return JSONRPCCodec()
@@ -77,5 +77,5 @@ def detect(payload: str | bytes, options: Options) -> Codec:
 
 
 def plain_dialect(options: Options) -> Codec:
-    """Return the codec for a peer that agreed on none and has sent nothing yet: JSON packets."""
+    """Return the codec, without a subprotocol, before the first message: of JSON packets."""
     return _JSON_IN_BINARY if options.json_in_binary else _JSON_IN_TEXT

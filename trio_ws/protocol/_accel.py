@@ -1,10 +1,10 @@
 """Read and write common frames, in C if the extension was built and otherwise in Python.
 
-A common frame requires no decision: FIN is set and no RSV bit, it is text or binary, masked as the role
-demands, and its length is in the shortest form and below 64 KiB. Reading one takes wsproto 13 microseconds,
-this Python code one or two, and the C code a third of one.
+A common frame is a whole text or binary message without RSV bits. It is masked as the role requires, and its
+length is in the shortest form and below 64 KiB. Reading one takes wsproto 13 microseconds, this Python code
+one or two, and the C code a third of one.
 
-Invariant: both implementations do the same with any bytes. `masking` decides which one is used.
+Invariant: both implementations return the same results for any bytes. `masking` selects one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ __all__ = [
 
 #: The longest payload of a common frame.
 LONGEST = 0xFFFF
-#: Common frames to read in one call: a millisecond of work for the receiver. Keep in step with _speedups.c.
+#: Maximum number of common frames per call: a millisecond of work for the receiver. The same as in
+#: _speedups.c.
 MAX_FRAMES = 1024
 
 _FINAL_TEXT, _FINAL_BINARY = 0x81, 0x82
@@ -96,7 +97,7 @@ def python_take_frames(data: bytes, start: int, masked: bool, limit: int, messag
 def python_take_one(data: bytes, masked: bool, limit: int) -> str | bytes | None:
     """Return the message if ``data`` is one whole common frame and nothing else; otherwise None.
 
-    The arguments are as for `take_frames`. Text that is not valid UTF-8 is None, too.
+    The arguments are those of `python_take_frames`. It also returns None for text that is not valid UTF-8.
     """
     size = len(data)
     if size < 2 or size > limit + 8 or (data[1] & 127 < 126 and data[1] & 127 != size - (6 if masked else 2)):

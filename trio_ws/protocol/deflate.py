@@ -51,8 +51,8 @@ _DEFAULT_BITS = 12
 # RFC 7692 section 7.2.1: removed by a sender from the end of a message, and restored by a receiver.
 _TAIL = b"\x00\x00\xff\xff"
 
-# After a DEFLATE stream that ended within a frame, zlib copies all following data. Small steps prevent that a
-# frame of many tiny streams costs the square of its length.
+# After a DEFLATE stream that ended within a frame, zlib copies all following data. With small steps, a frame
+# of many tiny streams does not take time that is quadratic in its length.
 _STEP = 1024
 
 _RSV1 = RsvBits(rsv1=True, rsv2=False, rsv3=False)
@@ -296,7 +296,7 @@ class PerMessageDeflate(Extension):
 
     @property
     def settings(self) -> tuple[int, int, int, int]:
-        """What the result of `alone` depends on: window bits, level, memory level and threshold."""
+        """The parameters of the result of `alone`: window bits, level, memory level and threshold."""
         compression = self._compression
         return self._out_bits, compression.level, compression.memory_level, compression.threshold
 
@@ -372,7 +372,7 @@ class PerMessageDeflate(Extension):
         return rest if isinstance(rest, CloseReason) else payload + rest
 
     def _inflate_end(self) -> bytes | CloseReason:
-        """Return the data that the end of a message releases."""
+        """Return the last data of a message, which becomes available at its end."""
         # Some senders leave an empty message without any payload, and some end one with a final block.
         # Neither has an open block that the tail would complete; it would corrupt the next message.
         rest = self._inflate(_TAIL) if self._tail_due else b""
@@ -394,9 +394,9 @@ class PerMessageDeflate(Extension):
                 self._inflater = zlib.decompressobj(-self._in_bits)
             inflater = self._inflater
             chunk = data[position : position + step]
-            # One byte more than allowed distinguishes "just full" from "too big". If less than that was
-            # produced, zlib has consumed all its input, and nothing waits in unconsumed_tail. 0 means no
-            # limit.
+            # One byte more than allowed distinguishes a message of exactly the limit from a larger one. If
+            # zlib produced less than that, it has consumed all its input, and unconsumed_tail is empty. 0
+            # means no limit.
             room = 0 if self._max_message_size is None else self._max_message_size - self._inflated + 1
             try:
                 piece = inflater.decompress(chunk, room)

@@ -59,12 +59,12 @@ _FINAL_CLOSE, _FINAL_PING, _FINAL_PONG = FIN | CLOSE, FIN | PING, FIN | PONG
 _from_bytes = int.from_bytes
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
-# The most frequent close codes, none among them, and a registered one that wsproto does not know. wsproto
-# judges all others.
+# The most frequent close codes, including a missing one, and a registered one that wsproto does not know.
+# wsproto validates all others.
 _PLAIN_CLOSES = (b"", *(code.to_bytes(2, "big") for code in (1000, 1001, 1014)))
 # wsproto's error for everything that an extension rejects.
 _EXTENSION = "error in extension"
-# Above every length that a header can declare, so that wsproto judges invalid ones.
+# Above every length that a header can declare, so that wsproto rejects the invalid ones.
 _NO_LIMIT = 1 << 65
 # Plain frames of at least this many bytes are worth another read; see `FrameReader.at_once`.
 _BIG = 32 * 1024
@@ -75,13 +75,13 @@ _SMALL_CHUNK = 4096
 
 #: Uncommon frames to parse in one turn: half a millisecond of work. See `FrameReader.feed`.
 FRAMES_AT_ONCE = 64
-#: The cost of each of them in a turn of the shared reader, in bytes.
+#: The cost of each uncommon frame in a turn of the shared reader, in bytes.
 FRAME_COST = 2048
 
 
-#: Ends of fragments that are remembered for messages that wait; the fragments beyond are joined.
+#: Maximum number of stored fragment boundaries; further fragments are joined.
 _MAX_FRAGMENTS = 1024
-#: Messages that may wait while that is remembered.
+#: Maximum number of waiting messages for which fragment boundaries are stored.
 _MAX_SPLIT = 64
 
 
@@ -244,7 +244,7 @@ class FrameReader:
         return take_one(data, not self.client, self._fast_limit) if self._between else None
 
     def take_message(self, message: str | bytes) -> None:
-        """Take a whole message of a peer whose frames something else has parsed."""
+        """Add a whole message, if an ASGI or RSGI server has parsed the frames."""
         if self.done:
             return
         size = len(message)
@@ -260,7 +260,7 @@ class FrameReader:
             self.messages.append(message)
 
     def take_close(self, frame: CloseFrame) -> None:
-        """Take the Close frame of such a peer."""
+        """Add a Close frame, if an ASGI or RSGI server has parsed it."""
         if not self.done:
             self.events.append(frame)
             self._stop()
@@ -277,17 +277,17 @@ class FrameReader:
         self.held = 0
         return part
 
-    # -- fragments as the peer cut them -------------------------------------------------------------
+    # -- boundaries of fragments --------------------------------------------------------------------
 
     def keep_fragments(self) -> None:
-        """From now on, remember where fragments of messages end."""
+        """From now on, store where the fragments of messages end."""
         if self._splits is None:
             self._splits = {}
 
     def take_fragments(self) -> list[Any]:
-        """Return the complete fragments of the unfinished message, which may be none.
+        """Return the complete fragments of the unfinished message, possibly none.
 
-        The rest of that message then arrives as its last item in ``messages``; `split` takes that apart.
+        The rest of that message later arrives in ``messages``; `split` returns its fragments.
         """
         if not self._ends:
             return []
@@ -305,18 +305,19 @@ class FrameReader:
         return [*_cut(message, ends), message[ends[-1] :]] if ends else [message]
 
     def _fragment_ends(self) -> None:
-        """The peer has ended a fragment that is not the last of its message."""
+        """Store the end of a fragment that is not the last of its message."""
         end = sum(map(len, self._parts))
         if len(self._ends) < _MAX_FRAGMENTS and end > (self._ends[-1] if self._ends else 0):
             self._ends.append(end)
 
     def _keep_split(self, message: str | bytes) -> None:
-        """Remember where the fragments of a finished message end, if few messages wait."""
+        """Store where the fragments of a finished message end, if few messages are waiting."""
         assert self._splits is not None
         ends, self._ends = self._ends, []
         if len(self.messages) > _MAX_SPLIT:
             return
-        # An entry holds its message, whose id cannot be another's before; those that were taken go.
+        # Entries are keyed by the id of the message, which they keep alive, so no id is reused. Drop the
+        # entries of messages that were received.
         waiting = set(map(id, self.messages))
         self._splits = {key: entry for key, entry in self._splits.items() if key in waiting}
         if sum(len(others) for _, others in self._splits.values()) + len(ends) <= _MAX_FRAGMENTS:
@@ -381,7 +382,7 @@ class FrameReader:
         return end
 
     def _control(self, first: int, payload: bytes) -> bool:
-        """Handle a whole control frame if it is valid; wsproto judges others."""
+        """Handle a whole control frame if it is valid; wsproto handles others."""
         if first == _FINAL_PING:
             self.events.append(Ping(payload))
         elif first == _FINAL_PONG:
@@ -472,7 +473,7 @@ class FrameReader:
                 self._fragment_ends()
 
     def _add(self, chunk: str | bytes, size: int) -> None:
-        """Keep a part of a message, text decoded, so that its end costs no more than the other parts."""
+        """Store a part of a message, text decoded, so that the last part takes no longer than others."""
         self._size += size
         self.held += size
         if not chunk:
@@ -533,5 +534,5 @@ class FrameReader:
 
 
 def _cut(whole: Any, ends: list[int]) -> list[Any]:
-    """The pieces of a text or of bytes that end there."""
+    """Split a text or bytes at the given ends."""
     return [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]

@@ -12,14 +12,14 @@ __all__ = ["WHOLE", "Whole", "close_payload", "frame_pair", "make_frame", "maske
 
 
 class Whole:
-    """Stands in the place of a compression where messages are handed over whole, without frames."""
+    """A compression of connections whose ASGI or RSGI server takes whole messages and makes the frames."""
 
     __slots__ = ()
 
     settings = ("whole",)
 
     def restart(self) -> None:
-        """Nothing refers to earlier messages."""
+        """Do nothing: no message refers to earlier ones."""
 
 
 WHOLE = Whole()
@@ -55,7 +55,7 @@ def masked_frame(first: int, payload: bytes | bytearray | memoryview) -> bytes:
 
 
 def make_frame(first: int, payload: bytes, *, masked: bool) -> bytes:
-    """One frame, masked or not."""
+    """Build a frame, masked or not."""
     return masked_frame(first, payload) if masked else server_frame(first, payload)
 
 

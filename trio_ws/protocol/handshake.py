@@ -7,9 +7,9 @@ response, and returns a `Response` or raises.
 Invariants:
 
 - A handshake is accepted only if the other side follows every rule of RFC 6455. In doubt, it is refused.
-- Nothing is accepted that the client did not offer, neither by our server nor by our client.
-- Only `HTTPError` (server) and the errors of `trio_ws.errors` (client) report a bad peer. ValueError and
-  TypeError report a bad argument, and how to fix it.
+- Neither our server nor our client accepts an extension or a subprotocol that the client did not offer.
+- Invalid data of the peer raises `HTTPError` on a server, and an error of `trio_ws.errors` on a client.
+  Invalid arguments raise ValueError or TypeError, whose message says how to fix them.
 """
 
 from __future__ import annotations
@@ -132,9 +132,9 @@ def check_rules(request: Request) -> None:
         raise HTTPError(400, "a WebSocket handshake cannot have a body")
 
 
-# Fast path: a few searches instead of checking each rule, which takes eight times as long. It only accepts,
-# and only requests as nearly all clients write them; the rules judge everything else. A test makes sure that
-# it accepts nothing that the rules refuse.
+# Fast path: a few searches instead of checking each rule, which takes eight times as long. It accepts
+# requests in the form that nearly all clients use, and never refuses one: `check_rules` decides about all
+# others. A test checks that it accepts nothing that the rules refuse.
 def _is_plain_upgrade(request: Request) -> bool:
     head = request.head
     lowered = head.lower()
@@ -315,7 +315,7 @@ class ClientHandshake:
         self._h11, self.request = self._begin_parsing()
 
     def _begin_parsing(self) -> tuple[h11.Connection, bytes]:
-        # h11 needs the request to judge the response, so it also encodes it.
+        # h11 needs the request to parse the response, so it also encodes the request.
         connection = h11.Connection(h11.CLIENT)
         request = connection.send(self._sent) or b""
         connection.send(h11.EndOfMessage())

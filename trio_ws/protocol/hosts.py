@@ -1,8 +1,9 @@
 """Hosts: the host name of a request, and whether the server accepts it.
 
-A page of ``http://evil.example``, a name that resolves to 127.0.0.1 (DNS rebinding), can talk to a server on
-the visitor's own machine, and its origin matches the requested host. Only that host name reveals it. A server
-that only this machine can reach therefore accepts loopback names only, unless other names are allowed.
+If ``evil.example`` resolves to 127.0.0.1 (DNS rebinding), a page of ``http://evil.example`` can connect to a
+server on the visitor's own machine, and its origin matches the requested host. Only the host name reveals the
+attack. A server that is reachable only from its own machine therefore accepts only loopback names, unless
+other names are allowed.
 """
 
 from __future__ import annotations

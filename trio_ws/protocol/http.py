@@ -53,7 +53,7 @@ class HTTPError(Exception):
         headers: the headers of the response; `http_response` adds the framing.
         body: the reason as plain text.
         reason: one line for the log, without any text of the peer.
-        logged: whether it was logged already, with the option that caused it.
+        logged: whether it was already logged, with the option that caused it.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Headers:
         return self._items[index]
 
     def keys(self) -> list[str]:
-        """The names in order, each once, as they came first."""
+        """The names in order, each once, in the case of its first field."""
         return list({name.lower(): name for name, _ in reversed(self._items)}.values())[::-1]
 
     def values(self) -> list[str]:

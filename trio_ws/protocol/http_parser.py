@@ -1,7 +1,7 @@
 """Parse one HTTP request, its head first, or the head of any HTTP message, within limits.
 
-h11 is the parser. A strict fast path handles the head that nearly every client sends (`_parse_plain_get`).
-Everything that does not have exactly this shape is passed to h11, which alone judges it.
+h11 is the parser. A strict fast path handles heads in the form that nearly every client sends
+(`_parse_plain_get`). h11 parses all others, and only h11 rejects a head.
 
 Invariants:
 
@@ -42,7 +42,7 @@ _is_absolute_form = re.compile(r"[A-Za-z][-+.0-9A-Za-z]*://").match
 
 
 class HeadTooLongError(Exception):
-    """A head exceeds its limit. Internal."""
+    """The head exceeds its limit. Internal."""
 
 
 class GarbageError(Exception):
@@ -213,7 +213,7 @@ class RequestReader:
             HTTPError: 400 or 413; send it and close.
         """
         assert self._h11 is not None
-        if data:  # h11 takes empty data for the end of the stream
+        if data:  # for h11, empty data is the end of the stream
             self._h11.receive_data(data)
         while True:
             event = _next_event(self._h11)
@@ -279,10 +279,10 @@ def _check_target(method: bytes, target: str) -> None:
 
 
 # ---- Fast path -----------------------------------------------------------------------------------------
-# h11 takes about ten times as long for the same head. The fast path accepts only what is certainly plain: a
-# GET of a path over HTTP/1.1, CRLF line ends, token names, values of visible ASCII, nothing folded, exactly
-# one Host, no body. It never rejects anything, so h11 is the only judge of bad input. A property test
-# compares the resulting requests.
+# h11 takes about ten times as long for the same head. The fast path accepts only a GET of a path over
+# HTTP/1.1 with CRLF line ends, header names that are tokens, values of visible ASCII, no folded lines,
+# exactly one Host, and no body. It never rejects a request; it leaves all others to h11. A property test
+# compares the results.
 def _parse_plain_get(head: bytes) -> Request | None:
     if _plain_get(head) is None:
         return None

@@ -1,8 +1,8 @@
 """Mask payloads (RFC 6455 section 5.3), in C if the extension was built and otherwise in Python.
 
 This module decides at import time whether the extension is used, here and in `_accel`. The environment
-variable ``TRIO_WS_PURE=1`` selects Python. Both do the same; without the extension large messages cost
-several times as much.
+variable ``TRIO_WS_PURE=1`` selects Python. Both return the same results. In Python, masking takes several
+times as long for large messages.
 
 Invariants: `mask` is its own inverse, never modifies its argument, and returns ``bytes``. Keys come from the
 operating system's random source, and each frame gets a fresh one.
@@ -30,7 +30,7 @@ _from_bytes = int.from_bytes
 #: byte of the key. From 16 KiB on the latter is three times as fast.
 _INTEGER_MAX = 384
 
-# Precomputed and unrolled: at 1 KiB that saves a seventh of the time.
+# Precomputed and unrolled, which saves a seventh of the time for 1 KiB.
 _LANE_0, _LANE_1, _LANE_2, _LANE_3 = (slice(lane, None, 4) for lane in range(4))
 _XOR_TABLES = tuple(bytes(byte ^ key for byte in range(256)) for key in range(256))
 

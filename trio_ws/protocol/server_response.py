@@ -1,4 +1,4 @@
-"""The responses of a server to an opening request, built from the parts in protocol/."""
+"""The responses of a server to an opening handshake."""
 
 from __future__ import annotations
 

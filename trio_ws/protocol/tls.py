@@ -13,8 +13,8 @@ def check_context(context: ssl.SSLContext | None, *, server: bool) -> None:
     """Check that an SSL context is for this side.
 
     Raises:
-        TypeError: it is none.
-        ValueError: it is one for the other side.
+        TypeError: ``context`` is not an SSL context.
+        ValueError: ``context`` is for the other side.
     """
     if context is None:
         return

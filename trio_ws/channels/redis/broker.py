@@ -8,8 +8,8 @@ Invariants:
 
 - One task owns the connection, with one child task that reads and one that writes. All state changes happen
   between their waits. ``publish`` and ``subscribe`` never wait: they change the state and wake the writer.
-- The subscriptions at Redis follow from what is wanted and what this connection was told. Nothing has to be
-  remembered when a connection is lost.
+- The commands to send follow from two sets: the desired subscriptions, and those of the current connection.
+  Losing a connection therefore requires no cleanup.
 - Any program may publish at that Redis. A message in another format is counted, logged once a minute and
   dropped, before anything larger than the limits is decoded.
 - Cancelling the block does not cancel these tasks at once. They end when the block has ended and the queue is
@@ -82,7 +82,7 @@ _WINDOW_ITEMS = 1000
 _WINDOW_BYTES = 1_048_576
 #: Names in one SUBSCRIBE.
 _MAX_NAMES = 500
-#: Seconds in which the waiting messages are sent when the block is left.
+#: Maximum number of seconds to spend on sending the queue when the block ends.
 _LAST_WORDS = 1.0
 #: Seconds to wait after reconnecting before queued messages are published, so that other processes can
 #: reconnect too: at most this much of ``backoff_max`` for their next attempt, and `_LOG_IN` to log in.
@@ -93,10 +93,10 @@ _QUIET = 60.0
 #: Messages to deliver before yielding to other tasks.
 _MESSAGES_IN_A_ROW = 16
 
-#: Drawn from the system, so that neither a fork nor a seed makes two processes draw alike.
+#: The system's random source: two processes get different numbers, even after a fork or with the same seed.
 _uniform = random.SystemRandom().uniform
 
-#: Histories that are read at once.
+#: Maximum number of histories that are read concurrently.
 _READS = 16
 
 _PUBLISH = b"PUBLISH"
@@ -118,10 +118,11 @@ _TELL = {
 class RedisBroker(Broker):
     """Connects processes through Redis 6 or later. Requires ``pip install trio-ws[redis]``.
 
-    Redis stores the messages of channels that have a history (``channels_history``), as a stream for each.
-    Others it does not: a process does not receive what is published there while it is disconnected. Messages
-    that the process itself publishes in the meantime are queued, within two bounds. Beyond them the oldest
-    are dropped and counted as ``unpublished``. After reconnecting, the queue is held back for 0.75 seconds
+    Redis stores the messages of channels that have a history (``channels_history``), in one stream per
+    channel. It does not store messages of other channels, so a process misses those that are published while
+    it is disconnected. Messages that the process itself publishes in the meantime are queued, within two
+    bounds. If the queue is full, the oldest messages are dropped and counted as ``unpublished``. After
+    reconnecting, the queue is held back for 0.75 seconds
     (0.25 plus ``backoff_max``, if that is less), so that other processes can reconnect first and receive it.
     It is sent earlier if half of a bound is reached.
 
@@ -142,8 +143,9 @@ class RedisBroker(Broker):
         ping_interval: seconds of silence after which a PING is sent to Redis.
         ping_timeout: seconds without an answer after which the connection is considered lost.
         key: a secret of at least 16 bytes that all processes and publishers share. With it each message has
-            a mark (HMAC-SHA256) that other users of the same Redis cannot make. Messages without a valid one
-            are dropped, counted and logged. Clocks may differ by 300 seconds. By default there is no mark.
+            a signature (HMAC-SHA256) that other users of the same Redis cannot make. Messages without a valid
+            one are dropped, counted and logged. The clocks of the processes may differ by 300 seconds. By
+            default, messages are not signed.
         ssl_context: for ``rediss://``; by default `ssl.create_default_context`, which verifies certificates.
 
     Raises:
@@ -546,7 +548,7 @@ class RedisBroker(Broker):
         return b"".join(parts)
 
     def _preparations(self, link: RedisConnection) -> list[bytes]:
-        """What is needed for histories, once for each connection."""
+        """Return the commands that each connection sends once, before it uses histories."""
         parts = []
         for script in SCRIPTS if link.run is None else ():
             parts.append(command(_SCRIPT, b"LOAD", script))
@@ -692,7 +694,7 @@ class RedisBroker(Broker):
     def _unpack_kept(
         self, channel: bytes, data: bytes, is_gap: bool, *, max_age: float = math.inf
     ) -> KeptMessage:
-        """A message of a channel with a history, without its position; an empty one if it is invalid."""
+        """Return a message of a history without its position, or an empty message if it is invalid."""
         payload = self._format.unpack(channel + LOST if is_gap else channel, data, self._max_message, max_age)
         if payload is None or (is_gap and not payload.isdigit()):
             self._reject(channel, data)
@@ -701,7 +703,7 @@ class RedisBroker(Broker):
         return KeptMessage(0, b"" if is_gap else payload, missing, id=self._format.id_of(data))
 
     def _unpack_stored(self, channel: bytes, data: bytes, is_gap: bool) -> KeptMessage:
-        """The same for what was read from a stream, which nobody may publish again."""
+        """Like `_unpack_kept`, for an entry read from a stream. No copy of it is delivered later."""
         message = self._unpack_kept(channel, data, is_gap)
         if message.payload or message.missing:
             self._format.is_new(data)
@@ -747,8 +749,8 @@ class RedisBroker(Broker):
             return
         history = self._history(name)
         if history is not None:
-            # Published by a program that does not know of the history. Each process that receives it appends
-            # it, and Redis accepts the first.
+            # Published by a program that does not know of the history. Each process that receives the message
+            # appends it, and Redis accepts only the first of these commands.
             if self._heard.add(origin, channel, data):
                 self._put(channel, data, history, is_packed=True)
             return
@@ -758,12 +760,12 @@ class RedisBroker(Broker):
         try:
             self._receive(name, payload)
         except Exception:
-            # receive() never raises. If it does after all, only this message is lost.
+            # receive() should never raise. If it does, only this message is lost.
             logger.exception("could not deliver a message for %r", name)
 
 
 class _Read:
-    """A history that is to be read."""
+    """A pending request to read a history."""
 
     def __init__(self, channel: bytes, after: int, history: History) -> None:
         self.channel = channel

@@ -1,15 +1,15 @@
 """One connection to Redis: open it, send commands, receive replies.
 
-Replies are parsed by hiredis. The clients of coredis, tried on trio in version 6.9, lack guarantees that a
-broker gives: messages for a slow subscriber wait in unbounded buffers (199,689 of a burst of 200,000 messages
-at once), commands wait in another one, an unanswered PING is awaited forever, pauses do not follow trio's
-clock, and failed attempts are logged with tracebacks.
+Replies are parsed by hiredis. coredis 6.9, whose clients also run on trio, does not offer the guarantees that
+a broker needs. Messages for a slow subscriber wait in an unbounded buffer (199,689 messages of a burst of
+200,000), and so do commands. An unanswered PING is awaited forever, delays do not follow trio's clock, and
+failed attempts are logged with tracebacks.
 
 With RESP3 one connection can both publish and subscribe. There is therefore one connection, and Redis
 executes everything in the order in which it was sent.
 
-Invariant: every failure here is a `BrokerError`, which names Redis without the password. Code that receives
-one closes the connection.
+Invariant: every failure here is a `BrokerError`, whose text contains the URL without the password. The caller
+then closes the connection.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ __all__ = [
     "require_hiredis",
 ]
 
-#: Errors after which this connection is useless, while a new one may work.
+#: Errors that a new connection may avoid, so the current one is closed.
 UNFIT = frozenset({"WRONGPASS", "NOAUTH", "LOADING", "CLUSTERDOWN", "MOVED", "NOSCRIPT", "READONLY"})
 
 _RECEIVE_SIZE = 65_536
 #: Seconds in which a Sentinel must answer before the next one is asked.
 _SENTINEL_PATIENCE = 1.0
-#: Limit on what a server may send before its greeting, which has about a tenth of it.
+#: Maximum number of bytes up to the end of the greeting, which takes about a tenth of this.
 _MAX_GREETING = 65_536
 #: Limit on one reply. Another program may publish half a GiB at once.
 _MAX_REPLY_BYTES = 64 * 1_048_576
 
-# What the parser returns if it needs more data. False, its own choice, may be a reply.
+# The parser returns this if it needs more data. Its default, False, may also be a reply.
 _NOT_ENOUGH = object()
 
 
 def require_hiredis() -> ModuleType:
-    """Import hiredis, which nobody else needs.
+    """Import hiredis, an optional dependency that only this module uses.
 
     Raises:
         BrokerError: it is not installed.
@@ -165,7 +165,7 @@ async def _ask_sentinel(host: str, port: int, service: str) -> tuple[str, int]:
 
 
 def _why(exc: BaseException) -> str:
-    """The innermost cause: trio says that a stream broke, and OpenSSL says why."""
+    """Return the text of the innermost cause, which is more specific than that of trio's exception."""
     cause = exc.__cause__
     return str(cause if isinstance(cause, OSError) else exc) or type(exc).__name__
 
@@ -176,12 +176,12 @@ class RedisConnection:
     The owner sets all attributes.
 
     Attributes:
-        pending_replies: what the outstanding replies answer, oldest first.
-        subscribed: what Redis was asked to deliver.
+        pending_replies: the commands whose replies are outstanding, oldest first.
+        subscribed: the names and patterns that Redis was asked to deliver.
         pinged: whether a PING is due or unanswered, and nothing was received since.
         ping_sent: whether that PING was sent.
-        run: what names this run of Redis; None until that is known.
-        prepared: whether it was asked for that, and given the scripts.
+        run: identifies the run of the Redis process; None until it is known.
+        prepared: whether INFO was sent, which answers with ``run``, and the scripts were loaded.
         role: ``b"master"`` or ``b"replica"``, as Redis said after logging in.
     """
 

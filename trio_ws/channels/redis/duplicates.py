@@ -3,9 +3,9 @@
 Redis delivers a message once for each matching subscription. Messages that were in flight when a connection
 broke are published again.
 
-Invariants: a message is recognised by all its bytes, so another program cannot suppress a message unless it
-repeats it. For each sender, as many messages are remembered as it can have in flight, and the senders heard
-from last are remembered.
+Invariants: messages are compared by all their bytes, so another program can suppress a message only by an
+exact copy. For each sender, as many messages are remembered as it can have in flight. If there are too many
+senders, those that have been silent longest are forgotten.
 """
 
 from __future__ import annotations

@@ -1,24 +1,24 @@
-"""Histories of channels in Redis: the keys, the scripts that change them, and what they answer.
+"""Histories of channels in Redis: the keys, the scripts that change them, and their replies.
 
 A channel has three keys, whose names end with these letters:
 
-- ``m`` is a hash with the epoch, the offset of the newest message, the bytes that are kept, and the run of
-  Redis that wrote it.
+- ``m`` is a hash with the epoch, the offset of the newest message, the number of stored bytes, and the run of
+  the Redis process that wrote it.
 - ``s`` is a stream, whose entries are named ``offset-milliseconds``.
-- ``o`` is a hash with the last sequence number of each publisher, by which a message that is sent again is
-  recognised.
+- ``o`` is a hash with the last sequence number of each publisher, which identifies messages that are sent
+  again.
 
 Invariants:
 
-- The first command of a script that writes is one that Redis refuses when it has no memory left, so that the
-  script does nothing then.
-- An offset is assigned, the message kept, and published to subscribers in one script. Subscribers therefore
+- The first writing command of each script is one that Redis refuses if it has no memory left. The script then
+  changes nothing.
+- One script assigns the offset, stores the message, and publishes it to subscribers. Subscribers therefore
   receive messages in the order of their offsets.
-- A Redis that was restarted begins a new epoch. It remembers up to which offset the former epochs are the
-  same history. So a position is valid as long as everything up to there was kept, and not where an offset was
-  lost and used again.
-- A message that was lost because the queue of its publisher was full has an entry as well, which says how
-  many are missing there.
+- A restarted Redis begins a new epoch. For each former epoch, it stores the offset up to which the history is
+  the same. A position in a former epoch is valid up to that offset; later offsets may have been lost and then
+  assigned to other messages.
+- If messages were lost because the queue of their publisher was full, one entry takes their place and
+  contains their number.
 """
 
 from __future__ import annotations
@@ -54,22 +54,22 @@ __all__ = [
     "read_words",
 ]
 
-#: How a message of a channel with a history begins where Redis delivers it: these, the epoch, a space, the
-#: offset, a space, and the message as in messages.py. The payload of a `KEPT_GAP` is the number of lost
-#: messages, and its mark is for the name of the channel and `LOST`.
+#: The beginning of a delivered message of a channel with a history. The epoch, a space, the offset, a space
+#: and the message as in messages.py follow. The payload of a `KEPT_GAP` is the number of lost messages, and
+#: its signature covers the name of the channel followed by `LOST`.
 KEPT = b"twp1"
 KEPT_GAP = b"twg1"
 LOST = b"\0lost"
 
-#: Milliseconds for which the epoch of a channel is remembered when it is not used.
+#: Milliseconds after which the epoch of an unused channel expires.
 _REMEMBERED = 86_400_000
-#: Milliseconds for which the sequence numbers of publishers are remembered, and how many.
+#: Milliseconds after which the sequence numbers of publishers expire, and the maximum number of publishers.
 _ORIGINS_REMEMBERED = 3_600_000
 _MAX_ORIGINS = 4096
-#: Messages and bytes of one page.
+#: Maximum number of messages and bytes in one page.
 _PAGE_ITEMS = 500
 _PAGE_BYTES = 262_144
-#: Former epochs that are remembered.
+#: Maximum number of former epochs that are stored.
 _EPOCHS = 8
 
 _SETTLE = """
@@ -190,7 +190,7 @@ def _fresh() -> bytes:
 def append_words(
     prefix: bytes, run: bytes, origin: bytes, sequence: int, message: Outgoing, data: bytes
 ) -> list[bytes]:
-    """The words of the command that appends a message to its channel's history, and publishes it."""
+    """Return the words of the command that appends a message to its channel's history, and publishes it."""
     assert message.history is not None
     return [
         *(b"EVALSHA", _APPEND_NAME, b"3", *_keys(prefix, message.channel)),
@@ -200,7 +200,7 @@ def append_words(
 
 
 def read_words(prefix: bytes, run: bytes, channel: bytes, after: int, history: History) -> list[bytes]:
-    """The words of the command that reads a page of a channel's history."""
+    """Return the words of the command that reads a page of a channel's history."""
     return [
         *(b"EVALSHA", _READ_NAME, b"3", *_keys(prefix, channel)),
         *(run, _fresh(), b"%d" % after, b"%d" % _PAGE_ITEMS, b"%d" % _PAGE_BYTES),
@@ -209,14 +209,14 @@ def read_words(prefix: bytes, run: bytes, channel: bytes, after: int, history: H
 
 
 def parse_page(reply: Any, unpack: Callable[[bytes, bool], KeptMessage]) -> HistoryPage:
-    """A page out of the answer to `read_words`.
+    """Parse the reply to `read_words`.
 
     Args:
-        reply: the answer.
-        unpack: makes a message, without its position, out of its bytes and whether it tells of a loss.
+        reply: the reply.
+        unpack: returns the message, without its position, for its bytes and whether it marks lost messages.
 
     Raises:
-        ValueError, TypeError, IndexError, UnicodeDecodeError: it is not such an answer.
+        ValueError, TypeError, IndexError, UnicodeDecodeError: the reply is malformed.
     """
     epoch, end, earlier, found, more = reply
     messages = []
@@ -231,7 +231,7 @@ def parse_page(reply: Any, unpack: Callable[[bytes, bool], KeptMessage]) -> Hist
 
 
 def parse_kept(data: bytes) -> tuple[str, int, bytes]:
-    """Epoch, offset and message of what was delivered. ValueError if it is not in this form."""
+    """Return the epoch, the offset and the message of delivered data. ValueError if it is malformed."""
     epoch, offset, message = data[len(KEPT) :].split(b" ", 2)
     if not epoch or len(epoch) > 64:
         raise ValueError("an invalid epoch")
@@ -242,7 +242,7 @@ def parse_kept(data: bytes) -> tuple[str, int, bytes]:
 
 
 def parse_run(reply: Any) -> bytes:
-    """What names this run of Redis, out of its answer to INFO; empty if that does not say it."""
+    """Return the id of this run of Redis from its reply to INFO; empty if the reply does not contain it."""
     text = reply if isinstance(reply, bytes) else str(reply).encode()
     for line in text.splitlines():
         if line.startswith(b"run_id:"):
@@ -251,7 +251,7 @@ def parse_run(reply: Any) -> bytes:
 
 
 class _Bounds(msgspec.Struct, array_like=True):
-    """A `History`, as other programs are told of it."""
+    """A `History` in the form in which it is stored in Redis for other programs."""
 
     items: int
     bytes: int
@@ -264,12 +264,12 @@ _to_msgpack = msgspec.msgpack.Encoder().encode
 
 
 def declared_key(prefix: bytes, namespace: str) -> bytes:
-    """The key under which the histories of a handler are declared, for publishers outside."""
+    """Return the key that stores the histories of a handler, for publishers in other programs."""
     return prefix + b"h:" + namespace.encode("utf-8", "surrogatepass")
 
 
 def pack_declared(patterns: Mapping[str, History]) -> bytes:
-    """What is stored there."""
+    """Encode the value of `declared_key`."""
     return _to_msgpack(
         [
             (pattern, _Bounds(one.items, one.bytes, one.seconds, one.latest))
@@ -279,7 +279,7 @@ def pack_declared(patterns: Mapping[str, History]) -> bytes:
 
 
 class DeclaredHistories:
-    """The histories of one namespace: which channels have one."""
+    """The histories of the channels of one namespace."""
 
     def __init__(self, patterns: Mapping[str, History]) -> None:
         self.patterns = dict(patterns)
@@ -289,7 +289,7 @@ class DeclaredHistories:
 
     @classmethod
     def unpack(cls, data: bytes, make: Callable[..., History]) -> DeclaredHistories:
-        """Out of what is stored in Redis. Raises `msgspec.MsgspecError` or ValueError if it is invalid."""
+        """Decode the value of `declared_key`. Raises `msgspec.MsgspecError` or ValueError."""
         return cls(
             {
                 pattern: make(items=one.items, bytes=one.bytes, seconds=one.seconds, latest=one.latest)

@@ -1,4 +1,4 @@
-"""The form of a message at Redis, with or without a mark that shows who has made it.
+"""The format of a message at Redis, with or without a signature of its publisher.
 
 Without a key: ``tws1``, the origin (16 bytes), the sequence number (8 bytes), and the payload. With a key:
 ``tws2``, the origin, the sequence number, the time in milliseconds since 1970 (8 bytes), 16 bytes of
@@ -7,9 +7,9 @@ length of the channel's name at Redis (4 bytes), that name, and the payload.
 
 Invariants, with a key:
 
-- A message that was not made with the key, or was made for another channel, is not accepted.
-- A message of an origin is accepted once, and none after a later one. One that somebody repeats when its
-  origin has been forgotten is accepted for `MAX_AGE` seconds at most.
+- A message without a signature by the key is not accepted, nor one that was signed for another channel.
+- The messages of an origin are accepted in the order of their sequence numbers, each once. If the origin has
+  been forgotten, a copy of a message is accepted for at most `MAX_AGE` seconds.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import time
 
 __all__ = ["MAX_AGE", "MIN_KEY", "MessageFormat", "check_key"]
 
-#: Seconds by which clocks may differ, and for which a message can be repeated once its origin is forgotten.
+#: Seconds by which clocks may differ, and during which a copy is accepted if its origin has been forgotten.
 MAX_AGE = 300.0
-#: Bytes of a key at least.
+#: Minimum number of bytes of a key.
 MIN_KEY = 16
 
 _PLAIN = b"tws1"
@@ -32,7 +32,7 @@ _PLAIN_HEAD = 28
 _SIGNED_FIELDS = 36
 _SIGNED_HEAD = 52
 _MAC = 16
-#: Origins of which the last sequence number is remembered.
+#: Maximum number of origins whose last sequence number is remembered.
 _MAX_ORIGINS = 65_536
 
 
@@ -55,13 +55,13 @@ def check_key(key: bytes | str | None) -> bytes | None:
 
 
 class MessageFormat:
-    """How messages are written and read.
+    """Encodes and decodes messages.
 
     Args:
-        key: shared by all that publish; None for no mark.
+        key: shared by all publishers; None for unsigned messages.
 
     Attributes:
-        head: bytes of a message before its payload.
+        head: number of bytes before the payload of a message.
     """
 
     def __init__(self, key: bytes | None) -> None:
@@ -71,21 +71,21 @@ class MessageFormat:
 
     @staticmethod
     def origin_of(data: bytes) -> bytes:
-        """The bytes where the origin of a message is."""
+        """Return the origin of a message."""
         return data[_ORIGIN]
 
     @staticmethod
     def sequence_of(data: bytes) -> int:
-        """The sequence number of a message."""
+        """Return the sequence number of a message."""
         return int.from_bytes(data[20:28], "big")
 
     @staticmethod
     def id_of(data: bytes) -> bytes:
-        """What names a message among all: its origin and its sequence number."""
+        """Return the id of a message: its origin and its sequence number."""
         return data[4:28]
 
     def pack(self, origin: bytes, sequence: int, channel: bytes, payload: bytes) -> bytes:
-        """Return a message."""
+        """Encode a message."""
         number = sequence.to_bytes(8, "big")
         if self._key is None:
             return _PLAIN + origin + number + payload
@@ -112,7 +112,7 @@ class MessageFormat:
         return payload
 
     def is_new(self, data: bytes) -> bool:
-        """Whether a valid message is not a repetition, as far as its mark can tell."""
+        """Whether a valid message is new by its origin and sequence number; always true without a key."""
         if self._key is None:
             return True
         origin, sequence = self.origin_of(data), self.sequence_of(data)

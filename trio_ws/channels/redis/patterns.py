@@ -3,8 +3,8 @@
 The name of a channel at Redis is a prefix and the name in UTF-8. A glob becomes a Redis pattern, whose syntax
 differs: it counts bytes instead of characters, negates with ``^``, and has backslash escapes.
 
-Invariant: a pattern matches all names that its glob matches. It may match more, so messages that arrive
-through a pattern are matched again here with our own syntax.
+Invariant: a pattern matches all names that its glob matches. It may match more names. Therefore the glob is
+matched again for each message that arrives through a pattern.
 """
 
 from __future__ import annotations
@@ -93,11 +93,11 @@ def _set(content: str) -> str:
 
 
 class DesiredSubscriptions:
-    """The subscribed names and globs, and the changes that Redis has not been told of.
+    """The subscribed names and globs, and the changes that have not been sent to Redis.
 
     Attributes:
-        names: the names, or globs, behind each name or pattern at Redis.
-        changed: keys that may differ from what Redis was told, oldest first.
+        names: for each name or pattern at Redis, the names or globs that it was made from.
+        changed: keys whose subscription at Redis may have to be changed, oldest first.
         prefix: of all channels.
     """
 

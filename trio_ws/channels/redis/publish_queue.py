@@ -1,10 +1,10 @@
 """Messages waiting to be published: a bounded queue that survives the loss of a connection.
 
-Invariants: a message is in exactly one place. It is waiting, or sent and unanswered, or counted as published,
-or counted as dropped. The bound covers the first two together. Messages that were unanswered when a
-connection broke return to their old place in the queue; receivers recognise duplicates by the sequence
-number. Messages of a channel with a history that were dropped are told of in their place, by one message that
-says how many they were, unless it keeps its newest message only.
+Invariants: a message is in exactly one state: waiting, sent and unanswered, counted as published, or counted
+as dropped. The bounds cover the first two states together. Messages that were unanswered when a connection
+broke return to their old place in the queue; receivers recognise duplicates by the sequence number. If
+messages of a channel with a history are dropped, one message with their number takes their place, unless the
+history keeps only the newest message.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ class Outgoing(NamedTuple):
     """One message.
 
     Attributes:
-        sequence: counts up from 1 for each broker, in the order in which messages are first sent; 0 before.
+        sequence: the number of the message, from 1 for each broker, in the order of sending; 0 until it is
+            sent.
         channel: its name at Redis.
-        payload: what is published; empty if messages are missing here.
-        history: of the channel, if it has one.
-        lost: how many messages are missing here.
-        is_packed: the payload is as it came from another program, with its own sequence number.
+        payload: the payload to publish; empty if this marks lost messages.
+        history: the history of the channel, if it has one.
+        lost: the number of lost messages that this marks, or 0.
+        is_packed: whether the payload is a whole message of another program, with its own sequence number.
     """
 
     sequence: int
@@ -39,7 +40,7 @@ class Outgoing(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The bytes charged for it."""
+        """The number of bytes that count towards the bound."""
         return len(self.channel) + len(self.payload)
 
 
@@ -47,8 +48,8 @@ class _Lost(NamedTuple):
     """Messages of one channel that were dropped.
 
     Attributes:
-        number: how many.
-        sequence: of the last of them, if it was sent once and may have arrived; else 0.
+        number: the number of these messages.
+        sequence: the sequence number of the last of them, if it was sent and may have arrived; else 0.
     """
 
     number: int
@@ -96,7 +97,7 @@ class PublishQueue:
         self._append(message)
 
     def refuse(self, channel: bytes, history: History | None = None) -> None:
-        """Drop a message that may not be sent, and tell of it in its place."""
+        """Drop a message that must not be sent, and mark its place."""
         self.dropped += 1
         if history is not None and not history.latest:
             self._append(Outgoing(0, channel, b"", history, 1))
@@ -112,7 +113,7 @@ class PublishQueue:
                 self._tell[oldest.channel] = None
 
     def _drop(self, message: Outgoing, sequence: int) -> None:
-        """Count a message as dropped, and remember to tell of it where the channel has a history."""
+        """Count a message as dropped, and as lost if the channel has a history."""
         self.dropped += not message.lost
         if message.history is None or message.history.latest or message.is_packed:
             return
@@ -145,12 +146,12 @@ class PublishQueue:
         return taken
 
     def _take_lost(self) -> Outgoing | None:
-        """What tells of dropped messages of a channel, where that is to be sent next."""
+        """Return the message that marks dropped messages of a channel, if it is the next to be sent."""
         first = self._waiting[0] if self._waiting else None
         channel = next(iter(self._tell), first.channel if first is not None else None)
         lost = self._lost.get(channel) if channel is not None else None
         if channel is None or lost is None or (first is not None and first.sequence and not lost.sequence):
-            return None  # what was sent before keeps its place
+            return None  # unanswered messages of the channel come first
         del self._lost[channel]
         self._tell.pop(channel, None)
         message = Outgoing(lost.sequence, channel, b"", lost.history, lost.number)

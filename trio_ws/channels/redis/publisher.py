@@ -1,4 +1,4 @@
-"""Publisher: publishing to the channels of servers from outside, through their Redis."""
+"""Publisher: publishing to the channels of servers from other programs, through their Redis."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockingPublisher", "Publisher"]
 
-#: Seconds for which it is known which channels have a history.
+#: Seconds after which the declared histories are read again.
 _KNOWN_FOR = 10.0
-#: Answers to `_Settings.questions`.
+#: Number of replies to `_Settings.questions`.
 _QUESTIONS = len(SCRIPTS) + 2
 
 _to_msgpack = msgspec.msgpack.Encoder().encode
 
 
 class _Settings:
-    """What both publishers have in common."""
+    """The state and the encoding that both publishers share."""
 
     def __init__(
         self, url: str, path: str, prefix: str, key: bytes | str | None, ssl_context: ssl.SSLContext | None
@@ -67,13 +67,13 @@ class _Settings:
 
     @property
     def questions(self) -> bytes:
-        """The commands that ask which channels have a history, and load the scripts."""
+        """The commands that load the scripts and read the declared histories."""
         key = declared_key(self.prefix.encode("utf-8", "surrogatepass"), self.namespace)
         scripts = b"".join(command(b"SCRIPT", b"LOAD", script) for script in SCRIPTS)
         return scripts + command(b"INFO", b"server") + command(b"GET", key)
 
     def learn(self, replies: list[Any]) -> None:
-        """Take the answers to `questions`."""
+        """Store the replies to `questions`."""
         *_, info, declared = replies
         self.run = b"" if isinstance(info, Exception) else parse_run(info)
         self.declared = DeclaredHistories({})
@@ -84,16 +84,16 @@ class _Settings:
                 raise BrokerError(f"{self.url.shown} has an unknown declaration of histories: {exc}") from exc
 
     def find(self, name: str) -> History | None:
-        """The history of a channel, if it has one."""
+        """Return the history of a channel, if it has one."""
         return self.declared.find(name)
 
     def pack(self, name: str, data: Any) -> tuple[bytes, bytes]:
-        """The channel at Redis, and the payload."""
+        """Return the name of the channel at Redis, and the payload."""
         channel = channel_of(self.prefix, f"{self.namespace}:{check_name(name)}")
         return channel, _to_msgpack([msgspec.Raw(encode(data)), None])
 
     def command(self, name: str, channel: bytes, payload: bytes) -> bytes:
-        """The command that publishes."""
+        """Return the command that publishes a message."""
         self.sequence += 1
         data = self.format.pack(self.origin, self.sequence, channel, payload)
         history = self.find(name)
@@ -108,16 +108,16 @@ class Publisher(EnteredOnly):
     """Publishes to the channels of servers that share a Redis, from another program.
 
     ``async with trio_ws.Publisher("redis://localhost") as publisher: await publisher.publish("room.7", 1)``.
-    It connects when it first publishes, and again after a failure. Any number of tasks may publish. Channels
-    that have a history with the servers, which say so in Redis when they start, keep what it publishes.
+    It connects when it first publishes, and again after a failure. Any number of tasks may publish. Servers
+    declare in Redis which channels have a history; messages to these channels are added to it.
 
     Args:
-        url: of the Redis, as of `RedisBroker`.
-        path: where the handler is mounted in its `App`, such as ``"/ws"``; empty for a server of one handler.
-        prefix: as of the servers' `RedisBroker`.
-        key: as of the servers' `RedisBroker`.
+        url: the URL of Redis, as for `RedisBroker`.
+        path: the path of the handler in its `App`, such as ``"/ws"``; empty if the server has only a handler.
+        prefix: the same as for the servers' `RedisBroker`.
+        key: the same as for the servers' `RedisBroker`.
         ssl_context: for ``rediss://``.
-        timeout: seconds in which Redis must answer. Default 10.
+        timeout: seconds within which Redis must answer. Default 10.
 
     Raises:
         TypeError, ValueError: an argument is invalid.
@@ -162,15 +162,15 @@ class Publisher(EnteredOnly):
     async def publish(self, name: str, data: Any) -> int:
         """Publish ``data`` to a channel.
 
-        If it is cancelled, or fails while it waits for the answer, the message may have been published.
+        After a cancellation, or an error while waiting for the reply, the message may have been published.
 
         Returns:
-            How many processes received it.
+            The number of processes that received the message.
 
         Raises:
             PacketError: ``data`` cannot be encoded; nothing was sent.
             ValueError, TypeError: the name is invalid.
-            BrokerError: Redis cannot be reached, refuses, or does not answer in time.
+            BrokerError: Redis cannot be reached, refuses the message, or does not answer in time.
             trio.ClosedResourceError: the publisher was closed.
         """
         if self._closed:
@@ -186,7 +186,7 @@ class Publisher(EnteredOnly):
                     done = True
             finally:
                 if not done:
-                    await self._disconnect()  # the answer of this would be taken for that of the next
+                    await self._disconnect()  # a late reply would be mistaken for that to the next command
             if not done:
                 raise BrokerError(f"{self._settings.url.shown} did not answer within {self._timeout} seconds")
         if isinstance(reply, Exception):
@@ -194,7 +194,7 @@ class Publisher(EnteredOnly):
         return int(reply)
 
     async def _prepare(self) -> None:
-        """Connect, and learn which channels have a history, where that is not known or long ago."""
+        """Connect if necessary, and read the declared histories unless they were read recently."""
         settings = self._settings
         if self._connection is None:
             self._connection = await open_connection(settings.url, settings.ssl_context, self._timeout)
@@ -204,7 +204,7 @@ class Publisher(EnteredOnly):
         self._learned = trio.current_time()
 
     async def _exchange(self, data: bytes, count: int) -> list[Any]:
-        """Send commands, and return so many answers."""
+        """Send commands, and return their ``count`` replies."""
         assert self._connection is not None
         await self._connection.send(data)
         replies: list[Any] = []
@@ -214,10 +214,10 @@ class Publisher(EnteredOnly):
 
 
 class BlockingPublisher:
-    """The same as `Publisher` for programs without trio, such as a Django application or a cron job.
+    """A `Publisher` for programs without trio, such as a Django application or a cron job.
 
-    ``trio_ws.BlockingPublisher("redis://localhost").publish("room.7", 1)``. Each call has a connection of its
-    own, so that it may be used in any thread and after a fork. The arguments are those of `Publisher`.
+    ``trio_ws.BlockingPublisher("redis://localhost").publish("room.7", 1)``. Each call opens its own
+    connection, so it may be used in any thread and after a fork. The arguments are those of `Publisher`.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class BlockingPublisher:
         ssl_context: ssl.SSLContext | None = None,
         timeout: float = 10.0,
     ) -> None:
-        _Settings(url, path, prefix, key, ssl_context)  # tells what is wrong with them
+        _Settings(url, path, prefix, key, ssl_context)  # validates the arguments
         self._make = functools.partial(
             Publisher, url, path=path, prefix=prefix, key=key, ssl_context=ssl_context, timeout=timeout
         )
@@ -239,7 +239,7 @@ class BlockingPublisher:
         """Publish ``data`` to a channel. See `Publisher.publish`.
 
         Raises:
-            RuntimeError: it was called in a trio task, which has `Publisher`.
+            RuntimeError: the caller is a trio task; use `Publisher` there.
         """
 
         async def publish() -> int:

@@ -1,7 +1,7 @@
 """Parse and validate a Redis URL.
 
-Invariant: no message made here contains the password, nor does the message of an error or of its cause. An
-invalid URL is therefore not repeated in the error, since nobody can tell which of its parts was secret.
+Invariant: neither an error nor its cause contains the password. An error therefore does not quote an invalid
+URL, because any part of it may be the password.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class RedisURL:
         username: None for Redis' default user.
         password: None for no password.
         shown: the URL without user and password, for messages.
-        sentinels: hosts and ports of Sentinels, which are asked for the primary; then there is no host.
-        service: the name by which they know it.
+        sentinels: hosts and ports of the Sentinels that know the primary; ``host`` is then empty.
+        service: the name of the primary at the Sentinels.
     """
 
     host: str
