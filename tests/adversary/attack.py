@@ -16,14 +16,14 @@ from tests.adversary.process import ATTACKER, dial, upgrade
 
 __all__ = ["Attack", "Attackers", "chosen", "endless", "parser_of"]
 
-# What one attacker sends at most: many times what the server may hold for it.
+# The maximum that one attacker sends: many times what the server may hold for it.
 _MOST_BYTES = 512 * 1024 * 1024
 _SLICE = 65536
 _DEAD = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 def endless(data: bytes) -> Callable[[], Iterable[bytes]]:
-    """The same again and again."""
+    """Return a function that yields ``data`` forever."""
 
     def again() -> Iterable[bytes]:
         while True:
@@ -37,17 +37,17 @@ class Attack:
     """See the module docstring.
 
     Attributes:
-        name: for the tables.
-        kind: of target.py's servers.
-        data: what each attacker sends after its opening handshake.
-        path: what it asks for.
-        headers: lines of its opening request.
-        subprotocol: what it offers.
-        opens: it does an opening handshake first; else ``data`` is all it says.
-        reads: it takes what comes, and drops it; else nobody takes anything.
-        connections: attackers at once, where the attack is not about one.
-        again: once it has an answer, or was thrown out, it comes back on a new connection.
-        leaves: it does not wait for the answer.
+        name: the name in the tables.
+        kind: the kind of server, see target.py.
+        data: the data that each attacker sends after its opening handshake.
+        path: the requested path.
+        headers: additional lines of its opening request.
+        subprotocol: the offered subprotocol.
+        opens: whether it performs an opening handshake; otherwise it sends only ``data``.
+        reads: whether it reads and discards what the server sends.
+        connections: the number of concurrent attackers, if the attack needs many.
+        again: whether it reconnects after a response, or when the server has disconnected it.
+        leaves: whether it disconnects without waiting for the response.
     """
 
     name: str
@@ -64,12 +64,12 @@ class Attack:
 
     @property
     def tls(self) -> bool:
-        """Whether it goes over TLS."""
+        """Whether it uses TLS."""
         return self.kind == "tls"
 
 
 def parser_of(seconds: float) -> argparse.ArgumentParser:
-    """The command line of a program that measures attacks; ``seconds`` is its default."""
+    """Return the argument parser of a program that measures attacks, with a default of ``seconds``."""
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*")
     parser.add_argument("--check", action="store_true")
@@ -79,18 +79,18 @@ def parser_of(seconds: float) -> argparse.ArgumentParser:
 
 
 def chosen(attacks: Iterable[Attack], names: Sequence[str]) -> list[Attack]:
-    """Those whose name has one of these in it; all of them for none."""
+    """Return the attacks whose names contain one of these; all of them without names."""
     return [attack for attack in attacks if not names or any(name in attack.name for name in names)]
 
 
 @dataclass
 class Attackers:
-    """Those of one attack that are at it.
+    """The attackers of one attack.
 
     Attributes:
-        sent: bytes of all of them together.
+        sent: the number of bytes that all of them have sent.
         moved: when the last byte was sent.
-        open: connections that were let in and not closed since.
+        open: the number of their open connections.
     """
 
     attack: Attack
@@ -101,7 +101,7 @@ class Attackers:
     refused: int = 0
 
     async def run(self, count: int) -> None:
-        """Let so many attack, until cancelled."""
+        """Run ``count`` attackers until cancelled."""
         async with trio.open_nursery() as nursery:
             for _ in range(count):
                 nursery.start_soon(self._one)

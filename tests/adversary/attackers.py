@@ -1,6 +1,6 @@
-"""Random attackers on streams: `attack` plays a `Script`.
+"""Random attackers on streams: `attack` performs the steps of a `Script`.
 
-Invariants: each step ends, whatever the other side does. A cancelled attacker leaves no task.
+Invariants: each step ends, whatever the other side does. A cancelled attacker leaves no task behind.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SMALL", "Gate", "attack", "play"]
 
-#: Limits so low that what `attack` sends reaches them.
+#: Limits that are low enough to be reached by `attack`.
 SMALL = Options(
     max_message_size=2000,
     max_queue_bytes=2000,
@@ -36,9 +36,9 @@ SMALL = Options(
 )
 
 _DEAD = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
-#: Seconds that a step waits for the other side to take what it sends.
+#: Seconds that a step waits for the other side to read its data.
 PATIENCE = 1.0
-#: Bytes of a flood: many times what one connection may hold here.
+#: Bytes of a flood: many times the limit of one connection.
 _FLOOD = 30_000
 
 
@@ -50,14 +50,14 @@ class Gate:
         self._open.set()
 
     def set(self, reading: bool) -> None:
-        """Read from now on, or do not."""
+        """Start or stop reading."""
         if reading:
             self._open.set()
         elif self._open.is_set():
             self._open = trio.Event()
 
     async def read(self, stream: trio.abc.Stream) -> None:
-        """Take and drop what comes, while that is allowed."""
+        """Read and discard data while reading is allowed."""
         with contextlib.suppress(*_DEAD):
             while True:
                 await self._open.wait()
@@ -66,7 +66,7 @@ class Gate:
 
 
 def opening_of(script: Script) -> bytes:
-    """The first bytes."""
+    """Return the first bytes that the attacker sends."""
     if script.head is not None:
         return script.head
     return opening(script.path, *([DEFLATE] if script.deflate else []), subprotocol=script.dialect or "")
@@ -75,9 +75,9 @@ def opening_of(script: Script) -> bytes:
 async def attack(
     script: Script, stream: trio.abc.Stream, look: Callable[[], None], *, patience: float = PATIENCE
 ) -> None:
-    """Say everything, with a look at what became of it after each step.
+    """Send all data of a script, and call ``look`` after each step.
 
-    The connection stays, unless the script ends it.
+    The connection stays open, unless the script ends it.
     """
     async with trio.open_nursery() as nursery:
         gate = Gate()
@@ -102,7 +102,7 @@ async def play(
     masked: bool = True,
     patience: float = PATIENCE,
 ) -> None:
-    """One step after the other. Raises what the stream does."""
+    """Perform the steps one after the other. Raises the errors of the stream."""
     for step in steps:
         match step:
             case ("read", reading):
@@ -126,6 +126,6 @@ async def play(
 
 
 def arrange(script: Script, stream: LinkStream) -> None:
-    """Let the link break where the script says."""
+    """Configure the link to break where the script says."""
     if script.cut is not None:
         stream.link.cut_after(script.cut, clean=script.clean)

@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 __all__ = ["faults", "live_websockets", "weight"]
 
-# What belongs to the program, the server or the network, and not to one connection.
+# Types of objects that belong to the program, the server or the network, and not to one connection.
 _SHARED = (
     *(type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.CodeType),
     *(WebSocketServer, Options, Link, LinkStream, logging.Logger),
     *(Hub, Keepalive, Limiter, Method, EpollReader, ConnectionRuntime, TaskPool, contextvars.Context),
     *(trio.Nursery, trio.lowlevel.Task, trio.abc.Clock, trio.abc.Instrument),
 )
-# Of trio's own, which has no public name for them.
+# Types of trio that have no public names.
 _SHARED_NAMES = frozenset({"Runner", "CancelStatus"})
 
 
@@ -49,7 +49,7 @@ def _is_shared(value: object) -> bool:
 
 
 def weight(roots: Iterable[object], shared: Iterable[object] = ()) -> int:
-    """Bytes of Python's memory that these hold, besides what is shared with others."""
+    """Return the bytes of Python's memory that these objects hold, without those of shared objects."""
     seen = {id(one) for one in shared}
     todo = list(roots)
     total = 0
@@ -60,13 +60,13 @@ def weight(roots: Iterable[object], shared: Iterable[object] = ()) -> int:
         seen.add(id(one))
         total += sys.getsizeof(one)
         todo += gc.get_referents(one)
-        if isinstance(one, msgspec.Struct):  # one without garbage collection tells nothing to gc
+        if isinstance(one, msgspec.Struct):  # gc does not know the references of a Struct with gc=False
             todo += [getattr(one, name) for name in one.__struct_fields__]
     return total
 
 
 def live_websockets() -> int:
-    """WebSockets that are not freed, once all garbage is."""
+    """Return the number of WebSockets that exist after a garbage collection."""
     gc.collect()
     return sum(isinstance(one, WebSocket) for one in gc.get_objects())
 
@@ -86,7 +86,7 @@ class _Faults(logging.Handler):
 
 @contextmanager
 def faults() -> Iterator[list[str]]:
-    """All that is logged as an error, or with a traceback; what a peer does is neither."""
+    """Collect the records that are errors or have a traceback. A peer must not be able to cause any."""
     found: list[str] = []
     handler, logger = _Faults(found), logging.getLogger("trio_ws")
     level = logger.level
@@ -100,5 +100,5 @@ def faults() -> Iterator[list[str]]:
 
 
 def roots_of(ws: Any) -> list[object]:
-    """Where the walk over one connection begins."""
+    """Return the objects from which `weight` visits those of a connection."""
     return [ws, observer_of(ws)]

@@ -1,18 +1,18 @@
-"""Everything at once, for long: ``python -m tests.adversary.chaos --seconds 3600``.
+"""A long test with clients of every kind: ``python -m tests.adversary.chaos --seconds 3600``.
 
-Beside connections that do nothing, others come and go all the time, honest and hostile, and are broken off
-anywhere; the server's process is stopped for a moment now and then. Meanwhile some clients call, stream and
-upload without a pause, and check what they get.
+Some connections stay idle. Honest and hostile clients connect and disconnect all the time, and break their
+connections at any point. The process of the server is stopped for a moment now and then. Other clients call,
+stream and upload without a pause, and check the results.
 
-It fails where a call is stuck or wrong, where the log has an error, where memory grows, and where a counter
-is not exact once all have gone. It prints a line of figures every ten seconds.
+It fails if a call hangs or has a wrong result, if the log contains an error, if memory grows, or if a counter
+is wrong after all clients have disconnected. It prints a line of figures every ten seconds.
 
-    --seconds N         how long; default 60
-    --idle N            connections that do nothing; default 1,000
-    --churn N           connections that come a second; default 50
+    --seconds N         duration; default 60
+    --idle N            idle connections; default 1,000
+    --churn N           new connections per second; default 50
     --steady N          clients that never pause; default 8
-    --stuck N           seconds after which a call of an honest client counts as stuck; default 10
-    --seed N            for the order of things; default 1
+    --stuck N           seconds after which a call of an honest client counts as hung; default 10
+    --seed N            seed of the random numbers; default 1
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Chaos", "main"]
 
-#: Those that came and have not gone, in seconds of their coming. Past it the machine is too slow for more.
+#: Maximum number of concurrent clients, in seconds of new ones. Above it, the machine is too slow for more.
 _MOST_ALIVE = 8
-#: Shares of the time: what memory is compared from, and what faults are left out of at the end.
+#: Shares of the duration: after which memory is first measured, and which is ignored at the end.
 _WARM = 0.3
 _EVERY = 10.0
 _DEAD = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 async def numbers(count: int) -> AsyncIterator[int]:
-    """An upload."""
+    """Yield the items of an upload."""
     for number in range(count):
         yield number
 
 
 async def answer_pings(stream: trio.abc.Stream) -> bytes:
-    """Until the end; what the server said then, if anything."""
+    """Answer pings until the connection ends, and return the payload of a Close frame, if any."""
     data = b""
     while piece := await stream.receive_some(4096):
         data += piece
@@ -100,22 +100,22 @@ class Chaos:
         return f"ws://127.0.0.1:{self.target.port}"
 
     def address(self, rng: random.Random) -> str:
-        """One of many, since a server gives each address a share."""
+        """Return one of many addresses, because a server limits the connections of each."""
         return f"127.0.1.{rng.randrange(1, 60)}"
 
     @contextlib.asynccontextmanager
     async def dialed(self, source: str) -> AsyncIterator[trio.abc.Stream]:
-        """A connection that is reset at the end, unless somebody has closed it."""
+        """Open a connection for the duration of a block, and reset it at the end if it was not closed."""
         stream = await dial(self.target.port, source)
         try:
             yield stream
         finally:
             await trio.aclose_forcefully(stream)
 
-    # -- those who never pause --------------------------------------------------------------------------
+    # -- steady clients ---------------------------------------------------------------------------------
 
     async def steady(self, number: int) -> None:
-        """Call, stream and upload, and check it."""
+        """Call, stream and upload, and check the results."""
         rng = random.Random(number)
         source = f"127.0.2.{number % 250 + 1}"
 
@@ -139,7 +139,7 @@ class Chaos:
                 await trio.sleep(rng.random() * 0.1)
 
     async def operate(self, client: WebSocketClient, rng: random.Random) -> None:
-        """One operation of an honest client."""
+        """Perform one operation of an honest client."""
         count = rng.randrange(200)
         match rng.randrange(6):
             case 0:
@@ -161,10 +161,10 @@ class Chaos:
             case _:
                 pass
 
-    # -- those who do nothing ---------------------------------------------------------------------------
+    # -- idle clients -----------------------------------------------------------------------------------
 
     async def idle(self, number: int, limiter: trio.CapacityLimiter) -> None:
-        """Answer pings for ever."""
+        """Connect, and answer pings until cancelled."""
         async with contextlib.AsyncExitStack() as stack:
             async with limiter:
                 source = f"127.0.3.{number % 40 + 1}"
@@ -176,10 +176,10 @@ class Chaos:
             self.counts["idle"] += 1
             self.faults.append(f"an idle client was dropped: {await answer_pings(stream)!r}")
 
-    # -- those who come and go --------------------------------------------------------------------------
+    # -- clients that connect and disconnect ------------------------------------------------------------
 
     async def churn(self, nursery: trio.Nursery) -> None:
-        """So many new ones a second."""
+        """Start new clients at the configured rate."""
         gap = 1 / self.options.churn
         for number in itertools.count():
             if self.alive < _MOST_ALIVE * self.options.churn:
@@ -189,7 +189,7 @@ class Chaos:
             await trio.sleep_until(self.began + (number + 1) * gap)
 
     async def live(self, number: int) -> None:
-        """One of them."""
+        """Run one of these clients."""
         rng = random.Random(f"{self.options.seed} {number}")
         life = rng.choice(self.lives)
         self.counts[life.__name__] += 1
@@ -208,7 +208,7 @@ class Chaos:
             self.alive -= 1
 
     async def echo(self, rng: random.Random) -> None:
-        """An honest client of the echo."""
+        """Be an honest client of the echo."""
         stream = await dial(self.target.port, self.address(rng))
         async with connect(f"{self.url}/echo", stream=stream) as ws:
             for _ in range(rng.randrange(5)):
@@ -219,7 +219,7 @@ class Chaos:
                 await trio.sleep(rng.random())
 
     async def calls(self, rng: random.Random) -> None:
-        """An honest client of the methods."""
+        """Be an honest client of the methods."""
         stream = await dial(self.target.port, self.address(rng))
         dialect = rng.choice(["trio-ws.v1", "jsonrpc"])
         async with WebSocketClient(f"{self.url}/rpc", stream=stream, dialect=dialect) as client:
@@ -231,7 +231,7 @@ class Chaos:
                 await trio.sleep(rng.random())
 
     async def page(self, rng: random.Random) -> None:
-        """An honest client of plain HTTP."""
+        """Be an honest client of plain HTTP."""
         async with await dial(self.target.port, self.address(rng)) as stream:
             await stream.send_all(get("/"))
             data = bytearray()
@@ -241,7 +241,7 @@ class Chaos:
             assert data.startswith(b"HTTP/1.1 200 "), bytes(data[:40])
 
     async def leave_early(self, rng: random.Random) -> None:
-        """Go in the middle of the opening handshake."""
+        """Disconnect in the middle of the opening handshake."""
         async with self.dialed(self.address(rng)) as stream:
             await stream.send_all(
                 rng.choice([opening("/echo"), opening("/rpc"), *HEADS])[: rng.randrange(1, 150)]
@@ -249,7 +249,7 @@ class Chaos:
             await trio.sleep(rng.random())
 
     async def leave_in_the_middle(self, rng: random.Random) -> None:
-        """Go in the middle of a message."""
+        """Disconnect in the middle of a message."""
         async with self.dialed(self.address(rng)) as stream:
             await upgrade(stream, opening("/echo"))
             data = frame(TEXT, b"x" * 5000, fin=False) + frame(MORE, b"x" * 100)
@@ -257,7 +257,7 @@ class Chaos:
             await trio.sleep(rng.random())
 
     async def leave_a_call(self, rng: random.Random) -> None:
-        """Go while calls, a stream and an upload are under way."""
+        """Disconnect while calls, a stream and an upload are running."""
         async with self.dialed(self.address(rng)) as stream:
             await upgrade(stream, opening("/rpc", subprotocol="trio-ws.v1"))
             await stream.send_all(
@@ -269,7 +269,7 @@ class Chaos:
             await trio.sleep(rng.random())
 
     async def stop_reading(self, rng: random.Random) -> None:
-        """Ask for much, and take nothing."""
+        """Request a lot of data, and do not read it."""
         async with self.dialed(self.address(rng)) as stream:
             await upgrade(stream, opening("/rpc", subprotocol="trio-ws.v1"))
             with trio.move_on_after(rng.random() * 3):
@@ -277,7 +277,7 @@ class Chaos:
                     await stream.send_all(call("page", call_id="1") * 20)
 
     async def be_hostile(self, rng: random.Random) -> None:
-        """Say anything at all."""
+        """Send random data."""
         async with self.dialed(self.address(rng)) as stream:
             speaks = rng.choice(["trio-ws.v1", "webshocket.v1", "jsonrpc", "json"])
             async with trio.open_nursery() as nursery:
@@ -289,10 +289,10 @@ class Chaos:
                     await trio.sleep(rng.random())
                 nursery.cancel_scope.cancel()
 
-    # -- around it --------------------------------------------------------------------------------------
+    # -- measurements -----------------------------------------------------------------------------------
 
     async def stop_the_server(self) -> None:
-        """Let its process stand still for a moment, now and then."""
+        """Stop the process for a moment, now and then."""
         while True:
             await trio.sleep(self.random.uniform(5, 30))
             self.target.process.send_signal(signal.SIGSTOP)
@@ -303,7 +303,7 @@ class Chaos:
             self.counts["stopped"] += 1
 
     async def watch(self) -> None:
-        """Keep figures, and print them with what is new among the faults."""
+        """Record figures, and print them together with new faults."""
         told = 0
         while True:
             await trio.sleep(_EVERY)
@@ -322,7 +322,7 @@ class Chaos:
             told = len(self.faults)
 
     def judge_memory(self) -> None:
-        """It shall not grow once the server is warm."""
+        """Check that memory has not grown since the server was warmed up."""
         warm = [held for passed, held in self.memory if passed > _WARM * self.options.seconds]
         if len(warm) < 4:
             return
@@ -332,7 +332,7 @@ class Chaos:
             self.faults.append(f"memory grew from {before / MIB:.1f} to {after / MIB:.1f} MiB")
 
     def judge_end(self, state: dict[str, Any], before: dict[str, Any]) -> None:
-        """All counters are where they were."""
+        """Check that all counters have their initial values."""
         for name in ("clients", "handshakes", "connections", "running", "channels", "stalled", "descriptors"):
             if state[name] != before[name]:
                 self.faults.append(f"{name} is {state[name]} at the end, and was {before[name]}")
@@ -340,7 +340,7 @@ class Chaos:
             self.faults.append(f"{state['connected']} connects, and {state['disconnected']} disconnects")
 
     async def warmed(self) -> dict[str, Any]:
-        """The counters once everything was there that comes with the first connections."""
+        """Return the counters after the first connections, which create lasting objects."""
         async with contextlib.AsyncExitStack() as stack:
             for number in range(100):
                 stream = await stack.enter_async_context(
@@ -350,7 +350,7 @@ class Chaos:
         return await self.settled(0)
 
     async def settled(self, clients: int) -> dict[str, Any]:
-        """The counters once so few clients are left, or after the longest time that a close may take."""
+        """Return the counters when at most ``clients`` are left, or after the maximum duration of a close."""
         state: dict[str, Any] = {}
         with trio.move_on_after(30):
             while not state or state["clients"] > clients:
@@ -361,7 +361,7 @@ class Chaos:
         return final
 
     async def run(self) -> None:
-        """All of it."""
+        """Run everything."""
         before = await self.warmed()
         async with trio.open_nursery() as idle:
             limiter = trio.CapacityLimiter(100)
@@ -393,7 +393,7 @@ class Chaos:
 
 
 async def main(options: argparse.Namespace) -> int:
-    """Run it, and say what went wrong."""
+    """Run it, and print the faults."""
     async with running("chaos") as target:
         assert await target.serves("/echo")
         await trio.sleep(0.3)
@@ -406,7 +406,7 @@ async def main(options: argparse.Namespace) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--idle", type=int, default=1000)

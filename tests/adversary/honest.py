@@ -1,7 +1,7 @@
-"""Honest clients beside attackers, and the server for both.
+"""Honest clients of a server that is attacked, and the server itself.
 
-Invariants: an honest client checks everything that it receives, and no operation of it may take longer than
-`PATIENCE`, whatever the others do.
+Invariants: an honest client checks everything that it receives. None of its operations may take longer than
+`PATIENCE`, whatever the attackers do.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ __all__ = ["Methods", "call_for_ever", "echo", "echo_for_ever", "get_for_ever", 
 
 #: Seconds that one operation of an honest client may take.
 PATIENCE = 2.0
-#: Seconds between two rounds of an honest client.
+#: Seconds between two operations of an honest client.
 PAUSE = 1.0
 
 
 class Methods(WebSocketHandler):
-    """Methods of every kind, and what runs of them."""
+    """Methods of every kind, and the number of running ones."""
 
     client_globs = True
     list_methods = True
@@ -91,7 +91,7 @@ class Methods(WebSocketHandler):
         try:
             while True:
                 yield "x" * 100
-                await trio.sleep(0.05)  # else no time would ever pass
+                await trio.sleep(0.05)  # otherwise no time would pass under a mock clock
         finally:
             self.running -= 1
 
@@ -118,7 +118,7 @@ class Methods(WebSocketHandler):
 
     @rpc_method()
     async def ask(self, connection: ClientConnection, value: Any = None) -> str:
-        """Call the client, and take a stream of it."""
+        """Call the client, and consume a stream from it."""
         self.running += 1
         try:
             answer = await connection.call("anything", value)
@@ -142,13 +142,13 @@ class Methods(WebSocketHandler):
 
 
 async def echo(ws: WebSocket) -> None:
-    """Send everything back."""
+    """Echo all messages."""
     async for message in ws:
         await ws.send(message)
 
 
 def listener(methods: Methods) -> App:
-    """A message listener that sends everything back, some of it later."""
+    """Return an App with a message listener that echoes, some messages after a pause."""
     app = App()
 
     async def on_connect(ws: WebSocket) -> None:
@@ -171,7 +171,7 @@ def listener(methods: Methods) -> App:
 
 
 def site(methods: Methods) -> App:
-    """All of it under one roof."""
+    """Return an App with all of these, and HTTP routes."""
     app = App()
     app.websocket("/")(echo)
     app.mount("/calls", methods)
@@ -193,7 +193,7 @@ async def numbers(count: int) -> AsyncIterator[int]:
 
 
 async def rounds(one: Callable[[int], Awaitable[None]], stop: trio.Event) -> None:
-    """Again and again, until the attackers are gone, and once more."""
+    """Repeat an operation until the attackers have disconnected, and once more."""
     number, last = 0, False
     while not last:
         last = stop.is_set()
@@ -205,7 +205,7 @@ async def rounds(one: Callable[[int], Awaitable[None]], stop: trio.Event) -> Non
 
 
 async def echo_for_ever(stream: trio.abc.Stream, stop: trio.Event, **options: Any) -> None:
-    """An honest client of the echo."""
+    """Be an honest client of the echo."""
     async with connect("ws://localhost/", stream=stream, proxy=None, **options) as ws:
 
         async def one(number: int) -> None:
@@ -220,7 +220,7 @@ async def echo_for_ever(stream: trio.abc.Stream, stop: trio.Event, **options: An
 async def call_for_ever(
     stream: trio.abc.Stream, path: str, dialect: str, methods: Methods, stop: trio.Event, **options: Any
 ) -> None:
-    """An honest client of the methods."""
+    """Be an honest client of the methods."""
     full = dialect == "trio-ws.v1"
     async with WebSocketClient(
         f"ws://localhost{path}", stream=stream, dialect=dialect, proxy=None, **options
@@ -243,7 +243,7 @@ async def call_for_ever(
 
 
 async def get_for_ever(dial: Callable[[], Awaitable[trio.abc.Stream]], stop: trio.Event) -> None:
-    """An honest client of plain HTTP, on a new connection each time."""
+    """Be an honest client of plain HTTP, with a new connection for each request."""
 
     async def one(number: int) -> None:
         stream = await dial()

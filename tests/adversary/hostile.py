@@ -43,7 +43,7 @@ DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 def frame(
     opcode: int, payload: bytes = b"", *, fin: bool = True, rsv1: bool = False, masked: bool = True
 ) -> bytes:
-    """One frame. Its mask is four zeros, which is legal and costs an attacker nothing."""
+    """Return a frame. Its masking key is four zeros, which is valid and costs an attacker nothing."""
     size = len(payload)
     first, mask = fin << 7 | rsv1 << 6 | opcode, masked << 7
     if size < 126:
@@ -56,13 +56,13 @@ def frame(
 
 
 def deflated(data: bytes, bits: int = 15) -> bytes:
-    """A message's payload as permessage-deflate has it, which needs no message before it."""
+    """Return the compressed payload of a message, which does not refer to earlier messages."""
     deflater = zlib.compressobj(9, zlib.DEFLATED, -bits)
     return (deflater.compress(data) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 def opening(path: str = "/", *headers: str, subprotocol: str = "", host: str = "localhost") -> bytes:
-    """A WebSocket's opening request."""
+    """Return the opening request of a WebSocket."""
     lines = [
         f"GET {path} HTTP/1.1",
         f"Host: {host}",
@@ -78,34 +78,34 @@ def opening(path: str = "/", *headers: str, subprotocol: str = "", host: str = "
 
 
 def get(path: str = "/", *headers: str, method: str = "GET") -> bytes:
-    """The head of a plain HTTP request."""
+    """Return the head of a plain HTTP request."""
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode("latin-1")
 
 
 def packet(source: int, **fields: Any) -> bytes:
-    """A packet of ``trio-ws.v1`` or ``webshocket.v1``, unframed."""
+    """Return a packet of ``trio-ws.v1`` or ``webshocket.v1``, without a frame."""
     return msgspec.msgpack.encode({"source": source, **fields})
 
 
 def call(method: str, *args: Any, call_id: str = "", **fields: Any) -> bytes:
-    """A framed request of ``trio-ws.v1``; ``fields`` are the rest of it, such as ``credits``."""
+    """Return a request of ``trio-ws.v1`` in a frame; ``fields`` are its other fields, such as ``credits``."""
     rpc = {"type": "request", "method": method, "args": list(args), "call_id": call_id, **fields}
     return frame(BINARY, packet(5, rpc=rpc))
 
 
 def item(stream_id: str, value: Any = None, **fields: Any) -> bytes:
-    """A framed item of an upload; with ``is_end`` or ``error`` its end."""
+    """Return an item of an upload in a frame, or its end with ``is_end`` or ``error``."""
     rpc = {"type": "response", "call_id": stream_id, "response": value, "is_stream": True, **fields}
     return frame(BINARY, packet(5, rpc=rpc))
 
 
 def credit(call_id: str, count: int) -> bytes:
-    """More credit for a stream."""
+    """Return credit for a stream in a frame."""
     return call("__credit__", call_id, count)
 
 
 def jsonrpc(method: str, *params: Any, id: Any = None) -> bytes:
-    """A request of JSON-RPC, unframed; without an id a notification."""
+    """Return a JSON-RPC request, or a notification without an id. It has no frame."""
     message: dict[str, Any] = {"jsonrpc": "2.0", "method": method, "params": list(params)}
     if id is not None:
         message["id"] = id
@@ -113,10 +113,10 @@ def jsonrpc(method: str, *params: Any, id: Any = None) -> bytes:
 
 
 def batch(members: Iterable[bytes]) -> bytes:
-    """A framed batch of JSON-RPC."""
+    """Return a JSON-RPC batch in a frame."""
     return frame(TEXT, b"[" + b",".join(members) + b"]")
 
 
 def msgpack_list(element: bytes, count: int) -> Any:
-    """A list of so many of the same, which costs an attacker no more than its bytes."""
+    """Return an encoded list of ``count`` equal elements, without creating them."""
     return msgspec.Raw(b"\xdd" + count.to_bytes(4, "big") + element * count)

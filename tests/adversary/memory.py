@@ -1,10 +1,11 @@
-"""How much memory an attacker adds to a server: ``python -m tests.adversary.memory [NAME...]``.
+"""Measure how much memory an attacker adds to a server: ``python -m tests.adversary.memory [NAME...]``.
 
-For each attack a server in a process of its own, with the default options. The attackers send until nothing
-moves any more, a time is over, or far too much is held. Then what is held is measured, as resident memory
-and, in a second run, as what Python's allocator says; and what is left once they have gone.
+Each attack has a server in its own process, with the default options. The attackers send until the server
+stops reading, the time is over, or memory is far above the limit. Then the added memory is measured as
+resident memory, and in a second run by Python's allocator. It is measured again after the attackers have
+disconnected.
 
-    --check             fail where one connection adds more than 16 MiB
+    --check             fail if one connection adds more than 16 MiB
     --product FOLDER    the product's code, to compare two versions
     --seconds N         the longest that one attack lasts; default 6
 """
@@ -44,31 +45,31 @@ if TYPE_CHECKING:
 
 __all__ = ["ATTACKS", "LIMIT", "Measured", "measure"]
 
-#: Bytes that one connection may add, whatever it sends.
+#: Maximum number of bytes that one connection may add, whatever it sends.
 LIMIT = 16 * MIB
-#: Where it is clear that there is no limit.
+#: The number of bytes that shows that there is no limit.
 _ENOUGH = 256 * MIB
 _STUCK = 1.5
-#: Connections of the attacks that are not about one of them.
+#: Number of connections of the attacks that need many.
 MANY = 200
 
 
 def then(first: bytes, rest: Callable[[], Iterable[bytes]]) -> Callable[[], Iterable[bytes]]:
-    """Something once, and then the rest."""
+    """Return a function that yields ``first`` once, and then the rest."""
     return lambda: itertools.chain([first], rest())
 
 
 def calls(method: str, *args: object, count: int = 200, **fields: object) -> bytes:
-    """As many calls as an attacker sends at once, each with an id of its own."""
+    """Return the calls that an attacker sends at once, each with its own id."""
     return b"".join(call(method, *args, call_id=f"a{i}", **fields) for i in range(count))
 
 
 def numbered(make: Callable[[int], bytes]) -> Callable[[], Iterator[bytes]]:
-    """What has a number, and never the same twice."""
+    """Return a function that yields the results of ``make`` for increasing numbers."""
     return lambda: map(make, itertools.count())
 
 
-FULL = calls("wait", count=100)  # as many as may run at once
+FULL = calls("wait", count=100)  # the maximum number of concurrent calls
 
 ATTACKS: Sequence[Attack] = (
     # Answers that nobody reads.
@@ -137,7 +138,7 @@ ATTACKS: Sequence[Attack] = (
         endless(frame(BINARY, packet(4, data=msgpack_list(b"\x80", 50_000)))),
         subprotocol="trio-ws.v1",
     ),
-    # What is small on the wire and large in Python.
+    # Data that is small when encoded and large in Python.
     Attack(
         "calls that run with 50,000 empty maps each",
         "calls",
@@ -205,7 +206,7 @@ ATTACKS: Sequence[Attack] = (
         ),
         subprotocol="trio-ws.v1",
     ),
-    # Reading cannot stop while a method here waits for what only reading brings.
+    # Reading cannot stop while a method waits for data of the peer.
     Attack(
         "uploads of 100 KB items while a method waits for an item",
         "calls",
@@ -317,7 +318,7 @@ ATTACKS: Sequence[Attack] = (
 
 @dataclass
 class Measured:
-    """What one attack did, in bytes."""
+    """The results of one attack, in bytes."""
 
     attack: Attack
     sent: int = 0
@@ -328,11 +329,11 @@ class Measured:
 
     @property
     def each(self) -> float:
-        """Held for each connection."""
+        """The added memory per connection."""
         return self.held / self.attack.connections
 
     def row(self) -> str:
-        """One row of the table."""
+        """The row of the table."""
         figures = [
             f"{self.attack.connections}",
             f"{self.sent / MIB:.2f}",
@@ -354,12 +355,12 @@ HEAD = (
 async def measure(
     attack: Attack, *, seconds: float, product: str | None = None, all_of_it: bool = True
 ) -> Measured:
-    """Carry it out; with ``all_of_it`` see what is left too, and watch Python's allocator a second time."""
+    """Run an attack. With ``all_of_it``, also measure what remains, and run it again with tracemalloc."""
     result = Measured(attack)
     path = "/echo" if attack.kind == "site" else "/"
     for traced in (False, True) if all_of_it else (False,):
         async with running(attack.kind, traced=traced, product=product) as target:
-            result.serves = await target.serves(path, tls=attack.tls)  # and now everything is imported
+            result.serves = await target.serves(path, tls=attack.tls)  # also imports all modules
             await trio.sleep(0.2)
             before, before_traced = await target.held(0.3), await target.ask("traced")
             async with trio.open_nursery() as nursery:
@@ -384,7 +385,7 @@ async def measure(
 
 
 async def main(options: argparse.Namespace) -> int:
-    """Measure, print the table, and say what is too much."""
+    """Measure, and print the table and the attacks above the limit."""
     print(HEAD, flush=True)
     bad = []
     for attack in chosen(ATTACKS, options.names):

@@ -1,7 +1,7 @@
-"""An innocent connection in a process of its own: ``python probe.py PORT [tls]``.
+"""Measure the latency of an honest connection, in its own process: ``python probe.py PORT [tls]``.
 
-It pings fifty times a second until its stdin ends, and then prints the longest wait for a pong in seconds and
-the number of pongs.
+It pings fifty times a second until its stdin ends. Then it prints the longest time until a pong in seconds,
+and the number of pongs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import ssl
 import sys
 import time
 
-#: Another address than the attackers', since a server may give each address a share.
+#: Not the address of the attackers, because a server limits the connections of each address.
 INNOCENT = "127.0.0.2"
 _PATIENCE = 60.0
 _OPENING = (
@@ -23,7 +23,7 @@ _OPENING = (
 
 
 def receive(sock: socket.socket, size: int) -> bytes:
-    """Exactly so many bytes."""
+    """Receive exactly ``size`` bytes."""
     data = b""
     while len(data) < size:
         piece = sock.recv(size - len(data))
@@ -34,7 +34,7 @@ def receive(sock: socket.socket, size: int) -> bytes:
 
 
 def join(port: int, *, tls: bool, path: bytes) -> socket.socket:
-    """An open WebSocket."""
+    """Open a WebSocket, and return its socket."""
     sock = socket.create_connection(("127.0.0.1", port), _PATIENCE, (INNOCENT, 0))
     if tls:
         context = ssl.create_default_context()
@@ -62,7 +62,7 @@ def main() -> None:
             worst = max(worst, time.perf_counter() - began)
             count += 1
     except (OSError, EOFError):
-        worst = float("inf")  # thrown out, or not served for a minute
+        worst = float("inf")  # disconnected, or not served for a minute
     print(json.dumps([worst, count]), flush=True)
 
 

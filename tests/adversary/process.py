@@ -1,6 +1,6 @@
-"""A server in a process of its own, with its memory use and a check that it still serves.
+"""A server in its own process, with its memory use and a check that it still serves.
 
-Invariants: the process ends with the block, and by itself if this process ends.
+Invariants: the process exits with the block, and if this process exits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PATIENCE = 30.0
 
 
 def environment(product: Path) -> dict[str, str]:
-    """For a process that is to find the product in this folder."""
+    """Return the environment of a process that imports trio_ws from this folder."""
     path = os.pathsep.join(
         [str(Path(product).resolve()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     )
@@ -43,12 +43,12 @@ def environment(product: Path) -> dict[str, str]:
 
 @dataclass
 class Target:
-    """A server that runs.
+    """A running server.
 
     Attributes:
-        port: where it listens, on 127.0.0.1.
+        port: its port on 127.0.0.1.
         process: its process.
-        log: the file that its log goes to.
+        log: the file of its log.
     """
 
     port: int
@@ -59,7 +59,7 @@ class Target:
 
     @property
     def rss(self) -> float:
-        """Bytes of resident memory; infinite once it is dead."""
+        """Bytes of resident memory; infinite if the process has exited."""
         try:
             status = Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()
         except OSError:
@@ -68,11 +68,11 @@ class Target:
 
     @property
     def descriptors(self) -> int:
-        """Open file descriptors."""
+        """The number of open file descriptors."""
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     async def held(self, seconds: float) -> float:
-        """The least memory within so many seconds: what is held, not what one step needed for a moment."""
+        """Return the least memory within some seconds, to exclude memory that is used only for a moment."""
         least = self.rss
         end = trio.current_time() + seconds
         while trio.current_time() < end:
@@ -81,13 +81,13 @@ class Target:
         return least
 
     async def ask(self, question: str) -> Any:
-        """What target.py answers."""
+        """Return the answer of target.py to a question."""
         assert isinstance(self.process.stdin, trio.abc.SendStream)
         await self.process.stdin.send_all(question.encode() + b"\n")
         return json.loads(await self.line())
 
     async def line(self) -> str:
-        """The next line of its stdout."""
+        """Return the next line of its stdout."""
         while b"\n" not in self._buffer:
             data = await self._lines.receive_some()
             if not data:
@@ -98,7 +98,7 @@ class Target:
         return line.decode()
 
     async def serves(self, path: str = "/", *, tls: bool = False) -> bool:
-        """Whether a new client from another address is let in."""
+        """Whether a new client from another address can connect."""
         with trio.move_on_after(_PATIENCE):
             try:
                 stream = await dial(self.port, INNOCENT, tls=tls)
@@ -113,7 +113,7 @@ class Target:
 async def running(
     kind: str, *, product: str | None = None, traced: bool = False, program: str = "target.py"
 ) -> AsyncIterator[Target]:
-    """Run a server of target.py until the block ends."""
+    """Run a server of target.py for the duration of a block."""
     folder = Path(product or _ROOT)
     handle, name = tempfile.mkstemp(suffix=".log")
     command = [sys.executable, str(_HERE / program), kind, *(["--traced"] if traced else [])]
@@ -137,7 +137,7 @@ async def running(
 
 
 async def dial(port: int, source: str = ATTACKER, *, tls: bool = False) -> trio.abc.Stream:
-    """A connection from this address, with nothing said on it yet."""
+    """Connect from this address, and return the stream before any data."""
     sock = trio.socket.socket()
     try:
         await sock.bind((source, 0))
@@ -163,7 +163,7 @@ async def dial(port: int, source: str = ATTACKER, *, tls: bool = False) -> trio.
 
 
 async def upgrade(stream: trio.abc.Stream, request: bytes) -> bool:
-    """Send an opening request, and read the head of its answer; whether that is a 101."""
+    """Send an opening request, read the head of the response, and return whether it is a 101."""
     await stream.send_all(request)
     head = b""
     while b"\r\n\r\n" not in head:
@@ -176,7 +176,7 @@ async def upgrade(stream: trio.abc.Stream, request: bytes) -> bool:
 
 @dataclass
 class Probe:
-    """What an innocent connection met: the longest wait for a pong in seconds, and how many pongs came."""
+    """The result of probe.py: the longest time until a pong in seconds, and the number of pongs."""
 
     worst: float = math.inf
     count: int = 0
@@ -184,7 +184,7 @@ class Probe:
 
 @asynccontextmanager
 async def probing(port: int, *, path: str = "/", tls: bool = False) -> AsyncIterator[Probe]:
-    """Ping from a process of its own while the block runs; the result is there at its end."""
+    """Run probe.py for the duration of a block. The result is set at its end."""
     command = [sys.executable, str(_HERE / "probe.py"), str(port), "tls" if tls else "plain", path]
     process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     result = Probe()

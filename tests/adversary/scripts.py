@@ -3,7 +3,7 @@
 A `Script` is an opening and a list of steps. `encode` returns the bytes of a step in the attacker's dialect.
 Some are intentionally invalid in every dialect.
 
-Invariant: the same script always gives the same bytes.
+Invariant: the same script always has the same bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["DIALECTS", "Script", "Step", "answers", "encode", "random_steps", "s
 Step = tuple[Any, ...]
 
 DIALECTS = ("trio-ws.v1", "webshocket.v1", "jsonrpc", "json")
-#: Ids as both sides make them, and as nobody should.
+#: Ids as both sides generate them, and invalid ones.
 IDS = (
     "1",
     "2",
@@ -54,7 +54,7 @@ METHODS = (
     *("nobody", "", "x" * 300, "__abort__", "__credit__", "__subscribe__", "__unsubscribe__", "__methods__"),
     *("__deadline__", "rpc.cancel", "rpc.item", "rpc.data", "rpc.channel", "__other__"),
 )
-#: What is small on the wire and large in Python, as the bytes of msgpack and JSON.
+#: Values that are small when encoded and large in Python, as bytes of msgpack and JSON.
 MANY = {
     "maps": (b"\x80", b"{}"),
     "lists": (b"\x90", b"[]"),
@@ -115,7 +115,7 @@ ERRORS: tuple[Any, ...] = (
 
 
 def mixed(*kinds: tuple[int, st.SearchStrategy[Step]]) -> st.SearchStrategy[Step]:
-    """One of these, each as likely as its number says."""
+    """Return a strategy that selects one of these, with the given weights."""
     every = [kind for times, kind in kinds for _ in range(times)]
     return st.integers(0, len(every) - 1).flatmap(every.__getitem__)
 
@@ -133,7 +133,7 @@ calls = st.tuples(
     st.sampled_from(STREAMS),
     st.booleans(),
 )
-# A call as a client would make it: what comes after it meets something that runs.
+# Valid calls, so that later steps find running ones.
 plain_calls = st.tuples(
     st.just("call"),
     st.sampled_from(METHODS[:11]),
@@ -144,7 +144,7 @@ plain_calls = st.tuples(
     st.sampled_from([None, {"0": "1/0"}, {"items": "2/0"}]),
     st.just(False),
 )
-#: What claims to answer a call, or to be an item or the end of a stream.
+#: Responses to calls, and items and ends of streams, whether these exist or not.
 answers = st.tuples(st.just("answer"), ids, values, st.sampled_from(ERRORS), st.booleans(), st.booleans())
 packets = st.tuples(st.just("packet"), st.sampled_from([1, 2, 3, 4, 5, 0, 6, "4", None]), values)
 amplified = st.tuples(
@@ -189,7 +189,7 @@ deflate = st.tuples(st.just("deflated"), st.sampled_from(["text", "bomb", "block
 lengths = st.tuples(st.just("length"), st.sampled_from([0, 127, 2**16, 2**31, 2**63 - 1, 2**64 - 1]))
 raw = st.tuples(st.just("raw"), st.binary(max_size=40))
 
-# What costs an attacker least: short calls with long answers, or with none.
+# Steps that cost an attacker little: short calls with long responses, or without a response.
 cheap_calls = st.tuples(
     st.just("call"),
     st.sampled_from(
@@ -216,7 +216,7 @@ moves = mixed(
     (1, st.tuples(st.just("eof"))),
     (1, st.tuples(st.just("reset"))),
 )
-#: Of an attacker that makes no mistake which would end its connection at once, and of one that makes many.
+#: The steps of an attacker that avoids immediate disconnection, and of one that does not.
 civil_step = mixed((4, civil), (4, st.tuples(st.just("flood"), flooded, times)), (1, moves))
 wild_step = mixed((2, civil), (4, wild), (1, st.tuples(st.just("flood"), wildly_flooded, times)), (1, moves))
 steps = st.lists(civil_step, min_size=1, max_size=10) | st.lists(wild_step, min_size=1, max_size=10)
@@ -254,19 +254,19 @@ class Script:
     """One attacker.
 
     Attributes:
-        dialect: what it offers; None for a client that offers nothing.
-        speaks: the dialect that its packets are in, mostly the same.
-        head: what it says in place of an opening handshake, or None.
-        path: where it goes.
-        deflate: it offers compression.
-        reads: it takes what comes, until a step says otherwise.
-        steps: what it does then.
-        cut: the bytes after which its connection breaks, or None.
-        clean: the break looks like an end of stream.
-        max_read: bytes that the server gets at a time.
-        latency: seconds one way.
-        capacity: bytes that the network holds.
-        ends: how it goes away: ``"close"``, ``"reset"`` or ``"stays"``.
+        dialect: the offered subprotocol, or None.
+        speaks: the dialect of its packets, usually the same.
+        head: the data that it sends instead of an opening handshake, or None.
+        path: the requested path.
+        deflate: whether it offers compression.
+        reads: whether it reads, until a step changes that.
+        steps: the steps after the opening.
+        cut: the number of bytes after which its connection breaks, or None.
+        clean: whether the break looks like an end of stream.
+        max_read: maximum number of bytes that the server receives at a time.
+        latency: seconds in one direction.
+        capacity: maximum number of bytes in the network.
+        ends: how it disconnects: ``"close"``, ``"reset"`` or ``"stays"``.
     """
 
     dialect: str | None
@@ -297,7 +297,7 @@ _dialects = st.sampled_from(
 
 @st.composite
 def scripts(draw: st.DrawFn) -> Script:
-    """Any attacker."""
+    """Generate an attacker."""
     dialect, speaks = draw(_dialects)
     return Script(
         dialect=dialect,
@@ -317,7 +317,7 @@ def scripts(draw: st.DrawFn) -> Script:
 
 
 def random_steps(rng: random.Random) -> list[Step]:
-    """Steps without hypothesis, for a program that runs for long."""
+    """Generate steps without hypothesis, for a long-running program."""
 
     def one(most: int) -> Step:
         match rng.randrange(most):
@@ -368,7 +368,7 @@ def random_steps(rng: random.Random) -> list[Step]:
 
 
 def encode(step: Step, speaks: str, *, masked: bool = True) -> bytes:
-    """The bytes of one step that sends something."""
+    """Return the bytes of a step that sends data."""
     text = speaks in ("json", "jsonrpc")
     match step:
         case ("call" | "answer" | "packet", *_):
@@ -403,7 +403,7 @@ def encode(step: Step, speaks: str, *, masked: bool = True) -> bytes:
         case ("length", size):
             return struct.pack("!BBQ", 0x82, masked << 7 | 127, size) + b"\0\0\0\0xyz"
         case ("raw", data):
-            return bytes(data)  # of st.binary
+            return bytes(data)  # from st.binary
         case _:
             pass
     raise AssertionError(step)
@@ -414,7 +414,7 @@ def _payload(step: Step, speaks: str) -> bytes:
     try:
         return msgspec.json.encode(plain) if speaks in ("json", "jsonrpc") else msgspec.msgpack.encode(plain)
     except (OverflowError, TypeError, ValueError):
-        return b"\xc1"  # what cannot be written: no msgpack and no JSON
+        return b"\xc1"  # the step cannot be encoded: neither msgpack nor JSON
 
 
 def _packet(step: Step) -> dict[str, Any]:

@@ -1,12 +1,13 @@
-"""How long attackers keep everybody else waiting: ``python -m tests.adversary.stalls [NAME...]``.
+"""Measure how long attackers delay other clients: ``python -m tests.adversary.stalls [NAME...]``.
 
-For each attack a server in a process of its own, with the default options, and an innocent connection that
-pings it all the time. The figure is the longest wait for a pong, with 1 and with 16 attackers.
+Each attack has a server in its own process, with the default options, and an honest connection that pings it
+all the time. The result is the longest time until a pong, with 1 and with 16 attackers.
 
-    --check             fail where it is more than 0.1 seconds with one, or 0.5 with sixteen
-    --product FOLDER    the product's code, to compare two versions
-    --seconds N         how long each attack lasts; default 2
-    --patience N        tries of an attack whose first figure is too high, of which the best counts; default 2
+    --check             fail if it is more than 0.1 seconds with one attacker, or 0.5 with sixteen
+    --product FOLDER    the folder of the package, to compare two versions
+    --seconds N         duration of each attack; default 2
+    --patience N        number of times to repeat an attack whose result is too high; the best counts; default
+    2
 """
 
 from __future__ import annotations
@@ -46,24 +47,24 @@ if TYPE_CHECKING:
 
 __all__ = ["ATTACKS", "TARGETS", "longest"]
 
-#: Attackers, and the seconds that an innocent connection may wait for a pong.
+#: Numbers of attackers, and the seconds within which an honest connection must receive a pong.
 TARGETS = {1: 0.1, 16: 0.5}
 NAMES = [format(i, "x") for i in range(100_000)]
 CHUNKED = get("/", "Transfer-Encoding: chunked", method="POST")
 
 
 def fragments(count: int) -> bytes:
-    """One message of so many frames."""
+    """Return one message of ``count`` frames."""
     return frame(BINARY, b"x", fin=False) + frame(MORE, b"x", fin=False) * count + frame(MORE, b"x")
 
 
 def colliding(count: int) -> dict[tuple[int, int], None]:
-    """A map whose keys, as tuples of Python, all have one hash: it takes the square of the time."""
+    """Return a map whose keys are tuples with the same hash, so that decoding takes quadratic time."""
     mask, prime = 2**64 - 1, 2**61 - 1
     inverse = pow(14029467366897019727, -1, 2**64)
     found: dict[tuple[int, int], None] = {}
     for first in itertools.count(1):
-        # What tuplehash() of CPython's tupleobject.c does with the first of two items.
+        # The computation of tuplehash() in CPython's tupleobject.c for the first of two items.
         state = (2870177450012600261 + first * 14029467366897019727) & mask
         state = (((state << 31) | (state >> 33)) * 11400714785074694791) & mask
         second = (-state * inverse) & mask
@@ -78,7 +79,7 @@ def colliding(count: int) -> dict[tuple[int, int], None]:
 def rpc(
     name: str, data: bytes, kind: str = "calls", first: bytes = b"", subprotocol: str = "trio-ws.v1"
 ) -> Attack:
-    """An attack by calls, whose answers are read."""
+    """Return an attack by calls, whose responses are read."""
     return Attack(
         name,
         kind,
@@ -165,7 +166,7 @@ ATTACKS: Sequence[Attack] = (
         call("tell", "a" * 250, call_id="1"),
         first=call("__subscribe__", [f"{'*a' * 60}{n}" for n in range(100)], call_id="1"),
     ),
-    # The more of these attack, the more globs and names each of them has to be compared with.
+    # With more attackers, each name and glob is compared with more globs and names.
     rpc(
         "names past the globs of others",
         call("__subscribe__", NAMES[:400], call_id="1") + call("__unsubscribe__", NAMES[:400], call_id="1"),
@@ -292,7 +293,7 @@ ATTACKS: Sequence[Attack] = (
 
 
 async def longest(attack: Attack, attackers: int, *, seconds: float, product: str | None = None) -> Probe:
-    """What an innocent connection meets meanwhile."""
+    """Run an attack, and return the latency of an honest connection."""
     path = "/echo" if attack.kind == "site" else "/"
     async with running(attack.kind, product=product) as target:
         await target.serves(path, tls=attack.tls)
@@ -307,7 +308,7 @@ async def longest(attack: Attack, attackers: int, *, seconds: float, product: st
 
 
 async def best(attack: Attack, attackers: int, options: argparse.Namespace) -> Probe:
-    """The same, again where it was too long: it may have been the machine."""
+    """Like `longest`, but repeated if the result is too high, because the machine may have been busy."""
     result = Probe()
     for _ in range(options.patience):
         probe = await longest(attack, attackers, seconds=options.seconds, product=options.product)
@@ -319,7 +320,7 @@ async def best(attack: Attack, attackers: int, options: argparse.Namespace) -> P
 
 
 async def main(options: argparse.Namespace) -> int:
-    """Measure, print the table, and say what is too much."""
+    """Measure, and print the table and the attacks above the limit."""
     print("| attack | " + " | ".join(f"{n} attacker{'s' * (n > 1)}, ms" for n in TARGETS) + " |")
     print("|---" * (len(TARGETS) + 1) + "|", flush=True)
     bad = []

@@ -1,7 +1,8 @@
-"""The servers that attackers meet, each in a process of its own: ``python target.py KIND [--traced]``.
+"""A server that is attacked, in its own process: ``python target.py KIND [--traced]``.
 
-It prints its port, answers questions on stdin with a line of JSON each, and ends when stdin does. It imports
-nothing of the tests, so that it may run with another version of the product: see ``--product`` of memory.py.
+It prints its port, answers each question on stdin with a line of JSON, and exits at the end of stdin. It
+imports nothing from the tests, so that it can run with another version of trio_ws: see ``--product`` of
+memory.py.
 """
 
 from __future__ import annotations
@@ -43,30 +44,30 @@ class Methods(WebSocketHandler):
 
     @rpc_method()
     def page(self, connection: ClientConnection) -> str:
-        """A small call with a large answer."""
+        """Return a large response to a small call."""
         return PAGE
 
     @rpc_method()
     async def later(self, connection: ClientConnection) -> str:
-        """The same, from a method that waits."""
+        """Return a large response after a pause."""
         await trio.lowlevel.checkpoint()
         return PAGE
 
     @rpc_method()
     async def pages(self, connection: ClientConnection) -> AsyncIterator[str]:
-        """The same, without end."""
+        """Stream large items forever."""
         while True:
             yield PAGE
 
     @rpc_method()
     async def keep(self, connection: ClientConnection, items: AsyncIterator[Any]) -> None:
-        """An upload of which nobody takes more than the first item."""
+        """Consume only the first item of an upload."""
         await anext(items)
         await trio.sleep_forever()
 
     @rpc_method()
     async def total(self, connection: ClientConnection, items: AsyncIterator[Any]) -> int:
-        """An upload whose items are taken at once."""
+        """Consume all items of an upload."""
         return len([item async for item in items])
 
     @rpc_method()
@@ -81,32 +82,32 @@ class Methods(WebSocketHandler):
 
     @rpc_method()
     def add(self, connection: ClientConnection, *numbers: int) -> int:
-        """As many numbers as there are."""
+        """Add any number of numbers."""
         return len(numbers)
 
     def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
-        """Whatever it is."""
+        """Allow every channel."""
         return True
 
 
 class Counted(Methods):
-    """The same, with counts of what begins and what ends."""
+    """Methods that also count what has started and what has ended."""
 
     connected = disconnected = running = 0
 
     async def on_connect(self, connection: ClientConnection) -> None:
-        """Count."""
+        """Count a connection."""
         await trio.lowlevel.checkpoint()
         self.connected += 1
 
     async def on_disconnect(self, connection: ClientConnection) -> None:
-        """Count."""
+        """Count the end of a connection."""
         await trio.lowlevel.checkpoint()
         self.disconnected += 1
 
     @rpc_method()
     async def rest(self, connection: ClientConnection, seconds: float) -> float:
-        """Take some time."""
+        """Return after some time."""
         self.running += 1
         try:
             await trio.sleep(min(seconds, 10))
@@ -116,7 +117,7 @@ class Counted(Methods):
 
     @rpc_method()
     async def count(self, connection: ClientConnection, most: int) -> AsyncIterator[int]:
-        """A stream with an end."""
+        """Stream numbers up to ``most``."""
         self.running += 1
         try:
             for number in range(most):
@@ -126,7 +127,7 @@ class Counted(Methods):
 
 
 class Deaf(Methods):
-    """The same, where the first packet that is no call is never done with."""
+    """Methods of a handler whose ``on_receive`` never returns."""
 
     async def on_receive(self, connection: ClientConnection, packet: Any) -> None:
         """Never return."""
@@ -134,39 +135,39 @@ class Deaf(Methods):
 
 
 class Strict(Methods):
-    """The same, where nobody may subscribe."""
+    """Methods of a handler without any subscriptions."""
 
     def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
-        """No."""
+        """Deny every channel."""
         return False
 
 
 async def echo(ws: WebSocket) -> None:
-    """Send everything back."""
+    """Echo all messages."""
     async for message in ws:
         await ws.send(message)
 
 
 async def ignore(ws: WebSocket) -> None:
-    """Accept, and take nothing."""
+    """Accept, and receive nothing."""
     await ws.accept()
     await trio.sleep_forever()
 
 
 def site(methods: Methods) -> App:
-    """An App with a route of each kind."""
+    """Return an App with a route of each kind."""
     app = App()
     app.websocket("/echo")(echo)
     app.mount("/rpc", methods)
 
     @app.http("/")
     async def index(request: Any) -> str:
-        """A page that is larger than a socket's buffers."""
+        """Return a page that is larger than the buffers of a socket."""
         return PAGE * 20
 
     @app.http("/post", methods=["POST"])
     async def post(request: Any) -> int:
-        """Take a body."""
+        """Read a body."""
         return len(request.body)
 
     return app
@@ -176,7 +177,7 @@ COUNTED = Counted()
 
 
 def server(kind: str) -> WebSocketServer:
-    """A server of this kind, on a free port."""
+    """Return a server of this kind, on a free port."""
     options = Options()
     if kind in ("deflate", "deflate_ignored"):
         options = Options(compression=True)
@@ -202,7 +203,7 @@ def server(kind: str) -> WebSocketServer:
 
 
 def state(running: WebSocketServer) -> dict[str, int]:
-    """Everything that is counted."""
+    """Return all counters."""
     statistics = COUNTED.channels.statistics()
     return {
         "clients": running._clients,
@@ -219,7 +220,7 @@ def state(running: WebSocketServer) -> dict[str, int]:
 
 
 def take_questions(running: WebSocketServer, token: trio.lowlevel.TrioToken) -> None:
-    """Answer from a thread, since the loop may be what is under attack."""
+    """Answer questions from a thread, because trio's loop may be blocked by an attack."""
     for line in sys.stdin:
         answer: Any = None
         match line.strip():
@@ -236,7 +237,7 @@ def take_questions(running: WebSocketServer, token: trio.lowlevel.TrioToken) -> 
 
 
 async def main(kind: str) -> None:
-    """Serve until the test is over."""
+    """Serve until stdin ends."""
     token = trio.lowlevel.current_trio_token()
     async with server(kind) as running:
         threading.Thread(target=take_questions, args=(running, token), daemon=True).start()

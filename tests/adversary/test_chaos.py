@@ -1,4 +1,4 @@
-"""A few seconds of chaos.py; CI has a minute of it, with more of everything."""
+"""Run chaos.py for a few seconds. CI runs it for a minute, with more clients."""
 
 from __future__ import annotations
 

@@ -44,9 +44,9 @@ OPTIONS = replace(
 )
 COMPRESSED = replace(OPTIONS, compression=True)
 
-#: Bytes that one connection may hold here, whatever it sends.
+#: Maximum number of bytes that one connection may hold, whatever it sends.
 LIMIT = 40_000
-#: Seconds in which all of an attacker that is gone is gone here.
+#: Seconds within which the server frees everything of an attacker that has disconnected.
 SOON = 20.0
 
 
@@ -98,7 +98,7 @@ async def run(target: str, compressed: bool, attackers: Sequence[Script]) -> Non
 async def start_honest(
     nursery: trio.Nursery, target: str, listener: MemoryListener, methods: Methods, stop: trio.Event
 ) -> None:
-    """Let honest clients in, and wait until they are served."""
+    """Start honest clients, and wait until they are served."""
     if target in ("echo", "listener", "site"):
         nursery.start_soon(echo_for_ever, await listener.connect(), stop)
     if target in ("calls", "site"):
@@ -117,7 +117,7 @@ async def meet(
     known: frozenset[WebSocket],
     methods: Methods,
 ) -> None:
-    """Let the attackers do all they have in mind, see what they hold, and have them leave."""
+    """Run the attackers, check the memory that they hold, and let them disconnect."""
     at_work, done, leave = len(attackers), trio.Event(), trio.Event()
 
     def look() -> None:
@@ -149,7 +149,7 @@ async def meet(
 
 
 async def all_places_are_free(listener: MemoryListener, target: str, count: int) -> None:
-    """As many as may come are let in, and served."""
+    """Check that the maximum number of clients can connect, and are served."""
     async with AsyncExitStack() as stack:
         for _ in range(count):
             stream = await listener.connect()

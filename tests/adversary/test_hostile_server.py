@@ -37,7 +37,7 @@ OPTIONS = replace(
     ping_timeout=4,
     compression=True,
 )
-#: Bytes that the client may hold here, whatever it is sent.
+#: Maximum number of bytes that the client may hold, whatever the server sends.
 LIMIT = 60_000
 
 HEADS = (
@@ -97,7 +97,7 @@ async def run(
                     await use_client(dial, inside, offers, operations, Backoff(initial=0.2, maximum=1))
                 else:
                     await use_client(await dial(), inside, offers, operations, None)
-            # The operations take ten seconds at the most.
+            # The operations take at most ten seconds.
             assert trio.current_time() - began < 10 + OPTIONS.open_timeout + 2 * OPTIONS.close_timeout
             nursery.cancel_scope.cancel()
         assert found == []
@@ -105,14 +105,14 @@ async def run(
 
 
 def look(inside: Sequence[WebSocket]) -> None:
-    """See what the client holds."""
+    """Check the memory that the client holds."""
     for ws in inside:
         held = weight(roots_of(ws))
         assert held < LIMIT, f"the client holds {held} bytes"
 
 
 async def serve(script: Script, head: bytes | None, link: Link, watch: Any) -> None:
-    """Be the server."""
+    """Run the server."""
     stream = link.server
     with contextlib.suppress(OSError, EOFError, trio.BrokenResourceError, trio.ClosedResourceError):
         if head is not None:
@@ -124,7 +124,7 @@ async def serve(script: Script, head: bytes | None, link: Link, watch: Any) -> N
                 headers.append(("Sec-WebSocket-Extensions", "permessage-deflate"))
             await RawPeer.accept(stream, headers)
             arrange(script, stream)
-            await trio.sleep(script.latency + 0.1)  # so that there is something to answer
+            await trio.sleep(script.latency + 0.1)  # so that the client has made a call
         async with trio.open_nursery() as nursery:
             gate = Gate()
             gate.set(script.reads)
@@ -157,7 +157,7 @@ async def take_all(ws: WebSocket) -> None:
 
 
 async def tolerant(function: Any, *args: Any) -> None:
-    """Run it; an error of ours is as good as a result."""
+    """Run a function, and ignore errors of trio_ws."""
     with contextlib.suppress(WebSocketError):
         await function(*args)
 
@@ -165,8 +165,8 @@ async def tolerant(function: Any, *args: Any) -> None:
 async def use_client(
     stream: Any, inside: list[WebSocket], offers: str | None, operations: Sequence[str], again: Backoff | None
 ) -> None:
-    """Do all of these at once."""
-    with trio.move_on_after(10 + OPTIONS.open_timeout):  # a client that reconnects would try for ever
+    """Run all operations concurrently."""
+    with trio.move_on_after(10 + OPTIONS.open_timeout):  # a client that reconnects would retry forever
         async with WebSocketClient(
             "ws://test/",
             stream=stream,
@@ -186,7 +186,7 @@ async def use_client(
 
 
 async def watch_states(client: WebSocketClient, inside: list[WebSocket]) -> None:
-    """Keep the connection in sight, whichever it is."""
+    """Record each connection of the client."""
     while True:
         if client._connections.session is not None:
             inside[:] = [client._connections.session.ws]
@@ -194,7 +194,7 @@ async def watch_states(client: WebSocketClient, inside: list[WebSocket]) -> None
 
 
 class Answering(Methods):
-    """What the server may call. Its packets are left to recv()."""
+    """The methods that the server may call. Packets are received with recv()."""
 
 
 async def operate(client: WebSocketClient, operation: str) -> None:

@@ -45,16 +45,16 @@ OPTIONS = replace(
     max_subscribed_channels=5,
     compression=True,
 )
-#: More than read for themselves: the next ones share a reader.
+#: Enough connections for the shared reader.
 CROWD = 5
-#: Seconds of a step, of which there are ten at most.
+#: Seconds of a step; there are at most ten steps.
 PATIENCE = 0.02
 
 _authority = trustme.CA()
 
 
 def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Of a server and of its clients."""
+    """Return the TLS contexts of a server and of its clients."""
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     _authority.issue_cert("localhost").configure_cert(server)
     client = ssl.create_default_context()
@@ -79,7 +79,7 @@ def test_no_descriptor_is_left_and_honest_clients_are_served(
 
 
 def descriptors() -> int:
-    """Those of this process."""
+    """Return the number of file descriptors of this process."""
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
@@ -117,7 +117,7 @@ async def run(target: str, tls: bool, crowded: bool, attackers: Sequence[Script]
                     for script in attackers:
                         nursery.start_soon(one, script, server.port, tls)
                 with trio.fail_after(20):
-                    # The honest client's calls run one after the other, with moments between them.
+                    # The honest client's calls run one after the other, with pauses between them.
                     while server._clients != len(known) or methods.running:
                         await trio.sleep(0.02)
                 assert server.connections == known
@@ -133,11 +133,11 @@ async def run(target: str, tls: bool, crowded: bool, attackers: Sequence[Script]
 
 
 async def one(script: Script, port: int, tls: bool) -> None:
-    """One attacker, from its first byte to its last."""
+    """Run one attacker."""
     stream = await dial(port, tls=tls and script.cut is None)
     await attack(script, stream, lambda: None, patience=PATIENCE)
     if script.ends == "reset" and isinstance(stream, trio.SocketStream):
         # Closing with no time to linger sends a reset.
-        with contextlib.suppress(OSError):  # it was closed in the script
+        with contextlib.suppress(OSError):  # the script has closed it
             stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     await trio.aclose_forcefully(stream)

@@ -21,10 +21,10 @@ class Host:
     """One call of an application.
 
     Attributes:
-        said: every event that the application sent, in order.
-        taken: how many of the test's events the application has received.
-        waiting: sends of the application's that wait, because the test holds them.
-        ended: set when the call has returned or raised.
+        said: the events that the application has sent, in order.
+        taken: the number of events of the test that the application has received.
+        waiting: the number of blocked sends of the application, see `hold`.
+        ended: set when the call has returned or raised an exception.
     """
 
     def __init__(self) -> None:
@@ -39,19 +39,19 @@ class Host:
         self._open.set()
 
     def hold(self) -> None:
-        """Let sends wait from now on."""
+        """Block the application's sends from now on."""
         self._open = trio.Event()
 
     def release(self) -> None:
-        """Let them go on."""
+        """Unblock the application's sends."""
         self._open.set()
 
     async def say(self, kind: str, **fields: Any) -> None:
-        """Hand an event to the application; waits where ten were not yet taken."""
+        """Send an event to the application. Waits while ten events have not been received."""
         await self._to_app.send({"type": kind, **fields})
 
     async def hear(self, kind: str) -> Event:
-        """The application's next event, which must be of this type."""
+        """Return the application's next event, which must be of this type."""
         event = await self._events.receive()
         assert event["type"] == kind, event
         return event
@@ -81,7 +81,7 @@ class Host:
 
 @asynccontextmanager
 async def hosting(app: Any, scope: Event) -> AsyncIterator[Host]:
-    """Call an application for the length of the block, which must end the call."""
+    """Call an application for the duration of a block, which must end the call."""
     host = Host()
     with trio.fail_after(guard()):
         async with trio.open_nursery() as nursery:
@@ -93,7 +93,7 @@ async def hosting(app: Any, scope: Event) -> AsyncIterator[Host]:
 
 
 def websocket_scope(path: str = "/", *headers: tuple[bytes, bytes], **more: Any) -> Event:
-    """The scope of a WebSocket, as hypercorn makes one for HTTP/2."""
+    """Return the scope of a WebSocket, as hypercorn creates it for HTTP/2."""
     return {
         "type": "websocket",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -113,7 +113,7 @@ def websocket_scope(path: str = "/", *headers: tuple[bytes, bytes], **more: Any)
 
 
 def http_scope(path: str = "/", *headers: tuple[bytes, bytes], method: str = "GET", **more: Any) -> Event:
-    """The scope of a plain HTTP request."""
+    """Return the scope of a plain HTTP request."""
     scope = websocket_scope(path, *headers, **more)
     scope |= {"type": "http", "method": method, "http_version": more.get("http_version", "1.1")}
     return scope

@@ -1,4 +1,4 @@
-"""Calls a method with arguments, and returns what was bound, or the error."""
+"""Call a method with arguments, and return its result or its error."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CONNECTION: Any = object()
 
 
 def fail(method: Method, args: list[Any], kwargs: dict[str, Any] | None = None) -> tuple[str, str]:
-    """The text and the path of the error."""
+    """Return the text and the path of the error."""
     with pytest.raises(RPCInvalidParamsError) as caught:
         method.bind(args, kwargs or {})
     return str(caught.value), caught.value.data["path"]
 
 
 def call(method: Method, args: list[Any], kwargs: dict[str, Any] | None = None) -> Any:
-    """What a plain method gives."""
+    """Return the result of a plain method."""
     values, named = method.bind(args, kwargs or {})
     return method.function(CONNECTION, *values, **named)

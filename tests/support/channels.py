@@ -1,4 +1,4 @@
-"""Subscribers for tests of channels: raw peers that can stall, and the handler that they meet."""
+"""Subscribers for tests of channels: raw peers that can stop reading, and the handler that serves them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Listener", "Rooms", "connection_of"]
 
 
 class Rooms(WebSocketHandler):
-    """Subscribes each client to what its path names, with commas in between."""
+    """Subscribes each client to the channels in its path, which are separated by commas."""
 
     async def on_connect(self, connection: ClientConnection) -> None:
         connection.name = connection.request.path[1:].partition("/")[0]
@@ -27,11 +27,11 @@ class Rooms(WebSocketHandler):
 
 
 class Listener:
-    """A client that speaks JSON, reads only while it may, and keeps what came.
+    """A JSON client that stops reading on request, and stores what it has received.
 
     Attributes:
-        got: ``data`` of each packet, in the order in which they came.
-        closed: code and reason of the server's Close frame.
+        got: ``data`` of each received packet, in order.
+        closed: the code and the reason of the server's Close frame.
     """
 
     def __init__(self, peer: RawPeer) -> None:
@@ -88,5 +88,5 @@ class Listener:
 
 
 def connection_of(handler: Rooms, name: str) -> ClientConnection:
-    """The server's side of the listener that goes by this name."""
+    """Return the server's connection to the listener of this name."""
     return next(one for one in handler.clients if one.name == name)

@@ -43,7 +43,7 @@ FLAGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
 ]
-#: A promise of the first true value of an expression, which is looked at whenever the page changes.
+#: A promise of the first true value of an expression, which is evaluated whenever the page changes.
 _UNTIL = """new Promise((resolve) => {
   const options = { subtree: true, childList: true, attributes: true, characterData: true }
   const look = () => { const value = (%s); if (value) { observer.disconnect(); resolve(value) } }
@@ -64,7 +64,7 @@ class Browser:
         self._loads: dict[str, trio.Event] = {}
 
     async def read(self) -> None:
-        """Take what the browser says, until its end."""
+        """Handle the browser's messages until it exits."""
         async for message in self._ws:
             said = message.json()
             if "id" in said:
@@ -90,7 +90,7 @@ class Browser:
         return result
 
     async def open(self, url: str) -> Page:
-        """A new page, when it is loaded."""
+        """Open a new page, and return it when it is loaded."""
         context = await self.do("Target.createBrowserContext")
         target = await self.do(
             "Target.createTarget", url="about:blank", browserContextId=context["browserContextId"]
@@ -119,7 +119,7 @@ class Page:
         return await self._browser.do(method, self._session, **params)
 
     async def evaluate(self, expression: str) -> Any:
-        """The value of an expression of JavaScript, or what its promise gives."""
+        """Return the value of a JavaScript expression, or the result of its promise."""
         result = await self.do(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, userGesture=True
         )
@@ -127,11 +127,11 @@ class Page:
         return result["result"].get("value")
 
     async def until(self, expression: str) -> Any:
-        """Wait until the value of an expression is true; the value."""
+        """Wait until the value of an expression is true, and return the value."""
         return await self.evaluate(_UNTIL % expression)
 
     async def type(self, selector: str, text: str, *, enter: bool = False) -> None:
-        """Put text in the place of what a field has, and maybe press Enter."""
+        """Replace the text of a field, and press Enter if ``enter`` is true."""
         await self.evaluate(f"document.querySelector({selector!r}).focus()")
         await self.evaluate("document.activeElement.select()")
         await self.do("Input.insertText", text=text)
@@ -139,7 +139,7 @@ class Page:
             await self.press("Enter", 13, "\r")
 
     async def press(self, key: str, code: int, text: str = "") -> None:
-        """One key, down and up."""
+        """Press and release a key."""
         for kind in ("keyDown", "keyUp"):
             await self.do(
                 "Input.dispatchKeyEvent",
@@ -151,7 +151,7 @@ class Page:
             )
 
     async def screenshot(self, *, width: int, height: int, scheme: str = "light") -> bytes:
-        """What it looks like, as PNG; ``scheme`` is light or dark."""
+        """Return a screenshot as PNG; ``scheme`` is light or dark."""
         await self.do(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -165,13 +165,13 @@ class Page:
         return base64.b64decode((await self.do("Page.captureScreenshot"))["data"])
 
     async def close(self) -> None:
-        """Close it as a user would."""
+        """Close the page, as a user would."""
         await self._browser.do("Target.closeTarget", targetId=self._target)
 
 
 @asynccontextmanager
 async def chromium(home: Path) -> AsyncIterator[Browser]:
-    """A browser for the length of a block; the test is skipped where there is none."""
+    """Run a browser for the duration of a block. Skips the test if none is installed."""
     async with devtools(home) as url, trio.open_nursery() as nursery:
         options = Options(max_message_size=16 * 1024 * 1024)
         async with connect(url, options=options) as ws:
@@ -184,10 +184,10 @@ async def chromium(home: Path) -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def devtools(home: Path) -> AsyncIterator[str]:
-    """The URL of a browser's DevTools protocol, for the length of a block; skips where there is none."""
+    """Run a browser, and yield the URL of its DevTools protocol. Skips the test if none is installed."""
     if CHROMIUM is None:
         pytest.skip("neither Chromium nor Chrome is installed; on Debian: apt-get install chromium")
-    # A window that nobody asked for would take as long to open as all else.
+    # The default window would take as long to open as everything else together.
     flags = [*FLAGS, "--no-startup-window", "--remote-debugging-port=0"]
     command = [CHROMIUM, *flags, f"--user-data-dir={home / 'profile'}"]
     process = await trio.lowlevel.open_process(
@@ -204,13 +204,13 @@ async def devtools(home: Path) -> AsyncIterator[str]:
             nursery.cancel_scope.cancel()
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        with trio.CancelScope(shield=True):  # nothing survives SIGKILL
+        with trio.CancelScope(shield=True):  # SIGKILL ends it, so this wait is short
             await process.wait()
         await trio.aclose_forcefully(process.stderr)
 
 
 async def _listen(stderr: trio.abc.ReceiveStream, task_status: trio.TaskStatus[str]) -> None:
-    """Read all that it says, and find where it listens."""
+    """Read its stderr until the end, and report the URL at which it listens."""
     said = b""
     found = False
     async for more in stderr:

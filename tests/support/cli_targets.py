@@ -14,34 +14,34 @@ app = trio_ws.App()
 
 @app.websocket("/echo")
 async def echo(ws: trio_ws.WebSocket) -> None:
-    """Send back what comes."""
+    """Echo all messages."""
     async for message in ws:
         await ws.send(message)
 
 
 @app.websocket("/shout")
 async def shout(ws: trio_ws.WebSocket) -> None:
-    """Send back something else."""
+    """Answer each message with another one."""
     async for message in ws:
         await ws.send(f"{message.text}!")
 
 
 @app.websocket("/mute")
 async def mute(ws: trio_ws.WebSocket) -> None:
-    """Take all, say nothing."""
+    """Receive all messages, and send none."""
     async for _ in ws:
         pass
 
 
 @app.websocket("/refuse")
 async def refuse(ws: trio_ws.WebSocket) -> None:
-    """Answer with 403."""
+    """Reject the client with 403."""
     await ws.reject(403, body=b"members only\n")
 
 
 @app.websocket("/headers")
 async def headers(ws: trio_ws.WebSocket) -> None:
-    """Say what the opening request has."""
+    """Send the headers of the opening request."""
     await ws.accept(
         subprotocol="chat.v1" if "chat.v1" in (ws.header("Sec-WebSocket-Protocol") or "") else None
     )
@@ -51,7 +51,7 @@ async def headers(ws: trio_ws.WebSocket) -> None:
 
 @app.websocket("/bye")
 async def bye(ws: trio_ws.WebSocket) -> None:
-    """Send steering characters, and close after one message."""
+    """Send control characters, and close after one message."""
     await ws.send("\x1b[31mred")
     await ws.send(b"\x00\xff")
     await ws.recv()
@@ -74,7 +74,7 @@ class Calls(trio_ws.WebSocketHandler):
     async def add(self, connection: trio_ws.ClientConnection, a: int, b: int = 1) -> int:
         """Add two numbers.
 
-        The second is 1 where it is left out.
+        The second is 1 by default.
         """
         return a + b
 
@@ -134,7 +134,7 @@ app.mount("/silent", Silent)
 
 
 async def broken(ws: trio_ws.WebSocket) -> None:
-    """Raise what a command would else take for an error of its own."""
+    """Raise an exception that the command must not confuse with an error of its own."""
     await ws.recv()
     raise FileNotFoundError("the list of users")
 

@@ -30,17 +30,17 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).parents[2]
-#: Seconds after which a test counts as hung: it starts interpreters, on a machine that may be busy.
+#: Seconds after which a test counts as hung. Starting interpreters takes long on a busy machine.
 GUARD = 60
 
 
 def program(*arguments: str) -> list[str]:
-    """The command line."""
+    """Return the command line of ``trio-ws`` with these arguments."""
     return [sys.executable, "-W", "error", "-m", "trio_ws", *arguments]
 
 
 def run_program(*arguments: str, lines: str = "", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, with these lines in its stdin."""
+    """Run a command to its end, with these lines as its stdin."""
     return subprocess.run(
         program(*arguments),
         input=lines,
@@ -54,14 +54,14 @@ def run_program(*arguments: str, lines: str = "", cwd: Path = ROOT) -> subproces
 
 
 def environment(**more: str) -> dict[str, str]:
-    """That of the tests, where this package is found from any folder, with colours if not said otherwise."""
+    """Return the environment of the tests, with this package in PYTHONPATH, and colours by default."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
     return {**inherited, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **more}
 
 
 @contextmanager
 def serving_process(*arguments: str, cwd: Path = ROOT) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """``trio-ws serve`` on a free port, and the URL that it announces; it is killed in the end."""
+    """Run ``trio-ws serve`` on a free port for the duration of a block, and yield it with its URL."""
     with subprocess.Popen(
         program("serve", *arguments, "--port", "0"),
         stdin=subprocess.DEVNULL,
@@ -82,7 +82,7 @@ def serving_process(*arguments: str, cwd: Path = ROOT) -> Iterator[tuple[subproc
 
 
 def exchange(url: str, *messages: str, **more: Any) -> str | None:
-    """Send messages to a server; the text of its last answer, or its first message."""
+    """Send messages to a server, and return its last answer, or its first message if none are given."""
 
     async def talk() -> str | None:
         with trio.fail_after(GUARD):
@@ -96,7 +96,7 @@ def exchange(url: str, *messages: str, **more: Any) -> str | None:
 
 
 class Terminal:
-    """The other end of a program's terminal."""
+    """A terminal, from the user's side."""
 
     def __init__(self, fd: int, process: trio.Process) -> None:
         self.fd = fd
@@ -105,11 +105,11 @@ class Terminal:
         self._seen = 0
 
     def type(self, text: str) -> None:
-        """Press keys."""
+        """Type text."""
         os.write(self.fd, text.encode())
 
     async def shows(self, text: str) -> None:
-        """Wait until it has shown this, after what was waited for before."""
+        """Wait until this text is shown, after the text of the previous call."""
         while (place := self.screen.find(text, self._seen)) < 0:
             await trio.lowlevel.wait_readable(self.fd)
             try:
@@ -121,7 +121,7 @@ class Terminal:
         self._seen = place + len(text)
 
     async def end(self) -> int:
-        """Wait for the end of the program; its exit code."""
+        """Wait for the end of the program, and return its exit code."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._read_on)
             code = await self.process.wait()
@@ -129,7 +129,7 @@ class Terminal:
         return code
 
     async def _read_on(self) -> None:
-        """What nobody reads would hold up the program."""
+        """Read the rest of the output, because unread output would block the program."""
         while True:
             await trio.lowlevel.wait_readable(self.fd)
             try:
@@ -141,8 +141,8 @@ class Terminal:
             self.screen += piece.decode(errors="replace")
 
 
-# In the program's process, before the program: Ctrl+C at the terminal is for it. Not by preexec_fn, which is
-# unsafe where threads run.
+# Make the terminal the controlling one of the program's process, so that Ctrl+C reaches it. preexec_fn is not
+# used for this, because it is unsafe if threads are running.
 _TAKE_TERMINAL = """
 import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -152,7 +152,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 @asynccontextmanager
 async def at_a_terminal(*arguments: str, **environ: str) -> AsyncIterator[Terminal]:
-    """A command at a pseudo-terminal."""
+    """Run a command in a pseudo-terminal for the duration of a block."""
     ours, theirs = pty.openpty()
     try:
         process = await trio.lowlevel.open_process(

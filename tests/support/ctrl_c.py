@@ -1,9 +1,9 @@
-"""A program that gets Ctrl+C at a given line of trio_ws: tests/test_ctrl_c.py runs it, as a process.
+"""A program that receives Ctrl+C at a given line of trio_ws; tests/test_ctrl_c.py runs it as a process.
 
-``python -m tests.support.ctrl_c SCRIPT STEP`` takes every STEP-th line that the server's own tasks run, one
-run for each, and prints how many runs ended in which way, as JSON. A hang ends the process with a traceback.
-SCRIPT is "echo", a function that serves clients, "calls", a handler whose methods they call, or "app", an App
-with a middleware and a lifespan around such a function.
+``python -m tests.support.ctrl_c SCRIPT STEP`` interrupts every STEP-th line that the server's own tasks run,
+each in a run of its own. It prints how many runs ended in which way, as JSON. A hang ends the process with a
+traceback. SCRIPT is "echo" for a function that serves clients, "calls" for a handler whose methods they call,
+or "app" for an App with a middleware and a lifespan around such a function.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OURS = trio_ws.__file__.removesuffix("__init__.py")
 
 
 class Trap:
-    """Counts lines of ours that the server's tasks run, and sends Ctrl+C at one of them."""
+    """Counts the lines of trio_ws that the server's tasks run, and sends Ctrl+C at one of them."""
 
     def __init__(self, target: int) -> None:
         self.target = target
@@ -118,7 +118,7 @@ def run(script: str, target: int) -> tuple[str, int]:
         trio.run(main, script, clock=MockClock(autojump_threshold=0))
     except KeyboardInterrupt:
         return "KeyboardInterrupt", trap.lines
-    except BaseExceptionGroup as group:  # of this program's own nursery, with what it does to the clients
+    except BaseExceptionGroup as group:  # from this program's own nursery, with the errors of the clients
         assert group.subgroup(KeyboardInterrupt) is not None
         return "KeyboardInterrupt", trap.lines
     finally:

@@ -1,6 +1,6 @@
-"""Servers of other authors as processes, on free ports.
+"""Run third-party servers as processes on free ports.
 
-Invariants: they listen on 127.0.0.1, and have ended at the end of the block.
+Invariants: they listen on 127.0.0.1, and have exited at the end of the block.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _TRIES_FOR_A_PORT = 5
 
 @asynccontextmanager
 async def taking_a_port(command: Callable[[int], Sequence[str]]) -> AsyncIterator[int]:
-    """Run what has to be told a port; the port, once it listens there.
+    """Run a program that takes a port as its argument, and yield the port once the program listens there.
 
-    Between finding a free port and the program's taking it another may come first: then it is tried again.
+    If another program takes the free port first, another one is tried.
     """
     for _ in range(_TRIES_FOR_A_PORT):
         with socket.socket() as sock:
@@ -41,7 +41,7 @@ async def taking_a_port(command: Callable[[int], Sequence[str]]) -> AsyncIterato
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             check=False,
-            deliver_cancel=_kill,  # nothing is gained by waiting for its good-byes
+            deliver_cancel=_kill,  # a graceful shutdown would only take longer
         )
         async with trio.open_nursery() as nursery:
             process: trio.Process = await nursery.start(run)
@@ -71,7 +71,7 @@ async def _listens(process: trio.Process, port: int) -> bool:
 
 @contextmanager
 def said_port(command: Sequence[str]) -> Iterator[int]:
-    """Run what takes a free port itself and prints it; the port."""
+    """Run a program that chooses a free port and prints it, and yield the port."""
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None

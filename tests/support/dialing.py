@@ -15,19 +15,19 @@ __all__ = ["Network", "refusal"]
 
 
 def refusal(status: int, *lines: str) -> bytes:
-    """An HTTP answer that is no WebSocket."""
+    """Return an HTTP response that rejects the handshake."""
     return "\r\n".join([f"HTTP/1.1 {status} No", *lines, "Content-Length: 0", "", ""]).encode()
 
 
 class Network:
-    """Give it as ``stream``: each call is one try of the client, and its time is noted.
+    """The ``stream`` argument of a client. Each call is one attempt to connect, and its time is recorded.
 
     Attributes:
-        listener: of the server that is reached.
-        plan: what becomes of the next tries: an exception is raised, bytes are all that is ever answered.
-            Past its end the server is reached, or with ``down`` nobody.
-        times: of all tries.
-        links: to the server, or to nobody.
+        listener: the listener of the server.
+        plan: the results of the next attempts: an exception is raised, and bytes are the only response. Later
+            attempts reach the server, or fail if there is none.
+        times: the times of all attempts.
+        links: the links of all attempts.
     """
 
     def __init__(self, listener: MemoryListener | None = None, **link: Any) -> None:
@@ -54,5 +54,5 @@ class Network:
         return link.client
 
     def cut(self) -> None:
-        """Lose the connection of now."""
+        """Break the current connection."""
         self.links[-1].cut()

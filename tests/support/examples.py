@@ -1,4 +1,4 @@
-"""The number of cases that a test tries: examples of a property, and places at which to stop.
+"""The number of cases that a test tries: examples of a property, or places at which to interrupt.
 
 ``TRIO_WS_TEST_EXAMPLES=10`` sets ten times the usual number, and 0.3 a third.
 """
@@ -11,20 +11,20 @@ from hypothesis import settings
 
 __all__ = ["FACTOR", "every", "examples", "how_many"]
 
-#: What the variable says.
+#: The value of the environment variable.
 FACTOR = float(os.environ.get("TRIO_WS_TEST_EXAMPLES") or 1)
 
 
 def how_many(usual: int) -> int:
-    """So many examples, where ``usual`` are without the variable."""
+    """Return the number of examples; ``usual`` is the number without the variable."""
     return max(1, round(usual * FACTOR))
 
 
 def every(usual: int) -> int:
-    """The step of a test that tries every so many places."""
+    """Return the step of a test that tries every ``usual``-th place without the variable."""
     return max(1, round(usual / FACTOR))
 
 
 def examples(usual: int) -> settings:
-    """For a test that takes another number than most."""
+    """Return the settings of a test that tries a number of examples other than the default."""
     return settings(max_examples=how_many(usual))

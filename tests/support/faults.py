@@ -31,7 +31,7 @@ __all__ = ["FAULTS", "KINDS", "Faults", "Panic", "app_of", "handlers", "kept_can
 
 
 class Panic(BaseException):
-    """What an extension module raises that has come to harm."""
+    """An exception such as extension modules raise after an internal error."""
 
 
 class NoInit(CloseConnection):
@@ -91,7 +91,7 @@ def _changed(exc: Exception, **attributes: Any) -> Exception:
 
 
 async def kept_cancelled() -> BaseException:
-    """A Cancelled of a scope that was left long ago."""
+    """Return a Cancelled of a scope that has already ended."""
     with trio.CancelScope() as scope:
         scope.cancel()
         try:
@@ -101,7 +101,7 @@ async def kept_cancelled() -> BaseException:
     raise AssertionError("it was cancelled")
 
 
-#: Each gives a new exception, which is no normal end.
+#: Functions that return a new exception, none of which is a normal end.
 FAULTS: dict[str, Callable[[], BaseException]] = {
     "no_init": NoInit,
     "no_init_rpc": NoInitRPCError,
@@ -133,12 +133,12 @@ FAULTS: dict[str, Callable[[], BaseException]] = {
 }
 
 
-#: And one that only trio can make, see `kept_cancelled`.
+#: The names of all of them, including one that only trio can create, see `kept_cancelled`.
 KINDS = [*FAULTS, "kept_cancelled"]
 
 
 class Faults:
-    """What the user code of one test raises, as the query of the request says, and how often it did."""
+    """Raises the exception that the query of a request names, and counts how often it did."""
 
     def __init__(self, kept: BaseException) -> None:
         self.raised = 0
@@ -153,7 +153,7 @@ class Faults:
 
 
 def handlers(faults: Faults) -> dict[str, type[WebSocketHandler]]:
-    """A handler for each place that user code has in it, by what its clients send."""
+    """Return a handler for each kind of user code in a handler. Requests of clients run that code."""
     fail = faults.fail
 
     class Counted(WebSocketHandler):
@@ -259,7 +259,7 @@ def handlers(faults: Faults) -> dict[str, type[WebSocketHandler]]:
 
 
 def app_of(faults: Faults) -> App:
-    """Every place that user code has in a server, each at the path of its name."""
+    """Return an App with every kind of user code in a server, each at the path of its name."""
     app, fail = App(), faults.fail
     for name, kind in handlers(faults).items():
         app.mount(f"/{name}", kind)

@@ -1,6 +1,7 @@
-"""Clients that follow numbers in channels over restarts of the server, and say what they missed.
+"""Clients that receive numbers from channels while the servers are restarted, and record what they missed.
 
-``python -m tests.support.followers CLIENTS`` restarts two processes one after the other, and prints a figure.
+``python -m tests.support.followers CLIENTS`` restarts two processes one after the other, and prints the
+result.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ class Follower:
     """One client.
 
     Attributes:
-        got: the numbers that came, in order.
-        gaps: gaps that it was told of.
-        away: seconds of the times without a connection.
+        got: the received numbers, in order.
+        gaps: the number of reported gaps.
+        away: the durations without a connection, in seconds.
     """
 
     def __init__(self, url: str, room: str) -> None:
@@ -70,10 +71,10 @@ class Follower:
 
 
 class Numbers:
-    """Publishes numbers from 1 on to all rooms, from outside of the servers.
+    """Publishes numbers, starting with 1, to all rooms, from outside of the servers.
 
     Attributes:
-        last: the last number that all rooms have.
+        last: the last number that was published to all rooms.
     """
 
     def __init__(self, redis: str) -> None:
@@ -95,14 +96,14 @@ class Numbers:
         self._stopped.set()
 
     async def stop(self) -> None:
-        """Publish no more. What is being published reaches all rooms first."""
+        """Stop publishing, after the current number was published to all rooms."""
         self._scope.cancel()
         await self._stopped.wait()
 
 
 @asynccontextmanager
 async def group(redis: str, workers: int = 2) -> AsyncIterator[trio_ws.ProcessGroup]:
-    """A group of workers."""
+    """Run a group of workers for the duration of a block."""
     serve = functools.partial(
         trio_ws.serve_processes, TARGET, 0, host="127.0.0.1", workers=workers, broker=redis
     )
@@ -113,10 +114,9 @@ async def group(redis: str, workers: int = 2) -> AsyncIterator[trio_ws.ProcessGr
 
 @asynccontextmanager
 async def followers(url: str, redis: str, count: int) -> AsyncIterator[tuple[list[Follower], Numbers]]:
-    """So many clients, and numbers that are published meanwhile.
+    """Run ``count`` clients, and publish numbers, for the duration of a block.
 
-    At the end of the block no more are published, and all clients have the last one or are told that it is
-    missing.
+    When the block ends, publishing stops. Then all clients receive the last number, or a gap in its place.
     """
     everyone = [Follower(url, f"room.{number % ROOMS}") for number in range(count)]
     numbers = Numbers(redis)

@@ -19,14 +19,15 @@ __all__ = ["forked_child", "said_in_a_child"]
 
 def _fork() -> int:
     with warnings.catch_warnings():
-        # From 3.12 on it warns of threads. trio keeps idle ones; the children here need no lock of theirs.
+        # Python 3.12 and later warn about other threads. trio keeps idle threads, whose locks the children
+        # here do not need.
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
 
 @contextmanager
 def forked_child() -> Generator[None, None, None]:
-    """A child that does nothing, for the length of a block: it holds copies of all descriptors."""
+    """Fork a child for the duration of a block. It does nothing, but has copies of all descriptors."""
     theirs, ours = os.pipe()
     pid = _fork()
     if pid == 0:
@@ -42,7 +43,7 @@ def forked_child() -> Generator[None, None, None]:
 
 
 def said_in_a_child(say: Callable[[], str]) -> str:
-    """What ``say`` gives in a child of its own."""
+    """Return the result of ``say``, called in a forked child."""
     ours, theirs = os.pipe()
     pid = _fork()
     if pid == 0:

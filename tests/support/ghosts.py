@@ -1,6 +1,6 @@
-"""Processes that are killed, and how long their members remain present in others.
+"""Kill servers, and measure how long their clients remain present in other processes.
 
-``python -m tests.support.ghosts COUNT`` kills so many, eight at a time, and prints a figure.
+``python -m tests.support.ghosts COUNT`` kills COUNT servers, eight at a time, and prints the result.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ AT_ONCE = 8
 
 
 async def ghost(redis: str, name: str) -> None:
-    """Be a server whose only client is present in a room, until killed."""
+    """Run a server whose only client is present in a room, until this process is killed."""
     async with (
         WebSocketServer(Rooms, 0, host="127.0.0.1", broker=RedisBroker(redis)) as server,
         WebSocketClient(server.url) as client,
@@ -33,7 +33,7 @@ async def ghost(redis: str, name: str) -> None:
 
 
 async def start(redis: str, name: str) -> trio.Process:
-    """Start such a server, and wait until it says that it is there."""
+    """Start such a server as a process, and wait until it reports that its client is present."""
     process = await trio.lowlevel.open_process(
         [sys.executable, "-m", "tests.support.ghosts", redis, name], stdout=subprocess.PIPE, cwd=ROOT
     )
@@ -44,7 +44,7 @@ async def start(redis: str, name: str) -> trio.Process:
 
 
 async def measure(count: int) -> list[float]:
-    """Kill so many servers, and return for how many seconds their people were still there."""
+    """Kill servers, and return for how many seconds each of their clients remained present."""
     seconds: list[float] = []
     handler = Rooms()
     async with (

@@ -1,7 +1,7 @@
 """A program that serves in several processes: ``python -m tests.support.group_program TARGET WORKERS``.
 
-It says on stdout, in one line of JSON, where it serves and by which processes. They all hold its stdout and
-stderr, so that the end of those is the end of the last of them.
+It prints its URL and the ids of its processes as one line of JSON. All processes inherit its stdout and
+stderr, so these end when the last process has exited.
 """
 
 from __future__ import annotations

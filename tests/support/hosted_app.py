@@ -89,7 +89,7 @@ async def echo(ws: trio_ws.WebSocket) -> None:
 
 @app.websocket("/pour")
 async def pour(ws: trio_ws.WebSocket) -> None:
-    """Send until nothing more is taken, and say so to whoever asks."""
+    """Send until sending blocks, and record the number of sent bytes."""
     sent = 0
     while True:
         with trio.move_on_after(0.5) as scope:
@@ -133,7 +133,7 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
 
 
 def mounted() -> Any:
-    """The application mounted in one of FastAPI's."""
+    """Return the application, mounted in a FastAPI application."""
     from fastapi import FastAPI  # noqa: PLC0415 - for one of the hosts
 
     api = FastAPI(lifespan=lifespan)

@@ -1,4 +1,4 @@
-"""WebSockets over HTTP/2 (RFC 8441), as a client: `h2` for the streams, wsproto for the frames."""
+"""A client of WebSockets over HTTP/2 (RFC 8441): h2 handles the streams, and wsproto the frames."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["HTTP2", "Stream2", "connect_http2"]
 
 
 class Stream2:
-    """One request of a connection, and the WebSocket that may come of it."""
+    """One request of a connection, which may become a WebSocket."""
 
     def __init__(self, connection: HTTP2, number: int) -> None:
         self._connection = connection
@@ -32,13 +32,13 @@ class Stream2:
         self.ended = False
 
     async def answer(self) -> int:
-        """Wait for the response's head; its status."""
+        """Wait for the head of the response, and return its status."""
         while not self.status:
             await self._connection.read()
         return self.status
 
     async def end(self) -> bytes:
-        """Wait for the end of the response; its body."""
+        """Wait for the end of the response, and return its body."""
         while not self.ended:
             await self._connection.read()
         return self.body
@@ -49,7 +49,7 @@ class Stream2:
         await self._connection.send_data(self.number, data)
 
     async def receive(self) -> Event:
-        """The next whole message, or a Close frame."""
+        """Return the next whole message, or a Close frame."""
         text, binary = "", b""
         while True:
             data, self.body = self.body, b""
@@ -101,7 +101,7 @@ class HTTP2:
         return stream
 
     async def reset(self, stream: Stream2) -> None:
-        """Give one stream up, as a browser does whose page is closed."""
+        """Reset one stream, as a browser does when its page is closed."""
         self._h2.reset_stream(stream.number)
         await self._flush()
 
@@ -117,7 +117,7 @@ class HTTP2:
                 await self.read()
 
     async def read(self) -> None:
-        """Take what one read brings, for all streams."""
+        """Read once, and handle the data of all streams."""
         data = await self._stream.receive_some()
         assert data, "the server closed the connection"
         for event in self._h2.receive_data(bytes(data)):
@@ -148,7 +148,7 @@ def _text(headers: Any) -> Iterator[tuple[str, str]]:
 
 @asynccontextmanager
 async def connect_http2(port: int) -> AsyncIterator[HTTP2]:
-    """An HTTP/2 connection to 127.0.0.1."""
+    """Open an HTTP/2 connection to 127.0.0.1 for the duration of a block."""
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
         connection = HTTP2(stream)
         await connection.start()

@@ -44,12 +44,12 @@ __all__ = [
 
 
 def waiting_messages(ws: WebSocket) -> list[str | bytes]:
-    """The messages that were read and not yet taken."""
+    """The messages that were read but not yet received by the application."""
     return list(ws._receive_buffer.messages)
 
 
 def put_message(ws: WebSocket, payload: str | bytes) -> None:
-    """Let a message wait as if it had been read."""
+    """Queue a message as if it had been read."""
     buffer = ws._receive_buffer
     buffer.messages = deque([*buffer.messages, payload])
     assert buffer.frames is not None
@@ -57,18 +57,18 @@ def put_message(ws: WebSocket, payload: str | bytes) -> None:
 
 
 def queue_full(ws: WebSocket) -> bool:
-    """Whether so much waits that reading stops."""
+    """Whether the receive buffer is full, so that reading stops."""
     return ws._receive_buffer.full
 
 
 def bytes_of_unfinished_message(ws: WebSocket) -> int:
-    """Bytes that are held of a message whose end has not come."""
+    """The number of bytes that are stored for a message whose end has not arrived."""
     frames = ws._receive_buffer.frames
     return 0 if frames is None else frames.held
 
 
 def ledger_of(ws: WebSocket) -> MemoryLedger:
-    """What the peer makes the process hold."""
+    """The ledger of the connection."""
     return ws._receive_buffer.ledger
 
 
@@ -86,12 +86,12 @@ def reading_stopped(ws: WebSocket) -> bool:
 
 
 def is_let_in(ws: WebSocket) -> bool:
-    """Whether nothing is left of what watches over a client until it is let in."""
+    """Whether all state of the opening handshake has been freed."""
     return ws._opening is None and ws._reader._watching is None
 
 
 def observer_of(ws: WebSocket) -> ConnectionObserver | None:
-    """The RPC session that is told of what was read."""
+    """The RPC session that is notified of received data."""
     return ws._reader.observer
 
 
@@ -104,18 +104,18 @@ def number_of(ws: WebSocket) -> int:
 
 
 def deflate_of(ws: WebSocket) -> PerMessageDeflate | None:
-    """The agreed permessage-deflate."""
+    """The negotiated permessage-deflate."""
     return ws._deflate
 
 
 def inflated_bytes(ws: WebSocket) -> int:
-    """Bytes that the message at hand was inflated to."""
+    """The number of bytes that the current message was inflated to so far."""
     deflate = ws._deflate
     return 0 if deflate is None else deflate._inflated
 
 
 def one_way(ws: WebSocket) -> float:
-    """Seconds that bytes are known to take to the peer."""
+    """The known latency to the peer in seconds."""
     return ws._liveness.one_way()
 
 
@@ -130,7 +130,7 @@ def link_of(ws: WebSocket) -> Any:
 
 
 def is_write_blocked(ws: WebSocket) -> bool:
-    """Whether the peer, or the network, takes no more for now."""
+    """Whether writing is blocked by the peer or the network."""
     return ws._write_buffer.blocked
 
 
@@ -140,10 +140,10 @@ def post(ws: WebSocket, opcode: int, payload: bytes) -> None:
 
 
 def abort(ws: WebSocket) -> None:
-    """End the connection at once, as if the cable were cut."""
+    """End the connection immediately, without a closing handshake."""
     ws._closing.abort(None)
 
 
 def fail_writing(ws: WebSocket, cause: BaseException) -> None:
-    """Let the write side fail, as a socket does that was shut down."""
+    """Let writing fail, as after a shutdown of the socket."""
     ws._closing.write_failed(cause)

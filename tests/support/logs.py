@@ -11,7 +11,7 @@ __all__ = ["the_line"]
 
 
 def the_line(caplog: pytest.LogCaptureFixture) -> str:
-    """The one line in the log."""
+    """Return the only line in the log."""
     (record,) = caplog.records
     text = record.getMessage()
     assert "\n" not in text

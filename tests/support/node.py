@@ -1,7 +1,7 @@
 """Node, and the JavaScript client as a package that its programs import.
 
-Programs are copied into a folder whose ``node_modules`` has the client as npm would install it. Each prints
-one line of JSON, which is what it found out.
+Programs are copied into a folder whose ``node_modules`` contains the client as npm would install it. Each
+prints its result as one line of JSON.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _command() -> list[str] | None:
 
 
 def node_command() -> list[str]:
-    """Node with a built-in WebSocket; the test is skipped where there is none."""
+    """Return the command of a Node with a built-in WebSocket. Skips the test if there is none."""
     command = _command()
     if command is None:
         pytest.skip("node is not installed; on Debian: apt-get install nodejs")
@@ -45,7 +45,7 @@ def node_command() -> list[str]:
 
 
 def install_client(folder: Path) -> None:
-    """Put the package into ``node_modules`` there, with the files that its package.json names."""
+    """Copy the package into ``node_modules`` of a folder, with the files that its package.json lists."""
     target = folder / "node_modules" / "trio-ws"
     target.mkdir(parents=True)
     manifest = ROOT / "clients" / "js" / "package.json"
@@ -56,7 +56,7 @@ def install_client(folder: Path) -> None:
 
 
 async def run_program(folder: Path, program: Path, *args: str) -> Any:
-    """Run a module that imports the client, beside the others of its folder; give what it prints as JSON."""
+    """Run a module that imports the client, with the others of its folder, and return its output as JSON."""
     command = node_command()
     if not (folder / "node_modules").exists():
         install_client(folder)

@@ -1,4 +1,4 @@
-"""npm packages that tests use: CI installs those of tests/interop/peers/package.json, by .ci/install."""
+"""npm packages that tests use. ``.ci/install`` installs those in tests/interop/peers/package.json."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _LISTED = Path(__file__).parents[1] / "interop" / "peers" / "package.json"
 
 
 def node() -> str:
-    """Node; the test is skipped where there is none."""
+    """Return the path of Node. Skips the test if it is not installed."""
     if NODE is None:
         pytest.skip("node is not installed; on Debian: apt-get install nodejs")
     return NODE
 
 
 def npm_package(name: str) -> Path:
-    """The folder of a package in the version that is listed; the test is skipped where it is missing."""
+    """Return the folder of a package of the listed version. Skips the test if it is not installed."""
     version = json.loads(_LISTED.read_text())["dependencies"][name]
     folder = CACHE / "node_modules" / name
     found = folder / "package.json"

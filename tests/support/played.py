@@ -1,4 +1,4 @@
-"""A client of ours, whose server is played by the test, message by message."""
+"""A client of trio_ws whose server is simulated by the test, message by message."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["PlayedServer", "playing"]
 
 
 class PlayedServer:
-    """A server that others wrote, as far as the test plays it.
+    """A simulated third-party server.
 
     Attributes:
-        peer: speaks the frames.
+        peer: sends and receives frames.
     """
 
     peer: RawPeer
 
     async def receive(self) -> Any:
-        """What the client has sent: a JSON value, or the code and the reason of its Close frame."""
+        """Return the client's next JSON value, or the code and the reason of its Close frame."""
         frame = await self.peer.receive_frame()
         assert frame is not None
         if frame.opcode == 8:
@@ -37,7 +37,7 @@ class PlayedServer:
         return json.loads(frame.payload)
 
     async def send(self, *messages: Any) -> None:
-        """Send JSON values; a string is sent as it is."""
+        """Send JSON values; a string is sent unchanged."""
         for message in messages:
             await self.peer.send_text(message if isinstance(message, str) else json.dumps(message))
 
@@ -46,7 +46,7 @@ class PlayedServer:
 async def playing(
     selects: str | None = None, **settings: Any
 ) -> AsyncIterator[tuple[WebSocketClient, PlayedServer]]:
-    """A client with these settings, and its server, which selects this subprotocol."""
+    """Connect a client with these settings to a simulated server, which selects this subprotocol."""
     link = Link()
     server = PlayedServer()
     ready = trio.Event()

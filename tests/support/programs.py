@@ -41,7 +41,7 @@ STEPS = {
 
 
 def printed(step: str) -> dict[str, str]:
-    """The files that a page of the tutorial shows: the text before each names it last, as "`chat.py`:"."""
+    """Return the files on a page of the tutorial. The text before each ends with its name: "`chat.py`:"."""
     page = (ROOT / "docs" / "tutorial" / f"{step}.md").read_text(encoding="utf-8")
     pieces = re.split(r"^```(\w*)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
     files = {}
@@ -54,7 +54,7 @@ def printed(step: str) -> dict[str, str]:
 
 
 class Folder:
-    """The folder that a reader of the tutorial types into."""
+    """The folder in which a reader of the tutorial works."""
 
     def __init__(self, path: Path, port: int, redis_port: int = 6379) -> None:
         self.path = path
@@ -62,12 +62,12 @@ class Folder:
         self.redis_port = redis_port
 
     def type(self, *names: str) -> None:
-        """Put these files of the tutorial there, as ``"page/chat.py"``."""
+        """Copy files of the tutorial, such as ``"page/chat.py"``, into the folder."""
         for name in names:
             self.write(Path(name).name, (TUTORIAL / name).read_text(encoding="utf-8"))
 
     def type_page(self, step: str, *only: str) -> None:
-        """Put what a page shows there, or only some of its files."""
+        """Write the files of a page, or only some of them, into the folder."""
         for name, text in printed(step).items():
             if not only or name in only:
                 self.write(name, text)
@@ -81,7 +81,7 @@ class Folder:
 
     @property
     def environment(self) -> dict[str, str]:
-        # A reader has installed trio_ws; here it may be found by PYTHONPATH alone.
+        # A reader has installed trio_ws; here it may be only in PYTHONPATH.
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         return {**os.environ, "PYTHONPATH": path}
 
@@ -99,7 +99,7 @@ class Folder:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[trio.Process]:
-        """Run chat.py until the block ends: with Ctrl+C, on which it shall end in order."""
+        """Run chat.py until the block ends; then send Ctrl+C, after which it must exit normally."""
         process = await trio.lowlevel.open_process(
             self.command("chat.py"), cwd=self.path, env=self.environment, stderr=subprocess.PIPE
         )
@@ -128,7 +128,7 @@ class Folder:
 
 
 def folders(path: Path, redis_port: int = 6379) -> Iterator[Folder]:
-    """A fixture's body: a folder, and a port that nobody else gets meanwhile."""
+    """The body of a fixture: yield a folder with a reserved port."""
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("0.0.0.0", 0))

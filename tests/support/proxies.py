@@ -1,6 +1,6 @@
-"""Proxies for tests: two of Debian's as processes, and scripts that misbehave on real sockets.
+"""Proxies for tests: tinyproxy and microsocks as processes, and scripts that misbehave on real sockets.
 
-Invariants: all ports are free ones of 127.0.0.1, and everything that a block started has ended at its end.
+Invariants: they listen on free ports of 127.0.0.1, and have ended at the end of the block.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _command(name: str, port: int, login: tuple[str, str] | None, folder: Path) 
 
 @asynccontextmanager
 async def run_proxy(name: str, folder: Path, login: tuple[str, str] | None = None) -> AsyncIterator[int]:
-    """Run ``tinyproxy`` (HTTP) or ``microsocks`` (SOCKS5) for the length of the block; its port."""
+    """Run ``tinyproxy`` (HTTP) or ``microsocks`` (SOCKS5) for the duration of a block, and yield its port."""
     async with taking_a_port(lambda port: _command(name, port, login, folder)) as port:
         yield port
 
@@ -51,13 +51,13 @@ async def run_proxy(name: str, folder: Path, login: tuple[str, str] | None = Non
 async def scripted(
     script: Callable[[trio.abc.Stream], Awaitable[None]], ssl_context: ssl.SSLContext | None = None
 ) -> AsyncIterator[int]:
-    """Run a script for each client that comes, and then close; the port."""
+    """Run a script for each client, and then close the connection; yield the port."""
 
     async def one(stream: Any) -> None:
         try:
             await script(stream)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # clients leave proxies that misbehave
+            pass  # clients disconnect from proxies that misbehave
 
     async def secured(stream: trio.SocketStream) -> None:
         assert ssl_context is not None
@@ -73,19 +73,19 @@ async def scripted(
 
 @contextmanager
 def closed_port() -> Iterator[int]:
-    """A port where nobody listens, held so that nobody will."""
+    """Yield a port that is bound, so that no other program listens on it, but refuses connections."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]
 
 
 class ConnectProxy:
-    """The script of an HTTP proxy that leads to one server, whatever it is asked for.
+    """The script of an HTTP proxy that always connects to one server, whatever the request says.
 
     Attributes:
         heads: the heads of all requests so far.
-        answer: what it says before it relays.
-        piece: bytes of the answer that go out at once.
+        answer: its response before it relays.
+        piece: the number of bytes of the response to send at a time.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class ConnectProxy:
 
     @property
     def asked(self) -> list[str]:
-        """The targets asked for."""
+        """The requested targets."""
         return [head.split(b" ")[1].decode() for head in self.heads]
 
     async def __call__(self, client: trio.abc.Stream) -> None:

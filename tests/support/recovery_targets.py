@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 __all__ = ["LEASE", "Rooms"]
 
-#: Seconds for which the members of a process are there when it is not heard of.
+#: Seconds after which the members of a process that sends no signs of life are removed.
 LEASE = 2.0
 
 
 class Rooms(trio_ws.WebSocketHandler):
-    """Rooms that everybody may enter, and that miss nothing."""
+    """Rooms with a history and presence, to which everybody may subscribe."""
 
     channels_history: ClassVar = {"room.*": trio_ws.History(items=100_000, bytes=64 * 1024 * 1024)}
     presence_lease = LEASE
@@ -29,33 +29,33 @@ class Rooms(trio_ws.WebSocketHandler):
 
     @trio_ws.rpc_method()
     def pid(self, connection: trio_ws.ClientConnection) -> int:
-        """Say which process this is."""
+        """Return the id of this process."""
         return os.getpid()
 
     @trio_ws.rpc_method()
     async def enter(self, connection: trio_ws.ClientConnection, room: str, info: Any) -> AsyncIterator[int]:
-        """Be present, as long as the stream is taken."""
+        """Be present in a room while the stream is open."""
         async with connection.present(room, info):
             yield os.getpid()
             await trio.sleep_forever()
 
     @trio_ws.rpc_method()
     def members(self, connection: trio_ws.ClientConnection, room: str) -> list[Any]:
-        """Say who is there, as this process knows it."""
+        """Return the members of a room, as this process knows them."""
         return sorted(self.channels.presence(room).values())
 
     @trio_ws.rpc_method()
     def identify(self, connection: trio_ws.ClientConnection, user: str) -> int:
-        """Be somebody; in which process."""
+        """Identify the connection as that of a user, and return the id of this process."""
         connection.identify(user)
         return os.getpid()
 
     @trio_ws.rpc_method()
     def tell(self, connection: trio_ws.ClientConnection, user: str, data: Any) -> int:
-        """Send to all connections of somebody; how many are in this process."""
+        """Send to all connections of a user, and return how many are in this process."""
         return self.channels.send_to_user(user, data)
 
     @trio_ws.rpc_method()
     def kick(self, connection: trio_ws.ClientConnection, user: str) -> int:
-        """Close all connections of somebody; how many are in this process."""
+        """Close all connections of a user, and return how many are in this process."""
         return self.channels.disconnect_user(user, 4001, "kicked")

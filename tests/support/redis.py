@@ -1,7 +1,7 @@
-"""A real redis-server on a free port, which a test may kill, restart and stop.
+"""A real redis-server on a free port, which a test can kill, restart and pause.
 
-Invariants: the server has no files outside of its own folder, listens on the loopback address only, and ends
-with the block. It is "ready" when its log says so; other states are polled until they are reached.
+Invariants: the server has no files outside of its own folder, listens only on the loopback address, and ends
+with the block. It is ready when its log says so. Other states are polled.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ __all__ = [
     "talk",
 ]
 
-#: Seconds before a server that is asked how far it is is asked again: it needs the processor more than we do.
+#: Seconds between two polls of a server's state, so that the server gets the processor.
 _PAUSE = 0.01
-#: What a broker heard: names and payloads.
+#: The messages that a broker received: names and payloads.
 Heard = list[tuple[str, bytes]]
 
 
@@ -58,7 +58,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Start it, again on the port that it had, and wait until it answers."""
+        """Start the server, on its previous port if it has one, and wait until it answers."""
         if self.port:
             assert await self._try_port(), "another process has taken the port"
             return
@@ -84,7 +84,7 @@ class RedisServer:
         )
         assert process.stdout is not None
         said = b""
-        # Cancelled here, the block that runs the server kills it.
+        # If this is cancelled, the block that runs the server kills it.
         while b"Ready to accept connections" not in said:
             more = await process.stdout.receive_some()
             said += more
@@ -92,20 +92,20 @@ class RedisServer:
                 await process.wait()
                 assert b"in use" in said, said.decode()
                 return False
-        # It ignores SIGPIPE, and goes on when nobody reads its log.
+        # It ignores SIGPIPE, and continues although its log is not read any more.
         await process.stdout.aclose()
         return True
 
     async def kill(self) -> None:
-        """SIGKILL, and wait until it is dead."""
+        """Kill the server with SIGKILL, and wait until it has exited."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            with trio.CancelScope(shield=True):  # nothing survives SIGKILL
+            with trio.CancelScope(shield=True):  # SIGKILL ends it, so this wait is short
                 await process.wait()
 
     def pause(self) -> None:
-        """It is there, its connections are open, and it does nothing."""
+        """Stop the process with SIGSTOP; its connections stay open."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -114,27 +114,27 @@ class RedisServer:
         self._process.send_signal(signal.SIGCONT)
 
     async def do(self, *words: str | bytes) -> Any:
-        """One command on a connection of its own: bytes, int, list, or an AssertionError."""
+        """Run one command on a new connection. Returns bytes, int or a list; raises AssertionError."""
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         async with stream:
             return await talk(stream, *words)
 
     async def clients(self) -> list[str]:
-        """The lines of CLIENT LIST about brokers."""
+        """Return the lines of CLIENT LIST about brokers."""
         listed: bytes = await self.do("CLIENT", "LIST")
         return [line for line in listed.decode().splitlines() if " name=trio_ws " in line]
 
     async def until_clients(self, count: int) -> None:
-        """Wait until so many brokers are connected: Redis sees the end of a connection a moment later."""
+        """Wait until ``count`` brokers are connected. Redis notices the end of a connection with a delay."""
         while len(await self.clients()) != count:
             await trio.sleep(_PAUSE)
 
     async def subscriptions(self) -> set[str]:
-        """The channels that anyone is subscribed to, without those of patterns."""
+        """Return the channels that have subscribers, not counting patterns."""
         return {name.decode() for name in await self.do("PUBSUB", "CHANNELS")}
 
     async def until_subscribed(self, count: int) -> None:
-        """Wait until the brokers are subscribed to so many names and patterns, all together."""
+        """Wait until all brokers together have ``count`` subscriptions to names and patterns."""
         while True:
             lines = await self.clients()
             found = (re.search(r" sub=(\d+) psub=(\d+) ", line) for line in lines)
@@ -144,7 +144,7 @@ class RedisServer:
 
 
 async def talk(stream: trio.abc.Stream, *words: str | bytes) -> Any:
-    """Say one command and read its reply, in RESP2."""
+    """Send one command in RESP2, and return its reply."""
     encoded = [word.encode("utf-8", "surrogatepass") if isinstance(word, str) else word for word in words]
     parts = [b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded]
     await stream.send_all(b"*%d\r\n" % len(parts) + b"".join(parts))
@@ -160,7 +160,7 @@ async def talk(stream: trio.abc.Stream, *words: str | bytes) -> Any:
 
 
 def _read(said: bytes) -> tuple[Any, bytes]:
-    """One reply and what is behind it; IndexError or ValueError if it is not all there."""
+    """Return one reply and the data after it. IndexError or ValueError if it is incomplete."""
     line, rest = said[: said.index(b"\r\n")], said[said.index(b"\r\n") + 2 :]
     kind, text = line[:1], line[1:]
     if kind == b"-":
@@ -173,7 +173,7 @@ def _read(said: bytes) -> tuple[Any, bytes]:
         size = int(text)
         if size < 0:
             return None, rest
-        rest[size + 1]  # is it all there?
+        rest[size + 1]  # raises IndexError if it is incomplete
         return rest[:size], rest[size + 2 :]
     assert kind == b"*", line
     items = []
@@ -185,10 +185,10 @@ def _read(said: bytes) -> tuple[Any, bytes]:
 
 @asynccontextmanager
 async def redis_server(*options: str, patience: float | None = None) -> AsyncIterator[RedisServer]:
-    """Run one for the length of a block; the test is skipped where there is no redis-server.
+    """Run a redis-server for the duration of a block. Skips the test if it is not installed.
 
     Args:
-        options: more of its command line; ``{port}`` in them is the port.
+        options: additional command-line arguments; ``{port}`` in them is replaced by the port.
         patience: seconds after which the test counts as hung, if it needs more than others.
     """
     if shutil.which("redis-server") is None:
@@ -202,7 +202,7 @@ async def redis_server(*options: str, patience: float | None = None) -> AsyncIte
             await server.kill()
 
 
-#: A broker that comes back soon.
+#: Settings of a broker that reconnects quickly.
 QUICK: dict[str, Any] = {"backoff_initial": 0.02, "backoff_max": 0.1}
 
 
@@ -210,7 +210,7 @@ QUICK: dict[str, Any] = {"backoff_initial": 0.02, "backoff_max": 0.1}
 async def running(
     server: RedisServer, *names: str, **options: Any
 ) -> AsyncIterator[tuple[RedisBroker, Heard]]:
-    """A broker that runs and writes down what it hears; Redis knows of its subscriptions."""
+    """Run a broker that records the messages that it receives, and wait until it is subscribed."""
     broker = RedisBroker(server.url, **{**QUICK, **options})
     heard: Heard = []
     async with broker.run(lambda name, payload: heard.append((name, payload)), 5):
@@ -221,7 +221,7 @@ async def running(
 
 
 async def settled(broker: RedisBroker) -> None:
-    """Until it is connected, and Redis has answered all that it was told and given."""
+    """Wait until a broker is connected, and Redis has answered all commands."""
     await until(
         lambda: (
             broker._connection is not None
@@ -233,7 +233,7 @@ async def settled(broker: RedisBroker) -> None:
 
 
 def logged(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
-    """What channels logged at this level."""
+    """Return the messages that ``trio_ws.channels`` logged at this level."""
     return [
         record.getMessage()
         for record in caplog.records
@@ -242,5 +242,5 @@ def logged(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
 
 
 def our_tasks() -> list[str]:
-    """The names of all tasks of trio_ws."""
+    """Return the names of all tasks of trio_ws."""
     return [name for name in (task.name for task in all_tasks()) if name.startswith("trio_ws")]

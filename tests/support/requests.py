@@ -1,4 +1,4 @@
-"""A reader that returns whole requests, like a server combines head and body."""
+"""A request reader that returns a request only with its body, as a server does for HTTP routes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["WholeRequests"]
 
 
 class WholeRequests(RequestReader):
-    """A `RequestReader` that wants every body."""
+    """A `RequestReader` that reads the body of every request."""
 
     def __init__(self, max_header_bytes: int, max_body_bytes: int) -> None:
         super().__init__(max_header_bytes, max_body_bytes)

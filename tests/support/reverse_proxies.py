@@ -77,12 +77,12 @@ async def nginx(
     *,
     port: int | None = None,
 ) -> AsyncIterator[str]:
-    """Run nginx before a server; gives the path of its Unix socket. Skips where there is none.
+    """Run nginx in front of a server, and yield the path of its Unix socket. Skips the test without nginx.
 
     Args:
-        upstream: what stands behind ``server`` in its configuration.
-        changes: more texts of the site's file, and what to write in their place.
-        port: where it listens on 127.0.0.1 as well.
+        upstream: the address after ``server`` in its configuration.
+        changes: further replacements in the configuration of the site.
+        port: an additional port of 127.0.0.1 on which it listens.
     """
     binary = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin:/usr/local/sbin")
     if binary is None:
@@ -100,12 +100,12 @@ async def nginx(
 
 @asynccontextmanager
 async def caddy(folder: Path, upstream: str) -> AsyncIterator[str]:
-    """Run Caddy before a server; gives the path of its Unix socket. Skips where there is none."""
+    """Run Caddy in front of a server, and yield the path of its Unix socket. Skips the test without Caddy."""
     binary = shutil.which("caddy")
     if binary is None:
         pytest.skip("caddy is not installed; on Debian: apt-get install caddy")
     path = folder / "caddy.sock"
-    # Without a certificate, which Caddy would fetch from outside.
+    # No TLS, for which Caddy would request a certificate over the Internet.
     changes = {"chat.example {": f"http://chat.example {{\n\tbind unix/{path}", "127.0.0.1:8000": upstream}
     site = changed((DEPLOY / "Caddyfile").read_text(encoding="utf-8"), changes)
     text = f"{{\n\tadmin off\n\tstorage file_system {folder}/storage\n}}\n{site}"
@@ -117,17 +117,19 @@ async def caddy(folder: Path, upstream: str) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def haproxy(folder: Path, server: str, *, mode: str = "tcp") -> AsyncIterator[int]:
-    """Run HAProxy before a server; gives its port on every address of 127.0.0.0/8. Skips where there is none.
+    """Run HAProxy in front of a server, and yield its port, on which it listens at all of 127.0.0.0/8.
+
+    Skips the test without HAProxy.
 
     Args:
-        server: the line of the server in its configuration, such as ``127.0.0.1:80 send-proxy``.
+        server: the ``server`` line of its configuration, such as ``127.0.0.1:80 send-proxy``.
         mode: "tcp" or "http".
     """
     binary = shutil.which("haproxy", path="/usr/sbin:/usr/bin:/usr/local/bin:/usr/local/sbin")
     if binary is None:
         pytest.skip("haproxy is not installed; on Debian: apt-get install haproxy")
     with socket.socket() as listening:
-        # HAProxy takes it over as a descriptor, so that nobody else can have the port meanwhile.
+        # HAProxy inherits the socket as a descriptor, so that no other program can take the port.
         listening.bind(("0.0.0.0", 0))
         listening.listen()
         path = folder / "haproxy.sock"
@@ -146,7 +148,7 @@ async def running(
     path: Path,
     pass_fds: tuple[int, ...] = (),
 ) -> AsyncIterator[None]:
-    """Run a program until the block ends; it is ready when its socket takes a connection."""
+    """Run a program until the block ends. It is ready when its socket accepts a connection."""
     environment = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     with trio.fail_after(guard()), (folder / "proxy.log").open("wb") as log:
         process = await trio.lowlevel.open_process(

@@ -1,7 +1,7 @@
 """Servers for tests, over memory links or sockets, and simple HTTP requests to them.
 
 Invariant: a test that hangs fails, because every server here runs in a `trio.fail_after`. Under a mock clock
-this is a long time that passes at once.
+that time passes immediately.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ __all__ = [
 
 
 async def echo(ws: WebSocket) -> None:
-    """A handler that sends back what it gets."""
+    """Echo all messages."""
     async for message in ws:
         await ws.send(message)
 
 
 class Hall:
-    """A plain handler that keeps the open connections, and echoes."""
+    """A handler function that echoes all messages, and keeps a set of the open connections."""
 
     def __init__(self) -> None:
         self.open: list[WebSocket] = []
@@ -57,23 +57,23 @@ class Hall:
 
 
 def guard() -> float:
-    """Seconds after which a test counts as hung."""
+    """Return the seconds after which a test counts as hung."""
     return 100_000.0 if isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock) else 30.0
 
 
 class MemoryServer:
-    """A running server and the memory listener in front of it."""
+    """A running server and its memory listener."""
 
     def __init__(self, server: WebSocketServer, listener: MemoryListener) -> None:
         self.server = server
         self.listener = listener
 
     async def stream(self, **link: Any) -> LinkStream:
-        """The client end of a new connection, with nothing said on it yet."""
+        """Return the client's end of a new connection, before any data."""
         return await self.listener.connect(**link)
 
     def connect(self, path: str = "/", **kwargs: Any) -> AbstractAsyncContextManager[WebSocket]:
-        """A client of ours on a new connection."""
+        """Connect a client of trio_ws over a new connection."""
         link = self.listener.open_link_nowait()
         return connect(f"ws://test{path}", stream=link.client, **kwargs)
 
@@ -99,7 +99,7 @@ async def serving(target: Any = echo, **kwargs: Any) -> AsyncIterator[WebSocketS
 def request(
     *more: str, method: str = "GET", target: str = "/", leave_out: Iterable[str] = (), version: str = "1.1"
 ) -> bytes:
-    """An opening request with more header lines, or without some of the usual ones (named in lower case)."""
+    """Return an opening request with additional header lines, or without some (named in lower case)."""
     usual = {
         "host": "Host: localhost",
         "upgrade": "Upgrade: websocket",
@@ -112,7 +112,7 @@ def request(
 
 
 async def read_to_end(stream: trio.abc.ReceiveStream) -> bytes:
-    """All that comes, up to the end or the break of the stream."""
+    """Return all data up to the end of the stream, or to the error that breaks it."""
     data = bytearray()
     try:
         async for piece in stream:
@@ -123,19 +123,19 @@ async def read_to_end(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 async def exchange(stream: trio.abc.Stream, data: bytes) -> bytes:
-    """Send, and give all that comes back."""
+    """Send data, and return all data that is received."""
     await stream.send_all(data)
     return await read_to_end(stream)
 
 
 def status_of(response: bytes) -> int:
-    """The status of an HTTP response."""
+    """Return the status of an HTTP response."""
     assert response.startswith(b"HTTP/1.1 "), response
     return int(response[9:12])
 
 
 def body_of(response: bytes) -> bytes:
-    """The body of an HTTP response, which must be as long as its Content-Length says."""
+    """Return the body of an HTTP response, whose length must be its Content-Length."""
     head, _, body = response.partition(b"\r\n\r\n")
     lengths = [line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
     assert [int(line.split(b":")[1]) for line in lengths] == [len(body)], response
@@ -143,7 +143,7 @@ def body_of(response: bytes) -> bytes:
 
 
 def all_tasks() -> set[trio.lowlevel.Task]:
-    """Every task that trio runs now."""
+    """Return all tasks of this trio run."""
 
     def below(task: trio.lowlevel.Task) -> Generator[trio.lowlevel.Task, None, None]:
         yield task

@@ -111,7 +111,7 @@ SLOW = {
 
 
 def mark(items: Iterable[pytest.Item]) -> None:
-    """Give the slow ones of these tests their marker, with their kind."""
+    """Add the marker ``slow`` to the slow tests, with their kind."""
     kind_of = {entry: kind for kind, entries in SLOW.items() for entry in entries}
     for item in items:
         path = item.path.relative_to(ROOT) if item.path.is_relative_to(ROOT) else None
@@ -127,6 +127,6 @@ def mark(items: Iterable[pytest.Item]) -> None:
 
 
 def kinds(items: Iterable[pytest.Item]) -> Counter[str]:
-    """How many of these tests are slow, by kind."""
+    """Return the number of slow tests by kind."""
     markers = [marker for item in items if (marker := item.get_closest_marker("slow"))]
     return Counter(str(marker.args[0]) if marker.args else "others" for marker in markers)

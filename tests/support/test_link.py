@@ -25,13 +25,13 @@ async def read_all(stream: LinkStream) -> bytes:
 
 
 class Arrivals:
-    """Notes what a task received and when, until the stream ends or breaks."""
+    """Records what a task received and when, until the stream ends or breaks."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[float, bytes | str]] = []
 
     async def watch(self, stream: LinkStream) -> None:
-        """Receive until there is no more."""
+        """Receive until the stream ends or breaks."""
         while True:
             try:
                 data = await stream.receive_some()
@@ -117,7 +117,7 @@ async def test_a_cancelled_receive_has_taken_nothing(autojump_clock: object) -> 
         await link.server.receive_some()
     assert trio.current_time() == 0.5
     got = b""
-    with trio.move_on_at(1.0):  # the very moment of the arrival: either may win
+    with trio.move_on_at(1.0):  # exactly when the data arrives: either may win
         got = await link.server.receive_some()
     assert (got or await link.server.receive_some()) == b"kept"
     await link.client.send_all(b"too")
@@ -309,7 +309,7 @@ async def test_the_break_of_cut_after_follows_the_last_byte(autojump_clock: obje
     link.cut_after(5)
     await link.server.send_all(b"12")
     await trio.sleep(0.5)
-    await link.client.send_all(b"345")  # exactly to the mark: it was all sent, so this does not raise
+    await link.client.send_all(b"345")  # up to the limit: all of it was sent, so this does not raise
     assert link.broken
     server, client = Arrivals(), Arrivals()
     async with trio.open_nursery() as nursery:
@@ -342,7 +342,7 @@ async def test_the_first_of_two_cuts_to_come_counts() -> None:
     with pytest.raises(trio.BrokenResourceError):
         await link.client.send_all(b"xyz")
     assert (link.to_server.carried, link.to_client.carried) == (2, 3)
-    link.cut_after(0, clean=True)  # it is broken already: nothing changes
+    link.cut_after(0, clean=True)  # no effect, because it is broken already
     assert await link.server.receive_some() == b"xy"
     with pytest.raises(trio.BrokenResourceError):
         await link.server.receive_some()

@@ -1,6 +1,6 @@
-"""Observations from outside: Python's memory, a link's counters, and waiting until a condition is true.
+"""Measurements: Python's memory, the counters of a link, and waiting until a condition is true.
 
-Invariant: nothing here waits by the wall clock. A wait without success is ended by the test's time limit.
+Invariant: nothing here sleeps. The time limit of the test ends an unsuccessful wait.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["DEFLATE", "MIB", "Growth", "bomb", "deflated", "growth", "taken", "until"]
 
 MIB = 1024 * 1024
-#: The header with which a raw peer offers compression, and agrees to it.
+#: The header with which a raw peer offers or accepts compression.
 DEFLATE = ("Sec-WebSocket-Extensions", "permessage-deflate")
 
 
 class Growth:
-    """Bytes of Python's memory: what a block left behind, and the most it had at any moment."""
+    """Bytes of Python's memory that a block added: at its end, and at most."""
 
     left = 0
     peak = 0
@@ -34,7 +34,7 @@ class Growth:
 
 @contextmanager
 def growth() -> Iterator[Growth]:
-    """Measure a block; the result is filled in at its end."""
+    """Measure a block. The result is set at its end."""
     result = Growth()
     gc.collect()
     tracemalloc.start()
@@ -49,24 +49,24 @@ def growth() -> Iterator[Growth]:
 
 
 def taken(direction: Direction) -> int:
-    """Bytes that the receiver took: what the link carried, without what still waits there."""
+    """Return the number of bytes that the receiver has read: those sent, without those still in the link."""
     return direction.carried - direction.pending
 
 
 async def until(holds: Callable[[], object]) -> None:
-    """Let all tasks run until this holds, where no event of trio's can tell."""
+    """Let other tasks run until a condition is true, if no trio event signals it."""
     while not holds():
         await trio.lowlevel.checkpoint()
 
 
 def deflated(data: bytes) -> bytes:
-    """One message's compressed payload (RFC 7692 section 7.2.1)."""
+    """Return the compressed payload of a message (RFC 7692 section 7.2.1)."""
     deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
     return (deflater.compress(data) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 def bomb(size: int, bits: int = 15) -> bytes:
-    """The same for zeros, without ever having them in memory."""
+    """Return the compressed payload of ``size`` zeros, without holding these in memory."""
     deflater = zlib.compressobj(9, zlib.DEFLATED, -bits)
     pieces = [deflater.compress(bytes(MIB)) for _ in range(size // MIB)]
     return b"".join([*pieces, deflater.flush(zlib.Z_SYNC_FLUSH)])[:-4]

@@ -1,6 +1,6 @@
-"""Frames for tests as bytes on the wire, valid or not, and how wsproto alone parses them.
+"""Frames for tests as bytes, valid or not, and how wsproto alone parses them.
 
-Invariant: nothing of `trio_ws.protocol` is used here, so that it can be tested with this module.
+Invariant: this module does not use `trio_ws.protocol`, because it is used to test that.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ def frame(
     form: int = 0,
     length: int | None = None,
 ) -> bytes:
-    """One frame.
+    """Return the bytes of a frame.
 
     Args:
         opcode: 0 to 15.
-        payload: what follows the head.
-        fin: whether it is its message's last.
+        payload: the bytes after the header.
+        fin: whether it is the last frame of its message.
         rsv: the reserved bits; RSV1 is 4.
-        masked: whether it is masked, with ``key``.
+        masked: whether it is masked with ``key``.
         key: the masking key.
-        form: bytes that the length takes: 1, 2 or 8; 0 for the shortest.
-        length: what the head says; by default the truth.
+        form: number of bytes of the length: 1, 2 or 8; 0 for the shortest form.
+        length: the length in the header; by default that of the payload.
     """
     size = len(payload) if length is None else length
     form = max(form, 1 if size < 126 else 2 if size < 65536 else 8)
@@ -59,14 +59,14 @@ def frame(
 
 
 def split(data: bytes, cuts: Iterable[int]) -> list[bytes]:
-    """The pieces of ``data`` between the cuts, which may be anything; no piece is empty."""
+    """Split ``data`` at the cuts, which may be any integers. No piece is empty."""
     places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     return [data[start:end] for start, end in itertools.pairwise(places)]
 
 
 @dataclass
 class Outcome:
-    """What a stream of frames means."""
+    """The messages, the control frames and the error in a stream of frames."""
 
     messages: list[str | bytes] = field(default_factory=list)
     controls: list[tuple[Opcode, bytes]] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Outcome:
 
 
 def by_wsproto(data: bytes, *, client: bool, extensions: Sequence[Extension] = ()) -> Outcome:
-    """All of ``data`` at once through wsproto, with nothing of ours before it."""
+    """Parse all of ``data`` with wsproto alone."""
     outcome = Outcome()
     parts: list[str | bytes] = []
     protocol = FrameProtocol(client, list(extensions))

@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 
 async def pid(ws: WebSocket) -> None:
-    """Say which process this is, then echo."""
+    """Send the id of this process, then echo all messages."""
     await ws.send(str(os.getpid()))
     async for message in ws:
         await ws.send(message)
 
 
 async def stubborn(ws: WebSocket) -> None:
-    """Say which process this is, and stay whatever comes."""
+    """Send the id of this process, and then ignore cancellation."""
     await ws.send(str(os.getpid()))
     with trio.CancelScope(shield=True):
         await trio.sleep_forever()
 
 
 class Calls(trio_ws.WebSocketHandler):
-    """The process by a call."""
+    """Returns the id of this process to a call."""
 
     @trio_ws.rpc_method()
     def pid(self, connection: trio_ws.ClientConnection) -> int:
@@ -37,7 +37,7 @@ class Calls(trio_ws.WebSocketHandler):
 
 
 class Chat(trio_ws.WebSocketHandler):
-    """Rooms that several workers share."""
+    """Chat rooms that several workers share."""
 
     @trio_ws.rpc_method()
     def join(self, connection: trio_ws.ClientConnection, room: str) -> int:
@@ -54,5 +54,5 @@ CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
 
 def make_context() -> ssl.SSLContext:
-    """A context for TLS, as a factory gives it."""
+    """Return a TLS context. Used as a factory."""
     return CONTEXT
