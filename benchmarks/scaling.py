@@ -30,10 +30,11 @@ import trio
 import trio_ws
 import trio_ws.testing
 from trio_ws.channels.history import History, check_histories
-from trio_ws.channels.hub import Hub, share
+from trio_ws.channels.hub import Hub
 from trio_ws.channels.redis.connection import command
 from trio_ws.channels.redis.histories import SCRIPTS, append_words, read_words
 from trio_ws.channels.redis.publish_queue import Outgoing
+from trio_ws.channels.sharing import share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

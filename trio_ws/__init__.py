@@ -72,7 +72,12 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         users.py             all connections of a user
         subscription.py      a subscribed task's bounded queue and its policy
         fanout.py            the task that writes to all subscribers
-        hub.py               who is subscribed to what, and publishing
+        local_delivery.py    giving messages to the subscribers in this process
+        registry.py          who is subscribed to what
+        hub_histories.py     histories of a hub, and subscribers that continue from them
+        statistics.py        counters
+        hub.py               Hub, made of these parts: subscribing and publishing
+        sharing.py           connecting the hubs of a server to a broker
         broadcast.py         one message to many plain WebSockets
         broker.py            what joins several processes
         memory_broker.py     InMemoryBroker: for tests, and as a model
@@ -246,10 +251,11 @@ from trio_ws.app.app import App
 from trio_ws.channels.broadcast import broadcast
 from trio_ws.channels.broker import Broker, BrokerState, BrokerStatistics, HistoryPage, KeptMessage
 from trio_ws.channels.history import History
-from trio_ws.channels.hub import ChannelStatistics, Hub, HubStatistics
+from trio_ws.channels.hub import Hub
 from trio_ws.channels.presence import Presence, PresenceChange, PresenceChanges
 from trio_ws.channels.redis.broker import RedisBroker
 from trio_ws.channels.redis.publisher import BlockingPublisher, Publisher
+from trio_ws.channels.statistics import ChannelStatistics, HubStatistics
 from trio_ws.channels.subscription import Subscription, SubscriptionStatistics
 from trio_ws.client.backoff import Backoff
 from trio_ws.client.client import WebSocketClient

@@ -17,6 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.support.channels import Listener, Rooms, connection_of
 from tests.support.examples import examples
+from tests.support.inspect import broadcast_channel, channels_of, derived_channels, globs_of
 from tests.support.serving import serving_in_memory
 from trio_ws import Options
 from trio_ws.channels.channel import ENTRY_OVERHEAD
@@ -65,7 +66,7 @@ class Scene:
         self.number = 0
 
     def members(self) -> list[ConnectionSubscriber]:
-        return list(self.handler.channels._everyone.cursors)
+        return list(broadcast_channel(self.handler.channels).cursors)
 
     def here(self, person: int) -> bool:
         return person not in self.left and any(one.name == str(person) for one in self.handler.clients)
@@ -186,11 +187,11 @@ async def play(policy: str, script: list[tuple[Any, ...]]) -> None:
 async def check_nothing_is_left(handler: Rooms) -> None:
     """Whoever has gone has left nothing behind."""
     hub = handler.channels
-    assert not hub._channels
-    assert not hub._globs
-    assert not hub._derived
-    assert hub._everyone.empty
-    assert not hub._everyone.stalled
+    assert not channels_of(hub)
+    assert not globs_of(hub)
+    assert not derived_channels(hub)
+    assert broadcast_channel(hub).empty
+    assert not broadcast_channel(hub).stalled
     assert not hub.fanout._ready
 
 

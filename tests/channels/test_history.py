@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.support.inspect import histories_of
 from tests.support.serving import serving_in_memory
 from trio_ws import ClientConnection, Gap, History, Packet, WebSocketClient, WebSocketHandler
 from trio_ws.testing import InMemoryBroker, InMemoryBus
@@ -48,9 +49,7 @@ def waiting(inbox: Subscription) -> list[Any]:
 
 
 def histories(handler: WebSocketHandler) -> ChannelHistories:
-    found = handler.channels._histories
-    assert found is not None
-    return found
+    return histories_of(handler.channels)
 
 
 async def test_a_task_begins_at_a_position(autojump_clock: MockClock) -> None:

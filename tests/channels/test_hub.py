@@ -10,6 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.support.channels import Listener, Rooms, connection_of
+from tests.support.inspect import channels_of
 from tests.support.serving import serving_in_memory
 from trio_ws import (
     ClientConnection,
@@ -361,7 +362,7 @@ async def test_where_the_flusher_does_not_keep_up_each_publish_does_a_share(
             await Listener.join(nursery, memory, f"l{number}", "x", capacity=1 << 20) for number in range(40)
         ]
         most_written = most_kept = kept_bytes = 0
-        channel = handler.channels._channels["x"]
+        channel = channels_of(handler.channels)["x"]
         for number in range(count):
             before = dict(channel.cursors)
             assert handler.publish("x", [number, "x" * size]) == 40

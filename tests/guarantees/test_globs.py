@@ -10,8 +10,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.support.channels import Listener, Rooms, connection_of
+from tests.support.inspect import channels_of, derived_channels
 from tests.support.serving import serving_in_memory
-from trio_ws.channels import hub, names
+from trio_ws.channels import names, registry
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -54,31 +55,31 @@ async def test_caches_are_bounded(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory, trio.open_nursery() as nursery:
         listener = await Listener.join(nursery, memory, "a", "user.*,kept")
-        count = 3 * hub._DERIVED_CHANNELS
+        count = 3 * registry._DERIVED_CHANNELS
         for number in range(count):
             assert handler.publish(f"user.{number}", number) == 1
             await trio.lowlevel.checkpoint()
-        assert len(handler.channels._channels) == hub._DERIVED_CHANNELS + 1
+        assert len(channels_of(handler.channels)) == registry._DERIVED_CHANNELS + 1
         assert handler.publish("kept", "still") == 1
         assert handler.publish("user.0", "again") == 1
         await wait_all_tasks_blocked()
         assert listener.got == [*range(count), "still", "again"]
         connection = connection_of(handler, "a")
         assert connection._member is not None
-        assert len(connection._member.channels) <= hub._DERIVED_CHANNELS + 2
+        assert len(connection._member.channels) <= registry._DERIVED_CHANNELS + 2
         for number in range(5000):
             handler.publish("nobody.listens", number)
         nursery.cancel_scope.cancel()
     assert names.matcher.cache_info().maxsize is not None
-    assert not handler.channels._channels
-    assert not handler.channels._derived
+    assert not channels_of(handler.channels)
+    assert not derived_channels(handler.channels)
 
 
 async def test_a_name_without_subscribers_leaves_nothing_behind() -> None:
     handler = Rooms()
     for number in range(100):
         assert handler.publish(f"nobody.{number}", 1) == 0
-    assert not handler.channels._channels
+    assert not channels_of(handler.channels)
 
 
 @pytest.mark.parametrize("held", [1, 10])

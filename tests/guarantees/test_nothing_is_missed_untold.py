@@ -17,6 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.support.dialing import Network
 from tests.support.examples import examples
+from tests.support.inspect import histories_of
 from tests.support.serving import MemoryServer, serving_in_memory
 from trio_ws import (
     Backoff,
@@ -238,9 +239,7 @@ async def play(script: list[tuple[Any, ...]]) -> None:
                 for channel in CHANNELS:
                     assert reader.got[channel][-1].data is not None, reader.got[channel]
                     assert reader.got[channel][-1].data[0] == scene.numbers[channel]
-            histories = handler.channels._histories
-            assert histories is not None
-            kept = histories.find("kept")
+            kept = histories_of(handler.channels).find("kept")
             assert kept is not None
             for reader in readers:
                 reader.check_kept(kept.first)

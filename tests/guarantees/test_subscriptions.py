@@ -13,6 +13,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.inspect import channels_of, globs_of
 from tests.support.serving import serving_in_memory
 from trio_ws import Options, RPCError, WebSocketClient, WebSocketHandler
 from trio_ws.channels import names as names_module
@@ -124,8 +125,8 @@ def test_what_is_in_a_channel_by_several_names_stays_by_the_last() -> None:
     hub.remove(member, "*.b")
     assert hub.publish("a.b", 1) == 0
     assert not member.channels
-    assert not hub._channels
-    assert not hub._globs
+    assert not channels_of(hub)
+    assert not globs_of(hub)
 
 
 def test_the_policy_is_that_of_the_name_or_of_the_first_glob() -> None:
@@ -254,10 +255,10 @@ async def test_others_have_turns_while_a_long_list_is_taken(autojump_clock: Mock
             assert turns > 50
             assert handler.publish("7.x", 1) == 0
             with trio.CancelScope() as scope:
-                nursery.start_soon(cancel_when, scope, lambda: len(handler.channels._globs) > 100)
+                nursery.start_soon(cancel_when, scope, lambda: len(globs_of(handler.channels)) > 100)
                 await client.call("__subscribe__", globs)
             assert scope.cancelled_caught
-            while handler.channels._globs:
+            while globs_of(handler.channels):
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
 

@@ -12,16 +12,24 @@ from typing import TYPE_CHECKING, Any
 from trio_ws.websocket.readers import ReadBy
 
 if TYPE_CHECKING:
-    from trio_ws import WebSocket
+    from trio_ws import Hub, WebSocket
+    from trio_ws.channels.channel import Channel
+    from trio_ws.channels.history import ChannelHistories
+    from trio_ws.channels.names import Globs
     from trio_ws.ledger import MemoryLedger
     from trio_ws.protocol.deflate import PerMessageDeflate
     from trio_ws.websocket.readers import ConnectionObserver
 
 __all__ = [
     "abort",
+    "broadcast_channel",
     "bytes_of_unfinished_message",
+    "channels_of",
     "deflate_of",
+    "derived_channels",
     "fail_writing",
+    "globs_of",
+    "histories_of",
     "inflated_bytes",
     "is_let_in",
     "is_write_blocked",
@@ -93,6 +101,35 @@ def is_let_in(ws: WebSocket) -> bool:
 def observer_of(ws: WebSocket) -> ConnectionObserver | None:
     """The RPC session that is notified of received data."""
     return ws._reader.observer
+
+
+# -- channels ---------------------------------------------------------------------------------------
+
+
+def channels_of(hub: Hub) -> dict[str, Channel]:
+    """The channels that have subscribers, by name."""
+    return hub._registry.channels
+
+
+def derived_channels(hub: Hub) -> dict[str, Channel]:
+    """Those that have subscribers through globs only."""
+    return hub._registry.derived
+
+
+def globs_of(hub: Hub) -> Globs:
+    """The subscribed globs."""
+    return hub._registry.globs
+
+
+def broadcast_channel(hub: Hub) -> Channel:
+    """The channel of all connections."""
+    return hub._everyone
+
+
+def histories_of(hub: Hub) -> ChannelHistories:
+    """The histories, which it has."""
+    assert hub._histories is not None
+    return hub._histories.kept
 
 
 # -- the rest ---------------------------------------------------------------------------------------

@@ -365,6 +365,9 @@ class Subscriber:
         if self.recovery is not None:
             self.recovery.leave(channel)
 
+    def policies_changed(self) -> None:
+        """Note that a name or a glob was added or removed."""
+
     def is_told_of_gaps(self, channel: Channel) -> bool:
         """Whether the subscriber asked for gaps in this channel."""
         return self.recovery is not None and (self.recovery.all or channel in self.recovery.channels)

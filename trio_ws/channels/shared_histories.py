@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from trio_ws.channels.broker import Broker, HistoryPage, KeptMessage
     from trio_ws.channels.channel import Channel
-    from trio_ws.channels.history import ChannelHistories, ChannelHistory, History, Record
+    from trio_ws.channels.history import ChannelHistories, ChannelHistory, Record
 
 __all__ = ["Receiver", "SharedHistories"]
 
@@ -140,8 +140,10 @@ class SharedHistories:
 
     # -- called by the hub --------------------------------------------------------------------------
 
-    def append(self, name: str, payload: bytes, history: History) -> None:
+    def append(self, name: str, payload: bytes) -> None:
         """Publish a message to a channel with a history."""
+        history = self._histories.config(name)
+        assert history is not None
         self._broker.append(f"{self._namespace}:{name}", payload, history)
 
     def is_known(self, name: str) -> bool:

@@ -17,7 +17,7 @@ from trio.lowlevel import enable_ki_protection
 
 from trio_ws._blocks import EnteredOnly, check_trio
 from trio_ws._settings import shows_settings_of
-from trio_ws.channels.hub import share
+from trio_ws.channels.sharing import share
 from trio_ws.errors import check_close
 from trio_ws.logs import logger_for
 from trio_ws.rpc.task_pool import TaskPool

@@ -1,0 +1,156 @@
+"""LocalDelivery: giving messages to the subscribers in this process.
+
+It writes nothing to connections. A message is put into the queues of subscribed tasks, and appended to the
+channel's log for the fan-out task (see fanout.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from trio_ws.channels.channel import ENTRY_OVERHEAD, PublishedMessage
+from trio_ws.channels.recovery import catch_up_task, tell_gap
+from trio_ws.predicates import check
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from trio_ws.channels.channel import (
+        Channel,
+        ConnectionSubscriber,
+        PositionNotice,
+        Subscriber,
+        TaskSubscriber,
+    )
+    from trio_ws.channels.fanout import FanoutWriter
+    from trio_ws.channels.history import ChannelHistories
+    from trio_ws.codecs.base import Packet
+    from trio_ws.predicates import PredicateLike
+
+__all__ = ["LocalDelivery", "check_room", "count_receivers"]
+
+
+class LocalDelivery:
+    """Gives messages to the subscribers of a hub's channels.
+
+    Args:
+        fanout: writes to connections.
+        histories: keeps what is delivered.
+
+    Attributes:
+        count: messages so far.
+        histories_are_shared: whether a broker keeps the histories.
+    """
+
+    def __init__(self, fanout: FanoutWriter, histories: ChannelHistories | None) -> None:
+        self._fanout = fanout
+        self._histories = histories
+        self._order = 0
+        self.count = 0
+        self.histories_are_shared = False
+
+    def append(
+        self,
+        channel: Channel,
+        data: Any,
+        encoded: bytes,
+        exclude: Iterable[Any],
+        predicate: PredicateLike | None,
+        given: Packet | None = None,
+        uids: frozenset[str] = frozenset(),
+        age: float = 0.0,
+        keep: bool = True,
+    ) -> int:
+        """Give a message to the subscribers of a channel in this process. Return their number."""
+        history = channel.history if keep else None
+        excluded = frozenset(exclude)
+        skip = _skip(channel, excluded, predicate, uids)
+        self._order += 1
+        entry = PublishedMessage(channel, data, encoded, self._order, skip, given)
+        if history is not None:
+            entry.position = history.next_position
+        for codec, deflate in channel.encodings():
+            entry.frame(codec, deflate)
+        entry.finalize()
+        self.count += 1
+        if history is not None and self._histories is not None:
+            if excluded:
+                uids = frozenset(one.uid for one in excluded if hasattr(one, "uid"))
+            self._histories.keep(history, entry, predicate, uids, age)
+        count = len(channel.cursors) + len(channel.inboxes) - (len(skip) if skip is not None else 0)
+        if channel.inboxes:
+            packet = entry.packet()
+            size = len(encoded) + ENTRY_OVERHEAD
+            for member in list(channel.inboxes):
+                self._put(channel, member, packet, size)
+        self._fanout.append(channel, entry)
+        return count
+
+    def _put(self, channel: Channel, member: TaskSubscriber, packet: Packet, size: int) -> None:
+        inbox = member.inbox
+        if channel.history is not None and packet.position is not None:
+            if member.is_catching_up(channel):
+                return
+            if inbox.full and (
+                channel.history.config.latest
+                or member.is_told_of_gaps(channel)
+                or (inbox.policy == "block" and self.histories_are_shared)
+            ):
+                catch_up_task(member, channel, packet.position.offset)
+                return
+        before = inbox.dropped
+        if inbox.policy == "block" and inbox.full:  # published by another process, which cannot wait
+            channel.dropped += 1
+            tell_gap(channel, member, packet.position, 1)
+            return
+        channel.delivered += inbox.put(packet, size)
+        channel.dropped += inbox.dropped - before
+
+    def notify(
+        self, channel: Channel, notice: PositionNotice, only: Collection[Subscriber] | None = None
+    ) -> None:
+        """Give a notice to the subscribers of a channel that are told of gaps."""
+        notice.skip = frozenset(
+            one
+            for one in channel.cursors
+            if not one.is_told_of_gaps(channel) or (only is not None and one not in only)
+        )
+        if len(notice.skip) < len(channel.cursors):
+            self._order += 1
+            notice.order = self._order
+            self._fanout.append(channel, notice)
+        for member in channel.inboxes:
+            if notice.missing and not member.is_catching_up(channel) and (only is None or member in only):
+                tell_gap(channel, member, notice.position, notice.missing)
+
+
+def check_room(channel: Channel) -> None:
+    """Raise `trio.WouldBlock` if a subscription with the policy ``"block"`` is full."""
+    if any(member.inbox.policy == "block" and member.inbox.full for member in channel.inboxes):
+        raise trio.WouldBlock
+
+
+def count_receivers(channel: Channel, predicate: PredicateLike | None, uids: frozenset[str]) -> int:
+    """Return the number of subscribers that a message is meant for."""
+    skip = _skip(channel, (), predicate, uids)
+    return len(channel.cursors) + len(channel.inboxes) - (len(skip) if skip is not None else 0)
+
+
+def _skip(
+    channel: Channel,
+    excluded: Collection[Any],
+    predicate: PredicateLike | None,
+    uids: frozenset[str],
+) -> frozenset[ConnectionSubscriber] | None:
+    """The connections of a channel that do not receive a message."""
+    if not excluded and predicate is None and not uids:
+        return None
+    return frozenset(
+        member
+        for member in channel.cursors
+        if member.connection in excluded
+        or (uids and member.connection.uid in uids)
+        or (predicate is not None and not check(predicate, member.connection))
+    )
