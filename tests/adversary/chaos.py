@@ -44,7 +44,7 @@ __all__ = ["Chaos", "main"]
 
 #: Maximum number of concurrent clients, in seconds of new ones. Above it, the machine is too slow for more.
 _MOST_ALIVE = 8
-#: Shares of the duration: after which memory is first measured, and which is ignored at the end.
+#: The share of the duration after which the first memory measurement counts.
 _WARM = 0.3
 _EVERY = 10.0
 _DEAD = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Handler(WebSocketHandler):
-    """Methods of every kind that last, and a diary."""
+    """Long-running methods of every kind, and a record of those that have ended."""
 
     def __init__(self) -> None:
         self.ended: list[str] = []
@@ -37,7 +37,7 @@ class Handler(WebSocketHandler):
         await self._last("on_receive")
 
     async def on_disconnect(self, connection: ClientConnection) -> None:
-        assert sorted(self.ended) == ["on_receive", "stream", "take", "wait"]  # all were over before
+        assert sorted(self.ended) == ["on_receive", "stream", "take", "wait"]  # all had ended before
         await trio.sleep(1)
         self.disconnected += 1
 
@@ -119,7 +119,7 @@ async def test_both_ends_of_every_call_end_at_once(lose: Any, autojump_clock: Mo
                 lost_at = trio.current_time()
                 lose(link)
             assert times == [lost_at] * 3
-            assert len({id(error) for error in errors}) == 3  # each has its own, with its own traceback
+            assert len({id(error) for error in errors}) == 3  # each caller has its own error
             await trio.testing.wait_all_tasks_blocked()
             assert sorted(handler.ended) == ["on_receive", "stream", "take", "wait"]
             with pytest.raises(ConnectionClosedError):
@@ -151,7 +151,7 @@ async def test_leaving_the_clients_block_is_such_an_end(autojump_clock: MockCloc
                 await trio.sleep(1)
         await trio.testing.wait_all_tasks_blocked()
         assert sorted(handler.ended) == ["stream", "take", "wait"]
-        # The packet came before the client's Close, and on_receive has a stated time for it.
+        # The packet arrived before the client's Close frame, so on_receive has close_timeout for it.
         await trio.sleep(Options().close_timeout)
         await trio.testing.wait_all_tasks_blocked()
         assert sorted(handler.ended) == ["on_receive", "stream", "take", "wait"]

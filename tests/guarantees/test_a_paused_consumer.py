@@ -61,7 +61,7 @@ class Handler(WebSocketHandler):
 
     @rpc_method()
     async def down(self, connection: ClientConnection, depth: int) -> int:
-        """Goes back and forth between both sides."""
+        """Call each other recursively."""
         return 0 if depth == 0 else 1 + await connection.call("down", depth - 1, returns=int)
 
     async def on_receive(self, connection: ClientConnection, packet: Packet) -> None:
@@ -108,7 +108,7 @@ async def test_so_does_one_on_the_server(autojump_clock: MockClock) -> None:
 async def test_a_scope_inside_a_generator_may_end_while_it_stands_at_its_yield(
     autojump_clock: MockClock,
 ) -> None:
-    """PEP 789: the cancellation is the generator's own, and it goes on behind its scope."""
+    """PEP 789: the cancellation belongs to the generator, which continues after its scope."""
 
     class Timed(WebSocketHandler):
         @rpc_method()
@@ -148,13 +148,13 @@ async def test_without_credits_a_paused_consumer_stops_the_reading(
 async def test_without_credits_a_paused_stream_ends_where_reading_must_go_on(
     dialect: str, autojump_clock: MockClock
 ) -> None:
-    """A call waits for its answer behind items that nobody takes."""
+    """A call waits for its response, which comes after items that are not consumed."""
     options = Options(max_held_bytes=10_000)
     async with serving_in_memory(Handler()) as memory:
         stream = await memory.stream()
         async with WebSocketClient("ws://test/", stream=stream, dialect=dialect, options=options) as client:
             async with client.stream("numbers", 50_000, items=int) as numbers:
-                assert await client.call("slow", 30) == 30  # all the while, nobody takes an item
+                assert await client.call("slow", 30) == 30  # no item is consumed in the meantime
                 received = 0
                 with pytest.raises(PacketError, match="max_held_bytes"):
                     async for _ in numbers:

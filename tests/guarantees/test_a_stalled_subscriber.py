@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trio_ws.channels.subscription import Policy
 
 SIZE = 64 * 1024
-#: What may wait for a connection: its backlog, and the outbox with one message on top.
+#: The maximum of messages that wait for a connection: its backlog, its write buffer, and one message.
 BOUND = Options().channel_max_bytes + Options().send_high_water + 2 * SIZE
 
 
@@ -75,7 +75,7 @@ async def test_a_hundred_megabytes_to_a_stalled_reader_stay_within_its_bound(
                 handler.broadcast(bytes([number % 256]) * SIZE)
                 await trio.lowlevel.checkpoint()
             await wait_all_tasks_blocked()
-        # What is being made, and what is being dropped, come on top.
+        # In addition, one message is being encoded, and one is being dropped.
         assert MIB < memory_growth.peak < 3 * BOUND
         assert handler.channels.statistics().dropped > 1000
         nursery.cancel_scope.cancel()
@@ -110,7 +110,7 @@ async def test_a_stalled_plain_websocket_is_closed_at_its_bound(
 
 @pytest.mark.repeats
 async def test_a_thousand_subscribers_and_one_of_them_stalled() -> None:
-    """Over sockets, whose own buffers are kept small; all others have each message at once."""
+    """Over sockets with small buffers. All other subscribers receive each message immediately."""
     handler = Rooms()
     subscribers, size, count = 1000, 16 * 1024, 30
     listening = trio.socket.socket()

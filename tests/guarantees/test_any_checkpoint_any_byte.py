@@ -1,7 +1,7 @@
 """Cancelling at every checkpoint, and stopping the network at every byte, leaves nothing behind.
 
-A script does everything that a connection can do. It is run once for each of its checkpoints, and cancelled
-there. It is also run once for each byte on its link, and the link is cut or partitioned there.
+A script uses all methods of a connection. It is run once for each of its checkpoints, and cancelled there. It
+is also run once for each byte on its link, and the link is cut or partitioned there.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ async def parts() -> AsyncIterator[str]:
 
 
 async def use(ws: WebSocket) -> None:
-    """Everything but opening and closing, against a peer that echoes."""
+    """Use all methods except for opening and closing, with a peer that echoes."""
     await ws.send("text")
     assert await ws.receive_text() == "text"
     assert await ws.ping() >= 0
@@ -81,7 +81,7 @@ async def test_a_client_cancelled_at_every_checkpoint(options: Options, autojump
             more = await cancelled_at(count, script)
             if more:
                 assert trio.current_time() - began < 60
-            with trio.fail_after(30):  # the other side sees the end by itself
+            with trio.fail_after(30):  # the other side notices the end
                 while server._clients:
                     await server._client_done.wait()
         assert await closed_on_both_ends(link)
@@ -105,14 +105,14 @@ async def test_a_use_cancelled_at_every_checkpoint_leaves_a_connection_that_work
                 more = await cancelled_at(count, lambda: use(ws))
                 try:
                     await ws.send("check")
-                    while True:  # behind what the script had not yet taken
+                    while True:  # after the messages that the script has not received
                         tail = [part async for part in ws.recv_streaming()]
                         if tail == ["check"]:
                             break
                         assert tail != []
                     worked += 1
                 except ConnectionClosedError as exc:
-                    # Only a message that could not be finished may end it.
+                    # Only an unfinished message may have closed the connection.
                     assert exc.sent is not None
                     assert exc.sent.code == 1011
     assert worked > count // 2
@@ -150,7 +150,7 @@ async def test_a_handler_cancelled_at_every_checkpoint(options: Options, autojum
 
 
 async def run_on(link: Link, listener: MemoryListener, options: Options) -> bool:
-    """Run the script over a link that may fail; True if it came to its end."""
+    """Run the script over a link that may fail, and return whether it was completed."""
     async with WebSocketServer(echo, listeners=[listener], options=options) as server:
         try:
             async with connect("ws://test/", stream=link.client, options=options) as ws:
@@ -158,7 +158,7 @@ async def run_on(link: Link, listener: MemoryListener, options: Options) -> bool
             whole = ws.close_received is not None
         except (ConnectionClosedError, ConnectionFailedError):
             whole = False
-        with trio.fail_after(100):  # the other side sees the end by itself
+        with trio.fail_after(100):  # the other side notices the end
             while server._clients:
                 await server._client_done.wait()
     return whole
@@ -176,8 +176,8 @@ async def test_the_network_stops_at_every_byte(
     assert await run_on(whole, listener, options)
     total = getattr(whole, direction).carried
     before = all_tasks()
-    # Each partition is waited for until the timeouts end it, so these take every seventh byte only. A clean
-    # end differs from a cut in little, and takes every third.
+    # Partitions last until the timeouts expire, so they are tried only at every seventh byte. Clean ends are
+    # similar to cuts, and are tried at every third byte.
     for count in range(0, total, every({"cut": 1, "clean cut": 3, "partition": 7}[fault])):
         listener = MemoryListener()
         link = await listener.open_link(max_read=None)
@@ -192,7 +192,7 @@ async def test_the_network_stops_at_every_byte(
 
 
 def stop_after(link: Link, direction: Any, count: int) -> None:
-    """Let ``count`` bytes through in one direction, and hold back what comes behind them."""
+    """Deliver ``count`` bytes in one direction, and hold back all others."""
     carry, left = link.carry, count
     name: Any = "to_server" if direction is link.to_server else "to_client"
 

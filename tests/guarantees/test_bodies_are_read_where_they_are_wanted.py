@@ -77,7 +77,7 @@ async def test_expect_100_continue_is_answered_at_once(
         answer = await exchange(stream, body)
         assert status_of(answer) == 200
         assert answer.endswith(b"5 bytes")
-        # One that does not wait needs none (RFC 9110 section 10.1.1).
+        # A client that does not wait needs no 100 (RFC 9110 section 10.1.1).
         answer = await exchange(
             await memory.stream(), HEAD + framing + b"Expect: 100-continue\r\n\r\n" + body
         )
@@ -119,7 +119,7 @@ async def test_a_drain_while_a_body_comes(autojump_clock: MockClock) -> None:
     @app.websocket("/slow")
     async def slow(ws: WebSocket) -> None:
         await ws.wait_closed()
-        await trio.sleep(1)  # the drain waits for this one
+        await trio.sleep(1)  # the drain waits for this handler
 
     async with serving_in_memory(app) as memory, memory.connect("/slow"):
         stream = await memory.stream()
@@ -141,7 +141,7 @@ async def test_requests_behind_one_another_get_one_answer(autojump_clock: MockCl
 
 
 class Turns:
-    """Counts the turns of trio's loop in which other tasks may run."""
+    """Counts how often another task can run."""
 
     def __init__(self) -> None:
         self.count = 0

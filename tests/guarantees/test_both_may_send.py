@@ -63,7 +63,7 @@ async def test_pings_are_answered_while_a_sender_is_blocked(autojump_clock: Mock
         assert held >= 65536  # the handler waits in send()
         await peer.send_frame(9, b"are you there")
         await trio.testing.wait_all_tasks_blocked()
-        assert blocked[0].buffered_bytes > held  # the pong stands in line
+        assert blocked[0].buffered_bytes > held  # the pong is queued
         while True:
             frame = await peer.receive_frame()
             assert frame is not None
@@ -130,7 +130,7 @@ async def test_senders_on_both_sides_without_a_receiver_wait_and_can_be_cancelle
 
 
 async def test_a_sender_that_never_has_to_wait_gives_way_to_others() -> None:
-    """Neither alone nor with unread input at hand, which makes it gather what it sends."""
+    """With and without unread input, because a sender with unread input sends in batches."""
     for unread in (False, True):
         async with serving(drop) as server, connect(server.url) as ws:
             if unread:

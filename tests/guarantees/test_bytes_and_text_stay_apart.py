@@ -53,7 +53,7 @@ print("done")
 
 
 def test_a_program_under_bb() -> None:
-    for _ in range(2):  # the second time from the byte code that the first may have written
+    for _ in range(2):  # the second run uses the byte code that the first may have written
         done = subprocess.run(
             [sys.executable, "-bb", "-W", "error", "-c", PROGRAM],
             capture_output=True,

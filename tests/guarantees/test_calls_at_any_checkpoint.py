@@ -30,7 +30,7 @@ OPTIONS = Options(open_timeout=5, close_timeout=5, ping_interval=30, ping_timeou
 
 
 class Methods(WebSocketHandler):
-    """Counts what has begun and what has ended."""
+    """Methods that count how many of them have started and ended."""
 
     def __init__(self) -> None:
         self.begun = self.ended = self.disconnected = self.connected = 0
@@ -99,7 +99,7 @@ class Methods(WebSocketHandler):
 
 
 class Handler(Methods):
-    """The server's, which sends packets back too."""
+    """The server's handler, which also echoes packets."""
 
     async def on_receive(self, connection: ClientConnection, packet: Packet) -> None:
         await connection.send(packet.data)
@@ -111,7 +111,7 @@ async def numbers() -> AsyncIterator[int]:
 
 
 async def use(client: WebSocketClient) -> None:
-    """Everything that a client can do."""
+    """Use all methods of a client."""
     assert await client.call("wait", 1) == 1
     async with client.stream("count", 5, items=int) as items:
         assert [item async for item in items] == [0, 1, 2, 3, 4]
@@ -122,7 +122,7 @@ async def use(client: WebSocketClient) -> None:
         assert [item async for item in items] == [0, 2, 4, 6]
     async with client.stream("double", numbers(), items=int) as items:
         assert await items.receive() == 0
-    with trio.fail_after(2) as scope:  # a deadline that is moved, in a call back too
+    with trio.fail_after(2) as scope:  # this deadline is changed, also in a nested call
         seen = []
         async with client.stream("echo_slowly", numbers(), items=int) as items:
             async for item in items:

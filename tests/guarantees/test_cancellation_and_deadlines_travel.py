@@ -15,12 +15,12 @@ from trio_ws import ClientConnection, Options, WebSocketClient, WebSocketHandler
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
-#: No pings, which would measure the link anew.
+#: No pings, because they would change the measured latency.
 QUIET = Options(ping_interval=None)
 
 
 class Handler(WebSocketHandler):
-    """Methods that say when they were cancelled, and how much time they were given."""
+    """Methods that record when they were cancelled, and their deadlines."""
 
     def __init__(self) -> None:
         self.cancelled_at: list[float] = []
@@ -105,7 +105,7 @@ async def test_so_does_a_cancellation_that_no_deadline_announced(autojump_clock:
 
 @pytest.mark.parametrize("method", ["numbers", "silent"])
 async def test_leaving_a_stream_cancels_its_generator(method: str, autojump_clock: MockClock) -> None:
-    """Where it stands at its yield without credit, and where it waits for something of its own."""
+    """While it is suspended at its yield without credit, or waits inside."""
     handler = Handler()
     async with serving_in_memory(handler, options=QUIET) as memory:
         stream = await memory.stream(latency=1)
@@ -152,8 +152,8 @@ async def test_a_server_cancels_its_calls_to_a_client_too(autojump_clock: MockCl
         async with WebSocketClient("ws://test/", stream=stream, handler=mine, options=QUIET) as client:
             began = trio.current_time()
             await client.call("call_back", 5)
-            # There after one second; five seconds for the call, which the client's method has less of one
-            # way; and the answer takes another second.
+            # The call arrives after one second. Its five seconds are reduced by the latency for the client's
+            # method. The response takes another second.
             assert trio.current_time() == began + 7
             await trio.sleep(1)
             assert len(mine.cancelled_at) == 1
@@ -176,7 +176,7 @@ async def test_a_deadline_of_five_seconds_leaves_four_over_a_link_of_one(autojum
             assert handler.left == [4]
             await trio.sleep(1)
             await trio.testing.wait_all_tasks_blocked()
-            assert handler.cancelled_at == [began + 6]  # by the abort: the caller alone decides
+            assert handler.cancelled_at == [began + 6]  # by the abort of the caller, not by the deadline
 
 
 async def test_it_shrinks_hop_by_hop(autojump_clock: MockClock) -> None:
@@ -200,12 +200,12 @@ async def test_it_shrinks_hop_by_hop(autojump_clock: MockClock) -> None:
             began = trio.current_time()
             with trio.move_on_after(10):
                 await client.call("pass_on")
-            # One second there, two to connect, two for a ping, one more there.
+            # One second to the first server, two to connect, two for a ping, one to the second server.
             assert last.left == [10 - 6]
             assert trio.current_time() == began + 10
             await trio.sleep(2)
             await trio.testing.wait_all_tasks_blocked()
-            assert last.cancelled_at == [began + 12]  # by the aborts, one trip for each hop
+            assert last.cancelled_at == [began + 12]  # by the aborts, which take one second per hop
 
 
 async def test_the_deadline_ends_the_method_even_if_the_caller_is_gone(autojump_clock: MockClock) -> None:

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 
 class MineError(Exception):
-    """What a user raises."""
+    """An exception of the user."""
 
 
 @contextmanager
 def clean() -> Generator[None, None, None]:
-    """Fail if the block leaves a task or anything that complains when it is collected."""
+    """Fail if the block leaves a task, or an object whose finalizer reports a problem."""
     before = all_tasks()
     complaints: list[object] = []
     hooks = sys.unraisablehook, sys.get_asyncgen_hooks().finalizer
@@ -64,7 +64,7 @@ def clean() -> Generator[None, None, None]:
 
 @asynccontextmanager
 async def connected(*, sockets: bool) -> AsyncIterator[WebSocket]:
-    """A client connected to an echo server."""
+    """Connect a client to an echo server."""
     if sockets:
         async with serving() as server, connect(server.url) as ws:
             yield ws
@@ -139,7 +139,7 @@ async def test_cancel_in_the_body_and_in_the_wait_for_messages(sockets: bool) ->
 
 @OVER
 async def test_a_scope_around_one_turn_of_the_iteration_is_the_users_own(sockets: bool) -> None:
-    # With a generator that yields inside a scope of its own, these would end in the wrong order.
+    # With a generator that yields inside its own scope, the scopes would end in the wrong order.
     with clean():
         async with connected(sockets=sockets) as ws:
             for n in range(3):
@@ -156,7 +156,7 @@ async def test_a_scope_around_one_turn_of_the_iteration_is_the_users_own(sockets
 
 
 async def fragments(memory_stream: LinkStream) -> RawPeer:
-    """A raw client that has sent the first two of three fragments."""
+    """Return a raw client that has sent the first two of three fragments."""
     peer = await RawPeer.connect(memory_stream)
     await peer.send_frame(1, b"one ", fin=False)
     await peer.send_frame(0, b"two ", fin=False)
@@ -262,7 +262,7 @@ async def test_break_and_return_and_continue_leave_the_blocks(autojump_clock: Mo
 
 
 async def test_a_block_inside_an_async_generator_that_is_closed_early(autojump_clock: MockClock) -> None:
-    # PEP 789 forbids users to write this with a nursery inside; closed properly it is clean all the same.
+    # PEP 789 advises against a generator with a nursery inside. If it is closed properly, nothing remains.
     async def messages() -> AsyncGenerator[str | None, None]:
         async with connected(sockets=False) as ws:
             await ws.send("x")
@@ -309,10 +309,10 @@ async def test_a_handler_is_cancelled_inside_every_iterator(autojump_clock: Mock
 
 
 class Source:
-    """An async generator that notes how it ended.
+    """An async generator that records how it ended.
 
     Args:
-        stay: after its three items it waits, instead of ending.
+        stay: whether it waits after its three items, instead of ending.
     """
 
     def __init__(self, *, stay: bool = False) -> None:
@@ -433,7 +433,7 @@ async def test_a_generator_that_raises_gives_its_own_error(autojump_clock: MockC
         async with connected(sockets=False) as ws:
             with pytest.raises(MineError):
                 await ws.send(generate())
-            # Nothing can finish that message.
+            # The message cannot be finished.
             with pytest.raises(ConnectionClosedError):
                 await ws.send("x")
             assert ws.close_sent is not None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PMD = "permessage-deflate"
 FORGETS = "server_no_context_takeover; client_no_context_takeover"
 
-# What repeats lies far back, so that it can only be read with the window that it was made with.
+# Repetitions have a large distance, so they can be inflated only with the window of the compressor.
 FAR = random.Random(1).randbytes(20_000)
 MESSAGES = [FAR, FAR, b"short", FAR[:300]]
 
@@ -32,7 +32,7 @@ WISHES = {
     "zlib's own": Compression(server_max_window_bits=15, client_max_window_bits=15),
 }
 
-#: Each is what a server that people connect to answers, whatever was offered.
+#: Responses of existing servers, which do not depend on the offer.
 ANSWERS = [
     f"{PMD}; {FORGETS}",  # gorilla, and Bybit, BitMEX, Gate behind it
     f"{PMD};server_no_context_takeover;client_no_context_takeover",
@@ -47,7 +47,7 @@ ANSWERS = [
 
 
 class Zlib:
-    """Another library's two streams, as ``answer`` to a handshake wants them."""
+    """The compressor and the inflater of the peer, for the parameters in ``answer``."""
 
     def __init__(self, answer: str, *, client: bool) -> None:
         ours, theirs = ("client", "server") if client else ("server", "client")
@@ -185,7 +185,7 @@ def memory_answer(peer: RawPeer) -> str:
 
 @pytest.mark.parametrize("offer", [PMD, f"{PMD}; client_max_window_bits"])
 async def test_an_idle_connection_keeps_no_large_window(offer: str, autojump_clock: MockClock) -> None:
-    """Whatever its client offers: either its window is small, or it is dropped after each message."""
+    """For every offer, the window either is small or is dropped after each message."""
     async with serving_in_memory(None, options=Options(compression=True)) as memory:
         peer = await RawPeer.connect(await memory.stream(), headers=[("Sec-WebSocket-Extensions", offer)])
         ws = await memory.server.accept()

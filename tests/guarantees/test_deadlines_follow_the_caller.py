@@ -44,7 +44,7 @@ ENCODE = TrioWSCodec()
 
 
 class Handler(WebSocketHandler):
-    """Says when its methods began and how they ended."""
+    """Records when its methods started, and how they ended."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
@@ -98,7 +98,7 @@ class Handler(WebSocketHandler):
 
 
 async def move_at(seconds: float, scope: trio.CancelScope, left: float) -> None:
-    """Give a scope another deadline, so many seconds from now."""
+    """Wait, and then set the deadline of a scope to ``left`` seconds from now."""
     await trio.sleep(seconds)
     scope.deadline = trio.current_time() + left
 
@@ -119,7 +119,7 @@ LATENCIES = [0.0, 0.1, 3.0]
 async def test_an_extended_call_holds_on(
     before: float, latency: float, pinged: bool, autojump_clock: MockClock
 ) -> None:
-    """However short a time before the deadline it was extended."""
+    """It may be extended any time before the deadline."""
     async with serving_in_memory(Handler(), options=QUIET) as memory, calling(memory, latency) as client:
         if pinged:
             await client.ping()
@@ -255,7 +255,7 @@ async def test_a_timeout_that_the_method_raised_is_an_answer_at_once(
 async def test_the_method_ends_if_the_caller_is_gone(
     left: float, extended: bool, autojump_clock: MockClock
 ) -> None:
-    """At the deadline that was said; and soon, where that was extended long ago."""
+    """It ends at the deadline that was sent, or ``LONGEST`` seconds after the loss if it was extended."""
     began = lost = 0.0
     handler = Handler()
     async with serving_in_memory(handler, options=Options(ping_interval=None, drain_timeout=1)) as memory:
@@ -307,7 +307,7 @@ async def test_a_caller_that_never_renews_gets_the_time_that_it_said(autojump_cl
 
 
 async def test_a_deadline_may_be_said_anew(autojump_clock: MockClock) -> None:
-    """Also to a call that had none."""
+    """A call without a deadline may get one."""
     async with serving_in_memory(Handler(), options=QUIET) as memory:
         peer = await open_raw(memory)
         began = trio.current_time()
@@ -319,7 +319,7 @@ async def test_a_deadline_may_be_said_anew(autojump_clock: MockClock) -> None:
             assert (await answer_of(peer))["error"] == -32003
             assert trio.current_time() == began + 7
             began = trio.current_time()
-        # The scope that they ran in has no deadline left.
+        # The scope of the calls has no deadline any more.
         await peer.send_frame(2, ENCODE.request("2", "work", (30,)))
         assert (await answer_of(peer))["response"] == "done"
         await peer.send_close()
@@ -372,7 +372,7 @@ async def test_a_call_with_no_time_left_is_not_begun(
 async def test_the_time_that_a_request_is_held_counts(
     seconds: float, renewed: bool, autojump_clock: MockClock
 ) -> None:
-    """One whose time is over before its turn has come is answered then, and not begun."""
+    """A waiting request whose deadline expires is answered then, and not started."""
     handler = Handler()
     options = Options(ping_interval=None, max_concurrent_calls=1)
     async with serving_in_memory(handler, options=options) as memory:
@@ -392,7 +392,7 @@ async def test_the_time_that_a_request_is_held_counts(
             assert trio.current_time() == 10
         else:
             assert [(end["call_id"], end.get("error")) for end in ends] == [("1", None), ("2", -32003)]
-            assert trio.current_time() == 20  # begun, with what was left
+            assert trio.current_time() == 20  # started with the remaining time
         (connection,) = handler.clients
         assert connection._live.transport.ledger.held == 0
         await peer.send_close()
@@ -421,7 +421,7 @@ async def test_requests_that_are_held_are_answered_at_their_deadlines(autojump_c
 
 @pytest.mark.parametrize("steps", range(8))
 async def test_an_abort_finds_a_held_call_until_it_begins(steps: int, autojump_clock: MockClock) -> None:
-    """Also in the moment when its turn has come."""
+    """Even at the moment when it is about to start."""
     handler = Handler()
     options = Options(ping_interval=None, max_concurrent_calls=1)
     async with serving_in_memory(handler, options=options) as memory:
@@ -445,7 +445,7 @@ async def test_an_abort_finds_a_held_call_until_it_begins(steps: int, autojump_c
 
 
 async def test_an_older_server_that_ends_it_early_is_believed_at_once(autojump_clock: MockClock) -> None:
-    """Not held back up to the deadline of now."""
+    """The error is raised immediately, not at the current deadline."""
     listener = MemoryListener()
 
     async def old(ws: Any) -> None:
@@ -460,7 +460,7 @@ async def test_an_older_server_that_ends_it_early_is_believed_at_once(autojump_c
 
     async with WebSocketServer(old, listeners=[listener], options=QUIET):
         stream = await listener.connect(latency=0.5)
-        # An older server speaks this dialect too.
+        # An older server also supports this dialect.
         async with WebSocketClient("ws://test/", stream=stream, dialect="json", options=QUIET) as client:
             client._live.transport.set_codec(ENCODE)
             began = trio.current_time()
@@ -476,7 +476,7 @@ async def test_an_older_server_that_ends_it_early_is_believed_at_once(autojump_c
 async def test_a_deadline_that_has_passed_here_too_has_the_word(
     method: str, autojump_clock: MockClock
 ) -> None:
-    """Where a busy program reads the other side's word before trio has come to its own deadline."""
+    """A busy program reads the other side's timeout before trio handles the expired deadline."""
     async with serving_in_memory(Handler(), options=QUIET) as memory, calling(memory, 0.1) as client:
         peer = client._live
         async with trio.open_nursery() as nursery:
@@ -596,7 +596,7 @@ def test_the_method_ends_with_its_caller_however_its_deadline_moves(
 async def test_a_call_with_less_time_than_a_trip_takes_is_sent_if_that_changes(
     moved: bool, method: str, autojump_clock: MockClock
 ) -> None:
-    """It could not be answered in time, so it is not begun for nothing."""
+    """It could not be answered in time, so the method is not started unless the deadline changes."""
 
     async def one() -> AsyncIterator[int]:
         yield 1

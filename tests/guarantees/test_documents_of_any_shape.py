@@ -45,7 +45,7 @@ TEXTS = {
     "nothing": "",
     "cut": '{"a": [1, ',
 }
-#: Texts that only do not fit a type.
+#: Valid JSON that does not match the type.
 UNFIT: list[tuple[str, Any]] = [
     ("[[1]]", set),
     ('[{"a":1}]', frozenset),
@@ -144,11 +144,11 @@ def pack(**members: Any) -> bytes:
     return msgspec.msgpack.encode({"source": 5, "rpc": {"type": "request", "call_id": "1", **members}})
 
 
-#: What has a list or a map as a key: 0x81 is a map of one, 0x91 a list of one.
+#: Maps with a list or a map as a key: 0x81 is a map of one item, 0x91 a list of one item.
 NO_KEYS = [b"\x81\x81\x01\x02\x03", b"\x81\x91\x81\x01\x02\x03"]
-#: Ten thousand lists in each other, and a million.
+#: Ten thousand nested lists, and a million.
 NESTED = [b"\x91" * 10_000 + b"\x01", b"\x91" * 1_000_000]
-# For Python 3.14, too, whose bound is the size of the stack.
+# Deep enough for Python 3.14, where the size of the stack limits recursion.
 TOO_DEEP = b"\x91" * 400_000 + b"\x01"
 
 MSGPACK = {
@@ -209,7 +209,7 @@ async def test_packets(
     autojump_clock: MockClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Each is answered, dropped, or ends the connection with a code that blames the peer."""
+    """Each is answered, dropped, or closes the connection with a code for invalid data."""
     headers = [] if dialect == "json" else [("Sec-WebSocket-Protocol", dialect)]
     ask: Any = {"source": 5, "rpc": {"type": "request", "method": "echo", "call_id": "next", "args": [7]}}
     async with serving_in_memory(Echo) as memory:
@@ -224,7 +224,7 @@ async def test_packets(
             if frame.opcode == 8:
                 assert int.from_bytes(frame.payload[:2], "big") in (1002, 1003, 1007, 1008, 1009)
                 break
-            # What begins with a bracket looks like a batch of JSON-RPC, and then packets are no requests.
+            # A message that begins with a bracket selects JSON-RPC. Packets are then not requests.
             if b"next" in frame.payload or b"-32600" in frame.payload:
                 break
         await peer.aclose()
@@ -241,7 +241,7 @@ def test_what_a_broker_brings(payload: bytes, caplog: pytest.LogCaptureFixture) 
 
 
 async def test_a_client_whose_server_answers_like_that(autojump_clock: MockClock) -> None:
-    """A call ends, with an error of ours."""
+    """The call raises an error of trio_ws."""
 
     async def answer(ws: WebSocket) -> None:
         await ws.accept("jsonrpc")

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 async def ignore_the_close(ws: WebSocket) -> None:
-    """A handler that never looks at its connection again."""
+    """A handler that never uses its connection again."""
     await ws.accept()
     await trio.sleep_forever()
 
@@ -160,7 +160,8 @@ async def test_peers_that_read_nothing_and_handlers_that_send_end_in_time(autoju
             await RawPeer.connect(await memory.stream(capacity=1000))
         await trio.sleep(1)
         began = trio.current_time()
-    # A sender that waits learns of the close, ends, and its own closing is cut by the end of the drain.
+    # A waiting sender is woken by the close, and ends. The drain timeout interrupts the closing of its
+    # connection.
     assert trio.current_time() - began == pytest.approx(5)
     assert all_tasks() == before
 
@@ -221,7 +222,7 @@ async def test_a_drain_of_zero_seconds_cancels_at_once(autojump_clock: MockClock
         began = trio.current_time()
         assert await memory.server.drain(timeout=0) == DrainReport(finished=0, cancelled=1)
         assert trio.current_time() == began
-        await peer.receive_until_close()  # what was sent of it in no time
+        await peer.receive_until_close()  # the data that was sent without waiting
 
 
 @pytest.mark.parametrize(
@@ -261,7 +262,7 @@ async def test_new_handshakes_get_503_while_draining_and_after_it(autojump_clock
             nursery.start_soon(come_late)
             await memory.server.drain()
         assert answers == [503, 503]
-        # The block goes on, so late clients still come.
+        # The block continues, so late clients can still connect.
         assert await read_to_end(await memory.stream()) == b""
 
 
@@ -357,7 +358,7 @@ async def test_a_cancelled_drain_leaves_the_server_draining_and_the_block_finish
 
 
 class Struck(WebSocketHandler):
-    """Ctrl+C strikes whatever runs; here it is called."""
+    """Methods that raise KeyboardInterrupt, as Ctrl+C does in any user code."""
 
     def _strike(self) -> None:
         raise KeyboardInterrupt
@@ -412,7 +413,7 @@ METHODS = ("plain", "at_once", "later", "in_a_nursery", "stream", "")
 async def test_everyone_hears_1001_when_ctrl_c_strikes_a_handler(
     target: Any, method: str | None, *, sockets: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sockets have one reader here, and methods begin in its task."""
+    """Sockets share a reader here, and methods start in its task."""
     monkeypatch.setattr(epoll_reader, "SHARE_THRESHOLD", 0)
     before = all_tasks()
     codes: list[int | None] = []

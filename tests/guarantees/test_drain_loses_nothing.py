@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Handler(WebSocketHandler):
-    """Keeps what came, and what ran."""
+    """Records the received packets and the calls."""
 
     def __init__(self, seconds: float = 0) -> None:
         self.seconds = seconds
@@ -73,7 +73,7 @@ class Handler(WebSocketHandler):
 async def test_packets_that_cross_the_close_arrive(
     seconds: float, dialect: str, autojump_clock: MockClock
 ) -> None:
-    """In order, however long on_receive takes for each, within the times for a drain and a close."""
+    """In order, even if on_receive is slow, within drain_timeout and close_timeout."""
     handler = Handler(seconds)
     sent: list[int] = []
     async with serving_in_memory(handler) as memory:
@@ -100,7 +100,7 @@ async def test_packets_that_cross_the_close_arrive(
 
 @pytest.mark.parametrize("shared", [False, True])
 async def test_so_they_do_over_sockets(shared: bool) -> None:
-    """Also where one reader reads for many connections."""
+    """With and without the shared reader."""
     handler = Handler()
     sent = 0
     async with serving(handler) as server:
@@ -117,7 +117,7 @@ async def test_so_they_do_over_sockets(shared: bool) -> None:
                             sent += 1
                             if sent > 300:
                                 stopping.set()
-                            await trio.lowlevel.checkpoint()  # the Close comes in this program, too
+                            await trio.lowlevel.checkpoint()  # the Close is sent by this program
 
             for _ in range(12 if shared else 2):
                 await nursery.start(talk)
@@ -216,7 +216,7 @@ async def test_the_reply_to_the_packet_of_now_goes_out_first(autojump_clock: Moc
 async def test_calls_that_cross_the_close_say_that_they_did_not_run(
     busy: bool, autojump_clock: MockClock
 ) -> None:
-    """While others still run, they are refused; then the server says which it has begun."""
+    """They are refused while others run. Then the server sends the ids of the calls that it has started."""
     handler = Handler()
     async with serving_in_memory(handler) as memory:
         stream = await memory.stream(latency=1)
@@ -296,7 +296,7 @@ async def test_a_server_that_says_nothing_of_it_may_have_run_the_call(autojump_c
 
 
 async def test_a_response_that_crosses_the_close_arrives(autojump_clock: MockClock) -> None:
-    """A server's call of its client, while it stops."""
+    """A server calls its client while it is stopping."""
     answers: list[int] = []
 
     class Asks(Handler):
@@ -322,7 +322,7 @@ async def test_a_response_that_crosses_the_close_arrives(autojump_clock: MockClo
 async def test_calls_of_a_server_that_cross_the_leaving_of_its_client(
     fails: bool, autojump_clock: MockClock
 ) -> None:
-    """The client has begun one of them, and says so."""
+    """The client has started one of them, and reports its id."""
     lost: list[tuple[str, bool]] = []
     mine = Handler()
 

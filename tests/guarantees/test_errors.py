@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class Mine(BaseException):
-    """Not even an Exception."""
+    """A BaseException of the user."""
 
 
 def failures() -> list[BaseException]:
@@ -66,7 +66,7 @@ FAILURES = pytest.mark.parametrize("failure", failures(), ids=lambda exc: repr(e
 
 @asynccontextmanager
 async def block(kind: str) -> AsyncIterator[Any]:
-    """One of our blocks, with what it needs around it."""
+    """Enter a block of trio_ws, and everything that it requires."""
     listener = MemoryListener()
     if kind == "server":
         async with WebSocketServer(echo, listeners=[listener]) as server:
@@ -82,7 +82,7 @@ async def block(kind: str) -> AsyncIterator[Any]:
 BLOCKS = pytest.mark.parametrize("kind", ["server", "connect"])
 
 
-# -- what leaves the blocks -------------------------------------------------------------------------
+# -- exceptions that leave blocks -------------------------------------------------------------------
 
 
 @BLOCKS
@@ -181,7 +181,7 @@ async def test_a_failure_of_connect_stands_alone(autojump_clock: MockClock) -> N
     ("how", "code"), [("end", 1000), ("raise", 1011), ("cancel", 1001), ("cancel in a nursery", 1001)]
 )
 async def test_the_peer_learns_how_the_block_was_left(how: str, code: int) -> None:
-    # Over a socket, where a Close frame goes out even when there is no time to wait.
+    # Over a socket, to which a Close frame can be sent without waiting.
     heard: list[int | None] = []
     ended = trio.Event()
 
@@ -229,7 +229,7 @@ def causes(exc: BaseException) -> list[BaseException]:
 
 async def test_a_refused_connection_chains_the_os_error() -> None:
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))  # bound and not listening, so nobody else has the port
+        sock.bind(("127.0.0.1", 0))  # bound but not listening, so that no other program uses the port
         port = sock.getsockname()[1]
         with trio.fail_after(guard()), pytest.raises(ConnectionFailedError) as info:
             async with connect(f"ws://127.0.0.1:{port}"):
@@ -239,7 +239,7 @@ async def test_a_refused_connection_chains_the_os_error() -> None:
 
 
 class Resolver(trio.abc.HostnameResolver):
-    """A DNS that knows nothing."""
+    """A DNS without any names."""
 
     async def getaddrinfo(
         self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
@@ -314,7 +314,7 @@ async def test_a_reset_chains_the_os_error() -> None:
 async def test_a_broken_link_chains_its_error_for_every_waiter(autojump_clock: MockClock) -> None:
     async with serving_in_memory() as memory, memory.connect() as ws:
         link: Link = link_of(ws)
-        link.partition(direction="to_server")  # so that the ping is not answered
+        link.partition(direction="to_server")  # the ping is not answered
         errors: list[BaseException] = []
 
         async def note(waiter: Any, *args: Any) -> None:
@@ -344,7 +344,7 @@ async def test_a_broken_link_chains_its_error_for_every_waiter(autojump_clock: M
         (b"\x09\x80\0\0\0\0", 1002),  # a ping in fragments
         (b"\x80\x80\0\0\0\0", 1002),  # a continuation of nothing
         (b"\x81\x01x", 1002),  # not masked
-        (b"\x81\x81\0\0\0\0\xff", 1007),  # no UTF-8
+        (b"\x81\x81\0\0\0\0\xff", 1007),  # not UTF-8
         (b"\x88\x81\0\0\0\0\xff", 1002),  # half a close code
     ],
 )
@@ -384,7 +384,7 @@ async def test_a_silent_peer_comes_as_a_timeout(autojump_clock: MockClock) -> No
 
 @asynccontextmanager
 async def two_ends() -> AsyncIterator[tuple[WebSocket, RawPeer]]:
-    """A connection of ours on the server's side, and a raw client."""
+    """Yield a server's connection and its raw client."""
     async with serving_in_memory(None) as memory:
         peer = await RawPeer.connect(await memory.stream())
         yield await memory.server.accept(), peer
@@ -442,7 +442,7 @@ async def test_a_peer_that_closes_without_a_code(autojump_clock: MockClock) -> N
         assert await ws.recv() is None
         assert ws.close_received == (1005, "")
         assert ws.close_code == 1005
-        assert await peer.receive_until_close() == (1005, "")  # an empty Close frame, in answer
+        assert await peer.receive_until_close() == (1005, "")  # the answer is an empty Close frame
 
 
 async def test_a_peer_that_never_answers_our_close(autojump_clock: MockClock) -> None:

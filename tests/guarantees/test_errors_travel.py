@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Keyworded(trio_ws.RPCError):
-    """One whose ``__init__`` takes nothing that ``args`` has."""
+    """An error whose ``__init__`` does not accept the values of ``args``."""
 
     def __init__(self, *, user: str) -> None:
         super().__init__(f"{user} may not do that", code=-5, data={"user": user})
@@ -38,7 +38,7 @@ class Slotted(trio_ws.MessageError):
 
 
 class Unstarted(trio_ws.CloseConnection):
-    """One that never runs its base's ``__init__``."""
+    """An error that does not call ``__init__`` of its base class."""
 
     def __init__(self, first: str, second: str) -> None:
         self.pair = (first, second)

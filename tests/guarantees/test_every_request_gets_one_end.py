@@ -22,11 +22,11 @@ NOT_FOUND, INVALID, INTERNAL, APPLICATION = -32601, -32602, -32603, -32001
 
 
 class Odd(BaseException):
-    """What nobody expects of a method."""
+    """An exception that methods should not raise."""
 
 
 class Handler(WebSocketHandler):
-    """Methods that end in all ways."""
+    """Methods that end in all possible ways."""
 
     @rpc_method()
     async def ok(self, connection: ClientConnection) -> str:
@@ -122,7 +122,7 @@ class Handler(WebSocketHandler):
 
 
 class Asker:
-    """A raw peer that speaks one dialect by hand, and keeps all that is answered."""
+    """A raw peer that encodes requests of one dialect, and records all responses."""
 
     def __init__(self, peer: RawPeer, dialect: str) -> None:
         self.peer = peer
@@ -148,7 +148,7 @@ class Asker:
             await self.ask("", "__abort__", call_id)
 
     async def ends(self, seconds: float = 100) -> list[tuple[str, Any]]:
-        """Every end that came within that time: the id, and the code or None."""
+        """Return the calls that ended within this time: the id, and the error code or None."""
         ends: list[tuple[str, Any]] = []
         with trio.move_on_after(seconds):
             while (frame := await self.peer.receive_frame()) is not None:
@@ -228,7 +228,7 @@ async def test_a_call_that_expects_a_stream(method: str, autojump_clock: MockClo
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_an_id_that_is_in_use(dialect: str, autojump_clock: MockClock) -> None:
-    """Both requests have one end each: the second its refusal, the first its answer."""
+    """Both requests end once: the second one with an error, the first one with its result."""
     async with serving_in_memory(Handler(), options=QUIET) as memory:
         asked = await asker(memory, dialect)
         await asked.ask("a", "later")
@@ -241,7 +241,7 @@ async def test_an_id_that_is_in_use(dialect: str, autojump_clock: MockClock) -> 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_aborts(dialect: str, autojump_clock: MockClock) -> None:
-    """Of a call that runs, of nothing, twice, and without arguments; only JSON-RPC answers the first."""
+    """Aborts of a running call, of no call, and malformed ones. Only JSON-RPC answers the aborted call."""
     async with serving_in_memory(Handler(), options=QUIET) as memory:
         asked = await asker(memory, dialect)
         await asked.abort("nothing")

@@ -29,7 +29,7 @@ DIALECTS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "json": (lambda value: msgspec.json.encode(value).decode(), msgspec.json.decode),
 }
 
-#: What a response has beside its type and its id.
+#: The fields of a response in addition to its type and its id.
 UNREADABLE: list[dict[str, Any]] = [
     {"error": "ENOENT"},
     {"error": {"code": 1}},
@@ -48,7 +48,7 @@ UNREADABLE: list[dict[str, Any]] = [
 
 @asynccontextmanager
 async def answering(dialect: str, change: dict[str, Any]) -> AsyncIterator[tuple[WebSocketClient, list[str]]]:
-    """A client of a server that gives such a response to the method "odd", and else a right one."""
+    """Connect a client to a server whose responses are valid, except those of the method "odd"."""
     encode, decode = DIALECTS[dialect]
     aborted: list[str] = []
 
@@ -92,7 +92,7 @@ async def test_a_call_and_a_stream_end(
                 async with client.stream("odd") as items:
                     with pytest.raises(RPCError, match="the answer cannot be read"):
                         await items.receive()
-            # It cost this call alone.
+            # Only this call has failed.
             assert await client.call("right") is None
         peer = client._live
         assert (peer.outgoing.pending_calls, peer.outgoing.sinks) == ({}, {})

@@ -22,7 +22,7 @@ OPTIONS = Options(ping_interval=None, close_timeout=7, drain_timeout=5)
 
 
 async def deaf_server(stream: trio.abc.Stream, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-    """Shakes hands and never reads again."""
+    """Perform the opening handshake, and never read again."""
     peer = await RawPeer.accept(stream)
     task_status.started(peer)
     await trio.sleep_forever()
@@ -69,7 +69,7 @@ async def test_aclose_ends_with_a_sender_blocked_and_wakes_it(autojump_clock: Mo
             await trio.testing.wait_all_tasks_blocked()
             await ws.aclose()
             assert trio.current_time() == 7
-            assert woken == [0]  # at once: nothing more can be sent
+            assert woken == [0]  # immediately, because no more data can be sent
         nursery.cancel_scope.cancel()
 
 
@@ -125,7 +125,7 @@ async def test_a_ping_without_a_pong_ends_with_the_callers_deadline_or_the_conne
 async def test_a_ping_ends_by_itself_with_a_peer_that_reads_nothing(
     blocked: bool, autojump_clock: MockClock
 ) -> None:
-    """Where it waits for its pong, and where it waits for room: with the connection, by keepalive."""
+    """It ends when keepalive closes the connection, while it waits for its pong or for room to write."""
     listener = MemoryListener()
     async with trio.open_nursery() as nursery:
         link = await listener.open_link()
@@ -142,7 +142,7 @@ async def test_a_ping_ends_by_itself_with_a_peer_that_reads_nothing(
 
 
 async def test_an_aclose_that_is_cancelled_from_the_start_closes_and_wakes_a_blocked_sender() -> None:
-    """Over a socket, which a peer that reads nothing leaves full."""
+    """Over a socket whose buffer is full, because the peer does not read."""
     done = trio.Event()
     woken: list[WebSocket] = []
 
@@ -219,7 +219,7 @@ async def test_drain_ends_in_its_time_with_peers_that_read_nothing(autojump_cloc
 
 
 async def test_leaving_a_server_ends_in_its_time_also_when_it_is_cancelled(autojump_clock: MockClock) -> None:
-    """With a peer in each state that may hold it up, and none of them reads or says anything more."""
+    """With silent peers that do not read, one in each state that could delay the end."""
 
     async def flood(ws: WebSocket) -> None:
         while True:
@@ -257,7 +257,7 @@ async def test_drain_can_be_cancelled_from_outside(autojump_clock: MockClock) ->
 
 
 async def wait_in_every_way(ws: WebSocket, end: Any) -> None:
-    """Let a task wait for each thing that can be waited for, and see that all wake at the end."""
+    """Start a task for each method that waits, and check that all of them end with the connection."""
     waits: dict[str, Any] = {
         "recv": ws.recv,
         "receive": ws.receive,
@@ -271,7 +271,7 @@ async def wait_in_every_way(ws: WebSocket, end: Any) -> None:
         "wait_closed": ws.wait_closed,
     }
     if ws.buffered_bytes < 65536:
-        del waits["send"]  # which would not wait
+        del waits["send"]  # it would not wait
     woken: set[str] = set()
 
     async def waiter(name: str) -> None:

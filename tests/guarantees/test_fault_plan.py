@@ -41,25 +41,25 @@ if TYPE_CHECKING:
 
     from trio_ws.testing import LinkStream
 
-LONGEST = 2.0  # of one back-off, in seconds
+LONGEST = 2.0  # back-off delay in seconds
 RETRY_AFTER = 1
 OPTIONS = Options(
     ping_interval=1, ping_timeout=2, open_timeout=3, close_timeout=1, drain_timeout=0.01, compression=False
 )
-#: Seconds until the end of a connection is noticed, at most: by silence, or by a ping without an answer, that
-#: goes out up to two intervals after the last sign of life.
+#: Maximum number of seconds until the end of a connection is noticed: by silence, or by an unanswered ping,
+#: which is sent up to two intervals after the last received byte.
 NOTICED = 2 * 1.0 + 2.0 + 1.0
-#: Seconds of one try: to connect, to set up, and to close what failed.
+#: Maximum number of seconds of one attempt: to connect, to set up, and to close after a failure.
 TRIED = 2 * 3.0 + 1.0
-_INEXACT = 1e-6  # of sums of times
+_INEXACT = 1e-6  # tolerance for sums of times
 
 
 class Faults(Network):
-    """A network that goes wrong by a plan, and knows what was open at once.
+    """A network with faults according to a plan, which also counts concurrent connections.
 
     Attributes:
-        count: of the faults so far.
-        most: connections of the client's that were open at once.
+        count: the number of faults so far.
+        most: the maximum number of concurrent connections of the client.
     """
 
     def __init__(self, seed: int, *args: Any, **link: Any) -> None:
@@ -86,7 +86,7 @@ class Faults(Network):
         kind = self.random.random()
         if kind < 0.5:
             self.count += 1
-            # Anywhere: in the handshake, in the login, in a message.
+            # At any byte: in the handshake, in the login, or in a message.
             link.cut_after(self.random.randrange(1, 1500))
         return stream
 
@@ -101,7 +101,7 @@ class Faults(Network):
 
 
 class Pushing:
-    """The server. It speaks JSON-RPC, or plain JSON where the first message has no ``jsonrpc``."""
+    """The server. It uses JSON-RPC, or plain JSON if the first message has no ``jsonrpc``."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -110,7 +110,7 @@ class Pushing:
         self.expires = 0.0
 
     def fresh_token(self) -> str:
-        """A token for ten seconds, which now and then has expired already."""
+        """Return a token for ten seconds, which sometimes has already expired."""
         self.expires = trio.current_time() + (10 if self.random.random() < 0.8 else -1)
         return str(self.expires)
 
@@ -141,7 +141,7 @@ class Pushing:
 
 
 class Watch:
-    """What a client hands out, and how long each of its states has lasted."""
+    """Records the numbers that a client receives, and the durations of its states."""
 
     def __init__(self) -> None:
         self.last = 0
@@ -156,7 +156,7 @@ class Watch:
         self._since = trio.current_time()
 
     async def states(self, changes: AsyncIterator[str]) -> None:
-        """Measure the states; that of being connected from its last message on."""
+        """Measure the durations of the states; "connected" begins with its last message."""
         before = ""
         async for state in changes:
             if before in self.longest:

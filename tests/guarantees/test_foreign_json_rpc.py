@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 async def calling(
     answer: Callable[[dict[str, Any]], Any], *, agrees: bool = False
 ) -> AsyncIterator[WebSocketClient]:
-    """A client whose server answers each call by what this function makes of it: text, or an object."""
+    """Connect a client to a server that answers calls with the result of a function: text or an object."""
     link = Link()
     headers = [("Sec-WebSocket-Protocol", "jsonrpc")] if agrees else []
 

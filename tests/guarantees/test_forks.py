@@ -47,7 +47,7 @@ def client_context() -> ssl.SSLContext:
 
 
 class Streams(trio.abc.Listener[trio.abc.Stream]):
-    """A listener that is none of sockets: it gives streams, and what is below them is its affair."""
+    """A listener that is not a `trio.SocketListener`, and returns streams."""
 
     def __init__(self, listener: trio.SocketListener) -> None:
         self._listener = listener
@@ -62,7 +62,7 @@ class Streams(trio.abc.Listener[trio.abc.Stream]):
 
 @asynccontextmanager
 async def listening(kind: str, folder: Path, target: Any = echo, **kwargs: Any) -> AsyncIterator[Any]:
-    """A server, and a function that opens a stream to it."""
+    """Run a server, and yield it with a function that opens a stream to it."""
     path = str(folder / "socket")
     if kind == "tls":
         kwargs["ssl_context"] = server_context()
@@ -112,7 +112,7 @@ async def test_the_peer_sees_the_end_of_what_a_server_closes(kind: str, tmp_path
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_what_was_sent_before_the_end_arrives(kind: str, tmp_path: Path) -> None:
-    """As much as the kernel has taken, and behind it the Close frame."""
+    """All data that the kernel has accepted arrives, followed by the Close frame."""
     closed = trio.Event()
 
     async def handler(ws: WebSocket) -> None:
@@ -134,7 +134,7 @@ async def test_what_was_sent_before_the_end_arrives(kind: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("kind", ["tcp", "tls"])
 async def test_the_peer_sees_the_end_of_what_a_client_closes(kind: str) -> None:
-    """Here by the client: the server does not answer its Close."""
+    """The client closes; the server does not answer the Close frame."""
     ended = trio.Event()
 
     async def serve(stream: trio.abc.Stream) -> None:
@@ -179,7 +179,7 @@ async def test_the_peer_sees_the_end_of_an_http_answer(asked: bytes) -> None:
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
         await stream.send_all(
             b"G" if asked.startswith(b"G") else b"n"
-        )  # the server has the connection by now
+        )  # the server has accepted the connection
         await trio.testing.wait_all_tasks_blocked(0.01)
         with forked_child():
             await stream.send_all(asked[1:])
@@ -191,7 +191,7 @@ async def test_the_peer_sees_the_end_of_an_http_answer(asked: bytes) -> None:
 async def test_a_server_that_stops_leaves_the_listening_socket_to_those_who_share_it() -> None:
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     inner = listener.socket
-    # What a forked child has: a descriptor of its own of the same socket.
+    # A second descriptor of the same socket, as a forked child has.
     copied = socket.socket(inner.family, inner.type, inner.proto, fileno=os.dup(inner.fileno()))
     shared = trio.SocketListener(trio.socket.from_stdlib_socket(copied))
     with trio.fail_after(guard()):
@@ -217,7 +217,7 @@ def key_of_a_pair() -> str:
 
 @pytest.mark.parametrize("draw", [waits, key, key_of_a_pair])
 def test_children_of_a_fork_draw_for_themselves(draw: Any) -> None:
-    draw()  # a page of keys is open, and goes on in this process
+    draw()  # this process has unused keys, which the child must not use
     drawn = [said_in_a_child(draw) for _ in range(3)]
     assert len({*drawn, draw()}) == 4
 

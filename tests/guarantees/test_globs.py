@@ -84,7 +84,7 @@ async def test_a_name_without_subscribers_leaves_nothing_behind() -> None:
 
 @pytest.mark.parametrize("held", [1, 10])
 async def test_leaving_costs_what_was_held(held: int, autojump_clock: MockClock) -> None:
-    """Counted in calls of functions, beside few channels and beside many."""
+    """The number of function calls is the same with few and with many other channels."""
     costs = []
     for others in (10, 3000):
         handler = Rooms()

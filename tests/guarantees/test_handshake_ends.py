@@ -104,14 +104,14 @@ async def test_the_server_refuses_garbage_at_once(
 ) -> None:
     caplog.set_level(logging.INFO)
     async with serving_in_memory() as memory:
-        # The client goes on waiting: nothing but the bytes themselves tells the server.
+        # The client keeps the connection open, so only the data shows the server that it is invalid.
         assert status_of(await exchange(await memory.stream(), garbage)) == 400
         assert trio.current_time() == 0
     assert len(caplog.records) == 1
 
 
 async def dribble(stream: trio.abc.SendStream, data: bytes) -> None:
-    """A byte each second, until the other side has enough of it."""
+    """Send a byte each second until the other side closes."""
     try:
         for byte in data * 100:
             await stream.send_all(bytes([byte]))
@@ -136,7 +136,7 @@ async def test_a_request_that_dribbles_ends_at_open_timeout_with_408(
 ) -> None:
     caplog.set_level(logging.INFO)
     app = App()
-    app.http("/", methods=["POST"])(lambda request: "never")  # a body is read where it is wanted
+    app.http("/", methods=["POST"])(lambda request: "never")  # the route reads the body
     app.websocket("/")(echo)
     async with serving_in_memory(app, options=Options(open_timeout=7.5)) as memory:
         stream = await memory.stream()
@@ -178,13 +178,13 @@ async def test_max_handshakes_bounds_those_in_their_opening_handshake(
         assert await read_to_end(await memory.stream()) == b""  # a listener without sockets just drops it
         (record,) = caplog.records
         assert "max_handshakes (3)" in record.getMessage()
-        # One that has been through its handshake makes room, however long it stays.
+        # A client whose handshake is complete does not count any more, even if it stays connected.
         await idle[0].send_all(REQUEST)
         assert status_of(await idle[0].receive_some()) == 101
         async with memory.connect() as ws:
             await ws.send("in")
             assert await ws.receive_text() == "in"
-        # So do those that ran out of time.
+        # Nor do clients whose handshake has timed out.
         await trio.sleep(10)
         for stream in idle[1:]:
             assert status_of(await read_to_end(stream)) == 408
@@ -213,7 +213,7 @@ async def test_max_handshakes_over_sockets_answers_503() -> None:
 async def failure_of_connect(
     script: Callable[[LinkStream], Awaitable[object]], **options: Any
 ) -> tuple[ConnectionFailedError, Link]:
-    """What connect() raises against a scripted server; nothing of it may remain."""
+    """Return the error of connect() with a scripted server, and check that nothing remains."""
     before = all_tasks()
     link = Link()
     with trio.fail_after(guard()):

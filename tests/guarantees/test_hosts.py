@@ -20,7 +20,7 @@ REBOUND = "evil.example"
 
 
 def page_of(host: str) -> bytes:
-    """The handshake of a page whose own host is the one that it asks for."""
+    """Return the handshake of a page whose origin matches the requested host."""
     return request(f"Host: {host}", f"Origin: http://{host}", leave_out=["host"])
 
 
@@ -66,7 +66,7 @@ async def test_plain_requests_are_held_to_the_same_rule_before_any_route_is_look
         assert await status(server, b"GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n") == 403
         assert asked == []
         assert await status(server, plain("localhost")) == 200
-        assert await status(server, b"GET / HTTP/1.0\r\n\r\n") == 200  # it names none, as no browser does
+        assert await status(server, b"GET / HTTP/1.0\r\n\r\n") == 200  # without a Host header
         assert asked == ["localhost", ""]
 
 
@@ -148,7 +148,7 @@ async def test_given_listeners_are_judged_each_on_its_own() -> None:
         assert await reach(private) == 403
         inner = secret.transport_listener
         assert isinstance(inner, trio.SocketListener)
-        # A browser would have refused the certificate.
+        # With TLS, a browser would have refused the certificate.
         assert await reach(inner, secure=True) == 101
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-#: A lifespan of two parts. The second one never gets ready, and both take their time to close.
+#: Two lifespans. The second one never becomes ready, and both take some time to close.
 SLOW = """
 import os
 import trio, trio_ws
@@ -63,7 +63,7 @@ if __name__ == "__main__":
 
 
 def interrupted(arguments: list[str], sign: signal.Signals, folder: Path) -> list[str]:
-    """Run a program, interrupt it once it has opened something, and give what it printed then."""
+    """Run a program, interrupt it after it has printed "opened", and return the lines that it prints then."""
     (folder / "slow.py").write_text(SLOW)
     with subprocess.Popen(
         [sys.executable, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -94,7 +94,7 @@ def test_serve_processes(tmp_path: Path) -> None:
 def test_the_command(workers: str, tmp_path: Path) -> None:
     command = ["-m", "trio_ws", "serve", "slow:app", "--port", "0", "--workers", workers]
     said = interrupted(command, signal.SIGTERM, tmp_path)
-    # A second worker may have come as far as to open something, or not.
+    # A second worker may or may not have printed "opened".
     assert said.count("second closed") == said.count("first closed") >= 1
 
 

@@ -71,7 +71,7 @@ async def test_an_answered_ping_is_followed_by_the_next_after_one_interval(
 
 
 async def test_any_inbound_byte_counts_as_life(autojump_clock: MockClock) -> None:
-    """The bytes of one long frame, never a pong."""
+    """The peer sends one long frame, and never a pong."""
     async with serving_in_memory(until_the_end, options=OPTIONS) as memory:
         peer = await RawPeer.connect(await memory.stream())
         await peer.send_frame(2, b"", length=1000)
@@ -84,7 +84,7 @@ async def test_any_inbound_byte_counts_as_life(autojump_clock: MockClock) -> Non
 
 
 async def test_the_full_timeout_begins_anew_with_a_byte(autojump_clock: MockClock) -> None:
-    """It is given up no earlier than after that time without one."""
+    """The connection is closed only after the full timeout without a byte."""
     ended = []
 
     async def handler(ws: WebSocket) -> None:
@@ -94,7 +94,7 @@ async def test_the_full_timeout_begins_anew_with_a_byte(autojump_clock: MockCloc
 
     async with serving_in_memory(handler, options=OPTIONS) as memory:
         peer = await RawPeer.connect(await memory.stream())
-        await trio.sleep(34)  # pinged at 20, and at 35 it would be over
+        await trio.sleep(34)  # a ping was sent at 20, and the timeout would expire at 35
         await peer.send_raw(b"\x82")
         await trio.sleep(200)
         assert len(ended) == 1
@@ -106,14 +106,14 @@ async def test_a_client_gives_a_dead_server_up_in_the_same_time(autojump_clock: 
     async with serving_in_memory(until_the_end, options=Options(ping_interval=None)) as memory:
         link = await memory.listener.open_link()
         async with connect("ws://test/", stream=link.client, options=OPTIONS) as ws:
-            await trio.sleep(50)  # a healthy one stays
+            await trio.sleep(50)  # a connection to a healthy server stays open
             link.partition()
             with pytest.raises(ConnectionClosedError) as info:
                 await ws.recv()
             assert isinstance(info.value.__cause__, TimeoutError)
             assert info.value.sent is not None
             assert info.value.received is None
-            # The last bytes came with the pong at 40, and nothing after the ping at 60.
+            # The last bytes were the pong at 40; the ping at 60 was not answered.
             assert trio.current_time() == 75
         link.cut()
 
@@ -125,12 +125,12 @@ async def test_no_ping_where_bytes_come_anyway(autojump_clock: MockClock) -> Non
             await trio.sleep(10)
             await peer.send_text("here")
         await peer.send_close(1000)
-        assert await peer.receive_frame() is not None  # the Close, and nothing before it
+        assert await peer.receive_frame() is not None  # the Close frame is the first frame
         await peer.expect_eof()
 
 
 async def test_a_slow_application_never_kills_a_healthy_peer(autojump_clock: MockClock) -> None:
-    """Our own side does not read for an hour, and the peer's pongs stand behind unread messages."""
+    """Our side does not read for an hour, and the peer's pongs are queued after unread messages."""
     options = Options(ping_interval=20, ping_timeout=15, max_queue_bytes=10_000)
     got = 0
 
@@ -154,7 +154,7 @@ async def test_a_slow_application_never_kills_a_healthy_peer(autojump_clock: Moc
 async def test_an_application_that_never_reads_answers_pings_and_sees_pongs(
     server_pings: bool, autojump_clock: MockClock
 ) -> None:
-    """As long as there is room in the queue, for which a handful of messages makes no difference."""
+    """While the receive buffer is not full; a few unread messages make no difference."""
     done = trio.Event()
 
     async def busy(ws: WebSocket) -> None:
@@ -195,7 +195,7 @@ def test_an_application_that_never_reads_a_socket_does_so_too() -> None:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(answer)
                     for _ in range(1000):
-                        clock.jump(0.01)  # the minder looks every so often
+                        clock.jump(0.01)  # the keepalive task checks connections periodically
                         await trio.testing.wait_all_tasks_blocked()
                         clock.jump(1)
                         await trio.testing.wait_all_tasks_blocked()
@@ -211,7 +211,7 @@ def test_an_application_that_never_reads_a_socket_does_so_too() -> None:
 
 
 async def test_a_write_blocked_past_the_timeout_ends_the_connection(autojump_clock: MockClock) -> None:
-    """The peer sends happily, and reads nothing."""
+    """The peer sends, but does not read."""
     ended = []
 
     async def flood(ws: WebSocket) -> None:
@@ -263,7 +263,7 @@ async def test_latency_above_the_interval_does_no_harm(autojump_clock: MockClock
 
 
 async def test_latency_tells_the_last_round_trip(autojump_clock: MockClock) -> None:
-    # Only the client pings: a ping from the server would count as its life.
+    # Only the client pings, because a ping from the server would count as a received byte.
     async with serving_in_memory(until_the_end, options=Options(ping_interval=None)) as memory:
         link = await memory.listener.open_link(latency=0.5)
         async with connect("ws://test/", stream=link.client, options=OPTIONS) as ws:
@@ -274,13 +274,13 @@ async def test_latency_tells_the_last_round_trip(autojump_clock: MockClock) -> N
             await trio.sleep(100)
             assert ws.latency == 4
             link.latency = 3
-            assert await ws.ping() == 6  # one of our own counts as well
+            assert await ws.ping() == 6  # an explicit ping is measured as well
             assert ws.latency == 6
 
 
 @pytest.mark.parametrize("payload", [lambda _: b"", lambda ping: ping.payload], ids=["any pong", "its pong"])
 def test_a_program_that_stood_still_does_not_blame_the_peer(payload: Callable[[Frame], bytes]) -> None:
-    """The clock leaps over every deadline while the peer's pong lies unread."""
+    """The clock jumps past every deadline while the peer's pong has not been read."""
     clock = trio.testing.MockClock()
 
     async def main() -> None:
@@ -295,7 +295,7 @@ def test_a_program_that_stood_still_does_not_blame_the_peer(payload: Callable[[F
                 ping = await peer.receive_frame()
                 assert ping is not None
                 assert ping.opcode == 9
-                # In one step, so that no task of the server runs between the two.
+                # In one step, so that no task of the server runs in between.
                 pong = b"\x8a" + bytes([0x80 | len(payload(ping))]) + bytes(4) + payload(ping)
                 link.carry(link.to_server, memoryview(pong))
                 link.wake()
@@ -309,7 +309,7 @@ def test_a_program_that_stood_still_does_not_blame_the_peer(payload: Callable[[F
 
 
 def test_nor_does_it_over_a_socket() -> None:
-    """The pong lies in the kernel's buffer. A peer that is really gone is given up all the same."""
+    """The pong is in the kernel's buffer. A peer that is really gone is still detected."""
     clock = trio.testing.MockClock()
 
     async def main() -> None:
@@ -324,7 +324,7 @@ def test_nor_does_it_over_a_socket() -> None:
                     ping = await peer.receive_frame()
                     assert ping is not None
                     assert ping.opcode == 9
-                    # Past trio, so that no task of the server runs between the two.
+                    # Without trio, so that no task of the server runs in between.
                     assert os.write(sock.fileno(), b"\x8a\x80\x00\x00\x00\x00") == 6
                     clock.jump(1000)
                     await trio.testing.wait_all_tasks_blocked()

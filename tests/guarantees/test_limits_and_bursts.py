@@ -58,7 +58,7 @@ class Handler(WebSocketHandler):
 @pytest.mark.repeats
 @pytest.mark.parametrize("method", ["echo", "plain", "wait"])
 async def test_a_burst_of_calls_loses_none(method: str, autojump_clock: MockClock) -> None:
-    """All requests are sent before any answer is read."""
+    """All requests are sent before any response is read."""
     handler = Handler()
     options = Options(max_concurrent_calls=50, ping_interval=None)
     dialect = TrioWSCodec()
@@ -68,7 +68,7 @@ async def test_a_burst_of_calls_loses_none(method: str, autojump_clock: MockCloc
         peer = await RawPeer.connect(await memory.stream(), headers=headers)
 
         async def send() -> None:
-            for start in range(0, MANY, 100):  # frame by frame, most of the time would be the raw peer's
+            for start in range(0, MANY, 100):  # single frames would spend most of the time in the raw peer
                 requests = [dialect.request(str(n), method, (n,)) for n in range(start, start + 100)]
                 await peer.send_raw(b"".join(masked_frame(FIN | BINARY, request) for request in requests))
 

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
 PACKAGE = Path(trio_ws.__file__).parent
-#: A forged line, an escape sequence, C1 controls, DEL, what turns the direction of text, separators.
+#: A forged line, an escape sequence, C1 controls, DEL, bidirectional overrides, and separators.
 EVIL = "\nCRITICAL root: forged\r\n\x1b]0;title\x07\x9b31m\x7f\u202e\u2066\u200f\u2028\u2029\ufeff\U000e0041"
 ESCAPED = quote(EVIL)
 
 
 def controls(text: str) -> set[str]:
-    """The characters that a log must not have, beside the ends of its lines."""
+    """Return the characters in a text that a log must not contain, except for line ends."""
     bad = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
     return {char for char in text if char != "\n" and unicodedata.category(char) in bad}
 
@@ -71,7 +71,7 @@ def test_what_is_shown(text: str | bytes, limit: int, written: str) -> None:
 
 
 def test_all_loggers_of_the_package_have_the_filter() -> None:
-    """No module makes a logger of its own, nor logs past one."""
+    """No module creates a logger in another way, or uses the root logger."""
     for path in PACKAGE.rglob("*.py"):
         if path.name == "logs.py":
             continue
@@ -79,7 +79,7 @@ def test_all_loggers_of_the_package_have_the_filter() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 on = node.func.value
                 if isinstance(on, ast.Name) and on.id == "logging":
-                    # The root logger's level, and the setting up of a program's own log.
+                    # Reading the level of the root logger, and configuring the log of a program.
                     assert not node.args or node.func.attr == "basicConfig", f"{path}:{node.lineno}"
                     assert node.func.attr in ("getLogger", "basicConfig", "getLevelNamesMapping"), path
 
@@ -225,8 +225,8 @@ async def test_a_peer_does_not_flood(caplog: pytest.LogCaptureFixture, autojump_
         return len(caplog.records) - before
 
     assert repeat(BURST + 50, "192.0.2.1") == BURST
-    assert repeat(1, "192.0.2.2") == 1  # others are heard
-    assert repeat(1, "192.0.2.1", "closed %s") == 1  # and other things of the same
+    assert repeat(1, "192.0.2.2") == 1  # records about another peer are written
+    assert repeat(1, "192.0.2.1", "closed %s") == 1  # and other records about the same peer
     await trio.sleep(MINUTE)
     assert repeat(2, "192.0.2.1") == 2
     assert caplog.records[-2].getMessage() == "refused this (50 more of these were omitted)"
@@ -234,7 +234,7 @@ async def test_a_peer_does_not_flood(caplog: pytest.LogCaptureFixture, autojump_
 
 
 async def test_one_failure_does_not_flood_with_tracebacks(caplog: pytest.LogCaptureFixture) -> None:
-    """A client calls the method that fails, again and again."""
+    """A client calls a method that fails repeatedly."""
     async with serving_in_memory(Calls) as memory:
         async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
             ids = []
@@ -244,7 +244,7 @@ async def test_one_failure_does_not_flood_with_tracebacks(caplog: pytest.LogCapt
                 ids.append(info.value.data["id"])
     assert [bool(record.exc_info) for record in caplog.records] == [True] * TRACEBACKS + [False] * 5
     for mark, record in zip(ids, caplog.records, strict=True):
-        assert mark in record.getMessage()  # which the client was told
+        assert mark in record.getMessage()  # the id that the client received
     last = caplog.records[-1].getMessage()
     assert last.startswith("call of fails failed [")
     assert "ValueError: \\nCRITICAL root: forged" in last

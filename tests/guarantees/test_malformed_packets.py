@@ -35,7 +35,7 @@ def request(**changes: Any) -> dict[str, Any]:
     return {"source": 5, "rpc": {key: value for key, value in rpc.items() if value is not ...}}
 
 
-#: What has a call_id that can be answered, and what has none.
+#: Malformed packets with a usable call_id, and those without one.
 ANSWERED = {
     "method is a number": request(method=7),
     "no method": request(method=...),
@@ -69,7 +69,7 @@ async def meet(memory: Any, subprotocol: str | None) -> RawPeer:
         (subprotocol, what)
         for subprotocol in ("trio-ws.v1", "webshocket.v1", None)
         for what in ANSWERED
-        if subprotocol is not None or what != "kwargs has numbers for names"  # JSON has only strings there
+        if subprotocol is not None or what != "kwargs has numbers for names"  # JSON has only string keys
     ],
 )
 async def test_what_has_an_id_is_answered(
@@ -162,7 +162,7 @@ async def test_json_rpc_answers_all_and_lives(payload: bytes, code: int, autojum
 )
 @example(None, [(1, b"[")])
 def test_no_bytes_leave_a_dead_socket(subprotocol: str | None, messages: list[tuple[int, bytes]]) -> None:
-    """After anything at all, the connection still answers, or has closed with a code."""
+    """After random data, the connection still answers, or was closed with a code."""
 
     async def main() -> None:
         async with serving_in_memory(Handler(), options=OPTIONS) as memory:
@@ -176,7 +176,7 @@ def test_no_bytes_leave_a_dead_socket(subprotocol: str | None, messages: list[tu
                     await peer.send_frame(2, pack(good))
                 if subprotocol is None:
                     await peer.send_frame(1, json.dumps(good).encode())
-                if subprotocol in ("jsonrpc", None):  # where none is named, garbage may have decided for it
+                if subprotocol in ("jsonrpc", None):  # the data may have selected JSON-RPC
                     await peer.send_frame(1, b'{"jsonrpc": "2.0", "method": "ok", "id": "still there"}')
             except trio.BrokenResourceError:
                 pass

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Chat(Rooms):
-    """Rooms in which clients speak."""
+    """Rooms to which clients can publish."""
 
     @rpc_method()
     def say(self, connection: ClientConnection, room: str, text: str) -> int:
@@ -148,7 +148,7 @@ async def test_a_handler_that_served_before_the_broker_came(autojump_clock: Mock
 
 
 async def test_two_servers_with_clients_on_each(caplog: pytest.LogCaptureFixture) -> None:
-    """Killed and started again in the middle; what is lost is counted."""
+    """Redis is killed and restarted in the middle, and lost messages are counted."""
     caplog.set_level(logging.INFO, "trio_ws.channels")
     one, two = Chat(), Chat()
     async with redis_server() as redis:
@@ -159,7 +159,7 @@ async def test_two_servers_with_clients_on_each(caplog: pytest.LogCaptureFixture
             WebSocketClient(f"{first.url}/a/room,r*") as a,
             WebSocketClient(f"{second.url}/b/room,r*") as b,
         ):
-            await redis.until_subscribed(2 * 3)  # the room, the glob, and everyone
+            await redis.until_subscribed(2 * 3)  # the room, the glob, and "*"
             assert await a.call("say", "room", "1") == 1
             assert await b.call("say", "room", "2") == 1
             heard = [await said(b), await said(b)]
@@ -170,7 +170,7 @@ async def test_two_servers_with_clients_on_each(caplog: pytest.LogCaptureFixture
             await until(lambda: all(broker.state == "lost" for broker in brokers))
             assert first.broker is brokers[0]
             for number in range(20):
-                # Whoever publishes waits for nothing.
+                # Publishing does not wait.
                 assert await a.call("say", "room", f"lost {number}") == 1
                 assert await said(a) == f"lost {number}"
             assert brokers[0].statistics().unpublished == 15
@@ -205,7 +205,7 @@ def test_a_broker_url_that_is_wrong_is_an_error_at_once(url: str) -> None:
 
 
 async def join(url: str, *, task_status: trio.TaskStatus[tuple[int, WebSocketClient]]) -> None:
-    """Be a client in the room, and say of which process."""
+    """Be a client in the room, and report the process that serves it."""
     async with WebSocketClient(url) as client:
         task_status.started((await client.call("join", "room"), client))
         await trio.sleep_forever()

@@ -1,7 +1,7 @@
 """The memory of a connection has stated limits: messages that wait for a reader, and headers.
 
-The link counts the bytes that the server has taken: those that were sent, without those that still wait. The
-other limits are tested in test_sizes_are_bounded.py.
+The link counts the bytes that the server has read: those that were sent, without those that are still in the
+link. The other limits are tested in test_sizes_are_bounded.py.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-#: What is charged for each message beside its bytes, as `Options` says.
+#: The number of bytes that are charged for each message in addition to its own, see `Options`.
 OVERHEAD = 128
 
 
-# -- queued bytes in --------------------------------------------------------------------------------
+# -- received bytes ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 5000])
@@ -78,7 +78,7 @@ async def test_the_server_stops_reading_when_the_application_does(
         charged = held + OVERHEAD * (held // wire_size)
         last_read = max_read + OVERHEAD * (max_read // wire_size + 1)
         assert limit <= charged <= limit + last_read
-        assert sent < count  # the peer's send waits
+        assert sent < count  # the peer's send is blocked
         await trio.sleep(1000)
         assert taken(link.to_server) - before == held
         go_on.set()
@@ -126,7 +126,7 @@ async def test_a_server_stops_reading_from_a_socket_too(size: int, one_read: int
 
 
 async def test_the_parts_of_one_long_message_are_charged_too(autojump_clock: MockClock) -> None:
-    """A message may be larger than the queue, yet while nobody asks for it no more than that is read."""
+    """A message may be larger than the queue. Until it is requested, only the size of the queue is read."""
     go_on = trio.Event()
     limit, size = 50_000, 700_000
     got: list[bytes] = []
@@ -206,7 +206,7 @@ async def test_one_read_of_compressed_messages_stays_within_the_bound(autojump_c
             go_on.set()
 
 
-# -- queued bytes out -------------------------------------------------------------------------------
+# -- bytes to be written ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("compression", [False, True])
@@ -230,7 +230,7 @@ async def test_what_waits_to_be_written_is_bounded_however_many_send(
             for _ in range(senders):
                 nursery.start_soon(send, ws)
 
-    # What a link has taken is no longer ours, so let it take little.
+    # Bytes in the link do not count, so its capacity is small.
     options = Options(send_high_water=mark, compression=compression, ping_interval=None, close_timeout=1000)
     async with serving_in_memory(flood, options=options) as memory:
         peer = await RawPeer.connect(await memory.stream(capacity=2000, max_read=1999))
@@ -293,7 +293,7 @@ async def test_a_request_head_without_end_is_refused_at_its_limit(
         read = taken(link.to_server)
         await link.client.aclose()
     assert answer.startswith(b"HTTP/1.1 431 ")
-    # The answer is written, and what still comes is dropped for a while so that it can be read.
+    # The response is sent. Further data is discarded for a while, so that the client can read the response.
     assert read <= limit + 2 * max_read
 
 
@@ -318,7 +318,7 @@ async def test_a_response_head_without_end_is_refused_at_its_limit(autojump_cloc
 
 
 async def test_the_body_of_a_rejection_is_cut(autojump_clock: MockClock) -> None:
-    """Also one without end, which is not waited for past open_timeout."""
+    """A body without end is read until open_timeout at most."""
     link = Link(capacity=10_000)
 
     async def pour() -> None:

@@ -17,7 +17,7 @@ from trio_ws.client.uri import parse_uri
 
 
 class Secure:
-    """A server's and a client's context, and what the server was asked for (RFC 6066 section 3)."""
+    """The contexts of a server and a client, and the requested server names (RFC 6066 section 3)."""
 
     def __init__(self, name: str) -> None:
         authority = trustme.CA()
@@ -73,7 +73,7 @@ async def test_an_absolute_name_is_looked_up_as_it_is(monkeypatch: pytest.Monkey
 
 
 def link_local() -> tuple[str, str] | None:
-    """An address of this machine that needs its zone, and that."""
+    """Return a link-local address of this machine, and its zone."""
     try:
         lines = Path("/proc/net/if_inet6").read_text(encoding="ascii").splitlines()
     except OSError:

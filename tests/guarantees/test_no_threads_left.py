@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def take_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container whose limit of processes is reached. Idle threads of earlier tests are of no use."""
+    """Drop trio's idle threads, and let starting a thread fail, as in a container at its limit."""
 
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

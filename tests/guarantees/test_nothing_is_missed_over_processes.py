@@ -40,9 +40,9 @@ ITEMS = 12
 CHANNELS = ["room", "price"]
 PROCESSES = 2
 CLIENTS = 2
-READERS = CLIENTS + PROCESSES  # the last ones are tasks of the processes
+READERS = CLIENTS + PROCESSES  # the last ones are tasks of the servers
 OPTIONS = Options(send_high_water=400, channel_max_items=6, channel_max_bytes=2000)
-#: Seconds for which a broker is lost at most: longer than that nobody waits for a history.
+#: Maximum number of seconds without a broker; reading a history is not retried for longer.
 LONGEST = 15.0
 
 processes = st.integers(0, PROCESSES - 1)
@@ -81,7 +81,7 @@ class Rooms(WebSocketHandler):
 
 
 class Bus(InMemoryBus):
-    """Writes down what happens to the channel: a number, how many were lost, or that it was emptied."""
+    """Records the events of the channel: a published number, lost messages, or the loss of its history."""
 
     def __init__(self) -> None:
         super().__init__(keeps_histories=True)
@@ -94,13 +94,13 @@ class Bus(InMemoryBus):
 
 
 class Lossy(InMemoryBroker):
-    """Loses what is delivered while it is deaf, and does not tell."""
+    """Silently drops the messages that are delivered while ``deaf`` is true."""
 
     def __init__(self, bus: Bus) -> None:
         super().__init__(bus)
         self.bus = bus
         self.deaf = False
-        self.dropped = False  # something, since it was emptied
+        self.dropped = False  # whether a message was dropped since the history was lost
         self.lost_at = 0.0
 
     def _append(self, name: str, payload: bytes, missing: int, history: History) -> None:
@@ -119,7 +119,7 @@ class Lossy(InMemoryBroker):
 
 
 class Reader:
-    """Takes what comes, while it may."""
+    """Receives messages while reading is enabled."""
 
     def __init__(self, inbox: Subscription) -> None:
         self.inbox = inbox
@@ -139,7 +139,7 @@ class Reader:
             self.got.append(await self.inbox.receive())
 
     def check(self, bus: Bus) -> None:
-        """Compare what came with what happened."""
+        """Compare the received messages with the events."""
         prices = [packet.data for packet in self.got if packet.channel == "price"]
         assert prices == sorted(set(prices)), "an older price came after a newer one, or a gap"
         assert prices[-1] == bus.price
@@ -163,7 +163,7 @@ class Reader:
 
 
 def check_gaps(gaps: list[Gap], skipped: list[tuple[str, int]]) -> None:
-    """Compare the gaps between two messages with what happened between them."""
+    """Compare the gaps between two messages with the events between them."""
     missing = [one for one in skipped if one[0] != "emptied"]
     emptied = len(missing) < len(skipped)
     if not gaps:
@@ -174,7 +174,7 @@ def check_gaps(gaps: list[Gap], skipped: list[tuple[str, int]]) -> None:
     if None in numbers:
         assert emptied, f"{gaps}, though it can be known that these are missing: {missing}"
         return
-    # What tells of lost messages counts as one where it was dropped itself.
+    # If the message that marks lost ones was dropped itself, it counts as one message.
     most = sum(count if kind == "lost" else 1 for kind, count in missing)
     assert len(missing) <= sum(number or 0 for number in numbers) <= most, (gaps, missing)
 
@@ -218,7 +218,7 @@ class Scene:
                 self.brokers[process].deaf = False
             case ("forget",):
                 for process, broker in enumerate(self.brokers):
-                    if broker.dropped:  # who may have missed something, and cannot find out later, is told
+                    if broker.dropped:  # subscribers that may have missed a message get a gap
                         broker.deaf = broker.dropped = False
                         broker.lose()
                         self.recover(process)
@@ -242,7 +242,7 @@ class Scene:
                 pass
 
     def cut(self, client: int, process: int, count: int) -> None:
-        """Cut a client's connection after so many bytes; the next one is with this process."""
+        """Cut a client's connection after ``count`` bytes; the next one is to this process."""
         links = self.networks[client][self.at[client]].links
         self.at[client] = process
         if not links or links[-1].broken:
@@ -287,7 +287,7 @@ async def play(script: list[tuple[Any, ...]]) -> None:
             await scene.do(("resume", index))
         for networks in scene.networks:
             for link in [link for network in networks for link in network.links]:
-                link.cut()  # those with a cut to come as well
+                link.cut()  # including those whose cut has not happened yet
         await trio.sleep(30)
         scene.publish(0, 1)
         await trio.sleep(30)

@@ -69,12 +69,12 @@ class Rooms(WebSocketHandler):
 
 
 class Reader:
-    """Takes what comes, while it may.
+    """Receives messages while reading is enabled.
 
     Attributes:
-        got: by channel, what came.
-        meant: by channel, the numbers that it should have, or be told of.
-        losses: connections that it has lost.
+        got: the received messages by channel.
+        meant: the numbers by channel that it should have received, or be told are missing.
+        losses: the number of lost connections.
     """
 
     def __init__(self, inbox: Subscription) -> None:
@@ -99,9 +99,9 @@ class Reader:
             self.got[packet.channel].append(packet)
 
     def check_kept(self, first: int) -> None:
-        """What came of the channel with a history, which keeps what is from ``first`` on.
+        """Check the messages of the channel with a history, which keeps those from ``first`` on.
 
-        Its gaps have numbers, since there is one epoch. They say which messages are missing.
+        There is only one epoch, so its gaps have numbers, which show which messages are missing.
         """
         seen = 0
         told: set[int] = set()
@@ -111,7 +111,7 @@ class Reader:
                 assert packet.offset is not None
                 assert packet.offset > seen, (packet, seen)
                 numbers = set(range(seen + 1, packet.offset + 1))
-                # What was not meant for this reader may count, since nobody knows that of what was dropped.
+                # A gap may include dropped messages that this reader would not have received.
                 assert len(numbers & set(self.meant["kept"])) <= packet.missing <= len(numbers), packet
                 assert self.inbox.dropped or packet.offset < first, (packet, first)
                 told |= numbers
@@ -126,7 +126,7 @@ class Reader:
         assert set(self.meant["kept"]) <= got | told, "something is missing, and nobody was told"
 
     def check_plain(self) -> None:
-        """What came of the channel without: holes are gaps."""
+        """Check the messages of the channel without a history: each missing message needs a gap."""
         seen = 0
         gap = False
         gaps = 0
@@ -167,7 +167,7 @@ class Scene:
             case ("others", channel):
                 self.publish(channel, 20, only=[], predicate=lambda _: False)
             case ("without", channel, client):
-                # To be excluded holds for a connection; one that it has lost may have been told or not.
+                # An exclusion is for one connection. If that was lost, the message may have arrived or not.
                 await wait_all_tasks_blocked()
                 found = [one for one in self.handler.clients if one.client == client]
                 if len(found) == 1 and not self.networks[client].links[-1].broken:
@@ -228,7 +228,7 @@ async def play(script: list[tuple[Any, ...]]) -> None:
                 await scene.do(step)
             for client in range(CLIENTS):
                 await scene.do(("reachable", client))
-                await scene.do(("cut", client))  # of links with a cut to come as well
+                await scene.do(("cut", client))  # including links whose cut has not happened yet
             for index in range(CLIENTS + 1):
                 await scene.do(("resume", index))
             await trio.sleep(30)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.support.serving import MemoryServer
     from trio_ws import WebSocket
 
-# KeyError and StopAsyncIteration have each been swallowed by some dispatcher; a RuntimeError could be ours.
+# Dispatchers are known to swallow KeyError and StopAsyncIteration. A RuntimeError could be one of trio_ws.
 SURPRISES = [
     KeyError("nope"),
     StopAsyncIteration("early"),
@@ -54,7 +54,7 @@ def errors_in(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 
 async def handler(ws: WebSocket) -> None:
-    """Echo, but fail where the path asks for it."""
+    """Echo, or raise an exception if the path says so."""
     if ws.path.startswith("/fail/"):
         await ws.accept()
         raise SURPRISES[int(ws.path.removeprefix("/fail/"))]
@@ -166,7 +166,7 @@ async def test_a_handler_that_fails_while_it_is_cancelled_does_not_take_the_serv
     async def stubborn(ws: WebSocket) -> None:
         await ws.accept()
         async with trio.open_nursery() as nursery:
-            # One child ends as cancelled and one with an error, so a mixed group leaves the handler.
+            # One child is cancelled and one fails, so the handler raises a mixed group.
             nursery.start_soon(trio.sleep_forever)
             nursery.start_soon(fail_at_the_end)
 

@@ -55,7 +55,7 @@ PLAIN_GET = b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Waiting:
-    """What waits in a server, and how that ends."""
+    """Counts waiting user code, and how the waits end."""
 
     def __init__(self) -> None:
         self.seen: Counter[str] = Counter()
@@ -216,7 +216,7 @@ async def test_what_came_before_the_client_was_let_in_belongs_to_the_connection(
         await begun.wait()
         peer = RawPeer(stream, client=True)
         await peer.send_text("first")
-        await trio.sleep(0.1)  # the watcher has it by now, or else the socket has
+        await trio.sleep(0.1)  # until it is in the receive buffer or in the socket
         await peer.send_text("second")
         await trio.sleep(0.1)
         go.set()
@@ -267,7 +267,7 @@ async def test_a_slow_accept_changes_nothing_later(over_tcp: bool) -> None:
         try:
             await ws.receive_text()
         except ConnectionClosedError:
-            await trio.sleep(0.01)  # no cancellation
+            await trio.sleep(0.01)  # not cancelled
             ends.append("closed")
 
     async def be_a_client(client: WebSocket) -> None:
@@ -309,7 +309,7 @@ async def test_a_client_that_leaves_while_nobody_asks_for_it_gives_its_place_bac
 
 
 class Diary(WebSocketHandler):
-    """Counts who was let in, and seen off."""
+    """Counts the calls of on_connect and on_disconnect."""
 
     def __init__(self, wait: float = 0.5) -> None:
         self.wait = wait
@@ -428,7 +428,7 @@ async def test_on_disconnect_does_not_run_for_whom_on_connect_has_refused(autoju
 
 
 class Asking(WebSocketHandler):
-    """Asks each client who it is before anything else."""
+    """Calls a method of each client in on_connect."""
 
     def __init__(self) -> None:
         self.packets: list[Any] = []
@@ -622,7 +622,7 @@ async def test_on_connect_may_turn_a_client_away_after_it_has_accepted(
                 if way == "deny":
                     raise RPCAccessDeniedError("not you")
                 await connection.close(4000, "not you")
-                await trio.sleep(0.1)  # which is not cancelled
+                await trio.sleep(0.1)  # not cancelled
                 seen.append("returned")
 
         async def on_disconnect(self, connection: ClientConnection) -> None:
@@ -647,7 +647,7 @@ async def test_a_client_that_was_let_in_late_is_read_like_any_other(
 
     class Slow(WebSocketHandler):
         async def on_connect(self, connection: ClientConnection) -> None:
-            await trio.sleep(0.1)  # long enough to be watched
+            await trio.sleep(0.1)  # long enough for the disconnect watch to start
             if accepts:
                 await connection.accept()
                 await trio.sleep(0.1)

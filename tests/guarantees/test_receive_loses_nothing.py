@@ -20,7 +20,7 @@ NO_PINGS = Options(ping_interval=None)
 
 
 async def numbers(ws: WebSocket) -> None:
-    """Send numbers, some alone and some together, in odd moments."""
+    """Send numbers at irregular times, some alone and some together."""
     for number in range(60):
         await ws.send_json(number)
         if number % 3:
@@ -40,7 +40,7 @@ async def take_text(ws: WebSocket) -> Any:
 async def take_bytes(ws: WebSocket) -> Any:
     try:
         return int(await ws.receive_bytes())
-    except MessageError as exc:  # it is text, and is not lost for that
+    except MessageError as exc:  # the message is text, and is available in the error
         assert isinstance(exc.message, WebSocketMessage)
         return exc.message.json()
 
@@ -84,7 +84,7 @@ async def test_a_cancelled_receive_loses_nothing(take: Any, autojump_clock: Mock
 async def test_nothing_is_lost_in_the_very_moment_of_its_arrival(
     take: Any, latency: float, autojump_clock: MockClock
 ) -> None:
-    """Bytes, and a deadline that falls on the same time: either may come first."""
+    """Data arrives exactly at a deadline; either may come first."""
 
     async def by_the_clock(ws: WebSocket) -> None:
         for number in range(100):
@@ -111,7 +111,7 @@ async def test_a_receive_that_was_cancelled_before_takes_nothing(
     take: Any, autojump_clock: MockClock
 ) -> None:
     async with serving_in_memory(numbers, options=NO_PINGS) as memory, memory.connect(options=NO_PINGS) as ws:
-        await trio.sleep(100)  # all of them are here
+        await trio.sleep(100)  # until all of them have arrived
         for number in range(60):
             for _ in range(2):
                 with trio.CancelScope() as scope:
@@ -127,7 +127,7 @@ async def test_a_receive_that_was_cancelled_before_takes_nothing(
 async def test_every_way_to_receive_may_be_cancelled_between_fragments(
     take: Any, compression: bool, autojump_clock: MockClock
 ) -> None:
-    """Of a message of one digit after the other, over a link that gives a byte at a time."""
+    """The message consists of one digit per fragment, over a link that delivers one byte at a time."""
 
     async def digits(number: int) -> AsyncIterator[str]:
         for digit in str(number):

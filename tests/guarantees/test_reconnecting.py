@@ -45,7 +45,7 @@ class Handler(WebSocketHandler):
 
 
 def drawn(seed: int, bounds: list[float]) -> list[float]:
-    """The waits that a back-off with this seed makes: full jitter below each bound."""
+    """Return the delays of a back-off with this seed: full jitter below each bound."""
     source = random.Random(seed)
     return [source.uniform(0, bound) for bound in bounds]
 
@@ -55,14 +55,14 @@ def client_of(network: Network, backoff: Backoff | None, **kwargs: Any) -> WebSo
 
 
 async def back(client: WebSocketClient) -> None:
-    """Wait until there is a connection again, right after a loss that is yet to be seen."""
+    """Wait until a client has reconnected, after a loss that it may not have noticed yet."""
     await trio.testing.wait_all_tasks_blocked()
     async for state in client.watch_state():
         if state == "connected":
             return
 
 
-# -- the times --------------------------------------------------------------------------------------
+# -- delays -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -74,7 +74,7 @@ async def test_the_tries_to_enter_follow_the_backoff(seed: int, autojump_clock: 
             pytest.fail("connected")
     waits = drawn(seed, [0.5, 1, 2, 4, 4, 4])
     assert network.times == pytest.approx(list(accumulate(waits, initial=0)))
-    assert trio.current_time() == pytest.approx(sum(waits))  # no wait behind the last try
+    assert trio.current_time() == pytest.approx(sum(waits))  # no delay after the last attempt
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -133,7 +133,7 @@ async def test_a_server_that_drops_each_client_at_once_is_given_up(autojump_cloc
             assert network.times == [0, 1, 3]
 
 
-# -- what is retried --------------------------------------------------------------------------------
+# -- retries ----------------------------------------------------------------------------------------
 
 
 async def test_503_is_retried_and_403_is_not(autojump_clock: MockClock) -> None:
@@ -252,7 +252,7 @@ async def test_leaving_and_cancelling_while_it_waits_are_immediate(autojump_cloc
     assert all_tasks() == before
 
 
-# -- nobody waits for ever --------------------------------------------------------------------------
+# -- waiting calls ----------------------------------------------------------------------------------
 
 
 async def take_from(client: WebSocketClient) -> None:
@@ -341,7 +341,7 @@ async def test_a_link_that_falls_silent(direction: Any, autojump_clock: MockCloc
 async def test_the_link_goes_at_any_byte_and_no_call_waits_for_ever(
     comes_back: bool, clean: bool, autojump_clock: MockClock
 ) -> None:
-    """One run for each byte of a connection: each call has an end, and with a server the next works."""
+    """Cut the link at each byte. Every call ends, and the next one succeeds if the server can be reached."""
     count, whole = 0, 10**9
     while count < whole:
         async with serving_in_memory(Handler()) as memory:

@@ -34,7 +34,7 @@ STEADY = Backoff(initial=1, factor=1, jitter=False)
 
 
 class Doorkeeper:
-    """A handler that notes what it is asked, and closes."""
+    """A handler that records the headers and the path of a request, and closes."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -46,7 +46,7 @@ class Doorkeeper:
 
 
 class Counting:
-    """Gives another token each time, in any of the ways in which headers may be given."""
+    """Returns another token each time, in each of the forms that headers may have."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -167,7 +167,7 @@ async def test_its_error_is_the_cause(autojump_clock: MockClock) -> None:
         async with connect("ws://test/", headers=headers, stream=stream):
             pytest.fail("without its headers")
     assert info.value.__cause__ is mine
-    # The stream was given away.
+    # The client owns the stream, and has closed it.
     with pytest.raises(trio.ClosedResourceError):
         await stream.send_all(b"x")
 
@@ -213,7 +213,7 @@ async def test_retry_after_is_waited_out(status: int, form: str, autojump_clock:
         network.plan = [refusal(status, f"Retry-After: {value}")]
         async with WebSocketClient("ws://test/", stream=network, reconnect=STEADY):
             pass
-    # The date is of this machine's clock, which may have gone on by a second meanwhile.
+    # The date is from this machine's clock, which may have advanced by a second.
     assert 19 <= network.times[1] - network.times[0] <= 21
 
 

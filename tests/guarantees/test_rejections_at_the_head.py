@@ -14,7 +14,7 @@ from trio_ws.testing import Link
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
-#: Seconds in which a body may come, see `HandshakeRejectedError`.
+#: Seconds within which a body is read, see `HandshakeRejectedError`.
 GRACE = 0.1
 
 HEADS = {

@@ -17,13 +17,13 @@ from trio_ws import ConnectionClosedError, WebSocketClient
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Seconds after which a test counts as hung: each starts several interpreters, on a machine that may be busy.
+#: Seconds after which a test counts as hung. Starting interpreters takes long on a busy machine.
 PATIENCE = 120
 
 
 @pytest.fixture(autouse=True)
 def usual_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whoever runs the tests may have them ignore SIGHUP; and workers shall leave no bytecode behind."""
+    """Restore SIGHUP, which the parent may have ignored, and let workers write no bytecode."""
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     before = signal.signal(signal.SIGHUP, lambda *_: None)
     yield
@@ -62,7 +62,7 @@ async def test_a_worker_that_is_stopped_and_goes_on() -> None:
             pid = workers.workers[0].pid
             os.kill(pid, signal.SIGSTOP)
             try:
-                # Redis closes the connection of the one that takes nothing, as it does when too much waits.
+                # Close the connection of the process that does not read, as Redis does if its buffer is full.
                 before = numbers.last
                 while numbers.last < before + 20:
                     await trio.sleep(0.05)
@@ -75,7 +75,7 @@ async def test_a_worker_that_is_stopped_and_goes_on() -> None:
 
 
 async def enter(url: str, name: str, *, task_status: trio.TaskStatus[tuple[int, WebSocketClient]]) -> None:
-    """Be present in a room, and say in which process."""
+    """Be present in a room, and report the process that serves the client."""
     async with WebSocketClient(url) as client, client.stream("enter", "room.1", name) as stream:
         task_status.started((await stream.receive(), client))
         await trio.sleep_forever()
@@ -126,7 +126,7 @@ async def test_people_of_killed_processes_are_gone_after_the_lease() -> None:
 async def be(
     url: str, user: str, *, task_status: trio.TaskStatus[tuple[int, WebSocketClient, list[Any]]]
 ) -> None:
-    """Be somebody; say in which process, and keep what comes, last of all how the connection ended."""
+    """Be a user, report the process, and record the received data and finally the end of the connection."""
     heard: list[Any] = []
     async with WebSocketClient(url) as client:
         task_status.started((await client.call("identify", user), client, heard))
@@ -143,12 +143,12 @@ async def test_users_are_reached_in_all_processes() -> None:
         group(redis.url) as workers,
         trio.open_nursery() as nursery,
     ):
-        devices: dict[int, list[Any]] = {}  # of Ada, by process
+        devices: dict[int, list[Any]] = {}  # data that Ada received, by process
         while len(devices) < 2:
             pid, _, heard = await nursery.start(be, workers.url, "ada")
             devices.setdefault(pid, heard)
         _, bob, bobs = await nursery.start(be, workers.url, "bob")
-        # Both processes have told Redis that Ada is there when a message arrives in both.
+        # When a message arrives in both processes, both have registered Ada at Redis.
         while not all(devices.values()):
             await bob.call("tell", "ada", "are you there?")
             await trio.sleep(0.05)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SECRET = "hunter2"
 
-#: What may be wrong with a URL, around its password; each begins with a scheme.
+#: Invalid URLs with a password; each begins with a scheme.
 WRONG = [
     f"alice:{SECRET}#x@h/",
     f"alice:{SECRET}?x@h/",
@@ -48,7 +48,7 @@ WRONG = [
     f"alice:{SECRET}%40h/",
     f"alice:{SECRET}@127.0.0.1:1",
 ]
-#: For those too where the scheme is what is wrong.
+#: The same with an invalid scheme.
 SCHEMES = [
     "ws://",
     "wss://",
@@ -63,7 +63,7 @@ SCHEMES = [
 
 
 def told(exc: BaseException) -> str:
-    """All that one gets to see of an error."""
+    """Return everything that a user can see of an error."""
     seen = ["".join(traceback.format_exception(exc))]
     pending: list[BaseException] = [exc]
     while pending:

@@ -22,7 +22,7 @@ NO_PINGS = Options(ping_interval=None)
 
 
 async def fill(ws: WebSocket) -> int:
-    """Send until a send waits, cancel that one, and give how many were sent."""
+    """Send until a send blocks, cancel that one, and return the number of sent messages."""
     sent = 0
     with trio.move_on_after(1):
         while True:
@@ -45,13 +45,13 @@ async def test_a_send_that_is_cancelled_while_it_waits_has_sent_nothing(autojump
         payloads = []
         while (frame := await peer.receive_frame()) is not None and frame.opcode == 2:
             payloads.append(frame.payload)
-        # Frame after frame, none half, none of the cancelled one.
+        # Whole frames, without the cancelled one.
         assert payloads == [b"%06d" % number + bytes(10_000) for number in range(sent)] + [b"after"]
         await peer.send_close(1000)
 
 
 async def test_a_cancelled_send_leaves_the_compressor_in_step(autojump_clock: MockClock) -> None:
-    """The message is sent again: had the compressor seen it, it would only refer to what never went."""
+    """The message is sent again. A compressor that had seen it would refer to data that was never sent."""
     options = Options(ping_interval=None, compression=Compression(threshold=0), max_queue_bytes=1)
     sent = -1
 
@@ -80,7 +80,7 @@ async def test_a_cancelled_send_leaves_the_compressor_in_step(autojump_clock: Mo
 
 
 async def test_a_frame_that_was_begun_is_finished_after_a_cancellation(autojump_clock: MockClock) -> None:
-    big = bytes(range(256)) * 2048  # 512 KiB over a link that holds 64
+    big = bytes(range(256)) * 2048  # 512 KiB over a link with a capacity of 64 KiB
 
     async def handler(ws: WebSocket) -> None:
         with trio.move_on_after(1) as scope:
@@ -98,7 +98,7 @@ async def test_a_frame_that_was_begun_is_finished_after_a_cancellation(autojump_
 
 
 async def test_a_frame_that_was_begun_is_finished_before_a_close(autojump_clock: MockClock) -> None:
-    """By a peer that takes its time, and within the close timeout."""
+    """The peer reads slowly, but within close_timeout."""
     big = bytes(range(256)) * 2048
 
     async def handler(ws: WebSocket) -> None:
@@ -133,13 +133,13 @@ async def test_a_frame_that_is_not_taken_within_the_close_timeout_is_given_up(
         await trio.sleep(20)
         assert ended == [11]
         with pytest.raises(EOFError):
-            await peer.receive_frame()  # half of it, and nothing behind that half
+            await peer.receive_frame()  # only half of the frame arrives
 
 
 @pytest.mark.repeats
 @pytest.mark.parametrize("seed", range(10))
 async def test_cancellations_at_random_leave_whole_messages(seed: int, autojump_clock: MockClock) -> None:
-    """A send that returned has sent its message once, and one that was cancelled has sent none of it."""
+    """A send that returned has sent its message once, and a cancelled one has sent nothing."""
     chance = random.Random(seed)
     sent: list[bytes] = []
     cancelled: set[bytes] = set()

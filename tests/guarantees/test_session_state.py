@@ -22,7 +22,7 @@ from trio_ws import (
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
-# Two of its names may be set: the state, and when the rights of a connection end.
+# Two public attributes may be set: the state, and the time when the connection expires.
 API = sorted(set(dir(ClientConnection)) - {"state", "expires_at"})
 
 

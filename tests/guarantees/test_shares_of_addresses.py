@@ -38,21 +38,21 @@ async def dial(server: WebSocketServer, source: str = ATTACKER) -> trio.SocketSt
 
 
 async def ask(server: WebSocketServer, source: str = ATTACKER) -> tuple[trio.SocketStream, int]:
-    """Shake hands from an address, and give the status."""
+    """Send an opening request from an address, and return the stream and the status."""
     stream = await dial(server, source)
     answer = bytearray()
     try:
         await stream.send_all(request())
         while b"\r\n" not in answer:
             answer += await stream.receive_some() or b"HTTP/1.1 000\r\n"
-    except trio.BrokenResourceError:  # it was answered before the request was there
+    except trio.BrokenResourceError:  # the server answered before it received the request
         answer += b"HTTP/1.1 503\r\n"
     return stream, status_of(bytes(answer))
 
 
 @asynccontextmanager
 async def held_by_the_attacker(server: WebSocketServer, count: int) -> AsyncIterator[list[int]]:
-    """The statuses of so many handshakes of one address, which keeps what it gets."""
+    """Perform ``count`` handshakes from one address, and yield their statuses; the connections stay open."""
     streams, statuses = [], []
     try:
         for _ in range(count):
@@ -66,7 +66,7 @@ async def held_by_the_attacker(server: WebSocketServer, count: int) -> AsyncIter
 
 
 async def freed(server: WebSocketServer) -> None:
-    """Wait until the server has seen that everybody has left."""
+    """Wait until the server has noticed that all clients have disconnected."""
     while server._clients:
         await server._client_done.wait()
     assert len(server._shares) == 0
@@ -102,7 +102,7 @@ async def test_one_address_cannot_take_all_handshakes(caplog: pytest.LogCaptureF
 async def test_many_addresses_cannot_take_all_handshakes_either(
     tls: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The oldest one of whoever has the most makes room for who has fewer."""
+    """The oldest handshake of the address with the most is dropped for an address with fewer."""
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(context)
@@ -113,7 +113,7 @@ async def test_many_addresses_cannot_take_all_handshakes_either(
         attackers = [f"127.0.0.{number}" for number in range(3, 7)]
         silent = [await dial(server, attacker) for _ in range(3) for attacker in attackers]
         await settled(server, 8)
-        assert len(caplog.records) == 4  # they have as many as each other, and nobody makes room
+        assert len(caplog.records) == 4  # all addresses have the same number, and none is dropped
         caplog.clear()
         for _ in range(3):
             stream: trio.abc.Stream = await dial(server, HONEST)
@@ -125,7 +125,7 @@ async def test_many_addresses_cannot_take_all_handshakes_either(
             "dropped a client in its handshake: max_handshakes (8) are under way, most of them of 127.0.0.3"
         ]
         assert await read_to_end(silent[0]) == (b"" if tls else REFUSED)
-        # One that is honest and slow keeps its place, whoever comes.
+        # The handshake of an honest, slow client is not dropped.
         slow = await dial(server, HONEST)
         await settled(server, 8)
         more = [await dial(server, attacker) for attacker in attackers]
@@ -140,7 +140,7 @@ async def test_many_addresses_cannot_take_all_handshakes_either(
 
 
 async def settled(server: WebSocketServer, handshakes: int) -> None:
-    """Wait until so many clients are in their opening handshake, and all others have been dealt with."""
+    """Wait until ``handshakes`` clients are in their opening handshake, and all others are gone or open."""
     while server._handshakes != handshakes:
         await trio.testing.wait_all_tasks_blocked(0.001)
     await trio.testing.wait_all_tasks_blocked(0.01)
@@ -167,9 +167,9 @@ async def test_what_is_being_refused_or_answered_counts() -> None:
     async with serving(app, options=Options(max_connections_per_address=2)) as server:
         refused, reading = await dial(server), await dial(server)
         await refused.send_all(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert status_of(await refused.receive_some()) == 404  # it may go on sending, and does not close
+        assert status_of(await refused.receive_some()) == 404  # the client may continue to send
         await reading.send_all(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert status_of(await reading.receive_some(100)) == 200  # and takes no more of it
+        assert status_of(await reading.receive_some(100)) == 200  # the client reads no more of the response
         third, status = await ask(server)
         assert status == 503
         for one in (refused, reading, third):
@@ -178,7 +178,7 @@ async def test_what_is_being_refused_or_answered_counts() -> None:
 
 
 async def test_all_that_is_there_has_a_bound(caplog: pytest.LogCaptureFixture) -> None:
-    """Those that are refused with an answer are not more than may be in their opening handshake."""
+    """The number of refused clients that still get a response is limited by max_handshakes."""
     options = Options(max_connections=2, max_handshakes=2, max_connections_per_address=100)
     async with serving(options=options) as server:
         kept = [await ask(server) for _ in range(2)]
@@ -198,13 +198,13 @@ async def test_all_that_is_there_has_a_bound(caplog: pytest.LogCaptureFixture) -
 
 
 async def test_no_room_is_no_reason_to_stay() -> None:
-    """Who is refused for want of room holds nothing, so that there is room as soon as somebody leaves."""
+    """A refused client holds no place, so the next client is served as soon as another one has left."""
     async with serving(max_connections=1) as server:
         first, _ = await ask(server, HONEST)
         late = [await ask(server) for _ in range(5)]
         assert {status for _, status in late} == {503}
         await trio.aclose_forcefully(first)
-        while server._clients:  # though the late ones have not closed
+        while server._clients:  # although the refused clients have not closed
             await server._client_done.wait()
         stream, status = await ask(server, HONEST)
         assert status == 101
@@ -255,7 +255,7 @@ async def test_every_way_out_gives_the_share_back(caplog: pytest.LogCaptureFixtu
         await freed(server)
 
 
-# -- what counts as one address ---------------------------------------------------------------------
+# -- grouping of addresses --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_keys(address: Any, key: str | None) -> None:
         (Options(max_connections=100, max_handshakes=10), "192.0.2.1", 75, 8),
         (Options(max_connections=None), "192.0.2.1", 128, 64),
         (Options(max_connections=None), "127.0.0.1", None, 768),
-        # Of so few there is no quarter for others: the limits themselves are all there is.
+        # Limits below four are not divided.
         (Options(max_connections=1, max_handshakes=3), "127.0.0.1", None, None),
         (Options(max_connections_per_address=7, max_handshakes_per_address=3), "127.0.0.1", 7, 3),
         (Options(max_connections_per_address=700, max_handshakes_per_address=300), "192.0.2.1", 700, 300),

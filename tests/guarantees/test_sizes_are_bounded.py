@@ -36,7 +36,7 @@ def reader(limit: int | None = MIB) -> tuple[list[Any], FrameReader]:
 @pytest.mark.parametrize("opcode", [1, 2])
 @pytest.mark.parametrize("between", [b"", frame(9, b"still there")], ids=["alone", "with pings"])
 def test_empty_fragments_grow_nothing(opcode: int, between: bytes) -> None:
-    """By not one byte for five hundred of them, so by none for two million."""
+    """Five hundred of them add no bytes, so two million add none either."""
     messages, frames = reader()
     some = (frame(0, fin=False) + between) * 500
     frames.feed(frame(opcode, b"", fin=False) + some)
@@ -45,7 +45,7 @@ def test_empty_fragments_grow_nothing(opcode: int, between: bytes) -> None:
         for _ in range(10):
             frames.feed(some)
             frames.events.clear()
-    assert grown.left < 600  # a counter, and what measures
+    assert grown.left < 600  # a counter, and the measurement itself
     frames.feed(frame(0, b"end"))
     assert messages == ["end" if opcode == 1 else b"end"]
 
@@ -85,11 +85,11 @@ def test_fragments_end_at_the_limit_to_the_byte(size: int) -> None:
         frames.feed(frame(2, b"", fin=False) + frame(0, bytes(size), fin=False) * (280 // size))
         codes = [event.code for event in frames.events if isinstance(event, ProtocolViolation)]
         assert codes == [1009] * closes
-        assert frames.held == (0 if closes else 280)  # what is refused is not kept either
+        assert frames.held == (0 if closes else 280)  # a refused message is not stored
 
 
 async def test_many_empty_fragments_reach_a_waiting_receiver(autojump_clock: MockClock) -> None:
-    """They are charged against the queue, which must not stall a message that somebody waits for."""
+    """They are charged to the ledger, which must not block a message that a task waits for."""
     got: list[str] = []
 
     async def handler(ws: WebSocket) -> None:
@@ -106,7 +106,7 @@ async def test_many_empty_fragments_reach_a_waiting_receiver(autojump_clock: Moc
 
         with growth() as grown:
             await more()
-        assert grown.left < 12_000  # half a pointer for each
+        assert grown.left < 12_000  # half a pointer per fragment
         await peer.send_frame(0, b"end")
         assert await peer.receive_until_close() == (1000, "")
         await peer.send_close()
@@ -210,7 +210,7 @@ async def test_a_client_is_safe_from_bombs_too(autojump_clock: MockClock) -> Non
 @pytest.mark.parametrize("form", ["one read", "byte by byte", "fragments", "compressed", "streamed"])
 @pytest.mark.parametrize("char", ["x", "é", "€", "𝄞"])
 async def test_text_limits_count_bytes(form: str, char: str, autojump_clock: MockClock) -> None:
-    limit = 120  # of bytes; a multiple of each character's
+    limit = 120  # bytes; a multiple of the size of each character
     fitting = char * (limit // len(char.encode()))
     got: list[str] = []
     codes: list[int] = []
@@ -248,7 +248,7 @@ async def test_text_limits_count_bytes(form: str, char: str, autojump_clock: Moc
 
 
 def test_a_bomb_in_utf_8_is_measured_in_bytes() -> None:
-    """The same where the inflated text is checked as it comes."""
+    """Inflated text is checked while it is inflated."""
     for chars, closes in ((100, False), (101, True)):
         deflate = PerMessageDeflate(
             client=False,

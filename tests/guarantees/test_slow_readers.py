@@ -24,20 +24,20 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other kernels d
 
 OPTIONS = Options(ping_interval=20, ping_timeout=15)
 KINDS = ["tcp", "tls", "unix"]
-#: More than the peer's kernel takes for it, so that to have read it proves that more came; and less than
-#: what must be gone before the kernel of the server's side takes more.
+#: More than the receive buffer of the peer's kernel, so reading this much proves that more has arrived. Less
+#: than the free space that the server's kernel requires before it accepts more.
 SOME = 200_000
 
 
 async def flood(ws: WebSocket) -> None:
-    """The write buffer is never empty."""
+    """Send all the time, so that the write buffer is never empty."""
     with pytest.raises(ConnectionClosedError):
         while True:
             await ws.send(bytes(100_000))
 
 
 async def burst(ws: WebSocket) -> None:
-    """The kernel takes all of it at once, or nearly, and the handler has nothing more to say."""
+    """Send data that the kernel accepts almost completely, and then nothing more."""
     await ws.send(bytes(2_000_000))
     async for _ in ws:
         pass
@@ -47,7 +47,7 @@ async def burst(ws: WebSocket) -> None:
 async def serving(
     kind: str, folder: Path, handler: Callable[[WebSocket], Awaitable[None]] | App
 ) -> AsyncIterator[tuple[WebSocketServer, trio.abc.Stream]]:
-    """A server, and a stream to it; with a handler the opening handshake is done on that."""
+    """Run a server, and yield a stream to it, with an opening handshake if there is a handler."""
     path = str(folder / "socket") if kind == "unix" else None
     server_side, client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority = trustme.CA()
@@ -65,7 +65,7 @@ async def serving(
                 bottom = await trio.open_unix_socket(path)
             else:
                 sock = trio.socket.socket()
-                # Before it connects, so that the kernel keeps to it.
+                # The option must be set before connecting.
                 sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 65_536)
                 await sock.connect(("127.0.0.1", server.port))
                 bottom = trio.SocketStream(sock)
@@ -81,7 +81,7 @@ async def serving(
         finally:
             clock = trio.lowlevel.current_clock()
             assert isinstance(clock, trio.testing.MockClock)
-            clock.autojump_threshold = 0  # for the time that closing takes
+            clock.autojump_threshold = 0  # let time pass for the closing
 
 
 async def read(stream: trio.abc.Stream, size: int) -> None:
@@ -106,7 +106,7 @@ def under_a_mock_clock(trial: Callable[[trio.testing.MockClock], Awaitable[None]
 def test_a_peer_that_takes_some_in_each_timeout_is_alive(
     kind: str, handler: Callable[[WebSocket], Awaitable[None]], tmp_path: Path
 ) -> None:
-    """It answers no ping: those are far behind in what it has yet to read."""
+    """It does not answer pings, because they come after a lot of unread data."""
 
     async def trial(clock: trio.testing.MockClock) -> None:
         async with serving(kind, tmp_path, handler) as (server, stream):
@@ -133,7 +133,7 @@ def test_a_peer_that_stops_taking_is_given_up_in_time(
             await read(stream, SOME)
             await pass_time(clock, 15)
             assert len(server.connections) == 1
-            # The kernels have timers of their own, and may move the last of it a little later.
+            # The kernels use timers, and may transfer the last data a little later.
             await trio.testing.wait_all_tasks_blocked(0.5)
             await pass_time(clock, 20)
             await pass_time(clock, 15)
@@ -147,7 +147,7 @@ def test_a_peer_that_stops_taking_is_given_up_in_time(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_kernel_takes_for_a_peer_that_hangs_is_no_life(kind: str, tmp_path: Path) -> None:
-    """There is room for all that is sent to it, our ping too, and nobody reads it."""
+    """The kernel accepts all data, including our ping, but the peer does not read it."""
 
     async def trial(clock: trio.testing.MockClock) -> None:
         sent = 0
@@ -156,7 +156,7 @@ def test_what_a_kernel_takes_for_a_peer_that_hangs_is_no_life(kind: str, tmp_pat
             nonlocal sent
             with pytest.raises(ConnectionClosedError):
                 await ws.accept()
-                await trio.sleep(0.5)  # not in the same moment as the looks
+                await trio.sleep(0.5)  # not at the same time as the keepalive checks
                 while True:
                     await ws.send(b"tick")
                     sent += 1
@@ -169,7 +169,7 @@ def test_what_a_kernel_takes_for_a_peer_that_hangs_is_no_life(kind: str, tmp_pat
             assert len(server.connections) == 0
             await read_to_end(stream)
 
-    if kind != "unix":  # whose kernel keeps one count for both sides, so that what was taken was read
+    if kind != "unix":  # a Unix socket has one buffer for both sides, so accepted data was read
         under_a_mock_clock(trial)
 
 
@@ -193,7 +193,7 @@ def test_an_http_response_is_sent_for_as_long_as_the_client_takes_some(
                 if reads:
                     await read(stream, SOME)
             if not reads:
-                await read_to_end(stream)  # which comes, as the server has closed
+                await read_to_end(stream)  # the server has closed the connection
             else:
                 assert server._count_connections() == 1
                 await stream.aclose()

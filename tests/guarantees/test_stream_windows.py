@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 ENCODE = TrioWSCodec()
 SIZE = 10_000
-#: What an item is on the wire beside its bytes, at most.
+#: Maximum number of bytes of an encoded item in addition to its own.
 AROUND = 100
 
 
 class Handler(WebSocketHandler):
-    """Gives and takes streams of bytes."""
+    """Sends and receives streams of bytes."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -81,7 +81,7 @@ def peer_of(handler: Handler) -> RPCSession:
 
 
 def check(peer: RPCSession) -> None:
-    """Each stream's window is granted, waits or is owed, and nothing else."""
+    """Check that the window of each stream equals its granted, waiting and owed bytes."""
     granted = 0
     for stream in peer.outgoing.sinks.values():
         if isinstance(stream, ItemStream) and not stream._ended:
@@ -103,7 +103,7 @@ async def test_a_paused_consumer_of_a_method_stops_it(window: int, autojump_cloc
                 await items.receive()
                 await trio.sleep(10)
                 held = sum(size for _, _, size in items._items)
-                # What it holds is the window, and one item on top; the generator stands at the next one.
+                # The consumer holds the window and one more item. The generator is suspended at the next one.
                 assert held <= window + SIZE + AROUND
                 assert handler.made <= 1 + (window // SIZE) + 2
                 check(client._live)
@@ -155,7 +155,7 @@ async def test_a_consumer_that_only_tries_gets_its_items(autojump_clock: MockClo
 
 
 async def test_a_window_grows_while_it_is_used(autojump_clock: MockClock) -> None:
-    """So that idle streams of small items keep no room from a large one."""
+    """Idle streams of small items reserve no memory that a large one needs."""
     handler = Handler()
     async with serving_in_memory(handler) as memory:
         stream = await memory.stream(latency=0.1, capacity=10_000_000)
@@ -173,7 +173,7 @@ async def test_a_window_grows_while_it_is_used(autojump_clock: MockClock) -> Non
 
 
 async def test_streams_share_what_a_connection_may_hold(autojump_clock: MockClock) -> None:
-    """Thirty uploads to methods that do not take them hold no more than the connection may, and all go on."""
+    """Thirty uploads that are not consumed stay within the connection's limit, and all continue."""
     handler = Handler()
     async with serving_in_memory(handler) as memory:
         async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
@@ -189,19 +189,19 @@ async def test_streams_share_what_a_connection_may_hold(autojump_clock: MockCloc
                     nursery.start_soon(upload)
                 await trio.sleep(10)
                 peer = peer_of(handler)
-                assert len(handler.taken) == 30  # each has got one
+                assert len(handler.taken) == 30  # each method has received one item
                 assert (
                     peer.transport.ledger.held < peer.transport.ledger.max_held
-                )  # half of it, and some items on top
+                )  # half of the limit, and some more items
                 check(peer)
-                # They hold up nothing else.
+                # They do not delay other calls.
                 assert await client.call("take", source([1] * 10)) == 10
                 handler.go_on.set()
             assert ended == 30
             assert (peer.transport.ledger.held, peer.outgoing.granted_bytes) == (0, 0)
 
 
-# -- peers that others wrote --------------------------------------------------------------------------
+# -- third-party peers --------------------------------------------------------------------------------
 
 
 async def open_raw(memory: MemoryServer) -> RawPeer:
@@ -242,10 +242,10 @@ async def test_what_is_granted_in_bytes(autojump_clock: MockClock) -> None:
             2, ENCODE.request("1", "give", ([SIZE] * 9,), credits=5, credit_bytes=SIZE + 500)
         )
         assert "response" in await next_rpc(peer)
-        assert "response" in await next_rpc(peer)  # it overdraws, as one may
+        assert "response" in await next_rpc(peer)  # one item may exceed the window
         with trio.move_on_after(1):
             pytest.fail(str(await next_rpc(peer))[:200])
-        await peer.send_frame(2, ENCODE.credit("1", 1, SIZE - 500))  # which does not make it positive again
+        await peer.send_frame(2, ENCODE.credit("1", 1, SIZE - 500))  # the credit remains negative
         with trio.move_on_after(1):
             pytest.fail(str(await next_rpc(peer))[:200])
         await peer.send_frame(2, ENCODE.credit("1", 1, 10 * SIZE))
@@ -257,7 +257,7 @@ async def test_what_is_granted_in_bytes(autojump_clock: MockClock) -> None:
 
 
 async def test_a_producer_that_counts_no_bytes_is_served(autojump_clock: MockClock) -> None:
-    """An older one sends as many items as it may, however large."""
+    """An older producer sends as many items as it has credit for, whatever their size."""
     handler = Handler()
     async with serving_in_memory(handler) as memory:
         peer = await open_raw(memory)
@@ -292,7 +292,7 @@ async def test_one_that_goes_past_its_bytes_is_closed_where_reading_cannot_stop(
     handler = Handler()
     async with serving_in_memory(handler) as memory:
         peer = await open_raw(memory)
-        # A method that waits for its items: reading has to go on for it.
+        # The method waits for items, so reading must continue.
         await peer.send_frame(2, ENCODE.request("0", "take", (None,), streams={"0": "0/0"}))
         for number in range(1, 4):
             await peer.send_frame(
@@ -326,7 +326,7 @@ async def test_a_bad_number_of_bytes_closes(size: object, autojump_clock: MockCl
         assert (await next_rpc(peer))["closed"] == 1008
 
 
-# -- any order ----------------------------------------------------------------------------------------
+# -- random order -------------------------------------------------------------------------------------
 
 SIZES = st.lists(st.integers(0, 3000) | st.integers(8000, 30_000), max_size=30)
 
@@ -342,7 +342,7 @@ SIZES = st.lists(st.integers(0, 3000) | st.integers(8000, 30_000), max_size=30)
 def test_all_items_arrive_in_any_order_of_events(
     streams: list[tuple[bool, list[int], float]], window: int, size: int, held: int, cut: float | None
 ) -> None:
-    """Streams both ways at once, with windows of any size, and perhaps cut in the middle."""
+    """Concurrent streams in both directions, with windows of any size, possibly with a lost connection."""
     options = Options(stream_window=window, stream_window_bytes=size, max_held_bytes=held, ping_interval=None)
 
     async def run() -> None:

@@ -55,7 +55,7 @@ def client_context(authority: trustme.CA) -> ssl.SSLContext:
 
 
 class FaultyStream(trio.abc.Stream):
-    """A stream of an application's own, of which one method fails from its call of that number on."""
+    """A user-defined stream. One of its methods fails from call number ``after`` on."""
 
     def __init__(self, inner: trio.abc.Stream, place: str, after: int, fail: Callable[[], Any]) -> None:
         self.inner = inner
@@ -103,7 +103,7 @@ def raising(make: Callable[[], BaseException]) -> Callable[[], Any]:
 
 
 class FaultyListener(trio.abc.Listener[trio.abc.Stream]):
-    """A listener of an application's own, which gives what it is told to."""
+    """A user-defined listener whose ``accept`` does what the test says."""
 
     def __init__(self) -> None:
         self.inner = MemoryListener()
@@ -252,7 +252,7 @@ async def test_a_listener_that_fails_is_asked_again_after_a_pause(
                 listener.failing = faults[kind]
                 await still_serves_on(old)
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(still_serves, listener)  # the accept that was under way
+                    nursery.start_soon(still_serves, listener)  # the accept that was already waiting
                     await trio.sleep(60)
                 assert 50 < listener.tries < 80
                 assert 50 < len(caplog.records) < 80
@@ -282,7 +282,7 @@ async def test_a_listener_that_does_not_close_properly_does_not_keep_others_open
 
 async def test_a_socket_option_that_is_refused_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def setsockopt(self: socket.socket, *args: Any) -> None:
-        # As some systems do, where the client has reset its connection by then.
+        # Some systems fail if the client has already reset its connection.
         raise OSError(errno.EINVAL, "Invalid argument")
 
     async with serving() as server:

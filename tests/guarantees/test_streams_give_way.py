@@ -13,12 +13,12 @@ from trio_ws import ClientConnection, WebSocketHandler, rpc_method
 from trio_ws.testing import RawPeer
 
 CREDIT = 100_000
-#: Items that may come between two turns of another task: some rows of 256.
+#: Maximum number of items between two turns of another task: a small multiple of 256.
 ROW = 1024
 
 
 class Endless(WebSocketHandler):
-    """Counts the items of its stream that were made without another task's turn between them."""
+    """Counts the items of its stream that were sent while no other task ran."""
 
     def __init__(self) -> None:
         self.total = self.in_a_row = self.most = 0

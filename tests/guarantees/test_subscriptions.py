@@ -30,7 +30,7 @@ PIECES = st.text("ab*?[]!-.\\\n", max_size=8)
 
 
 class Asked(WebSocketHandler[Any]):
-    """Counts what it was asked about."""
+    """Records the names that ``may_subscribe`` was called with."""
 
     client_globs = True
 
@@ -82,7 +82,7 @@ def test_a_short_name_matches_each_glob_once() -> None:
 
 
 def test_a_publish_is_compared_with_globs_that_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing is compiled for it, however many globs there are."""
+    """No glob is compiled for a publish, whatever their number."""
     hub = Hub()
     members = [ConnectionSubscriber(object(), Options(), "disconnect") for _ in range(3)]
     for number, member in enumerate(members):
@@ -183,7 +183,7 @@ def test_a_glob_has_a_bound_where_it_is_subscribed_to(glob: str) -> None:
     ],
 )
 def test_a_thousand_names_take_what_is_stated(fill: Callable[[int], str]) -> None:
-    """docs/limits.md: 1.25 MiB."""
+    """docs/limits.md states 1.25 MiB."""
     hub = Hub()
     members = [ConnectionSubscriber(object(), Options(), "disconnect") for _ in range(3)]
     gc.collect()
@@ -230,7 +230,7 @@ async def test_a_list_that_is_too_long_is_refused_at_once(
 
 
 async def test_others_have_turns_while_a_long_list_is_taken(autojump_clock: MockClock) -> None:
-    """And nothing of it remains where it does not get to its end."""
+    """If the request is cancelled, none of its subscriptions remain."""
     handler = Asked()
     async with serving_in_memory(handler) as memory:
         async with (

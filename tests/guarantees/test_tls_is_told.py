@@ -76,7 +76,7 @@ async def test_a_client_that_shows_no_certificate_is_known_as_such() -> None:
     stranger, station = seen
     assert stranger is not None
     assert stranger.peer_certificate is None
-    assert stranger.server_name is None  # an address is no name for SNI
+    assert stranger.server_name is None  # SNI does not contain addresses
     assert names_in(station) == [STATION]
 
 
@@ -93,7 +93,7 @@ async def test_a_context_may_have_a_callback_of_its_own() -> None:
         infos.append(ws.tls)
         await ws.accept()
 
-    for _ in range(2):  # several servers may have one context
+    for _ in range(2):  # several servers may share a context
         async with serving(handler, ssl_context=certificates.server) as server:
             async with connect(f"wss://localhost:{server.port}", ssl_context=certificates.station):
                 pass

@@ -37,7 +37,7 @@ V1 = b"PROXY TCP4 192.0.2.7 127.0.0.1 4711 80\r\n"
 
 
 class Seen:
-    """A handler that notes what it knows of its clients."""
+    """A handler that records its connections."""
 
     def __init__(self) -> None:
         self.clients: list[WebSocket] = []
@@ -56,7 +56,7 @@ async def dial(server: WebSocketServer, source: str = PROXY) -> trio.SocketStrea
 
 
 async def ask(server: WebSocketServer, data: bytes, source: str = PROXY) -> int:
-    """The status for some bytes, and no connection afterwards."""
+    """Send data, close the connection, and return the status of the response."""
     async with await dial(server, source) as stream:
         await stream.send_all(data)
         answer = bytearray()
@@ -161,7 +161,7 @@ async def test_no_more_proxies_are_followed_than_there_can_be() -> None:
 
 
 async def test_two_kinds_of_headers_that_differ_are_refused(caplog: pytest.LogCaptureFixture) -> None:
-    """A client writes the one that its proxy does not know."""
+    """A client may send the header that its proxy does not replace."""
     lines = ["X-Forwarded-For: 192.0.2.7", "Forwarded: for=6.6.6.6"]
     caplog.set_level(logging.INFO)
     async with serving(echo, options=TRUSTING) as server:
@@ -175,7 +175,7 @@ async def test_two_kinds_of_headers_that_differ_are_refused(caplog: pytest.LogCa
     for header, address in (("X-Forwarded-For", "192.0.2.7"), ("Forwarded", "6.6.6.6")):
         options = Options(trusted_proxies=[PROXY], forwarded_header=header)  # type: ignore[arg-type]
         assert (await seen_of(lines, options)).client_address == (address, 0)
-    # What only one of the two says is not believed either.
+    # Information in only one of the two is not used either.
     ws = await seen_of(
         ["X-Forwarded-For: 192.0.2.7", "Forwarded: for=192.0.2.7;proto=https;host=evil.example"]
     )
@@ -197,7 +197,7 @@ async def test_the_rules_of_hosts_and_origins_are_about_what_the_client_asked_fo
 async def test_shares_are_those_of_the_clients(caplog: pytest.LogCaptureFixture) -> None:
     options = Options(trusted_proxies=[PROXY], max_connections_per_address=2)
     async with serving(echo, options=options) as server, trio.open_nursery() as nursery:
-        for number in range(5):  # the proxy has no share of its own, nor has a client that it does not name
+        for number in range(5):  # neither the proxy nor a client whose address it hides has a share
             nursery.start_soon(ask, server, request(f"X-Forwarded-For: 192.0.2.{number}"))
             nursery.start_soon(ask, server, request())
     async with serving(echo, options=options) as server:
@@ -269,7 +269,7 @@ ANNOUNCED = Options(trusted_proxies=[PROXY, "10.0.0.0/8"], proxy_protocol=True)
     [
         (V1, [], ("192.0.2.7", 4711)),
         (V2, [], ("192.0.2.7", 4711)),
-        (V1, ["X-Forwarded-For: 6.6.6.6"], ("192.0.2.7", 4711)),  # the client's own
+        (V1, ["X-Forwarded-For: 6.6.6.6"], ("192.0.2.7", 4711)),  # written by the client
         (V1.replace(b"192.0.2.7", b"10.1.2.3"), ["X-Forwarded-For: 192.0.2.8"], ("192.0.2.8", 0)),
         (LOCAL, [], None),
         (b"PROXY UNKNOWN\r\n", [], None),
@@ -352,7 +352,7 @@ async def test_a_proxy_header_has_open_timeout(
             await stream.send_all(said)
         while not server._handshakes:
             await trio.testing.wait_all_tasks_blocked(0.001)
-        await trio.testing.wait_all_tasks_blocked()  # and its task has begun
+        await trio.testing.wait_all_tasks_blocked()  # until its task has started
         mock_clock.jump(9.9)
         await trio.testing.wait_all_tasks_blocked()
         assert server._clients == 1
@@ -384,7 +384,7 @@ async def test_shares_hold_for_whom_a_proxy_header_names() -> None:
             await stream.send_all(V1)
         while len(server._shares) == 0 or len(server._shares._handshakes.get("192.0.2.7", ())) != 2:
             await trio.testing.wait_all_tasks_blocked(0.001)
-        assert await ask(server, V1 + request()) == 0  # there is no transport yet to answer on
+        assert await ask(server, V1 + request()) == 0  # too early for an HTTP response
         assert await ask(server, V1.replace(b"192.0.2.7", b"192.0.2.8") + request()) == 101
         for stream in silent:
             await trio.aclose_forcefully(stream)

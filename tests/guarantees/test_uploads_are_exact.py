@@ -33,7 +33,7 @@ OPTIONS = Options(ping_interval=None, stream_window=4)
 
 
 class Handler(WebSocketHandler):
-    """Takes streams, and says how they ended for it."""
+    """Consumes streams, and records how they ended."""
 
     def __init__(self) -> None:
         self.ends: list[str] = []
@@ -115,7 +115,7 @@ async def failing(error: BaseException) -> AsyncIterator[int]:
 
 
 async def unfinished(error: Exception) -> AsyncIterator[int]:
-    """Fails when it is cut short."""
+    """Raise an exception when the stream is closed early."""
     try:
         while True:
             await trio.sleep(0.05)
@@ -125,7 +125,7 @@ async def unfinished(error: Exception) -> AsyncIterator[int]:
 
 
 async def stubborn() -> AsyncIterator[int]:
-    """Takes a cancellation for its end."""
+    """End normally when it is cancelled."""
     try:
         while True:
             await trio.sleep(0.05)
@@ -145,7 +145,7 @@ async def slow_to_end() -> AsyncIterator[int]:
 
 
 async def use(client: WebSocketClient, method: str, *streams: AsyncIterator[int]) -> list[int]:
-    """Call a method, or take all of its items."""
+    """Call a method, or receive all items of its stream."""
     if method != "double":
         return [await client.call(method, *streams, returns=int)]
     async with client.stream(method, *streams, items=int) as items:
@@ -159,7 +159,7 @@ async def test_credit_that_comes_before_the_sending_task_has_begun_is_kept(autoj
             peer = client._live
             call = client.call("total", ones(30))
             trap = call.send(None)
-            # The request has gone out, and no other task has run.
+            # The request was sent, and no other task has run.
             (upload,) = peer.outgoing.client_streams.values()
             assert upload.credit == 0
             assert peer.incoming.start_call(Request("__credit__", ["1/0", 3]), None) is None  # type: ignore[arg-type]
@@ -184,7 +184,7 @@ async def test_a_cancellation_leaves_as_cancelled(method: str, autojump_clock: M
 
 
 async def test_a_cancellation_while_the_stream_is_cleaned_up(autojump_clock: MockClock) -> None:
-    """The answer is here, and the caller's iterator takes its time to end."""
+    """The response has arrived, and the caller's iterator takes some time to end."""
 
     async with calling(Handler()) as (client, _):
         left: list[BaseException] = []
@@ -203,7 +203,7 @@ async def test_a_cancellation_while_the_stream_is_cleaned_up(autojump_clock: Moc
 async def test_the_method_sees_a_cancellation_where_its_caller_was_cancelled(
     method: str, make: Callable[[], AsyncIterator[int]], autojump_clock: MockClock
 ) -> None:
-    """Neither an error, nor the end of what was cut short. Tasks run in any order, so it is tried often."""
+    """It sees neither an error nor a normal end. Repeated, because tasks run in random order."""
     handler = Handler()
     async with calling(handler) as (client, _):
         for _ in range(20):
@@ -265,7 +265,7 @@ async def test_what_the_block_raises_leaves_as_it_was_raised(autojump_clock: Moc
 
 @pytest.mark.parametrize("method", ["total", "double"])
 async def test_a_lost_connection_is_one_error(method: str, autojump_clock: MockClock) -> None:
-    """Also where the stream waits for room to write in, and so meets the end itself."""
+    """Even if the stream waits for room in the write buffer, and so raises an error itself."""
 
     async def large() -> AsyncIterator[int]:
         while True:

@@ -43,7 +43,7 @@ HOOKS = list(handlers(Faults(Panic())))
 
 
 async def end_of_client(memory: MemoryServer, path: str, said: bytes) -> None:
-    """Be a client, up to an error, a result or a legal Close, which come within 2 seconds."""
+    """Be a client until an error, a result or a valid Close frame, which must arrive within 2 seconds."""
     with trio.fail_after(2):
         async with RawPeer(await memory.stream(), client=True) as peer:
             await peer.send_raw(request("Sec-WebSocket-Protocol: jsonrpc", target=path))
@@ -74,7 +74,7 @@ async def test_whatever_leaves_user_code_costs_one_connection(
     async with serving_in_memory(app_of(faults)) as memory, memory.connect("/echo") as innocent:
         for kind in KINDS:
             if "unprintable" in kind and place.endswith("Nursery"):
-                continue  # trio's nursery looks at it, and fails itself
+                continue  # trio's nursery inspects the exception, and fails itself
             caplog.clear()
             await end_of_client(memory, f"/{place}?what={kind}", said)
             await innocent.send("still here?")
@@ -82,7 +82,7 @@ async def test_whatever_leaves_user_code_costs_one_connection(
             with trio.fail_after(2):
                 while len(memory.server.connections) > 1:
                     await trio.sleep(0.01)
-            if kind != "kept_cancelled" or not place.endswith("Nursery"):  # which takes it for its own
+            if kind != "kept_cancelled" or not place.endswith("Nursery"):  # the nursery absorbs it
                 assert len(caplog.records) == 1, (kind, caplog.text)
     assert faults.connected == faults.disconnected
 
@@ -229,6 +229,6 @@ async def test_a_clients_own_handler_costs_its_connection_and_not_its_block(
                 async for state in client.watch_state():
                     if state == "disconnected":
                         break
-            await trio.sleep(1)  # the block was not cancelled
+            await trio.sleep(1)  # the block is not cancelled
         async with WebSocketClient("ws://test", stream=await memory.stream()):
             pass

@@ -44,7 +44,7 @@ async def numbers_in_a_scope() -> AsyncIterator[int]:
 
 
 class Leaver:
-    """Ways to leave something open, which is not collected as garbage meanwhile."""
+    """Leaves nurseries and scopes open, and keeps references so that they are not garbage-collected."""
 
     def __init__(self) -> None:
         self.kept: list[Any] = []

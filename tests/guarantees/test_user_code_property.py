@@ -34,7 +34,7 @@ from trio_ws.testing import MemoryListener, RawPeer
 
 HOOKS = list(handlers(Faults(Panic())))
 FUNCTIONS = ["Handler", "HandlerBeforeAccept", "HandlerWithANursery", "Middleware", "MiddlewareThatLeaves"]
-#: In a nursery of its own: trio asks some for their text there, and takes others as its own.
+#: Not raised inside a nursery: trio inspects some of these there, and treats others as its own cancellation.
 IN_NURSERIES = [
     kind
     for kind in KINDS
@@ -50,7 +50,7 @@ SAID = {
 
 @dataclass(frozen=True)
 class Bad:
-    """A client that meets a fault."""
+    """A client whose requests run code that fails."""
 
     place: str
     kind: str
@@ -76,7 +76,7 @@ def bad_clients() -> st.SearchStrategy[Bad]:
 
 
 class Counting(logging.Handler):
-    """Counts what is an error."""
+    """Counts the records of errors."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)

@@ -34,7 +34,7 @@ WRONG_MASK = "wrong mask"
 
 BOTH = pytest.mark.parametrize("role", ["server", "client"])
 
-# What the peer does, as calls of `RawPeer.send_frame`, and the code that it earns.
+# The frames of the peer, as arguments of `RawPeer.send_frame`, and the resulting close code.
 VIOLATIONS: dict[str, tuple[list[tuple[int, bytes, dict[str, Any]]], int]] = {
     "reserved opcode": ([(3, b"x", {})], 1002),
     "reserved control opcode": ([(11, b"x", {})], 1002),
@@ -64,7 +64,7 @@ EACH = pytest.mark.parametrize("violation", VIOLATIONS)
 async def facing(
     role: str, app: Callable[[WebSocket], Awaitable[None]], options: Options = OPTIONS, **link: Any
 ) -> AsyncIterator[RawPeer]:
-    """A peer that faces our server, or our client, whose application is ``app``."""
+    """Connect a raw peer to a server, or to a client, that runs ``app``."""
     compressed = options.deflate is not None
     if role == "server":
         async with serving_in_memory(app, options=options) as memory:
@@ -93,7 +93,7 @@ async def misbehave(peer: RawPeer, violation: str) -> None:
 
 
 async def echo_to_the_end(ws: WebSocket) -> None:
-    """Echo, and leave quietly when the connection fails."""
+    """Echo all messages, and return when the connection fails."""
     try:
         await echo(ws)
     except ConnectionClosedError:
@@ -101,7 +101,7 @@ async def echo_to_the_end(ws: WebSocket) -> None:
 
 
 def end_of(ends: list[ConnectionClosedError]) -> Callable[[WebSocket], Awaitable[None]]:
-    """An application that echoes and keeps how it ended."""
+    """Return an application that echoes, and records the error that ended it."""
 
     async def app(ws: WebSocket) -> None:
         with pytest.raises(ConnectionClosedError) as info:
@@ -137,7 +137,7 @@ async def test_a_violation_has_its_code_after_the_answers_to_what_came_before(
         code, reason = closed
         assert code == VIOLATIONS[violation][1]
         assert reason
-        with trio.fail_after(1.5):  # a peer that broke the protocol is not waited for as long as another
+        with trio.fail_after(1.5):  # after a violation, the server waits less than close_timeout for the peer
             await peer.expect_eof()
     [end] = ends
     assert end.sent == (code, reason)
@@ -211,7 +211,7 @@ async def test_nothing_behind_a_violation_counts(role: str, autojump_clock: Mock
             await peer.send_frame(PING, b"late")
             await peer.send_close(4000, "late")
         except trio.BrokenResourceError:
-            pass  # it was already closed
+            pass  # the stream was already closed
         frame = await peer.receive_frame()
         assert frame is not None
         assert (frame.opcode, int.from_bytes(frame.payload[:2], "big")) == (CLOSE, 1002)
@@ -237,8 +237,8 @@ async def test_a_sender_learns_of_a_violation(role: str, autojump_clock: MockClo
 
 
 async def test_what_the_network_has_not_yet_taken_goes_out_before_the_close() -> None:
-    """Over a socket, whose sending side is shut down behind the Close frame and no earlier."""
-    large = bytes(range(256)) * 4 * 16 * 1024  # more than the system's buffers take
+    """Over a socket, which is shut down for sending only after the Close frame."""
+    large = bytes(range(256)) * 4 * 16 * 1024  # more than the capacity of the system's buffers
 
     taken = trio.Event()
 
@@ -282,7 +282,7 @@ BAD_UTF8 = {
 async def test_invalid_utf8_is_refused_at_its_first_bad_byte(
     role: str, bad: bytes, fragmented: bool, autojump_clock: MockClock
 ) -> None:
-    """The header promises 500 bytes; all but the last of those sent are fine, and no more follow."""
+    """The header declares 500 bytes. Only the last sent byte is invalid, and the others are never sent."""
     async with facing(role, echo_to_the_end) as peer:
         await peer.send_text("fine")
         if fragmented:
@@ -356,7 +356,7 @@ async def test_with_compression(
     assert [end.code for end in ends] == [code]
 
 
-# -- what is legal ------------------------------------------------------------------------------------
+# -- valid frames -------------------------------------------------------------------------------------
 
 
 @BOTH

@@ -42,7 +42,7 @@ DIALECTS = {"trio-ws.v1": BINARY, "jsonrpc": TEXT}
 
 
 class Pages(WebSocketHandler):
-    """Counts what was begun; nobody reads the answers."""
+    """Counts the calls that were started. The client does not read the responses."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -94,7 +94,7 @@ def request(dialect: str, call_id: str, method: str, *args: Any) -> bytes:
 
 
 async def flood(peer: RawPeer, opcode: int, make: Callable[[int], bytes], count: int) -> int:
-    """Send until nothing moves any more; give how many messages went out."""
+    """Send until the peer stops reading, and return the number of sent messages."""
     sent = 0
     with trio.move_on_after(60):
         for number in range(count):
@@ -124,7 +124,7 @@ async def test_a_client_that_does_not_read_its_answers_is_not_read(
         if method != "nobody":
             assert pages.begun <= options.send_high_water // PAGE + running + 2
         assert ledger_of(ws).received <= options.max_queue_bytes + READ_SIZE + OVERHEAD * READ_SIZE // 60
-        # Once it reads, all of it goes on.
+        # When the client reads, all calls continue.
         answers = 0
         with trio.move_on_after(1000):
             while answers < sent and await peer.receive_frame():
@@ -136,7 +136,7 @@ async def test_a_client_that_does_not_read_its_answers_is_not_read(
 async def test_arguments_are_charged_for_what_they_decode_to(
     value: object, autojump_clock: MockClock
 ) -> None:
-    """Of calls that run, and of requests that wait behind them."""
+    """The arguments of running calls, and of requests that wait for them."""
     pages = Pages()
     options = Options(max_concurrent_calls=4)
     many = [value] * 3000
@@ -148,11 +148,11 @@ async def test_arguments_are_charged_for_what_they_decode_to(
         ledger = pages.peer.transport.ledger
         held = pages.peer.incoming.deferred.requests
         decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(many))
-        # What is the same object in each place is not held for this peer.
+        # Objects that are shared, such as small integers, are not charged.
         distinct = size_of(decoded) if decoded[0] is not decoded[1] else sys.getsizeof(decoded)
         assert ledger.held >= (len(held) + 4) * distinct
         assert options.held_limit <= ledger.held <= options.held_limit + 2 * size_of(decoded) + 10_000
-        # Nobody reads for it any more, and its end is found out by what keepalive sends.
+        # Reading has stopped, so the end of the connection is noticed by keepalive.
         await peer.aclose()
         await trio.sleep(3 * 20 + 10)
         assert not memory.server.connections
@@ -184,7 +184,7 @@ async def test_a_packet_that_is_no_request_and_decodes_to_too_much_is_1009(autoj
 
 
 async def test_text_is_charged_for_what_it_takes_in_python(autojump_clock: MockClock) -> None:
-    """A character beyond the others makes all of a text four times as large."""
+    """A single wide character makes a text four times as large."""
     text = "a" * 2000 + "😀"
     limit = 100_000
     handlers: list[WebSocket] = []
@@ -206,7 +206,7 @@ async def test_text_is_charged_for_what_it_takes_in_python(autojump_clock: MockC
 
 
 async def test_the_answers_to_a_batch_are_bounded(autojump_clock: MockClock) -> None:
-    """They wait for the last of its calls, and may not be too many until then."""
+    """They wait for the last call of the batch, and their size is limited."""
     pages = Pages()
     options = Options(max_queue_bytes=100_000, ping_interval=None)
     batch: list[dict[str, Any]] = [{"jsonrpc": "2.0", "method": "plain", "id": n} for n in range(500)]
@@ -234,7 +234,7 @@ async def test_the_answers_to_a_batch_are_bounded(autojump_clock: MockClock) -> 
 async def test_nested_calls_never_wait_for_those_that_wait_for_them(
     dialect: str, limit: int, autojump_clock: MockClock
 ) -> None:
-    """As many calls as may run each wait for the client, which calls the server again before it answers."""
+    """The maximum number of calls wait for the client, which makes nested calls before it answers."""
     clients: list[WebSocketClient] = []
     ended: list[object] = []
 
@@ -259,7 +259,7 @@ async def test_nested_calls_never_wait_for_those_that_wait_for_them(
                     for _ in range(4 * limit):
                         nursery.start_soon(ask, client)
     assert len(ended) == 4 * limit
-    if dialect == "trio-ws.v1":  # which says of a call that it is a nested one
+    if dialect == "trio-ws.v1":  # only this dialect marks nested calls
         assert ended.count("x" * PAGE) == 4 * limit
     assert set(ended) <= {"x" * PAGE, -32000}
 
@@ -282,7 +282,7 @@ async def test_an_id_that_we_make_up_is_none_that_a_peer_may_use(autojump_clock:
             frame = await peer.receive_frame()
             assert frame is not None
             assert msgspec.msgpack.decode(frame.payload)["rpc"]["error"] == -32602
-        # Their caller has seen no name to abort them by, but may abort one by the name in its items.
+        # The caller does not know the generated id of a call, but sees it in the items of a stream.
         await peer.send_frame(BINARY, dialect.abort(made_up[0]))
         await trio.sleep(1)
         assert len(running) == 4
@@ -316,7 +316,7 @@ async def test_a_client_that_is_gone_is_noticed_while_nothing_is_read() -> None:
             while not pages.connection or not pages.peer.transport.ledger.full:
                 await peer.send_frame(BINARY, request("", str(pages.begun), "wait", "x" * 1000))
         assert not scope.cancelled_caught
-        # Its end comes behind more than the network holds.
+        # Its end is queued after more data than the network can hold.
         with trio.move_on_after(1):
             while True:
                 await peer.send_frame(BINARY, request("", "more", "wait", "x" * 60_000))
