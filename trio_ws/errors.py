@@ -370,7 +370,7 @@ class RPCCancelledError(RPCError):
 
 
 class SubscriptionError(RPCError):
-    """The server refused a subscription, because the client has ``max_subscribed_channels`` already."""
+    """The client has ``max_subscribed_channels`` subscriptions already, or is present in as many channels."""
 
 
 class BrokerError(WebSocketError):

@@ -120,7 +120,8 @@ class Options:
             each; one may exceed it. All connections share them. `trio_ws.broadcast` closes a connection with
             more waiting. In a client: bytes of decoded packets that wait in one `Subscription`; one may
             exceed it. Default 1 MiB.
-        max_subscribed_channels: names and globs that one connection may be subscribed to; 0 for no limit.
+        max_subscribed_channels: names and globs that one connection may be subscribed to, and channels that
+            it may be present in; 0 for no limit.
             Default 1,000.
         json_in_binary: send JSON packets in binary frames instead of text frames. Default False.
         origins: browser origins that a server accepts, such as ``"https://example.com"`` or

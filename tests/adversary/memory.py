@@ -280,6 +280,51 @@ ATTACKS: Sequence[Attack] = (
         subprotocol="trio-ws.v1",
         reads=True,
     ),
+    # Histories, presence and message listeners.
+    Attack(
+        "recoveries of a full history, unread",
+        "kept",
+        then(
+            call("__publish__", "kept.a", bytes(10_000), call_id="p") * 120,
+            numbered(
+                lambda n: (
+                    call("__recover__", {"kept.a": {"last": 1000}}, call_id=f"r{n}")
+                    + call("__unsubscribe__", ["kept.a"], call_id=f"u{n}")
+                )
+            ),
+        ),
+        subprotocol="trio-ws.v1",
+    ),
+    Attack(
+        "publishes to histories of names that differ",
+        "kept",
+        numbered(lambda n: call("__publish__", f"kept.{n}".ljust(200, "x"), None, call_id=f"p{n}")),
+        subprotocol="trio-ws.v1",
+        reads=True,
+    ),
+    Attack(
+        "presence in channels that differ",
+        "kept",
+        numbered(lambda n: call("enter", f"{n}", bytes(4000), call_id=f"e{n}")),
+        subprotocol="trio-ws.v1",
+        reads=True,
+    ),
+    Attack(
+        "changes of presence, which 90 unread streams tell",
+        "kept",
+        then(
+            b"".join(call("__presence__", "a", call_id=f"s{i}", credits=2**31 - 1) for i in range(90)),
+            numbered(lambda n: call("enter", "a", bytes(4000), call_id=f"e{n}")),
+        ),
+        subprotocol="trio-ws.v1",
+    ),
+    Attack("unread answers of a listener", "listener", endless(frame(BINARY, bytes(10_000))), path="/echo"),
+    Attack(
+        "fragments for a listener",
+        "listener",
+        endless(frame(TEXT, b"x", fin=False) + frame(MORE, b"y", fin=False) * 100_000 + frame(MORE)),
+        path="/echo",
+    ),
     # Many connections of one address.
     Attack(
         "openings that never end",
@@ -357,7 +402,7 @@ async def measure(
 ) -> Measured:
     """Run an attack. With ``all_of_it``, also measure what remains, and run it again with tracemalloc."""
     result = Measured(attack)
-    path = "/echo" if attack.kind == "site" else "/"
+    path = "/echo" if attack.kind in ("site", "listener") else "/"
     for traced in (False, True) if all_of_it else (False,):
         async with running(attack.kind, traced=traced, product=product) as target:
             result.serves = await target.serves(path, tls=attack.tls)  # also imports all modules

@@ -229,6 +229,38 @@ ATTACKS: Sequence[Attack] = (
             for i in range(90)
         ),
     ),
+    Attack(
+        "subscriptions to a glob over 5,000 newest messages",
+        "kept",
+        lambda: itertools.chain(
+            (call("__publish__", f"latest.{n}", bytes(1000), call_id=f"p{n}") for n in range(5000)),
+            (
+                call(method, ["latest.*"], call_id=f"{method}{n}")
+                for n in itertools.count()
+                for method in ("__subscribe__", "__unsubscribe__")
+            ),
+        ),
+        subprotocol="trio-ws.v1",
+        reads=True,
+    ),
+    rpc(
+        "recoveries of 900 channels",
+        call("__recover__", {f"kept.{n}": {"last": 1000} for n in range(900)}, call_id="r")
+        + call("__unsubscribe__", [f"kept.{n}" for n in range(900)], call_id="u"),
+        "kept",
+        first=b"".join(call("__publish__", f"kept.{n}", bytes(1000), call_id=f"p{n}") for n in range(900)),
+    ),
+    rpc(
+        "changes of presence, which 90 streams tell",
+        b"".join(call("enter", "a", n, call_id=f"e{n}") for n in range(1000)),
+        "kept",
+        first=b"".join(call("__presence__", "a", call_id=f"s{i}", credits=2**31 - 1) for i in range(90)),
+    ),
+    rpc(
+        "publishes of 50,000 empty maps to a history",
+        call("__publish__", "kept.a", msgpack_list(b"\x80", 50_000), call_id="p"),
+        "kept",
+    ),
     Attack("connections that leave at once", "echo", list, opens=False, again=True, leaves=True),
     Attack(
         "requests that leave at once",
@@ -294,7 +326,7 @@ ATTACKS: Sequence[Attack] = (
 
 async def longest(attack: Attack, attackers: int, *, seconds: float, product: str | None = None) -> Probe:
     """Run an attack, and return the latency of an honest connection."""
-    path = "/echo" if attack.kind == "site" else "/"
+    path = "/echo" if attack.kind in ("site", "listener") else "/"
     async with running(attack.kind, product=product) as target:
         await target.serves(path, tls=attack.tls)
         async with probing(target.port, path=path, tls=attack.tls) as probe:

@@ -16,12 +16,21 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import AsyncIterator  # noqa: TC003 - annotations of methods are read
-from typing import Any
+from typing import Any, ClassVar
 
 import trio
 
 import trio_ws
-from trio_ws import App, ClientConnection, Options, WebSocket, WebSocketHandler, WebSocketServer, rpc_method
+from trio_ws import (
+    App,
+    ClientConnection,
+    History,
+    Options,
+    WebSocket,
+    WebSocketHandler,
+    WebSocketServer,
+    rpc_method,
+)
 
 PAGE = "x" * 20_000
 
@@ -142,6 +151,30 @@ class Strict(Methods):
         return False
 
 
+class Kept(Methods):
+    """The same with histories and presence, and clients may publish."""
+
+    channels_history: ClassVar = {"kept.*": History(), "latest.*": History(latest=True)}
+
+    def may_publish(self, connection: ClientConnection, name: str, data: Any) -> bool:
+        """Whatever it is."""
+        return True
+
+    def may_see_presence(self, connection: ClientConnection, name: str) -> bool:
+        """Whoever asks."""
+        return True
+
+    @rpc_method()
+    def enter(self, connection: ClientConnection, name: str, info: Any = None) -> None:
+        """Be present in a channel."""
+        connection.set_present(name, info)
+
+    @rpc_method()
+    def leave(self, connection: ClientConnection, name: str) -> None:
+        """Be present no longer."""
+        connection.set_absent(name)
+
+
 async def echo(ws: WebSocket) -> None:
     """Echo all messages."""
     async for message in ws:
@@ -173,6 +206,18 @@ def site(methods: Methods) -> App:
     return app
 
 
+def listening() -> App:
+    """An App with a message listener that returns what it is given."""
+    app = App()
+
+    @app.listener("/echo")
+    def answer(ws: WebSocket, message: str | bytes) -> str | bytes:
+        """Return it."""
+        return message
+
+    return app
+
+
 COUNTED = Counted()
 
 
@@ -196,6 +241,8 @@ def server(kind: str) -> WebSocketServer:
         "calls": Methods,
         "deaf": Deaf,
         "strict": Strict,
+        "kept": Kept,
+        "listener": listening(),
         "site": site(Methods()),
         "chaos": site(COUNTED),
     }

@@ -22,11 +22,13 @@ from trio_ws import (
     ClientConnection,
     ClientPresence,
     ConnectionClosedError,
+    Options,
     PacketError,
     PacketSource,
     PresenceChange,
     PresenceChanges,
     RPCAccessDeniedError,
+    RPCError,
     RPCInternalError,
     RPCInvalidParamsError,
     WebSocketClient,
@@ -59,6 +61,11 @@ class Rooms(WebSocketHandler):
     async def stay(self, connection: ClientConnection, name: str) -> None:
         async with connection.present(name, "stays"):
             await trio.sleep_forever()
+
+    @rpc_method()
+    def stay_in(self, connection: ClientConnection, channels: list[str]) -> None:
+        for channel in channels:
+            connection.set_present(channel, "stays")
 
 
 def client_of(memory: MemoryServer, name: str = "") -> WebSocketClient:
@@ -461,3 +468,19 @@ async def test_a_user_is_disconnected_before_it_is_let_in(autojump_clock: MockCl
 
 def test_a_change_is_a_tuple() -> None:
     assert PresenceChange(True, "uid", None) == (True, "uid", None)
+
+
+async def test_a_client_is_present_in_as_many_channels_as_it_may_subscribe_to(
+    autojump_clock: MockClock,
+) -> None:
+    handler = Rooms()
+    options = Options(max_subscribed_channels=3)
+    async with serving_in_memory(handler, options=options) as memory, client_of(memory) as client:
+        await client.call("stay_in", ["a", "b", "c"])
+        with pytest.raises(RPCError, match="present in 3 channels already"):
+            await client.call("stay_in", ["d"])
+        await client.call("stay_in", ["a"])  # replaces its info
+        (connection,) = handler.clients
+        connection.set_absent("a")
+        await client.call("stay_in", ["d"])
+        assert {name for name in "abcd" if len(handler.channels.presence(name))} == {"b", "c", "d"}

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator  # noqa: TC003 - annotations of method
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from trio.lowlevel import checkpoint
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
 from trio_ws.channels.names import check_name, check_names, is_glob
 from trio_ws.channels.presence import PresenceUpdate, updates
@@ -120,7 +120,13 @@ class ChannelMethods:
         finally:
             if start < len(new):
                 connection.unsubscribe([name for name in new[:start] if name not in before])
+        await self._give_way_after(new)
         return start >= len(new)
+
+    async def _give_way_after(self, names: list[str]) -> None:
+        """Let other tasks run before the next call, since a glob is compared with thousands of channels."""
+        if any(is_glob(name) for name in names):
+            await cancel_shielded_checkpoint()
 
     async def _check_subscription(self, connection: ClientConnection[Any], name: str) -> bool | float:
         try:
@@ -227,6 +233,7 @@ class ChannelMethods:
                         self._handler.channels.remove(member, name)
             if start + _NAMES_IN_A_ROW < len(names):
                 await checkpoint()
+        await self._give_way_after(names)
         return True
 
     def _are_too_many(self, connection: ClientConnection[Any], names: list[str], least: int) -> bool:

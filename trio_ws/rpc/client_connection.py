@@ -14,7 +14,7 @@ from trio.lowlevel import checkpoint
 from trio_ws._blocks import block
 from trio_ws.channels.names import check_name, check_names
 from trio_ws.channels.subscription import check_policy
-from trio_ws.errors import check_close
+from trio_ws.errors import SubscriptionError, check_close
 from trio_ws.rpc.expiry import check_expiry, watch_expiry
 from trio_ws.websocket.closing import CONNECTING
 
@@ -350,6 +350,7 @@ class ClientConnection(Generic[State]):
 
         Raises:
             PacketError: ``info`` cannot be encoded, or is too large.
+            SubscriptionError: the client is present in ``max_subscribed_channels`` channels already.
             RuntimeError: the client is present in the channel already; or the connection is closed, or
                 belongs to a client instead of a server.
             ValueError, TypeError: the name is invalid.
@@ -371,6 +372,10 @@ class ClientConnection(Generic[State]):
         check_name(name)
         if self._hub is None or self._member is None:
             raise RuntimeError("only a connection of a server, while it is open, can be present")
+        limit = self._ws._options.max_subscribed_channels
+        present = self._member.present
+        if limit and len(present) >= limit and name not in present:
+            raise SubscriptionError(f"present in {limit} channels already (max_subscribed_channels)")
         self._hub.enter_presence(self._member, name, info)
 
     def set_absent(self, name: str) -> None:
