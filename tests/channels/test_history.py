@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.support.inspect import histories_of
 from tests.support.serving import serving_in_memory
 from trio_ws import ClientConnection, Gap, History, Packet, WebSocketClient, WebSocketHandler
+from trio_ws.codecs.packets import JSONPacketCodec, TrioWSCodec, TrioWSJSONCodec, WebshocketCodec
 from trio_ws.testing import InMemoryBroker, InMemoryBus
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ class Rooms(WebSocketHandler):
         "room.*": History(items=10, seconds=60),
         "price.*": History(latest=True),
         "few.*": History(channels=2),
-        "large.*": History(bytes=2000, total_bytes=5000),
+        "large.*": History(bytes=4000, total_bytes=9000),
     }
 
     def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
@@ -70,7 +72,11 @@ async def test_a_task_begins_at_a_position(autojump_clock: MockClock) -> None:
         assert isinstance(gap, Gap)
         assert (gap.missing, gap.offset, gap.channel, gap.data) == (9, 11, "room.1", None)
         assert waiting(inbox) == [*range(11, 20), "live"]
-    for wrong in (("other", 3), first.position._replace(offset=1000)):
+    channels.publish("room.2", 1)
+    async with channels.subscribe("room.2", last=1) as inbox:
+        elsewhere = (await inbox.receive()).position
+    assert elsewhere is not None
+    for wrong in (("other", 3), first.position._replace(offset=1000), elsewhere):
         async with channels.subscribe("room.1", after=wrong) as inbox:
             channels.publish("room.1", "new")
             assert waiting(inbox) == [("gap", None), "new"]
@@ -136,11 +142,68 @@ async def test_what_is_too_much_for_all_channels_together(autojump_clock: MockCl
             handler.publish(name, [number, "x" * 300])
     kept = {name: histories(handler).find(f"large.{name}") for name in "abc"}
     sizes = {name: one.size for name, one in kept.items() if one is not None}
-    assert 0 < sizes["a"] < sizes["b"] == sizes["c"] <= 2000
-    assert sum(sizes.values()) <= 5000
+    assert 0 < sizes["a"] < sizes["b"] == sizes["c"] <= 4000
+    assert sum(sizes.values()) <= 9000
     await trio.sleep(1000)
     handler.publish("large.d", 1)
     assert [one.size for one in kept.values() if one is not None] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("size", [0, 50, 1000, 20_000])
+@pytest.mark.parametrize("codecs", range(5))
+async def test_a_history_takes_no_more_memory_than_it_counts(
+    size: int, codecs: int, autojump_clock: MockClock
+) -> None:
+    """With the frames for connections with so many codecs, which are made when they read it."""
+    dialects = [TrioWSCodec(), WebshocketCodec(), TrioWSJSONCodec(), JSONPacketCodec()][:codecs]
+
+    class Log(WebSocketHandler):
+        channels_history: ClassVar = {"*": History(items=10_000, bytes=64 * 1024 * 1024)}
+
+    handler = Log()
+    handler.publish("log", 0)
+    history = histories(handler).find("log")
+    assert history is not None
+    gc.collect()
+    tracemalloc.start()
+    try:
+        taken, counted = -tracemalloc.get_traced_memory()[0], -history.size
+        for number in range(300):
+            handler.publish("log", f"{number:03}" + "x" * size)
+        for record in history.read(2, 300)[1]:
+            for dialect in dialects:
+                record.message.frame(dialect, None)
+            history.recharge(record)
+            del record
+        gc.collect()
+        taken += tracemalloc.get_traced_memory()[0]
+        counted += history.size
+    finally:
+        tracemalloc.stop()
+    assert taken <= counted <= 1.5 * taken
+
+
+async def test_a_channel_takes_little_besides_its_messages(autojump_clock: MockClock) -> None:
+    class Log(WebSocketHandler):
+        channels_history: ClassVar = {"*": History()}
+
+    handler = Log()
+    names = [f"room.{number}" for number in range(2000)]
+    for name in names[:1000]:
+        handler.publish(name, 0)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        taken = -tracemalloc.get_traced_memory()[0]
+        for name in names[1000:]:
+            handler.publish(name, 0)
+        gc.collect()
+        taken += tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    found = [histories(handler).find(name) for name in names[1000:]]
+    counted = sum(one.size for one in found if one is not None)
+    assert taken - counted <= 1024 * len(found)
 
 
 async def test_channels_that_are_forgotten(autojump_clock: MockClock) -> None:

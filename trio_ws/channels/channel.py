@@ -51,6 +51,10 @@ Form: TypeAlias = "PerMessageDeflate | Whole | None"
 
 #: Bytes charged for each message that waits for a connection, in addition to its own.
 ENTRY_OVERHEAD = 128
+#: Bytes charged for each message in a history, in addition to its own, and for each of its frames. A message
+#: that waits shares its objects with all connections; in a history they are what takes the memory.
+_KEPT_OVERHEAD = 512
+_FRAME_OVERHEAD = 256
 
 _SETTLED = object()
 
@@ -139,18 +143,20 @@ class PublishedMessage:
         data = _from_msgpack(self.encoded)
         return self._marked(Packet(PacketSource.CHANNEL, data, self.channel.name, position=self.position))
 
-    def size_now(self) -> int:
-        """Return its size with all frames that were made of it so far."""
-        return len(self.encoded) + ENTRY_OVERHEAD + sum(map(len, self._frames.values()))
+    def kept_size(self) -> int:
+        """Return the bytes that it takes in a history, with all frames that were made of it so far."""
+        frames = self._frames
+        overhead = _KEPT_OVERHEAD + _FRAME_OVERHEAD * len(frames)
+        return len(self.encoded) + overhead + sum(map(len, frames.values()))
 
-    def without_skip(self) -> PublishedMessage:
+    def for_history(self) -> PublishedMessage:
         """Return it as a history keeps it: without references to connections that may be gone."""
-        if self.skip is None:
-            return self
-        kept = PublishedMessage(self.channel, self._data, self.encoded, self.order, None)
-        kept.position, kept.size, kept._frames = self.position, self.size, self._frames
-        kept._marks = self._marks
-        kept._marks = self._marks
+        kept = self
+        if self.skip is not None:
+            kept = PublishedMessage(self.channel, self._data, self.encoded, self.order, None)
+            kept.position, kept.size, kept._frames = self.position, self.size, self._frames
+            kept._marks = self._marks
+        kept.encoded = bytes(memoryview(self.encoded))  # the encoder's buffer may be larger by a half
         return kept
 
 

@@ -40,6 +40,8 @@ __all__ = ["ChannelHistories", "ChannelHistory", "History", "Record", "Start", "
 
 #: Names without a history that are remembered as such.
 _KNOWN_NAMES = 1024
+#: Bytes charged for each connection that a message is not meant for.
+_EXCLUDED = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +52,16 @@ class History:
 
     Attributes:
         items: the maximum number of messages in one channel. Default 1,000.
-        bytes: the maximum size of these messages as msgpack and as frames, plus 128 bytes for each. A larger
-            message is delivered, but not kept. Default 1 MiB.
+        bytes: the maximum size of these messages as msgpack and as frames, plus 512 bytes for each message
+            and 256 for each frame, and 128 for each excluded connection: the memory that they take. In Redis
+            there are no frames, and 128 bytes are added for each. A larger message is delivered, but not
+            kept. Default 1 MiB.
         seconds: the age at which a message is dropped. Default 300.
         latest: whether to keep only the newest message. Each new subscriber receives it at once, and a slow
             one receives the newest message instead of those that it missed. There are no gaps. Default False.
         channels: the maximum number of channels of this pattern with a history. Beyond it, the history of the
             channel without subscribers that was published to longest ago is dropped, and returning
-            subscribers get a gap. Default 10,000.
+            subscribers get a gap. Each takes up to 1 KiB more than its messages. Default 10,000.
         total_bytes: the maximum size of all channels of this pattern. Beyond it, the channel that was
             published to longest ago loses its oldest messages. Default 64 MiB.
 
@@ -109,6 +113,18 @@ class Record(NamedTuple):
     size: int
     predicate: PredicateLike | None
     excluded: frozenset[str]
+
+    @classmethod
+    def of(
+        cls,
+        message: PublishedMessage,
+        published_at: float,
+        predicate: PredicateLike | None = None,
+        excluded: frozenset[str] = frozenset(),
+    ) -> Record:
+        """Return a record with its size."""
+        size = message.kept_size() + _EXCLUDED * len(excluded)
+        return cls(message, published_at, size, predicate, excluded)
 
     def reaches(self, connection: Any) -> bool:
         """Whether a connection is meant to receive it."""
@@ -249,7 +265,7 @@ class ChannelHistory:
 
     def recharge(self, record: Record) -> None:
         """Count frames that were made of a message after it was kept."""
-        size = record.message.size_now()
+        size = record.message.kept_size() + _EXCLUDED * len(record.excluded)
         if size != record.size and record.message.position is not None:
             index = self._begin + record.message.position.offset - self.first
             if self._begin <= index < len(self._records) and self._records[index] is record:
@@ -386,7 +402,7 @@ class ChannelHistories:
             age: seconds since it was published.
         """
         now = trio.current_time()
-        history.append(Record(message.without_skip(), now - age, message.size, predicate, frozenset(exclude)))
+        history.append(Record.of(message.for_history(), now - age, predicate, frozenset(exclude)))
         self._touched(history, now)
 
     def prepend(self, history: ChannelHistory, records: list[Record]) -> None:

@@ -207,7 +207,7 @@ class HubHistories:
         if repeated:
             record = self.record(channel, history.epoch, message)
         else:
-            record = Record(PositionNotice(channel, position, message.missing), 0.0, 0, None, frozenset())
+            record = Record.of(PositionNotice(channel, position, message.missing), 0.0)
         self.kept.keep(history, record.message, record.predicate, record.excluded, message.age)
         missing = 0 if repeated else message.missing
         self._delivery.notify(channel, PositionNotice(channel, position, missing))
@@ -219,11 +219,11 @@ class HubHistories:
         shared = self._unpack(channel, message)
         if shared is None:
             notice = PositionNotice(channel, position, message.missing)
-            return Record(notice, published_at, notice.size, None, frozenset())
+            return Record.of(notice, published_at)
         entry = PublishedMessage(channel, shared.data, shared.encoded, 0, None, shared.given)
         entry.position = position
         entry.finalize()
-        return Record(entry, published_at, entry.size, shared.predicate, shared.exclude)
+        return Record.of(entry, published_at, shared.predicate, shared.exclude)
 
     def _unpack(self, channel: Channel, message: KeptMessage) -> SharedMessage | None:
         if not message.payload:
