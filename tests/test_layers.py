@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "trio_ws"
 LAYERS = {
     "logs": -1,  # errors show what a peer said
     "_blocks": -1,
+    "_types": -1,
     "models": 0,
     "errors": 0,
     "options": 0,

@@ -5,6 +5,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
 
     logs.py              layer -1  what a log shows of a peer's text, and how often
     _blocks.py           layer -1  what is entered by async with, and says so
+    _types.py            layer -1  names for what may be anything
     models.py            layer 0   models of pydantic, where msgspec meets one
     errors.py            layer 0   every exception, its tree in the docstring
     options.py           layer 0   Options: every limit and timeout, frozen

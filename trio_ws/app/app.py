@@ -50,13 +50,14 @@ if TYPE_CHECKING:
 
     from trio_ws.app.dispatch import Middleware, Next
     from trio_ws.hosting.asgi_stream import Receive, Scope, Send
+    from trio_ws.hosting.rsgi import RSGIScope
     from trio_ws.websocket.connection import WebSocket
 
 __all__ = ["App"]
 
 logger = logger_for("trio_ws.app")
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 
 class App(Router):
@@ -80,7 +81,7 @@ class App(Router):
             lifespan.
     """
 
-    def __init__(self, debug: bool = False, *, json: Any = None) -> None:
+    def __init__(self, debug: bool = False, *, json: object = None) -> None:
         self.debug = debug
         self._json = JSONAdapter(json) if json is not None else None
         self.state = types.SimpleNamespace()
@@ -237,7 +238,7 @@ class App(Router):
     def mount(
         self,
         path: str,
-        target: App | WebSocketHandler[Any] | type[WebSocketHandler[Any]],
+        target: App | WebSocketHandler | type[WebSocketHandler],
         *,
         subprotocols: Sequence[str] | None = None,
     ) -> None:
@@ -289,7 +290,7 @@ class App(Router):
         self,
         path: str = "/docs",
         *,
-        allow: Callable[[Request], Any] | None = None,
+        allow: Callable[[Request], object] | None = None,
         title: str | None = None,
     ) -> None:
         """Serve a page that lists the methods and channels of all handlers mounted here, and tries them.
@@ -434,7 +435,7 @@ class App(Router):
     # -- serving ------------------------------------------------------------------------------------
 
     @property
-    def handlers(self) -> Mapping[str, WebSocketHandler[Any]]:
+    def handlers(self) -> Mapping[str, WebSocketHandler]:
         """Every `WebSocketHandler` mounted here or in a mounted App, by path."""
         found = {route.pattern.path: route.function for route in self._websockets}
         return {path: one for path, one in found.items() if isinstance(one, WebSocketHandler)}
@@ -533,7 +534,7 @@ class App(Router):
         """Be an ASGI 3 application: that of `ASGIApp`, which takes options, too."""
         await self._hosted()(scope, receive, send)
 
-    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
+    async def __rsgi__(self, scope: RSGIScope, protocol: Any) -> None:
         """Be an RSGI application: that of `ASGIApp`."""
         await self._hosted().__rsgi__(scope, protocol)
 
@@ -575,7 +576,9 @@ def _check_methods(methods: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def _as_manager(function: Any, what: str, first: str) -> Callable[[Any], AbstractAsyncContextManager[object]]:
+def _as_manager(
+    function: object, what: str, first: str
+) -> Callable[[Any], AbstractAsyncContextManager[object]]:
     if inspect.isasyncgenfunction(function):
         manager: Any = asynccontextmanager(function)
     elif callable(function) and not is_async(function) and not inspect.isgeneratorfunction(function):
@@ -589,7 +592,7 @@ def _as_manager(function: Any, what: str, first: str) -> Callable[[Any], Abstrac
     return manager  # type: ignore[no-any-return]
 
 
-def _check_arguments(function: Callable[..., Any], what: str, takes: str, count: int) -> None:
+def _check_arguments(function: Callable[..., object], what: str, takes: str, count: int) -> None:
     try:
         inspect.signature(function).bind(*range(count))
     except TypeError:

@@ -6,8 +6,7 @@ Invariant: Ctrl+C may interrupt the user's functions anywhere, but none of our o
 from __future__ import annotations
 
 import functools
-import types
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from trio_ws.wall import judged, log_failure, traceback_of
 from trio_ws.websocket.closing import CONNECTING
 
 if TYPE_CHECKING:
+    from trio_ws._types import PathParameters
     from trio_ws.protocol.http import Request
     from trio_ws.server.router import ServerResources
     from trio_ws.websocket.connection import WebSocket
@@ -36,7 +36,7 @@ logger = logger_for("trio_ws.app")
 #: Results of HTTP functions that are not encoded as JSON.
 _NO_JSON = (HTTPResponse, str, bytes, bytearray, memoryview, type(None))
 
-_NO_ARGUMENTS: Mapping[str, Any] = types.MappingProxyType({})
+_NO_ARGUMENTS: PathParameters = {}
 
 Next = Callable[["WebSocket"], Awaitable[None]]
 Middleware = Callable[["WebSocket", Next], Awaitable[object]]
@@ -64,7 +64,7 @@ class Route:
 
 
 @enable_ki_protection
-def serve(route: Route, params: dict[str, Any], ws: WebSocket, shared: ServerResources) -> Awaitable[object]:
+def serve(route: Route, params: PathParameters, ws: WebSocket, shared: ServerResources) -> Awaitable[object]:
     """Serve one connection through all middleware. The result is that of `WebSocketRoute.serve`.
 
     This is a plain function, as is `_serve_inner`, because every idle connection keeps a coroutine for each
@@ -103,7 +103,7 @@ class _Next:
 
 @enable_ki_protection
 def _serve_inner(
-    route: Route, params: dict[str, Any], shared: ServerResources, ws: WebSocket, *, detachable: bool = False
+    route: Route, params: PathParameters, shared: ServerResources, ws: WebSocket, *, detachable: bool = False
 ) -> Awaitable[object]:
     function = route.function
     finish_soon = shared.finish_soon if detachable else None
@@ -121,7 +121,7 @@ def _serve_inner(
 
 
 @enable_ki_protection
-async def answer(route: Route, params: dict[str, Any], request: Request, shared: ServerResources) -> bytes:
+async def answer(route: Route, params: PathParameters, request: Request, shared: ServerResources) -> bytes:
     """Answer one plain request, and return the encoded response."""
     request._path_params = params
     request._json = route.json

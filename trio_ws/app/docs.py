@@ -7,7 +7,7 @@ server in debug mode was created for the App.
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trio_ws.schema import Schema
 from trio_ws.server.http import HTTPResponse
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_ws.protocol.http import Request
+    from trio_ws.rpc.handler import WebSocketHandler
     from trio_ws.schema.page import Page
     from trio_ws.server.router import Router
 
@@ -45,7 +46,7 @@ class DocsPage:
         self._allow = allow
         self._is_open = False
         self._page: Page | None = None
-        self._made_of: list[Any] = []
+        self._made_of: list[tuple[str, WebSocketHandler, tuple[str, ...]]] = []
 
     def check(self, *, debug: bool) -> None:
         """Check that the page can be served with these settings.
@@ -66,7 +67,7 @@ class DocsPage:
 
     async def answer(self, request: Request) -> HTTPResponse:
         """The page, or a refusal."""
-        allowed: Any = self._is_open
+        allowed: object = self._is_open
         if self._allow is not None:
             allowed = self._allow(request)
             if inspect.isawaitable(allowed):

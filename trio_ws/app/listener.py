@@ -45,8 +45,9 @@ from trio_ws.websocket.message import BytesLike, WebSocketMessage, whole_message
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine
 
+    from trio_ws._types import PathParameters, Value
     from trio_ws.decoding import JSONAdapter
     from trio_ws.rpc.detached import FinishSoon
     from trio_ws.rpc.task_pool import TaskPool
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
     Hook = Callable[[WebSocket], Awaitable[object]]
     # A message that waits: its coroutine, the trap that it has yielded, and its context.
-    Suspended = tuple[Coroutine[Any, Any, Any], Any, contextvars.Context]
+    Suspended = tuple[Coroutine[Any, Any, object], object, contextvars.Context]
 
 __all__ = ["MessageListener"]
 
@@ -69,7 +70,7 @@ _LARGE = 48 * 1024
 _FINAL_TEXT = FIN | TEXT
 _FINAL_BINARY = FIN | BINARY
 #: Annotations of messages that are passed as they are, with the types of their payloads.
-_RAW: dict[Any, tuple[type, ...]] = {str: (str,), bytes: (bytes,), str | bytes: (str, bytes)}
+_RAW: dict[object, tuple[type, ...]] = {str: (str,), bytes: (bytes,), str | bytes: (str, bytes)}
 
 #: What decoding the data of a message may raise.
 _INVALID = (MessageError, *UNDECODABLE)
@@ -113,7 +114,7 @@ class MessageListener:
         self.convert = self._converter()
         allow_keyboard_interrupt(function)
 
-    def _data_type(self) -> Any:
+    def _data_type(self) -> object:
         inner = inspect.unwrap(self.function)
         while isinstance(inner, functools.partial):
             inner = inner.func
@@ -122,7 +123,7 @@ class MessageListener:
         where = f"the annotation of {parameter.name!r} of the listener {name_of(self.function)}"
         return resolve(where, parameter.annotation, found, {})
 
-    def _converter(self) -> Callable[[str | bytes], Any]:
+    def _converter(self) -> Callable[[str | bytes], Value]:
         """Return the function that makes the data of a payload. It raises MessageError."""
         kinds = _RAW.get(self._type) if not isinstance(self._type, list | dict) else None
         if self._type is WebSocketMessage:
@@ -146,7 +147,7 @@ class MessageListener:
             return CloseConnection(1007, shown(str(error), 100))
         return None
 
-    def encode(self, result: Any) -> tuple[int, bytes]:
+    def encode(self, result: Value) -> tuple[int, bytes]:
         """Return the opcode and the payload of a result. Raises what the encoder raises."""
         if isinstance(result, str | BytesLike | WebSocketMessage):
             return whole_message(result, "a listener")
@@ -159,7 +160,7 @@ class MessageListener:
         self,
         ws: WebSocket,
         pool: TaskPool,
-        arguments: Mapping[str, Any],
+        arguments: PathParameters,
         finish_soon: FinishSoon | None = None,
     ) -> object:
         """Serve one connection. With ``finish_soon`` it may stay open without this task, see `DETACHED`."""
@@ -216,7 +217,7 @@ class ListenerSession:
     )
 
     def __init__(
-        self, listener: MessageListener, ws: WebSocket, pool: TaskPool, arguments: Mapping[str, Any]
+        self, listener: MessageListener, ws: WebSocket, pool: TaskPool, arguments: PathParameters
     ) -> None:
         self._listener = listener
         self._ws = ws
@@ -293,7 +294,7 @@ class ListenerSession:
 
     # -- what the connection tells ------------------------------------------------------------------
 
-    def message_received(self, message: str | bytes, lent: Any) -> Awaitable[None] | None:
+    def message_received(self, message: str | bytes, lent: PooledTask) -> Awaitable[None] | None:
         """Handle a message that is all that the shared reader has read, in its task."""
         write_buffer = self._ws._write_buffer
         if write_buffer.size >= write_buffer.fast_send_limit:
@@ -307,7 +308,7 @@ class ListenerSession:
             self._start_loop()
         return close_nurseries("a listener") if lent.task.child_nurseries else None
 
-    def data_received(self, lent: Any) -> Awaitable[None] | None:
+    def data_received(self, lent: PooledTask) -> Awaitable[None] | None:
         """Handle what the shared reader has read, in its task."""
         if not self.reader_driven:
             return None
@@ -476,7 +477,7 @@ class ListenerSession:
             if self._closing is not None:
                 self._ws._closing.start(*self._closing)
 
-    def _reply(self, result: Any) -> None:
+    def _reply(self, result: Value) -> None:
         """Send a result without waiting, together with those for the messages that have arrived already."""
         ws = self._ws
         write_buffer = ws._write_buffer
@@ -525,5 +526,5 @@ def _as_is(kinds: tuple[type, ...], item: str | bytes) -> str | bytes:
     return item
 
 
-def _decode_adapted(adapter: JSONAdapter, type: Any, item: str | bytes) -> Any:
+def _decode_adapted(adapter: JSONAdapter, type: object, item: str | bytes) -> Value:
     return decode_json("message", item, type, item, adapter)

@@ -30,9 +30,11 @@ from trio_ws.systems import check_inherits_descriptors
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from trio_ws._types import JSONObject, Value
+
 __all__ = ["cli", "run"]
 
-F = TypeVar("F", bound="Callable[..., Any]")
+F = TypeVar("F", bound="Callable[..., object]")
 
 _EXIT_CODES = """\b
 Exit codes:
@@ -117,7 +119,7 @@ class _Asking(click.Command):
         return rest
 
 
-def _kept(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+def _kept(ctx: click.Context, param: click.Parameter, value: object) -> object:
     """Keep an option for `_place`, so that commands need not pass it on."""
     ctx.meta[f"{__name__}.{param.name}"] = value
     return value
@@ -180,7 +182,7 @@ def _place(
     return ServerTarget(url=url, headers=pairs, cafile=cafile, subprotocol=subprotocol, **more)  # type: ignore[arg-type]
 
 
-def _arguments(args: tuple[str, ...], kwargs: str | None) -> tuple[list[Any], dict[str, Any]]:
+def _arguments(args: tuple[str, ...], kwargs: str | None) -> tuple[list[Value], JSONObject]:
     try:
         return [parse_value(word) for word in args], {} if kwargs is None else parse_kwargs(kwargs)
     except ValueError as exc:

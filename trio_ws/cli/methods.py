@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,7 +25,7 @@ class Parameter(msgspec.Struct):
     name: str
     type: str = "Any"
     required: bool = True
-    default: Any = msgspec.UNSET
+    default: object = msgspec.UNSET
     kind: str = ""
 
 

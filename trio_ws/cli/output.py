@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
@@ -24,6 +24,7 @@ from trio_ws.cli.errors import explain, on_one_line, printable
 
 if TYPE_CHECKING:
     from trio_ws import Packet, RPCError, WebSocketMessage
+    from trio_ws._types import Value
 
 __all__ = ["Output", "remark"]
 
@@ -56,7 +57,7 @@ class Output:
         # NO_COLOR disables all styles here; rich would still print bold text.
         self._styled = self.console.is_terminal and not self.console.no_color
 
-    def record(self, **fields: Any) -> None:
+    def record(self, **fields: Value) -> None:
         """Print one JSON object."""
         sys.stdout.write(_json(fields) + "\n")
         sys.stdout.flush()
@@ -75,7 +76,7 @@ class Output:
             sys.stdout.write(f"{text.plain}\n")
         sys.stdout.flush()
 
-    def value(self, key: str, value: Any) -> None:
+    def value(self, key: str, value: Value) -> None:
         """Print a result or an item of a stream, which is called ``key`` in JSON."""
         if self.as_json:
             self.record(**{key: value})
@@ -124,7 +125,7 @@ class Output:
             self.record(error={"code": exc.code, "message": exc.message, "data": exc.data})
 
 
-def _json(value: Any) -> str:
+def _json(value: Value) -> str:
     """Return the value as JSON, with all control characters escaped."""
     try:
         text = msgspec.json.encode(value, enc_hook=repr).decode()

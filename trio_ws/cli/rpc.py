@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio_ws
 from trio_ws.cli.errors import CONNECTION, OK, Failure
@@ -12,13 +12,14 @@ from trio_ws.cli.output import remark
 
 if TYPE_CHECKING:
     from trio_ws import WebSocketClient
+    from trio_ws._types import JSONObject, Value
     from trio_ws.cli.output import Output
     from trio_ws.cli.target import ServerTarget
 
 __all__ = ["call", "call_once", "listen", "publish", "stream", "stream_once"]
 
 
-async def publish(publisher: trio_ws.Publisher, channel: str, data: Any, out: Output) -> int:
+async def publish(publisher: trio_ws.Publisher, channel: str, data: Value, out: Output) -> int:
     """Publish, and print how many processes received it."""
     async with publisher:
         count = await publisher.publish(channel, data)
@@ -26,7 +27,7 @@ async def publish(publisher: trio_ws.Publisher, channel: str, data: Any, out: Ou
     return OK
 
 
-async def call(place: ServerTarget, method: str, args: list[Any], kwargs: dict[str, Any], out: Output) -> int:
+async def call(place: ServerTarget, method: str, args: list[Value], kwargs: JSONObject, out: Output) -> int:
     """Call a method and print its result."""
     async with place.client() as client:
         await call_once(client, method, args, kwargs, out)
@@ -34,7 +35,7 @@ async def call(place: ServerTarget, method: str, args: list[Any], kwargs: dict[s
 
 
 async def call_once(
-    client: WebSocketClient, method: str, args: list[Any], kwargs: dict[str, Any], out: Output
+    client: WebSocketClient, method: str, args: list[Value], kwargs: JSONObject, out: Output
 ) -> None:
     """Call a method over an existing connection and print its result."""
     response = await client.send_rpc(method, *args, **kwargs)
@@ -50,8 +51,8 @@ async def call_once(
 async def stream(
     place: ServerTarget,
     method: str,
-    args: list[Any],
-    kwargs: dict[str, Any],
+    args: list[Value],
+    kwargs: JSONObject,
     limit: int | None,
     out: Output,
 ) -> int:
@@ -64,8 +65,8 @@ async def stream(
 async def stream_once(
     client: WebSocketClient,
     method: str,
-    args: list[Any],
-    kwargs: dict[str, Any],
+    args: list[Value],
+    kwargs: JSONObject,
     limit: int | None,
     out: Output,
 ) -> None:

@@ -59,7 +59,7 @@ class Serving:
         )
 
 
-def announce(out: Output, target: str, url: str, **more: Any) -> None:
+def announce(out: Output, target: str, url: str, **more: object) -> None:
     """Print the URL of the server to stdout, which scripts that use port 0 read."""
     try:
         if out.as_json:

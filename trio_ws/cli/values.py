@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import msgspec
+
+if TYPE_CHECKING:
+    from trio_ws._types import JSONObject, Value
 
 __all__ = ["Line", "parse_headers", "parse_kwargs", "parse_line", "parse_value"]
 
@@ -18,12 +21,12 @@ class Line(NamedTuple):
     """A call that was typed at the prompt."""
 
     method: str
-    args: list[Any]
-    kwargs: dict[str, Any]
+    args: list[Value]
+    kwargs: JSONObject
     stream: bool
 
 
-def parse_value(word: str) -> Any:
+def parse_value(word: str) -> Value:
     """Return the value of a word on the command line."""
     try:
         return msgspec.json.decode(word)
@@ -31,7 +34,7 @@ def parse_value(word: str) -> Any:
         return word
 
 
-def parse_kwargs(text: str) -> dict[str, Any]:
+def parse_kwargs(text: str) -> JSONObject:
     """Parse the JSON object of ``--kwargs``.
 
     Raises:
@@ -71,8 +74,8 @@ def parse_line(line: str) -> Line:
     if found is None or not found[0].removeprefix("*"):
         raise ValueError("a call is: method argument name=value ..., with arguments in JSON or as text")
     method = found[0]
-    args: list[Any] = []
-    kwargs: dict[str, Any] = {}
+    args: list[Value] = []
+    kwargs: JSONObject = {}
     place = found.end()
     while (found := _WORD.search(line, place)) is not None:
         key = _KEY.match(line, found.start())
@@ -86,14 +89,14 @@ def parse_line(line: str) -> Line:
     return Line(method.removeprefix("*"), args, kwargs, method.startswith("*"))
 
 
-def _no_constant(name: str) -> Any:
+def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)  # NaN and Infinity are not JSON
 
 
 _decoder = json.JSONDecoder(parse_constant=_no_constant)
 
 
-def _value_at(line: str, start: int) -> tuple[Any, int]:
+def _value_at(line: str, start: int) -> tuple[Value, int]:
     """Return the value at a position, and its end. JSON may contain spaces; other words end at a space."""
     word = _WORD.match(line, start)
     if word is None:  # name= at the end of the line

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
     from types import TracebackType
 
+    from trio_ws._types import Value
     from trio_ws.channels.recovery import After
     from trio_ws.channels.subscription import Policy
     from trio_ws.client.notifications import NotificationStream, RPCNotification
@@ -126,9 +127,9 @@ class WebSocketClient(EnteredOnly):
         self,
         uri: str | AskURI,
         *,
-        handler: WebSocketHandler[Any] | type[WebSocketHandler[Any]] | None = None,
+        handler: WebSocketHandler | type[WebSocketHandler] | None = None,
         dialect: str | Dialect | Sequence[Dialect] | None = None,
-        on_connection: SetUp[ClientConnection[Any]] | None = None,
+        on_connection: SetUp[ClientConnection] | None = None,
         reconnect: Backoff | None = None,
         autoconnect: bool = True,
         **settings: Unpack[ConnectSettings],
@@ -153,7 +154,7 @@ class WebSocketClient(EnteredOnly):
         self._config = replace(config, subprotocols=(*self._subprotocols, *config.subprotocols))
         self._attempts: ConnectAttempts | None = None
         self._autoconnect = autoconnect
-        self._manager: Any = None
+        self._manager: AbstractAsyncContextManager[None] | None = None
         self._subscriptions = Subscriptions()
         self._notifications = Notifications()
         check_set_up(on_connection, "ClientConnection")
@@ -189,6 +190,7 @@ class WebSocketClient(EnteredOnly):
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
+        assert self._manager is not None
         result: bool | None = await self._manager.__aexit__(kind, exc, trace)
         return result
 
@@ -227,7 +229,7 @@ class WebSocketClient(EnteredOnly):
                 f"the server does not support {self._dialect}: it selected no subprotocol; omit dialect="
                 " to use JSON packets"
             )
-        connection: ClientConnection[Any] = ClientConnection(ws)
+        connection: ClientConnection = ClientConnection(ws)
 
         takes_packets = type(handler).on_receive is not WebSocketHandler.on_receive
         peer = RPCSession(
@@ -252,7 +254,7 @@ class WebSocketClient(EnteredOnly):
         handler = self._handler
         await handler.on_connect(connection)
         try:
-            result: Any = self._on_connection(connection) if self._on_connection is not None else None
+            result = self._on_connection(connection) if self._on_connection is not None else None
             if isinstance(result, AbstractAsyncContextManager):
                 async with result:
                     yield
@@ -308,10 +310,12 @@ class WebSocketClient(EnteredOnly):
     # -- calls --------------------------------------------------------------------------------------
 
     @overload
-    async def call(self, method: str, /, *args: Any, returns: type[T], **kwargs: Any) -> T: ...
+    async def call(self, method: str, /, *args: Value, returns: type[T], **kwargs: Value) -> T: ...
     @overload
-    async def call(self, method: str, /, *args: Any, returns: Any = ..., **kwargs: Any) -> Any: ...
-    def call(self, method: str, /, *args: Any, returns: Any = Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+    async def call(self, method: str, /, *args: Value, returns: object = ..., **kwargs: Value) -> Value: ...
+    def call(
+        self, method: str, /, *args: Value, returns: object = Any, **kwargs: Value
+    ) -> Coroutine[object, object, Value]:
         """Call a method of the server and wait for its result.
 
         The deadline of the enclosing cancel scope is sent with the call and ends the method on the server,
@@ -333,11 +337,11 @@ class WebSocketClient(EnteredOnly):
         """
         return self._outgoing.call(method, args, kwargs, returns)
 
-    async def send_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> RPCResponse:
+    async def send_rpc(self, method: str, /, *args: Value, **kwargs: Value) -> RPCResponse:
         """Call a method and return its outcome: ``.data``, ``.error``, ``.result()``. Else like `call`."""
         return await self._outgoing.send_rpc(method, args, kwargs)
 
-    async def notify(self, method: str, /, *args: Any, **kwargs: Any) -> None:
+    async def notify(self, method: str, /, *args: Value, **kwargs: Value) -> None:
         """Call a method of the server that has no result, and expect no answer (JSON-RPC 2.0 section 4.1).
 
         It waits, and can be cancelled, like `WebSocket.send`.
@@ -375,14 +379,14 @@ class WebSocketClient(EnteredOnly):
     ) -> AbstractAsyncContextManager[NotificationStream[T]]: ...
     @overload
     def notifications(
-        self, names: str, *, items: Any = ..., policy: Policy = ..., max_items: int = ...
-    ) -> AbstractAsyncContextManager[NotificationStream[Any]]: ...
+        self, names: str, *, items: object = ..., policy: Policy = ..., max_items: int = ...
+    ) -> AbstractAsyncContextManager[NotificationStream[Value]]: ...
     @overload
     def notifications(
         self,
         names: list[str] | tuple[str, ...] | frozenset[str] | set[str] | None = ...,
         *,
-        items: Any = ...,
+        items: object = ...,
         policy: Policy = ...,
         max_items: int = ...,
     ) -> AbstractAsyncContextManager[NotificationStream[RPCNotification]]: ...
@@ -391,10 +395,10 @@ class WebSocketClient(EnteredOnly):
         self,
         names: str | list[str] | tuple[str, ...] | frozenset[str] | set[str] | None = None,
         *,
-        items: Any = Any,
+        items: object = Any,
         policy: Policy = "drop_oldest",
         max_items: int = 256,
-    ) -> AsyncIterator[NotificationStream[Any]]:
+    ) -> AsyncIterator[NotificationStream[Value]]:
         """Receive what the server pushes, for the duration of a block.
 
         Each item is the parameters of one notification: a dict of named ones, a list of others. The stream
@@ -425,15 +429,15 @@ class WebSocketClient(EnteredOnly):
 
     @overload
     def stream(
-        self, method: str, /, *args: Any, items: type[T], **kwargs: Any
+        self, method: str, /, *args: Value, items: type[T], **kwargs: Value
     ) -> AbstractAsyncContextManager[ItemStream[T]]: ...
     @overload
     def stream(
-        self, method: str, /, *args: Any, items: Any = ..., **kwargs: Any
-    ) -> AbstractAsyncContextManager[ItemStream[Any]]: ...
+        self, method: str, /, *args: Value, items: object = ..., **kwargs: Value
+    ) -> AbstractAsyncContextManager[ItemStream[Value]]: ...
     def stream(
-        self, method: str, /, *args: Any, items: Any = Any, **kwargs: Any
-    ) -> AbstractAsyncContextManager[ItemStream[Any]]:
+        self, method: str, /, *args: Value, items: object = Any, **kwargs: Value
+    ) -> AbstractAsyncContextManager[ItemStream[Value]]:
         """Call a streaming method for the duration of a block: ``async with ... as items: async for``.
 
         Leaving the block early cancels the method. A slow consumer suspends the method at its ``yield``,
@@ -442,7 +446,7 @@ class WebSocketClient(EnteredOnly):
         """
         return self._outgoing.stream(method, args, kwargs, items)
 
-    def stream_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> PacketStream:
+    def stream_rpc(self, method: str, /, *args: Value, **kwargs: Value) -> PacketStream:
         """Iterate over the items of a stream as packets: ``async for packet in ...: packet.data``.
 
         Like `stream` without a block. The stream ends when the iterator is closed or dropped, which leaving
@@ -453,7 +457,7 @@ class WebSocketClient(EnteredOnly):
 
     # -- packets ------------------------------------------------------------------------------------
 
-    async def send(self, data: Any) -> None:
+    async def send(self, data: Value) -> None:
         """Send a packet that is not a call. It waits, raises and can be cancelled like `WebSocket.send`.
 
         If ``data`` is a `Packet`, it is sent unchanged.
@@ -555,7 +559,7 @@ class WebSocketClient(EnteredOnly):
                 raise inbox._error() if inbox._error is not None else peer.ws._closed_error()
             yield inbox
 
-    async def refresh(self, token: Any) -> float | None:
+    async def refresh(self, token: Value) -> float | None:
         """Extend a connection that expires, if the handler's ``may_refresh`` allows it.
 
         Args:
@@ -571,7 +575,7 @@ class WebSocketClient(EnteredOnly):
         left: float | None = await self._outgoing.call(REFRESH, (token,), {})
         return left
 
-    async def publish(self, name: str, data: Any) -> None:
+    async def publish(self, name: str, data: Value) -> None:
         """Publish to a channel, where the handler's ``may_publish`` allows it.
 
         It returns when the server has published. A cancellation may come too late to prevent that.
@@ -664,7 +668,7 @@ def _foreign_dialects(dialect: object) -> tuple[Dialect, ...]:
     return found
 
 
-def _make_handler(handler: Any) -> WebSocketHandler[Any]:
+def _make_handler(handler: object) -> WebSocketHandler:
     if handler is None:
         return WebSocketHandler()
     if isinstance(handler, type) and issubclass(handler, WebSocketHandler):

@@ -10,7 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
 
 import trio
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
 
+    from trio_ws._types import Value
     from trio_ws.channels.subscription import Policy
     from trio_ws.codecs.base import Request
     from trio_ws.rpc.session import RPCSession
@@ -41,7 +42,7 @@ class RPCNotification(NamedTuple):
     """
 
     method: str
-    params: Any
+    params: Value
 
 
 class NotificationStream(trio.abc.ReceiveChannel[T], Generic[T]):
@@ -52,7 +53,7 @@ class NotificationStream(trio.abc.ReceiveChannel[T], Generic[T]):
     """
 
     def __init__(
-        self, queue: Subscription, names: tuple[str, ...] | None, items: Any, *, pairs: bool
+        self, queue: Subscription, names: tuple[str, ...] | None, items: object, *, pairs: bool
     ) -> None:
         self._queue = queue
         self.names = names
@@ -77,7 +78,7 @@ class NotificationStream(trio.abc.ReceiveChannel[T], Generic[T]):
 
     def _item(self, packet: Packet) -> T:
         params = convert(packet.data, self._items, f"the parameters of {packet.channel}")
-        item: Any = RPCNotification(str(packet.channel), params) if self._pairs else params
+        item: Value = RPCNotification(str(packet.channel), params) if self._pairs else params
         return item  # type: ignore[no-any-return]
 
     @property
@@ -115,8 +116,8 @@ class Notifications:
         self._names: dict[Subscription, tuple[str | None, ...]] = {}
 
     def open(
-        self, names: str | Iterable[str] | None, items: Any, policy: Policy, max_items: int, max_bytes: int
-    ) -> NotificationStream[Any]:
+        self, names: str | Iterable[str] | None, items: object, policy: Policy, max_items: int, max_bytes: int
+    ) -> NotificationStream[Value]:
         """Return a new stream."""
         wanted = (
             (names,) if isinstance(names, str) else None if names is None else tuple(dict.fromkeys(names))
@@ -125,7 +126,7 @@ class Notifications:
             if not isinstance(name, str):
                 raise TypeError(f"the name of a notification must be a str, not {type(name).__name__}")
         queue = Subscription(policy, max_items, self._remove, max_bytes=max_bytes)
-        stream: NotificationStream[Any] = NotificationStream(
+        stream: NotificationStream[Value] = NotificationStream(
             queue, wanted, items, pairs=not isinstance(names, str)
         )
         if not self._names and self._read_demand is not None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Self
 
 from trio.lowlevel import checkpoint
 
+from trio_ws._types import JSONObject, Value
 from trio_ws.channels.presence import PresenceChange, PresenceUpdate
 from trio_ws.codecs.base import PRESENCE
 from trio_ws.errors import ConnectionClosedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractAsyncContextManager
 
     from trio_ws.client.reconnect import ConnectionManager
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["ClientPresence"]
 
 
-class ClientPresence(Mapping[str, Any]):
+class ClientPresence(Mapping[str, Value]):
     """The members of a channel, as a mapping of uids to their ``info``. Made by ``client.presence(name)``.
 
     Iterating with ``async for`` updates the mapping and yields each `PresenceChange`. After the client has
@@ -31,13 +33,13 @@ class ClientPresence(Mapping[str, Any]):
     def __init__(self, connections: ConnectionManager, name: str) -> None:
         self.name = name
         self._connections = connections
-        self._members: dict[str, Any] = {}
+        self._members: JSONObject = {}
         self._stream: ItemStream[PresenceUpdate] | None = None
         self._context: AbstractAsyncContextManager[ItemStream[PresenceUpdate]] | None = None
         self._changes: deque[PresenceChange] = deque()
-        self._unconfirmed: dict[str, Any] | None = None  # while the set of members arrives in parts
+        self._unconfirmed: JSONObject | None = None  # while the set of members arrives in parts
 
-    def __getitem__(self, uid: str) -> Any:
+    def __getitem__(self, uid: str) -> Value:
         return self._members[uid]
 
     def __iter__(self) -> Iterator[str]:

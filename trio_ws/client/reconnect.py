@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextvars
 import functools
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection
@@ -31,8 +31,9 @@ from trio_ws.logs import logger_for
 from trio_ws.wall import judged, log_failure, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from trio_ws._types import NamedValues, Value, Values
     from trio_ws.client.backoff import Backoff
     from trio_ws.client.notifications import Notifications
     from trio_ws.client.setup import SetUp
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from trio_ws.rpc.session import RPCSession
     from trio_ws.rpc.streams import ItemStream
     from trio_ws.websocket.runtime import ConnectionRuntime
+
+T = TypeVar("T")
 
 __all__ = ["ConnectionManager"]
 
@@ -187,7 +190,7 @@ class ConnectionManager(StateTracker):
         self._subscriptions.attach(peer)
         self._set_state("connected")
 
-    def _start(self, function: Callable[[Any], Awaitable[None]], argument: Any) -> None:
+    def _start(self, function: Callable[[T], Awaitable[None]], argument: T) -> None:
         """Start a task in the context of the client's block, whatever the current one is."""
         assert self._runtime is not None
         self._context.copy().run(self._runtime.nursery.start_soon, function, argument)
@@ -310,34 +313,32 @@ class ConnectionManager(StateTracker):
 
     # -- the interface of RPCSession ----------------------------------------------------------------
 
-    async def call(
-        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], returns: Any = Any
-    ) -> Any:
+    async def call(self, method: str, args: Values, kwargs: NamedValues, returns: object = Any) -> Value:
         return await (await self.wait_writable()).outgoing.call(method, args, kwargs, returns)
 
-    async def send_rpc(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> RPCResponse:
+    async def send_rpc(self, method: str, args: Values, kwargs: NamedValues) -> RPCResponse:
         return await (await self.wait_writable()).outgoing.send_rpc(method, args, kwargs)
 
-    async def notify(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    async def notify(self, method: str, args: Values, kwargs: NamedValues) -> None:
         await (await self.wait_writable()).outgoing.notify(method, args, kwargs)
 
     async def send_batch(self, batch: CallBatch) -> None:
         await (await self.wait_writable()).outgoing.send_batch(batch)
 
     async def open_stream(
-        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any
-    ) -> ItemStream[Any]:
+        self, method: str, args: Values, kwargs: NamedValues, items: object
+    ) -> ItemStream[Value]:
         return await (await self.wait_writable()).outgoing.open_stream(method, args, kwargs, items)
 
     @asynccontextmanager
     async def stream(
-        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any = Any
-    ) -> AsyncIterator[ItemStream[Any]]:
+        self, method: str, args: Values, kwargs: NamedValues, items: object = Any
+    ) -> AsyncIterator[ItemStream[Value]]:
         peer = await self.wait_writable()
         async with peer.outgoing.stream(method, args, kwargs, items) as results:
             yield results
 
-    async def send(self, data: Any) -> None:
+    async def send(self, data: Value) -> None:
         await (await self.wait_writable()).outgoing.send(data)
 
     async def recv(self) -> Packet | None:

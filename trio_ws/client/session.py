@@ -20,7 +20,7 @@ import functools
 import math
 from collections import deque
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection
@@ -195,7 +195,7 @@ class Session(StateTracker):
         self._take(await self._retries.open(self._backoff or ONCE, self._open, None, self._set_state))
         self._start(self._reconnect)
 
-    def _start(self, function: Callable[..., Awaitable[object]], *args: Any) -> None:
+    def _start(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
         """Start a task in the context of the session's block."""
         self._context.copy().run(self._runtime.nursery.start_soon, function, *args)
 

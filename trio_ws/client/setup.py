@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -61,7 +61,7 @@ class ConnectionSetup:
         close: tuple[int, str] | None = None
         try:
             with self.scope:
-                result: Any = self._function()
+                result = self._function()
                 if inspect.isawaitable(result):
                     await result
                 else:

@@ -14,10 +14,11 @@ from __future__ import annotations
 import enum
 import functools
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
 
+from trio_ws._types import JSONObject, NamedValues, Value
 from trio_ws.errors import PacketError
 
 if TYPE_CHECKING:
@@ -133,8 +134,8 @@ class Request(msgspec.Struct, tag="request", tag_field="type", omit_defaults=Tru
     """
 
     method: _Name
-    args: list[Any] = []
-    kwargs: dict[str, Any] = {}
+    args: list[Value] = []
+    kwargs: JSONObject = {}
     call_id: _Name = ""
     timeout: _Seconds | None = None
     credits: _Count | None = None
@@ -161,11 +162,11 @@ class Response(msgspec.Struct, tag="response", tag_field="type", omit_defaults=T
     """
 
     call_id: _Name
-    response: Any = None
+    response: Value = None
     error: int | None = None
     is_stream: bool = False
     is_end: bool = False
-    error_data: Any = None
+    error_data: Value = None
 
 
 class Packet(msgspec.Struct, omit_defaults=True, gc=False):
@@ -185,11 +186,11 @@ class Packet(msgspec.Struct, omit_defaults=True, gc=False):
     """
 
     source: PacketSource
-    data: Any = None
+    data: Value = None
     channel: str | None = None
     rpc: Request | Response | None = None
     timestamp: float | None = None
-    correlation_id: Any = None
+    correlation_id: Value = None
     position: Position | None = None
     gap: int | None = None
 
@@ -270,14 +271,14 @@ class Codec(ABC):
         self.peer_accepts_calls = calls_back
 
     @abstractmethod
-    def decode(self, payload: str | bytes) -> Packet | list[Any]:
+    def decode(self, payload: str | bytes) -> Packet | list[Value]:
         """Return the packet in one message, or a list of packets, or of batch members for `decode_member`.
 
         Raises:
             DecodeError: `payload` is malformed, in whole or in part.
         """
 
-    def decode_member(self, member: Any) -> Packet | list[Any]:
+    def decode_member(self, member: Value) -> Packet | list[Value]:
         """Return the packet in a member of a batch, or [] if nothing is left to do. Raises as `decode`."""
         raise NotImplementedError
 
@@ -300,12 +301,12 @@ class Codec(ABC):
         """Charge the memory that the codec holds for the peer to this ledger."""
 
     @abstractmethod
-    def result(self, request: Request, value: Any) -> bytes | None:
+    def result(self, request: Request, value: Value) -> bytes | None:
         """Encode the result of a call."""
 
     @abstractmethod
     def error(
-        self, request: Request, code: int, text: str, data: Any = None, *, stream: bool = False
+        self, request: Request, code: int, text: str, data: Value = None, *, stream: bool = False
     ) -> bytes | None:
         """Encode the end of a call that failed. Never raises; omits `data` that cannot be encoded.
 
@@ -318,10 +319,10 @@ class Codec(ABC):
         """
 
     @abstractmethod
-    def item(self, request: Request, value: Any) -> bytes | None:
+    def item(self, request: Request, value: Value) -> bytes | None:
         """Encode one item of a stream."""
 
-    def items(self, request: Request) -> Callable[[Any], bytes | None]:
+    def items(self, request: Request) -> Callable[[Value], bytes | None]:
         """Return a function that encodes the items of one stream."""
         return functools.partial(self.item, request)
 
@@ -338,8 +339,8 @@ class Codec(ABC):
         self,
         call_id: str,
         method: str,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        args: Sequence[Value] = (),
+        kwargs: NamedValues | None = None,
         timeout: float | None = None,
         credits: int | None = None,
         streams: Mapping[str, str] | None = None,
@@ -350,7 +351,7 @@ class Codec(ABC):
         """Encode a call of ours. Without extensions, `timeout` and `credits` are not sent."""
 
     def notification(
-        self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self, method: str, args: Sequence[Value] = (), kwargs: NamedValues | None = None
     ) -> bytes:
         """Encode a notification. Raises PacketError if the codec has none."""
         raise PacketError(f"there are no notifications in {self.name}; use call() or send()")
@@ -393,7 +394,7 @@ class Codec(ABC):
         """Encode a packet of data."""
 
     def data(
-        self, data: Any, *, source: PacketSource = PacketSource.CUSTOM, channel: str | None = None
+        self, data: Value, *, source: PacketSource = PacketSource.CUSTOM, channel: str | None = None
     ) -> bytes:
         """Encode a packet of data from its parts. If the data is a `Packet`, it is sent unchanged.
 

@@ -29,6 +29,8 @@ from trio_ws.wall import log_failure
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from trio_ws._types import JSONObject, NamedValues, Value
+
 __all__ = [
     "JSON",
     "Answer",
@@ -61,9 +63,9 @@ class Call(NamedTuple):
     """
 
     method: str
-    args: list[Any]
-    kwargs: dict[str, Any]
-    id: Any = None
+    args: list[Value]
+    kwargs: JSONObject
+    id: Value = None
 
 
 class Answer(NamedTuple):
@@ -75,7 +77,7 @@ class Answer(NamedTuple):
     """
 
     call_id: str
-    value: Any
+    value: Value
 
 
 class Failure(NamedTuple):
@@ -91,7 +93,7 @@ class Failure(NamedTuple):
     call_id: str
     code: int
     text: str
-    data: Any = None
+    data: Value = None
 
 
 class Refusal(NamedTuple):
@@ -118,11 +120,11 @@ class Format(ABC):
     binary: ClassVar[bool] = False
 
     @abstractmethod
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: Value) -> bytes:
         """Return the payload of a value; UTF-8, if it is not `binary`. May raise any exception."""
 
     @abstractmethod
-    def decoder(self, message_type: Any) -> Callable[[str | bytes], Any]:
+    def decoder(self, message_type: object) -> Callable[[str | bytes], Value]:
         """Return a function that decodes a payload to ``message_type``, and may raise any exception."""
 
     def decoded_size(self, payload: str | bytes, limit: int) -> int:
@@ -138,10 +140,10 @@ class Format(ABC):
 class JSONFormat(Format):
     """JSON in text messages."""
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: Value) -> bytes:
         return _encode_json(value)
 
-    def decoder(self, message_type: Any) -> Callable[[str | bytes], Any]:
+    def decoder(self, message_type: object) -> Callable[[str | bytes], Value]:
         return msgspec.json.Decoder(message_type).decode
 
     def decoded_size(self, payload: str | bytes, limit: int) -> int:
@@ -153,12 +155,12 @@ class MsgPackFormat(Format):
 
     binary = True
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: Value) -> bytes:
         return _encode_msgpack(value)
 
-    def decoder(self, message_type: Any) -> Callable[[str | bytes], Any]:
+    def decoder(self, message_type: object) -> Callable[[str | bytes], Value]:
         decoder: Any = msgspec.msgpack.Decoder(message_type)
-        decode: Callable[[str | bytes], Any] = decoder.decode
+        decode: Callable[[str | bytes], Value] = decoder.decode
         return decode
 
     def decoded_size(self, payload: str | bytes, limit: int) -> int:
@@ -187,15 +189,15 @@ class Dialect(ABC):
     name: ClassVar[str]
     subprotocols: ClassVar[tuple[str, ...]] = ()
     format: ClassVar[Format] = JSON
-    message_type: ClassVar[Any] = Any
+    message_type: ClassVar[object] = Any
     calls_at_once: ClassVar[int | None] = None
 
     @abstractmethod
-    def read(self, message: Any) -> Call | Answer | Failure | Refusal | None:
+    def read(self, message: Value) -> Call | Answer | Failure | Refusal | None:
         """Interpret a message; return None to ignore it. Any exception closes the connection with 1002."""
 
     @abstractmethod
-    def call(self, call_id: str, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def call(self, call_id: str, method: str, args: Sequence[Value], kwargs: NamedValues) -> Value:
         """Return the message for a call.
 
         Args:
@@ -208,24 +210,24 @@ class Dialect(ABC):
             trio_ws.PacketError: the arguments cannot be sent.
         """
 
-    def notification(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def notification(self, method: str, args: Sequence[Value], kwargs: NamedValues) -> Value:
         """Return the message for a notification. By default, PacketError is raised."""
         raise PacketError(f"there are no notifications in {self.name}; use call()")
 
-    def answer(self, call: Call, value: Any) -> Any:
+    def answer(self, call: Call, value: Value) -> Value:
         """Return the message with the result of a call of the peer. The default None sends nothing."""
         return None
 
-    def failure(self, call: Call, code: int, text: str, data: Any) -> Any:
+    def failure(self, call: Call, code: int, text: str, data: Value) -> Value:
         """Return the message with the failure of a call of the peer. The default None sends nothing."""
         return None
 
-    def cancel(self, call_id: str) -> Any:
+    def cancel(self, call_id: str) -> Value:
         """Return the message that cancels a call of this side. The default None sends nothing."""
         return None
 
 
-def params_of(args: Sequence[Any], kwargs: Mapping[str, Any], dialect: str) -> Any:
+def params_of(args: Sequence[Value], kwargs: NamedValues, dialect: str) -> Value:
     """Return the keyword arguments, or the only positional argument if it contains all arguments.
 
     Raises:
@@ -279,7 +281,7 @@ class DialectCodec(Codec):
 
     # ---- Decoding --------------------------------------------------------------------------------------
 
-    def decode(self, payload: str | bytes) -> Packet | list[Any]:
+    def decode(self, payload: str | bytes) -> Packet | list[Value]:
         try:
             message = self._decode(payload)
         # Formats of users may raise any exception.
@@ -312,7 +314,7 @@ class DialectCodec(Codec):
             )
         return []  # the call was cancelled
 
-    def _called(self, call: Call) -> Packet | list[Any]:
+    def _called(self, call: Call) -> Packet | list[Value]:
         call_id = ""
         if call.id is not None:
             call_id = "=" + msgspec.json.encode(call.id).decode()
@@ -324,7 +326,7 @@ class DialectCodec(Codec):
             return self._refused(Refusal(call, -32601, f"there is no method {call.method}"))
         return Packet(_RPC, rpc=_Request(call.method, call.args, call.kwargs, call_id, call=call))
 
-    def _refused(self, refusal: Refusal) -> list[Any]:
+    def _refused(self, refusal: Refusal) -> list[Value]:
         call, code, text = refusal
         answer = None if call.id is None else self._failure(call, code, text, None)
         raise DecodeError(text, answer=answer)
@@ -340,14 +342,14 @@ class DialectCodec(Codec):
 
     # ---- Encoding --------------------------------------------------------------------------------------
 
-    def _encoded(self, message: Any) -> bytes:
+    def _encoded(self, message: Value) -> bytes:
         try:
             return self._encode(message)
         # The application's own types may raise any exception while they are encoded.
         except Exception as exc:
             raise PacketError(f"this cannot be sent in {self.name}: {exc}") from exc
 
-    def result(self, request: Request, value: Any) -> bytes | None:
+    def result(self, request: Request, value: Value) -> bytes | None:
         assert isinstance(request, _Request)
         if request.call.id is None:
             return None
@@ -355,12 +357,12 @@ class DialectCodec(Codec):
         return None if message is None else self._encoded(message)
 
     def error(
-        self, request: Request, code: int, text: str, data: Any = None, *, stream: bool = False
+        self, request: Request, code: int, text: str, data: Value = None, *, stream: bool = False
     ) -> bytes | None:
         assert isinstance(request, _Request)
         return None if request.call.id is None else self._failure(request.call, code, text, data)
 
-    def _failure(self, call: Call, code: int, text: str, data: Any) -> bytes | None:
+    def _failure(self, call: Call, code: int, text: str, data: Value) -> bytes | None:
         try:
             message = self.dialect.failure(call, code, text, data)
             return None if message is None else self._encoded(message)
@@ -370,7 +372,7 @@ class DialectCodec(Codec):
             log_failure(logger, "%s cannot tell of the failure of a call", self.name, exc=exc)
             return None
 
-    def item(self, request: Request, value: Any) -> bytes | None:
+    def item(self, request: Request, value: Value) -> bytes | None:
         raise PacketError(f"there are no streams in {self.name}")
 
     def end(self, request: Request) -> bytes | None:
@@ -380,8 +382,8 @@ class DialectCodec(Codec):
         self,
         call_id: str,
         method: str,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        args: Sequence[Value] = (),
+        kwargs: NamedValues | None = None,
         timeout: float | None = None,
         credits: int | None = None,
         streams: Mapping[str, str] | None = None,
@@ -397,7 +399,7 @@ class DialectCodec(Codec):
         return payload
 
     def notification(
-        self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self, method: str, args: Sequence[Value] = (), kwargs: NamedValues | None = None
     ) -> bytes:
         return self._encoded(self.dialect.notification(method, args, kwargs or {}))
 

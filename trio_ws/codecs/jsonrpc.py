@@ -22,11 +22,12 @@ have no special meaning.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from trio_ws._types import JSONObject, NamedValues, Value
 from trio_ws.codecs.base import (
     ABORT,
     CREDIT,
@@ -96,16 +97,16 @@ class _Object(msgspec.Struct, gc=False):
 
     jsonrpc: Literal["2.0"]
     method: _Name | UnsetType = UNSET
-    params: list[Any] | dict[str, Any] | None = None
+    params: list[Value] | JSONObject | None = None
     id: Raw | UnsetType = UNSET
-    result: Any = UNSET
-    error: Any = None
+    result: Value = UNSET
+    error: Value = None
 
 
 class _ForeignObject(_Object, gc=False):
     """An object of a foreign peer, which may omit ``jsonrpc``, or use another name for ``method``."""
 
-    jsonrpc: Any = None
+    jsonrpc: Value = None
     notification: _Name | UnsetType = UNSET  # of the npm package rpc-websockets
 
 
@@ -150,7 +151,7 @@ class JSONRPCCodec(Codec):
         self._ledger: MemoryLedger | None = None
         self._foreign = foreign
         self._extensions = extensions
-        self._decode: Callable[[Any], _Object] = _decode_foreign if foreign else _decode
+        self._decode: Callable[[Value], _Object] = _decode_foreign if foreign else _decode
         self._last_id = 0
 
     def use_ledger(self, ledger: MemoryLedger) -> None:
@@ -158,7 +159,7 @@ class JSONRPCCodec(Codec):
 
     # ---- Decoding --------------------------------------------------------------------------------------
 
-    def decode(self, payload: str | bytes) -> Packet | list[Any]:
+    def decode(self, payload: str | bytes) -> Packet | list[Value]:
         try:
             message = self._decode(payload)
         except UNDECODABLE as exc:
@@ -283,7 +284,7 @@ class JSONRPCCodec(Codec):
         return Packet(PacketSource.RPC, rpc=request), None
 
     def _response(
-        self, raw_id: Raw | UnsetType, result: Any, error: Any
+        self, raw_id: Raw | UnsetType, result: Value, error: Value
     ) -> tuple[Packet | None, bytes | None]:
         call_id = _own_id(raw_id)
         if self._foreign and call_id not in self._asked:
@@ -309,7 +310,7 @@ class JSONRPCCodec(Codec):
             response = Response(call_id, text, code, in_stream, in_stream, data)
         return Packet(PacketSource.RPC, rpc=response), None
 
-    def _foreign_response(self, raw_id: Raw | UnsetType, call_id: str | None, error: Any) -> None:
+    def _foreign_response(self, raw_id: Raw | UnsetType, call_id: str | None, error: Value) -> None:
         """Handle a response whose id is not that of an unanswered call of ours.
 
         Raises:
@@ -352,8 +353,8 @@ class JSONRPCCodec(Codec):
         if found.method is not UNSET or _own_id(found.id) not in self._asked:
             return None
         try:
-            result: Any = UNSET if found.result is UNSET else _decode_any(found.result)
-            error: Any = None if found.error is UNSET else _decode_any(found.error)
+            result: Value = UNSET if found.result is UNSET else _decode_any(found.result)
+            error: Value = None if found.error is UNSET else _decode_any(found.error)
             if found.result is UNSET and isinstance(exc, RecursionError):
                 raise exc
         except UNDECODABLE as undecodable:
@@ -363,13 +364,13 @@ class JSONRPCCodec(Codec):
 
     # ---- Encoding --------------------------------------------------------------------------------------
 
-    def result(self, request: Request, value: Any) -> bytes | None:
+    def result(self, request: Request, value: Value) -> bytes | None:
         assert isinstance(request, _Request)
         request_id = request.id
         return self._ended(request, None if request_id is None else _success(value, request_id))
 
     def error(
-        self, request: Request, code: int, text: str, data: Any = None, *, stream: bool = False
+        self, request: Request, code: int, text: str, data: Value = None, *, stream: bool = False
     ) -> bytes | None:
         assert isinstance(request, _Request)
         answer = None if request.id is None else _failure(code, text, request.id, data)
@@ -387,7 +388,7 @@ class JSONRPCCodec(Codec):
             answer = _failure(TOO_MUCH, _TOO_LARGE_BATCH, request.id)
         return batch.end_member(answer, ledger)
 
-    def item(self, request: Request, value: Any) -> bytes | None:
+    def item(self, request: Request, value: Value) -> bytes | None:
         assert isinstance(request, _Request)
         if request.id is None:
             return None
@@ -404,8 +405,8 @@ class JSONRPCCodec(Codec):
         self,
         call_id: str,
         method: str,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        args: Sequence[Value] = (),
+        kwargs: NamedValues | None = None,
         timeout: float | None = None,
         credits: int | None = None,
         streams: Mapping[str, str] | None = None,
@@ -415,7 +416,7 @@ class JSONRPCCodec(Codec):
     ) -> bytes:
         if streams:
             raise PacketError("an argument cannot be a stream in JSON-RPC; that takes trio-ws.v1")
-        message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+        message: JSONObject = {"jsonrpc": "2.0", "method": method}
         if args and kwargs:
             raise PacketError("JSON-RPC carries arguments by position or by name, not both")
         if args:
@@ -431,7 +432,7 @@ class JSONRPCCodec(Codec):
         return payload
 
     def notification(
-        self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self, method: str, args: Sequence[Value] = (), kwargs: NamedValues | None = None
     ) -> bytes:
         if args and kwargs:
             raise PacketError("JSON-RPC carries arguments by position or by name, not both")
@@ -456,7 +457,7 @@ class JSONRPCCodec(Codec):
         raise PacketError("there are no credits in JSON-RPC")
 
     def packet(self, packet: Packet) -> bytes:
-        params: dict[str, Any] = {}
+        params: JSONObject = {}
         if packet.channel is not None:
             params["channel"] = packet.channel
         params["data"] = packet.data
@@ -515,7 +516,7 @@ def _id_at_an_end(payload: str | bytes | Raw) -> Raw | UnsetType:
     return UNSET if found is None else Raw(found[1])
 
 
-def _read_error(error: Any) -> tuple[int, str, Any]:
+def _read_error(error: Value) -> tuple[int, str, Value]:
     """Return code, text and data of a response's ``error``, with defaults for missing ones."""
     if isinstance(error, str):
         return RPCError.default_code, error, None
@@ -529,7 +530,7 @@ def _read_error(error: Any) -> tuple[int, str, Any]:
     return code, message if isinstance(message, str) else "the error of the answer has no message", data
 
 
-def _extension(method: str, params: Any, id_type: type) -> Packet | None:
+def _extension(method: str, params: Value, id_type: type) -> Packet | None:
     """Return the packet of one of our notifications; None for another method or wrong parameters.
 
     ``id_type`` is the type of ids of our calls.
@@ -590,7 +591,7 @@ def _refused_unread(payload: str | bytes | Raw, code: int, text: str) -> bytes |
     return _failure(code, text, request_id if _call_id(request_id) is not None else b"null")
 
 
-def _json(value: Any) -> bytes:
+def _json(value: Value) -> bytes:
     try:
         return _encode(value)
     # The application's own types may raise any exception while they are encoded.
@@ -598,12 +599,12 @@ def _json(value: Any) -> bytes:
         raise PacketError(f"this cannot be sent in JSON-RPC: {exc}") from exc
 
 
-def _success(value: Any, request_id: bytes) -> bytes:
+def _success(value: Value, request_id: bytes) -> bytes:
     return b'{"jsonrpc":"2.0","result":' + _json(value) + b',"id":' + request_id + b"}"
 
 
-def _failure(code: int, text: str, request_id: bytes, data: Any = None) -> bytes:
-    error: dict[str, Any] = {"code": code, "message": text}
+def _failure(code: int, text: str, request_id: bytes, data: Value = None) -> bytes:
+    error: JSONObject = {"code": code, "message": text}
     if data is not None:
         error["data"] = data
     try:
@@ -613,5 +614,5 @@ def _failure(code: int, text: str, request_id: bytes, data: Any = None) -> bytes
     return b'{"jsonrpc":"2.0","error":' + encoded + b',"id":' + request_id + b"}"
 
 
-def _notification(method: str, params: Any) -> bytes:
+def _notification(method: str, params: Value) -> bytes:
     return _json({"jsonrpc": "2.0", "method": method, "params": params})

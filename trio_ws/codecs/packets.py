@@ -8,7 +8,7 @@ unknown code or source, so the call would hang.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
@@ -34,6 +34,8 @@ from trio_ws.models import encode_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from trio_ws._types import NamedValues, Value
 
 __all__ = ["JSONPacketCodec", "TrioWSCodec", "TrioWSJSONCodec", "WebshocketCodec"]
 
@@ -79,9 +81,9 @@ class PacketCodec(Codec):
     def __init__(
         self,
         name: str,
-        encode: Callable[[Any], bytes],
-        decode: Callable[[Any], Packet],
-        glimpse: Callable[[Any], _Glimpse],
+        encode: Callable[[Value], bytes],
+        decode: Callable[[Value], Packet],
+        glimpse: Callable[[Value], _Glimpse],
         *,
         binary: bool,
         extended: bool = False,
@@ -162,7 +164,7 @@ class PacketCodec(Codec):
         except Exception as exc:
             raise self._unsendable(exc) from exc
 
-    def result(self, request: Request, value: Any) -> bytes:
+    def result(self, request: Request, value: Value) -> bytes:
         if value is None:
             return self._send(Packet(_RPC, rpc=Response(request.call_id)))
         encode = self._encode
@@ -172,7 +174,7 @@ class PacketCodec(Codec):
             raise self._unsendable(exc) from exc
 
     def error(
-        self, request: Request, code: int, text: str, data: Any = None, *, stream: bool = False
+        self, request: Request, code: int, text: str, data: Value = None, *, stream: bool = False
     ) -> bytes:
         in_stream = stream or request.credits is not None
         if not self.supports_extensions:
@@ -190,20 +192,20 @@ class PacketCodec(Codec):
                 response.error = _APPLICATION_ERROR
             return self._send(packet)
 
-    def item(self, request: Request, value: Any) -> bytes:
+    def item(self, request: Request, value: Value) -> bytes:
         try:
             return self._encode(Packet(_RPC, None, None, Response(request.call_id, value, None, True)))
         except Exception as exc:
             raise self._unsendable(exc) from exc
 
-    def items(self, request: Request) -> Callable[[Any], bytes]:
+    def items(self, request: Request) -> Callable[[Value], bytes]:
         # Everything except the value is the same for each item, and is encoded only once: a third of the
         # time.
         rpc = {"type": "response", "call_id": request.call_id, "is_stream": True, "response": None}
         encode, after = self._encode, self._after
         before = encode({"source": _RPC, "rpc": rpc}).removesuffix(encode(None) + after)
 
-        def item(value: Any) -> bytes:
+        def item(value: Value) -> bytes:
             try:
                 return before + encode(value) + after
             except Exception as exc:
@@ -219,8 +221,8 @@ class PacketCodec(Codec):
         self,
         call_id: str,
         method: str,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        args: Sequence[Value] = (),
+        kwargs: NamedValues | None = None,
         timeout: float | None = None,
         credits: int | None = None,
         streams: Mapping[str, str] | None = None,

@@ -34,6 +34,7 @@ from trio_ws.websocket.runtime import open_runtime
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 
+    from trio_ws._types import SocketAddress
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.websocket.runtime import ConnectionRuntime
 
@@ -171,7 +172,7 @@ class Endpoint:
         return f'Endpoint(address="{self.address}", port={self.port}, is_ssl={self.is_ssl})'
 
 
-def _endpoint(address: Any, is_ssl: bool, stream: object) -> Endpoint | str:
+def _endpoint(address: SocketAddress, is_ssl: bool, stream: object) -> Endpoint | str:
     if isinstance(address, tuple):
         return Endpoint(address[0], address[1], is_ssl)
     return repr(stream)
@@ -373,8 +374,14 @@ class WebSocketRequest:
 # -- clients ------------------------------------------------------------------------------------------
 
 
-def _options(max_message_size: int, **more: Any) -> Options:
-    return Options(max_message_size=max_message_size, compression=False, ping_interval=None, **more)
+def _options(max_message_size: int, open_timeout: float, close_timeout: float) -> Options:
+    return Options(
+        max_message_size=max_message_size,
+        compression=False,
+        ping_interval=None,
+        open_timeout=open_timeout,
+        close_timeout=close_timeout,
+    )
 
 
 async def _run_runtime(
@@ -618,7 +625,7 @@ class WebSocketServer:
     def __init__(
         self,
         handler: Callable[[WebSocketRequest], Awaitable[None]],
-        listeners: Sequence[trio.abc.Listener[Any]],
+        listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
         *,
         handler_nursery: trio.Nursery | None = None,
         message_queue_size: int = MESSAGE_QUEUE_SIZE,
@@ -655,7 +662,7 @@ class WebSocketServer:
         """An `Endpoint` for each TCP listener, and the ``repr()`` of any other."""
         found: list[Endpoint | str] = []
         for listener in self._listeners:
-            inner: Any = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener
+            inner = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener
             if isinstance(inner, trio.SocketListener):
                 host, port = inner.socket.getsockname()[:2]
                 found.append(Endpoint(host, port, inner is not listener))
@@ -701,7 +708,7 @@ async def serve_websocket(
     task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED,
 ) -> NoReturn:
     """Serve on TCP until cancelled. ``nursery.start`` returns the `WebSocketServer` once it listens."""
-    listeners: Sequence[trio.abc.Listener[Any]]
+    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]
     if ssl_context is None:
         listeners = await trio.open_tcp_listeners(port, host=host)
     else:

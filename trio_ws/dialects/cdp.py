@@ -9,11 +9,12 @@ import msgspec
 import trio
 
 from trio_ws._blocks import block
+from trio_ws._types import JSONObject, NamedValues, Value
 from trio_ws.codecs.dialect import Answer, Call, Dialect, Failure, params_of
 from trio_ws.errors import ConnectionClosedError, RPCError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from trio_ws.channels.subscription import Policy
@@ -28,7 +29,7 @@ T = TypeVar("T")
 class _Error(msgspec.Struct, gc=False):
     code: int
     message: str
-    data: Any = None
+    data: Value = None
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -36,8 +37,8 @@ class _Message(msgspec.Struct, gc=False):
 
     id: int | None = None
     method: str | None = None
-    params: dict[str, Any] | None = None
-    result: Any = None
+    params: JSONObject | None = None
+    result: Value = None
     error: _Error | None = None
     sessionId: str | None = None  # noqa: N815 - the protocol's
 
@@ -64,11 +65,9 @@ class CDP(Dialect):
         error = message.error
         return Failure(str(message.id), error.code, error.message, error.data)
 
-    def call(
-        self, call_id: str, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def call(self, call_id: str, method: str, args: Sequence[Value], kwargs: NamedValues) -> JSONObject:
         session, _, command = method.rpartition("/")
-        message: dict[str, Any] = {"id": int(call_id), "method": command}
+        message: JSONObject = {"id": int(call_id), "method": command}
         if args or kwargs:
             message["params"] = params_of(args, kwargs, "CDP")
         if session:
@@ -114,10 +113,10 @@ class CDPSession:
         return f"{self.session_id}/{method}"
 
     @overload
-    async def call(self, method: str, /, *args: Any, returns: type[T], **kwargs: Any) -> T: ...
+    async def call(self, method: str, /, *args: Value, returns: type[T], **kwargs: Value) -> T: ...
     @overload
-    async def call(self, method: str, /, *args: Any, returns: Any = ..., **kwargs: Any) -> Any: ...
-    async def call(self, method: str, /, *args: Any, returns: Any = Any, **kwargs: Any) -> Any:
+    async def call(self, method: str, /, *args: Value, returns: object = ..., **kwargs: Value) -> Value: ...
+    async def call(self, method: str, /, *args: Value, returns: object = Any, **kwargs: Value) -> Value:
         """Send a command to the target. See `trio_ws.WebSocketClient.call`."""
         return await self.client.call(self.name(method), *args, returns=returns, **kwargs)
 
@@ -127,11 +126,11 @@ class CDPSession:
     ) -> AbstractAsyncContextManager[NotificationStream[T]]: ...
     @overload
     def notifications(
-        self, event: str, *, items: Any = ..., policy: Policy = ..., max_items: int = ...
-    ) -> AbstractAsyncContextManager[NotificationStream[Any]]: ...
+        self, event: str, *, items: object = ..., policy: Policy = ..., max_items: int = ...
+    ) -> AbstractAsyncContextManager[NotificationStream[Value]]: ...
     def notifications(
-        self, event: str, *, items: Any = Any, policy: Policy = "drop_oldest", max_items: int = 256
-    ) -> AbstractAsyncContextManager[NotificationStream[Any]]:
+        self, event: str, *, items: object = Any, policy: Policy = "drop_oldest", max_items: int = 256
+    ) -> AbstractAsyncContextManager[NotificationStream[Value]]:
         """Receive an event of the target. See `trio_ws.WebSocketClient.notifications`."""
         return self.client.notifications(self.name(event), items=items, policy=policy, max_items=max_items)
 

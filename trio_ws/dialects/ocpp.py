@@ -6,13 +6,14 @@ details]``. The two sides are equal. A payload is an object; its members are the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from trio_ws._types import NamedValues, Value
 from trio_ws.codecs.dialect import Answer, Call, Dialect, Failure, Refusal, params_of
 from trio_ws.errors import RPCError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["OCPP16", "OCPP201", "OCPPError"]
 
@@ -47,7 +48,7 @@ class OCPPError(RPCError):
         details: an object.
     """
 
-    def __init__(self, code: str, message: str = "", details: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, code: str, message: str = "", details: NamedValues | None = None) -> None:
         super().__init__(
             message,
             code=_NUMBERS.get(code, _APPLICATION_ERROR),
@@ -56,10 +57,10 @@ class OCPPError(RPCError):
 
 
 class _OCPP(Dialect):
-    message_type = list[Any]
+    message_type = list[Value]
     calls_at_once = 1
 
-    def read(self, message: list[Any]) -> Call | Answer | Failure | Refusal:
+    def read(self, message: list[Value]) -> Call | Answer | Failure | Refusal:
         kind, message_id, *rest = message
         if not isinstance(message_id, str):
             raise TypeError("the id of a message is a string")
@@ -78,13 +79,13 @@ class _OCPP(Dialect):
             return Failure(message_id, number, str(text) or str(code), {"code": code, "details": details})
         raise ValueError("a message is of type 2, 3 or 4")
 
-    def call(self, call_id: str, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    def call(self, call_id: str, method: str, args: Sequence[Value], kwargs: NamedValues) -> list[Value]:
         return [_CALL, call_id, method, params_of(args, kwargs, "OCPP")]
 
-    def answer(self, call: Call, value: Any) -> list[Any]:
+    def answer(self, call: Call, value: Value) -> list[Value]:
         return [_RESULT, call.id, {} if value is None else value]
 
-    def failure(self, call: Call, code: int, text: str, data: Any) -> list[Any]:
+    def failure(self, call: Call, code: int, text: str, data: Value) -> list[Value]:
         name, details = self._unreadable if code == -32600 else _NAMES.get(code, "GenericError"), {}
         if isinstance(data, dict):
             name, details = data.get("code", name), data.get("details", data)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from trio_ws.channels.broker import Broker
     from trio_ws.hosting.asgi_stream import ASGIStream, Receive, Scope, Send
     from trio_ws.hosting.guest import HostPort
-    from trio_ws.hosting.rsgi import RSGILifespan
+    from trio_ws.hosting.rsgi import RSGILifespan, RSGIScope
     from trio_ws.options import Options
     from trio_ws.server.config import Target
     from trio_ws.websocket.connection import WebSocket
@@ -157,7 +157,7 @@ class ASGIApp:
         warnings.warn("live() is deprecated, use run_lifespan()", DeprecationWarning, stacklevel=2)
         return self.run_lifespan()
 
-    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
+    async def __rsgi__(self, scope: RSGIScope, protocol: Any) -> None:
         """Serve one WebSocket or HTTP request by RSGI 1."""
         from trio_ws.hosting.rsgi import serve_rsgi  # noqa: PLC0415 - asyncio is only for its users
 

@@ -29,13 +29,14 @@ from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.transport import READ_SIZE
 
 if TYPE_CHECKING:
-    from trio_ws.hosting.guest import HostPort
+    from trio_ws.hosting.guest import HostPort, Message
     from trio_ws.hosting.websocket import HostedWebSocket
     from trio_ws.rpc.task_pool import TaskPool
 
 __all__ = ["ASGIStream", "HTTPStream", "Receive", "Scope", "Send", "WebSocketStream"]
 
 Scope: TypeAlias = Mapping[str, Any]
+# Hosts have types of their own for messages, so that these are Any.
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
 
@@ -124,7 +125,7 @@ class ASGIStream(trio.abc.Stream):
     async def _begin(self) -> None:
         raise NotImplementedError
 
-    def _take(self, event: Mapping[str, Any]) -> None:
+    def _take(self, event: Message) -> None:
         raise NotImplementedError
 
     def _request(self, method: str, more: list[tuple[bytes, bytes]]) -> None:
@@ -150,7 +151,7 @@ class ASGIStream(trio.abc.Stream):
 
     # -- to the ASGI server -------------------------------------------------------------------------
 
-    async def _say(self, event: dict[str, Any]) -> None:
+    async def _say(self, event: Message) -> None:
         if self._gone:
             await checkpoint()
             return
@@ -245,7 +246,7 @@ class HTTPStream(ASGIStream):
         self._request(self.scope["method"], framing)
         self._take(first)
 
-    def _take(self, event: Mapping[str, Any]) -> None:
+    def _take(self, event: Message) -> None:
         if event["type"] != "http.request":
             self._gone = True
             self._put(b"", end=True)
@@ -272,8 +273,8 @@ class WebSocketStream(ASGIStream):
         self._direct = direct
         self._can_answer = self._prefix in (scope.get("extensions") or {})
         self._open = False
-        self._early: Mapping[str, Any] | None = None  # a message that came before the accept
-        self._outgoing: deque[dict[str, Any]] = deque()  # for a host on trio
+        self._early: Message | None = None  # a message that came before the accept
+        self._outgoing: deque[Message] = deque()  # for a host on trio
         self._idle = Notification()
 
     async def _begin(self) -> None:
@@ -295,7 +296,7 @@ class WebSocketStream(ASGIStream):
             return self._direct is not None or self.ws.has_room
         return self._early is None
 
-    def _take(self, event: Mapping[str, Any]) -> None:
+    def _take(self, event: Message) -> None:
         """Handle an event, including those that `received`, `sent` and `send_failed` return."""
         ws, kind = self.ws, event["type"]
         if kind == "websocket.disconnect":
@@ -356,7 +357,7 @@ class WebSocketStream(ASGIStream):
         while self._outgoing or (self._direct is not None and self._direct.busy):
             await self._idle.wait()
 
-    def _post(self, event: dict[str, Any]) -> None:
+    def _post(self, event: Message) -> None:
         if self._gone:
             return
         if self._direct is not None:
@@ -391,7 +392,7 @@ class WebSocketStream(ASGIStream):
         """Whether there is room for more messages from the host."""
         return self.ws is None or self.ws.has_room
 
-    def received(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def received(self, event: Message) -> Message | None:
         """Handle an event of the host if it is a message; otherwise return an event for `pump`."""
         if event["type"] != "websocket.receive" or self.ws is None:
             return event
@@ -399,7 +400,7 @@ class WebSocketStream(ASGIStream):
         self.ws.message_received(bytes(event.get("bytes") or b"") if text is None else text)
         return _VIOLATED if self.ws.has_events else None
 
-    def sent(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def sent(self, event: Message) -> Message | None:
         """Handle that the host has accepted an event; after a Close, return the event for `pump`."""
         if not self._outgoing and (self._direct is None or not self._direct.busy):
             self._idle.notify_all()
@@ -407,7 +408,7 @@ class WebSocketStream(ASGIStream):
             self.ws.sent(len(event["bytes"] if event["text"] is None else event["text"]))
         return event if event["type"] == "websocket.close" else None
 
-    def send_failed(self, exc: Exception) -> Mapping[str, Any] | None:
+    def send_failed(self, exc: Exception) -> Message | None:
         """Handle that the host has failed to send; return an event for `pump`."""
         self._idle.notify_all()
         if not isinstance(exc, OSError | trio.BrokenResourceError):

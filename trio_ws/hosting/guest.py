@@ -16,9 +16,9 @@ import asyncio
 import contextvars
 import functools
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Never, Protocol, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import trio
@@ -28,16 +28,18 @@ from trio_ws.logs import logger_for
 from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator
     from contextlib import AbstractAsyncContextManager
 
     from outcome import Outcome
 
-__all__ = ["GuestRun", "HostPort", "as_asyncio_manager", "call_asyncio", "guest_run"]
+__all__ = ["GuestRun", "HostPort", "Message", "as_asyncio_manager", "call_asyncio", "guest_run"]
 
 logger = logger_for("trio_ws.asgi")
 
 T = TypeVar("T")
+#: A message of ASGI.
+Message: TypeAlias = Mapping[str, Any]
 
 #: Limits for events of a host that wait for trio: their number, and the bytes of their payloads.
 MAX_EVENTS = 16
@@ -100,7 +102,7 @@ class GuestRun:
         self._scope.cancel()
         await _until(self._finished)
 
-    async def run(self, async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+    async def run(self, async_fn: Callable[..., Awaitable[T]], *args: object) -> T:
         """Call an async function of trio from asyncio.
 
         If asyncio cancels this, the function is cancelled, and this waits for its end.
@@ -109,7 +111,7 @@ class GuestRun:
         await self.start(call, async_fn, *args)
         return await call.wait()
 
-    async def start(self, call: _Call[T], async_fn: Callable[..., Awaitable[T]], *args: Any) -> None:
+    async def start(self, call: _Call[T], async_fn: Callable[..., Awaitable[T]], *args: object) -> None:
         """Start a call, whose end ``call.wait()`` waits for."""
         if self._nursery is None:
             await asyncio.wait([self._ready])
@@ -202,7 +204,7 @@ def guest_run() -> GuestRun:
     return run
 
 
-async def call_asyncio(async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+async def call_asyncio(async_fn: Callable[..., Awaitable[T]], *args: object) -> T:
     """Call an async function of asyncio from a trio task of the guest run.
 
     If trio cancels this, the asyncio task is cancelled, and this waits for its end.
@@ -294,13 +296,13 @@ class EventSink(Protocol):
         """Whether there is room for more events."""
         ...
 
-    def received(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def received(self, event: Message) -> Message | None:
         """Handle an event of the host."""
 
-    def sent(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def sent(self, event: Message) -> Message | None:
         """Handle that the host has accepted a posted event."""
 
-    def send_failed(self, exc: Exception) -> Mapping[str, Any] | None:
+    def send_failed(self, exc: Exception) -> Message | None:
         """Handle that the host has failed to send an event. It accepts no other events."""
 
 
@@ -314,21 +316,21 @@ class HostPort:
     def __init__(
         self,
         run: GuestRun,
-        receive: Callable[[], Awaitable[Mapping[str, Any]]],
-        send: Callable[[Any], Awaitable[None]],
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
     ) -> None:
         self._run = run
         self._host_receive = receive
         self._host_send = send
         self._sink: EventSink | None = None
-        self._received: deque[Mapping[str, Any]] = deque()
+        self._received: deque[Message] = deque()
         self._received_bytes = 0
         self._receive_failure: BaseException | None = None
         self._arrived = Notification()  # in trio
         self._wanted = asyncio.Event()  # in asyncio: there is room for more
-        self._outgoing: deque[Any] = deque()
+        self._outgoing: deque[Message] = deque()
         self._rest: Awaitable[None] | None = None  # what is left of sending the first of these
-        self._task: asyncio.Task[Any] | None = None  # that of the call
+        self._task: asyncio.Task[object] | None = None  # that of the call
         self._context = contextvars.copy_context()
         self._send_failure: Exception | None = None
         self._sent = Notification()  # in trio
@@ -336,7 +338,7 @@ class HostPort:
 
     # -- in trio ------------------------------------------------------------------------------------
 
-    async def receive(self) -> Mapping[str, Any]:
+    async def receive(self) -> Message:
         """Wait for the host's next event."""
         while not self._received:
             if self._receive_failure is not None:
@@ -347,7 +349,7 @@ class HostPort:
         self._wanted.set()
         return event
 
-    async def send(self, event: Any) -> None:
+    async def send(self, event: Message) -> None:
         """Send an event to the host, after the host has accepted the previous one."""
         while self._outgoing and self._send_failure is None:
             await self._sent.wait()
@@ -362,7 +364,7 @@ class HostPort:
         """Pass events of the host to ``sink`` from now on. `receive` gets the events that it returns."""
         self._sink = sink
 
-    def post(self, event: Any) -> None:
+    def post(self, event: Message) -> None:
         """Send an event to the host without waiting. The sink is notified when the host has accepted it."""
         if self._send_failure is None:
             self._outgoing.append(event)
@@ -382,7 +384,7 @@ class HostPort:
 
     # -- in asyncio ---------------------------------------------------------------------------------
 
-    async def serve(self, async_fn: Callable[..., Awaitable[None]], *args: Any) -> None:
+    async def serve(self, async_fn: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run an async function in trio that uses `receive` and `send`, until it ends and all is sent."""
         self._task = asyncio.current_task()
         call: _Call[None] = _Call(self._run.loop.create_future())
@@ -498,7 +500,7 @@ class HostPort:
             self._receive_failure = exc
             self._arrived.notify_all()
 
-    def _leave(self, event: Mapping[str, Any] | None) -> None:
+    def _leave(self, event: Message | None) -> None:
         """Leave an event for `receive`."""
         if event is not None:
             self._received.append(event)
@@ -516,14 +518,14 @@ class HostPort:
             self._work.set_result(None)
 
 
-async def _refuse(*_: Any) -> Any:
+async def _refuse(*_: object) -> Never:
     raise RuntimeError("this call of the application has ended")
 
 
 class _Rest:
     """The rest of a coroutine whose first step was taken, to be awaited by the task in whose name it was."""
 
-    def __init__(self, waits_for: Any, coroutine: Coroutine[Any, Any, None]) -> None:
+    def __init__(self, waits_for: object, coroutine: Coroutine[Any, Any, None]) -> None:
         self._waits_for = waits_for
         self._coroutine = coroutine
         self._cancelled: asyncio.CancelledError | None = None
@@ -554,5 +556,5 @@ class _Rest:
 _LAST = frozenset({"websocket.disconnect", "http.disconnect", "lifespan.shutdown"})
 
 
-def _size(event: Mapping[str, Any]) -> int:
+def _size(event: Message) -> int:
     return len(event.get("text") or event.get("bytes") or event.get("body") or b"")

@@ -7,23 +7,69 @@ rejected with a status but without a body, and there is no close code.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from trio_ws.hosting.asgi_stream import Receive, Scope, Send
+    from trio_ws.hosting.guest import Message
 
     ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-__all__ = ["RSGILifespan", "serve_rsgi"]
+__all__ = ["RSGILifespan", "RSGIScope", "serve_rsgi"]
 
 _CLOSE, _BYTES = 0, 1  # kinds of messages
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
 
 
-async def serve_rsgi(app: ASGI, scope: Any, protocol: Any) -> None:
+class RSGIScope(Protocol):
+    """What RSGI says of a request."""
+
+    proto: str
+    http_version: str
+    client: str
+    server: str
+    scheme: str
+    method: str
+    path: str
+    query_string: str
+    authority: str | None
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+
+class _Frame(Protocol):
+    kind: int
+    data: str | bytes
+
+
+class _WebSocketTransport(Protocol):
+    async def receive(self) -> _Frame: ...
+    async def send_str(self, data: str, /) -> None: ...
+    async def send_bytes(self, data: bytes, /) -> None: ...
+
+
+class _WebSocketProtocol(Protocol):
+    async def accept(self) -> _WebSocketTransport: ...
+    def close(self, status: int, /) -> object: ...
+
+
+class _BodyTransport(Protocol):
+    async def send_bytes(self, data: bytes, /) -> None: ...
+
+
+class _HTTPProtocol(Protocol):
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+    async def client_disconnect(self) -> None: ...
+    def response_empty(self, status: int, headers: list[tuple[str, str]], /) -> None: ...
+    def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes, /) -> None: ...
+    def response_stream(self, status: int, headers: list[tuple[str, str]], /) -> _BodyTransport: ...
+
+
+async def serve_rsgi(app: ASGI, scope: RSGIScope, protocol: Any) -> None:
     """Serve one RSGI connection by an ASGI application.
 
     Raises:
@@ -57,7 +103,7 @@ class RSGILifespan:
             if not self._started.done():
                 self._started.set_result("it ended without a word")
 
-    async def _send(self, event: dict[str, str]) -> None:
+    async def _send(self, event: Message) -> None:
         failure = event["message"] if event["type"].endswith(".failed") else None
         if event["type"].startswith("lifespan.startup"):
             self._started.set_result(failure)
@@ -90,14 +136,14 @@ class RSGILifespan:
 class _WebSocket:
     """Translates the ASGI events of a WebSocket to RSGI."""
 
-    def __init__(self, protocol: Any) -> None:
+    def __init__(self, protocol: _WebSocketProtocol) -> None:
         self._protocol = protocol
-        self._transport: Any = None
+        self._transport: Any = None  # a _WebSocketTransport, once it is accepted
         self._connected = False
         self._accepted = asyncio.Event()
         self._ended = False
 
-    async def receive(self) -> dict[str, Any]:
+    async def receive(self) -> dict[str, object]:
         if not self._connected:
             self._connected = True
             return {"type": "websocket.connect"}
@@ -112,7 +158,7 @@ class _WebSocket:
             return {"type": "websocket.receive", "bytes": message.data}
         return {"type": "websocket.receive", "text": message.data}
 
-    async def send(self, event: dict[str, Any]) -> None:
+    async def send(self, event: Message) -> None:
         kind = event["type"]
         if kind == "websocket.accept":
             self._transport = await self._protocol.accept()
@@ -144,14 +190,14 @@ class _WebSocket:
 class _HTTP:
     """Translates the ASGI events of an HTTP request to RSGI."""
 
-    def __init__(self, protocol: Any) -> None:
+    def __init__(self, protocol: _HTTPProtocol) -> None:
         self._protocol = protocol
         self._body: AsyncIterator[bytes] | None = None
         self._read = False
-        self._start: dict[str, Any] = {}
-        self._transport: Any = None
+        self._start: Message = {}
+        self._transport: _BodyTransport | None = None
 
-    async def receive(self) -> dict[str, Any]:
+    async def receive(self) -> dict[str, object]:
         if self._read:
             await self._protocol.client_disconnect()
             return {"type": "http.disconnect"}
@@ -163,7 +209,7 @@ class _HTTP:
             self._read = True
             return {"type": "http.request", "body": b"", "more_body": False}
 
-    async def send(self, event: dict[str, Any]) -> None:
+    async def send(self, event: Message) -> None:
         if event["type"] == "http.response.start":
             self._start = event
             return
@@ -187,7 +233,7 @@ class _HTTP:
                 raise ConnectionResetError(str(exc)) from exc
 
 
-def _asgi_scope(scope: Any, kind: str) -> dict[str, Any]:
+def _asgi_scope(scope: RSGIScope, kind: str) -> dict[str, object]:
     headers = [
         (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in scope.headers.items()
     ]

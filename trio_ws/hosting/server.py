@@ -18,9 +18,11 @@ from trio.lowlevel import enable_ki_protection
 
 from trio_ws.hosting.websocket import HostedWebSocket, HostTransport
 from trio_ws.rpc.task_pool import TaskPool
+from trio_ws.server.client_task import PendingClient
 from trio_ws.server.embedded import EmbeddedServer
 
 if TYPE_CHECKING:
+    from trio_ws._types import SocketAddress
     from trio_ws.hosting.asgi_stream import ASGIStream
     from trio_ws.server.client_task import PendingClient
     from trio_ws.server.config import ServerConfig
@@ -126,7 +128,7 @@ class HostedServer(EmbeddedServer):
         scheme: str = stream.scheme
         return scheme
 
-    def _share_of(self, address: Any) -> str | None:
+    def _share_of(self, address: SocketAddress) -> str | None:
         return None  # the host limits connections
 
     def _fail_with(self, exc: BaseException) -> None:

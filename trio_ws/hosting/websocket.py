@@ -87,10 +87,10 @@ class HostTransport(StreamTransport):
         self.remote_address = self.peer_address = stream.remote_address
         self.port: Any = stream  # a MessagePort, if the stream is that of a WebSocket
 
-    def share(self, reader: Any, connection: Any) -> bool:
+    def share(self, reader: Any, connection: object) -> bool:
         return True
 
-    def resume(self, connection: Any) -> None:
+    def resume(self, connection: object) -> None:
         self.port.resume()
 
     async def _close(self, last: bytes | None) -> None:

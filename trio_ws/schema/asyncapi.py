@@ -8,12 +8,13 @@ The payloads are packets of ``trio-ws.v1``; see docs/protocol.md.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from trio_ws.schema.globs import wildcards
 
 if TYPE_CHECKING:
+    from trio_ws._types import JSONObject
     from trio_ws.schema.contract import ChannelContract, HandlerContract, MethodContract, ParameterContract
     from trio_ws.schema.types import JSONSchema, TypeSchemas
 
@@ -32,7 +33,7 @@ def asyncapi_document(
     title: str,
     version: str,
     url: str,
-) -> dict[str, Any]:
+) -> JSONObject:
     """Return the document for all handlers of a target.
 
     Args:
@@ -42,7 +43,7 @@ def asyncapi_document(
         version: the version of the interface.
         url: the URL of the target, such as ``ws://localhost:8000``.
     """
-    document: dict[str, Any] = {
+    document: JSONObject = {
         "asyncapi": ASYNCAPI_VERSION,
         "info": {"title": title, "version": version},
         "defaultContentType": "application/json",
@@ -73,7 +74,7 @@ def _names(contracts: tuple[HandlerContract, ...]) -> list[str]:
 class _Writer:
     """Writes one handler into a document, with a prefix for all names."""
 
-    def __init__(self, document: dict[str, Any], contract: HandlerContract, server: str, prefix: str) -> None:
+    def __init__(self, document: JSONObject, contract: HandlerContract, server: str, prefix: str) -> None:
         self._document = document
         self._contract = contract
         self._server = server
@@ -88,7 +89,7 @@ class _Writer:
 
     def _write_calls(self) -> None:
         name = f"{self._prefix}calls"
-        messages: dict[str, Any] = {"error": _message("An error", _error_packet())}
+        messages: JSONObject = {"error": _message("An error", _error_packet())}
         self._document["channels"][name] = {
             "address": None,
             "title": f"Calls of {self._contract.name}",
@@ -109,7 +110,7 @@ class _Writer:
     def _write_channel(self, channel: ChannelContract) -> None:
         address, parameters = _address(channel.name)
         name = self._unused(re.sub(r"[^\w.-]+", "_", channel.name, flags=re.ASCII))
-        described: dict[str, Any] = {
+        described: JSONObject = {
             "address": address,
             "servers": [{"$ref": f"#/servers/{self._server}"}],
             "messages": {"data": {"title": f"Data of {channel.name}", "payload": _channel_packet(channel)}},
@@ -134,11 +135,11 @@ class _Writer:
         return wanted
 
 
-def _server(url: str, contract: HandlerContract) -> dict[str, Any]:
+def _server(url: str, contract: HandlerContract) -> JSONObject:
     parts = urlsplit(url)
     # AsyncAPI's path parameters have no types.
     path = parts.path.rstrip("/") + re.sub(r"\{(\w+):\w+\}", r"{\1}", contract.path)
-    described: dict[str, Any] = {"host": parts.netloc, "protocol": parts.scheme, "pathname": path or "/"}
+    described: JSONObject = {"host": parts.netloc, "protocol": parts.scheme, "pathname": path or "/"}
     variables = re.findall(r"\{(\w+)\}", path)
     if variables:
         described["variables"] = {one: {} for one in variables}
@@ -147,11 +148,11 @@ def _server(url: str, contract: HandlerContract) -> dict[str, Any]:
     return described
 
 
-def _operation(channel: str, method: MethodContract, answers: list[str]) -> dict[str, Any]:
+def _operation(channel: str, method: MethodContract, answers: list[str]) -> JSONObject:
     def message(name: str) -> dict[str, str]:
         return {"$ref": f"#/channels/{channel}/messages/{name}"}
 
-    described: dict[str, Any] = {"action": "receive", "channel": {"$ref": f"#/channels/{channel}"}}
+    described: JSONObject = {"action": "receive", "channel": {"$ref": f"#/channels/{channel}"}}
     if method.docstring.summary:
         described["summary"] = method.docstring.summary
     if method.docstring.description:
@@ -168,7 +169,7 @@ def _operation(channel: str, method: MethodContract, answers: list[str]) -> dict
     return described
 
 
-def _message(title: str, payload: JSONSchema) -> dict[str, Any]:
+def _message(title: str, payload: JSONSchema) -> JSONObject:
     return {"title": title, "correlationId": _CORRELATION, "payload": payload}
 
 

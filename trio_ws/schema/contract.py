@@ -31,7 +31,7 @@ from trio_ws.schema.docstring import Docstring, parse_docstring
 from trio_ws.schema.types import JSONSchema, TypeSchemas
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from trio_ws.errors import RPCError
     from trio_ws.predicates import PredicateLike
@@ -58,8 +58,8 @@ class _Parameter(Protocol):
 
     name: str
     kind: Any
-    type: Any
-    default: Any
+    type: object
+    default: object
     is_stream: bool
     optional: bool
 
@@ -85,7 +85,7 @@ class _Method(Protocol):
 
     name: str
     doc: str
-    requires: Any
+    requires: PredicateLike | None
     errors: tuple[type[RPCError], ...]
 
     @property
@@ -97,14 +97,14 @@ class _Method(Protocol):
     @property
     def parameters(self) -> Sequence[_Parameter]: ...
 
-    def resolve_result(self) -> Any: ...
+    def resolve_result(self) -> object: ...
 
 
 @runtime_checkable
 class Describable(Protocol):
     """The attributes of a `WebSocketHandler` that a contract reads."""
 
-    channel_types: Any
+    channel_types: Mapping[str, object]
 
     @property
     def default_rate_limit(self) -> _RateLimit | None: ...
@@ -221,7 +221,7 @@ def read_contracts(
         TypeError: a type has no schema.
         ValueError: a name cannot be used; the message says which one and why.
     """
-    types: list[tuple[str, Any, bool]] = []
+    types: list[tuple[str, object, bool]] = []
     for handler in handlers.values():
         types += _types_of(handler, identifiers=identifiers)
     found = TypeSchemas(types)
@@ -229,7 +229,7 @@ def read_contracts(
     return tuple(_read_handler(path, one, schemas) for path, one in handlers.items()), found
 
 
-def _types_of(handler: Describable, *, identifiers: bool) -> Iterable[tuple[str, Any, bool]]:
+def _types_of(handler: Describable, *, identifiers: bool) -> Iterable[tuple[str, object, bool]]:
     """Yield the types of a handler, in the order in which `_read_handler` uses their schemas."""
     name = type(handler).__name__
     _check_names(name, handler.rpc_methods, identifiers=identifiers)
@@ -239,7 +239,7 @@ def _types_of(handler: Describable, *, identifiers: bool) -> Iterable[tuple[str,
         yield f"{name}: the channel {channel!r}", kind, True
 
 
-def _types_of_method(handler: str, method: _Method) -> Iterable[tuple[str, Any, bool]]:
+def _types_of_method(handler: str, method: _Method) -> Iterable[tuple[str, object, bool]]:
     for one in method.parameters:
         yield f"{handler}: {method.name}: parameter {one.name}", one.type, False
     yield f"{handler}: {method.name}: the result", method.resolve_result(), True
@@ -255,7 +255,7 @@ def check_method(handler: str, method: _Method, names: Iterable[str]) -> None:
     TypeSchemas(list(_types_of_method(handler, method)))
 
 
-def _read_handler(path: str, handler: Describable, schemas: Any) -> HandlerContract:
+def _read_handler(path: str, handler: Describable, schemas: Iterator[JSONSchema]) -> HandlerContract:
     methods = tuple(_read_method(handler, one, schemas) for one in handler.rpc_methods.values())
     channels = tuple(ChannelContract(name, next(schemas)) for name in handler.channel_types)
     cls = type(handler)
@@ -264,7 +264,7 @@ def _read_handler(path: str, handler: Describable, schemas: Any) -> HandlerContr
     )
 
 
-def _read_method(handler: Describable, method: _Method, schemas: Any) -> MethodContract:
+def _read_method(handler: Describable, method: _Method, schemas: Iterator[JSONSchema]) -> MethodContract:
     docstring = parse_docstring(method.doc)
     parameters = tuple(
         _read_parameter(one, next(schemas), docstring.parameters.get(one.name, ""))

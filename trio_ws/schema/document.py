@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from trio_ws.schema.asyncapi import asyncapi_document
 from trio_ws.schema.contract import Describable, HandlerContract, read_contracts
@@ -15,6 +15,7 @@ from trio_ws.schema.typescript import typescript_module
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_ws._types import JSONObject
     from trio_ws.schema.contract import MethodContract
 
 __all__ = ["Schema"]
@@ -58,7 +59,7 @@ class Schema:
         if not handlers:
             raise ValueError(f"no WebSocketHandler is mounted in {target!r}, so it has no schema")
         self._contracts, self._types = read_contracts(handlers, identifiers=identifiers)
-        self._discovered: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._discovered: dict[tuple[str, ...], JSONObject] = {}
         self.paths: tuple[str, ...] = tuple(one.path for one in self._contracts)
 
     def openrpc(
@@ -68,7 +69,7 @@ class Schema:
         title: str | None = None,
         version: str = "1.0.0",
         url: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> JSONObject:
         """Return the OpenRPC 1.3 document of one handler.
 
         Streams, predicates, rate limits and channels are extensions, whose names begin with ``x-``.
@@ -88,7 +89,7 @@ class Schema:
 
     def asyncapi(
         self, *, title: str | None = None, version: str = "1.0.0", url: str = "ws://localhost:8000"
-    ) -> dict[str, Any]:
+    ) -> JSONObject:
         """Return the AsyncAPI 3.0 document of all handlers, with the messages of ``trio-ws.v1``.
 
         Args:
@@ -124,7 +125,7 @@ class Schema:
             raise ValueError(f"an OpenRPC document is of one handler; give the path of one of {known}")
         raise ValueError(f"there is no handler at {path!r}; there are {known}")
 
-    def _openrpc_for(self, allowed: Callable[[MethodContract], bool]) -> dict[str, Any]:
+    def _openrpc_for(self, allowed: Callable[[MethodContract], bool]) -> JSONObject:
         """Return the document of the only handler, with the allowed methods only."""
         contract = self._contracts[0]
         methods = tuple(filter(allowed, contract.methods))

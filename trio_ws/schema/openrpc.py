@@ -12,11 +12,12 @@ OpenRPC only has methods with one result. Everything else is an extension, whose
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from trio_ws._types import JSONObject, Value
     from trio_ws.schema.contract import HandlerContract, MethodContract, ParameterContract
     from trio_ws.schema.types import TypeSchemas
 
@@ -35,7 +36,7 @@ def openrpc_document(
     version: str,
     url: str | None = None,
     methods: Iterable[MethodContract] | None = None,
-) -> dict[str, Any]:
+) -> JSONObject:
     """Return the document of one handler.
 
     Args:
@@ -49,7 +50,7 @@ def openrpc_document(
     chosen = contract.methods if methods is None else tuple(methods)
     used = [schema for method in chosen for schema in method.schemas]
     used += [channel.schema for channel in contract.channels]
-    document: dict[str, Any] = {
+    document: JSONObject = {
         "openrpc": OPENRPC_VERSION,
         "info": _with_text({"title": title, "version": version}, contract.docstring.text),
         "methods": [_method(one) for one in chosen],
@@ -66,19 +67,19 @@ def openrpc_document(
     return document
 
 
-def _method(method: MethodContract) -> dict[str, Any]:
+def _method(method: MethodContract) -> JSONObject:
     kinds = {one.kind for one in method.parameters}
     structure = "either"
     if kinds & {"positional", "positional_rest"}:
         structure = "by-position"
     elif kinds & {"keyword", "keyword_rest"}:
         structure = "by-name"
-    described: dict[str, Any] = {"name": method.name, "paramStructure": structure}
+    described: JSONObject = {"name": method.name, "paramStructure": structure}
     if method.docstring.summary:
         described["summary"] = method.docstring.summary
     _with_text(described, method.docstring.description)
     described["params"] = [_parameter(one) for one in method.parameters]
-    schema: Any = _NULL if method.is_stream else method.result
+    schema: Value = _NULL if method.is_stream else method.result
     described["result"] = _with_text(
         {"name": "end" if method.is_stream else "result", "schema": schema}, method.docstring.returns
     )
@@ -92,8 +93,8 @@ def _method(method: MethodContract) -> dict[str, Any]:
     return described
 
 
-def _parameter(parameter: ParameterContract) -> dict[str, Any]:
-    described: dict[str, Any] = {
+def _parameter(parameter: ParameterContract) -> JSONObject:
+    described: JSONObject = {
         "name": parameter.name,
         "required": parameter.required,
         "schema": parameter.schema,
@@ -106,7 +107,7 @@ def _parameter(parameter: ParameterContract) -> dict[str, Any]:
     return _with_text(described, parameter.text)
 
 
-def _with_text(described: dict[str, Any], text: str) -> dict[str, Any]:
+def _with_text(described: JSONObject, text: str) -> JSONObject:
     if text:
         described["description"] = text
     return described

@@ -16,13 +16,14 @@ import base64
 import hashlib
 import importlib.resources
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from trio_ws.schema.typescript import TypeScriptWriter
 
 if TYPE_CHECKING:
+    from trio_ws._types import JSONObject
     from trio_ws.schema.contract import HandlerContract, MethodContract
     from trio_ws.schema.types import TypeSchemas
 
@@ -69,7 +70,7 @@ def _hash(html: str, tag: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
-def _describe(contracts: tuple[HandlerContract, ...], types: TypeSchemas) -> dict[str, Any]:
+def _describe(contracts: tuple[HandlerContract, ...], types: TypeSchemas) -> JSONObject:
     writer = TypeScriptWriter(contracts, types)
     return {
         "handlers": [
@@ -92,7 +93,7 @@ def _describe(contracts: tuple[HandlerContract, ...], types: TypeSchemas) -> dic
     }
 
 
-def _describe_method(method: MethodContract, writer: TypeScriptWriter) -> dict[str, Any]:
+def _describe_method(method: MethodContract, writer: TypeScriptWriter) -> JSONObject:
     return {
         "name": method.name,
         "stream": method.is_stream,

@@ -10,16 +10,19 @@ Invariants:
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import msgspec
 
+from trio_ws._types import JSONObject, Value
 from trio_ws.models import is_model
 from trio_ws.schema.docstring import parse_docstring
 
 __all__ = ["REFERENCE", "JSONSchema", "TypeSchemas", "references"]
 
-JSONSchema = dict[str, Any]
+JSONSchema: TypeAlias = JSONObject
+SchemaHook: TypeAlias = Callable[[type], JSONSchema]
 
 REFERENCE = "#/components/schemas/"
 
@@ -45,7 +48,7 @@ class TypeSchemas:
         components: the schemas of types with a name, by name.
     """
 
-    def __init__(self, types: list[tuple[str, Any, bool]]) -> None:
+    def __init__(self, types: list[tuple[str, object, bool]]) -> None:
         models: list[type] = []
 
         def collect(kind: type) -> JSONSchema:
@@ -76,11 +79,13 @@ class TypeSchemas:
         return {name: self.components[name] for name in sorted(references(schemas, self.components))}
 
 
-def _generate(types: list[Any], hook: Any) -> tuple[tuple[JSONSchema, ...], dict[str, JSONSchema]]:
+def _generate(
+    types: list[object], hook: SchemaHook | None
+) -> tuple[tuple[JSONSchema, ...], dict[str, JSONSchema]]:
     return msgspec.json.schema_components(types, schema_hook=hook, ref_template=REFERENCE + "{name}")
 
 
-def _check(where: str, kind: Any, hook: Any) -> None:
+def _check(where: str, kind: object, hook: SchemaHook | None) -> None:
     try:
         _generate([kind], hook)
     except Exception as exc:
@@ -114,7 +119,7 @@ def _describe_models(
     return {key: _with_names(one, names) for key, one in found.items()}, renamed
 
 
-def _with_names(schema: Any, names: dict[str, str]) -> Any:
+def _with_names(schema: Value, names: dict[str, str]) -> Value:
     if isinstance(schema, list):
         return [_with_names(one, names) for one in schema]
     if not isinstance(schema, dict):
@@ -127,7 +132,7 @@ def _with_names(schema: Any, names: dict[str, str]) -> Any:
     return changed
 
 
-def _as_draft_7(schema: Any) -> Any:
+def _as_draft_7(schema: Value) -> Value:
     """Convert a schema from draft 2020-12, which msgspec and pydantic generate, to draft 7."""
     if not isinstance(schema, dict):
         return schema  # true or false
@@ -167,7 +172,7 @@ def _with_fields_described(schema: JSONSchema) -> JSONSchema:
     return changed
 
 
-def _with_description(schema: Any, text: str) -> Any:
+def _with_description(schema: Value, text: str) -> Value:
     if not text or not isinstance(schema, dict) or "description" in schema:
         return schema
     if "$ref" in schema:
@@ -175,10 +180,10 @@ def _with_description(schema: Any, text: str) -> Any:
     return {**schema, "description": text}
 
 
-def references(schemas: Any, components: dict[str, JSONSchema]) -> set[str]:
+def references(schemas: Value, components: dict[str, JSONSchema]) -> set[str]:
     """Return the names of the components that schemas use, directly or indirectly."""
     found: set[str] = set()
-    todo: list[Any] = [schemas]
+    todo: list[Value] = [schemas]
     while todo:
         one = todo.pop()
         if isinstance(one, list):

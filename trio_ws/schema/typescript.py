@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trio_ws.schema.globs import is_glob, wildcards
 from trio_ws.schema.types import REFERENCE
@@ -17,6 +17,7 @@ from trio_ws.schema.types import REFERENCE
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from trio_ws._types import Value
     from trio_ws.schema.contract import (
         ChannelContract,
         HandlerContract,
@@ -169,7 +170,7 @@ class TypeScriptWriter:
 
     # -- types --------------------------------------------------------------------------------------
 
-    def type(self, schema: Any, indent: str = "") -> str:
+    def type(self, schema: Value, indent: str = "") -> str:
         """Return a schema as a TypeScript type."""
         if schema is False:
             return "never"

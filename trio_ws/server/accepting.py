@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import checkpoint, enable_ki_protection, wait_readable
 
+from trio_ws._types import SocketAddress
 from trio_ws.client.connect import take_socket
 from trio_ws.logs import logger_for, shown
 from trio_ws.protocol.handshake import check_upgrade, origin_allowed
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable
 
+    from trio_ws._types import SocketAddress
     from trio_ws.options import Options
     from trio_ws.protocol.http import Request
     from trio_ws.protocol.http_parser import RequestReader
@@ -86,7 +88,8 @@ _SHOWN = 60
 
 @enable_ki_protection
 async def accept_forever(
-    listener: trio.abc.Listener[Any], on_client: Callable[[socket.socket | trio.abc.Stream, Any], None]
+    listener: trio.abc.Listener[trio.abc.Stream],
+    on_client: Callable[[socket.socket | trio.abc.Stream, SocketAddress], None],
 ) -> None:
     """Pass every new client to ``on_client``: TCP and Unix ones as a non-blocking socket with its address.
 
@@ -124,7 +127,8 @@ async def accept_forever(
 
 
 async def _accept_streams(
-    listener: trio.abc.Listener[Any], on_client: Callable[[socket.socket | trio.abc.Stream, Any], None]
+    listener: trio.abc.Listener[trio.abc.Stream],
+    on_client: Callable[[socket.socket | trio.abc.Stream, SocketAddress], None],
 ) -> None:
     """Like `accept_forever`, for a listener that is not a plain socket and may be the application's own."""
     failures = 0
@@ -154,7 +158,7 @@ async def _pause(exc: BaseException, failures: int) -> None:
     await trio.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (min(failures, 10) - 1)))
 
 
-async def close_listeners(listeners: Iterable[trio.abc.Listener[Any]]) -> None:
+async def close_listeners(listeners: Iterable[trio.abc.Listener[trio.abc.Stream]]) -> None:
     """Close all listeners, even if closing one of them raises an exception."""
     for listener in listeners:
         try:
@@ -170,7 +174,7 @@ _NO_TLS = http_response(400, [], b"this port expects TLS; use wss:// or https://
 async def secure(
     runtime: ConnectionRuntime,
     client: socket.socket | trio.abc.Stream,
-    address: Any,
+    address: SocketAddress,
     context: ssl.SSLContext | None,
 ) -> Transport:
     """Return a transport for a new client, with TLS if there is a context.

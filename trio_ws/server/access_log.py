@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trio_ws.logs import logger_for, shown
 from trio_ws.websocket.frame_log import log_extra
 
 if TYPE_CHECKING:
+    from trio_ws._types import SocketAddress
     from trio_ws.protocol.http import Request
     from trio_ws.websocket.connection import WebSocket
 
@@ -58,7 +59,9 @@ class AccessLog:
             extra=log_extra(ws),
         )
 
-    def answered(self, request: Request, address: Any, response: bytes | None, started: float) -> None:
+    def answered(
+        self, request: Request, address: SocketAddress, response: bytes | None, started: float
+    ) -> None:
         """Log a plain request, with the response that was sent or None."""
         end = "left before the response" if response is None else _status(response)
         seconds = time.monotonic() - started
@@ -72,13 +75,13 @@ class AccessLog:
             extra={"peer": address},
         )
 
-    def refused(self, request: Request | None, address: Any, status: int) -> None:
+    def refused(self, request: Request | None, address: SocketAddress, status: int) -> None:
         """Log a request that found no target, or that was none."""
         line = "-" if request is None else f"{shown(request.method)} {shown(request.path)}"
         logger.debug('%s "%s" %d', _where(address), line, status, extra={"peer": address})
 
 
-def _where(address: Any) -> str:
+def _where(address: SocketAddress) -> str:
     if isinstance(address, tuple) and len(address) >= 2:
         host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
         return f"{host}:{address[1]}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trio_ws.protocol.hosts import unmapped
 
 if TYPE_CHECKING:
+    from trio_ws._types import SocketAddress
     from trio_ws.options import Options
 
 __all__ = ["AddressShares", "share_key"]
@@ -21,7 +22,7 @@ _CONNECTIONS_OF_OTHERS = 128
 _HANDSHAKES_OF_OTHERS = 64
 
 
-def share_key(address: Any) -> str | None:
+def share_key(address: SocketAddress) -> str | None:
     """Return the key that a client is counted under: its IPv4 address, or the /64 network of its IPv6
     address.
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
+from trio_ws._types import PathParameters
 from trio_ws.errors import ConnectionClosedError, ConnectionClosedLocallyError
 from trio_ws.logs import logger_for, once_a_minute, shown
 from trio_ws.server.routing import name_of
@@ -29,8 +30,9 @@ from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.frame_log import log_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
+    from trio_ws._types import PathParameters, SocketAddress, Value
     from trio_ws.protocol.http import Headers, Request
     from trio_ws.protocol.tls import TLSInfo
     from trio_ws.websocket.connection import WebSocket
@@ -103,10 +105,10 @@ class BlockingWebSocket:
         return self._calls.run_within(timeout, self._ws.receive_bytes)
 
     @overload
-    def receive_json(self, *, timeout: float | None = None) -> Any: ...
+    def receive_json(self, *, timeout: float | None = None) -> Value: ...
     @overload
     def receive_json(self, type: type[T], timeout: float | None = None) -> T: ...
-    def receive_json(self, type: Any = Any, timeout: float | None = None) -> Any:
+    def receive_json(self, type: Any = Any, timeout: float | None = None) -> Value:
         """Wait for the next message and decode it as JSON. See `WebSocket.receive_json` and `recv`."""
         return self._calls.run_within(timeout, functools.partial(self._ws.receive_json, type))
 
@@ -133,7 +135,7 @@ class BlockingWebSocket:
         """Alias of `send_binary`."""
         self._calls.run(self._ws.send_bytes, data)
 
-    def send_json(self, obj: Any) -> None:
+    def send_json(self, obj: Value) -> None:
         """Send an object as JSON in a text message."""
         self._calls.run(self._ws.send_json, obj)
 
@@ -179,17 +181,17 @@ class BlockingWebSocket:
         return self._ws.latency
 
     @property
-    def local_address(self) -> Any:
+    def local_address(self) -> SocketAddress:
         """The local socket address, or None if the stream has none."""
         return self._ws.local_address
 
     @property
-    def remote_address(self) -> Any:
+    def remote_address(self) -> SocketAddress:
         """The peer's socket address, or None if the stream has none."""
         return self._ws.remote_address
 
     @property
-    def client_address(self) -> Any:
+    def client_address(self) -> SocketAddress:
         """The client's address, also behind a trusted proxy. See `WebSocket.client_address`."""
         return self._ws.client_address
 
@@ -209,7 +211,7 @@ class BlockingWebSocket:
         return self._ws.path
 
     @property
-    def path_params(self) -> dict[str, Any]:
+    def path_params(self) -> PathParameters:
         """The path parameters of the route, or an empty dict without a route."""
         return self._ws.path_params
 
@@ -271,11 +273,11 @@ class _Calls:
         while self._running:
             await self._one_ended.wait()
 
-    def run(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+    def run(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
         """Called in a thread: run an async function in trio and wait for it."""
         return self.run_within(None, function, *args)
 
-    def run_within(self, timeout: float | None, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+    def run_within(self, timeout: float | None, function: Callable[..., Awaitable[T]], *args: object) -> T:
         """Like `run`, with a timeout in seconds."""
         if self._ended:
             raise _ended_error()  # cheap, for a loop that ignores exceptions
@@ -287,7 +289,7 @@ class _Calls:
             raise _ended_error() from None
 
     async def _relay(
-        self, seconds: float | None, function: Callable[..., Awaitable[T]], args: tuple[Any, ...]
+        self, seconds: float | None, function: Callable[..., Awaitable[T]], args: tuple[object, ...]
     ) -> T:
         if self._ended:
             raise _ended_error()
@@ -310,7 +312,7 @@ def _ended_error() -> ConnectionClosedLocallyError:
 
 @enable_ki_protection
 async def run_in_thread(
-    function: Callable[..., object], ws: WebSocket, limiter: trio.CapacityLimiter, kwargs: Mapping[str, Any]
+    function: Callable[..., object], ws: WebSocket, limiter: trio.CapacityLimiter, kwargs: PathParameters
 ) -> None:
     """Run a plain function on a WebSocket in a thread, and raise what it raises.
 
@@ -387,7 +389,7 @@ async def _start_thread(work: Callable[[], T], limiter: trio.CapacityLimiter) ->
         raise NoThreadError(str(exc)) from exc
 
 
-def _failure_of(call: Callable[[], Any], function: object) -> tuple[Any, BaseException | None]:
+def _failure_of(call: Callable[[], T], function: object) -> tuple[T | Any, BaseException | None]:
     """Call a function, and return its result and its exception.
 
     An exception that cannot be inspected would kill trio's thread, and the caller would wait forever.

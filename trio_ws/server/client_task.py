@@ -18,6 +18,7 @@ import contextlib
 import functools
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import trio
@@ -66,14 +67,17 @@ from trio_ws.websocket.transport import SocketTransport, peer_of
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable
 
+    from trio_ws._types import SocketAddress
     from trio_ws.options import Options
     from trio_ws.protocol.http import Request
     from trio_ws.websocket.runtime import ConnectionRuntime
     from trio_ws.websocket.transport import Transport
 
 __all__ = ["ClientTasks", "PendingClient"]
+
+#: What runs one WebSocket: a function of the user, or a method of the server.
+Runs = Callable[[WebSocket], Awaitable[object]]
 
 logger = logger_for("trio_ws.server")
 
@@ -110,7 +114,9 @@ class PendingClient:
         "transport",
     )
 
-    def __init__(self, stream: socket.socket | trio.abc.Stream, address: Any, *, loopback: bool) -> None:
+    def __init__(
+        self, stream: socket.socket | trio.abc.Stream, address: SocketAddress, *, loopback: bool
+    ) -> None:
         self.stream = stream
         self.address = self.peer = peer_of(stream) if address is None else address
         self.loopback = loopback
@@ -139,7 +145,7 @@ class ClientTasks:
     def __init__(self, front: Router | None, ssl_context: ssl.SSLContext | None) -> None:
         self._router = front
         self._ssl_context = ssl_context
-        self._target: Any = None  # serves WebSockets that the router has no route for
+        self._target: Any = None  # a `Runs`: serves WebSockets that the router has no route for
         self._subprotocols: tuple[str, ...] = ()
         self._debug = False
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
@@ -165,7 +171,7 @@ class ClientTasks:
         self._resources: ServerResources
 
     def _accept_client(
-        self, stream: socket.socket | trio.abc.Stream, address: Any, *, loopback: bool = False
+        self, stream: socket.socket | trio.abc.Stream, address: SocketAddress, *, loopback: bool = False
     ) -> None:
         client = PendingClient(stream, address, loopback=loopback)
         client.share = self._share_of(client.address)
@@ -216,10 +222,10 @@ class ClientTasks:
             self._shares.opened(client.share, client)
             self._client_done.notify_all()
 
-    def _share_of(self, address: Any) -> str | None:
+    def _share_of(self, address: SocketAddress) -> str | None:
         return None if self._trusts_proxies and address in self._proxies else share_key(address)
 
-    def _locate(self, client: PendingClient, address: Any) -> None:
+    def _locate(self, client: PendingClient, address: SocketAddress) -> None:
         """Set the address of a client that connected through a trusted proxy, which itself has no share.
 
         Raises:
@@ -290,7 +296,7 @@ class ClientTasks:
         finally:
             self._client_gone(self._share_of(ws._transport.peer_address))
 
-    def _task_failed(self, exc: BaseException, address: Any) -> None:
+    def _task_failed(self, exc: BaseException, address: SocketAddress) -> None:
         """Handle an exception at the end of a client's task.
 
         A Cancelled belongs to the server, or to a scope that user code has left open; the latter must not
@@ -306,7 +312,7 @@ class ClientTasks:
         for ws in list(self._without_task):
             ws._closing.abort(None)
 
-    async def _open(self, client: PendingClient) -> tuple[WebSocket, Any] | None:
+    async def _open(self, client: PendingClient) -> tuple[WebSocket, Runs] | None:
         """Make a WebSocket of an opening request, with its target. Return None after an HTTP response."""
         try:
             try:
@@ -427,7 +433,7 @@ class ClientTasks:
 
     def _make_websocket(
         self, found: WebSocketRoute | None, request: Request, transport: Transport, trailing: bytes
-    ) -> tuple[WebSocket, Any]:
+    ) -> tuple[WebSocket, Runs]:
         target, subprotocols = self._target, self._subprotocols
         if found is not None:
             target = functools.partial(self._call_entry, found.serve)
@@ -520,7 +526,7 @@ class ClientTasks:
         return over
 
     @disable_ki_protection
-    async def _run_target(self, ws: WebSocket, target: Any) -> object:
+    async def _run_target(self, ws: WebSocket, target: Runs) -> object:
         """Run user code, which Ctrl+C may interrupt anywhere; our own code leaves it to the main task."""
         running = target(ws)
         del target

@@ -35,8 +35,8 @@ Target = (
     Callable[[WebSocket], Awaitable[object]]
     | Callable[[BlockingWebSocket], None]
     | Router
-    | WebSocketHandler[Any]
-    | type[WebSocketHandler[Any]]
+    | WebSocketHandler
+    | type[WebSocketHandler]
 )
 
 
@@ -46,7 +46,7 @@ class ServerSettings(TypedDict, total=False):
     host: str | None
     ssl_context: ssl.SSLContext | None
     unix_path: str | os.PathLike[str] | None
-    listeners: Sequence[trio.abc.Listener[Any]] | None
+    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] | None
     subprotocols: Sequence[str]
     max_connections: int | None
     broker: Broker | str | None
@@ -69,19 +69,19 @@ class ServerConfig:
     """
 
     target: Any
-    handler: WebSocketHandler[Any] | None
+    handler: WebSocketHandler | None
     router: Router | None
     port: int
     host: str | None
     ssl_context: ssl.SSLContext | None
     unix_path: str | os.PathLike[str] | None
-    listeners: Sequence[trio.abc.Listener[Any]] | None
+    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] | None
     subprotocols: tuple[str, ...]
     broker: Broker | None
     debug: bool
     options: Options
 
-    def url(self, listeners: Sequence[trio.abc.Listener[Any]]) -> str:
+    def url(self, listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]) -> str:
         """Return a URI to connect to the first of these listeners from this machine.
 
         Raises:
@@ -98,7 +98,7 @@ class ServerConfig:
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def tcp_address(listeners: Sequence[trio.abc.Listener[Any]]) -> tuple[str, int]:
+def tcp_address(listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]) -> tuple[str, int]:
     """Return the host and the port of the first TCP listener.
 
     Raises:
@@ -112,13 +112,13 @@ def tcp_address(listeners: Sequence[trio.abc.Listener[Any]]) -> tuple[str, int]:
 
 
 def server_config(
-    target: Target | None = None,
+    target: Any = None,
     port: int = 0,
     *,
     host: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
     unix_path: str | os.PathLike[str] | None = None,
-    listeners: Sequence[trio.abc.Listener[Any]] | None = None,
+    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] | None = None,
     subprotocols: Sequence[str] = (),
     max_connections: int | None = None,
     broker: Broker | str | None = None,
@@ -169,7 +169,7 @@ def server_config(
     )
 
 
-def _check_target(target: object) -> None:
+def _check_target(target: Any) -> None:
     if target is None or isinstance(target, WebSocketHandler | Router):
         return
     if isinstance(target, type) and issubclass(target, WebSocketHandler):
@@ -178,7 +178,7 @@ def _check_target(target: object) -> None:
 
 
 def _check_address(
-    port: int, host: object, unix_path: object, listeners: Sequence[trio.abc.Listener[Any]] | None
+    port: int, host: object, unix_path: object, listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] | None
 ) -> None:
     if host is not None and not isinstance(host, str):
         raise TypeError(f"host must be a str or None, not {type(host).__name__}")

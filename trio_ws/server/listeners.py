@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import stat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -88,7 +88,7 @@ async def open_listeners(
         raise type(exc)(exc.errno, f"cannot listen on {place}: {exc.strerror or exc}") from exc
 
 
-def is_loopback(listener: trio.abc.Listener[Any]) -> bool:
+def is_loopback(listener: trio.abc.Listener[trio.abc.Stream]) -> bool:
     """Whether a listener is bound to a loopback address, without TLS."""
     if not isinstance(listener, trio.SocketListener) or listener.socket.family == AF_UNIX:
         return False

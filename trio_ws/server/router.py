@@ -7,7 +7,7 @@ App, know it only as a `Router`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trio_ws.protocol.http import HTTPError, comma_list
 
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
     import trio
 
+    from trio_ws._types import PathParameters
     from trio_ws.protocol.http import Request
     from trio_ws.rpc.detached import FinishSoon
+    from trio_ws.rpc.handler import WebSocketHandler
     from trio_ws.rpc.task_pool import TaskPool
     from trio_ws.websocket.connection import WebSocket
 
@@ -52,7 +54,7 @@ class WebSocketRoute(NamedTuple):
     """
 
     serve: Callable[[WebSocket, ServerResources], Awaitable[object]]
-    path_params: dict[str, Any]
+    path_params: PathParameters
     subprotocols: tuple[str, ...] | None
 
 
@@ -73,7 +75,7 @@ class Router(ABC):
 
     @property
     @abstractmethod
-    def handlers(self) -> Mapping[str, Any]:
+    def handlers(self) -> Mapping[str, WebSocketHandler]:
         """Every mounted `WebSocketHandler`, by path."""
 
     @abstractmethod

@@ -18,16 +18,20 @@ import re
 import types
 import typing
 import uuid
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+
+from trio_ws._types import PathParameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from trio_ws._types import PathParameters
 
 __all__ = ["REQUEST", "Pattern", "Table", "check_function", "is_async", "name_of"]
 
 
 class _Converter(NamedTuple):
-    type: Callable[[str], Any]
+    type: Callable[[str], object]
     regex: str
     rank: int  # lower is more specific
 
@@ -75,7 +79,7 @@ class Pattern:
         if "?" in path or "#" in path:
             raise ValueError(f"{path!r} is not just a path; find the query in ws.query_params")
         self.path = path[:-1] if path.endswith("/") and path != "/" else path
-        self.types: dict[str, Callable[[str], Any]] = {}
+        self.types: dict[str, Callable[[str], object]] = {}
         shape: list[object] = []
         rank: list[tuple[int, int]] = []
         regex: list[str] = []
@@ -123,7 +127,7 @@ class Pattern:
             )
         return before, name, kind, after
 
-    def match(self, path: str) -> dict[str, Any] | None:
+    def match(self, path: str) -> PathParameters | None:
         """Return the parameters of a decoded path, or None if it does not match."""
         match = self._match(path)
         if match is None or not _ELSEWHERE.isdisjoint(match.groups()):
@@ -160,7 +164,7 @@ class Table(Generic[R]):
         else:
             self._static.setdefault(route.pattern.path, []).append(route)
 
-    def find(self, path: str) -> Iterator[tuple[R, dict[str, Any]]]:
+    def find(self, path: str) -> Iterator[tuple[R, PathParameters]]:
         """Yield the routes that match a decoded path, most specific first, each with its parameters."""
         found = False
         for route, params in self._find(path):
@@ -169,7 +173,7 @@ class Table(Generic[R]):
         if not found and path.endswith("/") and path != "/":
             yield from self._find(path[:-1])
 
-    def _find(self, path: str) -> Iterator[tuple[R, dict[str, Any]]]:
+    def _find(self, path: str) -> Iterator[tuple[R, PathParameters]]:
         for route in self._static.get(path, ()):
             yield route, {}
         for route in self._dynamic:
@@ -300,7 +304,7 @@ def _takes_request(parameter: inspect.Parameter, first: str) -> bool:
     return first == "WebSocket" and named and required
 
 
-def _check_annotation(function: object, parameter: inspect.Parameter, given: Callable[[str], Any]) -> None:
+def _check_annotation(function: object, parameter: inspect.Parameter, given: Callable[[str], object]) -> None:
     """Reject an annotation that cannot match the type of the path parameter. Unknown annotations pass."""
     annotation = parameter.annotation
     if isinstance(annotation, str):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self, Unpack
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -23,7 +23,7 @@ from trio_ws.logs import logger_for
 from trio_ws.rpc.task_pool import TaskPool
 from trio_ws.server.accepting import accept_forever, close_listeners
 from trio_ws.server.blocking import run_in_thread
-from trio_ws.server.client_task import ClientTasks
+from trio_ws.server.client_task import ClientTasks, Runs
 from trio_ws.server.config import ServerConfig, ServerSettings, server_config, tcp_address
 from trio_ws.server.listeners import is_loopback, open_listeners
 from trio_ws.server.router import Router, ServerResources
@@ -101,22 +101,23 @@ class WebSocketServer(ClientTasks, EnteredOnly):
     def _set_up(self, config: ServerConfig) -> None:
         self._config = config
         self.options = config.options
-        self.listeners: Sequence[trio.abc.Listener[Any]] = ()
+        self.listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] = ()
         super().__init__(config.router, config.ssl_context)
         self._subprotocols = config.subprotocols
         self._debug = config.debug
         self._target = self._choose_target(config)
         self._to_accept, self._accepted = trio.open_memory_channel[WebSocket](0)
-        self._manager: Any = None
+        self._manager: AbstractAsyncContextManager[None] | None = None
         self._acceptors: trio.Nursery  # set while the block runs
 
-    def _choose_target(self, config: ServerConfig) -> Any:
+    def _choose_target(self, config: ServerConfig) -> Runs:
         if config.target is None:
             return self._hand_out
         if config.handler is not None:
             return self._call_handler
         if config.router is not None:
-            return config.target
+            target: Runs = config.target
+            return target
         self._takes_request = REQUEST in check_function(config.target, "WebSocket")
         if not is_async(config.target):
             return self._call_in_thread
@@ -137,6 +138,7 @@ class WebSocketServer(ClientTasks, EnteredOnly):
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
+        assert self._manager is not None
         result: bool | None = await self._manager.__aexit__(kind, exc, trace)
         return result
 
@@ -253,7 +255,7 @@ class WebSocketServer(ClientTasks, EnteredOnly):
         return frozenset(self._connections)
 
     @property
-    def handler(self) -> WebSocketHandler[Any] | None:
+    def handler(self) -> WebSocketHandler | None:
         """The `WebSocketHandler` that serves the clients, or None where something else does."""
         return self._config.handler
 

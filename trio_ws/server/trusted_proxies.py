@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trio_ws.logs import logger_for
 from trio_ws.protocol.forwarded import MalformedForwardedError, forwarded_hops, x_forwarded_hops
@@ -18,6 +18,7 @@ from trio_ws.protocol.http import Forwarded, HTTPError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from trio_ws._types import SocketAddress
     from trio_ws.options import Options
     from trio_ws.protocol.forwarded import Hop
     from trio_ws.protocol.http import Request
@@ -55,7 +56,7 @@ class TrustedProxies:
             return False
         return any(found in network for network in self._networks)
 
-    def origin(self, request: Request, address: Any) -> Forwarded:
+    def origin(self, request: Request, address: SocketAddress) -> Forwarded:
         """Return the origin of a request that was received from an address.
 
         Raises:
@@ -90,7 +91,7 @@ class TrustedProxies:
             one.host if one.host == other.host else None,
         )
 
-    def _walk(self, hops: Iterator[Hop], address: Any) -> Forwarded:
+    def _walk(self, hops: Iterator[Hop], address: SocketAddress) -> Forwarded:
         scheme = host = None
         for hop in islice(hops, _MOST_HOPS):
             scheme, host = hop.scheme, hop.host

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pytest
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trio_ws.client.client import WebSocketClient
     from trio_ws.server.config import Target
     from trio_ws.testing.exploring import Exploration
-    from trio_ws.testing.link import Link
+    from trio_ws.testing.link import Link, LinkOptions
     from trio_ws.testing.memory_server import MemoryServer
 
 __all__ = ["trio_ws_client", "trio_ws_explore", "trio_ws_link", "trio_ws_server"]
@@ -60,14 +60,14 @@ def trio_ws_link() -> Callable[..., Awaitable[Link]]:
     Its client's end is for ``connect("ws://test/", stream=link.client)``, or for a `RawPeer`.
     """
 
-    async def open_link(server: MemoryServer, **options: Any) -> Link:
+    async def open_link(server: MemoryServer, **options: Unpack[LinkOptions]) -> Link:
         return await server.listener.open_link(**options)
 
     return open_link
 
 
 @pytest.fixture
-def trio_ws_explore(autojump_clock: Any) -> Callable[..., Awaitable[Exploration]]:
+def trio_ws_explore(autojump_clock: object) -> Callable[..., Awaitable[Exploration]]:
     """`trio_ws.testing.explore`, in a test whose clock jumps: ``await trio_ws_explore(script)``."""
     from trio_ws.testing.exploring import explore  # noqa: PLC0415
 

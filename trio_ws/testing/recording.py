@@ -34,6 +34,7 @@ from trio_ws.testing.link import Link, LinkStream
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from trio_ws._types import Value
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.websocket.message import WebSocketMessage
 
@@ -108,7 +109,7 @@ def mask_secrets(text: str) -> str:
     return _in_query.sub(rf"\1{MASK}", _in_json.sub(rf'\1"{MASK}"', text))
 
 
-def _mask_value(value: Any, mask: Mask) -> Any:
+def _mask_value(value: Value, mask: Mask) -> Value:
     """Mask a value of msgpack."""
     if isinstance(value, dict):
         return {
@@ -194,7 +195,7 @@ class Recorder:
             self._file.write(_encode(line) + b"\n")
             self._file.flush()
 
-    def note(self, connection: int, side: Side, kind: Kind, data: str | bytes = "", **more: Any) -> None:
+    def note(self, connection: int, side: Side, kind: Kind, data: str | bytes = "", **more: Value) -> None:
         """Record an event that happens now."""
         if isinstance(data, bytes):
             text = base64.b64encode(_mask_binary(data, self._mask)).decode()

@@ -21,6 +21,7 @@ from trio_ws.websocket.message import WebSocketMessage
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from trio_ws._types import Value
     from trio_ws.websocket.connection import WebSocket
 
 __all__ = ["Replay", "replay"]
@@ -149,14 +150,14 @@ def _matches(expected: str | bytes, got: str | bytes) -> bool:
         return isinstance(got, str) and mask_secrets(got) == expected
 
 
-def _without_deadline(value: Any) -> Any:
+def _without_deadline(value: Value) -> Value:
     """Remove the remaining time of a call of trio-ws.v1, which differs each time."""
     if isinstance(value, dict) and isinstance(value.get("rpc"), dict):
         value["rpc"].pop("timeout", None)
     return value
 
 
-def _same(expected: Any, got: Any) -> bool:
+def _same(expected: Value, got: Value) -> bool:
     if expected == MASK:
         return True
     if isinstance(expected, dict) and isinstance(got, dict):

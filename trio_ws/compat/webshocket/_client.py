@@ -25,7 +25,14 @@ from trio_ws.compat.webshocket.exceptions import (
     closed,
     failed,
 )
-from trio_ws.compat.webshocket.packets import Packet, RPCResponse, encode, from_engine, response_for
+from trio_ws.compat.webshocket.packets import (
+    AnyPacket,
+    Packet,
+    RPCResponse,
+    encode,
+    from_engine,
+    response_for,
+)
 from trio_ws.logs import logger_for
 
 if TYPE_CHECKING:
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
+    from trio_ws._types import Value
     from trio_ws.options import Options
     from trio_ws.rpc.outgoing import PacketStream
     from trio_ws.rpc.session import RPCSession
@@ -75,7 +83,7 @@ class WebSocketClient:
     def __init__(
         self,
         uri: str,
-        on_receive: Callable[[Packet[Any]], Awaitable[None]] | None = None,
+        on_receive: Callable[[AnyPacket], Awaitable[None]] | None = None,
         *,
         ssl_context: ssl.SSLContext | None = None,
         max_packet_qsize: int = 128,
@@ -105,12 +113,12 @@ class WebSocketClient:
         }.get(self._client.state, ConnectionState.DISCONNECTED)
 
     @property
-    def on_receive_callback(self) -> Callable[[Packet[Any]], Awaitable[None]] | None:
+    def on_receive_callback(self) -> Callable[[AnyPacket], Awaitable[None]] | None:
         """The argument ``on_receive``, which can also be set later."""
         return self._on_receive
 
     @on_receive_callback.setter
-    def on_receive_callback(self, function: Callable[[Packet[Any]], Awaitable[None]]) -> None:
+    def on_receive_callback(self, function: Callable[[AnyPacket], Awaitable[None]]) -> None:
         self._on_receive = function
         self._has_callback.set()
 
@@ -257,7 +265,7 @@ class WebSocketClient:
             raise ConnectionClosedError(f"Cannot {what}: client is not connected.")
         return self._client
 
-    def send(self, data: Any) -> Sent:
+    def send(self, data: Value) -> Sent:
         """Send data or a `Packet` without waiting.
 
         If more than 16 MiB wait to be written, the connection is closed with code 1013. A program that sends
@@ -277,7 +285,7 @@ class WebSocketClient:
             raise closed(peer.ws._closed_error(), "Cannot send data: client is not connected.")
         return Sent(lambda: _wait_for_room(peer))
 
-    async def recv(self, timeout: float | None = 30) -> Packet[Any]:  # noqa: ASYNC109
+    async def recv(self, timeout: float | None = 30) -> AnyPacket:  # noqa: ASYNC109
         """Wait for the next packet that is not a response. A cancellation or a timeout loses none.
 
         Args:
@@ -310,7 +318,7 @@ class WebSocketClient:
     # -- calls --------------------------------------------------------------------------------------
 
     async def send_rpc(
-        self, method_name: str, /, *args: Any, raise_on_rate_limit: bool = False, **kwargs: Any
+        self, method_name: str, /, *args: Value, raise_on_rate_limit: bool = False, **kwargs: Value
     ) -> RPCResponse:
         """Call a method, and return the response, which may be an error.
 
@@ -342,7 +350,7 @@ class WebSocketClient:
         return response
 
     def stream_rpc(
-        self, method_name: str, *args: Any, raise_on_rate_limit: bool = True, **kwargs: Any
+        self, method_name: str, *args: Value, raise_on_rate_limit: bool = True, **kwargs: Value
     ) -> ResponseStream:
         """Iterate over the items of a stream: ``async for response in client.stream_rpc("count", 5)``.
 
@@ -403,7 +411,7 @@ class ResponseStream(AsyncGenerator[RPCResponse, None]):
         """Return the next item, like ``__anext__``. The value is ignored."""
         return await self.__anext__()
 
-    async def athrow(self, typ: Any, val: Any = None, tb: Any = None) -> RPCResponse:
+    async def athrow(self, typ: Any, val: Any = None, tb: object = None) -> RPCResponse:
         """Cancel the method, and raise the exception."""
         await self.aclose()
         raise typ if val is None else val

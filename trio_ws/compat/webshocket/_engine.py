@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trio_ws.client.client import WebSocketClient
 from trio_ws.codecs.base import DecodeError, Packet, Request
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import trio_ws.rpc.client_connection as engine
+    from trio_ws._types import Value
     from trio_ws.compat.webshocket.handler import WebSocketHandler as UserHandler
     from trio_ws.rpc.session import RPCSession
     from trio_ws.rpc.task_pool import TaskPool
@@ -43,7 +44,7 @@ class _HandsOn(PacketCodec):
             return Packet(PacketSource.UNKNOWN, RawPayload(raw))
 
     def error(
-        self, request: Request, code: int, text: str, data: Any = None, *, stream: bool = False
+        self, request: Request, code: int, text: str, data: Value = None, *, stream: bool = False
     ) -> bytes:
         # Programs may check for the texts of webshocket.
         method = f"RPC method '{shown(request.method)}'"
@@ -82,7 +83,7 @@ def _hand_on(peer: RPCSession) -> RPCSession:
     return peer
 
 
-class EngineHandler(WebSocketHandler[ClientConnection[Any]]):
+class EngineHandler(WebSocketHandler[ClientConnection]):
     """An engine handler that passes everything to a handler with webshocket's interface.
 
     Args:
@@ -94,10 +95,10 @@ class EngineHandler(WebSocketHandler[ClientConnection[Any]]):
 
     def __init__(
         self,
-        handler: UserHandler[Any],
+        handler: UserHandler,
         max_subscribed_channels: int,
-        arrived: Callable[[ClientConnection[Any]], None],
-        left: Callable[[ClientConnection[Any]], None],
+        arrived: Callable[[ClientConnection], None],
+        left: Callable[[ClientConnection], None],
     ) -> None:
         self._user = handler
         self._limit = max_subscribed_channels
@@ -108,12 +109,12 @@ class EngineHandler(WebSocketHandler[ClientConnection[Any]]):
         super()._prepare()
         self._methods = self._user._methods
 
-    def make_state(self, connection: engine.ClientConnection[Any]) -> ClientConnection[Any]:
+    def make_state(self, connection: engine.ClientConnection) -> ClientConnection:
         kind = ClientType.GENERIC if connection._ws.subprotocol is None else ClientType.FRAMEWORK
         return ClientConnection(connection, self._user, kind, max_subscribed_channels=self._limit)
 
     def _make_session(
-        self, connection: engine.ClientConnection[Any], workers: TaskPool, *, debug: bool
+        self, connection: engine.ClientConnection, workers: TaskPool, *, debug: bool
     ) -> RPCSession:
         peer = _hand_on(super()._make_session(connection, workers, debug=debug))
         kind = ClientType.GENERIC if peer.ws.subprotocol is None else ClientType.FRAMEWORK
@@ -122,8 +123,8 @@ class EngineHandler(WebSocketHandler[ClientConnection[Any]]):
             peer.delivery.on_packet = None
         return peer
 
-    async def on_connect(self, connection: engine.ClientConnection[Any]) -> None:
-        session: ClientConnection[Any] = connection.state
+    async def on_connect(self, connection: engine.ClientConnection) -> None:
+        session: ClientConnection = connection.state
         await connection.accept()
         self._user.clients.add(session)
         self._arrived(session)
@@ -133,15 +134,15 @@ class EngineHandler(WebSocketHandler[ClientConnection[Any]]):
             self._gone(session)
             raise
 
-    async def on_receive(self, connection: engine.ClientConnection[Any], packet: Packet) -> None:
-        session: ClientConnection[Any] = connection.state
+    async def on_receive(self, connection: engine.ClientConnection, packet: Packet) -> None:
+        session: ClientConnection = connection.state
         await self._user.on_receive(session, from_engine(packet, session.client_type))
 
-    async def on_disconnect(self, connection: engine.ClientConnection[Any]) -> None:
+    async def on_disconnect(self, connection: engine.ClientConnection) -> None:
         self._gone(connection.state)
         await self._user.on_disconnect(connection.state)
 
-    def _gone(self, session: ClientConnection[Any]) -> None:
+    def _gone(self, session: ClientConnection) -> None:
         self._user.clients.discard(session)
         self._user.unsubscribe(session, session.subscribed_channel)
         self._left(session)

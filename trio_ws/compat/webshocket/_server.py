@@ -32,7 +32,7 @@ __all__ = ["DEFAULT_OPTIONS", "WebSocketServer"]
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    H = TypeVar("H", bound=WebSocketHandler[Any], default=DefaultWebSocketHandler[Any])
+    H = TypeVar("H", bound=WebSocketHandler, default=DefaultWebSocketHandler)
 else:
     H = typing.TypeVar("H", bound=WebSocketHandler)
 
@@ -95,8 +95,8 @@ class WebSocketServer(Generic[H]):
         self._background: Background | None = None
         self._block: AbstractAsyncContextManager[trio.Nursery] | None = None
         self._nursery: trio.Nursery | None = None
-        self._to_accept: dict[ClientConnection[Any], None] = {}  # in order of arrival
-        self._gone: deque[ClientConnection[Any]] = deque()  # those of them that have ended
+        self._to_accept: dict[ClientConnection, None] = {}  # in order of arrival
+        self._gone: deque[ClientConnection] = deque()  # those of them that have ended
         self._arrivals = trio.lowlevel.ParkingLot()
 
     # -- starting and closing -----------------------------------------------------------------------
@@ -210,7 +210,7 @@ class WebSocketServer(Generic[H]):
 
     # -- connections --------------------------------------------------------------------------------
 
-    async def accept(self) -> ClientConnection[Any]:
+    async def accept(self) -> ClientConnection:
         """Wait for the next client.
 
         Raises:
@@ -229,12 +229,12 @@ class WebSocketServer(Generic[H]):
                 return connection
             await self._arrivals.park()
 
-    def _arrived(self, connection: ClientConnection[Any]) -> None:
+    def _arrived(self, connection: ClientConnection) -> None:
         if isinstance(self.handler, DefaultWebSocketHandler):
             self._to_accept[connection] = None
             self._arrivals.unpark()
 
-    def _left(self, connection: ClientConnection[Any]) -> None:
+    def _left(self, connection: ClientConnection) -> None:
         """Handle the end of a connection. If it waits for `accept`, its packets can still be received."""
         if connection not in self._to_accept:
             return

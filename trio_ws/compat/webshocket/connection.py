@@ -14,7 +14,7 @@ from trio_ws.channels.names import check_names
 from trio_ws.compat.webshocket._sending import CHUNK_SIZE, Sent, post
 from trio_ws.compat.webshocket.enum import ClientType, ConnectionState, PacketSource
 from trio_ws.compat.webshocket.exceptions import ReceiveTimeoutError, closed
-from trio_ws.compat.webshocket.packets import Packet, encode, from_engine
+from trio_ws.compat.webshocket.packets import AnyPacket, Packet, encode, from_engine
 from trio_ws.errors import check_close
 from trio_ws.logs import logger_for
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Iterable
 
+    from trio_ws._types import Value
     from trio_ws.compat.webshocket.handler import WebSocketHandler
     from trio_ws.rpc.client_connection import ClientConnection as EngineConnection
     from trio_ws.rpc.session import RPCSession
@@ -82,14 +83,14 @@ class ClientConnection(Generic[TState]):
     session_state: dict[str, Any]
     uid: uuid.UUID
     _closed: bool  # by this side
-    _handler: WebSocketHandler[Any]
-    _protocol: EngineConnection[Any]
+    _handler: WebSocketHandler
+    _protocol: EngineConnection
     _subscribed: set[str]
 
     def __init__(
         self,
-        websocket_protocol: EngineConnection[Any],
-        handler: WebSocketHandler[Any],
+        websocket_protocol: EngineConnection,
+        handler: WebSocketHandler,
         client_type: ClientType,
         packet_qsize: int = 128,
         max_subscribed_channels: int = 5,
@@ -129,7 +130,7 @@ class ClientConnection(Generic[TState]):
 
     # -- packets ------------------------------------------------------------------------------------
 
-    def send(self, data: Any, chunk_size: int = CHUNK_SIZE) -> Sent:
+    def send(self, data: Value, chunk_size: int = CHUNK_SIZE) -> Sent:
         """Send data or a `Packet` without waiting, as msgpack to a FRAMEWORK client or JSON to a GENERIC one.
 
         If more than ``channel_max_bytes`` wait to be written, the connection is closed with code 1013. A
@@ -161,7 +162,7 @@ class ClientConnection(Generic[TState]):
     def _peer(self) -> RPCSession:
         return self._protocol._live
 
-    async def recv(self, timeout: float | None = 30.0) -> Packet[Any]:  # noqa: ASYNC109
+    async def recv(self, timeout: float | None = 30.0) -> AnyPacket:  # noqa: ASYNC109
         """Wait for the next packet. A cancellation or a timeout loses none.
 
         It can be used with the `DefaultWebSocketHandler`, and within ``on_connect`` of any handler. JSON or
@@ -189,7 +190,7 @@ class ClientConnection(Generic[TState]):
         finally:
             peer.delivery.on_packet = on_packet
 
-    async def _recv(self, peer: RPCSession, timeout: float | None) -> Packet[Any]:  # noqa: ASYNC109
+    async def _recv(self, peer: RPCSession, timeout: float | None) -> AnyPacket:  # noqa: ASYNC109
         if timeout is None or peer.delivery.packets:
             timeout = math.inf
         packet = None
@@ -246,7 +247,7 @@ class ClientConnection(Generic[TState]):
 
     # -- session state ------------------------------------------------------------------------------
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         self.session_state[name] = value
 
     def __getattr__(self, name: str) -> Any:
@@ -268,7 +269,7 @@ class ClientConnection(Generic[TState]):
         except KeyError:
             raise AttributeError(f"the session state has no {name!r}") from None
 
-    def __setitem__(self, name: str, value: Any) -> None:
+    def __setitem__(self, name: str, value: object) -> None:
         self.session_state[name] = value
 
     def __getitem__(self, name: str) -> Any:

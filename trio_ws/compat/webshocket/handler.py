@@ -11,7 +11,7 @@ from trio_ws.channels.names import Globs, check_names, is_glob
 from trio_ws.compat.webshocket._sending import Sent
 from trio_ws.compat.webshocket.enum import ClientType, PacketSource
 from trio_ws.compat.webshocket.exceptions import PacketError
-from trio_ws.compat.webshocket.packets import Packet, encode
+from trio_ws.compat.webshocket.packets import AnyPacket, Packet, encode
 from trio_ws.compat.webshocket.rpc import is_rpc_method, make_method
 from trio_ws.predicates import check, check_predicate
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import trio
 
+    from trio_ws._types import Value
     from trio_ws.compat.webshocket.connection import ClientConnection
     from trio_ws.predicates import PredicateLike
     from trio_ws.rpc.methods import Method
@@ -35,13 +36,13 @@ else:
     TState = typing.TypeVar("TState")
 
 
-class _Subscribers(dict[str, "set[ClientConnection[Any]]"]):
+class _Subscribers(dict[str, "set[ClientConnection]"]):
     """Connections by channel. For a channel without subscribers it returns an empty set."""
 
-    def __missing__(self, name: str) -> set[ClientConnection[Any]]:
+    def __missing__(self, name: str) -> set[ClientConnection]:
         return set()
 
-    def discard(self, name: str, client: ClientConnection[Any]) -> bool:
+    def discard(self, name: str, client: ClientConnection) -> bool:
         """Remove a subscriber; return whether it was the last one."""
         subscribers = self.get(name)
         if subscribers is None:
@@ -105,7 +106,7 @@ class WebSocketHandler(Generic[TState]):
     async def on_disconnect(self, connection: ClientConnection[TState]) -> None:
         """Called once with each client that has gone, if ``on_connect`` returned for it."""
 
-    async def on_receive(self, connection: ClientConnection[TState], packet: Packet[Any]) -> None:
+    async def on_receive(self, connection: ClientConnection[TState], packet: AnyPacket) -> None:
         """Called with each packet that is not a call, one at a time.
 
         A message that is not a packet becomes, as bytes, the data of a packet with source UNKNOWN.
@@ -113,7 +114,7 @@ class WebSocketHandler(Generic[TState]):
 
     # -- to be used ---------------------------------------------------------------------------------
 
-    def register_rpc_method(self, func: Callable[..., Any], alias_name: str | None = None) -> None:
+    def register_rpc_method(self, func: Callable[..., object], alias_name: str | None = None) -> None:
         """Let clients call ``func(connection, ...)`` from now on. It replaces a method with the same name.
 
         Args:
@@ -130,8 +131,8 @@ class WebSocketHandler(Generic[TState]):
 
     def broadcast(
         self,
-        data: Any,
-        exclude: Iterable[ClientConnection[Any]] | None = None,
+        data: Value,
+        exclude: Iterable[ClientConnection] | None = None,
         predicate: PredicateLike | None = None,
         **kwargs: Any,
     ) -> Sent:
@@ -155,8 +156,8 @@ class WebSocketHandler(Generic[TState]):
     def publish(
         self,
         channel: str | Iterable[str],
-        data: Any,
-        exclude: Iterable[ClientConnection[Any]] | None = None,
+        data: Value,
+        exclude: Iterable[ClientConnection] | None = None,
         predicate: PredicateLike | None = None,
     ) -> Sent:
         """Send data to all subscribers of one or many channels, without waiting.
@@ -184,9 +185,9 @@ class WebSocketHandler(Generic[TState]):
 
     def _send_to(
         self,
-        clients: Iterable[ClientConnection[Any]],
-        packet: Packet[Any],
-        exclude: Iterable[ClientConnection[Any]] | None,
+        clients: Iterable[ClientConnection],
+        packet: AnyPacket,
+        exclude: Iterable[ClientConnection] | None,
         predicate: PredicateLike | None,
     ) -> None:
         excluded = frozenset(exclude or ())
@@ -199,7 +200,7 @@ class WebSocketHandler(Generic[TState]):
         for client_type, websockets in found.items():
             broadcast_raw(websockets, encode(packet, client_type))
 
-    def subscribe(self, client: ClientConnection[Any], channel: str | Iterable[str]) -> None:
+    def subscribe(self, client: ClientConnection, channel: str | Iterable[str]) -> None:
         """Subscribe a client to one or many channels, regardless of its ``max_subscribed_channels``.
 
         Raises:
@@ -213,7 +214,7 @@ class WebSocketHandler(Generic[TState]):
                 self.channels.setdefault(name, set()).add(client)
             client._subscribed.add(name)
 
-    def unsubscribe(self, client: ClientConnection[Any], channel: str | Iterable[str]) -> None:
+    def unsubscribe(self, client: ClientConnection, channel: str | Iterable[str]) -> None:
         """Unsubscribe a client from names or globs. Those that it is not subscribed to are ignored."""
         for name in [channel] if isinstance(channel, str) else list(channel):
             self.channels.discard(name, client)
@@ -247,5 +248,5 @@ class DefaultWebSocketHandler(WebSocketHandler[TState]):
     def _keeps_packets(self) -> bool:
         return type(self).on_receive is DefaultWebSocketHandler.on_receive
 
-    async def on_receive(self, connection: ClientConnection[TState], packet: Packet[Any]) -> None:
+    async def on_receive(self, connection: ClientConnection[TState], packet: AnyPacket) -> None:
         """Not called, because packets wait for ``connection.recv()``."""

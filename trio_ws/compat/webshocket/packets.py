@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import field
 
+from trio_ws._types import JSONObject, Value
 from trio_ws.compat.webshocket.enum import ClientType, PacketSource, RPCErrorCode
 from trio_ws.compat.webshocket.exceptions import PacketError, PacketValidationError, UnserializableError
 from trio_ws.decoding import UNDECODABLE
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from trio_ws.errors import RPCError
 
 __all__ = [
+    "AnyPacket",
     "Packet",
     "PacketSource",
     "RPCRequest",
@@ -51,8 +53,8 @@ class RPCRequest(msgspec.Struct, tag="request", gc=False):
     """
 
     method: str
-    args: Sequence[Any] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    args: Sequence[Value] = ()
+    kwargs: JSONObject = field(default_factory=dict)
     call_id: str = field(default_factory=_new_id)
 
 
@@ -68,13 +70,13 @@ class RPCResponse(msgspec.Struct, tag="response", gc=False):
     """
 
     call_id: str
-    response: Any = None
+    response: Value = None
     error: RPCErrorCode | None = None
     is_stream: bool = False
     is_end: bool = False
 
     @property
-    def data(self) -> Any:
+    def data(self) -> Value:
         """The same as ``response``."""
         return self.response
 
@@ -95,11 +97,15 @@ class Packet(msgspec.Struct, Generic[RType], omit_defaults=True, gc=False):
     """
 
     source: PacketSource
-    data: Any = None
+    data: Value = None
     rpc: RType | None = None
     channel: str | None = None
     timestamp: float | None = None
     correlation_id: str | None = None
+
+
+#: A packet of either kind, as it is received.
+AnyPacket: TypeAlias = Packet[Any]
 
 
 class RawPayload(bytes):
@@ -108,13 +114,17 @@ class RawPayload(bytes):
     __slots__ = ()
 
 
+class _Decoder(Protocol):
+    def decode(self, buf: bytes, /) -> Value: ...
+
+
 _to_msgpack = msgspec.msgpack.Encoder().encode
 _to_json = msgspec.json.Encoder().encode
-_decoders: dict[ClientType, Any] = {
+_decoders: dict[ClientType, _Decoder] = {
     ClientType.FRAMEWORK: msgspec.msgpack.Decoder(Packet),
     ClientType.GENERIC: msgspec.json.Decoder(Packet),
 }
-_plain_decoders: dict[ClientType, Any] = {
+_plain_decoders: dict[ClientType, _Decoder] = {
     ClientType.FRAMEWORK: msgspec.msgpack.Decoder(),
     ClientType.GENERIC: msgspec.json.Decoder(),
 }
@@ -132,7 +142,7 @@ def serialize(base_model: msgspec.Struct) -> bytes:
         raise UnserializableError(f"this cannot be sent: {exc}") from exc
 
 
-def deserialize(data: bytes) -> Packet[Any]:
+def deserialize(data: bytes) -> AnyPacket:
     """Decode a `Packet` from msgpack.
 
     Raises:
@@ -140,7 +150,7 @@ def deserialize(data: bytes) -> Packet[Any]:
         PacketError: the data is not msgpack.
     """
     try:
-        packet: Packet[Any] = _decoders[ClientType.FRAMEWORK].decode(data)
+        packet: AnyPacket = _decoders[ClientType.FRAMEWORK].decode(data)
     except msgspec.ValidationError as exc:
         raise PacketValidationError(str(exc)) from exc
     except UNDECODABLE as exc:
@@ -148,7 +158,7 @@ def deserialize(data: bytes) -> Packet[Any]:
     return packet
 
 
-def encode(packet: Packet[Any], client_type: ClientType) -> bytes:
+def encode(packet: AnyPacket, client_type: ClientType) -> bytes:
     """Encode a packet for a client of this type. Raises like `serialize`."""
     if client_type is ClientType.FRAMEWORK:
         return serialize(packet)
@@ -158,7 +168,7 @@ def encode(packet: Packet[Any], client_type: ClientType) -> bytes:
         raise UnserializableError(f"this cannot be sent as JSON: {exc}") from exc
 
 
-def from_engine(packet: EnginePacket, client_type: ClientType, *, plain: bool = False) -> Packet[Any]:
+def from_engine(packet: EnginePacket, client_type: ClientType, *, plain: bool = False) -> AnyPacket:
     """Convert a packet of the engine to one for users.
 
     Args:
@@ -179,9 +189,9 @@ def from_engine(packet: EnginePacket, client_type: ClientType, *, plain: bool = 
     )
 
 
-def _from_raw(data: RawPayload, client_type: ClientType, *, plain: bool) -> Packet[Any]:
+def _from_raw(data: RawPayload, client_type: ClientType, *, plain: bool) -> AnyPacket:
     try:
-        packet: Packet[Any] = _decoders[client_type].decode(data)
+        packet: AnyPacket = _decoders[client_type].decode(data)
     except UNDECODABLE:
         pass
     else:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio_ws.rpc.rate_limit as engine_limits
 from trio_ws.compat.webshocket.enum import RPCErrorCode
@@ -19,6 +19,7 @@ from trio_ws.rpc.rate_limit import LIMIT_MARK, RateLimit
 from trio_ws.wall import judged, log_failure, text_of
 
 if TYPE_CHECKING:
+    from trio_ws._types import Value
     from trio_ws.compat.webshocket.handler import WebSocketHandler
     from trio_ws.rpc.client_connection import ClientConnection as EngineConnection
 
@@ -26,7 +27,7 @@ __all__ = ["is_rpc_method", "make_method", "rate_limit", "rpc_method"]
 
 logger = logger_for("trio_ws.compat.webshocket.rpc")
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 _MARK = "__trio_ws_webshocket_rpc__"
 _NEVER = "__trio_ws_webshocket_never__"
@@ -94,7 +95,7 @@ def rate_limit(
     return decorate
 
 
-def _check_async(function: Callable[..., Any]) -> None:
+def _check_async(function: Callable[..., object]) -> None:
     if not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
         raise TypeError(f"RPC method '{function.__name__}' must be an async function.")
 
@@ -105,7 +106,7 @@ def is_rpc_method(function: object) -> bool:
 
 
 def make_method(
-    function: Callable[..., Any], handler: WebSocketHandler[Any], alias_name: str | None = None
+    function: Callable[..., object], handler: WebSocketHandler, alias_name: str | None = None
 ) -> Method:
     """Return the engine's method that runs a marked function.
 
@@ -121,7 +122,7 @@ def make_method(
     asked = None
     if requires is not None:
         asked = _Requires(requires)
-    make = _stream if inspect.isasyncgenfunction(function) else _call
+    make: Callable[..., Callable[..., object]] = _stream if inspect.isasyncgenfunction(function) else _call
     wrapped = make(function, handler, never=getattr(function, _NEVER, False))
     try:
         return Method(name, wrapped, asked, limit)
@@ -140,16 +141,18 @@ class _Requires:
     def __init__(self, predicate: PredicateLike) -> None:
         self._predicate = predicate
 
-    def __call__(self, connection: EngineConnection[Any]) -> object:
+    def __call__(self, connection: EngineConnection) -> object:
         return self._predicate(connection.state)
 
     def __repr__(self) -> str:
         return repr(self._predicate)
 
 
-def _call(function: Callable[..., Any], handler: WebSocketHandler[Any], *, never: bool) -> Callable[..., Any]:
+def _call(
+    function: Callable[..., Awaitable[Value]], handler: WebSocketHandler, *, never: bool
+) -> Callable[..., object]:
     @functools.wraps(function)
-    async def call(connection: EngineConnection[Any], /, *args: Any, **kwargs: Any) -> Any:
+    async def call(connection: EngineConnection, /, *args: Value, **kwargs: Value) -> Value:
         if never:
             raise RateLimitError
         try:
@@ -168,10 +171,10 @@ def _call(function: Callable[..., Any], handler: WebSocketHandler[Any], *, never
 
 
 def _stream(
-    function: Callable[..., Any], handler: WebSocketHandler[Any], *, never: bool
-) -> Callable[..., Any]:
+    function: Callable[..., AsyncGenerator[Value, None]], handler: WebSocketHandler, *, never: bool
+) -> Callable[..., object]:
     @functools.wraps(function)
-    async def stream(connection: EngineConnection[Any], /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+    async def stream(connection: EngineConnection, /, *args: Value, **kwargs: Value) -> AsyncIterator[Value]:
         if never:
             raise RateLimitError
         items = function(connection.state, *args, **kwargs)
@@ -194,7 +197,7 @@ def _stream(
     return stream
 
 
-def _error_for(exc: BaseException, handler: WebSocketHandler[Any], text: str) -> RPCError | None:
+def _error_for(exc: BaseException, handler: WebSocketHandler, text: str) -> RPCError | None:
     """Return the error for a client after an unexpected exception; None if its text must not be sent.
 
     Raises:

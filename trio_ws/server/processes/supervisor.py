@@ -384,7 +384,7 @@ async def serve_processes(
     name = target if isinstance(target, str) else targets.import_string(target)
     files = [os.fspath(path) if path is not None else None for path in (ssl_certfile, ssl_keyfile)]
     settings = server_config(
-        targets.load(target) if isinstance(target, str) else target,  # type: ignore[arg-type]
+        targets.load(target) if isinstance(target, str) else target,
         port,
         host=host,
         ssl_context=targets.load_ssl_context(files[0], files[1], ssl_context),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from trio_ws.testing.conformance.scene import Scene, adder
-from trio_ws.testing.conformance.stage import Stage, ViolationError
+from trio_ws.testing.conformance.stage import Stage, ViolationError, Wire
+
+if TYPE_CHECKING:
+    from trio_ws._types import Value
 
 __all__ = ["SCENES"]
 
@@ -97,7 +100,7 @@ async def response_to_nothing(stage: Stage) -> None:
 async def errors(stage: Stage) -> None:
     """Give the caller the code, the text and the data of an error."""
     wire = await stage.open()
-    cases: list[tuple[int, str, Any]] = [
+    cases: list[tuple[int, str, Value]] = [
         (-32601, "there is no method", None),
         (-32602, "Expected `int`", {"path": "$.by"}),
         (-32603, "internal error", {"id": "1f"}),
@@ -365,7 +368,7 @@ async def two_streams_and_a_call(stage: Stage) -> None:
 # -- streams from the caller -------------------------------------------------------------------------
 
 
-async def _upload(stage: Stage, count: int) -> tuple[Any, str, str]:
+async def _upload(stage: Stage, count: int) -> tuple[Wire, str, str]:
     """Let the client upload numbers; its connection, the call's id, and the stream's."""
     wire = await stage.open()
     await stage.do("call", id="a", method="total", args=[None], uploads={"0": list(range(count))})

@@ -7,10 +7,10 @@ It is also an example for other drivers. docs/protocol.md describes what a drive
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
 import trio
 
+from trio_ws._types import JSONObject, Value
 from trio_ws.channels.subscription import Subscription
 from trio_ws.client.backoff import Backoff
 from trio_ws.client.client import WebSocketClient
@@ -38,11 +38,11 @@ class Methods(WebSocketHandler):
         await self._report(None, packet=fields)
 
     @rpc_method()
-    async def echo(self, connection: ClientConnection, value: Any) -> Any:
+    async def echo(self, connection: ClientConnection, value: Value) -> Value:
         return value
 
     @rpc_method()
-    async def fail(self, connection: ClientConnection, code: int, text: str, data: Any) -> None:
+    async def fail(self, connection: ClientConnection, code: int, text: str, data: Value) -> None:
         raise RPCError(text, code=code, data=data)
 
     @rpc_method()
@@ -67,7 +67,7 @@ class Methods(WebSocketHandler):
         return total
 
     @rpc_method()
-    async def call_back(self, connection: ClientConnection, method: str, args: list[Any]) -> Any:
+    async def call_back(self, connection: ClientConnection, method: str, args: list[Value]) -> Value:
         return await connection.call(method, *args)
 
 
@@ -79,7 +79,7 @@ class Driver:
         self._dialect = dialect
         self._sending = trio.Lock()
 
-    async def report(self, id: str | None, **fields: Any) -> None:
+    async def report(self, id: str | None, **fields: Value) -> None:
         """Send a report to the suite."""
         async with self._sending:
             await self._control.send_json({"id": id, **fields})
@@ -127,7 +127,7 @@ class Driver:
         return False
 
     async def _hold(
-        self, order: dict[str, Any], closing: trio.Event, task_status: trio.TaskStatus[WebSocketClient]
+        self, order: JSONObject, closing: trio.Event, task_status: trio.TaskStatus[WebSocketClient]
     ) -> None:
         """Run a client until it is told to close."""
         client = WebSocketClient(
@@ -143,7 +143,7 @@ class Driver:
     async def _do(
         self,
         client: WebSocketClient,
-        order: dict[str, Any],
+        order: JSONObject,
         scope: trio.CancelScope,
         take: trio.MemoryReceiveChannel[int],
         task_status: trio.TaskStatus[None],
@@ -174,7 +174,7 @@ class Driver:
         if scope.cancelled_caught:
             await self.report(key, cancelled=True)
 
-    async def _call(self, client: WebSocketClient, order: dict[str, Any]) -> Any:
+    async def _call(self, client: WebSocketClient, order: JSONObject) -> Value:
         args, kwargs = list(order["args"]), dict(order.get("kwargs", {}))
         for place, items in order.get("uploads", {}).items():
             if place.isdigit():
@@ -186,7 +186,9 @@ class Driver:
                 return await client.call(order["method"], *args, **kwargs)
         return await client.call(order["method"], *args, **kwargs)
 
-    async def _take(self, key: str, items: Any, take: trio.MemoryReceiveChannel[int]) -> None:
+    async def _take(
+        self, key: str, items: trio.abc.ReceiveChannel[Value], take: trio.MemoryReceiveChannel[int]
+    ) -> None:
         async for count in take:
             for _ in range(count):
                 try:
@@ -203,7 +205,7 @@ class Driver:
                 await self.report(key, item=item)
 
 
-async def _each(items: list[Any]) -> AsyncIterator[Any]:
+async def _each(items: list[Value]) -> AsyncIterator[Value]:
     for item in items:
         yield item
 

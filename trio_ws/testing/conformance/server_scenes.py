@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from trio_ws.testing.conformance.scene import Scene, adder
 from trio_ws.testing.conformance.stage import Stage, ViolationError, Wire
+
+if TYPE_CHECKING:
+    from trio_ws._types import JSONObject, Value
 
 __all__ = ["SCENES"]
 
@@ -262,11 +265,11 @@ async def the_server_ends_a_subscription(stage: Stage) -> None:
 # -- recovery ---------------------------------------------------------------------------------------
 
 
-def _packet(offset: int, epoch: str = "e") -> dict[str, Any]:
+def _packet(offset: int, epoch: str = "e") -> JSONObject:
     return {"source": 2, "data": offset, "channel": "room", "position": [epoch, offset]}
 
 
-async def _recover(wire: Wire, start: dict[str, Any], answer: dict[str, Any]) -> None:
+async def _recover(wire: Wire, start: JSONObject, answer: JSONObject) -> None:
     """The client asks to continue in a channel from here, and is told where it does."""
     request = await wire.request("__recover__", args=[{"room": start}], kwargs={})
     await wire.respond(request["call_id"], response={"room": answer})
@@ -278,7 +281,7 @@ async def _takes(stage: Stage, *offsets: int) -> None:
         await stage.report("i", item={"channel": "room", "data": offset})
 
 
-async def _gap(stage: Stage, missing: int | None, position: list[Any] | None) -> None:
+async def _gap(stage: Stage, missing: int | None, position: list[Value] | None) -> None:
     await stage.do("take", id="i", count=1)
     await stage.report("i", gap={"channel": "room", "missing": missing, "position": position})
 
@@ -309,7 +312,7 @@ async def gaps_between_connections(stage: Stage) -> None:
     await stage.do("subscribe", id="i", channels=["room"], recover=True)
     await _recover(wire, {}, {"position": ["e", 5]})
     await stage.report("i", subscribed=True)
-    cases: list[tuple[list[Any], list[Any], int | None]] = [
+    cases: list[tuple[list[Value], list[Value], int | None]] = [
         (["e", 5], ["e", 8], 3),
         (["e", 9], ["f", 100], None),
         (["f", 101], ["f", 90], None),

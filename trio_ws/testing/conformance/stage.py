@@ -24,6 +24,7 @@ from trio_ws.errors import ConnectionClosedError, PacketError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from trio_ws._types import JSONObject, Value
     from trio_ws.websocket.connection import WebSocket
 
 __all__ = ["DIALECTS", "Stage", "ViolationError", "Wire"]
@@ -55,7 +56,7 @@ class Wire:
 
     # -- receiving from the client -------------------------------------------------------------------
 
-    async def packet(self) -> dict[str, Any]:
+    async def packet(self) -> JSONObject:
         """Return the next packet, except for those that grant credit or renew a deadline."""
         while True:
             packet = await self._read()
@@ -65,7 +66,7 @@ class Wire:
             elif rpc.get("method") != "__deadline__":
                 return packet
 
-    async def _read(self) -> dict[str, Any]:
+    async def _read(self) -> JSONObject:
         with self._stage.limit("a packet"):
             try:
                 message = await self.ws.recv()
@@ -84,7 +85,7 @@ class Wire:
             raise ViolationError(f"the client sent no packet: {exc}: {payload!r:.200}") from exc
         self._check(packet)
         decode: Any = msgspec.msgpack.decode if self._codec.binary else msgspec.json.decode
-        raw: dict[str, Any] = decode(payload)
+        raw: JSONObject = decode(payload)
         return raw
 
     def _check(self, packet: Packet) -> None:
@@ -105,7 +106,7 @@ class Wire:
                 raise ViolationError(f"an id of a stream has a slash in it, and is used once: {stream_id!r}")
             self._seen.add(stream_id)
 
-    def _count_credit(self, rpc: dict[str, Any]) -> None:
+    def _count_credit(self, rpc: JSONObject) -> None:
         args = rpc.get("args", [])
         if len(args) != 2 or not isinstance(args[0], str) or type(args[1]) is not int or args[1] < 1:
             raise ViolationError(f"__credit__ takes the id of a stream and a number of items, not {args!r}")
@@ -118,26 +119,24 @@ class Wire:
         if size is not None:
             credit[1] = (credit[1] or 0) + size
 
-    async def request(self, method: str, **expected: Any) -> dict[str, Any]:
+    async def request(self, method: str, **expected: Value) -> JSONObject:
         """Return the next packet, which must be a request of this method with these fields."""
         packet = await self.packet()
-        rpc: dict[str, Any] = packet.get("rpc", {})
+        rpc: JSONObject = packet.get("rpc", {})
         if packet.get("source") != 5 or rpc.get("type") != "request" or rpc.get("method") != method:
             raise ViolationError(f"expected a request of {method}, got {packet}")
         return self._with(rpc, {"args": [], "kwargs": {}}, expected)
 
-    async def response(self, call_id: str, **expected: Any) -> dict[str, Any]:
+    async def response(self, call_id: str, **expected: Value) -> JSONObject:
         """Return the next packet, which must be a response with this id and these fields."""
         packet = await self.packet()
-        rpc: dict[str, Any] = packet.get("rpc", {})
+        rpc: JSONObject = packet.get("rpc", {})
         if packet.get("source") != 5 or rpc.get("type") != "response" or rpc.get("call_id") != call_id:
             raise ViolationError(f"expected a response to {call_id}, got {packet}")
         defaults = {"response": None, "error": None, "is_stream": False, "is_end": False}
         return self._with(rpc, defaults, expected)
 
-    def _with(
-        self, rpc: dict[str, Any], defaults: dict[str, Any], expected: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _with(self, rpc: JSONObject, defaults: JSONObject, expected: JSONObject) -> JSONObject:
         rpc = {**defaults, **rpc}
         for name, value in expected.items():
             if rpc.get(name) != value:
@@ -174,7 +173,7 @@ class Wire:
 
     # -- sending to the client -----------------------------------------------------------------------
 
-    async def send(self, packet: dict[str, Any]) -> int:
+    async def send(self, packet: JSONObject) -> int:
         """Send a packet; return its size in bytes."""
         payload = msgspec.msgpack.encode(packet) if self._codec.binary else msgspec.json.encode(packet)
         try:
@@ -186,13 +185,13 @@ class Wire:
             raise ViolationError(f"the client closed the connection: {exc}") from exc
         return len(payload)
 
-    async def respond(self, call_id: str, **fields: Any) -> int:
+    async def respond(self, call_id: str, **fields: Value) -> int:
         """Send a response; return its size in bytes."""
         if not fields.get("is_stream") or fields.get("is_end"):
             self._open.discard(call_id)
         return await self.send({"source": 5, "rpc": {"type": "response", "call_id": call_id, **fields}})
 
-    async def item(self, stream_id: str, value: Any) -> None:
+    async def item(self, stream_id: str, value: Value) -> None:
         """Send one item of a stream, and deduct it from the credit."""
         size = await self.respond(stream_id, response=value, is_stream=True)
         credit = self.credit.setdefault(stream_id, [0, None])
@@ -201,13 +200,13 @@ class Wire:
         if credit[1] is not None:
             credit[1] -= size
 
-    async def end(self, stream_id: str, **fields: Any) -> None:
+    async def end(self, stream_id: str, **fields: Value) -> None:
         """Send the end of a stream."""
         await self.respond(stream_id, is_stream=True, is_end=True, **fields)
 
-    async def ask(self, method: str, *args: Any, call_id: str = "", **fields: Any) -> None:
+    async def ask(self, method: str, *args: Value, call_id: str = "", **fields: Value) -> None:
         """Send a request."""
-        rpc: dict[str, Any] = {"type": "request", "method": method, "args": list(args), **fields}
+        rpc: JSONObject = {"type": "request", "method": method, "args": list(args), **fields}
         if call_id:
             rpc["call_id"] = call_id
         await self.send({"source": 5, "rpc": rpc})
@@ -231,7 +230,7 @@ class Stage:
         self.patience = patience
         self._url = url
         self._control = control
-        self._reports: deque[dict[str, Any]] = deque()
+        self._reports: deque[JSONObject] = deque()
         self._put, self._connections = trio.open_memory_channel[Wire](100)
         self._barriers = 0
 
@@ -255,16 +254,16 @@ class Stage:
         with self.limit("a connection"):
             return await self._connections.receive()
 
-    async def open(self, **fields: Any) -> Wire:
+    async def open(self, **fields: Value) -> Wire:
         """Let the driver open a client; return the client's first connection."""
         await self.do("open", url=self._url, **fields)
         return await self.wire()
 
-    async def do(self, what: str, **fields: Any) -> None:
+    async def do(self, what: str, **fields: Value) -> None:
         """Instruct the driver."""
         await self._control.send_json({"do": what, **fields})
 
-    async def report(self, id: str | None, **expected: Any) -> dict[str, Any]:
+    async def report(self, id: str | None, **expected: Value) -> JSONObject:
         """Wait for the next report for an id, which must have these fields. None is the client itself."""
         while True:
             for report in self._reports:
@@ -280,7 +279,7 @@ class Stage:
                 except ConnectionClosedError as exc:
                     raise ViolationError(f"the driver is gone: {exc}") from exc
 
-    async def failed(self, id: str, code: int, message: str | None = None, data: Any = None) -> None:
+    async def failed(self, id: str, code: int, message: str | None = None, data: Value = None) -> None:
         """Wait for the report that a call failed with an error."""
         report = await self.report(id)
         error = report.get("error")
