@@ -206,3 +206,77 @@ async def test_an_exception_within_a_cancelled_block_is_not_lost(autojump_clock:
                 finally:
                     raise ValueError("not lost")
         nursery.cancel_scope.cancel()
+
+
+async def test_sending_on_a_stream_that_the_program_has_closed(nursery: trio.Nursery) -> None:
+    server = await serve(nursery)
+    stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+    ws = await compat.wrap_client_stream(nursery, stream, "127.0.0.1", "/")
+    await stream.aclose()
+    with pytest.raises(compat.ConnectionClosed) as caught:
+        await ws.send_message("x")
+    assert caught.value.reason is not None
+    assert caught.value.reason.code == 1006
+
+
+async def test_accept_returns_when_the_stream_has_taken_the_response(nursery: trio.Nursery) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+
+    async def handle() -> None:
+        request = await compat.wrap_server_stream(nursery, theirs)
+        await request.accept()
+        await theirs.aclose()
+
+    nursery.start_soon(handle)
+    ws = await compat.wrap_client_stream(nursery, ours, "example.org", "/")
+    with pytest.raises(compat.ConnectionClosed):
+        await ws.get_message()
+
+
+@pytest.mark.parametrize(("size", "answered"), [(1, False), (2, True)])
+async def test_a_close_is_answered_while_as_many_messages_wait_as_the_queue_takes(
+    nursery: trio.Nursery, size: int, answered: bool, autojump_clock: object
+) -> None:
+    closed = trio.Event()
+
+    async def send_two(request: compat.WebSocketRequest) -> None:
+        ws = await request.accept()
+        await ws.send_message("1")
+        await ws.send_message("2")
+        await ws.aclose()
+        closed.set()
+
+    server = await serve(nursery, send_two)
+    async with compat.open_websocket(
+        "127.0.0.1", server.port, "/", use_ssl=False, message_queue_size=size
+    ) as ws:
+        with trio.move_on_after(5):
+            await closed.wait()
+        assert closed.is_set() is answered
+        if answered:
+            with pytest.raises(compat.ConnectionClosed):
+                await ws.send_message("late")
+        assert [await ws.get_message(), await ws.get_message()] == ["1", "2"]
+        with pytest.raises(compat.ConnectionClosed):
+            await ws.get_message()
+        await closed.wait()
+
+
+async def test_a_subclass_sees_what_is_sent(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    original_send = compat.WebSocketConnection._send
+
+    async def send(self: compat.WebSocketConnection, event: Any) -> None:
+        if self.is_client:
+            sent.append(type(event).__name__)
+        await original_send(self, event)
+
+    monkeypatch.setattr(compat.WebSocketConnection, "_send", send)
+    server = await serve(nursery)
+    async with compat.open_websocket("127.0.0.1", server.port, "/", use_ssl=False) as ws:
+        await ws.send_message("x")
+        assert await ws.get_message() == "x"
+        await ws.pong(b"y")
+        with pytest.raises(TypeError, match="does not send str"):
+            await ws._send("x")  # type: ignore[arg-type]
+    assert sent == ["TextMessage", "Pong", "str", "CloseConnection"]

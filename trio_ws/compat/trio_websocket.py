@@ -2,10 +2,9 @@
 
 Differences:
 
-- ``message_queue_size`` and ``receive_buffer_size`` have no effect, because messages that wait to be received
-  are limited in bytes. A Close frame is answered after the messages before it were received.
-- If the program closes the stream under a connection, the next flush notices it, not the next
-  ``send_message``.
+- ``receive_buffer_size`` has no effect, and ``message_queue_size`` limits only how many messages may wait
+  while the peer's Close frame is answered. Messages that wait to be received are limited in bytes.
+- Of the private names only ``WebSocketConnection._send`` is here, which takes events of wsproto.
 - Interim responses such as 100 are skipped (RFC 9110 section 15.2).
 """
 
@@ -17,15 +16,16 @@ import ssl
 from contextlib import asynccontextmanager
 from functools import partial
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
 import trio
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason as _Code
 
 from trio_ws.client.config import connect_config
 from trio_ws.client.connect import ConnectAttempts
-from trio_ws.errors import ConnectionClosedError, ConnectionFailedError, HandshakeRejectedError
+from trio_ws.errors import ConnectionClosedError, ConnectionFailedError, HandshakeRejectedError, check_close
 from trio_ws.options import Options
 from trio_ws.server.wrap import wrap_stream
 from trio_ws.websocket.message import WebSocketMessage
@@ -264,7 +264,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
     async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
         """Do the closing handshake (RFC 6455 section 7). Closing again does nothing."""
         if self.closed is None:
-            self._closed_here = CloseReason(code, reason)
+            await self._send(CloseConnection(code, reason))
         await self._ws.close(code, reason or "")
 
     async def get_message(self) -> str | bytes:
@@ -290,10 +290,10 @@ class WebSocketConnection(trio.abc.AsyncResource):
         """
         if not isinstance(message, str | bytes):
             raise ValueError("message must be str or bytes")  # noqa: TRY004 - what trio-websocket raises
-        try:
-            await self._ws.send(message)
-        except ConnectionClosedError:
-            raise ConnectionClosed(self.closed) from None
+        if isinstance(message, str):
+            await self._send(TextMessage(message))
+        else:
+            await self._send(BytesMessage(message))
 
     async def ping(self, payload: bytes | None = None) -> None:
         """Send a ping and wait for its pong.
@@ -309,13 +309,42 @@ class WebSocketConnection(trio.abc.AsyncResource):
 
     async def pong(self, payload: bytes | None = None) -> None:
         """Send an unsolicited pong (RFC 6455 section 5.5.3)."""
+        await self._send(Pong(payload or b""))
+
+    async def _send(self, event: Event) -> None:
+        """Send an event of wsproto, and wait until the stream has taken it."""
+        ws = self._ws
         try:
-            await self._ws.send(WebSocketMessage("pong", payload or b""))
+            if isinstance(event, TextMessage | BytesMessage):
+                await ws.send(event.data)
+            elif isinstance(event, Ping | Pong):
+                kind: Literal["ping", "pong"] = "ping" if isinstance(event, Ping) else "pong"
+                await ws.send(WebSocketMessage(kind, bytes(event.payload)))
+            elif isinstance(event, CloseConnection):
+                check_close(event.code, event.reason or "")
+                if self.closed is None:
+                    self._closed_here = CloseReason(event.code, event.reason)
+                ws._start_application_close(event.code, event.reason or "")
+            else:
+                raise TypeError(f"a connection does not send {type(event).__name__}")
+            if await _written(ws) and not isinstance(event, CloseConnection):
+                raise ws._closed_error()
         except ConnectionClosedError:
             raise ConnectionClosed(self.closed) from None
 
     def __str__(self) -> str:
         return f"{'client' if self._is_client else 'server'}-{self._number}"
+
+
+async def _written(ws: WebSocket) -> bool:
+    """Wait until the stream has taken what was sent. Return whether it failed.
+
+    A cancellation ends the wait, and the data is sent all the same.
+    """
+    write_buffer = ws._write_buffer
+    while write_buffer.blocked and not write_buffer.broken:
+        await write_buffer.writable.wait()
+    return write_buffer.broken
 
 
 def _target(ws: WebSocket) -> str:
@@ -325,8 +354,9 @@ def _target(ws: WebSocket) -> str:
 class WebSocketRequest:
     """An opening request, to be accepted or rejected."""
 
-    def __init__(self, ws: WebSocket, stream: object) -> None:
+    def __init__(self, ws: WebSocket, stream: object, queue_size: int) -> None:
         self._ws = ws
+        self._queue_size = queue_size
         self._connection = WebSocketConnection(ws, stream, is_client=False)
         self._answered = trio.Event()
 
@@ -361,6 +391,9 @@ class WebSocketRequest:
         """Accept the request and return the connection."""
         await self._ws.accept(subprotocol=subprotocol, headers=_decoded(extra_headers))
         self._answered.set()
+        await _written(self._ws)
+        # From now on. A Close frame that has arrived by now is answered after the messages before it.
+        self._ws._closing.answers_over = self._queue_size
         return self._connection
 
     async def reject(
@@ -393,7 +426,7 @@ async def _run_runtime(
 
 
 async def _connect(
-    nursery: trio.Nursery, uri: str, max_message_size: int, **settings: Any
+    nursery: trio.Nursery, uri: str, max_message_size: int, queue_size: int, **settings: Any
 ) -> WebSocketConnection:
     options = _options(max_message_size, open_timeout=1e6, close_timeout=1e6)
     attempts = ConnectAttempts(connect_config(uri, proxy=None, options=options, **settings))
@@ -408,6 +441,7 @@ async def _connect(
         if isinstance(exc, ConnectionFailedError):
             raise HandshakeError(str(exc)) from exc
         raise
+    ws._closing.answers_over = queue_size
     runtime.nursery.start_soon(_end_with, ws, ended)
     return WebSocketConnection(ws, settings.get("stream"), is_client=True)
 
@@ -432,7 +466,7 @@ async def connect_websocket(
     use_ssl: bool | ssl.SSLContext,
     subprotocols: Iterable[str] | None = None,
     extra_headers: Headers | None = None,
-    message_queue_size: int = MESSAGE_QUEUE_SIZE,  # noqa: ARG001
+    message_queue_size: int = MESSAGE_QUEUE_SIZE,
     max_message_size: int = MAX_MESSAGE_SIZE,
     receive_buffer_size: int | None = RECEIVE_BYTES,  # noqa: ARG001
 ) -> WebSocketConnection:
@@ -448,6 +482,7 @@ async def connect_websocket(
         nursery,
         _uri(host, port, resource, tls=use_ssl is not False),
         max_message_size,
+        message_queue_size,
         subprotocols=tuple(subprotocols or ()),
         headers=_decoded(extra_headers),
         ssl_context=use_ssl if isinstance(use_ssl, ssl.SSLContext) else None,
@@ -462,7 +497,7 @@ async def wrap_client_stream(
     *,
     subprotocols: Iterable[str] | None = None,
     extra_headers: Headers | None = None,
-    message_queue_size: int = MESSAGE_QUEUE_SIZE,  # noqa: ARG001
+    message_queue_size: int = MESSAGE_QUEUE_SIZE,
     max_message_size: int = MAX_MESSAGE_SIZE,
     receive_buffer_size: int | None = RECEIVE_BYTES,  # noqa: ARG001
 ) -> WebSocketConnection:
@@ -472,6 +507,7 @@ async def wrap_client_stream(
         nursery,
         f"ws://{place}{resource or '/'}",
         max_message_size,
+        message_queue_size,
         stream=trio.StapledStream(stream, stream),  # so that a socket is not taken out of its stream
         subprotocols=tuple(subprotocols or ()),
         headers=_decoded(extra_headers),
@@ -487,7 +523,7 @@ async def open_websocket(
     use_ssl: bool | ssl.SSLContext,
     subprotocols: Iterable[str] | None = None,
     extra_headers: Headers | None = None,
-    message_queue_size: int = MESSAGE_QUEUE_SIZE,  # noqa: ARG001
+    message_queue_size: int = MESSAGE_QUEUE_SIZE,
     max_message_size: int = MAX_MESSAGE_SIZE,
     receive_buffer_size: int | None = RECEIVE_BYTES,  # noqa: ARG001
     connect_timeout: float = CONN_TIMEOUT,
@@ -513,6 +549,7 @@ async def open_websocket(
                         use_ssl=use_ssl,
                         subprotocols=subprotocols,
                         extra_headers=extra_headers,
+                        message_queue_size=message_queue_size,
                         max_message_size=max_message_size,
                     )
             except trio.TooSlowError:
@@ -594,7 +631,7 @@ async def connect_websocket_url(
 async def wrap_server_stream(
     nursery: trio.Nursery,
     stream: trio.abc.Stream,
-    message_queue_size: int = MESSAGE_QUEUE_SIZE,  # noqa: ARG001
+    message_queue_size: int = MESSAGE_QUEUE_SIZE,
     max_message_size: int = MAX_MESSAGE_SIZE,
     receive_buffer_size: int | None = RECEIVE_BYTES,  # noqa: ARG001
 ) -> WebSocketRequest:
@@ -605,15 +642,19 @@ async def wrap_server_stream(
     options = _options(max_message_size, open_timeout=1e6, close_timeout=1e6)
     # So that a socket is not taken out of its stream, and the caller can still close it.
     kept = trio.StapledStream(stream, stream)
-    request: WebSocketRequest = await nursery.start(_hold_wrapped, kept, options)
+    request: WebSocketRequest = await nursery.start(_hold_wrapped, kept, message_queue_size, options)
     return request
 
 
 async def _hold_wrapped(
-    stream: trio.abc.Stream, options: Options, *, task_status: trio.TaskStatus[WebSocketRequest]
+    stream: trio.abc.Stream,
+    queue_size: int,
+    options: Options,
+    *,
+    task_status: trio.TaskStatus[WebSocketRequest],
 ) -> None:
     async with wrap_stream(stream, options=options) as ws:
-        request = WebSocketRequest(ws, stream)
+        request = WebSocketRequest(ws, stream, queue_size)
         task_status.started(request)
         await request._answered.wait()
         await ws.wait_closed()
@@ -639,6 +680,7 @@ class WebSocketServer:
         self._handler = handler
         self._listeners = listeners
         self._handler_nursery = handler_nursery
+        self._queue_size = message_queue_size
         self._options = _options(
             max_message_size, open_timeout=connect_timeout, close_timeout=disconnect_timeout
         )
@@ -688,7 +730,7 @@ class WebSocketServer:
     async def _serve(self, stream: trio.abc.Stream) -> None:
         try:
             async with wrap_stream(stream, options=self._options) as ws:
-                await self._handler(WebSocketRequest(ws, stream))
+                await self._handler(WebSocketRequest(ws, stream, self._queue_size))
         except ConnectionFailedError:
             pass  # which was answered and logged
 
@@ -700,7 +742,7 @@ async def serve_websocket(
     ssl_context: ssl.SSLContext | None,
     *,
     handler_nursery: trio.Nursery | None = None,
-    message_queue_size: int = MESSAGE_QUEUE_SIZE,  # noqa: ARG001
+    message_queue_size: int = MESSAGE_QUEUE_SIZE,
     max_message_size: int = MAX_MESSAGE_SIZE,
     receive_buffer_size: int | None = RECEIVE_BYTES,  # noqa: ARG001
     connect_timeout: float = CONN_TIMEOUT,
@@ -719,6 +761,7 @@ async def serve_websocket(
         handler,
         listeners,
         handler_nursery=handler_nursery,
+        message_queue_size=message_queue_size,
         max_message_size=max_message_size,
         connect_timeout=connect_timeout,
         disconnect_timeout=disconnect_timeout,

@@ -108,6 +108,7 @@ class ClosingHandshake:
         cause: the exception if the transport broke, or None.
         deferred: the peer's Close frame or violation, while our Close frame waits until the application has
             received all messages before it.
+        answers_over: the answer to the peer's Close frame is deferred if more messages than this wait.
     """
 
     __slots__ = (
@@ -116,6 +117,7 @@ class ClosingHandshake:
         "_options",
         "_receive_buffer",
         "_write_buffer",
+        "answers_over",
         "cause",
         "closed_locally",
         "deferred",
@@ -146,6 +148,7 @@ class ClosingHandshake:
         self.closed_locally = False
         self.cause: BaseException | None = None
         self.deferred: CloseFrame | ProtocolViolation | None = None
+        self.answers_over = 0
 
     # -- states -------------------------------------------------------------------------------------
 
@@ -219,7 +222,8 @@ class ClosingHandshake:
         """Answer after the application has received all messages before (RFC 6455 section 5.5.1)."""
         self.received = frame
         self.peer_first = self.sent is None
-        if self.peer_first and self._receive_buffer.messages and not self.closed_locally:
+        waiting = len(self._receive_buffer.messages)
+        if self.peer_first and waiting > self.answers_over and not self.closed_locally:
             self.deferred = frame
             self._start_timer()
         else:
