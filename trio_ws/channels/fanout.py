@@ -188,7 +188,7 @@ class FanoutWriter:
     ) -> int:
         """Write the unsent messages of a connection, and return the amount of work."""
         position = channel.cursors.get(member)
-        end = channel.end
+        end = channel.base + len(channel.log)
         if position is None or position == end or member.backlog is not None:
             return 0
         if len(self._logs) > 1 and len(member.channels) > 1:
@@ -200,10 +200,13 @@ class FanoutWriter:
         assert peer is not None
         ws = peer.ws
         write_buffer, dialect = ws._write_buffer, peer.codec
-        form = write_buffer.whole or ws._deflate
-        room = ws._options.send_high_water
+        form: Form = None
+        room = write_buffer.fast_send_limit
+        if not room and ws._closing.state == OPEN:
+            form = write_buffer.whole or ws._deflate
+            room = ws._options.send_high_water
         written = 0
-        while position < end and write_buffer.size < room and ws._closing.state == OPEN:
+        while position < end and write_buffer.size < room and not write_buffer.broken:
             key = (position, end, dialect.name, dialect.binary, form and form.settings)
             piece: tuple[int, Any] | None = pieces.get(key)
             if piece is None:
