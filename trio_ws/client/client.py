@@ -23,7 +23,7 @@ from trio_ws.client.backoff import Backoff
 from trio_ws.client.config import AskURI, ConnectSettings, connect_config
 from trio_ws.client.connect import ConnectAttempts
 from trio_ws.client.notifications import Notifications
-from trio_ws.client.presence import ClientPresence
+from trio_ws.client.presence import PRESENCE_BYTES, ClientPresence
 from trio_ws.client.reconnect import ConnectionManager
 from trio_ws.client.retry import StateChanges
 from trio_ws.client.setup import check_set_up
@@ -589,11 +589,17 @@ class WebSocketClient(EnteredOnly):
         await self._outgoing.call(PUBLISH, (name, data), {})
 
     @block("async with client.presence(...) as present:")
-    async def presence(self, name: str) -> AsyncIterator[ClientPresence]:
+    async def presence(self, name: str, *, max_bytes: int = PRESENCE_BYTES) -> AsyncIterator[ClientPresence]:
         """Follow who is present in a channel, for the duration of a block.
 
+        Args:
+            name: the channel.
+            max_bytes: the memory that the members may take: 300 bytes for each, its uid and its info, as
+                Python objects. Default 16 MiB.
+
         Yields:
-            A `ClientPresence`: the current members, and with ``async for`` the changes.
+            A `ClientPresence`: the current members, and with ``async for`` the changes. Both raise
+            `PacketError` if the members exceed ``max_bytes``.
 
         Raises:
             RPCAccessDeniedError: the handler's ``may_see_presence`` does not allow it. By default it allows
@@ -601,7 +607,7 @@ class WebSocketClient(EnteredOnly):
             RPCError: the server does not support presence.
             ConnectionClosedError: the connection ended, and there will be no other.
         """
-        found = ClientPresence(self._connections, check_name(name))
+        found = ClientPresence(self._connections, check_name(name), max_bytes)
         try:
             await found.open()
             yield found

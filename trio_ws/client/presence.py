@@ -6,12 +6,14 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
+import msgspec
 from trio.lowlevel import checkpoint
 
 from trio_ws._types import JSONObject, Value
 from trio_ws.channels.presence import PresenceChange, PresenceUpdate
 from trio_ws.codecs.base import PRESENCE
-from trio_ws.errors import ConnectionClosedError
+from trio_ws.codecs.decoded_size import msgpack_size
+from trio_ws.errors import ConnectionClosedError, PacketError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,18 +22,30 @@ if TYPE_CHECKING:
     from trio_ws.client.reconnect import ConnectionManager
     from trio_ws.rpc.streams import ItemStream
 
-__all__ = ["ClientPresence"]
+__all__ = ["PRESENCE_BYTES", "ClientPresence"]
+
+#: The memory of a member that has no info: entries of three dicts, and a change to be iterated over.
+_MEMBER = 300
+#: The size of an info is computed exactly. It arrived in one message, so it is limited.
+_MOST = 2**62
+
+#: The default for ``max_bytes`` of ``client.presence``.
+PRESENCE_BYTES = 16 * 1024 * 1024
 
 
 class ClientPresence(Mapping[str, Value]):
     """The members of a channel, as a mapping of uids to their ``info``. Made by ``client.presence(name)``.
 
     Iterating with ``async for`` updates the mapping and yields each `PresenceChange`. After the client has
-    reconnected, these include the members that came and left in the meantime.
+    reconnected, these include the members that came and left in the meantime. It raises `PacketError` once
+    the members take more than ``max_bytes``.
     """
 
-    def __init__(self, connections: ConnectionManager, name: str) -> None:
+    def __init__(self, connections: ConnectionManager, name: str, max_bytes: int) -> None:
         self.name = name
+        self._max_bytes = max_bytes
+        self._sizes: dict[str, int] = {}  # bytes that each member takes
+        self._size = 0  # of all members
         self._connections = connections
         self._members: JSONObject = {}
         self._stream: ItemStream[PresenceUpdate] | None = None
@@ -54,7 +68,7 @@ class ClientPresence(Mapping[str, Value]):
     async def open(self) -> None:
         """Ask the server, and wait for the current members, which are not reported as changes."""
         while await self._receive():
-            pass
+            self._changes.clear()
         self._changes.clear()
 
     async def aclose(self) -> None:
@@ -100,7 +114,10 @@ class ClientPresence(Mapping[str, Value]):
             if self._unconfirmed is not None:
                 self._unconfirmed.pop(uid, None)
             if uid not in self._members or self._members[uid] != info:
+                self._remove(uid)
                 self._members[uid] = info
+                self._sizes[uid] = _size_of(uid, info)
+                self._size += self._sizes[uid]
                 self._changes.append(PresenceChange(True, uid, info))
         left = update.left
         if self._unconfirmed is not None and not update.more:
@@ -108,4 +125,18 @@ class ClientPresence(Mapping[str, Value]):
             self._unconfirmed = None
         for uid in left:
             if uid in self._members:
-                self._changes.append(PresenceChange(False, uid, self._members.pop(uid)))
+                self._changes.append(PresenceChange(False, uid, self._remove(uid)))
+        if self._size > self._max_bytes:
+            raise PacketError(
+                f"the members of {self.name!r} take {self._size:,} bytes, "
+                f"more than max_bytes ({self._max_bytes:,})"
+            )
+
+    def _remove(self, uid: str) -> Value:
+        self._size -= self._sizes.pop(uid, 0)
+        return self._members.pop(uid, None)
+
+
+def _size_of(uid: str, info: object) -> int:
+    """Return the bytes of memory that a member takes, at most."""
+    return _MEMBER + msgpack_size(msgspec.msgpack.encode((uid, info)), _MOST)
