@@ -693,6 +693,8 @@ def made(**arguments: Any) -> Backoff:
         ({"factor": 0.5}, ValueError, "^factor must be finite and at least 1"),
         ({"factor": math.nan}, ValueError, "^factor must be"),
         ({"reset_after": -1}, ValueError, "^reset_after must be finite and at least 0"),
+        ({"max_retry_after": -1}, ValueError, "^max_retry_after must be finite and at least 0"),
+        ({"max_retry_after": float("inf")}, ValueError, "^max_retry_after must be finite"),
         ({"initial": 31}, ValueError, r"^initial \(31\) must be at most maximum"),
         ({"attempts": 0}, ValueError, "^attempts must be 1 or more, not 0"),
         ({"attempts": 1.5}, TypeError, "^attempts must be an int or None, not float"),

@@ -200,14 +200,46 @@ async def test_retry_after_is_honoured(lines: list[str], asked: float, autojump_
     assert network.times[1] == pytest.approx(asked + drawn(1, [0.5])[0])
 
 
-@pytest.mark.parametrize("value", ["3600", "9" * 5000])
-async def test_retry_after_is_honoured_up_to_maximum(value: str, autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize(
+    ("line", "waited"),
+    [
+        ("Retry-After: 120", 120),
+        ("Retry-After: 3600", 3600),
+        ("Retry-After: 3601", 3600),
+        (f"Retry-After: {'9' * 5000}", 3600),
+        ("Retry-After: Fri, 31 Dec 9999 23:59:59 GMT", 3600),
+        ("Retry-After: Mon, 01 Jan 0001 00:00:00 +2359", 0),
+        ("Retry-After: Fri, 31 Dec 9999 23:59:59 +9999", 0),
+        ("Retry-After: -120", 0),
+        ("Retry-After: +120", 0),
+        ("Retry-After: 12.5", 0),
+        ("Retry-After: inf", 0),
+        ("Retry-After: \u0662\u0660", 0),
+        ("Retry-After: 120 seconds", 0),
+        ("Retry-After:", 0),
+    ],
+)
+async def test_retry_after_is_honoured_beyond_maximum_for_an_hour(
+    line: str, waited: float, autojump_clock: MockClock
+) -> None:
     network = Network()
-    network.plan = [refusal(503, f"Retry-After: {value}"), refusal(403)]
+    network.plan = [refusal(429, line), refusal(403)]
     with pytest.raises(HandshakeRejectedError):
-        async with client_of(network, Backoff(maximum=20)):
+        async with client_of(network, Backoff(initial=0.5, maximum=20, jitter=False)):
             pytest.fail("connected")
-    assert network.times == [0, 20]
+    assert network.times == [0, 0.5 + waited]
+
+
+@pytest.mark.parametrize(("most", "waited"), [(0, 0), (60, 60), (7200, 7000)])
+async def test_max_retry_after_bounds_what_the_server_asks_for(
+    most: float, waited: float, autojump_clock: MockClock
+) -> None:
+    network = Network()
+    network.plan = [refusal(503, "Retry-After: 7000"), refusal(403)]
+    with pytest.raises(HandshakeRejectedError):
+        async with client_of(network, Backoff(jitter=False, max_retry_after=most)):
+            pytest.fail("connected")
+    assert network.times == [0, 0.5 + waited]
 
 
 async def test_open_timeout_is_retried(autojump_clock: MockClock) -> None:

@@ -39,12 +39,17 @@ class _SystemRandom(random.SystemRandom):
 _SYSTEM = _SystemRandom()
 
 
+#: The lowest value of each number among the fields.
+_LOWEST = {"initial": 0.0, "maximum": 0.0, "factor": 1.0, "reset_after": 0.0, "max_retry_after": 0.0}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
     """Retry policy of a client: ``WebSocketClient(uri, reconnect=Backoff(...))``.
 
     The n-th consecutive delay is drawn uniformly from 0 to ``min(maximum, initial * factor ** (n - 1))``
-    seconds. A ``Retry-After`` header of the server is added to that; the sum is ``maximum`` at most.
+    seconds. If the server rejects the handshake with ``Retry-After``, that many seconds are added, at most
+    ``max_retry_after``.
 
     The first connection is attempted immediately, with a delay before each further attempt. After a lost
     connection there is a delay before the first attempt.
@@ -54,12 +59,14 @@ class Backoff:
 
     Attributes:
         initial: upper bound of the first delay in seconds. Default 0.5.
-        maximum: upper bound of all delays in seconds. Default 30.
+        maximum: upper bound of all delays in seconds, without ``Retry-After``. Default 30.
         factor: growth of the bound from delay to delay. Default 2.
         attempts: consecutive attempts after which the client gives up. None, the default, means never.
         reset_after: seconds that a connection must stay open for delays and attempts to start over. Default
             30.
         jitter: whether delays are random. If False, each is as long as its upper bound. Default True.
+        max_retry_after: upper bound of what ``Retry-After`` adds to a delay, in seconds. Default 3600, an
+            hour. 0 ignores the header.
         random: source of random numbers; pass a seeded one for predictable delays in a test. By default the
             system's source, which a fork does not duplicate.
 
@@ -73,6 +80,7 @@ class Backoff:
     attempts: int | None = None
     reset_after: float = 30.0
     jitter: bool = True
+    max_retry_after: float = 3600.0
     random: random.Random = field(
         default=_SYSTEM,
         repr=False,
@@ -80,7 +88,7 @@ class Backoff:
     )
 
     def __post_init__(self) -> None:
-        for name, low in (("initial", 0.0), ("maximum", 0.0), ("factor", 1.0), ("reset_after", 0.0)):
+        for name, low in _LOWEST.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise TypeError(f"{name} must be a number, not {type(value).__name__}")
@@ -123,7 +131,7 @@ class Backoff:
         except OverflowError:
             bound = self.maximum
         drawn = self.random.uniform(0, bound) if self.jitter else bound
-        return min(self.maximum, drawn + _retry_after(error))
+        return drawn + min(self.max_retry_after, _retry_after(error))
 
 
 def _retry_after(error: object) -> float:
