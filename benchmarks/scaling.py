@@ -300,14 +300,14 @@ async def _measure_process(count: int) -> dict[str, float]:
         async with (
             share(trio_ws.testing.InMemoryBroker(bus), {"": hubs[0]}, 1),
             share(trio_ws.testing.InMemoryBroker(bus), {"": hubs[1]}, 1),
-            hubs[1].subscribe("room", max_items=10) as inbox,
+            hubs[1].subscribe("room", max_items=10) as subscription,
         ):
             data = PAYLOAD.decode()
             began = time.process_time()
             for _ in range(count):
                 hubs[0].publish("room", data)
             both = (time.process_time() - began) / count * 1e6
-            inbox.close()
+            subscription.close()
             began = time.process_time()
             for _ in range(count):
                 hubs[0].publish("room", data)

@@ -33,10 +33,10 @@ class Chat(trio_ws.WebSocketHandler):
     async def recently(self, room: str) -> list[Any]:
         """What was said in a room, as far as it is kept."""
         said: list[Any] = []
-        async with self.channels.subscribe(room, last=100, max_items=100) as inbox:
+        async with self.channels.subscribe(room, last=100, max_items=100) as subscription:
             while True:
                 try:
-                    packet = inbox.receive_nowait()
+                    packet = subscription.receive_nowait()
                 except trio.WouldBlock:
                     return said
                 if "text" in packet.data:
@@ -76,8 +76,11 @@ async def page(request: trio_ws.Request) -> trio_ws.HTTPResponse:
 
 @app.lifespan
 async def answering(app: trio_ws.App) -> AsyncIterator[None]:
-    async with chat.channels.subscribe("roll call", max_items=1000) as inbox, trio.open_nursery() as nursery:
-        nursery.start_soon(chat.answer, inbox)
+    async with (
+        chat.channels.subscribe("roll call", max_items=1000) as subscription,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(chat.answer, subscription)
         yield
         nursery.cancel_scope.cancel()
 

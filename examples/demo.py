@@ -160,8 +160,8 @@ async def channel(url: str) -> None:
     ):
         reached = await bob.call("shout", "it snows")
         say("bob", f"published to 'news', for {reached} subscribers")
-        for name, inbox in (("ada", to_ada), ("bob", to_bob)):
-            packet = await anext(inbox)
+        for name, subscription in (("ada", to_ada), ("bob", to_bob)):
+            packet = await anext(subscription)
             say(name, f"received {packet.data!r} on {packet.channel!r}")
 
 

@@ -90,10 +90,10 @@ class Follower:
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the book up to date, until cancelled."""
-        async with self.client.subscribe("book", recover=True, max_items=10_000) as inbox:
+        async with self.client.subscribe("book", recover=True, max_items=10_000) as subscription:
             await self.resync()
             task_status.started()
-            async for packet in inbox:
+            async for packet in subscription:
                 if isinstance(packet, trio_ws.Gap):
                     await self.resync()
                 else:

@@ -133,11 +133,11 @@ async def lost_and_back(nats: NatsServer, brokers: list[NatsBroker], meanwhile: 
     await until(lambda: all(broker.state == "connected" for broker in brokers))
 
 
-async def take(inbox: Subscription, last: Any) -> list[Any]:
+async def take(subscription: Subscription, last: Any) -> list[Any]:
     """Data, or a gap and how many are missing, up to the data ``last``."""
     got: list[Any] = []
     while not got or got[-1] != last:
-        packet = await inbox.receive()
+        packet = await subscription.receive()
         got.append(("gap", packet.missing) if isinstance(packet, Gap) else packet.data)
     return got
 
@@ -173,8 +173,8 @@ async def test_what_was_published_while_nobody_was_there() -> None:
         for number in range(ITEMS + 150):
             here.publish("room.1", number)
         await until(lambda: not brokers[0].statistics().waiting)
-        async with there.channels.subscribe("room.1", last=1000, max_items=1000) as inbox:
-            assert await take(inbox, ITEMS + 149) == list(range(150, ITEMS + 150))
+        async with there.channels.subscribe("room.1", last=1000, max_items=1000) as subscription:
+            assert await take(subscription, ITEMS + 149) == list(range(150, ITEMS + 150))
 
 
 async def test_a_nats_that_is_killed_and_keeps_its_streams_is_no_gap() -> None:
@@ -200,29 +200,29 @@ async def test_a_nats_that_is_killed_and_keeps_its_streams_is_no_gap() -> None:
 async def test_a_nats_that_is_emptied_is_a_gap() -> None:
     async with (
         two_processes() as (nats, (here, there), brokers),
-        there.channels.subscribe("room.1", recover=True) as inbox,
+        there.channels.subscribe("room.1", recover=True) as subscription,
     ):
         here.publish("room.1", 1)
-        assert await take(inbox, 1) == [1]
+        assert await take(subscription, 1) == [1]
         await lost_and_back(nats, brokers, nats.empty)
         here.publish("room.1", 2)
-        assert await take(inbox, 2) == [("gap", None), 2]
+        assert await take(subscription, 2) == [("gap", None), 2]
 
 
 async def test_messages_that_have_no_room_are_a_gap() -> None:
     async with (
         two_processes(max_queue=5) as (nats, (here, there), brokers),
-        there.channels.subscribe("room.1", recover=True) as inbox,
+        there.channels.subscribe("room.1", recover=True) as subscription,
     ):
         here.publish("room.1", "first")
-        assert await take(inbox, "first") == ["first"]
+        assert await take(subscription, "first") == ["first"]
 
         def meanwhile() -> None:
             for number in range(12):
                 here.publish("room.1", number)
 
         await lost_and_back(nats, brokers, meanwhile)
-        assert await take(inbox, 11) == [("gap", 7), 7, 8, 9, 10, 11]
+        assert await take(subscription, 11) == [("gap", 7), 7, 8, 9, 10, 11]
 
 
 async def test_a_nats_that_is_not_there() -> None:

@@ -58,7 +58,7 @@ BLOCKS: dict[str, tuple[Callable[[], Any], str]] = {
     "replay": (lambda: replay("file"), "async with trio_ws.testing.replay(...) as server:"),
     "client.subscribe": (
         lambda: trio_ws.WebSocketClient(URL).subscribe("news"),
-        "async with client.subscribe(...) as inbox: async for packet in inbox: ...",
+        "async with client.subscribe(...) as subscription: async for packet in subscription: ...",
     ),
     "client.presence": (
         lambda: trio_ws.WebSocketClient(URL).presence("news"),

@@ -25,15 +25,15 @@ class News(trio_ws.WebSocketHandler):
 
 async def archive(news: News, lines: list[str]) -> None:
     """A task of the server: it receives everything. A publisher that is too fast waits or gets an error."""
-    async with news.channels.subscribe("news.*", policy="block", max_items=1000) as inbox:
-        async for packet in inbox:
+    async with news.channels.subscribe("news.*", policy="block", max_items=1000) as subscription:
+        async for packet in subscription:
             lines.append(f"{packet.channel}: {packet.data}")
 
 
 async def read(url: str) -> str:
     """A client that subscribes."""
-    async with trio_ws.WebSocketClient(url) as client, client.subscribe("news.tech") as inbox:
-        packet = await inbox.receive()
+    async with trio_ws.WebSocketClient(url) as client, client.subscribe("news.tech") as subscription:
+        packet = await subscription.receive()
         return str(packet.data)
 
 
@@ -42,14 +42,14 @@ async def tell(news: News, connection: trio_ws.ClientConnection) -> None:
     news.publish("alerts", "to all but one", exclude=[connection])
     news.publish("alerts", "to some", predicate=trio_ws.IsEqual("region", "eu"))
     news.broadcast("to every connection, subscribed or not")
-    await news.channels.publish_wait("news.tech", "waits for inboxes that block")
+    await news.channels.publish_wait("news.tech", "waits for subscriptions that block")
 
 
 class Prices(trio_ws.WebSocketHandler):
     @trio_ws.rpc_method()
     async def prices(self, connection: trio_ws.ClientConnection, symbol: str) -> AsyncIterator[float]:
-        async with self.channels.subscribe(f"prices.{symbol}", max_items=1) as inbox:
-            async for packet in inbox:
+        async with self.channels.subscribe(f"prices.{symbol}", max_items=1) as subscription:
+            async for packet in subscription:
                 yield packet.data
 
 
@@ -64,8 +64,8 @@ class Rooms(trio_ws.WebSocketHandler):
 
 
 async def follow(client: trio_ws.WebSocketClient, stored: trio_ws.Position | None = None) -> None:
-    async with client.subscribe("room.7", recover=True, after=stored) as inbox:
-        async for packet in inbox:
+    async with client.subscribe("room.7", recover=True, after=stored) as subscription:
+        async for packet in subscription:
             if isinstance(packet, trio_ws.Gap):
                 print("messages are missing here:", packet.missing or "an unknown number")
             else:

@@ -27,9 +27,9 @@ class News(trio_ws.WebSocketHandler):
 async def listen(url: str) -> None:
     async with trio_ws.WebSocketClient(url, reconnect=trio_ws.Backoff(initial=0.5, maximum=30)) as client:
         total = await client.call("add", 1, 2)  # waits for a connection, if there is none
-        async with client.subscribe("news.*") as inbox:  # comes back with each connection
+        async with client.subscribe("news.*") as subscription:  # comes back with each connection
             await client.call("post", f"{total} is the total")
-            async for packet in inbox:
+            async for packet in subscription:
                 print(packet.data)
                 break
 

@@ -214,8 +214,8 @@ async def operate(client: WebSocketClient, operation: str) -> None:
                 async for _ in pages:
                     await trio.sleep(1)
         case "subscribe":
-            async with client.subscribe("a") as inbox:
-                async for _ in inbox:
+            async with client.subscribe("a") as subscription:
+                async for _ in subscription:
                     pass
         case "send":
             await client.send("x" * 1500)

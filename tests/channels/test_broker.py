@@ -68,10 +68,10 @@ async def test_a_broker_of_a_users() -> None:
     async with serving_in_memory(here, broker=one) as memory, serving_in_memory(there, broker=other):
         assert memory.server.broker is one
         states.append(one.state)
-        async with there.channels.subscribe("news.*") as inbox:
+        async with there.channels.subscribe("news.*") as subscription:
             here.publish("sports.today", "no")
             here.publish("news.today", "yes")
-            packet = await inbox.receive()
+            packet = await subscription.receive()
             assert (packet.channel, packet.data) == ("news.today", "yes")
     assert (one.statistics().published, other.statistics().received) == (2, 1)
     states.append(one.state)

@@ -75,10 +75,12 @@ async def test_publishing(page: dict[str, Any], autojump_clock: MockClock) -> No
         await client_of(memory, "/?region=us") as there,
     ):
         (first,) = (one for one in news.clients if one.region == "eu")
-        async with news.channels.subscribe("*") as inbox:
+        async with news.channels.subscribe("*") as subscription:
             await page["tell"](news, first)
             await wait_all_tasks_blocked()
-            assert inbox.statistics().waiting == 4, "exclude, predicate and broadcast are for connections"
+            assert subscription.statistics().waiting == 4, (
+                "exclude, predicate and broadcast are for connections"
+            )
         assert [await data_of(here), await data_of(here)] == [
             "to some",
             "to every connection, subscribed or not",

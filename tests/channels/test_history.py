@@ -40,12 +40,12 @@ def seen(packet: Packet) -> Any:
     return ("gap", packet.missing) if isinstance(packet, Gap) else packet.data
 
 
-def waiting(inbox: Subscription) -> list[Any]:
+def waiting(subscription: Subscription) -> list[Any]:
     """All that is there."""
     found = []
     while True:
         try:
-            found.append(seen(inbox.receive_nowait()))
+            found.append(seen(subscription.receive_nowait()))
         except trio.WouldBlock:
             return found
 
@@ -58,60 +58,60 @@ async def test_a_task_begins_at_a_position(autojump_clock: MockClock) -> None:
     channels = Rooms().channels
     for number in range(20):
         channels.publish("room.1", number)
-    async with channels.subscribe("room.1", last=3) as inbox:
-        first = await inbox.receive()
+    async with channels.subscribe("room.1", last=3) as subscription:
+        first = await subscription.receive()
         assert (first.data, first.offset) == (17, 18)
-        assert waiting(inbox) == [18, 19]
+        assert waiting(subscription) == [18, 19]
     assert first.position is not None
-    async with channels.subscribe("room.1", after=first.position) as inbox:
+    async with channels.subscribe("room.1", after=first.position) as subscription:
         channels.publish("room.1", "live")
-        assert waiting(inbox) == [18, 19, "live"]
+        assert waiting(subscription) == [18, 19, "live"]
     old = first.position._replace(offset=2)
-    async with channels.subscribe("room.1", after={"room.1": old}) as inbox:
-        gap = await inbox.receive()
+    async with channels.subscribe("room.1", after={"room.1": old}) as subscription:
+        gap = await subscription.receive()
         assert isinstance(gap, Gap)
         assert (gap.missing, gap.offset, gap.channel, gap.data) == (9, 11, "room.1", None)
-        assert waiting(inbox) == [*range(11, 20), "live"]
+        assert waiting(subscription) == [*range(11, 20), "live"]
     channels.publish("room.2", 1)
-    async with channels.subscribe("room.2", last=1) as inbox:
-        elsewhere = (await inbox.receive()).position
+    async with channels.subscribe("room.2", last=1) as subscription:
+        elsewhere = (await subscription.receive()).position
     assert elsewhere is not None
     for wrong in (("other", 3), first.position._replace(offset=1000), elsewhere):
-        async with channels.subscribe("room.1", after=wrong) as inbox:
+        async with channels.subscribe("room.1", after=wrong) as subscription:
             channels.publish("room.1", "new")
-            assert waiting(inbox) == [("gap", None), "new"]
-    async with channels.subscribe("plain", after=("other", 3)) as inbox:
+            assert waiting(subscription) == [("gap", None), "new"]
+    async with channels.subscribe("plain", after=("other", 3)) as subscription:
         channels.publish("plain", "new")
-        assert waiting(inbox) == [("gap", None), "new"]
+        assert waiting(subscription) == [("gap", None), "new"]
 
 
 async def test_a_slow_task_reads_the_history(autojump_clock: MockClock) -> None:
     channels = Rooms().channels
-    async with channels.subscribe(["room.*", "plain"], recover=True, max_items=3) as inbox:
+    async with channels.subscribe(["room.*", "plain"], recover=True, max_items=3) as subscription:
         for number in range(8):
             channels.publish("room.1", number)
-        assert inbox.dropped == 0
-        assert waiting(inbox) == list(range(8))
+        assert subscription.dropped == 0
+        assert waiting(subscription) == list(range(8))
         for number in range(20):
             channels.publish("room.1", number)
         # Three wait in it, and ten are kept.
-        assert waiting(inbox) == [0, 1, 2, ("gap", 7), *range(10, 20)]
+        assert waiting(subscription) == [0, 1, 2, ("gap", 7), *range(10, 20)]
         for number in range(5):
             channels.publish("plain", number)
-        assert waiting(inbox) == [("gap", 2), 2, 3, 4]
+        assert waiting(subscription) == [("gap", 2), 2, 3, 4]
 
 
 async def test_a_task_that_waits_is_woken_after_it_has_caught_up(autojump_clock: MockClock) -> None:
     channels = Rooms().channels
     async with (
-        channels.subscribe("room.1", recover=True, max_items=1) as inbox,
+        channels.subscribe("room.1", recover=True, max_items=1) as subscription,
         trio.open_nursery() as nursery,
     ):
         got: list[Any] = []
 
         async def read() -> None:
             while True:
-                got.append(seen(await inbox.receive()))
+                got.append(seen(await subscription.receive()))
 
         nursery.start_soon(read)
         for number in range(5):
@@ -126,13 +126,13 @@ async def test_a_task_that_waits_is_woken_after_it_has_caught_up(autojump_clock:
 async def test_the_latest_value_is_all_that_waits(autojump_clock: MockClock) -> None:
     channels = Rooms().channels
     channels.publish("price.a", 1)
-    async with channels.subscribe(["price.*", "price.a"], max_items=1) as inbox:
-        assert waiting(inbox) == [1]
+    async with channels.subscribe(["price.*", "price.a"], max_items=1) as subscription:
+        assert waiting(subscription) == [1]
         for number in range(10):
             channels.publish("price.a", number)
-        assert waiting(inbox) == [0, 9]
+        assert waiting(subscription) == [0, 9]
         channels.publish("price.b", 5)
-        assert waiting(inbox) == [5]
+        assert waiting(subscription) == [5]
 
 
 async def test_what_is_too_much_for_all_channels_together(autojump_clock: MockClock) -> None:
@@ -208,19 +208,19 @@ async def test_a_channel_takes_little_besides_its_messages(autojump_clock: MockC
 
 async def test_channels_that_are_forgotten(autojump_clock: MockClock) -> None:
     handler = Rooms()
-    async with handler.channels.subscribe(["few.a", "few.b"], recover=True) as inbox:
+    async with handler.channels.subscribe(["few.a", "few.b"], recover=True) as subscription:
         handler.publish("few.a", 1)
         handler.publish("few.b", 2)
-        packets = [await inbox.receive() for _ in range(2)]
+        packets = [await subscription.receive() for _ in range(2)]
         for number in range(100):
             handler.publish(f"few.{number}", number)
         # Channels with subscribers are remembered.
         handler.publish("few.a", 3)
-        assert (await inbox.receive()).offset == 2
+        assert (await subscription.receive()).offset == 2
     for number in range(100):
         handler.publish(f"few.{number}", number)
-    async with handler.channels.subscribe("few.a", after=packets[0].position) as inbox:
-        assert waiting(inbox) == [("gap", None)]
+    async with handler.channels.subscribe("few.a", after=packets[0].position) as subscription:
+        assert waiting(subscription) == [("gap", None)]
     assert len(histories(handler)._patterns[2].histories) <= 3
 
 
@@ -257,13 +257,13 @@ async def test_what_other_processes_publish_while_nobody_listens(autojump_clock:
         serving_in_memory(here, broker=InMemoryBroker(bus)),
         serving_in_memory(there, broker=InMemoryBroker(bus)),
     ):
-        async with here.channels.subscribe(["room.1", "room.2"], recover=True) as inbox:
+        async with here.channels.subscribe(["room.1", "room.2"], recover=True) as subscription:
             there.publish("room.1", 1)
-            position = (await inbox.receive()).position
+            position = (await subscription.receive()).position
         there.publish("room.1", "lost")
-        async with here.channels.subscribe("room.1", after=position) as inbox:
+        async with here.channels.subscribe("room.1", after=position) as subscription:
             there.publish("room.1", 2)
-            assert waiting(inbox) == [("gap", None), 2]
+            assert waiting(subscription) == [("gap", None), 2]
 
 
 @pytest.mark.parametrize(

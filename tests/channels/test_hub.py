@@ -178,7 +178,7 @@ async def test_data_that_cannot_be_encoded_raises_in_the_publisher_and_reaches_n
     handler = Rooms()
     async with serving_in_memory(handler) as memory, trio.open_nursery() as nursery:
         listener = await Listener.join(nursery, memory, "a", "x")
-        async with handler.channels.subscribe("x") as inbox:
+        async with handler.channels.subscribe("x") as subscription:
             with pytest.raises(PacketError):
                 handler.publish("x", data)
             with pytest.raises(PacketError):
@@ -186,7 +186,7 @@ async def test_data_that_cannot_be_encoded_raises_in_the_publisher_and_reaches_n
             with pytest.raises(PacketError):
                 handler.publish("nobody", data)
             handler.publish("x", "fine")
-            assert (await inbox.receive()).data == "fine"
+            assert (await subscription.receive()).data == "fine"
         await wait_all_tasks_blocked()
         assert listener.got == ["fine"]
         nursery.cancel_scope.cancel()
@@ -209,27 +209,27 @@ async def test_what_json_cannot_carry_raises_where_somebody_speaks_json(autojump
         nursery.cancel_scope.cancel()
 
 
-async def test_inboxes_of_the_servers_tasks(autojump_clock: MockClock) -> None:
+async def test_subscriptions_of_the_servers_tasks(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler):
         data = {"list": [1]}
-        async with handler.channels.subscribe(["a", "b*"]) as inbox:
+        async with handler.channels.subscribe(["a", "b*"]) as subscription:
             assert handler.publish("a", data) == 1
             assert handler.publish("b1", 2) == 1
             data["list"].append(2)
-            first, second = await inbox.receive(), await inbox.receive()
+            first, second = await subscription.receive(), await subscription.receive()
             assert (first.channel, first.data) == ("a", {"list": [1]}), "as it was when it was published"
             assert (second.channel, second.data) == ("b1", 2)
         assert handler.publish("a", 3) == 0
         with pytest.raises(trio.ClosedResourceError):
-            await inbox.receive()
+            await subscription.receive()
 
 
-async def test_an_inbox_that_blocks_loses_nothing(autojump_clock: MockClock) -> None:
+async def test_a_subscription_that_blocks_loses_nothing(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory, trio.open_nursery() as nursery:
         listener = await Listener.join(nursery, memory, "a", "x")
-        async with handler.channels.subscribe("x", policy="block", max_items=1) as inbox:
+        async with handler.channels.subscribe("x", policy="block", max_items=1) as subscription:
             handler.publish("x", 0)
             with pytest.raises(trio.WouldBlock):
                 handler.publish("x", "nobody gets this")
@@ -240,7 +240,7 @@ async def test_an_inbox_that_blocks_loses_nothing(autojump_clock: MockClock) -> 
             async def take() -> None:
                 for _ in range(3):
                     await trio.sleep(1)
-                    got.append((await inbox.receive()).data)
+                    got.append((await subscription.receive()).data)
 
             nursery.start_soon(take)
             began = trio.current_time()
@@ -253,13 +253,13 @@ async def test_an_inbox_that_blocks_loses_nothing(autojump_clock: MockClock) -> 
         nursery.cancel_scope.cancel()
 
 
-async def test_inboxes_of_the_server_count_bytes(autojump_clock: MockClock) -> None:
+async def test_subscriptions_of_the_server_count_bytes(autojump_clock: MockClock) -> None:
     handler = Rooms()
-    async with serving_in_memory(handler), handler.channels.subscribe("x", max_bytes=1000) as inbox:
+    async with serving_in_memory(handler), handler.channels.subscribe("x", max_bytes=1000) as subscription:
         for number in range(5):
             handler.publish("x", [number, b"." * 600])
-        assert [(await inbox.receive()).data[0] for _ in range(2)] == [3, 4]
-        assert inbox.dropped == 3
+        assert [(await subscription.receive()).data[0] for _ in range(2)] == [3, 4]
+        assert subscription.dropped == 3
         async with handler.channels.subscribe("x", policy="block", max_bytes=1000) as blocking:
             handler.publish("x", b"." * 1000)
             with pytest.raises(trio.WouldBlock):
@@ -300,9 +300,9 @@ async def test_a_handler_has_channels_without_a_server() -> None:
     handler = Rooms()
     assert handler.publish("x", 1) == 0
     assert handler.broadcast(1) == 0
-    async with handler.channels.subscribe("x") as inbox:
+    async with handler.channels.subscribe("x") as subscription:
         assert handler.publish("x", 2) == 1
-        assert (await inbox.receive()).data == 2
+        assert (await subscription.receive()).data == 2
 
 
 async def test_counters(autojump_clock: MockClock) -> None:

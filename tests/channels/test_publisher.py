@@ -43,21 +43,21 @@ async def test_from_another_program(tmp_path: Path) -> None:
         broker = RedisBroker(redis.url, key=KEY)
         async with (
             serving_in_memory(handler, broker=broker),
-            handler.channels.subscribe("room.7") as inbox,
+            handler.channels.subscribe("room.7") as subscription,
             Publisher(redis.url, key=KEY) as publisher,
         ):
             await settled(broker)
             assert await publisher.publish("room.7", {"a": 1}) == 1
             assert await publisher.publish("room.8", 1) == 0
-            assert (await inbox.receive()).data == {"a": 1}
+            assert (await subscription.receive()).data == {"a": 1}
             async with trio.open_nursery() as nursery:
                 for number in range(20):
                     nursery.start_soon(publisher.publish, "room.7", number)
-            assert sorted([(await inbox.receive()).data for _ in range(20)]) == list(range(20))
+            assert sorted([(await subscription.receive()).data for _ in range(20)]) == list(range(20))
 
             blocking = BlockingPublisher(redis.url, key=KEY.decode())
             assert await trio.to_thread.run_sync(blocking.publish, "room.7", "from a thread") == 1
-            assert (await inbox.receive()).data == "from a thread"
+            assert (await subscription.receive()).data == "from a thread"
             with pytest.raises(RuntimeError):
                 blocking.publish("room.7", 1)
 
@@ -66,13 +66,13 @@ async def test_from_another_program(tmp_path: Path) -> None:
                 [*command, "--key-file", str(key_file)], capture_stdout=True, env=dict(os.environ)
             )
             assert done.stdout == b"1\n"
-            assert (await inbox.receive()).data == {"b": 2}
+            assert (await subscription.receive()).data == {"b": 2}
 
             for stranger in (Publisher(redis.url), Publisher(redis.url, key=b"another key of 16")):
                 async with stranger:
                     assert await stranger.publish("room.7", "forged") == 1
             await until(lambda: broker.rejected == 2)
-            assert inbox.statistics().waiting == 0
+            assert subscription.statistics().waiting == 0
 
 
 async def test_to_a_handler_of_an_app() -> None:
@@ -83,12 +83,12 @@ async def test_to_a_handler_of_an_app() -> None:
         broker = RedisBroker(redis.url)
         async with (
             serving_in_memory(app, broker=broker),
-            handler.channels.subscribe("room.7") as inbox,
+            handler.channels.subscribe("room.7") as subscription,
             Publisher(redis.url, path="/chat") as publisher,
         ):
             await settled(broker)
             assert await publisher.publish("room.7", 1) == 1
-            assert (await inbox.receive()).data == 1
+            assert (await subscription.receive()).data == 1
 
 
 async def test_what_goes_wrong() -> None:

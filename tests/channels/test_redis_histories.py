@@ -96,11 +96,11 @@ async def connected_again(processes: tuple[Process, Process], losses: list[int])
     )
 
 
-async def take(inbox: Subscription, last: Any) -> list[Any]:
+async def take(subscription: Subscription, last: Any) -> list[Any]:
     """Data, or a gap and how many are missing, up to the data ``last``."""
     got: list[Any] = []
     while not got or got[-1] != last:
-        packet = await inbox.receive()
+        packet = await subscription.receive()
         got.append(("gap", packet.missing) if isinstance(packet, Gap) else packet.data)
     return got
 
@@ -116,7 +116,7 @@ async def test_all_processes_have_one_order() -> None:
             (one, two)[number % 2].handler.publish("room.1", number)
             if number % 7 == 0:
                 await trio.lowlevel.checkpoint()
-        got = [[await inbox.receive() for _ in range(100)] for inbox in (here, there)]
+        got = [[await subscription.receive() for _ in range(100)] for subscription in (here, there)]
         assert [packet.data for packet in got[0]] == [packet.data for packet in got[1]]
         assert [packet.position for packet in got[0]] == [packet.position for packet in got[1]]
         assert [packet.offset for packet in got[0]] == list(range(1, 101))
@@ -132,21 +132,27 @@ async def test_histories_survive_the_processes() -> None:
                 one.handler.publish("room.1", number)
             await settled(one.broker)
         async with process(redis) as two:
-            async with two.handler.channels.subscribe("room.1", last=ITEMS + 5, max_items=500) as inbox:
-                packets = [await inbox.receive() for _ in range(ITEMS)]
+            async with two.handler.channels.subscribe(
+                "room.1", last=ITEMS + 5, max_items=500
+            ) as subscription:
+                packets = [await subscription.receive() for _ in range(ITEMS)]
                 assert [packet.data for packet in packets] == list(range(5, ITEMS + 5))
             position = packets[0].position
             assert position is not None
-            async with two.handler.channels.subscribe("room.1", after=position, max_items=500) as inbox:
-                assert (await inbox.receive()).data == 6
-            async with two.handler.channels.subscribe("room.1", after=position._replace(offset=2)) as inbox:
-                assert (await take(inbox, 5)) == [("gap", 3), 5]
+            async with two.handler.channels.subscribe(
+                "room.1", after=position, max_items=500
+            ) as subscription:
+                assert (await subscription.receive()).data == 6
+            async with two.handler.channels.subscribe(
+                "room.1", after=position._replace(offset=2)
+            ) as subscription:
+                assert (await take(subscription, 5)) == [("gap", 3), 5]
 
 
 async def test_a_redis_that_keeps_what_it_has_is_no_gap() -> None:
     async with (
         two_processes(DURABLE) as (one, two, redis),
-        one.handler.channels.subscribe("room.1", recover=True, max_items=500) as inbox,
+        one.handler.channels.subscribe("room.1", recover=True, max_items=500) as subscription,
         WebSocketClient("ws://test/", stream=await two.memory.stream()) as client,
         client.subscribe("room.1", recover=True, max_items=500) as remote,
     ):
@@ -166,7 +172,7 @@ async def test_a_redis_that_keeps_what_it_has_is_no_gap() -> None:
             await connected_again((one, two), losses)
             await settled(two.broker)
         two.handler.publish("room.1", "end")
-        assert await take(inbox, "end") == [*range(1, number + 1), "end"]
+        assert await take(subscription, "end") == [*range(1, number + 1), "end"]
         assert await take(remote, "end") == [*range(1, number + 1), "end"]
         # A position of before the restarts is still one.
         async with client.subscribe("room.1", last=5) as late:
@@ -178,7 +184,7 @@ async def test_a_redis_that_keeps_what_it_has_is_no_gap() -> None:
 async def test_a_redis_that_loses_a_part_is_a_gap_where_that_was_seen() -> None:
     async with (
         two_processes("--appendonly no") as (one, two, redis),
-        one.handler.channels.subscribe("room.1", recover=True) as inbox,
+        one.handler.channels.subscribe("room.1", recover=True) as subscription,
     ):
         for number in range(5):
             one.handler.publish("room.1", number)
@@ -187,7 +193,7 @@ async def test_a_redis_that_loses_a_part_is_a_gap_where_that_was_seen() -> None:
         one.handler.publish("room.1", "lost")
         packet = None
         for _ in range(6):
-            packet = await inbox.receive()
+            packet = await subscription.receive()
         assert packet is not None
         assert packet.data == "lost"
         losses = [one.losses, two.losses]
@@ -197,7 +203,7 @@ async def test_a_redis_that_loses_a_part_is_a_gap_where_that_was_seen() -> None:
         for number in range(5, 15):
             two.handler.publish("room.1", number)
         # Its offset is used again, in another epoch. What came before does not come again.
-        assert await take(inbox, 14) == [("gap", None), *range(5, 15)]
+        assert await take(subscription, 14) == [("gap", None), *range(5, 15)]
         async with one.handler.channels.subscribe("room.1", after=packet.position, max_items=50) as late:
             two.handler.publish("room.1", "end")
             assert await take(late, "end") == [("gap", None), "end"]
@@ -221,8 +227,8 @@ async def test_a_redis_that_hangs_is_no_gap() -> None:
         await settled(one.broker)
         await settled(two.broker)
         two.handler.publish("room.1", "end")
-        for inbox in (here, there):
-            got = await take(inbox, "end")
+        for subscription in (here, there):
+            got = await take(subscription, "end")
             assert sorted(got[:-1]) == list(range(80)), "none missing, none twice"
             assert [number for number in got[:-1] if number >= 50] == list(range(50, 80))
 
@@ -242,8 +248,8 @@ async def test_connections_that_are_cut_while_messages_are_under_way() -> None:
         await settled(one.broker)
         await settled(two.broker)
         one.handler.publish("room.1", "end")
-        for inbox in (here, there):
-            got = await take(inbox, "end")
+        for subscription in (here, there):
+            got = await take(subscription, "end")
             numbers = [one for one in got[:-1] if isinstance(one, int)]
             missing = sum(one[1] for one in got[:-1] if not isinstance(one, int))
             assert len(set(numbers)) == len(numbers)
@@ -299,20 +305,20 @@ async def test_bounds() -> None:
         assert await redis.do("HGET", "trio_ws:h{:small.1}m", "b") == str(sum(sizes)).encode()
         assert await redis.do("XLEN", "trio_ws:h{:price.1}s") == 1
         assert await redis.do("XLEN", "trio_ws:h{:small.2}s") == 0
-        async with two.handler.channels.subscribe("small.1", last=50) as inbox:
-            packet = await inbox.receive()
+        async with two.handler.channels.subscribe("small.1", last=50) as subscription:
+            packet = await subscription.receive()
             assert packet.data[0] == packet.offset - 1 == 50 - len(kept)  # type: ignore[operator]
-        async with two.handler.channels.subscribe("price.1") as inbox:
-            assert (await inbox.receive()).data == 49
+        async with two.handler.channels.subscribe("price.1") as subscription:
+            assert (await subscription.receive()).data == 49
         one.handler.publish("short.1", 1)
         await settled(one.broker)
-        async with two.handler.channels.subscribe("short.1", last=1) as inbox:
-            packet = await inbox.receive()
+        async with two.handler.channels.subscribe("short.1", last=1) as subscription:
+            packet = await subscription.receive()
         assert 0 < await redis.do("PTTL", "trio_ws:h{:short.1}s") <= 30_000
         await redis.do("DEL", "trio_ws:h{:short.1}s")  # as if it had expired
-        async with two.handler.channels.subscribe("short.1", after=packet.position) as inbox:
+        async with two.handler.channels.subscribe("short.1", after=packet.position) as subscription:
             one.handler.publish("short.1", 2)
-            assert await take(inbox, 2) == [2], "what is too old is no loss to those who had it"
+            assert await take(subscription, 2) == [2], "what is too old is no loss to those who had it"
 
 
 async def test_messages_for_which_a_queue_has_no_room_are_a_gap_for_all() -> None:
@@ -329,18 +335,18 @@ async def test_messages_for_which_a_queue_has_no_room_are_a_gap_for_all() -> Non
         for number in range(12):
             one.handler.publish("room.1", number)
         await redis.start()
-        for inbox in (here, there):
-            assert await take(inbox, 11) == ["before", ("gap", 7), 7, 8, 9, 10, 11]
+        for subscription in (here, there):
+            assert await take(subscription, 11) == ["before", ("gap", 7), 7, 8, 9, 10, 11]
         one.handler.publish("room.1", "x" * 2_000_000)
         one.handler.publish("room.1", "end")
-        for inbox in (here, there):
-            assert await take(inbox, "end") == [("gap", 1), "end"]
+        for subscription in (here, there):
+            assert await take(subscription, "end") == [("gap", 1), "end"]
 
 
 async def test_a_redis_that_has_no_memory_left() -> None:
     async with (
         two_processes() as (one, two, redis),
-        two.handler.channels.subscribe("room.1", recover=True) as inbox,
+        two.handler.channels.subscribe("room.1", recover=True) as subscription,
     ):
         one.handler.publish("room.1", 1)
         await settled(one.broker)
@@ -352,17 +358,17 @@ async def test_a_redis_that_has_no_memory_left() -> None:
         assert one.broker.statistics().unpublished == 2
         await redis.do("CONFIG", "SET", "maxmemory", "0")
         one.handler.publish("room.1", 2)
-        assert await take(inbox, 2) == [1, ("gap", 2), 2]
+        assert await take(subscription, 2) == [1, ("gap", 2), 2]
 
 
 async def test_scripts_that_were_flushed_are_loaded_again() -> None:
     async with (
         two_processes() as (one, two, redis),
-        two.handler.channels.subscribe("room.1", recover=True) as inbox,
+        two.handler.channels.subscribe("room.1", recover=True) as subscription,
     ):
         await redis.do("SCRIPT", "FLUSH")
         one.handler.publish("room.1", 1)
-        assert await take(inbox, 1) == [1]
+        assert await take(subscription, 1) == [1]
 
 
 @pytest.mark.parametrize("key", [None, b"k" * 16])
@@ -372,11 +378,11 @@ async def test_publishers_outside(key: bytes | None) -> None:
         async with Publisher(redis.url, key=key) as publisher:
             await publisher.publish("room.1", 1)
             await trio.to_thread.run_sync(lambda: BlockingPublisher(redis.url, key=key).publish("room.1", 2))
-            async with two.handler.channels.subscribe("room.1", last=10) as inbox:
-                assert [(await inbox.receive()).data for _ in range(2)] == [1, 2]
+            async with two.handler.channels.subscribe("room.1", last=10) as subscription:
+                assert [(await subscription.receive()).data for _ in range(2)] == [1, 2]
                 assert await publisher.publish("room.1", 3) == 1
                 assert await publisher.publish("plain", 3) == 0
-                assert (await inbox.receive()).offset == 3
+                assert (await subscription.receive()).offset == 3
         # One that knows of no histories: what it publishes is kept by those who hear it, once.
         async with (
             one.handler.channels.subscribe("room.1") as here,
@@ -388,18 +394,18 @@ async def test_publishers_outside(key: bytes | None) -> None:
                 publisher._settings.find = lambda name: None  # type: ignore[method-assign]
                 for number in range(4, 9):
                     assert await publisher.publish("room.1", number) == 2
-            for inbox in (here, there):
-                packets = [await inbox.receive() for _ in range(5)]
+            for subscription in (here, there):
+                packets = [await subscription.receive() for _ in range(5)]
                 assert [(packet.data, packet.offset) for packet in packets] == [(n, n) for n in range(4, 9)]
 
 
 async def test_bad_input_what_others_write_into_a_history() -> None:
     async with (
         two_processes(key=b"k" * 16) as (one, two, redis),
-        two.handler.channels.subscribe("room.1", recover=True) as inbox,
+        two.handler.channels.subscribe("room.1", recover=True) as subscription,
     ):
         one.handler.publish("room.1", 1)
-        assert await take(inbox, 1) == [1]
+        assert await take(subscription, 1) == [1]
         keys = [f"trio_ws:h{{:room.1}}{letter}" for letter in "ms"]
         epoch = await redis.do("HGET", keys[0], "e")
         ((_, (_, genuine)),) = await redis.do("XRANGE", keys[1], "-", "+")
@@ -415,12 +421,12 @@ async def test_bad_input_what_others_write_into_a_history() -> None:
         ):
             await redis.do("PUBLISH", "trio_ws::room.1", text)
         one.handler.publish("room.1", 2)
-        assert await take(inbox, 2) == [2]
+        assert await take(subscription, 2) == [2]
         for data in ("forged", genuine):
             number = int(await redis.do("HINCRBY", keys[0], "n", "1"))
             await redis.do("XADD", keys[1], f"{number}-99999999999999", "g", data)
         one.handler.publish("room.1", 3)
-        assert await take(inbox, 3) == [3]
+        assert await take(subscription, 3) == [3]
         assert two.broker.rejected >= 8
 
 
@@ -430,11 +436,11 @@ async def test_a_process_that_has_read_a_message_takes_it_from_nobody_else() -> 
         await settled(one.broker)
         ((_, (_, genuine)),) = await redis.do("XRANGE", "trio_ws:h{:room.1}s", "-", "+")
         epoch = await redis.do("HGET", "trio_ws:h{:room.1}m", "e")
-        async with two.handler.channels.subscribe("room.1", last=5, recover=True) as inbox:
-            assert await take(inbox, 1) == [1]
+        async with two.handler.channels.subscribe("room.1", last=5, recover=True) as subscription:
+            assert await take(subscription, 1) == [1]
             await redis.do("PUBLISH", "trio_ws::room.1", b"twp1" + epoch + b" 2 " + genuine)
             one.handler.publish("room.1", 2)
-            assert await take(inbox, 2) == [2]
+            assert await take(subscription, 2) == [2]
 
 
 # -- anything at any time ---------------------------------------------------------------------------
@@ -510,11 +516,11 @@ async def test_anything_that_happens_to_redis(durable: bool, seed: int) -> None:
         for name, each in (("one", one), ("two", two)):
             last[name] = counts[name][0] + 1
             each.handler.publish("long", [name, last[name]])
-        for inbox in (here, there):
+        for subscription in (here, there):
             got: list[Packet] = []
             missing = set(last)
             while missing:
-                got.append(await inbox.receive())
+                got.append(await subscription.receive())
                 missing -= {name for name in last if got[-1].data == [name, last[name]]}
             gaps = check_numbers(got, last)
             assert not (durable and gaps), "nothing was lost"

@@ -25,12 +25,12 @@ async def test_a_redis_that_is_killed_is_one_gap() -> None:
         async with (
             serving_in_memory(here, broker=brokers[0]),
             serving_in_memory(there, broker=brokers[1]),
-            here.channels.subscribe(["room.1", "plain"], recover=True) as inbox,
+            here.channels.subscribe(["room.1", "plain"], recover=True) as subscription,
         ):
             for broker in brokers:
                 await settled(broker)
             there.publish("room.1", "before")
-            packet = await inbox.receive()
+            packet = await subscription.receive()
             assert packet.data == "before"
             position = packet.position
             for _ in range(2):
@@ -43,7 +43,7 @@ async def test_a_redis_that_is_killed_is_one_gap() -> None:
                     await settled(broker)
                 there.publish("room.1", "after")
                 there.publish("plain", "after")
-                got = [await inbox.receive() for _ in range(4)]
+                got = [await subscription.receive() for _ in range(4)]
                 assert sorted(one.channel or "" for one in got if isinstance(one, Gap)) == ["plain", "room.1"]
                 for name in ("room.1", "plain"):
                     assert [isinstance(one, Gap) for one in got if one.channel == name] == [True, False]

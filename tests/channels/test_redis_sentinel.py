@@ -108,26 +108,26 @@ async def test_a_failover_is_no_gap() -> None:
         async with (
             serving_in_memory(handler, broker=one),
             process(watcher) as two,
-            two.handler.channels.subscribe("room.1", recover=True) as inbox,
+            two.handler.channels.subscribe("room.1", recover=True) as subscription,
             Publisher(watcher.url) as publisher,
         ):
             await publisher.publish("room.1", 0)
             handler.publish("room.1", 1)
-            assert await take(inbox, 1) == [0, 1]
+            assert await take(subscription, 1) == [0, 1]
             await settled(one)
             while await replica.do("XLEN", "trio_ws:h{:room.1}s") != 2:
                 await trio.sleep(0.01)
             await primary.kill()
             handler.publish("room.1", 2)
             with trio.move_on_after(45) as waited:
-                assert await take(inbox, 2) == [2]
+                assert await take(subscription, 2) == [2]
             if waited.cancelled_caught and await watcher.is_tilted():
                 pytest.skip("the machine is so busy that Sentinel does nothing for half a minute")
             assert b"role:master" in await replica.do("INFO", "replication")
             with pytest.raises(BrokerError):
                 await publisher.publish("room.1", "it has yet to notice")
             await publisher.publish("room.1", 3)
-            assert await take(inbox, 3) == [3]
+            assert await take(subscription, 3) == [3]
 
 
 async def test_sentinels_that_do_not_know() -> None:

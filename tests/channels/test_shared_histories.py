@@ -65,12 +65,12 @@ async def two_processes() -> AsyncIterator[tuple[Rooms, Rooms, list[LossyBroker]
         yield here, there, brokers, [one, two], bus
 
 
-def waiting(inbox: Subscription) -> list[Any]:
+def waiting(subscription: Subscription) -> list[Any]:
     """What waits in it: data, or a gap and how many messages are missing."""
     got: list[Any] = []
     while True:
         try:
-            packet: Packet = inbox.receive_nowait()
+            packet: Packet = subscription.receive_nowait()
         except trio.WouldBlock:
             return got
         got.append(("gap", packet.missing) if isinstance(packet, Gap) else packet.data)
@@ -84,7 +84,7 @@ async def test_all_processes_have_the_same_positions(autojump_clock: MockClock) 
     ):
         here.publish("room.1", "a")
         there.publish("room.1", "b")
-        got = [[await inbox.receive() for _ in range(2)] for inbox in (one, two)]
+        got = [[await subscription.receive() for _ in range(2)] for subscription in (one, two)]
         assert [[packet.data for packet in each] for each in got] == [["a", "b"], ["a", "b"]]
         assert [packet.position for packet in got[0]] == [packet.position for packet in got[1]]
         assert got[0][0].offset == 1
@@ -99,12 +99,12 @@ async def test_a_process_reads_what_was_published_before_it_had_subscribers(
     async with two_processes() as (here, there, *_):
         for number in range(15):
             here.publish("room.1", number)
-        async with there.channels.subscribe("room.1", last=3) as inbox:
-            assert waiting(inbox) == [12, 13, 14]
+        async with there.channels.subscribe("room.1", last=3) as subscription:
+            assert waiting(subscription) == [12, 13, 14]
             here.publish("room.1", 15)
-            assert waiting(inbox) == [15]
-        async with there.channels.subscribe("room.1", last=100) as inbox:
-            assert waiting(inbox) == list(range(6, 16))
+            assert waiting(subscription) == [15]
+        async with there.channels.subscribe("room.1", last=100) as subscription:
+            assert waiting(subscription) == list(range(6, 16))
 
 
 async def test_live_messages_come_first_and_the_history_later(autojump_clock: MockClock) -> None:
@@ -133,14 +133,14 @@ async def test_a_loss_of_the_broker_without_a_loss_of_messages_is_no_gap(autojum
             brokers[0].recover()
             there.publish("room.1", 3)
             await wait_all_tasks_blocked()
-        for inbox in (remote, local, unaware):
-            assert waiting(inbox) == [1, 2, 3, 2, 3, 2, 3]
+        for subscription in (remote, local, unaware):
+            assert waiting(subscription) == [1, 2, 3, 2, 3, 2, 3]
 
 
 async def test_what_was_trimmed_meanwhile_is_a_gap_of_its_size(autojump_clock: MockClock) -> None:
     async with (
         two_processes() as (here, there, brokers, *_),
-        here.channels.subscribe(["room.1", "price.1"], recover=True) as inbox,
+        here.channels.subscribe(["room.1", "price.1"], recover=True) as subscription,
     ):
         there.publish("room.1", 0)
         brokers[0].lose()
@@ -149,7 +149,7 @@ async def test_what_was_trimmed_meanwhile_is_a_gap_of_its_size(autojump_clock: M
             there.publish("price.1", number)
         brokers[0].recover()
         await wait_all_tasks_blocked()
-        got = waiting(inbox)
+        got = waiting(subscription)
         assert [one for one in got if one != 15] == [0, ("gap", 5), *range(6, 15)]
         assert got.count(15) == 2
 
@@ -157,7 +157,7 @@ async def test_what_was_trimmed_meanwhile_is_a_gap_of_its_size(autojump_clock: M
 async def test_a_message_that_was_not_delivered_is_noticed_and_read(autojump_clock: MockClock) -> None:
     async with (
         two_processes() as (here, there, brokers, *_),
-        here.channels.subscribe("room.1", recover=True) as inbox,
+        here.channels.subscribe("room.1", recover=True) as subscription,
     ):
         there.publish("room.1", 1)
         brokers[0].deaf = True
@@ -166,27 +166,27 @@ async def test_a_message_that_was_not_delivered_is_noticed_and_read(autojump_clo
         there.publish("room.1", 3)
         there.publish("room.1", 4)
         await wait_all_tasks_blocked()
-        assert waiting(inbox) == [1, 2, 3, 4]
+        assert waiting(subscription) == [1, 2, 3, 4]
 
 
 async def test_an_emptied_broker_is_a_gap_only_where_messages_were_lost(autojump_clock: MockClock) -> None:
     async with (
         two_processes() as (here, there, brokers, _, bus),
-        here.channels.subscribe("room.1", recover=True) as inbox,
+        here.channels.subscribe("room.1", recover=True) as subscription,
         there.channels.subscribe("room.1", recover=True) as other,
     ):
         there.publish("room.1", 1)
         bus.forget()
         there.publish("room.1", 2)
         there.publish("room.1", 3)
-        assert waiting(inbox) == waiting(other) == [1, 2, 3]
+        assert waiting(subscription) == waiting(other) == [1, 2, 3]
         brokers[0].lose()
         there.publish("room.1", 4)
         bus.forget()
         there.publish("room.1", 5)
         brokers[0].recover()
         await wait_all_tasks_blocked()
-        assert waiting(inbox) == [("gap", None), 5]
+        assert waiting(subscription) == [("gap", None), 5]
         assert waiting(other) == [4, 5]
         async with here.channels.subscribe("room.1", after=Position("of another", 3)) as late:
             there.publish("room.1", 6)
@@ -196,7 +196,7 @@ async def test_an_emptied_broker_is_a_gap_only_where_messages_were_lost(autojump
 async def test_what_could_not_be_appended_is_a_gap_for_all(autojump_clock: MockClock) -> None:
     async with (
         two_processes() as (here, there, brokers, *_),
-        here.channels.subscribe("room.1", recover=True) as inbox,
+        here.channels.subscribe("room.1", recover=True) as subscription,
         there.channels.subscribe("room.1", recover=True) as other,
         there.channels.subscribe("room.1") as unaware,
     ):
@@ -208,7 +208,7 @@ async def test_what_could_not_be_appended_is_a_gap_for_all(autojump_clock: MockC
         brokers[0].recover()
         here.publish("room.1", 3)
         await wait_all_tasks_blocked()
-        assert waiting(inbox) == waiting(other) == [1, 2, ("gap", 2), 3]
+        assert waiting(subscription) == waiting(other) == [1, 2, ("gap", 2), 3]
         assert waiting(unaware) == [1, 2, 3]
         async with there.channels.subscribe("room.1", last=10) as late:
             # It asks for what there is, and is told of nothing.
@@ -226,7 +226,7 @@ async def test_a_client_recovers_in_another_process(autojump_clock: MockClock) -
             return await networks[at]()
 
         client = WebSocketClient("ws://test/", stream=dial, reconnect=Backoff(initial=1, maximum=1))
-        async with client, client.subscribe("room.1", recover=True) as inbox:
+        async with client, client.subscribe("room.1", recover=True) as subscription:
             here.publish("room.1", 0)
             await wait_all_tasks_blocked()
             for number in range(1, 9):
@@ -239,7 +239,7 @@ async def test_a_client_recovers_in_another_process(autojump_clock: MockClock) -
             expected: list[float] = [0]
             for number in range(1, 9):
                 expected += [number, number + 0.5]
-            assert waiting(inbox) == expected
+            assert waiting(subscription) == expected
 
 
 async def test_the_latest_value_comes_from_other_processes(autojump_clock: MockClock) -> None:
@@ -262,13 +262,13 @@ async def test_exclude_and_predicates_hold_for_replays(autojump_clock: MockClock
     async with (
         two_processes() as (here, there, _, memories, _),
         WebSocketClient("ws://test/", stream=await memories[0].stream()) as client,
-        client.subscribe("room.1", recover=True) as inbox,
+        client.subscribe("room.1", recover=True) as subscription,
     ):
         (connection,) = here.clients
         here.publish("room.1", "without", exclude=[connection])
         here.publish("room.1", "with")
         await wait_all_tasks_blocked()
-        assert waiting(inbox) == ["with"]
+        assert waiting(subscription) == ["with"]
         async with client.subscribe("room.1", last=10) as late:
             await wait_all_tasks_blocked()
             assert waiting(late) == ["with"]
@@ -279,13 +279,13 @@ async def test_exclude_and_predicates_hold_for_replays(autojump_clock: MockClock
 async def test_block_loses_nothing_that_is_kept(autojump_clock: MockClock) -> None:
     async with (
         two_processes() as (here, there, *_),
-        here.channels.subscribe("room.1", policy="block", max_items=2) as inbox,
+        here.channels.subscribe("room.1", policy="block", max_items=2) as subscription,
     ):
         for number in range(5):
             there.publish("room.1", number)
         with pytest.raises(trio.WouldBlock):
             here.publish("room.1", "refused")
-        assert [(await inbox.receive()).data for _ in range(5)] == list(range(5))
+        assert [(await subscription.receive()).data for _ in range(5)] == list(range(5))
 
 
 async def test_a_history_that_cannot_be_read_is_waited_for(autojump_clock: MockClock) -> None:
@@ -299,13 +299,13 @@ async def test_a_history_that_cannot_be_read_is_waited_for(autojump_clock: MockC
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(come_back)
-            async with here.channels.subscribe("room.1", last=5) as inbox:
-                assert waiting(inbox) == [1]
+            async with here.channels.subscribe("room.1", last=5) as subscription:
+                assert waiting(subscription) == [1]
         brokers[0].lose()
         started = trio.current_time()
-        async with here.channels.subscribe("room.2", after=Position("e", 1)) as inbox:
+        async with here.channels.subscribe("room.2", after=Position("e", 1)) as subscription:
             assert trio.current_time() - started == 30
-            assert waiting(inbox) == [("gap", None)]
+            assert waiting(subscription) == [("gap", None)]
 
 
 async def test_a_broker_without_histories_says_so() -> None:
@@ -323,13 +323,13 @@ async def test_a_broker_without_histories_says_so() -> None:
 async def test_a_position_that_another_process_has_given_is_looked_for(autojump_clock: MockClock) -> None:
     async with (
         two_processes() as (here, there, brokers, *_),
-        here.channels.subscribe("room.1", recover=True) as inbox,
+        here.channels.subscribe("room.1", recover=True) as subscription,
         there.channels.subscribe("room.1", recover=True) as slow,
     ):
         brokers[1].deaf = True  # it has yet to receive what the other has received
         here.publish("room.1", 1)
         here.publish("room.1", 2)
-        position = (await inbox.receive()).position
+        position = (await subscription.receive()).position
         assert position is not None
         async with there.channels.subscribe("room.1", after=position._replace(offset=2)) as late:
             assert waiting(late) == []
@@ -346,12 +346,12 @@ async def test_a_message_that_was_published_past_the_history_has_no_position(
 ) -> None:
     async with (
         two_processes() as (here, there, brokers, *_),
-        there.channels.subscribe("room.1", recover=True) as inbox,
+        there.channels.subscribe("room.1", recover=True) as subscription,
     ):
         here.publish("room.1", 1)
         brokers[0].publish(":room.1", msgspec.msgpack.encode(["plain", None]))
         here.publish("room.1", 2)
-        packets = [await inbox.receive() for _ in range(3)]
+        packets = [await subscription.receive() for _ in range(3)]
         assert [(packet.data, packet.offset) for packet in packets] == [(1, 1), ("plain", None), (2, 2)]
 
 
@@ -380,8 +380,8 @@ async def test_a_broker_that_refuses_is_asked_again(
         there.publish("room.1", 1)
         broker.refusals = 12
         began = trio.current_time()
-        async with here.channels.subscribe("room.1", last=5) as inbox:
-            assert waiting(inbox) == [1]
+        async with here.channels.subscribe("room.1", last=5) as subscription:
+            assert waiting(subscription) == [1]
         assert trio.current_time() - began == 12
     assert [record.getMessage() for record in caplog.records if "history" in record.getMessage()] == [
         "could not read a channel's history, will retry: not now (1 so far)",

@@ -67,13 +67,13 @@ def seen(packet: Packet) -> Any:
     return ("gap", packet.missing) if isinstance(packet, Gap) else packet.data
 
 
-async def drained(inbox: Subscription) -> list[Any]:
+async def drained(subscription: Subscription) -> list[Any]:
     """All that is there once nothing happens any more."""
     await wait_all_tasks_blocked()
     found = []
     while True:
         try:
-            found.append(seen(inbox.receive_nowait()))
+            found.append(seen(subscription.receive_nowait()))
         except trio.WouldBlock:
             return found
 
@@ -81,9 +81,9 @@ async def drained(inbox: Subscription) -> list[Any]:
 async def test_missed_messages_follow(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory, reconnecting(memory) as (client, network):
-        async with client.subscribe("room.1", recover=True) as inbox:
+        async with client.subscribe("room.1", recover=True) as subscription:
             handler.publish("room.1", 1)
-            packet = await inbox.receive()
+            packet = await subscription.receive()
             assert (packet.data, packet.offset) == (1, 1)
             assert packet.position is not None
             assert packet.epoch == packet.position.epoch
@@ -95,32 +95,32 @@ async def test_missed_messages_follow(autojump_clock: MockClock) -> None:
                     handler.publish("room.1", number)
                 network.down = False
                 await trio.sleep(30)
-                assert await drained(inbox) == [0, 1, 2]
+                assert await drained(subscription) == [0, 1, 2]
             handler.publish("room.1", "live")
-            assert await drained(inbox) == ["live"]
+            assert await drained(subscription) == ["live"]
 
 
 async def test_there_is_no_gap_if_nothing_was_missed(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory, reconnecting(memory) as (client, network):
-        async with client.subscribe(["room.1", "room.never"], recover=True) as inbox:
+        async with client.subscribe(["room.1", "room.never"], recover=True) as subscription:
             handler.publish("room.1", 1)
-            assert await drained(inbox) == [1]
+            assert await drained(subscription) == [1]
             for _ in range(3):
                 network.cut()
                 await trio.sleep(1000)  # what was kept is too old by now, but nothing is missing
-                assert await drained(inbox) == []
+                assert await drained(subscription) == []
             handler.publish("room.never", 2)
             handler.publish("room.1", 3)
-            assert sorted(await drained(inbox)) == [2, 3]
+            assert sorted(await drained(subscription)) == [2, 3]
 
 
 async def test_a_gap_takes_the_place_of_missing_messages(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory, reconnecting(memory) as (client, network):
-        async with client.subscribe("room.1", recover=True) as inbox:
+        async with client.subscribe("room.1", recover=True) as subscription:
             handler.publish("room.1", "first")
-            assert await drained(inbox) == ["first"]
+            assert await drained(subscription) == ["first"]
             network.down = True
             network.cut()
             await wait_all_tasks_blocked()
@@ -128,7 +128,7 @@ async def test_a_gap_takes_the_place_of_missing_messages(autojump_clock: MockClo
                 handler.publish("room.1", number)
             network.down = False
             await trio.sleep(30)
-            assert await drained(inbox) == [("gap", 5), *range(5, 15)]
+            assert await drained(subscription) == [("gap", 5), *range(5, 15)]
             network.cut()
             handler.publish("room.1", "old")
             network.down = True
@@ -136,7 +136,7 @@ async def test_a_gap_takes_the_place_of_missing_messages(autojump_clock: MockClo
             handler.publish("room.1", "new")
             network.down = False
             await trio.sleep(30)
-            assert await drained(inbox) == [("gap", 1), "new"]
+            assert await drained(subscription) == [("gap", 1), "new"]
 
 
 async def test_without_a_history_there_is_one_gap_after_each_loss(autojump_clock: MockClock) -> None:
@@ -148,8 +148,8 @@ async def test_without_a_history_there_is_one_gap_after_each_loss(autojump_clock
             client.subscribe("plain") as unaware,
         ):
             handler.publish("plain", 1)
-            for inbox in (plain, glob, unaware):
-                assert await drained(inbox) == [1]
+            for subscription in (plain, glob, unaware):
+                assert await drained(subscription) == [1]
             network.cut()
             await trio.sleep(30)
             handler.publish("plain", 2)
@@ -164,45 +164,45 @@ async def test_a_position_of_another_server_is_a_gap(autojump_clock: MockClock) 
         serving_in_memory(handlers[0]) as first,
         serving_in_memory(handlers[1]) as second,
         reconnecting(first) as (client, network),
-        client.subscribe("room.1", recover=True) as inbox,
+        client.subscribe("room.1", recover=True) as subscription,
     ):
         handlers[0].publish("room.1", 1)
-        assert await drained(inbox) == [1]
+        assert await drained(subscription) == [1]
         handlers[1].publish("room.1", "maybe seen")
         network.listener = second.listener
         network.cut()
         await trio.sleep(30)
         handlers[1].publish("room.1", 2)
-        assert await drained(inbox) == [("gap", None), 2]
+        assert await drained(subscription) == [("gap", None), 2]
 
 
 async def test_from_a_stored_position_and_with_the_last(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory, reconnecting(memory) as (client, _):
-        async with client.subscribe("room.1", last=3) as inbox:
+        async with client.subscribe("room.1", last=3) as subscription:
             handler.publish("room.1", 0)
-            packet = await inbox.receive()
+            packet = await subscription.receive()
         position = packet.position
         assert position is not None
         for number in range(1, 6):
             handler.publish("room.1", number)
         for stored in (position, (position.epoch, position.offset), {"room.1": position}):
-            async with client.subscribe("room.1", after=stored) as inbox:
+            async with client.subscribe("room.1", after=stored) as subscription:
                 handler.publish("room.1", "live")
-                assert (await drained(inbox))[:5] == [1, 2, 3, 4, 5]
-        async with client.subscribe("room.1", last=2) as inbox:
-            assert await drained(inbox) == ["live", "live"]
-        async with client.subscribe(["room.1", "room.2"], last=100) as inbox:
-            assert len(await drained(inbox)) == 9
+                assert (await drained(subscription))[:5] == [1, 2, 3, 4, 5]
+        async with client.subscribe("room.1", last=2) as subscription:
+            assert await drained(subscription) == ["live", "live"]
+        async with client.subscribe(["room.1", "room.2"], last=100) as subscription:
+            assert len(await drained(subscription)) == 9
 
         for wrong in (Position(position.epoch, 99), Position("other", 1)):
-            async with client.subscribe("room.1", after=wrong) as inbox:
+            async with client.subscribe("room.1", after=wrong) as subscription:
                 handler.publish("room.1", "new")
-                assert await drained(inbox) == [("gap", None), "new"]
-        async with client.subscribe("room.2", after=position) as inbox:  # of another channel
-            assert await drained(inbox) == [("gap", None)]
-        async with client.subscribe("plain", after=position) as inbox:
-            assert await drained(inbox) == [("gap", None)]
+                assert await drained(subscription) == [("gap", None), "new"]
+        async with client.subscribe("room.2", after=position) as subscription:  # of another channel
+            assert await drained(subscription) == [("gap", None)]
+        async with client.subscribe("plain", after=position) as subscription:
+            assert await drained(subscription) == [("gap", None)]
 
 
 async def test_several_subscriptions_of_one_channel(autojump_clock: MockClock) -> None:
@@ -237,13 +237,13 @@ async def test_a_channel_that_the_server_subscribed(autojump_clock: MockClock) -
 
     handler = Subscribing()
     async with serving_in_memory(handler) as memory, reconnecting(memory) as (client, network):
-        async with client.subscribe("room.secret", recover=True) as inbox:
+        async with client.subscribe("room.secret", recover=True) as subscription:
             handler.publish("room.secret", 1)
-            assert await drained(inbox) == [1]
+            assert await drained(subscription) == [1]
             network.cut()
             handler.publish("room.secret", 2)
             await trio.sleep(30)
-            assert await drained(inbox) == [2, "welcome"]
+            assert await drained(subscription) == [2, "welcome"]
         with pytest.raises(RPCAccessDeniedError):
             async with client.subscribe("room.other", recover=True):
                 pass
@@ -252,20 +252,20 @@ async def test_a_channel_that_the_server_subscribed(autojump_clock: MockClock) -
 async def test_messages_that_are_not_meant_for_all(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory, reconnecting(memory) as (client, network):
-        async with client.subscribe("room.1", recover=True) as inbox:
+        async with client.subscribe("room.1", recover=True) as subscription:
             (connection,) = handler.clients
             handler.publish("room.1", 1)
             handler.publish("room.1", "own", exclude=[connection])
             handler.publish("room.1", "others", predicate=lambda one: False)
             handler.publish("room.1", 2)
-            assert await drained(inbox) == [1, 2]
+            assert await drained(subscription) == [1, 2]
             handler.publish("room.1", "own", exclude=[connection])
-            assert await drained(inbox) == []
+            assert await drained(subscription) == []
             network.cut()
             handler.publish("room.1", "others", predicate=lambda one: False)
             handler.publish("room.1", 3)
             await trio.sleep(30)
-            assert await drained(inbox) == [3]
+            assert await drained(subscription) == [3]
 
 
 async def test_the_latest_value(autojump_clock: MockClock) -> None:
@@ -274,20 +274,20 @@ async def test_the_latest_value(autojump_clock: MockClock) -> None:
         for number in range(5):
             handler.publish("price.eur", number)
             handler.publish("price.usd", -number)
-        async with client.subscribe("price.eur") as inbox:
-            assert await drained(inbox) == [4]
-        async with client.subscribe("price.*") as inbox:
-            assert sorted(await drained(inbox)) == [-4, 4]
-        async with client.subscribe("price.eur", recover=True) as inbox:
-            assert await drained(inbox) == [4]
+        async with client.subscribe("price.eur") as subscription:
+            assert await drained(subscription) == [4]
+        async with client.subscribe("price.*") as subscription:
+            assert sorted(await drained(subscription)) == [-4, 4]
+        async with client.subscribe("price.eur", recover=True) as subscription:
+            assert await drained(subscription) == [4]
             network.cut()
             await trio.sleep(30)
-            assert await drained(inbox) == []
+            assert await drained(subscription) == []
             network.cut()
             for number in range(10, 20):
                 handler.publish("price.eur", number)
             await trio.sleep(30)
-            assert await drained(inbox) == [19]
+            assert await drained(subscription) == [19]
 
 
 async def test_a_client_that_drops_messages_gets_a_gap(autojump_clock: MockClock) -> None:
@@ -322,13 +322,13 @@ async def test_a_slow_connection_reads_the_history_or_gets_a_gap(
         network = Network(memory.listener, capacity=300)
         async with (
             WebSocketClient("ws://test/", stream=network) as client,
-            client.subscribe(name, recover=True, max_items=1000) as inbox,
+            client.subscribe(name, recover=True, max_items=1000) as subscription,
         ):
             for number in range(200):
                 handler.publish(name, [number, "x" * 100])
                 if number == 20:
                     await wait_all_tasks_blocked()
-            got = await drained(inbox)
+            got = await drained(subscription)
     numbers = [item[0] if isinstance(item, list) else item for item in got]
     check_in_order_or_gaps(numbers, 200)
     if name == "room.1":
@@ -355,16 +355,16 @@ def check_in_order_or_gaps(got: list[Any], count: int) -> None:
 async def test_a_message_that_is_larger_than_the_history(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory, reconnecting(memory) as (client, network):
-        async with client.subscribe("small", recover=True) as inbox:
+        async with client.subscribe("small", recover=True) as subscription:
             handler.publish("small", "x" * 400)
-            assert await drained(inbox) == ["x" * 400]
+            assert await drained(subscription) == ["x" * 400]
             network.down = True
             network.cut()
             await wait_all_tasks_blocked()
             handler.publish("small", "y" * 400)
             network.down = False
             await trio.sleep(30)
-            assert await drained(inbox) == [("gap", 1)]
+            assert await drained(subscription) == [("gap", 1)]
 
 
 async def test_a_list_with_a_name_that_is_refused(autojump_clock: MockClock) -> None:
@@ -489,17 +489,17 @@ class OldServer:
 async def test_a_server_of_an_earlier_version(autojump_clock: MockClock) -> None:
     server = OldServer()
     async with serving_in_memory(server) as memory, reconnecting(memory) as (client, network):
-        async with client.subscribe("a", recover=True) as inbox:
+        async with client.subscribe("a", recover=True) as subscription:
             await server.publish("a", 1)
-            assert await drained(inbox) == [1]
+            assert await drained(subscription) == [1]
             network.cut()
             await trio.sleep(30)
             await server.publish("a", 2)
-            assert await drained(inbox) == [("gap", None), 2]
+            assert await drained(subscription) == [("gap", None), 2]
         await wait_all_tasks_blocked()
         assert server.methods == [*["__recover__", "__subscribe__"] * 2, "__unsubscribe__"]
-        async with client.subscribe("a", after=("e", 3)) as inbox:
-            assert await drained(inbox) == [("gap", None)]
+        async with client.subscribe("a", after=("e", 3)) as subscription:
+            assert await drained(subscription) == [("gap", None)]
 
 
 async def test_one_channel_does_not_push_another_out_of_a_backlog(autojump_clock: MockClock) -> None:
@@ -512,7 +512,7 @@ async def test_one_channel_does_not_push_another_out_of_a_backlog(autojump_clock
         network = Network(memory.listener, capacity=300)
         async with (
             WebSocketClient("ws://test/", stream=network) as client,
-            client.subscribe(["room.1", "plain"], recover=True, max_items=1000) as inbox,
+            client.subscribe(["room.1", "plain"], recover=True, max_items=1000) as subscription,
         ):
             for _ in range(3):  # the link is full, and then the connection is stalled
                 handler.publish("plain", "x" * 1000)
@@ -525,7 +525,7 @@ async def test_one_channel_does_not_push_another_out_of_a_backlog(autojump_clock
             for number in range(10, 20):
                 handler.publish("plain", number)
             network.links[-1].heal()
-            got = await drained(inbox)
+            got = await drained(subscription)
             assert [item for item in got if item in range(5)] == [0, 1, 2, 3, 4]
             plain = [item for item in got if item not in range(5)]
             gaps = [item for item in plain if isinstance(item, tuple)]

@@ -98,12 +98,12 @@ async def settle() -> None:
     await trio.testing.wait_all_tasks_blocked()
 
 
-def waiting(inbox: Subscription) -> list[Any]:
+def waiting(subscription: Subscription) -> list[Any]:
     """Take what waits."""
     got = []
     while True:
         try:
-            got.append(inbox.receive_nowait().data)
+            got.append(subscription.receive_nowait().data)
         except trio.WouldBlock:
             return got
 
@@ -112,14 +112,14 @@ async def test_one_name(autojump_clock: MockClock) -> None:
     server = Channels()
     async with serving_in_memory(server) as memory:
         async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
-            async with client.subscribe("news") as inbox:
+            async with client.subscribe("news") as subscription:
                 assert server.held == {"news"}
                 await server.publish("news", 1, 2)
-                packet = await inbox.receive()
+                packet = await subscription.receive()
                 assert packet == Packet(PacketSource.CHANNEL, 1, "news")
-                assert waiting(inbox) == [2]
+                assert waiting(subscription) == [2]
             with pytest.raises(trio.ClosedResourceError):
-                await inbox.receive()
+                await subscription.receive()
             await client.call("echo", 1)
             assert server.held == set()
             assert client._live.transport.read_demand.count == 0
@@ -149,7 +149,7 @@ async def test_names_are_counted(autojump_clock: MockClock) -> None:
         ]
 
 
-async def test_globs_and_one_copy_for_each_inbox(autojump_clock: MockClock) -> None:
+async def test_globs_and_one_copy_for_each_subscription(autojump_clock: MockClock) -> None:
     server = Channels()
     async with serving_in_memory(server) as memory:
         async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
@@ -174,17 +174,17 @@ async def test_other_packets_go_where_they_went(autojump_clock: MockClock) -> No
     server = Channels()
     async with serving_in_memory(server) as memory:
         async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
-            async with client.subscribe("*") as inbox:
+            async with client.subscribe("*") as subscription:
                 assert server.ws is not None
                 await server.ws.send(DIALECT.data("to all", source=PacketSource.BROADCAST))
                 await server.ws.send(DIALECT.data("plain"))
                 await server.ws.send(DIALECT.data("nameless", source=PacketSource.CHANNEL))
                 got = [packet.data for packet in [await client.recv() for _ in range(3)] if packet]
                 assert got == ["to all", "plain", "nameless"]
-                assert waiting(inbox) == []
+                assert waiting(subscription) == []
 
 
-async def test_the_clients_handler_gets_what_no_inbox_listens_to(autojump_clock: MockClock) -> None:
+async def test_the_clients_handler_gets_what_no_subscription_listens_to(autojump_clock: MockClock) -> None:
     got: list[Any] = []
 
     class Mine(WebSocketHandler):
@@ -194,10 +194,10 @@ async def test_the_clients_handler_gets_what_no_inbox_listens_to(autojump_clock:
     server = Channels()
     async with serving_in_memory(server) as memory:
         async with WebSocketClient("ws://test/", stream=await memory.stream(), handler=Mine) as client:
-            async with client.subscribe("a") as inbox:
+            async with client.subscribe("a") as subscription:
                 await server.publish("a", 1)
                 await server.publish("b", 2)
-                assert waiting(inbox) == [1]
+                assert waiting(subscription) == [1]
     assert got == [2]
 
 
@@ -285,9 +285,9 @@ async def test_refusals(answer: Any, error: type[Exception], autojump_clock: Moc
                 await settle()
                 assert server.held == set()
             assert client._live.transport.read_demand.count == 0
-            async with client.subscribe("open") as inbox:
+            async with client.subscribe("open") as subscription:
                 await server.publish("open", 1)
-                assert waiting(inbox) == [1]
+                assert waiting(subscription) == [1]
 
 
 async def test_one_that_is_refused_harms_no_other_on_a_good_name(autojump_clock: MockClock) -> None:
@@ -303,10 +303,10 @@ async def test_one_that_is_refused_harms_no_other_on_a_good_name(autojump_clock:
                         pytest.fail("subscribed")
 
             async def modest() -> None:
-                async with client.subscribe("open") as inbox:
+                async with client.subscribe("open") as subscription:
                     await trio.sleep(10)
                     await server.publish("open", 1)
-                    assert (await inbox.receive()).data == 1
+                    assert (await subscription.receive()).data == 1
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(greedy)
@@ -321,10 +321,10 @@ async def test_a_cancelled_subscriber_harms_no_other(autojump_clock: MockClock) 
         async with WebSocketClient("ws://test/", stream=stream) as client:
 
             async def modest() -> None:
-                async with client.subscribe("a") as inbox:
+                async with client.subscribe("a") as subscription:
                     await trio.sleep(10)
                     await server.publish("a", 1)
-                    assert (await inbox.receive()).data == 1
+                    assert (await subscription.receive()).data == 1
 
             async with trio.open_nursery() as nursery:
                 with trio.move_on_after(0.5):
@@ -351,9 +351,9 @@ async def test_a_server_that_ponders_over_a_name_that_was_left(autojump_clock: M
                     async with client.subscribe("a"):
                         pytest.fail("subscribed")
                 if taken_anew:
-                    async with client.subscribe("a") as inbox:
+                    async with client.subscribe("a") as subscription:
                         handler.publish("a", 1)
-                        assert (await inbox.receive()).data == 1
+                        assert (await subscription.receive()).data == 1
                 await trio.sleep(10)
                 (connection,) = handler.clients
                 assert connection.subscribed_channel == set()
@@ -371,7 +371,7 @@ async def test_with_a_server_of_ours(autojump_clock: MockClock) -> None:
     async with serving_in_memory(handler, options=Options(max_subscribed_channels=2)) as memory:
         network = Network(memory.listener)
         async with WebSocketClient("ws://test/", stream=network, reconnect=BACKOFF) as client:
-            async with client.subscribe(["news.*", "news.tech"]) as inbox:
+            async with client.subscribe(["news.*", "news.tech"]) as subscription:
                 for name, error in (("secret", RPCAccessDeniedError), ("news.third", SubscriptionError)):
                     with pytest.raises(error):
                         async with client.subscribe(name):
@@ -379,13 +379,13 @@ async def test_with_a_server_of_ours(autojump_clock: MockClock) -> None:
                 for round_ in range(3):
                     handler.publish("news.tech", round_)
                     handler.broadcast("to all")
-                    packet = await inbox.receive()
+                    packet = await subscription.receive()
                     assert (packet.channel, packet.data) == ("news.tech", round_)
                     other = await client.recv()
                     assert other is not None
                     assert (other.source, other.data) == (PacketSource.BROADCAST, "to all")
                     with pytest.raises(trio.WouldBlock):
-                        inbox.receive_nowait()
+                        subscription.receive_nowait()
                     network.cut()
                     await settle()
                     await client.ping()
@@ -411,52 +411,52 @@ async def test_late_packets_of_a_name_that_was_left_reach_nobody(autojump_clock:
             assert packet.data == "by the server's own will"
 
 
-async def test_packets_that_nobody_takes_do_not_stop_an_inbox(
+async def test_packets_that_nobody_takes_do_not_stop_a_subscription(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = Channels()
     async with serving_in_memory(server) as memory:
         options = Options(max_queue_bytes=1000)
         async with WebSocketClient("ws://test/", stream=await memory.stream(), options=options) as client:
-            async with client.subscribe("a") as inbox:
+            async with client.subscribe("a") as subscription:
                 await server.publish("b", *range(100))
                 await server.publish("a", 1)
-                assert (await inbox.receive()).data == 1
+                assert (await subscription.receive()).data == 1
     assert "drops packets" in caplog.text
 
 
 # -- lost connections -------------------------------------------------------------------------------
 
 
-async def test_a_lost_connection_ends_the_inbox(autojump_clock: MockClock) -> None:
+async def test_a_lost_connection_ends_the_subscription(autojump_clock: MockClock) -> None:
     server = Channels()
     async with serving_in_memory(server) as memory:
         stream = await memory.stream()
         async with WebSocketClient("ws://test/", stream=stream) as client:
-            async with client.subscribe("a") as inbox:
+            async with client.subscribe("a") as subscription:
                 await server.publish("a", 1)
                 stream.link.cut()
                 await settle()
-                assert (await inbox.receive()).data == 1
+                assert (await subscription.receive()).data == 1
                 for _ in range(2):
                     with pytest.raises(ConnectionClosedError):
-                        await inbox.receive()
+                        await subscription.receive()
             with pytest.raises(ConnectionClosedError):
                 async with client.subscribe("b"):
                     pytest.fail("subscribed")
 
 
-async def test_a_clean_end_ends_the_inbox_cleanly(autojump_clock: MockClock) -> None:
+async def test_a_clean_end_ends_the_subscription_cleanly(autojump_clock: MockClock) -> None:
     server = Channels()
     async with serving_in_memory(server) as memory:
         async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
-            async with client.subscribe("a") as inbox:
+            async with client.subscribe("a") as subscription:
                 await server.publish("a", 1, 2)
                 assert server.ws is not None
                 await server.ws.close(1001)
-                assert [packet.data async for packet in inbox] == [1, 2]
+                assert [packet.data async for packet in subscription] == [1, 2]
                 with pytest.raises(trio.EndOfChannel):
-                    await inbox.receive()
+                    await subscription.receive()
 
 
 @pytest.mark.parametrize("clean", [True, False])
@@ -566,9 +566,9 @@ async def test_a_loss_while_the_answer_is_due(autojump_clock: MockClock) -> None
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(lose)
-                async with client.subscribe("a") as inbox:
+                async with client.subscribe("a") as subscription:
                     await server.publish("a", 1)
-                    assert waiting(inbox) == [1]
+                    assert waiting(subscription) == [1]
 
 
 async def test_many_names_come_back(autojump_clock: MockClock) -> None:
@@ -591,19 +591,19 @@ async def test_many_names_come_back(autojump_clock: MockClock) -> None:
             ]
 
 
-async def test_the_end_of_trying_ends_the_inbox(autojump_clock: MockClock) -> None:
+async def test_the_end_of_trying_ends_the_subscription(autojump_clock: MockClock) -> None:
     server = Channels()
     async with serving_in_memory(server) as memory:
         network = Network(memory.listener)
         backoff = Backoff(attempts=3)
         async with WebSocketClient("ws://test/", stream=network, reconnect=backoff) as client:
-            async with client.subscribe("a") as inbox:
+            async with client.subscribe("a") as subscription:
                 await server.publish("a", 1)
                 network.down = True
                 network.cut()
-                assert (await inbox.receive()).data == 1
+                assert (await subscription.receive()).data == 1
                 with pytest.raises(ConnectionFailedError):
-                    await inbox.receive()
+                    await subscription.receive()
 
 
 async def test_another_server_that_speaks_another_dialect(autojump_clock: MockClock) -> None:
@@ -616,11 +616,11 @@ async def test_another_server_that_speaks_another_dialect(autojump_clock: MockCl
     async with serving_in_memory(server) as memory, serving_in_memory(json_only) as other:
         network = Network(memory.listener)
         async with WebSocketClient("ws://test/", stream=network, reconnect=BACKOFF) as client:
-            async with client.subscribe("a") as inbox:
+            async with client.subscribe("a") as subscription:
                 network.listener = other.listener
                 network.cut()
                 with pytest.raises(PacketError, match=r"trio-ws\.v1"):
-                    await inbox.receive()
+                    await subscription.receive()
 
 
 async def test_cancelled_at_every_checkpoint(autojump_clock: MockClock) -> None:
@@ -635,15 +635,15 @@ async def test_cancelled_at_every_checkpoint(autojump_clock: MockClock) -> None:
             async with WebSocketClient("ws://test/", stream=network, reconnect=BACKOFF) as client:
 
                 async def script() -> None:
-                    async with client.subscribe(["a", "b.*"]) as inbox:
+                    async with client.subscribe(["a", "b.*"]) as subscription:
                         await server.publish("a", 1)
-                        await inbox.receive()
+                        await subscription.receive()
                         async with client.subscribe("a"):
                             network.cut()
                             await trio.sleep(0.1)
                         await client.call("echo", 1)
                         await server.publish("b.c", 2)
-                        await inbox.receive()
+                        await subscription.receive()
 
                 more = await cancelled_at(count, script)
                 await trio.sleep(10)
@@ -660,7 +660,7 @@ async def test_cancelled_at_every_checkpoint(autojump_clock: MockClock) -> None:
     assert count > 5
 
 
-async def test_what_a_server_makes_an_inbox_hold(autojump_clock: MockClock) -> None:
+async def test_what_a_server_makes_a_subscription_hold(autojump_clock: MockClock) -> None:
     """Empty maps take one byte on the wire, and 64 and more here."""
     server = Channels()
     options = Options(channel_max_bytes=100_000)
@@ -668,12 +668,15 @@ async def test_what_a_server_makes_an_inbox_hold(autojump_clock: MockClock) -> N
     async with serving_in_memory(server) as memory:
         stream = await memory.stream()
         async with WebSocketClient("ws://test/", stream=stream, options=options) as client:
-            async with client.subscribe("a") as inbox, client.subscribe("b", policy="drop_newest") as other:
+            async with (
+                client.subscribe("a") as subscription,
+                client.subscribe("b", policy="drop_newest") as other,
+            ):
                 await server.publish("a", *[maps] * 20)
-                assert inbox.dropped == 18
+                assert subscription.dropped == 18
                 await server.publish("b", "small", *[maps] * 20)
                 assert other.dropped == 18
-                assert waiting(inbox) == [maps] * 2
+                assert waiting(subscription) == [maps] * 2
                 assert waiting(other) == ["small", maps, maps]
                 await server.publish("a", *range(70))
-                assert waiting(inbox) == list(range(6, 70))
+                assert waiting(subscription) == list(range(6, 70))

@@ -57,10 +57,10 @@ async def test_every_subscriber_hears_it_once(autojump_clock: MockClock) -> None
         here = await Listener.join(nursery, first, "here", "news.tech,news.*,*")
         there = await Listener.join(nursery, second, "there", "news.tech,news.*,*")
         other = await Listener.join(nursery, second, "other", "sports")
-        async with two.channels.subscribe("news.*") as inbox:
+        async with two.channels.subscribe("news.*") as subscription:
             assert one.publish("news.tech", {"n": 1}) == 1, "those of this process are counted"
             assert one.broadcast("all") == 1
-            assert (await inbox.receive()).data == {"n": 1}
+            assert (await subscription.receive()).data == {"n": 1}
         await wait_all_tasks_blocked()
         assert here.got == there.got == [{"n": 1}, "all"]
         assert other.got == ["all"]
@@ -110,7 +110,7 @@ async def test_predicates_travel_or_are_refused(autojump_clock: MockClock) -> No
         nursery.cancel_scope.cancel()
 
 
-async def test_a_full_inbox_of_another_process_does_not_hold_up_the_publisher(
+async def test_a_full_subscription_of_another_process_does_not_hold_up_the_publisher(
     autojump_clock: MockClock,
 ) -> None:
     one, two = Rooms(), Rooms()
@@ -118,11 +118,11 @@ async def test_a_full_inbox_of_another_process_does_not_hold_up_the_publisher(
     async with (
         serving_in_memory(one, broker=InMemoryBroker(shared)),
         serving_in_memory(two, broker=InMemoryBroker(shared)),
-        two.channels.subscribe("x", policy="block", max_items=1) as inbox,
+        two.channels.subscribe("x", policy="block", max_items=1) as subscription,
     ):
         for number in range(3):
             assert one.publish("x", number) == 0
-        assert (await inbox.receive()).data == 0
+        assert (await subscription.receive()).data == 0
         assert two.channels.statistics().channels["x"].dropped == 2
 
 

@@ -121,8 +121,8 @@ class Lossy(InMemoryBroker):
 class Reader:
     """Receives messages while reading is enabled."""
 
-    def __init__(self, inbox: Subscription) -> None:
-        self.inbox = inbox
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
         self.got: list[Packet] = []
         self.reading = True
         self.changed = trio.Event()
@@ -136,7 +136,7 @@ class Reader:
         while True:
             while not self.reading:
                 await self.changed.wait()
-            self.got.append(await self.inbox.receive())
+            self.got.append(await self.subscription.receive())
 
     def check(self, bus: Bus) -> None:
         """Compare the received messages with the events."""
@@ -270,8 +270,10 @@ async def play(script: list[tuple[Any, ...]]) -> None:
             dial = trio_partial(scene.dial, client)
             made = WebSocketClient("ws://test/", stream=dial, reconnect=backoff)
             await stack.enter_async_context(made)
-            inbox = await stack.enter_async_context(made.subscribe(CHANNELS, recover=True, max_items=10_000))
-            scene.readers.append(Reader(inbox))
+            subscription = await stack.enter_async_context(
+                made.subscribe(CHANNELS, recover=True, max_items=10_000)
+            )
+            scene.readers.append(Reader(subscription))
         for handler in handlers:
             subscribed = handler.channels.subscribe(CHANNELS, recover=True, max_items=3)
             scene.readers.append(Reader(await stack.enter_async_context(subscribed)))

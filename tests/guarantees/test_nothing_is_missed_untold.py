@@ -77,8 +77,8 @@ class Reader:
         losses: the number of lost connections.
     """
 
-    def __init__(self, inbox: Subscription) -> None:
-        self.inbox = inbox
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
         self.got: dict[str, list[Packet]] = {name: [] for name in CHANNELS}
         self.meant: dict[str, list[int]] = {name: [] for name in CHANNELS}
         self.losses = 0
@@ -94,7 +94,7 @@ class Reader:
         while True:
             while not self.reading:
                 await self.changed.wait()
-            packet = await self.inbox.receive()
+            packet = await self.subscription.receive()
             assert packet.channel is not None
             self.got[packet.channel].append(packet)
 
@@ -113,7 +113,7 @@ class Reader:
                 numbers = set(range(seen + 1, packet.offset + 1))
                 # A gap may include dropped messages that this reader would not have received.
                 assert len(numbers & set(self.meant["kept"])) <= packet.missing <= len(numbers), packet
-                assert self.inbox.dropped or packet.offset < first, (packet, first)
+                assert self.subscription.dropped or packet.offset < first, (packet, first)
                 told |= numbers
                 seen = packet.offset
                 continue
@@ -220,7 +220,7 @@ async def play(script: list[tuple[Any, ...]]) -> None:
             handler.channels.subscribe("*", recover=True, max_items=3) as three,
             trio.open_nursery() as nursery,
         ):
-            readers = [Reader(inbox) for inbox in (one, two, three)]
+            readers = [Reader(subscription) for subscription in (one, two, three)]
             for reader in readers:
                 nursery.start_soon(reader.run)
             scene = Scene(handler, [first[1], second[1]], readers)

@@ -4,12 +4,12 @@ const url = process.argv[2];
 async function opened(protocols) {
   const ws = new WebSocket(url, protocols);
   await new Promise((done, fail) => { ws.onopen = done; ws.onerror = () => fail(new Error("refused")); });
-  const inbox = [], waiting = [];
+  const received = [], waiting = [];
   ws.onmessage = (event) => {
     const packet = JSON.parse(event.data);
-    if (waiting.length) waiting.shift()(packet); else inbox.push(packet);
+    if (waiting.length) waiting.shift()(packet); else received.push(packet);
   };
-  const next = () => inbox.length ? Promise.resolve(inbox.shift()) : new Promise((done) => waiting.push(done));
+  const next = () => received.length ? Promise.resolve(received.shift()) : new Promise((done) => waiting.push(done));
   return {ws, next, send: (message) => ws.send(JSON.stringify(message))};
 }
 

@@ -59,7 +59,7 @@ def client_of(memory: MemoryServer, **kwargs: Any) -> WebSocketClient:
 async def test_a_right_that_goes_on(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory:
-        async with client_of(memory) as client, client.subscribe(["a", "b*"]) as inbox:
+        async with client_of(memory) as client, client.subscribe(["a", "b*"]) as subscription:
             began = trio.current_time()
             await trio.sleep(35)
             assert [round(time - began) for time in handler.asked] == [0, 0, 10, 10, 20, 20, 30, 30]
@@ -69,7 +69,7 @@ async def test_a_right_that_goes_on(autojump_clock: MockClock) -> None:
             await trio.sleep(100)
             assert len(handler.asked) == count
             handler.publish("a", 1)
-            assert (await inbox.receive()).data == 1
+            assert (await subscription.receive()).data == 1
         await wait_all_tasks_blocked()
         assert handler._channel_methods.rights._ends == {}
         assert handler._channel_methods.rights._running is False
@@ -80,22 +80,22 @@ async def test_a_right_that_goes_on(autojump_clock: MockClock) -> None:
 async def test_a_right_that_ends(autojump_clock: MockClock, right: Any, recover: bool) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory, client_of(memory) as client:
-        async with client.subscribe("a", recover=recover) as inbox, client.subscribe("b") as other:
+        async with client.subscribe("a", recover=recover) as subscription, client.subscribe("b") as other:
             handler.right = right
             handler.publish("a", "before")
             await trio.sleep(11)
             handler.right = 10
             handler.publish("a", "after")
-            assert (await inbox.receive()).data == "before"
+            assert (await subscription.receive()).data == "before"
             with pytest.raises(RPCAccessDeniedError, match="'a' has ended"):
-                await inbox.receive()
+                await subscription.receive()
             with pytest.raises(RPCAccessDeniedError, match="'b' has ended"):
                 await other.receive()
         (connection,) = handler.clients
         assert connection.subscribed_channel == set()
-        async with client.subscribe("a") as inbox:
+        async with client.subscribe("a") as subscription:
             handler.publish("a", "again")
-            assert (await inbox.receive()).data == "again"
+            assert (await subscription.receive()).data == "again"
 
 
 async def test_rights_of_clients_that_have_gone(autojump_clock: MockClock) -> None:
@@ -135,11 +135,11 @@ async def test_a_client_publishes(autojump_clock: MockClock) -> None:
             async with (
                 client_of(memory, dialect=dialect) as client,
                 client_of(memory) as other,
-                other.subscribe("open.1") as inbox,
+                other.subscribe("open.1") as subscription,
                 handler.channels.subscribe("open.1", policy="block", max_items=2) as slow,
             ):
                 await client.publish("open.1", {"by": dialect})
-                assert (await inbox.receive()).data == {"by": dialect}
+                assert (await subscription.receive()).data == {"by": dialect}
                 for name, data in (("closed", 1), ("open", "no")):
                     with pytest.raises(Exception, match="denied") as caught:
                         await client.publish(name, data)

@@ -71,9 +71,9 @@ async def test_bytes_streams_deadlines_and_channels(autojump_clock: MockClock) -
             await caller.call("wait")
         await wait_all_tasks_blocked()
         assert handler.cancelled
-        async with caller.subscribe("news") as inbox:
+        async with caller.subscribe("news") as subscription:
             handler.publish("news", "\N{EURO SIGN}")
-            assert (await inbox.receive()).data == "\N{EURO SIGN}"
+            assert (await subscription.receive()).data == "\N{EURO SIGN}"
 
 
 @pytest.mark.parametrize("text", ["a" * 300, "\N{EURO SIGN}" * 300, "\N{GRINNING FACE}" * 300, "\x00" * 300])

@@ -58,12 +58,12 @@ async def test_publishing() -> None:
     handler = Handler()
     async with serving_in_memory(handler) as server, joining(server) as client:
         await client.call("join", "room")
-        async with handler.channels.subscribe("room") as inbox:
+        async with handler.channels.subscribe("room") as subscription:
             packet = Packet(PacketSource.CHANNEL, 1, timestamp=2.5, correlation_id="x")
             assert handler.publish("room", packet) == 2
             expected = Packet(PacketSource.CHANNEL, 1, "room", None, 2.5, "x")
             assert await client.recv() == expected
-            assert await inbox.receive() == expected
+            assert await subscription.receive() == expected
             assert handler.publish("room", expected) == 2
             assert await client.recv() == expected
         handler.broadcast(Packet(PacketSource.BROADCAST, 2, timestamp=3.5))

@@ -48,12 +48,12 @@ class Follower:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with (
             self.client,
-            self.client.subscribe(self.room, recover=True, max_items=10_000) as inbox,
+            self.client.subscribe(self.room, recover=True, max_items=10_000) as subscription,
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(self._watch)
             task_status.started()
-            async for packet in inbox:
+            async for packet in subscription:
                 if isinstance(packet, trio_ws.Gap):
                     self.gaps.append(packet)
                 else:

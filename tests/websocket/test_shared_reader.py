@@ -210,7 +210,7 @@ async def test_one_step_reads_only_so_much() -> None:
             sock.close()
 
 
-async def test_a_full_inbox_stops_the_reading_and_costs_nothing() -> None:
+async def test_a_full_subscription_stops_the_reading_and_costs_nothing() -> None:
     """The descriptor is out of the epoll meanwhile: not even a reset makes the reader spin."""
     go_on = trio.Event()
     messages = 0
@@ -243,7 +243,7 @@ async def test_a_full_inbox_stops_the_reading_and_costs_nothing() -> None:
         assert 0 < messages <= sent // len(FRAME)
 
 
-async def test_a_full_inbox_is_read_again_when_it_is_empty() -> None:
+async def test_a_full_subscription_is_read_again_when_it_is_empty() -> None:
     go_on = trio.Event()
     got = 0
 

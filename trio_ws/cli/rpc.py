@@ -90,9 +90,9 @@ async def stream_once(
 async def listen(place: ServerTarget, channels: tuple[str, ...], limit: int | None, out: Output) -> int:
     """Print the messages that are published to channels."""
     count = 0
-    async with place.client() as client, client.subscribe(channels) as inbox:
+    async with place.client() as client, client.subscribe(channels) as subscription:
         remark(f"listening to {', '.join(channels)}")
-        async for packet in inbox:
+        async for packet in subscription:
             out.packet(packet)
             count += 1
             if count == limit:

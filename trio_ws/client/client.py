@@ -167,7 +167,7 @@ class WebSocketClient(EnteredOnly):
             or hooks.on_disconnect is not handles.on_disconnect
         )
         self._connections = ConnectionManager(
-            self._open_peer,
+            self._open_session,
             reconnect,
             self._subscriptions,
             self._notifications,
@@ -209,7 +209,7 @@ class WebSocketClient(EnteredOnly):
                 raise
             await self._connections.close(None)
 
-    async def _open_peer(self, runtime: ConnectionRuntime) -> RPCSession:
+    async def _open_session(self, runtime: ConnectionRuntime) -> RPCSession:
         """Open a connection, and the RPC session on it."""
         assert self._attempts is not None
         handler = self._handler
@@ -232,7 +232,7 @@ class WebSocketClient(EnteredOnly):
         connection: ClientConnection = ClientConnection(ws)
 
         takes_packets = type(handler).on_receive is not WebSocketHandler.on_receive
-        peer = RPCSession(
+        session = RPCSession(
             ws,
             TaskPool(runtime.nursery),
             dialect or plain_dialect(ws._options),
@@ -243,14 +243,14 @@ class WebSocketClient(EnteredOnly):
             limiter=Limiter(),
             default_limit=handler.default_rate_limit,
         )
-        object.__setattr__(connection, "_session", peer)
-        self._notifications.attach(peer)
-        return peer
+        object.__setattr__(connection, "_session", session)
+        self._notifications.attach(session)
+        return session
 
     @asynccontextmanager
-    async def _set_up(self, peer: RPCSession) -> AsyncIterator[None]:
+    async def _set_up(self, session: RPCSession) -> AsyncIterator[None]:
         """Set up a new connection before it is used, and run hooks after its end."""
-        connection: Any = peer.incoming.connection
+        connection: Any = session.incoming.connection
         handler = self._handler
         await handler.on_connect(connection)
         try:
@@ -452,8 +452,8 @@ class WebSocketClient(EnteredOnly):
         Like `stream` without a block. The stream ends when the iterator is closed or dropped, which leaving
         the loop by ``break`` does. Arguments that are streams require `stream`.
         """
-        peer = self._outgoing
-        return PacketStream(lambda: peer.open_stream(method, args, kwargs, Any))
+        session = self._outgoing
+        return PacketStream(lambda: session.open_stream(method, args, kwargs, Any))
 
     # -- packets ------------------------------------------------------------------------------------
 
@@ -496,7 +496,7 @@ class WebSocketClient(EnteredOnly):
 
     # -- channels -----------------------------------------------------------------------------------
 
-    @block("async with client.subscribe(...) as inbox: async for packet in inbox: ...")
+    @block("async with client.subscribe(...) as subscription: async for packet in subscription: ...")
     async def subscribe(
         self,
         names: str | Iterable[str],
@@ -548,16 +548,16 @@ class WebSocketClient(EnteredOnly):
             raise ValueError("subscribe to at least one channel")
         subscriptions = self._subscriptions
         max_bytes = self._config.options.channel_max_bytes
-        with Subscription(policy, max_items, subscriptions.leave, max_bytes=max_bytes) as inbox:
-            peer = await self._connections.wait_writable()
-            if not peer.transport.supports_extensions:
-                raise no_channels(peer)
-            inbox.tells_gaps = recover
-            subscriptions.add(peer, inbox, wanted, starts, recover=recover, last=last)
-            await subscriptions.confirmed(inbox)
-            if inbox._ended:
-                raise inbox._error() if inbox._error is not None else peer.ws._closed_error()
-            yield inbox
+        with Subscription(policy, max_items, subscriptions.leave, max_bytes=max_bytes) as subscription:
+            session = await self._connections.wait_writable()
+            if not session.transport.supports_extensions:
+                raise no_channels(session)
+            subscription.tells_gaps = recover
+            subscriptions.add(session, subscription, wanted, starts, recover=recover, last=last)
+            await subscriptions.confirmed(subscription)
+            if subscription._ended:
+                raise subscription._error() if subscription._error is not None else session.ws._closed_error()
+            yield subscription
 
     async def refresh(self, token: Value) -> float | None:
         """Extend a connection that expires, if the handler's ``may_refresh`` allows it.
@@ -640,8 +640,8 @@ class WebSocketClient(EnteredOnly):
     @property
     def connected(self) -> bool:
         """Whether calls can be sent now."""
-        peer = self._connections.session
-        return peer is not None and peer.ws.connected
+        session = self._connections.session
+        return session is not None and session.ws.connected
 
     @property
     def dialect(self) -> str:

@@ -136,10 +136,10 @@ class Notifications:
             self._queues.setdefault(key, []).append(queue)
         return stream
 
-    def attach(self, peer: RPCSession) -> None:
+    def attach(self, session: RPCSession) -> None:
         """Receive from a new connection, before anything was read from it."""
-        peer.on_notification = self._deliver
-        self._read_demand = peer.transport.read_demand
+        session.on_notification = self._deliver
+        self._read_demand = session.transport.read_demand
         if self._names:
             self._read_demand.__enter__()
 

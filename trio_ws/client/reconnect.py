@@ -58,7 +58,7 @@ class ConnectionManager(StateTracker):
     Its methods for calls are those of `RPCSession`, and first wait for a connection.
 
     Args:
-        open_peer: opens one connection in a runtime and returns its session, not yet running. Raises
+        open_session: opens one connection in a runtime and returns its session, not yet running. Raises
             ConnectionFailedError.
         backoff: when to replace lost connections; None for never.
         subscriptions: subscriptions to restore on each connection.
@@ -67,12 +67,12 @@ class ConnectionManager(StateTracker):
         open_timeout: seconds for that.
 
     Attributes:
-        peer: the session of the last connection, or None.
+        session: the session of the last connection, or None.
     """
 
     def __init__(
         self,
-        open_peer: Callable[[ConnectionRuntime], Awaitable[RPCSession]],
+        open_session: Callable[[ConnectionRuntime], Awaitable[RPCSession]],
         backoff: Backoff | None,
         subscriptions: Subscriptions,
         notifications: Notifications,
@@ -80,7 +80,7 @@ class ConnectionManager(StateTracker):
         open_timeout: float,
     ) -> None:
         super().__init__()
-        self._open_peer = open_peer
+        self._open_session = open_session
         self._backoff = backoff
         self._subscriptions = subscriptions
         self._notifications = notifications
@@ -143,11 +143,11 @@ class ConnectionManager(StateTracker):
             with trio.move_on_after(self._close_timeout, shield=True):
                 async with self._connect_lock:
                     pass
-        peer = self.session
-        if peer is not None:
-            peer.leave()
-            await close_after(peer.ws, exc)
-        del self._open_peer, self._set_up  # break a reference cycle with the client
+        session = self.session
+        if session is not None:
+            session.leave()
+            await close_after(session.ws, exc)
+        del self._open_session, self._set_up  # break a reference cycle with the client
 
     # -- connecting ---------------------------------------------------------------------------------
 
@@ -164,30 +164,30 @@ class ConnectionManager(StateTracker):
 
     async def _open(self, runtime: ConnectionRuntime) -> RPCSession:
         """Open one connection, run it, and set it up."""
-        peer = await self._open_peer(runtime)
+        session = await self._open_session(runtime)
         if self._set_up is not None:
-            self._start(self._run_connection, peer)
-            setup = ConnectionSetup(peer.ws, functools.partial(self._set_up, peer))
+            self._start(self._run_connection, session)
+            setup = ConnectionSetup(session.ws, functools.partial(self._set_up, session))
             self._start(ConnectionSetup.run, setup)
             await setup.finished(self._open_timeout)
-            if peer.over:
+            if session.over:
                 raise ConnectionFailedError(
-                    f"the connection ended while it was set up: {peer.ws._closed_error()}"
+                    f"the connection ended while it was set up: {session.ws._closed_error()}"
                 )
-        return peer
+        return session
 
-    def _take(self, peer: RPCSession) -> None:
+    def _take(self, session: RPCSession) -> None:
         """Start to use a new connection."""
         assert self._runtime is not None
         if self.session is not None:
-            peer.delivery.adopt(self.session.delivery)
-        self.session = peer
+            session.delivery.adopt(self.session.delivery)
+        self.session = session
         self._failure = None
         self._retries.connected()
-        peer.on_over = lambda: self._on_disconnect(peer)
+        session.on_over = lambda: self._on_disconnect(session)
         if self._set_up is None:
-            self._start(self._run_connection, peer)
-        self._subscriptions.attach(peer)
+            self._start(self._run_connection, session)
+        self._subscriptions.attach(session)
         self._set_state("connected")
 
     def _start(self, function: Callable[[T], Awaitable[None]], argument: T) -> None:
@@ -196,21 +196,21 @@ class ConnectionManager(StateTracker):
         self._context.copy().run(self._runtime.nursery.start_soon, function, argument)
 
     @enable_ki_protection
-    async def _run_connection(self, peer: RPCSession) -> None:
+    async def _run_connection(self, session: RPCSession) -> None:
         """Run one connection, in a nursery that must not fail."""
         try:
-            await peer.run()
+            await session.run()
         except BaseException as exc:  # noqa: BLE001 - classified by judged()
             log_failure(logger, "on_receive of a client's handler failed", exc=judged(exc))
-            peer.ws._start_application_close(1011, "internal error")
+            session.ws._start_application_close(1011, "internal error")
         finally:
-            await peer.ws.close()  # finish an incomplete close; at once if the block was cancelled
+            await session.ws.close()  # finish an incomplete close; at once if the block was cancelled
 
-    def _on_disconnect(self, peer: RPCSession) -> None:
+    def _on_disconnect(self, session: RPCSession) -> None:
         """Called by the session when its connection has ended."""
-        if peer is not self.session or self.state != "connected":
+        if session is not self.session or self.state != "connected":
             return
-        ws, backoff = peer.ws, self._backoff
+        ws, backoff = session.ws, self._backoff
         error = ws._closed_error()
         if backoff is None or not self._is_retried(backoff, error):
             self._set_state("disconnected")
@@ -289,18 +289,18 @@ class ConnectionManager(StateTracker):
         """Wait for a connection that accepts a request without waiting."""
         await checkpoint_if_cancelled()
         while True:
-            peer = await self.wait_connected()
+            session = await self.wait_connected()
             try:
-                await peer.outgoing.wait_writable()
+                await session.outgoing.wait_writable()
             except ConnectionClosedError:
-                if self.may_reconnect and self.session is peer and not peer.over:
+                if self.may_reconnect and self.session is session and not session.over:
                     # It is closing. As long as it is read, its end will be noticed.
-                    with peer.transport.read_demand:
+                    with session.transport.read_demand:
                         await self.changed.wait()
                 elif not self.may_reconnect:
                     raise self._no_connection() from None
             else:
-                return peer
+                return session
 
     def _no_connection(self) -> Exception:
         if self.state == "closed":
@@ -334,8 +334,8 @@ class ConnectionManager(StateTracker):
     async def stream(
         self, method: str, args: Values, kwargs: NamedValues, items: object = Any
     ) -> AsyncIterator[ItemStream[Value]]:
-        peer = await self.wait_writable()
-        async with peer.outgoing.stream(method, args, kwargs, items) as results:
+        session = await self.wait_writable()
+        async with session.outgoing.stream(method, args, kwargs, items) as results:
             yield results
 
     async def send(self, data: Value) -> None:
@@ -343,14 +343,14 @@ class ConnectionManager(StateTracker):
 
     async def recv(self) -> Packet | None:
         while True:
-            peer = self.session
-            if peer is None or (peer.over and not peer.delivery.packets and self.may_reconnect):
-                peer = await self.wait_connected()
-            elif peer.over and not peer.delivery.packets and self._failure is not None:
+            session = self.session
+            if session is None or (session.over and not session.delivery.packets and self.may_reconnect):
+                session = await self.wait_connected()
+            elif session.over and not session.delivery.packets and self._failure is not None:
                 await checkpoint()
                 raise self._no_connection()
             try:
-                packet = await peer.recv()
+                packet = await session.recv()
             except ConnectionClosedError:
                 if not self.may_reconnect and self._failure is None:
                     raise

@@ -19,7 +19,7 @@ class Progress:
     """How far one subscription has come in one channel.
 
     Attributes:
-        inbox: the subscription.
+        subscription: the subscription.
         channel: the name of the channel.
         recovers: whether it recovers messages after a lost connection.
         position: the position of the last packet, or the one to start after; None if that is unknown.
@@ -28,12 +28,22 @@ class Progress:
             ignored, because the server sends them again.
     """
 
-    __slots__ = ("_after", "_begun", "_lost", "channel", "inbox", "last", "position", "recovers", "waiting")
+    __slots__ = (
+        "_after",
+        "_begun",
+        "_lost",
+        "channel",
+        "last",
+        "position",
+        "recovers",
+        "subscription",
+        "waiting",
+    )
 
     def __init__(
-        self, inbox: Subscription, channel: str, *, recovers: bool, after: Position | None, last: int
+        self, subscription: Subscription, channel: str, *, recovers: bool, after: Position | None, last: int
     ) -> None:
-        self.inbox = inbox
+        self.subscription = subscription
         self.channel = channel
         self.recovers = recovers
         self.position = after
@@ -99,6 +109,6 @@ class Progress:
         return before is not None and before.epoch == position.epoch and position.offset <= before.offset
 
     def _tell(self, position: Position | None, missing: int) -> None:
-        if self.inbox.tells_gaps:
+        if self.subscription.tells_gaps:
             gap = Gap(PacketSource.CHANNEL, channel=self.channel, position=position, gap=missing)
-            self.inbox.put_gap(gap)
+            self.subscription.put_gap(gap)

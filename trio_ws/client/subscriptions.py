@@ -47,11 +47,11 @@ _METHOD_NOT_FOUND = -32601
 class _Subscription:
     """A name or a glob that at least one `Subscription` uses."""
 
-    __slots__ = ("asked", "confirmed", "inboxes", "name")
+    __slots__ = ("asked", "confirmed", "name", "subscriptions")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.inboxes: dict[Subscription, Progress] = {}
+        self.subscriptions: dict[Subscription, Progress] = {}
         self.asked = 0  # unanswered requests on the current connection
         self.confirmed = False  # by the server, on the current connection
 
@@ -88,15 +88,15 @@ class Subscriptions:
 
     # -- connections --------------------------------------------------------------------------------
 
-    def attach(self, peer: RPCSession) -> None:
+    def attach(self, session: RPCSession) -> None:
         """Use a new connection: subscribe to all names again, before any call is sent."""
-        self._session = peer
+        self._session = session
         if not self._held:
             return
-        if not peer.transport.supports_extensions:
-            self.end(lambda: no_channels(peer))
+        if not session.transport.supports_extensions:
+            self.end(lambda: no_channels(session))
             return
-        self._listen(peer)
+        self._listen(session)
         names = list(self._names)
         for start in range(0, len(names), _NAMES_AT_ONCE):
             self._ask_for(names[start : start + _NAMES_AT_ONCE])
@@ -106,7 +106,7 @@ class Subscriptions:
         plain: list[str] = []
         recovered: list[Progress] = []
         for name in names:
-            waiting = [one for one in self._names[name].inboxes.values() if one.waiting]
+            waiting = [one for one in self._names[name].subscriptions.values() if one.waiting]
             recovered += waiting
             if not waiting:
                 plain.append(name)
@@ -121,30 +121,30 @@ class Subscriptions:
         for entry in self._names.values():
             entry.asked = 0
             entry.confirmed = False
-            for inbox, progress in entry.inboxes.items():
+            for subscription, progress in entry.subscriptions.items():
                 if not is_glob(entry.name):
                     progress.connection_lost()
-                elif inbox.tells_gaps:
-                    inbox.put_gap(Gap(PacketSource.CHANNEL, channel=entry.name, gap=-1))
+                elif subscription.tells_gaps:
+                    subscription.put_gap(Gap(PacketSource.CHANNEL, channel=entry.name, gap=-1))
 
     def end(self, error: Callable[[], BaseException] | None) -> None:
         """End all subscriptions, because no other connection will follow."""
         self._session = None
         self._leaving.clear()
-        for inbox in list(self._held):
-            inbox.end(error)
+        for subscription in list(self._held):
+            subscription.end(error)
 
-    def _listen(self, peer: RPCSession) -> None:
-        peer.route = self._route
-        peer.incoming.on_unsubscribed = self._unsubscribed
-        peer.transport.read_demand.__enter__()
+    def _listen(self, session: RPCSession) -> None:
+        session.route = self._route
+        session.incoming.on_unsubscribed = self._unsubscribed
+        session.transport.read_demand.__enter__()
 
     # -- subscriptions ------------------------------------------------------------------------------
 
     def add(
         self,
-        peer: RPCSession,
-        inbox: Subscription,
+        session: RPCSession,
+        subscription: Subscription,
         names: Iterable[str],
         starts: Mapping[str, Position | None],
         *,
@@ -153,8 +153,8 @@ class Subscriptions:
     ) -> None:
         """Subscribe over an open connection."""
         if not self._held:
-            self._listen(peer)
-        held = self._held[inbox] = list(names)
+            self._listen(session)
+        held = self._held[subscription] = list(names)
         new = []
         recovered = []
         for name in held:
@@ -164,8 +164,8 @@ class Subscriptions:
                 entry = self._names[name] = _Subscription(name)
                 if is_glob(name):
                     self._globs[name] = matcher(name)
-            progress = entry.inboxes[inbox] = Progress(
-                inbox,
+            progress = entry.subscriptions[subscription] = Progress(
+                subscription,
                 name,
                 recovers=recover and not is_glob(name),
                 after=starts.get(name),
@@ -177,24 +177,24 @@ class Subscriptions:
             self._ask_for(new)
         self._recover(recovered)
 
-    async def confirmed(self, inbox: Subscription) -> None:
+    async def confirmed(self, subscription: Subscription) -> None:
         """Wait until the server has confirmed all names of a subscription, or it has ended."""
         while not all(
-            self._names[name].confirmed and not self._names[name].inboxes[inbox].waiting
-            for name in self._held.get(inbox, ())
+            self._names[name].confirmed and not self._names[name].subscriptions[subscription].waiting
+            for name in self._held.get(subscription, ())
         ):
             await self._changed.wait()
 
-    def leave(self, inbox: Subscription) -> None:
+    def leave(self, subscription: Subscription) -> None:
         """Remove a subscription that has ended."""
-        names = self._held.pop(inbox, None)
+        names = self._held.pop(subscription, None)
         if names is None:
             return
         left = []
         for name in names:
             entry = self._names[name]
-            entry.inboxes.pop(inbox, None)
-            if not entry.inboxes:
+            entry.subscriptions.pop(subscription, None)
+            if not entry.subscriptions:
                 del self._names[name]
                 self._globs.pop(name, None)
                 if entry.asked:
@@ -203,24 +203,24 @@ class Subscriptions:
                 elif entry.confirmed:
                     left.append(name)
         self._changed.notify_all()
-        peer = self._session
-        if peer is not None and not self._held:
-            peer.transport.read_demand.__exit__(None, None, None)
-        if peer is not None and left and not peer.over:
-            self._unsubscribe(peer, left)
+        session = self._session
+        if session is not None and not self._held:
+            session.transport.read_demand.__exit__(None, None, None)
+        if session is not None and left and not session.over:
+            self._unsubscribe(session, left)
 
     # -- requests and responses ---------------------------------------------------------------------
 
     def _subscribe(self, names: Sequence[str]) -> None:
-        peer = self._session
-        assert peer is not None
+        session = self._session
+        assert session is not None
         entries = [self._names[name] for name in names]
         for entry in entries:
             entry.asked += 1
 
         def take(response: Response) -> None:
             refusal = _refusal(response, names)
-            current = self._answered(peer, entries)
+            current = self._answered(session, entries)
             if refusal is None:
                 for entry in current:
                     entry.confirmed = True
@@ -230,11 +230,11 @@ class Subscriptions:
                     self._subscribe([entry.name])
             else:
                 for entry in current:
-                    for inbox in list(entry.inboxes):
-                        inbox.end(refusal)
+                    for subscription in list(entry.subscriptions):
+                        subscription.end(refusal)
             self._changed.notify_all()
 
-        peer.outgoing.request_nowait(_PendingSubscribe(take), SUBSCRIBE, [list(names)])
+        session.outgoing.request_nowait(_PendingSubscribe(take), SUBSCRIBE, [list(names)])
 
     def _unsubscribed(self, args: Sequence[object]) -> None:
         """Handle the end of a subscription by the server, because it is no longer allowed."""
@@ -244,11 +244,11 @@ class Subscriptions:
             return
         entry.confirmed = False
         text = f"the right to the channel '{shown(entry.name)}' has ended"
-        for inbox in list(entry.inboxes):
-            inbox.end(lambda: RPCAccessDeniedError(text))
+        for subscription in list(entry.subscriptions):
+            subscription.end(lambda: RPCAccessDeniedError(text))
         self._changed.notify_all()
 
-    def _answered(self, peer: RPCSession, entries: Iterable[_Subscription]) -> list[_Subscription]:
+    def _answered(self, session: RPCSession, entries: Iterable[_Subscription]) -> list[_Subscription]:
         """Handle the response to a request for names. Return the names that still have subscriptions."""
         current = []
         left = []
@@ -261,7 +261,7 @@ class Subscriptions:
         # A name may have been unsubscribed and subscribed again meanwhile, with its own request.
         gone = [entry.name for entry in left if entry.name not in self._names and not entry.asked]
         if gone:
-            self._unsubscribe(peer, gone)
+            self._unsubscribe(session, gone)
         self._stop_dropping(entry.name for entry in left)
         return current
 
@@ -278,20 +278,20 @@ class Subscriptions:
             progresses = others
 
     def _recover_from(self, starts: Mapping[str, RecoverFrom], progresses: Sequence[Progress]) -> None:
-        peer = self._session
-        assert peer is not None
+        session = self._session
+        assert session is not None
         entries = [self._names[name] for name in starts]
         for entry in entries:
             entry.asked += 1
 
         def take(response: Response) -> None:
             refusal, answers = _answers(response, starts)
-            current = self._answered(peer, entries)
+            current = self._answered(session, entries)
             waiting = [
                 progress
                 for progress in progresses
                 for entry in current
-                if entry.inboxes.get(progress.inbox) is progress
+                if entry.subscriptions.get(progress.subscription) is progress
             ]
             if response.error == _METHOD_NOT_FOUND:
                 for progress in waiting:
@@ -308,18 +308,22 @@ class Subscriptions:
                     self._recover([one for one in waiting if one.channel == entry.name])
             else:
                 for entry in current:
-                    ended = [one.inbox for one in waiting] if entry.confirmed else list(entry.inboxes)
-                    for inbox in ended:
-                        inbox.end(refusal)
+                    ended = (
+                        [one.subscription for one in waiting]
+                        if entry.confirmed
+                        else list(entry.subscriptions)
+                    )
+                    for subscription in ended:
+                        subscription.end(refusal)
             self._changed.notify_all()
 
-        peer.outgoing.request_nowait(_PendingSubscribe(take), RECOVER, [starts])
+        session.outgoing.request_nowait(_PendingSubscribe(take), RECOVER, [starts])
 
-    def _unsubscribe(self, peer: RPCSession, names: list[str]) -> None:
+    def _unsubscribe(self, session: RPCSession, names: list[str]) -> None:
         for name in names:
             self._leaving[name] = self._leaving.get(name, 0) + 1
 
-        peer.outgoing.request_nowait(
+        session.outgoing.request_nowait(
             _PendingSubscribe(lambda _: self._stop_dropping(names)), UNSUBSCRIBE, [names]
         )
 
@@ -336,18 +340,18 @@ class Subscriptions:
             return False
         entry = self._names.get(channel)
         if packet.gap is not None:
-            for progress in list(entry.inboxes.values()) if entry is not None else ():
+            for progress in list(entry.subscriptions.values()) if entry is not None else ():
                 progress.gap(packet)
             return True
         found: dict[Subscription, Progress] = {}
         for glob, matches in self._globs.items():
             if matches(channel):
-                found.update(self._names[glob].inboxes)
+                found.update(self._names[glob].subscriptions)
         if entry is not None:
-            found.update(entry.inboxes)
-        for inbox, progress in found.items():
+            found.update(entry.subscriptions)
+        for subscription, progress in found.items():
             if progress.channel != channel or progress.takes(packet):
-                inbox.put(packet, size)
+                subscription.put(packet, size)
         return bool(found) or (bool(self._leaving) and self._was_left(channel))
 
     def _was_left(self, channel: str) -> bool:
@@ -356,9 +360,9 @@ class Subscriptions:
         )
 
 
-def no_channels(peer: RPCSession) -> PacketError:
+def no_channels(session: RPCSession) -> PacketError:
     """Return the error for a server whose codec has no subscriptions."""
-    return PacketError(f"{peer.codec.name} does not support subscriptions; use trio-ws.v1")
+    return PacketError(f"{session.codec.name} does not support subscriptions; use trio-ws.v1")
 
 
 def _answers(

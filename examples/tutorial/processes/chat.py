@@ -49,8 +49,8 @@ class Chat(trio_ws.WebSocketHandler):
 
     async def remember(self) -> None:
         """Keep what is said, in this process and in the others."""
-        async with self.channels.subscribe("*") as inbox:
-            async for packet in inbox:
+        async with self.channels.subscribe("*") as subscription:
+            async for packet in subscription:
                 self.lines[str(packet.channel)].append(msgspec.convert(packet.data, Line))
 
 

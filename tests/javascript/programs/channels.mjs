@@ -2,9 +2,9 @@ import { Client } from "trio-ws"
 import { failure, print, url } from "./kit.mjs"
 
 const client = new Client(url, { reconnect: { initial: 1 } })
-const take = async (inbox, count) => {
+const take = async (subscription, count) => {
   const taken = []
-  while (taken.length < count) taken.push((await inbox.next()).value)
+  while (taken.length < count) taken.push((await subscription.next()).value)
   return taken.map(({ channel, data, gap }) => (gap ? "gap" : `${channel}: ${data}`))
 }
 const publish = (channel, data) => client.call("publish_it", [channel, data])

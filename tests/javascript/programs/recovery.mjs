@@ -3,10 +3,10 @@ import { print, url } from "./kit.mjs"
 
 const client = new Client(url, { reconnect: { initial: 1, maximum: 5 } })
 const options = { recover: true, maxItems: 100_000 }
-const inbox = await client.subscribe("room", options)
+const subscription = await client.subscribe("room", options)
 const last = await client.call("start")
 const taken = []
-for await (const { gap, missing, data } of inbox) {
+for await (const { gap, missing, data } of subscription) {
   taken.push(gap ? { missing } : data)
   if (data === last) break
 }

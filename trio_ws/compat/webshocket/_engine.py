@@ -151,5 +151,5 @@ class EngineHandler(WebSocketHandler[ClientConnection]):
 class EngineClient(WebSocketClient):
     """An engine client with the codecs of this module."""
 
-    async def _open_peer(self, runtime: ConnectionRuntime) -> RPCSession:
-        return _hand_on(await super()._open_peer(runtime))
+    async def _open_session(self, runtime: ConnectionRuntime) -> RPCSession:
+        return _hand_on(await super()._open_session(runtime))

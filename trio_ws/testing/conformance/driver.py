@@ -160,9 +160,11 @@ class Driver:
                 else:
                     options = {name: order[name] for name in ("recover", "last") if name in order}
                     after = {name: tuple(one) for name, one in order.get("after", {}).items()}
-                    async with client.subscribe(order["channels"], after=after or None, **options) as inbox:
+                    async with client.subscribe(
+                        order["channels"], after=after or None, **options
+                    ) as subscription:
                         await self.report(key, subscribed=True)
-                        await self._take(key, inbox, take)
+                        await self._take(key, subscription, take)
         except RPCError as exc:
             await self.report(key, error={"code": exc.code, "message": exc.message, "data": exc.data})
         except trio.TooSlowError:
