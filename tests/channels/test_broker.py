@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.support.redis import Heard, redis_server
+from tests.support.redis import Received, redis_server
 from tests.support.serving import all_tasks, guard, serving_in_memory
 from tests.support.watching import until
 from trio_ws import Broker, BrokerError, BrokerState, BrokerStatistics, RedisBroker, WebSocketHandler
@@ -85,10 +85,10 @@ class Medium:
         self.make = make
 
     @asynccontextmanager
-    async def running(self, *names: str) -> AsyncIterator[tuple[Broker, Heard]]:
+    async def running(self, *names: str) -> AsyncIterator[tuple[Broker, Received]]:
         """A broker that runs, is subscribed to these names, and writes down what it hears."""
         broker = self.make()
-        heard: Heard = []
+        heard: Received = []
         async with broker.run(lambda name, payload: heard.append((name, payload)), 5):
             for name in names:
                 broker.subscribe(name)
@@ -209,7 +209,7 @@ async def test_what_is_subscribed_before_it_runs_counts(medium: Any) -> None:
         broker = made.make()
         assert broker.state == "new"
         broker.subscribe("a")
-        heard: Heard = []
+        heard: Received = []
         async with broker.run(lambda *message: heard.append(message), 5):
             assert broker.state == "connected"
             await made.settle(broker)

@@ -1,4 +1,4 @@
-"""Publishing from other programs, and the mark of messages, with a real Redis and byte by byte."""
+"""Publishing from other programs, and the signature of messages, with a real Redis and byte by byte."""
 
 from __future__ import annotations
 
@@ -133,10 +133,10 @@ async def test_processes_with_a_key_hear_each_other() -> None:
         assert heard == [("a", b"%d" % number) for number in range(300)]
 
 
-# -- the mark, byte by byte -------------------------------------------------------------------------
+# -- the signature, byte by byte --------------------------------------------------------------------
 
 
-def test_what_a_mark_covers() -> None:
+def test_what_a_signature_covers() -> None:
     form = MessageFormat(KEY)
     data = form.pack(ORIGIN, 5, b"channel", b"payload")
     assert form.unpack(b"channel", data, 100) == b"payload"

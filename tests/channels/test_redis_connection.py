@@ -11,7 +11,16 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support.redis import QUICK, Heard, RedisServer, logged, our_tasks, redis_server, running, settled
+from tests.support.redis import (
+    QUICK,
+    Received,
+    RedisServer,
+    logged,
+    our_tasks,
+    redis_server,
+    running,
+    settled,
+)
 from tests.support.serving import guard
 from tests.support.watching import until
 from trio_ws import BrokerError, RedisBroker
@@ -156,7 +165,7 @@ async def test_what_redis_forbids_is_said_and_the_rest_goes_on(caplog: pytest.Lo
         await server.do("ACL", "SETUSER", "some", "on", "nopass", "+@all", "resetchannels", "&trio_ws:yes*")
         place = server.url.removeprefix("redis://")
         broker = RedisBroker(f"redis://some:any@{place}", **QUICK)
-        heard: Heard = []
+        heard: Received = []
         async with broker.run(lambda *message: heard.append(message), 5):
             for name in ("no1", "yes1", "no2", "yes2", "x*", "yes*"):
                 broker.subscribe(name)

@@ -417,7 +417,7 @@ async def test_bad_input_what_others_write_into_a_history() -> None:
             b"twg1" + epoch + b" 2 1",
             b"twg1" + epoch + b" 2 " + genuine,
             b"twp1" + epoch + b" 2 forged",
-            b"twp1" + epoch + b" 2 " + genuine,  # it has a valid mark, and came already
+            b"twp1" + epoch + b" 2 " + genuine,  # with a valid signature, but received before
         ):
             await redis.do("PUBLISH", "trio_ws::room.1", text)
         one.handler.publish("room.1", 2)

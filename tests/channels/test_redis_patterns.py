@@ -123,5 +123,5 @@ def test_wanted_tells_what_changed_and_forgets_the_rest() -> None:
     wanted.discard("[^a]")
     assert list(wanted.take_changes()) == [(True, b"p:?*")]
     assert wanted.match((True, b"p:?*"), b"p:a") is None
-    wanted.tell_all()
+    wanted.mark_all_changed()
     assert list(wanted.take_changes()) == keys[:3]

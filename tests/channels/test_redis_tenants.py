@@ -14,7 +14,7 @@ from tests.support.watching import until
 from trio_ws import All, Has, PacketError, RedisBroker, WebSocketHandler, rpc_method
 from trio_ws import Any as AnyOf
 from trio_ws.channels.redis import duplicates
-from trio_ws.channels.redis.duplicates import Heard as HeardBefore
+from trio_ws.channels.redis.duplicates import ReceivedMessages
 from trio_ws.predicates import MAX_PARTS, unpack_predicate
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "_EACH", 3)
     monkeypatch.setattr(duplicates, "_MAX_SENDERS", 4)
     monkeypatch.setattr(duplicates, "_MAX_MESSAGES", 6)
-    heard = HeardBefore()
+    heard = ReceivedMessages()
     first = [heard.add(b"1", b"c", b"%d" % number) for number in (1, 1, 2, 3, 4)]
     assert first == [True, False, True, True, True]
     assert heard.add(b"1", b"c", b"1")  # it is out of mind
@@ -98,7 +98,7 @@ async def test_what_is_none_of_ours_is_counted_and_said_once(
         await until(lambda: broker.rejected == 20)
         assert heard == []
         assert broker.state == "connected"
-    (text,) = [text for text in logged(caplog, logging.WARNING) if "in another format" in text]
+    (text,) = [text for text in logged(caplog, logging.WARNING) if "another format" in text]
     assert text.isprintable()
     assert f"{len(junk)} bytes" in text
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "QUICK",
-    "Heard",
+    "Received",
     "RedisServer",
     "logged",
     "our_tasks",
@@ -40,7 +40,7 @@ __all__ = [
 #: Seconds between two polls of a server's state, so that the server gets the processor.
 _PAUSE = 0.01
 #: The messages that a broker received: names and payloads.
-Heard = list[tuple[str, bytes]]
+Received = list[tuple[str, bytes]]
 
 
 class RedisServer:
@@ -209,10 +209,10 @@ QUICK: dict[str, Any] = {"backoff_initial": 0.02, "backoff_max": 0.1}
 @asynccontextmanager
 async def running(
     server: RedisServer, *names: str, **options: Any
-) -> AsyncIterator[tuple[RedisBroker, Heard]]:
+) -> AsyncIterator[tuple[RedisBroker, Received]]:
     """Run a broker that records the messages that it receives, and wait until it is subscribed."""
     broker = RedisBroker(server.url, **{**QUICK, **options})
-    heard: Heard = []
+    heard: Received = []
     async with broker.run(lambda name, payload: heard.append((name, payload)), 5):
         for name in names:
             broker.subscribe(name)

@@ -33,7 +33,7 @@ from trio.lowlevel import enable_ki_protection
 from trio_ws._nurseries import unwrap_exception_group
 from trio_ws.channels.broker import Broker, BrokerStatistics, HistoryPage, KeptMessage
 from trio_ws.channels.redis.connection import (
-    UNFIT,
+    CLOSING_ERRORS,
     RedisConnection,
     RefusedError,
     command,
@@ -42,7 +42,7 @@ from trio_ws.channels.redis.connection import (
     open_connection,
     require_hiredis,
 )
-from trio_ws.channels.redis.duplicates import Heard
+from trio_ws.channels.redis.duplicates import ReceivedMessages
 from trio_ws.channels.redis.histories import (
     KEPT,
     KEPT_GAP,
@@ -83,15 +83,15 @@ _WINDOW_BYTES = 1_048_576
 #: Names in one SUBSCRIBE.
 _MAX_NAMES = 500
 #: Maximum number of seconds to spend on sending the queue when the block ends.
-_LAST_WORDS = 1.0
+_DRAIN_SECONDS = 1.0
 #: Seconds to wait after reconnecting before queued messages are published, so that other processes can
-#: reconnect too: at most this much of ``backoff_max`` for their next attempt, and `_LOG_IN` to log in.
-_SETTLE = 0.5
-_LOG_IN = 0.25
+#: reconnect too: at most this much of ``backoff_max`` for their next attempt, and `_LOGIN_SECONDS` to log in.
+_RECONNECT_SECONDS = 0.5
+_LOGIN_SECONDS = 0.25
 #: Seconds in which the same warning is logged once.
-_QUIET = 60.0
+_WARNING_INTERVAL = 60.0
 #: Messages to deliver before yielding to other tasks.
-_MESSAGES_IN_A_ROW = 16
+_YIELD_EVERY = 16
 
 #: The system's random source: two processes get different numbers, even after a fork or with the same seed.
 _uniform = random.SystemRandom().uniform
@@ -107,7 +107,7 @@ _INFO = b"INFO"
 _SET = b"SET"
 _PING = b"PING"
 # The Redis command, by whether to subscribe and whether to a pattern.
-_TELL = {
+_SUBSCRIPTION_COMMANDS = {
     (True, False): b"SUBSCRIBE",
     (True, True): b"PSUBSCRIBE",
     (False, False): b"UNSUBSCRIBE",
@@ -207,8 +207,8 @@ class RedisBroker(Broker):
         self._wanted = DesiredSubscriptions(prefix)
         self._publish_not_before = -math.inf  # trio's clock
         self._declared: dict[str, DeclaredHistories] = {}  # by namespace
-        self._reads: deque[_Read] = deque()  # to be sent
-        self._sent_reads: deque[_Read] = deque()  # sent, unanswered
+        self._reads: deque[_HistoryRead] = deque()  # to be sent
+        self._sent_reads: deque[_HistoryRead] = deque()  # sent, unanswered
         self._refused: list[tuple[bytes, bytes]] = []  # refused subscriptions, to be retried one by one
         self._queue = PublishQueue(max_queue_items, max_queue_bytes)
         self._overflow = 0  # messages dropped since the queue was last empty
@@ -228,7 +228,7 @@ class RedisBroker(Broker):
         self._receive: Callable[[str, bytes], None]
         self._connect_timeout: float
         self._origin: bytes
-        self._heard: Heard
+        self._received_messages: ReceivedMessages
 
     def __repr__(self) -> str:
         return f"<RedisBroker {self._url.shown} {self._state}>"
@@ -295,7 +295,7 @@ class RedisBroker(Broker):
         await trio.lowlevel.checkpoint()
         if not self._running or self._state == "closed":
             raise BrokerError("the broker is not running")
-        wanted = _Read(channel_of(self._prefix, name), after, history)
+        wanted = _HistoryRead(channel_of(self._prefix, name), after, history)
         self._reads.append(wanted)
         self._work.notify_all()
         try:
@@ -359,15 +359,15 @@ class RedisBroker(Broker):
             self._connect_timeout = timeout
             # New for each run: a broker may have been copied by a fork.
             self._origin = secrets.token_bytes(16)
-            self._heard = Heard()
+            self._received_messages = ReceivedMessages()
             self._publish_not_before = -math.inf
-            link = await open_connection(self._url, self._ssl_context, timeout)
+            connection = await open_connection(self._url, self._ssl_context, timeout)
             failure: BaseException | None = None
             try:
                 async with trio.open_nursery() as nursery:
                     scope = trio.CancelScope(shield=True)
-                    self._begin(link)
-                    nursery.start_soon(self._host, link, scope, name="trio_ws redis")
+                    self._begin(connection)
+                    nursery.start_soon(self._stay_connected, connection, scope, name="trio_ws redis")
                     try:
                         yield
                     except BaseException as exc:  # noqa: BLE001 - raised again below
@@ -388,7 +388,7 @@ class RedisBroker(Broker):
 
     async def _drain(self) -> None:
         """Wait a moment until the queue is empty, whether the block was cancelled or not."""
-        with trio.move_on_after(_LAST_WORDS, shield=True):
+        with trio.move_on_after(_DRAIN_SECONDS, shield=True):
             self._publish_not_before = -math.inf
             self._work.notify_all()
             while self._connection is not None and len(self._queue):
@@ -409,17 +409,17 @@ class RedisBroker(Broker):
             logger.warning("dropped %d messages that could not be sent to %s", left, self._url.shown)
 
     @enable_ki_protection
-    async def _host(self, link: RedisConnection, scope: trio.CancelScope) -> None:
+    async def _stay_connected(self, connection: RedisConnection, scope: trio.CancelScope) -> None:
         with scope:
             delay = self._backoff_initial
             while True:
                 began = trio.current_time()
-                reason = await self._run_connection(link)
+                reason = await self._run_connection(connection)
                 lost = trio.current_time()
                 self._connection_lost(reason)
                 if lost - began > self._backoff_max:
                     delay = self._backoff_initial
-                link, delay = await self._connect_again(delay)
+                connection, delay = await self._connect_again(delay)
                 logger.info(
                     "reconnected to %s after %.1f seconds; %d messages are waiting, %d were dropped",
                     self._url.shown,
@@ -427,18 +427,20 @@ class RedisBroker(Broker):
                     len(self._queue),
                     self._overflow,
                 )
-                self._begin(link)
+                self._begin(connection)
                 self._resubscribing = True
                 if self.on_missed is not None:
                     self.on_missed()
-                self._publish_not_before = trio.current_time() + min(self._backoff_max, _SETTLE) + _LOG_IN
+                self._publish_not_before = (
+                    trio.current_time() + min(self._backoff_max, _RECONNECT_SECONDS) + _LOGIN_SECONDS
+                )
 
-    def _begin(self, link: RedisConnection) -> None:
-        self._connection = link
+    def _begin(self, connection: RedisConnection) -> None:
+        self._connection = connection
         self._state = "connected"
         self._problem = ""
         self._refused.clear()
-        self._wanted.tell_all()
+        self._wanted.mark_all_changed()
 
     def _connection_lost(self, reason: str) -> None:
         self._connection = None
@@ -475,14 +477,14 @@ class RedisBroker(Broker):
                 else:
                     logger.debug("reconnecting failed, will retry: %s", exc)
 
-    async def _run_connection(self, link: RedisConnection) -> str:
+    async def _run_connection(self, connection: RedisConnection) -> str:
         """Read and write until the connection breaks, close it, and return the reason."""
         reasons = []
 
         @enable_ki_protection
         async def until_broken(work: Callable[[RedisConnection], Awaitable[None]]) -> None:
             try:
-                await work(link)
+                await work(connection)
             except BrokerError as exc:
                 reasons.append(str(exc))
                 nursery.cancel_scope.cancel()
@@ -492,29 +494,29 @@ class RedisBroker(Broker):
                 nursery.start_soon(until_broken, self._read, name="trio_ws redis reader")
                 nursery.start_soon(until_broken, self._write, name="trio_ws redis writer")
         finally:
-            await link.aclose()
+            await connection.aclose()
         return reasons[0]
 
     # -- writing ------------------------------------------------------------------------------------
 
-    async def _write(self, link: RedisConnection) -> None:
+    async def _write(self, connection: RedisConnection) -> None:
         while True:
-            data = self._commands(link)
+            data = self._commands(connection)
             if data:
-                await link.send(data)
+                await connection.send(data)
             else:
                 holding = self._publish_not_before > trio.current_time()
                 with trio.move_on_at(self._publish_not_before if holding else math.inf):
                     await self._work.wait()
 
-    def _commands(self, link: RedisConnection) -> bytes:
+    def _commands(self, connection: RedisConnection) -> bytes:
         """Return the commands to send now: first subscriptions, then messages."""
         verbs: dict[bytes, list[bytes]] = {}
         for key in self._wanted.take_changes():
             wanted = key in self._wanted.names
-            if wanted != (key in link.subscribed):
-                (link.subscribed.add if wanted else link.subscribed.discard)(key)
-                verbs.setdefault(_TELL[wanted, key[0]], []).append(key[1])
+            if wanted != (key in connection.subscribed):
+                (connection.subscribed.add if wanted else connection.subscribed.discard)(key)
+                verbs.setdefault(_SUBSCRIPTION_COMMANDS[wanted, key[0]], []).append(key[1])
         batches = [
             (verb, names[start : start + _MAX_NAMES])
             for verb, names in verbs.items()
@@ -525,56 +527,56 @@ class RedisBroker(Broker):
         parts = []
         for verb, names in batches:
             parts.append(command(verb, *names))
-            link.pending_replies.append((verb, names[::-1]))
-        if link.pinged and not link.ping_sent:
-            link.ping_sent = True
+            connection.pending_replies.append((verb, names[::-1]))
+        if connection.pinged and not connection.ping_sent:
+            connection.ping_sent = True
             parts.append(command(_PING))
-            link.pending_replies.append((_PING, []))
-        if self._declared and not link.prepared:
-            link.prepared = True
-            parts += self._preparations(link)
-        if self._declared and link.run is None:
+            connection.pending_replies.append((_PING, []))
+        if self._declared and not connection.prepared:
+            connection.prepared = True
+            parts += self._preparations(connection)
+        if self._declared and connection.run is None:
             return b"".join(parts)
-        self._take_reads(link, parts)
+        self._take_reads(connection, parts)
         holding = self._publish_not_before > trio.current_time()
         for message in () if holding else self._queue.take(_WINDOW_ITEMS, _WINDOW_BYTES):
             if message.history is None:
                 data = self._format.pack(self._origin, message.sequence, message.channel, message.payload)
                 parts.append(command(_PUBLISH, message.channel, data))
-                link.pending_replies.append((_PUBLISH, []))
+                connection.pending_replies.append((_PUBLISH, []))
             else:
-                parts.append(self._append_command(link, message))
-                link.pending_replies.append((_APPEND, []))
+                parts.append(self._append_command(connection, message))
+                connection.pending_replies.append((_APPEND, []))
         return b"".join(parts)
 
-    def _preparations(self, link: RedisConnection) -> list[bytes]:
+    def _preparations(self, connection: RedisConnection) -> list[bytes]:
         """Return the commands that each connection sends once, before it uses histories."""
         parts = []
-        for script in SCRIPTS if link.run is None else ():
+        for script in SCRIPTS if connection.run is None else ():
             parts.append(command(_SCRIPT, b"LOAD", script))
-            link.pending_replies.append((_SCRIPT, []))
+            connection.pending_replies.append((_SCRIPT, []))
         for namespace, declared in self._declared.items():
             key = declared_key(self._wanted.prefix, namespace)
             parts.append(command(_SET, key, pack_declared(declared.patterns)))
-            link.pending_replies.append((_SET, []))
-        if link.run is None:
+            connection.pending_replies.append((_SET, []))
+        if connection.run is None:
             parts.append(command(_INFO, b"server"))
-            link.pending_replies.append((_INFO, []))
+            connection.pending_replies.append((_INFO, []))
         return parts
 
-    def _take_reads(self, link: RedisConnection, parts: list[bytes]) -> None:
+    def _take_reads(self, connection: RedisConnection, parts: list[bytes]) -> None:
         while self._reads and len(self._sent_reads) < _READS:
             read = self._reads.popleft()
             if read.cancelled:
                 continue
-            assert link.run is not None
-            words = read_words(self._wanted.prefix, link.run, read.channel, read.after, read.history)
+            assert connection.run is not None
+            words = read_words(self._wanted.prefix, connection.run, read.channel, read.after, read.history)
             parts.append(command(*words))
-            link.pending_replies.append((_READ, []))
+            connection.pending_replies.append((_READ, []))
             self._sent_reads.append(read)
 
-    def _append_command(self, link: RedisConnection, message: Outgoing) -> bytes:
-        assert link.run is not None
+    def _append_command(self, connection: RedisConnection, message: Outgoing) -> bytes:
+        assert connection.run is not None
         if message.is_packed:
             data = message.payload
             origin, sequence = self._format.origin_of(data), self._format.sequence_of(data)
@@ -584,32 +586,32 @@ class RedisBroker(Broker):
             if message.lost:
                 channel, payload = channel + LOST, b"%d" % message.lost
             data = self._format.pack(origin, sequence, channel, payload)
-        return command(*append_words(self._wanted.prefix, link.run, origin, sequence, message, data))
+        return command(*append_words(self._wanted.prefix, connection.run, origin, sequence, message, data))
 
     # -- reading ------------------------------------------------------------------------------------
 
-    async def _read(self, link: RedisConnection) -> None:
+    async def _read(self, connection: RedisConnection) -> None:
         while True:
             replies = None
-            with trio.move_on_after(self._ping_timeout if link.pinged else self._ping_interval):
-                replies = await link.receive()
+            with trio.move_on_after(self._ping_timeout if connection.pinged else self._ping_interval):
+                replies = await connection.receive()
             if replies is None:
-                if link.pinged:
+                if connection.pinged:
                     raise BrokerError(f"{self._url.shown} did not answer a PING for {self._ping_timeout} s")
-                link.pinged = True
-                link.ping_sent = False
+                connection.pinged = True
+                connection.ping_sent = False
                 self._work.notify_all()
                 continue
-            link.pinged = False  # any data shows that Redis is alive
+            connection.pinged = False  # any data shows that Redis is alive
             for number, (is_push, reply) in enumerate(replies, 1):
-                if number % _MESSAGES_IN_A_ROW == 0:
+                if number % _YIELD_EVERY == 0:
                     await trio.lowlevel.checkpoint()
                 if is_push:
-                    self._pushed(link, reply)
+                    self._pushed(connection, reply)
                 else:
-                    self._answered(link, reply)
+                    self._answered(connection, reply)
 
-    def _pushed(self, link: RedisConnection, reply: list[Any]) -> None:
+    def _pushed(self, connection: RedisConnection, reply: list[Any]) -> None:
         kind = reply[0]
         if kind == b"message":
             self._deliver((False, reply[1]), reply[1], reply[2])
@@ -617,43 +619,43 @@ class RedisBroker(Broker):
             self._deliver((True, reply[1]), reply[2], reply[3])
         elif isinstance(kind, bytes) and kind.endswith(b"subscribe"):
             # One SUBSCRIBE is answered with one push for each of its names.
-            verb, names = link.pending_replies[0] if link.pending_replies else (b"", [])
+            verb, names = connection.pending_replies[0] if connection.pending_replies else (b"", [])
             if kind.upper() != verb or not names or names.pop() != reply[1]:
                 raise BrokerError(f"{self._url.shown} sent an unexpected {kind!r}")
             if not names:
-                link.pending_replies.popleft()
+                connection.pending_replies.popleft()
                 if self._resubscribing and not self._wanted.changed:
-                    self._check_resubscribed(link)
+                    self._check_resubscribed(connection)
 
-    def _check_resubscribed(self, link: RedisConnection) -> None:
-        if any(verb in (b"SUBSCRIBE", b"PSUBSCRIBE") for verb, _ in link.pending_replies):
+    def _check_resubscribed(self, connection: RedisConnection) -> None:
+        if any(verb in (b"SUBSCRIBE", b"PSUBSCRIBE") for verb, _ in connection.pending_replies):
             return
         self._resubscribing = False
         if self.on_resubscribed is not None:
             self.on_resubscribed()
 
-    def _answered(self, link: RedisConnection, reply: Any) -> None:
-        if not link.pending_replies:
+    def _answered(self, connection: RedisConnection, reply: Any) -> None:
+        if not connection.pending_replies:
             raise BrokerError(f"{self._url.shown} sent an unexpected reply: {reply!r:.200}")
-        verb, names = link.pending_replies.popleft()
+        verb, names = connection.pending_replies.popleft()
         refused = isinstance(reply, Exception)
         if verb is _READ:
             self._answered_read(reply)
         elif verb is _INFO:
-            link.run = b"" if refused else parse_run(reply)
-            if not link.run:
+            connection.run = b"" if refused else parse_run(reply)
+            if not connection.run:
                 logger.warning("%s does not say when it was started; it must not lose data", self._url.shown)
             self._work.notify_all()
         elif verb is _SCRIPT or verb is _SET:
             if refused:
                 self._problem = f"{self._url.shown} refused {verb.decode()}: {error_text(reply)}"
                 self._refusals.warn("%s", self._problem)
-                if error_code(reply) in UNFIT:
+                if error_code(reply) in CLOSING_ERRORS:
                     raise BrokerError(self._problem)
         elif verb is _PUBLISH or verb is _APPEND:
             if refused:
                 self._problem = f"{self._url.shown} refused a message: {error_text(reply)}"
-                if error_code(reply) in UNFIT:
+                if error_code(reply) in CLOSING_ERRORS:
                     raise BrokerError(self._problem)  # the message is queued again
                 self._refusals.warn("%s", self._problem)
             self._queue.answered(taken=not refused)
@@ -679,7 +681,7 @@ class RedisBroker(Broker):
         self._work.notify_all()
         if isinstance(reply, Exception):
             self._problem = f"{self._url.shown} refused to read a history: {error_text(reply)}"
-            if error_code(reply) in UNFIT:
+            if error_code(reply) in CLOSING_ERRORS:
                 self._reads.appendleft(read)
                 raise BrokerError(self._problem)
             read.fail(self._problem)
@@ -726,7 +728,7 @@ class RedisBroker(Broker):
     def _reject(self, channel: bytes, data: bytes) -> None:
         self._rejected += 1
         self._foreign.warn(
-            "dropped a message in another format, or unmarked, %d bytes on the channel '%s' at Redis",
+            "dropped %d bytes on the channel '%s' at Redis: another format, or no valid signature",
             len(data),
             shown(channel),
         )
@@ -751,10 +753,10 @@ class RedisBroker(Broker):
         if history is not None:
             # Published by a program that does not know of the history. Each process that receives the message
             # appends it, and Redis accepts only the first of these commands.
-            if self._heard.add(origin, channel, data):
+            if self._received_messages.add(origin, channel, data):
                 self._put(channel, data, history, is_packed=True)
             return
-        if not self._format.is_new(data) or not self._heard.add(origin, channel, data):
+        if not self._format.is_new(data) or not self._received_messages.add(origin, channel, data):
             return
         self._received += 1
         try:
@@ -764,7 +766,7 @@ class RedisBroker(Broker):
             logger.exception("could not deliver a message for %r", name)
 
 
-class _Read:
+class _HistoryRead:
     """A pending request to read a history."""
 
     def __init__(self, channel: bytes, after: int, history: History) -> None:
@@ -794,7 +796,7 @@ class _ThrottledWarning:
         if now >= self._next:
             logger.warning(text + " (%d in the last minute)", *args, self._count)  # noqa: G003
             self._count = 0
-            self._next = now + _QUIET
+            self._next = now + _WARNING_INTERVAL
 
 
 def _check_seconds(name: str, value: float) -> None:

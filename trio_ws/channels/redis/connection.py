@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from trio_ws.channels.redis.url import RedisURL
 
 __all__ = [
-    "UNFIT",
+    "CLOSING_ERRORS",
     "RedisConnection",
     "RefusedError",
     "command",
@@ -43,11 +43,11 @@ __all__ = [
 ]
 
 #: Errors that a new connection may avoid, so the current one is closed.
-UNFIT = frozenset({"WRONGPASS", "NOAUTH", "LOADING", "CLUSTERDOWN", "MOVED", "NOSCRIPT", "READONLY"})
+CLOSING_ERRORS = frozenset({"WRONGPASS", "NOAUTH", "LOADING", "CLUSTERDOWN", "MOVED", "NOSCRIPT", "READONLY"})
 
 _RECEIVE_SIZE = 65_536
 #: Seconds in which a Sentinel must answer before the next one is asked.
-_SENTINEL_PATIENCE = 1.0
+_SENTINEL_TIMEOUT = 1.0
 #: Maximum number of bytes up to the end of the greeting, which takes about a tenth of this.
 _MAX_GREETING = 65_536
 #: Limit on one reply. Another program may publish half a GiB at once.
@@ -113,7 +113,7 @@ async def _open(url: RedisURL, ssl_context: ssl.SSLContext | None) -> RedisConne
         else:
             stream = await trio.open_tcp_stream(url.host, url.port)
     except (OSError, ValueError) as exc:  # ValueError: an impossible host or path
-        raise BrokerError(f"could not reach {url.shown}: {_why(exc)}") from exc
+        raise BrokerError(f"could not reach {url.shown}: {_root_cause(exc)}") from exc
     try:
         if ssl_context is not None:
             stream = tls_client(stream, ssl_context, url.host.removesuffix("."))
@@ -125,7 +125,7 @@ async def _open(url: RedisURL, ssl_context: ssl.SSLContext | None) -> RedisConne
     except BaseException as exc:
         await close_forcefully(stream)
         if isinstance(exc, trio.BrokenResourceError):
-            raise BrokerError(f"TLS with {url.shown} failed: {_why(exc)}") from exc
+            raise BrokerError(f"TLS with {url.shown} failed: {_root_cause(exc)}") from exc
         raise
     return link
 
@@ -138,8 +138,8 @@ async def _primary(url: RedisURL) -> tuple[str, int]:
     """
     problems = []
     for host, port in url.sentinels:
-        problems.append(f"{host}:{port} did not answer within {_SENTINEL_PATIENCE} seconds")
-        with trio.move_on_after(_SENTINEL_PATIENCE):
+        problems.append(f"{host}:{port} did not answer within {_SENTINEL_TIMEOUT} seconds")
+        with trio.move_on_after(_SENTINEL_TIMEOUT):
             try:
                 return await _ask_sentinel(host, port, url.service)
             except (OSError, ValueError, BrokerError) as exc:
@@ -164,7 +164,7 @@ async def _ask_sentinel(host: str, port: int, service: str) -> tuple[str, int]:
         await close_forcefully(stream)
 
 
-def _why(exc: BaseException) -> str:
+def _root_cause(exc: BaseException) -> str:
     """Return the text of the innermost cause, which is more specific than that of trio's exception."""
     cause = exc.__cause__
     return str(cause if isinstance(cause, OSError) else exc) or type(exc).__name__
@@ -224,7 +224,7 @@ class RedisConnection:
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise BrokerError(f"the connection to {self._shown} broke: {_why(exc)}") from exc
+            raise BrokerError(f"the connection to {self._shown} broke: {_root_cause(exc)}") from exc
 
     async def receive(self) -> list[tuple[bool, Any]]:
         """Wait for data, and return the replies that it completes, if any. A cancellation loses nothing.
@@ -236,7 +236,7 @@ class RedisConnection:
         try:
             data = await self._stream.receive_some(_RECEIVE_SIZE)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise BrokerError(f"the connection to {self._shown} broke: {_why(exc)}") from exc
+            raise BrokerError(f"the connection to {self._shown} broke: {_root_cause(exc)}") from exc
         if not data:
             raise BrokerError(f"{self._shown} closed the connection")
         self._received += len(data)

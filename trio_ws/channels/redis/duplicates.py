@@ -10,7 +10,7 @@ senders, those that have been silent longest are forgotten.
 
 from __future__ import annotations
 
-__all__ = ["Heard"]
+__all__ = ["ReceivedMessages"]
 
 #: Messages remembered per sender: more than `broker._WINDOW_ITEMS`.
 _EACH = 1024
@@ -19,7 +19,7 @@ _MAX_SENDERS = 4096
 _MAX_MESSAGES = 65_536
 
 
-class Heard:
+class ReceivedMessages:
     """A bounded set of received messages. See the module docstring."""
 
     def __init__(self) -> None:

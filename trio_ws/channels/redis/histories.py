@@ -72,7 +72,7 @@ _PAGE_BYTES = 262_144
 #: Maximum number of former epochs that are stored.
 _EPOCHS = 8
 
-_SETTLE = """
+_LOAD_CHANNEL = """
 local meta, stream, origins = KEYS[1], KEYS[2], KEYS[3]
 local run, fresh = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
@@ -98,7 +98,7 @@ end
 
 #: ARGV: run, fresh epoch, channel, origin, sequence, message, lost, items, bytes, milliseconds.
 _APPEND = (
-    _SETTLE
+    _LOAD_CHANNEL
     + """
 local channel, origin, sequence, data = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
 local lost, items, bytes, age = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
@@ -139,7 +139,7 @@ return reached
 
 #: ARGV: run, fresh epoch, offset, items, bytes, milliseconds.
 _READ = (
-    _SETTLE
+    _LOAD_CHANNEL
     + """
 local after, items, bytes, age = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local found, more, taken = {}, 1, 0

@@ -132,7 +132,7 @@ class DesiredSubscriptions:
         self.names.clear()
         self.changed.clear()
 
-    def tell_all(self) -> None:
+    def mark_all_changed(self) -> None:
         """Mark everything as changed, for a new connection."""
         self.changed = dict.fromkeys(self.names)
 

@@ -76,10 +76,12 @@ class PublishQueue:
         self._sent_bytes = 0
         self._sequence = 0
         self._lost: dict[bytes, _Lost] = {}  # by channel
-        self._tell: dict[bytes, None] = {}  # channels whose loss is told before all that waits
+        self._losses_first: dict[
+            bytes, None
+        ] = {}  # channels whose losses are published before all waiting messages
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._sent) + len(self._tell)
+        return len(self._waiting) + len(self._sent) + len(self._losses_first)
 
     @property
     def half_full(self) -> bool:
@@ -110,7 +112,7 @@ class PublishQueue:
             self._bytes -= oldest.size
             self._drop(oldest, oldest.sequence)
             if oldest.channel in self._lost:
-                self._tell[oldest.channel] = None
+                self._losses_first[oldest.channel] = None
 
     def _drop(self, message: Outgoing, sequence: int) -> None:
         """Count a message as dropped, and as lost if the channel has a history."""
@@ -123,13 +125,13 @@ class PublishQueue:
         if len(self._lost) > self._max_items:
             oldest = next(iter(self._lost))
             del self._lost[oldest]
-            self._tell.pop(oldest, None)
+            self._losses_first.pop(oldest, None)
 
     def take(self, max_items: int, max_bytes: int) -> list[Outgoing]:
         """Return messages to send, so that at most this much is unanswered. A single one may be larger."""
         taken: list[Outgoing] = []
         while len(self._sent) < max_items:
-            message = self._take_lost()
+            message = self._next_loss()
             if message is None:
                 if not self._waiting:
                     break
@@ -145,15 +147,15 @@ class PublishQueue:
             taken.append(message)
         return taken
 
-    def _take_lost(self) -> Outgoing | None:
+    def _next_loss(self) -> Outgoing | None:
         """Return the message that marks dropped messages of a channel, if it is the next to be sent."""
         first = self._waiting[0] if self._waiting else None
-        channel = next(iter(self._tell), first.channel if first is not None else None)
+        channel = next(iter(self._losses_first), first.channel if first is not None else None)
         lost = self._lost.get(channel) if channel is not None else None
         if channel is None or lost is None or (first is not None and first.sequence and not lost.sequence):
             return None  # unanswered messages of the channel come first
         del self._lost[channel]
-        self._tell.pop(channel, None)
+        self._losses_first.pop(channel, None)
         message = Outgoing(lost.sequence, channel, b"", lost.history, lost.number)
         self._bytes += message.size
         return message
@@ -181,6 +183,6 @@ class PublishQueue:
         self._waiting.clear()
         self._sent.clear()
         self._lost.clear()
-        self._tell.clear()
+        self._losses_first.clear()
         self._bytes = self._sent_bytes = 0
         return count

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["BlockingPublisher", "Publisher"]
 
 #: Seconds after which the declared histories are read again.
-_KNOWN_FOR = 10.0
-#: Number of replies to `_Settings.questions`.
-_QUESTIONS = len(SCRIPTS) + 2
+_DECLARATIONS_TTL = 10.0
+#: Number of replies to `_Settings.queries`.
+_QUERIES = len(SCRIPTS) + 2
 
 _to_msgpack = msgspec.msgpack.Encoder().encode
 
@@ -66,14 +66,14 @@ class _Settings:
         self.run = b""
 
     @property
-    def questions(self) -> bytes:
+    def queries(self) -> bytes:
         """The commands that load the scripts and read the declared histories."""
         key = declared_key(self.prefix.encode("utf-8", "surrogatepass"), self.namespace)
         scripts = b"".join(command(b"SCRIPT", b"LOAD", script) for script in SCRIPTS)
         return scripts + command(b"INFO", b"server") + command(b"GET", key)
 
-    def learn(self, replies: list[Any]) -> None:
-        """Store the replies to `questions`."""
+    def store_replies(self, replies: list[Any]) -> None:
+        """Store the replies to `queries`."""
         *_, info, declared = replies
         self.run = b"" if isinstance(info, Exception) else parse_run(info)
         self.declared = DeclaredHistories({})
@@ -140,7 +140,7 @@ class Publisher(EnteredOnly):
         self._timeout = timeout
         self._lock = trio.Lock()
         self._connection: RedisConnection | None = None
-        self._learned = 0.0
+        self._queried = 0.0
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -198,10 +198,10 @@ class Publisher(EnteredOnly):
         settings = self._settings
         if self._connection is None:
             self._connection = await open_connection(settings.url, settings.ssl_context, self._timeout)
-        elif trio.current_time() < self._learned + _KNOWN_FOR:
+        elif trio.current_time() < self._queried + _DECLARATIONS_TTL:
             return
-        settings.learn(await self._exchange(settings.questions, _QUESTIONS))
-        self._learned = trio.current_time()
+        settings.store_replies(await self._exchange(settings.queries, _QUERIES))
+        self._queried = trio.current_time()
 
     async def _exchange(self, data: bytes, count: int) -> list[Any]:
         """Send commands, and return their ``count`` replies."""
