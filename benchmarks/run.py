@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.load import FULL, MEASURES, UNITS, Effort, Measure, Sample
 from benchmarks.report import figures_table
 from benchmarks.servers import CALLERS, PEERS, ROOT, Server, placed, raise_file_limit, running, running_all
-from trio_ws.protocol.masking import LANE
+from trio_ws.protocol.masking import IMPLEMENTATION
 
 __all__ = ["about", "measure_all"]
 
@@ -40,7 +40,7 @@ def about() -> dict[str, Any]:
         "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "python": platform.python_version(),
-        "mask": LANE,
+        "mask": IMPLEMENTATION,
         "processors": len(os.sched_getaffinity(0)),
         "versions": versions,
     }

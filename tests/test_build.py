@@ -76,9 +76,9 @@ def wheel(tree: Path, **environment: str) -> tuple[str, str, list[str]]:
         return said, name, [file for file in archive.namelist() if file.endswith((".so", ".pyd", ".c"))]
 
 
-def lane(folder: Path) -> str:
-    """The lane that the package in a folder takes."""
-    code = "from trio_ws.protocol import masking; print(masking.LANE, masking.__file__)"
+def implementation(folder: Path) -> str:
+    """Return the implementation that the package in a folder uses."""
+    code = "from trio_ws.protocol import masking; print(masking.IMPLEMENTATION, masking.__file__)"
     which, file = run(code, folder, TRIO_WS_PURE="").split()
     assert Path(file).is_relative_to(folder)
     return which
@@ -92,7 +92,7 @@ def test_with_a_compiler_the_wheel_has_the_extension(tree: Path) -> None:
     assert extensions == [f"trio_ws/protocol/_speedups{suffix}"]
     assert f"-cp3{sys.version_info.minor}-" in name
     assert not name.endswith("-any.whl")
-    assert lane(tree.parent / "installed") == "c"
+    assert implementation(tree.parent / "installed") == "c"
     assert list(tree.rglob(f"*{suffix}")) == []  # a build leaves nothing in the tree
 
 
@@ -101,7 +101,7 @@ def test_without_a_compiler_the_wheel_is_for_every_platform(tree: Path) -> None:
     assert WITHOUT in said
     assert extensions == []
     assert name.endswith("-py3-none-any.whl")
-    assert lane(tree.parent / "installed") == "python"
+    assert implementation(tree.parent / "installed") == "python"
 
 
 @needs_compiler
@@ -122,10 +122,10 @@ def test_an_editable_installation_has_it_beside_the_source(tree: Path) -> None:
     pytest.importorskip("editables", reason="hatchling asks for it; the extra `test` has it")
     code = BUILD.format(kind="editable", folder=str(tree.parent))
     run(code, tree)
-    assert lane(tree) == "c"
+    assert implementation(tree) == "c"
     # What was built before is not used when one asks for none.
     run(code, tree, TRIO_WS_NO_EXTENSION="1")
-    assert lane(tree) == "python"
+    assert implementation(tree) == "python"
 
 
 def test_the_wheel_has_the_javascript_client(tree: Path) -> None:
@@ -165,7 +165,7 @@ def fresh_environment(folder: Path) -> Path:
 
 
 def install(python: Path, file: Path, folder: Path) -> str:
-    """Install a wheel or an sdist as users do, and talk over it; the lane that it takes."""
+    """Install a wheel or an sdist as users do, send a message, and return the implementation."""
     pytest.importorskip("pip", reason="this environment has no pip")
     subprocess.run(
         [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index",
@@ -184,10 +184,10 @@ def install(python: Path, file: Path, folder: Path) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    lane, where, said = done.stdout.split()
+    which, where, said = done.stdout.split()
     assert Path(where).is_relative_to(python.parents[1])
     assert said == "hello"
-    return lane
+    return which
 
 
 def without_path() -> dict[str, str]:
@@ -206,7 +206,7 @@ async def echo(ws):
 async def main():
     async with trio_ws.WebSocketServer(echo) as server, trio_ws.connect(server.url) as ws:
         await ws.send("hello")
-        print(masking.LANE, trio_ws.__file__, await ws.receive_text())
+        print(masking.IMPLEMENTATION, trio_ws.__file__, await ws.receive_text())
 
 trio.run(main)
 """
@@ -234,5 +234,5 @@ def test_the_sdist_builds_with_and_without_a_compiler(
     assert not [file for file in files if file.endswith((".so", ".pyd"))]
     if not compiles:
         monkeypatch.setenv("CC", "/nowhere/cc")
-    lane = install(fresh_environment(tmp_path / "fresh"), tree.parent / name, tmp_path)
-    assert lane == ("c" if compiles else "python")
+    which = install(fresh_environment(tmp_path / "fresh"), tree.parent / name, tmp_path)
+    assert which == ("c" if compiles else "python")

@@ -9,6 +9,7 @@ import pytest
 
 import trio_ws
 import trio_ws.testing
+from trio_ws.protocol import masking
 
 
 @pytest.mark.parametrize(
@@ -54,3 +55,8 @@ def test_modules_of_the_protocol_have_an_earlier_place(monkeypatch: pytest.Monke
     with pytest.warns(DeprecationWarning, match=r"trio_ws.wire is deprecated, use trio_ws.protocol"):
         earlier = importlib.import_module("trio_ws.wire.framing")
     assert earlier.masked_frame(0x81, b"")[0] == 0x81
+
+
+def test_the_implementation_of_masking_has_an_earlier_name() -> None:
+    with pytest.warns(DeprecationWarning, match=r"masking\.LANE is deprecated, use .*\.IMPLEMENTATION"):
+        assert masking.LANE == masking.IMPLEMENTATION

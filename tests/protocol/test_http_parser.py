@@ -298,7 +298,7 @@ def test_the_plain_head_takes_the_fast_lane() -> None:
     assert reader_module._parse_plain_get(PLAIN) is not None
 
 
-# Lines near the edge between the lanes, and what mutates them.
+# Lines that differ little from those of the fast path, and mutations of them.
 LINES = [
     b"Host: a",
     b"host:b",

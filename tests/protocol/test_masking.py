@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_ws.protocol.masking import LANE, extension, mask, mask_keys, python_mask
+from trio_ws.protocol.masking import IMPLEMENTATION, extension, mask, mask_keys, python_mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 c_mask: Mask | None = None if extension is None else extension.mask
 ONLY_C = pytest.mark.skipif(c_mask is None, reason="the extension was not built, or TRIO_WS_PURE is set")
-LANES = pytest.mark.parametrize(
-    "lane", [pytest.param(python_mask, id="python"), pytest.param(c_mask, id="c", marks=ONLY_C)]
+IMPLEMENTATIONS = pytest.mark.parametrize(
+    "implementation", [pytest.param(python_mask, id="python"), pytest.param(c_mask, id="c", marks=ONLY_C)]
 )
 KEY = b"\x00\xff\x12\x80"
 
@@ -34,70 +34,70 @@ def by_the_rfc(data: bytes, key: bytes) -> bytes:
 
 def test_one_place_chooses() -> None:
     if c_mask is None:
-        assert (LANE, mask) == ("python", python_mask)
+        assert (IMPLEMENTATION, mask) == ("python", python_mask)
     else:
-        assert (LANE, mask) == ("c", c_mask)
+        assert (IMPLEMENTATION, mask) == ("c", c_mask)
 
 
-@LANES
-def test_the_example_of_the_rfc(lane: Mask) -> None:
+@IMPLEMENTATIONS
+def test_the_example_of_the_rfc(implementation: Mask) -> None:
     # RFC 6455 section 5.7: a single-frame masked text message.
-    assert lane(b"\x7f\x9f\x4d\x51\x58", b"\x37\xfa\x21\x3d") == b"Hello"
+    assert implementation(b"\x7f\x9f\x4d\x51\x58", b"\x37\xfa\x21\x3d") == b"Hello"
 
 
 # On both sides of 384 another way begins in Python; 8 and 16 are words and vectors in C.
-@LANES
+@IMPLEMENTATIONS
 @pytest.mark.parametrize("sizes", [range(301), range(376, 396), range(4090, 4100), [65535, 65536, 65537]])
-def test_every_size_is_masked_as_the_rfc_says(lane: Mask, sizes: Any) -> None:
+def test_every_size_is_masked_as_the_rfc_says(implementation: Mask, sizes: Any) -> None:
     for size in sizes:
         data = os.urandom(size)
-        assert lane(data, KEY) == by_the_rfc(data, KEY)
+        assert implementation(data, KEY) == by_the_rfc(data, KEY)
 
 
-@LANES
+@IMPLEMENTATIONS
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 33, 64, 300, 1000])
-def test_every_alignment_is_masked_the_same(lane: Mask, size: int) -> None:
+def test_every_alignment_is_masked_the_same(implementation: Mask, size: int) -> None:
     data = os.urandom(size + 16)
     for start in range(17):
         piece = memoryview(data)[start : start + size]
-        assert lane(piece, KEY) == by_the_rfc(bytes(piece), KEY)
+        assert implementation(piece, KEY) == by_the_rfc(bytes(piece), KEY)
 
 
-@LANES
-def test_pieces_with_the_key_turned_are_the_whole(lane: Mask) -> None:
+@IMPLEMENTATIONS
+def test_pieces_with_the_key_turned_are_the_whole(implementation: Mask) -> None:
     data = os.urandom(2000)
     whole = by_the_rfc(data, KEY)
     for turn, start in itertools.product(range(4), (0, 4, 8, 64, 400, 1996)):
         cut = start + turn
         turned = KEY[turn:] + KEY[:turn]
-        assert lane(data[:cut], KEY) + lane(data[cut:], turned) == whole
+        assert implementation(data[:cut], KEY) + implementation(data[cut:], turned) == whole
 
 
-@LANES
-def test_megabytes(lane: Mask) -> None:
+@IMPLEMENTATIONS
+def test_megabytes(implementation: Mask) -> None:
     data = os.urandom(12) * 250_001
-    masked = lane(data, KEY)
+    masked = implementation(data, KEY)
     assert masked == by_the_rfc(data[:12], KEY) * 250_001
-    assert lane(masked, KEY) == data
+    assert implementation(masked, KEY) == data
 
 
-@LANES
+@IMPLEMENTATIONS
 @given(data=st.binary(max_size=600) | st.integers(0, 3000).map(lambda n: b"x" * n), key=keys)
-def test_masking_is_its_own_inverse(lane: Mask, data: bytes, key: bytes) -> None:
-    masked = lane(data, key)
+def test_masking_is_its_own_inverse(implementation: Mask, data: bytes, key: bytes) -> None:
+    masked = implementation(data, key)
     assert masked == by_the_rfc(data, key)
-    assert lane(masked, key) == data
+    assert implementation(masked, key) == data
 
 
-@LANES
+@IMPLEMENTATIONS
 @pytest.mark.parametrize("size", [100, 1000])
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_any_bytes_like_gives_bytes_and_is_left_alone(
-    lane: Mask, kind: Callable[[bytes], bytes], size: int
+    implementation: Mask, kind: Callable[[bytes], bytes], size: int
 ) -> None:
     data = os.urandom(size)
     given_data = kind(data)
-    masked = lane(given_data, b"abcd")
+    masked = implementation(given_data, b"abcd")
     assert type(masked) is bytes
     assert masked == by_the_rfc(data, b"abcd")
     assert bytes(given_data) == data

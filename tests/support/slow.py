@@ -102,7 +102,7 @@ SLOW = {
         "guarantees/test_user_code_property.py",
         "guarantees/test_what_a_peer_makes_us_hold.py",
         "protocol/test_frames_agree.py",
-        "protocol/test_lanes.py",
+        "protocol/test_implementations.py",
         "rpc/test_calls_property.py",
         "test_guest.py::test_a_host_that_fails_to_send_ends_the_connection",
         "websocket/test_shared_reader.py",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import struct
+import warnings
 from contextlib import suppress
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     Mask = Callable[[bytes | bytearray | memoryview, bytes], bytes]
 
-__all__ = ["LANE", "extension", "mask", "mask_keys", "python_mask"]
+__all__ = ["IMPLEMENTATION", "extension", "mask", "mask_keys", "python_mask"]
 
 _from_bytes = int.from_bytes
 
@@ -31,7 +32,7 @@ _from_bytes = int.from_bytes
 _INTEGER_MAX = 384
 
 # Precomputed and unrolled, which saves a seventh of the time for 1 KiB.
-_LANE_0, _LANE_1, _LANE_2, _LANE_3 = (slice(lane, None, 4) for lane in range(4))
+_OFFSET_0, _OFFSET_1, _OFFSET_2, _OFFSET_3 = (slice(offset, None, 4) for offset in range(4))
 _XOR_TABLES = tuple(bytes(byte ^ key for byte in range(256)) for key in range(256))
 
 
@@ -43,10 +44,10 @@ def python_mask(data: bytes | bytearray | memoryview, key: bytes) -> bytes:
         return (_from_bytes(data, "little") ^ _from_bytes(repeated, "little")).to_bytes(size, "little")
     masked = bytearray(data)
     key_0, key_1, key_2, key_3 = key
-    masked[_LANE_0] = masked[_LANE_0].translate(_XOR_TABLES[key_0])
-    masked[_LANE_1] = masked[_LANE_1].translate(_XOR_TABLES[key_1])
-    masked[_LANE_2] = masked[_LANE_2].translate(_XOR_TABLES[key_2])
-    masked[_LANE_3] = masked[_LANE_3].translate(_XOR_TABLES[key_3])
+    masked[_OFFSET_0] = masked[_OFFSET_0].translate(_XOR_TABLES[key_0])
+    masked[_OFFSET_1] = masked[_OFFSET_1].translate(_XOR_TABLES[key_1])
+    masked[_OFFSET_2] = masked[_OFFSET_2].translate(_XOR_TABLES[key_2])
+    masked[_OFFSET_3] = masked[_OFFSET_3].translate(_XOR_TABLES[key_3])
     return bytes(masked)
 
 
@@ -57,7 +58,7 @@ if os.environ.get("TRIO_WS_PURE", "0") in ("", "0"):
         from trio_ws.protocol import _speedups as extension
 
 #: The implementation in use: "c" or "python".
-LANE = "python" if extension is None else "c"
+IMPLEMENTATION = "python" if extension is None else "c"
 mask: Mask = python_mask if extension is None else extension.mask
 
 
@@ -71,3 +72,11 @@ def mask_keys() -> Iterator[bytes]:
     Built-in iterators only: a step costs a quarter of the same in Python.
     """
     return chain.from_iterable(map(_PAGE.unpack, map(os.urandom, repeat(_PAGE.size))))
+
+
+def __getattr__(name: str) -> object:
+    if name != "LANE":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    text = "trio_ws.protocol.masking.LANE is deprecated, use trio_ws.protocol.masking.IMPLEMENTATION"
+    warnings.warn(text, DeprecationWarning, stacklevel=2)
+    return IMPLEMENTATION

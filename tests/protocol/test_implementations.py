@@ -1,6 +1,6 @@
 """The package behaves equally with the C extension, without it, and with TRIO_WS_PURE.
 
-The implementation is selected at import, so each test here is a process of its own.
+The implementation is selected at import, so each test here runs a process.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.examples import FACTOR
-from trio_ws.protocol.masking import LANE
+from trio_ws.protocol.masking import IMPLEMENTATION
 
 ROOT = Path(__file__).parents[2]
-WHICH = "from trio_ws.protocol.masking import LANE; print(LANE)"
-# None stands for "this cannot be imported", as where the extension was never built.
+WHICH = "from trio_ws.protocol.masking import IMPLEMENTATION; print(IMPLEMENTATION)"
+# None in sys.modules makes the import fail, as if the extension was never built.
 NOT_BUILT = "import sys; sys.modules['trio_ws.protocol._speedups'] = None; "
 ECHO = """
 import os, trio, trio_ws
@@ -66,7 +66,7 @@ def test_the_variable_says_python() -> None:
     assert python("-c", WHICH, pure="1") == "python\n"
 
 
-@pytest.mark.skipif(LANE == "python", reason="the extension was not built, or TRIO_WS_PURE is set")
+@pytest.mark.skipif(IMPLEMENTATION == "python", reason="the extension was not built, or TRIO_WS_PURE is set")
 @pytest.mark.parametrize("pure", [None, "", "0"])
 def test_without_the_variable_it_is_c(pure: str | None) -> None:
     assert python("-c", WHICH, pure=pure) == "c\n"
@@ -80,7 +80,7 @@ def test_without_the_extension_everything_works() -> None:
     assert python("-c", NOT_BUILT + ECHO, pure=None) == "echoed\n"
 
 
-@pytest.mark.skipif(LANE == "python", reason="these tests have just run in Python")
+@pytest.mark.skipif(IMPLEMENTATION == "python", reason="these tests have just run in Python")
 def test_in_python_the_tests_of_frames_pass_too() -> None:
     names = [
         "protocol/test_frames.py",
@@ -89,6 +89,6 @@ def test_in_python_the_tests_of_frames_pass_too() -> None:
         "fuzz/test_corpus.py",
     ]
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{name}" for name in names)]
-    # Property tests take fewer examples: test_accel.py has both lanes side by side.
+    # Fewer examples, because test_accel.py compares both implementations.
     out = python(*command, pure="1", TRIO_WS_TEST_EXAMPLES=str(FACTOR / 4))
     assert " passed" in out
