@@ -273,16 +273,16 @@ class App(Router):
         self._add(Route(pattern, (self._middleware,), target, subprotocols=offered))
 
     def mount_client(self, path: str = "/trio-ws.js") -> None:
-        """Serve the JavaScript client at a path: one ES module, which a page imports.
+        """Serve the JavaScript client at a path: an ES module, which a page imports.
 
-        ``import { Client } from "/trio-ws.js"``. It calls the methods of handlers that are mounted here or
-        anywhere else. The response is gzipped where the browser allows it, and has an ``ETag``.
+        ``import { Client } from "/trio-ws.js"``. It can call the methods of handlers in this App and of other
+        servers. The response is gzipped if the browser accepts that, and has an ``ETag``.
 
         Args:
             path: see `App`.
 
         Raises:
-            ValueError: the path is not one, or has a route already.
+            ValueError: the path is invalid, or already has a route.
         """
         self.http(path)(ClientModule().answer)
 
@@ -531,11 +531,11 @@ class App(Router):
         return [functools.partial(one, app) for app in self._family() for one in app._lifespans]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Be an ASGI 3 application: that of `ASGIApp`, which takes options, too."""
+        """Serve as an ASGI 3 application, like an `ASGIApp` with default options."""
         await self._hosted()(scope, receive, send)
 
     async def __rsgi__(self, scope: RSGIScope, protocol: Any) -> None:
-        """Be an RSGI application: that of `ASGIApp`."""
+        """Serve as an RSGI application, like an `ASGIApp` with default options."""
         await self._hosted().__rsgi__(scope, protocol)
 
     def __rsgi_init__(self, loop: AbstractEventLoop) -> None:

@@ -66,7 +66,7 @@ class DocsPage:
         self._make()
 
     async def answer(self, request: Request) -> HTTPResponse:
-        """The page, or a refusal."""
+        """Return the page, or a refusal."""
         allowed: object = self._is_open
         if self._allow is not None:
             allowed = self._allow(request)
@@ -87,7 +87,7 @@ class DocsPage:
         return HTTPResponse(200, headers, page.html)
 
     def _make(self) -> Page:
-        """The page of what is mounted now."""
+        """Create the page for the handlers that are mounted now."""
         made_of = [(path, one, tuple(one.rpc_methods)) for path, one in self._app.handlers.items()]
         if self._page is None or made_of != self._made_of:
             self._page = Schema(self._app)._page(self._title, self._path)

@@ -1,6 +1,6 @@
-"""The JavaScript client, as a page gets it.
+"""Serve the JavaScript client to pages.
 
-The package has it as one file, ``static/trio-ws.js``, which is what the npm package of ``clients/js`` holds.
+It is the file ``static/trio-ws.js`` of this package, which is also the npm package of ``clients/js``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["ClientModule"]
 
 
 class ClientModule:
-    """Answers requests for the module. It is read once, when this is made.
+    """Answers requests for the module, whose file is read once, when this object is created.
 
-    The answer may be kept for as long as its ``ETag`` holds, and may be imported by pages of other origins.
+    Browsers may cache the response while its ``ETag`` is valid, and pages of other origins may import it.
     """
 
     def __init__(self) -> None:
@@ -30,10 +30,10 @@ class ClientModule:
         self._etag = f'"{hashlib.sha256(self._plain).hexdigest()[:32]}"'
 
     async def answer(self, request: Request) -> HTTPResponse:
-        """The module, gzipped where the request allows it; 304 where the requester has it."""
+        """Return the module, gzipped if the request accepts that; 304 if the client has this version."""
         headers = {
             "ETag": self._etag,
-            "Cache-Control": "no-cache",  # to be kept, and asked for before each use
+            "Cache-Control": "no-cache",  # may be stored, but must be revalidated before each use
             "Vary": "Accept-Encoding",
             "Access-Control-Allow-Origin": "*",
         }
@@ -46,5 +46,5 @@ class ClientModule:
 
 
 def _members(value: str | None) -> list[str]:
-    """The members of a header's list, without their marks of weakness; those with parameters stay whole."""
+    """Split a comma-separated header. The ``W/`` of weak ETags is removed; parameters are kept."""
     return [one.strip().removeprefix("W/") for one in (value or "").split(",")]

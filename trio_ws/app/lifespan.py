@@ -1,8 +1,8 @@
 """Lifespan: context managers of a user that are open while a server runs.
 
 Invariants: they are entered before the server starts and left when it has stopped, even if it was cancelled
-or failed. Leaving them is shielded and bounded. A cancellation while they are entered is delivered once, to
-whatever they wait for then; what was opened by then may wait again while it is closed.
+or failed. Leaving them is shielded, with a time limit. A cancellation while they are entered interrupts them
+once; those that were already entered may wait again while they are left.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ async def run_lifespans(
             leaving.deadline = trio.current_time() + grace
             stop.set()
     except BaseExceptionGroup as group:
-        # Only exceptions that may strike any task, such as KeyboardInterrupt, leave host() this way.
+        # Only exceptions that may be raised in any task, such as KeyboardInterrupt, leave host() this way.
         failure = unwrap_exception_group(group)
     if theirs:
         # The block was cancelled because of it, or had failed before: then raise that.

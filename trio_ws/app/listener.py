@@ -1,18 +1,18 @@
 """Message listeners: a function of one message, called for each message of a connection.
 
-A plain WebSocket handler is a loop in a task of its own, woken for each message. A listener is called in the
-task that has read the message, like an RPC method (see rpc/inline_call.py). So an idle connection needs no
-task, and a message needs no switch of tasks. The shared reader (see websocket/epoll_reader.py) calls
-`ListenerSession.data_received`. Where it does not serve a connection, and while a message waits, a task runs
-`ListenerSession._loop` instead.
+A plain WebSocket handler is a loop in its own task, which wakes for each message. A listener is called in the
+task that has read the message, like an RPC method (see rpc/inline_call.py). An idle connection therefore
+needs no task, and a message needs no switch of tasks. The shared reader (see websocket/epoll_reader.py) calls
+`ListenerSession.data_received`. For connections that the shared reader does not read, and while a message
+waits, a task runs `ListenerSession._loop` instead.
 
 Invariants:
 
 - The messages of one connection are handled one after the other, in the order in which they arrived.
-- While ``send_high_water`` bytes wait to be written, no message is handled. Then those that arrive fill the
-  receive buffer, which stops the reading at ``max_queue_bytes``.
+- While ``send_high_water`` bytes wait to be written, no message is handled. Messages that arrive meanwhile
+  are stored in the receive buffer, which stops the reading at ``max_queue_bytes``.
 - No context variable passes from one message to the next.
-- When a connection is over, the listener is not running any more when ``on_disconnect`` is called.
+- The listener is not running any more when ``on_disconnect`` is called.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ __all__ = ["MessageListener"]
 
 logger = logger_for("trio_ws.app")
 
-#: Work after which other tasks run, in bytes, and what a message counts for in addition to its own.
+#: Bytes of messages after which other tasks run, and the bytes that each message counts in addition to its
+#: own.
 _YIELD_EVERY = 64 * 1024
 _MESSAGE_COST = 1024
 #: Larger messages are sent without joining their header to them.
@@ -69,10 +70,10 @@ _LARGE = 48 * 1024
 
 _FINAL_TEXT = FIN | TEXT
 _FINAL_BINARY = FIN | BINARY
-#: Annotations of messages that are passed as they are, with the types of their payloads.
+#: Annotations of messages that are passed undecoded, with the types of their payloads.
 _RAW: dict[object, tuple[type, ...]] = {str: (str,), bytes: (bytes,), str | bytes: (str, bytes)}
 
-#: What decoding the data of a message may raise.
+#: Exceptions that decoding the data of a message may raise.
 _INVALID = (MessageError, *UNDECODABLE)
 
 _encode_json = msgspec.json.Encoder(enc_hook=encode_model).encode
@@ -138,7 +139,7 @@ class MessageListener:
             raise TypeError(f"the data of the listener {name_of(self.function)}: {exc}") from exc
 
     def refusal(self, item: str | bytes, exc: BaseException) -> CloseConnection | None:
-        """Return what closes the connection for a message whose data is invalid; None for another error."""
+        """Return the exception that closes the connection after invalid data; None for another error."""
         if isinstance(exc, MessageError):
             return CloseConnection(exc.close_code or 1007, shown(str(exc), 100))
         try:
@@ -153,7 +154,7 @@ class MessageListener:
             return whole_message(result, "a listener")
         return TEXT, self._encode(result)
 
-    # -- what a server calls ------------------------------------------------------------------------
+    # -- called by the server -----------------------------------------------------------------------
 
     @enable_ki_protection
     async def _serve(
@@ -225,7 +226,7 @@ class ListenerSession:
         self._arguments = arguments
         self._context = current_task().context
         self._worker: PooledTask | None = None  # the task in which a message waits
-        self._done: Notification | None = None  # notified when it waits no more, once somebody wants to know
+        self._done: Notification | None = None  # notified when no message waits; created when it is needed
         self._over = False
         self._failure: BaseException | None = None
         self._closing: tuple[int, str] | None = None  # to close with, once no message waits
@@ -246,7 +247,7 @@ class ListenerSession:
             Whether the connection is over.
 
         Raises:
-            BaseException: what the listener raised.
+            BaseException: the exception of the listener.
         """
         self._ws._observe(self)
         self._when_over = when_over
@@ -292,10 +293,10 @@ class ListenerSession:
         if when_over is not None and self._detached:
             when_over()
 
-    # -- what the connection tells ------------------------------------------------------------------
+    # -- called by the connection -------------------------------------------------------------------
 
     def message_received(self, message: str | bytes, lent: PooledTask) -> Awaitable[None] | None:
-        """Handle a message that is all that the shared reader has read, in its task."""
+        """Handle the only message that the shared reader has read, in its task."""
         write_buffer = self._ws._write_buffer
         if write_buffer.size >= write_buffer.fast_send_limit:
             self._ws._receive_buffer.put_back(message)
@@ -309,7 +310,7 @@ class ListenerSession:
         return close_nurseries("a listener") if lent.task.child_nurseries else None
 
     def data_received(self, lent: PooledTask) -> Awaitable[None] | None:
-        """Handle what the shared reader has read, in its task."""
+        """Handle the messages that the shared reader has read, in its task."""
         if not self.reader_driven:
             return None
         suspended = self._handle()
@@ -323,12 +324,12 @@ class ListenerSession:
         return close_nurseries("a listener") if lent.task.child_nurseries else None
 
     def state_changed(self) -> None:
-        """The connection has started to close. A task handles what has come before, because it can wait."""
+        """Handle the start of a close. A task handles the earlier messages, because they may wait."""
         if self.reader_driven and self._ws._receive_buffer.messages:
             self._start_loop()
 
     def connection_lost(self) -> None:
-        """The transport is gone. Messages that came before the peer's Close frame are still handled."""
+        """Handle the end of the transport. Messages before the peer's Close frame are still handled."""
         ws = self._ws
         waits = self._worker is not None or ws._receive_buffer.messages
         if waits and ws.close_received is not None and not ws._closing.closed_locally:
@@ -340,7 +341,7 @@ class ListenerSession:
             self._worker.scope.cancel()
 
     def shutdown(self, code: int, reason: str) -> None:
-        """The server stops: close, after the message that is being handled."""
+        """Close because the server stops, after the current message."""
         if self._worker is None:
             self._ws._closing.start(code, reason)
         else:
@@ -353,7 +354,7 @@ class ListenerSession:
         self._pool.start(self._loop)
 
     def _delegate(self) -> bool:
-        """Leave the connection to the shared reader, if that serves it and nothing unusual is due."""
+        """Let the shared reader continue, if it reads this connection and no message or close is pending."""
         ws = self._ws
         buffer = ws._receive_buffer
         if (
@@ -370,7 +371,7 @@ class ListenerSession:
         return True
 
     async def _loop(self, worker: PooledTask, suspended: Suspended | None = None) -> None:
-        """Handle messages until the shared reader goes on, or until the connection is over."""
+        """Handle messages until the shared reader continues, or until the connection has ended."""
         ws = self._ws
         try:
             while True:
@@ -427,7 +428,7 @@ class ListenerSession:
         return None
 
     def _handle_one(self, message: str | bytes) -> Suspended | None:
-        """Call the listener, up to its end or to where it first waits."""
+        """Call the listener, and run it until it ends or first waits."""
         listener = self._listener
         try:
             data = listener.convert(message)

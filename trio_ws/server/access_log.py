@@ -1,7 +1,7 @@
-"""The access log: one line for each request and each connection, when it is over.
+"""The access log: one line for each request and each connection, when it has ended.
 
-A server writes one if the logger ``trio_ws.access`` is at DEBUG when it starts; otherwise it costs nothing.
-Paths are logged without their query, which may carry secrets.
+A server writes it if the logger ``trio_ws.access`` is at DEBUG when the server starts. Paths are logged
+without their query, which may contain secrets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AccessLog", "enable_access_log", "wants_access_log"]
 
-#: At DEBUG there is no limit for each address: those who want this log want all of it.
+#: Records at DEBUG are not limited per peer, so the access log is complete.
 logger = logger_for("trio_ws.access")
 
 
@@ -30,22 +30,22 @@ def wants_access_log() -> bool:
 
 
 def enable_access_log() -> None:
-    """Let servers that start from now on write it."""
+    """Enable the access log for servers that start from now on."""
     logger.setLevel(logging.DEBUG)
 
 
 class AccessLog:
-    """What a server logs of its clients."""
+    """The access log of one server."""
 
     def __init__(self) -> None:
         self._opened: dict[WebSocket, float] = {}
 
     def opened(self, ws: WebSocket) -> None:
-        """Note when an opening request was read."""
+        """Store the time when an opening request was read."""
         self._opened[ws] = time.monotonic()
 
     def closed(self, ws: WebSocket) -> None:
-        """Log a connection that is over, or was refused by its handler."""
+        """Log a connection that has ended, or was rejected by its handler."""
         started = self._opened.pop(ws, None)
         seconds = 0.0 if started is None else time.monotonic() - started
         end = f"101, closed with {ws.close_code}" if ws.accepted else "rejected"
@@ -76,7 +76,7 @@ class AccessLog:
         )
 
     def refused(self, request: Request | None, address: SocketAddress, status: int) -> None:
-        """Log a request that found no target, or that was none."""
+        """Log an invalid request, or one without a route."""
         line = "-" if request is None else f"{shown(request.method)} {shown(request.path)}"
         logger.debug('%s "%s" %d', _where(address), line, status, extra={"peer": address})
 

@@ -328,7 +328,7 @@ async def run_in_thread(
             return None
         try:
             failure = _failure_of(lambda: function(BlockingWebSocket(ws, calls), **kwargs), function)[1]
-            # A cancelled call has nobody to report to.
+            # The caller was cancelled, so the exception can only be logged.
             if failure is not None and calls.ended and not isinstance(failure, ConnectionClosedError):
                 text = "the handler of %s failed after it was cancelled"
                 log_failure(logger, text, shown(ws.path), exc=failure, extra=log_extra(ws))

@@ -1,4 +1,4 @@
-"""EmbeddedServer: a server that listens nowhere. Its owner hands streams to it."""
+"""EmbeddedServer: a server without listeners. Its owner passes streams to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["EmbeddedServer"]
 
 
 class EmbeddedServer(WebSocketServer):
-    """A server to which `ClientTasks._accept_client` brings its clients."""
+    """A server whose owner passes each client to `ClientTasks._accept_client`."""
 
     def __init__(self, config: ServerConfig) -> None:
         self._set_up(replace(config, listeners=()))

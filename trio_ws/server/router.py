@@ -34,7 +34,8 @@ class ServerResources(NamedTuple):
         workers: the task pool for calls that wait.
         threads: the limiter for blocking handlers.
         debug: whether unexpected exceptions may be reported to everyone.
-        finish_soon: finishes connections that have left their tasks, see `Detached`; None where none may.
+        finish_soon: finishes connections that have left their tasks, see `Detached`; None if no connection
+            may leave its task.
     """
 
     task_pool: TaskPool
@@ -103,10 +104,10 @@ class Router(ABC):
         """
 
     def check_settings(self, *, debug: bool) -> None:
-        """See that what it has can be served so.
+        """Check that all routes can be served with these settings.
 
         Raises:
-            TypeError, ValueError: it cannot; the message says why.
+            TypeError, ValueError: a route cannot; the message says why.
         """
         return
 

@@ -123,7 +123,7 @@ class WebSocketServer(ClientTasks, EnteredOnly):
             return self._call_in_thread
         return self._call_with_request if self._takes_request else config.target
 
-    # -- what a user sees ---------------------------------------------------------------------------
+    # -- public methods -----------------------------------------------------------------------------
 
     @enable_ki_protection
     async def __aenter__(self) -> Self:
@@ -256,12 +256,12 @@ class WebSocketServer(ClientTasks, EnteredOnly):
 
     @property
     def handler(self) -> WebSocketHandler | None:
-        """The `WebSocketHandler` that serves the clients, or None where something else does."""
+        """The `WebSocketHandler` that serves the clients, or None for another target."""
         return self._config.handler
 
     @property
     def broker(self) -> Broker | None:
-        """The broker, whose ``state`` and ``statistics()`` show how it fares; None where there is none."""
+        """The broker, whose ``state`` and ``statistics()`` show its condition; None without a broker."""
         return self._config.broker
 
     @property
@@ -305,7 +305,7 @@ class WebSocketServer(ClientTasks, EnteredOnly):
             yield
 
     def _hubs(self) -> dict[str, Hub]:
-        """The channels of each handler, by what tells them apart at a broker."""
+        """Return the channels of each handler, by the namespace that they have at a broker."""
         if self._config.handler is not None:
             return {"": self._config.handler.channels}
         hubs: dict[str, Hub] = {}
@@ -327,7 +327,8 @@ class WebSocketServer(ClientTasks, EnteredOnly):
         try:
             async with open_runtime(self.options) as self._runtime:
                 self._handlers = await self._runtime.nursery.start(_host_tasks, self._end_those_without_task)
-                # One thread per possible connection: a smaller limit would be one that nobody set.
+                # One thread per possible connection. A smaller limit would limit connections, which no option
+                # says.
                 threads = trio.CapacityLimiter(self.options.max_connections or math.inf)
                 workers = self._runtime.reader.spawner = TaskPool(self._handlers)
                 self._resources = ServerResources(workers, threads, self._debug, self._finish_soon)
@@ -392,7 +393,7 @@ class WebSocketServer(ClientTasks, EnteredOnly):
         await ws.wait_closed()
 
     async def _offer(self, ws: WebSocket) -> None:
-        """Wait until accept() takes it, the server stops, or the connection ends without unread messages."""
+        """Wait until accept() returns it, the server stops, or it ends without unread messages."""
         async with trio.open_nursery() as nursery:
 
             async def end_with_it() -> None:

@@ -1,4 +1,4 @@
-"""wrap_stream: a server's WebSocket on a stream that somebody else has accepted."""
+"""wrap_stream: a server's WebSocket on a stream that the application has accepted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _StreamServer(EmbeddedServer):
         """Read the opening request.
 
         Raises:
-            ConnectionFailedError: it was refused, or the client has gone.
+            ConnectionFailedError: the request was refused, or the client has disconnected.
         """
         self._accept_client(stream, None)
         while self.ws is None:
@@ -52,7 +52,7 @@ class _StreamServer(EmbeddedServer):
 
 
 class _Replayed(trio.abc.Stream):
-    """A stream with what was read from it already in front. It owns ``inner``."""
+    """A stream that first returns data that was already read from it. It owns ``inner``."""
 
     def __init__(self, inner: trio.abc.Stream, data: bytes) -> None:
         self._inner = inner
@@ -84,25 +84,26 @@ async def wrap_stream(
     subprotocols: Sequence[str] = (),
     options: Options | None = None,
 ) -> AsyncIterator[WebSocket]:
-    """Serve one client on a stream that was accepted elsewhere, for the length of an ``async with`` block.
+    """Serve one client on a stream that was accepted elsewhere, for the duration of an ``async with`` block.
 
-    Entering reads the opening request (RFC 6455 section 4.2.1). The connection is still to be accepted: by
-    ``ws.accept``, or by the first message that is sent or received. Leaving the block closes it with 1000,
-    with 1011 where an exception leaves, or rejects it with 403 if it was not accepted. For a client's side of
-    a stream there is ``connect(uri, stream=stream)``.
+    Entering the block reads the opening request (RFC 6455 section 4.2.1). ``ws.accept``, or the first message
+    that is sent or received, accepts the connection. Leaving the block closes it with 1000, or with 1011
+    after an exception, or rejects it with 403 if it was not accepted. For the client's side of a stream, use
+    ``connect(uri, stream=stream)``.
 
     Args:
-        stream: of bytes, with TLS done. It is taken over: it is closed in the end, also when this fails.
-        request: what was already read from the stream, the whole request or its beginning.
-        subprotocols: as of `WebSocketServer`.
-        options: as of `WebSocketServer`.
+        stream: a byte stream; if it uses TLS, after the TLS handshake. This function owns it, and always
+            closes it, even after an error.
+        request: data that was already read from the stream: the whole request or its beginning.
+        subprotocols: as for `WebSocketServer`.
+        options: as for `WebSocketServer`.
 
     Yields:
-        The `WebSocket`, before its acceptance.
+        The `WebSocket`, which has not been accepted yet.
 
     Raises:
-        ConnectionFailedError: no opening request came within ``open_timeout``; what came was answered with an
-            HTTP error.
+        ConnectionFailedError: no valid opening request arrived within ``open_timeout``; an invalid one was
+            answered with an HTTP error.
     """
     server = _StreamServer(subprotocols, options)
     async with server:

@@ -106,8 +106,8 @@ async def _serve(
                 nursery.start_soon(_set_at_a_word, line, stop)
                 await stop.wait()
                 nursery.cancel_scope.cancel()
-            # When the whole group stops, new clients get 503. Otherwise another server accepts them: another
-            # worker or, after the parent's death, the next server on this port.
+            # If the whole group stops, new clients get 503. Otherwise they are accepted by another worker or,
+            # after the parent's death, by the next server on this port.
             if not _told_to_stop(line):
                 with trio.move_on_after(_DOORSTEP_SECONDS):
                     await server.stop_listening()

@@ -28,7 +28,7 @@ class WorkerHandle:
     Attributes:
         exited: set by `watch` when the process has exited.
         ready_at: trio's time when it became ready, or None.
-        startup_error: why it did not start, as it reported; "" if it did not.
+        startup_error: the reason that the worker reported for not starting, or "".
     """
 
     def __init__(self, process: trio.Process, line: socket.socket) -> None:
