@@ -237,7 +237,7 @@ whole_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return frame;
 }
 
-/* What the objects weigh in CPython, each with its place in a list: the numbers of decoded_size.py. */
+/* Sizes of objects in CPython, including the pointer in a list, as in decoded_size.py. */
 enum { PLACE = 9, NUMBER = 45, LIST = 65, LONG_LIST = 121, DICT = 241, DICT_ITEM = 57, EMPTY_DICT = 73,
        TEXT = 58, WIDE_TEXT = 85, BYTES = 42, EXTENSION = 137,
        ODD_KEYS = -1, TOO_DEEP = -2, MOST_ODD_KEYS = 1000, DEEPEST = 512 };
@@ -249,7 +249,7 @@ big_endian(const unsigned char *data, Py_ssize_t size, Py_ssize_t *i, int bytes)
 
     for (; bytes > 0 && *i < size; bytes--)
         value = value << 8 | data[(*i)++];
-    *i += bytes; /* what is missing */
+    *i += bytes; /* the missing bytes */
     return value;
 }
 
@@ -357,7 +357,7 @@ msgpack_size(PyObject *module, PyObject *const *args, Py_ssize_t count)
             total += EXTENSION + (length < (uint64_t)size ? length : (uint64_t)size);
             i += 1 + length;
         }
-        else /* nil, true and false, and a byte that means nothing */
+        else /* nil, true, false, and the unused byte */
             total += PLACE;
         if (top >= stack) {
             if (top->is_dict && !(top->left & 1) && !is_text) {
