@@ -1,15 +1,15 @@
-"""How a statement of another library's documentation holds here.
+"""The form in which a statement of another library's documentation applies to trio_ws.
 
-Each test below is a program for one statement. Its name begins with the statement's number, its docstring is
-the statement in our words, and one of these decorators says in which form it holds. The table in
-docs/how-to/statements.md says the same, which test_table.py sees to.
+Each test in this folder is a program for one statement. Its name begins with the number of the statement, its
+docstring is the statement in our words, and one of these decorators sets the form. test_table.py checks that the
+table in docs/how-to/statements.md is the same.
 """
 
 from __future__ import annotations
 
 from typing import Any, TypeVar
 
-__all__ = ["as_it_stands", "form_of", "in_compat", "in_trio_form"]
+__all__ = ["form_of", "in_another_form", "in_compat", "unchanged"]
 
 T = TypeVar("T")
 
@@ -22,11 +22,11 @@ def _form(name: str) -> Any:
     return mark
 
 
-#: The program of the page runs with another import, and ``await`` where trio needs it.
-as_it_stands = _form("as it stands")
-#: The same is had in another form.
-in_trio_form = _form("in trio's form")
-#: `trio_ws.compat` has it in the page's form.
+#: The program of the page runs with another import, and ``await`` where trio requires it.
+unchanged = _form("unchanged")
+#: The feature has another interface.
+in_another_form = _form("in another form")
+#: `trio_ws.compat` has the same interface.
 in_compat = _form("in compat")
 
 

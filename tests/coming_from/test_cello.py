@@ -9,7 +9,7 @@ import pytest
 import trio
 
 import trio_ws
-from tests.coming_from.forms import as_it_stands, in_trio_form
+from tests.coming_from.forms import in_another_form, unchanged
 from tests.support.serving import MemoryServer, guard, serving_in_memory
 from trio_ws import App, Request, WebSocket, WebSocketMessage
 
@@ -25,9 +25,9 @@ async def talk(ws: WebSocket, *messages: str | bytes) -> list[Any]:
     return answers
 
 
-@as_it_stands
+@unchanged
 async def test_c01_quick_start() -> None:
-    """`@app.websocket("/ws")` serves a function of one `ws`, which sends text and answers in a loop."""
+    """`@app.websocket("/ws")` serves a function of one `ws`, which sends text and responds in a loop."""
     app = App()
 
     @app.websocket("/ws")
@@ -44,9 +44,9 @@ async def test_c01_quick_start() -> None:
         assert await talk(ws, "Hello!") == ["Echo: Hello!"]
 
 
-@as_it_stands
+@unchanged
 async def test_c02_plain_def() -> None:
-    """A plain `def` handler with calls that block serves a connection, without `await`."""
+    """A plain `def` handler with blocking calls serves a connection, without `await`."""
     app = App()
 
     @app.websocket("/ws")
@@ -63,7 +63,7 @@ async def test_c02_plain_def() -> None:
         assert await talk(ws, "Hello!") == ["Echo: Hello!"]
 
 
-@as_it_stands
+@unchanged
 async def test_c03_returning_closes() -> None:
     """The connection is closed when the handler returns."""
     app = App()
@@ -78,9 +78,9 @@ async def test_c03_returning_closes() -> None:
         assert ws.close_code == 1000
 
 
-@as_it_stands
+@unchanged
 async def test_c04_sending() -> None:
-    """`send_text`, `send_binary`, `send(message)` and `close` send what they are named for."""
+    """`send_text`, `send_binary`, `send(message)` and `close` send the message that their name says."""
     app = App()
 
     @app.websocket("/ws")
@@ -98,9 +98,9 @@ async def test_c04_sending() -> None:
         ]
 
 
-@as_it_stands
+@unchanged
 async def test_c05_receiving() -> None:
-    """`recv()` gives a `WebSocketMessage`, which tells by `is_text()` and the like what it is, or None."""
+    """`recv()` returns a `WebSocketMessage`, with methods such as `is_text()` for its kind, or None."""
     app = App()
     seen: list[Any] = []
 
@@ -127,7 +127,7 @@ async def test_c05_receiving() -> None:
     assert seen == ["text", 4, None]
 
 
-@as_it_stands
+@unchanged
 async def test_c06_connected() -> None:
     """`ws.connected` says whether the connection is active."""
     app = App()
@@ -143,17 +143,17 @@ async def test_c06_connected() -> None:
         assert await ws.receive_text() == "True"
 
 
-@as_it_stands
+@unchanged
 def test_c07_fields_of_a_message() -> None:
-    """A message has `msg_type`, `text`, which is None but for text, and `data`, which is None for text."""
+    """A message has `msg_type`, `text`, which is None unless it is text, and `data`, which is None for text."""
     text, binary = WebSocketMessage.text("Hello"), WebSocketMessage.binary(b"\x00")
     assert (text.msg_type, text.text, text.data) == ("text", "Hello", None)
     assert (binary.msg_type, binary.text, binary.data) == ("binary", None, b"\x00")
 
 
-@as_it_stands
+@unchanged
 def test_c08_factories() -> None:
-    """`WebSocketMessage.text`, `.binary`, `.ping`, `.close` make messages; that of `close()` has no text."""
+    """`WebSocketMessage.text`, `.binary`, `.ping`, `.close` create messages; that of `close()` has no text."""
     messages = [
         WebSocketMessage.text("Hello"),
         WebSocketMessage.binary(b"\x00\x01\x02"),
@@ -167,9 +167,9 @@ def test_c08_factories() -> None:
     assert WebSocketMessage.close(4000, "reason").text is None
 
 
-@as_it_stands
+@unchanged
 async def test_c09_cleanup_runs() -> None:
-    """What stands behind the loop runs when the client has left."""
+    """The code after the loop runs when the client has disconnected."""
     app = App()
     left = trio.Event()
 
@@ -191,9 +191,9 @@ async def test_c09_cleanup_runs() -> None:
             await left.wait()
 
 
-@as_it_stands
+@unchanged
 async def test_c10_json() -> None:
-    """JSON goes as text, encoded and decoded by the program."""
+    """JSON is sent as text, encoded and decoded by the program."""
     app = App()
 
     @app.websocket("/ws/data")
@@ -252,10 +252,10 @@ async def leave(server: MemoryServer, *, cut: bool) -> None:
             link.cut()
 
 
-@in_trio_form
+@in_another_form
 @pytest.mark.parametrize("cut", [False, True])
 async def test_c11_chat(cut: bool) -> None:
-    """A chat's list loses a client that leaves or is cut off: `recv(none_when_lost=True)`."""
+    """A chat removes a client that closes or is lost from its list: `recv(none_when_lost=True)`."""
     clients: list[WebSocket] = []
     async with serving_in_memory(make_chat(clients)) as server, server.connect("/ws/chat") as ws:
         assert await ws.receive_text() == "welcome, 1 online"
@@ -266,7 +266,7 @@ async def test_c11_chat(cut: bool) -> None:
         assert await talk(ws, "hi") == ["said hi"]
 
 
-@as_it_stands
+@unchanged
 async def test_c12_path_parameters() -> None:
     """A handler `(ws, request)` of `/ws/rooms/{room_id}` has the parameter in `request.params`."""
     app = App()
@@ -286,7 +286,7 @@ async def test_c12_path_parameters() -> None:
         assert await talk(ws, "hi") == ["[7] hi"]
 
 
-@in_trio_form
+@in_another_form
 async def test_c13_python_client() -> None:
     """A Python client connects in a block, sends and receives: `async with trio_ws.connect(url) as ws`."""
     app = App()

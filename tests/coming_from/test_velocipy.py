@@ -11,7 +11,7 @@ import pytest
 import trio
 
 import trio_ws
-from tests.coming_from.forms import as_it_stands, in_trio_form
+from tests.coming_from.forms import in_another_form, unchanged
 from tests.support.serving import guard, serving_in_memory
 from trio_ws import App, WebSocket, WebSocketException
 
@@ -33,9 +33,9 @@ async def client_of(
         yield ws
 
 
-@as_it_stands
+@unchanged
 async def test_v01_echo() -> None:
-    """A handler accepts, receives and sends text in a loop, and closes where an exception ends it."""
+    """A handler accepts, receives and sends text in a loop, and closes when an exception ends it."""
     ended = trio.Event()
 
     async def echo(ws: WebSocket) -> None:
@@ -56,9 +56,9 @@ async def test_v01_echo() -> None:
             await ended.wait()
 
 
-@as_it_stands
+@unchanged
 async def test_v02_path_and_headers() -> None:
-    """`ws.path_params["name"]` and `ws.header(name, default=...)` tell what was asked for."""
+    """`ws.path_params["name"]` and `ws.header(name, default=...)` return parts of the request."""
 
     async def room(ws: WebSocket) -> None:
         await ws.accept()
@@ -72,7 +72,7 @@ async def test_v02_path_and_headers() -> None:
         assert await ws.receive_text() == "joined room 7 as ada"
 
 
-@as_it_stands
+@unchanged
 async def test_v03_headers() -> None:
     """`ws.headers` is a mapping: `[...]`, `in`, `.get`, `.keys()`, `.items()`, in any case of names."""
 
@@ -95,9 +95,9 @@ async def test_v03_headers() -> None:
         assert await ws.receive_text() == "fine"
 
 
-@as_it_stands
+@unchanged
 async def test_v04_query_and_state() -> None:
-    """`ws.query_string` is the raw query; `ws.accepted` and `ws.closed` tell the state."""
+    """`ws.query_string` is the raw query; `ws.accepted` and `ws.closed` are the state."""
     states: list[Any] = []
 
     async def handler(ws: WebSocket) -> None:
@@ -112,9 +112,9 @@ async def test_v04_query_and_state() -> None:
     assert states == [("room=7&x=%20", False, False), (True, False), (True, True)]
 
 
-@as_it_stands
+@unchanged
 async def test_v05_json() -> None:
-    """`receive_json()` and `send_json()` move JSON as text."""
+    """`receive_json()` and `send_json()` transfer JSON as text."""
 
     async def game(ws: WebSocket) -> None:
         await ws.accept()
@@ -133,9 +133,9 @@ async def test_v05_json() -> None:
         assert message.json() == {"ack": {"x": 1, "y": 2}, "tick": 42}
 
 
-@as_it_stands
+@unchanged
 async def test_v06_bytes() -> None:
-    """`receive_bytes()` and `send_bytes()` move raw frames."""
+    """`receive_bytes()` and `send_bytes()` transfer binary messages."""
 
     async def handler(ws: WebSocket) -> None:
         await ws.send_bytes(await ws.receive_bytes())
@@ -157,10 +157,10 @@ class Stamped:
         return ["stamped", json.loads(text)]
 
 
-@in_trio_form
+@in_another_form
 @pytest.mark.parametrize("library", [json, msgspec.json, Stamped, None])
 async def test_v07_adapter(library: Any) -> None:
-    """The App's JSON adapter holds for WebSockets and HTTP: `App(json=orjson)`."""
+    """The App's JSON adapter applies to WebSockets and HTTP: `App(json=orjson)`."""
     app = App(json=library)
 
     @app.http("/echo", methods=["POST"])
@@ -181,9 +181,9 @@ async def test_v07_adapter(library: Any) -> None:
         assert caught.value.code == 1011
 
 
-@as_it_stands
+@unchanged
 async def test_v08_subprotocol() -> None:
-    """`accept(subprotocol=...)` agrees to one that the client offers."""
+    """`accept(subprotocol=...)` selects a subprotocol that the client offers."""
 
     async def chat(ws: WebSocket) -> None:
         await ws.accept(subprotocol="chat.v1")
@@ -194,9 +194,9 @@ async def test_v08_subprotocol() -> None:
         assert ws.subprotocol == "chat.v1"
 
 
-@in_trio_form
+@in_another_form
 async def test_v09_subprotocol_that_was_not_offered(caplog: pytest.LogCaptureFixture) -> None:
-    """One that was not offered is a `SubprotocolError` in the handler; the client gets 400, which says why."""
+    """One that was not offered raises `SubprotocolError` in the handler; the client gets 400 with the reason."""
 
     async def chat(ws: WebSocket) -> None:
         await ws.accept(subprotocol="chat.v1")
@@ -211,9 +211,9 @@ async def test_v09_subprotocol_that_was_not_offered(caplog: pytest.LogCaptureFix
     assert record.exc_info is None
 
 
-@as_it_stands
+@unchanged
 async def test_v10_closing() -> None:
-    """`close(code, reason)` ends the connection with these."""
+    """`close(code, reason)` closes the connection with this code and reason."""
 
     async def guard_it(ws: WebSocket) -> None:
         await ws.accept()
@@ -232,10 +232,10 @@ async def test_v10_closing() -> None:
         assert (ws.close_code, ws.close_reason) == (1000, "client requested exit")
 
 
-@in_trio_form
+@in_another_form
 @pytest.mark.parametrize("how", ["clean", "without a code", "cut"])
 async def test_v11_closing_with_what_an_exception_says(how: str) -> None:
-    """`close(code=exc.code, reason=exc.reason)` takes what the end of a connection says, 1005 and 1006 too."""
+    """`close(code=exc.code, reason=exc.reason)` accepts the values of a `ConnectionClosedError`, also 1005 and 1006."""
     codes: list[int] = []
     done = trio.Event()
     app = App()
@@ -277,9 +277,9 @@ async def test_a_code_that_is_never_sent_is_refused_while_the_connection_is_open
         assert await ws.receive_text() == "fine"
 
 
-@as_it_stands
+@unchanged
 async def test_v12_raising_a_close() -> None:
-    """`WebSocketException(code, reason)` that leaves a handler closes with these."""
+    """A `WebSocketException(code, reason)` of a handler closes with this code and reason."""
 
     async def handler(ws: WebSocket) -> None:
         await ws.accept()
@@ -291,10 +291,10 @@ async def test_v12_raising_a_close() -> None:
         assert (caught.value.code, caught.value.reason) == (4003, "not you")
 
 
-@as_it_stands
+@unchanged
 @pytest.mark.parametrize("kind", ["text", "bytes"])
 async def test_v13_wrong_kind(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A message of the wrong kind that the handler does not catch closes with 1002, and says why."""
+    """A message of the wrong kind closes with 1002 and the reason, unless the handler catches the error."""
 
     async def handler(ws: WebSocket) -> None:
         await ws.accept()
@@ -309,9 +309,9 @@ async def test_v13_wrong_kind(kind: str, caplog: pytest.LogCaptureFixture) -> No
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-@as_it_stands
+@unchanged
 async def test_v14_unhandled_exception() -> None:
-    """An exception that leaves the handler closes with 1011."""
+    """Any other exception of a handler closes with 1011."""
 
     async def handler(ws: WebSocket) -> None:
         await ws.accept()
@@ -323,9 +323,9 @@ async def test_v14_unhandled_exception() -> None:
         assert caught.value.code == 1011
 
 
-@as_it_stands
+@unchanged
 async def test_v15_debug() -> None:
-    """In debug mode it is raised again, so that its traceback is seen."""
+    """In debug mode the exception is raised again, so that its traceback is shown."""
     app = App(debug=True)
 
     @app.websocket("/ws")
@@ -338,9 +338,9 @@ async def test_v15_debug() -> None:
             await trio.sleep_forever()
 
 
-@as_it_stands
+@unchanged
 async def test_v16_closing_is_not_forgotten() -> None:
-    """The connection is closed where the handler has forgotten to."""
+    """The connection is closed even if the handler does not do it."""
 
     async def handler(ws: WebSocket) -> None:
         await ws.accept()
@@ -350,9 +350,9 @@ async def test_v16_closing_is_not_forgotten() -> None:
         assert ws.close_code == 1000
 
 
-@as_it_stands
+@unchanged
 async def test_v17_broadcast() -> None:
-    """A set of open connections serves for a broadcast; `ws.closed` says who has gone."""
+    """A broadcast can use a set of open connections; `ws.closed` is true for those that have ended."""
     connections: set[WebSocket] = set()
     app = App()
 

@@ -92,7 +92,7 @@ async def test_f01_methods() -> None:
 
 @in_compat
 async def test_f02_alias() -> None:
-    """`alias_name` is the name that clients call; the function's own is none."""
+    """Clients call a method by its `alias_name`, and not by the name of the function."""
     async with serving(Handler) as (_, client):
         assert (await client.send_rpc("multiply", 3, 7)).data == 21
         assert (await client.send_rpc("mul", 3, 7)).error is RPCErrorCode.METHOD_NOT_FOUND
@@ -109,14 +109,14 @@ async def test_f03_client_block() -> None:
 
 @in_compat
 async def test_f04_streams() -> None:
-    """A method that yields is a stream: `async for packet in client.stream_rpc(...)`, `packet.data`."""
+    """An async generator method is a stream: `async for packet in client.stream_rpc(...)`, `packet.data`."""
     async with serving(Handler) as (_, client):
         assert [packet.data async for packet in client.stream_rpc("count_to", 5)] == [1, 2, 3, 4, 5]
 
 
 @in_compat
 async def test_f05_session_state() -> None:
-    """Attributes of a connection are session state, and last as long as the session."""
+    """Attributes of a connection are session state, which lasts as long as the connection."""
     async with serving(Handler) as (_, client):
         assert (await client.send_rpc("login", "alice")).data == "Logged in as alice"
         assert (await client.send_rpc("whoami")).data == "alice"
@@ -124,7 +124,7 @@ async def test_f05_session_state() -> None:
 
 @in_compat
 async def test_f06_state_is_cleaned_up() -> None:
-    """It goes with the client: the next connection begins without."""
+    """The next connection of the same client starts without session state."""
     async with serving(Handler) as (server, client):
         await client.send_rpc("login", "alice")
         await client.close()
@@ -191,7 +191,7 @@ async def test_f11_broadcast() -> None:
 
 @in_compat
 async def test_f12_rate_limit(autojump_clock: trio.testing.MockClock) -> None:
-    """`@rate_limit(limit=5, period="1m")` allows so many calls; more get RATE_LIMIT_EXCEEDED."""
+    """`@rate_limit(limit=5, period="1m")` limits calls; further ones get RATE_LIMIT_EXCEEDED."""
     async with serving_in_memory(Handler) as (_, client):
         errors = [(await client.send_rpc("expensive_query", "x")).error for _ in range(6)]
         assert errors == [None] * 5 + [RPCErrorCode.RATE_LIMIT_EXCEEDED]
@@ -201,7 +201,7 @@ async def test_f12_rate_limit(autojump_clock: trio.testing.MockClock) -> None:
 
 @in_compat
 async def test_f13_disconnect() -> None:
-    """`disconnect_on_limit_exceeded=True` closes the connection, after the error was sent."""
+    """`disconnect_on_limit_exceeded=True` closes the connection after the error was sent."""
     async with serving(Handler) as (_, client):
         for _ in range(2):
             await client.send_rpc("chat", "x")
@@ -224,7 +224,7 @@ def test_f14_periods(period: str) -> None:
 
 @in_compat
 async def test_f15_access() -> None:
-    """`requires=` asks a predicate; a client for whom it says no gets ACCESS_DENIED."""
+    """`requires=` is a predicate; a client for which it is false gets ACCESS_DENIED."""
     async with serving(Handler) as (_, client):
         assert (await client.send_rpc("admin_action")).error is RPCErrorCode.ACCESS_DENIED
         await client.send_rpc("set", "is_admin", True)
@@ -254,7 +254,7 @@ async def test_f17_publish_predicate() -> None:
 
 @in_compat
 async def test_f18_retry(autojump_clock: trio.testing.MockClock) -> None:
-    """`connect(retry=True, max_retry_attempt=5, retry_interval=2)` tries again with growing waits, after a loss too."""
+    """`connect(retry=True, max_retry_attempt=5, retry_interval=2)` retries with increasing delays, also after a loss."""
     async with serving_in_memory(Handler) as (_server, _):
         tries = 0
 
@@ -285,7 +285,7 @@ async def test_f18_retry(autojump_clock: trio.testing.MockClock) -> None:
 
 @in_compat
 async def test_f19_tls() -> None:
-    """`ssl_context=` makes both sides speak TLS."""
+    """`ssl_context=` enables TLS on both sides."""
     await test_tls()
 
 

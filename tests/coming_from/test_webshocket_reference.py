@@ -46,7 +46,7 @@ def test_a02_enums() -> None:
 
 @in_compat
 def test_a03_exceptions() -> None:
-    """The exceptions stand in its tree, with `ConnectionError` and `TimeoutError` of their own."""
+    """The exceptions have the same base classes, including its own `ConnectionError` and `TimeoutError`."""
     for name, parent in api.PARENTS.items():
         assert issubclass(api.named(webshocket, name), getattr(webshocket, parent, Exception))
 
@@ -63,7 +63,7 @@ def test_a04_structures() -> None:
 
 @in_compat
 def test_a05_serialize() -> None:
-    """`serialize(packet)` gives msgpack, and `deserialize(data)` the packet."""
+    """`serialize(packet)` returns msgpack, and `deserialize(data)` the packet."""
     packet: Packet[Any] = Packet(PacketSource.CUSTOM, {"a": b"\x00"})
     assert webshocket.packets.deserialize(webshocket.packets.serialize(packet)) == packet
 
@@ -104,7 +104,7 @@ async def test_a08_connect_fails() -> None:
 
 @in_compat
 async def test_a09_client_recv(autojump_clock: trio.testing.MockClock) -> None:
-    """`recv(timeout=30)` raises a `TimeoutError` after that; None is for no limit."""
+    """`recv(timeout=30)` raises a `TimeoutError` after that time; None means no limit."""
     async with serving_in_memory(Handler) as (_, client):
         with pytest.raises(webshocket.TimeoutError):
             await client.recv()
@@ -115,7 +115,7 @@ async def test_a09_client_recv(autojump_clock: trio.testing.MockClock) -> None:
 
 @in_compat
 async def test_a10_not_connected() -> None:
-    """`send`, `recv`, `send_rpc` and `stream_rpc` raise `WebSocketError` where the client is not connected."""
+    """`send`, `recv`, `send_rpc` and `stream_rpc` raise `WebSocketError` if the client is not connected."""
     client = webshocket.WebSocketClient("ws://localhost:5000")
     with pytest.raises(webshocket.WebSocketError):
         client.send("x")
@@ -126,7 +126,7 @@ async def test_a10_not_connected() -> None:
 
 @in_compat
 async def test_a11_send_rpc() -> None:
-    """`send_rpc` gives an `RPCResponse` with `response`, `data`, `error`, `is_stream` and `is_end`."""
+    """`send_rpc` returns an `RPCResponse` with `response`, `data`, `error`, `is_stream` and `is_end`."""
     async with serving(Handler) as (_, client):
         response = await client.send_rpc("ping")
         assert (response.response, response.data, response.error) == ("pong", "pong", None)
@@ -185,7 +185,7 @@ async def test_a14_server_attributes() -> None:
 
 @in_compat
 async def test_a15_server_start_and_close() -> None:
-    """`start()` begins to accept clients, `close()` ends that and waits for the connections to close."""
+    """`start()` starts to accept clients; `close()` stops that, and waits for the connections to close."""
     server = webshocket.WebSocketServer("127.0.0.1", 0, clientHandler=Handler)
     assert await server.start() is server
     client = await webshocket.WebSocketClient(f"ws://127.0.0.1:{server.port}").connect()
@@ -208,7 +208,7 @@ async def test_a16_serve_forever() -> None:
 
 @in_compat
 async def test_a17_accept() -> None:
-    """`accept()` waits for a client; it is a TypeError beside a handler, and a `WebSocketError` before `start`."""
+    """`accept()` waits for a client; it raises TypeError with a handler, and `WebSocketError` before `start`."""
     server: webshocket.WebSocketServer[Any] = webshocket.WebSocketServer("127.0.0.1", 0)
     with pytest.raises(webshocket.WebSocketError):
         await server.accept()
@@ -235,7 +235,7 @@ async def test_a18_connection_attributes() -> None:
 
 @in_compat
 async def test_a19_connection_recv() -> None:
-    """`connection.recv()` gives a `Packet`; plain data is that of one of source CUSTOM."""
+    """`connection.recv()` returns a `Packet`; plain data becomes one of source CUSTOM."""
     server: webshocket.WebSocketServer[Any] = webshocket.WebSocketServer("127.0.0.1", 0)
     async with server:
         import trio_ws  # noqa: PLC0415
@@ -248,7 +248,7 @@ async def test_a19_connection_recv() -> None:
 
 @in_compat
 async def test_a20_connection_recv_fails(autojump_clock: trio.testing.MockClock) -> None:
-    """It raises `ReceiveTimeoutError` in time, and `ConnectionClosedError` where the client has gone."""
+    """It raises `ReceiveTimeoutError` after the timeout, and `ConnectionClosedError` if the client has disconnected."""
     async with serving_in_memory(webshocket.DefaultWebSocketHandler) as (server, client):
         connection = await server.accept()
         with pytest.raises(webshocket.ReceiveTimeoutError):
@@ -260,7 +260,7 @@ async def test_a20_connection_recv_fails(autojump_clock: trio.testing.MockClock)
 
 @in_compat
 async def test_a21_connection_send() -> None:
-    """`connection.send(data, chunk_size)` wraps data in a `Packet`; a ready one goes as it is."""
+    """`connection.send(data, chunk_size)` wraps data in a `Packet`, and sends a `Packet` unchanged."""
     async with serving(Handler) as (server, client):
         await client.send_rpc("ping")
         (connection,) = server.clients
@@ -285,7 +285,7 @@ async def test_a22_connection_close() -> None:
 
 @in_compat
 async def test_a23_subscribe() -> None:
-    """`subscribe(channel or channels)` gives True, and False where `max_subscribed_channels` is reached."""
+    """`subscribe(channel or channels)` returns True, or False if `max_subscribed_channels` is reached."""
     async with serving(Handler, max_subscribed_channels=2) as (server, client):
         await client.send_rpc("ping")
         (connection,) = server.clients
@@ -352,7 +352,7 @@ async def test_a27_broadcast_fields() -> None:
 
 @in_compat
 async def test_a28_wrong_source() -> None:
-    """A packet of another source is a `PacketError` in `broadcast` and in `publish`."""
+    """A packet of another source raises `PacketError` in `broadcast` and in `publish`."""
     handler = Handler()
     packet: Packet[Any] = Packet(PacketSource.CUSTOM, 1)
     with pytest.raises(webshocket.PacketError):
@@ -376,7 +376,7 @@ async def test_a29_publish_to_many() -> None:
 
 @in_compat
 async def test_a30_register() -> None:
-    """`register_rpc_method(func, alias_name)` adds a marked function; one that is not is a ValueError."""
+    """`register_rpc_method(func, alias_name)` adds a decorated function; any other raises ValueError."""
 
     @webshocket.rpc_method()
     async def late(connection: webshocket.ClientConnection) -> str:
@@ -393,7 +393,7 @@ async def test_a30_register() -> None:
 
 @in_compat
 def test_a31_predicates() -> None:
-    """`Has`, `Is`, `IsEqual`, `Any` and `All` ask the session state, and show what they are made of."""
+    """`Has`, `Is`, `IsEqual`, `Any` and `All` test the session state, and have a readable `repr`."""
     has = webshocket.Has("username")
     connection = api.Connection(username="ada", is_admin=False)
     assert has(connection)

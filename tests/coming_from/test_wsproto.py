@@ -9,7 +9,7 @@ import pytest
 import trio
 
 import trio_ws
-from tests.coming_from.forms import in_trio_form
+from tests.coming_from.forms import in_another_form
 from tests.support.serving import guard, serving_in_memory
 from trio_ws import CloseCode, CloseFrame, Compression, Options, WebSocket, WebSocketMessage
 from trio_ws.testing import Frame, RawPeer
@@ -30,7 +30,7 @@ def payload_of(frame: Frame | None) -> bytes:
     return frame.payload
 
 
-@in_trio_form
+@in_another_form
 async def test_p01_request() -> None:
     """`Request`: host, target and extra headers: `ws.request.host`, `.target`, `.headers`."""
     seen: list[Any] = []
@@ -45,9 +45,9 @@ async def test_p01_request() -> None:
     assert seen == [("test", "/a%20b?c=d", "ada")]
 
 
-@in_trio_form
+@in_another_form
 async def test_p02_proposals() -> None:
-    """`Request.subprotocols` and `.extensions`, lists of what is proposed: `ws.offered_subprotocols`, `ws.offered_extensions`."""
+    """`Request.subprotocols` and `.extensions`, the client's offers: `ws.offered_subprotocols`, `ws.offered_extensions`."""
     seen: list[list[str]] = []
 
     async def handler(ws: WebSocket) -> None:
@@ -63,7 +63,7 @@ async def test_p02_proposals() -> None:
     assert seen == [["chat.v2", "chat.v1"], ["permessage-deflate; client_max_window_bits", "x-other"]]
 
 
-@in_trio_form
+@in_another_form
 async def test_p03_accept() -> None:
     """`AcceptConnection(subprotocol, extra_headers)`: `ws.accept(subprotocol, headers)`."""
 
@@ -78,10 +78,10 @@ async def test_p03_accept() -> None:
             assert ws.response_headers["x-served-by"] == "us"
 
 
-@in_trio_form
+@in_another_form
 @pytest.mark.parametrize("compression", [False, True, Compression(server_max_window_bits=10)])
 async def test_p04_agreed(compression: bool | Compression) -> None:
-    """`AcceptConnection.extensions`, what was agreed on: `ws.extensions`, on both sides."""
+    """`AcceptConnection.extensions`, the negotiated extensions: `ws.extensions`, on both sides."""
     seen: list[list[str]] = []
     options = Options(compression=compression)
 
@@ -98,7 +98,7 @@ async def test_p04_agreed(compression: bool | Compression) -> None:
     assert [one.split(";")[0] for one in seen[0]] == (["permessage-deflate"] if compression else [])
 
 
-@in_trio_form
+@in_another_form
 async def test_p05_reject() -> None:
     """`RejectConnection(status_code, headers)`: `ws.reject(status, headers, body)`; in a client `HandshakeRejectedError`."""
 
@@ -112,7 +112,7 @@ async def test_p05_reject() -> None:
     assert caught.value.headers.get("content-type") == "text/plain"
 
 
-@in_trio_form
+@in_another_form
 @pytest.mark.parametrize("fails", [False, True])
 async def test_p06_reject_data(fails: bool) -> None:
     """`RejectData`, a body in parts: `ws.reject(status, headers, body)` with an async iterable."""
@@ -149,7 +149,7 @@ async def test_p06_reject_data(fails: bool) -> None:
     assert len(body) <= 200_014
 
 
-@in_trio_form
+@in_another_form
 async def test_p07_messages() -> None:
     """`TextMessage` and `BytesMessage`, whole: `ws.recv()`, whose `text` or `data` is the payload."""
 
@@ -168,9 +168,9 @@ async def test_p07_messages() -> None:
         ]
 
 
-@in_trio_form
+@in_another_form
 async def test_p08_chunks() -> None:
-    """`message_finished`, a message in chunks as they come: `ws.recv_streaming()`."""
+    """`message_finished`, a message in parts as they arrive: `ws.recv_streaming()`."""
     parts: list[Any] = []
     first = trio.Event()
 
@@ -190,7 +190,7 @@ async def test_p08_chunks() -> None:
     assert parts == ["Start of ", "long message"]
 
 
-@in_trio_form
+@in_another_form
 async def test_p09_sending_fragments() -> None:
     """Sending fragments with `message_finished=False`: `ws.send()` with an async iterable."""
 
@@ -211,9 +211,9 @@ async def test_p09_sending_fragments() -> None:
         assert b"".join(one.payload for one in frames) == b"Start of long message"
 
 
-@in_trio_form
+@in_another_form
 async def test_p10_close() -> None:
-    """`CloseConnection(code, reason)`: `ws.close(code, reason)`; what came is in `close_received` and the exception."""
+    """`CloseConnection(code, reason)`: `ws.close(code, reason)`; that of the peer is in `close_received` and the exception."""
     ended: list[Any] = []
 
     async def handler(ws: WebSocket) -> None:
@@ -229,9 +229,9 @@ async def test_p10_close() -> None:
     assert ended == [(4000, "enough", CloseFrame(4000, "enough"))]
 
 
-@in_trio_form
+@in_another_form
 async def test_p11_close_is_answered() -> None:
-    """A close event has to be answered with `event.response()`: that happens by itself."""
+    """A close event must be answered with `event.response()`: this is automatic."""
 
     async def handler(ws: WebSocket) -> None:
         assert await ws.recv() is None
@@ -241,7 +241,7 @@ async def test_p11_close_is_answered() -> None:
         assert await peer.receive_until_close() == (1000, "")
 
 
-@in_trio_form
+@in_another_form
 def test_p12_close_reasons() -> None:
     """`CloseReason.NORMAL_CLOSURE` and the others: `CloseCode.NORMAL_CLOSURE`."""
     from wsproto.frame_protocol import CloseReason  # noqa: PLC0415
@@ -256,9 +256,9 @@ def test_p12_close_reasons() -> None:
     assert CloseCode(1000) is CloseCode.NORMAL_CLOSURE
 
 
-@in_trio_form
+@in_another_form
 async def test_p13_pings_come(caplog: pytest.LogCaptureFixture) -> None:
-    """A `Ping` that comes has to be answered: that happens by itself; `ws.on_ping` sees its payload."""
+    """A received `Ping` must be answered: this is automatic; `ws.on_ping` is called with its payload."""
     pings: list[bytes] = []
 
     async def handler(ws: WebSocket) -> None:
@@ -289,9 +289,9 @@ async def test_p13_pings_come(caplog: pytest.LogCaptureFixture) -> None:
     assert pings == [b"ping-payload"]
 
 
-@in_trio_form
+@in_another_form
 async def test_p14_pongs_come() -> None:
-    """A `Pong` that comes tells the round trip: `await ws.ping()` gives it; `ws.on_pong` sees those nobody asked for."""
+    """A received `Pong`: `await ws.ping()` returns the round-trip time; `ws.on_pong` is called for unsolicited pongs."""
     pongs: list[bytes] = []
     times: list[float] = []
 
@@ -313,7 +313,7 @@ async def test_p14_pongs_come() -> None:
     assert len(times) == 1
 
 
-@in_trio_form
+@in_another_form
 async def test_p15_sending_a_ping() -> None:
     """Sending `Ping(payload)` and `Pong(payload)`: `ws.ping(payload)`, `ws.send(WebSocketMessage.pong(payload))`."""
 
@@ -329,7 +329,7 @@ async def test_p15_sending_a_ping() -> None:
         ]
 
 
-@in_trio_form
+@in_another_form
 async def test_p16_echo_server() -> None:
     """A server over plain sockets, event by event: `trio_ws.serve(handler, port)`, which runs each client in a task."""
 
