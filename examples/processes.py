@@ -21,7 +21,7 @@ async def who(ws: trio_ws.WebSocket) -> None:
 
 
 async def main(port: int, workers: int) -> None:
-    # All of it in one line: trio.run(trio_ws.serve_processes, who, port)
+    # In one line: trio.run(trio_ws.serve_processes, who, port)
     serve = functools.partial(trio_ws.serve_processes, who, port, host="127.0.0.1", workers=workers)
     async with trio.open_nursery() as nursery:
         group = await nursery.start(serve)

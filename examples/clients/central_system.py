@@ -18,7 +18,7 @@ class CentralSystem(trio_ws.WebSocketHandler):
     async def boot(self, connection: trio_ws.ClientConnection, /, **payload: Any) -> dict[str, Any]:
         if payload.get("chargePointVendor") != "ACME":
             raise OCPPError("SecurityError", "an unknown vendor")
-        # The charge point waits for us meanwhile, and answers this all the same.
+        # The charge point is waiting for our response, but answers this call nevertheless.
         print(await connection.call("RemoteStartTransaction", idTag="ada"))
         return {"status": "Accepted", "currentTime": TIME, "interval": 300}
 

@@ -56,10 +56,10 @@ async def echo(ws: trio_ws.WebSocket) -> None:
 
 class Guarded(trio_ws.WebSocketHandler):
     async def on_connect(self, connection: trio_ws.ClientConnection) -> None:
-        connection.expires_at = trio.current_time() + 600  # or what is left of its token
+        connection.expires_at = trio.current_time() + 600  # or the remaining lifetime of its token
 
     async def may_refresh(self, connection: trio_ws.ClientConnection, token: object) -> bool | float:
-        return 600.0 if token in USERS else False  # for so many seconds from now; True: no end
+        return 600.0 if token in USERS else False  # valid for 600 seconds from now; True: without limit
 
 
 async def stay(client: trio_ws.WebSocketClient, new_token: Callable[[], str]) -> None:

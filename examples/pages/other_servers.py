@@ -41,7 +41,7 @@ async def follow(url: str) -> None:
         await ws.send_json({"op": "subscribe", "channel": "prices"})
 
     async with trio_ws.session(url, on_connection=log_in_and_subscribe, silence=16) as feed:
-        async for message in feed:  # goes on over connections; each one is set up anew
+        async for message in feed:  # continues over all connections, each of which is set up
             price = message.json()["price"]
             print(price)
             if price == 102:
@@ -61,7 +61,7 @@ async def keep_awake(url: str) -> None:
         await ws.send_json({"op": "subscribe", "channel": "prices"})
         async with trio.open_nursery() as nursery:
             nursery.start_soon(heartbeat)
-            yield  # from here on messages are handed out; what is open here is cancelled with the connection
+            yield  # from here on, messages are yielded; the nursery is cancelled when the connection ends
 
     async with trio_ws.session(url, on_connection=set_up) as feed:
         message = await feed.recv()
