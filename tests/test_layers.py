@@ -28,6 +28,7 @@ LAYERS = {
     "_settings": 0,
     "wall": 1,
     "decoding": 1,
+    "_late_scope": 2,
     "predicates": 2,
     "protocol": 2,
     "codecs": 3,

@@ -16,6 +16,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
     _settings.py         layer 0   keyword arguments that several functions share
     wall.py              layer 1   runs user code: handlers, methods and hooks
     decoding.py          layer 1   decoding JSON and msgpack that a peer sent
+    _late_scope.py       layer 2   a cancel scope that is only made when it is cancelled
     predicates.py        layer 2   who may call, or gets a message
     protocol/            layer 2   bytes <-> events, without I/O
         http.py              requests, headers, plain answers

@@ -23,6 +23,7 @@ import msgspec
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
+from trio_ws._late_scope import LateScope
 from trio_ws.decoding import decode_json
 from trio_ws.errors import CloseFrame, ConnectionClosedError, MessageError, check_close
 from trio_ws.logs import logger_for, shown
@@ -33,7 +34,7 @@ from trio_ws.protocol.framing import frame_pair, make_frame, masked_frame, serve
 from trio_ws.protocol.handshake import offered_subprotocols
 from trio_ws.protocol.http import comma_list
 from trio_ws.protocol.server_response import answer_refusal, answer_upgrade
-from trio_ws.wall import is_innermost, judged, log_failure
+from trio_ws.wall import judged, log_failure
 from trio_ws.websocket.closing import CLOSED, CLOSING, CONNECTING, OPEN, ClosingHandshake
 from trio_ws.websocket.deferred_frame import DEFLATED_AT_ONCE, DeferredFrame
 from trio_ws.websocket.frame_log import log_extra, with_frame_logging
@@ -165,8 +166,8 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         self.path_params: dict[str, Any] = {}
         # Around the code that serves a client, until it has accepted the client: cancelled if the client
         # leaves before.
-        self._opening: trio.CancelScope | None = None
-        self._letting_in = False  # the scope stays open after the accept
+        self._opening: LateScope | None = None
+        self._letting_in = False  # it lasts beyond the accept
         # Sending.
         self._deflate: PerMessageDeflate | None = None
         self._threshold = 0  # the smallest payload that is compressed
@@ -179,12 +180,11 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
     # -- serving a client before it is accepted -----------------------------------------------------
 
     def _begin_opening(self) -> None:
-        """Enter a cancel scope, which is cancelled if the client leaves before it is accepted.
+        """Cancel what this task does from now on if the client leaves before it is accepted.
 
         Call `_end_opening` in the same task.
         """
-        self._opening = scope = trio.CancelScope()
-        scope.__enter__()
+        self._opening = LateScope()
         self._reader.watch_soon()
 
     def _offer_first(self, subprotocols: Iterable[str]) -> None:
@@ -192,23 +192,18 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         self._offered = (*subprotocols, *self._offered)
 
     def _hold_opening(self) -> None:
-        """Keep the scope of `_begin_opening` after the accept, until `_let_in`."""
+        """Let `_begin_opening` last beyond the accept, until `_let_in`."""
         self._letting_in = True
 
     def _release_opening(self) -> None:
-        """Do not cancel that scope any more after the accept."""
+        """Cancel nothing any more after the accept."""
         self._letting_in = False
 
     def _let_in(self) -> None:
-        """Leave the scope of `_begin_opening`, so that the end of the connection cancels nothing any more.
-
-        If the handler has opened another cancel scope inside, this one must stay open.
-        """
-        scope = self._opening
+        """Let the end of the connection cancel nothing any more."""
         self._letting_in = False
-        if scope is not None and is_innermost(scope):
+        if self._opening is not None and self._opening.leave():
             self._opening = None
-            scope.__exit__(None, None, None)
 
     def _cancel_opening(self) -> None:
         if self._opening is not None:
@@ -218,9 +213,9 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             self._opening.cancel()
 
     def _end_opening(self, exc: BaseException | None) -> bool:
-        """Leave the scope with an exception, if any. Return whether it was the scope's cancellation."""
+        """End `_begin_opening`, with an exception if any. Return whether that came of the cancellation."""
         scope, self._opening = self._opening, None
-        return scope is not None and bool(scope.__exit__(type(exc) if exc else None, exc, None))
+        return scope is not None and scope.exit(exc)
 
     def _came_early(self, data: bytes) -> None:
         """Keep bytes that came before the end of the opening handshake. Called by the reader."""
