@@ -122,6 +122,9 @@ class ReaderRuntime(Protocol):
     def connection_idle(self, connection: Reader) -> None:
         """Lend a task if nobody reads this connection for a while."""
 
+    def connection_ended(self, connection: Reader) -> None:
+        """Do not lend one any more."""
+
 
 class Reader:
     """The reading side of one connection.
@@ -211,6 +214,7 @@ class Reader:
     def end(self) -> None:
         """Wake all waiting tasks, because the state is CLOSED."""
         self._connection = None
+        self._runtime.connection_ended(self)
         self.input_arrived.notify_all()
         if self._room is not None:
             self._room.notify_all()

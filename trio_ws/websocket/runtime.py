@@ -70,7 +70,7 @@ class ConnectionRuntime:
         self.pending_flush: list[WriteBuffer] = []  # not empty only while the flusher is awake
         self._flush_requested = Notification()
         # Connections that were unread at some time since the last sweep.
-        self._idle: list[IdleConnection] = []
+        self._idle: dict[IdleConnection, None] = {}
         self.sweep_count = 0
         self._became_idle = Notification()
         self._monitoring = True  # the monitor does not wait for that notification
@@ -110,7 +110,11 @@ class ConnectionRuntime:
             self._monitoring = True
             self._became_idle.notify_all()
         connection.monitored = True
-        self._idle.append(connection)
+        self._idle[connection] = None
+
+    def connection_ended(self, connection: IdleConnection) -> None:
+        """Let go of a connection before the next sweep."""
+        self._idle.pop(connection, None)
 
     @enable_ki_protection
     async def _monitor(self) -> None:
@@ -123,10 +127,10 @@ class ConnectionRuntime:
 
     def _sweep(self) -> None:
         self.sweep_count += 1
-        looked_at, self._idle = self._idle, []
+        looked_at, self._idle = self._idle, {}
         for connection in looked_at:
             if connection.unread and connection.unread_since >= self.sweep_count - 1:
-                self._idle.append(connection)
+                self._idle[connection] = None
                 continue
             task = connection.lent_task()
             if task is not None:
