@@ -1,6 +1,6 @@
 """The package without the features that other systems lack.
 
-Each test is a process of its own with the plugin tests/taken_away.py, and runs the core of the tests there:
+Each test runs the core of the tests in a process with the plugin tests/without_features.py:
 clients, servers, calls and errors. So the code for macOS and Windows is run on Linux.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.taken_away import NAMES
+from tests.without_features import NAMES
 
 ROOT = Path(__file__).parents[1]
 CORE = [
@@ -41,14 +41,14 @@ def python(*args: str, without: str) -> subprocess.CompletedProcess[str]:
 def run_core(without: str) -> None:
     chosen = " and ".join(NOT_THERE[name] for name in without.split(",") if name in NOT_THERE)
     select = ["-k", chosen] if chosen else []
-    plugin = ["-p", "no:cacheprovider", "-p", "tests.taken_away"]
+    plugin = ["-p", "no:cacheprovider", "-p", "tests.without_features"]
     done = python("-m", "pytest", "-q", "-x", *plugin, *select, *CORE, without=without)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
 
 
 def said(code: str, without: str) -> str:
-    done = python("-c", f"import tests.taken_away\nimport trio, trio_ws\n{code}", without=without)
+    done = python("-c", f"import tests.without_features\nimport trio, trio_ws\n{code}", without=without)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -113,7 +113,7 @@ from trio_ws.cli import main
 sys.argv = ["trio-ws", "serve", "json:loads", "--port=0", {option!r}]
 sys.exit(main())
 """
-    done = python("-c", f"import tests.taken_away\n{code}", without="pass_fds")
+    done = python("-c", f"import tests.without_features\n{code}", without="pass_fds")
     assert done.returncode == 2
     assert f"{option.partition('=')[0]} passes open sockets" in done.stderr
     assert "Traceback" not in done.stderr
