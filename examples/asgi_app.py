@@ -1,7 +1,7 @@
-"""An App under an ASGI server on trio, with HTTP/2 where clients speak it.
+"""An App under an ASGI server on trio, which also supports HTTP/2.
 
 hypercorn --worker-class trio examples/asgi_app:app
-python examples/asgi_app.py                            # the same App under a server of ours
+python examples/asgi_app.py                            # the same App under our own server
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class Calculator(trio_ws.WebSocketHandler):
     async def div(self, connection: trio_ws.ClientConnection, a: float, b: float) -> float:
         if b == 0:
             raise trio_ws.RPCError("nothing can be divided by zero", data={"a": a})
-        await trio.sleep(0.01)  # methods may wait; others go on meanwhile
+        await trio.sleep(0.01)  # methods may wait; others run in the meantime
         return a / b
 
     @trio_ws.rpc_method()

@@ -11,7 +11,7 @@ class Installer(trio_ws.WebSocketHandler):
     @trio_ws.rpc_method()
     async def install(self, connection: trio_ws.ClientConnection, package: str) -> str:
         try:
-            with trio.fail_after(0.5):  # travels with the call, and ends it over there too
+            with trio.fail_after(0.5):  # sent with the call, and also ends it on the other side
                 agreed = await connection.call("confirm", f"install {package}?", returns=bool)
         except trio.TooSlowError:
             return f"{package}: nobody answered"
@@ -19,7 +19,7 @@ class Installer(trio_ws.WebSocketHandler):
 
 
 class Person(trio_ws.WebSocketHandler):
-    """What the client offers to the server."""
+    """The methods that the server may call."""
 
     @trio_ws.rpc_method()
     async def confirm(self, connection: trio_ws.ClientConnection, question: str) -> bool:

@@ -31,7 +31,7 @@ class Chat(trio_ws.WebSocketHandler):
         return {"uid": connection.uid, "said": said}
 
     async def recently(self, room: str) -> list[Any]:
-        """What was said in a room, as far as it is kept."""
+        """The stored messages of a room."""
         said: list[Any] = []
         async with self.channels.subscribe(room, last=100, max_items=100) as subscription:
             while True:
@@ -55,7 +55,7 @@ class Chat(trio_ws.WebSocketHandler):
             self.publish(connection.room, {"gone": connection.uid})
 
     async def answer(self, roll_calls: trio_ws.Subscription) -> None:
-        """When somebody has come into a room, each process tells the room who of its clients are there."""
+        """When a client joins a room, each process publishes the names of its clients in that room."""
         async for packet in roll_calls:
             room, came = packet.data
             here = {one.uid: one.name for one in self.clients if one.get("room") == room}

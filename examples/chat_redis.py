@@ -1,6 +1,6 @@
-"""The chat in two processes, with Redis between: ``python examples/chat_redis.py [port [redis URL]]``.
+"""The chat in two processes that share a Redis: ``python examples/chat_redis.py [port [redis URL]]``.
 
-Needs ``pip install trio-ws[redis]`` and a Redis. Nothing in chat.py knows of it.
+Requires ``pip install trio-ws[redis]`` and a Redis. chat.py is unchanged.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A dashboard with the latest values: ``python examples/dashboard.py [port]``, then open what it prints.
 
-Each value is a channel that keeps its newest message only. A page that opens has all values at once, however
-long ago they were published; one that comes back, or is slow, gets the newest in place of all that it missed.
+Each value is a channel that keeps only its newest message. A new page receives all values at once, however
+long ago they were published. A page that reconnects, or is slow, receives the newest value instead of all
+others.
 """
 
 # No "from __future__ import annotations": the annotations of methods are read while the program runs.
@@ -29,7 +30,7 @@ class Dashboard(trio_ws.WebSocketHandler):
 
 
 async def measure(dashboard: Dashboard, gauge: str, value: float) -> None:
-    """Publish a value now and then, as a sensor does."""
+    """Publish a value from time to time, as a sensor does."""
     while True:
         dashboard.publish(f"gauge.{gauge}", round(value, 1))
         await trio.sleep(random.uniform(0.5, 2))

@@ -13,7 +13,7 @@ async def main(uri: str, words: list[str]) -> None:
     async with trio_ws.connect(uri) as ws:
         for word in words:
             await ws.send(word)
-            with trio.fail_after(5):  # trio's own deadlines work on everything here
+            with trio.fail_after(5):  # trio's deadlines apply to all operations
                 print(await ws.receive_text())
         print(f"ping took {await ws.ping() * 1000:.1f} ms")
 

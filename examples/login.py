@@ -1,4 +1,4 @@
-"""Who may call what: session state, predicates, and a limit on how often a password may be tried."""
+"""Access to methods: session state, predicates, and a rate limit on password attempts."""
 
 from __future__ import annotations
 

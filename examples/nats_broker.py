@@ -1,4 +1,4 @@
-"""A broker of one's own: channels and their histories through NATS and its JetStream.
+"""A user-defined broker: channels and their histories through NATS and its JetStream.
 
 ``python examples/nats_broker.py nats://localhost:4222 8000`` serves a chat; start a second one on another
 port, and both have the same room. NATS must run with JetStream: ``nats-server -js``.
@@ -39,7 +39,7 @@ LARGEST = 1_000_000
 
 
 class Signal:
-    """Wakes those that wait for a change; they look for themselves what it is."""
+    """Wakes all tasks that wait for a change."""
 
     def __init__(self) -> None:
         self._event = trio.Event()
@@ -119,7 +119,7 @@ class NatsBroker(trio_ws.Broker):
     def _stream_name(self, name: str) -> str:
         return f"{self._prefix}-{self._token(name)}"
 
-    # -- what a server calls ------------------------------------------------------------------------
+    # -- called by a server -------------------------------------------------------------------------
 
     def subscribe(self, name: str) -> None:
         if name in self._names:
@@ -129,7 +129,7 @@ class NatsBroker(trio_ws.Broker):
         self._tell(name)
 
     def _tell(self, name: str) -> None:
-        """Subscribe: to what is published plainly, and to what streams publish again."""
+        """Subscribe to plain messages, and to those that streams publish again."""
         token = "*" if is_glob(name) else self._token(name)
         number = self._names[name]
         # Each glob and each name has two.
@@ -160,7 +160,7 @@ class NatsBroker(trio_ws.Broker):
         self._to_publish.set()
 
     def _lose(self, message: Outgoing) -> None:
-        """Drop a message. Where it would have been kept, subscribers will be told."""
+        """Drop a message. If its channel has a history, subscribers will receive a gap."""
         self._unpublished += 1
         if message.history is not None and not message.history.latest:
             before, _ = self._lost.get(message.name, (0, message.history))
@@ -176,7 +176,7 @@ class NatsBroker(trio_ws.Broker):
             try:
                 return await self._read(name, after, history)
             except ConnectionError:
-                continue  # it is lost, and read again afterwards
+                continue  # the message is lost, and read again afterwards
 
     @property
     def state(self) -> BrokerState:
@@ -275,7 +275,7 @@ class NatsBroker(trio_ws.Broker):
             scope.cancel()
 
     async def _take(self, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
-        """Read what NATS says: lines, some with a payload behind."""
+        """Read the messages of NATS: lines, some of them followed by a payload."""
         buffer = bytearray()
 
         async def more() -> None:
@@ -330,7 +330,7 @@ class NatsBroker(trio_ws.Broker):
     # -- publishing ---------------------------------------------------------------------------------
 
     async def _publish_all(self) -> None:
-        """Publish what waits, in order; to streams one after the other, so that none overtakes."""
+        """Publish the waiting messages in order; those for streams one after the other."""
         while True:
             while self._state != "connected":
                 await self._state_changed.wait()
@@ -464,7 +464,7 @@ class _Answer:
 
 
 def kept(offset: int, body: bytes) -> KeptMessage:
-    """A message as it is stored: its payload, or how many are missing there."""
+    """Return a stored message: its payload, or the number of missing messages."""
     if body[:1] == b"\1":
         return KeptMessage(offset, b"", int(body[1:]))
     return KeptMessage(offset, body[1:])
@@ -481,12 +481,12 @@ def is_glob(name: str) -> bool:
 
 
 def matches(text: str, name: str) -> bool:
-    """Whether a subscription, to a name or a glob, is to a name."""
+    """Whether a subscription is to a name, and not to a glob."""
     return fnmatch.fnmatchcase(name, text) if is_glob(text) else text == name
 
 
 class Chat(trio_ws.WebSocketHandler):
-    """A room that everybody may read and write, and that keeps what was said."""
+    """A room with a history that everybody may read and write."""
 
     channels_history = {"room": trio_ws.History(items=100, seconds=86_400)}
 

@@ -1,9 +1,9 @@
-"""An order book from a snapshot and changes: ``python examples/order_book.py`` shows one that is never wrong.
+"""An order book that is kept correct by a snapshot and changes: ``python examples/order_book.py``.
 
-The exchange publishes each change with a number, and gives the whole book on demand. A client subscribes
-first and asks for the book then: of the changes that came meanwhile it skips those that the book has. As long
-as nothing is missing it never asks again, also after it has lost its connection. Where there is a gap, since
-the history of the exchange does not reach back far enough, it asks for the book anew.
+The exchange publishes each change with a number, and returns the whole book on request. A client subscribes
+first, and then requests the book. It skips the changes that the book already contains. As long
+as nothing is missing, it does not request the book again, even after a lost connection. After a gap, because
+the history of the exchange does not reach back far enough, it requests the book again.
 """
 
 # No "from __future__ import annotations": the annotations of methods are read while the program runs.
@@ -17,7 +17,7 @@ import trio_ws
 
 
 class Change(msgspec.Struct):
-    """The quantity that is offered at a price from now on; 0 for none."""
+    """The new quantity that is offered at a price; 0 for none."""
 
     number: int
     side: str
@@ -33,7 +33,7 @@ class Book(msgspec.Struct):
     asks: dict[int, int] = {}
 
     def apply(self, change: Change) -> None:
-        """Apply the next change; one that is known already does nothing."""
+        """Apply the next change; a known one has no effect."""
         if change.number <= self.number:
             return
         if change.number != self.number + 1:
@@ -57,12 +57,12 @@ class Exchange(trio_ws.WebSocketHandler):
 
     @trio_ws.rpc_method()
     def snapshot(self, connection: trio_ws.ClientConnection) -> Book:
-        """The whole book, as it is now."""
+        """Return the current book."""
         self.snapshots += 1
         return self.current
 
     def change(self, side: str, price: int, quantity: int) -> None:
-        """Somebody offers something else."""
+        """Change an offer."""
         change = Change(self.current.number + 1, side, price, quantity)
         self.current.apply(change)
         self.publish("book", change)
@@ -102,14 +102,14 @@ class Follower:
                 self.changed = trio.Event()
 
     async def resync(self) -> None:
-        """Ask for the whole book. The subscription began before, so that no change is between the two."""
+        """Request the whole book. The subscription has already started, so no change is missed in between."""
         while True:
             try:
                 self.book = await self.client.call("snapshot", returns=Book)
                 self.resyncs += 1
                 return
             except trio_ws.ConnectionClosedError:
-                pass  # it was lost meanwhile; the next call waits for the next connection
+                pass  # the connection was lost; the next call waits for another one
 
 
 async def main() -> None:

@@ -1,6 +1,6 @@
-"""A price feed with two readers: a screen that keeps up, and a phone that goes through a tunnel.
+"""A price feed with two readers: a fast one, and a phone that loses its connection for a while.
 
-What waits for the phone is bounded, so it misses prices. Those are counted, and never the newest ones.
+The backlog of the phone is bounded, so it misses prices. They are counted, and the newest ones are kept.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ async def main() -> None:
     small = trio_ws.Options(max_queue_bytes=4096)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     for listener in listeners:
-        # Before anything waits here, and can be dropped, the kernel would keep megabytes for a slow reader.
+        # Otherwise the kernel would buffer megabytes for a slow reader, before anything is dropped here.
         listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
     async with trio_ws.WebSocketServer(feed, listeners=listeners, options=bounds) as server:
         async with (

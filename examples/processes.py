@@ -1,6 +1,6 @@
 """One port, several processes: ``python examples/processes.py [port [workers]]``.
 
-SIGTERM or Ctrl+C drains, SIGHUP renews the workers one after another, and one that is killed comes back.
+SIGTERM or Ctrl+C drains, SIGHUP replaces the workers one after another, and a killed worker is replaced.
 """
 
 from __future__ import annotations

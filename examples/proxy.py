@@ -1,7 +1,7 @@
 """A proxy that bridges two WebSockets: ``python examples/proxy.py``.
 
-Each direction is a task; a slow side slows the other down through TCP, and nothing piles up in between.
-When one side closes, the other is closed with the same code.
+Each direction is a task. A slow side slows the other one down through TCP, and nothing accumulates in
+between. When one side closes, the other is closed with the same code.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A server that only sends, and a client that leaves: ``python examples/ticker.py``.
 
-The handler never receives, yet pings are answered and the client's leaving is seen: the next send raises
+The handler never receives, but pings are answered, and the end of the client is noticed: the next send raises
 ConnectionClosedError, which is a normal end for a handler.
 """
 

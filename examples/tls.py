@@ -1,4 +1,4 @@
-"""TLS on both sides: ``python examples/tls.py``. The certificate is made on the spot, by trustme."""
+"""TLS on both sides: ``python examples/tls.py``. trustme creates the certificate when it starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stream with a slow consumer: the producer stands at its ``yield`` until its items are wanted."""
+"""A stream with a slow consumer: the producer is suspended at its ``yield`` until its items are consumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drive a browser by the Chrome DevTools Protocol, at the URL that it prints when it starts."""
+"""Control a browser with the Chrome DevTools Protocol, at the URL that it prints when it starts."""
 
 import sys
 

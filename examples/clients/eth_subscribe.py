@@ -1,4 +1,4 @@
-"""Follow the heads of a chain by a node's JSON-RPC, over all connections that it takes."""
+"""Receive the new heads of a chain from a node with JSON-RPC, over any number of connections."""
 
 import sys
 
@@ -25,7 +25,7 @@ async def main(url: str) -> None:
     client = trio_ws.WebSocketClient(
         url, dialect="jsonrpc", on_connection=subscribe, reconnect=trio_ws.Backoff(initial=0.1)
     )
-    # The stream is there before the first connection, so that it misses nothing.
+    # The stream is opened before the first connection, so that it misses nothing.
     async with client.notifications("eth_subscription", items=Head) as heads, client:
         async for head in heads:
             print(int(head.result.number, 16))

@@ -1,4 +1,4 @@
-"""A dialect of one's own: Home Assistant's WebSocket API, which asks for a token before anything else."""
+"""A user-defined dialect: Home Assistant's WebSocket API, which requires a token first."""
 
 import sys
 from collections.abc import Mapping, Sequence

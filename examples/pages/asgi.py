@@ -1,4 +1,4 @@
-"""The code of docs/asgi.md, run: an App mounted in Starlette, and one beside Quart-Trio, by hypercorn."""
+"""The code of docs/asgi.md, run: an App mounted in Starlette, and an App and Quart-Trio under hypercorn."""
 
 from __future__ import annotations
 

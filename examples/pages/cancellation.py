@@ -18,7 +18,7 @@ def say(who: str, what: str) -> None:
 
 
 def print_all(title: str) -> None:
-    """What happens in one moment has no order, so the client comes first."""
+    """Print the events. Those at the same time have no order, so the client's are printed first."""
     print(f"-- {title}")
     for time, who, what in sorted(said, key=lambda line: line[:2]):
         print(f"{time:6.2f} s  {who:<7} {what}")
@@ -57,7 +57,7 @@ async def cancelled(client: trio_ws.WebSocketClient) -> None:
 
 
 async def deadline(client: trio_ws.WebSocketClient) -> None:
-    await client.ping()  # from now on the client knows how long a trip takes
+    await client.ping()  # from now on the client knows the round-trip time
     say("client", "calls, with a deadline in one second")
     try:
         with trio.fail_after(1):

@@ -16,7 +16,7 @@ class News(trio_ws.WebSocketHandler):
         connection.subscribe("alerts")  # True, or False at max_subscribed_channels
 
     def may_subscribe(self, connection: trio_ws.ClientConnection, name: str) -> bool:
-        return name.startswith("news.")  # what clients may subscribe themselves to
+        return name.startswith("news.")  # channels that clients may subscribe to
 
     @trio_ws.rpc_method()
     def report(self, connection: trio_ws.ClientConnection, topic: str, text: str) -> int:
@@ -38,7 +38,7 @@ async def read(url: str) -> str:
 
 
 async def tell(news: News, connection: trio_ws.ClientConnection) -> None:
-    news.publish("news.tech", {"title": "trio 1.0"})  # how many get it
+    news.publish("news.tech", {"title": "trio 1.0"})  # returns the number of receivers
     news.publish("alerts", "to all but one", exclude=[connection])
     news.publish("alerts", "to some", predicate=trio_ws.IsEqual("region", "eu"))
     news.broadcast("to every connection, subscribed or not")
@@ -70,7 +70,7 @@ async def follow(client: trio_ws.WebSocketClient, stored: trio_ws.Position | Non
                 print("messages are missing here:", packet.missing or "an unknown number")
             else:
                 print(packet.offset, packet.data)
-                stored = packet.position  # to be kept for the next start of the program
+                stored = packet.position  # store it for the next start of the program
 
 
 class Desk(trio_ws.WebSocketHandler):
@@ -80,7 +80,7 @@ class Desk(trio_ws.WebSocketHandler):
 
     @trio_ws.rpc_method()
     async def work(self, connection: trio_ws.ClientConnection, task: str) -> AsyncIterator[str]:
-        async with connection.present("desk", {"task": task}):  # as long as the client takes the stream
+        async with connection.present("desk", {"task": task}):  # while the client consumes the stream
             yield f"{len(self.channels.presence('desk'))} at work"
             await trio.sleep_forever()
 
@@ -119,7 +119,7 @@ async def shout(ws: trio_ws.WebSocket) -> None:
     readers.add(ws)
     try:
         async for message in ws:
-            trio_ws.broadcast(readers, message, exclude=[ws])  # how many took it
+            trio_ws.broadcast(readers, message, exclude=[ws])  # returns the number of receivers
     finally:
         readers.discard(ws)
 

@@ -22,7 +22,7 @@ async def test_a_client_comes_back(trio_ws_server: Any, trio_ws_client: Any, aut
     client = await trio_ws_client(server, reconnect=trio_ws.Backoff())
     assert await client.call("add", 1, 2) == 3
     server.links[-1].cut()
-    await trio.sleep(1)  # which takes no time: the client notices
+    await trio.sleep(1)  # takes no time; the client notices the loss
     assert await client.call("add", 2, 2) == 4
 
 

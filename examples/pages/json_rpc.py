@@ -9,7 +9,7 @@ import trio_ws
 
 
 async def node(ws: trio_ws.WebSocket) -> None:
-    """A node of a chain, as far as the page needs one."""
+    """A simulated node of a chain."""
     answers: dict[str, Any] = {
         "web3_clientVersion": "Node/1.0",
         "eth_subscribe": "0x1",
@@ -47,7 +47,7 @@ async def ask(url: str) -> None:
 
 
 class Bank(trio_ws.WebSocketHandler):
-    """Serves those who have logged in."""
+    """Serves clients that have logged in."""
 
     @trio_ws.rpc_method()
     def login(self, connection: trio_ws.ClientConnection, token: str) -> None:

@@ -1,4 +1,4 @@
-"""The timeline of docs/topics/keepalive.md: a peer that vanishes, and one that is merely slow."""
+"""The timelines of docs/topics/keepalive.md: a peer that vanishes, and an application that is busy."""
 
 from __future__ import annotations
 

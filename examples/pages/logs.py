@@ -13,7 +13,7 @@ def set_up() -> None:
 
 
 class Count(logging.Handler):
-    """Counts what is logged, and prints nothing."""
+    """Counts log records, and prints nothing."""
 
     count = 0
 

@@ -17,7 +17,7 @@ app = trio_ws.App()
 
 @app.websocket("/feed")
 async def exchange(ws: trio_ws.WebSocket) -> None:
-    """Sends prices to clients that have logged in and subscribed, and then goes away."""
+    """Sends prices to clients that have logged in and subscribed, and then closes the connection."""
     await ws.accept()
     assert (await ws.receive_json())["op"] == "login"
     await ws.send_json({"event": "welcome"})
@@ -67,13 +67,13 @@ async def keep_awake(url: str) -> None:
         message = await feed.recv()
         assert message is not None
         print(message.json()["price"])
-        feed.reset("resync")  # end this connection; the next takes its place
+        feed.reset("resync")  # end this connection; another one replaces it
 
 
 async def by_rounds(url: str) -> None:
     got: list[Any] = []
     async with trio_ws.connections(url) as rounds:
-        async for ws in rounds:  # a fresh connection for each round, with back-off between
+        async for ws in rounds:  # each iteration has a new connection, with back-off in between
             await ws.send_json({"op": "login", "token": await fresh_token()})
             await ws.receive_json()
             await ws.send_json({"op": "subscribe", "channel": "prices"})

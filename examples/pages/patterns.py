@@ -33,11 +33,11 @@ async def send_prices(ws: trio_ws.WebSocket, wanted: set[str]) -> None:
         await trio.sleep(0.1)
 
 
-# -- state beside handlers -------------------------------------------------------------------------------
+# -- shared state ----------------------------------------------------------------------------------------
 
 
 class Database:
-    """Stands for a pool of connections to a database."""
+    """A placeholder for a pool of connections to a database."""
 
     async def __aenter__(self) -> Self:
         self.names = {1: "ada"}

@@ -1,4 +1,4 @@
-"""The code of docs/how-to/proxies.md, run: what a proxy of ours adds, and what a client makes up."""
+"""The code of docs/how-to/proxies.md, run with headers of a trusted proxy, and with forged ones."""
 
 from __future__ import annotations
 

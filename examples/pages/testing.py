@@ -31,7 +31,7 @@ async def a_lost_network() -> None:
             assert trio.current_time() == 1.0  # the handshake, and the message: twice there and back
             stream.link.partition()
             await trio.sleep(3600)
-            assert ended == [60.25]  # keepalive gave it up
+            assert ended == [60.25]  # keepalive has closed the connection
             stream.link.cut()
 
 

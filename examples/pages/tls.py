@@ -37,7 +37,7 @@ def main() -> None:
         authority = trustme.CA()
         certificate = authority.issue_cert("localhost")
         certificate.private_key_pem.write_to_path("key.pem")
-        # The authority stands behind the certificate, so that one file serves both sides.
+        # The certificate of the authority follows, so that both sides can use the same file.
         chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
         Path("certificate.pem").write_bytes(chain + authority.cert_pem.bytes())
         trio.run(serve_and_connect)
