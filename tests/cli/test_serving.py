@@ -16,6 +16,7 @@ import trustme
 import trio_ws
 from tests.support.commands import GUARD, environment, exchange, program, serving_process
 from trio_ws.cli import main
+from trio_ws.cli.server import invite
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,6 +58,60 @@ def test_an_exception_shows_itself_with_debug() -> None:
         assert process.wait(GUARD) == 1
     assert "FileNotFoundError: the list of users" in lines
     assert lines[-1] == "trio-ws: the server broke; its exception stands above"
+
+
+async def echo(ws: trio_ws.WebSocket) -> None:
+    async for message in ws:
+        await ws.send(message)
+
+
+def app_of(*paths: str, page: bool = False) -> trio_ws.App:
+    app = trio_ws.App()
+    for path in paths:
+        app.websocket(path)(echo)
+    app.mount("/calls", trio_ws.WebSocketHandler)
+    if page:
+        app.mount_docs("/docs", allow=lambda _: True)
+    return app
+
+
+URL = "ws://127.0.0.1:8000"
+
+
+@pytest.mark.parametrize(
+    ("target", "lines"),
+    [
+        (echo, [f"try it: trio-ws connect {URL}"]),
+        (trio_ws.WebSocketHandler, [f"try it: trio-ws connect --rpc {URL}"]),
+        (
+            app_of("/rooms/{room:int}", "/echo"),
+            [
+                "routes: WebSocket /echo, WebSocket /calls, WebSocket /rooms/{room:int}",
+                f"try it: trio-ws connect {URL}/echo",
+            ],
+        ),
+        (
+            app_of("/rooms/{room:int}", page=True),
+            [
+                "open http://127.0.0.1:8000/docs",
+                "routes: WebSocket /calls, WebSocket /rooms/{room:int}, GET/HEAD /docs",
+                f"try it: trio-ws connect --rpc {URL}/calls",
+            ],
+        ),
+        (trio_ws.App(), ["routes: none"]),
+    ],
+)
+def test_what_to_open_and_to_type_next(
+    target: object, lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    invite(target, URL)
+    assert capsys.readouterr().err.splitlines() == [f"trio-ws: {line}" for line in lines]
+
+
+def test_many_routes_are_not_all_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    invite(app_of(*(f"/r{number}" for number in range(100))), URL)
+    routes = capsys.readouterr().err.splitlines()[0]
+    assert routes.endswith("WebSocket /r19 and 81 more")
 
 
 def test_several_processes() -> None:

@@ -324,3 +324,35 @@ def test_streams_where_they_cannot_be_are_refused() -> None:
     for function in (starred, double_starred):
         with pytest.raises(TypeError, match="a parameter of its own"):
             make_method(function)
+
+
+def forgets(a: Any, b: Any) -> Any:
+    return a + b
+
+
+def takes_caller(caller: Any, b: Any) -> Any:
+    return caller, b
+
+
+forgets.__annotations__.clear()
+takes_caller.__annotations__.clear()
+
+
+FORGOTTEN = ". Its first parameter, a, gets the connection: write connection before it"
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "kwargs", "text"),
+    [
+        (forgets, [1, 2], {}, f"m takes at most 1 by position, but 2 were given{FORGOTTEN}"),
+        (forgets, [1, 2, 3], {}, "m takes at most 1 by position, but 3 were given"),
+        (forgets, [], {"a": 1, "b": 2}, f"m has no parameter a; it takes b by name{FORGOTTEN}"),
+        (forgets, [], {"c": 1, "b": 2}, "m has no parameter c; it takes b by name"),
+        (takes_caller, [1, 2], {}, "m takes at most 1 by position, but 2 were given"),
+        (takes_caller, [], {"caller": 1}, "m has no parameter caller; it takes b by name"),
+    ],
+)
+def test_a_method_that_seems_to_forget_the_connection(
+    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], text: str
+) -> None:
+    assert fail(method_of(function), args, kwargs)[0] == text

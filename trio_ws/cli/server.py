@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Serving", "announce", "end_with", "invite", "load_target", "serve", "set_up_logging"]
 
+#: Routes of an App that are printed when it starts.
+_ROUTES_SHOWN = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Serving:
@@ -72,11 +75,19 @@ def announce(out: Output, target: str, url: str, **more: object) -> None:
 
 
 def invite(target: object, url: str) -> None:
-    """Say on stderr what to open or to type next."""
+    """Say on stderr what there is to open, and what to type next."""
     page = _page_of(target)
     if page is not None and url.startswith(("ws://", "wss://")):
         remark(f"open {url.replace('ws', 'http', 1).rstrip('/')}{page}")
-        return
+    if isinstance(target, trio_ws.App):
+        routes = target._routes()
+        more = f" and {len(routes) - _ROUTES_SHOWN} more" if len(routes) > _ROUTES_SHOWN else ""
+        remark(f"routes: {', '.join(map(str, routes[:_ROUTES_SHOWN])) or 'none'}{more}")
+        # One whose path is known in full.
+        route = next((one for one in routes if not one.methods and "{" not in one.pattern.path), None)
+        if route is None:
+            return
+        target, url = route.function, url.rstrip("/") + route.pattern.path
     handler = target if isinstance(target, type) else type(target)
     rpc = "--rpc " if issubclass(handler, trio_ws.WebSocketHandler) else ""
     remark(f"try it: trio-ws connect {rpc}{url}")

@@ -27,7 +27,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["Hook", "check_connection", "check_hooks", "layers"]
+__all__ = ["Hook", "check_connection", "check_hooks", "layers", "looks_like_argument"]
 
 #: The maximum number of decorators on one function that are looked through.
 _MAX_LAYERS = 64
@@ -37,6 +37,9 @@ _VALUES = (
     *(dt.date, dt.time, dt.timedelta, decimal.Decimal, uuid.UUID),
     *(enum.Enum, msgspec.Struct, collections.abc.AsyncIterable, trio.abc.ReceiveChannel),
 )
+
+#: Parts of the usual names of the parameter for the connection.
+_CONNECTION_WORDS = ("conn", "client", "ws", "sock", "peer", "ctx", "context", "session", "caller", "user")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -148,6 +151,14 @@ def check_connection(where: str, function: Any, parameters: Sequence[Parameter],
     start = "def" if inmost is not None and not _is_async(inmost) else "async def"
     name = where.rpartition(".")[2]
     raise TypeError(f"{where} {problem}; write: {start} {name}({', '.join(names)})")
+
+
+def looks_like_argument(parameter: Parameter) -> bool:
+    """Return whether the parameter for the connection has no annotation, and an unusual name."""
+    if parameter.annotation is not Parameter.empty or parameter.kind > Parameter.POSITIONAL_OR_KEYWORD:
+        return False
+    name = parameter.name.lower()
+    return not name.startswith("_") and not any(word in name for word in _CONNECTION_WORDS)
 
 
 def _is_async(function: Any) -> bool:

@@ -40,7 +40,7 @@ from trio_ws.codecs.jsonrpc import EXTENSIONS
 from trio_ws.decoding import UNDECODABLE
 from trio_ws.errors import RPCError
 from trio_ws.predicates import PredicateLike, check_predicate
-from trio_ws.rpc.definitions import check_connection, layers
+from trio_ws.rpc.definitions import check_connection, layers, looks_like_argument
 from trio_ws.rpc.parameters import MethodParameter, format_annotation, invalid_params, resolve, show_name
 from trio_ws.rpc.rate_limit import LIMIT_MARK, RateLimit, target_of
 
@@ -260,6 +260,7 @@ class Method:
         "_reserved",
         "_returns",
         "_scope",
+        "_suspect",
         "_var_keyword",
         "_var_positional",
         "doc",
@@ -306,6 +307,8 @@ class Method:
             for one in _without_connection(name, function, signature)
         ]
         self._reserved = _names_inside(function) - {one.name for one in parameters}
+        # The parameter for the connection, if it looks like an argument.
+        self._suspect = _suspect(signature)
         self._arrange(parameters)
 
     def _arrange(self, parameters: list[MethodParameter]) -> None:
@@ -375,7 +378,9 @@ class Method:
         count = len(positional)
         if len(args) > count and rest is None:
             raise invalid_params(
-                f"{self.name} takes at most {count} by position, but {len(args)} were given", f"$[{count}]"
+                f"{self.name} takes at most {count} by position, but {len(args)} were given"
+                f"{self._hint(len(args) == count + 1)}",
+                f"$[{count}]",
             )
         values = [one.validate(value, one.name) for one, value in zip(positional, args, strict=False)]
         if rest is not None:
@@ -411,8 +416,16 @@ class Method:
     def _unexpected(self, key: str) -> RPCInvalidParamsError:
         names = ", ".join(self._named) or "nothing"
         return invalid_params(
-            f"{self.name} has no parameter {show_name(key)}; it takes {names} by name", f"$.{show_name(key)}"
+            f"{self.name} has no parameter {show_name(key)}; it takes {names} by name"
+            f"{self._hint(key == self._suspect)}",
+            f"$.{show_name(key)}",
         )
+
+    def _hint(self, applies: bool) -> str:
+        """Return the end of an error message, for a method that forgets the connection."""
+        if not (applies and self._suspect):
+            return ""
+        return f". Its first parameter, {self._suspect}, gets the connection: write connection before it"
 
     def parameter_name(self, place: str) -> str:
         """Return the name of the parameter with this name, or with this position as a decimal number.
@@ -575,6 +588,11 @@ def _without_connection(method: str, function: Any, signature: inspect.Signature
     parameters = list(signature.parameters.values())
     check_connection(method, function, parameters, bound=isinstance(function, types.MethodType))
     return parameters if parameters[0].kind == Parameter.VAR_POSITIONAL else parameters[1:]
+
+
+def _suspect(signature: inspect.Signature) -> str:
+    first = next(iter(signature.parameters.values()), None)
+    return first.name if first is not None and looks_like_argument(first) else ""
 
 
 def _names_inside(function: Any) -> set[str]:
