@@ -10,6 +10,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
 import trio_ws
 from tests.support.asgi import websocket_scope
@@ -208,3 +209,88 @@ def test_the_host_is_let_go_of_when_a_call_ends() -> None:
         run(main)
     finally:
         gc.enable()
+
+
+class Ticks(trio.abc.Instrument):
+    """Counts the ticks of trio."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.count += 1
+
+
+async def echo(ws: trio_ws.WebSocket) -> None:
+    async for message in ws:
+        assert asyncio.current_task() is None
+        await ws.send(message)
+
+
+def test_a_message_alone_is_answered_in_the_step_in_which_it_arrives() -> None:
+    async def main() -> None:
+        client = Client(lambda: 0)
+        task = client.call(ASGIApp(echo))
+        turns: list[int] = []
+        for number in range(100):
+            client.events.put_nowait({"type": "websocket.receive", "text": str(number)})
+            turns.append(0)
+            while len(client.said) < number + 2:
+                turns[-1] += 1
+                await asyncio.sleep(0)
+        client.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
+        await task
+        assert client.said[1:] == [str(number) for number in range(100)]
+        assert client.tasks == {task}
+        # The first message waits for the accept. Every sixteenth tick is shared.
+        assert turns[3:].count(1) >= 88
+        assert max(turns[3:]) <= 2
+
+    run(main)
+
+
+def test_messages_of_many_connections_share_ticks() -> None:
+    async def main() -> None:
+        app = ASGIApp(echo)
+        clients = [Client(lambda: 0) for _ in range(20)]
+        tasks = [client.call(app) for client in clients]
+        while not all(client.said for client in clients):
+            await asyncio.sleep(0)
+        ticks = Ticks()
+        await guest.run_trio(add_instrument, ticks)
+        for rounds in range(50):
+            for client in clients:
+                client.events.put_nowait({"type": "websocket.receive", "text": "all"})
+            while not all(len(client.said) == rounds + 2 for client in clients):
+                await asyncio.sleep(0)
+        assert 50 <= ticks.count <= 200  # of 1000 messages
+        for client in clients:
+            client.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
+        await asyncio.gather(*tasks)
+
+    run(main)
+
+
+async def add_instrument(ticks: Ticks) -> None:
+    trio.lowlevel.add_instrument(ticks)
+    await trio.lowlevel.checkpoint()
+
+
+def test_a_burst_of_one_connection_shares_a_tick() -> None:
+    async def main() -> None:
+        client = Client(lambda: 0)
+        task = client.call(ASGIApp(echo))
+        while not client.said:
+            await asyncio.sleep(0)
+        ticks = Ticks()
+        await guest.run_trio(add_instrument, ticks)
+        for burst in range(1, 11):
+            for _ in range(30):
+                client.events.put_nowait({"type": "websocket.receive", "text": "all"})
+            while len(client.said) < 30 * burst + 1:
+                await asyncio.sleep(0)
+        assert 10 <= ticks.count <= 60  # of 300 messages
+        client.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
+        await task
+
+    run(main)

@@ -216,3 +216,24 @@ def test_an_internal_error_of_trio_is_told(run: Any, caplog: pytest.LogCaptureFi
         assert "the trio run of this loop failed" in caplog.text
 
     run(main)
+
+
+def test_deadlines_that_are_almost_due(run: Any) -> None:
+    """uvloop has no timer for delays that round to no millisecond."""
+
+    async def main() -> None:
+        woken = trio.Event()
+
+        async def wait() -> None:
+            with trio.move_on_after(0.0004):
+                await woken.wait()
+                await trio.sleep_forever()
+
+        for _ in range(20):
+            woken = trio.Event()
+            task = asyncio.create_task(guest_run().run(wait))
+            await asyncio.sleep(0)
+            woken.set()
+            await task
+
+    run(main)

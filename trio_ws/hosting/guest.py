@@ -18,6 +18,7 @@ import functools
 from collections import deque
 from collections.abc import Coroutine, Mapping
 from contextlib import asynccontextmanager
+from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any, Generic, Never, Protocol, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -445,23 +446,18 @@ class HostPort:
         if self._work is None or self._work.done() or task is None:
             self._wake()
             return
-        current = asyncio.current_task(loop)
-        if current is not None:
-            asyncio.tasks._leave_task(loop, current)
         asyncio.tasks._enter_task(loop, task)  # as any implementation of a task does
         try:
             while self._outgoing and self._send_failure is None and self._rest is None:
                 self._send_first()
         finally:
             asyncio.tasks._leave_task(loop, task)
-            if current is not None:
-                asyncio.tasks._enter_task(loop, current)
         if self._rest is not None:
             self._wake()
 
     def _send_first(self) -> None:
         sending = self._context.run(self._host_send, self._outgoing[0])
-        if not isinstance(sending, Coroutine):
+        if not isinstance(sending, CoroutineType) and not isinstance(sending, Coroutine):
             self._rest = sending
             return
         try:
@@ -482,30 +478,60 @@ class HostPort:
             self._outgoing.clear()
         self._sent.notify_all()
         if self._sink is not None:
-            self._leave(self._sink.sent(event) if failure is None else self._sink.send_failed(failure))
+            left = self._sink.sent(event) if failure is None else self._sink.send_failed(failure)
+            if left is not None:
+                self._leave(left)
 
     async def _pump(self) -> None:
         """Receive from the host as far as there is room."""
+        ticks, task = self._run.ticks, asyncio.current_task()
+        assert task is not None
         try:
             while True:
-                event = await self._host_receive()
-                self._run.ticks.wake()
-                self._leave(event if self._sink is None else self._sink.received(event))
+                event = await self._next_event(task)
+                ticks.expect()
+                left = event if self._sink is None else self._sink.received(event)
+                if left is not None:
+                    self._leave(left)
                 while not self._has_room:
                     self._wanted.clear()
+                    ticks.settle(task)
                     await self._wanted.wait()
                 if event["type"] in _LAST:
                     return
         except Exception as exc:  # noqa: BLE001 - raised in trio
+            ticks.expect()
             self._receive_failure = exc
             self._arrived.notify_all()
+        finally:
+            ticks.settle(task)
 
-    def _leave(self, event: Message | None) -> None:
+    @coroutine
+    def _next_event(self, task: asyncio.Task[Any]) -> Generator[Any, Any, Message]:
+        """Receive an event. Where that has to wait, the tick for the events before runs first."""
+        receiving = self._host_receive()
+        if not isinstance(receiving, CoroutineType):
+            self._run.ticks.settle(task)
+            return (yield from receiving.__await__())
+        try:
+            waits_for = receiving.send(None)
+            self._run.ticks.settle(task)
+            while True:
+                try:
+                    value = yield waits_for
+                except BaseException as exc:  # noqa: BLE001 - passed on
+                    waits_for = receiving.throw(exc)
+                else:
+                    waits_for = receiving.send(value)
+        except StopIteration as exc:
+            event: Message = exc.value
+            return event
+
+    def _leave(self, event: Message) -> None:
         """Leave an event for `receive`."""
-        if event is not None:
-            self._received.append(event)
-            self._received_bytes += _size(event)
-            self._arrived.notify_all()
+        self._received.append(event)
+        self._received_bytes += _size(event)
+        self._arrived.notify_all()
 
     @property
     def _has_room(self) -> bool:

@@ -5,22 +5,26 @@ thread switches and two writes to pipes. But trio waits on a descriptor (epoll o
 loop can watch too. So no thread is used here. The loop runs a tick of trio when that descriptor is readable,
 when trio's next deadline is due, or when code on the loop has woken a trio task.
 
+A tick for what arrived from the host usually runs at once, in the step of the loop in which it arrived. While
+several connections are busy, it runs in the next turn of the loop instead, and serves all of them.
+
 trio has no public interface for this, so this module uses a few of its internals if they exist. If they do
 not, or if the loop cannot watch descriptors, as on Windows, trio's own guest mode is used.
 
 Invariants:
 
-- Ticks are never nested.
+- Ticks are never nested, and no asyncio task is the current one while a tick runs.
 - Like in trio's own guest mode, any code on the loop's thread may wake trio tasks.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
 import trio
-from outcome import Error, Value, capture
+from outcome import Error, capture
 
 try:
     from sniffio import thread_local
@@ -30,12 +34,16 @@ except ImportError:  # a trio without it
 _library: Any = thread_local  # where sniffio looks up the async library of this thread
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Awaitable, Callable
 
     from outcome import Outcome
 
 __all__ = ["Ticks"]
+
+#: Ticks that run at once after a tick that served one arrival. The next one is shared, to find out again.
+_AT_ONCE = 15
+#: What trio is told where its descriptor was not asked: the loop watches it.
+_NO_EVENTS: list[Any] = []
 
 
 class Ticks:
@@ -67,8 +75,13 @@ class Ticks:
         self._runner: Any = None
         self._fd = -1
         self._next: asyncio.Handle | None = None  # the scheduled tick
+        self._events: Outcome[Any] | None = None  # of trio's descriptor, for the next tick
+        self._expected = False  # something has arrived since the last tick
+        self._arrivals = 0  # steps of asyncio tasks that share the scheduled tick
+        self._at_once = 0  # arrivals that need not share one
         self.ticking = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None  # uvloop has no TimerHandle for what is due at once
+        self._due = 0.0  # when it fires
         trio.lowlevel.start_guest_run(
             main,
             run_sync_soon_threadsafe=self._trio_calls_from_thread,
@@ -77,10 +90,34 @@ class Ticks:
             host_uses_signal_set_wakeup_fd=True,
         )
 
-    def wake(self) -> None:
-        """Schedule a tick, because a trio task is about to be woken. This saves trio a write to a pipe."""
-        if self.direct and self._next is None and not self.ticking:
+    def expect(self) -> None:
+        """Note that the current asyncio task may wake trio tasks, and calls `settle` in the same step.
+
+        This saves trio a write to a pipe.
+        """
+        if self.direct:
+            self._runner.guest_tick_scheduled = self._expected = True
+
+    def settle(self, task: asyncio.Task[Any]) -> None:
+        """Run or schedule the tick that ``task``, the current one, expects, because its step ends."""
+        if not self._expected:
+            return
+        self._expected = False
+        if not self.direct:  # the run has ended in the meantime
+            return
+        self._arrivals += 1
+        if self._next is not None:
+            return
+        if not self._at_once:
             self._call_soon()
+            return
+        self._at_once -= 1
+        self._arrivals = 0
+        asyncio.tasks._leave_task(self._loop, task)
+        try:
+            self._tick()
+        finally:
+            asyncio.tasks._enter_task(self._loop, task)
 
     # -- trio's own guest mode ----------------------------------------------------------------------
 
@@ -124,6 +161,7 @@ class Ticks:
             os.close(self._fd)
             return False
         self.direct = True
+        self._events = state.unrolled_run_next_send
         return True
 
     # -- ticks without a thread ---------------------------------------------------------------------
@@ -133,8 +171,9 @@ class Ticks:
         self._next = self._loop.call_soon(self._tick)
 
     def _readable(self) -> None:
+        if self._events is None:
+            self._events = capture(self._runner.io_manager.get_events, 0)
         if self._next is None:
-            self._state.unrolled_run_next_send = capture(self._runner.io_manager.get_events, 0)
             self._tick()
 
     def _deadline(self) -> None:
@@ -146,10 +185,15 @@ class Ticks:
         """Do what trio's GuestState.guest_tick does before it starts to wait in a thread."""
         state, runner = self._state, self._runner
         self._next = None
+        if self._arrivals:
+            self._at_once = _AT_ONCE if self._arrivals == 1 else 0
+            self._arrivals = 0
+        events, self._events = self._events, None
+        run = state.unrolled_run_gen
         self.ticking = True
         before, _library.name = _library.name, "trio"
         try:
-            timeout = state.unrolled_run_next_send.send(state.unrolled_run_gen)
+            timeout = run.send(_NO_EVENTS) if events is None else events.send(run)
         except StopIteration:
             self._end()
             state.done_callback(runner.main_task_outcome)
@@ -161,8 +205,8 @@ class Ticks:
         finally:
             _library.name = before
             self.ticking = False
-        state.unrolled_run_next_send = events = capture(runner.io_manager.get_events, 0)
-        if timeout <= 0 or not isinstance(events, Value) or events.value:
+        if timeout <= 0:
+            self._events = capture(runner.io_manager.get_events, 0)
             self._call_soon()
         else:
             runner.guest_tick_scheduled = False  # so that waking a trio task makes trio's descriptor readable
@@ -173,12 +217,14 @@ class Ticks:
         """Schedule a tick for the next deadline. A timer that fires too early is harmless."""
         due = self._loop.time() + timeout
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._due <= due:
                 return
             self._timer.cancel()
+        self._due = due
         self._timer = self._loop.call_at(due, self._deadline)
 
     def _end(self) -> None:
+        self.direct = False
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
         if self._timer is not None:
