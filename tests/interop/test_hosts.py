@@ -23,6 +23,9 @@ from trio_ws import (
     ConnectionClosedError,
     HandshakeRejectedError,
     Options,
+    RPCError,
+    RPCInvalidParamsError,
+    RPCMethodNotFoundError,
     WebSocket,
     WebSocketClient,
     connect,
@@ -32,10 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 ROOT = Path(__file__).parents[2]
-APP = "tests.support.hosted_app:app"
-OURS = f"""
-import sys, trio, trio_ws
-from {APP.partition(":")[0]} import app
+OURS = """
+import importlib, sys, trio, trio_ws
+module, _, name = sys.argv[2].partition(":")
+app = getattr(importlib.import_module(module), name)
 async def main():
     with trio_ws.cancel_on_signals():
         await trio_ws.serve(app, 0, unix_path=sys.argv[1])
@@ -48,12 +51,13 @@ class Host(NamedTuple):
 
     Attributes:
         needs: the module that it is.
-        command: arguments of Python; ``{socket}`` stands for the Unix socket's path.
+        command: arguments of Python, without the application; ``{socket}`` stands for the Unix socket's path.
         prefix: where the application is.
         tells_close_code: the handler sees what a client closed with.
         sends_close_code: the client sees what the handler closed with.
         tells_body: of a rejection.
         bounded: it holds up a sender whose client does not read.
+        runs_lifespan: it runs the application's lifespan.
     """
 
     needs: str
@@ -63,26 +67,30 @@ class Host(NamedTuple):
     sends_close_code: bool = True
     tells_body: bool = True
     bounded: bool = True
+    runs_lifespan: bool = True
 
 
 HOSTS = {
     "ours": Host("trio", ["-c", OURS, "{socket}"]),
     "hypercorn on trio": Host(
-        "hypercorn", ["-m", "hypercorn", "-k", "trio", "--bind", "unix:{socket}", APP], tells_close_code=False
+        "hypercorn", ["-m", "hypercorn", "-k", "trio", "--bind", "unix:{socket}"], tells_close_code=False
     ),
     "hypercorn on asyncio": Host(
-        "hypercorn", ["-m", "hypercorn", "-k", "asyncio", "--bind", "unix:{socket}", APP],
+        "hypercorn", ["-m", "hypercorn", "-k", "asyncio", "--bind", "unix:{socket}"],
         tells_close_code=False,
     ),
-    "uvicorn": Host("uvicorn", ["-m", "uvicorn", "--uds", "{socket}", APP]),
-    "uvicorn with wsproto": Host("uvicorn", ["-m", "uvicorn", "--ws", "wsproto", "--uds", "{socket}", APP]),
-    "granian": Host("granian", ["-m", "granian", "--interface", "asgi", "--uds", "{socket}", APP]),
+    "uvicorn": Host("uvicorn", ["-m", "uvicorn", "--uds", "{socket}"]),
+    "uvicorn with wsproto": Host("uvicorn", ["-m", "uvicorn", "--ws", "wsproto", "--uds", "{socket}"]),
+    "granian": Host("granian", ["-m", "granian", "--interface", "asgi", "--uds", "{socket}"]),
     "granian by RSGI": Host(
-        "granian", ["-m", "granian", "--interface", "rsgi", "--uds", "{socket}", APP],
+        "granian", ["-m", "granian", "--interface", "rsgi", "--uds", "{socket}"],
         tells_close_code=False, sends_close_code=False, tells_body=False,
     ),
     "FastAPI under uvicorn": Host(
-        "fastapi", ["-m", "uvicorn", "--uds", "{socket}", APP.replace(":app", ":mounted_app")], "/ws"
+        "fastapi", ["-m", "uvicorn", "--uds", "{socket}"], "/ws"
+    ),
+    "daphne": Host(
+        "daphne", ["-m", "daphne", "-u", "{socket}"], tells_body=False, bounded=False, runs_lifespan=False
     ),
 }  # fmt: skip
 
@@ -99,8 +107,8 @@ class Running:
     def connect(self, path: str, **more: Any) -> Any:
         return connect(self.uri + path, unix_path=self.socket, **more)
 
-    def client(self) -> WebSocketClient:
-        return WebSocketClient(self.uri + "/rpc", unix_path=self.socket)
+    def client(self, path: str = "/rpc", **more: Any) -> WebSocketClient:
+        return WebSocketClient(self.uri + path, unix_path=self.socket, **more)
 
     async def get(self, path: str, body: bytes | None = None) -> Any:
         transport = httpx.AsyncHTTPTransport(uds=self.socket)
@@ -120,7 +128,7 @@ class Running:
 
 
 @asynccontextmanager
-async def running(name: str, folder: Path) -> AsyncIterator[Running]:
+async def running(name: str, folder: Path, module: str = "hosted_app") -> AsyncIterator[Running]:
     host = HOSTS[name]
     if importlib.util.find_spec(host.needs) is None:
         pytest.skip(f"{host.needs} is not installed; the extra `test` has it")
@@ -129,6 +137,7 @@ async def running(name: str, folder: Path) -> AsyncIterator[Running]:
     socket, log = folder / "s", folder / "log"
     with log.open("w") as output, trio.fail_after(4 * guard()):
         command = [one.replace("{socket}", str(socket)) if "{socket}" in one else one for one in host.command]
+        command.append(f"tests.support.{module}:{'mounted_app' if host.prefix else 'app'}")
         process = subprocess.Popen(  # noqa: ASYNC220 - it takes a moment
             [sys.executable, *command],
             cwd=ROOT,
@@ -162,13 +171,14 @@ async def running(name: str, folder: Path) -> AsyncIterator[Running]:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        assert log.read_text().count("entered\n") == 1
-        assert log.read_text().count("left\n") == 1
+        if module == "hosted_app":
+            assert log.read_text().count("entered\n") == 1
+            assert log.read_text().count("left\n") == 1
         # Hosts may complain of what they cancel themselves.
         assert f"{ROOT}/trio_ws" not in log.read_text(), log.read_text()
 
 
-@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("name", [name for name, host in HOSTS.items() if host.runs_lifespan])
 async def test_one_application_under_each(name: str, tmp_path: Path) -> None:
     async with running(name, tmp_path) as server:
         await messages(server)
@@ -267,3 +277,68 @@ async def test_a_client_that_does_not_read_holds_up_the_handler(name: str, tmp_p
         async with server.connect("/pour", options=options):
             while not (await server.state())["poured"]:
                 await trio.sleep(0.05)
+
+
+@pytest.mark.parametrize("name", HOSTS)
+async def test_the_chat_of_the_tutorial_and_the_calculator_under_each(name: str, tmp_path: Path) -> None:
+    async with running(name, tmp_path, "hosted_examples") as server:
+        await chat(server)
+        await calculator(server)
+        async with server.client("/rooms/cats?name=ada") as ada:
+            server.process.send_signal(signal.SIGTERM)
+            with suppress(ConnectionClosedError):
+                assert await ada.recv() is None
+        await trio.to_thread.run_sync(server.process.wait)
+
+
+async def chat(server: Running) -> None:
+    async with server.client("/rooms/cats?name=ada") as ada, server.client("/rooms/cats?name=bob") as bob:
+        assert await ada.call("say", "meow") == 2
+        for client in (ada, bob):
+            packet = await client.recv()
+            assert packet is not None
+            assert (packet.channel, packet.data) == ("cats", {"name": "ada", "text": "meow"})
+        with pytest.raises(RPCInvalidParamsError, match="text"):
+            await ada.call("say", "")
+        for _ in range(3):
+            await ada.call("say", "purr")
+        with pytest.raises(RPCError, match="rate limit of say exceeded"):
+            await ada.call("say", "purr")
+        assert len(await bob.call("last")) == 4
+    for path, status, body in (
+        ("/rooms/birds?name=ada", 404, b"there is no such room\n"),
+        ("/rooms/cats", 400, b"say who you are: ?name=ada\n"),
+    ):
+        with pytest.raises(HandshakeRejectedError) as rejected:
+            async with server.client(path):
+                pass
+        if server.host.tells_body:
+            assert (rejected.value.status, rejected.value.body) == (status, body)
+        else:
+            assert rejected.value.status == (403 if server.host.needs == "daphne" else status)
+    async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=server.socket)) as browser:
+        page = await browser.get(f"http://localhost{server.host.prefix}/")
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        assert "<html" in page.text
+        script = await browser.get(f"http://localhost{server.host.prefix}/trio-ws.js")
+        assert "javascript" in script.headers["content-type"]
+
+
+async def calculator(server: Running) -> None:
+    async with server.client("/calculator") as client:
+        assert await client.call("add", 20, 22, returns=int) == 42
+        assert await client.call("divide", a=1, b=4) == 0.25
+        with trio.move_on_after(0.001):
+            await client.call("divide", 1, 3)
+        async with client.stream("count_to", 1000, items=int) as numbers:
+            assert [number async for number in numbers] == list(range(1, 1001))
+        async with client.stream("count_to", 10**9, items=int) as numbers:
+            async for number in numbers:
+                if number == 100:
+                    break
+        with pytest.raises(RPCError, match="nothing can be divided by zero"):
+            await client.call("divide", 1, 0)
+        with pytest.raises(RPCMethodNotFoundError):
+            await client.call("power", 2, 3)
+        with pytest.raises(RPCInvalidParamsError):
+            await client.call("add", 1, "two")
