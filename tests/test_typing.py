@@ -95,3 +95,249 @@ def test_aliases_of_any_have_one_place() -> None:
 )
 def test_uses_are_counted(source: str, count: int) -> None:
     assert len(uses_of_any(source)) == count
+
+
+# -- private names -------------------------------------------------------------------------------------------
+
+#: Private names of other objects that modules use: the reason, and the names. Only to be shortened.
+PRIVATE: dict[str, tuple[str, str]] = {
+    "_blocks.py": (
+        "asyncio has no public function that does not raise",
+        "_get_running_loop",
+    ),
+    "_late_scope.py": (
+        "trio has no public way to put a cancel scope around code that runs",
+        "_activate_cancel_status _cancel_status _has_been_entered",
+    ),
+    "channels/broadcast.py": (
+        "a fast path: once for each connection",
+        (
+            "_client _closing _deflate _fragmenting _options _post _start_application_close _threshold "
+            "_write_buffer"
+        ),
+    ),
+    "channels/channel.py": (
+        "a fast path: once for each connection and message",
+        "_deflate _write_buffer",
+    ),
+    "channels/fanout.py": (
+        "a fast path: once for each connection and message",
+        "_closing _deflate _options _write_buffer",
+    ),
+    "channels/hub.py": (
+        "not moved to the parts yet",
+        "_write_buffer",
+    ),
+    "channels/recovery.py": (
+        "not moved to the parts yet",
+        "_ended",
+    ),
+    "client/client.py": (
+        "not moved to the parts yet",
+        "_ended _error",
+    ),
+    "compat/webshocket/connection.py": (
+        "handler.py imports this module",
+        "_keeps_packets",
+    ),
+    "compat/webshocket/rpc.py": (
+        "handler.py imports this module",
+        "_begin_call _end_call",
+    ),
+    "hosting/asgi.py": (
+        "asyncio has no public function that does not raise",
+        "_get_running_loop",
+    ),
+    "hosting/ticks.py": (
+        "where trio waits for files",
+        "_kqueue",
+    ),
+    "rpc/channel_methods.py": (
+        "not moved to the parts yet",
+        "_has_room _live _member _options _ws",
+    ),
+    "rpc/client_connection.py": (
+        "not moved to the parts yet",
+        "_closing _options _release_opening",
+    ),
+    "rpc/expiry.py": (
+        "not moved to the parts yet",
+        "_session _ws",
+    ),
+    "rpc/handler.py": (
+        "not moved to the parts yet",
+        "_closing _hold_opening _let_in _member _offer_first _options _reader _session _ws",
+    ),
+    "rpc/incoming.py": (
+        "not moved to the parts yet",
+        "_closing _options",
+    ),
+    "rpc/outgoing.py": (
+        "not moved to the parts yet",
+        "_closed_error _closing _liveness _options _post _transport _wait_for_room",
+    ),
+    "rpc/packet_delivery.py": (
+        "not moved to the parts yet",
+        "_closed_error _closing _options",
+    ),
+    "rpc/rights.py": (
+        "not moved to the parts yet",
+        "_member _options _session _ws",
+    ),
+    "rpc/session.py": (
+        "not moved to the parts yet",
+        (
+            "_closing _liveness _observe _options _reader _receive_buffer _start_application_close "
+            "_wait_for_message"
+        ),
+    ),
+    "rpc/streams.py": (
+        "not moved to the parts yet",
+        "_post",
+    ),
+    "rpc/transport.py": (
+        "not moved to the parts yet",
+        ("_client _options _post _receive_buffer _start_application_close _wait_for_room _write_buffer"),
+    ),
+    "wall.py": (
+        "nurseries that user code left open; trio has no public way to close them",
+        "_nursery _scope",
+    ),
+    "websocket/closing.py": (
+        "a part calls its owner",
+        "_ended",
+    ),
+    "websocket/connection.py": (
+        "a part calls its owner",
+        "_json",
+    ),
+    "websocket/frame_log.py": (
+        "a part calls its owner",
+        "_log_extra",
+    ),
+    "websocket/internals.py": (
+        "hands out the parts of a WebSocket",
+        (
+            "_begin_opening _client _closing _deflate _end_opening _fragmenting _hold_opening _let_in "
+            "_liveness _offer_first _opened _options _post _reader _receive_buffer _release_opening "
+            "_send _shutdown _start_application_close _wait_for_message _wait_for_room _write_buffer"
+        ),
+    ),
+}
+
+#: Objects of these names belong to the module of their class alone, whatever other classes a module has.
+OWNERS = {
+    "ws": "websocket/connection.py",
+    "_ws": "websocket/connection.py",
+    "connection": "rpc/client_connection.py",
+}
+
+#: Names with an underscore that are public: methods of NamedTuples.
+PUBLIC = {"_asdict", "_fields", "_make", "_replace"}
+
+
+def declared_names(tree: ast.Module) -> set[str]:
+    """The private names that the classes of a module declare: methods, and attributes of themselves."""
+    found = set()
+    for one in ast.walk(tree):
+        if isinstance(one, ast.ClassDef):
+            for part in one.body:
+                if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef):
+                    found.add(part.name)
+                elif isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+                    found.add(part.target.id)
+                elif isinstance(part, ast.Assign):
+                    found.update(target.id for target in part.targets if isinstance(target, ast.Name))
+        elif (
+            isinstance(one, ast.Attribute)
+            and isinstance(one.ctx, ast.Store)
+            and isinstance(one.value, ast.Name)
+            and one.value.id == "self"
+        ):
+            found.add(one.attr)
+    return found
+
+
+def uses_of_private_names(source: str, path: str = "") -> list[tuple[str, bool]]:
+    """The private names of other objects that a module uses, with whether it writes them.
+
+    Names that the classes of the module declare are its own: it may read them from any of their instances.
+    """
+    tree = ast.parse(source)
+    own = declared_names(tree)
+    modules = {
+        (alias.asname or alias.name).partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    found = []
+    for one in ast.walk(tree):
+        if not isinstance(one, ast.Attribute) or not one.attr.startswith("_") or one.attr.startswith("__"):
+            continue
+        owner = one.value
+        name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
+        base = owner
+        while isinstance(base, ast.Attribute):
+            base = base.value
+        if (
+            (isinstance(owner, ast.Name) and owner.id in ("self", "cls"))
+            or (isinstance(owner, ast.Call) and ast.unparse(owner.func) == "super")
+            or one.attr in PUBLIC
+            or (isinstance(base, ast.Name) and base.id in modules)  # of other libraries
+            or (one.attr in own and OWNERS.get(name, path) == path)
+        ):
+            continue
+        found.append((one.attr, isinstance(one.ctx, ast.Store)))
+    return found
+
+
+def test_private_names_of_other_objects_are_listed() -> None:
+    """A module may read the private names of its own classes. Other names are exceptions."""
+    unlisted, unused = [], []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        path = file.relative_to(PACKAGE).as_posix()
+        uses = uses_of_private_names(file.read_text(encoding="utf-8"), path)
+        listed = set(PRIVATE.get(path, ("", ""))[1].split())
+        unlisted += [f"{path}: {name}" for name, _ in uses if name not in listed]
+        unused += [f"{path}: {name}" for name in listed - {name for name, _ in uses}]
+    assert unlisted == [], (
+        "give what is used a name without an underscore if its class is internal, or a function in the module"
+        " of its class, or take it from trio_ws.websocket.internals"
+    )
+    assert unused == [], "these are not used any more: take them off PRIVATE"
+
+
+def test_private_names_of_other_objects_are_not_written() -> None:
+    written = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        path = file.relative_to(PACKAGE).as_posix()
+        uses = uses_of_private_names(file.read_text(encoding="utf-8"), path)
+        written += [
+            f"{path}: {name}" for name, writes in uses if writes and name not in WRITTEN.get(path, ())
+        ]
+    assert written == []
+
+
+#: Private names of other libraries' objects that have to be written.
+WRITTEN = {"_late_scope.py": ("_has_been_entered", "_cancel_status"), "wall.py": ("_nursery", "_scope")}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("x._y", [("_y", False)]),
+        ("x._y = 1", [("_y", True)]),
+        ("a.b._y()", [("_y", False)]),
+        ("def f(self): self._y", []),
+        ("class A:\n    def _y(self): super()._y()", []),
+        ("class A:\n    def _y(self, other): other._y()", []),
+        ("class A:\n    def __init__(self): self._y = 1\ndef f(a): return a._y", []),
+        ("class A:\n    def _closing(self): self._ws._closing", [("_closing", False)]),
+        ("x._replace(a=1)", []),
+        ("import asyncio\nasyncio._y()", []),
+        ("x.__class__", []),
+    ],
+)
+def test_uses_of_private_names_are_found(source: str, found: list[tuple[str, bool]]) -> None:
+    assert uses_of_private_names(source, "app/app.py") == found

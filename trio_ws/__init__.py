@@ -63,6 +63,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         runtime.py           the few tasks that serve all connections of one owner
         message_stream.py    one message in parts
         connection.py        WebSocket, made of these parts
+        internals.py         these parts, for the layers above
     channels/            layer 5   one message to many
         names.py             names and globs
         channel.py           messages, channels and their subscribers

@@ -154,6 +154,16 @@ class ConnectionFailedError(WebSocketError):
     _hint: str = ""  # what to do about it, which the text ends with
 
 
+def give_hint(error: ConnectionFailedError, hint: str) -> None:
+    """Note what to do about an error, which its text says already, for the command line to replace."""
+    error._hint = hint
+
+
+def hint_of(error: ConnectionFailedError) -> str:
+    """Return what `give_hint` has noted, or an empty string."""
+    return error._hint
+
+
 class InvalidURIError(ConnectionFailedError, ValueError):
     """The URI is not a WebSocket URI (RFC 6455 section 3), or that of the proxy is invalid."""
 

@@ -35,7 +35,7 @@ from trio_ws.hosting.asgi import ASGIApp, for_this_loop
 from trio_ws.logs import logger_for
 from trio_ws.protocol.handshake import check_subprotocols
 from trio_ws.protocol.http import HTTPError, Request, is_token
-from trio_ws.rpc.handler import WebSocketHandler
+from trio_ws.rpc.handler import WebSocketHandler, prepare
 from trio_ws.rpc.methods import allow_keyboard_interrupt
 from trio_ws.schema import Schema
 from trio_ws.server.config import ServerSettings, server_config
@@ -268,7 +268,7 @@ class App(Router):
                 f"mount() requires a WebSocketHandler or an App, not {target!r};"
                 " for a function use app.websocket()"
             )
-        target._prepare()
+        prepare(target)
         offered = tuple(check_subprotocols(SUBPROTOCOLS if subprotocols is None else subprotocols))
         self._add(Route(pattern, (self._middleware,), target, subprotocols=offered))
 
@@ -597,3 +597,8 @@ def _check_arguments(function: Callable[..., object], what: str, takes: str, cou
         inspect.signature(function).bind(*range(count))
     except TypeError:
         raise TypeError(f"the {what} {name_of(function)} must be a function of {takes}") from None
+
+
+def docs_path(app: App) -> str | None:
+    """Return the path of the first page of `App.mount_docs`, if there is one."""
+    return next((page.path for page in app._docs), None)

@@ -16,12 +16,14 @@ from trio_ws.app.listener import MessageListener
 from trio_ws.decoding import JSONAdapter
 from trio_ws.errors import MessageError
 from trio_ws.logs import logger_for, shown
-from trio_ws.rpc.handler import WebSocketHandler
+from trio_ws.protocol.http import routed
+from trio_ws.rpc.handler import WebSocketHandler, serve_handler
 from trio_ws.server.blocking import NoThreadError, call_in_thread, run_in_thread
 from trio_ws.server.http import HTTPResponse, as_response, encode_response
 from trio_ws.server.routing import Pattern
 from trio_ws.wall import judged, log_failure, traceback_of
 from trio_ws.websocket.closing import CONNECTING
+from trio_ws.websocket.internals import parts_of
 
 if TYPE_CHECKING:
     from trio_ws._types import PathParameters
@@ -70,8 +72,7 @@ def serve(route: Route, params: PathParameters, ws: WebSocket, shared: ServerRes
     This is a plain function, as is `_serve_inner`, because every idle connection keeps a coroutine for each
     async one.
     """
-    ws.request._path_params = params
-    ws.request._json = route.json
+    routed(ws.request, params, route.json)
     chain = [one for of_app in route.middleware for one in of_app]
     if chain:
         return _Next(chain, 0, functools.partial(_serve_inner, route, params, shared))(ws)
@@ -93,7 +94,7 @@ class _Next:
 
     @enable_ki_protection
     async def __call__(self, ws: WebSocket) -> None:
-        if ws._closing.state != CONNECTING and not ws.accepted:
+        if parts_of(ws).closing.state != CONNECTING and not ws.accepted:
             return  # the client was refused
         if self._at < len(self._chain):
             await self._chain[self._at](ws, _Next(self._chain, self._at + 1, self._inner))
@@ -108,10 +109,10 @@ def _serve_inner(
     function = route.function
     finish_soon = shared.finish_soon if detachable else None
     if isinstance(function, WebSocketHandler):
-        return function._serve(ws, shared.task_pool, debug=shared.debug, finish_soon=finish_soon)
+        return serve_handler(function, ws, shared.task_pool, debug=shared.debug, finish_soon=finish_soon)
     wanted = {name: params.get(name, ws.request) for name in route.wanted} if route.wanted else _NO_ARGUMENTS
     if isinstance(function, MessageListener):
-        return function._serve(ws, shared.task_pool, wanted, finish_soon)
+        return function.serve(ws, shared.task_pool, wanted, finish_soon)
     if not route.awaits:
         return run_in_thread(function, ws, shared.threads, wanted)
     if detachable:
@@ -123,8 +124,7 @@ def _serve_inner(
 @enable_ki_protection
 async def answer(route: Route, params: PathParameters, request: Request, shared: ServerResources) -> bytes:
     """Answer one plain request, and return the encoded response."""
-    request._path_params = params
-    request._json = route.json
+    routed(request, params, route.json)
     function = functools.partial(route.function, request, **{name: params[name] for name in route.wanted})
     head_only = request.method == "HEAD"
     try:

@@ -10,6 +10,7 @@ import inspect
 from typing import TYPE_CHECKING
 
 from trio_ws.schema import Schema
+from trio_ws.schema.document import page_of
 from trio_ws.server.http import HTTPResponse
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class DocsPage:
         app: Router,
         allow: Callable[[Request], object] | None,
     ) -> None:
-        self._path = path
+        self.path = path
         self._title = title
         self._app = app
         self._allow = allow
@@ -58,8 +59,8 @@ class DocsPage:
         if self._allow is None:
             if not debug:
                 raise ValueError(
-                    f"the page at {self._path!r} would show every method of the App to everybody; pass a"
-                    f" function of the Request as allow, app.mount_docs({self._path!r}, allow=...), or use"
+                    f"the page at {self.path!r} would show every method of the App to everybody; pass a"
+                    f" function of the Request as allow, app.mount_docs({self.path!r}, allow=...), or use"
                     " debug=True"
                 )
             self._is_open = True
@@ -90,6 +91,6 @@ class DocsPage:
         """Create the page for the handlers that are mounted now."""
         made_of = [(path, one, tuple(one.rpc_methods)) for path, one in self._app.handlers.items()]
         if self._page is None or made_of != self._made_of:
-            self._page = Schema(self._app)._page(self._title, self._path)
+            self._page = page_of(Schema(self._app), self._title, self.path)
             self._made_of = made_of
         return self._page

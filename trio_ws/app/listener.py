@@ -41,6 +41,15 @@ from trio_ws.wall import close_nurseries, is_cancelled, is_innermost, only_cance
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.closing import CLOSED, CONNECTING
 from trio_ws.websocket.frame_log import log_extra
+from trio_ws.websocket.internals import (
+    is_fragmenting,
+    options_of,
+    parts_of,
+    post,
+    send,
+    wait_for_message,
+    wait_for_room,
+)
 from trio_ws.websocket.message import BytesLike, WebSocketMessage, whole_message
 
 if TYPE_CHECKING:
@@ -157,7 +166,7 @@ class MessageListener:
     # -- called by the server -----------------------------------------------------------------------
 
     @enable_ki_protection
-    async def _serve(
+    async def serve(
         self,
         ws: WebSocket,
         pool: TaskPool,
@@ -167,13 +176,14 @@ class MessageListener:
         """Serve one connection. With ``finish_soon`` it may stay open without this task, see `DETACHED`."""
         if self.on_connect is not None:
             await _run_user(self.on_connect, ws)
-        if not ws.accepted and ws._closing.state != CONNECTING:
+        closing, reader = parts_of(ws)[:2]
+        if not ws.accepted and closing.state != CONNECTING:
             return None  # on_connect has refused the client
         over = True
         try:
-            if ws._closing.state == CONNECTING:
+            if closing.state == CONNECTING:
                 await ws.accept()
-            await ws._reader.settled()
+            await reader.settled()
             session = ListenerSession(self, ws, pool, arguments)
             over = await session.run(finish_soon and Detached(finish_soon, ws, self, session))
         finally:
@@ -192,7 +202,7 @@ class MessageListener:
     async def _run_on_disconnect(self, ws: WebSocket) -> None:
         if self.on_disconnect is None:
             return
-        with trio.move_on_after(ws._options.close_timeout, shield=True) as scope:
+        with trio.move_on_after(options_of(ws).close_timeout, shield=True) as scope:
             await _run_user(self.on_disconnect, ws)
         if scope.cancelled_caught:
             logger.warning("on_disconnect of %r took more than close_timeout", ws, extra=log_extra(ws))
@@ -208,11 +218,15 @@ class ListenerSession:
         "_detached",
         "_done",
         "_failure",
+        "_handshake",
         "_listener",
         "_over",
         "_pool",
+        "_reader",
+        "_receive_buffer",
         "_when_over",
         "_worker",
+        "_write_buffer",
         "_ws",
         "reader_driven",
     )
@@ -222,6 +236,9 @@ class ListenerSession:
     ) -> None:
         self._listener = listener
         self._ws = ws
+        parts = parts_of(ws)
+        self._handshake, self._reader = parts.closing, parts.reader
+        self._receive_buffer, self._write_buffer = parts.receive_buffer, parts.write_buffer
         self._pool = pool
         self._arguments = arguments
         self._context = current_task().context
@@ -249,7 +266,7 @@ class ListenerSession:
         Raises:
             BaseException: the exception of the listener.
         """
-        self._ws._observe(self)
+        self._reader.observer = self
         self._when_over = when_over
         own = PooledTask(current_task())
         try:
@@ -278,7 +295,7 @@ class ListenerSession:
                     await self._done.wait()
             raise
         finally:
-            self._ws._observe(None)
+            self._reader.observer = None
         if self._failure is not None:
             try:
                 raise self._failure
@@ -297,9 +314,9 @@ class ListenerSession:
 
     def message_received(self, message: str | bytes, lent: PooledTask) -> Awaitable[None] | None:
         """Handle the only message that the shared reader has read, in its task."""
-        write_buffer = self._ws._write_buffer
+        write_buffer = self._write_buffer
         if write_buffer.size >= write_buffer.fast_send_limit:
-            self._ws._receive_buffer.put_back(message)
+            self._receive_buffer.put_back(message)
             return self.data_received(lent)
         self.reader_driven = False
         suspended = self._handle_one(message)
@@ -325,14 +342,14 @@ class ListenerSession:
 
     def state_changed(self) -> None:
         """Handle the start of a close. A task handles the earlier messages, because they may wait."""
-        if self.reader_driven and self._ws._receive_buffer.messages:
+        if self.reader_driven and self._receive_buffer.messages:
             self._start_loop()
 
     def connection_lost(self) -> None:
         """Handle the end of the transport. Messages before the peer's Close frame are still handled."""
         ws = self._ws
-        waits = self._worker is not None or ws._receive_buffer.messages
-        if waits and ws.close_received is not None and not ws._closing.closed_locally:
+        waits = self._worker is not None or self._receive_buffer.messages
+        if waits and ws.close_received is not None and not self._handshake.closed_locally:
             self.state_changed()
             return
         self.reader_driven = False
@@ -343,7 +360,7 @@ class ListenerSession:
     def shutdown(self, code: int, reason: str) -> None:
         """Close because the server stops, after the current message."""
         if self._worker is None:
-            self._ws._closing.start(code, reason)
+            self._handshake.start(code, reason)
         else:
             self._closing = (code, reason)
 
@@ -355,18 +372,12 @@ class ListenerSession:
 
     def _delegate(self) -> bool:
         """Let the shared reader continue, if it reads this connection and no message or close is pending."""
-        ws = self._ws
-        buffer = ws._receive_buffer
-        if (
-            self._when_over is None
-            or buffer.messages
-            or not ws._reader.undisturbed
-            or ws._runtime.reader.spawner is not self._pool
-        ):
+        buffer = self._receive_buffer
+        if self._when_over is None or buffer.messages or not self._reader.is_undisturbed(self._pool):
             return False
         buffer.release()
-        if ws._write_buffer.flush_scheduled:
-            ws._write_buffer.flush()
+        if self._write_buffer.flush_scheduled:
+            self._write_buffer.flush()
         self.reader_driven = self._detached = True
         return True
 
@@ -388,19 +399,19 @@ class ListenerSession:
                 if not is_innermost(worker.scope):
                     raise RuntimeError("the listener left a cancel scope open")
                 if self._has_no_room:
-                    await ws._wait_for_room()
-                elif ws._receive_buffer.messages:
+                    await wait_for_room(ws)
+                elif self._receive_buffer.messages:
                     await checkpoint()  # let other tasks run
                 elif self._delegate():
                     return
-                elif not await ws._wait_for_message():
+                elif not await wait_for_message(ws):
                     break
             self._end()
         except ConnectionClosedError:
             self._end()
         except trio.Cancelled:
             # By a cancel scope that the listener has left open, unless a Close frame was sent already.
-            ws._closing.start(1011, "internal error")
+            self._handshake.start(1011, "internal error")
             self._end()
             raise
         except Exception as exc:  # noqa: BLE001 - raised by run() or finish()
@@ -410,12 +421,12 @@ class ListenerSession:
     def _has_no_room(self) -> bool:
         ws = self._ws
         return (
-            ws._write_buffer.size >= ws._options.send_high_water or ws._fragmenting is not None
-        ) and ws._closing.state != CLOSED
+            self._write_buffer.size >= options_of(ws).send_high_water or is_fragmenting(ws)
+        ) and self._handshake.state != CLOSED
 
     def _handle(self) -> Suspended | None:
         """Handle messages up to one that has to wait, or until other tasks should run."""
-        messages, write_buffer = self._ws._receive_buffer.messages, self._ws._write_buffer
+        messages, write_buffer = self._receive_buffer.messages, self._write_buffer
         work = _YIELD_EVERY
         while messages and work > 0 and not self._over:
             if write_buffer.size >= write_buffer.fast_send_limit and self._has_no_room:
@@ -465,7 +476,7 @@ class ListenerSession:
             result = await resume_coroutine(coroutine, trap)
             if result is not None:
                 opcode, payload = self._listener.encode(result)
-                await self._ws._send(opcode, payload)
+                await send(self._ws, opcode, payload)
         except BaseException as exc:
             if only_cancelled(exc) and (worker.scope.cancel_called or is_cancelled()):
                 raise
@@ -476,12 +487,12 @@ class ListenerSession:
             if self._done is not None:
                 self._done.notify_all()
             if self._closing is not None:
-                self._ws._closing.start(*self._closing)
+                self._handshake.start(*self._closing)
 
     def _reply(self, result: Value) -> None:
         """Send a result without waiting, together with those for the messages that have arrived already."""
         ws = self._ws
-        write_buffer = ws._write_buffer
+        write_buffer = self._write_buffer
         if type(result) is str:
             first, payload = _FINAL_TEXT, result.encode()
         elif type(result) is bytes:
@@ -492,12 +503,12 @@ class ListenerSession:
         if write_buffer.size < write_buffer.fast_send_limit and len(payload) < _LARGE:
             # The common case of _post(): a server's open, uncompressed connection.
             frame = whole_frame(first, payload, b"")
-            if ws._receive_buffer.messages:
+            if self._receive_buffer.messages:
                 write_buffer.buffer(frame)
             else:
                 write_buffer.write(frame)
         else:
-            ws._post(first & ~FIN, payload, cork=bool(ws._receive_buffer.messages))
+            post(ws, first & ~FIN, payload, cork=bool(self._receive_buffer.messages))
 
 
 @disable_ki_protection

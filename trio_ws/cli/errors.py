@@ -12,6 +12,7 @@ from typing import NamedTuple
 import trio
 
 import trio_ws
+from trio_ws.errors import hint_of
 
 __all__ = [
     "CONNECTION",
@@ -123,8 +124,9 @@ def _explain_connecting(exc: trio_ws.ConnectionFailedError) -> str:
         return f"{exc}; is the server running, and is this its port?"
     failures = [one for one in causes if isinstance(one, ssl.SSLError)]
     if failures:
-        text = str(exc).removesuffix(f" ({exc._hint})") if exc._hint else str(exc)
-        return f"{text}; {_tls_advice(failures[0]) or exc._hint or 'look at the log of the server'}"
+        hint = hint_of(exc)
+        text = str(exc).removesuffix(f" ({hint})") if hint else str(exc)
+        return f"{text}; {_tls_advice(failures[0]) or hint or 'look at the log of the server'}"
     return str(exc)
 
 

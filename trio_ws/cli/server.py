@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 import trio_ws
+from trio_ws.app.app import docs_path
 from trio_ws.cli.errors import FAILED, OK, USAGE, Failure
 from trio_ws.cli.output import remark
 from trio_ws.cli.streams import give_up_stdout
@@ -102,7 +103,7 @@ def _page_of(target: object) -> str | None:
             return "/"
     except HTTPError:  # there is something, but not for GET
         pass
-    return next((page._path for page in target._docs), None)
+    return docs_path(target)
 
 
 def set_up_logging(level: str) -> None:

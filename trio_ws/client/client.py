@@ -35,12 +35,13 @@ from trio_ws.codecs.registry import choose, plain_dialect
 from trio_ws.errors import ConnectionFailedError
 from trio_ws.rpc.batch import CallBatch
 from trio_ws.rpc.client_connection import ClientConnection
-from trio_ws.rpc.handler import WebSocketHandler
+from trio_ws.rpc.handler import WebSocketHandler, methods_of, prepare
 from trio_ws.rpc.outgoing import PacketStream
 from trio_ws.rpc.proxy import Proxy
 from trio_ws.rpc.rate_limit import Limiter
 from trio_ws.rpc.session import RPCSession
 from trio_ws.rpc.task_pool import TaskPool
+from trio_ws.websocket.internals import closed_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
@@ -213,9 +214,9 @@ class WebSocketClient(EnteredOnly):
         """Open a connection, and the RPC session on it."""
         assert self._attempts is not None
         handler = self._handler
-        handler._prepare()
+        prepare(handler)
         ws = await self._attempts.open(runtime)
-        dialect = choose(ws.subprotocol, ws._options, self._dialects)
+        dialect = choose(ws.subprotocol, self._config.options, self._dialects)
         if dialect is None and self._dialects:
             await ws.close(1002, "no subprotocol was selected")
             raise ConnectionFailedError(
@@ -235,9 +236,9 @@ class WebSocketClient(EnteredOnly):
         session = RPCSession(
             ws,
             TaskPool(runtime.nursery),
-            dialect or plain_dialect(ws._options),
+            dialect or plain_dialect(self._config.options),
             undecided=dialect is None and self._subprotocols != (),
-            methods=handler._methods,
+            methods=methods_of(handler),
             connection=connection,
             on_packet=handler.on_receive if takes_packets else None,
             limiter=Limiter(),
@@ -556,7 +557,7 @@ class WebSocketClient(EnteredOnly):
             subscriptions.add(session, subscription, wanted, starts, recover=recover, last=last)
             await subscriptions.confirmed(subscription)
             if subscription._ended:
-                raise subscription._error() if subscription._error is not None else session.ws._closed_error()
+                raise subscription._error() if subscription._error is not None else closed_error(session.ws)
             yield subscription
 
     async def refresh(self, token: Value) -> float | None:
@@ -682,3 +683,8 @@ def _make_handler(handler: object) -> WebSocketHandler:
     if isinstance(handler, WebSocketHandler):
         return handler
     raise TypeError(f"handler must be a WebSocketHandler, class or instance, not {handler!r}")
+
+
+def session_of(client: WebSocketClient) -> RPCSession | None:
+    """Return the session of the current connection, or of the last one."""
+    return client._connections.session

@@ -29,6 +29,7 @@ from trio_ws.protocol.deflate import PerMessageDeflate, confirm, offer
 from trio_ws.protocol.handshake import ClientHandshake
 from trio_ws.protocol.http import Request
 from trio_ws.websocket.connection import WebSocket
+from trio_ws.websocket.internals import open_client
 from trio_ws.websocket.runtime import open_runtime
 from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, do_handshake
 from trio_ws.websocket.tls import tls_client
@@ -309,7 +310,7 @@ class _ConnectAttempt:
         request = Request(handshake.request)
         request.tls, request.client_address = transport.tls, transport.local_address
         ws = WebSocket(transport, runtime, self.options, client=True, request=request)
-        ws._opened(response.subprotocol, response.headers, deflate, handshake.trailing)
+        open_client(ws, response.subprotocol, response.headers, deflate, handshake.trailing)
         return ws
 
     async def _dial(self) -> trio.abc.Stream:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING
 
-from trio_ws.errors import ConnectionFailedError
+from trio_ws.errors import ConnectionFailedError, give_hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,13 +44,13 @@ def failed(what: str, exc: BaseException, where: str) -> ConnectionFailedError:
     Args:
         what: the start of the message, which says what failed.
         exc: the cause. Advice for it, if there is any, is appended to the message in parentheses. It is also
-            in the attribute ``_hint``, so that the command line can replace it.
+            what `hint_of` returns, so that the command line can replace it.
         where: the server, as ``host:port``.
     """
     cause = exc if isinstance(exc, ssl.SSLError) else exc.__cause__
     hint = _advice(cause, where) if isinstance(cause, ssl.SSLError) else ""
     error = ConnectionFailedError(f"{what}: {explain(exc)}{f' ({hint})' if hint else ''}")
-    error._hint = hint
+    give_hint(error, hint)
     return error
 
 

@@ -29,6 +29,7 @@ from trio_ws.client.setup import ConnectionSetup
 from trio_ws.errors import ConnectionClosedError, ConnectionClosedLocallyError, ConnectionFailedError
 from trio_ws.logs import logger_for
 from trio_ws.wall import judged, log_failure, text_of
+from trio_ws.websocket.internals import close_for_application, closed_error, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -172,7 +173,7 @@ class ConnectionManager(StateTracker):
             await setup.finished(self._open_timeout)
             if session.over:
                 raise ConnectionFailedError(
-                    f"the connection ended while it was set up: {session.ws._closed_error()}"
+                    f"the connection ended while it was set up: {closed_error(session.ws)}"
                 )
         return session
 
@@ -202,7 +203,7 @@ class ConnectionManager(StateTracker):
             await session.run()
         except BaseException as exc:  # noqa: BLE001 - classified by judged()
             log_failure(logger, "on_receive of a client's handler failed", exc=judged(exc))
-            session.ws._start_application_close(1011, "internal error")
+            close_for_application(session.ws, 1011, "internal error")
         finally:
             await session.ws.close()  # finish an incomplete close; at once if the block was cancelled
 
@@ -211,10 +212,11 @@ class ConnectionManager(StateTracker):
         if session is not self.session or self.state != "connected":
             return
         ws, backoff = session.ws, self._backoff
-        error = ws._closed_error()
+        error = closed_error(ws)
         if backoff is None or not self._is_retried(backoff, error):
             self._set_state("disconnected")
-            self._end_streams(None if ws._closing.ended_cleanly else ws._closed_error)
+            closing = parts_of(ws).closing
+            self._end_streams(None if closing.ended_cleanly else closing.closed_error)
             return
         self._retries.disconnected(backoff)
         self._subscriptions.detach()
@@ -308,7 +310,7 @@ class ConnectionManager(StateTracker):
         if self._failure is not None:
             return self._failure.with_traceback(None)  # or its traceback would grow each time
         if self.session is not None:
-            return self.session.ws._closed_error()
+            return closed_error(self.session.ws)
         return RuntimeError("not connected; await client.connect() first, within the client's block")
 
     # -- the interface of RPCSession ----------------------------------------------------------------

@@ -39,6 +39,7 @@ from trio_ws.errors import (
 )
 from trio_ws.logs import logger_for
 from trio_ws.wall import judged, log_failure, text_of
+from trio_ws.websocket.internals import closed_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -187,7 +188,7 @@ class Session(StateTracker):
         if self._failure is not None:
             return self._failure.with_traceback(None)  # or its traceback would grow each time
         assert self._ws is not None
-        return self._ws._closed_error()
+        return closed_error(self._ws)
 
     @enable_ki_protection
     async def _begin(self) -> None:
@@ -223,7 +224,7 @@ class Session(StateTracker):
             ws = self._ws
             assert ws is not None
             await ws.wait_closed()
-            error = ws._closed_error()
+            error = closed_error(ws)
             if backoff is None:
                 self._set_state("disconnected")
                 return
@@ -338,7 +339,7 @@ class Connections:
         error: ConnectionClosedError | None = None
         if self._ws is not None:
             await self._ws.close()
-            error = self._ws._closed_error()
+            error = closed_error(self._ws)
             self._retries.disconnected(self._backoff)
         ws = await self._retries.open(self._backoff, self._open, error, lambda _: None)
         self._retries.connected()

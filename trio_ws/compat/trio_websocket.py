@@ -28,6 +28,7 @@ from trio_ws.client.connect import ConnectAttempts
 from trio_ws.errors import ConnectionClosedError, ConnectionFailedError, HandshakeRejectedError, check_close
 from trio_ws.options import Options
 from trio_ws.server.wrap import wrap_stream
+from trio_ws.websocket.internals import close_for_application, closed_error, parts_of
 from trio_ws.websocket.message import WebSocketMessage
 from trio_ws.websocket.runtime import open_runtime
 
@@ -324,11 +325,11 @@ class WebSocketConnection(trio.abc.AsyncResource):
                 check_close(event.code, event.reason or "")
                 if self.closed is None:
                     self._closed_here = CloseReason(event.code, event.reason)
-                ws._start_application_close(event.code, event.reason or "")
+                close_for_application(ws, event.code, event.reason or "")
             else:
                 raise TypeError(f"a connection does not send {type(event).__name__}")
             if await _written(ws) and not isinstance(event, CloseConnection):
-                raise ws._closed_error()
+                raise closed_error(ws)
         except ConnectionClosedError:
             raise ConnectionClosed(self.closed) from None
 
@@ -341,7 +342,7 @@ async def _written(ws: WebSocket) -> bool:
 
     A cancellation ends the wait, and the data is sent all the same.
     """
-    write_buffer = ws._write_buffer
+    write_buffer = parts_of(ws).write_buffer
     while write_buffer.blocked and not write_buffer.broken:
         await write_buffer.writable.wait()
     return write_buffer.broken
@@ -393,7 +394,7 @@ class WebSocketRequest:
         self._answered.set()
         await _written(self._ws)
         # From now on. A Close frame that has arrived by now is answered after the messages before it.
-        self._ws._closing.answers_over = self._queue_size
+        parts_of(self._ws).closing.answers_over = self._queue_size
         return self._connection
 
     async def reject(
@@ -441,7 +442,7 @@ async def _connect(
         if isinstance(exc, ConnectionFailedError):
             raise HandshakeError(str(exc)) from exc
         raise
-    ws._closing.answers_over = queue_size
+    parts_of(ws).closing.answers_over = queue_size
     runtime.nursery.start_soon(_end_with, ws, ended)
     return WebSocketConnection(ws, settings.get("stream"), is_client=True)
 

@@ -20,6 +20,7 @@ from trio_ws.hosting.websocket import HostedWebSocket, HostTransport
 from trio_ws.rpc.task_pool import TaskPool
 from trio_ws.server.client_task import PendingClient
 from trio_ws.server.embedded import EmbeddedServer
+from trio_ws.websocket.internals import close_for_shutdown
 
 if TYPE_CHECKING:
     from trio_ws._types import SocketAddress
@@ -80,7 +81,7 @@ class HostedServer(EmbeddedServer):
 
     async def _drain_client(self, stream: ASGIStream) -> None:
         if stream.ws is not None:
-            stream.ws._shutdown(1001, "")
+            close_for_shutdown(stream.ws, 1001, "")
         with trio.move_on_after(self.options.drain_timeout):
             await stream.finished.wait()
         stream.serving.cancel()

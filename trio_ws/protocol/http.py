@@ -20,6 +20,7 @@ from trio_ws.decoding import decode_json
 from trio_ws.logs import shown
 
 if TYPE_CHECKING:
+    from trio_ws._types import PathParameters
     from trio_ws.decoding import JSONAdapter
     from trio_ws.protocol.tls import TLSInfo
 
@@ -414,3 +415,23 @@ def http_response(
     if not head_only:
         lines.append(body)
     return b"".join(lines)
+
+
+# -- for servers, which know more of a request than its bytes say --------------------------------------------
+
+
+def routed(request: Request, path_params: PathParameters, json: JSONAdapter | None = None) -> None:
+    """Note the route that was found for a request.
+
+    Args:
+        request: the request.
+        path_params: the path parameters.
+        json: decodes the body, in place of msgspec.
+    """
+    request._path_params = path_params
+    request._json = json
+
+
+def forwarded_as(request: Request, forwarded: Forwarded) -> None:
+    """Note how a trusted proxy was reached, or the host of an ASGI application."""
+    request._forwarded = forwarded

@@ -408,3 +408,35 @@ class ClientConnection(Generic[State]):
 
     def __repr__(self) -> str:
         return f"<ClientConnection {self._uid} {self.connection_state} {self._ws.client_address!r}>"
+
+
+# -- for the other parts of the package -------------------------------------------------------------------
+
+
+def websocket_of(connection: ClientConnection) -> WebSocket:
+    """Return the WebSocket of a connection."""
+    return connection._ws
+
+
+def session_of(connection: ClientConnection) -> RPCSession | None:
+    """Return the session of a connection; None before it is accepted."""
+    return connection._session
+
+
+def live_session_of(connection: ClientConnection) -> RPCSession:
+    """Return the session of a connection.
+
+    Raises:
+        RuntimeError: the connection is not accepted yet.
+    """
+    return connection._live
+
+
+def member_of(connection: ClientConnection) -> ConnectionSubscriber | None:
+    """Return the subscriptions of a connection; None once it has ended."""
+    return connection._member
+
+
+def is_setting_up(connection: ClientConnection) -> bool:
+    """Whether ``on_connect`` is running."""
+    return connection._on_accept is not None

@@ -48,6 +48,7 @@ from trio_ws.rpc.methods import Method, allow_keyboard_interrupt, check_methods,
 from trio_ws.rpc.rate_limit import Limiter
 from trio_ws.rpc.session import RPCSession
 from trio_ws.schema import Schema, check_method
+from trio_ws.schema.document import discovered, discovery_schema
 from trio_ws.wall import judged, log_failure
 from trio_ws.websocket.closing import CONNECTING
 from trio_ws.websocket.frame_log import log_extra
@@ -157,7 +158,7 @@ class WebSocketHandler(Generic[State]):
             self._methods.update(self._channel_methods.by_name())
             if self.list_methods:
                 self._methods[METHODS] = make_method(self._list_methods)
-                self._schema = Schema._for_discovery(self)  # raises now if a method cannot be described
+                self._schema = discovery_schema(self)  # raises now if a method cannot be described
                 self._methods.setdefault(DISCOVER, make_method(self._discover, DISCOVER))
             for hook in (self.on_connect, self.on_receive, self.on_disconnect):
                 allow_keyboard_interrupt(hook)
@@ -460,9 +461,10 @@ class WebSocketHandler(Generic[State]):
 
     def _discover(self, connection: ClientConnection[State]) -> dict[str, Any]:
         if self._schema is None:
-            self._schema = Schema._for_discovery(self)
-        return self._schema._openrpc_for(
-            lambda method: method.source.requires is None or check(method.source.requires, connection)
+            self._schema = discovery_schema(self)
+        return discovered(
+            self._schema,
+            lambda method: method.source.requires is None or check(method.source.requires, connection),
         )
 
     def _check_channel_types(self) -> None:
@@ -514,3 +516,28 @@ class WebSocketHandler(Generic[State]):
         object.__setattr__(connection, "_session", peer)
         watch_expiry(connection)
         return peer
+
+
+# -- for servers and clients, which run handlers ------------------------------------------------------------
+
+
+def prepare(handler: WebSocketHandler) -> None:
+    """Initialize a handler before its first use."""
+    handler._prepare()
+
+
+def methods_of(handler: WebSocketHandler) -> dict[str, Method]:
+    """Return all methods of a handler, also those of the package, by name."""
+    return handler._methods
+
+
+def serve_handler(
+    handler: WebSocketHandler,
+    ws: WebSocket,
+    workers: TaskPool,
+    *,
+    debug: bool,
+    finish_soon: FinishSoon | None = None,
+) -> Awaitable[object]:
+    """Serve one connection. The result is that of `WebSocketRoute.serve`."""
+    return handler._serve(ws, workers, debug=debug, finish_soon=finish_soon)

@@ -379,7 +379,7 @@ class RPCSession:
     def _delegate_to_reader(self) -> bool:
         """Let the shared reader read, if it serves this connection and the state is the ordinary one."""
         ws = self.ws
-        if not ws._reader.undisturbed or ws._runtime.reader.spawner is not self.pool:
+        if not ws._reader.is_undisturbed(self.pool):
             return False
         ws._receive_buffer.release()
         write_buffer = self.transport.write_buffer

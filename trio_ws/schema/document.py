@@ -149,3 +149,21 @@ def _handlers_of(target: object) -> Mapping[str, Describable]:
     if isinstance(target, Describable):
         return {"/": target}
     raise TypeError(f"a schema is of an App or a WebSocketHandler, not of {target!r}")
+
+
+# -- for handlers and pages ------------------------------------------------------------------------------
+
+
+def discovery_schema(handler: object) -> Schema:
+    """Return the schema of a handler for ``rpc.discover``: method names need not be identifiers."""
+    return Schema._for_discovery(handler)
+
+
+def discovered(schema: Schema, allowed: Callable[[MethodContract], bool]) -> JSONObject:
+    """Return the OpenRPC document with the methods that a client may call."""
+    return schema._openrpc_for(allowed)
+
+
+def page_of(schema: Schema, title: str, path: str) -> Page:
+    """Return the page that tries the methods."""
+    return schema._page(title, path)

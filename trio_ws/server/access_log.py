@@ -52,7 +52,7 @@ class AccessLog:
         logger.debug(
             '%s "%s %s" %s, %.3f s',
             _where(ws.client_address),
-            ws._request.method,
+            ws.request.method,
             shown(ws.path),
             end,
             seconds,

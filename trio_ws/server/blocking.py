@@ -28,6 +28,7 @@ from trio_ws.server.routing import name_of
 from trio_ws.wall import log_failure
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.frame_log import log_extra
+from trio_ws.websocket.internals import options_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -347,7 +348,7 @@ async def run_in_thread(
     finally:
         with trio.CancelScope(shield=True):
             if calls.end():
-                with trio.move_on_after(ws._options.close_timeout):
+                with trio.move_on_after(options_of(ws).close_timeout):
                     await over.wait()
                 if not over.is_set():
                     logger.warning(

@@ -27,7 +27,7 @@ from trio.lowlevel import current_task, disable_ki_protection, enable_ki_protect
 from trio_ws._nurseries import unwrap_exception_group
 from trio_ws.errors import ConnectionClosedError, MessageError, SubprotocolError
 from trio_ws.logs import logger_for, shown
-from trio_ws.protocol.http import HTTPError, http_response
+from trio_ws.protocol.http import HTTPError, forwarded_as, http_response, routed
 from trio_ws.protocol.http_parser import RequestReader
 from trio_ws.protocol.proxy_protocol import ProxyHeaderError
 from trio_ws.rpc.detached import DETACHED
@@ -61,6 +61,7 @@ from trio_ws.websocket.closing import CONNECTING
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.disconnect_watch import DisconnectWatch
 from trio_ws.websocket.frame_log import log_extra
+from trio_ws.websocket.internals import begin_opening, close_for_shutdown, end_opening, parts_of
 from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, shut_down
 from trio_ws.websocket.tls import note_server_names
 from trio_ws.websocket.transport import SocketTransport, peer_of
@@ -270,7 +271,7 @@ class ClientTasks:
                 if self._access_log is not None:
                     self._access_log.opened(ws)
                 del opened
-                ws._begin_opening()
+                begin_opening(ws)
                 handling = self._handle(ws, target)
                 del target  # an idle connection would keep it
                 over = await handling
@@ -294,7 +295,7 @@ class ClientTasks:
         except BaseException as exc:  # noqa: BLE001 - classified in _task_failed
             self._task_failed(exc, ws.remote_address)
         finally:
-            self._client_gone(self._share_of(ws._transport.peer_address))
+            self._client_gone(self._share_of(parts_of(ws).reader.transport.peer_address))
 
     def _task_failed(self, exc: BaseException, address: SocketAddress) -> None:
         """Handle an exception at the end of a client's task.
@@ -310,7 +311,7 @@ class ClientTasks:
     def _end_those_without_task(self) -> None:
         """Abort connections without a task, which cannot be cancelled with the others."""
         for ws in list(self._without_task):
-            ws._closing.abort(None)
+            parts_of(ws).closing.abort(None)
 
     async def _open(self, client: PendingClient) -> tuple[WebSocket, Runs] | None:
         """Make a WebSocket of an opening request, with its target. Return None after an HTTP response."""
@@ -415,7 +416,7 @@ class ClientTasks:
             forwarded = self._proxies.origin(request, client.address)
             if forwarded.address != client.address:
                 self._locate(client, forwarded.address)
-            request._forwarded = forwarded._replace(scheme=forwarded.scheme or scheme)
+            forwarded_as(request, forwarded._replace(scheme=forwarded.scheme or scheme))
         transport = client.transport
         assert transport is not None
         transport.peer_address = request.client_address = client.address
@@ -449,7 +450,8 @@ class ClientTasks:
             trailing=trailing,
         )
         if found is not None:
-            request._path_params = ws.path_params = found.path_params
+            ws.path_params = found.path_params
+            routed(request, found.path_params)
         return ws, target
 
     def _check_admission(self) -> None:
@@ -499,26 +501,26 @@ class ClientTasks:
                     over = await running is not DETACHED
                 except BaseException as exc:
                     await close_nurseries("a handler")
-                    if not ws._end_opening(exc):
+                    if not end_opening(ws, exc):
                         raise
                 else:
                     if current_task().child_nurseries:
                         await close_nurseries("a handler")
-                    ws._end_opening(None)
+                    end_opening(ws, None)
             except BaseException as exc:  # noqa: BLE001 - classified in _close_code_for
                 code, reason = self._close_code_for(ws, exc)
-            if code == 1011 and ws._closing.state == CONNECTING:
+            if code == 1011 and parts_of(ws).closing.state == CONNECTING:
                 await ws.reject(500)
-            if reason == _NO_SUBPROTOCOL and ws._closing.state == CONNECTING:
+            if reason == _NO_SUBPROTOCOL and parts_of(ws).closing.state == CONNECTING:
                 await ws.reject(400, (), f"{_NO_SUBPROTOCOL}\n")
-            if reason == _NO_THREAD and ws._closing.state == CONNECTING:
+            if reason == _NO_THREAD and parts_of(ws).closing.state == CONNECTING:
                 await ws.reject(503, [("Retry-After", "1")], f"{_NO_THREAD}\n")
             if over and not ws.closed:
                 await ws.close(code, reason)
         finally:
             if over:
                 self._connections.discard(ws)
-                ws._closing.abort(None)
+                parts_of(ws).closing.abort(None)
                 if self._access_log is not None:
                     self._access_log.closed(ws)
             else:
@@ -536,7 +538,7 @@ class ClientTasks:
         """Return the close code for an exception of a handler, or re-raise its own cancellation."""
         if ends_program(exc):
             self._shut_down_with(exc)
-            ws._shutdown(1001, "")
+            close_for_shutdown(ws, 1001, "")
             return 1001, ""
         # The handler's own nursery may have wrapped a normal end in a group.
         failures = [one for one in failures_in(exc) if not isinstance(one, ConnectionClosedError)]
@@ -552,7 +554,7 @@ class ClientTasks:
         if (
             len(failures) == 1
             and isinstance(failures[0], SubprotocolError)
-            and ws._closing.state == CONNECTING
+            and parts_of(ws).closing.state == CONNECTING
         ):
             logger.warning("refused a client at %s: %s", shown(ws.path), failures[0], extra=log_extra(ws))
             return 1002, _NO_SUBPROTOCOL

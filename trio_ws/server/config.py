@@ -21,7 +21,7 @@ from trio_ws.codecs.registry import SUBPROTOCOLS
 from trio_ws.options import Options
 from trio_ws.protocol.handshake import check_subprotocols
 from trio_ws.protocol.tls import check_context
-from trio_ws.rpc.handler import WebSocketHandler
+from trio_ws.rpc.handler import WebSocketHandler, prepare
 from trio_ws.server.blocking import BlockingWebSocket
 from trio_ws.server.listeners import ALL_INTERFACES
 from trio_ws.server.router import Router
@@ -147,7 +147,7 @@ def server_config(
         target = target()
     handler = target if isinstance(target, WebSocketHandler) else None
     if handler is not None:
-        handler._prepare()
+        prepare(handler)
         subprotocols = subprotocols or SUBPROTOCOLS
     router = target if isinstance(target, Router) else None
     debug = debug or (router is not None and router.debug)

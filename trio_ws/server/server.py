@@ -20,6 +20,7 @@ from trio_ws._settings import shows_settings_of
 from trio_ws.channels.sharing import share
 from trio_ws.errors import check_close
 from trio_ws.logs import logger_for
+from trio_ws.rpc.handler import serve_handler
 from trio_ws.rpc.task_pool import TaskPool
 from trio_ws.server.accepting import accept_forever, close_listeners
 from trio_ws.server.blocking import run_in_thread
@@ -29,6 +30,7 @@ from trio_ws.server.listeners import is_loopback, open_listeners
 from trio_ws.server.router import Router, ServerResources
 from trio_ws.server.routing import REQUEST, check_function, is_async
 from trio_ws.websocket.connection import WebSocket
+from trio_ws.websocket.internals import close_for_shutdown, parts_of
 from trio_ws.websocket.runtime import open_runtime
 
 if TYPE_CHECKING:
@@ -208,7 +210,7 @@ class WebSocketServer(ClientTasks, EnteredOnly):
         self._to_accept.close()
         before = self.connections
         for ws in before:
-            ws._shutdown(code, reason)
+            close_for_shutdown(ws, code, reason)
         # Do not wait for opening handshakes: one silent client would use up all the time.
         with trio.move_on_after(timeout):
             while before & self._connections or self._exchanges:
@@ -365,8 +367,8 @@ class WebSocketServer(ClientTasks, EnteredOnly):
         handler = self._config.handler
         assert handler is not None
         resources = self._resources
-        return await handler._serve(
-            ws, resources.task_pool, debug=self._debug, finish_soon=resources.finish_soon
+        return await serve_handler(
+            handler, ws, resources.task_pool, debug=self._debug, finish_soon=resources.finish_soon
         )
 
     def _finish_soon(
@@ -398,7 +400,7 @@ class WebSocketServer(ClientTasks, EnteredOnly):
 
             async def end_with_it() -> None:
                 await ws.wait_closed()
-                if not ws._receive_buffer.messages:
+                if not parts_of(ws).receive_buffer.messages:
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(end_with_it)

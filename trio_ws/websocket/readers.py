@@ -434,11 +434,11 @@ class Reader:
         extra = None if connection is None else log_extra(connection)
         logger.log(level, text, connection, *args, exc_info=exc_info, extra=extra)
 
-    @property
-    def undisturbed(self) -> bool:
-        """Whether the shared reader reads, and all is in its ordinary state."""
+    def is_undisturbed(self, spawner: object) -> bool:
+        """Whether the shared reader reads, in tasks of this spawner, and all is in its ordinary state."""
         return (
             self.by is EPOLL
+            and self._runtime.reader.spawner is spawner
             and self.closing.state == OPEN
             and self.closing.deferred is None
             and not self.receive_buffer.pending_input

@@ -69,6 +69,11 @@ _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
 class SharedReader(Protocol):
     """The reader of many plain sockets (see epoll_reader.py), as they see it."""
 
+    @property
+    def spawner(self) -> object:
+        """Starts the task that reads."""
+        ...
+
     def register(self, connection: Any, fd: int) -> bool:
         """Read for this connection, a `Reader`, from now on; False if it is to read for itself."""
         ...

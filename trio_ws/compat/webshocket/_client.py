@@ -12,6 +12,7 @@ from trio.lowlevel import checkpoint, enable_ki_protection
 
 import trio_ws.errors as engine_errors
 from trio_ws.client.backoff import Backoff
+from trio_ws.client.client import session_of
 from trio_ws.compat.webshocket._background import Background, open_block
 from trio_ws.compat.webshocket._engine import EngineClient
 from trio_ws.compat.webshocket._sending import Sent, post
@@ -34,6 +35,7 @@ from trio_ws.compat.webshocket.packets import (
     response_for,
 )
 from trio_ws.logs import logger_for
+from trio_ws.websocket.internals import closed_error
 
 if TYPE_CHECKING:
     import ssl
@@ -277,12 +279,12 @@ class WebSocketClient:
         """
         client = self._connected("send data")
         packet = data if isinstance(data, Packet) else Packet(PacketSource.CUSTOM, data)
-        peer = client._connections.session
+        peer = session_of(client)
         if not client.connected or peer is None:
             raise ConnectionClosedError("Cannot send data: client is not connected.")
         payload = encode(packet, ClientType.FRAMEWORK if peer.ws.subprotocol else ClientType.GENERIC)
         if not post(peer.ws, payload):
-            raise closed(peer.ws._closed_error(), "Cannot send data: client is not connected.")
+            raise closed(closed_error(peer.ws), "Cannot send data: client is not connected.")
         return Sent(lambda: _wait_for_room(peer))
 
     async def recv(self, timeout: float | None = 30) -> AnyPacket:  # noqa: ASYNC109
@@ -299,7 +301,7 @@ class WebSocketClient:
         client = self._client
         if client is None:
             raise ConnectionClosedError(text)
-        peer = client._connections.session
+        peer = session_of(client)
         limit = (
             math.inf if timeout is None or (peer is not None and peer.delivery.packets) else max(timeout, 0)
         )

@@ -9,8 +9,10 @@ from trio_ws.codecs.base import DecodeError, Packet, Request
 from trio_ws.codecs.packets import JSONPacketCodec, PacketCodec, TrioWSCodec, WebshocketCodec
 from trio_ws.compat.webshocket.connection import ClientConnection
 from trio_ws.compat.webshocket.enum import ClientType, PacketSource, RPCErrorCode
+from trio_ws.compat.webshocket.handler import keeps_packets, methods_of
 from trio_ws.compat.webshocket.packets import RawPayload, from_engine
 from trio_ws.logs import shown
+from trio_ws.rpc.client_connection import websocket_of
 from trio_ws.rpc.handler import WebSocketHandler
 
 if TYPE_CHECKING:
@@ -107,10 +109,10 @@ class EngineHandler(WebSocketHandler[ClientConnection]):
 
     def _prepare(self) -> None:
         super()._prepare()
-        self._methods = self._user._methods
+        self._methods = methods_of(self._user)
 
     def make_state(self, connection: engine.ClientConnection) -> ClientConnection:
-        kind = ClientType.GENERIC if connection._ws.subprotocol is None else ClientType.FRAMEWORK
+        kind = ClientType.GENERIC if websocket_of(connection).subprotocol is None else ClientType.FRAMEWORK
         return ClientConnection(connection, self._user, kind, max_subscribed_channels=self._limit)
 
     def _make_session(
@@ -119,7 +121,7 @@ class EngineHandler(WebSocketHandler[ClientConnection]):
         peer = _hand_on(super()._make_session(connection, workers, debug=debug))
         kind = ClientType.GENERIC if peer.ws.subprotocol is None else ClientType.FRAMEWORK
         object.__setattr__(connection.state, "client_type", kind)
-        if self._user._keeps_packets:
+        if keeps_packets(self._user):
             peer.delivery.on_packet = None
         return peer
 

@@ -9,6 +9,7 @@ import trio
 from trio_ws.channels.broadcast import broadcast
 from trio_ws.protocol.frames import BINARY, CONTINUATION, FIN
 from trio_ws.protocol.framing import make_frame
+from trio_ws.websocket.internals import deflate_of, is_client, is_fragmenting, options_of, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -47,18 +48,18 @@ def post(ws: WebSocket, payload: bytes, chunk_size: int = CHUNK_SIZE) -> bool:
         payload: the payload of the message.
         chunk_size: bytes in one frame (RFC 6455 section 5.4). With compression, the message is one frame.
     """
-    if len(payload) <= chunk_size or ws._deflate is not None:
+    if len(payload) <= chunk_size or deflate_of(ws) is not None:
         return broadcast((ws,), payload) == 1
     if (
         not ws.connected
-        or ws._fragmenting is not None
-        or ws._write_buffer.size > ws._options.channel_max_bytes
+        or is_fragmenting(ws)
+        or parts_of(ws).write_buffer.size > options_of(ws).channel_max_bytes
     ):
         return broadcast((ws,), b"") == 1  # which handles the reason
     opcode = BINARY
     for start in range(0, len(payload), chunk_size):
         fin = FIN if start + chunk_size >= len(payload) else 0
-        frame = make_frame(opcode | fin, payload[start : start + chunk_size], masked=ws._client)
-        ws._write_buffer.buffer(frame)
+        frame = make_frame(opcode | fin, payload[start : start + chunk_size], masked=is_client(ws))
+        parts_of(ws).write_buffer.buffer(frame)
         opcode = CONTINUATION
     return True

@@ -13,9 +13,10 @@ from trio.lowlevel import checkpoint, enable_ki_protection
 import trio_ws.server.server as engine_server
 from trio_ws.compat.webshocket._background import Background, open_block
 from trio_ws.compat.webshocket._engine import SUBPROTOCOLS, EngineHandler
+from trio_ws.compat.webshocket.connection import session_of
 from trio_ws.compat.webshocket.enum import ServerState
 from trio_ws.compat.webshocket.exceptions import WebSocketError
-from trio_ws.compat.webshocket.handler import DefaultWebSocketHandler, WebSocketHandler
+from trio_ws.compat.webshocket.handler import DefaultWebSocketHandler, WebSocketHandler, limit_tasks
 from trio_ws.logs import logger_for
 from trio_ws.options import Options
 
@@ -89,8 +90,7 @@ class WebSocketServer(Generic[H]):
         self.logger = logger_for("webshocket.server")
         self.state = ServerState.CLOSED
         self.handler: H = clientHandler()
-        self.handler._set_up()
-        self.handler._task_limit = trio.Semaphore(rpc_task_limit)
+        limit_tasks(self.handler, rpc_task_limit)
         self._max_subscribed_channels = max_subscribed_channels
         self._background: Background | None = None
         self._block: AbstractAsyncContextManager[trio.Nursery] | None = None
@@ -238,7 +238,7 @@ class WebSocketServer(Generic[H]):
         """Handle the end of a connection. If it waits for `accept`, its packets can still be received."""
         if connection not in self._to_accept:
             return
-        if not connection._peer.delivery.packets:
+        if not session_of(connection).delivery.packets:
             del self._to_accept[connection]
             return
         self._gone.append(connection)

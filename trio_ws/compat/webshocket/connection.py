@@ -17,6 +17,8 @@ from trio_ws.compat.webshocket.exceptions import ReceiveTimeoutError, closed
 from trio_ws.compat.webshocket.packets import AnyPacket, Packet, encode, from_engine
 from trio_ws.errors import check_close
 from trio_ws.logs import logger_for
+from trio_ws.rpc.client_connection import is_setting_up, live_session_of, websocket_of
+from trio_ws.websocket.internals import closed_error, release_opening
 
 if TYPE_CHECKING:
     import logging
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from trio_ws.compat.webshocket.handler import WebSocketHandler
     from trio_ws.rpc.client_connection import ClientConnection as EngineConnection
     from trio_ws.rpc.session import RPCSession
+    from trio_ws.websocket.connection import WebSocket
 
 __all__ = ["ClientConnection"]
 
@@ -146,9 +149,9 @@ class ClientConnection(Generic[TState]):
         """
         packet = data if isinstance(data, Packet) else Packet(PacketSource.CUSTOM, data)
         payload = encode(packet, self.client_type)
-        ws = self._protocol._ws
+        ws = websocket_of(self._protocol)
         if self.connection_state is not ConnectionState.CONNECTED or not post(ws, payload, chunk_size):
-            raise closed(ws._closed_error())
+            raise closed(closed_error(ws))
         return Sent(self._wait_for_room)
 
     async def _wait_for_room(self) -> None:
@@ -160,7 +163,7 @@ class ClientConnection(Generic[TState]):
 
     @property
     def _peer(self) -> RPCSession:
-        return self._protocol._live
+        return live_session_of(self._protocol)
 
     async def recv(self, timeout: float | None = 30.0) -> AnyPacket:  # noqa: ASYNC109
         """Wait for the next packet. A cancellation or a timeout loses none.
@@ -181,7 +184,7 @@ class ClientConnection(Generic[TState]):
         peer = self._peer
         if self._handler._keeps_packets:
             return await self._recv(peer, timeout)
-        if self._protocol._on_accept is None:
+        if not is_setting_up(self._protocol):
             raise TypeError("recv() is for the DefaultWebSocketHandler; here on_receive gets the packets")
         # on_connect is running. Nothing is delivered to on_receive before it has returned.
         on_packet, peer.delivery.on_packet = peer.delivery.on_packet, None
@@ -202,7 +205,7 @@ class ClientConnection(Generic[TState]):
         if scope.cancelled_caught:
             raise ReceiveTimeoutError(f"Receive operation timed out after {timeout} seconds.")
         if packet is None:
-            raise closed(peer.ws._closed_error(), _NOT_CONNECTED)
+            raise closed(closed_error(peer.ws), _NOT_CONNECTED)
         return from_engine(packet, self.client_type, plain=True)
 
     def close(self, code: int = 1000, reason: bytes | str = b"") -> Sent:
@@ -218,7 +221,7 @@ class ClientConnection(Generic[TState]):
         text = reason if isinstance(reason, str) else reason.decode()
         check_close(code, text)
         _set(self, "_closed", True)
-        self._protocol._ws._release_opening()  # so that on_connect is not cancelled if it closes
+        release_opening(websocket_of(self._protocol))  # so that on_connect is not cancelled if it closes
         self._peer.close_soon(int(code), text)
         return Sent()
 
@@ -290,3 +293,24 @@ class ClientConnection(Generic[TState]):
 
 #: Attributes of the engine's connection that would conflict with session state or bypass this class.
 _NOT_PASSED_ON = frozenset({"accept", "call", "get", "reject", "send_rpc", "state", "stream"})
+
+
+# -- for handlers and servers -----------------------------------------------------------------------------
+
+
+def session_of(client: ClientConnection) -> RPCSession:
+    """Return the session of the engine."""
+    return client._peer
+
+
+def client_websocket(client: ClientConnection) -> WebSocket:
+    """Return the WebSocket of a client."""
+    return websocket_of(client._protocol)
+
+
+def note_subscription(client: ClientConnection, name: str, *, subscribed: bool) -> None:
+    """Note that a handler has subscribed a client, or has unsubscribed it."""
+    if subscribed:
+        client._subscribed.add(name)
+    else:
+        client._subscribed.discard(name)

@@ -6,9 +6,12 @@ import inspect
 import typing
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
+import trio
+
 from trio_ws.channels.broadcast import broadcast as broadcast_raw
 from trio_ws.channels.names import Globs, check_names, is_glob
 from trio_ws.compat.webshocket._sending import Sent
+from trio_ws.compat.webshocket.connection import client_websocket, note_subscription
 from trio_ws.compat.webshocket.enum import ClientType, PacketSource
 from trio_ws.compat.webshocket.exceptions import PacketError
 from trio_ws.compat.webshocket.packets import AnyPacket, Packet, encode
@@ -17,8 +20,6 @@ from trio_ws.predicates import check, check_predicate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    import trio
 
     from trio_ws._types import Value
     from trio_ws.compat.webshocket.connection import ClientConnection
@@ -196,7 +197,7 @@ class WebSocketHandler(Generic[TState]):
         found: dict[ClientType, list[WebSocket]] = {}
         for client in clients:
             if client not in excluded and (predicate is None or check(predicate, client)):
-                found.setdefault(client.client_type, []).append(client._protocol._ws)
+                found.setdefault(client.client_type, []).append(client_websocket(client))
         for client_type, websockets in found.items():
             broadcast_raw(websockets, encode(packet, client_type))
 
@@ -212,7 +213,7 @@ class WebSocketHandler(Generic[TState]):
                 self.patterns.setdefault(name, set()).add(client)
             else:
                 self.channels.setdefault(name, set()).add(client)
-            client._subscribed.add(name)
+            note_subscription(client, name, subscribed=True)
 
     def unsubscribe(self, client: ClientConnection, channel: str | Iterable[str]) -> None:
         """Unsubscribe a client from names or globs. Those that it is not subscribed to are ignored."""
@@ -220,7 +221,7 @@ class WebSocketHandler(Generic[TState]):
             self.channels.discard(name, client)
             if self.patterns.discard(name, client):
                 self._globs.discard(name)
-            client._subscribed.discard(name)
+            note_subscription(client, name, subscribed=False)
 
     # -- what a server calls ------------------------------------------------------------------------
 
@@ -250,3 +251,22 @@ class DefaultWebSocketHandler(WebSocketHandler[TState]):
 
     async def on_receive(self, connection: ClientConnection[TState], packet: AnyPacket) -> None:
         """Not called, because packets wait for ``connection.recv()``."""
+
+
+# -- for servers ------------------------------------------------------------------------------------------
+
+
+def limit_tasks(handler: WebSocketHandler, most: int) -> None:
+    """Initialize a handler, and limit the calls that run at the same time."""
+    handler._set_up()
+    handler._task_limit = trio.Semaphore(most)
+
+
+def methods_of(handler: WebSocketHandler) -> dict[str, Method]:
+    """Return the methods of a handler by name."""
+    return handler._methods
+
+
+def keeps_packets(handler: WebSocketHandler) -> bool:
+    """Whether packets wait for ``connection.recv()`` instead of being passed to ``on_receive``."""
+    return handler._keeps_packets

@@ -1,0 +1,167 @@
+"""The parts of a WebSocket, for the layers above.
+
+`WebSocket` is public, so that its parts are private attributes. Only this module and the fast paths listed in
+tests/test_typing.py read these from outside; everything else takes the parts from here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterable
+
+    from trio_ws.errors import ConnectionClosedError
+    from trio_ws.options import Options
+    from trio_ws.protocol.deflate import PerMessageDeflate
+    from trio_ws.protocol.http import Headers
+    from trio_ws.websocket.closing import ClosingHandshake
+    from trio_ws.websocket.connection import WebSocket
+    from trio_ws.websocket.keepalive import Liveness
+    from trio_ws.websocket.readers import Reader
+    from trio_ws.websocket.receive_buffer import ReceiveBuffer
+    from trio_ws.websocket.write_buffer import WriteBuffer
+
+__all__ = [
+    "Parts",
+    "begin_opening",
+    "close_for_application",
+    "close_for_shutdown",
+    "closed_error",
+    "deflate_of",
+    "end_opening",
+    "hold_opening",
+    "is_client",
+    "is_fragmenting",
+    "let_in",
+    "offer_first",
+    "open_client",
+    "options_of",
+    "parts_of",
+    "post",
+    "release_opening",
+    "send",
+    "wait_for_message",
+    "wait_for_room",
+]
+
+
+class Parts(NamedTuple):
+    """The parts of a WebSocket. They stay the same for its whole life."""
+
+    closing: ClosingHandshake
+    reader: Reader
+    receive_buffer: ReceiveBuffer
+    write_buffer: WriteBuffer
+    liveness: Liveness
+    options: Options
+
+
+def parts_of(ws: WebSocket) -> Parts:
+    """Return the parts of a WebSocket."""
+    return Parts(ws._closing, ws._reader, ws._receive_buffer, ws._write_buffer, ws._liveness, ws._options)
+
+
+def options_of(ws: WebSocket) -> Options:
+    """Return the options of a WebSocket."""
+    return ws._options
+
+
+def closed_error(ws: WebSocket) -> ConnectionClosedError:
+    """Return the error for methods that need an open connection, after it was closed."""
+    return ws._closing.closed_error()
+
+
+def close_for_application(ws: WebSocket, code: int, reason: str) -> None:
+    """Start to close for the application, without waiting."""
+    ws._start_application_close(code, reason)
+
+
+def close_for_shutdown(ws: WebSocket, code: int, reason: str) -> None:
+    """Close or reject, because the server shuts down."""
+    ws._shutdown(code, reason)
+
+
+def post(ws: WebSocket, opcode: int, payload: bytes, *, cork: bool) -> None:
+    """Send one message regardless of the high-water mark, for callers that have their own limit.
+
+    Nothing is sent if the connection is closing.
+    """
+    ws._post(opcode, payload, cork=cork)
+
+
+def send(ws: WebSocket, opcode: int, payload: bytes) -> Awaitable[None]:
+    """Send one message, once there is room."""
+    return ws._send(opcode, payload)
+
+
+def is_fragmenting(ws: WebSocket) -> bool:
+    """Whether a message is being sent in parts, so that no other can be sent."""
+    return ws._fragmenting is not None
+
+
+def wait_for_room(ws: WebSocket) -> Awaitable[None]:
+    """Wait until the connection is open, no message is being sent in parts, and there is room."""
+    return ws._wait_for_room()
+
+
+def wait_for_message(ws: WebSocket) -> Awaitable[bool]:
+    """Wait for a message, since none is here; return False after a clean end."""
+    return ws._wait_for_message()
+
+
+def deflate_of(ws: WebSocket) -> PerMessageDeflate | None:
+    """Return the compression of an open WebSocket, or None."""
+    return ws._deflate
+
+
+def is_client(ws: WebSocket) -> bool:
+    """Whether it is the client's end, whose frames are masked."""
+    return ws._client
+
+
+# -- the opening handshake ----------------------------------------------------------------------------------
+
+
+def open_client(
+    ws: WebSocket,
+    subprotocol: str | None,
+    response_headers: Headers,
+    deflate: PerMessageDeflate | None,
+    trailing: bytes,
+) -> None:
+    """Open the connection of a client, after the server's response."""
+    ws._opened(subprotocol, response_headers, deflate, trailing)
+
+
+def begin_opening(ws: WebSocket) -> None:
+    """Enter a cancel scope, which is cancelled if the client leaves before it is accepted.
+
+    Call `end_opening` in the same task.
+    """
+    ws._begin_opening()
+
+
+def end_opening(ws: WebSocket, exc: BaseException | None) -> bool:
+    """Leave that scope with an exception, if any. Return whether it was the scope's cancellation."""
+    return ws._end_opening(exc)
+
+
+def hold_opening(ws: WebSocket) -> None:
+    """Keep that scope after the accept, until `let_in`."""
+    ws._hold_opening()
+
+
+def let_in(ws: WebSocket) -> None:
+    """Leave that scope, so that the end of the connection cancels nothing any more."""
+    ws._let_in()
+
+
+def release_opening(ws: WebSocket) -> None:
+    """Do not cancel that scope any more after the accept."""
+    ws._release_opening()
+
+
+def offer_first(ws: WebSocket, subprotocols: Iterable[str]) -> None:
+    """Let an implicit ``accept()`` prefer these subprotocols to the others."""
+    ws._offer_first(subprotocols)
