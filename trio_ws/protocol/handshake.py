@@ -50,6 +50,7 @@ __all__ = [
     "offered_extensions",
     "offered_subprotocols",
     "origin_allowed",
+    "without_key",
 ]
 
 MAX_REJECTION_BYTES = 64 * 1024
@@ -57,6 +58,8 @@ MAX_REJECTION_BYTES = 64 * 1024
 # 16 bytes in base64. The four spare bits of the last digit are ignored: RFC 4648 section 3.5 allows that, and
 # some clients use 22 random digits as key.
 _is_key = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch
+_KEY_LINE = b"\r\nSec-WebSocket-Key: "
+_KEY_SIZE = 24
 _plain_key = re.compile(rb"\r\n[-A-Za-z]+: [A-Za-z0-9+/]{22}==\r\n").match
 _plain_start = re.compile(rb"GET /[!-~]*+ HTTP/1\.1\r\nHost: [!-~]").match
 _AUTHORITY = r"(\[[0-9a-f:.]+\]|[^\s\[\]:/?#@,]+)(?::([0-9]*))?"
@@ -153,6 +156,19 @@ def _is_plain_upgrade(request: Request) -> bool:
     )
 
 
+def without_key(head: bytes) -> bytes | None:
+    """Return the head of a handshake without the value of its key, as most clients write it; else None.
+
+    Two plain GETs (see http_parser.py) for which this returns the same have the same meaning, apart from the
+    key, and both keys are valid: neither is longer or shorter, and no key contains the end of a line.
+    """
+    start = head.find(_KEY_LINE) + len(_KEY_LINE)
+    end = start + _KEY_SIZE
+    if start < len(_KEY_LINE) or _is_key(head, start, end) is None:
+        return None
+    return head[:start] + head[end:]
+
+
 def offered_subprotocols(request: Request) -> list[str]:
     """Return the subprotocols that the client offers, in its order of preference (RFC 6455 section 4.2.2).
 
@@ -213,6 +229,9 @@ def accept_response(
     """
     key = request.raw_values(b"sec-websocket-key")[0]
     parts = [_ACCEPTED, generate_accept_token(key), b"\r\n"]
+    if subprotocol is None and extensions is None and not headers:
+        parts.append(b"\r\n")
+        return b"".join(parts)
     if subprotocol is not None:
         offers = offered_subprotocols(request)
         if subprotocol not in offers:

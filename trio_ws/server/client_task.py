@@ -32,13 +32,14 @@ from trio_ws.protocol.http_parser import RequestReader
 from trio_ws.protocol.proxy_protocol import ProxyHeaderError
 from trio_ws.rpc.detached import DETACHED
 from trio_ws.server.accepting import (
+    KnownRequests,
     answer,
     check_host,
     check_request,
     read_body,
+    read_now,
     read_proxy_header,
     read_request,
-    read_request_now,
     secure,
     send_response,
 )
@@ -158,6 +159,7 @@ class ClientTasks:
         self._shares = AddressShares(self.options)
         self._proxies = TrustedProxies(self.options)
         self._trusts_proxies = bool(self._proxies)
+        self._known_requests = KnownRequests()
         if ssl_context is not None:
             note_server_names(ssl_context)
         self._client_done = (
@@ -365,9 +367,21 @@ class ClientTasks:
         announced = options.proxy_protocol and client.address in self._proxies
         if self._ssl_context is None and isinstance(client.stream, socket.socket) and not announced:
             client.transport = SocketTransport(client.stream, client.peer)
-            request = read_request_now(client.transport, reader)
-        if request is not None and reader.complete:
-            return self._judge(client, request), request, reader
+            data = read_now(client.transport)
+            if data is not None:
+                request = self._known_requests.get(data, loopback=client.loopback)
+                if request is not None:
+                    return self._judge(client, request, known=True), request, reader
+                request = reader.feed(data)
+                if request is not None and reader.complete:
+                    found = self._judge(client, request)
+                    if (
+                        request.head is data
+                        and request._forwarded is None
+                        and not isinstance(found, HTTPRoute)
+                    ):
+                        self._known_requests.add(data, loopback=client.loopback)
+                    return found, request, reader
         with trio.move_on_after(options.open_timeout) as client.scope:
             if not client.opening:
                 raise _too_many()
@@ -404,8 +418,15 @@ class ClientTasks:
         if source is not None:
             self._locate(client, source)
 
-    def _judge(self, client: PendingClient, request: Request) -> WebSocketRoute | HTTPRoute | None:
+    def _judge(
+        self, client: PendingClient, request: Request, *, known: bool = False
+    ) -> WebSocketRoute | HTTPRoute | None:
         """Find the route for the head of a request; None means the server's own target.
+
+        Args:
+            client: the client that sent it.
+            request: the request, whose body may be missing.
+            known: whether it is one of the known requests.
 
         Raises:
             HTTPError: there is no route.
@@ -422,11 +443,15 @@ class ClientTasks:
         transport.peer_address = request.client_address = client.address
         request.tls = transport.tls
         self._check_admission()
+        if known and request._forwarded is None:
+            found = None if self._router is None else self._router.find_websocket(request.path)
+            if self._router is None or found is not None:
+                return found
         check_host(request, self.options, loopback=client.loopback)
-        found = self._router.match(request) if self._router is not None else None
-        if not isinstance(found, HTTPRoute):
+        matched = self._router.match(request) if self._router is not None else None
+        if not isinstance(matched, HTTPRoute):
             check_request(request, self.options)
-        return found
+        return matched
 
     def _scheme_of(self, client: PendingClient) -> str | None:
         """What the client used, where a host tells it."""
