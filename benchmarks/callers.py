@@ -1,4 +1,4 @@
-"""What a call costs its client: ours beside webshocket's, each in a process of its own.
+"""Measure what a call costs the client: our client and that of webshocket, each in its own process.
 
 ``python -m benchmarks.callers [rounds]`` starts webshocket's server, and prints for 100 callers on one
 connection the medians of the CPU time of either client's process per call, and their ratio.
@@ -69,7 +69,7 @@ def say(calls: int, cpu: float, wall: float) -> None:
 
 
 def run_client(name: str, port: int, callers: int, calls: int) -> tuple[float, float]:
-    """CPU microseconds of the client's process for a call, and calls a second."""
+    """Return the CPU microseconds of the client's process per call, and the calls per second."""
     calls = max(calls, callers)
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.callers", name, str(port), str(callers), str(calls)],

@@ -1,4 +1,4 @@
-"""Our server of calls: what servers.py says of them all. ``python -m benchmarks.calls_server PORT``."""
+"""Our server of calls, as servers.py describes it: ``python -m benchmarks.calls_server PORT``."""
 
 from __future__ import annotations
 

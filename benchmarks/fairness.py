@@ -1,10 +1,11 @@
-"""How long a connection waits while another keeps the server busy: ``python -m benchmarks.fairness``.
+"""Measure how long a connection waits while another one keeps the server busy: ``python -m
+benchmarks.fairness``.
 
-One connection echoes all the time, one message after the other. Meanwhile another *floods* (sends as much as
-the server takes, in small messages or in calls), which is judged by the 99th percentile of the echoes; or it
-does one heavy thing, which is judged by the longest echo meanwhile. The same is said in CPU time that the
-server took between our sending and our having the echo: what other processes of a busy machine take is not in
-it.
+One connection echoes all the time, one message after the other. Meanwhile, another connection either
+*floods*: it sends as much as the server accepts, in small messages or in calls. The result is the 99th
+percentile of the echoes. Or it causes one expensive operation; the result is the longest echo. Both are also
+measured in CPU time of the server between sending and receiving the echo, which excludes other processes of a
+busy machine.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ now = time.perf_counter
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything."""
+    """The amount of work."""
 
-    seconds: float = 1.0  # of a flood, and of looking at an idle server
-    after: float = 0.2  # that a heavy thing is followed beyond its answer
-    times: int = 9  # that each heavy thing is done
+    seconds: float = 1.0  # duration of a flood, and of measuring an idle server
+    after: float = 0.2  # seconds to continue after the response to an expensive operation
+    times: int = 9  # repetitions of each expensive operation
     message: int = 4 << 20
     subscribers: int = 5000
     deflated: int = 1 << 20
@@ -52,14 +53,14 @@ SMALLEST = Size(seconds=0.0, after=0.0, times=1, message=1024, subscribers=2, de
 
 
 class Delay(NamedTuple):
-    """One echo."""
+    """The duration of one echo."""
 
     wall: float
     cpu: float
 
 
 class Probe:
-    """A connection with one echo under way at any time."""
+    """A connection with one echo in flight at any time."""
 
     def __init__(self, server: Server, *, calls: bool = False) -> None:
         self._server = server
@@ -80,7 +81,7 @@ class Probe:
         self._sock.sendall(self._frame)
 
     def take(self) -> None:
-        """The echo is here."""
+        """Handle the echo."""
         data = receive(self._sock)
         wall = now() - self._sent
         self.delays.append(Delay(wall, self._server.cpu() - self._cpu))
@@ -92,7 +93,7 @@ class Probe:
 
 
 class Busy:
-    """A connection that sends what it is given, as the server takes it, and drops what comes."""
+    """A connection that sends given data as fast as the server accepts it, and discards received data."""
 
     def __init__(self, sock: socket.socket, data: bytes, *, again: bool = False, least: int = 1) -> None:
         sock.setblocking(False)
@@ -100,7 +101,7 @@ class Busy:
         self._data = memoryview(data)
         self._unsent = self._data
         self._again = again
-        self._least = least  # bytes of a whole answer
+        self._least = least  # bytes of a whole response
         self._got = 0
 
     def fileno(self) -> int:
@@ -126,7 +127,7 @@ class Busy:
 
 
 def watch(probe: Probe, busy: Busy | None, done: Callable[[], bool], after: float) -> list[Delay]:
-    """Echo until something is done, and for some time after it."""
+    """Echo until ``done`` is true, and for some time after that."""
     probe.delays = []
     poll = select.poll()
     poll.register(probe, select.POLLIN)
@@ -157,7 +158,7 @@ def idle(probe: Probe, seconds: float) -> list[Delay]:
 
 
 class Row(NamedTuple):
-    """One line of the table, in milliseconds."""
+    """One row of the table, in milliseconds."""
 
     peer: str
     case: str
@@ -167,7 +168,7 @@ class Row(NamedTuple):
 
 
 def flood(peer: str, program: Program, case: str, size: Size, *, calls: bool) -> Row:
-    """The 99th percentile of the echoes while another connection sends without a pause."""
+    """Return the 99th percentile of the echoes while another connection sends without a pause."""
     with running(program) as server, placed(server):
         probe = Probe(server, calls=calls)
         if calls:
@@ -189,7 +190,7 @@ def flood(peer: str, program: Program, case: str, size: Size, *, calls: bool) ->
 
 
 def stalls(peer: str, case: str, before: list[Delay], during: list[list[Delay]]) -> Row:
-    """The longest echo of each time, the median of all times."""
+    """Return the longest echo of each repetition, and the median of these."""
     still = statistics.median(delay.wall for delay in before)
     wall = statistics.median(max(delay.wall for delay in delays) for delays in during)
     cpu = statistics.median(max(delay.cpu for delay in delays) for delays in during)
@@ -197,7 +198,7 @@ def stalls(peer: str, case: str, before: list[Delay], during: list[list[Delay]])
 
 
 def message(peer: str, program: Program, case: str, size: Size, payload: bytes, *, deflate: bool) -> Row:
-    """One big message is echoed on another connection."""
+    """Measure while one big message is echoed on another connection."""
     extensions = "permessage-deflate; client_max_window_bits" if deflate else None
     with running(program) as server, placed(server):
         probe = Probe(server)
@@ -214,7 +215,7 @@ def message(peer: str, program: Program, case: str, size: Size, payload: bytes, 
 
 
 def _message(payload: bytes, *, deflate: bool) -> tuple[bytes, int]:
-    """The frame to send, and the least size of its echo."""
+    """Return the frame to send, and the minimum size of its echo."""
     if not deflate:
         return client_frame(payload), echo_size(len(payload))
     compressor = zlib.compressobj(6, zlib.DEFLATED, -12)
@@ -223,7 +224,7 @@ def _message(payload: bytes, *, deflate: bool) -> tuple[bytes, int]:
 
 
 def publish(peer: str, program: Program, case: str, size: Size, *, calls: bool) -> Row:
-    """One message is published to many subscribers, who are not read from until it is over."""
+    """Measure while one message is published to many subscribers, which do not read until the end."""
     with running(program) as server, placed(server):
         probe = Probe(server, calls=calls)
         before = idle(probe, size.seconds)
@@ -240,7 +241,7 @@ def publish(peer: str, program: Program, case: str, size: Size, *, calls: bool) 
 
 
 def text(size: int) -> bytes:
-    """What deflates as text does: words of a small vocabulary, in no order."""
+    """Return data that compresses like text: random words of a small vocabulary."""
     words = [os.urandom(3).hex().encode() for _ in range(2000)]
     picks = os.urandom(2 * (size // 7 + 1))
     parts = (words[int.from_bytes(picks[at : at + 2], "big") % 2000] for at in range(0, len(picks), 2))
@@ -248,7 +249,7 @@ def text(size: int) -> bytes:
 
 
 def measure(size: Size, peers: list[str]) -> dict[str, Any]:
-    """All of it, for these servers."""
+    """Measure these servers."""
     raise_file_limit(size.subscribers + 200)
     rows: list[Row] = []
     notes: list[str] = []

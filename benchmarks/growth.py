@@ -1,4 +1,5 @@
-"""How cost grows with connections, subscribers, message sizes and calls in flight, beside the best peers.
+"""Measure how costs grow with connections, subscribers, message sizes and calls in flight, for several
+libraries.
 
 ``python -m benchmarks.growth --json FILE``; ``--quick`` takes fewer points and one round.
 """
@@ -39,9 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FULL_STEPS", "QUICK", "SMALLEST", "Steps", "grow"]
 
-#: Files that a process has open beside its connections.
+#: Files that a process has open in addition to its connections.
 SPARE_FILES = 200
-#: Who publishes, and whether by calls.
+#: The servers that can publish, and whether by calls.
 AUDIENCES = {"trio_ws, broadcast": False, "trio_ws, channel": True, "picows": False, "webshocket": True}
 
 
@@ -84,7 +85,7 @@ SMALLEST = Steps(
 
 
 class Growth:
-    """The curves, and what is to be said of them."""
+    """The curves, and notes about them."""
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
@@ -114,7 +115,7 @@ class Growth:
     # -- connections --------------------------------------------------------------------------------
 
     def connections(self, files: int) -> None:
-        """Memory of each of many connections, and a round trip on one while the others are idle."""
+        """Measure the memory of many connections, and a round trip on one while the others are idle."""
         self.curve("memory", "memory of an idle connection", "KiB", "connections")
         self.curve("latency", "round trip on one of many connections", "us", "connections")
         counts = [count for count in self.steps.connections if count + SPARE_FILES <= files]
@@ -141,14 +142,14 @@ class Growth:
     # -- subscribers --------------------------------------------------------------------------------
 
     def subscribers(self, files: int) -> None:
-        """One message to many: when the last one has it, and the CPU time of each delivery."""
+        """Measure publishing: when the last subscriber has a message, and the CPU time of each delivery."""
         self.curve("last", "until the last subscriber has a message", "ms", "subscribers")
         self.curve("delivery", "CPU time of one delivery of a single message", "us", "subscribers")
         programs = (PEERS["trio_ws"], CALLERS["trio_ws"], PEERS["picows"], CALLERS["webshocket"])
         with running_all(programs) as servers:
             peers = list(zip(AUDIENCES, servers, strict=True))
             for count in self.steps.subscribers:
-                # All of their subscribers are open on our side.
+                # The sockets of all subscribers are open in this process.
                 at_once = (files - SPARE_FILES) // count
                 if not at_once:
                     self.notes.append(f"{count:,} subscribers are more files than this system lets us open.")
@@ -172,7 +173,7 @@ class Growth:
     # -- sizes --------------------------------------------------------------------------------------
 
     def sizes(self) -> None:
-        """Echoes of messages of every size."""
+        """Measure echoes of messages of every size."""
         self.curve("echoes", "echoes", "per s", "bytes of a message")
         self.curve("bytes", "echoes, each way", "MB/s", "bytes of a message")
         effort = Effort(seconds=self.steps.seconds)
@@ -189,7 +190,7 @@ class Growth:
     # -- calls --------------------------------------------------------------------------------------
 
     def calls(self) -> None:
-        """Calls that are under way at once on one connection, on either side."""
+        """Measure concurrent calls on one connection, on the server and on the client."""
         self.curve("served", "calls served", "per s", "calls in flight")
         self.curve("made", "calls made by a client", "per s", "calls in flight")
         self.curve("client_cpu", "CPU time of the client for a call", "us", "calls in flight")
@@ -203,7 +204,7 @@ class Growth:
                             with placed(server):
                                 rate = calls_in_flight("rate", count)(server, effort).values["rate"]
                             self.keep("served", peer, count, rate)
-                        # Clients face one server, ours, which speaks with both.
+                        # Both clients use our server, which supports both protocols.
                         calls = min(self.steps.client_calls, 2000 * count)
                         with self.noting(f"the client of {peer} with {count:,} calls in flight"):
                             with placed(servers[0]):
@@ -213,7 +214,7 @@ class Growth:
 
     @contextmanager
     def noting(self, what: str) -> Generator[None, None, None]:
-        """Not everybody can do everything: have that in the notes, and not in the curves."""
+        """Add a note if a server cannot do something, instead of a point of the curve."""
         try:
             yield
         except (OSError, subprocess.SubprocessError):

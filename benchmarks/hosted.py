@@ -1,7 +1,7 @@
-"""Two applications for the hosts of hosts.py: ours, and the plainest of the host's own kind.
+"""Two applications for the hosts of hosts.py: ours, and a minimal one with the host's own interface.
 
-Both echo at ``/echo``, and answer calls of ``add`` of JSON-RPC at ``/rpc``, which is what a client gets
-that agrees on no subprotocol (RSGI has none).
+Both echo at ``/echo``, and answer JSON-RPC calls of ``add`` at ``/rpc``. A client that negotiates no
+subprotocol uses JSON-RPC (RSGI has no subprotocols).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ours.mount("/rpc", Calculator)
 
 
 def answer(text: str) -> str:
-    """What ``add`` answers."""
+    """Return the response of ``add``."""
     call = decode(text)
     return encode({"jsonrpc": "2.0", "id": call["id"], "result": sum(call["params"])}).decode()
 
@@ -65,7 +65,7 @@ async def plain_asgi(
 
 
 class PlainRSGI:
-    """The same by RSGI."""
+    """The minimal application for RSGI."""
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         transport = await protocol.accept()

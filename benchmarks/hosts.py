@@ -1,4 +1,4 @@
-"""What an application of ours costs under hosts of others, beside the host with its own kind of application.
+"""Measure what our application costs under ASGI and RSGI servers, compared with a minimal application.
 
 ``python -m benchmarks.hosts``: CPU time of the host's process for each echo and each call, on one connection
 and on twenty at once. Slices of both applications are interleaved; the ratio is the median of the rounds.
@@ -65,7 +65,7 @@ class Host:
                 time.sleep(0.02)
 
     def cpu(self) -> float:
-        """Seconds of CPU time of the process and its workers."""
+        """Return the seconds of CPU time of the process and its workers."""
         pids = [self._process.pid]
         for pid in pids:
             with suppress(OSError):
@@ -78,7 +78,7 @@ class Host:
         self._process.wait()
 
     def measure(self, path: str, frame: bytes, connections: int, seconds: float) -> Slice:
-        """Keep one message under way on each connection."""
+        """Keep one message in flight on each connection."""
         socks = [connect(self.port, path) for _ in range(connections)]
         by_fd = {sock.fileno(): sock for sock in socks}
         with select.epoll() as epoll:

@@ -1,4 +1,4 @@
-"""What calls cost a JavaScript client in Node: ours beside that of rpc-websockets, from npm.
+"""Measure what calls cost a JavaScript client in Node: our client and that of rpc-websockets, from npm.
 
 ``python -m benchmarks.javascript [rounds]``. Both call our server, ours by ``trio-ws.v1`` and the other by
 JSON-RPC 2.0, with 100 calls under way on one connection. Node's own WebSocket costs more than that of the

@@ -1,7 +1,7 @@
-"""The load side: what is measured, and how.
+"""The load side: the measurements.
 
-Raw sockets and the hand-made bytes of wire.py, one thread, no WebSocket library. Every measurement is bounded
-in time, talks to 127.0.0.1 only, checks what comes back, and says how much CPU time the server took.
+It uses raw sockets and the frames of wire.py, in one thread, without a WebSocket library. Every measurement
+is limited in time, connects to 127.0.0.1 only, checks the responses, and records the CPU time of the server.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Effort:
-    """How much of everything."""
+    """The amount of work."""
 
     seconds: float = 0.3  # of one slice: short, so that the slices of several servers interleave
     connections: int = 100
     subscribers: int = 500
     publications: int = 15  # of single messages
     idle: Pair = (1000, 5000)
-    settle: float = 0.5  # seconds before memory is looked at
-    fresh: bool = True  # a server of its own for what needs one
+    settle: float = 0.5  # seconds to wait before memory is measured
+    fresh: bool = True  # start a new server for measurements that need one
 
 
 FULL = Effort()
-#: Each thing once, for tests: what comes out is no figure.
+#: Each operation once, for tests; the results are meaningless.
 SMALLEST = Effort(
     seconds=0.0, connections=2, subscribers=3, publications=1, idle=(1, 2), settle=0.0, fresh=False
 )
@@ -74,16 +74,16 @@ SMALLEST = Effort(
 
 @dataclass
 class Sample:
-    """What one slice gave: values by the name of their figure, and what the server took for it."""
+    """The result of one slice: values by the name of their figure, and the cost for the server."""
 
     values: dict[str, float]
     cpu_us: float = 0.0  # CPU time of the server per operation
-    busy: float = 0.0  # of that processor's time; well below 1, the server was not the limit
-    beside: dict[str, float] = field(default_factory=dict)  # more to know, which is no figure
+    busy: float = 0.0  # share of the processor's time; well below 1, the server was not the limit
+    beside: dict[str, float] = field(default_factory=dict)  # additional values that are not figures
 
 
 class Meter:
-    """CPU and wall time from now on."""
+    """Measures CPU and wall time from its creation on."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -103,7 +103,7 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def goodbye(sock: socket.socket) -> None:
-    """The closing handshake, and the end of TCP."""
+    """Perform the closing handshake, and close TCP."""
     sock.settimeout(LIMIT)
     sock.sendall(client_frame(b"\x03\xe8", 8))
     while sock.recv(1 << 16):
@@ -112,7 +112,7 @@ def goodbye(sock: socket.socket) -> None:
 
 
 def close_all(socks: list[socket.socket]) -> None:
-    """Reset them, so that thousands do not stay behind in TIME_WAIT."""
+    """Reset connections, so that thousands do not remain in TIME_WAIT."""
     for sock in socks:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         sock.close()
@@ -124,7 +124,7 @@ def call_requests(method: str = "add", count: int = 20_000) -> list[bytes]:
 
 
 def _open(server: Server, *, calls: bool) -> tuple[socket.socket, list[bytes]]:
-    """A connection that has had one answer, which was right, and requests for it."""
+    """Open a connection, check one response, and return the connection and requests for it."""
     if calls:
         sock = connect(server.port, "/rpc", CALLS)
         frames = call_requests()
@@ -152,7 +152,7 @@ def _one_frame(sock: socket.socket) -> bytes:
 
 
 def round_trips(sock: socket.socket, frames: list[bytes], seconds: float) -> list[float]:
-    """Seconds of each of many round trips, one after the other."""
+    """Return the seconds of each of many round trips, one after the other."""
     times: list[float] = []
     number = 0
     stop = now() + seconds
@@ -194,17 +194,17 @@ def keep_in_flight(
     *,
     burst: bool = False,
 ) -> int:
-    """Keep up to ``window`` requests under way for some time; how many there were, all of them answered.
+    """Keep up to ``window`` requests in flight for some time, and return the number of answered requests.
 
-    Sends and receives as each is possible, so that no full buffer can stop both sides.
+    It sends and receives whenever possible, so that full buffers cannot block both sides.
 
     Args:
         sock: in blocking mode before and after.
-        requests: what to send.
-        window: requests that are under way at once.
-        answer_size: bytes of each answer, or None where they are to be counted by their frames.
-        seconds: after which no more are sent.
-        burst: send a window at once, and the next when it is answered whole.
+        requests: the requests to send.
+        window: the maximum number of requests in flight.
+        answer_size: bytes of each response, or None to count frames.
+        seconds: after this time no more are sent.
+        burst: send a whole window at once, and the next one after all its responses.
     """
     sock.setblocking(False)
     poll = select.poll()
@@ -255,7 +255,7 @@ def keep_in_flight(
 def pipelined(
     name: str, size: int, window: int = 100, *, megabytes: bool = False
 ) -> Callable[[Server, Effort], Sample]:
-    """Echoes a second, or MB a second each way, with ``window`` of them under way on one connection."""
+    """Echoes per second, or MB per second each way, with ``window`` of them in flight on one connection."""
 
     def measure(server: Server, effort: Effort) -> Sample:
         sock, _ = _open(server, calls=False)
@@ -273,7 +273,7 @@ def pipelined(
 def calls_in_flight(
     name: str, window: int, *, burst: bool = False, method: str = "add"
 ) -> Callable[[Server, Effort], Sample]:
-    """Calls a second with ``window`` of them under way on one connection."""
+    """Calls per second with ``window`` of them in flight on one connection."""
 
     def measure(server: Server, effort: Effort) -> Sample:
         sock, _ = _open(server, calls=True)
@@ -288,7 +288,7 @@ def calls_in_flight(
 
 
 def many_connections(name: str, *, calls: bool = False) -> Callable[[Server, Effort], Sample]:
-    """Requests a second over many connections, with one under way on each: the usual shape of load."""
+    """Requests per second over many connections, with one in flight on each: the usual kind of load."""
 
     def measure(server: Server, effort: Effort) -> Sample:
         connections = [_open(server, calls=calls) for _ in range(effort.connections)]
@@ -329,13 +329,13 @@ def many_connections(name: str, *, calls: bool = False) -> Callable[[Server, Eff
 
 
 def stream(server: Server, effort: Effort) -> Sample:
-    """Items a second of one streaming call."""
+    """Items per second of one streaming call."""
     sock, _ = _open(server, calls=True)
 
     def run(items: int) -> float:
         began = now()
         sock.sendall(client_frame(request(1, "count", items)))
-        missing = items + 1  # and the end of it
+        missing = items + 1  # including the end of the stream
         rest = b""
         while missing:
             data = rest + receive(sock)
@@ -359,7 +359,7 @@ def stream(server: Server, effort: Effort) -> Sample:
 
 
 def connects(server: Server, effort: Effort) -> Sample:
-    """Connections a second, each opened and closed with both handshakes, 16 at a time."""
+    """Connections per second, each opened and closed with both handshakes, 16 at a time."""
     hello, bye = opening("/echo"), client_frame(b"\x03\xe8", 8)
     at_once = min(16, effort.connections)
     live: dict[int, tuple[socket.socket, bool]] = {}
@@ -398,12 +398,12 @@ def connects(server: Server, effort: Effort) -> Sample:
 
 
 def idle_connection(server: Server, *, calls: bool = False) -> socket.socket:
-    """A connection that has had one answer, and then says no more."""
+    """Open a connection, receive one response, and leave it idle."""
     return _open(server, calls=calls)[0]
 
 
 def memory(prefix: str, *, calls: bool = False) -> Callable[[Server, Effort], Sample]:
-    """KiB that each idle connection adds. Needs a server that has done nothing yet."""
+    """KiB that each idle connection adds. Requires a fresh server."""
 
     def measure(server: Server, effort: Effort) -> Sample:
         socks = [idle_connection(server, calls=calls) for _ in range(min(50, effort.idle[0]))]
@@ -425,10 +425,10 @@ def memory(prefix: str, *, calls: bool = False) -> Callable[[Server, Effort], Sa
 
 
 class FanOut:
-    """Subscribers, and one who publishes. Every message has the size that the first one shows.
+    """Subscribers and a publisher. All messages have the size of the first one.
 
-    ``SO_RCVLOWAT`` keeps us asleep until a subscriber has all that it is to get: we take no CPU while the
-    server publishes.
+    ``SO_RCVLOWAT`` keeps this process asleep until a subscriber has received everything, so that it uses no
+    CPU time while the server publishes.
     """
 
     SIZE = 32
@@ -457,13 +457,13 @@ class FanOut:
         return sock
 
     def command(self, messages: int) -> bytes:
-        """What the publisher sends to have that many messages published."""
+        """Return the data that the publisher sends to publish ``count`` messages."""
         if self._calls:
             return client_frame(request(0, "pub", "room", messages, self.SIZE))
         return client_frame(b"%d %d" % (messages, self.SIZE), 1)
 
     def publish(self, messages: int) -> tuple[float, float]:
-        """Wall and CPU seconds until everybody has them all."""
+        """Return the wall and CPU seconds until all subscribers have received all messages."""
         due = messages * self._frame_size or 1
         for sock in self._subscribers:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, due)
@@ -504,7 +504,7 @@ class FanOut:
 
 
 def fan_out(name: str, *, calls: bool = False) -> Callable[[Server, Effort], Sample]:
-    """Deliveries a second while messages are published without a pause; how late the last one gets one."""
+    """Deliveries per second while messages are published without a pause, and the last one's delay."""
 
     def measure(server: Server, effort: Effort) -> Sample:
         many = FanOut(server, effort.subscribers, calls=calls)
@@ -522,17 +522,17 @@ def fan_out(name: str, *, calls: bool = False) -> Callable[[Server, Effort], Sam
     return measure
 
 
-# -- all of it ------------------------------------------------------------------------------------------
+# -- all measurements -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One measurement, which gives one figure or several."""
+    """One measurement, with one or several figures."""
 
     run: Callable[[Server, Effort], Sample]
-    calls: bool = False  # of servers of calls
+    calls: bool = False  # for servers of calls
     one_core: bool = False  # server and load side share a processor
-    fresh: bool = False  # needs a server that has done nothing yet
+    fresh: bool = False  # requires a fresh server
 
 
 MEASURES = {
@@ -559,7 +559,7 @@ MEASURES = {
     "rpc_memory": Measure(memory("rpc_memory", calls=True), calls=True, fresh=True),
 }
 
-#: Of each figure, its unit; of rates more is better, of the others less.
+#: The unit of each figure. For rates, higher is better; for all others, lower.
 UNITS = {
     "echo_rtt": "us",
     "echo_rtt_1core": "us",

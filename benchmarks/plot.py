@@ -1,7 +1,7 @@
-"""Plots out of the JSON files of run.py and growth.py.
+"""Draw plots from the JSON files of run.py and growth.py.
 
-``python -m benchmarks.plot FILE ... --into docs/plots``. SVG without a background, in middle tones, so that
-they can be read on a light page and on a dark one.
+``python -m benchmarks.plot FILE ... --into docs/plots``. The plots are SVG files without a background, in
+medium tones, so that they are readable on light and dark pages.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["draw"]
 
 GREY = "#808080"
-#: Of each library, its colour and its mark; a variant of it is hollow.
+#: The colour and the marker of each library; those of variants are hollow.
 LOOKS = {
     "trio_ws": ("#d9541e", "o"),
     "trio_ws App": ("#e58a5f", "o"),
@@ -61,10 +61,10 @@ STYLE: dict[Any, Any] = {
 
 
 def draw(result: dict[str, Any], into: Path) -> list[Path]:
-    """Draw what a result holds; the files that were made."""
+    """Draw the plots of a result, and return their files."""
     into.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context():
-        mpl.rcdefaults()  # none of a user's own settings may get in
+        mpl.rcdefaults()  # ignore the settings of the user
         mpl.rcParams.update(STYLE)
         if "curves" in result:
             return [_draw_growth(result["curves"], into / "growth.svg")]
@@ -89,7 +89,7 @@ def _look(peer: str) -> dict[str, Any]:
 
 
 def _ticks(axis: Axis, unit: str = "") -> None:
-    """Plain numbers at 1, 2 and 5 of each decade, or at 1 where there are many."""
+    """Label an axis with plain numbers at 1, 2 and 5 of each decade, or only at 1 if there are many."""
     low, high = sorted(axis.get_view_interval())
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,), numticks=12))
     axis.set_minor_locator(NullLocator())
@@ -97,7 +97,7 @@ def _ticks(axis: Axis, unit: str = "") -> None:
 
 
 def _draw_ratios(rows: list[dict[str, Any]], baseline: str, file: Path) -> Path:
-    """A line for each figure, a mark on it for each server."""
+    """Draw a line for each figure, with a marker for each server."""
     figures = [figure for figure in UNITS if any(row["figure"] == figure for row in rows)]
     peers = sorted({row["peer"] for row in rows} - {baseline}, key=lambda peer: (peer != "trio_ws", peer))
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(figures)), layout="constrained")
@@ -127,7 +127,7 @@ def _draw_ratios(rows: list[dict[str, Any]], baseline: str, file: Path) -> Path:
 
 
 def _draw_growth(curves: list[dict[str, Any]], file: Path) -> Path:
-    """A panel for each kind of curve, both axes logarithmic."""
+    """Draw a panel for each kind of curve, with logarithmic axes."""
     names = list(dict.fromkeys(curve["name"] for curve in curves))
     lines = (len(names) + 1) // 2
     figure = Figure(figsize=(9, 2.6 * lines), layout="constrained")

@@ -1,7 +1,7 @@
-"""Tables out of the JSON files of run.py, growth.py and fairness.py.
+"""Make tables from the JSON files of run.py, growth.py and fairness.py.
 
-``python -m benchmarks.report FILE ...`` prints them; with ``--into README.md`` each takes the place between
-its two marks there.
+``python -m benchmarks.report FILE ...`` prints them. With ``--into README.md``, each replaces the text
+between its two markers in that file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["fairness_table", "figures_table", "fill", "growth_table", "is_of_cal
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
-    """The lower quartile, the median and the upper quartile; of few values, the outermost."""
+    """Return the lower quartile, the median and the upper quartile; for few values, the extremes."""
     ordered = sorted(values)
     return ordered[len(ordered) // 4], statistics.median(ordered), ordered[-1 - len(ordered) // 4]
 
@@ -44,7 +44,7 @@ def _markdown(head: list[str], lines: list[list[str]]) -> str:
 
 
 def figures_table(result: dict[str, Any]) -> str:
-    """Of each figure what the baseline reached, and of each server the ratio to it, with quartiles."""
+    """Return a table with the values of the baseline, and the ratios of each server to it, with quartiles."""
     rows: list[dict[str, Any]] = result["rows"]
     texts = [_made(result["about"], f"Medians of {result['about']['rounds']} rounds [quartiles]")]
     for baseline, of_calls in (("picows", False), ("webshocket", True)):
@@ -68,7 +68,7 @@ def figures_table(result: dict[str, Any]) -> str:
 
 
 def is_of_calls(figure: str) -> bool:
-    """Whether a figure is one of calls, and not of plain messages."""
+    """Whether a figure is about calls, and not about plain messages."""
     return figure.startswith(("rpc_", "stream", "channel_"))
 
 
@@ -80,7 +80,7 @@ def _ratio(ratios: list[float]) -> str:
 
 
 def growth_table(result: dict[str, Any]) -> str:
-    """A table for each curve: down its points, across its servers."""
+    """Return a table for each curve, with a row for each point and a column for each server."""
     texts = _introduction(result)
     curves: list[dict[str, Any]] = result["curves"]
     for name in dict.fromkeys(curve["name"] for curve in curves):
@@ -102,7 +102,7 @@ def growth_table(result: dict[str, Any]) -> str:
 
 
 def fairness_table(result: dict[str, Any]) -> str:
-    """How long a connection waits while others are busy."""
+    """Return the table of fairness.py."""
     lines = [
         [row["peer"], row["case"], *(f"{row[key]:.2f}" for key in ("idle_ms", "wall_ms", "cpu_ms"))]
         for row in result["rows"]
@@ -112,7 +112,7 @@ def fairness_table(result: dict[str, Any]) -> str:
 
 
 def tables(result: dict[str, Any]) -> tuple[str, str]:
-    """The name of a result's place in the README, and its table."""
+    """Return the name of a result's place in the README, and its table."""
     if "curves" in result:
         return "growth", growth_table(result)
     if result["rows"] and "case" in result["rows"][0]:
@@ -121,7 +121,7 @@ def tables(result: dict[str, Any]) -> tuple[str, str]:
 
 
 def fill(text: str, name: str, table: str) -> str:
-    """Put a table in its place."""
+    """Replace the table of this name in a text."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     if begin not in text or end not in text:
         raise ValueError(f"there is no place for {name}")

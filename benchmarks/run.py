@@ -1,7 +1,8 @@
 """Measure all servers side by side, and print a table: ``make bench``, or ``python -m benchmarks.run``.
 
-Machines drift by a factor of two within seconds, so a figure alone says little. Here each server's slice of a
-figure lies between two slices of a baseline, and what counts is the median of these ratios over the rounds.
+The speed of machines varies by a factor of two within seconds, so a single figure means little. Each server
+is measured in a slice between two slices of a baseline. The result is the median of these ratios over all
+rounds.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ NAMES = list(dict.fromkeys([*PEERS, *CALLERS]))
 
 
 def about() -> dict[str, Any]:
-    """Where a run was made, and of what."""
+    """Return the machine and the versions of a run."""
     versions = {}
     for name in ("trio", "picows", "aiohttp", "websockets", "trio-websocket", "webshocket", "uvloop"):
         versions[name] = importlib.metadata.version(name)
@@ -47,14 +48,14 @@ def about() -> dict[str, Any]:
 
 
 class Run:
-    """The rows of a run, and how each comes about."""
+    """The rows of a run, and how they are measured."""
 
     def __init__(self, effort: Effort) -> None:
         self.effort = effort
         self.rows: list[dict[str, Any]] = []
 
     def slice(self, name: str, peer: str, server: Server) -> Sample | None:
-        """One slice, or None where the server fails, which must not end the run."""
+        """Measure one slice, or return None if the server fails, which must not end the run."""
         measure = MEASURES[name]
         try:
             with placed(server, one_core=measure.one_core):
@@ -73,7 +74,7 @@ class Run:
             self.rows.append(row)
 
     def interleaved(self, name: str, number: int, servers: dict[str, Server], baseline: str) -> None:
-        """B P1 B P2 B ...: each one's slice between two of the baseline, in turning order."""
+        """Measure B P1 B P2 B ...: each server between two slices of the baseline, in rotating order."""
         peers = [peer for peer in servers if peer != baseline]
         if number % 2:
             peers.reverse()
@@ -88,7 +89,7 @@ class Run:
             before = after or before
 
     def one_after_the_other(self, name: str, number: int, peers: list[str], baseline: str) -> None:
-        """For what needs a fresh server, and does not drift."""
+        """Measure figures that require a fresh server, and do not vary with the machine."""
         programs = _programs(MEASURES[name])
         base: list[Sample] = []
         for peer in [baseline, *(peer for peer in peers if peer != baseline)]:

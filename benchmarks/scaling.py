@@ -1,8 +1,8 @@
-"""What channels of many processes cost at their broker: ``python -m benchmarks.scaling``.
+"""Measure what channels of many processes cost at their broker: ``python -m benchmarks.scaling``.
 
-It measures unit costs with a real redis-server, and a nats-server where there is one: processor time of a
-message and of each process that receives it, and memory of a subscription and of what is kept. From these it
-computes what a large site costs, and it simulates how clients come back after a restart. Linux.
+It measures unit costs with a real redis-server, and with a nats-server if one is installed: processor time of
+a message and of each process that receives it, and memory of a subscription and of histories. From these it
+computes the cost of a large site, and it simulates how clients reconnect after a restart. Linux only.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = ["SITE", "Costs", "Site", "herd", "measure_nats", "measure_process", "
 
 #: Bytes of a message.
 PAYLOAD = b"x" * 200
-#: Seconds to wait for an answer, and for a server to start.
+#: Seconds to wait for a response, and for a server to start.
 PATIENCE = 30
 
 
@@ -53,13 +53,13 @@ class Costs:
 
     Attributes:
         publish: us of its processor for one message, without receivers.
-        deliver: us for each process that receives it, where many messages are under way.
-        deliver_alone: us for each process that receives it, where it is the only message.
-        append: us for one message that is kept as well.
-        read: us for each history that is read, of which nothing is new.
+        deliver: us for each process that receives it, if many messages are in flight.
+        deliver_alone: us for each process that receives it, if it is the only message.
+        append: us for one message that is also stored in a history.
+        read: us for reading a history without new messages.
         subscription: bytes for each name that one process is subscribed to.
-        kept: bytes for each message that is kept, of 200 bytes.
-        channel: bytes for each channel with a history, besides.
+        kept: bytes for each stored message of 200 bytes.
+        channel: bytes for each channel with a history, without its messages.
     """
 
     publish: float
@@ -74,13 +74,13 @@ class Costs:
 
 @dataclass(frozen=True)
 class Site:
-    """A site: how many connections, and what they do."""
+    """A site: the number of connections, and their activity."""
 
     connections: int = 10_000_000
     processes: int = 1000
     room_size: int = 100  # members of a room; each connection is in one
     room_period: float = 10.0  # seconds between two messages of a room
-    kept: int = 50  # messages that a room keeps
+    kept: int = 50  # messages in the history of a room
     lease: float = 10.0
 
     @property
@@ -89,7 +89,7 @@ class Site:
 
     @property
     def spread(self) -> float:
-        """Processes that have a member of a given room."""
+        """The number of processes with members of a given room."""
         return self.processes * (1 - (1 - 1 / self.processes) ** self.room_size)
 
 
@@ -101,20 +101,20 @@ SMALLER = Site(connections=1_000_000, processes=100)
 
 
 def cpu_of(pid: int) -> float:
-    """Microseconds of processor time that a process has used."""
+    """Return the microseconds of processor time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") * 1e6
 
 
 def memory_of(pid: int) -> int:
-    """Bytes that a process has in memory."""
+    """Return the bytes of resident memory of a process."""
     pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
     return int(pages) * resource.getpagesize()
 
 
 @contextmanager
 def program(*command_line: str) -> Iterator[tuple[int, int]]:
-    """Run a server on a free port for the length of a block; its port and process."""
+    """Run a server on a free port for the duration of a block, and yield its port and process id."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -156,7 +156,7 @@ class Receiver:
             self.count += len(data)
 
     def quiet(self) -> None:
-        """Wait until nothing more arrives."""
+        """Wait until no more data arrives."""
         before = -1
         while before != self.count:
             before = self.count
@@ -175,7 +175,7 @@ def _measure(
     publish: Callable[[str], bytes],
     greeting: bytes,
 ) -> tuple[float, float, float, float]:
-    """What a message, each of its receivers in two ways, and a subscription cost."""
+    """Measure the cost of a message, of its receivers in two ways, and of a subscription."""
     publisher = Receiver(port)
     receivers = [Receiver(port) for _ in range(10)]
     for each in (publisher, *receivers):
@@ -214,7 +214,7 @@ def _measure(
 
 
 def measure_redis(size: int = 20_000) -> Costs:
-    """The unit costs of Redis."""
+    """Measure the unit costs of Redis."""
     with ExitStack() as stack:
         port, pid = stack.enter_context(
             program("redis-server", "--port", "{port}", "--bind", "127.0.0.1", "--save", "")
@@ -263,7 +263,7 @@ def measure_redis(size: int = 20_000) -> Costs:
 
 
 def measure_nats(size: int = 20_000) -> Costs | None:
-    """The unit costs of NATS without streams; None where there is no nats-server."""
+    """Measure the unit costs of NATS without streams; return None without a nats-server."""
     found = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
     if found is None:
         return None
@@ -284,11 +284,11 @@ def measure_nats(size: int = 20_000) -> Costs | None:
         return Costs(*costs[:3], 0.0, 0.0, costs[3], 0.0, 0.0)
 
 
-# -- measuring a process of ours --------------------------------------------------------------------
+# -- measuring a trio_ws process --------------------------------------------------------------------
 
 
 def measure_process(count: int = 20_000) -> dict[str, float]:
-    """What receiving costs a process of ours: us of a plain message, and of one with a position."""
+    """Measure what receiving costs a trio_ws process: us of a plain message, and of one with a position."""
     return trio.run(_measure_process, count)
 
 
@@ -319,7 +319,7 @@ async def _measure_process(count: int) -> dict[str, float]:
 
 
 def model(costs: Costs, site: Site = SITE) -> dict[str, float]:
-    """What a site costs its broker: rates per second, processors, and GiB."""
+    """Compute the cost of a site for its broker: rates per second, processors, and GiB."""
     subscriptions = site.rooms * site.spread + site.connections  # rooms, and a user for each connection
     messages = site.rooms / site.room_period
     deliveries = messages * site.spread
@@ -347,16 +347,16 @@ def herd(
     """Simulate the clients of one process that is restarted.
 
     Args:
-        clients: how many come back. All lose their connection at the same moment.
-        rate: connections that the process accepts a second. What comes in a tenth of a second beyond that
-            fails, and is tried again.
-        jitter: whether delays are drawn from the whole interval; else each is its upper bound.
-        backoff: of the clients; by default that of `WebSocketClient`.
-        seed: of the random numbers.
+        clients: the number of clients. All lose their connection at the same moment.
+        rate: connections that the process accepts per second. In each tenth of a second, attempts beyond that
+            fail, and are repeated.
+        jitter: whether delays are drawn from the whole interval; otherwise each is its upper bound.
+        backoff: the back-off of the clients; by default that of `WebSocketClient`.
+        seed: the seed of the random numbers.
 
     Returns:
-        ``peak``: most attempts in a tenth of a second, as attempts a second. ``attempts``: for each client.
-        ``half``, ``most`` and ``all``: seconds until a half, 99 % and all were back.
+        ``peak``: the maximum rate of attempts in a tenth of a second, per second. ``attempts``: per client.
+        ``half``, ``most`` and ``all``: seconds until 50 %, 99 % and all were reconnected.
     """
     backoff = backoff or trio_ws.Backoff()
     generator = random.Random(seed)
@@ -391,7 +391,7 @@ def herd(
 
 
 def measure(size: int) -> dict[str, Any]:
-    """All figures."""
+    """Measure all figures."""
     redis, nats = measure_redis(size), measure_nats(size)
     found: dict[str, Any] = {"redis": vars(redis), "redis, the site": model(redis)}
     found["redis, a tenth of it"] = model(redis, SMALLER)

@@ -1,6 +1,6 @@
-"""Our server of plain messages: what servers.py says of them all.
+"""Our server of plain messages, as servers.py describes it.
 
-``python -m benchmarks.server PORT``, and behind it ``compress`` for permessage-deflate, ``app`` for the same
+``python -m benchmarks.server PORT``, followed by ``compress`` for permessage-deflate, ``app`` for the same
 functions as routes of an App, or ``listener`` for an App whose ``/echo`` is a message listener.
 """
 

@@ -1,10 +1,10 @@
-"""The servers that are measured, each in a process of its own.
+"""The servers that are measured, each in its own process.
 
-What each does: ``/echo`` sends every message back; ``/sub`` only receives what is published; ``/pub`` takes
-the text ``"count size"``, publishes that many messages of that size to all of ``/sub`` with a turn for others
-after each, and then answers. A server of calls speaks ``webshocket.v1`` and has the methods ``add``,
-``plus`` (the same as a plain ``def`` where there is such a thing), ``count`` (a stream), ``join`` and
-``pub``. None compresses, unless that is asked for, or sends pings, and all take messages of up to 4 MiB.
+Each has these paths: ``/echo`` echoes every message; ``/sub`` only receives published messages; ``/pub``
+receives the text ``"count size"``, publishes ``count`` messages of ``size`` bytes to all of ``/sub``, letting
+other tasks run after each, and then responds. A server of calls uses ``webshocket.v1``, and has the methods
+``add``, ``plus`` (the same as a plain ``def``, if supported), ``count`` (a stream), ``join`` and ``pub``.
+Servers do not compress, unless requested, and do not send pings. All accept messages of up to 4 MiB.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Program:
 
     module: str
     uvloop: bool = False
-    pure: bool = False  # ours without its C extension
+    pure: bool = False  # whether to disable our C extension
     args: tuple[str, ...] = field(default=())
 
 
@@ -62,7 +62,7 @@ CALLERS = {
 
 
 class Server:
-    """A server's process, and where it listens on 127.0.0.1."""
+    """The process of a server, and its port on 127.0.0.1."""
 
     def __init__(self, port: int, process: subprocess.Popen[bytes]) -> None:
         self.port = port
@@ -71,11 +71,11 @@ class Server:
         self._clock = ~process.pid << 3 | 2  # see clock_getcpuclockid(3)
 
     def cpu(self) -> float:
-        """Seconds of CPU time that the process has taken; while it runs, as of the kernel's last tick."""
+        """Return the seconds of CPU time of the process; while it runs, those at the kernel's last tick."""
         return time.clock_gettime(self._clock)
 
     def resident_bytes(self) -> int:
-        """Bytes that the process has in RAM."""
+        """Return the bytes of resident memory."""
         pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
@@ -92,7 +92,7 @@ class Server:
                 return
 
     def stop(self) -> None:
-        self._process.kill()  # it has nothing to tidy up, and our connections are closed
+        self._process.kill()  # it needs no cleanup, and our connections are closed
         self._process.wait()
 
     def place(self, processors: set[int]) -> None:
@@ -112,14 +112,14 @@ def _start(program: Program) -> Server:
     switches = {"BENCH_UVLOOP": program.uvloop, "TRIO_WS_PURE": program.pure}
     environment = os.environ | {name: "1" if on else "" for name, on in switches.items()}
     command = [sys.executable, "-m", program.module, str(port), *program.args]
-    # Some report each connection that we reset, at length.
+    # Some servers log each connection that is reset.
     quiet = subprocess.DEVNULL if program.module.startswith("benchmarks.peers.") else None
     return Server(port, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=quiet))
 
 
 @contextmanager
 def running_all(programs: Iterable[Program]) -> Generator[list[Server], None, None]:
-    """Servers on free ports for the length of a block, started side by side."""
+    """Run servers on free ports for the duration of a block, started concurrently."""
     with ExitStack() as stack:
         servers: list[Server] = []
         for program in programs:
@@ -133,14 +133,14 @@ def running_all(programs: Iterable[Program]) -> Generator[list[Server], None, No
 
 @contextmanager
 def running(program: Program) -> Generator[Server, None, None]:
-    """One server."""
+    """Run one server for the duration of a block."""
     with running_all([program]) as (server,):
         yield server
 
 
 @contextmanager
 def placed(server: Server, *, one_core: bool = False) -> Generator[None, None, None]:
-    """Server and load side each on a processor of its own, or both on one, where there are two."""
+    """Place server and load side on a processor each, or both on one, if there are two processors."""
     before = os.sched_getaffinity(0)
     processors = sorted(before)
     if len(processors) < 2:
@@ -155,7 +155,7 @@ def placed(server: Server, *, one_core: bool = False) -> Generator[None, None, N
 
 
 def raise_file_limit(wanted: int) -> int:
-    """Let this process, and those it starts, have that many files open; how many they may have."""
+    """Raise the limit on open files of this process and its children, and return the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:
         with_room = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -1,7 +1,7 @@
 """WebSocket bytes for the load side: handshakes, masked frames, and calls in the dialect ``webshocket.v1``.
 
-Hand-made, of the standard library and msgspec: what is measured is the server, and every server gets the same
-bytes.
+This module uses only the standard library and msgspec, so that all servers get the same bytes, and the cost
+of a client library is not measured.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
     "value_of",
 ]
 
-LIMIT = 20.0  # seconds after which whatever is waited for counts as failed
+LIMIT = 20.0  # seconds after which any wait fails
 CALLS = "webshocket.v1"
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -38,7 +38,7 @@ _decode = msgspec.msgpack.Decoder().decode
 
 
 def opening(path: str, subprotocol: str | None = None, extensions: str | None = None) -> bytes:
-    """A client's opening handshake."""
+    """Return the opening handshake of a client."""
     head = (
         f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
@@ -53,7 +53,7 @@ def opening(path: str, subprotocol: str | None = None, extensions: str | None = 
 def connect(
     port: int, path: str, subprotocol: str | None = None, extensions: str | None = None
 ) -> socket.socket:
-    """An open WebSocket, checked as a client would."""
+    """Open a WebSocket, and check the response as a client does."""
     sock = socket.create_connection(("127.0.0.1", port), timeout=LIMIT)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.sendall(opening(path, subprotocol, extensions))
@@ -75,7 +75,7 @@ def receive(sock: socket.socket) -> bytes:
 
 
 def client_frame(payload: bytes, opcode: int = 2, rsv: int = 0) -> bytes:
-    """One final frame with a random mask, which no server can skip."""
+    """Return a final frame with a random mask, so that no server can skip unmasking."""
     key = os.urandom(4)
     size = len(payload)
     first = 0x80 | rsv | opcode
@@ -90,12 +90,12 @@ def client_frame(payload: bytes, opcode: int = 2, rsv: int = 0) -> bytes:
 
 
 def echo_size(size: int) -> int:
-    """Bytes of the frame in which a server sends a payload of ``size``."""
+    """Return the size of the frame in which a server sends a payload of ``size`` bytes."""
     return size + (2 if size < 126 else 4 if size < 65536 else 10)
 
 
 def count_frames(data: bytes) -> tuple[int, int]:
-    """How many whole frames of a server ``data`` begins with, and the bytes that they take."""
+    """Return the number of whole frames at the beginning of ``data``, and their total size."""
     at = count = 0
     size = len(data)
     while size - at >= 2:
@@ -113,13 +113,13 @@ def count_frames(data: bytes) -> tuple[int, int]:
 
 
 def request(number: int, method: str, *args: Any) -> bytes:
-    """The payload of a call; those of one method have one length as long as their arguments do."""
+    """Return the payload of a call. Calls with arguments of the same length have the same size."""
     rpc = {"type": "request", "method": method, "args": args, "kwargs": {}, "call_id": f"{number:07d}"}
     return _encode({"source": 5, "rpc": rpc})
 
 
 def value_of(frame: bytes) -> Any:
-    """What a call gave, out of the frame of its answer."""
+    """Return the result of a call from the frame of its response."""
     start = 4 if frame[1] == 126 else 2
     rpc = _decode(frame[start:])["rpc"]
     if rpc.get("error") is not None:
@@ -128,7 +128,7 @@ def value_of(frame: bytes) -> Any:
 
 
 class Requests:
-    """Frames of one length, taken in turns without an end, several at once without joining them."""
+    """An endless sequence of frames of one length. Several can be taken without joining them."""
 
     def __init__(self, frames: Sequence[bytes]) -> None:
         self.size = len(frames[0])

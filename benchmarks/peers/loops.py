@@ -1,4 +1,4 @@
-"""asyncio's own loop or uvloop, as the environment says."""
+"""Run on asyncio's own loop or on uvloop, as the environment says."""
 
 from __future__ import annotations
 
