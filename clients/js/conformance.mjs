@@ -1,10 +1,10 @@
 /**
- * The driver of this client for the conformance suite of trio-ws.v1; docs/protocol.md says what a driver does.
+ * The driver of this client for the conformance suite of trio-ws.v1. docs/protocol.md describes drivers.
  *
  *     npm run prepack
  *     python -m trio_ws.testing.conformance node --experimental-websocket conformance.mjs
  *
- * In a page, the URL of the suite is the page's fragment.
+ * In a browser, the fragment of the page's URL contains the URL of the suite.
  */
 
 import { Client, ConnectionLostError, RPCError, Subscription } from "trio-ws"
@@ -16,7 +16,7 @@ async function* each(items) {
   yield* items
 }
 
-/** What the suite's server calls. */
+/** The methods that the suite's server calls. */
 const methods = {
   echo: (call, value) => value,
   fail(call, code, text, data) {
@@ -43,9 +43,9 @@ const methods = {
 }
 
 let client
-let under = new Map() // what can be cancelled or taken from, by id
+let pending = new Map() // calls, streams and subscriptions, by id
 
-/** Report how something under way has failed. */
+/** Report the error of a call, a stream or a subscription. */
 function failed(id, error) {
   if (error instanceof RPCError) report(id, { error: { code: error.code, message: error.message, data: error.data } })
   else if (error instanceof ConnectionLostError) report(id, { lost: true, may_have_run: error.mayHaveRun })
@@ -54,7 +54,7 @@ function failed(id, error) {
 }
 
 async function take(id, count) {
-  const { items } = under.get(id)
+  const { items } = pending.get(id)
   try {
     while (count--) {
       const { done, value } = await items.next()
@@ -76,34 +76,34 @@ const actions = {
   },
   call({ id, method, args, kwargs = {}, timeout, uploads = {} }) {
     const aborter = new AbortController()
-    under.set(id, { cancel: () => aborter.abort() })
+    pending.set(id, { cancel: () => aborter.abort() })
     for (const [place, items] of Object.entries(uploads)) (place in args ? args : kwargs)[place] = each(items)
     const options = { kwargs, signal: aborter.signal, timeout: timeout && timeout * 1000 }
     client.call(method, args, options).then((result) => report(id, { result }), (error) => failed(id, error))
   },
   stream({ id, method, args }) {
     const items = client.stream(method, args)
-    under.set(id, { items, cancel: () => items.return() })
+    pending.set(id, { items, cancel: () => items.return() })
   },
   async subscribe({ id, channels, recover, after, last }) {
     try {
       const items = await client.subscribe(channels, { recover, after, last })
-      under.set(id, { items, cancel: () => items.return() })
+      pending.set(id, { items, cancel: () => items.return() })
       report(id, { subscribed: true })
     } catch (error) {
       failed(id, error)
     }
   },
   take({ id, count }) {
-    const one = under.get(id)
+    const one = pending.get(id)
     one.taking = Promise.resolve(one.taking).then(() => take(id, count))
   },
-  cancel: ({ id }) => under.get(id).cancel(),
+  cancel: ({ id }) => pending.get(id).cancel(),
   send: ({ data }) => client.send(data),
   close: () => client.close(),
   async reset() {
     await client?.close()
-    under = new Map()
+    pending = new Map()
     report("reset", { done: true })
   },
 }
@@ -112,7 +112,7 @@ control.onopen = () => control.send(JSON.stringify({ client: "trio-ws.js", lacks
 let last = Promise.resolve()
 control.onmessage = ({ data }) => {
   const instruction = JSON.parse(data)
-  // Opening is waited for; nothing else is, since what it waits for may need the next instruction.
+  // Only opening is awaited. Other instructions may need a later instruction to finish.
   last = last.then(() => {
     const done = actions[instruction.do](instruction)
     return instruction.do === "open" ? done.catch(() => {}) : undefined

@@ -1,11 +1,11 @@
 /**
  * trio-ws: calls, streams and channels over one WebSocket. The client for browsers, Node, Deno and Bun.
  *
- * It speaks the subprotocol trio-ws.v1.json; docs/protocol.md of trio_ws describes it.
+ * It uses the subprotocol trio-ws.v1.json, which docs/protocol.md of trio_ws describes.
  *
  * Invariants:
  * - Each call settles once: with its result, its error, its cancellation, or the end of the connection.
- * - What a stream or a subscription holds is bounded: by the credit that it gave, or by its policy.
+ * - The queue of a stream is bounded by its credit, and the queue of a subscription by its policy.
  * - Nothing is sent, and no timer runs, for a call that is over.
  *
  * @license MIT
@@ -15,7 +15,7 @@ const SUBPROTOCOL = "trio-ws.v1.json"
 
 const MAX_TIMER = 2 ** 31 - 1 // setTimeout() fires at once past it
 
-/** The codes of errors that have a meaning in the protocol. */
+/** The error codes that the protocol defines. */
 export const Code = Object.freeze({
   METHOD_NOT_FOUND: -32601,
   INVALID_PARAMS: -32602,
@@ -27,7 +27,7 @@ export const Code = Object.freeze({
   CANCELLED: -32004,
 })
 
-/** A call failed on the other side, or its deadline passed. Throw it in a method of yours to refuse a call. */
+/** A call failed on the other side, or its deadline passed. A method throws it to reject a call. */
 export class RPCError extends Error {
   name = "RPCError"
   constructor(message, code = Code.APPLICATION_ERROR, data = null) {
@@ -37,7 +37,7 @@ export class RPCError extends Error {
   }
 }
 
-/** There is no connection, or it ended before the answer came. */
+/** There is no connection, or it ended before the response arrived. */
 export class ConnectionLostError extends Error {
   name = "ConnectionLostError"
   constructor(message, { code = 1006, reason = "", mayHaveRun = false, cause } = {}) {
@@ -58,7 +58,7 @@ const ignore = () => {}
 
 const after = (ms, action) => (ms < Infinity ? setTimeout(action, Math.min(ms, MAX_TIMER)) : undefined)
 
-/** Bytes as text, and back. */
+/** Encode bytes as text, and decode them. */
 export function base64(data) {
   const bytes = ArrayBuffer.isView(data) ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength) : new Uint8Array(data)
   let text = ""
@@ -69,7 +69,7 @@ export const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.ch
 
 const plain = (value) => (ArrayBuffer.isView(value) || value instanceof ArrayBuffer ? base64(value) : value)
 
-/** The length of a text in UTF-8, which is what credit counts. */
+/** The length of a text in UTF-8. Credit is counted in these bytes. */
 function utf8Size(text) {
   let size = text.length
   for (let at = 0; at < text.length; at++) {
@@ -113,7 +113,7 @@ function matcher(glob) {
 
 // -- queues ---------------------------------------------------------------------------------------------
 
-/** An async iterator over what is put in. */
+/** A queue with an async iterator. */
 class Queue {
   _items = []
   _readers = []
@@ -125,7 +125,7 @@ class Queue {
     this._serve()
   }
 
-  /** Nothing more comes; the error, if there is one, is thrown once, after what waits. */
+  /** Add no more items. If there is an error, it is thrown once, after the queued items. */
   _finish(error = null) {
     if (this._ended) return
     this._ended = true
@@ -194,7 +194,7 @@ export class Stream extends Queue {
     this._windowBytes = windowBytes
   }
 
-  // The wire's side. `_source` is what knows the session and the id, and how to give the stream up.
+  // Called by the session. `_source` is the request, which has the session and the id, and can cancel the stream.
 
   get _opening() {
     return { credits: this._window, credit_bytes: this._windowBytes }
@@ -226,7 +226,7 @@ export class Stream extends Queue {
 
 const gapIn = (channel, position = null, missing = null) => ({ source: 2, channel, gap: true, position, missing })
 
-/** How far a subscription has come in one channel. */
+/** The position of a subscription in one channel. */
 class Progress {
   constructor(subscription, channel, { recover, after, last = 0 }) {
     Object.assign(this, { subscription, channel, recover, last, position: after, after: !!after, begun: false, lost: false })
@@ -238,19 +238,19 @@ class Progress {
     return this.position ? { after: this.position } : { last: this.last || undefined }
   }
 
-  /** What comes before the server has said where we continue comes again afterwards. */
+  /** Drop packets until the server has sent the position from which we continue. It sends them again after that. */
   connectionLost() {
     this.lost = this.begun
     this.waiting = this.recover || this.last > 0
   }
 
-  /** How many messages lie between our position and another; below 0 where that cannot be said. */
+  /** The number of messages between our position and another one. Below 0 if it is unknown. */
   distance(position) {
     const [epoch, offset] = this.position ?? []
     return position && epoch === position[0] ? position[1] - offset : NaN
   }
 
-  /** Continue where the server says, and tell of what is missing before. */
+  /** Continue at the server's position, and report the messages that are missing before it. */
   begin({ position, latest }) {
     const missing = this.distance(position)
     const continues = !position || !this.position ? !this.lost && !(this.after && !position) : missing === 0
@@ -268,7 +268,7 @@ class Progress {
     return true
   }
 
-  /** The server says that messages are missing, or with 0 that one is not meant for us. */
+  /** The server reported missing messages, or with 0, a message that is not for us. */
   skip({ position, gap }) {
     const distance = this.distance(position)
     if (this.waiting || distance <= 0) return
@@ -283,7 +283,7 @@ class Progress {
 
 /** The packets of some channels. Leaving the loop unsubscribes. */
 export class Subscription extends Queue {
-  /** How many packets were dropped because nobody took them. */
+  /** The number of packets that were dropped because the queue was full. */
   dropped = 0
   _size = 0
   _globs = []
@@ -309,7 +309,7 @@ export class Subscription extends Queue {
     }
   }
 
-  /** Whether a packet belongs here. It is taken if it is new. */
+  /** Whether a packet belongs to this subscription. A new packet is queued. */
   _route(packet, size) {
     const progress = this._progress.get(packet.channel)
     const mine = progress || (packet.gap == null && this._globs.some(([, matches]) => matches(packet.channel)))
@@ -334,7 +334,7 @@ export class Subscription extends Queue {
     this._put(packet, size)
   }
 
-  /** Messages are missing after all that waits. */
+  /** Messages are missing after all queued packets. */
   _tell(gap) {
     if (this._ended) return
     this._addGap(this._gapsAfter, gap)
@@ -362,7 +362,7 @@ export class Subscription extends Queue {
     this._size -= size
   }
 
-  /** Subscribe on a connection. If that is lost, the next one asks again. */
+  /** Subscribe on a connection. If it is lost, the next connection subscribes again. */
   _ask(session) {
     const starts = [...this._progress].filter(([, progress]) => progress.waiting)
     const plain = this.names.filter((name) => !this._progress.get(name)?.waiting)
@@ -380,10 +380,10 @@ export class Subscription extends Queue {
     })
   }
 
-  /** The server has answered. Packets may be next, so nothing here waits. */
+  /** Handle the server's response. Packets may follow immediately, so nothing is awaited here. */
   _answer(session, method, [asked], { error, response, ...rest }) {
     if (method === "__recover__" && error === Code.METHOD_NOT_FOUND) {
-      // A server without histories.
+      // The server keeps no histories.
       for (const name of Object.keys(asked)) this._progress.get(name).begin({})
       return void this._request(session, "__subscribe__", [Object.keys(asked)])
     }
@@ -416,7 +416,7 @@ export class Subscription extends Queue {
 
 // -- calls ----------------------------------------------------------------------------------------------
 
-/** Who can call: a client, one of its connections, or a method that the server called. */
+/** An object with methods for calls: a client, one of its connections, or a call that the server made. */
 class Caller extends EventTarget {
   call(method, args, options) {
     return new Promise((resolve, reject) => {
@@ -460,7 +460,7 @@ class Caller extends EventTarget {
   }
 }
 
-/** A request of ours, from before it is sent to its end. */
+/** A request that we make. It exists from before it is sent until it ends. */
 class Request {
   constructor(caller, method, args = [], { kwargs = {}, signal, timeout = Infinity } = {}, sink) {
     if (!Array.isArray(args)) [args, kwargs] = [[], args]
@@ -523,12 +523,12 @@ class Request {
     }
   }
 
-  /** What came for it, an answer or an item. */
+  /** Handle a packet for this request: a response or an item. */
   answer(rpc, message) {
     if (this.sink._answer(rpc, message)) this.end()
   }
 
-  /** Give it up, and tell the server. */
+  /** Cancel the request, and send that to the server. */
   cancel(reason) {
     if (this.over) return
     this.caller._queue?.delete(this)
@@ -551,7 +551,7 @@ class Request {
   }
 }
 
-/** Sends the items of a stream, as far as the other side has given credit. */
+/** Sends the items of a stream, within the credit of the other side. */
 class Sender {
   constructor(session, id, items, credits = Infinity, bytes = Infinity) {
     Object.assign(this, { session, id, credits, bytes, over: false })
@@ -585,7 +585,7 @@ class Sender {
     }
   }
 
-  /** Take no more from the iterator. */
+  /** End the iterator. */
   stop() {
     if (this.over) return
     this.over = true
@@ -594,7 +594,7 @@ class Sender {
   }
 }
 
-/** A call of the server's to a method of ours, which gets it as its first argument. */
+/** A call that the server makes. The method gets this object as its first argument. */
 class Call extends Caller {
   nested = true
 
@@ -659,14 +659,14 @@ class Call extends Caller {
     if (bytes != null) this.bytes = (this.bytes ?? 0) + bytes
   }
 
-  /** So many seconds are left for it. */
+  /** Set the deadline of the call to this number of seconds from now. */
   deadline(seconds) {
     clearTimeout(this.timer)
     if (seconds == null) return
     this.timer = after(seconds * 1000, () => this.stop({ error: Code.DEADLINE_EXCEEDED, response: "the deadline passed" }))
   }
 
-  /** Its time is over, the server has given it up, or is gone. */
+  /** The deadline passed, the server cancelled the call, or the connection ended. */
   stop(answer) {
     this.finish(answer)
     this.sender?.stop()
@@ -696,7 +696,7 @@ class Call extends Caller {
 
 // -- connections ----------------------------------------------------------------------------------------
 
-/** One connection: what waits for answers on it, and what the server has called. */
+/** One connection, with the requests in both directions that have not ended. */
 class Session extends Caller {
   lastId = 0
   waiting = new Map() // our requests, and streams that come to us, by id
@@ -760,7 +760,7 @@ class Session extends Caller {
     else new Call(this, { ...rpc, call_id })
   }
 
-  /** The server broke the rules. A page may close with 1000 and 3000 to 4999 alone. */
+  /** The server violated the protocol. A page can only close with code 1000 or 3000 to 4999. */
   misbehaved(code, reason) {
     this.socket.close(3000 + code, reason.slice(0, 40))
   }
@@ -774,7 +774,7 @@ class Session extends Caller {
   }
 }
 
-/** A client: a connection that comes back, and what is called over it. See trio-ws.d.ts. */
+/** A client: a connection that reconnects, and its calls. See trio-ws.d.ts. */
 export class Client extends Caller {
   state = "connecting"
   error = null
@@ -798,12 +798,12 @@ export class Client extends Caller {
     this._dial()
   }
 
-  /** Resolves when there is a connection; rejects once there will be none. */
+  /** Resolves when the client is connected. Rejects when it will not connect again. */
   ready(options) {
     return this._whenReady(options, ignore)
   }
 
-  /** Subscribe to channels; resolves when the server has agreed. */
+  /** Subscribe to channels. Resolves when the server has accepted. */
   async subscribe(names, options = {}) {
     options.signal?.throwIfAborted()
     if (this.state === "closed") throw this._noConnection()
@@ -815,17 +815,17 @@ export class Client extends Caller {
     return subscription
   }
 
-  /** Publish to a channel, where the server lets clients do so. */
+  /** Publish to a channel, if the server allows it. */
   async publish(channel, data, options) {
     await this.call("__publish__", [channel, data], options)
   }
 
-  /** Ask to stay connected longer, where connections expire; resolves to the seconds left, or null. */
+  /** Extend the lifetime of the connection, if connections expire. Resolves to the seconds left, or null. */
   refresh(token, options) {
     return this.call("__refresh__", [token], options)
   }
 
-  /** Who is present in a channel: a Map from ids to what they say, anew after each change. */
+  /** The presence of a channel: yields a Map from ids to their data, and a new one after each change. */
   async *presence(channel, options) {
     const here = new Map()
     for (;;) {
@@ -856,7 +856,7 @@ export class Client extends Caller {
     await this.close()
   }
 
-  // -- what sessions and requests need
+  // -- used by sessions and requests
 
   _enqueue(request) {
     if (this._session) request.sendOn(this._session)
@@ -891,7 +891,7 @@ export class Client extends Caller {
     }
   }
 
-  // -- one connection after the other
+  // -- connecting
 
   _become(state) {
     if (this.state === "closed" || this.state === state) return
@@ -922,7 +922,7 @@ export class Client extends Caller {
     socket.binaryType = "arraybuffer"
     let timer = after(this.openTimeout, () => socket.close())
     let session, since
-    /** A page cannot ping, and a server that is gone says nothing: silence is ended by any call, or ends the connection. */
+    // A page cannot send pings. After a time without packets, make a call; if nothing arrives after it, end the connection.
     const listen = (asked) => {
       timer = after(this.heartbeat, () => {
         if (asked && !session.heard) {
@@ -955,10 +955,10 @@ export class Client extends Caller {
       else this._again(new ConnectionLostError(`${since ? "the connection ended" : "cannot connect"}: ${code} ${reason}`, { code, reason }))
     }
     socket.onclose = over
-    socket.onerror = () => since ?? over({ code: 1006, reason: "" }) // Node 20 says no more where it cannot connect
+    socket.onerror = () => since ?? over({ code: 1006, reason: "" }) // Node 20 sends no close event if it cannot connect
   }
 
-  /** There is a connection: log in, subscribe again, and send what waits. */
+  /** The connection is open: log in, subscribe again, and send the waiting calls. */
   async _open(session) {
     this._opening = session
     try {
@@ -978,7 +978,7 @@ export class Client extends Caller {
     }
   }
 
-  /** The server goes away: new calls wait for the next connection. */
+  /** The server is going away. New calls wait for the next connection. */
   _leaving(session) {
     if (this._session === session) this._session = null
   }
@@ -991,7 +991,7 @@ export class Client extends Caller {
     this._timer = after(Math.random() * Math.min(maximum, initial * factor ** this._waits++), () => this._dial())
   }
 
-  /** No other connection will come. */
+  /** The client will not connect again. */
   _finish(error) {
     if (this.state === "closed") return
     clearTimeout(this._timer)
