@@ -3,150 +3,150 @@
 The package layout, from the lowest layer up. A module imports only from layers below its own, or from its own
 folder; tests/test_layers.py checks that, and that this picture lists every module::
 
-    logs.py              layer -1  what a log shows of a peer's text, and how often
-    _blocks.py           layer -1  what is entered by async with, and says so
-    _types.py            layer -1  names for what may be anything
-    models.py            layer 0   models of pydantic, where msgspec meets one
+    logs.py              layer -1  escaping of a peer's text in logs, and limits on records
+    _blocks.py           layer -1  async context managers with helpful errors for misuse
+    _types.py            layer -1  names for values of any type
+    models.py            layer 0   pydantic models as types of msgspec
     errors.py            layer 0   every exception, its tree in the docstring
     options.py           layer 0   Options: every limit and timeout, frozen
-    ledger.py            layer 0   the memory that one peer makes us hold
-    signals.py           layer 0   from a signal to a cancelled scope
+    ledger.py            layer 0   MemoryLedger: the memory held on behalf of one peer
+    signals.py           layer 0   cancelling a scope on a signal
     systems.py           layer 0   names that exist on some operating systems only
     _nurseries.py        layer 0   unwrapping the exception group of an internal nursery
     _settings.py         layer 0   keyword arguments that several functions share
-    wall.py              layer 1   runs user code: handlers, methods and hooks
-    decoding.py          layer 1   decoding JSON and msgpack that a peer sent
+    wall.py              layer 1   handling of exceptions from user code
+    decoding.py          layer 1   decoding of JSON and msgpack from a peer
     _late_scope.py       layer 2   a cancel scope that is only made when it is cancelled
-    predicates.py        layer 2   who may call, or gets a message
+    predicates.py        layer 2   conditions on a connection, for calls and messages
     protocol/            layer 2   bytes <-> events, without I/O
-        http.py              requests, headers, plain answers
-        http_parser.py       a request out of bytes, with a fast path for the common one
+        http.py              requests, headers, plain responses
+        http_parser.py       parsing of requests, with a fast path for the common one
         handshake.py         both opening handshakes
-        server_response.py   what a server answers to an opening request
-        hosts.py             the names that a server is reached by
+        server_response.py   the responses of a server to an opening request
+        hosts.py             the host names that a server accepts
         forwarded.py         Forwarded and X-Forwarded-*, as proxies write them
         proxy_protocol.py    the PROXY protocol of TCP proxies
-        tls.py               what is known of a connection's TLS
-        urls.py              URLs as they may be shown in errors and logs
-        masking.py           xor, and where its keys come from
-        _accel.py            the common frame, in Python
-        _speedups.c          the same and masking in C, where it could be built
-        frames.py            frames that arrive, to messages: wsproto's, with a fast path for the common frame
-        framing.py           frames that are sent
+        tls.py               properties of a connection's TLS
+        urls.py              URLs in errors and logs, without secrets
+        masking.py           masking of payloads, and its random keys
+        _accel.py            reading and writing of common frames
+        _speedups.c          masking, common frames and sizes of msgpack in C, if it could be built
+        frames.py            parsing of incoming frames by wsproto, with a fast path for the common frame
+        framing.py           building of outgoing frames
         deflate.py           permessage-deflate with a bound on what it inflates
     wire/                layer 3   the deprecated name of protocol/
-    codecs/              layer 3   what a payload means
-        base.py              the packets of calls, and what a codec does with them
-        recovery.py          where subscriptions continue
-        decoded_size.py      the memory a payload takes once it is decoded
+    codecs/              layer 3   payloads of messages <-> packets
+        base.py              packets, and the interface of codecs
+        recovery.py          the argument and the result of __recover__
+        decoded_size.py      the memory that a decoded payload takes
         packets.py           packets as msgpack and as JSON
         jsonrpc_batches.py   batches of JSON-RPC
-        jsonrpc.py           the same calls as JSON-RPC 2.0
-        dialect.py           calls as others write them
-        registry.py          which codec a connection uses
+        jsonrpc.py           packets as JSON-RPC 2.0
+        dialect.py           Dialect: RPC protocols of other authors
+        registry.py          the choice of a connection's codec
     websocket/           layer 4   one WebSocket on one trio stream
-        _notify.py           the cheapest way to wait for a change
+        _notify.py           notifications for waiting tasks
         message.py           WebSocketMessage
         transport.py         a plain socket, or any trio stream
-        sockets.py           how streams and sockets fail, and how TCP ends
+        sockets.py           errors of streams and sockets, and the end of TCP
         tls.py               TLS on a socket, and over any other stream
-        frame_log.py         what the log shows of a connection and its frames
-        delivery.py          how many bytes the peer's system has taken from a socket
-        deferred_frame.py    large messages that are deflated while they wait
-        write_buffer.py      what waits to be written: coalescing, water marks
-        receive_buffer.py    messages that wait for the application
+        frame_log.py         logging of connections and frames
+        delivery.py          the number of bytes that the peer's system has acknowledged
+        deferred_frame.py    large messages that are compressed while they wait
+        write_buffer.py      frames that wait to be written
+        receive_buffer.py    received messages that wait for the application
         closing.py           the states of a connection, and the closing handshake
-        keepalive.py         pings, and judging fairly whether the peer is alive
-        readers.py           who reads a connection
-        epoll_reader.py      one reader for many plain sockets (Linux)
-        disconnect_watch.py  whether the client of a plain request is still there
-        runtime.py           the few tasks that serve all connections of one owner
-        message_stream.py    one message in parts
+        keepalive.py         pings, and the detection of lost peers
+        readers.py           the ways in which a connection is read
+        epoll_reader.py      the shared reader of many plain sockets (Linux)
+        disconnect_watch.py  noticing that a client disconnects before it is accepted
+        runtime.py           the tasks that serve all connections of one client or server
+        message_stream.py    receiving one message in parts
         connection.py        WebSocket, made of these parts
         internals.py         these parts, for the layers above
     channels/            layer 5   one message to many
         names.py             names and globs
         channel.py           messages, channels and their subscribers
-        history.py           the newest messages of channels, kept for those who missed them
-        recovery.py          where a subscription begins, and how a task reads a history
-        shared_messages.py   what processes send each other of a message
-        shared_histories.py  histories that a broker keeps for all processes
-        presence.py          who is in a channel, in all processes
+        history.py           histories: the newest messages of channels
+        recovery.py          the start of subscriptions, and reading of histories by tasks
+        shared_messages.py   the format of messages between processes
+        shared_histories.py  histories that all processes share through a broker
+        presence.py          the members of channels in all processes
         users.py             all connections of a user
         subscription.py      a subscribed task's bounded queue and its policy
-        fanout.py            the task that writes to all subscribers
-        local_delivery.py    giving messages to the subscribers in this process
-        registry.py          who is subscribed to what
-        hub_histories.py     histories of a hub, and subscribers that continue from them
+        fanout.py            writing to all subscribed connections
+        local_delivery.py    delivery of messages to the subscribers in this process
+        registry.py          the subscribers of channels and globs
+        hub_histories.py     the histories of a hub, and subscribers that continue from them
         statistics.py        counters
         hub.py               Hub, made of these parts: subscribing and publishing
         sharing.py           connecting the hubs of a server to a broker
         broadcast.py         one message to many plain WebSockets
-        broker.py            what joins several processes
-        memory_broker.py     InMemoryBroker: for tests, and as a model
-        broker_urls.py       from a URL to its broker
+        broker.py            Broker: the interface for exchange between processes
+        memory_broker.py     InMemoryBroker: a broker for tests, and an example
+        broker_urls.py       creating a broker from a URL
         redis/               RedisBroker: channels through Redis
             broker.py            RedisBroker
             connection.py        one connection to Redis
             patterns.py          names and globs at Redis
-            publish_queue.py     what waits to be published
-            duplicates.py        which messages were received already
-            messages.py          the form of a message at Redis, and its mark
+            publish_queue.py     messages that wait to be published
+            duplicates.py        detection of messages that were already received
+            messages.py          the format of a message at Redis, and its signature
             histories.py         histories of channels as streams
             publisher.py         Publisher: publishing from other programs
             url.py               Redis URLs
-    schema/              layer 5   the contract of handlers, for other languages
+    schema/              layer 5   descriptions of handlers for other languages
         docstring.py         the parts of a docstring
         types.py             types -> JSON Schema
         globs.py             the parts of a glob
-        contract.py          what a handler offers
+        contract.py          the interface of a handler
         openrpc.py           as OpenRPC 1.3
         asyncapi.py          as AsyncAPI 3.0
         typescript.py        as TypeScript
-        page.py              as a page that tries it: static/docs.html
-        document.py          Schema: in every form
-    rpc/                 layer 6   calls over one WebSocket, either way round
+        page.py              as an interactive page: static/docs.html
+        document.py          Schema: all of these forms
+    rpc/                 layer 6   calls over one WebSocket, in both directions
         rate_limit.py        rate limits
-        definitions.py       mistakes that a handler's class shows when it is defined
-        parameters.py        validating arguments by their annotations
-        methods.py           @rpc_method: from a signature to a checked call
+        definitions.py       checks of a handler's class when it is defined
+        parameters.py        validation of arguments by their annotations
+        methods.py           @rpc_method: binding and validation of calls
         transport.py         sending packets, and the memory that a connection holds
-        errors.py            from codes to exceptions, and from exceptions to responses
-        task_pool.py         parked tasks for calls that wait
+        errors.py            codes <-> exceptions
+        task_pool.py         reused tasks for calls that wait
         deadlines.py         deadlines of calls
         batch.py             several calls in one message
-        streams.py           items and credit
-        client_streams.py    arguments that are streams
+        streams.py           streams: items and credit
+        client_streams.py    streams as arguments
         pending.py           calls that wait for their response
-        outgoing.py          the calls of this side
-        detached.py          connections that live on without a task
-        inline_call.py       how calls run in the task that reads: the theory of operation
-        deferred.py          requests that wait for room
-        incoming.py          the calls of the other side
-        rights.py            subscriptions that a handler is asked about again
+        outgoing.py          calls of this side
+        detached.py          connections without a task
+        inline_call.py       running calls in the task that reads
+        deferred.py          requests that wait to be started
+        incoming.py          calls of the other side
+        rights.py            subscriptions with a time limit
         expiry.py            connections that expire
         channel_methods.py   the built-in methods for channels
-        packet_delivery.py   packets that are not calls
-        session.py           one session per connection, which owns these and reads
-        proxy.py             the other side's methods as an object's
+        packet_delivery.py   delivery of packets that are not calls
+        session.py           RPCSession: the calls of one connection
+        proxy.py             methods of the other side as methods of an object
         client_connection.py ClientConnection
         handler.py           WebSocketHandler
-        _decorator_types.py  what type checkers see of a method
+        _decorator_types.py  types of the decorators
     client/              layer 7   connecting, and reconnecting
-        failures.py          why no connection came about, in words
+        failures.py          messages of failed attempts to connect
         uri.py               ws:// and wss://
         proxy.py             HTTP and SOCKS5 proxies, named or from the environment
         http_tunnel.py       CONNECT, to an HTTP proxy
-        redirect.py          where a redirect leads, and what may go there
-        config.py            ConnectConfig: how to connect, checked once
+        redirect.py          targets of redirects, and the headers that are sent there
+        config.py            ConnectConfig: the validated settings of a connection
         connect.py           connect(): names, TLS, the client's opening handshake
-        backoff.py           when to try again
-        setup.py             on_connection at work
-        retry.py             trying to connect again, counted, and the state that users watch
-        presence.py          who is in a channel, as a client sees it
-        recovery.py          how far a subscription has come, over all connections
-        subscriptions.py     what a client subscribes to, on whatever connection it has
-        notifications.py     what a server pushes to a client without being asked each time
+        backoff.py           Backoff: delays between attempts to connect
+        setup.py             running on_connection
+        retry.py             retrying to connect, and the state of a client
+        presence.py          the members of a channel, in a client
+        recovery.py          the position of a subscription over all connections
+        subscriptions.py     the subscriptions of a client over all connections
+        notifications.py     streams of notifications that a server pushes
         reconnect.py         the connections of one client, one after the other
         session.py           session, connections: one connection after the other to any server
         client.py            WebSocketClient
@@ -154,93 +154,93 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         cdp.py               the Chrome DevTools Protocol
         ocpp.py              OCPP-J, of charging stations
     server/              layer 8   listening, accepting, one task per client
-        http.py              plain HTTP responses beside the upgrade
+        http.py              HTTPResponse
         listeners.py         the sockets that a server opens, and the file of a Unix socket
-        accepting.py         accepting, and a client's way to a checked request
+        accepting.py         accepting clients, and reading their requests
         access_log.py        one line for each request and each connection
-        address_shares.py    what one address of a client may hold
-        trusted_proxies.py   which proxies are believed, and what follows
-        routing.py           paths with typed parameters, and the functions that answer to them
-        router.py            what a server asks of an App
-        blocking.py          plain functions in threads, and the WebSocket that they get
-        config.py            ServerConfig: the settings of a server, checked once
-        client_task.py       one client, from its first byte to its last
+        address_shares.py    limits per client address
+        trusted_proxies.py   information of trusted proxies about clients
+        routing.py           paths with typed parameters, and checks of functions
+        router.py            the interface between a server and an App
+        blocking.py          BlockingWebSocket: plain functions in threads
+        config.py            ServerConfig: the validated settings of a server
+        client_task.py       the task of each client
         server.py            WebSocketServer, serve
-        embedded.py          a server to which others bring the clients
+        embedded.py          a server without listeners
         wrap.py              wrap_stream: a WebSocket on a stream that was accepted elsewhere
         processes/           one server in several processes
-            targets.py           import strings: how a target gets into another process
-            control.py           what supervisor and worker say to each other
-            worker.py            a worker, in its own process
-            worker_handle.py     a worker, as its supervisor sees it
+            targets.py           import strings
+            control.py           the control channel between supervisor and worker
+            worker.py            the program of a worker
+            worker_handle.py     the state of a worker in the supervisor
             supervisor.py        serve_processes: start, restart, renew, drain
-    hosting/             layer 9   under servers that are not ours
-        websocket.py         a WebSocket whose frames the host parses and makes
+    hosting/             layer 9   running under ASGI and RSGI servers
+        websocket.py         a WebSocket whose frames the host handles
         asgi_stream.py       an ASGI connection: HTTP as bytes, and then messages
-        server.py            one server for all clients that hosts accept
+        server.py            one server for all clients of a host
         asgi.py              ASGIApp: any target as an ASGI application
-        ticks.py             when a trio run on an asyncio loop takes its turns
-        guest.py             a trio run on an asyncio loop, and the way across
+        ticks.py             scheduling of a trio run on an asyncio loop
+        guest.py             a trio run on an asyncio loop, and calls between the two
         rsgi.py              the same application under RSGI
-    guest.py             layer 10  servers and functions of trio's in asyncio programs
-    compat/              layer 10  other libraries' interfaces
-        trio_websocket.py    that of trio-websocket
-        webshocket/          webshocket's
-            _background.py       what runs on outside of a block
+    guest.py             layer 10  servers and trio functions in asyncio programs
+    compat/              layer 10  interfaces of other libraries
+        trio_websocket.py    trio-websocket
+        webshocket/          webshocket
+            _background.py       background tasks outside of a block
             _client.py           WebSocketClient
-            _engine.py           between its handlers and ours
+            _engine.py           adapter between its handlers and ours
             _sending.py          sending from plain code
             _server.py           WebSocketServer
             connection.py        ClientConnection
             enum.py              its enums
             exceptions.py        its exceptions
             handler.py           WebSocketHandler, with its channels
-            packets.py           Packet, and what is in it
-            predicate.py         predicates, which ask session_state
+            packets.py           Packet, RPCRequest, RPCResponse
+            predicate.py         predicates
             rpc.py               its decorators
-            websocket.py         server and client by their names there
+            websocket.py         its module for servers and clients
     app/                 layer 10  App
-        lifespan.py          what is held open around the work of a server
-        listener.py          functions of one message: app.listener
-        dispatch.py          from a route to its function, through the middleware
-        docs.py              who gets that page
-        javascript.py        the JavaScript client, as a page gets it: static/trio-ws.js
+        lifespan.py          running the lifespans
+        listener.py          app.listener: functions that are called for each message
+        dispatch.py          running the function of a route through the middleware
+        docs.py              serving the interactive page
+        javascript.py        serving the JavaScript client: static/trio-ws.js
         app.py               App: routes, mounts, middleware, a lifespan
     testing/             layer 10  memory links, faults, the raw peer
         link.py              two ends of a connection in memory
         peer.py              RawPeer: frames byte by byte
-        exploring.py         explore: a test cancelled at each checkpoint, and cut at each byte
-        memory_server.py     a server in memory, and the ways to it
+        exploring.py         explore: cancelling a test at each checkpoint, and cutting its links at each byte
+        memory_server.py     MemoryServer
         pytest_plugin.py     fixtures
-        recording.py         record: what a client and a server said, to a file
-        replaying.py         replay: the server of a recording
-        conformance/         a server that judges clients of trio-ws.v1
+        recording.py         record: messages of a client and a server, to a file
+        replaying.py         replay: a server that plays a recording
+        conformance/         the conformance suite for clients of trio-ws.v1
             stage.py             the driver, and the connections of its client
-            scene.py             one thing that a client does
+            scene.py             Scene: one test of a client
             client_scenes.py     calls, streams, uploads
-            server_scenes.py     the server's calls, data, channels, ends
-            suite.py             the server, and its verdicts
+            server_scenes.py     calls by the server, data, channels, ends of connections
+            suite.py             the server, and its results
             driver.py            the driver of our own client
             __main__.py          the command
-    cli/                 layer 12  the command line, which uses the names of this module as any program does
-        values.py            from words to arguments
-        errors.py            from an exception to one line and an exit code
+    cli/                 layer 12  the command line, which uses only the public interface
+        values.py            parsing of arguments
+        errors.py            messages and exit codes of exceptions
         output.py            output for people, and as JSON
         streams.py           the standard streams
         server.py            serve
         reloading.py         serve --reload
-        target.py            how a command reaches its server
+        target.py            connecting a command to its server
         methods.py           the methods that a server lists
         rpc.py               call, stream, listen
         schemas.py           schema, types
         interactive.py       connect
-        stdin.py             lines from a pipe
-        prompt.py            lines from a person
+        stdin.py             input from a pipe
+        prompt.py            input at a terminal
         bench.py             bench
         recording.py         record
-        completion.py        what a shell completes
-        version.py           what the program says of itself
-        commands.py          arguments and options
+        completion.py        completion in shells
+        version.py           --version
+        commands.py          the commands with their options
     __main__.py          layer 13  python -m trio_ws
 """
 
@@ -420,8 +420,8 @@ __all__ = [
 ]
 
 
-def _name_here() -> None:
-    """Users meet these names here, in tracebacks and in documentation too, wherever they are defined."""
+def _set_modules() -> None:
+    """Set ``__module__`` of the public names to this package, for tracebacks and documentation."""
     for name in __all__:
         thing = globals()[name]
         if hasattr(thing, "__struct_fields__"):  # msgspec looks up annotations in the module that it names
@@ -431,9 +431,9 @@ def _name_here() -> None:
             thing.__module__ = __name__
 
 
-_name_here()
+_set_modules()
 
-#: Names of earlier versions: where each is now.
+#: Deprecated names, and the module and the name of their replacements.
 _DEPRECATED = {
     "Inbox": ("trio_ws", "Subscription"),
     "InboxStatistics": ("trio_ws", "SubscriptionStatistics"),
