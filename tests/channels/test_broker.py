@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Cable(Broker):
-    """A broker as a user writes it, of public names alone: it joins two servers."""
+    """A user-defined broker that connects two servers, and uses only public names."""
 
     def __init__(self) -> None:
         self.other: Cable | None = None
@@ -79,14 +79,14 @@ async def test_a_broker_of_a_users() -> None:
 
 
 class Medium:
-    """What brokers of one kind meet in, and what one must wait for there."""
+    """The medium that connects brokers of one kind, and waits for its state."""
 
     def __init__(self, make: Callable[[], Broker]) -> None:
         self.make = make
 
     @asynccontextmanager
     async def running(self, *names: str) -> AsyncIterator[tuple[Broker, Received]]:
-        """A broker that runs, is subscribed to these names, and writes down what it hears."""
+        """Run a broker with these subscriptions, which records the messages that it receives."""
         broker = self.make()
         heard: Received = []
         async with broker.run(lambda name, payload: heard.append((name, payload)), 5):
@@ -96,7 +96,7 @@ class Medium:
             yield broker, heard
 
     async def settle(self, broker: Broker) -> None:
-        """Until the other side knows all that it was told."""
+        """Wait until the other side knows all subscriptions."""
         if isinstance(broker, RedisBroker):
             link = broker._connection
             assert link is not None

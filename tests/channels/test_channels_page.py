@@ -26,7 +26,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "channels.md").read_text(encoding="
 
 @pytest.fixture
 def page() -> dict[str, Any]:
-    """What the page defines."""
+    """The names that the page defines."""
     defined: dict[str, Any] = {"__name__": "page", "trio_ws": trio_ws, "AsyncIterator": AsyncIterator}
     for program in re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
         exec(compile(program, "docs/channels.md", "exec", dont_inherit=True), defined)

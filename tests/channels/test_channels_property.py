@@ -55,7 +55,7 @@ steps = st.lists(
 
 
 class Scene:
-    """The model beside the real thing."""
+    """A model of the subscribers, together with the real ones."""
 
     def __init__(self, handler: Rooms, listeners: list[Listener]) -> None:
         self.handler = handler
@@ -142,7 +142,7 @@ class Scene:
             case ("yield",):
                 await trio.lowlevel.checkpoint()
             case _:
-                pass  # of somebody who is not here
+                pass  # a subscriber that is not connected
         self.check_bounds()
 
 
@@ -185,7 +185,7 @@ async def play(policy: str, script: list[tuple[Any, ...]]) -> None:
 
 
 async def check_nothing_is_left(handler: Rooms) -> None:
-    """Whoever has gone has left nothing behind."""
+    """Check that nothing remains of subscribers that have left."""
     hub = handler.channels
     assert not channels_of(hub)
     assert not globs_of(hub)

@@ -259,7 +259,7 @@ async def test_a_broker_may_run_again_as_another() -> None:
 
 
 class Clock(logging.Handler):
-    """Notes when something was logged."""
+    """Records the times of log records."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -305,11 +305,11 @@ async def test_the_attempts_follow_the_back_off(
     assert len(gaps) >= 8
     for gap, most in zip(gaps, [1, 2, 4, 8] + [10] * 20, strict=False):
         assert most / 2 <= gap < most + 0.5
-    assert len(set(gaps)) > 4  # there is chance in it
+    assert len(set(gaps)) > 4  # the delays are random
 
 
 class Defective(RedisBroker):
-    """Has a defect that shows when Redis is lost."""
+    """A broker with a bug that raises an exception when Redis is lost."""
 
     def _connection_lost(self, reason: str) -> None:
         raise ZeroDivisionError(reason)
@@ -327,7 +327,7 @@ async def test_a_defect_of_its_own_ends_the_block_as_itself() -> None:
 
 
 class CancelAfter(trio.abc.Instrument):
-    """Cancels a scope after so many steps of the broker's tasks, and of others while they do not spin."""
+    """Cancels a scope after a number of steps of the broker's tasks, and of others unless they spin."""
 
     def __init__(self, scope: trio.CancelScope, steps: int) -> None:
         self.scope = scope

@@ -51,7 +51,7 @@ async def test_bad_input_broker_url_where_nobody_listens() -> None:
 
 
 class NoSuchName(trio.abc.HostnameResolver):
-    """Knows no name but "slow", for which it takes for ever."""
+    """A resolver that knows only the name "slow", for which it never returns."""
 
     async def getaddrinfo(self, host: bytes | None, *rest: Any, **named: Any) -> Any:
         if host == b"slow":
@@ -82,7 +82,7 @@ async def test_bad_input_broker_url_with_a_wrong_password() -> None:
 
 @asynccontextmanager
 async def something_else(talk: Callable[[trio.SocketStream], Awaitable[None]]) -> AsyncIterator[str]:
-    """A server that is no Redis, and its URL."""
+    """Run a server that is not Redis, and yield its URL."""
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(trio.serve_tcp, talk, 0)
         yield f"redis://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
@@ -217,7 +217,7 @@ async def test_tls_and_a_certificate_that_is_not_trusted(tmp_path: Any) -> None:
 
 
 async def tls_port(server: RedisServer, pem: Any, ca: Any) -> int:
-    """Open a port for TLS at a server that runs, whichever is free."""
+    """Let a running server listen on a free port with TLS, and return the port."""
     for name, value in (("cert-file", pem), ("key-file", pem), ("ca-cert-file", ca), ("auth-clients", "no")):
         await server.do("CONFIG", "SET", f"tls-{name}", str(value))
     with trio.socket.socket() as probe:
@@ -233,7 +233,7 @@ async def test_the_buffer_of_a_connection_is_given_back_under_a_flood() -> None:
     message = b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$10000\r\n" + b"x" * 10_000 + b"\r\n"
     seen = 0
     await theirs.send_all(message[:5])
-    for _ in range(1000):  # never does a piece end where a message does
+    for _ in range(1000):  # no read ends at the end of a message
         await theirs.send_all(message[5:] + message[:5])
         seen += len(await link.receive())
         assert link._parser.len() < 2_000_000

@@ -56,7 +56,7 @@ class HasURL(Protocol):
 
 
 class Process:
-    """One of the processes of a test, which share a Redis."""
+    """One of the simulated processes of a test, which share a Redis."""
 
     def __init__(self, handler: Rooms, broker: RedisBroker, memory: MemoryServer) -> None:
         self.handler = handler
@@ -87,7 +87,7 @@ async def two_processes(*server: str, **options: Any) -> AsyncIterator[tuple[Pro
 
 
 async def connected_again(processes: tuple[Process, Process], losses: list[int]) -> None:
-    """Until both have noticed that Redis was lost, and are connected again."""
+    """Wait until both have noticed that Redis was lost, and have reconnected."""
     await until(
         lambda: (
             all(one.losses > before for one, before in zip(processes, losses, strict=True))
@@ -97,7 +97,7 @@ async def connected_again(processes: tuple[Process, Process], losses: list[int])
 
 
 async def take(subscription: Subscription, last: Any) -> list[Any]:
-    """Data, or a gap and how many are missing, up to the data ``last``."""
+    """Return received data, and gaps with the number of missing messages, up to the data ``last``."""
     got: list[Any] = []
     while not got or got[-1] != last:
         packet = await subscription.receive()
@@ -473,7 +473,7 @@ async def disturb(redis: RedisServer, what: str) -> None:
 
 
 def check_numbers(got: list[Packet], last: dict[str, int]) -> int:
-    """All came in order and once, but for those before a gap; how many gaps there are."""
+    """Check that all messages arrived in order and once, except before gaps; return the number of gaps."""
     seen = dict.fromkeys(last, 0)
     certain = dict.fromkeys(last, True)  # no gap since the last one of each publisher
     gaps = 0

@@ -10,7 +10,7 @@ from trio_ws.channels.redis.publish_queue import PublishQueue
 
 
 def numbers(queue: PublishQueue, max_items: int = 100, max_bytes: int = 1000) -> list[int]:
-    """The payloads that are taken, which are numbers here."""
+    """Return the payloads of the next messages, which are numbers here."""
     return [int(message.payload or b"0") for message in queue.take(max_items, max_bytes)]
 
 
@@ -97,7 +97,7 @@ KEPT = History()
 
 
 def taken(queue: PublishQueue, max_items: int = 100) -> list[tuple[bytes, bytes, int]]:
-    """What is taken: channel, payload, and how many are missing there."""
+    """Return the next messages: channel, payload, and number of missing messages."""
     return [(one.channel, one.payload, one.lost) for one in queue.take(max_items, 1000)]
 
 

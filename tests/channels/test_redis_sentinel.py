@@ -42,14 +42,14 @@ class Sentinel:
             return await talk(stream, "SENTINEL", *words)
 
     async def is_tilted(self) -> bool:
-        """Whether it waits until it trusts the clock again, since it did not run for two seconds."""
+        """Whether it is in TILT mode, because it did not run for two seconds."""
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         async with stream:
             return b"sentinel_tilt:0" not in await talk(stream, "INFO", "sentinel")
 
     @property
     def url(self) -> str:
-        """First a Sentinel that is not there, then the one that is."""
+        """The URL with a Sentinel that does not exist, followed by this one."""
         return f"redis+sentinel://127.0.0.1:1,127.0.0.1:{self.port}/primary"
 
 
@@ -85,7 +85,7 @@ async def sentinel(primary: int) -> AsyncIterator[Sentinel]:
 
 @asynccontextmanager
 async def replicated() -> AsyncIterator[tuple[RedisServer, RedisServer, Sentinel]]:
-    """A primary, its replica, and a Sentinel that knows both."""
+    """Run a primary, its replica, and a Sentinel that knows both."""
     at_once = "--repl-diskless-sync-delay 0"
     async with (
         redis_server(at_once, patience=PATIENCE) as primary,

@@ -32,7 +32,7 @@ class Rooms(WebSocketHandler[Any]):
 
 
 async def spy(server: RedisServer, publish: Callable[[], object]) -> bytes:
-    """A message as it goes over Redis, for the channel ``a``."""
+    """Return a message for the channel ``a`` as it is sent to Redis."""
     async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
         await stream.send_all(b"SUBSCRIBE trio_ws:a\r\n")
         await stream.receive_some()
@@ -42,7 +42,7 @@ async def spy(server: RedisServer, publish: Callable[[], object]) -> bytes:
 
 
 async def test_no_forged_number_makes_deaf_for_what_comes_after() -> None:
-    """Whatever eight bytes of the head of a real message are changed to."""
+    """Any eight bytes of the header of a genuine message may be changed."""
     async with (
         redis_server() as server,
         running(server, "a") as (_, heard),
@@ -76,7 +76,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     heard = ReceivedMessages()
     first = [heard.add(b"1", b"c", b"%d" % number) for number in (1, 1, 2, 3, 4)]
     assert first == [True, False, True, True, True]
-    assert heard.add(b"1", b"c", b"1")  # it is out of mind
+    assert heard.add(b"1", b"c", b"1")  # it has been forgotten
     assert not heard.add(b"1", b"c", b"4")
     for sender in range(10):
         assert heard.add(b"s%d" % sender, b"c", b"")

@@ -14,6 +14,6 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def url() -> Iterator[str]:
-    """Where `tests.support.cli_targets.app` is served, by the command itself."""
+    """Serve `tests.support.cli_targets.app` with the command, and yield the URL."""
     with serving_process("tests.support.cli_targets:app", "--log-level", "critical") as (_, url):
         yield url.rstrip("/")

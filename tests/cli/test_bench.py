@@ -28,7 +28,7 @@ def test_for_programs(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert trips["messages"] == pipelined["messages"] == 2
     assert 0 < trips["p50"] <= trips["p99"] <= trips["seconds"]
     assert trips["per_second"] == pytest.approx(2 / trips["seconds"])
-    # What the server itself refuses is said as it says it.
+    # The error contains the server's own reason.
     assert main(["bench", f"{url}/echo", "--messages", "1", "--size", str(size)]) == 3
     assert "code 1009" in capsys.readouterr().err
 

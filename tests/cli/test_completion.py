@@ -85,7 +85,7 @@ needs_bash = pytest.mark.skipif(BASH is None, reason="bash is not installed")
 
 
 def complete(folder: Path, line: str) -> list[str]:
-    """What bash would show, or put into the line, after Tab at the end of this one."""
+    """Return the completions of bash after Tab at the end of a line."""
     script = f"""
 {completion_script(cli, "bash")}
 trio-ws() {{ '{sys.executable}' -m trio_ws "$@"; }}

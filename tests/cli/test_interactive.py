@@ -70,7 +70,7 @@ def test_no_lines(connect: Callable[..., tuple[int, str, str]]) -> None:
 
 
 def test_what_is_expected(connect: Callable[..., tuple[int, str, str]]) -> None:
-    # As many answers as lines are hoped for, and no error where none come.
+    # As many responses as lines are expected, and missing ones are not an error.
     assert connect("/mute", "one\n", "--timeout", "0.1") == (0, "", "")
     code, out, err = connect("/mute", "one\n", "--timeout", "0.1", "--expect", "1")
     assert (code, out) == (4, "")

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("measured")
 
 
 async def node(ws: WebSocket) -> None:
-    """Speaks JSON-RPC with those who have a token, and selects no subprotocol."""
+    """A JSON-RPC server that requires a token, and selects no subprotocol."""
     if ws.header("Authorization") != "Bearer very-secret":
         await ws.reject(401)
         return

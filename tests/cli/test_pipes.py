@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EVIL = "\x1b]0;title\x07\x9b31m\x7f\r\u202e\u2066\u200f\u2028\u2029\ufeff\U000e0041"
-#: A terminal's own escape sequences, which the prompt writes, aside.
+#: Escape sequences of the prompt, which are ignored.
 STEERING = set("\x07\x7f\x9b\u202e\u2066\u200f\u2028\u2029\ufeff\U000e0041")
 
 
@@ -83,7 +83,7 @@ def test_a_full_disk_is_one_line(url: str) -> None:
 
 
 def test_serving_goes_on_where_nobody_reads_where() -> None:
-    """What reads its first line may be gone already."""
+    """The process that reads its first line may have exited."""
     line = "timeout -s TERM 5 $cli serve tests.support.cli_targets:app --port 0 | true"
     done = shell(line)
     assert "Traceback" not in done.stderr
@@ -115,7 +115,7 @@ def test_a_value_that_json_has_no_form_for_is_shown(
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])
 async def test_nothing_raw_reaches_a_terminal(url: str, flags: tuple[str, ...]) -> None:
-    """Neither a result nor an error, which has the name of the method."""
+    """Neither in a result nor in an error, which contains the name of the method."""
     words = (("same", json.dumps([EVIL])), (f"no{EVIL}",))
     for word in words:
         async with at_a_terminal("call", *flags, f"{url}/rpc", *word) as terminal:

@@ -109,7 +109,7 @@ def test_urls_that_lead_to_nothing(
 
 def test_addresses_that_lead_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))  # and does not listen
+        free.bind(("127.0.0.1", 0))  # without listening
         assert main(["call", f"ws://127.0.0.1:{free.getsockname()[1]}", "add"]) == 3
     assert "is the server running" in capsys.readouterr().err
     assert main(["call", "localhost:8000", "add"]) == 2
@@ -191,7 +191,7 @@ def test_a_server_that_ends_the_listening(url: str, options: list[str], code: in
 
 @contextmanager
 def listening(url: str, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that listens, and has been told two things."""
+    """Run ``listen`` in a process, and wait until it has received two messages."""
     with subprocess.Popen(
         program("listen", f"{url}/rpc", *words),
         stdout=subprocess.PIPE,

@@ -87,7 +87,7 @@ class Handler(WebSocketHandler):
 async def reconnecting(
     target: Any = None, backoff: Backoff | None = None, **kwargs: Any
 ) -> AsyncIterator[tuple[WebSocketClient, Network, MemoryServer]]:
-    """A client of a server in memory, which tries again after one second."""
+    """Connect a client to a server in memory; it reconnects after one second."""
     async with serving_in_memory(Handler() if target is None else target) as memory:
         network = Network(memory.listener)
         backoff = backoff or Backoff(initial=1, factor=1, jitter=False)
@@ -188,7 +188,7 @@ async def test_a_call_says_whether_it_may_have_run(autojump_clock: MockClock) ->
 
 @pytest.mark.parametrize("reconnects", [True, False])
 async def test_a_call_says_whether_it_may_have_run_over_sockets(reconnects: bool) -> None:
-    """The server reads nothing: a request that is larger than all buffers cannot have left as a whole."""
+    """The server does not read, so a request that is larger than all buffers was not sent completely."""
 
     async def serve(stream: trio.SocketStream) -> None:
         async with stream:
@@ -405,7 +405,7 @@ async def test_the_clients_own_methods_are_there_on_each_connection(autojump_clo
 
 
 def state_of(client: WebSocketClient) -> str:
-    """Its state, for type checkers that believe it stays as it was."""
+    """Return the state of a client. Type checkers would otherwise assume that it does not change."""
     return client.state
 
 
@@ -798,7 +798,7 @@ trio.run(main)
 
 @asynccontextmanager
 async def server_process(port: int, generation: str) -> AsyncIterator[tuple[trio.Process, int]]:
-    """A server in a process of its own, which is killed in the end."""
+    """Run a server in its own process, which is killed at the end of the block."""
     command = [sys.executable, "-c", SERVER, str(port), generation]
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
     assert process.stdout is not None

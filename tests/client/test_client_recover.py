@@ -63,12 +63,12 @@ async def reconnecting(memory: MemoryServer, **kwargs: Any) -> AsyncIterator[tup
 
 
 def seen(packet: Packet) -> Any:
-    """What a test compares: data, or what a gap says."""
+    """Return the data of a packet, or the number of missing messages of a gap."""
     return ("gap", packet.missing) if isinstance(packet, Gap) else packet.data
 
 
 async def drained(subscription: Subscription) -> list[Any]:
-    """All that is there once nothing happens any more."""
+    """Return all packets that have arrived when no task has anything to do."""
     await wait_all_tasks_blocked()
     found = []
     while True:
@@ -337,7 +337,7 @@ async def test_a_slow_connection_reads_the_history_or_gets_a_gap(
 
 
 def check_in_order_or_gaps(got: list[Any], count: int) -> None:
-    """Numbers from 0 on, where each hole is a gap of its size, and each gap a hole."""
+    """Check that the numbers start with 0, and that each gap has the size of a hole between them."""
     expected = 0
     hole: int | None = 0
     for item in got:
@@ -462,7 +462,7 @@ async def test_dialects_that_carry_no_positions(autojump_clock: MockClock) -> No
 
 
 class OldServer:
-    """Speaks trio-ws.v1 as it was before there was a history."""
+    """A server with the version of trio-ws.v1 before histories."""
 
     def __init__(self) -> None:
         self.methods: list[str] = []

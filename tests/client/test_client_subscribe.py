@@ -42,12 +42,12 @@ DIALECT = TrioWSCodec()
 
 
 class Channels:
-    """A server of channels, as its target: one client at a time.
+    """A server of channels for one client at a time.
 
     Attributes:
-        requests: all of them: method and its first argument.
-        refuse: by name, what a subscription to it is answered with: False or a code.
-        silent: answer no more.
+        requests: the method and the first argument of each request.
+        refuse: for each name, the response to a subscription: False or a code.
+        silent: whether requests are not answered.
     """
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ async def settle() -> None:
 
 
 def waiting(subscription: Subscription) -> list[Any]:
-    """Take what waits."""
+    """Return the data of all waiting packets."""
     got = []
     while True:
         try:
@@ -336,7 +336,7 @@ async def test_a_cancelled_subscriber_harms_no_other(autojump_clock: MockClock) 
 
 
 async def test_a_server_that_ponders_over_a_name_that_was_left(autojump_clock: MockClock) -> None:
-    """It would come to a request to unsubscribe first, and keep the client subscribed."""
+    """Otherwise the server would handle the unsubscribe first, and the client would stay subscribed."""
 
     class Handler(WebSocketHandler):
         async def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
@@ -661,7 +661,7 @@ async def test_cancelled_at_every_checkpoint(autojump_clock: MockClock) -> None:
 
 
 async def test_what_a_server_makes_a_subscription_hold(autojump_clock: MockClock) -> None:
-    """Empty maps take one byte on the wire, and 64 and more here."""
+    """An empty map takes one byte when encoded, and at least 64 bytes in Python."""
     server = Channels()
     options = Options(channel_max_bytes=100_000)
     maps: list[dict[str, int]] = [{}] * 1000

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Certificates:
-    """A server's certificate for localhost, and a client that trusts it."""
+    """The context of a server with a certificate for localhost, and of a client that trusts it."""
 
     def __init__(self) -> None:
         authority = trustme.CA()
@@ -297,7 +297,7 @@ async def test_the_answers_headers_are_kept(autojump_clock: MockClock) -> None:
 
 
 async def asked(memory: MemoryServer, uri: str = "ws://test/", **kwargs: Any) -> WebSocket:
-    """Connect, and give the server's side."""
+    """Connect, and return the server's WebSocket."""
     stream = await memory.stream()
     async with connect(uri, stream=stream, **kwargs):
         return await memory.server.accept()
@@ -318,7 +318,7 @@ async def test_basic_authentication_from_the_uri(autojump_clock: MockClock) -> N
         ws = await asked(memory, "ws://us%65r:p%40ss@test/")
         assert ws.headers.get_all("authorization") == ["Basic " + base64.b64encode(b"user:p@ss").decode()]
         assert ws.header("host") == "test"
-        # A header of the user's own says it better.
+        # An explicit header takes precedence.
         ws = await asked(memory, "ws://user:pass@test/", headers={"authorization": "Bearer x"})
         assert ws.headers.get_all("authorization") == ["Bearer x"]
 

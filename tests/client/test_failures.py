@@ -35,7 +35,7 @@ def client_context() -> ssl.SSLContext:
 
 
 async def failure(url: str, ssl_context: ssl.SSLContext | None = None, **more: object) -> str:
-    """What connecting raises."""
+    """Return the text of the error that connecting raises."""
     with trio.fail_after(guard()), pytest.raises(ConnectionFailedError) as caught:
         async with trio_ws.connect(url, ssl_context=ssl_context, **more) as ws:  # type: ignore[arg-type]
             await ws.recv()
@@ -107,7 +107,7 @@ async def test_plain_to_a_port_of_ours_with_tls() -> None:
 
 
 async def plain_answer(answer: bytes) -> str:
-    """What a client makes of a server that answers with this, and ends."""
+    """Return the error of a client whose server sends this response and closes."""
     link = Link()
     await link.server.send_all(answer)
     await link.server.send_eof()

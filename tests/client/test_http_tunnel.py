@@ -14,7 +14,7 @@ GOOD = (
 
 
 def outcome(pieces: list[bytes], limit: int = 1000) -> bool | str:
-    """Whether the tunnel stands in the end, or why not."""
+    """Return whether the tunnel is established, or the error."""
     tunnel = Tunnel("h:80", None, limit)
     try:
         if any(map(tunnel.feed, pieces)):

@@ -119,7 +119,7 @@ async def test_what_waits_is_bounded_in_items(policy: Any, autojump_clock: MockC
 
 
 async def test_a_server_that_selects_the_subprotocol_may_be_ours(autojump_clock: MockClock) -> None:
-    """As that of the npm package ws does, which selects whatever is offered first."""
+    """The npm package ws, for example, selects the first offered subprotocol."""
     async with played("jsonrpc") as (client, server), client.notifications("news") as news:
         with trio.move_on_after(1):
             await client.call("slow")
@@ -306,7 +306,7 @@ async def test_what_nobody_asked_for_ends_the_connection_with_its_cause(
 
 
 async def test_what_means_nothing_is_ignored(autojump_clock: MockClock) -> None:
-    """Greetings, answers to cancelled calls, and errors of notifications."""
+    """Greetings, responses to cancelled calls, and errors of notifications."""
     async with played() as (client, server), trio.open_nursery() as nursery:
         with trio.move_on_after(1):
             await client.call("slow")

@@ -36,7 +36,7 @@ QUIET = Options(ping_interval=None, drain_timeout=0.01)
 
 
 class Guarded(WebSocketHandler[Any]):
-    """Serves those who have logged in."""
+    """Serves clients that have logged in."""
 
     def __init__(self) -> None:
         self.logins: list[str] = []

@@ -47,7 +47,7 @@ class Served(WebSocketHandler[Any]):
 
 
 class Own(WebSocketHandler[Any]):
-    """The client's. Its hooks come in pairs."""
+    """The client's handler. It counts calls of on_connect and on_disconnect."""
 
     def __init__(self) -> None:
         self.open = 0

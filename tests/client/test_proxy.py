@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
     from trio_ws import ClientConnection
 
-#: Of a server that proxies reach by any name.
+#: The URL of a server that proxies reach by any name.
 ANY_HOST = Options(hosts=["*"])
 LOGIN = ("ann", "s3cret")
 KINDS = [("tinyproxy", "http"), ("microsocks", "socks5h"), ("microsocks", "socks5")]
 
 
 class Certificates:
-    """A certificate for this machine, and where those who shall trust it find its authority."""
+    """A certificate for this machine, and the file of its authority."""
 
     def __init__(self, folder: Path) -> None:
         authority = trustme.CA()
@@ -59,7 +59,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 async def talks(uri: str, proxy_port: int | None = None, **kwargs: Any) -> None:
-    """Connect and send a little and a lot there and back, through that proxy."""
+    """Connect through a proxy, and echo a small and a large message."""
     async with connect(uri, **kwargs) as ws:
         if proxy_port is not None:
             assert ws.remote_address[1] == proxy_port
@@ -69,14 +69,14 @@ async def talks(uri: str, proxy_port: int | None = None, **kwargs: Any) -> None:
 
 
 async def greets(uri: str, proxy: str) -> None:
-    """The shortest use of a proxy."""
+    """Connect through a proxy, and receive a greeting."""
     async with connect(uri, proxy=proxy) as ws:
         await ws.send("hello")
         assert await ws.receive_text() == "hello"
 
 
 async def failing(uri: str = "ws://127.0.0.1:9/", **kwargs: Any) -> str:
-    """Connect in vain; the error's text, which has no password."""
+    """Fail to connect, and return the text of the error, which must not contain the password."""
     with trio.fail_after(guard()), pytest.raises(ConnectionFailedError) as info:
         async with connect(uri, **kwargs):
             pytest.fail("it connected")
@@ -248,7 +248,7 @@ async def test_tls_to_the_proxy_and_within(
 
 
 def says(*answers: bytes) -> Callable[[trio.abc.Stream], Awaitable[None]]:
-    """A proxy that gives one answer after each read, and closes."""
+    """Return the script of a proxy that sends one response after each read, and closes."""
 
     async def script(stream: trio.abc.Stream) -> None:
         for answer in answers:

@@ -30,10 +30,10 @@ SECRETS = {"Authorization": "Bearer secret", "Cookie": "session=secret", "X-Mine
 
 
 class Guide:
-    """A handler that refuses with the answers it was told, and tells of each path that it has none for.
+    """A handler that rejects with the configured responses, and sends the path of any other request.
 
     Attributes:
-        asked: path and headers of every request, in order.
+        asked: the path and the headers of all requests, in order.
     """
 
     def __init__(self, answers: dict[str, Any] | None = None, status: int = 302) -> None:
@@ -56,21 +56,21 @@ class Guide:
 
 
 async def lands_on(uri: str, **kwargs: Any) -> str:
-    """Connect, and give the path and the query with which the server was asked in the end."""
+    """Connect, and return the path and the query of the last request."""
     async with connect(uri, **kwargs) as ws:
         assert f"{ws.path}?{ws.query_string}" == await ws.receive_text()
         return f"{ws.path}?{ws.query_string}"
 
 
 async def failing(uri: str, **kwargs: Any) -> ConnectionFailedError:
-    """Connect in vain."""
+    """Fail to connect, and return the error."""
     with pytest.raises(ConnectionFailedError) as info:
         async with connect(uri, **kwargs):
             pytest.fail("it connected")
     return info.value
 
 
-# -- where they lead --------------------------------------------------------------------------------
+# -- targets ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -135,7 +135,7 @@ async def test_the_subprotocols_are_offered_again() -> None:
         assert ws.subprotocol == "chat"
 
 
-# -- where they end ---------------------------------------------------------------------------------
+# -- errors -----------------------------------------------------------------------------------------
 
 
 async def test_as_many_as_max_redirects() -> None:
@@ -264,11 +264,11 @@ async def test_cancelling_between_two_servers_leaves_nothing() -> None:
         assert not server.connections
 
 
-# -- what goes there --------------------------------------------------------------------------------
+# -- headers of redirected requests -----------------------------------------------------------------
 
 
 def told(headers: dict[str, str]) -> dict[str, str]:
-    """The headers that matter here."""
+    """Return the headers that these tests check."""
     return {name: headers[name] for name in ("authorization", "cookie", "x-mine") if name in headers}
 
 
@@ -312,7 +312,7 @@ async def test_a_user_named_by_the_redirect_is_its_own_matter() -> None:
 
 @pytest.fixture
 def certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's context and a client's; default contexts trust it too, as a redirect to TLS needs."""
+    """The contexts of a server and a client. Default contexts trust it too, as a redirect to TLS requires."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))

@@ -31,10 +31,10 @@ STEADY = Backoff(initial=1, factor=1, jitter=False)
 
 
 class Feed:
-    """A server of the usual kind: it sends numbers to those who have asked for them.
+    """A typical server: it sends numbers to clients that have subscribed.
 
     Attributes:
-        asked: when each connection asked.
+        asked: the times of the subscriptions.
     """
 
     def __init__(self, *, pause: float = 1.0, count: int | None = None, code: int = 1000) -> None:
@@ -68,10 +68,10 @@ async def subscribe(ws: WebSocket) -> None:
 
 
 class CountedNetwork(Network):
-    """A network that counts the connections of the client's that are open at once.
+    """A network that counts concurrent connections of the client.
 
     Attributes:
-        most: the most there were.
+        most: the maximum number of concurrent connections.
     """
 
     most = 0
@@ -96,7 +96,7 @@ async def test_messages_go_on_over_connections(autojump_clock: MockClock) -> Non
 
 
 async def take(feed: trio_ws.Session, count: int) -> list[str]:
-    """The data of the next messages, which are text."""
+    """Return the text of the next messages."""
     messages = [await feed.recv() for _ in range(count)]
     return [str(message.payload) for message in messages if message is not None]
 
@@ -254,7 +254,7 @@ async def test_a_set_up_that_fails_later_costs_its_connection(
 
 
 async def test_a_silent_connection_is_replaced(autojump_clock: MockClock) -> None:
-    """Also where the link is half open, so that no Close frame is answered."""
+    """Even if the link is half open, so that no Close frame is answered."""
     handler = Feed(pause=1e9)
     async with feeding(handler) as network:
         async with trio_ws.session(
@@ -362,7 +362,7 @@ async def test_a_consumer_that_takes_nothing_holds_two_connections_worth(autojum
 
 
 class Cuts:
-    """Cuts the link after random times, and sometimes lets nobody through."""
+    """Cuts the link after random times, and sometimes refuses connections."""
 
     def __init__(self, network: Network, seed: int) -> None:
         self.network = network
@@ -389,7 +389,7 @@ class Cuts:
 @examples(20)
 @given(seed=st.integers(0, 2**32))
 def test_cuts_at_random_places(seed: int) -> None:
-    """Never two connections, no message twice or out of order, no subscription missing for long."""
+    """There are never two connections, messages arrive in order and once, and subscriptions return soon."""
     handler = Feed(pause=0.25)
     backoff = Backoff(initial=0.5, maximum=2, random=random.Random(seed))
 

@@ -110,10 +110,10 @@ def test_many_keys_that_may_be_chosen_to_collide(sizer: Callable[[bytes, int], i
 
     assert sizer(packed(1000, key), NO_LIMIT) > 0
     assert sizer(packed(1001, key), NO_LIMIT) == ODD_KEYS
-    # Several maps cost as much together.
+    # The cost of several maps is added.
     assert sizer(b"\x92" + packed(800, key) * 2, NO_LIMIT) == ODD_KEYS
     assert sizer(b"\x92" + packed(500, key) * 2, NO_LIMIT) > 0
-    # Text and bytes have hashes that nobody can foretell, and values none.
+    # The hashes of text and bytes are unpredictable, and values are not hashed.
     for fine in (b"\xa2ab", b"\xd9\x02ab", b"\xc4\x02ab"):
         assert sizer(packed(60_000, fine), NO_LIMIT) > 0
     assert sizer(b"\xdc\xff\xff" + key * 65535, NO_LIMIT) > 0

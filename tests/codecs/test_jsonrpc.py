@@ -26,7 +26,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=4),
     max_leaves=12,
 )
-# Some of these are one id in two spellings, which is the caller's own business.
+# Some of these ids are equal, with different spellings.
 ids = st.integers(-(10**30), 10**30) | names | st.floats(allow_nan=False, allow_infinity=False)
 
 
@@ -400,7 +400,7 @@ def test_a_cancellation_finds_its_call(request_id: object) -> None:
         assert cancel.args == [call.call_id]
 
 
-# ---- What is broken ------------------------------------------------------------------------------------
+# ---- Malformed messages --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -573,7 +573,7 @@ def test_every_batch_is_answered_once_and_whole(kinds: list[str], data: st.DataO
     assert len(got) == len(expected) + kinds.count("broken")
 
 
-# ---- Our own calls, and what travels beside calls ------------------------------------------------------
+# ---- Our own calls, and data ---------------------------------------------------------------------------
 
 
 def test_responses() -> None:
@@ -629,7 +629,7 @@ def test_an_answer_that_is_nested_too_deeply_ends_its_call(form: str) -> None:
     assert (response.call_id, response.error) == ("7", -32700)
     # The second is what Python says from 3.14 on.
     assert re.search("does not decode: (maximum recursion depth|Stack overflow)", response.response)
-    # Nobody has asked for this one.
+    # No call has this id.
     assert refused(form % DEEP) == (-32700, None)
 
 
@@ -736,7 +736,7 @@ def try_to_decode(payload: str | bytes) -> None:
             answers.append(dialect.result(packet.rpc, None))
     for answer in answers:
         if answer is not None:
-            # A peer of ours takes every answer of ours, and has nothing to answer to it.
+            # A trio_ws peer accepts every response, and does not answer it.
             for packet in decode(answer):
                 assert isinstance(packet.rpc, Response)
 

@@ -40,7 +40,7 @@ CODES = [-32601, -32602, -32603, -32000, -32001, -32002]
 each_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 each_plain_dialect = pytest.mark.parametrize("dialect", PLAIN, ids=lambda dialect: dialect.name)
 
-# What both formats carry without a change: JSON has no bytes, and its numbers are no more than these.
+# Values that both formats encode unchanged: JSON has no bytes, and a smaller range of numbers.
 names = st.text(max_size=20)
 scalars = (
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, width=32) | names
@@ -348,7 +348,7 @@ def test_json_has_no_number_for_nan() -> None:
     assert answer == Response("7", math.inf)
 
 
-# ---- What cannot be sent -------------------------------------------------------------------------------
+# ---- Values that cannot be encoded ---------------------------------------------------------------------
 
 
 def cycle() -> list[object]:
@@ -394,7 +394,7 @@ def test_an_error_is_sent_whatever_is_in_it(dialect: Codec, value: object) -> No
     assert only(dialect.decode(sent or b"")).rpc == Response("7", "text", -32001)
 
 
-# ---- What is broken ------------------------------------------------------------------------------------
+# ---- Malformed packets ---------------------------------------------------------------------------------
 
 
 def request_with(**fields: object) -> dict[str, object]:
@@ -593,7 +593,7 @@ def test_any_map_decodes_or_raises_ours(packet: dict[str, object]) -> None:
         try_to_decode(dialect, written(dialect, packet))
 
 
-# ---- Peers that know no more than webshocket.v1 --------------------------------------------------------
+# ---- Peers that support only webshocket.v1 -------------------------------------------------------------
 
 RPC_KEYS = {
     "request": {"type", "method", "args", "kwargs", "call_id"},

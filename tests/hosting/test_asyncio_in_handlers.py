@@ -1,4 +1,4 @@
-"""What a program is told whose handlers await asyncio functions, which trio cannot run."""
+"""The errors of handlers that await asyncio functions, which trio cannot run."""
 
 from __future__ import annotations
 

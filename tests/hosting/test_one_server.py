@@ -1,4 +1,4 @@
-"""All calls of an application share one server, with a lifespan of the host's and without."""
+"""All calls of an application share one server, with and without a lifespan."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_one_server_for_all(lifespan: bool, autojump_clock: MockClock) -> 
             await host.hear("websocket.accept")
         assert len(app.connections) == 10
         assert monitors() == 1
-        # That of one client goes, and the others stay.
+        # The connection of one client ends, and the others stay open.
         await hosts[0].say("websocket.disconnect", code=1000)
         await hosts[0].ended.wait()
         await hosts[1].say("websocket.receive", text="still here")

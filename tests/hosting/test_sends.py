@@ -1,4 +1,4 @@
-"""What a host on asyncio sees of the sends of an application: whose they are, and in which order."""
+"""Sends of an application to a host on asyncio: the task that makes them, and their order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 
 
 class Client:
-    """One call of an application, whose sends take as many turns of the loop as the test wants."""
+    """One call of an application. The test sets the number of loop iterations that a send takes."""
 
     def __init__(self, turns: Callable[[], int]) -> None:
         self.turns = turns
@@ -48,7 +48,7 @@ class Client:
         assert not self.under_way, "two sends at once"
         self.under_way += 1
         try:
-            async with asyncio.timeout(GUARD):  # which is for tasks only
+            async with asyncio.timeout(GUARD):  # requires a task
                 self.tasks.add(asyncio.current_task())
                 self.variables.add(variable.get())
                 for _ in range(self.turns()):
@@ -117,7 +117,7 @@ def test_a_send_that_fails(turns: Callable[[], int], failure: Exception) -> None
 
 
 def test_a_burst_is_received_up_to_the_bound() -> None:
-    """What a handler does not take stays with the host, and a violation ends the connection."""
+    """Messages that a handler does not receive stay at the host, and a violation ends the connection."""
 
     async def hold(ws: trio_ws.WebSocket) -> None:
         await ws.accept()
@@ -155,11 +155,11 @@ def test_a_burst_is_received_up_to_the_bound() -> None:
 
 @pytest.mark.parametrize("turns", [lambda: 0, lambda: 2])
 def test_a_call_may_be_cancelled_at_any_turn_of_the_loop(turns: Callable[[], int]) -> None:
-    """It ends, says at most one Close and nothing after it, and leaves no task in trio."""
+    """The call ends, sends at most one Close and nothing after it, and leaves no task in trio."""
 
     async def main() -> None:
         app = ASGIApp(count, options=Options(drain_timeout=0.1, close_timeout=0.1))
-        first = Client(turns)  # keeps the run of trio, and the server
+        first = Client(turns)  # keeps the trio run and the server alive
         held = first.call(app)
         while not first.said:
             await asyncio.sleep(0)
@@ -184,11 +184,11 @@ def test_a_call_may_be_cancelled_at_any_turn_of_the_loop(turns: Callable[[], int
 
 
 def test_the_host_is_let_go_of_when_a_call_ends() -> None:
-    """Granian closes a connection by RSGI when its objects are gone, not at some later collection."""
+    """Granian closes an RSGI connection when its objects are freed; no garbage collection is needed."""
 
     async def main() -> None:
         app = ASGIApp(count)
-        first = Client(lambda: 0)  # keeps the server
+        first = Client(lambda: 0)  # keeps the server alive
         held = first.call(app)
         client = Client(lambda: 0)
         gone = weakref.ref(client)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Peer:
-    """One library, and what it can do.
+    """One library, and its features.
 
     Attributes:
         module: its script in peers/.
@@ -55,7 +55,7 @@ PEERS = [
 
 
 async def run_client(peer: Peer, url: str, compression: str) -> dict[str, Any]:
-    """Run a peer's client against ``url``; what it saw. Cancelled, it is killed."""
+    """Run a peer's client against ``url``, and return its report. If cancelled, the client is killed."""
     done = await trio.run_process(peer.command("client", url, compression), capture_stdout=True, cwd=ROOT)
     report: dict[str, Any] = json.loads(done.stdout)
     return report
@@ -63,7 +63,7 @@ async def run_client(peer: Peer, url: str, compression: str) -> dict[str, Any]:
 
 @contextmanager
 def run_server(peer: Peer) -> Iterator[str]:
-    """Run a peer's server for the length of the block; its URL."""
+    """Run a peer's server for the duration of a block, and yield its URL."""
     command = peer.command("server")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
         try:
@@ -72,5 +72,5 @@ def run_server(peer: Peer) -> Iterator[str]:
             assert line, f"{peer.module} did not start"
             yield f"ws://127.0.0.1:{json.loads(line)}"
         finally:
-            # It would end with its standard input, but nothing is gained by waiting for its good-byes.
+            # It would exit at the end of its stdin, but killing it is faster.
             process.kill()

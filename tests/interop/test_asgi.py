@@ -50,7 +50,7 @@ class Hypercorn:
 
 @asynccontextmanager
 async def under_hypercorn(app: Any, **config: Any) -> AsyncIterator[Hypercorn]:
-    """Run an application under hypercorn's trio worker; nothing of it may be left in the end."""
+    """Run an application under hypercorn's trio worker, and check that nothing of it remains."""
     settings = Config()
     settings.bind = ["127.0.0.1:0"]
     settings.errorlog = settings.accesslog = None

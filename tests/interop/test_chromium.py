@@ -33,7 +33,7 @@ PARTS = ["frag", "", "mented € ", "text"]
 
 
 class PageHandler(SimpleHTTPRequestHandler):
-    """Serves the files beside this one, and says nothing."""
+    """Serves the files in this folder, without logging."""
 
     def log_message(self, format: str, *args: Any) -> None:
         return
@@ -41,7 +41,7 @@ class PageHandler(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[int]:
-    """The port on which 127.0.0.1 serves page.html over HTTP."""
+    """Serve page.html over HTTP at 127.0.0.1, and yield the port."""
     handler = partial(PageHandler, directory=str(Path(__file__).parent))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -53,7 +53,7 @@ def page() -> Iterator[int]:
 
 @contextmanager
 def browsing(url: str, home: Path) -> Iterator[None]:
-    """Chromium at that URL. It leaves with all its processes, which are one group."""
+    """Run Chromium with this URL. All its processes are one group, which is killed."""
     command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={home / 'profile'}", url]
     with (
         (home / "chromium.log").open("wb") as log,
@@ -67,7 +67,7 @@ def browsing(url: str, home: Path) -> Iterator[None]:
 
 @asynccontextmanager
 async def reporting(**kwargs: Any) -> AsyncIterator[tuple[str, trio.MemoryReceiveChannel[Any]]]:
-    """A server for reports: its URL, and the reports."""
+    """Run a server for reports, and yield its URL and the reports."""
     put, reports = trio.open_memory_channel[Any](1)
 
     async def take(ws: WebSocket) -> None:
@@ -120,7 +120,7 @@ async def test_a_page_and_our_server(page: int, tmp_path: Path, compression: boo
         reporting() as (report, reports),
         serving(target, subprotocols=["chat.v1"], options=options, debug=True) as server,
     ):
-        # Page and server differ in their ports only, which the default origin rule lets in.
+        # Page and server differ only in their ports, which the default origin rule accepts.
         url = address(page, server=server.url, report=report, topics=topics)
         with browsing(url, tmp_path):
             seen = await reports.receive()
@@ -147,7 +147,7 @@ async def test_a_page_from_elsewhere_is_refused_unless_named(
     page: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     origin = f"http://localhost:{page}"
-    # Only the server for reports knows this origin, so the report itself shows that naming it lets it in.
+    # Only the server for reports allows this origin, so the report itself shows that allowing it works.
     async with (
         reporting(options=Options(origins=[origin])) as (report, reports),
         serving() as server,

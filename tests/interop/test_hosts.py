@@ -47,7 +47,7 @@ trio.run(main)
 
 
 class Host(NamedTuple):
-    """How a host is started, and what is different under it.
+    """How a host is started, and how it differs from others.
 
     Attributes:
         needs: the module that it is.
@@ -96,7 +96,7 @@ HOSTS = {
 
 
 class Running:
-    """A host that serves."""
+    """A running host."""
 
     def __init__(self, host: Host, socket: Path, process: subprocess.Popen[str]) -> None:
         self.host = host
@@ -122,7 +122,7 @@ class Running:
         return await self.get(self.host.prefix + "/state", body)
 
     async def until(self, **wanted: Any) -> None:
-        """Wait until the application's state is this."""
+        """Wait until the application has this state."""
         while not wanted.items() <= (await self.state()).items():
             await trio.sleep(0.02)
 
@@ -146,7 +146,7 @@ async def running(name: str, folder: Path, module: str = "hosted_app") -> AsyncI
                 "PYTHONPATH": str(ROOT),
                 "TRIO_WS_TEST_MOUNTED": "yes" if host.prefix else "",
             },
-            start_new_session=True,  # hosts with workers end with all of them
+            start_new_session=True,  # to end a host together with its workers
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
@@ -174,7 +174,7 @@ async def running(name: str, folder: Path, module: str = "hosted_app") -> AsyncI
         if module == "hosted_app":
             assert log.read_text().count("entered\n") == 1
             assert log.read_text().count("left\n") == 1
-        # Hosts may complain of what they cancel themselves.
+        # Hosts may log errors about tasks that they have cancelled.
         assert f"{ROOT}/trio_ws" not in log.read_text(), log.read_text()
 
 
@@ -239,7 +239,7 @@ async def calls(server: Running) -> None:
         await server.until(cancelled=1)
         async with client.stream("count", 1000, items=int) as numbers:
             assert [number async for number in numbers] == list(range(1000))
-        # What a handler may not do is told, and not hung on.
+        # An operation that is not possible raises an error instead of hanging.
         assert "asyncio" in await client.call("sleep_in_asyncio")
         assert await client.call("add", 2, 2) == 4
 

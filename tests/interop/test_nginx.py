@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 HOST = "ws://chat.example/"
 OPTIONS = trio_ws.Options(hosts=["chat.example"])
 MIB = 1024 * 1024
-#: Lines for the `location`, in place of its first.
+#: Lines for the `location`, which replace its first line.
 BUFFERING = {
     "default": None,
     "off": "proxy_buffering off; proxy_request_buffering off;",
@@ -59,7 +59,7 @@ async def test_messages_of_any_size(tmp_path: Path, buffering: str) -> None:
 
 @pytest.mark.parametrize("buffering", BUFFERING)
 async def test_a_client_that_does_not_read_stops_the_server(tmp_path: Path, buffering: str) -> None:
-    """nginx holds a few KiB for it and no more: what it was sent stays far below what is there to send."""
+    """nginx buffers only a few KiB for it, so the server has sent far less than it could."""
     sent = 0
     stands = trio.Event()
 
@@ -83,9 +83,9 @@ async def test_a_client_that_does_not_read_stops_the_server(tmp_path: Path, buff
     ):
         await stands.wait()
         first = sent
-        assert first < 64 * MIB  # the kernel's buffers, both outboxes
+        assert first < 64 * MIB  # the buffers of the kernel, of nginx and of the server
         received = 0
-        while received < first:  # it reads again, and nothing is lost
+        while received < first:  # it continues to read, and nothing is lost
             received += len(await ws.receive_bytes())
 
 
@@ -172,7 +172,7 @@ async def test_no_server_is_a_502(tmp_path: Path) -> None:
 
 
 async def test_pings_keep_a_quiet_connection_open(tmp_path: Path) -> None:
-    """Two servers behind the same impatience: the one that pings outlives the one that does not."""
+    """Two servers behind the same timeout: only connections of the one that sends pings stay open."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     impatient = {"proxy_read_timeout 75s;": "proxy_read_timeout 1s;"}

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 
-#: The second of each repeats the first from farther back than a small window reaches.
+#: The second message of each pair repeats the first at a larger distance than a small window.
 FAR = bytes((i * i >> 3 ^ i >> 8) & 255 for i in range(20_000))
 MESSAGES = [FAR, FAR, b"short", b"ab" * 30_000, b""]
 
@@ -54,7 +54,7 @@ def program(name: str, package: str) -> str:
 
 
 async def talks(url: str, options: Options) -> WebSocket:
-    """Send and receive; the connection, for what was agreed."""
+    """Send and receive, and return the connection with its negotiated parameters."""
     with trio.fail_after(guard()):
         async with connect(url, options=options) as ws:
             for message in MESSAGES:
@@ -67,11 +67,11 @@ async def talks(url: str, options: Options) -> WebSocket:
     return ws
 
 
-# -- Debian's ---------------------------------------------------------------------------------------
+# -- Debian packages --------------------------------------------------------------------------------
 
 
 class Downloads(WebSocketHandler[Any]):
-    """What aria2 calls by itself."""
+    """The methods that aria2 calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ async def test_libwebsockets(compression: bool) -> None:
                     pytest.fail("it knows no such subprotocol")
 
 
-# -- Go's -------------------------------------------------------------------------------------------
+# -- Go libraries -----------------------------------------------------------------------------------
 
 WISHES = {
     "default": Compression(threshold=0),
@@ -193,7 +193,7 @@ def go_peer() -> str:
 async def test_a_go_server(go_peer: str, library: str, wish: Compression) -> None:
     with said_port([go_peer, "server", library]) as port:
         if (library, wish) == ("nhooyr", WISHES["small"]):
-            # It looks at the first offer alone. That is why we ask for no window of the server's by default.
+            # It evaluates only the first offer. Therefore the default offer does not request a server window.
             with pytest.raises(HandshakeRejectedError) as info:
                 await talks(f"ws://127.0.0.1:{port}/", Options(compression=wish))
             assert (info.value.status, b"server_max_window_bits=9" in info.value.body) == (400, True)
@@ -217,7 +217,7 @@ async def test_a_go_client(go_peer: str, library: str, wish: Compression) -> Non
     assert (done.stdout, agreed) == (b"same\n", [True])
 
 
-# -- npm's ------------------------------------------------------------------------------------------
+# -- npm packages -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def node_peer() -> list[str]:
     return [node(), str(HERE / "peers" / "node_peers.mjs"), str(CACHE)]
 
 
-#: What may be given to ws as its perMessageDeflate.
+#: Values for the option perMessageDeflate of ws.
 DEFLATES = [
     "true",
     '{"threshold": 0}',

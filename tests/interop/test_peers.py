@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tests.interop.peering import Peer
     from trio_ws import WebSocket
 
-#: Of our side.
+#: The options of our side.
 OPTIONS = {"plain": Options(), "deflate": Options(compression=True)}
 
 pytestmark = pytest.mark.parametrize("compression", OPTIONS)
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.parametrize("compression", OPTIONS)
 
 @pytest.fixture(scope="module", params=PEERS, ids=lambda peer: peer.module)
 def peer(request: pytest.FixtureRequest) -> Peer:
-    """Each of the peers whose library is here."""
+    """Return the peers whose library is installed."""
     peer: Peer = request.param
     pytest.importorskip(peer.library, reason=f"{peer.library} is not installed")
     return peer
@@ -102,7 +102,7 @@ async def test_peers_client_with_our_server(peer: Peer, compression: str) -> Non
 
 @pytest.fixture(scope="module")
 def url(peer: Peer) -> Iterator[str]:
-    """Where the peer's server is, which runs while the tests with it do."""
+    """Run the peer's server for all tests with it, and yield its URL."""
     with run_server(peer) as url:
         yield url
 
@@ -181,7 +181,7 @@ async def test_we_close(peer: Peer, url: str, compression: str) -> None:
         async with connect(f"{url}/record", options=OPTIONS[compression]) as ws:
             await ws.close(*CLIENT_CLOSE)
             if ws.close_received is None and not peer.answers_close:
-                return  # and what it has recorded is not known either
+                return  # its records are not known either
             assert ws.close_received is not None
             assert ws.close_received.code == (CLIENT_CLOSE[0] if peer.echoes_code else 1000)
             assert not ws.peer_closed_first

@@ -55,11 +55,11 @@ class Pair(NamedTuple):
 
 
 class Opaque:
-    """No value from the wire is one."""
+    """A class that no decoded value is an instance of."""
 
 
 def takes(annotation: Any, **settings: Any) -> Method:
-    """A method ``takes(connection, a)`` with that annotation."""
+    """Return a method ``takes(connection, a)`` with this annotation."""
 
     def method(connection: Any, a: Any) -> None: ...
 
@@ -68,7 +68,7 @@ def takes(annotation: Any, **settings: Any) -> Method:
 
 
 def bound(method: Method, value: Any) -> Any:
-    """What both ways to give the one argument make of it."""
+    """Pass an argument by position and by name, and return the result, which must be equal."""
     (by_position,), none = method.bind([value], {})
     assert none == {}
     args, kwargs = method.bind([], {"a": value})
@@ -253,7 +253,7 @@ def test_an_unresolved_name_says_where_it_has_to_be() -> None:
 
 
 def test_many_starred_arguments_are_converted_at_once() -> None:
-    """One by one, as many as fit in a message took a second."""
+    """Validated one by one, as many arguments as fit into a message would take a second."""
 
     class Sums:
         async def add(self, connection: object, *numbers: int, **more: int) -> None: ...

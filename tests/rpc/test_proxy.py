@@ -46,7 +46,7 @@ class Handler(WebSocketHandler):
         return "text"  # type: ignore[return-value]
 
     async def hidden(self) -> None:
-        """No method of the wire."""
+        """Not an RPC method."""
 
 
 class API(Protocol):

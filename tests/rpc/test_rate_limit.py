@@ -73,7 +73,7 @@ def test_never_more_than_the_limit_in_any_window(times: list[float], count: int,
     limiter, limit = Limiter(), RateLimit(count, period / 64)
     taken: list[float] = []
     for now in times:
-        # What a limiter that keeps everything would say.
+        # The result of a limiter that stores all calls.
         recent = [one for one in taken if one > now - limit.period]
         retry_after = limiter.check(limit, "add", "c", now)
         assert (retry_after is None) == (len(recent) < count)
@@ -228,7 +228,7 @@ def test_every_setting_is_kept() -> None:
 
 @dataclass
 class Case:
-    """Settings that are refused, and what the message has to say."""
+    """Invalid settings, and the expected text of the error."""
 
     limit: Any
     period: Any

@@ -152,7 +152,7 @@ async def test_given_listeners_of_every_kind_at_once_are_closed_in_the_end() -> 
 
 @pytest.fixture
 def few_files() -> Generator[list[int]]:
-    """Use up all file descriptors: hold the list while it hurts, and close them to end it."""
+    """Use up all file descriptors, and return them, so that the caller can close them."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     held: list[int] = []
     yield held
@@ -165,7 +165,7 @@ async def test_running_out_of_files_is_survived(
     few_files: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving() as server:
-        await trio.testing.wait_all_tasks_blocked()  # it listens
+        await trio.testing.wait_all_tasks_blocked()  # until it listens
         with socket.socket() as client:
             client.setblocking(False)
             _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -174,7 +174,7 @@ async def test_running_out_of_files_is_survived(
                 while True:
                     few_files.append(os.dup(0))
             assert client.connect_ex(("127.0.0.1", server.port)) in (0, errno.EINPROGRESS)
-            while not caplog.records:  # it has met the limit
+            while not caplog.records:  # until it has logged the failure
                 await trio.lowlevel.checkpoint()
             while few_files:
                 os.close(few_files.pop())
@@ -210,7 +210,7 @@ async def test_many_clients_at_once() -> None:
         assert served == 150
 
 
-# -- the answers to what is no handshake -------------------------------------------------------------
+# -- responses to invalid handshakes -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ async def test_an_origin_cannot_break_the_log_line(
     assert record.getMessage().isprintable()
 
 
-# -- to stop listening ------------------------------------------------------------------------------
+# -- stop_listening ---------------------------------------------------------------------------------
 
 
 async def test_a_server_that_stops_listening_serves_those_that_it_has() -> None:

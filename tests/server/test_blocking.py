@@ -49,7 +49,7 @@ def echo(ws: BlockingWebSocket) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what a thread does."""
+    """Wait until a condition is true that a thread changes."""
     while not condition():
         await trio.sleep(0.005)
 
@@ -335,7 +335,7 @@ async def test_leaving_the_server_ends_a_loop_that_waits() -> None:
 
 
 async def hold(url: str, *, answer: bool = True, task_status: trio.TaskStatus[None]) -> None:
-    """A client that gets one message and then stays; without ``answer`` it does not even say goodbye."""
+    """A client that receives one message, and stays. Without ``answer`` it does not answer a Close frame."""
     if answer:
         async with connect(url) as ws:
             await ws.receive_text()
@@ -359,7 +359,7 @@ async def test_a_cancelled_handler_finds_out_in_the_call_that_it_waits_in(
         ws.send("here")
         entered.set()
         try:
-            ws.recv()  # of a client that says nothing, not even goodbye
+            ws.recv()  # from a client that sends nothing, not even a Close frame
         except ConnectionClosedLocallyError as exc:
             ends.append(str(exc))
             with pytest.raises(ConnectionClosedLocallyError):

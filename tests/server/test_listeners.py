@@ -62,7 +62,7 @@ async def test_a_port_that_is_taken_on_one_of_the_addresses_is_an_error() -> Non
         with pytest.raises(OSError, match=f"cannot listen on port {port} of this machine's loopback") as info:
             async with WebSocketServer(echo, port):
                 pytest.fail("localhost would lead to two servers")
-        gc.collect()  # a listener that is left on the other address would be a ResourceWarning
+        gc.collect()  # an unclosed listener on the other address would cause a ResourceWarning
         assert info.value.errno == errno.EADDRINUSE
 
 
@@ -112,7 +112,7 @@ async def test_a_server_removes_only_the_file_that_it_made(path: Path) -> None:
 
 async def test_the_server_that_came_later_keeps_its_file(path: Path) -> None:
     async with serving(host=None, unix_path=path) as first:
-        path.unlink()  # as a tool that cleans up may do
+        path.unlink()  # as a cleanup tool may do
         async with serving(host=None, unix_path=path) as second:
             await first.drain()
             first_listener = first.listeners[0]

@@ -171,7 +171,7 @@ def test_the_shape_is_that_of_the_paths_it_matches() -> None:
 
 
 def test_matching_takes_linear_time() -> None:
-    # Were it cubic, this would not come to its end.
+    # With cubic time, this would not end.
     patterns = [Pattern(path) for path in ("/{a}-a/{b}-b/{c}-c", "/{a:float}x")]
     for path in ("/" + "-a" * 200_000, "/" + "a" * 400_000, "/" + "1" * 400_000, "/a/" * 130_000):
         assert [pattern.match(path) for pattern in patterns] == [None, None]

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 async def answer_of(handler: Callable[[WebSocket], Awaitable[object]], data: bytes) -> bytes:
-    """What a raw client gets of a handler that refuses it."""
+    """Return the response that a raw client receives from a handler that rejects it."""
     async with serving_in_memory(handler) as memory:
         return await exchange(await memory.stream(), data)
 
@@ -497,7 +497,7 @@ async def test_targets(target: Any, autojump_clock: MockClock) -> None:
 
 
 def no_arguments() -> None:
-    """No handler."""
+    """Not a handler."""
 
 
 async def generator(ws: WebSocket) -> AsyncIterator[None]:

@@ -57,7 +57,7 @@ async def receive_all(ws: WebSocket) -> list[str | bytes]:
 async def exchange(
     to_server: list[Any], to_client: list[Any], server: Options, client: Options, max_read: int | None
 ) -> tuple[list[str | bytes], list[str | bytes], bool]:
-    """Both send at once and close; give what each has got, and whether compression was agreed on."""
+    """Let both sides send and close; return the received messages, and whether compression was negotiated."""
     at_server: list[str | bytes] = []
     at_client: list[str | bytes] = []
 

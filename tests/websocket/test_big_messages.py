@@ -72,7 +72,7 @@ async def test_messages_of_every_size_arrive_in_order_both_ways(link: str) -> No
 
 @pytest.mark.parametrize("link", ["socket", "stream"])
 async def test_what_waits_behind_a_big_message_goes_out_in_order(link: str) -> None:
-    """More than the kernel takes is sent in one go: the rest, large and small by turns, has to wait."""
+    """Large and small messages, more than the kernel accepts, are sent at once, so that some of them wait."""
     sent = [bytes([i]) * (3 * MIB) for i in range(8)]
     sent += [b"%d" % i * size for i, size in enumerate([10, 70_000, 1, 2, 200_000, 65_535, 65_536, 4])]
     posted = [b"a" * 70_000, b"b" * 80_000, b"c"]
@@ -164,7 +164,7 @@ async def test_a_big_answer_stays_behind_the_small_ones_of_its_burst() -> None:
 
 @asynccontextmanager
 async def unix_client(target: object, path: Path, options: Options) -> AsyncIterator[socket.socket]:
-    """A raw connection on which what is sent has arrived at once. Most of the response is not read."""
+    """A raw connection on which sent data arrives immediately. Most of the response is not read."""
     async with serving(target, host=None, unix_path=path, options=options, debug=True):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.setblocking(False)
@@ -177,7 +177,7 @@ async def unix_client(target: object, path: Path, options: Options) -> AsyncIter
 
 
 class Steps(trio.abc.Instrument):
-    """How often a task was run."""
+    """Counts the steps of a task."""
 
     def __init__(self, task: trio.lowlevel.Task) -> None:
         self.task = task
@@ -249,14 +249,14 @@ async def test_a_reset_that_is_met_while_reading_on_is_the_cause(tmp_path: Path)
         await trio.testing.wait_all_tasks_blocked()
         part = frame(BINARY, bytes(400_000))[:150_000]
         assert sock.send(part) == len(part)
-        sock.close()  # a reset, for it did not read all
+        sock.close()  # resets the connection, because of unread data
         await done.wait()
     assert [type(cause) for cause in causes] == [ConnectionResetError]
 
 
 @pytest.mark.parametrize("waits", [True, False])
 async def test_the_kernel_gets_only_so_much_at_once(waits: bool) -> None:
-    """It would take several MiB, and a millisecond or two for each."""
+    """It would take several MiB and milliseconds."""
     message = bytes(4 * MIB)
     left: list[int] = []
 

@@ -28,7 +28,7 @@ both = pytest.mark.parametrize("role", ["server", "client"])
 
 @asynccontextmanager
 async def facing(role: str, app: Callable[[WebSocket], Awaitable[None]]) -> AsyncIterator[RawPeer]:
-    """A peer that faces our server, or our client, whose application is ``app``."""
+    """Connect a raw peer to a server, or to a client, that runs ``app``."""
     if role == "server":
         async with serving_in_memory(app, options=OPTIONS, debug=True) as memory:
             peer = await RawPeer.connect(await memory.stream())
@@ -66,7 +66,7 @@ async def wait_until_busy(peer: RawPeer) -> None:
 
 
 async def texts_before_the_close(peer: RawPeer) -> tuple[list[str], int | None]:
-    """What comes up to the Close, and its code."""
+    """Return the messages up to the Close frame, and its code."""
     texts = []
     while (frame := await peer.receive_frame()) is not None:
         if frame.opcode == TEXT:
@@ -101,7 +101,7 @@ async def test_while_it_waits_the_peers_close_can_be_seen(role: str, autojump_cl
         assert await ws.receive_text() == "one"
         assert ws.close_received == CloseFrame(4001, "")
         assert ws.close_sent is None
-        with pytest.raises(ConnectionClosedError):  # no pong can come any more
+        with pytest.raises(ConnectionClosedError):  # no pong can arrive any more
             await ws.ping()
         assert await ws.receive_text() == "two"
         with pytest.raises(ConnectionClosedError) as closed:
@@ -134,7 +134,7 @@ async def test_with_nothing_to_take_it_is_answered_at_once(role: str, autojump_c
 async def test_an_application_that_takes_nothing_has_close_timeout(
     role: str, autojump_clock: MockClock
 ) -> None:
-    """No keepalive gives the peer up before: what is awaited is our own application."""
+    """Keepalive does not close the connection, because the delay is caused by our own application."""
 
     async def busy(ws: WebSocket) -> None:
         await ws.send("busy")
@@ -211,7 +211,7 @@ async def test_pipelined_echoes_and_a_close_are_all_answered(autojump_clock: Moc
 
 
 async def test_closing_reads_on_where_a_full_queue_came_before_the_close(autojump_clock: MockClock) -> None:
-    # Nothing that comes behind a Close takes room, so a queue that it found full holds up no end.
+    # Data after a Close frame is not stored, so a full queue does not delay the end.
     link = Link()
     with trio.fail_after(100):
         async with trio.open_nursery() as nursery:

@@ -35,7 +35,7 @@ NO_PINGS = Options(ping_interval=None)
 async def pair(
     options: Options = NO_PINGS, client_options: Options | None = None, **link: Any
 ) -> AsyncIterator[tuple[WebSocket, WebSocket]]:
-    """A client's and a server's end of one connection."""
+    """Yield the client's and the server's end of one connection."""
     listener = MemoryListener()
     async with WebSocketServer(listeners=[listener], options=options) as server:
         stream = await listener.connect(**link)
@@ -45,7 +45,7 @@ async def pair(
 
 @asynccontextmanager
 async def raw_client(options: Options = NO_PINGS, **link: Any) -> AsyncIterator[tuple[RawPeer, WebSocket]]:
-    """A scripted client and the server's end."""
+    """Yield a scripted client and the server's end."""
     listener = MemoryListener()
     async with WebSocketServer(listeners=[listener], options=options) as server:
         peer = await RawPeer.connect(await listener.connect(**link))
@@ -178,7 +178,7 @@ async def test_use_after_our_own_close_is_a_closed_resource_error(autojump_clock
         assert client.close_code is None
         assert client.close_reason is None
         await client.aclose()
-        await client.close()  # once more is fine
+        await client.close()  # a second close has no effect
         for use in (client.recv, lambda: client.send("x"), client.ping, client.receive_text):
             with pytest.raises(ConnectionClosedLocallyError) as info:
                 await use()

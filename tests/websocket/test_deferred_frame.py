@@ -80,7 +80,7 @@ def late(*, masked: bool = False) -> DeferredFrame:
 
 
 def payload_of(frame: bytes) -> bytes:
-    """What a late frame without a mask carries."""
+    """Return the payload of an unmasked deferred frame."""
     assert frame[0] == FIN | RSV1 | BINARY
     assert frame[1] == 127
     return zlib.decompressobj(-15).decompress(frame[10:])
@@ -125,7 +125,7 @@ async def test_a_broadcast_is_deflated_in_turns_and_once_for_all(autojump_clock:
         for _ in range(10):
             await nursery.start(listen)
         await wait_all_tasks_blocked()
-        zeros = bytes(len(BIG))  # which are written in one step
+        zeros = bytes(len(BIG))  # compressed and written in one step
         with counted() as steps:
             assert broadcast(hall.open, zeros) == 10
             await wait_all_tasks_blocked()

@@ -1,4 +1,4 @@
-"""Fragments as the peer cut them: ``recv_streaming(fragments=True)``."""
+"""Receiving the fragments of a message: ``recv_streaming(fragments=True)``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXT, BINARY, CONTINUATION, PING = 1, 2, 0, 9
 
 
 def message(kind: int, *pieces: bytes) -> bytes:
-    """A message in these fragments."""
+    """Return the frames of a message with these fragments."""
     if len(pieces) == 1:
         return frame(kind, pieces[0])
     first, *middle, last = pieces
@@ -53,7 +53,7 @@ def taken(buffer: ReceiveBuffer) -> list[str | bytes]:
     st.booleans(),
 )
 def test_each_fragment_is_as_it_was_sent(messages: list[list[bytes]], step: int, late: bool) -> None:
-    """However the bytes arrive, and whether they are taken at once or in the end."""
+    """Whatever the reads are, and whether fragments are received immediately or at the end."""
     data = b"".join(message(BINARY, *pieces) for pieces in messages)
     buffer = reading()
     found: list[str | bytes] = []
@@ -126,7 +126,7 @@ async def test_on_a_connection(autojump_clock: MockClock) -> None:
         got.append(await anext(stream))
         with pytest.raises(MessageError, match="half received"):
             await ws.recv()
-        # The other form goes on in the same message.
+        # Without fragments=True, it continues with the same message.
         got.append(b"".join([part async for part in ws.recv_streaming() if isinstance(part, bytes)]))
         got.append("|")
         with pytest.raises(ConnectionClosedError):

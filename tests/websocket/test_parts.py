@@ -1,4 +1,4 @@
-"""The parts of a WebSocket alone: the receive buffer, and the states of the closing handshake."""
+"""Tests of single parts of a WebSocket: the receive buffer, and the states of the closing handshake."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_after_the_application_has_closed_nothing_is_kept() -> None:
 
 
 class Recorder:
-    """A connection, as its closing handshake sees it."""
+    """The interface of a connection that the closing handshake uses."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -123,7 +123,7 @@ class Recorder:
 
 
 class Wire:
-    """A transport that takes everything at once."""
+    """A transport that accepts all data immediately."""
 
     self_reading = True
 

@@ -31,7 +31,7 @@ def _few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 class Steps(trio.abc.Instrument):
-    """How often the tasks that read, or take what was read, were run."""
+    """Counts the steps of tasks that read, or receive messages."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -43,7 +43,7 @@ class Steps(trio.abc.Instrument):
 
 
 class Waits(trio.abc.Instrument):
-    """How often nothing could be done but to wait."""
+    """Counts how often trio had to wait for I/O."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -54,7 +54,7 @@ class Waits(trio.abc.Instrument):
 
 @asynccontextmanager
 async def peer(target: object, path: Path) -> AsyncIterator[socket.socket]:
-    """A raw connection whose bytes arrive at once, and which has read the response."""
+    """A raw connection whose data arrives immediately, and which has read the response."""
     async with serving(target, host=None, unix_path=path, options=OPTIONS, debug=True):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.setblocking(False)
@@ -79,7 +79,7 @@ async def test_a_peer_that_takes_its_time_is_waited_for(tmp_path: Path) -> None:
         trio.lowlevel.add_instrument(steps)
         for number in range(waits):
             sock.send(frame(BINARY, b"%d" % number))
-            # Until the handler waits again, after a look that would find nothing.
+            # Until the handler waits again, after an unsuccessful poll.
             await trio.testing.wait_all_tasks_blocked()
         trio.lowlevel.remove_instrument(steps)
     assert received == [b"%d" % number for number in range(waits)]
@@ -106,7 +106,7 @@ async def test_a_message_that_is_there_is_taken_without_a_wait(tmp_path: Path) -
     async with peer(handler, tmp_path / "socket") as sock:
         begin.set()
         await done.wait()
-    # The first is met by a reader that has found nothing, and takes so many waits without a look.
+    # The first unsuccessful poll makes the reader skip polls for this many waits.
     assert waits.count <= POLLS_TO_SKIP
 
 

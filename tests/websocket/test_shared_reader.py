@@ -1,6 +1,6 @@
 """The shared reader of plain sockets: fairness, descriptors, cancellations, and tasks.
 
-The behaviour that both ways of reading have in common is tested elsewhere. CI runs these tests with both, see
+Behaviour that does not depend on the reader is tested elsewhere. CI runs those tests with both readers, see
 ``SHARE_THRESHOLD`` in epoll_reader.py.
 """
 
@@ -54,7 +54,7 @@ def _all_share(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Api(WebSocketHandler):
-    """Methods that end at once, and some that do not."""
+    """Methods that return immediately, and some that wait."""
 
     def __init__(self) -> None:
         self.go_on = trio.Event()
@@ -87,7 +87,7 @@ class Api(WebSocketHandler):
 
     @rpc_method()
     def replace_others(self, connection: ClientConnection[Any]) -> int:
-        """Close the other connections; the next descriptors that are made get their numbers."""
+        """Close the other connections, so that the next descriptors reuse their numbers."""
         others = [other for other in self.clients if other is not connection]
         numbers = {transport_of(other._ws).fd for other in others}
         for other in others:
@@ -134,7 +134,7 @@ async def counting(server: WebSocketServer) -> AsyncIterator[Steps]:
 
 
 async def raw_client(server: WebSocketServer) -> socket.socket:
-    """The socket of an open connection, past trio."""
+    """Return the plain socket of an open connection."""
     stream = await trio.open_tcp_stream("127.0.0.1", server.port)
     await RawPeer.connect(stream)
     sock = socket.socket(fileno=stream.socket.detach())
@@ -144,7 +144,7 @@ async def raw_client(server: WebSocketServer) -> socket.socket:
 
 
 def fill(sock: socket.socket, data: bytes = FRAME * 1000) -> int:
-    """Send as much as the network takes now."""
+    """Send as much as possible without waiting."""
     sent = 0
     try:
         while True:
@@ -161,7 +161,7 @@ async def test_the_first_few_read_for_themselves(monkeypatch: pytest.MonkeyPatch
                 await ws.send("x")
                 assert str((await ws.receive()).text) == "x"
             assert sorted(read_by_epoll(ws) for ws in server.connections) == [False, False, True]
-        # What has gone leaves its place to another.
+        # The place of an ended connection can be reused.
         await until(lambda: not server.connections)
         async with connect(server.url) as ws:
             await ws.send("x")
@@ -170,7 +170,7 @@ async def test_the_first_few_read_for_themselves(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_a_flood_keeps_nobody_waiting() -> None:
-    """However much of one connection lies ready, another's message is read in the next round."""
+    """However much data of one connection is available, another's message is read in the next round."""
     got = trio.Event()
 
     async def handler(ws: WebSocket) -> None:
@@ -188,11 +188,11 @@ async def test_a_flood_keeps_nobody_waiting() -> None:
             while not got.is_set():
                 fill(flood)
                 await trio.lowlevel.checkpoint()
-            assert 0 < steps.count <= 6  # it would be endless otherwise
+            assert 0 < steps.count <= 6  # a spinning reader would take many steps
 
 
 async def test_one_step_reads_only_so_much() -> None:
-    """Many connections with much to be read: others have their turn between them."""
+    """Many connections with a lot of data do not keep other tasks from running."""
 
     async def handler(ws: WebSocket) -> None:
         await ws.accept()
@@ -211,7 +211,7 @@ async def test_one_step_reads_only_so_much() -> None:
 
 
 async def test_a_full_subscription_stops_the_reading_and_costs_nothing() -> None:
-    """The descriptor is out of the epoll meanwhile: not even a reset makes the reader spin."""
+    """The descriptor is not in the epoll meanwhile, so not even a reset makes the reader spin."""
     go_on = trio.Event()
     messages = 0
     options = Options(max_queue_bytes=100_000, ping_interval=None)
@@ -231,7 +231,7 @@ async def test_a_full_subscription_stops_the_reading_and_costs_nothing() -> None
         assert len(waiting_messages(ws)) <= (100_000 + 65536 // len(FRAME) * 128 + 65536) // 128
         sent += fill(sock)
         async with counting(server) as steps:
-            # A reset instead of an end.
+            # Reset the connection instead of closing it.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.close()
             for _ in range(50):
@@ -267,12 +267,12 @@ async def test_a_full_subscription_is_read_again_when_it_is_empty() -> None:
 
 
 async def test_a_descriptor_that_is_used_again_is_another() -> None:
-    """Closed between the poll and its turn, with another file of the same number in its place."""
+    """A connection is closed after the poll and before it is read, and another file reuses its descriptor."""
     api = Api()
     async with serving(api) as server:
         async with WebSocketClient(server.url) as first, WebSocketClient(server.url) as second:
             assert await first.call("add", 1, 2) == 3
-            # Both lie ready at the next poll, and the first is read first.
+            # Both are ready at the next poll, and the first one is read first.
             for client in (first, second):
                 peer = client._live
                 call = "replace_others" if client is first else "add"
@@ -298,7 +298,7 @@ async def test_numbers_come_again_and_again() -> None:
 
 
 async def test_a_cancelled_receive_loses_nothing() -> None:
-    """Cancelled before the bytes, in the step in which they come, and after it."""
+    """Cancelled before the data arrives, in the same step, and after it."""
     got: list[str] = []
     scopes: list[trio.CancelScope] = []
 
@@ -361,7 +361,7 @@ async def test_no_context_variable_goes_from_one_connection_into_another() -> No
 
 
 async def test_a_scope_that_a_method_leaves_open_costs_one_worker(caplog: pytest.LogCaptureFixture) -> None:
-    """It stands in the task that reads for all; when it is cancelled, another reads on."""
+    """The method runs in the task that reads for all. If that is cancelled, another task takes over."""
     api = Api()
     async with (
         serving(api) as server,
@@ -380,7 +380,7 @@ async def test_a_scope_that_a_method_leaves_open_costs_one_worker(caplog: pytest
 @pytest.mark.repeats
 @pytest.mark.parametrize("target", ["function", "handler", "app"])
 async def test_idle_connections_cost_no_waiting_task(target: str) -> None:
-    """A handler's task waits in its connection; one of calls has none. Only the reader waits for sockets."""
+    """Handlers wait for notifications, and calls have no task. Only the reader waits for sockets."""
     count = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 - 100)
     assert count > 50
     options = Options(ping_interval=None, drain_timeout=0.01, close_timeout=0.01)
@@ -394,7 +394,7 @@ async def test_idle_connections_cost_no_waiting_task(target: str) -> None:
         socks += [await raw_client(server) for _ in range(count)]
         await until(lambda: len(server.connections) == count + 1)
         await until(lambda: len(all_tasks()) <= tasks + (count if target == "function" else 0))
-        assert waiting_for_input() <= waiting + 1  # the reader itself may wait now
+        assert waiting_for_input() <= waiting + 1  # the shared reader may wait
         for sock in socks:
             sock.close()
     assert len(api.ended) == (0 if target == "function" else count + 1)

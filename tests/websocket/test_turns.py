@@ -39,8 +39,8 @@ class Steps(trio.abc.Instrument):
     def __init__(self) -> None:
         self.task = trio.lowlevel.current_task()
         self.count = 0
-        self.done = 0  # by that task
-        self.longest = 0  # the most that was done in one step
+        self.done = 0  # work that the task has done
+        self.longest = 0  # the most work in one step
         self._before = 0
         trio.lowlevel.add_instrument(self)
 
