@@ -76,7 +76,7 @@ async def refusal(app: App, path: str) -> tuple[int, bytes]:
 # -- routes -----------------------------------------------------------------------------------------
 
 
-async def test_parameters_are_on_the_websocket_and_go_to_who_names_them(autojump_clock: MockClock) -> None:
+async def test_parameters_are_attributes_and_arguments(autojump_clock: MockClock) -> None:
     app = App()
 
     @app.websocket("/rooms/{room_id:int}/{seat:uuid}/{rest:path}")

@@ -575,7 +575,7 @@ async def test_a_server_that_is_cancelled_cancels_what_waits(reader: str) -> Non
             nursery.cancel_scope.cancel()
 
 
-async def test_a_nursery_that_is_left_open_hurts_nobody_else(
+async def test_a_nursery_that_is_left_open_does_not_affect_other_connections(
     reader: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = App()

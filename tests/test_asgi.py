@@ -106,7 +106,7 @@ async def test_a_cancelled_receive_loses_nothing(autojump_clock: MockClock) -> N
     assert got == ["a", "b", "c"]
 
 
-async def test_text_that_is_no_text_is_refused(autojump_clock: MockClock) -> None:
+async def test_invalid_text_is_refused(autojump_clock: MockClock) -> None:
     async with hosting(ASGIApp(echo), websocket_scope()) as host:
         await host.say("websocket.receive", text="\ud800")
     assert host.said[-1]["code"] == 1007
@@ -144,7 +144,7 @@ async def test_a_send_waits_as_long_as_the_host_does(autojump_clock: MockClock) 
     assert len(host.said) == 1002
 
 
-async def test_what_nobody_receives_stays_with_the_host(autojump_clock: MockClock) -> None:
+async def test_messages_that_are_not_received_stay_at_the_host(autojump_clock: MockClock) -> None:
     async def wait(ws: WebSocket) -> None:
         await ws.accept()
         await released.wait()
@@ -257,7 +257,7 @@ async def test_the_target_below_a_mount(
     assert targets == [target]
 
 
-async def test_a_header_that_is_none_is_answered_with_400(autojump_clock: MockClock) -> None:
+async def test_an_invalid_header_is_answered_with_400(autojump_clock: MockClock) -> None:
     async with hosting(ASGIApp(echo), websocket_scope("/", (b"x", b"a\r\nevil: b"))) as host:
         pass
     assert host.said[0]["status"] == 400
@@ -735,7 +735,7 @@ async def test_lifespan(autojump_clock: MockClock) -> None:
         assert await host.hear("lifespan.shutdown.complete")
 
 
-async def test_the_end_of_the_lifespan_drains_who_is_left(autojump_clock: MockClock) -> None:
+async def test_the_end_of_the_lifespan_drains_the_remaining_connections(autojump_clock: MockClock) -> None:
     app = ASGIApp(echo)
     async with hosting(app, {"type": "lifespan"}) as life, hosting(app, websocket_scope()) as host:
         await life.say("lifespan.startup")

@@ -163,7 +163,7 @@ async def test_a_lifespan_that_fails_is_told_to_the_host(
     assert len(caplog.records) == 2
 
 
-async def test_an_app_whose_lifespan_nobody_runs(autojump_clock: MockClock) -> None:
+async def test_an_app_without_a_host_that_runs_its_lifespan(autojump_clock: MockClock) -> None:
     app, inner = App(), App()
     lived: list[App] = []
 

@@ -221,7 +221,7 @@ async def test_a_broker_of_another_type() -> None:
         WebSocketServer(Rooms, broker=object())  # type: ignore[arg-type]
 
 
-async def test_reserved_methods_are_no_users(autojump_clock: MockClock) -> None:
+async def test_reserved_methods_cannot_be_defined_by_users(autojump_clock: MockClock) -> None:
     """What a client may say to a plain target has no meaning there."""
     async with serving_in_memory() as memory:
         async with connect("ws://test/", stream=await memory.stream()) as ws:

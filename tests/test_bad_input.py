@@ -479,7 +479,7 @@ MAY_BE_NONE = {
 
 @pytest.mark.parametrize("name", SECONDS)
 @pytest.mark.parametrize("value", [0, -1, -0.5, math.nan])
-def test_a_time_that_is_none_raises_at_once(name: str, value: float) -> None:
+def test_an_invalid_time_raises_immediately(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^{name} must be above 0 seconds, not "):
         made(Options, **{name: value})
 

@@ -88,7 +88,7 @@ async def test_no_page_is_wider_than_its_window(built: Path, tmp_path: Path) -> 
             await page.close()
 
 
-async def test_a_button_copies_what_is_typed(built: Path, tmp_path: Path) -> None:
+async def test_a_copy_button_copies_the_commands(built: Path, tmp_path: Path) -> None:
     async with chromium(tmp_path) as browser:
         page = await browser.open(f"{(built / 'tutorial' / 'index').as_uri()}.html")
         await page.evaluate("navigator.clipboard.writeText = (text) => { window.copied = text }")

@@ -168,7 +168,7 @@ async def test_channels_with_and_without_a_history() -> None:
             assert (await price.receive()).data == 2
 
 
-async def test_what_was_published_while_nobody_was_there() -> None:
+async def test_messages_that_were_published_without_subscribers() -> None:
     async with two_processes() as (_, (here, there), brokers):
         for number in range(ITEMS + 150):
             here.publish("room.1", number)
@@ -177,7 +177,7 @@ async def test_what_was_published_while_nobody_was_there() -> None:
             assert await take(subscription, ITEMS + 149) == list(range(150, ITEMS + 150))
 
 
-async def test_a_nats_that_is_killed_and_keeps_its_streams_is_no_gap() -> None:
+async def test_a_killed_nats_that_keeps_its_streams_causes_no_gap() -> None:
     async with (
         two_processes() as (nats, (here, there), brokers),
         here.channels.subscribe("room.1", recover=True) as one,
@@ -197,7 +197,7 @@ async def test_a_nats_that_is_killed_and_keeps_its_streams_is_no_gap() -> None:
         assert await take(one, [1, 9]) == await take(two, [1, 9]) == everything
 
 
-async def test_a_nats_that_is_emptied_is_a_gap() -> None:
+async def test_an_emptied_nats_causes_a_gap() -> None:
     async with (
         two_processes() as (nats, (here, there), brokers),
         there.channels.subscribe("room.1", recover=True) as subscription,

@@ -102,7 +102,7 @@ def test_composition_with_plain_callables_on_both_sides() -> None:
     assert not check(no | Has("b"), state)
 
 
-def test_asked_in_order_and_no_further_than_needed() -> None:
+def test_predicates_are_evaluated_in_order_up_to_the_result() -> None:
     asked: list[str] = []
 
     def ask(name: str, answer: bool) -> Callable[[object], bool]:
@@ -128,7 +128,7 @@ def test_reprs_read_as_they_were_written() -> None:
     [broken, Any(broken, yes), All(yes, broken), ~Any(broken), ~All(broken), Has("a") | broken],
     ids=repr,
 )
-def test_what_raises_is_a_no_and_is_logged(
+def test_a_predicate_that_raises_is_false_and_is_logged(
     predicate: Callable[[object], bool], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert check(predicate, {}) is False
@@ -151,13 +151,13 @@ class Unclear:
     __hash__ = None  # type: ignore[assignment]
 
 
-def test_an_answer_without_truth_is_a_no(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_result_without_truth_value_is_false(caplog: pytest.LogCaptureFixture) -> None:
     assert not check(lambda _: Unclear(), {})
     assert not check(IsEqual("a", 1), {"a": Unclear()})
     assert len(caplog.records) == 2
 
 
-def test_what_turns_out_to_be_async_is_a_no(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_async_predicate_is_false(caplog: pytest.LogCaptureFixture) -> None:
     # A warning that the coroutine was never awaited would be an error here.
     def hidden(connection: object) -> object:
         return waits(connection)
@@ -172,7 +172,7 @@ def test_what_turns_out_to_be_async_is_a_no(caplog: pytest.LogCaptureFixture) ->
     assert ["async" in str(record.exc_info) for record in caplog.records] == [True, True, True]
 
 
-def test_a_predicate_that_was_not_asked_is_a_no(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_predicate_that_returns_a_predicate_is_false(caplog: pytest.LogCaptureFixture) -> None:
     assert not check(lambda _: Is("admin"), {"admin": True})
     assert len(caplog.records) == 1
 
@@ -190,7 +190,7 @@ def test_a_predicate_that_was_not_asked_is_a_no(caplog: pytest.LogCaptureFixture
         (Asynchronous(), "Asynchronous"),
     ],
 )
-def test_what_can_be_no_predicate_is_refused_at_once(wrong: object, text: str) -> None:
+def test_invalid_predicates_are_refused_immediately(wrong: object, text: str) -> None:
     with pytest.raises(TypeError, match=text):
         check_predicate(wrong)
     with pytest.raises(TypeError, match=text):
@@ -213,7 +213,7 @@ def test_keys_are_text() -> None:
         IsEqual(b"region", "eu")  # type: ignore[arg-type]
 
 
-def test_and_or_not_are_refused() -> None:
+def test_the_operators_and_or_not_are_refused() -> None:
     a, b = Has("a"), Has("b")
     with pytest.raises(TypeError, match=r"&, \| and ~"):
         bool(a and b)

@@ -237,7 +237,7 @@ async def test_a_worker_leaves_nothing_open(
     assert "ResourceWarning" not in capfd.readouterr().err
 
 
-async def test_ctrl_c_in_a_terminal_strikes_all_and_drains() -> None:
+async def test_ctrl_c_in_a_terminal_drains_all_processes() -> None:
     async with program(workers=1) as (process, group), trio.open_nursery() as clients:
         _, ws = await connect_to_another(group["url"], set(), clients)
         for pid in group["pids"]:
@@ -297,7 +297,7 @@ async def test_sigterm_to_one_worker_drains_and_replaces_it(caplog: pytest.LogCa
         assert f"worker {first} ended (exit code 0)" in caplog.text
 
 
-async def test_sighup_renews_the_workers_one_after_another_and_refuses_nobody(
+async def test_sighup_replaces_the_workers_one_after_another_and_refuses_no_client(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with writing(tmp_path, monkeypatch) as module:

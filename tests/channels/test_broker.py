@@ -120,7 +120,7 @@ MEDIA = pytest.mark.parametrize("medium", [memory, redis])
 
 
 @MEDIA
-async def test_each_hears_the_others_once_and_never_itself(medium: Any) -> None:
+async def test_each_broker_receives_messages_of_others_once_and_none_of_its_own(medium: Any) -> None:
     async with (
         medium() as made,
         made.running("news") as (one, heard_one),
@@ -140,7 +140,7 @@ async def test_each_hears_the_others_once_and_never_itself(medium: Any) -> None:
 
 
 @MEDIA
-async def test_a_message_that_matches_many_subscriptions_is_heard_once(medium: Any) -> None:
+async def test_a_message_that_matches_many_subscriptions_is_received_once(medium: Any) -> None:
     names = ("news.tech", "news.*", "*", "news.[st]*", "news.????", "news.[!x]ech")
     async with medium() as made, made.running(*names) as (_, heard), made.running() as (other, _):
         for number in range(20):
@@ -151,7 +151,7 @@ async def test_a_message_that_matches_many_subscriptions_is_heard_once(medium: A
 
 
 @MEDIA
-async def test_only_what_a_glob_of_ours_matches_is_heard(medium: Any) -> None:
+async def test_only_messages_that_match_a_glob_are_received(medium: Any) -> None:
     globs = {
         "a?": ["aä", "a\U0001f600", "a*"],  # one character, not one byte
         "b[!x]": ["bä", "b["],
@@ -261,7 +261,7 @@ async def test_a_cancelled_block_is_cancelled_and_its_broker_closed(medium: Any)
         assert all_tasks() == before
 
 
-async def test_a_url_names_its_broker_and_a_broker_stands_for_itself() -> None:
+async def test_brokers_are_created_from_urls_or_passed_as_objects() -> None:
     memory_broker = InMemoryBroker(InMemoryBus())
     assert broker_from(memory_broker) is memory_broker
     for url in ("redis://h", "rediss://h:1/0", "unix:///p", "redis+unix:///p", "REDIS://h"):

@@ -250,7 +250,7 @@ async def test_a_lost_broker_is_a_gap(autojump_clock: MockClock) -> None:
         assert waiting(unaware) == [1, 2]
 
 
-async def test_what_other_processes_publish_while_nobody_listens(autojump_clock: MockClock) -> None:
+async def test_messages_of_other_processes_without_local_subscribers(autojump_clock: MockClock) -> None:
     bus = InMemoryBus()
     here, there = Rooms(), Rooms()
     async with (

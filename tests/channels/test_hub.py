@@ -172,7 +172,7 @@ async def test_each_dialect_is_encoded_once_and_each_compression_framed_once(
 
 
 @pytest.mark.parametrize("data", [object(), {1, 2, object()}, 2**70])
-async def test_data_that_cannot_be_encoded_raises_in_the_publisher_and_reaches_nobody(
+async def test_data_that_cannot_be_encoded_raises_in_the_publisher_and_is_not_sent(
     data: object, autojump_clock: MockClock
 ) -> None:
     handler = Rooms()

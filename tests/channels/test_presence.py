@@ -239,7 +239,7 @@ async def test_a_slow_watcher_ends_at_the_set_of_now() -> None:
         assert (update.joined, update.left, update.reset) == ({"x": None}, ["1"], False)
 
 
-def test_the_memory_of_a_member() -> None:
+def test_the_memory_that_a_member_takes() -> None:
     uids = [f"{number:016x}" for number in range(10_000)]
     registry = PresenceRegistry()
     registry.enter("room", "first", {"name": "ada"})
@@ -304,7 +304,7 @@ async def test_the_members_of_a_process_without_heartbeats_are_removed(autojump_
             assert [names(one) for one in handlers] == [["ada", "bob"]] * 3
 
 
-async def test_a_process_that_was_stopped_does_not_take_the_others_for_gone(mock_clock: MockClock) -> None:
+async def test_a_process_that_was_stopped_keeps_the_members_of_others(mock_clock: MockClock) -> None:
     bus = InMemoryBus()
     async with AsyncExitStack() as stack:
         handlers, servers, _ = await joined(stack, bus, 2)
@@ -421,7 +421,7 @@ def test_messages_that_are_not_ours() -> None:
 # -- users ------------------------------------------------------------------------------------------
 
 
-async def test_a_user_on_all_devices_and_processes(autojump_clock: MockClock) -> None:
+async def test_sending_to_all_connections_of_a_user_in_all_processes(autojump_clock: MockClock) -> None:
     bus = InMemoryBus()
     async with AsyncExitStack() as stack:
         handlers, servers, _ = await joined(stack, bus, 2)
@@ -454,7 +454,7 @@ async def test_a_user_on_all_devices_and_processes(autojump_clock: MockClock) ->
         assert handlers[0].channels._users.rejected == 1
 
 
-async def test_a_user_is_disconnected_before_it_is_let_in(autojump_clock: MockClock) -> None:
+async def test_a_user_is_disconnected_before_on_connect_has_returned(autojump_clock: MockClock) -> None:
     class Slow(Rooms):
         async def on_connect(self, connection: ClientConnection) -> None:
             connection.identify("ada")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-async def test_redis_is_asked_only_for_what_is_wanted_here() -> None:
+async def test_redis_is_asked_only_for_subscribed_channels() -> None:
     async with redis_server() as server, running(server, "a", "b", "b", "n.*") as (broker, _):
         assert await server.subscriptions() == {"trio_ws:a", "trio_ws:b"}
         assert await server.do("PUBSUB", "NUMPAT") == 1
@@ -32,7 +32,7 @@ async def test_redis_is_asked_only_for_what_is_wanted_here() -> None:
         assert await server.do("PUBSUB", "NUMPAT") == 0
 
 
-async def test_many_subscriptions_are_told_in_batches() -> None:
+async def test_many_subscriptions_are_sent_in_batches() -> None:
     names = [f"room{number}" for number in range(3000)]
     async with redis_server() as server, running(server, *names) as (broker, _):
         assert len(await server.subscriptions()) == 3000
@@ -42,7 +42,7 @@ async def test_many_subscriptions_are_told_in_batches() -> None:
         assert await server.subscriptions() == {"trio_ws:room0"}
 
 
-async def test_another_prefix_is_another_audience() -> None:
+async def test_brokers_with_different_prefixes_are_separate() -> None:
     async with redis_server() as server, running(server, "a", "*") as (one, heard_one):
         async with running(server, "a", "*", prefix="other:") as (two, heard_two):
             one.publish("a", b"")
@@ -106,7 +106,7 @@ async def test_what_was_published_while_redis_was_away_arrives_when_it_is_back(
     assert ["reconnected to " in text for text in logged(caplog, logging.INFO)] == [True, True]
 
 
-async def test_what_does_not_fit_while_redis_is_away_is_counted_and_said_once(
+async def test_messages_beyond_the_queue_are_counted_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with (
@@ -139,7 +139,7 @@ async def test_max_queue_bytes_is_held() -> None:
     assert broker.statistics() == (0, 0, 100, 1, 0)  # and the rest was lost with the broker
 
 
-async def test_a_message_that_is_sent_again_is_heard_once() -> None:
+async def test_a_message_that_is_sent_again_is_received_once() -> None:
     async with (
         redis_server() as server,
         running(server, "a", "*") as (_, heard),
@@ -184,7 +184,7 @@ async def test_a_redis_that_hangs_is_noticed_and_one_that_is_quiet_is_not() -> N
         await server.until_clients(1)
 
 
-async def test_what_others_publish_there_is_dropped_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_foreign_messages_are_dropped_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async with (
         redis_server() as server,
         running(server, "a", "*") as (broker, heard),
@@ -222,7 +222,7 @@ async def test_a_receiver_that_raises_costs_one_message(caplog: pytest.LogCaptur
         assert len(logged(caplog, logging.ERROR)) == 1
 
 
-async def test_leaving_gives_out_what_waits_also_when_cancelled() -> None:
+async def test_leaving_the_block_sends_the_queue_even_if_cancelled() -> None:
     async with redis_server() as server, running(server, "a") as (_, heard):
         other = RedisBroker(server.url)
         with trio.CancelScope() as scope:
@@ -315,7 +315,7 @@ class Defective(RedisBroker):
         raise ZeroDivisionError(reason)
 
 
-async def test_a_defect_of_its_own_ends_the_block_as_itself() -> None:
+async def test_a_bug_of_the_broker_is_raised_unchanged() -> None:
     async with redis_server() as server:
         broker = Defective(server.url)
         with pytest.raises(ZeroDivisionError, match=r"closed the connection|broke"):

@@ -41,7 +41,7 @@ async def refused(url: str, seconds: float = 5) -> BrokerError:
     return caught.value
 
 
-async def test_bad_input_broker_url_where_nobody_listens() -> None:
+async def test_bad_input_broker_url_without_a_listener() -> None:
     with trio.socket.socket() as taken:
         await taken.bind(("127.0.0.1", 0))  # and does not listen
         error = await refused(f"redis://me:secret@127.0.0.1:{taken.getsockname()[1]}")
@@ -106,7 +106,7 @@ async def something_else(talk: Callable[[trio.SocketStream], Awaitable[None]]) -
         b"",
     ],
 )
-async def test_bad_input_broker_url_of_a_server_that_is_no_redis(answer: bytes) -> None:
+async def test_bad_input_broker_url_of_a_server_other_than_redis(answer: bytes) -> None:
     async def talk(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         try:
@@ -140,7 +140,7 @@ async def test_bad_input_broker_url_of_a_server_that_says_nothing() -> None:
         b"%1\r\n+a\r\n:1\r\n",
     ],
 )
-async def test_a_redis_that_talks_nonsense_later_is_lost(
+async def test_invalid_data_from_redis_breaks_the_connection(
     answer: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def talk(stream: trio.SocketStream) -> None:
@@ -160,7 +160,9 @@ async def test_a_redis_that_talks_nonsense_later_is_lost(
     assert logged(caplog, logging.WARNING)[0].startswith("lost the connection to Redis")
 
 
-async def test_what_redis_forbids_is_said_and_the_rest_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_errors_of_redis_are_logged_and_other_commands_continue(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with redis_server() as server:
         await server.do("ACL", "SETUSER", "some", "on", "nopass", "+@all", "resetchannels", "&trio_ws:yes*")
         place = server.url.removeprefix("redis://")

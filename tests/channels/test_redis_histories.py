@@ -149,7 +149,7 @@ async def test_histories_survive_the_processes() -> None:
                 assert (await take(subscription, 5)) == [("gap", 3), 5]
 
 
-async def test_a_redis_that_keeps_what_it_has_is_no_gap() -> None:
+async def test_a_restart_of_redis_without_data_loss_causes_no_gap() -> None:
     async with (
         two_processes(DURABLE) as (one, two, redis),
         one.handler.channels.subscribe("room.1", recover=True, max_items=500) as subscription,
@@ -209,7 +209,7 @@ async def test_a_redis_that_loses_a_part_is_a_gap_where_that_was_seen() -> None:
             assert await take(late, "end") == [("gap", None), "end"]
 
 
-async def test_a_redis_that_hangs_is_no_gap() -> None:
+async def test_a_hanging_redis_causes_no_gap() -> None:
     async with (
         two_processes(ping_interval=0.1, ping_timeout=0.2) as (one, two, redis),
         one.handler.channels.subscribe("room.1", recover=True, max_items=500) as here,
@@ -430,7 +430,7 @@ async def test_bad_input_what_others_write_into_a_history() -> None:
         assert two.broker.rejected >= 8
 
 
-async def test_a_process_that_has_read_a_message_takes_it_from_nobody_else() -> None:
+async def test_a_message_that_was_read_from_the_history_is_not_received_again() -> None:
     async with two_processes(key=b"k" * 16) as (one, two, redis):
         one.handler.publish("room.1", 1)
         await settled(one.broker)

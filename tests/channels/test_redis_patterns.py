@@ -32,7 +32,7 @@ from trio_ws.channels.redis.patterns import DesiredSubscriptions, channel_of, na
         ("ä*", b"p:\xc3\xa4*"),
     ],
 )
-def test_a_glob_in_the_tongue_of_redis(glob: str, pattern: bytes) -> None:
+def test_the_redis_pattern_of_a_glob(glob: str, pattern: bytes) -> None:
     assert pattern_of("p:", glob) == pattern
 
 
@@ -109,7 +109,7 @@ def test_names_of_other_programs(channel: bytes) -> None:
     assert name_of(b"p:", channel) is None
 
 
-def test_wanted_tells_what_changed_and_forgets_the_rest() -> None:
+def test_changed_subscriptions_are_returned_once() -> None:
     wanted = DesiredSubscriptions("p:")
     for name in ("a", "b*", "[!a]", "?", "[^a]"):
         wanted.add(name)

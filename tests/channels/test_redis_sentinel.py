@@ -101,7 +101,7 @@ async def replicated() -> AsyncIterator[tuple[RedisServer, RedisServer, Sentinel
             yield primary, replica, watcher
 
 
-async def test_a_failover_is_no_gap() -> None:
+async def test_a_failover_causes_no_gap() -> None:
     async with replicated() as (primary, replica, watcher):
         one = RedisBroker(watcher.url, **QUICK)
         handler = Rooms()

@@ -41,7 +41,7 @@ async def spy(server: RedisServer, publish: Callable[[], object]) -> bytes:
     return data.rpartition(b"\r\n$")[2].partition(b"\r\n")[2].removesuffix(b"\r\n")
 
 
-async def test_no_forged_number_makes_deaf_for_what_comes_after() -> None:
+async def test_a_forged_sequence_number_does_not_suppress_later_messages() -> None:
     """Any eight bytes of the header of a genuine message may be changed."""
     async with (
         redis_server() as server,
@@ -60,7 +60,7 @@ async def test_no_forged_number_makes_deaf_for_what_comes_after() -> None:
         ]
 
 
-async def test_a_message_that_is_repeated_is_heard_once() -> None:
+async def test_a_repeated_message_is_received_once() -> None:
     async with redis_server() as server, running(server, "a", "*") as (_, heard):
         for _ in range(3):
             await server.do("PUBLISH", "trio_ws:a", HEAD + bytes(8) + b"x")
@@ -88,7 +88,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"", b"hello", b"tws1", HEAD + bytes(7), HEAD + bytes(8) + bytes(2000)])
-async def test_what_is_none_of_ours_is_counted_and_said_once(
+async def test_foreign_messages_are_counted_and_logged_once(
     junk: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "trio_ws.channels")

@@ -118,7 +118,9 @@ async def test_live_messages_come_first_and_the_history_later(autojump_clock: Mo
                 assert waiting(late) == [0, 1, 2]
 
 
-async def test_a_loss_of_the_broker_without_a_loss_of_messages_is_no_gap(autojump_clock: MockClock) -> None:
+async def test_a_loss_of_the_broker_without_a_loss_of_messages_causes_no_gap(
+    autojump_clock: MockClock,
+) -> None:
     async with (
         two_processes() as (here, there, brokers, memories, _),
         WebSocketClient("ws://test/", stream=await memories[0].stream()) as client,

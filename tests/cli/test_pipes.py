@@ -82,7 +82,7 @@ def test_a_full_disk_is_one_line(url: str) -> None:
     assert done.stderr == "trio-ws: No space left on device\nrc=1\n"
 
 
-def test_serving_goes_on_where_nobody_reads_where() -> None:
+def test_serving_continues_if_its_output_is_not_read() -> None:
     """The process that reads its first line may have exited."""
     line = "timeout -s TERM 5 $cli serve tests.support.cli_targets:app --port 0 | true"
     done = shell(line)

@@ -28,7 +28,7 @@ from trio_ws.cli.values import Line, parse_headers, parse_kwargs, parse_line, pa
         ("1 2", "1 2"),
     ],
 )
-def test_a_word_is_json_or_text(word: str, value: Any) -> None:
+def test_an_argument_is_json_or_text(word: str, value: Any) -> None:
     assert parse_value(word) == value
     assert type(parse_value(word)) is type(value)
 
@@ -72,7 +72,7 @@ def test_a_line_is_a_call(line: str, call: Line) -> None:
         ("add a=1 a=2", "a is given twice"),
     ],
 )
-def test_a_line_that_is_no_call(line: str, what: str) -> None:
+def test_a_line_that_is_not_a_call(line: str, what: str) -> None:
     with pytest.raises(ValueError, match=what):
         parse_line(line)
 

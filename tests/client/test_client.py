@@ -170,7 +170,7 @@ async def test_wrong_uses(autojump_clock: MockClock) -> None:
                 await client.call("echo", items())
 
 
-async def test_a_server_without_calls_is_no_surprise(autojump_clock: MockClock) -> None:
+async def test_a_server_that_does_not_answer_calls(autojump_clock: MockClock) -> None:
     async def echo(ws: WebSocket) -> None:
         async for message in ws:
             await ws.send(message)

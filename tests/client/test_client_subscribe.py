@@ -335,7 +335,7 @@ async def test_a_cancelled_subscriber_harms_no_other(autojump_clock: MockClock) 
             assert server.held == set()
 
 
-async def test_a_server_that_ponders_over_a_name_that_was_left(autojump_clock: MockClock) -> None:
+async def test_unsubscribing_while_the_server_still_handles_the_subscribe(autojump_clock: MockClock) -> None:
     """Otherwise the server would handle the unsubscribe first, and the client would stay subscribed."""
 
     class Handler(WebSocketHandler):
@@ -395,7 +395,7 @@ async def test_with_a_server_of_ours(autojump_clock: MockClock) -> None:
             assert connection.subscribed_channel == set()
 
 
-async def test_late_packets_of_a_name_that_was_left_reach_nobody(autojump_clock: MockClock) -> None:
+async def test_late_packets_of_an_unsubscribed_name_are_dropped(autojump_clock: MockClock) -> None:
     server = Channels()
     async with serving_in_memory(server) as memory:
         stream = await memory.stream(latency=1)
@@ -411,7 +411,7 @@ async def test_late_packets_of_a_name_that_was_left_reach_nobody(autojump_clock:
             assert packet.data == "by the server's own will"
 
 
-async def test_packets_that_nobody_takes_do_not_stop_a_subscription(
+async def test_packets_that_are_not_received_do_not_stop_a_subscription(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = Channels()

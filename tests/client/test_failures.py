@@ -124,7 +124,7 @@ async def test_plain_to_other_ports_with_tls() -> None:
     assert await plain_answer(b"SSH-2.0-OpenSSH_9\r\n") == "the server does not speak HTTP/1.1"
 
 
-async def test_a_certificate_that_nobody_trusts() -> None:
+async def test_an_untrusted_certificate() -> None:
     async with serving(ssl_context=server_context(ca=trustme.CA())) as server:
         text = await failure(f"wss://localhost:{server.port}/", client_context())
     assert "certificate verify failed" in text

@@ -286,7 +286,7 @@ BAD_ID = "no call has the id {} of this response"
         ("[1", 1007, "this is not a JSON-RPC batch"),
     ],
 )
-async def test_what_nobody_asked_for_ends_the_connection_with_its_cause(
+async def test_an_unexpected_response_ends_the_connection_with_its_cause(
     message: Any, code: int, reason: str, autojump_clock: MockClock
 ) -> None:
     async with played() as (client, server), trio.open_nursery() as nursery:

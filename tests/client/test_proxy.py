@@ -210,7 +210,7 @@ async def test_answers_that_agree(answer: bytes, piece: int) -> None:
     assert b"Proxy-Authorization: Basic YW5uOnMzY3JldA==" in lines
 
 
-async def test_the_server_hears_nothing_of_the_proxy() -> None:
+async def test_the_server_receives_nothing_about_the_proxy() -> None:
     async with (
         WebSocketServer(host="127.0.0.1", options=ANY_HOST) as server,
         scripted(ConnectProxy(server.port)) as port,

@@ -156,7 +156,7 @@ def test_braces_in_strings_do_not_count() -> None:
     assert json_size(payload, NO_LIMIT) > 100 * len(payload)
 
 
-def test_json_that_is_no_utf_8_is_measured_too() -> None:
+def test_json_with_invalid_utf_8_is_measured() -> None:
     assert json_size(b'["\xff\xfe"]', 0) > 0
     assert json_size('["\ud800"]', 0) > 0
 

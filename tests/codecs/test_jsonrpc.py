@@ -364,7 +364,7 @@ def test_an_invalid_id_is_refused(raw: str) -> None:
     assert refused(f'{{"jsonrpc":"2.0","id":{raw}}}') == (-32600, None)
 
 
-def test_an_id_of_bytes_that_are_no_text() -> None:
+def test_an_id_with_invalid_utf_8() -> None:
     assert refused(b'{"jsonrpc":"2.0","method":"f","id":"\xff"}') == (-32600, None)
 
 

@@ -470,12 +470,12 @@ def test_a_broken_field_of_trio_ws_is_answered_with_its_path(fields: dict[str, o
     ],
 )
 @each_dialect
-def test_what_nobody_can_be_told_is_fatal(dialect: Codec, packet: object) -> None:
+def test_an_error_that_cannot_be_answered_is_fatal(dialect: Codec, packet: object) -> None:
     assert_fatal(dialect, written(dialect, packet))
 
 
 @pytest.mark.parametrize("value", [None, 5, "text", [1], {}, {"hello": "world"}, {"rpc": 1}])
-def test_json_that_is_no_packet_at_all_is_data(value: object) -> None:
+def test_json_that_is_not_a_packet_is_data(value: object) -> None:
     for dialect in (TrioWSCodec(), WebshocketCodec()):
         assert_fatal(dialect, written(dialect, value))
     payload = written(JSONPacketCodec(), value)
@@ -514,7 +514,7 @@ def test_bytes_that_are_nothing() -> None:
     assert_fatal(JSONPacketCodec(), b'{"source":4,"data":1e999}')
 
 
-def test_text_that_is_no_utf8_in_a_request_is_answered() -> None:
+def test_a_request_with_invalid_utf8_is_answered() -> None:
     in_msgpack = TrioWSCodec().request("7", "f", ("ab",)).replace(b"\xa2ab", b"\xa2\xff\xff")
     in_json = JSONPacketCodec().request("7", "f", ("ab",)).replace(b"ab", b"\xff\xff")
     for dialect, payload in [(TrioWSCodec(), in_msgpack), (JSONPacketCodec(), in_json)]:

@@ -264,7 +264,7 @@ def test_a_packet_is_generic() -> None:
     assert packet.rpc.response == 2
 
 
-def test_bytes_that_are_no_packet() -> None:
+def test_bytes_that_are_not_a_packet() -> None:
     with pytest.raises(ours.PacketValidationError, match="source"):
         packets.deserialize(msgspec.msgpack.encode({"data": 1}))
     with pytest.raises(ours.PacketError):

@@ -173,7 +173,7 @@ async def test_long_messages_go_in_frames(
             await server.close()
 
 
-async def test_what_nobody_reads_closes_the_connection() -> None:
+async def test_unread_messages_close_the_connection() -> None:
     async with serving(Rooms) as (server, client):
         (connection,) = server.clients
         blob = b"x" * 1_000_000

@@ -73,7 +73,7 @@ async def test_sessions_have_commands_and_events_of_their_own(autojump_clock: Mo
         assert found[0] == RPCNotification("Page.loaded", {"at": 5})
 
 
-async def test_a_cancelled_block_detaches_and_a_lost_browser_is_no_second_error(
+async def test_a_cancelled_block_detaches_and_a_lost_browser_raises_no_second_error(
     autojump_clock: MockClock,
 ) -> None:
     async with playing(dialect=CDP()) as (client, server), trio.open_nursery() as nursery:

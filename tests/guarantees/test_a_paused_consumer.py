@@ -85,7 +85,7 @@ async def test_a_pause_suspends_the_producer_and_nothing_else(autojump_clock: Mo
             assert received == list(range(1000))
 
 
-async def test_so_does_one_on_the_server(autojump_clock: MockClock) -> None:
+async def test_a_paused_consumer_on_the_server_suspends_its_producer(autojump_clock: MockClock) -> None:
     made = 0
 
     async def numbers() -> AsyncIterator[int]:
@@ -105,7 +105,7 @@ async def test_so_does_one_on_the_server(autojump_clock: MockClock) -> None:
                 assert trio.current_time() == began
 
 
-async def test_a_scope_inside_a_generator_may_end_while_it_stands_at_its_yield(
+async def test_a_scope_inside_a_generator_may_expire_while_it_is_suspended(
     autojump_clock: MockClock,
 ) -> None:
     """PEP 789: the cancellation belongs to the generator, which continues after its scope."""
@@ -212,7 +212,7 @@ async def test_both_sides_at_once(autojump_clock: MockClock) -> None:
     assert sorted(results) == [3] * 20 + [5] * 20 + [1225] * 20
 
 
-async def test_packets_that_nobody_takes_do_not_stop_calls(autojump_clock: MockClock) -> None:
+async def test_packets_that_are_not_received_do_not_stop_calls(autojump_clock: MockClock) -> None:
     class Talker(WebSocketHandler):
         @rpc_method()
         async def talk(self, connection: ClientConnection, count: int) -> int:

@@ -24,7 +24,7 @@ def broken_for_b(connection: ClientConnection) -> bool:
 
 
 @pytest.mark.parametrize("way", ["publish", "broadcast"])
-async def test_the_others_get_it(
+async def test_other_subscribers_receive_the_message(
     way: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     handler = Rooms()
@@ -44,7 +44,7 @@ async def test_the_others_get_it(
         nursery.cancel_scope.cancel()
 
 
-async def test_its_opposite_is_a_no_too(autojump_clock: MockClock) -> None:
+async def test_the_negation_of_a_broken_predicate_is_false(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory, trio.open_nursery() as nursery:
         await Listener.join(nursery, memory, "b", "x")

@@ -25,7 +25,7 @@ BOUND = Options().channel_max_bytes + Options().send_high_water + 2 * SIZE
 
 
 @pytest.mark.parametrize("policy", ["disconnect", "drop_oldest", "drop_newest"])
-async def test_a_stalled_subscriber_delays_nobody(policy: Policy, autojump_clock: MockClock) -> None:
+async def test_a_stalled_subscriber_delays_no_other(policy: Policy, autojump_clock: MockClock) -> None:
     handler = Rooms()
     options = Options(channel_max_items=10, send_high_water=1000)
     async with serving_in_memory(handler, options=options) as memory, trio.open_nursery() as nursery:

@@ -42,7 +42,7 @@ def posting() -> App:
     ],
 )
 @pytest.mark.parametrize("framing", [b"Content-Length: 60000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"])
-async def test_a_body_that_nobody_wants_is_not_waited_for(
+async def test_an_unneeded_body_is_not_waited_for(
     start: bytes, status: int, framing: bytes, autojump_clock: MockClock
 ) -> None:
     async with serving_in_memory(posting()) as memory:

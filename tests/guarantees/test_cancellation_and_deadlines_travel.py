@@ -86,7 +86,7 @@ async def test_cancelling_the_caller_cancels_the_method_after_one_way(
             assert handler.cancelled_at == [began + 5 + latency]
 
 
-async def test_so_does_a_cancellation_that_no_deadline_announced(autojump_clock: MockClock) -> None:
+async def test_a_cancellation_without_a_deadline_cancels_the_method(autojump_clock: MockClock) -> None:
     handler = Handler()
     async with serving_in_memory(handler, options=QUIET) as memory:
         stream = await memory.stream(latency=1)

@@ -450,7 +450,7 @@ async def test_a_generator_that_is_refused_before_its_start_is_closed_too(autoju
         assert source.ended == "not begun"
 
 
-async def test_an_iterable_that_is_no_generator_needs_no_aclose(autojump_clock: MockClock) -> None:
+async def test_an_iterable_other_than_a_generator_needs_no_aclose(autojump_clock: MockClock) -> None:
     send, receive = trio.open_memory_channel[str](3)
     for word in ("a", "b", "c"):
         send.send_nowait(word)

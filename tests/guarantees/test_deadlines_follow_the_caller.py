@@ -473,7 +473,7 @@ async def test_an_older_server_that_ends_it_early_is_believed_at_once(autojump_c
 
 
 @pytest.mark.parametrize("method", ["work", "ticks"])
-async def test_a_deadline_that_has_passed_here_too_has_the_word(
+async def test_an_expired_deadline_of_the_caller_takes_precedence(
     method: str, autojump_clock: MockClock
 ) -> None:
     """A busy program reads the other side's timeout before trio handles the expired deadline."""

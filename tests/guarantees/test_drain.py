@@ -76,7 +76,9 @@ async def test_cancelling_says_1001_to_everyone_and_leaves_no_task(autojump_cloc
 
 
 @pytest.mark.parametrize("leave", ["end", "cancel", "raise"])
-async def test_everyone_hears_1001_however_the_block_is_left(leave: str, autojump_clock: MockClock) -> None:
+async def test_all_peers_receive_1001_however_the_block_is_left(
+    leave: str, autojump_clock: MockClock
+) -> None:
     before = all_tasks()
     listener = MemoryListener()
     server = WebSocketServer(echo, listeners=[listener])
@@ -306,7 +308,9 @@ async def test_a_client_that_was_not_accepted_yet_gets_503_and_its_handler_an_er
     assert len(learned) == 1
 
 
-async def test_what_nobody_took_by_accept_does_not_hold_up_the_drain(autojump_clock: MockClock) -> None:
+async def test_connections_that_accept_did_not_return_do_not_delay_the_drain(
+    autojump_clock: MockClock,
+) -> None:
     async with serving_in_memory(None) as memory:
         peer = await RawPeer.connect(await memory.stream())
         began = trio.current_time()
@@ -410,7 +414,7 @@ METHODS = ("plain", "at_once", "later", "in_a_nursery", "stream", "")
     ("target", "method"),
     [(struck, None), (struck_in_a_nursery, None), *((Struck, method) for method in METHODS)],
 )
-async def test_everyone_hears_1001_when_ctrl_c_strikes_a_handler(
+async def test_all_peers_receive_1001_after_ctrl_c_in_a_handler(
     target: Any, method: str | None, *, sockets: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sockets share a reader here, and methods start in its task."""

@@ -128,7 +128,9 @@ async def test_so_they_do_over_sockets(shared: bool) -> None:
 
 
 @pytest.mark.parametrize("code", [1000, 4000])
-async def test_a_client_that_sends_and_leaves_is_heard(code: int, autojump_clock: MockClock) -> None:
+async def test_messages_of_a_client_that_closes_immediately_are_received(
+    code: int, autojump_clock: MockClock
+) -> None:
     handler = Handler(0.1)
     async with serving_in_memory(handler) as memory:
         async with WebSocketClient("ws://test/", stream=await memory.stream(latency=0.1)) as client:
@@ -141,7 +143,9 @@ async def test_a_client_that_sends_and_leaves_is_heard(code: int, autojump_clock
         assert not memory.server.connections
 
 
-async def test_but_not_for_longer_than_close_timeout(autojump_clock: MockClock) -> None:
+async def test_messages_after_a_close_are_handled_for_close_timeout_at_most(
+    autojump_clock: MockClock,
+) -> None:
     handler = Handler(1)
     async with serving_in_memory(handler, options=Options(close_timeout=5)) as memory:
         async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
@@ -350,7 +354,7 @@ async def test_calls_of_a_server_that_cross_the_leaving_of_its_client(
     assert sorted(lost) == [("do", False), ("wait", True)]
 
 
-async def test_the_word_before_the_close(autojump_clock: MockClock) -> None:
+async def test_the_goaway_packet_before_the_close(autojump_clock: MockClock) -> None:
     async with serving_in_memory(Handler()) as memory:
         peer = await RawPeer.connect(
             await memory.stream(), headers=[("Sec-WebSocket-Protocol", "trio-ws.v1")]
@@ -372,7 +376,9 @@ async def test_the_word_before_the_close(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("args", [[], [1], [[1]], [["1"], ["2"]], [{"1": 2}]])
-async def test_a_bad_word_closes(args: list[Any], autojump_clock: MockClock) -> None:
+async def test_an_invalid_goaway_packet_closes_the_connection(
+    args: list[Any], autojump_clock: MockClock
+) -> None:
     async with serving_in_memory(Handler()) as memory:
         async with memory.connect(subprotocols=["trio-ws.v1"]) as ws:
             await ws.send(TrioWSCodec().request("", "__goaway__", args))

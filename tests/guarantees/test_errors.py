@@ -169,7 +169,7 @@ async def test_the_users_own_nursery_in_the_block_gives_its_own_group(
     assert [type(exc) for exc in info.value.exceptions] == [KeyError]
 
 
-async def test_a_failure_of_connect_stands_alone(autojump_clock: MockClock) -> None:
+async def test_a_failure_of_connect_is_not_in_a_group(autojump_clock: MockClock) -> None:
     link = Link()
     await link.server.aclose()
     with pytest.raises(ConnectionFailedError):

@@ -188,7 +188,7 @@ async def test_the_peer_sees_the_end_of_an_http_answer(asked: bytes) -> None:
                 await stream.aclose()
 
 
-async def test_a_server_that_stops_leaves_the_listening_socket_to_those_who_share_it() -> None:
+async def test_a_stopping_server_does_not_shut_down_a_shared_listening_socket() -> None:
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     inner = listener.socket
     # A second descriptor of the same socket, as a forked child has.

@@ -308,7 +308,7 @@ def test_a_program_that_stood_still_does_not_blame_the_peer(payload: Callable[[F
     trio.run(main, clock=clock)
 
 
-def test_nor_does_it_over_a_socket() -> None:
+def test_a_program_that_stood_still_does_not_blame_the_peer_over_a_socket() -> None:
     """The pong is in the kernel's buffer. A peer that is really gone is still detected."""
     clock = trio.testing.MockClock()
 

@@ -97,7 +97,7 @@ async def test_a_stream_of_many_items_loses_none(dialect: str, autojump_clock: M
 
 
 @pytest.mark.repeats
-async def test_nor_does_one_to_the_server(autojump_clock: MockClock) -> None:
+async def test_an_upload_of_many_items_loses_none(autojump_clock: MockClock) -> None:
     async def numbers() -> AsyncIterator[int]:
         for number in range(MANY):
             yield number

@@ -115,7 +115,7 @@ async def test_what_has_none_closes_with_1007(what: str, subprotocol: str, autoj
         b"\xdf\xff\xff\xff\xff",
     ],
 )
-async def test_bytes_that_are_no_msgpack(payload: bytes, autojump_clock: MockClock) -> None:
+async def test_invalid_msgpack(payload: bytes, autojump_clock: MockClock) -> None:
     async with serving_in_memory(Handler(), options=OPTIONS) as memory:
         peer = await meet(memory, "trio-ws.v1")
         await peer.send_frame(2, payload)

@@ -46,7 +46,7 @@ class Chat(Rooms):
 # -- two servers of one process, and a broker in memory ---------------------------------------------
 
 
-async def test_every_subscriber_hears_it_once(autojump_clock: MockClock) -> None:
+async def test_every_subscriber_receives_it_once(autojump_clock: MockClock) -> None:
     one, two = Rooms(), Rooms()
     shared = InMemoryBus()
     async with (
@@ -67,7 +67,7 @@ async def test_every_subscriber_hears_it_once(autojump_clock: MockClock) -> None
         nursery.cancel_scope.cancel()
 
 
-async def test_what_nobody_wants_is_not_asked_for(autojump_clock: MockClock) -> None:
+async def test_channels_without_subscribers_are_not_subscribed_to(autojump_clock: MockClock) -> None:
     broker = InMemoryBroker(InMemoryBus())
     handler = Rooms()
     async with serving_in_memory(handler, broker=broker) as memory, trio.open_nursery() as nursery:

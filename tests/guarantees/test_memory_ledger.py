@@ -171,7 +171,7 @@ async def test_what_decodes_to_too_much_is_refused_unseen(dialect: str, autojump
             assert await client.call("at_once") == "x" * PAGE
 
 
-async def test_a_packet_that_is_no_request_and_decodes_to_too_much_is_1009(autojump_clock: MockClock) -> None:
+async def test_a_packet_of_data_that_decodes_to_too_much_is_1009(autojump_clock: MockClock) -> None:
     async with serving_in_memory(Pages(), options=Options(max_decoded_bytes=1_000_000)) as memory:
         peer = await RawPeer.connect(
             await memory.stream(), headers=[("Sec-WebSocket-Protocol", "trio-ws.v1")]
@@ -264,7 +264,7 @@ async def test_nested_calls_never_wait_for_those_that_wait_for_them(
     assert set(ended) <= {"x" * PAGE, -32000}
 
 
-async def test_an_id_that_we_make_up_is_none_that_a_peer_may_use(autojump_clock: MockClock) -> None:
+async def test_a_peer_cannot_use_a_generated_id(autojump_clock: MockClock) -> None:
     pages = Pages()
     async with serving_in_memory(pages) as memory:
         peer = await RawPeer.connect(

@@ -125,7 +125,7 @@ async def leave_by_reset(stream: LinkStream) -> None:
 
 @pytest.mark.parametrize("leave", [leave_by_close, leave_by_reset])
 @pytest.mark.parametrize("place", PLACES)
-async def test_a_client_that_leaves_while_something_waits_gives_its_place_back(
+async def test_a_client_that_leaves_while_user_code_waits_frees_its_place(
     place: str,
     leave: Callable[[LinkStream], Any],
     autojump_clock: MockClock,
@@ -150,7 +150,7 @@ async def test_a_client_that_leaves_while_something_waits_gives_its_place_back(
 
 @pytest.mark.parametrize("how", ["close", "reset", "half_close"])
 @pytest.mark.parametrize("place", PLACES)
-async def test_so_does_one_that_leaves_over_tcp(place: str, how: str) -> None:
+async def test_a_client_that_leaves_over_tcp_frees_its_place(place: str, how: str) -> None:
     waiting = Waiting()
     async with serving(waiting_app(waiting), options=Options(max_connections=3)) as server:
         socks = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
@@ -288,7 +288,7 @@ async def test_a_slow_accept_changes_nothing_later(over_tcp: bool) -> None:
                 await trio.sleep(0.01)
 
 
-async def test_a_client_that_leaves_while_nobody_asks_for_it_gives_its_place_back(
+async def test_a_client_that_leaves_before_accept_is_called_frees_its_place(
     autojump_clock: MockClock,
 ) -> None:
     async with serving_in_memory(None, options=Options(max_connections=2)) as memory:
@@ -359,7 +359,9 @@ async def test_on_disconnect_runs_once_for_each_on_connect_that_returned(
 
 @pytest.mark.parametrize("over_tcp", [False, True])
 @pytest.mark.parametrize("drained_after", [0.0, 0.05, 0.15])
-async def test_also_where_the_server_is_cancelled(drained_after: float, over_tcp: bool) -> None:
+async def test_on_disconnect_runs_once_if_the_server_is_cancelled(
+    drained_after: float, over_tcp: bool
+) -> None:
     diary = Diary(0.1)
     if over_tcp:
         async with serving(diary, options=Options(close_timeout=0.5)) as server:
@@ -378,7 +380,9 @@ async def test_also_where_the_server_is_cancelled(drained_after: float, over_tcp
 
 
 @pytest.mark.parametrize("method", ["leave", "close", "last"])
-async def test_also_where_a_method_ends_the_connection(method: str, autojump_clock: MockClock) -> None:
+async def test_on_disconnect_runs_once_if_a_method_ends_the_connection(
+    method: str, autojump_clock: MockClock
+) -> None:
     diary = Diary()
     async with serving_in_memory(diary) as memory:
         async with WebSocketClient("ws://test", stream=await memory.stream()) as client:
@@ -388,7 +392,9 @@ async def test_also_where_a_method_ends_the_connection(method: str, autojump_clo
         assert len(diary.seen_off) == len(diary.let_in) == 1
 
 
-async def test_on_disconnect_does_not_run_for_whom_on_connect_has_refused(autojump_clock: MockClock) -> None:
+async def test_on_disconnect_does_not_run_for_clients_that_on_connect_has_refused(
+    autojump_clock: MockClock,
+) -> None:
     seen: Counter[str] = Counter()
 
     class Strict(WebSocketHandler):
@@ -562,7 +568,7 @@ async def test_no_method_runs_before_on_connect_has_returned(dialect: Any, autoj
             assert await client.call("inner") == "inner"
 
 
-async def test_before_it_has_accepted_it_may_not(autojump_clock: MockClock) -> None:
+async def test_on_connect_cannot_call_before_it_has_accepted(autojump_clock: MockClock) -> None:
     errors: list[str] = []
 
     class Hasty(WebSocketHandler):

@@ -60,7 +60,7 @@ async def tries(client: WebSocketClient, method: str, count: int) -> int:
 
 
 @pytest.mark.repeats
-async def test_there_is_no_burst_of_twice_the_limit_across_an_edge(autojump_clock: MockClock) -> None:
+async def test_a_window_never_contains_twice_the_limit(autojump_clock: MockClock) -> None:
     async with serving_in_memory(Handler()) as memory:
         async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
             allowed: list[float] = []

@@ -153,7 +153,7 @@ async def test_a_function_that_raises_is_a_failed_try(
     assert all(record.exc_info for record in told)
 
 
-async def test_its_error_is_the_cause(autojump_clock: MockClock) -> None:
+async def test_the_error_of_a_headers_function_is_the_cause(autojump_clock: MockClock) -> None:
     listener = MemoryListener()
     mine = KeyError("token")
 
@@ -218,7 +218,7 @@ async def test_retry_after_is_waited_out(status: int, form: str, autojump_clock:
 
 
 @pytest.mark.parametrize("value", ["86400", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
-async def test_but_no_longer_than_maximum(value: str, autojump_clock: MockClock) -> None:
+async def test_retry_after_is_limited_by_maximum(value: str, autojump_clock: MockClock) -> None:
     error = HandshakeRejectedError(429, Headers([("Retry-After", value)]))
     assert Backoff(maximum=45).delay(1, error) == 45
 

@@ -174,7 +174,7 @@ def test_the_command_line() -> None:
 
 @examples(200)
 @given(st.text(alphabet="ab:/@?#[]%\\ ", max_size=12), st.text(alphabet="ab:/@?#[]%. ", max_size=12))
-def test_whatever_stands_before_the_host_is_masked(user: str, place: str) -> None:
+def test_everything_before_the_host_is_masked(user: str, place: str) -> None:
     assert SECRET not in masked(f"ws://{user}{SECRET}@{place}")
     assert SECRET not in masked(f"{user}{SECRET}@{place}")
 

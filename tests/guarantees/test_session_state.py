@@ -132,7 +132,7 @@ async def test_typed_state(autojump_clock: MockClock) -> None:
             assert await client.call("visit", returns=int) == 1
 
 
-async def test_any_state_is_no_type(autojump_clock: MockClock) -> None:
+async def test_state_of_type_any_is_not_instantiated(autojump_clock: MockClock) -> None:
     class Untyped(WebSocketHandler[Any]):
         @rpc_method()
         async def state(self, connection: ClientConnection[Any]) -> bool:

@@ -197,7 +197,7 @@ async def test_all_that_is_there_has_a_bound(caplog: pytest.LogCaptureFixture) -
         await freed(server)
 
 
-async def test_no_room_is_no_reason_to_stay() -> None:
+async def test_refused_clients_hold_no_place() -> None:
     """A refused client holds no place, so the next client is served as soon as another one has left."""
     async with serving(max_connections=1) as server:
         first, _ = await ask(server, HONEST)

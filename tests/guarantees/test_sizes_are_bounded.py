@@ -113,7 +113,7 @@ async def test_many_empty_fragments_reach_a_waiting_receiver(autojump_clock: Moc
     assert got == ["end"]
 
 
-async def test_empty_fragments_that_nobody_waits_for_stop_the_reading(autojump_clock: MockClock) -> None:
+async def test_empty_fragments_stop_the_reading_without_a_receiver(autojump_clock: MockClock) -> None:
     go_on = trio.Event()
 
     async def handler(ws: WebSocket) -> None:

@@ -146,7 +146,7 @@ def test_a_peer_that_stops_taking_is_given_up_in_time(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_kernel_takes_for_a_peer_that_hangs_is_no_life(kind: str, tmp_path: Path) -> None:
+def test_data_accepted_by_the_kernel_does_not_keep_a_hanging_peer_alive(kind: str, tmp_path: Path) -> None:
     """The kernel accepts all data, including our ping, but the peer does not read it."""
 
     async def trial(clock: trio.testing.MockClock) -> None:

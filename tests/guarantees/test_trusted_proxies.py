@@ -118,7 +118,7 @@ async def test_the_client_is_the_last_one_that_is_not_trusted(
     ],
 )
 @pytest.mark.parametrize("options", [Options(), Options(trusted_proxies=["10.0.0.0/8"]), TRUSTING])
-async def test_nobody_else_is_believed(lines: list[str], options: Options) -> None:
+async def test_untrusted_peers_are_not_believed(lines: list[str], options: Options) -> None:
     ws = await seen_of(lines, options, STRANGER)
     assert ws.client_address == ws.request.client_address == ws.remote_address
     assert ws.remote_address[0] == STRANGER
@@ -217,7 +217,7 @@ async def test_shares_are_those_of_the_clients(caplog: pytest.LogCaptureFixture)
         assert len(server._shares) == 0
 
 
-async def test_functions_and_methods_see_the_client_and_so_does_the_log(
+async def test_functions_methods_and_the_log_see_the_client(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     app, seen = App(), []
@@ -276,7 +276,7 @@ ANNOUNCED = Options(trusted_proxies=[PROXY, "10.0.0.0/8"], proxy_protocol=True)
     ],
 )
 @pytest.mark.parametrize("whole", [True, False])
-async def test_a_proxy_header_says_who_the_client_is(
+async def test_a_proxy_header_contains_the_address_of_the_client(
     header: bytes, lines: list[str], address: tuple[str, int] | None, whole: bool
 ) -> None:
     seen = Seen()
@@ -290,7 +290,7 @@ async def test_a_proxy_header_says_who_the_client_is(
     assert ws.remote_address[0] == PROXY
 
 
-async def test_a_proxy_header_stands_before_tls() -> None:
+async def test_a_proxy_header_precedes_tls() -> None:
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(context)
@@ -364,7 +364,7 @@ async def test_a_proxy_header_has_open_timeout(
     assert "open_timeout (10.0 seconds)" in record.getMessage()
 
 
-async def test_a_check_that_says_nothing_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_health_check_without_data_logs_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(echo, options=ANNOUNCED) as server:
         for data in (b"", LOCAL, b"PROXY UNKNOWN\r\n"):
             async with await dial(server) as stream:
@@ -376,7 +376,7 @@ async def test_a_check_that_says_nothing_is_no_warning(caplog: pytest.LogCapture
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
-async def test_shares_hold_for_whom_a_proxy_header_names() -> None:
+async def test_shares_apply_to_the_address_in_a_proxy_header() -> None:
     options = Options(trusted_proxies=[PROXY], proxy_protocol=True, max_handshakes_per_address=2)
     async with serving(echo, options=options) as server:
         silent = [await dial(server) for _ in range(2)]

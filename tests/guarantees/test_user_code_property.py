@@ -166,5 +166,5 @@ async def run(clients: list[Bad], latency: float) -> None:
 
 @examples(40)
 @given(st.lists(bad_clients(), min_size=1, max_size=12), st.sampled_from([0.0, 0.02]))
-def test_faults_of_user_code_cost_nobody_else_anything(clients: list[Bad], latency: float) -> None:
+def test_faults_of_user_code_do_not_affect_other_clients(clients: list[Bad], latency: float) -> None:
     trio.run(run, clients, latency, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -55,7 +55,9 @@ async def test_the_proxy_protocol(send: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("send", ["send-proxy", "send-proxy-v2"])
-async def test_its_checks_are_no_clients(send: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_health_checks_are_not_clients(
+    send: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     options = trio_ws.Options(trusted_proxies=["127.0.0.1"], proxy_protocol=True)
     async with serving(Seen(), options=options) as server:
         line = f"127.0.0.1:{server.port} {send} check inter 20ms fall 1000"

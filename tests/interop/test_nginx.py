@@ -238,7 +238,7 @@ async def test_compression_passes(tmp_path: Path) -> None:
     assert "permessage-deflate" in str(offered)
 
 
-async def test_the_server_knows_who_the_client_is(tmp_path: Path) -> None:
+async def test_the_server_knows_the_address_of_the_client(tmp_path: Path) -> None:
     seen: list[tuple[object, ...]] = []
 
     async def look(ws: trio_ws.WebSocket) -> None:

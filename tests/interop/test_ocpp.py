@@ -64,7 +64,7 @@ class Point(WebSocketHandler[Any]):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_its_charge_point(version: str) -> None:
+async def test_a_charge_point_of_the_package_ocpp(version: str) -> None:
     handler = Central()
     _, boot, handler.reset = VERSIONS[version]
     async with serving(handler) as server:
@@ -77,7 +77,7 @@ async def test_its_charge_point(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_its_central_system(version: str) -> None:
+async def test_a_central_system_of_the_package_ocpp(version: str) -> None:
     handler = Point()
     dialect, boot, reset = VERSIONS[version]
     command = [sys.executable, str(PROGRAM), "server", version]

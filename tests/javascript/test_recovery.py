@@ -81,7 +81,7 @@ async def test_nothing_is_missed_or_comes_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("handler", [ShortRooms, Rooms])
-async def test_a_gap_stands_where_messages_are_missing(handler: type[Rooms], tmp_path: Path) -> None:
+async def test_a_gap_marks_missing_messages(handler: type[Rooms], tmp_path: Path) -> None:
     """And nowhere else; with a history it says how many they are."""
     expected = missing = gaps = 0
     for one in await play(handler(), tmp_path):

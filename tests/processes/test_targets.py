@@ -58,7 +58,7 @@ def test_there_and_back() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["chat.py"], ["-m", "chat"]])
-def test_a_program_names_what_stands_at_its_top(tmp_path: Path, arguments: list[str]) -> None:
+def test_import_strings_of_top_level_objects_of_a_program(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "chat.py").write_text(PROGRAM)
     first, second, third, *refused = lines(*arguments, cwd=tmp_path)
     assert [first, second, third] == ["chat:function", "chat:Class", "chat:instance"]
@@ -66,7 +66,7 @@ def test_a_program_names_what_stands_at_its_top(tmp_path: Path, arguments: list[
     assert all("it is not defined at the top level of a module" in line for line in refused)
 
 
-def test_a_program_that_is_no_module_is_told_so(tmp_path: Path) -> None:
+def test_a_program_outside_of_sys_path_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "chat.v2.py").write_text(PROGRAM)
     (tmp_path / "this.py").write_text(PROGRAM)  # another module has the name
     for arguments in (["-c", PROGRAM], ["chat.v2.py"], ["-P", "chat.v2.py"], ["-P", "this.py"]):

@@ -138,7 +138,7 @@ def test_what_is_not_common_is_left(take: Take, masked: bool) -> None:
 @TAKERS
 @ROLES
 @pytest.mark.parametrize("text", [b"\xff", b"a\xc3", b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80"])
-def test_text_that_is_none_is_told(take: Take, masked: bool, text: bytes) -> None:
+def test_invalid_text_is_reported(take: Take, masked: bool, text: bytes) -> None:
     messages: list[str | bytes] = []
     data = frame(0x82, b"before", masked) + frame(0x81, text, masked) + frame(0x82, b"behind", masked)
     assert take(data, 0, masked, LONGEST, messages) == -1

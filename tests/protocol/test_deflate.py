@@ -268,7 +268,7 @@ def test_the_first_acceptable_offer_is_taken(offers: list[str]) -> None:
 
 
 @pytest.mark.parametrize("offers", [[], [""], [" , "], ["x-webkit-deflate-frame"]])
-def test_no_offer_is_no_compression(offers: list[str]) -> None:
+def test_without_an_offer_there_is_no_compression(offers: list[str]) -> None:
     assert answer(PLAIN, offers) is None
 
 

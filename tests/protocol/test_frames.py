@@ -274,7 +274,7 @@ def test_a_close_frame_tells_code_and_reason(client: bool, payload: bytes, expec
         assert made.done
 
 
-def test_a_close_reason_that_is_no_utf8_is_1007() -> None:
+def test_a_close_reason_with_invalid_utf8_is_1007() -> None:
     made = fed([frame(CLOSE, b"\x03\xe8\xff")])
     assert made.events == [ProtocolViolation(1007, "text is not valid UTF-8")]
 
@@ -320,7 +320,7 @@ def test_bad_utf8_is_refused_at_its_first_bad_byte(client: bool, bad: bytes, fra
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
-def test_bad_utf8_in_the_fast_lane(bad: bytes) -> None:
+def test_invalid_utf8_in_the_fast_path(bad: bytes) -> None:
     data = frame(TEXT, b"fine") + frame(TEXT, bad) + frame(TEXT, b"late")
     assert by_wsproto(data, client=False).violation == 1007
     made = fed([data])
@@ -442,7 +442,7 @@ def test_what_is_wrong_with_compression_is_told(data: bytes, violation: Protocol
     assert made.events == [violation]
 
 
-def test_compressed_text_that_is_no_utf8_is_1007() -> None:
+def test_compressed_text_with_invalid_utf8_is_1007() -> None:
     made = reader(deflate=deflate(client=False))
     made.feed(frame(TEXT, deflate(client=True).compress(b"a\xff", fin=True), rsv=4))
     assert made.events == [ProtocolViolation(1007, "text is not valid UTF-8")]

@@ -85,7 +85,7 @@ ADDED_LINES = (
 
 @pytest.mark.parametrize("line", REQUEST_LINES)
 @pytest.mark.parametrize("missing", ["", *HEADERS])
-def test_the_fast_lane_lets_in_nothing_that_the_rules_refuse(line: str, missing: str) -> None:
+def test_the_fast_path_accepts_nothing_that_the_rules_refuse(line: str, missing: str) -> None:
     usual = [f"{name}: {value}" for name, value in HEADERS.items() if name != missing]
     let_in = 0
     for body, added in itertools.product((b"", b"x"), itertools.product(ADDED_LINES, repeat=2)):
@@ -99,7 +99,7 @@ def test_the_fast_lane_lets_in_nothing_that_the_rules_refuse(line: str, missing:
     assert bool(let_in) is (line == REQUEST_LINES[0] and missing not in ("Upgrade", "Connection"))
 
 
-def test_the_usual_request_takes_the_fast_lane() -> None:
+def test_the_usual_request_takes_the_fast_path() -> None:
     assert _is_plain_upgrade(upgrade())
     assert _is_plain_upgrade(upgrade({"Upgrade": "WebSocket", "Connection": "upgrade"}, "Origin: http://a"))
 

@@ -108,7 +108,7 @@ def test_values_that_would_inject_are_refused(value: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a:", "a\r\nb", "é", "a\x00"])
-def test_names_that_are_no_token_are_refused(name: str) -> None:
+def test_header_names_that_are_not_tokens_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is not a header name"):
         encode_headers([(name, "x")])
 

@@ -294,7 +294,7 @@ def test_bytes_beyond_ascii_in_a_value_are_kept() -> None:
     assert (request.header("x") or "").encode("latin-1").decode() == "café"
 
 
-def test_the_plain_head_takes_the_fast_lane() -> None:
+def test_the_plain_head_takes_the_fast_path() -> None:
     assert reader_module._parse_plain_get(PLAIN) is not None
 
 
@@ -351,7 +351,7 @@ PLAIN_HEADS = st.from_regex(
 @example(PLAIN)
 @example(PLAIN[:-2] + b"Content-Length: 2\r\n\r\n")
 @example(PLAIN[:-2] + b"host: b\r\n\r\n")
-def test_what_the_fast_lane_takes_h11_takes_for_the_same(head: bytes) -> None:
+def test_the_fast_path_and_h11_agree(head: bytes) -> None:
     fast = reader_module._parse_plain_get(head)
     if fast is None:
         return  # h11 decides

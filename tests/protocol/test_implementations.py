@@ -62,7 +62,7 @@ def python(*args: str, pure: str | None, **more: str) -> str:
     return done.stdout
 
 
-def test_the_variable_says_python() -> None:
+def test_the_variable_selects_python() -> None:
     assert python("-c", WHICH, pure="1") == "python\n"
 
 

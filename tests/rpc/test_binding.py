@@ -230,7 +230,7 @@ def test_a_stream_arrives_as_null() -> None:
 async def echo(connection: Any, a: int, items: AsyncIterable[int]) -> None: ...
 
 
-def test_streams_on_the_fast_lanes() -> None:
+def test_streams_on_the_fast_paths() -> None:
     method = make_method(echo)
     assert list(method.bind([1, None], {})[0]) == [1, None]
     assert list(method.bind([], {"a": 1, "items": None})[0]) == [1, None]

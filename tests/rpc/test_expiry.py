@@ -98,7 +98,7 @@ async def test_a_client_that_comes_back_begins_anew(autojump_clock: MockClock) -
             assert await client.refresh(5) == 5
 
 
-async def test_by_default_nobody_may_stay_longer_and_nothing_expires(autojump_clock: MockClock) -> None:
+async def test_by_default_no_connection_expires(autojump_clock: MockClock) -> None:
     handler = WebSocketHandler()
     async with (
         serving_in_memory(handler) as memory,

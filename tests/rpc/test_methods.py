@@ -238,7 +238,7 @@ def test_marking_twice_is_refused() -> None:
         rpc_method("b")(rpc_method("a")(lambda self, connection: None))  # type: ignore[arg-type]
 
 
-def test_marking_what_is_no_function_is_refused() -> None:
+def test_decorating_an_object_that_is_not_a_function_is_refused() -> None:
     with pytest.raises(TypeError, match="goes on a function, not on 5"):
         rpc_method()(5)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="goes on a function"):

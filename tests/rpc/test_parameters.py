@@ -184,13 +184,13 @@ def test_long_values_are_not_quoted_in_full() -> None:
     assert len(str(caught.value)) < 300
 
 
-def test_text_that_is_no_unicode_can_still_be_sent_back() -> None:
+def test_invalid_unicode_can_be_sent_back() -> None:
     with pytest.raises(RPCInvalidParamsError) as caught:
         takes(Color).bind(["\ud800"], {})
     assert str(caught.value).encode()
 
 
-def test_a_bug_of_a_type_is_no_bad_parameter() -> None:
+def test_a_bug_of_a_type_is_not_reported_as_an_invalid_parameter() -> None:
     with pytest.raises(KeyError, match="a bug"):
         takes(User).bind([{"name": "bug", "age": 1}], {})
 

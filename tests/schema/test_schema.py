@@ -83,7 +83,7 @@ def test_a_result_without_a_schema(function: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["add two", "7up", "a-b", "a..b", ".", "a.", "a/b", "naïve!", "a\nb"])
-def test_a_name_that_is_no_identifier(name: str) -> None:
+def test_a_name_that_is_not_an_identifier(name: str) -> None:
     with pytest.raises(
         ValueError, match=r"Made: the method name .* must be an identifier, or several identifiers"
     ):

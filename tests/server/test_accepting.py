@@ -112,7 +112,7 @@ async def test_a_unix_socket_in_use_is_not_replaced(
     assert not caplog.records
 
 
-async def test_a_file_that_is_no_socket_is_left_alone(unix_path: Path) -> None:
+async def test_a_file_that_is_not_a_socket_is_not_removed(unix_path: Path) -> None:
     unix_path.write_text("precious")
     with pytest.raises(OSError, match="in use"):
         async with WebSocketServer(echo, unix_path=unix_path):
@@ -395,7 +395,7 @@ async def test_opening_handshakes_under_way_may_finish(autojump_clock: MockClock
 
 
 @pytest.mark.parametrize("patience", [3.0, 60.0])
-async def test_nobody_holds_that_up_for_longer_than_open_timeout(
+async def test_no_client_delays_that_for_longer_than_open_timeout(
     patience: float, autojump_clock: MockClock
 ) -> None:
     async with serving_in_memory(options=Options(open_timeout=5)) as memory:

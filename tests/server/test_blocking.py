@@ -257,9 +257,7 @@ async def test_more_handlers_block_than_trio_has_threads_by_default() -> None:
     ("way", "code"),
     [("return", 1000), ("exception", 4000), ("bug", 1011), ("coroutine", 1011), ("gone", 4002)],
 )
-async def test_its_end_means_what_it_means_for_an_async_function(
-    way: str, code: int, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_it_ends_like_an_async_function(way: str, code: int, caplog: pytest.LogCaptureFixture) -> None:
     async def coroutine() -> None:
         pytest.fail("it ran")
 

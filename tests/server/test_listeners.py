@@ -83,7 +83,7 @@ async def test_all_interfaces_are_asked_for_by_name(host: str, addresses: set[st
             assert await ws.receive_text() == "hello"
 
 
-def test_a_host_that_is_none_is_refused_at_once() -> None:
+def test_an_invalid_host_is_refused_immediately() -> None:
     with pytest.raises(ValueError, match=r"host is empty; omit it .*, or use '\*' for all interfaces"):
         WebSocketServer(echo, 0, host="")
     wrong: Any = b"127.0.0.1"

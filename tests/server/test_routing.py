@@ -96,7 +96,9 @@ def test_a_pattern_matches(pattern: str, path: str, params: dict[str, Any] | Non
         ("/a{x:path}", ValueError, "so it must be the last segment"),
     ],
 )
-def test_a_path_that_is_none_says_why(path: Any, error: type[Exception], text: str) -> None:
+def test_the_error_for_an_invalid_path_contains_the_reason(
+    path: Any, error: type[Exception], text: str
+) -> None:
     with pytest.raises(error, match=text.replace("{x:", r"\{x:")):
         Pattern(path)
 

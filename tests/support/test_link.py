@@ -158,7 +158,7 @@ def test_bad_options_are_refused(options: dict[str, Any], error: str) -> None:
         Link(**options)
 
 
-def test_a_capacity_that_is_no_int_is_refused() -> None:
+def test_a_capacity_that_is_not_an_int_is_refused() -> None:
     with pytest.raises(TypeError):
         Link(capacity=1.5)  # type: ignore[arg-type]
 
@@ -254,7 +254,7 @@ async def test_cut_loses_what_is_in_flight_and_keeps_what_arrived(
             await end_of_link.send_all(b"x")
 
 
-async def test_cut_wakes_all_who_wait(autojump_clock: object) -> None:
+async def test_cut_wakes_all_waiting_tasks(autojump_clock: object) -> None:
     link = Link(capacity=1)
     arrivals = Arrivals()
 
@@ -272,7 +272,7 @@ async def test_cut_wakes_all_who_wait(autojump_clock: object) -> None:
     assert sorted(arrivals.seen) == [(7.0, "BrokenResourceError"), (7.0, "sender")]
 
 
-async def test_a_received_eof_stands_after_a_cut() -> None:
+async def test_a_received_eof_is_kept_after_a_cut() -> None:
     link = Link()
     await link.client.send_eof()
     link.cut()
@@ -509,7 +509,7 @@ async def test_closing_a_listener_refuses_cuts_and_wakes() -> None:
     await listener.aclose()
 
 
-async def test_closing_a_listener_wakes_who_waits_to_accept_even_when_cancelled() -> None:
+async def test_closing_a_listener_wakes_a_waiting_accept_even_when_cancelled() -> None:
     listener = MemoryListener()
 
     async def accept() -> None:

@@ -165,14 +165,14 @@ async def test_frames_behind_the_head_are_kept() -> None:
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
     ],
 )
-async def test_connect_shows_an_answer_that_is_no_upgrade(answer: bytes) -> None:
+async def test_connect_shows_a_response_other_than_an_upgrade(answer: bytes) -> None:
     link = Link()
     await link.server.send_all(answer)
     with pytest.raises(AssertionError, match="did not upgrade: b'HTTP/1"):
         await RawPeer.connect(link.client)
 
 
-async def test_accept_shows_a_request_that_is_no_upgrade() -> None:
+async def test_accept_shows_a_request_other_than_an_upgrade() -> None:
     link = Link()
     await link.client.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     with pytest.raises(AssertionError, match="asked for no WebSocket"):

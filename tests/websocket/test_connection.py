@@ -153,7 +153,7 @@ async def test_it_is_a_trio_channel_and_an_iterator(autojump_clock: object) -> N
         assert info.value.code == 1000
 
 
-async def test_both_close_codes_are_kept_and_who_was_first(autojump_clock: object) -> None:
+async def test_both_close_codes_and_their_order_are_kept(autojump_clock: object) -> None:
     async with pair() as (client, server):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.close, 4001, "client")

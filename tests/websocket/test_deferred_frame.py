@@ -242,7 +242,7 @@ async def test_another_task_continues_the_work_of_a_cancelled_one(autojump_clock
     assert await frame.frame() == made[0]
 
 
-async def test_those_who_wait_go_on_a_few_at_a_time(autojump_clock: MockClock) -> None:
+async def test_waiting_tasks_continue_a_few_at_a_time(autojump_clock: MockClock) -> None:
     frame = late()
     in_a_turn: list[int] = []
     woken: list[int] = []

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
 
-async def test_a_ring_wakes_all_who_wait_and_nobody_who_has_left() -> None:
+async def test_a_notification_wakes_all_waiting_tasks_and_no_cancelled_ones() -> None:
     bell = Notification()
     woken: list[int] = []
 

@@ -169,7 +169,7 @@ async def test_the_first_few_read_for_themselves(monkeypatch: pytest.MonkeyPatch
             assert [read_by_epoll(ws) for ws in server.connections] == [False]
 
 
-async def test_a_flood_keeps_nobody_waiting() -> None:
+async def test_a_flood_does_not_delay_other_connections() -> None:
     """However much data of one connection is available, another's message is read in the next round."""
     got = trio.Event()
 
@@ -448,7 +448,7 @@ class Work(trio.abc.Instrument):
         self.most = max(self.most, self._done() - self._before)
 
 
-async def test_what_inflates_to_much_is_inflated_in_turns_though_nobody_takes_it() -> None:
+async def test_large_compressed_messages_are_inflated_in_turns_even_if_not_received() -> None:
     message = masked_frame(FIN | RSV1 | BINARY, deflated(bytes(128 << 10)))
     options = Options(ping_interval=None, compression=True, max_queue_bytes=1 << 30)
     done = trio.Event()

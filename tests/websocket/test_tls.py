@@ -156,7 +156,7 @@ async def test_forcefully(contexts: Contexts) -> None:
         await close_forcefully(server)
 
 
-async def test_what_is_closed_here_wakes_who_waits(contexts: Contexts) -> None:
+async def test_a_local_close_wakes_waiting_tasks(contexts: Contexts) -> None:
     async with open_pair(contexts) as (client, _):
 
         async def wait() -> None:
