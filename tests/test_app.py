@@ -91,7 +91,7 @@ async def test_parameters_are_attributes_and_arguments(autojump_clock: MockClock
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/rooms/x", "/rooms", "/rooms/1/2", "/", "/page"])
-async def test_what_has_no_route_gets_404(
+async def test_paths_without_a_route_get_404(
     path: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = App()
@@ -465,7 +465,7 @@ async def test_a_lifespan_that_does_not_end_is_cut_at_close_timeout(
 
 
 @pytest.mark.parametrize("when", ["at start", "while serving", "at the end", "at the end of a failed block"])
-async def test_what_a_lifespan_raises_leaves_the_server_as_it_was_raised(
+async def test_exceptions_of_a_lifespan_leave_the_server_unchanged(
     when: str, autojump_clock: MockClock
 ) -> None:
     app = App()
@@ -674,7 +674,7 @@ async def no_arguments() -> AsyncIterator[None]:
         (lambda app: app.add_middleware(print), TypeError, r"is not an async function of \(ws, call_next\)"),
     ],
 )
-def test_what_cannot_work_is_refused_where_it_is_added(
+def test_invalid_routes_are_refused_when_added(
     add: Callable[[App], object], error: type[Exception], text: str
 ) -> None:
     app = App()

@@ -122,7 +122,7 @@ def test_the_path_is_taken() -> None:
         app_of().mount_docs("/docs")
 
 
-def test_what_has_no_schema_is_refused_when_a_server_is_made() -> None:
+def test_methods_without_a_schema_are_refused_by_the_constructor() -> None:
     app = App(debug=True)
     app.mount_docs()
     with pytest.raises(ValueError, match="no WebSocketHandler is mounted"):
@@ -137,7 +137,7 @@ def test_what_has_no_schema_is_refused_when_a_server_is_made() -> None:
         WebSocketServer(app, 0)
 
 
-async def test_what_comes_later_is_on_the_page() -> None:
+async def test_later_methods_and_handlers_are_on_the_page() -> None:
     app = app_of(debug=True)
     async with serving(app) as server, httpx.AsyncClient() as client:
         url = server.url.replace("ws", "http", 1) + "/docs"

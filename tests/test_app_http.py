@@ -87,7 +87,7 @@ def says(result: Any) -> Callable[[Request], Awaitable[Any]]:
         (HTTPResponse(302, [("Location", "/x")]), 302, None, b""),
     ],
 )
-async def test_what_a_function_returns_is_the_response(
+async def test_return_values_become_responses(
     result: Any, status: int, content_type: str | None, body: bytes, autojump_clock: MockClock
 ) -> None:
     response = await ask(answering(result), http("GET /"))
@@ -240,7 +240,7 @@ async def test_another_pattern_may_answer_the_method(autojump_clock: MockClock) 
     assert body_of(await ask(app, http("GET /5"))) == b"an int"
 
 
-async def test_what_has_no_route_is_404_and_no_get_asks_for_a_websocket_there(
+async def test_requests_without_a_route_get_404(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for line in ("GET /nothing", "POST /nothing", "OPTIONS *"):

@@ -376,7 +376,7 @@ async def wait_and_return_nonsense(ws: WebSocket, data: str) -> object:
         (wait_and_return_nonsense, (1011, "internal error")),
     ],
 )
-async def test_what_a_listener_raises_ends_its_connection(
+async def test_exceptions_of_a_listener_end_its_connection(
     function: Callable[..., Any], end: tuple[int, str], reader: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = App()
@@ -499,7 +499,7 @@ async def test_a_message_that_waits_is_cancelled_where_the_connection_breaks(rea
         assert log == ["cancelled", "gone"]
 
 
-async def test_what_came_before_a_close_is_handled_to_its_end(reader: str) -> None:
+async def test_messages_before_a_close_are_handled(reader: str) -> None:
     app = App()
     log: list[str] = []
 

@@ -155,7 +155,7 @@ async def test_a_client_that_joins_later_or_reconnects_reads_earlier_messages(tm
         assert await bob.evaluate(LOG) == ["Ada: first", "Ada: second"]
 
 
-async def test_what_a_page_says(tmp_path: Path) -> None:
+async def test_accessibility_and_errors_of_the_page(tmp_path: Path) -> None:
     """Everything on it has a name for screen readers, and what the server refuses is shown."""
     async with running("chat.py", "0") as server, chromium(tmp_path) as browser:
         page = await browser.open(await server.page())

@@ -29,7 +29,7 @@ async def run(name: str, *args: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
-def test_they_are_short(path: Path) -> None:
+def test_examples_are_short(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len([line for line in lines if line.strip()]) <= 40
 

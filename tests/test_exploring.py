@@ -70,7 +70,7 @@ async def test_a_stream_that_a_fault_leaves_open(autojump_clock: MockClock) -> N
         await explore(careless)
 
 
-async def test_what_a_fault_may_raise(autojump_clock: MockClock) -> None:
+async def test_exceptions_that_a_fault_may_raise(autojump_clock: MockClock) -> None:
     async def strict(listener: MemoryListener) -> None:
         try:
             await talk(listener)

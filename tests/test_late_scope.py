@@ -67,7 +67,7 @@ class Served:
         self.events.append("end")
 
 
-async def test_it_cancels_what_the_code_inside_has_entered_before(autojump_clock: MockClock) -> None:
+async def test_cancels_child_tasks_and_inner_scopes(autojump_clock: MockClock) -> None:
     served = Served()
     async with trio.open_nursery() as nursery:
         await nursery.start(served.serve)
@@ -112,7 +112,7 @@ async def test_a_task_can_cancel_itself() -> None:
     await trio.lowlevel.checkpoint()
 
 
-async def test_it_can_be_left_early() -> None:
+async def test_leaving_early() -> None:
     scope = LateScope()
     assert scope.leave()
     await trio.lowlevel.checkpoint()

@@ -98,7 +98,7 @@ async def test_a_block_is_entered_before_its_loop(make: Callable[[], Any], usage
     assert usage in repr(made)
 
 
-async def test_what_is_not_entered_has_no_attributes() -> None:
+async def test_attributes_need_the_block_to_be_entered() -> None:
     made: Any = trio_ws.connect(URL)
     with pytest.raises(AttributeError, match=r"may have 'send'; write: async with trio_ws\.connect"):
         await made.send("hello")

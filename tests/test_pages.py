@@ -76,7 +76,7 @@ def test_a_page_shows_the_whole_of_the_files_for_proxies() -> None:
         assert lines_of((ROOT / "examples" / "deploy" / name).read_text(encoding="utf-8")) in shown
 
 
-def test_what_counts_as_the_same() -> None:
+def test_comparison_of_code() -> None:
     source = lines_of("def f():\n\n    if x:\n        y()\n")
     assert stands_in(lines_of("if x:\n    y()"), source)
     assert not stands_in(lines_of("if x:\ny()"), source)

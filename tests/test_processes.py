@@ -482,7 +482,9 @@ async def test_a_target_that_workers_could_not_import(
         await start(target)
 
 
-async def test_what_a_module_raises_comes_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_exceptions_of_a_module_are_raised_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with writing(tmp_path, monkeypatch) as module:
         module.write_text("1 / 0\n")
         with pytest.raises(ZeroDivisionError):

@@ -62,7 +62,7 @@ def test_the_core_without_any_of_them() -> None:
     run_core(",".join(NAMES))
 
 
-def test_it_is_taken_away() -> None:
+def test_names_can_be_removed() -> None:
     code = """
 import trio_ws.systems as systems, trio_ws.websocket.delivery, trio_ws.protocol.framing
 print(systems.AF_UNIX, systems.HAS_EPOLL, systems.HANGUP_SIGNALS, trio_ws.websocket.transport._HAS_SENDMSG)

@@ -204,7 +204,7 @@ async def test_unsubscribing_ends_it_and_subscribing_twice_is_once(medium: Any) 
 
 
 @MEDIA
-async def test_what_is_subscribed_before_it_runs_counts(medium: Any) -> None:
+async def test_subscribing_before_it_runs(medium: Any) -> None:
     async with medium() as made, made.running() as (other, _):
         broker = made.make()
         assert broker.state == "new"

@@ -135,7 +135,7 @@ async def test_the_latest_value_is_all_that_waits(autojump_clock: MockClock) -> 
         assert waiting(subscription) == [5]
 
 
-async def test_what_is_too_much_for_all_channels_together(autojump_clock: MockClock) -> None:
+async def test_total_size_of_all_histories_is_bounded(autojump_clock: MockClock) -> None:
     handler = Rooms()
     for name in ("large.a", "large.b", "large.c"):
         for number in range(10):

@@ -113,7 +113,7 @@ async def test_a_copy_of_the_set_is_a_copy(autojump_clock: MockClock) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_what_is_subscribed_in_on_connect_is_kept_until_the_client_is_in(
+async def test_messages_for_subscriptions_of_on_connect_wait_for_it(
     autojump_clock: MockClock,
 ) -> None:
     class Early(Rooms):
@@ -192,7 +192,7 @@ async def test_data_that_cannot_be_encoded_raises_in_the_publisher_and_is_not_se
         nursery.cancel_scope.cancel()
 
 
-async def test_what_json_cannot_carry_raises_where_somebody_speaks_json(autojump_clock: MockClock) -> None:
+async def test_publishing_raises_if_a_json_client_cannot_get_it(autojump_clock: MockClock) -> None:
     handler = Rooms()
     data = {(1, 2): "a tuple is no key in JSON"}
     async with serving_in_memory(handler) as memory, trio.open_nursery() as nursery:

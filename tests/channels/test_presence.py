@@ -141,7 +141,7 @@ async def test_the_end_of_a_connection_ends_its_presence(autojump_clock: MockClo
             connection.set_absent("room.7")
 
 
-async def test_what_cannot_be_said(autojump_clock: MockClock) -> None:
+async def test_invalid_presence_data(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory, client_of(memory) as client:
         assert client.connected

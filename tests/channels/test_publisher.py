@@ -91,7 +91,7 @@ async def test_to_a_handler_of_an_app() -> None:
             assert (await subscription.receive()).data == 1
 
 
-async def test_what_goes_wrong() -> None:
+async def test_errors_of_publish() -> None:
     async with redis_server() as redis:
         async with Publisher(redis.url) as publisher:
             assert await publisher.publish("a", 1) == 0
@@ -136,7 +136,7 @@ async def test_processes_with_a_key_hear_each_other() -> None:
 # -- the signature, byte by byte --------------------------------------------------------------------
 
 
-def test_what_a_signature_covers() -> None:
+def test_signature_covers_channel_and_payload() -> None:
     form = MessageFormat(KEY)
     data = form.pack(ORIGIN, 5, b"channel", b"payload")
     assert form.unpack(b"channel", data, 100) == b"payload"

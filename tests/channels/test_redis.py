@@ -67,7 +67,7 @@ async def test_a_burst_arrives_whole_and_in_order() -> None:
         assert other.statistics() == (5008, 0, 0, 0, 0)
 
 
-async def test_what_was_published_while_redis_was_away_arrives_when_it_is_back(
+async def test_messages_published_during_an_outage_arrive_after_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "trio_ws.channels")

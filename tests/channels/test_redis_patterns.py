@@ -65,7 +65,7 @@ PIECES = (
 )
 
 
-async def test_what_a_glob_matches_its_pattern_matches_at_a_real_redis() -> None:
+async def test_globs_match_the_same_at_redis() -> None:
     # KEYS matches as PSUBSCRIBE does, and tells at once what it found.
     async with redis_server() as server:
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)

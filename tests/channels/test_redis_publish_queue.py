@@ -48,7 +48,7 @@ def test_no_more_is_on_its_way_than_was_asked_for_but_one_may_be_large() -> None
     assert (queue.published, queue.dropped, len(queue)) == (1, 1, 2)
 
 
-def test_what_was_not_answered_is_sent_again_in_its_old_place() -> None:
+def test_unanswered_messages_are_sent_again_in_order() -> None:
     queue = PublishQueue(4, 1000)
     for number in range(1, 5):
         queue.put(b"c", b"%d" % number)
@@ -101,7 +101,7 @@ def taken(queue: PublishQueue, max_items: int = 100) -> list[tuple[bytes, bytes,
     return [(one.channel, one.payload, one.lost) for one in queue.take(max_items, 1000)]
 
 
-def test_what_was_dropped_is_told_of_before_the_rest() -> None:
+def test_dropped_messages_are_reported_before_the_next() -> None:
     queue = PublishQueue(3, 1000)
     for number in range(6):
         queue.put(b"ab"[number % 2 : number % 2 + 1], b"%d" % number, KEPT)
@@ -132,7 +132,7 @@ def test_nothing_is_told_of_where_only_the_newest_is_kept() -> None:
     assert queue.dropped == 4
 
 
-def test_what_is_too_large_is_told_of_in_its_place() -> None:
+def test_too_large_messages_are_reported_in_order() -> None:
     queue = PublishQueue(3, 20)
     queue.put(b"a", b"0", KEPT)
     queue.put(b"a", bytes(30), KEPT)
@@ -142,7 +142,7 @@ def test_what_is_too_large_is_told_of_in_its_place() -> None:
     assert taken(queue) == [(b"a", b"0", 0), (b"a", b"", 1), (b"a", b"", 1)]
 
 
-def test_what_was_refused_is_told_of_with_the_next_message_of_the_channel() -> None:
+def test_refused_messages_are_reported_with_the_next_of_the_channel() -> None:
     queue = PublishQueue(10, 1000)
     queue.put(b"a", b"0", KEPT)
     queue.put(b"b", b"1", KEPT)

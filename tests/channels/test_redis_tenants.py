@@ -69,7 +69,7 @@ async def test_a_repeated_message_is_received_once() -> None:
         assert heard == [("a", b"x"), ("a", b"y")]
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_for_duplicates_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "_EACH", 3)
     monkeypatch.setattr(duplicates, "_MAX_SENDERS", 4)
     monkeypatch.setattr(duplicates, "_MAX_MESSAGES", 6)
@@ -228,7 +228,7 @@ async def test_a_message_that_this_connection_cannot_publish_waits_for_another(
     )
 
 
-async def test_what_waited_is_published_in_a_stated_time_after_redis_is_back(
+async def test_waiting_messages_are_published_soon_after_reconnecting(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """However long it was away, and earlier where much waits."""

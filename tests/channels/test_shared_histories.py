@@ -139,7 +139,7 @@ async def test_a_loss_of_the_broker_without_a_loss_of_messages_causes_no_gap(
             assert waiting(subscription) == [1, 2, 3, 2, 3, 2, 3]
 
 
-async def test_what_was_trimmed_meanwhile_is_a_gap_of_its_size(autojump_clock: MockClock) -> None:
+async def test_trimmed_messages_are_a_gap_of_their_number(autojump_clock: MockClock) -> None:
     async with (
         two_processes() as (here, there, brokers, *_),
         here.channels.subscribe(["room.1", "price.1"], recover=True) as subscription,
@@ -195,7 +195,7 @@ async def test_an_emptied_broker_is_a_gap_only_where_messages_were_lost(autojump
             assert waiting(late) == [("gap", None), 6]
 
 
-async def test_what_could_not_be_appended_is_a_gap_for_all(autojump_clock: MockClock) -> None:
+async def test_messages_that_could_not_be_appended_are_a_gap_for_all(autojump_clock: MockClock) -> None:
     async with (
         two_processes() as (here, there, brokers, *_),
         here.channels.subscribe("room.1", recover=True) as subscription,

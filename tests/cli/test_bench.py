@@ -44,7 +44,7 @@ def test_for_programs(url: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("/echo", ["--messages", "0"], 2, "--messages"),
     ],
 )
-def test_what_cannot_be_measured(
+def test_targets_that_cannot_be_measured(
     url: str, capsys: pytest.CaptureFixture[str], where: str, options: list[str], code: int, text: str
 ) -> None:
     small = [] if "--connections" in options else ["--connections", "2"]

@@ -125,7 +125,7 @@ def test_bash_completes_what_can_be_served(folder: Path) -> None:
     assert complete(folder, "trio-ws schema site.api:a") == ["api"]
 
 
-def test_what_cannot_be_read_has_no_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_modules_have_no_completions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     context, parameter = click.Context(cli), click.Argument(["target"])
     found = [one.value for one in complete_target(context, parameter, "chat:")]

@@ -59,7 +59,7 @@ def test_a_defect_is_not_explained_away() -> None:
     assert explain(KeyError("x")) is None
 
 
-def test_what_a_server_says_steers_no_terminal() -> None:
+def test_control_characters_of_a_server_are_escaped() -> None:
     explanation = explain(trio_ws.RPCError("a\nb\x1b[2J"))
     assert explanation is not None
     assert explanation.text == "a b\\x1b[2J (code -32001)"

@@ -69,7 +69,7 @@ def test_no_lines(connect: Callable[..., tuple[int, str, str]]) -> None:
     assert connect("/echo", "") == (0, "", "")
 
 
-def test_what_is_expected(connect: Callable[..., tuple[int, str, str]]) -> None:
+def test_expected_number_of_responses(connect: Callable[..., tuple[int, str, str]]) -> None:
     # As many responses as lines are expected, and missing ones are not an error.
     assert connect("/mute", "one\n", "--timeout", "0.1") == (0, "", "")
     code, out, err = connect("/mute", "one\n", "--timeout", "0.1", "--expect", "1")

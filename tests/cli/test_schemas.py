@@ -58,7 +58,7 @@ def test_the_handler_of_an_app(capsys: pytest.CaptureFixture[str]) -> None:
         (["types", "tests.schema.shop:nothing"], "has no 'nothing'"),
     ],
 )
-def test_what_cannot_be_described(capsys: pytest.CaptureFixture[str], words: list[str], text: str) -> None:
+def test_targets_without_a_schema(capsys: pytest.CaptureFixture[str], words: list[str], text: str) -> None:
     assert main(words) == 2
     out, err = capsys.readouterr()
     assert out == ""

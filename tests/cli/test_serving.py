@@ -184,7 +184,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ([f"{TARGETS}:echo", "--host", "192.0.2.1"], 1, "cannot listen on port 8000 of 192.0.2.1"),
     ],
 )
-def test_what_cannot_be_served(
+def test_targets_that_cannot_be_served(
     capsys: pytest.CaptureFixture[str], words: list[str], code: int, text: str
 ) -> None:
     assert main(["serve", *words]) == code

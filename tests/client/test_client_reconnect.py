@@ -236,9 +236,7 @@ async def test_a_stream_in_flight_fails_after_what_has_come(autojump_clock: Mock
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 4000])
-async def test_it_reconnects_after_any_close_code_of_either_side(
-    code: int, autojump_clock: MockClock
-) -> None:
+async def test_reconnects_after_every_close_code(code: int, autojump_clock: MockClock) -> None:
     async with reconnecting() as (client, network, _):
         with pytest.raises(ConnectionClosedError) as info:
             await client.call("bye", code)

@@ -660,7 +660,7 @@ async def test_cancelled_at_every_checkpoint(autojump_clock: MockClock) -> None:
     assert count > 5
 
 
-async def test_what_a_server_makes_a_subscription_hold(autojump_clock: MockClock) -> None:
+async def test_decoded_size_of_a_subscription_is_bounded(autojump_clock: MockClock) -> None:
     """An empty map takes one byte when encoded, and at least 64 bytes in Python."""
     server = Channels()
     options = Options(channel_max_bytes=100_000)

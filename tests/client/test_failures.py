@@ -68,7 +68,7 @@ async def test_the_body_of_a_rejection_is_in_the_message() -> None:
         ([], b"x" * 5000, "x" * 200 + "..."),
     ],
 )
-def test_what_of_a_body_is_shown(headers: list[tuple[str, str]], body: bytes, said: str) -> None:
+def test_part_of_the_body_in_the_error(headers: list[tuple[str, str]], body: bytes, said: str) -> None:
     error = HandshakeRejectedError(403, trio_ws.Headers(headers), body)
     assert str(error).partition("with HTTP status 403")[2] == (f": {said}" if said else "")
     assert error.body == body

@@ -60,7 +60,7 @@ class Head(msgspec.Struct):
     result: dict[str, Any]
 
 
-async def test_what_the_server_pushes_is_typed(autojump_clock: MockClock) -> None:
+async def test_notifications_are_converted_to_their_type(autojump_clock: MockClock) -> None:
     async with played() as (client, server):
         async with client.notifications("eth_subscription", items=Head) as heads:
             await server.send(
@@ -103,7 +103,7 @@ async def test_names_are_reserved_only_where_we_serve(name: str, autojump_clock:
 
 
 @pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest", "disconnect"])
-async def test_what_waits_is_bounded_in_items(policy: Any, autojump_clock: MockClock) -> None:
+async def test_queue_is_bounded_in_items(policy: Any, autojump_clock: MockClock) -> None:
     async with played() as (client, server):
         async with client.notifications("n", policy=policy, max_items=3) as stream:
             await server.send(*[note("n", [number]) for number in range(5)], {"id": 9, "method": "x"})
@@ -142,7 +142,7 @@ async def test_a_server_that_selects_the_subprotocol_may_be_ours(autojump_clock:
         assert packet.data == 7
 
 
-async def test_what_waits_is_bounded_in_bytes(autojump_clock: MockClock) -> None:
+async def test_queue_is_bounded_in_bytes(autojump_clock: MockClock) -> None:
     async with played(options=Options(channel_max_bytes=10_000)) as (client, server):
         async with client.notifications("n") as stream:
             await server.send(*[note("n", ["x" * 4000])] * 10, {"id": 9, "method": "x"})
@@ -305,7 +305,7 @@ async def test_an_unexpected_response_ends_the_connection_with_its_cause(
         assert reason in str(info.value)
 
 
-async def test_what_means_nothing_is_ignored(autojump_clock: MockClock) -> None:
+async def test_unknown_messages_are_ignored(autojump_clock: MockClock) -> None:
     """Greetings, responses to cancelled calls, and errors of notifications."""
     async with played() as (client, server), trio.open_nursery() as nursery:
         with trio.move_on_after(1):

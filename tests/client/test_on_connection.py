@@ -163,7 +163,7 @@ async def test_a_setup_may_close_with_a_code(autojump_clock: MockClock) -> None:
                 pytest.fail("it is closed")
 
 
-async def test_what_a_context_manager_holds_open_ends_with_its_connection(
+async def test_context_manager_ends_with_its_connection(
     autojump_clock: MockClock,
 ) -> None:
     beats: list[str] = []
@@ -274,6 +274,6 @@ async def test_leaving_the_block_during_a_setup(autojump_clock: MockClock) -> No
 
 
 @pytest.mark.parametrize("wrong", ["text", 5, ("a",)])
-def test_what_cannot_be_called(wrong: Any) -> None:
+def test_invalid_on_connection(wrong: Any) -> None:
     with pytest.raises(TypeError, match="async function"):
         WebSocketClient("ws://test", on_connection=wrong)

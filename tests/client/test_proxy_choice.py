@@ -44,7 +44,7 @@ from trio_ws.client.uri import parse_uri
         ("ws://localhost/", {"http_proxy": "http://p:1"}, "http://p:1"),
     ],
 )
-def test_what_the_environment_says(
+def test_proxies_of_the_environment(
     uri: str, environment: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
@@ -66,7 +66,7 @@ def test_what_the_environment_says(
         ("http://user@p", Proxy("http", "p", 80, "user", "")),
     ],
 )
-def test_what_a_url_says(url: str, expected: Proxy) -> None:
+def test_proxy_urls(url: str, expected: Proxy) -> None:
     assert parse_proxy(url) == expected
     assert "p@ss" not in f"{expected} {expected!r}"
 

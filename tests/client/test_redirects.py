@@ -138,7 +138,7 @@ async def test_the_subprotocols_are_offered_again() -> None:
 # -- errors -----------------------------------------------------------------------------------------
 
 
-async def test_as_many_as_max_redirects() -> None:
+async def test_max_redirects() -> None:
     guide = Guide({f"/{n}": f"/{n - 1}" for n in range(1, 12)})
     async with serving(guide) as server:
         assert await lands_on(server.url + "/10") == "/0?"

@@ -106,15 +106,13 @@ def numbers(*items: int) -> list[str]:
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 4000])
-async def test_it_reconnects_after_any_close_code_of_either_side(
-    code: int, autojump_clock: MockClock
-) -> None:
+async def test_reconnects_after_every_close_code(code: int, autojump_clock: MockClock) -> None:
     async with feeding(Feed(count=1, code=code)) as network:
         async with trio_ws.session(URL, stream=network, on_connection=subscribe, reconnect=STEADY) as feed:
             assert await take(feed, 3) == numbers(0, 1, 2)
 
 
-async def test_what_a_context_manager_holds_open_ends_with_its_connection(autojump_clock: MockClock) -> None:
+async def test_context_manager_ends_with_its_connection(autojump_clock: MockClock) -> None:
     beats: list[WebSocket] = []
     left: list[WebSocket] = []
 
@@ -297,7 +295,7 @@ async def test_sending_waits_for_a_connection(autojump_clock: MockClock) -> None
     assert got == ["first", "second"]
 
 
-async def test_it_gives_up_when_the_backoff_says_so(autojump_clock: MockClock) -> None:
+async def test_gives_up_after_the_last_attempt_of_the_backoff(autojump_clock: MockClock) -> None:
     async with feeding(Feed(count=1)) as network:
         network.plan = []
         async with trio_ws.session(URL, stream=network, on_connection=subscribe, reconnect=STEADY) as feed:

@@ -95,7 +95,7 @@ def test_every_first_byte_takes_the_same(first: int, rest: bytes) -> None:
 
 @SIZERS
 @pytest.mark.parametrize("one", [b"\x80", b"\x90", b"\xa2ab", b"\x81\x01\x01", b"\xd1\x12\x34", b"\xc4\x00"])
-def test_what_grows_most(sizer: Callable[[bytes, int], int], one: bytes) -> None:
+def test_largest_growth(sizer: Callable[[bytes, int], int], one: bytes) -> None:
     count = 10_000
     data = b"\xdd" + count.to_bytes(4, "big") + one * count
     decoded = msgspec.msgpack.decode(data)

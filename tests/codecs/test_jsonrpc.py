@@ -257,7 +257,7 @@ def test_nothing_answers_a_notification() -> None:
             assert end(call) is None
 
 
-def test_what_cannot_be_encoded() -> None:
+def test_values_that_cannot_be_encoded() -> None:
     dialect = JSONRPCCodec()
     call = one_request('[{"jsonrpc":"2.0","method":"f","id":1}]')
     attempts: list[Callable[[], object]] = [
@@ -464,7 +464,7 @@ def test_a_refusal_names_the_path_and_quotes_little() -> None:
         '{"jsonrpc":"2.0","result":1,"id":[1]}',
     ],
 )
-def test_what_is_ignored(payload: str) -> None:
+def test_ignored_payloads(payload: str) -> None:
     assert decode(payload) == []
     assert decode(f"[{payload}]") == []
 

@@ -165,7 +165,7 @@ def test_the_encoded_packets(dialect: Codec) -> None:
 
 
 @each_dialect
-def test_what_data_looks_like(dialect: Codec) -> None:
+def test_encoding_of_data_packets(dialect: Codec) -> None:
     assert read(dialect, dialect.data({"a": 1})) == {"source": 4, "data": {"a": 1}}
     assert read(dialect, dialect.data("x", source=PacketSource.CHANNEL, channel="c")) == {
         "source": 2,
@@ -186,7 +186,7 @@ def test_bytes_of_the_documentation() -> None:
     )
 
 
-def test_what_trio_ws_adds() -> None:
+def test_extensions_of_trio_ws() -> None:
     dialect = TrioWSCodec()
     sent = dialect.request("7", "up", (None,), timeout=2.5, credits=64, streams={"0": "7/0"})
     assert read(dialect, sent)["rpc"] == {
@@ -362,7 +362,7 @@ UNSENDABLE = [object(), cycle(), "\ud800", 1 + 2j, {object(): 1}, [ValueError("x
 
 @each_dialect
 @pytest.mark.parametrize("value", UNSENDABLE, ids=lambda value: type(value).__name__)
-def test_what_cannot_be_sent(dialect: Codec, value: object) -> None:
+def test_values_that_cannot_be_sent(dialect: Codec, value: object) -> None:
     call = Request("f", call_id="7")
 
     attempts: list[Callable[[], object]] = [

@@ -62,7 +62,7 @@ def test_any_first_message_chooses(payload: str | bytes) -> None:
     assert detect(payload, Options()).name in {"json", "jsonrpc"}
 
 
-def test_what_a_dialect_can() -> None:
+def test_features_of_a_dialect() -> None:
     dialects: list[Codec] = [
         TrioWSCodec(),
         TrioWSJSONCodec(),

@@ -143,7 +143,7 @@ async def test_the_original_and_this_talk_to_each_other(nursery: trio.Nursery) -
         assert await other.get_message() == "y"
 
 
-async def test_what_fails_to_connect(nursery: trio.Nursery) -> None:
+async def test_failures_to_connect(nursery: trio.Nursery) -> None:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
     with pytest.raises(compat.ConnectionTimeout):

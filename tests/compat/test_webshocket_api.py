@@ -301,7 +301,7 @@ def test_predicates_ask_the_session_state(predicate: Any, expected: bool) -> Non
     assert predicate(Connection(name="ada", admin=False, role="editor")) is expected
 
 
-def test_what_a_predicate_is_made_of() -> None:
+def test_attributes_of_predicates() -> None:
     has, equal = ours.Has("a"), ours.IsEqual("b", 1)
     assert (has.key, equal.key, equal.value) == ("a", "b", 1)
     assert ours.All(has, equal).predicates == (has, equal)

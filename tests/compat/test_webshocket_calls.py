@@ -262,7 +262,7 @@ async def test_any_name_can_be_session_state() -> None:
         assert (await client.recv()).data == "still here"
 
 
-async def test_what_is_known_of_a_connection() -> None:
+async def test_attributes_of_a_connection() -> None:
     found: list[Any] = []
 
     class Known(webshocket.WebSocketHandler[Any]):

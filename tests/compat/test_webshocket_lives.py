@@ -441,7 +441,7 @@ async def test_a_connection_too_many_gets_503() -> None:
                 await webshocket.WebSocketClient(url_of(server)).connect()
 
 
-async def test_what_is_cancelled_while_it_begins_leaves_nothing() -> None:
+async def test_cancelled_starts_leave_nothing() -> None:
     before = all_tasks()
     async with webshocket.WebSocketServer("127.0.0.1", 0) as server:
         client = webshocket.WebSocketClient(url_of(server))
@@ -531,7 +531,7 @@ trio.run(main)
         ("raise ValueError", "pass", 1, "left", "ValueError"),
     ],
 )
-async def test_what_was_not_closed_ends_with_the_program(
+async def test_unclosed_objects_end_with_the_program(
     body: str, stop: str, code: int, output: str, error: str
 ) -> None:
     program = PROGRAM.format(body=body, stop=stop)

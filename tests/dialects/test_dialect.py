@@ -171,7 +171,7 @@ async def test_an_invalid_message_ends_the_connection_with_its_cause(
         assert info.value.code == code
 
 
-async def test_what_is_too_large_is_not_decoded(autojump_clock: MockClock) -> None:
+async def test_too_large_messages_are_not_decoded(autojump_clock: MockClock) -> None:
     options = Options(max_decoded_bytes=20_000)
     async with playing(dialect=Short(), options=options) as (client, server):
         await server.send({"q": "x", "a": [[]] * 5000})

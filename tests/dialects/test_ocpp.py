@@ -114,7 +114,7 @@ async def test_failures_have_the_codes_of_ocpp(
                 assert info.value.data["details"] == {"why": "stolen"}
 
 
-async def test_what_goes_over_the_wire(autojump_clock: MockClock) -> None:
+async def test_messages_on_the_wire(autojump_clock: MockClock) -> None:
     async with playing("ocpp1.6", dialect=OCPP16(), handler=ChargePoint) as (client, server):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.call, "Heartbeat")

@@ -179,7 +179,7 @@ async def test_a_deadline_of_five_seconds_leaves_four_over_a_link_of_one(autojum
             assert handler.cancelled_at == [began + 6]  # by the abort of the caller, not by the deadline
 
 
-async def test_it_shrinks_hop_by_hop(autojump_clock: MockClock) -> None:
+async def test_deadline_shrinks_with_each_hop(autojump_clock: MockClock) -> None:
     last = Handler()
 
     class Middle(WebSocketHandler):

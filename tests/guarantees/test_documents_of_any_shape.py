@@ -75,7 +75,7 @@ class TestJSON:
                 message.json(kind)
             assert len(str(info.value)) < 500
 
-    async def test_that_is_received(self, text: str, kind: Any, autojump_clock: MockClock) -> None:
+    async def test_receive_json(self, text: str, kind: Any, autojump_clock: MockClock) -> None:
         async with serving_in_memory() as memory, memory.connect() as ws:
             await ws.send(text)
             with pytest.raises(MessageError):
@@ -126,7 +126,7 @@ class Echo(WebSocketHandler[Any]):
     async def on_receive(self, connection: ClientConnection[Any], packet: Any) -> None: ...
 
 
-async def test_what_a_call_returns(autojump_clock: MockClock) -> None:
+async def test_conversion_errors_of_results(autojump_clock: MockClock) -> None:
     async with serving_in_memory(Echo) as memory:
         async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
             for value, kind in (
@@ -234,7 +234,7 @@ async def test_packets(
 @pytest.mark.parametrize(
     "payload", [*NO_KEYS, TOO_DEEP, NESTED[1], b"", b"\xc1", msgspec.msgpack.encode({"data": b"\x81\x91"})]
 )
-def test_what_a_broker_brings(payload: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_payloads_of_a_broker(payload: bytes, caplog: pytest.LogCaptureFixture) -> None:
     Hub().receive("news", payload)
     assert "invalid message from the broker" in caplog.text
     Hub().receive("news", msgspec.msgpack.encode({"data": payload}))

@@ -99,7 +99,7 @@ async def test_packets_that_cross_the_close_arrive(
 
 
 @pytest.mark.parametrize("shared", [False, True])
-async def test_so_they_do_over_sockets(shared: bool) -> None:
+async def test_drain_over_sockets(shared: bool) -> None:
     """With and without the shared reader."""
     handler = Handler()
     sent = 0

@@ -87,7 +87,7 @@ BLOCKS = pytest.mark.parametrize("kind", ["server", "connect"])
 
 @BLOCKS
 @FAILURES
-async def test_what_the_user_raises_leaves_as_it_was_raised(
+async def test_exceptions_of_the_user_leave_unchanged(
     kind: str, failure: BaseException, autojump_clock: MockClock
 ) -> None:
     before = all_tasks()
@@ -102,7 +102,7 @@ async def test_what_the_user_raises_leaves_as_it_was_raised(
 
 @BLOCKS
 @FAILURES
-async def test_what_the_user_raises_leaves_also_when_it_is_cancelled_at_the_same_time(
+async def test_exceptions_of_the_user_leave_when_cancelled_at_the_same_time(
     kind: str, failure: BaseException, autojump_clock: MockClock
 ) -> None:
     before = all_tasks()

@@ -88,7 +88,7 @@ async def test_bad_parameters_are_named(
 
 @pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.parametrize("method", ["type_error", "plain_type_error", "stream_error"])
-async def test_what_is_unexpected_stays_in_the_servers_log(
+async def test_unexpected_exceptions_are_only_in_the_servers_log(
     method: str, debug: bool, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
     caplog.set_level(logging.ERROR)

@@ -125,7 +125,7 @@ class Door(trio_ws.WebSocketHandler[Any]):
         raise Keyworded(user="ann")
 
 
-async def test_what_a_call_raises(autojump_clock: trio.testing.MockClock) -> None:
+async def test_exceptions_of_calls(autojump_clock: trio.testing.MockClock) -> None:
     async with serving_in_memory(Door) as server:
         async with trio_ws.WebSocketClient("ws://x/", stream=await server.stream()) as client:
             with pytest.raises(trio_ws.RPCError) as info:

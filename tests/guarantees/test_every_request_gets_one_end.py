@@ -276,7 +276,7 @@ async def test_a_call_without_an_id_is_answered_with_one(dialect: str, autojump_
         await asked.peer.send_close()
 
 
-async def test_what_ends_the_program_is_answered_before_it_leaves_the_server(
+async def test_calls_are_answered_before_system_exit(
     autojump_clock: MockClock,
 ) -> None:
     class Breaking(WebSocketHandler):

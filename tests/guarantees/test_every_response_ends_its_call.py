@@ -105,7 +105,7 @@ async def test_a_call_and_a_stream_end(
 
 @pytest.mark.parametrize("change", [{}, {"response": None}, {"is_end": True}, {"error_data": 1}], ids=str)
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_what_has_neither_value_nor_error_is_null(
+async def test_responses_without_value_and_error_are_null(
     dialect: str, change: dict[str, Any], autojump_clock: MockClock
 ) -> None:
     async with answering(dialect, change) as (client, _):
@@ -117,7 +117,7 @@ async def test_what_has_neither_value_nor_error_is_null(
     "change", [{"response": 1, "error": -32001}, {"response": ["a"], "error": 7}, {"error": 0}], ids=str
 )
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_what_has_both_is_an_error(
+async def test_responses_with_value_and_error_are_errors(
     dialect: str, change: dict[str, Any], autojump_clock: MockClock
 ) -> None:
     async with answering(dialect, change) as (client, _):

@@ -55,7 +55,7 @@ async def calling(
 
 
 @pytest.mark.parametrize("agrees", [True, False])
-async def test_it_is_spoken_whether_or_not_the_server_agrees(agrees: bool, autojump_clock: MockClock) -> None:
+async def test_json_rpc_works_without_an_agreed_subprotocol(agrees: bool, autojump_clock: MockClock) -> None:
     def answer(call: dict[str, Any]) -> Any:
         return {"jsonrpc": "2.0", "id": call["id"], "result": sum(call["params"])}
 

@@ -111,7 +111,7 @@ async def test_the_peer_sees_the_end_of_what_a_server_closes(kind: str, tmp_path
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_what_was_sent_before_the_end_arrives(kind: str, tmp_path: Path) -> None:
+async def test_messages_sent_before_the_end_arrive(kind: str, tmp_path: Path) -> None:
     """All data that the kernel has accepted arrives, followed by the Close frame."""
     closed = trio.Event()
 

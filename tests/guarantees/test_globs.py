@@ -41,7 +41,7 @@ async def test_a_glob_subscribed_after_a_publish_receives_the_next_one(autojump_
         ("a.*.z", ["a.b.z", "a..z"], ["a.z", "A.b.z"]),
     ],
 )
-async def test_what_globs_match(glob: str, matching: list[str], other: list[str]) -> None:
+async def test_matching_globs(glob: str, matching: list[str], other: list[str]) -> None:
     handler = Rooms()
     async with handler.channels.subscribe(glob):
         for name in matching:

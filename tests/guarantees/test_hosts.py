@@ -117,7 +117,7 @@ async def test_a_public_server_goes_by_every_name_unless_it_has_some() -> None:
         assert await status(server, page_of("localhost")) == 403
 
 
-async def test_what_a_browser_cannot_reach_by_a_name_takes_every_host(tmp_path: Path) -> None:
+async def test_memory_and_unix_listeners_accept_every_host(tmp_path: Path) -> None:
     memory, path = MemoryListener(), tmp_path / "socket"
     async with serving(host=None, listeners=[memory]):
         assert await first_status(await memory.connect(), page_of(REBOUND)) == 101
@@ -125,7 +125,7 @@ async def test_what_a_browser_cannot_reach_by_a_name_takes_every_host(tmp_path: 
         assert await first_status(await trio.open_unix_socket(path), page_of(REBOUND)) == 101
 
 
-async def test_given_listeners_are_judged_each_on_its_own() -> None:
+async def test_hosts_are_checked_per_listener() -> None:
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(context)

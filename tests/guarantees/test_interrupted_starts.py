@@ -98,7 +98,7 @@ def test_the_command(workers: str, tmp_path: Path) -> None:
     assert said.count("second closed") == said.count("first closed") >= 1
 
 
-async def test_what_was_opened_may_wait_while_it_is_closed(autojump_clock: MockClock) -> None:
+async def test_cleanup_of_a_lifespan_may_wait(autojump_clock: MockClock) -> None:
     app, events = App(), []
 
     @app.lifespan

@@ -66,7 +66,7 @@ def test_shown_text_is_one_printable_line_within_its_limit(text: str, limit: int
         ("", 0, ""),
     ],
 )
-def test_what_is_shown(text: str | bytes, limit: int, written: str) -> None:
+def test_shown_text(text: str | bytes, limit: int, written: str) -> None:
     assert shown(text, limit) == written
 
 

@@ -72,7 +72,7 @@ async def meet(memory: Any, subprotocol: str | None) -> RawPeer:
         if subprotocol is not None or what != "kwargs has numbers for names"  # JSON has only string keys
     ],
 )
-async def test_what_has_an_id_is_answered(
+async def test_packets_with_an_id_are_answered(
     what: str, subprotocol: str | None, autojump_clock: MockClock
 ) -> None:
     async with serving_in_memory(Handler(), options=OPTIONS) as memory:
@@ -91,7 +91,9 @@ async def test_what_has_an_id_is_answered(
 
 @pytest.mark.parametrize("subprotocol", ["trio-ws.v1", "webshocket.v1"])
 @pytest.mark.parametrize("what", CLOSED)
-async def test_what_has_none_closes_with_1007(what: str, subprotocol: str, autojump_clock: MockClock) -> None:
+async def test_packets_without_an_id_close_with_1007(
+    what: str, subprotocol: str, autojump_clock: MockClock
+) -> None:
     async with serving_in_memory(Handler(), options=OPTIONS) as memory:
         peer = await meet(memory, subprotocol)
         await peer.send_frame(2, pack(CLOSED[what]))

@@ -211,7 +211,7 @@ async def test_one_read_of_compressed_messages_stays_within_the_bound(autojump_c
 
 @pytest.mark.parametrize("compression", [False, True])
 @pytest.mark.parametrize("size", [1, 1000, 20_000])
-async def test_what_waits_to_be_written_is_bounded_however_many_send(
+async def test_unwritten_bytes_are_bounded_for_any_number_of_senders(
     size: int, compression: bool, autojump_clock: MockClock
 ) -> None:
     mark, senders, each = 10_000, 20, 1000 if size == 1 else 5

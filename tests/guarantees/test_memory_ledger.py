@@ -160,7 +160,9 @@ async def test_arguments_are_charged_for_what_they_decode_to(
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_what_decodes_to_too_much_is_refused_unseen(dialect: str, autojump_clock: MockClock) -> None:
+async def test_messages_with_too_large_decoded_size_are_not_decoded(
+    dialect: str, autojump_clock: MockClock
+) -> None:
     pages = Pages()
     async with serving_in_memory(pages, options=Options(max_decoded_bytes=1_000_000)) as memory:
         stream = await memory.stream()

@@ -172,7 +172,7 @@ async def test_a_client_that_leaves_over_tcp_frees_its_place(place: str, how: st
             sock.close()
 
 
-async def test_what_is_let_in_or_answered_at_once_costs_no_task(autojump_clock: MockClock) -> None:
+async def test_fast_accepts_and_responses_start_no_task(autojump_clock: MockClock) -> None:
     app = App()
     seen: list[int] = []
 
@@ -198,7 +198,7 @@ async def test_what_is_let_in_or_answered_at_once_costs_no_task(autojump_clock: 
 
 @pytest.mark.parametrize("compression", [False, True])
 @pytest.mark.parametrize("over_tcp", [False, True])
-async def test_what_came_before_the_client_was_let_in_belongs_to_the_connection(
+async def test_messages_sent_before_accept_belong_to_the_connection(
     over_tcp: bool, compression: bool
 ) -> None:
     begun = trio.Event()
@@ -514,7 +514,7 @@ async def test_on_connect_may_send_and_call_once_it_has_accepted(over_tcp: bool)
                 await be_a_client(client)
 
 
-async def test_what_a_client_calls_meanwhile_is_bounded(autojump_clock: MockClock) -> None:
+async def test_calls_before_on_connect_ends_are_bounded(autojump_clock: MockClock) -> None:
     options = Options(max_concurrent_calls=2, max_queue_bytes=2000)
     asking = Asking()
     async with serving_in_memory(asking, options=options) as memory:

@@ -312,7 +312,7 @@ EVERYTHING: dict[str, Callable[[WebSocketClient], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
-async def test_what_waits_and_what_comes_later_gets_the_error(name: str, autojump_clock: MockClock) -> None:
+async def test_waiting_and_later_calls_get_the_error(name: str, autojump_clock: MockClock) -> None:
     async with serving_in_memory(Handler()) as memory:
         network = Network(memory.listener)
         async with client_of(network, Backoff(initial=8, attempts=2, jitter=False)) as client:
@@ -332,7 +332,7 @@ async def test_what_waits_and_what_comes_later_gets_the_error(name: str, autojum
 
 
 @pytest.mark.parametrize("name", ["call", "send_rpc", "stream"])
-async def test_what_is_in_flight_fails_at_once(name: str, autojump_clock: MockClock) -> None:
+async def test_calls_in_flight_fail_at_once(name: str, autojump_clock: MockClock) -> None:
     async with serving_in_memory(Handler()) as memory:
         network = Network(memory.listener)
         async with client_of(network, Backoff(initial=8, jitter=False)) as client:

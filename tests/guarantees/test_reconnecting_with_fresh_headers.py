@@ -109,7 +109,7 @@ async def test_each_try_asks_where_to_go(autojump_clock: MockClock) -> None:
     assert door.asked[:3] == ["/1 None", "/2 None", "/3 None"]
 
 
-async def test_what_can_be_read_once_is_kept(autojump_clock: MockClock) -> None:
+async def test_headers_of_an_iterator_are_kept(autojump_clock: MockClock) -> None:
     door = Doorkeeper()
     async with serving_in_memory(door) as memory:
         network = Network(memory.listener)
@@ -183,7 +183,7 @@ async def test_a_function_that_takes_too_long(reconnect: Backoff | None, autojum
     assert trio.current_time() - began == 2
 
 
-async def test_what_it_gives_is_checked(autojump_clock: MockClock) -> None:
+async def test_returned_uris_and_headers_are_checked(autojump_clock: MockClock) -> None:
     for uri, error in ((lambda: "http://test/", InvalidURIError), (lambda: None, TypeError)):
         with pytest.raises(error):
             async with connect(uri):  # type: ignore[arg-type]

@@ -189,7 +189,7 @@ def test_everything_before_the_host_is_masked(user: str, place: str) -> None:
         ("ws://a:b", "ws://a:***"),
     ],
 )
-def test_what_is_shown(url: str, shown: str) -> None:
+def test_masked_urls(url: str, shown: str) -> None:
     assert masked(url) == shown
 
 

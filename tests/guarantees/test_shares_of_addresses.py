@@ -157,7 +157,7 @@ async def test_a_share_that_is_given_holds_for_loopback_addresses_too() -> None:
             assert statuses == [101, 101]
 
 
-async def test_what_is_being_refused_or_answered_counts() -> None:
+async def test_refused_and_answered_connections_count() -> None:
     app = App()
 
     @app.http("/big")
@@ -313,7 +313,7 @@ def test_records_are_freed() -> None:
     assert len(shares) == 0
 
 
-def test_what_has_no_address_has_no_share() -> None:
+def test_connections_without_an_address_have_no_share() -> None:
     shares = AddressShares(Options(max_connections_per_address=1, max_handshakes_per_address=1))
     for number in range(3):
         shares.begin(None, number)

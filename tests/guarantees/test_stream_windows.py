@@ -235,7 +235,7 @@ async def test_a_consumer_that_counts_no_bytes_gets_its_items(autojump_clock: Mo
         await peer.send_close()
 
 
-async def test_what_is_granted_in_bytes(autojump_clock: MockClock) -> None:
+async def test_credit_in_bytes(autojump_clock: MockClock) -> None:
     async with serving_in_memory(Handler()) as memory:
         peer = await open_raw(memory)
         await peer.send_frame(

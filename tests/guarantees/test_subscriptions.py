@@ -113,7 +113,7 @@ def test_a_publish_is_compared_with_globs_that_begin_alike(monkeypatch: pytest.M
     assert hub.publish("news.q", 1) == 1, "until there is another glob"
 
 
-def test_what_is_in_a_channel_by_several_names_stays_by_the_last() -> None:
+def test_channel_with_several_matching_names_stays_until_the_last() -> None:
     hub = Hub()
     member = ConnectionSubscriber(object(), Options(), "disconnect")
     for name in ("a.*", "*.b", "a.b", "a.?"):

@@ -229,7 +229,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("method", ["total", "double"])
-async def test_what_the_callers_stream_raises_leaves_as_it_was_raised(
+async def test_exceptions_of_the_uploaded_stream_leave_unchanged(
     method: str, error: BaseException, autojump_clock: MockClock
 ) -> None:
     handler = Handler()
@@ -256,7 +256,7 @@ async def test_an_error_of_the_method_ends_the_stream(autojump_clock: MockClock)
             await client.call("refuse", ones())
 
 
-async def test_what_the_block_raises_leaves_as_it_was_raised(autojump_clock: MockClock) -> None:
+async def test_exceptions_of_the_block_leave_unchanged(autojump_clock: MockClock) -> None:
     async with calling(Handler()) as (client, _):
         with pytest.raises(ZeroDivisionError):
             async with client.stream("double", ones(), items=int) as items:

@@ -179,7 +179,7 @@ async def test_an_error_that_cannot_be_printed_is_answered_with_debug_too(
 @pytest.mark.parametrize("program_end", [SystemExit(3), KeyboardInterrupt()])
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("place", ["Handler", "MethodThatWaits", "PlainMethod", "OnReceive", "HTTP"])
-async def test_what_ends_the_program_passes(
+async def test_exceptions_that_end_the_program_pass(
     place: str, grouped: bool, program_end: BaseException, autojump_clock: trio.testing.MockClock
 ) -> None:
     faults = Faults(Panic())

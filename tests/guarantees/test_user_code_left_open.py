@@ -136,7 +136,7 @@ PLACES = [
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("place", PLACES)
-async def test_what_is_left_open_costs_one_connection(
+async def test_open_scopes_end_one_connection(
     place: str, way: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL)

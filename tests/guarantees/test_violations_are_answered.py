@@ -236,7 +236,7 @@ async def test_a_sender_learns_of_a_violation(role: str, autojump_clock: MockClo
     assert [end.code for end in ends] == [1002]
 
 
-async def test_what_the_network_has_not_yet_taken_goes_out_before_the_close() -> None:
+async def test_unsent_data_is_sent_before_the_close() -> None:
     """Over a socket, which is shut down for sending only after the Close frame."""
     large = bytes(range(256)) * 4 * 16 * 1024  # more than the capacity of the system's buffers
 

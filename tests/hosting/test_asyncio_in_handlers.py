@@ -59,7 +59,7 @@ def test_under_a_host_on_asyncio(
     assert caplog.text.count(NOTE) == 1
 
 
-def test_what_it_names_works() -> None:
+def test_call_asyncio_works_in_handlers() -> None:
     said: list[Any] = []
 
     async def handler(ws: trio_ws.WebSocket) -> None:

@@ -89,7 +89,7 @@ async def test_a_client_that_does_not_read_stops_the_server(tmp_path: Path, buff
             received += len(await ws.receive_bytes())
 
 
-async def test_what_the_server_sees(tmp_path: Path) -> None:
+async def test_headers_behind_nginx(tmp_path: Path) -> None:
     seen: dict[str, object] = {}
 
     async def look(ws: trio_ws.WebSocket) -> None:

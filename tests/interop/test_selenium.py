@@ -40,7 +40,7 @@ def cdp() -> Iterator[Any]:
     del sys.modules[module.__name__]
 
 
-async def test_it_drives_chromium(cdp: Any, tmp_path: Path) -> None:
+async def test_selenium_drives_chromium(cdp: Any, tmp_path: Path) -> None:
     tools = cdp.devtools
     with trio.fail_after(2 * guard()):
         async with devtools(tmp_path) as url, cdp.open_cdp(url) as connection:

@@ -171,7 +171,7 @@ async def test_a_client_that_breaks_a_rule_fails(what: str, tmp_path: Path) -> N
     assert [one.reason for one in verdicts if one.outcome == "failed" and not one.reason] == []
 
 
-async def test_what_a_client_lacks_is_skipped_and_a_driver_that_leaves_is_told() -> None:
+async def test_missing_features_are_skipped_and_an_ended_driver_is_reported() -> None:
     verdicts: list[Verdict] = []
 
     async def run(task_status: trio.TaskStatus[str]) -> None:

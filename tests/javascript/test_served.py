@@ -56,7 +56,7 @@ def test_a_path_is_served_once() -> None:
         app.mount_client("/a.js")
 
 
-def test_it_is_small() -> None:
+def test_module_is_small() -> None:
     """8 KiB on the wire without comments and blanks, as any minifier leaves it, and 11 as it is served."""
     source = MODULE.read_text(encoding="utf-8")
     bare = re.sub(r"/\*\*.*?\*/|(?<=\s)//[^\n]*|^\s+", "", source, flags=re.DOTALL | re.MULTILINE)

@@ -86,7 +86,7 @@ def test_frames_of_every_length_are_taken(take: Take, masked: bool, size: int) -
 
 @TAKERS
 @ROLES
-def test_it_begins_where_it_is_told(take: Take, masked: bool) -> None:
+def test_parsing_begins_at_the_given_offset(take: Take, masked: bool) -> None:
     first, second = frame(0x82, b"one", masked), frame(0x82, b"two", masked)
     messages: list[str | bytes] = []
     assert take(first + second, len(first), masked, LONGEST, messages) == len(first + second)
@@ -117,7 +117,7 @@ def test_every_other_first_byte_is_left(take: Take, masked: bool, first: int) ->
 
 @TAKERS
 @ROLES
-def test_what_is_not_common_is_left(take: Take, masked: bool) -> None:
+def test_uncommon_frames_are_left(take: Take, masked: bool) -> None:
     bit = 0x80 if masked else 0
     key = KEY if masked else b""
     others = [

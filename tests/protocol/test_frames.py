@@ -100,7 +100,7 @@ def test_empty_messages_and_fragments() -> None:
     assert made.messages == ["", b"", "", b"x"]
 
 
-def test_what_the_reader_holds_and_wants_is_told() -> None:
+def test_buffered_and_missing_bytes_are_reported() -> None:
     made = reader()
     data = frame(BINARY, b"x" * 300)
     made.feed(data[:8])
@@ -436,7 +436,7 @@ def test_a_bomb_is_refused_when_it_has_inflated_past_the_limit(client: bool) -> 
         ),
     ],
 )
-def test_what_is_wrong_with_compression_is_told(data: bytes, violation: ProtocolViolation) -> None:
+def test_errors_of_compression(data: bytes, violation: ProtocolViolation) -> None:
     made = reader(deflate=deflate(client=False))
     made.feed(data)
     assert made.events == [violation]

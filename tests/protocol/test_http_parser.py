@@ -212,7 +212,7 @@ POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
         POST.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ],
 )
-def test_what_two_servers_may_read_in_two_ways_is_refused(smuggling: bytes) -> None:
+def test_ambiguous_requests_are_refused(smuggling: bytes) -> None:
     assert status_of(smuggling) == 400
 
 
@@ -363,7 +363,7 @@ def test_the_fast_path_and_h11_agree(head: bytes) -> None:
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_what_is_not_plain_is_left_to_h11(line: bytes) -> None:
+def test_uncommon_requests_are_left_to_h11(line: bytes) -> None:
     plain = {b"Connection: keep-alive, Upgrade", b"X-Pad: \t value \t", b"X-Empty:", b"a:b:c"}
     head = b"GET / HTTP/1.1\r\nHost: a\r\n" + line + b"\r\n\r\n"
     assert (reader_module._parse_plain_get(head) is not None) == (line in plain)

@@ -103,7 +103,7 @@ print("all took them")
 
 
 @pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python always has its GIL")
-def test_it_leaves_the_gil_off() -> None:
+def test_importing_leaves_the_gil_off() -> None:
     code = LOAD_AND_TAKE + "import sys; print(sys._is_gil_enabled())"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHON_GIL"}
     done = subprocess.run(

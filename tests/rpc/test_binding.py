@@ -160,7 +160,7 @@ def test_self_cannot_be_given_by_name() -> None:
         assert fail(method, [], {name: 1})[1] == f"$.{name}"
 
 
-def test_what_a_partial_has_given_cannot_be_given_again() -> None:
+def test_arguments_of_a_partial_cannot_be_passed_again() -> None:
     def function(factor: int, connection: Any, **options: int) -> dict[str, int]:
         return options
 

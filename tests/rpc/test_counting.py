@@ -50,7 +50,7 @@ async def use(url: str, known: list[weakref.ref[Any]]) -> None:
 
 
 @pytest.mark.parametrize("few", [0, 100])
-async def test_what_has_ended_is_freed_at_once(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ended_connections_are_freed_at_once(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epoll_reader, "SHARE_THRESHOLD", few)
     handler = Remembering()
     clients: list[weakref.ref[Any]] = []

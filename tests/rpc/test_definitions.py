@@ -98,7 +98,7 @@ def test_hooks_of_a_mixin_count_too() -> None:
         type("Mine", (Mixin, WebSocketHandler), {})
 
 
-def test_what_cannot_be_judged_is_let_through() -> None:
+def test_opaque_decorators_are_accepted() -> None:
     def opaque(function: Callable[..., Awaitable[None]]) -> Callable[..., Any]:
         @functools.wraps(function)
         def run(*args: Any) -> Any:
@@ -192,7 +192,7 @@ class Talks(Protocol):
     [ClientConnection, ClientConnection[int], Any, object, Talks, "OnlyForTypeCheckers", "Talks"],
     ids=str,
 )
-def test_what_may_be_a_connection(hint: Any) -> None:
+def test_types_of_the_connection_parameter(hint: Any) -> None:
     def method(self: Any, first: Any, second: int) -> None: ...
 
     method.__annotations__["first"] = hint

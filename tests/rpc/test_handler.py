@@ -103,7 +103,7 @@ async def test_on_connect_refuses(
             assert (await client.call("me"))["state"] == "connected"
 
 
-async def test_what_is_known_of_a_client(autojump_clock: MockClock) -> None:
+async def test_attributes_of_a_client_connection(autojump_clock: MockClock) -> None:
     handler = Door()
     async with serving_in_memory(handler) as memory:
         stream = await memory.stream(latency=0.5)

@@ -63,7 +63,7 @@ async def test_by_default_nothing_is_told(autojump_clock: object) -> None:
             await client.call("__methods__")
 
 
-async def test_it_takes_no_arguments(autojump_clock: object) -> None:
+async def test_list_methods_takes_no_arguments(autojump_clock: object) -> None:
     async with serving_in_memory(Open) as server, client_of(await server.stream()) as client:
         with pytest.raises(trio_ws.RPCInvalidParamsError):
             await client.call("__methods__", 1)

@@ -315,12 +315,12 @@ def test_callables_of_other_kinds() -> None:
 
 
 @pytest.mark.parametrize("function", [lambda connection: None, functools.partial(double), Callee()])
-def test_what_has_no_name_needs_one(function: Callable[..., Any]) -> None:
+def test_functions_without_a_name_need_one(function: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match="give an alias_name"):
         make_method(function)
 
 
-def test_what_cannot_be_called_or_read_is_refused() -> None:
+def test_functions_that_cannot_be_methods_are_refused() -> None:
     with pytest.raises(TypeError, match="a method is a function of a connection, not 5"):
         make_method(5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="cannot be found out"):

@@ -125,7 +125,7 @@ async def test_streams(autojump_clock: object) -> None:
         ("boxed", [{"order": {"itemName": "a"}}, [7]], {}, "$.names[0]", "valid string"),
     ],
 )
-async def test_what_does_not_fit(
+async def test_invalid_arguments(
     autojump_clock: object, method: str, args: list[Any], kwargs: dict[str, Any], path: str, text: str
 ) -> None:
     async with serving_in_memory(Shop) as server, client_of(await server.stream()) as client:

@@ -119,7 +119,7 @@ FITTING: list[tuple[Any, Any, Any]] = [
 
 
 @pytest.mark.parametrize(("annotation", "value", "expected"), FITTING, ids=repr)
-def test_what_fits_is_converted(annotation: Any, value: Any, expected: Any) -> None:
+def test_valid_arguments_are_converted(annotation: Any, value: Any, expected: Any) -> None:
     converted = bound(takes(annotation), value)
     assert converted == expected
     assert type(converted) is type(expected)
@@ -155,7 +155,7 @@ UNFIT: list[tuple[Any, Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("annotation", "value", "text", "path"), UNFIT, ids=repr)
-def test_what_does_not_fit_is_named(annotation: Any, value: Any, text: str, path: str) -> None:
+def test_invalid_arguments_are_named(annotation: Any, value: Any, text: str, path: str) -> None:
     method = takes(annotation)
     for args, kwargs in (([value], {}), ([], {"a": value})):
         with pytest.raises(RPCInvalidParamsError) as caught:

@@ -148,7 +148,7 @@ async def test_calls(tmp_path: Path) -> None:
         await page.until(f"{result('total')} === '6.5'")
 
 
-async def test_what_is_wrong_is_said_where_it_is(tmp_path: Path) -> None:
+async def test_errors_are_shown_at_their_field(tmp_path: Path) -> None:
     async with page_of(tmp_path, Lab()) as page:
         await page.type("#add [name=a]", "many", enter=True)
         field = "document.querySelector('#add [name=a]')"

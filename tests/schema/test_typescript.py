@@ -170,7 +170,7 @@ def test_names_that_are_taken_and_text_that_has_a_meaning(compiler: Compiler) ->
     assert compiler.run(trio_ws.Schema(Odd).typescript(), program) == []
 
 
-def test_what_no_type_of_one_argument_says() -> None:
+def test_methods_that_typescript_cannot_describe() -> None:
     class Both(trio_ws.WebSocketHandler):
         @trio_ws.rpc_method()
         def both(self, connection: ClientConnection, a: int, /, *, b: int) -> None: ...

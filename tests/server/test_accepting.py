@@ -120,7 +120,7 @@ async def test_a_file_that_is_not_a_socket_is_not_removed(unix_path: Path) -> No
     assert unix_path.read_text() == "precious"
 
 
-async def test_given_listeners_of_every_kind_at_once_are_closed_in_the_end() -> None:
+async def test_given_listeners_of_all_kinds_are_closed() -> None:
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(context)

@@ -76,7 +76,7 @@ async def test_a_blocking_loop_echoes_and_ends_when_the_client_goes() -> None:
     assert all_tasks() == before
 
 
-async def test_it_works_on_a_route_with_a_parameter() -> None:
+async def test_route_with_a_parameter() -> None:
     app = App()
 
     @app.websocket("/rooms/{room:int}")
@@ -150,7 +150,7 @@ async def payloads_until_close(ws: WebSocket) -> list[object]:
     return payloads
 
 
-async def test_what_there_is_to_look_at() -> None:
+async def test_attributes() -> None:
     seen: dict[str, object] = {}
 
     def handler(ws: BlockingWebSocket) -> None:
@@ -257,7 +257,7 @@ async def test_more_handlers_block_than_trio_has_threads_by_default() -> None:
     ("way", "code"),
     [("return", 1000), ("exception", 4000), ("bug", 1011), ("coroutine", 1011), ("gone", 4002)],
 )
-async def test_it_ends_like_an_async_function(way: str, code: int, caplog: pytest.LogCaptureFixture) -> None:
+async def test_ends_like_an_async_function(way: str, code: int, caplog: pytest.LogCaptureFixture) -> None:
     async def coroutine() -> None:
         pytest.fail("it ran")
 
@@ -289,7 +289,7 @@ async def test_it_ends_like_an_async_function(way: str, code: int, caplog: pytes
 
 
 @pytest.mark.parametrize(("touched", "status"), [(False, 403), (True, 418)])
-async def test_it_may_refuse(touched: bool, status: int) -> None:
+async def test_rejecting(touched: bool, status: int) -> None:
     def handler(ws: BlockingWebSocket) -> None:
         if touched:
             ws.reject(418, body="a teapot")

@@ -276,7 +276,7 @@ def wrapper(*args: Any, **kwargs: Any) -> Any:
     return good(*args, **kwargs)
 
 
-def test_what_gives_something_to_await() -> None:
+def test_callables_that_return_awaitables() -> None:
     yes = [
         good,
         Awaited(),

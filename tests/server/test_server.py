@@ -161,7 +161,7 @@ async def test_a_client_that_never_reads_its_rejection_is_gone_after_close_timeo
         assert not memory.server.connections
 
 
-async def test_what_comes_twice_or_too_late_is_a_runtime_error(autojump_clock: MockClock) -> None:
+async def test_actions_that_are_repeated_or_too_late_raise_runtime_error(autojump_clock: MockClock) -> None:
     errors: list[str] = []
 
     async def note(action: Awaitable[None]) -> None:
@@ -338,7 +338,7 @@ async def test_a_connection_from_accept_lives_until_it_is_closed(autojump_clock:
         assert not memory.server.connections
 
 
-async def test_what_a_client_said_before_it_left_is_there_when_it_is_accepted_late(
+async def test_late_accept_receives_messages_of_a_client_that_left(
     autojump_clock: MockClock,
 ) -> None:
     async with serving_in_memory(None) as memory:

@@ -374,7 +374,7 @@ async def test_a_partition_holds_bytes_and_the_end_until_healed(autojump_clock: 
     assert server.seen == [(11.0, b"01234567"), (12.0, b"89"), (12.0, b"")]
 
 
-async def test_what_is_not_yet_due_at_the_heal_keeps_its_time(autojump_clock: object) -> None:
+async def test_data_not_yet_due_at_the_heal_keeps_its_time(autojump_clock: object) -> None:
     link = Link(latency=2.0)
     await link.client.send_all(b"x")
     link.partition()

@@ -156,7 +156,7 @@ async def test_a_recording_is_played_in_virtual_time(tmp_path: Path, autojump_cl
     assert server.opened == 3
 
 
-async def test_what_differs_is_told_at_the_end(tmp_path: Path, autojump_clock: object) -> None:
+async def test_differences_are_reported_at_the_end(tmp_path: Path, autojump_clock: object) -> None:
     async def tell(what: Any, more: bool = False, check: bool = True) -> None:
         async with replay(path, check=check) as server:
             async with trio_ws.connect(server.url, stream=await server.stream()) as ws:
@@ -285,7 +285,7 @@ async def test_a_lost_server_is_lost_for_the_client_too(tmp_path: Path) -> None:
         ('"token"', '"token"'),
     ],
 )
-def test_what_is_masked(text: str, masked: str) -> None:
+def test_masked_secrets(text: str, masked: str) -> None:
     assert mask_secrets(text) == masked
 
 

@@ -71,7 +71,7 @@ async def test_messages_of_every_size_arrive_in_order_both_ways(link: str) -> No
 
 
 @pytest.mark.parametrize("link", ["socket", "stream"])
-async def test_what_waits_behind_a_big_message_goes_out_in_order(link: str) -> None:
+async def test_messages_behind_a_big_one_are_sent_in_order(link: str) -> None:
     """Large and small messages, more than the kernel accepts, are sent at once, so that some of them wait."""
     sent = [bytes([i]) * (3 * MIB) for i in range(8)]
     sent += [b"%d" % i * size for i, size in enumerate([10, 70_000, 1, 2, 200_000, 65_535, 65_536, 4])]
@@ -211,7 +211,7 @@ async def test_one_turn_takes_all_that_has_come_of_big_messages(tmp_path: Path) 
     assert steps == [1, 1]
 
 
-async def test_it_reads_on_no_further_than_max_queue_bytes(tmp_path: Path) -> None:
+async def test_reading_stops_at_max_queue_bytes(tmp_path: Path) -> None:
     go_on = trio.Event()
     handlers: list[WebSocket] = []
     received: list[bytes] = []

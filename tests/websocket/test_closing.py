@@ -77,9 +77,7 @@ async def texts_before_the_close(peer: RawPeer) -> tuple[list[str], int | None]:
 
 
 @both
-async def test_what_is_answered_at_leisure_goes_out_before_our_close(
-    role: str, autojump_clock: MockClock
-) -> None:
+async def test_late_responses_are_sent_before_our_close(role: str, autojump_clock: MockClock) -> None:
     async def slow_echo(ws: WebSocket) -> None:
         async for message in ws:
             await trio.sleep(1)

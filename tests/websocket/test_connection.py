@@ -137,7 +137,7 @@ async def test_wrong_arguments_raise_at_once_with_the_fix(autojump_clock: object
         assert await server.receive_text() == "still open"
 
 
-async def test_it_is_a_trio_channel_and_an_iterator(autojump_clock: object) -> None:
+async def test_connection_is_a_trio_channel_and_an_iterator(autojump_clock: object) -> None:
     async with pair() as (client, server):
         await client.send("a")
         await client.send("b")

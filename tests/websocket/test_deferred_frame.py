@@ -149,7 +149,7 @@ async def test_a_publish_and_an_answer_are_deflated_in_turns(autojump_clock: Moc
 
 
 @pytest.mark.parametrize("forgets", [False, True])
-async def test_it_keeps_its_place_and_the_window_is_right_after_it(
+async def test_deferred_frame_keeps_order_and_compression_context(
     forgets: bool, autojump_clock: MockClock
 ) -> None:
     options = Options(

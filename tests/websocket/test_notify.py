@@ -60,7 +60,7 @@ async def test_a_cancelled_task_is_not_woken_and_the_others_are(leaving: list[in
     assert sorted(woken) == [number for number in range(4) if number not in leaving]
 
 
-async def test_what_a_wait_gives_is_an_outcome_that_can_be_used_again() -> None:
+async def test_outcome_of_a_wait_can_be_reused() -> None:
     seen: list[int] = []
 
     def generator() -> Generator[None, int, None]:

@@ -32,7 +32,7 @@ def receive_buffer(**options: Any) -> ReceiveBuffer:
 # -- the receive buffer -----------------------------------------------------------------------------
 
 
-def test_what_is_fed_waits_in_order_and_is_charged() -> None:
+def test_received_messages_wait_in_order_and_are_charged() -> None:
     buffer = receive_buffer()
     data = frame(BINARY, b"one") + frame(BINARY, b"two")
     assert buffer.feed(data) == 2
@@ -78,7 +78,7 @@ def test_a_message_in_parts_survives_a_release() -> None:
     assert list(buffer.messages) == [b"abcdef"]
 
 
-def test_it_is_full_at_max_queue_bytes_and_not_after_the_end() -> None:
+def test_receive_buffer_is_full_at_max_queue_bytes() -> None:
     buffer = receive_buffer(max_queue_bytes=1000)
     buffer.feed(frame(BINARY, bytes(500)))
     assert not buffer.full

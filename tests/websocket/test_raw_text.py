@@ -23,7 +23,7 @@ async def test_text_goes_and_comes_as_bytes(autojump_clock: object) -> None:
         assert await ws.receive_text() == "a str is text anyhow"
 
 
-async def test_what_is_not_utf8_is_not_sent(autojump_clock: object) -> None:
+async def test_invalid_utf8_is_not_sent(autojump_clock: object) -> None:
     async with serving_in_memory() as memory, memory.connect() as ws:
         with pytest.raises(UnicodeDecodeError):
             await ws.send(b"\xff", text=True)

@@ -32,7 +32,7 @@ ARRIVED = ["hé", b"\x00", b"\x01", b"\x02", "t" * 300, b"b" * 70_000]
 
 
 @pytest.mark.parametrize("compression", [False, Compression(threshold=100)])
-async def test_it_sends_what_send_does(compression: bool | Compression, autojump_clock: object) -> None:
+async def test_sends_the_same_as_send(compression: bool | Compression, autojump_clock: object) -> None:
     options = Options(compression=compression, ping_interval=None, send_high_water=2**20)
 
     async def handler(ws: WebSocket) -> None:
@@ -53,7 +53,7 @@ async def test_it_sends_what_send_does(compression: bool | Compression, autojump
             assert message.payload == payload
 
 
-async def test_it_keeps_to_the_order_of_other_sends(autojump_clock: object) -> None:
+async def test_keeps_the_order_of_other_sends(autojump_clock: object) -> None:
     async def handler(ws: WebSocket) -> None:
         async for message in ws:  # they come in one read, so that the answers are gathered
             await ws.send(b"1" + message.payload)  # type: ignore[operator]

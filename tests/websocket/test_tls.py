@@ -64,7 +64,7 @@ async def open_pair(
             yield client, server
 
 
-async def test_it_is_a_stream_as_trio_wants_it(contexts: Contexts) -> None:
+async def test_implements_trios_stream(contexts: Contexts) -> None:
     with trio.fail_after(guard()):
         await trio.testing.check_two_way_stream(lambda: pair(contexts), None)
 

@@ -94,7 +94,7 @@ async def test_cancelled_while_it_is_deflated_it_has_sent_nothing(autojump_clock
         assert await ws.recv() is None
 
 
-async def test_what_others_send_meanwhile_can_be_inflated(autojump_clock: MockClock) -> None:
+async def test_interleaved_messages_can_be_inflated(autojump_clock: MockClock) -> None:
     small = [(b"number %d, " % number) * 50 for number in range(10)]
 
     async def fragments() -> AsyncIterator[bytes]:
@@ -262,7 +262,7 @@ def bombs(count: int) -> bytes:
     return b"".join(masked_frame(FIN | RSV1 | BINARY, deflated(bytes(128 << 10))) for _ in range(count))
 
 
-async def test_what_a_read_brought_is_inflated_in_turns(autojump_clock: MockClock) -> None:
+async def test_messages_of_one_read_are_inflated_in_turns(autojump_clock: MockClock) -> None:
     count = 200
     inflated = Inflated()
 
