@@ -135,7 +135,7 @@ class Counted(Methods):
             self.running -= 1
 
 
-class Deaf(Methods):
+class StuckOnReceive(Methods):
     """Methods of a handler whose ``on_receive`` never returns."""
 
     async def on_receive(self, connection: ClientConnection, packet: Any) -> None:
@@ -151,7 +151,7 @@ class Strict(Methods):
         return False
 
 
-class Kept(Methods):
+class WithHistories(Methods):
     """The same with histories and presence, and clients may publish."""
 
     channels_history: ClassVar = {"kept.*": History(), "latest.*": History(latest=True)}
@@ -239,9 +239,9 @@ def server(kind: str) -> WebSocketServer:
         "ignore": ignore,
         "deflate_ignored": ignore,
         "calls": Methods,
-        "deaf": Deaf,
+        "deaf": StuckOnReceive,
         "strict": Strict,
-        "kept": Kept,
+        "kept": WithHistories,
         "listener": listening(),
         "site": site(Methods()),
         "chaos": site(COUNTED),

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support.serving import Hall, serving_in_memory
+from tests.support.serving import EchoHandler, serving_in_memory
 from trio_ws import Compression, Options, WebSocket, WebSocketMessage, broadcast, connect
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 )
 @pytest.mark.parametrize("compression", [False, True])
 async def test_all_get_it_once(message: Any, compression: bool, autojump_clock: MockClock) -> None:
-    hall = Hall()
+    handler = EchoHandler()
     options = Options(compression=Compression(threshold=1) if compression else False)
-    async with serving_in_memory(hall, options=options) as memory:
+    async with serving_in_memory(handler, options=options) as memory:
         plain = Options()
         async with (
             memory.connect(options=options) as first,
@@ -33,7 +33,7 @@ async def test_all_get_it_once(message: Any, compression: bool, autojump_clock: 
             memory.connect() as fourth,
         ):
             await wait_all_tasks_blocked()
-            assert broadcast(hall.open, message, exclude=hall.open[3:]) == 3
+            assert broadcast(handler.open, message, exclude=handler.open[3:]) == 3
             for ws in (first, second, third):
                 got = await ws.recv()
                 assert got is not None
@@ -43,7 +43,7 @@ async def test_all_get_it_once(message: Any, compression: bool, autojump_clock: 
                 for text in ("and on", "and on and on"):
                     await ws.send(text * 20)
                     assert await ws.receive_text() == text * 20
-                assert broadcast(hall.open, "again", exclude=iter(hall.open)) == 0
+                assert broadcast(handler.open, "again", exclude=iter(handler.open)) == 0
             await fourth.send("none came before this")
             assert await fourth.receive_text() == "none came before this"
 
@@ -55,7 +55,7 @@ async def test_clients_mask_for_themselves(autojump_clock: MockClock) -> None:
 
 
 async def test_a_connection_that_cannot_accept_it_is_skipped(autojump_clock: MockClock) -> None:
-    hall = Hall()
+    handler = EchoHandler()
     go_on = trio.Event()
 
     async def parts() -> AsyncIterator[str]:
@@ -63,17 +63,17 @@ async def test_a_connection_that_cannot_accept_it_is_skipped(autojump_clock: Moc
         await go_on.wait()
         yield "message"
 
-    async with serving_in_memory(hall) as memory, trio.open_nursery() as nursery:
+    async with serving_in_memory(handler) as memory, trio.open_nursery() as nursery:
         async with memory.connect() as busy, memory.connect() as closed:
             await wait_all_tasks_blocked()
             await closed.close()
             await wait_all_tasks_blocked()
-            nursery.start_soon(hall.open[0].send, parts())
+            nursery.start_soon(handler.open[0].send, parts())
             await wait_all_tasks_blocked()
-            assert broadcast(hall.open, "in between") == 0
+            assert broadcast(handler.open, "in between") == 0
             go_on.set()
             assert await busy.receive_text() == "one message"
-            assert broadcast(hall.open, "after") == 1
+            assert broadcast(handler.open, "after") == 1
             assert await busy.receive_text() == "after"
 
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 
-class Cable(Broker):
+class LinkBroker(Broker):
     """A user-defined broker that connects two servers, and uses only public names."""
 
     def __init__(self) -> None:
-        self.other: Cable | None = None
+        self.other: LinkBroker | None = None
         self.names: set[str] = set()
         self._state: BrokerState = "new"
         self._receive: Callable[[str, bytes], None] | None = None
@@ -62,7 +62,7 @@ class Cable(Broker):
 
 async def test_a_broker_of_a_users() -> None:
     here, there = WebSocketHandler(), WebSocketHandler()
-    one, other = Cable(), Cable()
+    one, other = LinkBroker(), LinkBroker()
     one.other, other.other = other, one
     states: list[BrokerState] = [one.state]
     async with serving_in_memory(here, broker=one) as memory, serving_in_memory(there, broker=other):

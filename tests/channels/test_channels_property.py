@@ -54,7 +54,7 @@ steps = st.lists(
 )
 
 
-class Scene:
+class Model:
     """A model of the subscribers, together with the real ones."""
 
     def __init__(self, handler: Rooms, listeners: list[Listener]) -> None:
@@ -155,19 +155,19 @@ async def play(policy: str, script: list[tuple[Any, ...]]) -> None:
         listeners = [
             await Listener.join(nursery, memory, str(person), capacity=150) for person in range(PEOPLE)
         ]
-        scene = Scene(handler, listeners)
+        model = Model(handler, listeners)
         for step in script:
-            await scene.do(step)
+            await model.do(step)
         for listener in listeners:
             listener.read(True)
         await wait_all_tasks_blocked()
         missing = 0
         for person, listener in enumerate(listeners):
             numbers = [data[0] for data in listener.got]
-            expected = scene.expected[person]
+            expected = model.expected[person]
             remaining = iter(expected)
             assert all(number in remaining for number in numbers), (person, numbers, expected)
-            if listener.closed is None and person not in scene.left:
+            if listener.closed is None and person not in model.left:
                 missing += len(expected) - len(numbers)
                 if policy == "disconnect":
                     assert numbers == expected
@@ -175,7 +175,7 @@ async def play(policy: str, script: list[tuple[Any, ...]]) -> None:
                 assert (listener.closed, policy) == (1013, "disconnect")
                 assert numbers == expected[: len(numbers)]
         found = handler.channels.statistics()
-        if policy != "disconnect" and not scene.left:
+        if policy != "disconnect" and not model.left:
             assert missing == found.dropped
         assert missing <= found.dropped
         assert found.backlog == found.stalled == 0

@@ -46,11 +46,11 @@ async def failure(url: str, ssl_context: ssl.SSLContext | None = None, **more: o
 
 
 async def test_the_body_of_a_rejection_is_in_the_message() -> None:
-    class Door(WebSocketHandler):
+    class Rejecting(WebSocketHandler):
         async def on_connect(self, connection: ClientConnection) -> None:
             await connection.reject(403, "you are\nnot invited\n")
 
-    async with serving(Door) as server:
+    async with serving(Rejecting) as server:
         text = await failure(server.url)
     assert text.endswith("with HTTP status 403: you are not invited")
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SECRETS = {"Authorization": "Bearer secret", "Cookie": "session=secret", "X-Mine": "kept"}
 
 
-class Guide:
+class RedirectingHandler:
     """A handler that rejects with the configured responses, and sends the path of any other request.
 
     Attributes:
@@ -75,10 +75,10 @@ async def failing(uri: str, **kwargs: Any) -> ConnectionFailedError:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_every_kind_is_followed(status: int) -> None:
-    guide = Guide({"/old": "/new?x=1"}, status)
-    async with serving(guide) as server:
+    handler = RedirectingHandler({"/old": "/new?x=1"}, status)
+    async with serving(handler) as server:
         assert await lands_on(server.url + "/old?y=2") == "/new?x=1"
-        assert guide.paths == ["/old", "/new"]
+        assert handler.paths == ["/old", "/new"]
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ async def test_every_kind_is_followed(status: int) -> None:
     ],
 )
 async def test_forms_of_a_location(location: str, target: str) -> None:
-    guide = Guide()
-    async with serving(guide) as server:
-        guide.answers = {"/a/old": location.format(port=server.port)}
+    handler = RedirectingHandler()
+    async with serving(handler) as server:
+        handler.answers = {"/a/old": location.format(port=server.port)}
         assert await lands_on(server.url + "/a/old?y=2") == target
 
 
@@ -111,7 +111,7 @@ def test_a_location_of_a_query_alone_keeps_the_path() -> None:
 
 
 async def test_to_another_server_and_on() -> None:
-    first, second = Guide(), Guide({"/2": "/3"})
+    first, second = RedirectingHandler(), RedirectingHandler({"/2": "/3"})
     async with serving(first) as here, serving(second) as there:
         first.answers = {"/1": there.url + "/2"}
         assert await lands_on(here.url + "/1") == "/3?"
@@ -120,16 +120,16 @@ async def test_to_another_server_and_on() -> None:
 
 
 async def test_of_a_client_of_calls() -> None:
-    guide = Guide({"/old": "/new"})
-    async with serving(guide) as server, WebSocketClient(server.url + "/old") as client:
+    handler = RedirectingHandler({"/old": "/new"})
+    async with serving(handler) as server, WebSocketClient(server.url + "/old") as client:
         assert client.connected
-    assert guide.paths == ["/old", "/new"]
+    assert handler.paths == ["/old", "/new"]
 
 
 async def test_the_subprotocols_are_offered_again() -> None:
-    guide = Guide({"/old": "/new"})
+    handler = RedirectingHandler({"/old": "/new"})
     async with (
-        serving(guide, subprotocols=["chat"]) as server,
+        serving(handler, subprotocols=["chat"]) as server,
         connect(server.url + "/old", subprotocols=iter(["chat"])) as ws,  # type: ignore[arg-type]
     ):
         assert ws.subprotocol == "chat"
@@ -139,13 +139,13 @@ async def test_the_subprotocols_are_offered_again() -> None:
 
 
 async def test_max_redirects() -> None:
-    guide = Guide({f"/{n}": f"/{n - 1}" for n in range(1, 12)})
-    async with serving(guide) as server:
+    handler = RedirectingHandler({f"/{n}": f"/{n - 1}" for n in range(1, 12)})
+    async with serving(handler) as server:
         assert await lands_on(server.url + "/10") == "/0?"
         assert await lands_on(server.url + "/1", options=Options(max_redirects=1)) == "/0?"
-        guide.asked.clear()
+        handler.asked.clear()
         error = await failing(server.url + "/11")
-        assert guide.paths == [f"/{n}" for n in range(11, 0, -1)]
+        assert handler.paths == [f"/{n}" for n in range(11, 0, -1)]
         url = server.url
     assert str(error) == (f"{url}/1 redirects to {url}/0, after max_redirects=10 redirects already")
     assert isinstance(error.__cause__, HandshakeRejectedError)
@@ -153,40 +153,40 @@ async def test_max_redirects() -> None:
 
 @pytest.mark.parametrize("answers", [{"/a": "/a"}, {"/a": "/b", "/b": "/a"}])
 async def test_a_loop(answers: dict[str, Any]) -> None:
-    guide = Guide(answers)
-    async with serving(guide) as server:
+    handler = RedirectingHandler(answers)
+    async with serving(handler) as server:
         error = await failing(server.url + "/a")
     assert "max_redirects=10" in str(error)
-    assert len(guide.asked) == 11
+    assert len(handler.asked) == 11
 
 
 async def test_none_with_max_redirects_of_0() -> None:
-    guide = Guide({"/old": "/new"})
-    async with serving(guide) as server:
+    handler = RedirectingHandler({"/old": "/new"})
+    async with serving(handler) as server:
         error = await failing(server.url + "/old", options=Options(max_redirects=0))
     assert isinstance(error, HandshakeRejectedError)
     assert (error.status, error.headers.get("location")) == (302, "/new")
-    assert guide.paths == ["/old"]
+    assert handler.paths == ["/old"]
 
 
 @pytest.mark.parametrize("status", [300, 304, 305, 401, 503])
 async def test_other_refusals_are_what_they_are(status: int) -> None:
-    guide = Guide({"/old": "/new"}, status)
-    async with serving(guide) as server:
+    handler = RedirectingHandler({"/old": "/new"}, status)
+    async with serving(handler) as server:
         error = await failing(server.url + "/old")
     assert isinstance(error, HandshakeRejectedError)
     assert error.status == status
-    assert guide.paths == ["/old"]
+    assert handler.paths == ["/old"]
 
 
 @pytest.mark.parametrize("locations", [[], ["/new", "/other"]])
 async def test_a_redirect_that_names_no_place_or_two(locations: list[str]) -> None:
-    guide = Guide({"/old": locations})
-    async with serving(guide) as server:
+    handler = RedirectingHandler({"/old": locations})
+    async with serving(handler) as server:
         error = await failing(server.url + "/old")
     assert isinstance(error, HandshakeRejectedError)
     assert error.status == 302
-    assert guide.paths == ["/old"]
+    assert handler.paths == ["/old"]
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,8 @@ async def test_a_redirect_that_names_no_place_or_two(locations: list[str]) -> No
     ],
 )
 async def test_nonsense_is_an_error_that_does_not_blame_the_caller(location: str) -> None:
-    guide = Guide({"/old": location})
-    async with serving(guide) as server:
+    handler = RedirectingHandler({"/old": location})
+    async with serving(handler) as server:
         error = await failing(server.url + "/old")
         assert str(error).startswith(f"{server.url}/old redirects to ")
     assert not isinstance(error, ValueError)
@@ -213,21 +213,21 @@ async def test_nonsense_is_an_error_that_does_not_blame_the_caller(location: str
 
 
 async def test_a_host_that_is_not_there_is_named() -> None:
-    guide = Guide({"/old": "ws://127.0.0.1:9/x"})
-    async with serving(guide) as server:
+    handler = RedirectingHandler({"/old": "ws://127.0.0.1:9/x"})
+    async with serving(handler) as server:
         error = await failing(server.url + "/old")
     assert "could not reach 127.0.0.1:9" in str(error)
 
 
 async def test_a_stream_and_a_unix_socket_lead_to_one_server(tmp_path: Path) -> None:
-    async with serving_in_memory(Guide({"/old": "/new"})) as memory:
+    async with serving_in_memory(RedirectingHandler({"/old": "/new"})) as memory:
         error = await failing("ws://test/old", stream=await memory.stream())
         assert str(error) == "ws://test/old redirects to ws://test/new, but stream reaches one server only"
         assert isinstance(error.__cause__, HandshakeRejectedError)
         error = await failing("ws://test/old", stream=await memory.stream(), options=Options(max_redirects=0))
         assert isinstance(error, HandshakeRejectedError)
     path = tmp_path / "socket"
-    async with serving(Guide({"/old": "ws://127.0.0.1:9/new"}), host=None, unix_path=path):
+    async with serving(RedirectingHandler({"/old": "ws://127.0.0.1:9/new"}), host=None, unix_path=path):
         error = await failing("ws://localhost/old", unix_path=path)
         assert "but unix_path reaches one server only" in str(error)
 
@@ -253,9 +253,9 @@ async def test_cancelling_between_two_servers_leaves_nothing() -> None:
         gone.set()
 
     gone = trio.Event()
-    guide = Guide()
-    async with scripted(never_answer) as port, serving(guide) as server:
-        guide.answers = {"/old": f"ws://127.0.0.1:{port}/"}
+    handler = RedirectingHandler()
+    async with scripted(never_answer) as port, serving(handler) as server:
+        handler.answers = {"/old": f"ws://127.0.0.1:{port}/"}
         async with trio.open_nursery() as nursery:
             nursery.start_soon(failing, server.url + "/old")
             await reached.wait()
@@ -273,19 +273,19 @@ def told(headers: dict[str, str]) -> dict[str, str]:
 
 
 async def test_credentials_stay_with_the_same_server() -> None:
-    guide = Guide({"/old": "/new", "/user": "/new"})
-    async with serving(guide) as server:
+    handler = RedirectingHandler({"/old": "/new", "/user": "/new"})
+    async with serving(handler) as server:
         await lands_on(server.url + "/old", headers=SECRETS)
         await lands_on(server.url.replace("//", "//user:secret@") + "/user", headers={"x-mine": "kept"})
-    for _, headers in guide.asked[:2]:
+    for _, headers in handler.asked[:2]:
         assert told(headers) == {name.lower(): value for name, value in SECRETS.items()}
-    for _, headers in guide.asked[2:]:
+    for _, headers in handler.asked[2:]:
         assert told(headers) == {"authorization": "Basic dXNlcjpzZWNyZXQ=", "x-mine": "kept"}
 
 
 @pytest.mark.parametrize("user", ["", "user:secret@"])
 async def test_credentials_go_to_no_other_host_or_port_nor_back(user: str) -> None:
-    first, second = Guide(), Guide()
+    first, second = RedirectingHandler(), RedirectingHandler()
     async with serving(first) as here, serving(second) as there:
         by_name = here.url.replace("127.0.0.1", "localhost")
         first.answers = {"/host": by_name + "/back", "/back": here.url + "/end", "/port": there.url + "/end"}
@@ -300,11 +300,11 @@ async def test_credentials_go_to_no_other_host_or_port_nor_back(user: str) -> No
 
 
 async def test_a_user_named_by_the_redirect_is_its_own_matter() -> None:
-    guide = Guide()
-    async with serving(guide) as server:
-        guide.answers = {"/old": server.url.replace("//127.0.0.1", "//other:word@localhost") + "/new"}
+    handler = RedirectingHandler()
+    async with serving(handler) as server:
+        handler.answers = {"/old": server.url.replace("//127.0.0.1", "//other:word@localhost") + "/new"}
         await lands_on(server.url.replace("//", "//user:secret@") + "/old")
-    assert guide.asked[1][1]["authorization"] == "Basic b3RoZXI6d29yZA=="
+    assert handler.asked[1][1]["authorization"] == "Basic b3RoZXI6d29yZA=="
 
 
 # -- TLS --------------------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ def certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ssl.S
 
 
 async def test_up_to_tls_without_credentials(certificates: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
-    plain, secure = Guide(), Guide()
+    plain, secure = RedirectingHandler(), RedirectingHandler()
     async with serving(plain) as here, serving(secure, ssl_context=certificates[0]) as there:
         plain.answers = {"/": there.url.replace("wss:", "https:") + "/new"}
         assert await lands_on(here.url, headers=SECRETS) == "/new?"
@@ -333,7 +333,7 @@ async def test_up_to_tls_without_credentials(certificates: tuple[ssl.SSLContext,
 
 @pytest.mark.parametrize("scheme", ["ws", "http"])
 async def test_never_down_from_tls(scheme: str, certificates: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
-    plain, secure = Guide(), Guide()
+    plain, secure = RedirectingHandler(), RedirectingHandler()
     async with serving(plain) as there, serving(secure, ssl_context=certificates[0]) as here:
         secure.answers = {"/": there.url.replace("ws:", f"{scheme}:") + "/?token=secret", "/here": "/end"}
         error = await failing(here.url, ssl_context=certificates[1])
@@ -347,8 +347,8 @@ async def test_never_down_from_tls(scheme: str, certificates: tuple[ssl.SSLConte
 
 
 async def test_through_a_proxy_all_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    guide = Guide({"/old": "ws://other.example/new", "/new": "ws://inside.example:81/end"})
-    async with serving(guide, options=Options(hosts=["*"])) as server:
+    handler = RedirectingHandler({"/old": "ws://other.example/new", "/new": "ws://inside.example:81/end"})
+    async with serving(handler, options=Options(hosts=["*"])) as server:
         proxy = ConnectProxy(server.port)
         async with scripted(proxy) as port:
             url = f"http://user:secret@127.0.0.1:{port}"
@@ -357,8 +357,8 @@ async def test_through_a_proxy_all_the_way(monkeypatch: pytest.MonkeyPatch) -> N
             # The environment is asked again for each server.
             monkeypatch.setenv("ws_proxy", url)
             monkeypatch.setenv("no_proxy", "127.0.0.1")
-            guide.answers["/new"] = server.url + "/end"
+            handler.answers["/new"] = server.url + "/end"
             assert await lands_on("ws://service.example/old") == "/end?"
             assert proxy.asked[3:] == ["service.example:80", "other.example:80"]
     assert all(b"Proxy-Authorization: Basic dXNlcjpzZWNyZXQ=" in head for head in proxy.heads)
-    assert not any("secret" in str(headers) or "proxy" in str(headers) for _, headers in guide.asked)
+    assert not any("secret" in str(headers) or "proxy" in str(headers) for _, headers in handler.asked)

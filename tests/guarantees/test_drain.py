@@ -361,24 +361,24 @@ async def test_a_cancelled_drain_leaves_the_server_draining_and_the_block_finish
     assert trio.current_time() == pytest.approx(5)
 
 
-class Struck(WebSocketHandler):
+class Interrupted(WebSocketHandler):
     """Methods that raise KeyboardInterrupt, as Ctrl+C does in any user code."""
 
-    def _strike(self) -> None:
+    def _interrupt(self) -> None:
         raise KeyboardInterrupt
 
     @rpc_method()
     def plain(self, connection: ClientConnection) -> None:
-        self._strike()
+        self._interrupt()
 
     @rpc_method()
     async def at_once(self, connection: ClientConnection) -> None:
-        self._strike()
+        self._interrupt()
 
     @rpc_method()
     async def later(self, connection: ClientConnection) -> None:
         await trio.lowlevel.checkpoint()
-        self._strike()
+        self._interrupt()
 
     @rpc_method()
     async def in_a_nursery(self, connection: ClientConnection) -> None:
@@ -389,10 +389,10 @@ class Struck(WebSocketHandler):
     @rpc_method()
     async def stream(self, connection: ClientConnection) -> AsyncIterator[int]:
         yield 1
-        self._strike()
+        self._interrupt()
 
     async def on_receive(self, connection: ClientConnection, packet: Packet) -> None:
-        self._strike()
+        self._interrupt()
 
 
 async def struck(ws: WebSocket) -> None:
@@ -412,7 +412,7 @@ METHODS = ("plain", "at_once", "later", "in_a_nursery", "stream", "")
 @pytest.mark.parametrize("sockets", [False, True])
 @pytest.mark.parametrize(
     ("target", "method"),
-    [(struck, None), (struck_in_a_nursery, None), *((Struck, method) for method in METHODS)],
+    [(struck, None), (struck_in_a_nursery, None), *((Interrupted, method) for method in METHODS)],
 )
 async def test_all_peers_receive_1001_after_ctrl_c_in_a_handler(
     target: Any, method: str | None, *, sockets: bool, monkeypatch: pytest.MonkeyPatch

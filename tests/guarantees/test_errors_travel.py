@@ -119,14 +119,14 @@ def test_a_copy_is_a_copy() -> None:
     assert (error.data, error.code) == ([1], -32001)
 
 
-class Door(trio_ws.WebSocketHandler[Any]):
+class Failing(trio_ws.WebSocketHandler[Any]):
     @trio_ws.rpc_method()
     async def knock(self, connection: trio_ws.ClientConnection[Any]) -> None:
         raise Keyworded(user="ann")
 
 
 async def test_exceptions_of_calls(autojump_clock: trio.testing.MockClock) -> None:
-    async with serving_in_memory(Door) as server:
+    async with serving_in_memory(Failing) as server:
         async with trio_ws.WebSocketClient("ws://x/", stream=await server.stream()) as client:
             with pytest.raises(trio_ws.RPCError) as info:
                 await client.call("knock")

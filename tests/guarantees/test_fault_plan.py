@@ -140,7 +140,7 @@ class Pushing:
         await ws.send_json({"jsonrpc": "2.0", "id": call.get("id"), **outcome})
 
 
-class Watch:
+class ClientRecord:
     """Records the numbers that a client receives, and the durations of its states."""
 
     def __init__(self) -> None:
@@ -165,7 +165,7 @@ class Watch:
 
 
 async def by_session(
-    network: Faults, server: Pushing, backoff: Backoff, watch: Watch, seconds: float
+    network: Faults, server: Pushing, backoff: Backoff, record: ClientRecord, seconds: float
 ) -> None:
     async def set_up(ws: WebSocket) -> None:
         for message in ({"params": {"token": server.fresh_token()}}, {"op": "subscribe"}):
@@ -185,14 +185,16 @@ async def by_session(
         ) as feed,
         trio.open_nursery() as nursery,
     ):
-        nursery.start_soon(watch.states, feed.watch_state())
+        nursery.start_soon(record.states, feed.watch_state())
         with trio.move_on_after(seconds):
             async for message in feed:
-                watch.take(message.json()["params"][0])
+                record.take(message.json()["params"][0])
         nursery.cancel_scope.cancel()
 
 
-async def by_client(network: Faults, server: Pushing, backoff: Backoff, watch: Watch, seconds: float) -> None:
+async def by_client(
+    network: Faults, server: Pushing, backoff: Backoff, record: ClientRecord, seconds: float
+) -> None:
     async def set_up(connection: ClientConnection[Any]) -> None:
         try:
             await connection.call("login", token=server.fresh_token())
@@ -213,16 +215,16 @@ async def by_client(network: Faults, server: Pushing, backoff: Backoff, watch: W
         client,
         trio.open_nursery() as nursery,
     ):
-        nursery.start_soon(watch.states, client.watch_state())
+        nursery.start_soon(record.states, client.watch_state())
         with trio.move_on_after(seconds):
             async for (number,) in numbers:
-                watch.take(number)
+                record.take(number)
         nursery.cancel_scope.cancel()
 
 
-def run(follow: Any, seed: int, seconds: float) -> tuple[Faults, Pushing, Watch]:
+def run(follow: Any, seed: int, seconds: float) -> tuple[Faults, Pushing, ClientRecord]:
     backoff = Backoff(initial=0.5, maximum=LONGEST, random=random.Random(seed))
-    server, watch = Pushing(seed), Watch()
+    server, record = Pushing(seed), ClientRecord()
 
     async def main() -> Faults:
         async with serving_in_memory(server, options=OPTIONS) as memory:
@@ -230,23 +232,23 @@ def run(follow: Any, seed: int, seconds: float) -> tuple[Faults, Pushing, Watch]
             with trio.fail_after(guard()):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(network.go_wrong)
-                    await follow(network, server, backoff, watch, seconds)
+                    await follow(network, server, backoff, record, seconds)
                     nursery.cancel_scope.cancel()
         return network
 
     network = trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
-    return network, server, watch
+    return network, server, record
 
 
 @pytest.mark.parametrize("follow", [by_session, by_client])
 @examples(4)
 @given(seed=st.integers(0, 2**32))
 def test_whatever_goes_wrong(follow: Any, seed: int) -> None:
-    network, server, watch = run(follow, seed, 150.0)
+    network, server, record = run(follow, seed, 150.0)
     assert network.count > 40
     assert network.most == 1
     assert server.subscribed > 5
-    assert watch.count > 20
-    assert watch.longest["waiting"] <= LONGEST + _INEXACT
-    assert watch.longest["connecting"] <= TRIED + _INEXACT
-    assert watch.longest["connected"] <= NOTICED + _INEXACT
+    assert record.count > 20
+    assert record.longest["waiting"] <= LONGEST + _INEXACT
+    assert record.longest["connecting"] <= TRIED + _INEXACT
+    assert record.longest["connected"] <= NOTICED + _INEXACT

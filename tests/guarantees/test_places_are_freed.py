@@ -308,7 +308,7 @@ async def test_a_client_that_leaves_before_accept_is_called_frees_its_place(
 # -- on_connect and on_disconnect -------------------------------------------------------------------
 
 
-class Diary(WebSocketHandler):
+class CallbackCounts(WebSocketHandler):
     """Counts the calls of on_connect and on_disconnect."""
 
     def __init__(self, wait: float = 0.5) -> None:
@@ -343,8 +343,8 @@ class Diary(WebSocketHandler):
 async def test_on_disconnect_runs_once_for_each_on_connect_that_returned(
     after: float, leave: Callable[[LinkStream], Any], autojump_clock: MockClock
 ) -> None:
-    diary = Diary()
-    async with serving_in_memory(diary) as memory:
+    counts = CallbackCounts()
+    async with serving_in_memory(counts) as memory:
         for _ in range(3):
             stream = await memory.stream()
             await stream.send_all(request())
@@ -352,9 +352,9 @@ async def test_on_disconnect_runs_once_for_each_on_connect_that_returned(
             await leave(stream)
         await trio.sleep(3)
         assert not memory.server.connections
-        assert not diary.clients
-        assert len(diary.let_in) == 3
-        assert sorted(diary.seen_off) == sorted(diary.let_in)
+        assert not counts.clients
+        assert len(counts.let_in) == 3
+        assert sorted(counts.seen_off) == sorted(counts.let_in)
 
 
 @pytest.mark.parametrize("over_tcp", [False, True])
@@ -362,9 +362,9 @@ async def test_on_disconnect_runs_once_for_each_on_connect_that_returned(
 async def test_on_disconnect_runs_once_if_the_server_is_cancelled(
     drained_after: float, over_tcp: bool
 ) -> None:
-    diary = Diary(0.1)
+    counts = CallbackCounts(0.1)
     if over_tcp:
-        async with serving(diary, options=Options(close_timeout=0.5)) as server:
+        async with serving(counts, options=Options(close_timeout=0.5)) as server:
             streams = [await trio.open_tcp_stream("127.0.0.1", server.port) for _ in range(8)]
             for stream in streams:
                 await stream.send_all(request())
@@ -372,24 +372,24 @@ async def test_on_disconnect_runs_once_if_the_server_is_cancelled(
         for stream in streams:
             await stream.aclose()
     else:
-        async with serving_in_memory(diary, options=Options(close_timeout=0.5)) as memory:
+        async with serving_in_memory(counts, options=Options(close_timeout=0.5)) as memory:
             for _ in range(8):
                 await (await memory.stream()).send_all(request())
             await trio.sleep(drained_after)
-    assert sorted(diary.seen_off) == sorted(diary.let_in)
+    assert sorted(counts.seen_off) == sorted(counts.let_in)
 
 
 @pytest.mark.parametrize("method", ["leave", "close", "last"])
 async def test_on_disconnect_runs_once_if_a_method_ends_the_connection(
     method: str, autojump_clock: MockClock
 ) -> None:
-    diary = Diary()
-    async with serving_in_memory(diary) as memory:
+    counts = CallbackCounts()
+    async with serving_in_memory(counts) as memory:
         async with WebSocketClient("ws://test", stream=await memory.stream()) as client:
             with trio.move_on_after(1), pytest.raises(ConnectionClosedError):
                 await client.call(method)
         await trio.sleep(1)
-        assert len(diary.seen_off) == len(diary.let_in) == 1
+        assert len(counts.seen_off) == len(counts.let_in) == 1
 
 
 async def test_on_disconnect_does_not_run_for_clients_that_on_connect_has_refused(
@@ -433,7 +433,7 @@ async def test_on_disconnect_does_not_run_for_clients_that_on_connect_has_refuse
 # -- calls from on_connect --------------------------------------------------------------------------
 
 
-class Asking(WebSocketHandler):
+class CallingInOnConnect(WebSocketHandler):
     """Calls a method of each client in on_connect."""
 
     def __init__(self) -> None:
@@ -483,7 +483,7 @@ class Answering(WebSocketHandler):
 
 @pytest.mark.parametrize("over_tcp", [False, True])
 async def test_on_connect_may_send_and_call_once_it_has_accepted(over_tcp: bool) -> None:
-    asking, answering = Asking(), Answering()
+    asking, answering = CallingInOnConnect(), Answering()
 
     async def be_a_client(client: WebSocketClient) -> None:
         await client.send("early")
@@ -516,7 +516,7 @@ async def test_on_connect_may_send_and_call_once_it_has_accepted(over_tcp: bool)
 
 async def test_calls_before_on_connect_ends_are_bounded(autojump_clock: MockClock) -> None:
     options = Options(max_concurrent_calls=2, max_queue_bytes=2000)
-    asking = Asking()
+    asking = CallingInOnConnect()
     async with serving_in_memory(asking, options=options) as memory:
         stream = await memory.stream()
         async with WebSocketClient("ws://test", handler=Answering(), stream=stream) as client:
@@ -571,13 +571,13 @@ async def test_no_method_runs_before_on_connect_has_returned(dialect: Any, autoj
 async def test_on_connect_cannot_call_before_it_has_accepted(autojump_clock: MockClock) -> None:
     errors: list[str] = []
 
-    class Hasty(WebSocketHandler):
+    class CallingBeforeAccept(WebSocketHandler):
         async def on_connect(self, connection: ClientConnection) -> None:
             with pytest.raises(RuntimeError) as info:
                 await connection.call("who_are_you")
             errors.append(str(info.value))
 
-    async with serving_in_memory(Hasty) as memory, memory.connect():
+    async with serving_in_memory(CallingBeforeAccept) as memory, memory.connect():
         pass
     assert "await connection.accept()" in errors[0]
 
@@ -588,7 +588,7 @@ async def test_a_call_of_on_connect_ends_with_its_client(
 ) -> None:
     ends: list[str] = []
 
-    class Patient(WebSocketHandler):
+    class WaitingInOnConnect(WebSocketHandler):
         async def on_connect(self, connection: ClientConnection) -> None:
             await connection.accept()
             try:
@@ -602,7 +602,7 @@ async def test_a_call_of_on_connect_ends_with_its_client(
         async def on_disconnect(self, connection: ClientConnection) -> None:
             ends.append("seen off")
 
-    async with serving_in_memory(Patient) as memory:
+    async with serving_in_memory(WaitingInOnConnect) as memory:
         stream = await memory.stream()
         await RawPeer.connect(stream)
         await trio.sleep(1)
@@ -619,7 +619,7 @@ async def test_on_connect_may_turn_a_client_away_after_it_has_accepted(
 ) -> None:
     seen: list[str] = []
 
-    class Choosy(WebSocketHandler):
+    class RejectingByName(WebSocketHandler):
         async def on_connect(self, connection: ClientConnection) -> None:
             await connection.accept()
             if await connection.call("who_are_you") == "Ada":
@@ -634,7 +634,7 @@ async def test_on_connect_may_turn_a_client_away_after_it_has_accepted(
         async def on_disconnect(self, connection: ClientConnection) -> None:
             seen.append("seen off")
 
-    async with serving_in_memory(Choosy) as memory:
+    async with serving_in_memory(RejectingByName) as memory:
         stream = await memory.stream()
         async with WebSocketClient("ws://test", handler=Answering(), stream=stream) as client:
             with pytest.raises(ConnectionClosedError) as info:

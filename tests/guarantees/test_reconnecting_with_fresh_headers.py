@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 STEADY = Backoff(initial=1, factor=1, jitter=False)
 
 
-class Doorkeeper:
+class RequestLog:
     """A handler that records the headers and the path of a request, and closes."""
 
     def __init__(self) -> None:
@@ -78,46 +78,46 @@ class Live(Mapping[str, str]):
 
 @pytest.mark.parametrize("way", ["async function", "function", "mapping"])
 async def test_each_try_has_fresh_headers(way: str, autojump_clock: MockClock) -> None:
-    door, counting = Doorkeeper(), Counting()
+    log, counting = RequestLog(), Counting()
     headers: Any = {
         "async function": counting.waiting,
         "function": counting.plain,
         "mapping": Live(counting),
     }[way]
-    async with serving_in_memory(door) as memory:
+    async with serving_in_memory(log) as memory:
         network = Network(memory.listener)
         network.plan = [refusal(503)]
         async with WebSocketClient("ws://test/", stream=network, headers=headers, reconnect=STEADY):
-            while len(door.asked) < 3:
+            while len(log.asked) < 3:
                 await trio.sleep(1)
-    tokens = [int(line.removeprefix("/ token-")) for line in door.asked]
+    tokens = [int(line.removeprefix("/ token-")) for line in log.asked]
     assert tokens == sorted(set(tokens))
 
 
 async def test_each_try_asks_where_to_go(autojump_clock: MockClock) -> None:
-    door = Doorkeeper()
+    log = RequestLog()
     places = iter(range(1, 100))
 
     async def uri() -> str:
         return f"ws://test/{next(places)}"
 
-    async with serving_in_memory(door) as memory:
+    async with serving_in_memory(log) as memory:
         network = Network(memory.listener)
         async with WebSocketClient(uri, stream=network, reconnect=STEADY):
-            while len(door.asked) < 3:
+            while len(log.asked) < 3:
                 await trio.sleep(1)
-    assert door.asked[:3] == ["/1 None", "/2 None", "/3 None"]
+    assert log.asked[:3] == ["/1 None", "/2 None", "/3 None"]
 
 
 async def test_headers_of_an_iterator_are_kept(autojump_clock: MockClock) -> None:
-    door = Doorkeeper()
-    async with serving_in_memory(door) as memory:
+    log = RequestLog()
+    async with serving_in_memory(log) as memory:
         network = Network(memory.listener)
         headers = iter([("Authorization", "x")])
         async with WebSocketClient("ws://test/", stream=network, headers=headers, reconnect=STEADY):
-            while len(door.asked) < 2:
+            while len(log.asked) < 2:
                 await trio.sleep(1)
-    assert door.asked[:2] == ["/ x", "/ x"]
+    assert log.asked[:2] == ["/ x", "/ x"]
 
 
 async def test_connect_asks_too() -> None:
@@ -134,7 +134,7 @@ async def test_connect_asks_too() -> None:
 async def test_a_function_that_raises_is_a_failed_try(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    door = Doorkeeper()
+    log = RequestLog()
     failures: list[Exception] = [KeyError("token"), trio.TooSlowError(), ConnectionFailedError("no issuer")]
 
     async def headers() -> dict[str, str]:
@@ -142,12 +142,12 @@ async def test_a_function_that_raises_is_a_failed_try(
             raise failures.pop(0)
         return {"Authorization": "x"}
 
-    async with serving_in_memory(door) as memory:
+    async with serving_in_memory(log) as memory:
         network = Network(memory.listener)
         async with WebSocketClient("ws://test/", stream=network, headers=headers, reconnect=STEADY):
-            while not door.asked:
+            while not log.asked:
                 await trio.sleep(1)
-    assert len(network.times) - len(door.asked) <= 1
+    assert len(network.times) - len(log.asked) <= 1
     told = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert [record.getMessage() for record in told] == ["the function for headers failed"] * 2
     assert all(record.exc_info for record in told)
@@ -207,8 +207,8 @@ async def test_wrong_arguments_are_told_before_it_is_asked(autojump_clock: MockC
 async def test_retry_after_is_waited_out(status: int, form: str, autojump_clock: MockClock) -> None:
     then = datetime.now(UTC) + timedelta(seconds=20)
     value = "20" if form == "seconds" else format_datetime(then, usegmt=True)
-    door = Doorkeeper()
-    async with serving_in_memory(door) as memory:
+    log = RequestLog()
+    async with serving_in_memory(log) as memory:
         network = Network(memory.listener)
         network.plan = [refusal(status, f"Retry-After: {value}")]
         async with WebSocketClient("ws://test/", stream=network, reconnect=STEADY):

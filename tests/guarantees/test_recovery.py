@@ -142,7 +142,7 @@ class Reader:
         self.unnumbered = gaps
 
 
-class Scene:
+class Model:
     def __init__(self, handler: Rooms, networks: list[Network], readers: list[Reader]) -> None:
         self.handler = handler
         self.networks = networks
@@ -223,22 +223,22 @@ async def play(script: list[tuple[Any, ...]]) -> None:
             readers = [Reader(subscription) for subscription in (one, two, three)]
             for reader in readers:
                 nursery.start_soon(reader.run)
-            scene = Scene(handler, [first[1], second[1]], readers)
+            model = Model(handler, [first[1], second[1]], readers)
             for step in script:
-                await scene.do(step)
+                await model.do(step)
             for client in range(CLIENTS):
-                await scene.do(("reachable", client))
-                await scene.do(("cut", client))  # including links whose cut has not happened yet
+                await model.do(("reachable", client))
+                await model.do(("cut", client))  # including links whose cut has not happened yet
             for index in range(CLIENTS + 1):
-                await scene.do(("resume", index))
+                await model.do(("resume", index))
             await trio.sleep(30)
             for channel in CHANNELS:
-                scene.publish(channel, 1)
+                model.publish(channel, 1)
             await trio.sleep(30)
             for reader in readers:
                 for channel in CHANNELS:
                     assert reader.got[channel][-1].data is not None, reader.got[channel]
-                    assert reader.got[channel][-1].data[0] == scene.numbers[channel]
+                    assert reader.got[channel][-1].data[0] == model.numbers[channel]
             kept = histories_of(handler.channels).find("kept")
             assert kept is not None
             for reader in readers:

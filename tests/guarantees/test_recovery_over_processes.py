@@ -179,7 +179,7 @@ def check_gaps(gaps: list[Gap], skipped: list[tuple[str, int]]) -> None:
     assert len(missing) <= sum(number or 0 for number in numbers) <= most, (gaps, missing)
 
 
-class Scene:
+class Model:
     def __init__(self, bus: Bus, brokers: list[Lossy], handlers: list[Rooms]) -> None:
         self.bus = bus
         self.brokers = brokers
@@ -257,43 +257,43 @@ async def play(script: list[tuple[Any, ...]]) -> None:
     bus = Bus()
     brokers = [Lossy(bus) for _ in range(PROCESSES)]
     handlers = [Rooms() for _ in range(PROCESSES)]
-    scene = Scene(bus, brokers, handlers)
+    model = Model(bus, brokers, handlers)
     async with AsyncExitStack() as stack:
         servers: list[MemoryServer] = [
             await stack.enter_async_context(serving_in_memory(handler, options=OPTIONS, broker=broker))
             for handler, broker in zip(handlers, brokers, strict=True)
         ]
         for client in range(CLIENTS):
-            scene.networks.append([Network(server.listener, capacity=600) for server in servers])
-            scene.at[client] = client % PROCESSES
+            model.networks.append([Network(server.listener, capacity=600) for server in servers])
+            model.at[client] = client % PROCESSES
             backoff = Backoff(initial=0.5, maximum=2, random=random.Random(client))
-            dial = trio_partial(scene.dial, client)
+            dial = trio_partial(model.dial, client)
             made = WebSocketClient("ws://test/", stream=dial, reconnect=backoff)
             await stack.enter_async_context(made)
             subscription = await stack.enter_async_context(
                 made.subscribe(CHANNELS, recover=True, max_items=10_000)
             )
-            scene.readers.append(Reader(subscription))
+            model.readers.append(Reader(subscription))
         for handler in handlers:
             subscribed = handler.channels.subscribe(CHANNELS, recover=True, max_items=3)
-            scene.readers.append(Reader(await stack.enter_async_context(subscribed)))
+            model.readers.append(Reader(await stack.enter_async_context(subscribed)))
         nursery = await stack.enter_async_context(trio.open_nursery())
-        for reader in scene.readers:
+        for reader in model.readers:
             nursery.start_soon(reader.run)
         for step in script:
-            await scene.do(step)
+            await model.do(step)
         for process in range(PROCESSES):
-            scene.recover(process)
+            model.recover(process)
             brokers[process].deaf = False
         for index in range(READERS):
-            await scene.do(("resume", index))
-        for networks in scene.networks:
+            await model.do(("resume", index))
+        for networks in model.networks:
             for link in [link for network in networks for link in network.links]:
                 link.cut()  # including those whose cut has not happened yet
         await trio.sleep(30)
-        scene.publish(0, 1)
+        model.publish(0, 1)
         await trio.sleep(30)
-        for reader in scene.readers:
+        for reader in model.readers:
             reader.check(bus)
         nursery.cancel_scope.cancel()
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PIECES = st.text("ab*?[]!-.\\\n", max_size=8)
 
 
-class Asked(WebSocketHandler[Any]):
+class RecordingRights(WebSocketHandler[Any]):
     """Records the names that ``may_subscribe`` was called with."""
 
     client_globs = True
@@ -201,7 +201,7 @@ def test_a_thousand_names_take_what_is_stated(fill: Callable[[int], str]) -> Non
 
 
 async def test_a_list_is_asked_about_up_to_the_first_refusal(autojump_clock: MockClock) -> None:
-    handler = Asked()
+    handler = RecordingRights()
     options = Options(max_subscribed_channels=0)
     async with serving_in_memory(handler, options=options) as memory:
         async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
@@ -219,7 +219,7 @@ async def test_a_list_that_is_too_long_is_refused_at_once(
     method: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "trio_ws.handler")
-    handler = Asked()
+    handler = RecordingRights()
     async with serving_in_memory(handler) as memory:
         async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
             assert await client.call(method, [f"{number}" for number in range(1001)]) is False
@@ -231,7 +231,7 @@ async def test_a_list_that_is_too_long_is_refused_at_once(
 
 async def test_others_have_turns_while_a_long_list_is_taken(autojump_clock: MockClock) -> None:
     """If the request is cancelled, none of its subscriptions remain."""
-    handler = Asked()
+    handler = RecordingRights()
     async with serving_in_memory(handler) as memory:
         async with (
             WebSocketClient("ws://test/", stream=await memory.stream()) as client,

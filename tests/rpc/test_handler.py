@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
 
-class Door(WebSocketHandler):
+class Rejecting(WebSocketHandler):
     """Refuses in the way that the path names."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ async def test_on_connect_refuses(
     path: str, status: int, body: bytes, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
     caplog.set_level(logging.ERROR)
-    handler = Door()
+    handler = Rejecting()
     async with serving_in_memory(handler) as memory:
         with pytest.raises(HandshakeRejectedError) as refused:
             async with WebSocketClient(f"ws://test{path}", stream=await memory.stream()):
@@ -104,7 +104,7 @@ async def test_on_connect_refuses(
 
 
 async def test_attributes_of_a_client_connection(autojump_clock: MockClock) -> None:
-    handler = Door()
+    handler = Rejecting()
     async with serving_in_memory(handler) as memory:
         stream = await memory.stream(latency=0.5)
         async with WebSocketClient("ws://test/accept", stream=stream) as client:
@@ -128,7 +128,7 @@ async def test_attributes_of_a_client_connection(autojump_clock: MockClock) -> N
 
 
 async def test_closing_from_within_a_call(autojump_clock: MockClock) -> None:
-    async with serving_in_memory(Door()) as memory:
+    async with serving_in_memory(Rejecting()) as memory:
         async with WebSocketClient("ws://test/", stream=await memory.stream()) as client:
             with pytest.raises(ConnectionClosedError) as info:
                 await client.call("leave")

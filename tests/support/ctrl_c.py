@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 OURS = trio_ws.__file__.removesuffix("__init__.py")
 
 
-class Trap:
+class CtrlCInjector:
     """Counts the lines of trio_ws that the server's tasks run, and sends Ctrl+C at one of them."""
 
     def __init__(self, target: int) -> None:
@@ -112,18 +112,18 @@ async def main(script: str) -> None:
 
 
 def run(script: str, target: int) -> tuple[str, int]:
-    trap = Trap(target)
-    sys.settrace(trap.call)
+    injector = CtrlCInjector(target)
+    sys.settrace(injector.call)
     try:
         trio.run(main, script, clock=MockClock(autojump_threshold=0))
     except KeyboardInterrupt:
-        return "KeyboardInterrupt", trap.lines
+        return "KeyboardInterrupt", injector.lines
     except BaseExceptionGroup as group:  # from this program's own nursery, with the errors of the clients
         assert group.subgroup(KeyboardInterrupt) is not None
-        return "KeyboardInterrupt", trap.lines
+        return "KeyboardInterrupt", injector.lines
     finally:
         sys.settrace(None)
-    return "done", trap.lines
+    return "done", injector.lines
 
 
 if __name__ == "__main__":

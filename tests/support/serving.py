@@ -43,7 +43,7 @@ async def echo(ws: WebSocket) -> None:
         await ws.send(message)
 
 
-class Hall:
+class EchoHandler:
     """A handler function that echoes all messages, and keeps a set of the open connections."""
 
     def __init__(self) -> None:

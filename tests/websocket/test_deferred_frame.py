@@ -16,7 +16,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support.serving import Hall, serving_in_memory
+from tests.support.serving import EchoHandler, serving_in_memory
 from trio_ws import (
     ClientConnection,
     Compression,
@@ -103,8 +103,8 @@ class Rooms(WebSocketHandler):
 
 
 async def test_send_nowait_deflates_in_turns(autojump_clock: MockClock) -> None:
-    hall = Hall()
-    async with serving_in_memory(hall, options=DEFLATE) as memory, memory.connect(options=DEFLATE) as ws:
+    handler = EchoHandler()
+    async with serving_in_memory(handler, options=DEFLATE) as memory, memory.connect(options=DEFLATE) as ws:
         await wait_all_tasks_blocked()
         with counted() as steps:
             ws.send_nowait(BIG)
@@ -113,8 +113,8 @@ async def test_send_nowait_deflates_in_turns(autojump_clock: MockClock) -> None:
 
 
 async def test_a_broadcast_is_deflated_in_turns_and_once_for_all(autojump_clock: MockClock) -> None:
-    hall = Hall()
-    async with serving_in_memory(hall, options=DEFLATE) as memory, trio.open_nursery() as nursery:
+    handler = EchoHandler()
+    async with serving_in_memory(handler, options=DEFLATE) as memory, trio.open_nursery() as nursery:
         got: list[bytes] = []
 
         async def listen(*, task_status: trio.TaskStatus[None]) -> None:
@@ -127,7 +127,7 @@ async def test_a_broadcast_is_deflated_in_turns_and_once_for_all(autojump_clock:
         await wait_all_tasks_blocked()
         zeros = bytes(len(BIG))  # compressed and written in one step
         with counted() as steps:
-            assert broadcast(hall.open, zeros) == 10
+            assert broadcast(handler.open, zeros) == 10
             await wait_all_tasks_blocked()
         assert got == [zeros] * 10
         assert PIECES <= steps["_drain"] <= 2 * PIECES + 10 * 5
@@ -185,10 +185,10 @@ async def test_deferred_frame_keeps_order_and_compression_context(
 
 
 async def test_the_bounds_count_all_of_it_before_it_is_made(autojump_clock: MockClock) -> None:
-    hall = Hall()
+    handler = EchoHandler()
     options = Options(ping_interval=None, compression=True, channel_max_bytes=len(BIG) - 1)
     async with (
-        serving_in_memory(hall, options=options) as memory,
+        serving_in_memory(handler, options=options) as memory,
         memory.connect(options=DEFLATE) as ws,
     ):
         await wait_all_tasks_blocked()
@@ -197,8 +197,8 @@ async def test_the_bounds_count_all_of_it_before_it_is_made(autojump_clock: Mock
         assert ws.buffered_bytes == len(BIG)
         with pytest.raises(trio.WouldBlock):
             ws.send_nowait(b"more")
-        assert broadcast(hall.open, zeros) == 1
-        assert broadcast(hall.open, b"too much") == 0
+        assert broadcast(handler.open, zeros) == 1
+        assert broadcast(handler.open, b"too much") == 0
         assert await ws.receive_bytes() == zeros
         with pytest.raises(ConnectionClosedError) as closed:
             await ws.receive_bytes()
@@ -206,19 +206,19 @@ async def test_the_bounds_count_all_of_it_before_it_is_made(autojump_clock: Mock
 
 
 async def test_a_connection_that_breaks_meanwhile_gets_nothing_of_it(autojump_clock: MockClock) -> None:
-    hall = Hall()
-    async with serving_in_memory(hall, options=DEFLATE) as memory, memory.connect(options=DEFLATE) as ws:
+    handler = EchoHandler()
+    async with serving_in_memory(handler, options=DEFLATE) as memory, memory.connect(options=DEFLATE) as ws:
         link = memory.listener.open_link_nowait()
         with pytest.raises(ConnectionClosedError):
             async with connect("ws://test/", stream=link.client, options=DEFLATE) as broken:
                 await wait_all_tasks_blocked()
-                assert broadcast(reversed(hall.open), BIG) == 2
+                assert broadcast(reversed(handler.open), BIG) == 2
                 for _ in range(PIECES // 2):
                     await trio.lowlevel.checkpoint()
                 await trio.aclose_forcefully(link.client)
                 await broken.receive_bytes()
         assert await ws.receive_bytes() == BIG
-        assert broadcast(hall.open, b"after") == 1
+        assert broadcast(handler.open, b"after") == 1
         assert await ws.receive_bytes() == b"after"
 
 
