@@ -157,10 +157,10 @@ def _is_plain_upgrade(request: Request) -> bool:
 
 
 def without_key(head: bytes) -> bytes | None:
-    """Return the head of a handshake without the value of its key, as most clients write it; else None.
+    """Return the head of a handshake without the value of its key. None if the key is not in the usual form.
 
-    Two plain GETs (see http_parser.py) for which this returns the same have the same meaning, apart from the
-    key, and both keys are valid: neither is longer or shorter, and no key contains the end of a line.
+    Two plain GETs (see http_parser.py) with the same result differ only in their keys. Both keys are valid: they
+    have the right length, and do not contain the end of a line.
     """
     start = head.find(_KEY_LINE) + len(_KEY_LINE)
     end = start + _KEY_SIZE

@@ -417,11 +417,11 @@ def http_response(
     return b"".join(lines)
 
 
-# -- for servers, which know more of a request than its bytes say --------------------------------------------
+# -- for servers: properties of a request that are not in its bytes ------------------------------------------
 
 
 def routed(request: Request, path_params: PathParameters, json: JSONAdapter | None = None) -> None:
-    """Note the route that was found for a request.
+    """Store the route of a request.
 
     Args:
         request: the request.
@@ -433,5 +433,5 @@ def routed(request: Request, path_params: PathParameters, json: JSONAdapter | No
 
 
 def forwarded_as(request: Request, forwarded: Forwarded) -> None:
-    """Note how a trusted proxy was reached, or the host of an ASGI application."""
+    """Store the address and scheme that a trusted proxy, or the host of an ASGI application, reported."""
     request._forwarded = forwarded

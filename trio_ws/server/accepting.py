@@ -1,8 +1,8 @@
 """Accept clients, and read and validate their opening requests.
 
 Invariants: a client that does not complete its request within ``open_timeout`` gets 408 and is disconnected.
-A request that is not a WebSocket handshake gets an HTTP response that says why. Nothing that a client sends
-raises an exception out of this module.
+A request that is not a WebSocket handshake gets an HTTP response with the reason. No data of a client raises
+an exception out of this module.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ async def close_listeners(listeners: Iterable[trio.abc.Listener[trio.abc.Stream]
             log_failure(logger, "closing a listener failed", exc=judged(exc))
 
 
-#: For a client that speaks HTTP where TLS is expected.
+#: The response to plain HTTP where TLS is expected.
 _NO_TLS = http_response(400, [], b"this port expects TLS; use wss:// or https://\n")
 
 
@@ -205,10 +205,9 @@ async def secure(
 class KnownRequests:
     """Opening requests that a server has accepted, without their keys.
 
-    Fast path: the clients of one program send the same request again and again, with another key each. For
-    them this saves parsing the request and checking its rules, host and origin, a tenth of what opening and
-    closing a connection takes. It only tells that a request was accepted before, so a request which is not
-    known here is judged in full.
+    Fast path: clients with the same program send the same request, except for its key. A known request is not
+    parsed, and its syntax, host and origin are not checked again, which saves a tenth of the time of opening
+    and closing a connection. All other requests are checked in full.
     """
 
     def __init__(self) -> None:
@@ -231,7 +230,7 @@ class KnownRequests:
 
 
 def read_now(transport: SocketTransport) -> bytes | None:
-    """Return what arrived before the client's task first runs: mostly its request. None if that is nothing.
+    """Return the data that arrived before the client's task runs, usually its request. None without data.
 
     This saves most clients a wait for the socket, and the timeout around it.
 
@@ -426,7 +425,7 @@ async def _send_all(transport: Transport, response: bytes, scope: trio.CancelSco
 
 
 async def _see_delivery(transport: Transport, scope: trio.CancelScope, patience: float) -> None:
-    """Extend the deadline of a client that reads from the kernel's buffer; ours alone moves too rarely."""
+    """Extend the deadline while the client reads from the kernel's buffer. Our writes are too rare."""
     before = transport.delivery()
     while before is not None:
         await trio.sleep(patience / 4)

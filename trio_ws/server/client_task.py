@@ -1,11 +1,11 @@
-"""Client tasks: what a server does with each client.
+"""Client tasks: the handling of each client of a server.
 
 A listener's task passes each client to a task of its own. This task reads the opening request, within
 ``open_timeout``, makes a `WebSocket`, runs the target on it, and closes it.
 
 Invariants:
 
-- One bad connection costs one connection: an exception of a handler is logged once and answered with 1011
+- A failing handler ends its own connection only: its exception is logged once, and the close code is 1011
   (see wall.py).
 - Exceptions that end the program, above all Ctrl+C in a handler, end the server in the same way as leaving
   its block: all peers receive a Close frame first.
@@ -78,14 +78,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientTasks", "PendingClient"]
 
-#: What runs one WebSocket: a function of the user, or a method of the server.
+#: Serves one WebSocket: a function of the user, or a method of the server.
 Runs = Callable[[WebSocket], Awaitable[object]]
 
 logger = logger_for("trio_ws.server")
 
 #: Close reason if the system cannot start another thread.
 _NO_THREAD = "no thread left"
-#: What a client is told that does not offer what ``accept(subprotocol=...)`` names.
+#: Close reason if the client did not offer the subprotocol of ``accept(subprotocol=...)``.
 _NO_SUBPROTOCOL = "the handler needs a subprotocol that was not offered"
 
 
@@ -153,7 +153,7 @@ class ClientTasks:
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
         self._connections: set[WebSocket] = set()
         self._without_task: set[WebSocket] = set()  # those that live in the shared reader without a task
-        self._exchanges = 0  # plain HTTP requests under way
+        self._exchanges = 0  # plain HTTP requests that are being answered
         self._clients = 0  # connections in any state, including their opening handshake
         self._handshakes = 0
         self._shares = AddressShares(self.options)
@@ -302,8 +302,8 @@ class ClientTasks:
     def _task_failed(self, exc: BaseException, address: SocketAddress) -> None:
         """Handle an exception at the end of a client's task.
 
-        A Cancelled belongs to the server, or to a scope that user code has left open; the latter must not
-        escape.
+        A Cancelled belongs to the server, or to a scope that user code has left open. The second kind must
+        not leave the task.
         """
         if ends_program(exc):
             self._shut_down_with(exc)
@@ -454,7 +454,7 @@ class ClientTasks:
         return matched
 
     def _scheme_of(self, client: PendingClient) -> str | None:
-        """What the client used, where a host tells it."""
+        """Return the scheme that the client used, if an ASGI or RSGI host reports it."""
         return None
 
     def _make_websocket(
