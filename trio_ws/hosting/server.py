@@ -48,8 +48,8 @@ class HostedServer(EmbeddedServer):
         super().__init__(config if lifespan else replace(config, broker=None))
         self._with_lifespan = lifespan
 
-    def _run_front(self, front: Router) -> Any:
-        return super()._run_front(front) if self._with_lifespan else self._run()
+    def _run_with_lifespan(self, router: Router) -> Any:
+        return super()._run_with_lifespan(router) if self._with_lifespan else self._run()
 
     @enable_ki_protection
     async def serve_call(self, stream: ASGIStream) -> None:

@@ -159,8 +159,8 @@ def _is_plain_upgrade(request: Request) -> bool:
 def without_key(head: bytes) -> bytes | None:
     """Return the head of a handshake without the value of its key. None if the key is not in the usual form.
 
-    Two plain GETs (see http_parser.py) with the same result differ only in their keys. Both keys are valid: they
-    have the right length, and do not contain the end of a line.
+    Two plain GETs (see http_parser.py) with the same result differ only in their keys. Both keys are valid:
+    they have the right length, and do not contain the end of a line.
     """
     start = head.find(_KEY_LINE) + len(_KEY_LINE)
     end = start + _KEY_SIZE

@@ -24,7 +24,7 @@ __all__ = [
     "is_local_name",
     "is_loopback_address",
     "is_loopback_name",
-    "is_of_no_browser",
+    "is_not_from_browser",
     "unmapped",
 ]
 
@@ -78,7 +78,7 @@ def is_local_name(authority: str) -> bool:
     return name is not None and "." not in name and ":" not in name
 
 
-def is_of_no_browser(request: Request) -> bool:
+def is_not_from_browser(request: Request) -> bool:
     """Whether a request cannot come from a browser, because it lacks headers that browsers add.
 
     Browsers send ``Origin`` in handshakes (RFC 6455 section 4.1) and with methods other than GET and HEAD,

@@ -18,7 +18,7 @@ from trio_ws._types import SocketAddress
 from trio_ws.client.connect import take_socket
 from trio_ws.logs import logger_for, shown
 from trio_ws.protocol.handshake import check_upgrade, origin_allowed, without_key
-from trio_ws.protocol.hosts import host_allowed, host_name, is_local_name, is_of_no_browser
+from trio_ws.protocol.hosts import host_allowed, host_name, is_local_name, is_not_from_browser
 from trio_ws.protocol.http import HTTPError, Request, http_response
 from trio_ws.protocol.proxy_protocol import ProxyHeader
 from trio_ws.systems import AF_UNIX
@@ -175,7 +175,7 @@ async def close_listeners(listeners: Iterable[trio.abc.Listener[trio.abc.Stream]
 
 
 #: The response to plain HTTP where TLS is expected.
-_NO_TLS = http_response(400, [], b"this port expects TLS; use wss:// or https://\n")
+_TLS_EXPECTED = http_response(400, [], b"this port expects TLS; use wss:// or https://\n")
 
 
 async def secure(
@@ -198,7 +198,7 @@ async def secure(
             transport.remote_address = address
         return transport
     stream = tls_server(client, context)
-    await do_handshake(stream, _NO_TLS)
+    await do_handshake(stream, _TLS_EXPECTED)
     return StreamTransport(stream, runtime.nursery)
 
 
@@ -338,7 +338,7 @@ def check_host(request: Request, options: Options, *, loopback: bool) -> None:
     host = request.host
     if host_allowed(host, options.hosts, loopback=loopback):
         return
-    if options.hosts is None and is_local_name(host) and is_of_no_browser(request):
+    if options.hosts is None and is_local_name(host) and is_not_from_browser(request):
         return
     if options.hosts is None:
         logger.warning(
@@ -385,7 +385,7 @@ async def send_response(
     If cancelled, it closes at once.
     """
     try:
-        if not await _send_patiently(transport, response, patience):
+        if not await _send_with_deadline(transport, response, patience):
             return
         transport.end_writing()
         with trio.move_on_after(_LINGER_SECONDS):
@@ -399,7 +399,7 @@ async def send_response(
         transport.close()
 
 
-async def _send_patiently(transport: Transport, response: bytes, patience: float) -> bool:
+async def _send_with_deadline(transport: Transport, response: bytes, patience: float) -> bool:
     """Return whether the whole response was passed to the kernel."""
     if len(response) <= WRITE_SIZE:
         with trio.CancelScope() as scope:
@@ -407,7 +407,7 @@ async def _send_patiently(transport: Transport, response: bytes, patience: float
         return False
     sent = False
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_see_delivery, transport, nursery.cancel_scope, patience)
+        nursery.start_soon(_extend_deadline, transport, nursery.cancel_scope, patience)
         sent = await _send_all(transport, response, nursery.cancel_scope, patience)
         nursery.cancel_scope.cancel()
     return sent
@@ -424,7 +424,7 @@ async def _send_all(transport: Transport, response: bytes, scope: trio.CancelSco
     return True
 
 
-async def _see_delivery(transport: Transport, scope: trio.CancelScope, patience: float) -> None:
+async def _extend_deadline(transport: Transport, scope: trio.CancelScope, patience: float) -> None:
     """Extend the deadline while the client reads from the kernel's buffer. Our writes are too rare."""
     before = transport.delivery()
     while before is not None:

@@ -79,7 +79,7 @@ if TYPE_CHECKING:
 __all__ = ["ClientTasks", "PendingClient"]
 
 #: Serves one WebSocket: a function of the user, or a method of the server.
-Runs = Callable[[WebSocket], Awaitable[object]]
+ServeFunction = Callable[[WebSocket], Awaitable[object]]
 
 logger = logger_for("trio_ws.server")
 
@@ -144,10 +144,10 @@ class ClientTasks:
     options: Options
     _websocket_type: type[WebSocket] = WebSocket
 
-    def __init__(self, front: Router | None, ssl_context: ssl.SSLContext | None) -> None:
-        self._router = front
+    def __init__(self, router: Router | None, ssl_context: ssl.SSLContext | None) -> None:
+        self._router = router
         self._ssl_context = ssl_context
-        self._target: Any = None  # a `Runs`: serves WebSockets that the router has no route for
+        self._target: Any = None  # a `ServeFunction`: serves WebSockets that the router has no route for
         self._subprotocols: tuple[str, ...] = ()
         self._debug = False
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
@@ -310,12 +310,12 @@ class ClientTasks:
         elif not only_cancelled(exc):
             log_failure(logger, "serving %s failed", address, exc=judged(exc), extra={"peer": address})
 
-    def _end_those_without_task(self) -> None:
+    def _abort_without_task(self) -> None:
         """Abort connections without a task, which cannot be cancelled with the others."""
         for ws in list(self._without_task):
             parts_of(ws).closing.abort(None)
 
-    async def _open(self, client: PendingClient) -> tuple[WebSocket, Runs] | None:
+    async def _open(self, client: PendingClient) -> tuple[WebSocket, ServeFunction] | None:
         """Make a WebSocket of an opening request, with its target. Return None after an HTTP response."""
         try:
             try:
@@ -371,10 +371,10 @@ class ClientTasks:
             if data is not None:
                 request = self._known_requests.get(data, loopback=client.loopback)
                 if request is not None:
-                    return self._judge(client, request, known=True), request, reader
+                    return self._find_route(client, request, known=True), request, reader
                 request = reader.feed(data)
                 if request is not None and reader.complete:
-                    found = self._judge(client, request)
+                    found = self._find_route(client, request)
                     if (
                         request.head is data
                         and request._forwarded is None
@@ -393,7 +393,7 @@ class ClientTasks:
                 request = await read_request(client.transport, reader)
                 if request is None:
                     return None
-            found = self._judge(client, request)
+            found = self._find_route(client, request)
             if not reader.complete:
                 request.body = await read_body(client.transport, reader)
                 self._check_admission()  # reading may have taken a while
@@ -418,7 +418,7 @@ class ClientTasks:
         if source is not None:
             self._locate(client, source)
 
-    def _judge(
+    def _find_route(
         self, client: PendingClient, request: Request, *, known: bool = False
     ) -> WebSocketRoute | HTTPRoute | None:
         """Find the route for the head of a request; None means the server's own target.
@@ -459,10 +459,10 @@ class ClientTasks:
 
     def _make_websocket(
         self, found: WebSocketRoute | None, request: Request, transport: Transport, trailing: bytes
-    ) -> tuple[WebSocket, Runs]:
+    ) -> tuple[WebSocket, ServeFunction]:
         target, subprotocols = self._target, self._subprotocols
         if found is not None:
-            target = functools.partial(self._call_entry, found.serve)
+            target = functools.partial(self._call_route, found.serve)
             if found.subprotocols is not None:
                 subprotocols = found.subprotocols
         ws = self._websocket_type(
@@ -553,7 +553,7 @@ class ClientTasks:
         return over
 
     @disable_ki_protection
-    async def _run_target(self, ws: WebSocket, target: Runs) -> object:
+    async def _run_target(self, ws: WebSocket, target: ServeFunction) -> object:
         """Run user code, which Ctrl+C may interrupt anywhere; our own code leaves it to the main task."""
         running = target(ws)
         del target
@@ -611,7 +611,7 @@ class ClientTasks:
         self._block.cancel()
 
     @enable_ki_protection
-    def _call_entry(
+    def _call_route(
         self, serve: Callable[[WebSocket, ServerResources], Awaitable[object]], ws: WebSocket
     ) -> Awaitable[object]:
         return serve(ws, self._resources)

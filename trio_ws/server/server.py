@@ -24,7 +24,7 @@ from trio_ws.rpc.handler import serve_handler
 from trio_ws.rpc.task_pool import TaskPool
 from trio_ws.server.accepting import accept_forever, close_listeners
 from trio_ws.server.blocking import run_in_thread
-from trio_ws.server.client_task import ClientTasks, Runs
+from trio_ws.server.client_task import ClientTasks, ServeFunction
 from trio_ws.server.config import ServerConfig, ServerSettings, server_config, tcp_address
 from trio_ws.server.listeners import is_loopback, open_listeners
 from trio_ws.server.router import Router, ServerResources
@@ -112,13 +112,13 @@ class WebSocketServer(ClientTasks, EnteredOnly):
         self._manager: AbstractAsyncContextManager[None] | None = None
         self._acceptors: trio.Nursery  # set while the block runs
 
-    def _choose_target(self, config: ServerConfig) -> Runs:
+    def _choose_target(self, config: ServerConfig) -> ServeFunction:
         if config.target is None:
             return self._hand_out
         if config.handler is not None:
             return self._call_handler
         if config.router is not None:
-            target: Runs = config.target
+            target: ServeFunction = config.target
             return target
         self._takes_request = REQUEST in check_function(config.target, "WebSocket")
         if not is_async(config.target):
@@ -132,7 +132,7 @@ class WebSocketServer(ClientTasks, EnteredOnly):
         check_trio("WebSocketServer")
         if self._state != "new":
             raise RuntimeError("a WebSocketServer can be entered only once; make another")
-        self._manager = self._run() if self._router is None else self._run_front(self._router)
+        self._manager = self._run() if self._router is None else self._run_with_lifespan(self._router)
         await self._manager.__aenter__()
         return self
 
@@ -288,9 +288,9 @@ class WebSocketServer(ClientTasks, EnteredOnly):
 
     @asynccontextmanager
     @enable_ki_protection
-    async def _run_front(self, front: Router) -> AsyncIterator[None]:
+    async def _run_with_lifespan(self, router: Router) -> AsyncIterator[None]:
         try:
-            async with front.run_lifespan(self.options.close_timeout), self._run():
+            async with router.run_lifespan(self.options.close_timeout), self._run():
                 yield
         finally:
             with trio.CancelScope(shield=True):
@@ -328,7 +328,7 @@ class WebSocketServer(ClientTasks, EnteredOnly):
             )
         try:
             async with open_runtime(self.options) as self._runtime:
-                self._handlers = await self._runtime.nursery.start(_host_tasks, self._end_those_without_task)
+                self._handlers = await self._runtime.nursery.start(_host_tasks, self._abort_without_task)
                 # One thread per possible connection. A smaller limit would limit connections, which no option
                 # says.
                 threads = trio.CapacityLimiter(self.options.max_connections or math.inf)
