@@ -135,6 +135,17 @@ async def test_the_latest_value_is_all_that_waits(autojump_clock: MockClock) -> 
         assert waiting(subscription) == [5]
 
 
+async def test_a_glob_gets_the_latest_values_of_channels_that_were_published_to_last(
+    autojump_clock: MockClock,
+) -> None:
+    channels = Rooms().channels
+    for number in range(1100):
+        channels.publish(f"price.{number}", number)
+    channels.publish("price.0", 2000)
+    async with channels.subscribe("price.*", max_items=5000) as subscription:
+        assert sorted(waiting(subscription)) == [*range(1100 - 1023, 1100), 2000]
+
+
 async def test_total_size_of_all_histories_is_bounded(autojump_clock: MockClock) -> None:
     handler = Rooms()
     for name in ("large.a", "large.b", "large.c"):

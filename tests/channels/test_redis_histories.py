@@ -300,7 +300,7 @@ async def test_bounds() -> None:
         one.handler.publish("small.2", "x" * 5000)
         await settled(one.broker)
         kept = await redis.do("XRANGE", "trio_ws:h{:small.1}s", "-", "+")
-        sizes = [len(fields[1]) + 128 for _, fields in kept]
+        sizes = [len(fields[1]) + 512 for _, fields in kept]
         assert 2000 - max(sizes) < sum(sizes) <= 2000
         assert await redis.do("HGET", "trio_ws:h{:small.1}m", "b") == str(sum(sizes)).encode()
         assert await redis.do("XLEN", "trio_ws:h{:price.1}s") == 1
@@ -441,6 +441,95 @@ async def test_a_message_that_was_read_from_the_history_is_not_received_again() 
             await redis.do("PUBLISH", "trio_ws::room.1", b"twp1" + epoch + b" 2 " + genuine)
             one.handler.publish("room.1", 2)
             assert await take(subscription, 2) == [2]
+
+
+# -- the latest values ------------------------------------------------------------------------------
+
+
+async def test_a_glob_gets_the_latest_values_of_all_processes() -> None:
+    async with two_processes() as (one, two, redis):
+        for number in range(30):
+            one.handler.publish(f"price.{number}", [number, "old"])
+            one.handler.publish(f"price.{number}", [number, "new"])
+        one.handler.publish("room.1", "of a channel that keeps more")
+        await settled(one.broker)
+        await redis.do("ZADD", "trio_ws:hl:", "99999999999999", b"trio_ws::price.\xff", "99999999999999", "x")
+        async with Publisher(redis.url) as publisher, process(redis) as three:
+            await publisher.publish("price.outside", ["outside", "new"])
+            async with two.handler.channels.subscribe(["price.*", "price.1", "room.*"]) as inbox:
+                got = [(await inbox.receive()).data for _ in range(31)]
+                assert sorted(got, key=str) == sorted(
+                    ([number, "new"] for number in [*range(30), "outside"]), key=str
+                )
+                three.handler.publish("price.3", "live")
+                assert (await inbox.receive()).data == "live"
+                await two.broker.latest("")
+                await settled(two.broker)
+                assert inbox.statistics().waiting == 0
+
+
+async def test_latest_values_of_few_channels_are_listed_for_a_day() -> None:
+    async with redis_server() as redis, process(redis) as one:
+        await redis.do("ZADD", "trio_ws:hl:", *(word for n in range(10_000) for word in (str(n), f"old.{n}")))
+        one.handler.publish("price.1", 1)
+        one.handler.publish("price.2", 2)
+        await settled(one.broker)
+        assert await redis.do("ZCARD", "trio_ws:hl:") == 10_000
+        assert (await one.broker.latest(""))[:2] in ([":price.2", ":price.1"], [":price.1", ":price.2"])
+        assert 0 < await redis.do("PTTL", "trio_ws:hl:") <= 86_400_000
+
+
+async def publish_prices(one: Process, counts: list[int], generator: random.Random) -> None:
+    """Publish numbers that increase in each channel, for ever."""
+    while True:
+        for _ in range(generator.choice([1, 5, 20])):
+            number = generator.randrange(len(counts))
+            counts[number] += 1
+            one.handler.publish(f"price.{number}", [number, counts[number]])
+        await trio.sleep(generator.uniform(0, 0.01))
+
+
+async def follow_prices(two: Process, certain: list[int], counts: list[int], final: trio.Event) -> None:
+    """Subscribe, and check that each channel has a value that is not older than these, and then newer ones.
+
+    Args:
+        two: the process.
+        certain: the number of each channel that Redis had before.
+        counts: the numbers that were published last.
+        final: that nothing more will be published.
+    """
+    got = [0] * len(counts)
+    async with two.handler.channels.subscribe("price.*", max_items=5) as inbox:
+        while not final.is_set() or got != counts:
+            packet = await inbox.receive()
+            number, value = packet.data
+            assert value > got[number], "twice, or in another order"
+            assert got[number] or value >= certain[number], "not the latest value"
+            got[number] = value
+
+
+@pytest.mark.parametrize("seed", range(how_many(4)))
+async def test_globs_that_are_added_while_values_change(seed: int) -> None:
+    """Each value once and in order, and at last the latest of all, also if connections are cut."""
+    generator = random.Random(seed)
+    counts = [0] * 40
+    final = trio.Event()
+    async with two_processes(DURABLE, ping_interval=0.1, ping_timeout=0.2) as (one, two, redis):
+        async with trio.open_nursery() as followers:
+            async with trio.open_nursery() as publishers:
+                publishers.start_soon(publish_prices, one, counts, generator)
+                for _ in range(8):
+                    before = counts.copy()
+                    await settled(one.broker)
+                    followers.start_soon(follow_prices, two, before, counts, final)
+                    await trio.sleep(generator.uniform(0, 0.1))
+                    if generator.random() < 0.5:
+                        await disturb(redis, generator.choice(["kill", "stop", "cut"]))
+                publishers.cancel_scope.cancel()
+            for number in range(len(counts)):
+                counts[number] += 1
+                one.handler.publish(f"price.{number}", [number, counts[number]])
+            final.set()
 
 
 # -- anything at any time ---------------------------------------------------------------------------

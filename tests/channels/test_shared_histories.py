@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 class Rooms(WebSocketHandler):
+    client_globs = True
     channels_history: ClassVar = {
         "room.*": History(items=10, seconds=60),
         "price.*": History(latest=True),
@@ -260,6 +261,49 @@ async def test_the_latest_value_comes_from_other_processes(autojump_clock: MockC
             assert waiting(local) == [2]
 
 
+async def test_a_glob_gets_the_latest_values_of_channels_that_its_process_does_not_know(
+    autojump_clock: MockClock,
+) -> None:
+    async with two_processes() as (here, there, brokers, memories, _):
+        here.publish("price.1", 1)
+        here.publish("price.2", 2)
+        here.publish("price.1", 3)
+        here.publish("room.1", "not kept for that")
+        async with (
+            WebSocketClient("ws://test/", stream=await memories[1].stream()) as client,
+            client.subscribe("price.*") as remote,
+            there.channels.subscribe("price.?") as local,
+            there.channels.subscribe("*") as everything,
+        ):
+            await trio.sleep(1)
+            for inbox in (remote, local, everything):
+                assert sorted(waiting(inbox)) == [2, 3]
+            here.publish("price.1", 4)
+            here.publish("room.1", 5)
+            await wait_all_tasks_blocked()
+            assert [waiting(inbox) for inbox in (remote, local, everything)] == [[4], [4], [4, 5]]
+            brokers[1].lose()
+            here.publish("price.1", 6)
+            here.publish("price.3", 7)
+            brokers[1].recover()
+            await trio.sleep(1)
+            for inbox in (remote, local, everything):
+                assert [one for one in sorted(waiting(inbox), key=str) if isinstance(one, int)] == [6, 7]
+
+
+async def test_a_glob_gets_no_more_latest_values_than_there_may_be_channels(
+    autojump_clock: MockClock,
+) -> None:
+    async with two_processes() as (here, there, *_):
+        for number in range(2000):
+            here.publish(f"price.{number}", number)
+        async with there.channels.subscribe("price.*", max_items=5000) as inbox:
+            await trio.sleep(1)
+            got = waiting(inbox)
+            assert len(got) == len(set(got)) == 1024
+            assert len(there.channels.statistics().channels) == 1024
+
+
 async def test_exclude_and_predicates_hold_for_replays(autojump_clock: MockClock) -> None:
     async with (
         two_processes() as (here, there, _, memories, _),
@@ -361,6 +405,12 @@ class RefusingBroker(LossyBroker):
     """One that refuses to read a history for a while."""
 
     refusals = 0
+
+    async def latest(self, namespace: str) -> list[str]:
+        if self.refusals:
+            self.refusals -= 1
+            raise BrokerError("not now")
+        return await super().latest(namespace)
 
     async def read(self, name: str, after: int, history: History) -> HistoryPage:
         if self.refusals:

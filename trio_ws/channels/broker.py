@@ -19,6 +19,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from trio.lowlevel import checkpoint
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractAsyncContextManager
@@ -182,6 +184,21 @@ class Broker(ABC):
             BrokerError: the broker is not running any more, or refuses.
         """
         raise NotImplementedError(f"{type(self).__name__} keeps no histories")
+
+    async def latest(self, namespace: str) -> list[str]:
+        """List the channels that keep only their newest message, those that were appended to last first.
+
+        New subscribers of a glob receive these messages, of up to 1,024 channels. By default nothing is
+        listed, and they receive those of channels that this process has received messages of.
+
+        Args:
+            namespace: with a colon it precedes the names, which are as of `append`.
+
+        Raises:
+            BrokerError: the broker is not running any more, or refuses.
+        """
+        await checkpoint()
+        return []
 
     def declare_histories(  # noqa: B027 - most need not know
         self, namespace: str, patterns: Mapping[str, History]

@@ -52,10 +52,9 @@ class History:
 
     Attributes:
         items: the maximum number of messages in one channel. Default 1,000.
-        bytes: the maximum size of these messages as msgpack and as frames, plus 512 bytes for each message
-            and 256 for each frame, and 128 for each excluded connection: the memory that they take. In Redis
-            there are no frames, and 128 bytes are added for each. A larger message is delivered, but not
-            kept. Default 1 MiB.
+        bytes: the maximum size of these messages as msgpack and as frames, plus 512 bytes for each message,
+            256 for each frame, and 128 for each excluded connection: the memory that they take. There are no
+            frames in Redis. A larger message is delivered, but not kept. Default 1 MiB.
         seconds: the age at which a message is dropped. Default 300.
         latest: whether to keep only the newest message. Each new subscriber receives it at once, and a slow
             one receives the newest message instead of those that it missed. There are no gaps. Default False.
@@ -287,11 +286,17 @@ class _Pattern:
 
 
 class ChannelHistories:
-    """The histories of a hub, by patterns of names. The first pattern that matches a name counts."""
+    """The histories of a hub, by patterns of names. The first pattern that matches a name counts.
+
+    Attributes:
+        patterns: as they were given.
+        some_are_latest: whether some channels keep only their newest message.
+    """
 
     def __init__(self, patterns: Mapping[str, History]) -> None:
         self.patterns = dict(patterns)
         self._patterns = [_Pattern(text, config) for text, config in patterns.items()]
+        self.some_are_latest = any(config.latest for config in patterns.values())
         self._found: dict[str, _Pattern | None] = {}
         self._secret = secrets.token_bytes(16)
         self._generation = 0  # of epochs
@@ -317,12 +322,12 @@ class ChannelHistories:
         return pattern.histories.get(name) if pattern is not None else None
 
     def latest(self, matches: Callable[[str], object]) -> list[str]:
-        """The matching names of channels that keep their newest message only."""
+        """The matching names of channels that keep their newest message only; the newest messages first."""
         return [
             name
             for pattern in self._patterns
             if pattern.config.latest
-            for name, history in pattern.histories.items()
+            for name, history in reversed(pattern.histories.items())
             if history.count and matches(name)
         ]
 

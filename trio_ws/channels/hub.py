@@ -26,7 +26,7 @@ from trio_ws.channels.fanout import FanoutWriter
 from trio_ws.channels.history import Start
 from trio_ws.channels.hub_histories import HubHistories
 from trio_ws.channels.local_delivery import LocalDelivery, check_room, count_receivers
-from trio_ws.channels.names import check_name, check_names
+from trio_ws.channels.names import check_name, check_names, is_glob
 from trio_ws.channels.presence import PRESENCE, Presence, PresenceRegistry
 from trio_ws.channels.recovery import check_starts, recovery_of, tell_gap
 from trio_ws.channels.registry import ChannelRegistry
@@ -313,9 +313,12 @@ class Hub:
 
     def add(self, subscriber: Subscriber, name: str, policy: Policy) -> None:
         """Subscribe to a name or a glob that was validated before."""
+        known = name in subscriber.held
         for channel in self._registry.add(subscriber, name, policy):
             if self._histories is not None:
                 self._histories.begin_with_latest(subscriber, channel)
+        if self._histories is not None and not known and is_glob(name):
+            self._histories.glob_added()
         self._tell_demand()
 
     def recover(self, subscriber: Subscriber, name: str, after: Position | None, last: int) -> Start:

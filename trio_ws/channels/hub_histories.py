@@ -73,6 +73,7 @@ class HubHistories:
             for channel in self._registry.channels.values():
                 self._catch_up_no_more(channel)
             self._shared = SharedHistories(self.kept, broker, namespace, self)
+            self.glob_added()
             self._attached.notify_all()
         self._delivery.histories_are_shared = self._shared is not None
 
@@ -112,6 +113,11 @@ class HubHistories:
             if config is not None and config.latest:
                 self._shared.want(channel.name)  # all get it when it is here
 
+    def glob_added(self) -> None:
+        """Give a new subscriber of a glob the newest messages of channels that keep only that one, soon."""
+        if self._shared is not None and len(self._registry.globs):
+            self._shared.glob_added()
+
     def _begin_at(self, subscriber: Subscriber, channel: Channel, start: Start) -> None:
         """Have a subscriber go on from a start that was found out in the same step."""
         history = channel.history
@@ -149,6 +155,7 @@ class HubHistories:
         """Read what was missed, or prevent recovery from earlier positions."""
         if self._shared is not None:
             self._shared.missed()
+            self.glob_added()  # as there may be new channels
         else:
             self.kept.rename()
 
@@ -190,6 +197,10 @@ class HubHistories:
     def find(self, name: str) -> Channel | None:
         """The channel of a name, or None if nobody subscribes to it."""
         return self._registry.find(name)
+
+    def may_follow(self, name: str) -> bool:
+        """Whether a channel is there, or can be added for a glob that matches it without removing another."""
+        return self._registry.may_follow(name)
 
     def deliver(self, channel: Channel, message: KeptMessage, *, repeated: bool) -> None:
         """Give the next message of a shared history to the subscribers of its channel."""

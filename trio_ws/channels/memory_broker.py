@@ -25,7 +25,7 @@ __all__ = ["InMemoryBroker", "InMemoryBus"]
 #: Messages of one page.
 _PAGE_ITEMS = 100
 #: Bytes charged for each message, in addition to its own.
-_OVERHEAD = 128
+_OVERHEAD = 512
 
 
 class _Log:
@@ -35,6 +35,7 @@ class _Log:
         self.epoch = secrets.token_urlsafe(9)
         self.end = 0
         self.size = 0
+        self.latest = False
         self.entries: deque[tuple[float, KeptMessage]] = deque()
 
     def append(self, payload: bytes, missing: int, history: History) -> KeptMessage:
@@ -42,6 +43,7 @@ class _Log:
         message = KeptMessage(self.end, payload, missing)
         self.entries.append((trio.current_time(), message))
         self.size += len(payload) + _OVERHEAD
+        self.latest = history.latest
         items = 1 if history.latest else history.items
         while len(self.entries) > items or self.size > history.bytes:
             self._drop_oldest()
@@ -79,6 +81,11 @@ class InMemoryBus:
         if log is None:
             log = self._logs[name] = _Log()
         return log
+
+    def _names_of_latest(self) -> list[str]:
+        """The channels that keep only their newest message, those that were appended to last first."""
+        found = [(log.entries[-1][0], name) for name, log in self._logs.items() if log.latest and log.entries]
+        return [name for _, name in sorted(found, reverse=True)]
 
 
 class InMemoryBroker(Broker):
@@ -168,6 +175,11 @@ class InMemoryBroker(Broker):
         self._published += 1
         self._append(name, payload, 0, history)
 
+    async def latest(self, namespace: str) -> list[str]:
+        await self._until_connected()
+        names = self._hub._names_of_latest()
+        return [name for name in names if name.startswith(f"{namespace}:")]
+
     def _append(self, name: str, payload: bytes, missing: int, history: History) -> None:
         log = self._hub._log(name)
         message = log.append(payload, missing, history)
@@ -182,11 +194,7 @@ class InMemoryBroker(Broker):
             self.receive_kept(name, epoch, message)
 
     async def read(self, name: str, after: int, history: History) -> HistoryPage:
-        await checkpoint()
-        while self._state == "lost":
-            await self._state_changed.wait()
-        if self._state != "connected":
-            raise BrokerError("the broker is not running")
+        await self._until_connected()
         log = self._hub._log(name)
         log.expire(history)
         now = trio.current_time()
@@ -196,6 +204,13 @@ class InMemoryBroker(Broker):
             if message.offset > after
         ]
         return HistoryPage(log.epoch, log.end, found[:_PAGE_ITEMS], more=len(found) > _PAGE_ITEMS)
+
+    async def _until_connected(self) -> None:
+        await checkpoint()
+        while self._state == "lost":
+            await self._state_changed.wait()
+        if self._state != "connected":
+            raise BrokerError("the broker is not running")
 
     def _wants(self, name: str) -> bool:
         return name in self._names or any(is_glob(glob) and matcher(glob)(name) for glob in self._names)

@@ -81,6 +81,12 @@ class ChannelRegistry:
                 return None
         return channel
 
+    def may_follow(self, name: str) -> bool:
+        """Whether a channel is there, or can be added for a glob that matches it without removing another."""
+        return name in self.channels or (
+            len(self.derived) < _DERIVED_CHANNELS and any(True for _ in self.globs.matching(name))
+        )
+
     @property
     def subscribed(self) -> list[str]:
         """The subscribed globs and names."""

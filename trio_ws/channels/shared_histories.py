@@ -16,6 +16,8 @@ Invariants:
   history, but no subscriber here has missed a message.
 - A message that its publisher had to append again, because the broker has lost it, is not delivered twice.
   The last `_MAX_IDS` messages are recognised.
+- A new subscriber of a glob receives the newest message of each channel that keeps only that one, once and
+  before later ones, up to the number of channels that globs may have.
 - One task at a time reads a channel, and at most `_READERS` channels are read concurrently.
 """
 
@@ -52,6 +54,8 @@ _MAX_IDS = 32_768
 _PATIENCE = 30.0
 #: Seconds before a history that the broker has refused is read again.
 _PAUSE = 1.0
+#: Seconds between two lists of channels, so that clients which subscribe again and again cost little.
+_LIST_PAUSE = 0.1
 
 
 class Receiver(Protocol):
@@ -59,6 +63,10 @@ class Receiver(Protocol):
 
     def find(self, name: str) -> Channel | None:
         """The channel of a name, or None if nobody subscribes to it."""
+
+    def may_follow(self, name: str) -> bool:
+        """Whether a channel is there, or can be added for a glob that matches it without removing another."""
+        ...
 
     def deliver(self, channel: Channel, message: KeptMessage, *, repeated: bool) -> None:
         """Keep the next message of a channel, and deliver it to subscribers that do not have it already."""
@@ -134,6 +142,8 @@ class SharedHistories:
         self._generation = 0  # counts the times that messages may have been missed
         self._reading = 0
         self._refused = 0
+        self._list_wanted = False  # a glob was added
+        self._glob_added = Notification()
         self._ids: dict[int, None] = {}  # hashes of what was delivered, oldest first
         histories.forget_all()
         broker.declare_histories(namespace, histories.patterns)
@@ -199,6 +209,11 @@ class SharedHistories:
             followed.wanted = True
             self._schedule(followed)
 
+    def glob_added(self) -> None:
+        """Read the newest messages of channels that keep only that one, and match a new glob, soon."""
+        self._list_wanted = True
+        self._glob_added.notify_all()
+
     async def load(self, starts: Mapping[str, Position | None]) -> None:
         """Wait until the histories of channels, which have subscribers, are here and up to date.
 
@@ -255,6 +270,8 @@ class SharedHistories:
     async def run(self) -> None:
         """Read what is to be read, until cancelled."""
         async with trio.open_nursery() as nursery:
+            if self._histories.some_are_latest:
+                nursery.start_soon(self._list, name="trio_ws latest values")
             while True:
                 while not self._work or self._reading >= _READERS:
                     await self._work_arrived.wait()
@@ -275,19 +292,45 @@ class SharedHistories:
                     else:
                         await self._read_before(followed)
                 except BrokerError as exc:
-                    self._refused += 1
-                    if str(self._refused).strip("0") == "1":
-                        logger.warning(
-                            "could not read a channel's history, will retry: %s (%d so far)",
-                            exc,
-                            self._refused,
-                        )
+                    self._warn(exc)
                     await trio.sleep(_PAUSE)
         finally:
             self._reading -= 1
             followed.reading = False
             self._changed.notify_all()
             self._work_arrived.notify_all()
+
+    def _warn(self, exc: BrokerError) -> None:
+        """Log the first refusal, the tenth, the hundredth, and so on."""
+        self._refused += 1
+        if str(self._refused).strip("0") == "1":
+            logger.warning(
+                "could not read a channel's history, will retry: %s (%d so far)", exc, self._refused
+            )
+
+    @enable_ki_protection
+    async def _list(self) -> None:
+        """List channels, and have the newest messages of those that match globs read, until cancelled."""
+        while True:
+            while not self._list_wanted:
+                await self._glob_added.wait()
+            self._list_wanted = False
+            try:
+                names = await self._broker.latest(self._namespace)
+            except BrokerError as exc:
+                self._warn(exc)
+                self._list_wanted = True
+                await trio.sleep(_PAUSE)
+                continue
+            for number, full_name in enumerate(names, 1):
+                if number % _IN_A_ROW == 0:
+                    await checkpoint()
+                name = full_name.removeprefix(f"{self._namespace}:")
+                if self._receiver.may_follow(name):
+                    config = self._histories.config(name)
+                    if config is not None and config.latest:
+                        self.want(name)
+            await trio.sleep(_LIST_PAUSE)
 
     async def _pages(self, followed: _Followed, after: int) -> HistoryPage:
         """Read all pages after an offset."""

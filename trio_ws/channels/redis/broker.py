@@ -51,6 +51,7 @@ from trio_ws.channels.redis.histories import (
     DeclaredHistories,
     append_words,
     declared_key,
+    latest_words,
     pack_declared,
     parse_kept,
     parse_page,
@@ -58,7 +59,7 @@ from trio_ws.channels.redis.histories import (
     read_words,
 )
 from trio_ws.channels.redis.messages import MAX_AGE, MessageFormat, check_key
-from trio_ws.channels.redis.patterns import DesiredSubscriptions, channel_of
+from trio_ws.channels.redis.patterns import DesiredSubscriptions, channel_of, name_of
 from trio_ws.channels.redis.publish_queue import PublishQueue
 from trio_ws.channels.redis.url import parse_redis_url
 from trio_ws.errors import BrokerError
@@ -207,8 +208,8 @@ class RedisBroker(Broker):
         self._wanted = DesiredSubscriptions(prefix)
         self._publish_not_before = -math.inf  # trio's clock
         self._declared: dict[str, DeclaredHistories] = {}  # by namespace
-        self._reads: deque[_HistoryRead] = deque()  # to be sent
-        self._sent_reads: deque[_HistoryRead] = deque()  # sent, unanswered
+        self._reads: deque[_HistoryRead | _Listing] = deque()  # to be sent
+        self._sent_reads: deque[_HistoryRead | _Listing] = deque()  # sent, unanswered
         self._refused: list[tuple[bytes, bytes]] = []  # refused subscriptions, to be retried one by one
         self._queue = PublishQueue(max_queue_items, max_queue_bytes)
         self._overflow = 0  # messages dropped since the queue was last empty
@@ -295,16 +296,27 @@ class RedisBroker(Broker):
         await trio.lowlevel.checkpoint()
         if not self._running or self._state == "closed":
             raise BrokerError("the broker is not running")
-        wanted = _HistoryRead(channel_of(self._prefix, name), after, history)
-        self._reads.append(wanted)
+        channel = channel_of(self._prefix, name)
+        page: HistoryPage = await self._ask(_HistoryRead(channel, after, history))
+        return page
+
+    async def latest(self, namespace: str) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        if not self._running or self._state == "closed":
+            raise BrokerError("the broker is not running")
+        names: list[str] = await self._ask(_Listing(namespace))
+        return names
+
+    async def _ask(self, question: _HistoryRead | _Listing) -> Any:
+        self._reads.append(question)
         self._work.notify_all()
         try:
-            await wanted.done.wait()
+            await question.done.wait()
         finally:
-            wanted.cancelled = True
-        if wanted.page is None:
-            raise BrokerError(wanted.problem)
-        return wanted.page
+            question.cancelled = True
+        if question.problem:
+            raise BrokerError(question.problem)
+        return question.answer
 
     def declare_histories(self, namespace: str, patterns: Mapping[str, History]) -> None:
         self._declared[namespace] = DeclaredHistories(patterns)
@@ -570,8 +582,7 @@ class RedisBroker(Broker):
             if read.cancelled:
                 continue
             assert connection.run is not None
-            words = read_words(self._wanted.prefix, connection.run, read.channel, read.after, read.history)
-            parts.append(command(*words))
+            parts.append(command(*read.words(self._wanted.prefix, connection.run)))
             connection.pending_replies.append((_READ, []))
             self._sent_reads.append(read)
 
@@ -686,12 +697,19 @@ class RedisBroker(Broker):
                 raise BrokerError(self._problem)
             read.fail(self._problem)
             return
-        unpack = functools.partial(self._unpack_stored, read.channel)
         try:
-            read.page = parse_page(reply, unpack)
+            if isinstance(read, _Listing):
+                read.answer = self._parse_names(reply)
+            else:
+                read.answer = parse_page(reply, functools.partial(self._unpack_stored, read.channel))
         except (ValueError, TypeError, IndexError, AttributeError) as exc:
             raise BrokerError(f"{self._url.shown} sent an unexpected history: {reply!r:.200}") from exc
         read.done.set()
+
+    def _parse_names(self, channels: list[bytes]) -> list[str]:
+        """The names of channels at Redis, without those that are not ours."""
+        names = (name_of(self._wanted.prefix, channel) for channel in channels)
+        return [name for name in names if name is not None]
 
     def _unpack_kept(
         self, channel: bytes, data: bytes, is_gap: bool, *, max_age: float = math.inf
@@ -766,21 +784,42 @@ class RedisBroker(Broker):
             logger.exception("could not deliver a message for %r", name)
 
 
-class _HistoryRead:
-    """A pending request to read a history."""
+class _Question:
+    """A pending request. If it fails, ``problem`` is the reason."""
 
-    def __init__(self, channel: bytes, after: int, history: History) -> None:
-        self.channel = channel
-        self.after = after
-        self.history = history
+    def __init__(self) -> None:
         self.done = trio.Event()
         self.cancelled = False
-        self.page: HistoryPage | None = None
+        self.answer: Any = None
         self.problem = ""
 
     def fail(self, problem: str) -> None:
         self.problem = problem
         self.done.set()
+
+
+class _HistoryRead(_Question):
+    """A pending request to read a history."""
+
+    def __init__(self, channel: bytes, after: int, history: History) -> None:
+        super().__init__()
+        self.channel = channel
+        self.after = after
+        self.history = history
+
+    def words(self, prefix: bytes, run: bytes) -> list[bytes]:
+        return read_words(prefix, run, self.channel, self.after, self.history)
+
+
+class _Listing(_Question):
+    """A pending request to list the channels that keep only their newest message."""
+
+    def __init__(self, namespace: str) -> None:
+        super().__init__()
+        self.namespace = namespace
+
+    def words(self, prefix: bytes, run: bytes) -> list[bytes]:
+        return latest_words(prefix, self.namespace)
 
 
 class _ThrottledWarning:

@@ -47,6 +47,7 @@ __all__ = [
     "DeclaredHistories",
     "append_words",
     "declared_key",
+    "latest_words",
     "pack_declared",
     "parse_kept",
     "parse_page",
@@ -66,6 +67,8 @@ _REMEMBERED = 86_400_000
 #: Milliseconds after which the sequence numbers of publishers expire, and the maximum number of publishers.
 _ORIGINS_REMEMBERED = 3_600_000
 _MAX_ORIGINS = 4096
+#: The number of channels of a namespace that are listed as those that keep only their newest message.
+_MAX_LATEST = 10_000
 #: Maximum number of messages and bytes in one page.
 _PAGE_ITEMS = 500
 _PAGE_BYTES = 262_144
@@ -107,6 +110,11 @@ if last and tonumber(last) >= sequence then return -1 end
 if redis.call('HLEN', origins) > MAX_ORIGINS then redis.call('DEL', origins) end
 redis.call('HSET', origins, origin, ARGV[5])
 redis.call('PEXPIRE', origins, ORIGINS_REMEMBERED)
+if KEYS[4] then
+  redis.call('ZADD', KEYS[4], string.format('%.0f', now), channel)
+  redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -1 - MAX_LATEST)
+  redis.call('PEXPIRE', KEYS[4], REMEMBERED)
+end
 n = n + 1
 local offset = string.format('%.0f', n)
 local id = offset .. '-' .. string.format('%.0f', now)
@@ -114,7 +122,7 @@ local field, head = 'd', 'twp1'
 if lost > 0 then field, head = 'g', 'twg1' end
 redis.call('XADD', stream, id, field, data)
 local reached = redis.call('PUBLISH', channel, head .. epoch .. ' ' .. offset .. ' ' .. data)
-size = size + 128 + #data
+size = size + 512 + #data
 if oldest == 0 then oldest = now end
 local count = redis.call('XLEN', stream)
 while count > items or size > bytes or oldest <= now - age do
@@ -123,7 +131,7 @@ while count > items or size > bytes or oldest <= now - age do
   oldest = tonumber(string.match(first[1][1], '%-(%d+)'))
   if count <= items and size <= bytes and oldest > now - age then break end
   redis.call('XDEL', stream, first[1][1])
-  size = size - 128 - #first[1][2][2]
+  size = size - 512 - #first[1][2][2]
   count = count - 1
   if not first[2] then size, oldest = 0, 0 break end
   oldest = tonumber(string.match(first[2][1], '%-(%d+)'))
@@ -133,6 +141,7 @@ redis.call('PEXPIRE', stream, age)
 redis.call('PEXPIRE', meta, REMEMBERED)
 return reached
 """.replace("MAX_ORIGINS", str(_MAX_ORIGINS))
+    .replace("MAX_LATEST", str(_MAX_LATEST))
     .replace("ORIGINS_REMEMBERED", str(_ORIGINS_REMEMBERED))
     .replace("REMEMBERED", str(_REMEMBERED))
 )
@@ -192,8 +201,11 @@ def append_words(
 ) -> list[bytes]:
     """Return the words of the command that appends a message to its channel's history, and publishes it."""
     assert message.history is not None
+    keys = _keys(prefix, message.channel)
+    if message.history.latest:
+        keys.append(_latest_key(prefix, message.channel.removeprefix(prefix).partition(b":")[0]))
     return [
-        *(b"EVALSHA", _APPEND_NAME, b"3", *_keys(prefix, message.channel)),
+        *(b"EVALSHA", _APPEND_NAME, b"%d" % len(keys), *keys),
         *(run, _fresh(), message.channel, origin, b"%d" % sequence, data, b"%d" % message.lost),
         *_bounds(message.history),
     ]
@@ -206,6 +218,16 @@ def read_words(prefix: bytes, run: bytes, channel: bytes, after: int, history: H
         *(run, _fresh(), b"%d" % after, b"%d" % _PAGE_ITEMS, b"%d" % _PAGE_BYTES),
         b"%d" % _milliseconds(history),
     ]
+
+
+def _latest_key(prefix: bytes, namespace: bytes) -> bytes:
+    return prefix + b"hl:" + namespace
+
+
+def latest_words(prefix: bytes, namespace: str) -> list[bytes]:
+    """The words of the command that lists the channels that keep only their newest message."""
+    key = _latest_key(prefix, namespace.encode("utf-8", "surrogatepass"))
+    return [b"ZREVRANGE", key, b"0", b"%d" % (_MAX_LATEST - 1)]
 
 
 def parse_page(reply: Any, unpack: Callable[[bytes, bool], KeptMessage]) -> HistoryPage:
