@@ -209,6 +209,41 @@ async def test_a_redis_that_loses_a_part_is_a_gap_where_that_was_seen() -> None:
             assert await take(late, "end") == [("gap", None), "end"]
 
 
+async def test_positions_that_redis_has_not_given() -> None:
+    """In the future, of another epoch, and of another channel: a gap, and what is published from then on."""
+    async with two_processes() as (one, two, redis):
+        for name in ("room.1", "room.2", "room.2"):
+            one.handler.publish(name, "before")
+        async with one.handler.channels.subscribe("room.2", last=1) as inbox:
+            elsewhere = (await inbox.receive()).position
+        async with one.handler.channels.subscribe("room.1", last=1) as inbox:
+            position = (await inbox.receive()).position
+        assert position is not None
+        assert elsewhere is not None
+        for number, wrong in enumerate((position._replace(offset=2**52), ("other", 1), elsewhere)):
+            for each in (one, two):
+                async with (
+                    WebSocketClient("ws://test/", stream=await each.memory.stream()) as client,
+                    client.subscribe("room.1", after=wrong) as remote,
+                    each.handler.channels.subscribe("room.1", after=wrong) as local,
+                ):
+                    one.handler.publish("room.1", number)
+                    assert await take(local, number) == [("gap", None), number]
+                    packets = [await remote.receive() for _ in range(2)]
+                    assert [(type(packet), packet.data) for packet in packets] == [
+                        (Gap, None),
+                        (Packet, number),
+                    ]
+        # One that was given before Redis was emptied is of another epoch then.
+        async with one.handler.channels.subscribe("room.3", last=1) as inbox:
+            one.handler.publish("room.3", "lost")
+            position = (await inbox.receive()).position
+        await redis.do("FLUSHALL")
+        async with two.handler.channels.subscribe("room.3", after=position) as inbox:
+            two.handler.publish("room.3", "after")
+            assert await take(inbox, "after") == [("gap", None), "after"]
+
+
 async def test_a_hanging_redis_causes_no_gap() -> None:
     async with (
         two_processes(ping_interval=0.1, ping_timeout=0.2) as (one, two, redis),

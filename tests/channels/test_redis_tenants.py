@@ -15,6 +15,7 @@ from trio_ws import All, Has, PacketError, RedisBroker, WebSocketHandler, rpc_me
 from trio_ws import Any as AnyOf
 from trio_ws.channels.redis import duplicates
 from trio_ws.channels.redis.duplicates import ReceivedMessages
+from trio_ws.channels.redis.messages import MessageFormat
 from trio_ws.predicates import MAX_PARTS, unpack_predicate
 
 if TYPE_CHECKING:
@@ -101,6 +102,36 @@ async def test_foreign_messages_are_counted_and_logged_once(
     (text,) = [text for text in logged(caplog, logging.WARNING) if "another format" in text]
     assert text.isprintable()
     assert f"{len(junk)} bytes" in text
+
+
+async def test_what_has_no_valid_signature_is_dropped_counted_and_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    key = b"k" * 16
+    ours, theirs, unmarked = (MessageFormat(one) for one in (key, b"another key of 16", None))
+    genuine = ours.pack(b"O" * 16, 1, b"trio_ws:a", b"real")
+    # The signature covers every bit.
+    forged = [genuine[:at] + bytes([genuine[at] ^ 1]) + genuine[at + 1 :] for at in range(len(genuine))]
+    forged += [
+        theirs.pack(b"O" * 16, 1, b"trio_ws:a", b"forged"),
+        unmarked.pack(b"O" * 16, 1, b"trio_ws:a", b"forged"),
+        ours.pack(b"O" * 16, 1, b"trio_ws:b", b"of another channel"),
+        genuine[:-1],
+        genuine[:52],
+        genuine + b"x",
+        b"",
+    ]
+    async with redis_server() as server, running(server, "a", key=key) as (broker, heard):
+        for message in forged:
+            await server.do("PUBLISH", "trio_ws:a", message)
+        await until(lambda: broker.rejected == len(forged))
+        assert heard == []
+        for _ in range(3):
+            await server.do("PUBLISH", "trio_ws:a", genuine)
+        await server.do("PUBLISH", "trio_ws:a", ours.pack(b"O" * 16, 2, b"trio_ws:a", b"next"))
+        await until(lambda: len(heard) == 2)
+        assert heard == [("a", b"real"), ("a", b"next")]
+    assert len([text for text in logged(caplog, logging.WARNING) if "another format" in text]) == 1
 
 
 async def test_a_message_that_is_too_large_is_not_published(caplog: pytest.LogCaptureFixture) -> None:
