@@ -7,6 +7,8 @@ nothing is fetched from the network.
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from docutils import nodes
@@ -25,7 +27,9 @@ copyright = "the trio_ws authors"  # noqa: A001 - Sphinx's name
 version = release = trio_ws.__version__
 repository = "https://github.com/trio-ws/trio-ws"
 
+sys.path.insert(0, str(Path(__file__).parent))
 extensions = [
+    "programs",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinxcontrib_trio",

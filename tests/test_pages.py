@@ -9,43 +9,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
+
+from docs.programs import lines_of, programs_with, shown_in, stands_in
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)
 PROGRAMS = sorted([*(ROOT / "examples" / "pages").glob("*.py"), *(ROOT / "examples" / "first").glob("*.py")])
 #: What is no program: it is shown on terminals, or on the wire (tests/protocol/test_protocol_page.py).
 NOT_CODE = {"", "console", "json", "jsonrpc", "msgpack", "text", "{literalinclude}", "{include}", "{toctree}"}
-
-Lines = list[tuple[int, str]]
-
-
-def lines_of(text: str) -> Lines:
-    """The lines that are not blank, each with its indentation less that of the first."""
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-    return [(len(line) - len(line.lstrip()), line.lstrip()) for line in lines]
-
-
-@cache
-def sources() -> list[Lines]:
-    kinds = {".py", ".html", ".js", ".ini"}
-    files = [path for path in (ROOT / "examples").rglob("*") if path.suffix in kinds]
-    files += (ROOT / "examples" / "deploy").iterdir()
-    return [lines_of(path.read_text(encoding="utf-8")) for path in files]
-
-
-def stands_in(block: Lines, source: Lines) -> bool:
-    texts = [text for _, text in block]
-    for start in range(len(source) - len(block) + 1):
-        part = source[start : start + len(block)]
-        if [text for _, text in part] == texts:
-            shift = part[0][0] - block[0][0]
-            if all(indent - shift == wanted for (indent, _), (wanted, _) in zip(part, block, strict=True)):
-                return True
-    return False
 
 
 def blocks(path: Path) -> list[tuple[str, str]]:
@@ -61,12 +35,17 @@ def test_there_are_pages_and_programs() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_code_on_a_page_is_that_of_a_program(page: Path) -> None:
     made_up = [
-        body
-        for kind, body in blocks(page)
-        if kind.split(" ")[0] not in NOT_CODE
-        and not any(stands_in(lines_of(body), source) for source in sources())
+        body for kind, body in blocks(page) if kind.split(" ")[0] not in NOT_CODE and not programs_with(body)
     ]
     assert made_up == []
+
+
+def test_pieces_of_a_page_come_from_the_program_that_has_most_of_them() -> None:
+    page = ROOT / "docs" / "reconnecting.md"
+    pieces = [body for kind, body in blocks(page) if kind == "python"]
+    assert len(pieces) > 3
+    assert {path.name for path in shown_in(pieces) if path is not None} == {"reconnecting.py"}
+    assert shown_in(["such(a, line)\n", ""]) == [None, None]
 
 
 def test_a_page_shows_the_whole_of_the_files_for_proxies() -> None:
