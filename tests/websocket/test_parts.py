@@ -123,22 +123,28 @@ class Recorder:
 
 
 class Wire:
-    """A transport that accepts all data immediately."""
+    """A transport that accepts all data immediately, and holds the last bytes back until it is closed."""
 
     self_reading = True
 
     def __init__(self) -> None:
         self.sent = b""
+        self.held = b""
 
     def send_now(self, data: bytes) -> int:
         self.sent += data
+        return len(data)
+
+    def send_last_now(self, data: bytes) -> int:
+        self.held += data
         return len(data)
 
     def end_writing(self) -> None:
         self.sent += b"<end>"
 
     def close(self, last: bytes | None = None) -> None:
-        self.sent += b"<closed>"
+        self.sent += self.held + b"<closed>"
+        self.held = b""
 
 
 def handshake(*, client: bool = False) -> tuple[ClosingHandshake, ReceiveBuffer, Recorder, Wire]:

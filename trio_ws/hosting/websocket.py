@@ -121,7 +121,7 @@ class MessageWriteBuffer(WriteBuffer):
         self._port = port
         self._log = logger.isEnabledFor(logging.DEBUG)
 
-    def write(self, frame: Any) -> None:
+    def write(self, frame: Any, *, last: bool = False) -> None:
         """Send a message, or HTTP before the client is accepted."""
         port = self._port
         if port is None:
@@ -140,7 +140,7 @@ class MessageWriteBuffer(WriteBuffer):
     def buffer(self, frame: Any) -> None:
         self.write(frame)
 
-    def write_control(self, opcode: int, payload: bytes, *, pong: bool = False) -> None:
+    def write_control(self, opcode: int, payload: bytes, *, pong: bool = False, last: bool = False) -> None:
         if self._port is None or self.broken:
             return
         if opcode == CLOSE:

@@ -202,7 +202,7 @@ class ClosingHandshake:
         self.closed_locally = True
         self._receive_buffer.discard()
 
-    def _send_close(self, code: int, reason: str) -> bool:
+    def _send_close(self, code: int, reason: str, *, last: bool = False) -> bool:
         write_buffer = self._write_buffer
         if self.sent is not None or self.state not in (OPEN, CLOSING) or write_buffer.broken:
             return False
@@ -211,7 +211,7 @@ class ClosingHandshake:
         self.sent = CloseFrame(code, reason)
         self._set_state(CLOSING)
         write_buffer.flush()
-        write_buffer.write_control(CLOSE, close_payload(code, reason))
+        write_buffer.write_control(CLOSE, close_payload(code, reason), last=last)
         self._state_changed()
         write_buffer.writable.notify_all()
         return True
@@ -249,7 +249,7 @@ class ClosingHandshake:
             self._write_buffer.end_when_empty()
 
     def _answer(self, frame: CloseFrame) -> None:
-        self._send_close(frame.code, "")
+        self._send_close(frame.code, "", last=not self._client)
         if not self._client:
             # RFC 6455 section 7.1.1: the server closes TCP first.
             self._close_transport_when_written()

@@ -103,6 +103,11 @@ class FrameLoggingTransport:
         self._went.see(data[:sent])
         return sent
 
+    def send_last_now(self, data: bytes) -> int:
+        sent = self._transport.send_last_now(data)
+        self._went.see(data[:sent])
+        return sent
+
     def send_pair_now(self, head: bytes, payload: bytes) -> int:
         sent = self._transport.send_pair_now(head, payload)
         self._went.see(head[:sent])

@@ -283,6 +283,7 @@ class Reader:
                         self._polls_to_skip = POLLS_TO_SKIP
                 if self._polls_to_skip:
                     self._polls_to_skip -= 1
+                    transport.waited_for = True
                     await wait_readable(transport.fd)
                     data = transport.recv_now(READ_SIZE)
             else:

@@ -63,6 +63,7 @@ WRITE_SIZE = 16384
 #: Seconds for the last bytes of a connection that is closed at once.
 _LAST_SECONDS = 0.1
 
+_MORE = getattr(socket, "MSG_MORE", 0)
 _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
 
 
@@ -97,6 +98,7 @@ class SocketTransport:
         "recv_now",
         "remote_address",
         "send_now",
+        "waited_for",
     )
 
     self_reading = True
@@ -108,6 +110,7 @@ class SocketTransport:
         self.fd = sock.fileno()  # -1 once it is closed
         self._local: Any = None
         self._reader: SharedReader | None = None
+        self.waited_for = False  # a task may wait for the descriptor now; set before each wait
         if remote_address is None:
             try:
                 remote_address = sock.getpeername()
@@ -130,6 +133,7 @@ class SocketTransport:
         while True:
             if self.fd < 0:
                 raise trio.ClosedResourceError("the connection was closed")
+            self.waited_for = True
             await wait_readable(self.fd)
             try:
                 return self._sock.recv(READ_SIZE)
@@ -158,6 +162,10 @@ class SocketTransport:
     def delivery(self) -> Delivery | None:
         return delivery_of(self._sock)
 
+    def send_last_now(self, data: bytes) -> int:
+        # Linux then puts the data and the end of the stream, which follows at once, into one packet.
+        return self._sock.send(data, _MORE)
+
     def send_pair_now(self, head: bytes, payload: bytes | memoryview) -> int:
         payload = memoryview(payload)[:SEND_SIZE]
         if _HAS_SENDMSG:
@@ -168,6 +176,7 @@ class SocketTransport:
         while True:
             if self.fd < 0:
                 raise trio.ClosedResourceError("the connection was closed")
+            self.waited_for = True
             await wait_writable(self.fd)
             try:
                 return self._sock.send(data[: SEND_SIZE // 2])  # several may be writable in one round
@@ -183,7 +192,10 @@ class SocketTransport:
             fd, self.fd = self.fd, -1
             if self._reader is not None:
                 self._reader.unregister(fd)
-            notify_closing(fd)
+            if (
+                self.waited_for
+            ):  # otherwise trio does not know it, and the call would raise and catch an error
+                notify_closing(fd)
             shut_down(self._sock)
             self._sock.close()
 
@@ -256,6 +268,9 @@ class StreamTransport:
     def send_now(self, data: bytes | memoryview) -> int:
         raise BlockingIOError
 
+    def send_last_now(self, data: bytes) -> int:
+        raise BlockingIOError
+
     def send_pair_now(self, head: bytes, payload: bytes) -> int:
         raise BlockingIOError
 
@@ -308,6 +323,7 @@ class StreamTransport:
 #:
 #: - ``send_now`` and ``send_pair_now`` send as much as possible without waiting, the second at most
 #:   ``SEND_SIZE`` of a payload. They raise BlockingIOError if that is nothing.
+#: - ``send_last_now`` does the same with the last bytes before `close`, which must follow in the same step.
 #: - ``send_some`` waits until at least one byte was sent.
 #: - ``receive`` returns b"" at the end of the stream. A cancellation loses no bytes.
 #: - ``close`` tries to finish the data that is being sent, and then to send ``last`` unless that is None.

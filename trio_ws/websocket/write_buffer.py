@@ -127,8 +127,8 @@ class WriteBuffer:
         """Whether the peer, or the network, takes no more for now."""
         return self._draining
 
-    def write(self, frame: bytes) -> None:
-        """Send a frame, now if the socket takes it."""
+    def write(self, frame: bytes, *, last: bool = False) -> None:
+        """Send a frame, now if the socket takes it. After ``last``, call `close_when_empty` in this step."""
         if self.size or self.broken:
             self._append(frame)
             if self.flush_scheduled:
@@ -136,7 +136,10 @@ class WriteBuffer:
             return
         size = len(frame)
         try:
-            sent = self.transport.send_now(frame if size <= SEND_SIZE else memoryview(frame)[:SEND_SIZE])
+            if last:
+                sent = self.transport.send_last_now(frame)
+            else:
+                sent = self.transport.send_now(frame if size <= SEND_SIZE else memoryview(frame)[:SEND_SIZE])
         except BlockingIOError:
             sent = 0
         except OSError as exc:
@@ -191,8 +194,11 @@ class WriteBuffer:
         self._has_deferred = True
         self.buffer(frame)
 
-    def write_control(self, opcode: int, payload: bytes, *, pong: bool = False) -> None:
-        """Send a control frame, for which there is always room, but for pongs without end."""
+    def write_control(self, opcode: int, payload: bytes, *, pong: bool = False, last: bool = False) -> None:
+        """Send a control frame, for which there is always room, but for pongs without end.
+
+        ``last`` is as for `write`.
+        """
         frame = make_frame(FIN | opcode, payload, masked=self._client)
         if self._draining:
             late = self._latest_pong
@@ -210,7 +216,7 @@ class WriteBuffer:
         elif pong:
             self.buffer(frame)
         else:
-            self.write(frame)
+            self.write(frame, last=last)
 
     def flush(self) -> None:
         """Offer the buffered frames to the socket."""
