@@ -44,7 +44,7 @@ BLOCKS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "channels.subscribe": (
         lambda: trio_ws.WebSocketHandler[None]().channels.subscribe("news"),
-        "async with channels.subscribe(...) as inbox: async for packet in inbox: ...",
+        "async with channels.subscribe(...) as subscription: async for packet in subscription: ...",
     ),
     "client.batch": (
         lambda: trio_ws.WebSocketClient(URL).batch(),

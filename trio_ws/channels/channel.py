@@ -20,7 +20,7 @@ from trio_ws.codecs.base import Packet, PacketSource
 from trio_ws.errors import PacketError
 from trio_ws.models import encode_model
 from trio_ws.protocol.frames import BINARY, FIN, TEXT
-from trio_ws.protocol.framing import Whole, server_frame
+from trio_ws.protocol.framing import Unframed, server_frame
 from trio_ws.websocket.deferred_frame import deflated_frame
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 #: How a message is written to a connection: in a compressed frame, in a plain one (None), or without one.
-Form: TypeAlias = "PerMessageDeflate | Whole | None"
+Form: TypeAlias = "PerMessageDeflate | Unframed | None"
 
 #: Bytes charged for each message that waits for a connection, in addition to its own.
 ENTRY_OVERHEAD = 128
@@ -101,7 +101,7 @@ class PublishedMessage:
         self._frames: dict[tuple[str, bool, object], str | bytes | DeferredFrame] = {}
 
     def frame(self, dialect: Codec, form: Form) -> str | bytes | DeferredFrame:
-        """Return the frame for connections with this codec and this form; the message itself for `WHOLE`.
+        """Return the frame for connections with this codec and this form; the message itself for `UNFRAMED`.
 
         Raises:
             PacketError: the codec cannot represent the data.
@@ -114,7 +114,7 @@ class PublishedMessage:
 
     def _make_frame(self, dialect: Codec, form: Form) -> str | bytes | DeferredFrame:
         payload = dialect.packet(self._packet(dialect))
-        if isinstance(form, Whole):
+        if isinstance(form, Unframed):
             return payload if dialect.binary else payload.decode()
         first = FIN | (BINARY if dialect.binary else TEXT)
         if form is not None and len(payload) >= form.settings[-1]:
@@ -206,7 +206,7 @@ class Channel:
     Attributes:
         log: messages that active connections have yet to be sent; modified only by `append` and `trim`.
         stalled: connections without a cursor; modified only by `stall` and `resume`.
-        inboxes: subscribed tasks; modified only by `TaskSubscriber.join` and ``leave``.
+        task_subscribers: subscribed tasks; modified only by `TaskSubscriber.join` and ``leave``.
     """
 
     __slots__ = (
@@ -217,11 +217,11 @@ class Channel:
         "direct_subscribers",
         "dropped",
         "history",
-        "inboxes",
         "log",
         "log_bytes",
         "name",
         "stalled",
+        "task_subscribers",
     )
 
     def __init__(self, name: str | None) -> None:
@@ -231,7 +231,7 @@ class Channel:
         self.base = 0  # the position of the log's first entry
         self.cursors: dict[ConnectionSubscriber, int] = {}  # the next position for each connection
         self.stalled: dict[ConnectionSubscriber, None] = _NO_MEMBERS
-        self.inboxes: dict[TaskSubscriber, None] = _NO_MEMBERS
+        self.task_subscribers: dict[TaskSubscriber, None] = _NO_MEMBERS
         self._kinds: list[tuple[Codec, Form]] | None = None
         self.direct_subscribers = 0  # subscribers by name, not only through a glob
         self.delivered = 0
@@ -249,15 +249,15 @@ class Channel:
 
     @property
     def empty(self) -> bool:
-        return not self.cursors and not self.inboxes
+        return not self.cursors and not self.task_subscribers
 
     def encodings(self) -> list[tuple[Codec, Form]]:
         """One example of each combination of codec and form among the connections."""
         if self._kinds is None:
             found: dict[object, tuple[Codec, Form]] = {}
             for member in self.cursors:
-                if member.peer is not None:
-                    dialect, ws = member.peer.codec, member.peer.ws
+                if member.session is not None:
+                    dialect, ws = member.session.codec, member.session.ws
                     form = ws._write_buffer.whole or ws._deflate
                     found[dialect.name, dialect.binary, form and form.settings] = dialect, form
             self._kinds = list(found.values())
@@ -408,22 +408,22 @@ class ConnectionSession(Protocol):
 class TaskSubscriber(Subscriber):
     """A task of the server, subscribed through a `Subscription`."""
 
-    __slots__ = ("inbox",)
+    __slots__ = ("subscription",)
 
     def __init__(self) -> None:
         super().__init__()
-        self.inbox: Subscription
+        self.subscription: Subscription
 
     def join(self, channel: Channel) -> None:
         super().join(channel)
-        if channel.inboxes is _NO_MEMBERS:
-            channel.inboxes = {}
-        channel.inboxes[self] = None
+        if channel.task_subscribers is _NO_MEMBERS:
+            channel.task_subscribers = {}
+        channel.task_subscribers[self] = None
 
     def leave(self, channel: Channel) -> None:
         super().leave(channel)
-        if channel.inboxes:
-            channel.inboxes.pop(self, None)
+        if channel.task_subscribers:
+            channel.task_subscribers.pop(self, None)
 
 
 class Writer(Protocol):
@@ -450,8 +450,8 @@ class ConnectionSubscriber(Subscriber):
         "default_policy",
         "fanout",
         "options",
-        "peer",
         "present",
+        "session",
         "user",
     )
 
@@ -463,7 +463,7 @@ class ConnectionSubscriber(Subscriber):
         self.close_with: tuple[int, str] | None = None  # disconnected before it was open
         self.present: tuple[str, ...] = ()  # where
         self.user: str | None = None
-        self.peer: ConnectionSession | None = None
+        self.session: ConnectionSession | None = None
         self.fanout: Writer | None = None
         self.backlog: deque[PublishedMessage] | None = deque()
         self.backlog_bytes = 0

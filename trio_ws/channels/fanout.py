@@ -26,7 +26,7 @@ from trio_ws.channels.channel import PositionNotice
 from trio_ws.codecs.base import Position
 from trio_ws.errors import PacketError
 from trio_ws.logs import logger_for
-from trio_ws.protocol.framing import Whole
+from trio_ws.protocol.framing import Unframed
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.closing import OPEN
 from trio_ws.websocket.deferred_frame import DeferredFrame
@@ -107,7 +107,7 @@ class FanoutWriter:
     def catch_up(self, member: ConnectionSubscriber, channel: Channel, offset: int) -> None:
         """Have a connection read a channel from its history, from ``offset`` on, until it has caught up."""
         member.catch_up(channel, offset)
-        if member.peer is not None:
+        if member.session is not None:
             self.drained(member)
 
     def unsubscribed(self, member: ConnectionSubscriber) -> None:
@@ -196,10 +196,10 @@ class FanoutWriter:
             return 1
         # Fast path of _write(): only this channel has unsent messages for the connection, as for its
         # neighbours, so frames joined once serve many.
-        peer = member.peer
-        assert peer is not None
-        ws = peer.ws
-        write_buffer, dialect = ws._write_buffer, peer.codec
+        session = member.session
+        assert session is not None
+        ws = session.ws
+        write_buffer, dialect = ws._write_buffer, session.codec
         form: Form = None
         room = write_buffer.fast_send_limit
         if not room and ws._closing.state == OPEN:
@@ -241,7 +241,7 @@ class FanoutWriter:
                 frame = entry.frame(dialect, form)
             except PacketError:
                 break
-            if isinstance(frame, DeferredFrame | str) or isinstance(form, Whole):
+            if isinstance(frame, DeferredFrame | str) or isinstance(form, Unframed):
                 if not frames:
                     return position + 1, frame
                 break
@@ -266,10 +266,10 @@ class FanoutWriter:
 
     def _write_some(self, member: ConnectionSubscriber, entries: Collection[PublishedMessage]) -> int:
         """Write entries up to the high-water mark, and return how many were handled."""
-        peer = member.peer
-        assert peer is not None
-        ws = peer.ws
-        write_buffer, dialect = ws._write_buffer, peer.codec
+        session = member.session
+        assert session is not None
+        ws = session.ws
+        write_buffer, dialect = ws._write_buffer, session.codec
         form = write_buffer.whole or ws._deflate
         room = ws._options.send_high_water
         frames: list[Any] = []
@@ -453,11 +453,11 @@ class FanoutWriter:
         logger.info(
             "closing %r: its channel backlog exceeds channel_max_items or channel_max_bytes",
             member.connection,
-            extra=log_extra(member.peer.ws) if member.peer is not None else None,
+            extra=log_extra(member.session.ws) if member.session is not None else None,
         )
         self._leave(member)
-        if member.peer is not None:
-            member.peer.close_soon(1013, TOO_SLOW)
+        if member.session is not None:
+            member.session.close_soon(1013, TOO_SLOW)
         else:
             member.close_with = 1013, TOO_SLOW
 

@@ -182,8 +182,12 @@ class Hub:
                 return self.publish(name, data, exclude=exclude, predicate=predicate)
             except trio.WouldBlock:
                 channel = self._registry.channels[name]
-                full = next(m for m in channel.inboxes if m.inbox.policy == "block" and m.inbox.full)
-                await full.inbox.has_room.wait()
+                full = next(
+                    m
+                    for m in channel.task_subscribers
+                    if m.subscription.policy == "block" and m.subscription.full
+                )
+                await full.subscription.has_room.wait()
 
     def broadcast(
         self, data: Any, *, exclude: Iterable[Any] = (), predicate: PredicateLike | None = None
@@ -298,17 +302,17 @@ class Hub:
 
     # -- subscribers --------------------------------------------------------------------------------
 
-    def open(self, member: ConnectionSubscriber, peer: ConnectionSession) -> None:
+    def open(self, member: ConnectionSubscriber, session: ConnectionSession) -> None:
         """Start to deliver to a connection: broadcasts, and messages queued before it was open."""
-        member.peer = peer
+        member.session = session
         if member.close_with is not None:
-            peer.close_soon(*member.close_with)
+            session.close_soon(*member.close_with)
             return
         member.join(self._everyone)
         for channel in member.channels:
             channel.changed()
         member.fanout = self.fanout
-        peer.ws._write_buffer.on_drained = member.drained
+        session.ws._write_buffer.on_drained = member.drained
         self.fanout.drained(member)
 
     def add(self, subscriber: Subscriber, name: str, policy: Policy) -> None:
@@ -351,7 +355,7 @@ class Hub:
             yield
             return
         holder = TaskSubscriber()
-        holder.inbox = Subscription("drop_newest", 1, _ended)
+        holder.subscription = Subscription("drop_newest", 1, _ended)
         try:
             for name in starts:
                 self.add(holder, name, "drop_newest")
@@ -408,7 +412,7 @@ class Hub:
 
     # -- task subscriptions and statistics ----------------------------------------------------------
 
-    @block("async with channels.subscribe(...) as inbox: async for packet in inbox: ...")
+    @block("async with channels.subscribe(...) as subscription: async for packet in subscription: ...")
     async def subscribe(
         self,
         names: str | Iterable[str],
@@ -445,21 +449,21 @@ class Hub:
         names = check_names(names)
         starts = check_starts(names, after, last)
         member = TaskSubscriber()
-        inbox = member.inbox = Subscription(
+        subscription = member.subscription = Subscription(
             policy, max_items, lambda _: self.leave(member), max_bytes=max_bytes
         )
         await checkpoint()
         if recover or after is not None:
-            inbox.tells_gaps = recovery_of(member).all = True
+            subscription.tells_gaps = recovery_of(member).all = True
         async with self.loaded({name: starts.get(name) for name in names if recover or name in starts}):
             for name in names:
                 self.add(member, name, policy)
                 if name in starts:
                     self._start_task(member, name, starts[name], last)
         try:
-            yield inbox
+            yield subscription
         finally:
-            inbox.close()
+            subscription.close()
 
     def _start_task(self, member: TaskSubscriber, name: str, after: Position | None, last: int) -> None:
         start = self.recover(member, name, after, last)

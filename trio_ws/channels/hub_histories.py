@@ -181,7 +181,7 @@ class HubHistories:
         """Have all get a channel's messages as they are published; those that have read its history."""
         slow: list[Subscriber] = []
         if channel.history is not None:
-            for member in (*channel.cursors, *channel.inboxes):
+            for member in (*channel.cursors, *channel.task_subscribers):
                 if member.is_catching_up(channel):
                     member.caught_up(channel)
                     slow.append(member)
@@ -249,7 +249,7 @@ class HubHistories:
         self, channel: Channel, position: Position, missing: int, *, slow_only: bool = False
     ) -> None:
         """Tell subscribers that messages of a shared history are missing, see ``Receiver``."""
-        members = (*channel.cursors, *channel.inboxes)
+        members = (*channel.cursors, *channel.task_subscribers)
         if channel.history is not None and channel.history.config.latest:
             for member in members:
                 if member.is_catching_up(channel) and missing < 0:
@@ -265,5 +265,5 @@ class HubHistories:
 
     def begin_latest(self, channel: Channel) -> None:
         """Give the newest message of a channel that keeps it to all of its subscribers."""
-        for member in (*channel.cursors, *channel.inboxes):
+        for member in (*channel.cursors, *channel.task_subscribers):
             self.begin_with_latest(member, channel)

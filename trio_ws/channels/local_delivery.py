@@ -79,34 +79,36 @@ class LocalDelivery:
             if excluded:
                 uids = frozenset(one.uid for one in excluded if hasattr(one, "uid"))
             self._histories.keep(history, entry, predicate, uids, age)
-        count = len(channel.cursors) + len(channel.inboxes) - (len(skip) if skip is not None else 0)
-        if channel.inboxes:
+        count = len(channel.cursors) + len(channel.task_subscribers) - (len(skip) if skip is not None else 0)
+        if channel.task_subscribers:
             packet = entry.packet()
             size = len(encoded) + ENTRY_OVERHEAD
-            for member in list(channel.inboxes):
+            for member in list(channel.task_subscribers):
                 self._put(channel, member, packet, size)
         self._fanout.append(channel, entry)
         return count
 
     def _put(self, channel: Channel, member: TaskSubscriber, packet: Packet, size: int) -> None:
-        inbox = member.inbox
+        subscription = member.subscription
         if channel.history is not None and packet.position is not None:
             if member.is_catching_up(channel):
                 return
-            if inbox.full and (
+            if subscription.full and (
                 channel.history.config.latest
                 or member.is_told_of_gaps(channel)
-                or (inbox.policy == "block" and self.histories_are_shared)
+                or (subscription.policy == "block" and self.histories_are_shared)
             ):
                 catch_up_task(member, channel, packet.position.offset)
                 return
-        before = inbox.dropped
-        if inbox.policy == "block" and inbox.full:  # published by another process, which cannot wait
+        before = subscription.dropped
+        if (
+            subscription.policy == "block" and subscription.full
+        ):  # published by another process, which cannot wait
             channel.dropped += 1
             tell_gap(channel, member, packet.position, 1)
             return
-        channel.delivered += inbox.put(packet, size)
-        channel.dropped += inbox.dropped - before
+        channel.delivered += subscription.put(packet, size)
+        channel.dropped += subscription.dropped - before
 
     def notify(
         self, channel: Channel, notice: PositionNotice, only: Collection[Subscriber] | None = None
@@ -121,21 +123,24 @@ class LocalDelivery:
             self._order += 1
             notice.order = self._order
             self._fanout.append(channel, notice)
-        for member in channel.inboxes:
+        for member in channel.task_subscribers:
             if notice.missing and not member.is_catching_up(channel) and (only is None or member in only):
                 tell_gap(channel, member, notice.position, notice.missing)
 
 
 def check_room(channel: Channel) -> None:
     """Raise `trio.WouldBlock` if a subscription with the policy ``"block"`` is full."""
-    if any(member.inbox.policy == "block" and member.inbox.full for member in channel.inboxes):
+    if any(
+        member.subscription.policy == "block" and member.subscription.full
+        for member in channel.task_subscribers
+    ):
         raise trio.WouldBlock
 
 
 def count_receivers(channel: Channel, predicate: PredicateLike | None, uids: frozenset[str]) -> int:
     """Return the number of subscribers that a message is meant for."""
     skip = _skip(channel, (), predicate, uids)
-    return len(channel.cursors) + len(channel.inboxes) - (len(skip) if skip is not None else 0)
+    return len(channel.cursors) + len(channel.task_subscribers) - (len(skip) if skip is not None else 0)
 
 
 def _skip(

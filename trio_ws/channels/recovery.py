@@ -68,7 +68,7 @@ def _position(value: object) -> Position:
 def catch_up_task(member: TaskSubscriber, channel: Channel, offset: int) -> None:
     """Have a task read a channel from its history, from ``offset`` on, until it has caught up."""
     member.catch_up(channel, offset)
-    member.inbox.refill_with(functools.partial(refill, member))
+    member.subscription.refill_with(functools.partial(refill, member))
 
 
 def recovery_of(subscriber: Subscriber) -> Recovery:
@@ -80,20 +80,22 @@ def recovery_of(subscriber: Subscriber) -> Recovery:
 
 def refill(member: TaskSubscriber) -> None:
     """Put into a task's subscription what it has room for, of the channels that it is catching up with."""
-    inbox, recovery = member.inbox, member.recovery
-    while recovery is not None and recovery.cursors and not inbox.full:
+    subscription, recovery = member.subscription, member.recovery
+    while recovery is not None and recovery.cursors and not subscription.full:
         channel, offset = next(iter(recovery.cursors.items()))
         history = channel.history
-        if history is None or inbox._ended:
+        if history is None or subscription._ended:
             member.caught_up(channel)
             continue
         missing, records = history.read(offset, _RECORDS)
         offset += missing
-        if missing and inbox.tells_gaps:
+        if missing and subscription.tells_gaps:
             position = Position(history.epoch, offset - 1)
-            inbox.put_gap(Gap(PacketSource.CHANNEL, channel=channel.name, position=position, gap=missing))
+            subscription.put_gap(
+                Gap(PacketSource.CHANNEL, channel=channel.name, position=position, gap=missing)
+            )
         for record in records:
-            if inbox.full:
+            if subscription.full:
                 break
             message = record.message
             assert message.position is not None
@@ -102,7 +104,7 @@ def refill(member: TaskSubscriber) -> None:
                     tell_gap(channel, member, message.position, message.missing)
                 offset = message.position.offset + 1
                 continue
-            channel.delivered += inbox.put(message.packet(), len(message.encoded) + ENTRY_OVERHEAD)
+            channel.delivered += subscription.put(message.packet(), len(message.encoded) + ENTRY_OVERHEAD)
             offset = message.position.offset + 1
         if not records or offset > history.offset:
             member.caught_up(channel)
@@ -113,5 +115,7 @@ def refill(member: TaskSubscriber) -> None:
 
 def tell_gap(channel: Channel, member: TaskSubscriber, position: Position | None, missing: int) -> None:
     """Tell a task that messages are missing after those in its queue."""
-    if member.inbox.tells_gaps:
-        member.inbox.put_gap(Gap(PacketSource.CHANNEL, channel=channel.name, position=position, gap=missing))
+    if member.subscription.tells_gaps:
+        member.subscription.put_gap(
+            Gap(PacketSource.CHANNEL, channel=channel.name, position=position, gap=missing)
+        )

@@ -198,7 +198,7 @@ class ChannelRegistry:
         if len(self.derived) > _DERIVED_CHANNELS:
             oldest = next(iter(self.derived.values()))
             self._fanout.flush_now(oldest)
-            for subscriber in (*oldest.cursors, *oldest.inboxes):
+            for subscriber in (*oldest.cursors, *oldest.task_subscribers):
                 if isinstance(subscriber, TaskSubscriber) and subscriber.is_catching_up(oldest):
                     tell_gap(oldest, subscriber, None, -1)
                 subscriber.leave(oldest)
@@ -218,7 +218,7 @@ class ChannelRegistry:
         """The counters of each channel, by name."""
         return {
             name: ChannelStatistics(
-                len(channel.cursors) + len(channel.inboxes),
+                len(channel.cursors) + len(channel.task_subscribers),
                 channel.delivered,
                 channel.dropped,
                 len(channel.log),

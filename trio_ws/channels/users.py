@@ -139,8 +139,8 @@ class Users:
         channel = self._channels.get(user)
         members = list(channel.cursors) if channel is not None else []
         for member in members:
-            if member.peer is not None:
-                member.peer.close_soon(code, reason)
+            if member.session is not None:
+                member.session.close_soon(code, reason)
             else:
                 member.close_with = code, reason
         return len(members)

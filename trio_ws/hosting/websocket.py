@@ -25,7 +25,7 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 from trio_ws.errors import CloseFrame, check_close
 from trio_ws.logs import logger_for
 from trio_ws.protocol.frames import CLOSE, PING, TEXT, Pong
-from trio_ws.protocol.framing import WHOLE
+from trio_ws.protocol.framing import UNFRAMED
 from trio_ws.protocol.http import encode_headers
 from trio_ws.protocol.server_response import answer_upgrade
 from trio_ws.websocket.closing import CLOSED, OPEN
@@ -107,7 +107,7 @@ class MessageWriteBuffer(WriteBuffer):
 
     __slots__ = ("_count", "_log", "_port", "_receiver")
 
-    whole = WHOLE
+    whole = UNFRAMED
 
     def __init__(self, transport: Transport, runtime: ConnectionRuntime, receiver: HostedWebSocket) -> None:
         super().__init__(transport, runtime)

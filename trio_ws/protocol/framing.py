@@ -8,10 +8,18 @@ import struct
 from trio_ws.protocol._accel import frame_head, whole_frame
 from trio_ws.protocol.masking import mask, mask_keys
 
-__all__ = ["WHOLE", "Whole", "close_payload", "frame_pair", "make_frame", "masked_frame", "server_frame"]
+__all__ = [
+    "UNFRAMED",
+    "Unframed",
+    "close_payload",
+    "frame_pair",
+    "make_frame",
+    "masked_frame",
+    "server_frame",
+]
 
 
-class Whole:
+class Unframed:
     """A compression of connections whose ASGI or RSGI server takes whole messages and makes the frames."""
 
     __slots__ = ()
@@ -22,7 +30,7 @@ class Whole:
         """Do nothing: no message refers to earlier ones."""
 
 
-WHOLE = Whole()
+UNFRAMED = Unframed()
 
 
 def _draw_own_keys() -> None:

@@ -153,10 +153,10 @@ class ChannelMethods:
         self, connection: ClientConnection[Any], starts: dict[str, RecoverFrom]
     ) -> dict[str, Recovered] | bool:
         """Subscribe a client and continue from positions, for all of these names or for none."""
-        peer = connection._live
-        transport = peer.transport
+        session = connection._live
+        transport = session.transport
         if not transport.supports_extensions:
-            raise RPCMethodNotFoundError(f"{peer.codec.name} carries no positions")
+            raise RPCMethodNotFoundError(f"{session.codec.name} carries no positions")
         if self._are_too_many(connection, list(starts), 0):
             return False
         allowed: dict[str, bool | float] = {}

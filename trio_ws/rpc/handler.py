@@ -411,17 +411,17 @@ class WebSocketHandler(Generic[State]):
         if ws._closing.state == CONNECTING:
             await ws.accept()
         await ws._reader.settled()
-        peer = connection._session
-        if peer is None:
+        session = connection._session
+        if session is None:
             if not ws.connected:
                 return True
-            peer = self._make_session(connection, workers, debug=debug)
+            session = self._make_session(connection, workers, debug=debug)
         else:
-            peer.let_in()
+            session.let_in()
         self._clients.add(connection)
-        self._hub.open(member, peer.transport)
+        self._hub.open(member, session.transport)
         over = Detached(finish_soon, ws, self, connection) if finish_soon is not None else None
-        return await peer.run(over)
+        return await session.run(over)
 
     def _begin_early(self, connection: ClientConnection[State], workers: TaskPool, *, debug: bool) -> None:
         """Make the session, because ``on_connect`` has accepted the client and may call it."""
@@ -430,11 +430,11 @@ class WebSocketHandler(Generic[State]):
     @enable_ki_protection
     async def _finish(self, connection: ClientConnection[State], ws: WebSocket) -> None:
         """Finish a connection that continued without a task."""
-        peer, member = connection._session, connection._member
-        assert peer is not None
+        session, member = connection._session, connection._member
+        assert session is not None
         assert member is not None
         try:
-            await peer.finish()
+            await session.finish()
         finally:
             try:
                 await self._run_on_disconnect(connection)
@@ -501,7 +501,7 @@ class WebSocketHandler(Generic[State]):
         ws = connection._ws
         codec = choose(ws.subprotocol, ws._options, self.dialects)
 
-        peer = RPCSession(
+        session = RPCSession(
             ws,
             workers,
             codec or plain_dialect(ws._options),
@@ -513,9 +513,9 @@ class WebSocketHandler(Generic[State]):
             default_limit=self.default_rate_limit,
             debug=debug,
         )
-        object.__setattr__(connection, "_session", peer)
+        object.__setattr__(connection, "_session", session)
         watch_expiry(connection)
-        return peer
+        return session
 
 
 # -- for servers and clients, which run handlers ------------------------------------------------------------

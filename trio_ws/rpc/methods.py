@@ -339,13 +339,13 @@ class Method:
         """Prepare the fast paths for calls that pass all parameters by position, or all by name."""
         positional = self._positional
         fields = [(f"p{place}", one.wire_type) for place, one in enumerate(positional)]
-        lane = not any(one.required for one in self._keyword_only)
-        lane = lane and not any(one.str_keys or one.has_models for one in positional)
-        self._count = len(positional) if lane else -1
+        fast = not any(one.required for one in self._keyword_only)
+        fast = fast and not any(one.str_keys or one.has_models for one in positional)
+        self._count = len(positional) if fast else -1
         self._by_position: Any = None
         if any(one.box is not None for one in positional):
             self._by_position = msgspec.defstruct("Arguments", fields, array_like=True, gc=False)
-        named = lane and len(self._named) == len(positional) > 0 and not self._keyword_only
+        named = fast and len(self._named) == len(positional) > 0 and not self._keyword_only
         self._name_count = len(positional) if named else -1
         self._by_name: Any = None
         if named:

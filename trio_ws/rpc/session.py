@@ -503,16 +503,16 @@ class RPCSession:
     def _handle_input(self, worker: PooledTask) -> SuspendedCall | None:
         """Handle what has arrived, up to a call that has to wait, or until other tasks should run."""
         ws, transport, incoming = self.ws, self.transport, self.incoming
-        inbox, batch = ws._receive_buffer.messages, transport.batch
-        if self.undecided and inbox:
+        received, batch = ws._receive_buffer.messages, transport.batch
+        if self.undecided and received:
             self.undecided = False
-            transport.set_codec(detect(inbox[0], ws._options))
+            transport.set_codec(detect(received[0], ws._options))
         # These spare each packet a dozen attribute lookups.
         decode = transport.codec.decode
         write_buffer, high_water, ledger = transport.write_buffer, transport.high_water, transport.ledger
         deferred, max_calls = incoming.deferred, incoming.max_calls
         work = _YIELD_EVERY
-        while (inbox or batch) and work > 0:
+        while (received or batch) and work > 0:
             pressed = write_buffer.size >= high_water or ledger.held >= ledger.max_held
             if transport.over or (pressed and self._holds_enough):
                 break
@@ -525,7 +525,7 @@ class RPCSession:
                 decoded = self._next_of_batch(batch)
                 batch = transport.batch
             else:
-                item = inbox.popleft()
+                item = received.popleft()
                 size = len(item)
                 try:
                     if size >= transport.measured_from:

@@ -32,7 +32,7 @@ from trio_ws.websocket.transport import SEND_SIZE, WRITE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from trio_ws.protocol.framing import Whole
+    from trio_ws.protocol.framing import Unframed
     from trio_ws.websocket.transport import Transport
 
 __all__ = ["WriteBuffer", "buffer_many"]
@@ -62,7 +62,7 @@ class WriteBuffer:
         client: whether this side is the client, whose frames are masked.
 
     Attributes:
-        whole: `WHOLE` if messages are written without frames (see hosting/websocket.py), otherwise None.
+        whole: `UNFRAMED` if messages are written without frames (see hosting/websocket.py), otherwise None.
         transport: the transport, with frame logging if that is enabled.
         on_broken: called once, with the cause, when writing has failed.
         fast_send_limit: the high-water mark on an open, uncompressed connection of a server that is not
@@ -77,7 +77,7 @@ class WriteBuffer:
         on_drained: called when a socket that was full has accepted everything.
     """
 
-    whole: Whole | None = None
+    whole: Unframed | None = None
 
     __slots__ = (
         "_client",
