@@ -123,6 +123,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         inline_call.py       running calls in the task that reads
         deferred.py          requests that wait to be started
         incoming.py          calls of the other side
+        timetable.py         what is due when, and one task that waits for it
         rights.py            subscriptions with a time limit
         expiry.py            connections that expire
         channel_methods.py   the built-in methods for channels

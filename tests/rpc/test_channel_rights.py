@@ -10,7 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.support.dialing import Network
-from tests.support.serving import all_tasks, serving_in_memory
+from tests.support.serving import serving_in_memory
 from trio_ws import (
     ClientConnection,
     PacketError,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from tests.support.serving import MemoryServer
+    from trio_ws.rpc.timetable import Timetable
 
 
 class Rooms(WebSocketHandler):
@@ -56,6 +57,11 @@ def client_of(memory: MemoryServer, **kwargs: Any) -> WebSocketClient:
     return WebSocketClient("ws://test/", stream=Network(memory.listener), **kwargs)
 
 
+def timetable_of(handler: WebSocketHandler) -> Timetable[Any]:
+    """When the rights of its clients end."""
+    return handler._channel_methods.rights.timetable
+
+
 async def test_a_right_that_goes_on(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory:
@@ -71,8 +77,8 @@ async def test_a_right_that_goes_on(autojump_clock: MockClock) -> None:
             handler.publish("a", 1)
             assert (await subscription.receive()).data == 1
         await wait_all_tasks_blocked()
-        assert handler._channel_methods.rights._ends == {}
-        assert handler._channel_methods.rights._running is False
+        assert len(timetable_of(handler)) == 0
+        assert not timetable_of(handler).running
 
 
 @pytest.mark.parametrize("right", [False, 0, None, ValueError("as it is")])
@@ -106,8 +112,28 @@ async def test_rights_of_clients_that_have_gone(autojump_clock: MockClock) -> No
                 pass
         await trio.sleep(100)
         assert len(handler.asked) == 3
-        assert handler._channel_methods.rights._heap == []
-        assert not [task for task in all_tasks() if "rights" in repr(task.coro)]
+        assert len(timetable_of(handler)) == 0
+        assert not timetable_of(handler).running
+
+
+async def test_rights_outlive_another_server_of_the_handler(autojump_clock: MockClock) -> None:
+    handler = Rooms()
+    leave = trio.Event()
+
+    async def serve_for_a_while(*, task_status: trio.TaskStatus[None]) -> None:
+        async with serving_in_memory(handler) as memory, client_of(memory) as other, other.subscribe("a"):
+            task_status.started()
+            await leave.wait()
+
+    async with trio.open_nursery() as nursery, serving_in_memory(handler) as memory:
+        await nursery.start(serve_for_a_while)
+        async with client_of(memory) as client, client.subscribe("b"):
+            leave.set()
+            await trio.sleep(1)
+            handler.asked.clear()
+            await trio.sleep(10)
+            assert len(handler.asked) == 1
+            assert timetable_of(handler).running
 
 
 async def test_rights_that_are_replaced_or_left_behind_are_dropped(autojump_clock: MockClock) -> None:
@@ -121,11 +147,7 @@ async def test_rights_that_are_replaced_or_left_behind_are_dropped(autojump_cloc
             for _ in range(100):
                 async with client_of(memory) as other, other.subscribe(["a", "b"]):
                     pass
-            rights = handler._channel_methods.rights
-            assert len(rights._heap) <= 80
-            assert len(rights._ends) <= 80
-            assert {name for _, name in rights._ends} >= {"kept", "a"}
-            assert {(entry[2].uid, entry[3]) for entry in rights._heap} == set(rights._ends)
+            assert 2 <= len(timetable_of(handler)) <= 80
 
 
 async def test_a_client_publishes(autojump_clock: MockClock) -> None:

@@ -19,7 +19,7 @@ from trio_ws import (
     WebSocketClient,
     WebSocketHandler,
 )
-from trio_ws.rpc.expiry import _BY_POOL
+from trio_ws.rpc.expiry import _TIMETABLE
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -39,11 +39,6 @@ class Guarded(WebSocketHandler):
         return token
 
 
-def running() -> bool:
-    """Whether there is a task that waits for a connection to expire."""
-    return any(one._running for one in _BY_POOL.values())
-
-
 async def test_a_connection_that_expires(autojump_clock: MockClock) -> None:
     handler = Guarded()
     async with serving_in_memory(handler) as memory:
@@ -57,7 +52,7 @@ async def test_a_connection_that_expires(autojump_clock: MockClock) -> None:
         assert (caught.value.code, caught.value.reason) == (1008, "expired")
         assert trio.current_time() - began == pytest.approx(10, abs=0.1)
         await wait_all_tasks_blocked()
-        assert not running()
+        assert not _TIMETABLE.running
 
 
 async def test_a_client_that_stays(autojump_clock: MockClock) -> None:
@@ -110,7 +105,7 @@ async def test_by_default_no_connection_expires(autojump_clock: MockClock) -> No
             await client.refresh("token")
         connection.expires_at = math.inf
         assert connection.expires_at is None
-        assert not running()
+        assert not _TIMETABLE.running
 
 
 @pytest.mark.parametrize(("value", "error"), [("soon", TypeError), (True, TypeError), (math.nan, ValueError)])
@@ -130,10 +125,8 @@ async def test_connections_that_are_closed_before_are_forgotten(autojump_clock: 
     handler = Guarded()
     handler.first = 3600
     async with serving_in_memory(handler) as memory:
-        async with WebSocketClient("ws://test/", stream=await memory.stream()):
-            pool = next(iter(handler.clients))._live.pool
         for _ in range(200):
             async with WebSocketClient("ws://test/", stream=await memory.stream()):
                 pass
-        assert len(_BY_POOL[pool]._heap) < 150
-        assert running()
+        assert len(_TIMETABLE) < 150
+        assert _TIMETABLE.running

@@ -3,35 +3,30 @@
 Invariants:
 
 - A client that is refused then is unsubscribed and notified, and so is one for which asking has failed.
-- There is a task only while a subscription may expire.
+- There is a task only while a subscription may expire, see timetable.py.
 """
 
 from __future__ import annotations
 
-import heapq
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from trio_ws.codecs.base import UNSUBSCRIBED
 from trio_ws.logs import logger_for
+from trio_ws.rpc.timetable import Timetable
 from trio_ws.wall import judged, log_failure
-from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.frame_log import log_extra
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_ws.rpc.client_connection import ClientConnection
-    from trio_ws.rpc.task_pool import PooledTask, TaskPool
+    from trio_ws.rpc.task_pool import TaskPool
 
 __all__ = ["SubscriptionRights"]
 
 logger = logger_for("trio_ws.handler")
-
-
-#: Entries of the heap up to which it is not compacted.
-_SHORTEST = 64
 
 
 class SubscriptionRights:
@@ -44,12 +39,7 @@ class SubscriptionRights:
 
     def __init__(self, ask: Callable[[ClientConnection[Any], str], Awaitable[bool | float]]) -> None:
         self._ask = ask
-        self._ends: dict[tuple[str, str], float] = {}  # by uid and name
-        self._heap: list[tuple[float, int, ClientConnection[Any], str]] = []
-        self._compact_at = _SHORTEST
-        self._count = 0
-        self._changed = Notification()
-        self._running = False
+        self.timetable: Timetable[tuple[ClientConnection[Any], str]] = Timetable(self._ask_again, _has_left)
 
     def add(
         self, connection: ClientConnection[Any], name: str, allowed: bool | float, pool: TaskPool
@@ -57,55 +47,12 @@ class SubscriptionRights:
         """Allow a subscription for this many seconds from now, or with True for as long as it lasts."""
         key = connection.uid, name
         if isinstance(allowed, bool):
-            self._ends.pop(key, None)
-            return
-        end = self._ends[key] = trio.current_time() + allowed
-        self._count += 1
-        heapq.heappush(self._heap, (end, self._count, connection, name))
-        if len(self._heap) > self._compact_at:
-            self._compact()
-        self._changed.notify_all()
-        if not self._running:
-            self._running = True
-            pool.start(self._run)
+            self.timetable.discard(pool, key)
+        else:
+            self.timetable.put(pool, key, (connection, name), trio.current_time() + allowed)
 
-    def _compact(self) -> None:
-        """Drop rights that were replaced, and those of closed connections.
-
-        Their times may be far away, so a client that subscribes again and again would fill the heap.
-        """
-        current = [
-            entry
-            for entry in self._heap
-            if entry[2]._member is not None and self._ends.get((entry[2].uid, entry[3])) == entry[0]
-        ]
-        heapq.heapify(current)
-        self._heap[:] = current
-        self._ends = {(connection.uid, name): end for end, _, connection, name in current}
-        self._compact_at = max(_SHORTEST, 2 * len(current))
-
-    async def _run(self, worker: PooledTask) -> None:
-        try:
-            while self._heap:
-                self._forget_closed()
-                if self._heap and self._heap[0][0] > trio.current_time():
-                    with trio.move_on_at(self._heap[0][0]):
-                        await self._changed.wait()
-                    continue
-                if self._heap:
-                    end, _, connection, name = heapq.heappop(self._heap)
-                    if self._ends.get((connection.uid, name)) == end:
-                        del self._ends[connection.uid, name]
-                        await self._ask_again(connection, name)
-        finally:
-            self._running = False
-
-    def _forget_closed(self) -> None:
-        while self._heap and self._heap[0][2]._member is None:
-            _, _, connection, name = heapq.heappop(self._heap)
-            self._ends.pop((connection.uid, name), None)
-
-    async def _ask_again(self, connection: ClientConnection[Any], name: str) -> None:
+    async def _ask_again(self, right: tuple[ClientConnection[Any], str]) -> None:
+        connection, name = right
         member, session = connection._member, connection._session
         if member is None or session is None or name not in member.held:
             return
@@ -130,3 +77,7 @@ class SubscriptionRights:
         transport = session.transport
         if transport.supports_extensions and not transport.over:
             transport.post(transport.codec.request("", UNSUBSCRIBED, [name]), cork=True)
+
+
+def _has_left(right: tuple[ClientConnection[Any], str]) -> bool:
+    return right[0]._member is None
