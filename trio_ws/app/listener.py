@@ -318,25 +318,21 @@ class ListenerSession:
         if write_buffer.size >= write_buffer.fast_send_limit:
             self._receive_buffer.put_back(message)
             return self.data_received(lent)
-        self.reader_driven = False
-        suspended = self._handle_one(message)
-        if suspended is not None:
-            return self._loop(lent, suspended)
-        if not self._over and not self._delegate():
-            self._start_loop()
-        return close_nurseries("a listener") if lent.task.child_nurseries else None
+        return self._handle_in_reader(lent, message)
 
     def data_received(self, lent: PooledTask) -> Awaitable[None] | None:
         """Handle the messages that the shared reader has read, in its task."""
-        if not self.reader_driven:
-            return None
-        suspended = self._handle()
+        return self._handle_in_reader(lent) if self.reader_driven else None
+
+    def _handle_in_reader(
+        self, lent: PooledTask, message: str | bytes | None = None
+    ) -> Awaitable[None] | None:
+        """Handle one message, or all that have been read, in the reader's task. Then the reader continues."""
+        self.reader_driven = False
+        suspended = self._handle() if message is None else self._handle_one(message)
         if suspended is not None:
-            self.reader_driven = False
             return self._loop(lent, suspended)
-        if self._over:
-            self.reader_driven = False
-        elif not self._delegate():
+        if not self._over and not self._delegate():
             self._start_loop()
         return close_nurseries("a listener") if lent.task.child_nurseries else None
 

@@ -413,21 +413,7 @@ class RPCSession:
             self.ws._receive_buffer.put_back(message)
             return self.data_received(lent)
         transport.measured = 0
-        self.reader_driven = False
-        try:
-            blocked = incoming.start_call(request, lent)
-        except (Exception, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001 - raised by run()
-            transport.fail(exc)
-            return None
-        except BaseException:
-            self.reader_driven = True  # this task ends, and the next one of the reader continues
-            raise
-        kept = not self._holds_enough and self._delegate_to_reader()
-        if blocked is not None:
-            return incoming.continue_call(lent, blocked, leads=True)
-        if not kept:
-            self.hand_off_read_loop()
-        return close_nurseries("a method") if lent.task.child_nurseries else None
+        return self._handle_in_reader(lent, request)
 
     def data_received(self, lent: Any) -> Awaitable[None] | None:
         """Called after the shared reader has read. Handles what came, in the reader's task.
@@ -437,11 +423,18 @@ class RPCSession:
         """
         if not self.reader_driven:
             return None
-        self.reader_driven = False
         if self.outgoing.burst_size:
             self.outgoing.decay_burst()
+        return self._handle_in_reader(lent)
+
+    def _handle_in_reader(self, lent: Any, request: Request | None = None) -> Awaitable[None] | None:
+        """Handle a request, or else all that has come, in the reader's task; then let the reader go on."""
+        self.reader_driven = False
         try:
-            blocked = self._handle_input(lent)
+            if request is not None:
+                blocked = self.incoming.start_call(request, lent)
+            else:
+                blocked = self._handle_input(lent)
         except (Exception, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001 - raised by run()
             self.transport.fail(exc)
             return None
