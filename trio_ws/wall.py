@@ -39,6 +39,7 @@ __all__ = [
     "is_cancelled",
     "is_innermost",
     "judged",
+    "leaves",
     "log_failure",
     "only_cancelled",
     "passes",
@@ -62,7 +63,7 @@ _ENDS = (KeyboardInterrupt, SystemExit)
 
 def ends_program(exc: BaseException) -> bool:
     """Whether the exception is, or contains, a KeyboardInterrupt or a SystemExit."""
-    return any(isinstance(one, _ENDS) for one in _leaves(exc))
+    return any(isinstance(one, _ENDS) for one in leaves(exc))
 
 
 def passes(exc: BaseException) -> bool:
@@ -72,7 +73,7 @@ def passes(exc: BaseException) -> bool:
 
 def only_cancelled(exc: BaseException) -> bool:
     """Whether the exception is a Cancelled, or a group of these only."""
-    return all(isinstance(one, trio.Cancelled) for one in _leaves(exc))
+    return all(isinstance(one, trio.Cancelled) for one in leaves(exc))
 
 
 def failures_in(exc: BaseException) -> list[BaseException]:
@@ -83,8 +84,8 @@ def failures_in(exc: BaseException) -> list[BaseException]:
     """
     if passes(exc):
         raise exc
-    leaves = list(_leaves(exc))
-    return [one for one in leaves if not isinstance(one, trio.Cancelled)] or leaves
+    found = list(leaves(exc))
+    return [one for one in found if not isinstance(one, trio.Cancelled)] or found
 
 
 def judged(exc: BaseException) -> BaseException:
@@ -162,7 +163,7 @@ def log_failure(
 
 def _explain_asyncio(exc: BaseException) -> None:
     """Add a note to errors of code that awaits asyncio in trio, since neither library suggests a fix."""
-    for failure in list(_leaves(exc)):
+    for failure in list(leaves(exc)):
         if (
             isinstance(failure, TypeError | RuntimeError)
             and _IS_OF_ASYNCIO(str(failure))
@@ -210,7 +211,7 @@ def is_innermost(scope: trio.CancelScope) -> bool:
 # -- groups -------------------------------------------------------------------------------------------------
 
 
-def _leaves(exc: BaseException) -> Iterator[BaseException]:
+def leaves(exc: BaseException) -> Iterator[BaseException]:
     """Yield the exceptions in nested groups, or the exception itself."""
     left = [exc]
     while left:

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import trio
 
 import trio_ws
+from trio_ws.client.failures import TLSFailure, tls_failure
 from trio_ws.errors import hint_of
+from trio_ws.wall import leaves
 
 __all__ = [
     "CONNECTION",
@@ -126,22 +128,20 @@ def _explain_connecting(exc: trio_ws.ConnectionFailedError) -> str:
     if failures:
         hint = hint_of(exc)
         text = str(exc).removesuffix(f" ({hint})") if hint else str(exc)
-        return f"{text}; {_tls_advice(failures[0]) or hint or 'look at the log of the server'}"
+        failure = tls_failure(failures[0])
+        advice = _TLS_ADVICE.get(failure) if failure is not None else None
+        return f"{text}; {advice or hint or 'look at the log of the server'}"
     return str(exc)
 
 
-def _tls_advice(exc: ssl.SSLError) -> str:
-    """What a person at the command line can do; "" where `connect` says it as well."""
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        why = getattr(exc, "verify_message", "").lower()
-        if "mismatch" in why:
-            return "connect by a name that its certificate is for, or trust it with --insecure"
-        if "expired" in why or "not yet valid" in why:
-            return "it needs a new one, or the clock here is wrong; --insecure trusts it nevertheless"
-        return "name the authority that signed its certificate with --cafile, or trust it with --insecure"
-    if "CERTIFICATE_REQUIRED" in (exc.reason or "") or "HANDSHAKE_FAILURE" in (exc.reason or ""):
-        return "if it wants a certificate of yours, give it with --cert and --key"
-    return ""
+#: What a person at the command line can do, unless that is what `connect` says.
+_TLS_ADVICE: dict[TLSFailure, str] = {
+    "wrong name": "connect by a name that its certificate is for, or trust it with --insecure",
+    "wrong time": "it needs a new one, or the clock here is wrong; --insecure trusts it nevertheless",
+    "untrusted": "name the authority that signed its certificate with --cafile, or trust it with --insecure",
+    "wants a certificate": "if it wants a certificate of yours, give it with --cert and --key",
+    "nothing in common": "if it wants a certificate of yours, give it with --cert and --key",
+}
 
 
 def unwrap(exc: BaseException) -> BaseException:
@@ -149,7 +149,7 @@ def unwrap(exc: BaseException) -> BaseException:
 
     A KeyboardInterrupt takes precedence. Of several exceptions that can all be explained, it is the first.
     """
-    causes = _leaves(exc)
+    causes = list(leaves(exc))
     struck = [one for one in causes if isinstance(one, KeyboardInterrupt)]
     if struck:
         return struck[0]
@@ -157,12 +157,6 @@ def unwrap(exc: BaseException) -> BaseException:
         return exc
     # A Failure takes precedence over exceptions that it has caused.
     return next((one for one in causes if isinstance(one, Failure)), causes[0])
-
-
-def _leaves(exc: BaseException) -> list[BaseException]:
-    if isinstance(exc, BaseExceptionGroup):
-        return [leaf for one in exc.exceptions for leaf in _leaves(one)]
-    return [exc]
 
 
 def on_one_line(text: str) -> str:

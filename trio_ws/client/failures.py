@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from trio_ws.errors import ConnectionFailedError, give_hint
+from trio_ws.wall import leaves
+from trio_ws.websocket.sockets import text_of_cause
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+__all__ = ["TLSFailure", "explain", "failed", "tls_failure"]
 
-__all__ = ["explain", "failed"]
+TLSFailure = Literal[
+    "wrong name",
+    "wrong time",
+    "untrusted",
+    "no TLS",
+    "early end",
+    "wants a certificate",
+    "distrusts us",
+    "nothing in common",
+]
 
 #: The reasons that several versions of OpenSSL report for data that is not TLS.
 _NO_TLS = frozenset(
@@ -22,20 +32,11 @@ _NO_TLS = frozenset(
 
 
 def explain(exc: BaseException) -> str:
-    """Return the text of the innermost cause, since trio only reports that a stream broke."""
+    """Return the text of the innermost cause; each reason once if several addresses were tried."""
     cause = exc.__cause__
-    if isinstance(cause, BaseExceptionGroup):  # of several addresses: each reason once
-        reasons = list(dict.fromkeys(map(str, _leaves(cause))))
-        return f"{exc}: {'; '.join(reasons)}"
-    return str(cause if isinstance(cause, OSError) else exc) or type(exc).__name__
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for exc in group.exceptions:
-        if isinstance(exc, BaseExceptionGroup):
-            yield from _leaves(exc)
-        else:
-            yield exc
+    if isinstance(cause, BaseExceptionGroup):
+        return f"{exc}: {'; '.join(dict.fromkeys(map(str, leaves(cause))))}"
+    return text_of_cause(exc)
 
 
 def failed(what: str, exc: BaseException, where: str) -> ConnectionFailedError:
@@ -54,26 +55,44 @@ def failed(what: str, exc: BaseException, where: str) -> ConnectionFailedError:
     return error
 
 
-def _advice(cause: ssl.SSLError, where: str) -> str:
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        text = getattr(cause, "verify_message", "").lower()
+def tls_failure(exc: ssl.SSLError) -> TLSFailure | None:
+    """Return what TLS failed at, as far as somebody can do something about it."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        text = getattr(exc, "verify_message", "").lower()
         if "mismatch" in text:
-            return "connect by a name that its certificate is for"
-        if "expired" in text or "not yet valid" in text:
-            return "the server needs a new certificate; or the clock of this machine is wrong"
-        return (
-            "its certificate is signed by nobody whom this machine trusts; trust one of your own by"
-            " ssl_context=ssl.create_default_context(cafile=...)"
-        )
-    reason = cause.reason or ""
+            return "wrong name"
+        return "wrong time" if "expired" in text or "not yet valid" in text else "untrusted"
+    reason = exc.reason or ""
     if reason in _NO_TLS:
-        return f"{where} does not speak TLS; use ws:// or another port"
-    if isinstance(cause, ssl.SSLEOFError):
-        return f"the server closed the connection; {where} may not speak TLS, or not for this name"
+        return "no TLS"
+    if isinstance(exc, ssl.SSLEOFError):
+        return "early end"
     if "CERTIFICATE_REQUIRED" in reason:
-        return "the server wants a client's certificate; give ssl_context one by its load_cert_chain()"
+        return "wants a certificate"
     if "ALERT_UNKNOWN_CA" in reason or "ALERT_BAD_CERTIFICATE" in reason:
-        return "the server does not trust the certificate of this client"
-    if "HANDSHAKE_FAILURE" in reason:
-        return "the server accepts no version or cipher of this client, or wants a client's certificate"
-    return ""
+        return "distrusts us"
+    return "nothing in common" if "HANDSHAKE_FAILURE" in reason else None
+
+
+def _advice(cause: ssl.SSLError, where: str) -> str:
+    failure = tls_failure(cause)
+    return "" if failure is None else _ADVICE[failure].format(where=where)
+
+
+_ADVICE: dict[TLSFailure, str] = {
+    "wrong name": "connect by a name that its certificate is for",
+    "wrong time": "the server needs a new certificate; or the clock of this machine is wrong",
+    "untrusted": (
+        "its certificate is signed by nobody whom this machine trusts; trust one of your own by"
+        " ssl_context=ssl.create_default_context(cafile=...)"
+    ),
+    "no TLS": "{where} does not speak TLS; use ws:// or another port",
+    "early end": "the server closed the connection; {where} may not speak TLS, or not for this name",
+    "wants a certificate": (
+        "the server wants a client's certificate; give ssl_context one by its load_cert_chain()"
+    ),
+    "distrusts us": "the server does not trust the certificate of this client",
+    "nothing in common": (
+        "the server accepts no version or cipher of this client, or wants a client's certificate"
+    ),
+}

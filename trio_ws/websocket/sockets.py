@@ -30,6 +30,7 @@ __all__ = [
     "link_error",
     "shut_down",
     "socket_of",
+    "text_of_cause",
 ]
 
 logger = logger_for("trio_ws.websocket")
@@ -73,6 +74,12 @@ def has_hung_up(sock: socket.socket | trio.socket.SocketType | SocketBelow) -> b
     poll = select.poll()
     poll.register(sock.fileno(), _HUNG_UP)
     return bool(poll.poll(0))
+
+
+def text_of_cause(exc: BaseException) -> str:
+    """Return the text of the error below, as the system said it, since trio only says that a stream broke."""
+    cause = exc.__cause__
+    return str(cause if isinstance(cause, OSError) else exc) or type(exc).__name__
 
 
 def link_error(exc: BaseException) -> trio.BrokenResourceError:

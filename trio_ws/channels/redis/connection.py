@@ -22,7 +22,7 @@ import trio
 
 from trio_ws.errors import BrokerError
 from trio_ws.logs import shown
-from trio_ws.websocket.sockets import close_forcefully
+from trio_ws.websocket.sockets import close_forcefully, text_of_cause
 from trio_ws.websocket.tls import tls_client
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ async def _open(url: RedisURL, ssl_context: ssl.SSLContext | None) -> RedisConne
         else:
             stream = await trio.open_tcp_stream(url.host, url.port)
     except (OSError, ValueError) as exc:  # ValueError: an impossible host or path
-        raise BrokerError(f"could not reach {url.shown}: {_root_cause(exc)}") from exc
+        raise BrokerError(f"could not reach {url.shown}: {text_of_cause(exc)}") from exc
     try:
         if ssl_context is not None:
             stream = tls_client(stream, ssl_context, url.host.removesuffix("."))
@@ -125,7 +125,7 @@ async def _open(url: RedisURL, ssl_context: ssl.SSLContext | None) -> RedisConne
     except BaseException as exc:
         await close_forcefully(stream)
         if isinstance(exc, trio.BrokenResourceError):
-            raise BrokerError(f"TLS with {url.shown} failed: {_root_cause(exc)}") from exc
+            raise BrokerError(f"TLS with {url.shown} failed: {text_of_cause(exc)}") from exc
         raise
     return link
 
@@ -162,12 +162,6 @@ async def _ask_sentinel(host: str, port: int, service: str) -> tuple[str, int]:
         return answer[0].decode(), int(answer[1])
     finally:
         await close_forcefully(stream)
-
-
-def _root_cause(exc: BaseException) -> str:
-    """Return the text of the innermost cause, which is more specific than that of trio's exception."""
-    cause = exc.__cause__
-    return str(cause if isinstance(cause, OSError) else exc) or type(exc).__name__
 
 
 class RedisConnection:
@@ -224,7 +218,7 @@ class RedisConnection:
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise BrokerError(f"the connection to {self._shown} broke: {_root_cause(exc)}") from exc
+            raise BrokerError(f"the connection to {self._shown} broke: {text_of_cause(exc)}") from exc
 
     async def receive(self) -> list[tuple[bool, Any]]:
         """Wait for data, and return the replies that it completes, if any. A cancellation loses nothing.
@@ -236,7 +230,7 @@ class RedisConnection:
         try:
             data = await self._stream.receive_some(_RECEIVE_SIZE)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise BrokerError(f"the connection to {self._shown} broke: {_root_cause(exc)}") from exc
+            raise BrokerError(f"the connection to {self._shown} broke: {text_of_cause(exc)}") from exc
         if not data:
             raise BrokerError(f"{self._shown} closed the connection")
         self._received += len(data)

@@ -12,7 +12,7 @@ from trio.lowlevel import enable_ki_protection, spawn_system_task
 
 from trio_ws._nurseries import unwrap_exception_group
 from trio_ws.logs import logger_for
-from trio_ws.wall import ends_program, judged, log_failure
+from trio_ws.wall import ends_program, judged, leaves, log_failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -98,16 +98,10 @@ class Background:
         try:
             await self._run_to_end()
         except BaseException as exc:  # noqa: BLE001 - judged there
-            if ends_program(exc) and _interrupts(exc):
+            if ends_program(exc) and any(isinstance(one, KeyboardInterrupt) for one in leaves(exc)):
                 signal.raise_signal(signal.SIGINT)  # for the program's main task
                 return
             log_failure(logger, "a task in the background failed", exc=judged(exc))
-
-
-def _interrupts(exc: BaseException) -> bool:
-    if isinstance(exc, BaseExceptionGroup):
-        return any(_interrupts(one) for one in exc.exceptions)
-    return isinstance(exc, KeyboardInterrupt)
 
 
 @asynccontextmanager
