@@ -16,8 +16,10 @@ from trio_ws.wall import ends_program, judged, leaves, log_failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
 
-__all__ = ["Background", "open_block"]
+__all__ = ["Background", "UserBlock", "open_block"]
 
 logger = logger_for("trio_ws.compat.webshocket")
 
@@ -126,3 +128,40 @@ async def open_block(end: Callable[[], Awaitable[None]]) -> AsyncIterator[trio.N
             raise failure
         finally:
             del failure  # break the traceback/frame reference cycle
+
+
+class UserBlock:
+    """The ``async with`` block of a server or a client.
+
+    Args:
+        close: ends the tasks of its nursery.
+
+    Attributes:
+        nursery: the nursery that is open in the block; None outside of it.
+    """
+
+    def __init__(self, close: Callable[[], Awaitable[None]]) -> None:
+        self._close = close
+        self._manager: AbstractAsyncContextManager[trio.Nursery] | None = None
+        self.nursery: trio.Nursery | None = None
+
+    @enable_ki_protection
+    async def enter(self, start: Callable[[], Awaitable[object]]) -> None:
+        """Enter the block, and start what runs in it. If that fails, the block is left again."""
+        manager = open_block(self._close)
+        self.nursery = await manager.__aenter__()
+        self._manager = manager
+        try:
+            await start()
+        except BaseException as exc:
+            await self.leave(type(exc), exc, exc.__traceback__)
+            raise
+
+    @enable_ki_protection
+    async def leave(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the block. Without one, do nothing."""
+        manager, self._manager, self.nursery = self._manager, None, None
+        if manager is not None:
+            await manager.__aexit__(kind, exc, trace)

@@ -13,7 +13,7 @@ from trio.lowlevel import checkpoint, enable_ki_protection
 import trio_ws.errors as engine_errors
 from trio_ws.client.backoff import Backoff
 from trio_ws.client.client import session_of
-from trio_ws.compat.webshocket._background import Background, open_block
+from trio_ws.compat.webshocket._background import Background, UserBlock, open_block
 from trio_ws.compat.webshocket._engine import EngineClient
 from trio_ws.compat.webshocket._sending import Sent, post
 from trio_ws.compat.webshocket._server import DEFAULT_OPTIONS as SERVER_OPTIONS
@@ -40,7 +40,6 @@ from trio_ws.websocket.internals import closed_error
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable
-    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from trio_ws._types import Value
@@ -99,8 +98,7 @@ class WebSocketClient:
             self._has_callback.set()
         self._client: EngineClient | None = None
         self._background: Background | None = None
-        self._block: AbstractAsyncContextManager[trio.Nursery] | None = None
-        self._nursery: trio.Nursery | None = None
+        self._block = UserBlock(self.close)
         self._state = ConnectionState.DISCONNECTED
 
     @property
@@ -175,7 +173,7 @@ class WebSocketClient:
         background = self._background = Background(self._run)
         self._state = ConnectionState.CONNECTING
         try:
-            await background.start(nursery or self._nursery)
+            await background.start(nursery or self._block.nursery)
         except engine_errors.ConnectionFailedError as exc:
             self._state = ConnectionState.CLOSED if retry else ConnectionState.DISCONNECTED
             text = "All connection attempts failed after multiple retries." if retry else None
@@ -239,24 +237,18 @@ class WebSocketClient:
 
     @enable_ki_protection
     async def __aenter__(self) -> Self:
-        block = open_block(self.close)
-        self._nursery = await block.__aenter__()
-        self._block = block
-        if self.state is not ConnectionState.CONNECTED:
-            try:
-                await self.connect()
-            except BaseException as exc:
-                await self.__aexit__(type(exc), exc, exc.__traceback__)
-                raise
+        await self._block.enter(self._connect_once)
         return self
+
+    async def _connect_once(self) -> None:
+        if self.state is not ConnectionState.CONNECTED:
+            await self.connect()
 
     @enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        block, self._block, self._nursery = self._block, None, None
-        if block is not None:
-            await block.__aexit__(kind, exc, trace)
+        await self._block.leave(kind, exc, trace)
 
     # -- packets ------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 import trio_ws.server.server as engine_server
-from trio_ws.compat.webshocket._background import Background, open_block
+from trio_ws.compat.webshocket._background import Background, UserBlock, open_block
 from trio_ws.compat.webshocket._engine import SUBPROTOCOLS, EngineHandler
 from trio_ws.compat.webshocket.connection import session_of
 from trio_ws.compat.webshocket.enum import ServerState
@@ -23,7 +23,6 @@ from trio_ws.options import Options
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
-    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from trio_ws.compat.webshocket.connection import ClientConnection
@@ -93,8 +92,7 @@ class WebSocketServer(Generic[H]):
         limit_tasks(self.handler, rpc_task_limit)
         self._max_subscribed_channels = max_subscribed_channels
         self._background: Background | None = None
-        self._block: AbstractAsyncContextManager[trio.Nursery] | None = None
-        self._nursery: trio.Nursery | None = None
+        self._block = UserBlock(self.close)
         self._to_accept: dict[ClientConnection, None] = {}  # in order of arrival
         self._gone: deque[ClientConnection] = deque()  # those of them that have ended
         self._arrivals = trio.lowlevel.ParkingLot()
@@ -123,7 +121,7 @@ class WebSocketServer(Generic[H]):
             return self
         self._background = Background(lambda begun: self._serve(begun, options or DEFAULT_OPTIONS, kwargs))
         try:
-            await self._background.start(nursery or self._nursery)
+            await self._background.start(nursery or self._block.nursery)
         except BaseException:
             self._background = None
             raise
@@ -190,23 +188,14 @@ class WebSocketServer(Generic[H]):
 
     @enable_ki_protection
     async def __aenter__(self) -> Self:
-        block = open_block(self.close)
-        self._nursery = await block.__aenter__()
-        self._block = block
-        try:
-            await self.start()
-        except BaseException as exc:
-            await self.__aexit__(type(exc), exc, exc.__traceback__)
-            raise
+        await self._block.enter(self.start)
         return self
 
     @enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        block, self._block, self._nursery = self._block, None, None
-        if block is not None:
-            await block.__aexit__(kind, exc, trace)
+        await self._block.leave(kind, exc, trace)
 
     # -- connections --------------------------------------------------------------------------------
 
