@@ -21,7 +21,7 @@ from trio_ws.channels.recovery import check_starts
 from trio_ws.channels.subscription import Subscription, check_policy
 from trio_ws.client.backoff import Backoff
 from trio_ws.client.config import AskURI, ConnectSettings, connect_config
-from trio_ws.client.connect import ConnectAttempts
+from trio_ws.client.connect import ClosedAfter, ConnectAttempts
 from trio_ws.client.notifications import Notifications
 from trio_ws.client.presence import PRESENCE_BYTES, ClientPresence
 from trio_ws.client.reconnect import ConnectionManager
@@ -201,14 +201,10 @@ class WebSocketClient(EnteredOnly):
         attempts = self._attempts = ConnectAttempts(self._config)
         async with attempts.open_runtime() as runtime:
             self._connections.begin(runtime, attempts.options.close_timeout)
-            try:
+            async with ClosedAfter(self._connections.close):
                 if self._autoconnect:
                     await self._connections.connect()
                 yield
-            except BaseException as exc:
-                await self._connections.close(exc)
-                raise
-            await self._connections.close(None)
 
     async def _open_session(self, runtime: ConnectionRuntime) -> RPCSession:
         """Open a connection, and the RPC session on it."""

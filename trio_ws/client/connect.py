@@ -6,6 +6,7 @@ chained. Only invalid arguments raise ValueError or TypeError.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import socket
 import ssl
@@ -28,6 +29,7 @@ from trio_ws.logs import logger_for, shown
 from trio_ws.protocol.deflate import PerMessageDeflate, confirm, offer
 from trio_ws.protocol.handshake import ClientHandshake
 from trio_ws.protocol.http import Request
+from trio_ws.wall import only_cancelled
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.internals import open_client
 from trio_ws.websocket.runtime import open_runtime
@@ -36,14 +38,15 @@ from trio_ws.websocket.tls import tls_client
 from trio_ws.websocket.transport import SocketTransport, StreamTransport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from types import TracebackType
 
     from trio_ws.options import Options
     from trio_ws.protocol.handshake import Response
     from trio_ws.websocket.runtime import ConnectionRuntime
     from trio_ws.websocket.transport import Transport
 
-__all__ = ["ConnectAttempts", "close_after", "connect", "take_socket"]
+__all__ = ["ClosedAfter", "ConnectAttempts", "close_after", "connect", "take_socket"]
 
 logger = logger_for("trio_ws.network")
 
@@ -97,12 +100,8 @@ async def connect(uri: str | AskURI, **settings: Unpack[ConnectSettings]) -> Asy
     attempts = ConnectAttempts(connect_config(uri, **settings))
     async with attempts.open_runtime() as runtime:
         ws = await attempts.open(runtime)
-        try:
+        async with ClosedAfter(functools.partial(close_after, ws)):
             yield ws
-        except BaseException as exc:
-            await close_after(ws, exc)
-            raise
-        await ws.close()
 
 
 class ConnectAttempts:
@@ -208,16 +207,31 @@ async def close_after(ws: WebSocket, exc: BaseException | None) -> None:
         await ws.close()
         return
     try:
-        await ws.close(1001 if _is_cancellation(exc) else 1011)
+        await ws.close(1001 if only_cancelled(exc) else 1011)
     except trio.Cancelled:
         pass  # the exception of the block is more important
 
 
-def _is_cancellation(exc: BaseException) -> bool:
-    """Whether the block was only cancelled; its own nursery may have put that into a group."""
-    if isinstance(exc, BaseExceptionGroup):
-        return exc.split(trio.Cancelled)[1] is None
-    return isinstance(exc, trio.Cancelled)
+class ClosedAfter:
+    """Close at the end of a block.
+
+    Args:
+        close: called with the exception of the block, or with None. The exception is not changed.
+    """
+
+    __slots__ = ("_close",)
+
+    def __init__(self, close: Callable[[BaseException | None], Awaitable[None]]) -> None:
+        self._close = close
+
+    async def __aenter__(self) -> None:
+        pass
+
+    @enable_ki_protection
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close(exc)
 
 
 class _ConnectAttempt:

@@ -29,7 +29,7 @@ from trio_ws._blocks import Block, block
 from trio_ws._settings import shows_settings_of
 from trio_ws.client.backoff import ONCE, Backoff
 from trio_ws.client.config import AskURI, ConnectSettings, connect_config
-from trio_ws.client.connect import ConnectAttempts, close_after
+from trio_ws.client.connect import ClosedAfter, ConnectAttempts, close_after
 from trio_ws.client.retry import Retries, StateChanges, StateTracker
 from trio_ws.client.setup import ConnectionSetup, check_set_up, drop
 from trio_ws.errors import (
@@ -306,12 +306,8 @@ async def session(
     async with attempts.open_runtime() as runtime:
         feed = Session(attempts, runtime, on_connection, reconnect, silence)
         await feed._begin()
-        try:
+        async with ClosedAfter(feed._close):
             yield feed
-        except BaseException as exc:
-            await feed._close(exc)
-            raise
-        await feed._close(None)
 
 
 def _attempts(uri: str | AskURI, reconnect: Backoff | None, settings: ConnectSettings) -> ConnectAttempts:
@@ -394,9 +390,5 @@ async def _open_connections(
     attempts = _attempts(uri, reconnect, settings)
     async with attempts.open_runtime() as runtime:
         rounds = Connections(attempts, runtime, reconnect)
-        try:
+        async with ClosedAfter(rounds._close):
             yield rounds
-        except BaseException as exc:
-            await rounds._close(exc)
-            raise
-        await rounds._close(None)
