@@ -78,6 +78,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         local_delivery.py    delivery of messages to the subscribers in this process
         registry.py          the subscribers of channels and globs
         hub_histories.py     the histories of a hub, and subscribers that continue from them
+        hub_presence.py      presence in the channels of a hub
         statistics.py        counters
         hub.py               Hub, made of these parts: subscribing and publishing
         sharing.py           connecting the hubs of a server to a broker

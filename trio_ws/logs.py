@@ -26,7 +26,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BURST", "MINUTE", "TRACEBACKS", "logger_for", "once_a_minute", "shown"]
+__all__ = ["BURST", "MINUTE", "TRACEBACKS", "is_milestone", "logger_for", "once_a_minute", "shown"]
 
 #: Records of one kind about one peer to write per minute.
 BURST = 100
@@ -114,6 +114,11 @@ class _Shown:
             raise
         except BaseException:  # noqa: BLE001 - of an application's own object
             return f"{type(self._value).__name__} (its text is unavailable)"
+
+
+def is_milestone(count: int) -> bool:
+    """Whether to log that an event has happened so many times: at 1, 10, 100 and so on."""
+    return str(count).strip("0") == "1"
 
 
 class _Counts:

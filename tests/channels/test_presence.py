@@ -16,6 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.support.dialing import Network
 from tests.support.examples import examples
+from tests.support.inspect import presence_of
 from tests.support.serving import serving_in_memory
 from trio_ws import (
     Backoff,
@@ -100,7 +101,7 @@ async def test_the_members_of_a_channel(autojump_clock: MockClock) -> None:
         gone = [await changes.__anext__() for _ in range(2)]
         assert {(one.joined, one.info["name"]) for one in gone} == {(False, "ada"), (False, "bob")}
         assert changes.next_nowait() is None
-    assert handler.channels._presence._members == {}
+    assert presence_of(handler.channels)._members == {}
 
 
 async def test_presence_is_a_scope(autojump_clock: MockClock) -> None:
@@ -329,7 +330,7 @@ async def test_a_process_that_stops_notifies_the_others(autojump_clock: MockCloc
             assert names(handler) == ["ada"]
         await wait_all_tasks_blocked()
         assert names(handler) == []
-        assert handler.channels._presence._processes == {}
+        assert presence_of(handler.channels)._processes == {}
 
 
 steps = st.lists(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from tests.support.inspect import presence_of
 from tests.support.redis import QUICK, redis_server, settled
 from tests.support.serving import serving_in_memory
 from tests.support.watching import until
@@ -59,11 +60,11 @@ async def test_presence_through_redis() -> None:
             serving_in_memory(there, broker=RedisBroker(redis.url, **QUICK)),
         ):
             presence = here.channels.presence("room.1")
-            there.channels._use_presence().enter("room.1", "uid", "somebody")
+            presence_of(there.channels).enter("room.1", "uid", "somebody")
             await until(lambda: dict(presence) == {"uid": "somebody"})
             await redis.kill()
-            there.channels._use_presence().enter("room.1", "other", "somebody else")
+            presence_of(there.channels).enter("room.1", "other", "somebody else")
             await redis.start()
             await until(lambda: len(presence) == 2)
-            there.channels._use_presence().leave("room.1", "uid")
+            presence_of(there.channels).leave("room.1", "uid")
             await until(lambda: list(presence) == ["other"])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trio_ws.channels.channel import Channel
     from trio_ws.channels.history import ChannelHistories
     from trio_ws.channels.names import Globs
+    from trio_ws.channels.presence import PresenceRegistry
     from trio_ws.ledger import MemoryLedger
     from trio_ws.protocol.deflate import PerMessageDeflate
     from trio_ws.websocket.readers import ConnectionObserver
@@ -39,6 +40,7 @@ __all__ = [
     "observer_of",
     "one_way",
     "post",
+    "presence_of",
     "put_message",
     "queue_full",
     "read_by_epoll",
@@ -130,6 +132,11 @@ def histories_of(hub: Hub) -> ChannelHistories:
     """The histories, which it has."""
     assert hub._histories is not None
     return hub._histories.kept
+
+
+def presence_of(hub: Hub) -> PresenceRegistry:
+    """The members of its channels; the process takes part in presence from now on."""
+    return hub._presence.use()
 
 
 # -- the rest ---------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ Invariant: a message reaches a subscriber once, however many of its names match.
 
 from __future__ import annotations
 
-import functools
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +24,10 @@ from trio_ws.channels.channel import (
 from trio_ws.channels.fanout import FanoutWriter
 from trio_ws.channels.history import Start
 from trio_ws.channels.hub_histories import HubHistories
+from trio_ws.channels.hub_presence import HubPresence
 from trio_ws.channels.local_delivery import LocalDelivery, check_room, count_receivers
 from trio_ws.channels.names import check_name, check_names, is_glob
-from trio_ws.channels.presence import PRESENCE, Presence, PresenceRegistry
+from trio_ws.channels.presence import PRESENCE, Presence
 from trio_ws.channels.recovery import check_starts, recovery_of, tell_gap
 from trio_ws.channels.registry import ChannelRegistry
 from trio_ws.channels.shared_messages import pack_message, unpack_message
@@ -37,7 +37,7 @@ from trio_ws.channels.users import USERS, Users
 from trio_ws.codecs.base import Packet, PacketSource, Position
 from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError
-from trio_ws.logs import logger_for, shown
+from trio_ws.logs import is_milestone, logger_for, shown
 from trio_ws.predicates import check_predicate
 
 if TYPE_CHECKING:
@@ -82,8 +82,7 @@ class Hub:
                 histories, self._registry, self._delivery, self.fanout, self._reject
             )
         self._everyone = Channel(None)
-        self._presence = PresenceRegistry(presence_lease)
-        self._presence_used = False
+        self._presence = HubPresence(presence_lease)
         self._demand: list[tuple[str, bool]] = []
         #: Called with a name or a glob, and whether it got its first subscriber here or lost its last.
         self.on_demand: Callable[[str, bool], None] = _nothing
@@ -227,11 +226,8 @@ class Hub:
         if self._histories is not None:
             self._histories.attach(broker, namespace)
         self._users.attach(broker, namespace)
-        if broker is None:
-            self._presence.attach(None)
-        else:
-            if self._presence_used:
-                self._share_presence(broker)
+        self._presence.attach(broker, namespace)
+        if broker is not None:
             broker.subscribe(f"{namespace}:")
             for name in self._registry.subscribed:
                 broker.subscribe(f"{namespace}:{name}")
@@ -241,7 +237,7 @@ class Hub:
         """What takes messages of other processes, by what stands behind the namespace in their names."""
         return {
             "": self.receive,
-            PRESENCE: lambda _, payload: self._presence.receive(payload),
+            PRESENCE: self._presence.receive,
             USERS: self._users.receive,
         }
 
@@ -273,9 +269,9 @@ class Hub:
             self._histories.receive(name, epoch, message)
 
     def _reject(self, name: str, why: str) -> None:
-        """Count a rejected message, and log the first, the tenth, the hundredth, and so on."""
+        """Count a message that cannot be delivered."""
         self._rejected += 1
-        if str(self._rejected).strip("0") == "1":
+        if is_milestone(self._rejected):
             logger.warning(
                 "ignoring an invalid message from the broker for '%s': %s (%d so far)",
                 shown(name),
@@ -387,9 +383,7 @@ class Hub:
         if isinstance(subscriber, ConnectionSubscriber):
             self.fanout.unsubscribed(subscriber)
             self._users.left(subscriber)
-            for name in subscriber.present:
-                self._presence.leave(name, subscriber.connection.uid)
-            subscriber.present = ()
+            self._presence.left(subscriber)
         self._tell_demand()
 
     def _tell_demand(self) -> None:
@@ -474,41 +468,25 @@ class Hub:
 
     # -- presence and users -------------------------------------------------------------------------
 
-    def _share_presence(self, broker: Broker) -> None:
-        topic = f"{self._namespace}{PRESENCE}:"
-        broker.subscribe(topic)
-        self._presence.attach(functools.partial(broker.publish, topic))
-
-    def _use_presence(self) -> PresenceRegistry:
-        """Take part in presence from now on; nothing is said of it at the broker before."""
-        if not self._presence_used:
-            self._presence_used = True
-            if self._broker is not None:
-                self._share_presence(self._broker)
-        return self._presence
-
     def presence(self, name: str) -> Presence:
         """Return the members of a channel in all processes, and follow its changes. See `Presence`.
 
         A process takes part in presence from the first use on. With a broker, the members of other processes
         are there a moment after that.
         """
-        return Presence(self._use_presence(), check_name(name))
+        return Presence(self._presence.use(), check_name(name))
 
     def members(self, name: str) -> Members:
         """Return the members of a channel, to follow their changes. ValueError if the name is invalid."""
-        return self._use_presence().watched(check_name(name))
+        return self._presence.use().watched(check_name(name))
 
     def enter_presence(self, member: ConnectionSubscriber, name: str, info: Any) -> None:
         """Add a connection to the presence of a channel. See `ClientConnection.present`."""
-        self._use_presence().enter(name, member.connection.uid, info)
-        if name not in member.present:
-            member.present = (*member.present, name)
+        self._presence.enter(member, name, info)
 
     def leave_presence(self, member: ConnectionSubscriber, name: str) -> None:
         """Remove a connection from the presence of a channel."""
-        self._presence.leave(name, member.connection.uid)
-        member.present = tuple(one for one in member.present if one != name)
+        self._presence.leave(member, name)
 
     def identify(self, member: ConnectionSubscriber, user: str | None) -> None:
         """Set the user of a connection. See `ClientConnection.identify`."""

@@ -29,7 +29,7 @@ from trio.lowlevel import checkpoint
 
 from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError
-from trio_ws.logs import logger_for
+from trio_ws.logs import is_milestone, logger_for
 from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
@@ -412,7 +412,7 @@ class PresenceRegistry:
             message = _to_message(payload)
         except UNDECODABLE as exc:
             self.rejected += 1
-            if str(self.rejected).strip("0") == "1":
+            if is_milestone(self.rejected):
                 logger.warning(
                     "ignoring an invalid message of presence: %s (%d so far)", describe(exc), self.rejected
                 )

@@ -30,7 +30,7 @@ from trio.lowlevel import checkpoint, enable_ki_protection
 
 from trio_ws.codecs.base import Position
 from trio_ws.errors import BrokerError
-from trio_ws.logs import logger_for
+from trio_ws.logs import is_milestone, logger_for
 from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ class SharedHistories:
     def _warn(self, exc: BrokerError) -> None:
         """Log the first refusal, the tenth, the hundredth, and so on."""
         self._refused += 1
-        if str(self._refused).strip("0") == "1":
+        if is_milestone(self._refused):
             logger.warning(
                 "could not read a channel's history, will retry: %s (%d so far)", exc, self._refused
             )

@@ -12,7 +12,7 @@ import msgspec
 from trio_ws.channels.channel import UserChannel, encode
 from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError, check_close
-from trio_ws.logs import logger_for, shown
+from trio_ws.logs import is_milestone, logger_for, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,7 +158,7 @@ class Users:
                 self._append(channel, _any_msgpack(order.data), bytes(order.data), (), None)
         except (*UNDECODABLE, PacketError, TypeError) as exc:
             self.rejected += 1
-            if str(self.rejected).strip("0") == "1":
+            if is_milestone(self.rejected):
                 logger.warning(
                     "ignoring an invalid message for the user '%s': %s (%d so far)",
                     shown(user),
