@@ -41,6 +41,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         decoded_size.py      the memory that a decoded payload takes
         packets.py           packets as msgpack and as JSON
         jsonrpc_batches.py   batches of JSON-RPC
+        jsonrpc_objects.py   objects of JSON-RPC
         jsonrpc.py           packets as JSON-RPC 2.0
         dialect.py           Dialect: RPC protocols of other authors
         registry.py          the choice of a connection's codec
