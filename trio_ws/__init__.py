@@ -63,6 +63,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         disconnect_watch.py  noticing that a client disconnects before it is accepted
         runtime.py           the tasks that serve all connections of one client or server
         message_stream.py    receiving one message in parts
+        fragmented_message.py  sending one message in fragments
         connection.py        WebSocket, made of these parts
         internals.py         these parts, for the layers above
     channels/            layer 5   one message to many

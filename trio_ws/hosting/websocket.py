@@ -326,7 +326,7 @@ class HostedWebSocket(WebSocket):
         if self._closing.state == OPEN:
             self._messages.write(payload.decode() if opcode == TEXT else payload)
 
-    def _write_fragment(self, opcode: int, payload: bytes, *, fin: bool) -> None:
+    def _write_fragment(self, opcode: int, payload: bytes, fin: bool) -> None:
         """Collect the fragments of a message, because hosts accept only whole messages."""
         if opcode:
             self._fragments.clear()

@@ -14,9 +14,10 @@ Invariants:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from collections.abc import AsyncIterable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
@@ -37,6 +38,7 @@ from trio_ws.protocol.server_response import answer_refusal, answer_upgrade
 from trio_ws.wall import judged, log_failure
 from trio_ws.websocket.closing import CLOSED, CLOSING, CONNECTING, OPEN, ClosingHandshake
 from trio_ws.websocket.deferred_frame import DEFLATED_AT_ONCE, DeferredFrame
+from trio_ws.websocket.fragmented_message import FragmentedMessage
 from trio_ws.websocket.frame_log import log_extra, with_frame_logging
 from trio_ws.websocket.keepalive import Liveness
 from trio_ws.websocket.message import (
@@ -561,7 +563,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         """
         if fragments:
             self._receive_buffer.ask_for_fragments()
-        return MessageStream(self._receive_buffer, self._next_fragment if fragments else self._next_part)
+        return MessageStream(self._receive_buffer, self._closing, self._wait_for_more, fragments=fragments)
 
     async def _next_message(self) -> str | bytes | None:
         """Wait for the next message and return its payload; None after a clean end."""
@@ -615,36 +617,6 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
                 return False
             raise closing.closed_error()
         return True
-
-    async def _next_fragment(self) -> str | bytes | None:
-        """Wait for the next complete fragment; None after a clean end."""
-        buffer = self._receive_buffer
-        await checkpoint_if_cancelled()
-        while (fragment := buffer.next_fragment()) is None:
-            if not await self._wait_for_more():
-                if buffer.parts_open:
-                    raise self._closing.closed_error()
-                return None
-        return fragment
-
-    async def _next_part(self) -> str | bytes | None:
-        """Wait for the next part of the current message, or of the next one; None after a clean end."""
-        buffer = self._receive_buffer
-        while True:
-            if buffer.fragments:  # of the same message, asked for as fragments before
-                return await self._next_fragment()
-            if buffer.messages:
-                await checkpoint_if_cancelled()
-                buffer.parts_open = False
-                return buffer.messages.popleft()
-            part = buffer.frames.take_part() if buffer.frames is not None else None
-            if part:
-                buffer.parts_open = True
-                return part
-            if not await self._wait_for_more():
-                if buffer.parts_open:
-                    raise self._closing.closed_error()
-                return None
 
     async def _next_or_raise(self) -> str | bytes:
         item = await self._next_message()
@@ -873,50 +845,17 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         await self._wait_for_room()
         lock = self._fragmenting = trio.Lock()
         self._update_fast_send_limit()
-        opcode = CONTINUATION
-        kind = ""
-        finished = False
+        room = functools.partial(self._wait_for_room, fragment=True)
+        message = FragmentedMessage(items, self._closing, self._deflate, room, self._write_fragment)
         try:
             async with lock:
-                async for item in items:
-                    if not isinstance(item, str | BytesLike):
-                        raise TypeError(f"a fragment is str or bytes-like, not {type(item).__name__}")
-                    if kind and (kind == "str") is not isinstance(item, str):
-                        raise TypeError("the fragments of one message are all str or all bytes-like")
-                    await self._wait_for_room(fragment=True)
-                    if not kind:
-                        kind = "str" if isinstance(item, str) else "bytes"
-                        opcode = TEXT if kind == "str" else BINARY
-                    await self._send_fragment(opcode, payload_bytes(item))
-                    opcode = CONTINUATION
-                    await cancel_shielded_checkpoint()
-                if kind:
-                    if self._closing.state != OPEN:
-                        raise self._closing.closed_error()
-                    last = self._deflate.compress(b"", fin=True) if self._deflate is not None else b""
-                    self._write_fragment(CONTINUATION, last, fin=True)
-                finished = True
+                await message.send()
         finally:
             self._fragmenting = None
             self._update_fast_send_limit()
-            if kind and not finished:
-                self._closing.start(1011, "a fragmented message was not finished")
-            if isinstance(items, AsyncGenerator):
-                await items.aclose()
+            await message.aclose()
 
-    async def _send_fragment(self, opcode: int, payload: bytes) -> None:
-        """Send a fragment other than the last one, compressed in pieces with checkpoints."""
-        if self._deflate is not None:
-            pieces = [self._deflate.compress(payload[:DEFLATED_AT_ONCE], fin=False)]
-            for start in range(DEFLATED_AT_ONCE, len(payload), DEFLATED_AT_ONCE):
-                await cancel_shielded_checkpoint()
-                pieces.append(self._deflate.compress(payload[start : start + DEFLATED_AT_ONCE], fin=False))
-            payload = b"".join(pieces)
-            if self._closing.state != OPEN:
-                raise self._closing.closed_error()
-        self._write_fragment(opcode, payload, fin=False)
-
-    def _write_fragment(self, opcode: int, payload: bytes, *, fin: bool) -> None:
+    def _write_fragment(self, opcode: int, payload: bytes, fin: bool) -> None:
         first = opcode | (FIN if fin else 0)
         if self._deflate is not None:
             first |= RSV1 if opcode != CONTINUATION else 0
