@@ -602,3 +602,8 @@ def _check_arguments(function: Callable[..., object], what: str, takes: str, cou
 def docs_path(app: App) -> str | None:
     """Return the path of the first page of `App.mount_docs`, if there is one."""
     return next((page.path for page in app._docs), None)
+
+
+def routes_of(app: App) -> list[Route]:
+    """The routes of an App and of those that are mounted in it: of WebSockets, then of HTTP."""
+    return app._routes()

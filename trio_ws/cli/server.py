@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 import trio_ws
-from trio_ws.app.app import docs_path
+from trio_ws.app.app import docs_path, routes_of
 from trio_ws.cli.errors import FAILED, OK, USAGE, Failure
 from trio_ws.cli.output import remark
 from trio_ws.cli.streams import give_up_stdout
@@ -81,7 +81,7 @@ def invite(target: object, url: str) -> None:
     if page is not None and url.startswith(("ws://", "wss://")):
         remark(f"open {url.replace('ws', 'http', 1).rstrip('/')}{page}")
     if isinstance(target, trio_ws.App):
-        routes = target._routes()
+        routes = routes_of(target)
         more = f" and {len(routes) - _ROUTES_SHOWN} more" if len(routes) > _ROUTES_SHOWN else ""
         remark(f"routes: {', '.join(map(str, routes[:_ROUTES_SHOWN])) or 'none'}{more}")
         # One whose path is known in full.
