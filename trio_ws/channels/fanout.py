@@ -139,21 +139,21 @@ class FanoutWriter:
             row = 0
             while self._ready:
                 self._write_backlog(self._ready.popitem()[0])  # a local variable would keep it alive
-                row = await _give_way(row + 1)
+                row = await _yield_after(row + 1)
             if self._dirty:
                 channel = next(iter(self._dirty))
                 del self._dirty[channel]
-                await self._go_round(channel, row)
+                await self._run_round(channel, row)
 
-    async def _go_round(self, channel: Channel, row: int) -> None:
+    async def _run_round(self, channel: Channel, row: int) -> None:
         try:
             for work in self._round(channel):
-                row = await _give_way(row + work)
+                row = await _yield_after(row + work)
         except BaseException:
             self._dirty[channel] = None  # for the fan-out task of another server
             self._work_arrived.notify_all()
             raise
-        await _give_way(_ROW)  # yield, so that a busy publisher does not starve other channels
+        await _yield_after(_ROW)  # yield, so that a busy publisher does not starve other channels
 
     def flush_now(self, channel: Channel) -> None:
         """Write to all connections of a channel without yielding."""
@@ -254,7 +254,7 @@ class FanoutWriter:
     def _write(self, member: ConnectionSubscriber, entries: list[PublishedMessage]) -> None:
         """Write to a connection as much as it accepts, and keep the rest in its backlog."""
         entries = [
-            entry if entry.skip is None or member not in entry.skip else _notice(entry)
+            entry if entry.skip is None or member not in entry.skip else _as_notice(entry)
             for entry in entries
             if entry.skip is None or member not in entry.skip or member.is_told_of_gaps(entry.channel)
         ]
@@ -360,7 +360,7 @@ class FanoutWriter:
                 entries.append(record.message)
                 ends.append(offset)
             elif told:
-                entries.append(_notice(record.message))
+                entries.append(_as_notice(record.message))
                 ends.append(offset)
         done = self._write_some(member, entries)
         for record in records:
@@ -385,7 +385,7 @@ class FanoutWriter:
         if entry.skip is not None and member in entry.skip:
             if not member.is_told_of_gaps(channel):
                 return
-            entry = _notice(entry)
+            entry = _as_notice(entry)
         if channel.history is not None and channel.history.config.latest and entry.position is not None:
             self.catch_up(member, channel, entry.position.offset)
             return
@@ -462,8 +462,8 @@ class FanoutWriter:
             member.close_with = 1013, TOO_SLOW
 
 
-def _notice(entry: PublishedMessage) -> PublishedMessage:
-    """Return what replaces a message, for a recovering connection that must not receive it."""
+def _as_notice(entry: PublishedMessage) -> PublishedMessage:
+    """Return the replacement of a message for a recovering connection that must not receive it."""
     return entry if isinstance(entry, PositionNotice) else PositionNotice(entry.channel, entry.position, 0)
 
 
@@ -475,7 +475,7 @@ def _joined(before: PositionNotice | None, entry: PublishedMessage) -> PositionN
     return PositionNotice(entry.channel, entry.position, missing)
 
 
-async def _give_way(row: int) -> int:
+async def _yield_after(row: int) -> int:
     """Yield to other tasks after a row of connections, and return the new length of the row."""
     if row < _ROW:
         return row

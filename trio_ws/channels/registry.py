@@ -157,7 +157,7 @@ class ChannelRegistry:
             left = [one for one in subscriber.channels if one.name is not None and matches(one.name)]
         else:
             left = [self.channels[name]]
-        self._let_go(subscriber, name)
+        self._release(subscriber, name)
         for channel in left:
             subscriber.release(channel)
             self._remove_if_unused(channel)
@@ -168,11 +168,11 @@ class ChannelRegistry:
         for channel in left:
             subscriber.leave(channel)
         for name in list(subscriber.held):
-            self._let_go(subscriber, name)
+            self._release(subscriber, name)
         for channel in left:
             self._remove_if_unused(channel)
 
-    def _let_go(self, subscriber: Subscriber, name: str) -> None:
+    def _release(self, subscriber: Subscriber, name: str) -> None:
         del subscriber.held[name]
         subscriber.policies_changed()
         if not is_glob(name):

@@ -131,7 +131,7 @@ async def _run_until_changed(command: list[str], arguments: Sequence[str], watch
         os.close(theirs)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_say_when_it_ends, process)
+            nursery.start_soon(_report_exit, process)
             changed = await watcher.changes()
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             remark(f"{changed[0]}{more} changed: restarting")
@@ -143,7 +143,7 @@ async def _run_until_changed(command: list[str], arguments: Sequence[str], watch
             os.close(ours)
 
 
-async def _say_when_it_ends(process: trio.Process) -> None:
+async def _report_exit(process: trio.Process) -> None:
     code = await process.wait()
     remark(f"the server has ended with exit code {code}; it is started again at the next change")
 

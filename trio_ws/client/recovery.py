@@ -69,16 +69,16 @@ class Progress:
         before, position = self.position, answer.position
         if position is None:
             if self._lost or self._after:
-                self._tell(None, -1)
+                self._report_gap(None, -1)
             self.position = None
         elif before is None:
             if self._lost and not answer.latest:
-                self._tell(position, -1)
+                self._report_gap(position, -1)
             self.position = position
         elif before != position:
             if not answer.latest:
                 trimmed = before.epoch == position.epoch and position.offset > before.offset
-                self._tell(position, position.offset - before.offset if trimmed else -1)
+                self._report_gap(position, position.offset - before.offset if trimmed else -1)
             self.position = position
         self._begun, self._lost, self._after, self.last = True, False, False, 0
 
@@ -101,14 +101,14 @@ class Progress:
         if missing:
             if before is not None and position is not None and before.epoch == position.epoch:
                 missing = min(missing, position.offset - before.offset)
-            self._tell(position, missing)
+            self._report_gap(position, missing)
         self.position = position
 
     def _has(self, position: Position) -> bool:
         before = self.position
         return before is not None and before.epoch == position.epoch and position.offset <= before.offset
 
-    def _tell(self, position: Position | None, missing: int) -> None:
+    def _report_gap(self, position: Position | None, missing: int) -> None:
         if self.subscription.tells_gaps:
             gap = Gap(PacketSource.CHANNEL, channel=self.channel, position=position, gap=missing)
             self.subscription.put_gap(gap)

@@ -99,9 +99,9 @@ class Subscriptions:
         self._listen(session)
         names = list(self._names)
         for start in range(0, len(names), _NAMES_AT_ONCE):
-            self._ask_for(names[start : start + _NAMES_AT_ONCE])
+            self._subscribe_new(names[start : start + _NAMES_AT_ONCE])
 
-    def _ask_for(self, names: Sequence[str]) -> None:
+    def _subscribe_new(self, names: Sequence[str]) -> None:
         """Subscribe to names that are new on this connection."""
         plain: list[str] = []
         recovered: list[Progress] = []
@@ -174,7 +174,7 @@ class Subscriptions:
             if progress.waiting and name not in new:
                 recovered.append(progress)
         if new:
-            self._ask_for(new)
+            self._subscribe_new(new)
         self._recover(recovered)
 
     async def confirmed(self, subscription: Subscription) -> None:
@@ -285,7 +285,7 @@ class Subscriptions:
             entry.asked += 1
 
         def take(response: Response) -> None:
-            refusal, answers = _answers(response, starts)
+            refusal, answers = _parse_response(response, starts)
             current = self._answered(session, entries)
             waiting = [
                 progress
@@ -352,9 +352,9 @@ class Subscriptions:
         for subscription, progress in found.items():
             if progress.channel != channel or progress.takes(packet):
                 subscription.put(packet, size)
-        return bool(found) or (bool(self._leaving) and self._was_left(channel))
+        return bool(found) or (bool(self._leaving) and self._was_unsubscribed(channel))
 
-    def _was_left(self, channel: str) -> bool:
+    def _was_unsubscribed(self, channel: str) -> bool:
         return channel in self._leaving or any(
             is_glob(name) and matcher(name)(channel) for name in self._leaving
         )
@@ -365,7 +365,7 @@ def no_channels(session: RPCSession) -> PacketError:
     return PacketError(f"{session.codec.name} does not support subscriptions; use trio-ws.v1")
 
 
-def _answers(
+def _parse_response(
     response: Response, starts: Mapping[str, RecoverFrom]
 ) -> tuple[Callable[[], Exception] | None, dict[str, Recovered]]:
     """Return a function that makes the error for a refusal, or None and the positions by channel."""

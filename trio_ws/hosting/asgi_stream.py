@@ -151,7 +151,7 @@ class ASGIStream(trio.abc.Stream):
 
     # -- to the ASGI server -------------------------------------------------------------------------
 
-    async def _say(self, event: Message) -> None:
+    async def _send_event(self, event: Message) -> None:
         if self._gone:
             await checkpoint()
             return
@@ -184,10 +184,12 @@ class ASGIStream(trio.abc.Stream):
         over_http_1 = str(self.scope.get("http_version", "1.1")).startswith("1")
         # A 426 response has an Upgrade header in HTTP/1.1, but HTTP/2 forbids it.
         headers = _lowered(response.headers, _HOP - {b"upgrade"} if over_http_1 else _HOP)
-        await self._say({"type": f"{self._prefix}.start", "status": response.status_code, "headers": headers})
+        await self._send_event(
+            {"type": f"{self._prefix}.start", "status": response.status_code, "headers": headers}
+        )
 
     async def _body(self, body: bytes, *, more: bool) -> None:
-        await self._say({"type": f"{self._prefix}.body", "body": body, "more_body": more})
+        await self._send_event({"type": f"{self._prefix}.body", "body": body, "more_body": more})
 
     async def _write(self, data: bytes) -> None:
         if not self._answered:
@@ -320,7 +322,7 @@ class WebSocketStream(ASGIStream):
         if self._can_answer:
             await super()._start(response)
         else:
-            await self._say({"type": "websocket.close"})  # for which the ASGI server responds with 403
+            await self._send_event({"type": "websocket.close"})  # for which the ASGI server responds with 403
 
     async def _body(self, body: bytes, *, more: bool) -> None:
         if self._can_answer:
@@ -373,7 +375,7 @@ class WebSocketStream(ASGIStream):
             while self._outgoing:
                 event = self._outgoing[0]
                 try:
-                    await self._say(event)
+                    await self._send_event(event)
                 except trio.BrokenResourceError as exc:
                     self._outgoing.clear()
                     left = self.send_failed(exc)

@@ -120,10 +120,10 @@ class ChannelMethods:
         finally:
             if start < len(new):
                 connection.unsubscribe([name for name in new[:start] if name not in before])
-        await self._give_way_after(new)
+        await self._yield_after(new)
         return start >= len(new)
 
-    async def _give_way_after(self, names: list[str]) -> None:
+    async def _yield_after(self, names: list[str]) -> None:
         """Let other tasks run before the next call, since a glob is compared with thousands of channels."""
         if any(is_glob(name) for name in names):
             await cancel_shielded_checkpoint()
@@ -233,7 +233,7 @@ class ChannelMethods:
                         self._handler.channels.remove(member, name)
             if start + _NAMES_IN_A_ROW < len(names):
                 await checkpoint()
-        await self._give_way_after(names)
+        await self._yield_after(names)
         return True
 
     def _are_too_many(self, connection: ClientConnection[Any], names: list[str], least: int) -> bool:

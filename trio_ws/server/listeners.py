@@ -145,7 +145,7 @@ async def _open_on(port: int, host: str | None) -> list[trio.SocketListener]:
 
 async def _open_unix(path: str, mode: int) -> tuple[trio.SocketListener, SocketFile]:
     family = unix_family()
-    await _make_way(path)
+    await _remove_unused_socket(path)
     sock = trio.socket.socket(family, socket.SOCK_STREAM)
     file: SocketFile | None = None
     try:
@@ -162,7 +162,7 @@ async def _open_unix(path: str, mode: int) -> tuple[trio.SocketListener, SocketF
         raise
 
 
-async def _make_way(path: str) -> None:
+async def _remove_unused_socket(path: str) -> None:
     """Remove the file of a socket that is no longer in use.
 
     Raises:

@@ -26,11 +26,11 @@ class _StreamServer(EmbeddedServer):
     """A server of one client."""
 
     def __init__(self, subprotocols: Sequence[str], options: Options | None) -> None:
-        super().__init__(server_config(self._hand_over, subprotocols=subprotocols, options=options))
+        super().__init__(server_config(self._pass_on, subprotocols=subprotocols, options=options))
         self.ws: WebSocket | None = None
         self.done = trio.Event()
 
-    async def _hand_over(self, ws: WebSocket) -> None:
+    async def _pass_on(self, ws: WebSocket) -> None:
         self.ws = ws
         self._client_done.notify_all()
         await self.done.wait()

@@ -90,11 +90,11 @@ class Replay:
                     return
                 continue
             await trio.sleep(max(0.0, pause))
-            if not await self._say(ws, link, event, number):
+            if not await self._repeat(ws, link, event, number):
                 return
         await self._expect_end(ws, number)
 
-    async def _say(self, ws: WebSocket, link: Link, event: Event, number: int) -> bool:
+    async def _repeat(self, ws: WebSocket, link: Link, event: Event, number: int) -> bool:
         """Repeat an event of the server. Return whether the connection continues."""
         if event.kind == "accept":
             try:

@@ -54,16 +54,16 @@ _READS_IN_A_ROW = 5
 
 
 class ReadBy(Enum):
-    """Who reads the bytes of a connection."""
+    """The reader of a connection."""
 
-    NOBODY = "nobody; the monitor lends a task if that lasts"
+    NO_READER = "none; the monitor provides a task if that lasts"
     TASK = "a task that waits for the transport"
     FULL_TASK = "a stream's own task, which waits until the receive buffer has room"
     EPOLL = "the shared reader"
     FULL_EPOLL = "the shared reader, which ignores the connection until the receive buffer has room"
 
 
-NOBODY, TASK, FULL_TASK, EPOLL, FULL_EPOLL = ReadBy
+NO_READER, TASK, FULL_TASK, EPOLL, FULL_EPOLL = ReadBy
 
 
 class ConnectionObserver(Protocol):
@@ -178,7 +178,7 @@ class Reader:
         self.receive_buffer = receive_buffer
         self.closing = closing
         self.observer: ConnectionObserver | None = None
-        self.by = NOBODY
+        self.by = NO_READER
         self.input_arrived = Notification()
         self._room: Notification | None = None  # notified when a full receive buffer has room again
         self._polls_to_skip = 0  # waits for the socket that come without a look into it first
@@ -263,7 +263,7 @@ class Reader:
             self.data_received(data)
             self.room_made()
             return self.input_arrived.notify_all() > 0
-        if self.by is not NOBODY or (buffer.ledger.received and buffer.full):
+        if self.by is not NO_READER or (buffer.ledger.received and buffer.full):
             await self.input_arrived.wait()
             return False
         self.by = TASK
@@ -293,7 +293,7 @@ class Reader:
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             cause = exc
         finally:
-            self.by = NOBODY
+            self.by = NO_READER
             self._left_unread()
             # Waiting tasks must see the input, or one of them must read if this task was cancelled.
             others = self.input_arrived.notify_all()
@@ -344,11 +344,11 @@ class Reader:
         while self.closing.state != CLOSED:
             if buffer.full and lent:
                 return  # the application reads again when it has emptied the receive buffer
-            if buffer.full and self.by is NOBODY:
+            if buffer.full and self.by is NO_READER:
                 self.by = FULL_TASK
                 self._room = self._room or Notification()
                 await self._room.wait()
-            elif lent and (self.by is not NOBODY or await self.wait_for_input()):
+            elif lent and (self.by is not NO_READER or await self.wait_for_input()):
                 return
             elif not lent:
                 await self.wait_for_input()
@@ -393,7 +393,7 @@ class Reader:
             return
         if self.by is FULL_TASK:
             assert self._room is not None
-            self.by = NOBODY
+            self.by = NO_READER
             self._room.notify_all()
         elif self.by is FULL_EPOLL and not self.receive_buffer.pending_input:
             self.by = EPOLL
@@ -404,7 +404,7 @@ class Reader:
     @property
     def unread(self) -> bool:
         """Whether the connection is open and nobody reads it."""
-        return (self.by is NOBODY or self.by is FULL_TASK) and self.closing.state != CLOSED
+        return (self.by is NO_READER or self.by is FULL_TASK) and self.closing.state != CLOSED
 
     def lent_task(self) -> Callable[[], Awaitable[None]] | None:
         """Called when the monitor stops checking this connection. Return a function for a task, or None."""

@@ -227,7 +227,7 @@ class ProcessGroup:
                 if handle.ready_at is not None:
                     slot.handle = handle
                     return handle
-                why = self._why(handle)
+                why = self._start_failure(handle)
                 if slot.handle is None and (handle.startup_error or slot.quick_deaths + 1 >= _TRIES_AT_START):
                     raise WorkerError(why, handle.process.returncode or 0)
                 logger.error(why)
@@ -241,7 +241,9 @@ class ProcessGroup:
         except OSError as exc:
             why = f"cannot start a worker: {exc}"
         if new is None or new.ready_at is None:
-            logger.error("%s; worker %d stays", why if new is None else self._why(new), old.process.pid)
+            logger.error(
+                "%s; worker %d stays", why if new is None else self._start_failure(new), old.process.pid
+            )
             renewal.done.set()
             return old
         slot.handle = new
@@ -271,7 +273,7 @@ class ProcessGroup:
         slot.changed.notify_all()
 
     @staticmethod
-    def _why(handle: WorkerHandle) -> str:
+    def _start_failure(handle: WorkerHandle) -> str:
         said = handle.startup_error or "no reason given"
         return f"worker {handle.process.pid} did not start ({handle.exit}): {said}"
 

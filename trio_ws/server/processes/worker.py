@@ -36,7 +36,7 @@ __all__ = ["main"]
 logger = logger_for("trio_ws.processes")
 
 #: Seconds for clients to finish their opening handshake before a worker drains.
-_DOORSTEP_SECONDS = 3.0
+_ACCEPTED_SECONDS = 3.0
 
 
 def main(fd: int) -> None:
@@ -103,13 +103,13 @@ async def _serve(
             ready = True
             line.send(READY)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_set_at_a_word, line, stop)
+                nursery.start_soon(_set_on_command, line, stop)
                 await stop.wait()
                 nursery.cancel_scope.cancel()
             # If the whole group stops, new clients get 503. Otherwise they are accepted by another worker or,
             # after the parent's death, by the next server on this port.
-            if not _told_to_stop(line):
-                with trio.move_on_after(_DOORSTEP_SECONDS):
+            if not _received_stop(line):
+                with trio.move_on_after(_ACCEPTED_SECONDS):
                     await server.stop_listening()
 
 
@@ -120,12 +120,12 @@ def _listener(fd: int) -> trio.SocketListener:
     return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
 
-async def _set_at_a_word(line: socket.socket, stop: trio.Event) -> None:
+async def _set_on_command(line: socket.socket, stop: trio.Event) -> None:
     await trio.lowlevel.wait_readable(line)
     stop.set()
 
 
-def _told_to_stop(line: socket.socket) -> bool:
+def _received_stop(line: socket.socket) -> bool:
     try:
         return STOP in line.recv(16)
     except OSError:  # no command was sent; the signal came from elsewhere
