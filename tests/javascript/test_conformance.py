@@ -138,7 +138,7 @@ BROKEN = {
     ),
     "a method that is not cancelled": ("the server cancels", "this.aborter.abort(", "void ("),
     "no deadline here": ("the servers deadline", "if (seconds == null) return", "return"),
-    "ids twice": ("an id that is in use", "this.running.has(call_id)", "false"),
+    "ids twice": ("an id that is in use", "this.running.get(call_id)", "false"),
     "not nested": ("nested calls", "nested = true", "nested = false"),
     "all properties are methods": (
         "errors of the clients",

@@ -219,6 +219,19 @@ async def test_calls(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+async def test_requests_are_written_alike_with_and_without_a_deadline(tmp_path: Path) -> None:
+    """Most requests have neither deadlines nor streams, and are written by code of their own."""
+    node_command()
+    seen = await run_program(tmp_path, PROGRAMS / "requests.mjs")
+    expected = {
+        "type": "request",
+        "method": '"\\\0\u20ac\N{GRINNING FACE}',
+        "args": ['"', "1970-01-01T00:00:00.000Z"],
+    }
+    assert seen[:3] == [[], 20, True]
+    assert json.loads(seen[3]) == expected
+
+
 async def test_errors(tmp_path: Path) -> None:
     seen = await play(tmp_path, "errors")
     assert seen == [

@@ -54,6 +54,8 @@ const encode = (rpc) => JSON.stringify({ source: 5, rpc })
 const unless = (empty, value) => (empty ? undefined : value) // JSON leaves undefined out
 const isEmpty = (object) => !Object.keys(object).length
 const isStream = (value) => !!(value?.[Symbol.asyncIterator] || value?.getReader)
+const isBinary = (value) => ArrayBuffer.isView(value) || value instanceof ArrayBuffer
+const isPlain = (value) => typeof value !== "object" || value === null || !(isStream(value) || isBinary(value))
 const ignore = () => {}
 
 const after = (ms, action) => (ms < Infinity ? setTimeout(action, Math.min(ms, MAX_TIMER)) : undefined)
@@ -67,7 +69,7 @@ export function base64(data) {
 }
 export const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))
 
-const plain = (value) => (ArrayBuffer.isView(value) || value instanceof ArrayBuffer ? base64(value) : value)
+const plain = (value) => (isBinary(value) ? base64(value) : value)
 
 /** The length of a text in UTF-8. Credit is counted in these bytes. */
 function utf8Size(text) {
@@ -77,6 +79,34 @@ function utf8Size(text) {
     if (unit > 0x7f) size += unit > 0x7ff && (unit & 0xf800) !== 0xd800 ? 2 : 1
   }
   return size
+}
+
+/**
+ * What is under way, by id. A Map would do the same, but V8 keeps values that have left it until a major garbage
+ * collection, because the hash tables that a Map has outgrown refer to each other.
+ */
+class Table {
+  size = 0
+  _values = Object.create(null)
+
+  get(id) {
+    return this._values[id]
+  }
+
+  set(id, value) {
+    if (!this._values[id]) this.size++
+    this._values[id] = value
+  }
+
+  delete(id) {
+    if (!this._values[id]) return false
+    this.size--
+    return delete this._values[id]
+  }
+
+  ids() {
+    return Object.keys(this._values)
+  }
 }
 
 async function* readAll(reader) {
@@ -154,6 +184,8 @@ class Queue {
   }
 
   next() {
+    const step = this._readers.length ? undefined : this._pull()
+    if (step) return Promise.resolve(step)
     return new Promise((...reader) => {
       this._readers.push(reader)
       this._serve()
@@ -419,18 +451,7 @@ export class Subscription extends Queue {
 /** An object with methods for calls: a client, one of its connections, or a call that the server made. */
 class Caller extends EventTarget {
   call(method, args, options) {
-    return new Promise((resolve, reject) => {
-      const request = new Request(this, method, args, options, {
-        _answer(rpc) {
-          if (rpc.error != null) reject(errorOf(rpc))
-          else if (!rpc.is_stream) resolve(rpc.response ?? null)
-          else request.cancel(new RPCError(`${method} is a stream; use stream()`))
-          return true
-        },
-        _finish: (error) => error && reject(error),
-      })
-      request.start()
-    })
+    return new Promise((resolve, reject) => new UnaryRequest(this, method, args, options, resolve, reject).start())
   }
 
   stream(method, args, options) {
@@ -460,60 +481,50 @@ class Caller extends EventTarget {
   }
 }
 
-/** A request that we make. It exists from before it is sent until it ends. */
+/** A request that we make. It exists from before it is sent until it ends. Each call makes one, so it has few objects of its own. */
 class Request {
-  constructor(caller, method, args = [], { kwargs = {}, signal, timeout = Infinity } = {}, sink) {
-    if (!Array.isArray(args)) [args, kwargs] = [[], args]
+  over = false
+  session = null
+
+  constructor(caller, method, args = [], options, sink) {
+    const { kwargs, signal, timeout = Infinity } = options ?? {}
+    const named = !Array.isArray(args)
     this.caller = caller
     this.method = method
-    this.args = args
-    this.kwargs = kwargs
+    this.args = named ? [] : args
+    this.kwargs = named ? args : kwargs
     this.signal = signal
     this.timeout = timeout
+    this.until = timeout === Infinity ? timeout : performance.now() + timeout
+    this.timer = this.uploads = undefined
     this.sink = sink
-    this.until = performance.now() + timeout
-    this.onAbort = () => this.cancel(signal.reason)
-    this.uploads = []
-    this.over = false
   }
 
   start() {
-    if (this.signal?.aborted) return this.end(this.signal.reason)
-    this.signal?.addEventListener("abort", this.onAbort)
-    this.timer = after(this.timeout, () => this.cancel(new RPCError("the deadline passed", Code.DEADLINE_EXCEEDED)))
+    const { signal, timeout } = this
+    if (signal) {
+      if (signal.aborted) return this.end(signal.reason)
+      signal.addEventListener("abort", this)
+    }
+    this.timer = after(timeout, () => this.cancel(new RPCError("the deadline passed", Code.DEADLINE_EXCEEDED)))
     this.caller._enqueue(this)
   }
 
+  handleEvent() {
+    this.cancel(this.signal.reason)
+  }
+
   sendOn(session) {
-    const { method, args, kwargs, until, caller } = this
     const id = String(++session.lastId)
-    const streams = {}
     this.session = session
-    const place = (value, key) => {
-      if (!isStream(value)) return plain(value)
-      streams[key] = `${id}/${this.uploads.length}`
-      this.uploads.push(new Sender(session, streams[key], value, 0))
-      return null
-    }
-    const rpc = {
-      type: "request",
-      method,
-      args: args.map(place),
-      kwargs: isEmpty(kwargs) ? undefined : Object.fromEntries(Object.entries(kwargs).map(([key, value]) => [key, place(value, key)])),
-      call_id: id,
-      timeout: unless(until === Infinity, Math.max(0, until - performance.now()) / 1000),
-      nested: caller.nested,
-      ...this.sink._opening,
-    }
-    rpc.streams = unless(isEmpty(streams), streams)
     try {
-      session.socket.send(encode(rpc))
+      session.socket.send(this.message(id))
     } catch (error) {
       return this.end(error) // such as a BigInt, which JSON does not have
     }
     this.id = id
     session.waiting.set(id, this)
-    for (const upload of this.uploads) {
+    for (const upload of this.uploads ?? []) {
       session.uploads.set(upload.id, upload)
       upload.run().catch((error) => {
         if (this.over) return
@@ -521,6 +532,35 @@ class Request {
         this.cancel(error)
       })
     }
+  }
+
+  /** The packet as JSON. Most requests have only a method and arguments, and are written without an object of the packet. */
+  message(call_id) {
+    const { method, args, kwargs, until, caller, sink } = this
+    const bare = kwargs === undefined || isEmpty(kwargs)
+    if (until === Infinity && !caller.nested && !sink && args.every(isPlain) && (bare || Object.values(kwargs).every(isPlain))) {
+      const named = bare ? "" : `,"kwargs":${JSON.stringify(kwargs)}`
+      return `{"source":5,"rpc":{"type":"request","method":${JSON.stringify(method)},"args":${JSON.stringify(args)}${named},"call_id":"${call_id}"}}`
+    }
+    const uploads = (this.uploads = [])
+    const streams = {}
+    const place = (value, key) => {
+      if (!isStream(value)) return plain(value)
+      streams[key] = `${call_id}/${uploads.length}`
+      uploads.push(new Sender(this.session, streams[key], value, 0))
+      return null
+    }
+    return encode({
+      type: "request",
+      method,
+      args: args.map(place),
+      kwargs: bare ? undefined : Object.fromEntries(Object.entries(kwargs).map(([key, value]) => [key, place(value, key)])),
+      call_id,
+      timeout: unless(until === Infinity, Math.max(0, until - performance.now()) / 1000),
+      nested: caller.nested,
+      ...sink?._opening,
+      streams: unless(!uploads.length, streams),
+    })
   }
 
   /** Handle a packet for this request: a response or an item. */
@@ -533,21 +573,45 @@ class Request {
     if (this.over) return
     this.caller._queue?.delete(this)
     this.session?.tell("__abort__", [this.id])
-    this.sink._items?.splice(0) // nobody wants what has come
+    this.sink?._items?.splice(0) // nobody wants what has come
     this.end(reason)
   }
 
   end(error) {
     if (this.over) return
     this.over = true
-    clearTimeout(this.timer)
-    this.signal?.removeEventListener("abort", this.onAbort)
+    if (this.timer !== undefined) clearTimeout(this.timer)
+    this.signal?.removeEventListener("abort", this)
     this.session?.waiting.delete(this.id)
-    for (const upload of this.uploads) {
+    for (const upload of this.uploads ?? []) {
       this.session.uploads.delete(upload.id)
       upload.stop()
     }
+    this.finish(error)
+  }
+
+  finish(error) {
     this.sink._finish(error)
+  }
+}
+
+/** A request with one response. */
+class UnaryRequest extends Request {
+  constructor(caller, method, args, options, resolve, reject) {
+    super(caller, method, args, options)
+    this.resolve = resolve
+    this.reject = reject
+  }
+
+  answer(rpc) {
+    if (rpc.error != null) return this.end(errorOf(rpc))
+    if (rpc.is_stream) return this.cancel(new RPCError(`${this.method} is a stream; use stream()`))
+    this.resolve(rpc.response ?? null)
+    this.end()
+  }
+
+  finish(error) {
+    if (error !== undefined) this.reject(error) // without an effect once it is resolved
   }
 }
 
@@ -699,9 +763,9 @@ class Call extends Caller {
 /** One connection, with the requests in both directions that have not ended. */
 class Session extends Caller {
   lastId = 0
-  waiting = new Map() // our requests, and streams that come to us, by id
-  running = new Map() // the server's calls, by id
-  uploads = new Map() // streams that go to the server, by id
+  waiting = new Table() // our requests, and streams that come to us, by id
+  running = new Table() // the server's calls, by id
+  uploads = new Table() // streams that go to the server, by id
 
   constructor(client, socket) {
     super()
@@ -755,7 +819,7 @@ class Session extends Caller {
       this.begun = new Set(id)
       this.client._leaving(this)
     } else if (method === "__unsubscribed__") this.client._unsubscribed(id)
-    else if (this.running.has(call_id)) refuse(Code.INVALID_PARAMS, "this call_id is in use")
+    else if (this.running.get(call_id)) refuse(Code.INVALID_PARAMS, "this call_id is in use")
     else if (this.running.size >= this.client.maxConcurrentCalls) refuse(Code.RATE_LIMITED, "maxConcurrentCalls is reached")
     else new Call(this, { ...rpc, call_id })
   }
@@ -766,10 +830,10 @@ class Session extends Caller {
   }
 
   lost({ code, reason }) {
-    for (const call of [...this.running.values()]) call.stop()
-    for (const [id, request] of [...this.waiting]) {
+    for (const id of this.running.ids()) this.running.get(id)?.stop()
+    for (const id of this.waiting.ids()) {
       const mayHaveRun = !this.begun || this.begun.has(id)
-      request.end(new ConnectionLostError(`the connection ended: ${code} ${reason}`, { code, reason, mayHaveRun }))
+      this.waiting.get(id)?.end(new ConnectionLostError(`the connection ended: ${code} ${reason}`, { code, reason, mayHaveRun }))
     }
   }
 }
@@ -846,7 +910,7 @@ export class Client extends Caller {
   /** Close with a code, 1000 or 3000 to 4999. Resolves when the connection is closed. */
   close(code = 1000, reason = "") {
     const session = this._session ?? this._opening
-    if (session?.running.size) session.tell("__goaway__", [[...session.running.keys()]])
+    if (session?.running.size) session.tell("__goaway__", [session.running.ids()])
     this._finish(null)
     this._socket?.close(code, reason)
     return this._closed
