@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import trio
 
+from tests.support.chromium import chromium
 from tests.support.node import node_command, run_program
 from tests.support.redis import redis_server
 from tests.support.serving import guard, serving
 from trio_ws import (
+    App,
     ClientConnection,
     History,
+    HTTPResponse,
     Publisher,
     RedisBroker,
+    Request,
     WebSocketHandler,
     WebSocketServer,
     rpc_method,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
 PROGRAMS = Path(__file__).parent / "programs"
 COUNT = 3000
+RESTARTED_COUNT = 600  # of which each takes a trip to Redis
 
 
 class Rooms(WebSocketHandler):
@@ -59,7 +67,7 @@ class Rooms(WebSocketHandler):
 
 
 class LongRooms(Rooms):
-    channels_history: ClassVar = {"room": History(items=COUNT)}
+    channels_history: ClassVar = {"room": History(items=COUNT, bytes=1024 * COUNT)}
 
 
 class ShortRooms(Rooms):
@@ -103,7 +111,7 @@ async def test_a_gap_marks_missing_messages(handler: type[Rooms], tmp_path: Path
 class Restarted(WebSocketHandler):
     """One of several servers on the same port, one after the other."""
 
-    channels_history: ClassVar = {"room": History(items=COUNT)}
+    channels_history: ClassVar = {"room": History()}
     started = 0
 
     def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
@@ -112,41 +120,47 @@ class Restarted(WebSocketHandler):
     @rpc_method()
     def start(self, connection: ClientConnection) -> int:
         Restarted.started += 1
-        return COUNT - 1
+        return RESTARTED_COUNT - 1
 
 
-async def test_nothing_is_missed_over_restarts_of_the_server(tmp_path: Path) -> None:
-    """Messages are published from outside, through Redis, whether or not there is a server."""
-    node_command()
+async def play_over_restarts(listen: Callable[[str], Awaitable[list[Any]]]) -> list[Any]:
+    """What a client has taken that is given the URL of the first of several servers.
+
+    Messages are published from outside, through Redis, whether or not there is a server.
+    """
     Restarted.started = 0
     restarts = 0
+    port = 0
+    taken: list[Any] | None = None
     over = trio.Event()
-    async with redis_server() as redis, trio.open_nursery() as nursery:
+    patience = 4 * guard()
+    async with redis_server(patience=patience) as redis, trio.open_nursery() as nursery:
 
         async def publish() -> None:
-            async with Publisher(redis.url) as publisher:
-                for number in range(COUNT):
-                    while restarts < number // 500:
+            async with Publisher(redis.url, path="/") as publisher:
+                for number in range(RESTARTED_COUNT):
+                    while restarts < number // 100:
                         await trio.sleep(0.001)
                     await publisher.publish("room", number)
             over.set()
 
-        port = 0
-        taken: list[Any] | None = None
-
-        async def listen(url: str) -> None:
+        async def take(url: str) -> None:
             nonlocal taken
-            taken = await run_program(tmp_path, PROGRAMS / "recovery.mjs", url)
+            taken = await listen(url)
 
-        with trio.fail_after(guard()):
+        with trio.fail_after(patience):
             while taken is None:
                 handler = Restarted()
+                app = App()
+                app.mount("/", handler)
+                app.mount_client("/trio-ws.js")
+                app.http("/page")(page)
                 async with WebSocketServer(
-                    handler, port, host="127.0.0.1", broker=RedisBroker(redis.url)
+                    app, port, host="127.0.0.1", broker=RedisBroker(redis.url)
                 ) as server:
                     if not port:
                         port = server.port
-                        nursery.start_soon(listen, server.url)
+                        nursery.start_soon(take, server.url)
                         while not Restarted.started:
                             await trio.sleep(0.001)
                         nursery.start_soon(publish)
@@ -158,4 +172,52 @@ async def test_nothing_is_missed_over_restarts_of_the_server(tmp_path: Path) -> 
                         while taken is None:
                             await trio.sleep(0.001)
     assert restarts >= 5
-    assert taken == list(range(COUNT))
+    return taken
+
+
+def page(request: Request) -> HTTPResponse:
+    """A page that takes what the program in Node does."""
+    return HTTPResponse(
+        headers={"Content-Type": "text/html; charset=utf-8"},
+        body=b"""<!doctype html><title>numbers</title><p id=state></p><script type=module>
+            import { Client } from "/trio-ws.js"
+            const client = new Client("/", { reconnect: { initial: 1, maximum: 5 } })
+            const inbox = await client.subscribe("room", { recover: true, maxItems: 100_000 })
+            globalThis.connections = 1
+            client.addEventListener("state", () => (connections += client.state === "connected"))
+            globalThis.taken = []
+            const last = await client.call("start")
+            for await (const { gap, missing, data } of inbox) {
+              taken.push(gap ? { missing } : data)
+              if (data === last) break
+            }
+            document.querySelector("#state").textContent = "done"
+            await client.close()
+        </script>""",
+    )
+
+
+async def test_nothing_is_missed_over_restarts_of_the_server(tmp_path: Path) -> None:
+    node_command()
+
+    async def listen(url: str) -> list[Any]:
+        taken: list[Any] = await run_program(tmp_path, PROGRAMS / "recovery.mjs", url)
+        return taken
+
+    assert await play_over_restarts(listen) == list(range(RESTARTED_COUNT))
+
+
+async def test_a_page_misses_nothing_over_restarts_of_the_server(tmp_path: Path) -> None:
+    connections = 0
+
+    async def listen(url: str) -> list[Any]:
+        nonlocal connections
+        async with chromium(tmp_path) as browser:
+            opened = await browser.open(url.replace("ws", "http", 1) + "/page")
+            await opened.until("document.querySelector('#state').textContent === 'done'")
+            connections = await opened.evaluate("connections")
+            taken: list[Any] = await opened.evaluate("taken")
+            return taken
+
+    assert await play_over_restarts(listen) == list(range(RESTARTED_COUNT))
+    assert connections >= 6

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["CACHE", "NODE", "node", "npm_package"]
+__all__ = ["CACHE", "NODE", "node", "npm_package", "npm_version"]
 
 CACHE = Path(__file__).parents[2] / ".cache" / "peers"
 NODE = shutil.which("node") or shutil.which("nodejs")
@@ -23,9 +23,15 @@ def node() -> str:
     return NODE
 
 
+def npm_version(name: str) -> str:
+    """The version of a package that is listed."""
+    version: str = json.loads(_LISTED.read_text())["dependencies"][name]
+    return version
+
+
 def npm_package(name: str) -> Path:
     """Return the folder of a package of the listed version. Skips the test if it is not installed."""
-    version = json.loads(_LISTED.read_text())["dependencies"][name]
+    version = npm_version(name)
     folder = CACHE / "node_modules" / name
     found = folder / "package.json"
     if not found.exists() or json.loads(found.read_text())["version"] != version:
