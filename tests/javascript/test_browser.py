@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.support.chromium import chromium
+from tests.support.commands import ROOT, serving_process
 from tests.test_examples_channels import running
 
 if TYPE_CHECKING:
@@ -62,6 +63,16 @@ MODERN = """
   }
   return [...made, client.state]
 """
+
+
+async def test_the_first_page_of_the_documentation_calls(tmp_path: Path) -> None:
+    """The example as docs/how-to/browser.md says to run it."""
+    with serving_process("app:app", cwd=ROOT / "examples" / "first_page") as (_, url):
+        async with chromium(tmp_path) as browser:
+            page = await browser.open(url.replace("ws", "http", 1))
+            assert await page.until(
+                "document.body.innerText.includes('7.50') && document.body.innerText"
+            ) == ("Shop\nThree teas cost 7.50.")
 
 
 async def test_await_using(tmp_path: Path) -> None:

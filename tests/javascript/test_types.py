@@ -97,9 +97,26 @@ def test_with_the_types_of_a_handler(tmp_path: Path) -> None:
     assert errors_of(tmp_path, program, api) == []
 
 
-def test_the_example_is_checked_without_a_build(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("folder", "name", "mistakes"),
+    [
+        (
+            "browser",
+            "shop.js",
+            {'"price", order': '"price", { itme: "tea" }', "start: 100": "start: '100'"},
+        ),
+        (
+            "first_page",
+            "page.js",
+            {"item:": "itme:", "count: 3": "count: '3'", "price.toFixed": "price.trim"},
+        ),
+    ],
+)
+def test_the_examples_are_checked_without_a_build(
+    folder: str, name: str, mistakes: dict[str, str], tmp_path: Path
+) -> None:
     """docs/how-to/browser.md: JavaScript with comments, beside what ``trio-ws types`` writes."""
-    example = HERE.parents[1] / "examples" / "browser"
+    example = HERE.parents[1] / "examples" / folder
     said = subprocess.run(
         [sys.executable, "-m", "trio_ws", "types", "app:app"],
         cwd=example,
@@ -108,17 +125,17 @@ def test_the_example_is_checked_without_a_build(tmp_path: Path) -> None:
         timeout=60,
         check=True,
     )
-    script = (example / "shop.js").read_text(encoding="utf-8")
+    script = (example / name).read_text(encoding="utf-8")
     install_client(tmp_path)
 
     def check(text: str) -> list[str]:
         (tmp_path / "api.ts").write_text(said.stdout, encoding="utf-8")
-        (tmp_path / "shop.js").write_text(text, encoding="utf-8")
-        return tsc(tmp_path, "shop.js", "--allowJs", "--checkJs", "--module", "esnext")
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return tsc(tmp_path, name, "--allowJs", "--checkJs", "--module", "esnext")
 
     assert check(script) == []
-    assert check(script.replace('"price", order', '"price", { itme: "tea" }')) != []
-    assert check(script.replace("start: 100", "start: '100'")) != []
+    for right, wrong in mistakes.items():
+        assert check(script.replace(right, wrong)) != []
 
 
 def test_the_declarations_name_what_the_module_exports() -> None:
