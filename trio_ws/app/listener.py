@@ -158,7 +158,7 @@ class MessageListener:
         return None
 
     def encode(self, result: Value) -> tuple[int, bytes]:
-        """Return the opcode and the payload of a result. Raises what the encoder raises."""
+        """Return the opcode and the payload of a result. Raises the exceptions of the encoder."""
         if isinstance(result, str | BytesLike | WebSocketMessage):
             return whole_message(result, "a listener")
         return TEXT, self._encode(result)

@@ -72,7 +72,7 @@ class PublishedMessage:
         order: sequence number among all messages of the hub.
         encoded: ``data`` as msgpack, the form that is validated, measured and given to a broker.
         skip: connections that do not receive it.
-        position: where it stands in its channel, if that keeps a history.
+        position: its position in the channel, if that keeps a history.
     """
 
     __slots__ = ("_data", "_frames", "_marks", "channel", "encoded", "order", "position", "size", "skip")
@@ -240,7 +240,7 @@ class Channel:
 
     @property
     def source(self) -> PacketSource:
-        """What its packets are."""
+        """The type of its packets."""
         return PacketSource.CHANNEL if self.name is not None else PacketSource.BROADCAST
 
     @property
@@ -311,11 +311,11 @@ class UserChannel(Channel):
 
 
 class Recovery:
-    """What one subscriber reads from the histories of its channels.
+    """The reading of one subscriber from the histories of its channels.
 
     Attributes:
-        all: it is told of gaps in all of its channels.
-        channels: it is told of gaps in these.
+        all: it gets gaps of all its channels.
+        channels: it gets gaps of these channels.
         cursors: channels that it is catching up with, and the offset of the next message of each. Meanwhile
             nothing of them waits for it elsewhere, so that a slow one holds no memory.
         dropped: channels of which its policy has dropped the newest messages.
@@ -342,7 +342,7 @@ class Subscriber:
         held: the subscribed names and globs.
         globs: those of them that are globs, or None.
         channels: the joined channels, each with the number of held names that match it.
-        recovery: what it reads from histories; None before it does.
+        recovery: its reading from histories; None before it does.
     """
 
     __slots__ = ("channels", "globs", "held", "recovery")

@@ -176,7 +176,7 @@ class FanoutWriter:
         self._rounds.pop(channel, None)
         channel.trim(end)
         if channel.log:
-            self._dirty[channel] = None  # those visited first miss what was published since
+            self._dirty[channel] = None  # the members visited first miss later messages
         else:
             self._logs.pop(channel, None)
 

@@ -4,7 +4,7 @@ A message of a channel with a history has a *position*: the epoch of the history
 from 1. A subscriber continues from the last position that it has seen. It reads from the history, at its own
 pace, until it has caught up, and gets messages as they are published from then on. Meanwhile no
 messages are queued for it outside the history, so a slow subscriber costs no memory. Messages that were
-trimmed before the subscriber read them are a gap. The subscriber is told its position.
+trimmed before the subscriber read them are a gap. The subscriber gets its position.
 
 Invariants:
 
@@ -136,11 +136,11 @@ class ChannelHistory:
     """The history of one channel.
 
     Attributes:
-        channel: the channel, also while nobody subscribes to it.
+        channel: the channel, also while it has no subscribers.
         config: its bounds.
         offset: of the newest message, kept or not.
         earlier: former epochs, each with the last offset up to which it is the same history.
-        size: bytes of what is kept.
+        size: bytes of the stored messages.
     """
 
     __slots__ = ("_begin", "_pattern", "_records", "channel", "config", "earlier", "epoch", "offset", "size")
@@ -158,12 +158,12 @@ class ChannelHistory:
 
     @property
     def count(self) -> int:
-        """How many messages are kept."""
+        """The number of stored messages."""
         return len(self._records) - self._begin
 
     @property
     def position(self) -> Position:
-        """Where the newest message stands."""
+        """The position of the newest message."""
         return Position(self.epoch, self.offset)
 
     @property
@@ -178,7 +178,7 @@ class ChannelHistory:
 
     @property
     def next_position(self) -> Position:
-        """Where the next message will stand."""
+        """The position of the next message."""
         return Position(self.epoch, self.offset + 1)
 
     def clear(self) -> None:
@@ -428,7 +428,7 @@ class ChannelHistories:
         self._trim(pattern, now)
 
     def _trim(self, pattern: _Pattern, now: float) -> None:
-        """Drop what is too old, and too much for all channels of a pattern together."""
+        """Drop messages that are too old, or too many for all channels of a pattern together."""
         while pattern.filled:
             oldest = next(iter(pattern.filled))
             newest = oldest.newest

@@ -58,7 +58,7 @@ logger = logger_for("trio_ws.channels")
 
 
 def _without_packet(data: Any, source: PacketSource, name: str | None) -> tuple[Any, Packet | None]:
-    """The data of what is published, and the `Packet` that it was, if it was one."""
+    """The data of a published value, and the value if it is a `Packet`."""
     if not isinstance(data, Packet):
         return data, None
     if data.source is not source or data.rpc is not None:
@@ -234,7 +234,7 @@ class Hub:
 
     @property
     def topics(self) -> dict[str, Callable[[str, bytes], None]]:
-        """What takes messages of other processes, by what stands behind the namespace in their names."""
+        """The receivers of messages from other processes, by the part of the name after the namespace."""
         return {
             "": self.receive,
             PRESENCE: self._presence.receive,
@@ -322,7 +322,7 @@ class Hub:
         self._tell_demand()
 
     def recover(self, subscriber: Subscriber, name: str, after: Position | None, last: int) -> Start:
-        """Have a subscriber go on from a position in a channel, and be told of gaps there.
+        """Continue a subscriber at a position in a channel, and send it gaps from there.
 
         Args:
             subscriber: it has subscribed to ``name``, if it is a connection in the same step.
@@ -362,7 +362,7 @@ class Hub:
 
     @property
     def names_in_a_row(self) -> int:
-        """How many names to `add` in one step.
+        """The number of names to `add` in one step.
 
         Each new name is compared with all globs; each new glob is compiled and compared with all channels.
         """
@@ -435,7 +435,7 @@ class Hub:
             after: begin after this position of a channel with a history, as `Packet.position` or stored
                 earlier, and with a `Gap` if that is not possible. With several names, a mapping of names to
                 positions. Implies ``recover``.
-            last: begin with up to so many of the newest messages of each channel.
+            last: begin with up to this number of the newest messages of each channel.
 
         Raises:
             ValueError, TypeError: an argument is invalid; ``after`` or ``last`` is given for a glob.
@@ -547,7 +547,7 @@ class Hub:
 
 
 def _ended(subscription: Subscription) -> None:
-    """For subscriptions that nobody receives from."""
+    """For subscriptions without a receiver."""
 
 
 def _nothing(name: str, wanted: bool) -> None:

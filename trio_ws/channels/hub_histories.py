@@ -1,7 +1,7 @@
 """HubHistories: the histories of a hub's channels, and the subscribers that continue from them.
 
-Without a broker that keeps histories, they are what this process has published. With one they are copies,
-see shared_histories.py.
+Without a broker that keeps histories, they contain the messages that this process has published. With one
+they are copies, see shared_histories.py.
 """
 
 from __future__ import annotations
@@ -138,7 +138,8 @@ class HubHistories:
             return None
         history = channel.history
         if history is not None and history.earlier and isinstance(subscriber, ConnectionSubscriber):
-            # What it is given of the history has another epoch than what other subscriptions may have seen.
+            # Its messages from the history have another epoch than those that other subscriptions may have
+            # received.
             self._fanout.tell(subscriber, PositionNotice(channel, history.position, 0))
         start = self.kept.start(name, after, last)
         self._begin_at(subscriber, channel, start)
@@ -152,7 +153,7 @@ class HubHistories:
     # -- messages that were missed ------------------------------------------------------------------
 
     def missed(self) -> None:
-        """Read what was missed, or prevent recovery from earlier positions."""
+        """Read missed messages, or prevent recovery from earlier positions."""
         if self._shared is not None:
             self._shared.missed()
             self.glob_added()  # as there may be new channels
@@ -195,11 +196,11 @@ class HubHistories:
             self._shared.receive(name, epoch, message)
 
     def find(self, name: str) -> Channel | None:
-        """The channel of a name, or None if nobody subscribes to it."""
+        """The channel of a name, or None if it has no subscribers."""
         return self._registry.find(name)
 
     def may_follow(self, name: str) -> bool:
-        """Whether a channel is there, or can be added for a glob that matches it without removing another."""
+        """Whether a channel exists, or can be added for a glob that matches it without removing another."""
         return self._registry.may_follow(name)
 
     def deliver(self, channel: Channel, message: KeptMessage, *, repeated: bool) -> None:
@@ -224,7 +225,7 @@ class HubHistories:
         self._delivery.notify(channel, PositionNotice(channel, position, missing))
 
     def record(self, channel: Channel, epoch: str, message: KeptMessage) -> Record:
-        """Make what a history keeps of a message, without giving it to anybody."""
+        """Make the history's entry of a message, without delivering it."""
         position = Position(epoch, message.offset)
         published_at = trio.current_time() - message.age
         shared = self._unpack(channel, message)

@@ -37,7 +37,7 @@ class LocalDelivery:
 
     Args:
         fanout: writes to connections.
-        histories: keeps what is delivered.
+        histories: stores the delivered messages.
 
     Attributes:
         count: messages so far.
@@ -113,7 +113,7 @@ class LocalDelivery:
     def notify(
         self, channel: Channel, notice: PositionNotice, only: Collection[Subscriber] | None = None
     ) -> None:
-        """Give a notice to the subscribers of a channel that are told of gaps."""
+        """Send a notice to the subscribers of a channel that get gaps."""
         notice.skip = frozenset(
             one
             for one in channel.cursors

@@ -79,7 +79,7 @@ def recovery_of(subscriber: Subscriber) -> Recovery:
 
 
 def refill(member: TaskSubscriber) -> None:
-    """Put into a task's subscription what it has room for, of the channels that it is catching up with."""
+    """Fill a task's subscription with messages of the channels that it is catching up with."""
     subscription, recovery = member.subscription, member.recovery
     while recovery is not None and recovery.cursors and not subscription.full:
         channel, offset = next(iter(recovery.cursors.items()))

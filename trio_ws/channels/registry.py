@@ -1,4 +1,4 @@
-"""ChannelRegistry: who is subscribed to what.
+"""ChannelRegistry: the subscribers of channels, and the channels of subscribers.
 
 Invariants:
 
@@ -69,7 +69,7 @@ class ChannelRegistry:
         self.past_dropped = 0
 
     def find(self, name: str) -> Channel | None:
-        """Return the channel of a name, or None if nobody subscribes to it."""
+        """Return the channel of a name, or None if it has no subscribers."""
         channel = self.channels.get(name)
         if channel is None and self._by_glob and name not in self._unwanted:
             channel = self._make(name)
@@ -82,7 +82,7 @@ class ChannelRegistry:
         return channel
 
     def may_follow(self, name: str) -> bool:
-        """Whether a channel is there, or can be added for a glob that matches it without removing another."""
+        """Whether a channel exists, or can be added for a glob that matches it without removing another."""
         return name in self.channels or (
             len(self.derived) < _DERIVED_CHANNELS and any(True for _ in self.globs.matching(name))
         )

@@ -62,10 +62,10 @@ class Receiver(Protocol):
     """The methods of a hub that handle the messages of shared histories."""
 
     def find(self, name: str) -> Channel | None:
-        """The channel of a name, or None if nobody subscribes to it."""
+        """The channel of a name, or None if it has no subscribers."""
 
     def may_follow(self, name: str) -> bool:
-        """Whether a channel is there, or can be added for a glob that matches it without removing another."""
+        """Whether a channel exists, or can be added for a glob that matches it without removing another."""
         ...
 
     def deliver(self, channel: Channel, message: KeptMessage, *, repeated: bool) -> None:
@@ -144,7 +144,7 @@ class SharedHistories:
         self._refused = 0
         self._list_wanted = False  # a glob was added
         self._glob_added = Notification()
-        self._ids: dict[int, None] = {}  # hashes of what was delivered, oldest first
+        self._ids: dict[int, None] = {}  # hashes of the delivered messages, oldest first
         histories.forget_all()
         broker.declare_histories(namespace, histories.patterns)
 
@@ -157,7 +157,7 @@ class SharedHistories:
         self._broker.append(f"{self._namespace}:{name}", payload, history)
 
     def is_known(self, name: str) -> bool:
-        """Whether it is known where a channel is now."""
+        """Whether the current position of a channel is known."""
         followed = self._followed.get(name)
         return followed is not None and followed.known
 
@@ -195,7 +195,7 @@ class SharedHistories:
         self._receiver.deliver(channel, message, repeated=repeated)
 
     def missed(self) -> None:
-        """Read what all channels may have missed."""
+        """Read the messages that channels may have missed, for all of them."""
         self._generation += 1
         for followed in self._followed.values():
             if followed.known:
@@ -203,7 +203,7 @@ class SharedHistories:
                 self._schedule(followed)
 
     def want(self, name: str) -> None:
-        """Read what was published before a channel had subscribers here, soon."""
+        """Schedule reading the messages from before a channel had subscribers in this process."""
         followed = self._follow(name, self._receiver.find(name))
         if followed is not None:
             followed.wanted = True
@@ -268,7 +268,7 @@ class SharedHistories:
 
     @enable_ki_protection
     async def run(self) -> None:
-        """Read what is to be read, until cancelled."""
+        """Read the scheduled channels, until cancelled."""
         async with trio.open_nursery() as nursery:
             if self._histories.some_are_latest:
                 nursery.start_soon(self._list, name="trio_ws latest values")
@@ -346,7 +346,7 @@ class SharedHistories:
         return found
 
     async def _read_before(self, followed: _Followed) -> None:
-        """Get what was published before the first message that arrived here."""
+        """Read the messages from before the first one that arrived in this process."""
         generation = self._generation
         page = await self._pages(followed, 0)
         history, channel = followed.history, followed.history.channel
@@ -370,7 +370,7 @@ class SharedHistories:
             followed.behind = True
 
     def _fill(self, followed: _Followed, page: HistoryPage, end: int | None = None) -> None:
-        """Have the copy be what the broker has, up to an offset, without giving it to anybody."""
+        """Make the copy equal to the broker's history up to an offset, without delivering messages."""
         end = page.end if end is None else end
         history = followed.history
         history.jump(page.epoch, end)
@@ -397,7 +397,7 @@ class SharedHistories:
         history.earlier = ()
 
     async def _read_on(self, followed: _Followed) -> None:
-        """Give subscribers what they missed, or tell them that it is lost."""
+        """Deliver missed messages to subscribers, or a gap if they are lost."""
         generation = self._generation
         followed.heard = None
         history, channel = followed.history, followed.history.channel
@@ -440,7 +440,7 @@ class SharedHistories:
         self._skip_to(followed, page.end + 1)
 
     def _skip_to(self, followed: _Followed, offset: int) -> None:
-        """Tell what is missing before the next message that there is."""
+        """Deliver a gap for the messages that are missing before the next available one."""
         history, channel = followed.history, followed.history.channel
         missing = offset - 1 - history.offset
         if missing > 0:

@@ -1,4 +1,4 @@
-"""The messages that processes send each other: data, predicate, and what else was published, as msgpack."""
+"""The messages between processes as msgpack: data, predicate, and other fields of a publish."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SharedMessage(NamedTuple):
     """A message that another process has published.
 
     Attributes:
-        data: what was published.
+        data: the published data.
         encoded: the same as msgpack.
         predicate: which connections it is meant for.
         given: its timestamp and correlation id, if it was published as a `Packet`.
@@ -72,7 +72,7 @@ def pack_message(
         exclude: the uids of connections that do not receive it.
 
     Raises:
-        PacketError: the predicate, or what the packet has besides its data, cannot be sent.
+        PacketError: the predicate, or a field of the packet other than its data, cannot be sent.
         TypeError: the predicate is not one that can be sent.
     """
     packed = _NO_PREDICATE

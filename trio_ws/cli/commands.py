@@ -470,7 +470,7 @@ def _types(target: str) -> int:
 def _record(
     url: str, file: str, port: int, headers: tuple[str, ...], cafile: str | None, as_json: bool
 ) -> int:
-    """Pass on what clients and the server at URL say to each other, and write it to FILE.
+    """Pass on the messages between clients and the server at URL, and write them to FILE.
 
     Clients connect to the address that is printed. Secrets are masked by their names. Ctrl+C ends it.
     """

@@ -1,4 +1,4 @@
-"""What a shell completes."""
+"""Completions for shells."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def _explain_connecting(exc: trio_ws.ConnectionFailedError) -> str:
     return str(exc)
 
 
-#: What a person at the command line can do, unless that is what `connect` says.
+#: Advice for users of the command line, if it differs from that of `connect`.
 _TLS_ADVICE: dict[TLSFailure, str] = {
     "wrong name": "connect by a name that its certificate is for, or trust it with --insecure",
     "wrong time": "it needs a new one, or the clock here is wrong; --insecure trusts it nevertheless",

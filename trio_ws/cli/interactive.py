@@ -42,7 +42,7 @@ class Lines(Protocol):
 
 @dataclass(frozen=True)
 class InteractiveOptions:
-    """What to wait for after the last line of a pipe.
+    """The condition to wait for after the last line of a pipe.
 
     Attributes:
         expect: the total number of messages to receive. None: as many as lines were sent, but fewer are not
@@ -206,8 +206,8 @@ class _Caller:
         scope.cancel()
 
     async def _show_notifications(self) -> None:
-        """Print what the server pushes by notifications of JSON-RPC or of another dialect."""
-        with suppress(trio.BrokenResourceError):  # _show_packets() tells of it
+        """Print the notifications of the server in JSON-RPC or another dialect."""
+        with suppress(trio.BrokenResourceError):  # _show_packets() reports it
             async with self._client.notifications() as stream:
                 async for method, params in stream:
                     self._out.packet(trio_ws.Packet(trio_ws.PacketSource.CUSTOM, params, method))

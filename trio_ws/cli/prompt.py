@@ -1,6 +1,6 @@
 """A prompt for lines at a terminal, with editing, history and completion.
 
-prompt_toolkit uses asyncio, so it runs in a thread beside trio.
+prompt_toolkit uses asyncio, so it runs in another thread than trio.
 
 Invariant: when `Prompt.next` returns or raises, the terminal is in its original state.
 """

@@ -1,4 +1,4 @@
-"""record: what clients and a server say to each other, into a file, until a signal ends it."""
+"""record: write the messages between clients and a server to a file, until a signal ends it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _LARGEST = 256 * 1024 * 1024
 
 
 async def record(place: ServerTarget, path: str, port: int, out: Output) -> int:
-    """Listen for clients, and pass on what they and the server say, until SIGTERM or Ctrl+C.
+    """Listen for clients, and pass on all messages between them and the server, until SIGTERM or Ctrl+C.
 
     Raises:
         Failure: the file exists or cannot be made, or the port cannot be had.
     """
-    # It passes on what the two could say to each other without it.
+    # It passes on everything that the two could send to each other directly.
     settings: Any = {**place.settings(), "options": trio_ws.Options(max_message_size=_LARGEST)}
     try:
         listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")

@@ -76,7 +76,7 @@ def announce(out: Output, target: str, url: str, **more: object) -> None:
 
 
 def invite(target: object, url: str) -> None:
-    """Say on stderr what there is to open, and what to type next."""
+    """Print the URLs to open, and the next command, on stderr."""
     page = _page_of(target)
     if page is not None and url.startswith(("ws://", "wss://")):
         remark(f"open {url.replace('ws', 'http', 1).rstrip('/')}{page}")

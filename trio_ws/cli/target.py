@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DIALECTS", "ServerTarget"]
 
-#: What --dialect takes.
+#: The values of --dialect.
 DIALECTS: dict[str, str | Dialect] = {
     "trio-ws.v1": "trio-ws.v1",
     "trio-ws.v1.json": "trio-ws.v1.json",

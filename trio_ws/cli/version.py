@@ -1,4 +1,4 @@
-"""What the program says of itself."""
+"""The version of the program."""
 
 from __future__ import annotations
 

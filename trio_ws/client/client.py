@@ -401,7 +401,7 @@ class WebSocketClient(EnteredOnly):
         Each item is the parameters of one notification: a dict of named ones, a list of others. The stream
         continues on the next connection if the client reconnects; ``on_connection`` can ask the server for
         the notifications again. A notification reaches every stream that wants it, and a method of the
-        handler with its name. Those that nobody wants are dropped.
+        handler with its name. All others are dropped.
 
         Args:
             names: the method of the notifications. With several, or with None for all, each item is an

@@ -282,7 +282,7 @@ class _ConnectAttempt:
             redirects += 1
 
     def _follow(self, location: str, redirects: int, rejected: HandshakeRejectedError) -> None:
-        """Switch to the target of a redirect, without what is meant for this server only."""
+        """Switch to the target of a redirect, without credentials of this server."""
         before = self.uri
         try:
             self.uri = resolve_redirect(before, location)

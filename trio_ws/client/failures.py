@@ -56,7 +56,7 @@ def failed(what: str, exc: BaseException, where: str) -> ConnectionFailedError:
 
 
 def tls_failure(exc: ssl.SSLError) -> TLSFailure | None:
-    """Return what TLS failed at, as far as somebody can do something about it."""
+    """Return the reason why TLS failed, if the user can mend it."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         text = getattr(exc, "verify_message", "").lower()
         if "mismatch" in text:

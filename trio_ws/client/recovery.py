@@ -16,7 +16,7 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """How far one subscription has come in one channel.
+    """The position of one subscription in one channel.
 
     Attributes:
         subscription: the subscription.

@@ -40,7 +40,7 @@ __all__ = ["Subscriptions"]
 
 #: Names to put into one request on a new connection.
 _NAMES_AT_ONCE = 256
-#: What a server of an earlier version says to `RECOVER`.
+#: The response of a server of an earlier version to `RECOVER`.
 _METHOD_NOT_FOUND = -32601
 
 

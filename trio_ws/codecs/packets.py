@@ -128,7 +128,7 @@ class PacketCodec(Codec):
         return min(_COLLIDING, limit // MOST_GROWTH)
 
     def decoded_size(self, payload: str | bytes, limit: int) -> int:
-        return msgpack_size(payload, limit) if isinstance(payload, bytes) else 0  # text is no msgpack
+        return msgpack_size(payload, limit) if isinstance(payload, bytes) else 0  # text is not msgpack
 
     def refusal(self, payload: str | bytes, text: str, *, close_code: int = 1007) -> DecodeError:
         broken = self._broken(payload, text)

@@ -19,7 +19,7 @@ __all__ = ["OCPP16", "OCPP201", "OCPPError"]
 
 _CALL, _RESULT, _ERROR = 2, 3, 4
 _APPLICATION_ERROR = RPCError.default_code
-#: What the codes of OCPP mean to a caller here.
+#: The codes of `RPCError` for the codes of OCPP.
 _NUMBERS = {
     "NotImplemented": -32601,
     "NotSupported": -32601,

@@ -56,7 +56,7 @@ class ChannelOwner(Protocol):
         """Whether a client may publish this."""
 
     def may_see_presence(self, connection: Any, name: str) -> Any:
-        """Whether a client may see who is present."""
+        """Whether a client may see the presence of a channel."""
 
 
 class ChannelMethods:
@@ -141,7 +141,7 @@ class ChannelMethods:
         return allowed
 
     async def _ask_may_subscribe(self, connection: ClientConnection[Any], name: str) -> bool | float:
-        """Return what `may_subscribe` says: False, True, or a number of seconds."""
+        """Return the result of `may_subscribe`: False, True, or a number of seconds."""
         allowed: Any = self._handler.may_subscribe(connection, name)
         if inspect.isawaitable(allowed):
             allowed = await allowed
@@ -182,8 +182,10 @@ class ChannelMethods:
             return False
         self._add_rights(connection, allowed)
         while transport.congested and not transport.over:
-            await transport.wait_for_room()  # so that the answer goes out before what it announces
-        # From here to the answer is one step. The client ignores what came before that.
+            await (
+                transport.wait_for_room()
+            )  # so that the response is sent before the packets that it announces
+        # There is no checkpoint before the response is sent. The client ignores earlier packets.
         member = connection._member
         if member is None or any(name not in member.held for name in starts):
             return False

@@ -2,8 +2,8 @@
 
 A deadline belongs to the caller's cancel scope. The caller may move it while the call is under way, and trio
 does not report that. So only the caller decides: its cancellation sends the abort, and while it waits, it
-tells the other side in time that the call may go on. The time that it sent last is a lease, which ends the
-method if the caller has vanished.
+reports to the other side in time that the call may continue. The time that it sent last is a lease, which
+ends the method if the caller has vanished.
 
 Invariants:
 
@@ -34,7 +34,7 @@ MARGIN = 2.0
 #: Seconds of a renewed lease: the least and the most. A short one doubles.
 SHORTEST = 1.0
 LONGEST = 2 * MARGIN
-#: Renewals that are due within so many seconds are sent together.
+#: Renewals that are due within this number of seconds are sent together.
 TOGETHER = 0.05
 #: Seconds after which the task checks whether there is still anything to renew.
 LOOK_EVERY = 20.0
@@ -62,7 +62,7 @@ class Lease:
         self.granted(seconds, now)
 
     def granted(self, seconds: float, now: float) -> None:
-        """Record that the other side is told now that it has so many seconds."""
+        """Record that the other side now has this number of seconds."""
         self.seconds = seconds
         self.renew_at = now + max(seconds / 4, seconds - MARGIN)
 
@@ -117,7 +117,7 @@ class Alarm(ABC):
 
     @abstractmethod
     def ring(self, now: float) -> float:
-        """Do what is due; return the clock's time of the next, or infinity."""
+        """Send the renewals that are due. Return the clock's time of the next one, or infinity."""
 
 
 class Leased(Protocol):

@@ -62,7 +62,7 @@ def answer_error(
     stream: bool = False,
     debug: bool = False,
 ) -> None:
-    """Tell the caller what went wrong, without what it should not know.
+    """Send an error to the caller, without details that it should not know.
 
     Args:
         transport: sends the response.

@@ -330,7 +330,7 @@ class WebSocketHandler(Generic[State]):
         """
         return Schema(self)
 
-    # -- what a server calls ------------------------------------------------------------------------
+    # -- called by a server -------------------------------------------------------------------------
 
     async def _serve(
         self,

@@ -182,7 +182,7 @@ class IncomingCalls:
     def _is_nested(self, request: Request) -> bool:
         """Whether running calls may be waiting for this one.
 
-        A codec without extensions does not tell. Then they may, if as many calls of ours are under way.
+        A codec without extensions cannot tell. Then this is assumed if as many calls of ours are running.
         """
         if self.active_calls < self.max_calls:
             return False
@@ -502,7 +502,7 @@ class IncomingCalls:
             producer.add_credit(count, size)
 
     def _handle_deadline(self, args: Any) -> None:
-        """Let a call go on for so many seconds from now, because its caller still waits."""
+        """Set the deadline of a call to this number of seconds from now, because its caller still waits."""
         call_id, seconds = args if len(args) == 2 else (None, math.nan)
         if type(call_id) is not str or type(seconds) not in (int, float) or not seconds >= 0:
             self._transport.misbehaved("__deadline__ takes the id of a call and a number of seconds")

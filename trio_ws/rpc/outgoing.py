@@ -114,7 +114,7 @@ class OutgoingCalls:
 
     Attributes:
         pending_calls: calls that wait for their one response, by id.
-        sinks: what receives the responses to all other requests, by id. Most are streams.
+        sinks: the receivers of the responses to all other requests, by id. Most are streams.
         client_streams: arguments that are streams and are being sent, by stream id.
         stream_window: items of one stream that may be under way.
         window_bytes: bytes of one stream that may be under way.
@@ -162,7 +162,7 @@ class OutgoingCalls:
 
     @property
     def needs_reading(self) -> bool:
-        """Whether a task here waits for something that only reading can bring."""
+        """Whether a task waits for data that only reading can provide."""
         return bool(self.pending_calls) or self.transport.read_demand.count > 0
 
     def handle_response(self, response: Response, size: int) -> None:
@@ -231,7 +231,7 @@ class OutgoingCalls:
         return write_buffer.bytes_sent + write_buffer.size
 
     def cancel(self, call_id: Any) -> None:
-        """Give up a call or a stream, and tell the other side to abort it."""
+        """Cancel a call or a stream, and send that to the other side."""
         transport = self.transport
         gone = self.pending_calls.pop(call_id, None) or self.sinks.pop(call_id, None)
         if gone is not None and not transport.over:

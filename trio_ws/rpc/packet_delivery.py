@@ -48,7 +48,7 @@ class PacketDelivery:
     Args:
         transport: accounts for the packets.
         incoming: runs ``on_packet`` as it runs calls.
-        outgoing: tells whether reading may stop.
+        outgoing: knows whether reading may stop.
         pool: provides a task where packets waited before the connection was let in.
         on_packet: called with the connection and each packet. Without it, `recv` returns them.
 

@@ -46,7 +46,7 @@ class CallCanceller(Protocol):
     """Gives up calls."""
 
     def cancel(self, call_id: Any) -> None:
-        """Forget a call, and tell the other side to abort it."""
+        """Remove a call, and send an abort to the other side."""
 
 
 class PendingCall(ReusableOutcome["Response"]):

@@ -2,7 +2,7 @@
 
 A session owns the calls of this side (`OutgoingCalls`), those of the other side (`IncomingCalls`), and the
 packets that are not calls (`PacketDelivery`). The parts share a `PacketTransport`. The session itself reads,
-and hands what it reads to its parts.
+and passes the packets to its parts.
 
 One task at a time runs the read loop, and starts every call itself (see inline_call.py). When a call waits,
 it keeps that task, and another one continues the read loop: the connection's own task if that is free, else a
@@ -66,7 +66,7 @@ CHANNEL = PacketSource.CHANNEL
 
 #: Work after which the read loop yields to other tasks, in bytes: 64 small packets.
 _YIELD_EVERY = 64 * 1024
-#: What a packet counts for in these, in addition to its bytes.
+#: Cost of a packet in these, in addition to its bytes.
 _PACKET_COST = 1024
 #: Seconds between two checks whether the peer is still there, while nothing is read.
 _PROBE_EVERY = 1.0
@@ -90,11 +90,11 @@ class RPCSession:
 
     Attributes:
         ws: the connection.
-        transport: sends packets, and accounts for what is held.
+        transport: sends packets, and accounts for held memory.
         outgoing: the calls of this side.
         incoming: the calls of the other side.
         delivery: packets that are not calls.
-        pool: tasks for what waits.
+        pool: tasks for calls that wait.
         reader_driven: the shared reader has taken over the read loop.
         undecided: whether the first message still has to show the codec.
         route: set by a client; takes a packet of a channel and its size, and returns whether it was wanted.
@@ -155,7 +155,7 @@ class RPCSession:
         )
         self.delivery = PacketDelivery(self.transport, self.incoming, self.outgoing, workers, on_packet)
         self.undecided = undecided
-        # Who runs the read loop: a task, or the shared reader.
+        # Whether the read loop runs in a task or in the shared reader.
         self._owner_wake = Notification()
         self._owner_parked = False
         self._owner_reads = True
@@ -569,7 +569,7 @@ class RPCSession:
             return False
         transport = self.transport
         if item:
-            # A bound, which costs a third of the exact size of what was decoded.
+            # An upper bound, which costs a third of computing the exact decoded size.
             size = transport.codec.decoded_size(item, transport.ws._options.max_decoded_bytes)
         else:
             size = transport.size_of(request.args or request.kwargs)  # of a batch
@@ -642,5 +642,5 @@ class RPCSession:
 
 
 def _utf8_size(text: str | bytes) -> int:
-    """Return the bytes that a text message took on the wire, which are what credit counts."""
+    """Return the size of a text message on the wire in bytes, which credit counts."""
     return len(text) if isinstance(text, bytes) or text.isascii() else len(text.encode())

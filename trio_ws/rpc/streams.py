@@ -71,7 +71,7 @@ def convert(value: Any, type: Any, what: str) -> Any:
 
 
 class StreamOwner(Protocol):
-    """What a received stream uses of the calls that it belongs to.
+    """The part of the calls that a received stream uses.
 
     Attributes:
         transport: sends credit.
@@ -86,7 +86,7 @@ class StreamOwner(Protocol):
     granted_bytes: int
 
     def cancel(self, call_id: Any) -> None:
-        """Forget a stream, and tell the other side to abort it."""
+        """Remove a stream, and send an abort to the other side."""
 
 
 class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
@@ -130,7 +130,7 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         self._granted = 0  # items that may still arrive
         self._taken = 0  # items taken since credit was last sent
         self._window_bytes = min(_FIRST_WINDOW, owner.window_bytes)
-        # More is granted once so many items are taken, or so many bytes owed.
+        # More is granted once this number of items was received, or this number of bytes.
         self._many = owner.stream_window // 2
         self._many_bytes = self._window_bytes // 2
         # The window is the sum of the bytes granted, waiting and owed.
@@ -200,7 +200,7 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         return value
 
     def grant_first(self, count: int) -> int:
-        """Grant so many items with the request; return the bytes to grant."""
+        """Grant this number of items with the request. Return the bytes to grant."""
         self._granted = count
         return self._take_grant(waiting=True)
 

@@ -1,4 +1,4 @@
-"""Timetable: what is due when, and one task that waits for the earliest, whatever their number.
+"""Timetable: the times at which entries are due, and one task that waits for the earliest.
 
 Invariants:
 
@@ -98,7 +98,7 @@ class _Waiting(Generic[ItemT]):
         self._changed.notify_all()
 
     def _compact(self) -> None:
-        """Drop what will not be rung. Its time may be far away, so a peer could fill the heap with it."""
+        """Drop outdated entries. Their times may be far away, so a peer could fill the heap with them."""
         self.heap = [entry for entry in self.heap if self._is_current(entry)]
         heapq.heapify(self.heap)
         self.entries = {key: number for _, number, key, _ in self.heap}

@@ -165,7 +165,7 @@ class PacketTransport:
             self.post(payload, cork=False)
 
     def flush(self) -> None:
-        """Send what was corked."""
+        """Send the corked packets."""
         if self.write_buffer.flush_scheduled:
             self.write_buffer.flush()
 

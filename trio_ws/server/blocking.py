@@ -315,7 +315,7 @@ def _ended_error() -> ConnectionClosedLocallyError:
 async def run_in_thread(
     function: Callable[..., object], ws: WebSocket, limiter: trio.CapacityLimiter, kwargs: PathParameters
 ) -> None:
-    """Run a plain function on a WebSocket in a thread, and raise what it raises.
+    """Run a plain function on a WebSocket in a thread, and raise its exception.
 
     If cancelled, it waits up to ``close_timeout`` seconds for the thread. See the module docstring.
     """

@@ -1,6 +1,6 @@
 """Notification: the lightest way for tasks to wait until something has changed, and to wake them.
 
-A `trio.Event` is made anew for each wait, and a `trio.lowlevel.ParkingLot` weighs ten times as much. A
+A `trio.Event` must be created for each wait, and a `trio.lowlevel.ParkingLot` weighs ten times as much. A
 connection has several notifications, and most of them are never used. They keep no state that could be
 missed: a task that waits has checked its condition in the same step, and checks it again when it was woken.
 """

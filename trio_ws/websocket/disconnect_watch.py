@@ -27,7 +27,7 @@ _MOST_BYTES = 256 * 1024
 
 
 class MonitorRuntime(Protocol):
-    """What a watch needs of its runtime (see runtime.py)."""
+    """The part of the runtime that a watch uses (see runtime.py)."""
 
     sweep_count: int
 
@@ -61,7 +61,7 @@ class DisconnectWatch:
         return not self._left
 
     def lent_task(self) -> Callable[[], Awaitable[None]] | None:
-        """For the monitor: what a task that it lends is to run."""
+        """The function for a task that the monitor provides."""
         return None if self._left else self._watch
 
     @enable_ki_protection

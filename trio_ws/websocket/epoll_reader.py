@@ -67,9 +67,9 @@ SHARE_THRESHOLD = int(os.environ.get("TRIO_WS_TEST_FEW", "4"))
 _POLLS_BEFORE_WAIT = 3
 CONNECTIONS_PER_TURN = 64
 BYTES_PER_TURN = 128 * 1024
-#: What a message counts for in these in addition to its bytes: it may be a call that is answered at once.
+#: Cost of a message in these, in addition to its bytes: it may be a call that is answered immediately.
 MESSAGE_COST = 1024
-#: What the end of a connection counts for.
+#: Cost of the end of a connection.
 END_COST = 8192
 
 
@@ -221,7 +221,7 @@ class EpollReader:
                 await checkpoint()
 
     def _read(self, connection: Reader, fd: int) -> int:
-        """Read once. Returns how much work that was, as so many bytes."""
+        """Read once. Returns the amount of work, in bytes."""
         buffer = connection.receive_buffer
         if buffer.pending_input:
             data, buffer.pending_input = buffer.pending_input, b""
@@ -244,7 +244,7 @@ class EpollReader:
         return data
 
     def _parse(self, connection: Reader, fd: int, data: bytes) -> int:
-        """Parse what one read brought. Returns how much work that was, as so many bytes."""
+        """Parse the data of one read. Returns the amount of work, in bytes."""
         buffer = connection.receive_buffer
         size = len(data)
         try:

@@ -1,4 +1,4 @@
-"""What the log says about a connection, and its frames if they are wanted.
+"""Logging of a connection, and of its frames if the logger is at DEBUG.
 
 Each record about a connection has the attributes ``connection``, its number, and ``peer``, its address. If
 the logger ``trio_ws.frames`` is at DEBUG when a connection opens, each frame that comes or goes is logged.
@@ -76,7 +76,7 @@ def log_message(ws: Logged, direction: str, message: str | bytes) -> None:
 
 
 class FrameLoggingTransport:
-    """A transport that shows what goes through it."""
+    """A transport that logs its frames."""
 
     def __init__(self, ws: Logged, transport: Transport, unsent: int) -> None:
         self._transport = transport

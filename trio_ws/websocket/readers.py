@@ -82,7 +82,7 @@ class ConnectionObserver(Protocol):
         """Called after the shared reader fed this connection.
 
         Args:
-            lent: what the reader's task was started with (see `TaskSpawner`).
+            lent: the spawner of the reader's task (see `TaskSpawner`).
 
         Returns:
             None, or an awaitable that continues in the reader's task.
@@ -99,7 +99,7 @@ class ConnectionObserver(Protocol):
 
 
 class ReaderConnection(Logged, Protocol):
-    """What a reader needs of its connection."""
+    """The part of a connection that a reader uses."""
 
     def _came_early(self, data: bytes) -> None:
         """Keep data that arrived before the end of the opening handshake."""
@@ -109,7 +109,7 @@ class ReaderConnection(Logged, Protocol):
 
 
 class ReaderRuntime(Protocol):
-    """What a reader needs of its runtime (see runtime.py)."""
+    """The part of the runtime that a reader uses (see runtime.py)."""
 
     nursery: trio.Nursery
     sweep_count: int
@@ -120,7 +120,7 @@ class ReaderRuntime(Protocol):
         ...
 
     def connection_idle(self, connection: Reader) -> None:
-        """Lend a task if nobody reads this connection for a while."""
+        """Provide a task if this connection has no reader for a while."""
 
     def connection_ended(self, connection: Reader) -> None:
         """Do not lend one any more."""
@@ -206,7 +206,7 @@ class Reader:
             self._runtime.nursery.start_soon(self.read_while_idle, name="trio_ws reader")
 
     def _left_unread(self) -> None:
-        """Record that nobody reads from now on, until a task does or the monitor starts one."""
+        """Record that there is no reader, until a task reads or the monitor starts one."""
         self.unread_since = self._runtime.sweep_count
         if not self.monitored:
             self._runtime.connection_idle(self)
@@ -251,7 +251,7 @@ class Reader:
     # -- reading ------------------------------------------------------------------------------------
 
     async def wait_for_input(self) -> bool:
-        """Wait until bytes or the end may have changed something, and read if nobody else does.
+        """Wait until bytes or the end may have changed something, and read if there is no other reader.
 
         Returns:
             Whether this task read while others waited for it to do so.
@@ -354,7 +354,7 @@ class Reader:
                 await self.wait_for_input()
 
     def data_received(self, data: bytes) -> int:
-        """Parse what one read brought.
+        """Parse the data of one read.
 
         Returns:
             The number of messages in it.
@@ -403,7 +403,7 @@ class Reader:
 
     @property
     def unread(self) -> bool:
-        """Whether the connection is open and nobody reads it."""
+        """Whether the connection is open and has no reader."""
         return (self.by is NO_READER or self.by is FULL_TASK) and self.closing.state != CLOSED
 
     def lent_task(self) -> Callable[[], Awaitable[None]] | None:

@@ -173,7 +173,7 @@ class ReceiveBuffer:
         self.ledger.received += len(message) + OVERHEAD
 
     def feed(self, data: bytes, *, sliced: bool = False) -> int:
-        """Parse what one read brought. The opening handshake is done.
+        """Parse the data of one read, after the opening handshake.
 
         Control frames and violations are left in ``frames.events``. What cannot be parsed in this turn is
         left in ``pending_input``.
@@ -244,7 +244,7 @@ class ReceiveBuffer:
         return messages
 
     def _charge_texts(self, new: int, charged: int) -> None:
-        """Charge text for what it takes in Python: up to four times its bytes, if it has characters that do.
+        """Charge text for its memory in Python: up to four times its bytes, depending on its characters.
 
         Each message was charged for its bytes. Its characters are looked at only once much waits: those of
         all messages then, and from there on those of new ones.

@@ -5,7 +5,7 @@ socket itself, or leaves that to the shared reader. Everything else is done here
 
 - The *shared reader* (see epoll_reader.py) reads from most connections, if there are many plain sockets.
 - The *flusher* sends buffered frames at the end of the scheduler round.
-- The *monitor* finds connections that nobody has read from for a moment, because the application is busy
+- The *monitor* finds connections that had no reader for a moment, because the application is busy
   elsewhere. It starts a task that reads from each of them, so that pings are answered and closes are noticed.
   In the same way, it notices if a client leaves before it is accepted.
 - The *keepalive* (see keepalive.py) detects peers that are gone.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectionRuntime", "open_runtime"]
 
-#: Seconds between two sweeps over the connections that nobody reads. A control frame that finds its
+#: Seconds between two sweeps over the connections without a reader. A control frame that finds its
 #: application busy waits for at most two of them. Without such connections there are no sweeps.
 _SWEEP_INTERVAL = 0.01
 #: Bytes that are flushed in a row before other tasks run, and what a write buffer counts for in addition to
@@ -45,14 +45,14 @@ _FLUSH_COST = 8 * 1024
 
 
 class IdleConnection(Protocol):
-    """A connection that may have bytes which nobody reads."""
+    """A connection that may have unread bytes, but no reader."""
 
     monitored: bool
     unread_since: int
 
     @property
     def unread(self) -> bool:
-        """Whether it is open and nobody reads it."""
+        """Whether it is open and has no reader."""
         ...
 
     def lent_task(self) -> Callable[[], Awaitable[None]] | None:
@@ -105,7 +105,7 @@ class ConnectionRuntime:
                     await checkpoint()
 
     def connection_idle(self, connection: IdleConnection) -> None:
-        """From now on nobody reads this connection, and the monitor does not look at it yet."""
+        """Record that this connection has no reader, and that the monitor does not check it yet."""
         if not self._monitoring:
             self._monitoring = True
             self._became_idle.notify_all()

@@ -100,7 +100,7 @@ async def do_handshake(stream: SocketTLS | trio.SSLStream[Any], refusal: bytes =
 
     Args:
         stream: a client's or a server's end.
-        refusal: what a client gets that speaks HTTP without TLS, as far as it can be sent at once.
+        refusal: the response to HTTP without TLS, as far as it can be sent immediately.
 
     Raises:
         OSError, trio.BrokenResourceError, trio.ClosedResourceError: it failed; the stream is closed.

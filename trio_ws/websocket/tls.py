@@ -287,7 +287,7 @@ def _note(_: Any, name: str | None, __: ssl.SSLContext) -> None:
 
 
 def tls_info(stream: SocketTLS | trio.SSLStream[Any]) -> TLSInfo:
-    """What is known of a stream after its handshake, which this task has made."""
+    """Return the properties of a stream after its handshake, which this task has done."""
     details: Any = stream
     return TLSInfo(
         # One text for all connections, of which there are many.

@@ -50,7 +50,7 @@ __all__ = [
 
 #: Bytes asked of one read. Larger ones cost more in page faults than they save in system calls.
 READ_SIZE = 65536
-#: The same where a big message is known to be under way. Just under what glibc gives back to the system.
+#: The same while a big message is arriving. Just below the size that glibc returns to the system.
 BIG_READ_SIZE = 120 * 1024
 #: Bytes handed to the kernel at once, a common limit of messages and their heads: it may take several MiB, a
 #: millisecond or two for each.
@@ -146,7 +146,7 @@ class SocketTransport:
         return reader.register(connection, self.fd)
 
     def resume(self, connection: Any) -> None:
-        """There is room again for what the shared reader reads."""
+        """Resume the shared reader, because there is room again."""
         if self._reader is not None:
             self._reader.resume(connection)
 

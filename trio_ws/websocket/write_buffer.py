@@ -124,7 +124,7 @@ class WriteBuffer:
 
     @property
     def blocked(self) -> bool:
-        """Whether the peer, or the network, takes no more for now."""
+        """Whether the peer or the network accepts no more data at the moment."""
         return self._draining
 
     def write(self, frame: bytes, *, last: bool = False) -> None:
@@ -250,7 +250,7 @@ class WriteBuffer:
             action()
 
     def discard(self) -> bytes:
-        """Forget what waits, at the end of the connection. Returns the bytes behind those being written."""
+        """Drop waiting data at the end of the connection. Returns the bytes after those being written."""
         unsent = b"" if self._mid_batch or self._has_deferred else b"".join(self._parts)  # type: ignore[arg-type]
         self.broken = True
         self.on_drained = None
@@ -290,7 +290,7 @@ class WriteBuffer:
                     if self.broken:
                         return
                     while rest:
-                        # Whether more is to go before what came later.
+                        # Whether there is more to write before later data.
                         last = batch is batches[-1] and len(rest) <= WRITE_SIZE
                         self._mid_batch = transport.self_reading or not last
                         # A stream that fails does not say how much of it went out before.

@@ -20,7 +20,7 @@ def load(text: str, what: str = "target") -> Any:
 
     Args:
         text: ``"module:name"``, where both parts may contain dots.
-        what: how error messages call it.
+        what: its name in error messages.
 
     Raises:
         ValueError: ``text`` is not an import string.
