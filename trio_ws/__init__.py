@@ -185,6 +185,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         asgi.py              ASGIApp: any target as an ASGI application
         ticks.py             scheduling of a trio run on an asyncio loop
         guest.py             a trio run on an asyncio loop, and calls between the two
+        host_port.py         events of a host, between asyncio and trio
         rsgi.py              the same application under RSGI
     guest.py             layer 10  servers and trio functions in asyncio programs
     compat/              layer 10  interfaces of other libraries

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from trio_ws.channels.broker import Broker
     from trio_ws.hosting.asgi_stream import ASGIStream, Receive, Scope, Send
-    from trio_ws.hosting.guest import HostPort
+    from trio_ws.hosting.host_port import HostPort
     from trio_ws.hosting.rsgi import RSGILifespan, RSGIScope
     from trio_ws.options import Options
     from trio_ws.server.config import Target
@@ -188,7 +188,8 @@ class ASGIApp:
             raise RuntimeError(_NO_LOOP)
         from asyncio import CancelledError  # noqa: PLC0415 - asyncio is only for its users
 
-        from trio_ws.hosting.guest import HostPort, guest_run  # noqa: PLC0415 - asyncio is only for its users
+        from trio_ws.hosting.guest import guest_run  # noqa: PLC0415 - asyncio is only for its users
+        from trio_ws.hosting.host_port import HostPort  # noqa: PLC0415 - as above
 
         is_lifespan = scope["type"] == "lifespan"
         try:

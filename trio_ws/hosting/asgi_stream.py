@@ -29,7 +29,7 @@ from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.transport import READ_SIZE
 
 if TYPE_CHECKING:
-    from trio_ws.hosting.guest import HostPort, Message
+    from trio_ws.hosting.host_port import HostPort, Message
     from trio_ws.hosting.websocket import HostedWebSocket
     from trio_ws.rpc.task_pool import TaskPool
 

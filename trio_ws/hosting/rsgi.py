@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from trio_ws.hosting.asgi_stream import Receive, Scope, Send
-    from trio_ws.hosting.guest import Message
+    from trio_ws.hosting.host_port import Message
 
     ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 
