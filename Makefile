@@ -73,6 +73,7 @@ bench: $(VENV)/.installed-bench  ## measure against other libraries, and draw it
 	$(BIN)/python -m benchmarks.run --rounds $(ROUNDS) --json $(RESULTS)/figures.json
 	$(BIN)/python -m benchmarks.growth --json $(RESULTS)/growth.json
 	$(BIN)/python -m benchmarks.fairness --json $(RESULTS)/fairness.json
+	$(BIN)/python -m benchmarks.processes --json $(RESULTS)/processes.json
 	$(BIN)/python -m benchmarks.report $(RESULTS)/*.json --into benchmarks/README.md
 	$(BIN)/python -m benchmarks.plot $(RESULTS)/figures.json $(RESULTS)/growth.json --into docs/plots
 

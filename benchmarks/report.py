@@ -13,7 +13,16 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-__all__ = ["fairness_table", "figures_table", "fill", "growth_table", "is_of_calls", "quartiles", "tables"]
+__all__ = [
+    "fairness_table",
+    "figures_table",
+    "fill",
+    "growth_table",
+    "is_of_calls",
+    "processes_table",
+    "quartiles",
+    "tables",
+]
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
@@ -111,12 +120,28 @@ def fairness_table(result: dict[str, Any]) -> str:
     return "\n\n".join([*_introduction(result), _markdown(head, lines)])
 
 
+def processes_table(result: dict[str, Any]) -> str:
+    """What a message costs the same server in one and in two processes, and how much more two can do."""
+    rows: list[dict[str, Any]] = result["rows"]
+    lines = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        mine = [row for row in rows if row["kind"] == kind]
+        costs = [
+            _number(statistics.median(row[key] for row in mine)) for key in ("one_us", "two_us", "share")
+        ]
+        lines.append([kind, *costs, _ratio([row["times"] for row in mine])])
+    head = ["", "CPU us in one process", "in two", "share of connections of the busier", "times as many"]
+    return "\n\n".join([*_introduction(result), _markdown(head, lines)])
+
+
 def tables(result: dict[str, Any]) -> tuple[str, str]:
     """Return the name of a result's place in the README, and its table."""
     if "curves" in result:
         return "growth", growth_table(result)
     if result["rows"] and "case" in result["rows"][0]:
         return "fairness", fairness_table(result)
+    if result["rows"] and "times" in result["rows"][0]:
+        return "processes", processes_table(result)
     return "figures", figures_table(result)
 
 

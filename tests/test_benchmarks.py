@@ -18,7 +18,18 @@ missing = [name for name in needed if importlib.util.find_spec(name) is None]
 if missing or sys.platform != "linux":
     pytest.skip(f"the benchmarks need Linux and the bench extra: {missing}", allow_module_level=True)
 
-from benchmarks import callers, fairness, growth, load, report, run, scaling, servers, wire  # noqa: E402
+from benchmarks import (  # noqa: E402
+    callers,
+    fairness,
+    growth,
+    load,
+    processes,
+    report,
+    run,
+    scaling,
+    servers,
+    wire,
+)
 
 pytestmark = pytest.mark.repeats
 README = Path(run.__file__).parent / "README.md"
@@ -112,6 +123,15 @@ def test_fairness() -> None:
     assert "| trio_ws | flood of calls, p99 |" in table
 
 
+def test_processes() -> None:
+    result = json.loads(json.dumps(processes.measure(1, connections=4, messages=20)))
+    assert [row["kind"] for row in result["rows"]] == ["calls", "echoes"]
+    assert all(0.5 <= row["share"] <= 1 for row in result["rows"])
+    name, table = report.tables(result)
+    assert name == "processes"
+    assert "| calls |" in table
+
+
 def test_callers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callers, "CALLS", 100)
     callers.measure(1)
@@ -138,7 +158,7 @@ def test_clients_that_all_come_back_at_once_are_slower_than_those_with_jitter() 
 
 def test_the_readme_has_a_place_for_every_table() -> None:
     text = README.read_text()
-    for name in ("figures", "growth", "fairness"):
+    for name in ("figures", "growth", "fairness", "processes"):
         assert "a table" in report.fill(text, name, "a table")
     with pytest.raises(ValueError, match="no place"):
         report.fill(text, "nothing", "")
