@@ -26,6 +26,8 @@ from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError, PacketValidationError, RPCTimeoutError
 from trio_ws.ledger import OVERHEAD
 from trio_ws.models import decode_model
+from trio_ws.protocol._accel import whole_frame
+from trio_ws.protocol.frames import FIN
 from trio_ws.rpc.deadlines import let_own_deadline_speak
 from trio_ws.rpc.errors import error_from
 from trio_ws.websocket._notify import Notification
@@ -386,6 +388,7 @@ async def produce(transport: PacketTransport, producer: StreamSender, items: Asy
     request = producer.request
     encode = transport.codec.items(request)
     send, opcode = transport.ws._post, transport.opcode
+    first = FIN | opcode
     write_buffer, high_water = transport.write_buffer, transport.high_water
     try:
         await _may_send(transport, producer)
@@ -395,7 +398,10 @@ async def produce(transport: PacketTransport, producer: StreamSender, items: Asy
             while not transport.over:
                 payload = encode(to_send)
                 if payload is not None:
-                    send(opcode, payload, cork=True)
+                    if write_buffer.fast_send_limit:  # fast path: the same without two calls for each item
+                        write_buffer.buffer(whole_frame(first, payload, b""))
+                    else:
+                        send(opcode, payload, cork=True)
                     size -= len(payload)
                 count -= 1
                 if count > 0 and size > 0 and write_buffer.size < high_water:
