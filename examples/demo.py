@@ -21,7 +21,7 @@ NEXT = """
 What to try next:
   the tutorial      docs/tutorial/index.md: a chat from nothing, in half an hour
   this program      examples/demo.py, and the others in that folder
-  the command line  {pip} install -e '.[cli]', and then, in two terminals:
+  the command line  {pip} install -e '.[cli]', then in two terminals:
                       {bin}/trio-ws serve examples.demo:app
                       {bin}/trio-ws connect --rpc ws://127.0.0.1:8000/game
   your own program  pip install {here}
@@ -67,7 +67,7 @@ async def flood(ws: trio_ws.WebSocket) -> None:
             await ws.send(b"x" * 65536)
             sent += 1
     finally:
-        say("server", f"sent {sent} x 64 KiB, then waited: a client that does not read holds up only itself")
+        say("server", f"sent {sent} x 64 KiB, and waits for a client that does not read")
 
 
 class Game(trio_ws.WebSocketHandler):
@@ -89,7 +89,7 @@ class Game(trio_ws.WebSocketHandler):
         try:
             await trio.sleep(3600)
         finally:
-            say("server", "think() is cancelled, in its very sleep: the caller's deadline came along")
+            say("server", "think() was cancelled in its sleep by the caller's deadline")
         return "42"
 
     @trio_ws.rpc_method()
@@ -131,7 +131,7 @@ async def calls(url: str) -> None:
         say("client", f"add(20, 22) is {await client.call('add', 20, 22, returns=int)}")
         async with client.stream("count", 1_000_000, items=int) as numbers:
             first = [await anext(numbers) for _ in range(3)]
-        say("client", f"of a stream of a million took {first}; the server made only a few more")
+        say("client", f"took {first} of a stream of a million; the server made few more")
         try:
             await client.call("add", 20, "many")
         except trio_ws.RPCInvalidParamsError as error:
@@ -143,11 +143,11 @@ async def cancellation(url: str) -> None:
     async with trio_ws.WebSocketClient(f"{url}/game") as client:
         with trio.move_on_after(0.2):
             await client.call("think")
-        say("client", "its 0.2 s for think() were over")
+        say("client", "think() did not return in 0.2 s")
     with trio.move_on_after(0.3):
         async with trio_ws.connect(f"{url}/flood"):
             await trio.sleep_forever()
-    say("client", "its 0.3 s were over: cancelled, closed, nothing left behind")
+    say("client", "cancelled after 0.3 s: closed, with nothing left behind")
 
 
 async def channel(url: str) -> None:

@@ -119,8 +119,8 @@ def test_demo() -> None:
         "add(20, 22) is 42",
         "took [0, 1, 2]",
         "add(20, 'many') is refused: b: Expected `int`, got `str`",
-        "think() is cancelled",
-        "cancelled, closed, nothing left behind",
+        "think() was cancelled",
+        "cancelled after 0.3 s",
         "ada        received 'it snows' on 'news'",
         "bob        received 'it snows' on 'news'",
         "drained: 1 finished, 0 cancelled",
@@ -129,6 +129,7 @@ def test_demo() -> None:
         "docs/tutorial/index.md",
     ):
         assert said in output
+    assert max(map(len, output.splitlines())) <= 80
 
 
 def test_the_demo_needs_the_package_alone() -> None:
