@@ -242,7 +242,7 @@ def test_a_message_alone_is_answered_in_the_step_in_which_it_arrives() -> None:
         await task
         assert client.said[1:] == [str(number) for number in range(100)]
         assert client.tasks == {task}
-        # The first message waits for the accept. Every sixteenth tick is shared.
+        # The first message waits for the accept. Fewer and fewer ticks are shared.
         assert turns[3:].count(1) >= 88
         assert max(turns[3:]) <= 2
 

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Ticks"]
 
-#: Ticks that run at once after a tick that served one arrival. The next one is shared, to find out again.
-_AT_ONCE = 15
+#: The most ticks that run at once, one after the other. The next one is shared, to find out whether it helps.
+_MOST_AT_ONCE = 31
 #: What trio is told where its descriptor was not asked: the loop watches it.
 _NO_EVENTS: list[Any] = []
 
@@ -79,6 +79,7 @@ class Ticks:
         self._expected = False  # something has arrived since the last tick
         self._arrivals = 0  # steps of asyncio tasks that share the scheduled tick
         self._at_once = 0  # arrivals that need not share one
+        self._alone = 0  # how many these are after each shared tick that had a single arrival
         self.ticking = False
         self._timer: asyncio.Handle | None = None  # uvloop has no TimerHandle for what is due at once
         self._due = 0.0  # when it fires
@@ -186,8 +187,8 @@ class Ticks:
         state, runner = self._state, self._runner
         self._next = None
         if self._arrivals:
-            self._at_once = _AT_ONCE if self._arrivals == 1 else 0
-            self._arrivals = 0
+            self._alone = min(2 * self._alone + 1, _MOST_AT_ONCE) if self._arrivals == 1 else 0
+            self._at_once, self._arrivals = self._alone, 0
         events, self._events = self._events, None
         run = state.unrolled_run_gen
         self.ticking = True
