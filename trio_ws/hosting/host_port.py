@@ -235,11 +235,13 @@ class HostPort:
         assert task is not None
         try:
             while True:
-                event = await self._next_event(task)
+                event = await (self._next_event(task) if ticks.at_once else self._host_receive())
                 ticks.expect()
                 left = event if self._sink is None else self._sink.received(event)
                 if left is not None:
                     self._leave(left)
+                if not ticks.at_once:
+                    ticks.settle(task)
                 while not self._has_room:
                     self._wanted.clear()
                     ticks.settle(task)

@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Ticks"]
 
-#: The most ticks that run at once, one after the other. The next one is shared, to find out whether it helps.
-_MOST_AT_ONCE = 31
+#: After this many shared ticks with a single arrival each, the next arrivals have ticks of their own. The one
+#: after these is shared again, to find out whether others have become busy.
+_ALONE, _AT_ONCE = 4, 31
 #: What trio is told where its descriptor was not asked: the loop watches it.
 _NO_EVENTS: list[Any] = []
 
@@ -57,6 +58,7 @@ class Ticks:
 
     Attributes:
         direct: whether the loop runs the ticks itself, without a thread.
+        at_once: how many of the next arrivals need not share a tick with others.
         ticking: whether a tick is running, so that ``after_tick`` follows. Only if ``direct``.
     """
 
@@ -78,8 +80,8 @@ class Ticks:
         self._events: Outcome[Any] | None = None  # of trio's descriptor, for the next tick
         self._expected = False  # something has arrived since the last tick
         self._arrivals = 0  # steps of asyncio tasks that share the scheduled tick
-        self._at_once = 0  # arrivals that need not share one
-        self._alone = 0  # how many these are after each shared tick that had a single arrival
+        self.at_once = 0
+        self._alone = 0  # consecutive shared ticks that had a single arrival
         self.ticking = False
         self._timer: asyncio.Handle | None = None  # uvloop has no TimerHandle for what is due at once
         self._due = 0.0  # when it fires
@@ -109,10 +111,10 @@ class Ticks:
         self._arrivals += 1
         if self._next is not None:
             return
-        if not self._at_once:
+        if not self.at_once:
             self._call_soon()
             return
-        self._at_once -= 1
+        self.at_once -= 1
         self._arrivals = 0
         asyncio.tasks._leave_task(self._loop, task)
         try:
@@ -187,8 +189,9 @@ class Ticks:
         state, runner = self._state, self._runner
         self._next = None
         if self._arrivals:
-            self._alone = min(2 * self._alone + 1, _MOST_AT_ONCE) if self._arrivals == 1 else 0
-            self._at_once, self._arrivals = self._alone, 0
+            self._alone = self._alone + 1 if self._arrivals == 1 else 0
+            self.at_once = _AT_ONCE if self._alone >= _ALONE else 0
+            self._arrivals = 0
         events, self._events = self._events, None
         run = state.unrolled_run_gen
         self.ticking = True
