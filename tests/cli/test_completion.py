@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("measured")
+
+#: What the editor of zsh does after Tab.
+ZSH = "words=(trio-ws se) CURRENT=2; commands[trio-ws]=1; source %s; _trio_ws_completion"
 
 MODULE = """
 import trio_ws
@@ -56,6 +60,12 @@ def test_alone_it_prints_its_help_in_lines(capsys: pytest.CaptureFixture[str]) -
     assert "  serve       Serve an App, a handler or a function." in lines
     assert not [line for line in lines[1:] if line.endswith("...")]
     assert max(map(len, lines)) < 81
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_help_fits_80_columns(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 81
 
 
 @pytest.mark.parametrize("option", ["--version", "-V"])
@@ -140,6 +150,35 @@ def test_each_shell_gets_a_script(shell: str, capsys: pytest.CaptureFixture[str]
     script = capsys.readouterr().out
     assert "_TRIO_WS_COMPLETE" in script
     assert re.search(rf"{shell}_complete", script)
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_a_shell_shows_commands_with_their_descriptions(folder: Path, shell: str) -> None:
+    found = shutil.which(shell)
+    if found is None:
+        pytest.skip(f"{shell} is not installed")
+    program = folder / "trio-ws"  # the shells run it by env, which knows no functions
+    program.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m trio_ws \"$@\"\n")
+    program.chmod(0o755)
+    script = folder / "script"
+    script.write_text(completion_script(cli, shell))
+    if shell == "fish":
+        words = ["--no-config", "-c", f"source {script}; complete -C 'trio-ws se'"]
+    else:
+        # _describe needs the editor; here it prints what it is given.
+        words = ["-f", "-c", f"compdef() {{ }}; _describe() {{ print -l -- ${{(P)3}} }}; {ZSH % script}"]
+    done = subprocess.run(
+        [found, *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=folder,
+        env={**environment(), "PATH": f"{folder}:{os.environ['PATH']}"},
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert "Serve an App, a handler or a function." in done.stdout
+    assert re.search("^serve", done.stdout, re.MULTILINE)
 
 
 def test_a_shell_that_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:

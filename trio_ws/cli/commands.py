@@ -38,10 +38,10 @@ F = TypeVar("F", bound="Callable[..., object]")
 
 _EXIT_CODES = """\b
 Exit codes:
-  0    it worked; of serve: a signal drained it
-  1    the call failed; of serve: it could not start, or broke
-  2    wrong arguments, or what they name cannot be used
-  3    no connection, or it was lost
+  0    success; with serve, a signal has drained the server
+  1    the call failed; with serve, the server did not start, or failed
+  2    wrong arguments, or a target that cannot be used
+  3    no connection, or a lost one
   4    no answer in time
   130  ended by Ctrl+C
 """
@@ -97,9 +97,9 @@ def _run(main: Callable[[], Awaitable[int]], timeout: float | None = None) -> in
 @click.version_option(version_text(), "-V", "--version", message="%(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> int:
-    """Serve WebSockets, and talk to servers of them.
+    """Run WebSocket servers, and connect to them.
 
-    ARGS are JSON where they parse as JSON, else text. Results go to stdout, remarks and errors to stderr.
+    ARGS are parsed as JSON, and are text if that fails. Results go to stdout, remarks and errors to stderr.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -133,7 +133,7 @@ def _reaching(command: F) -> F:
             metavar="URL",
             expose_value=False,
             callback=_kept,
-            help="Go through this proxy: http://, https://, socks5:// or socks5h://; 'none' for none.",
+            help="Use this proxy: http://, https://, socks5:// or socks5h://; 'none' for no proxy.",
         ),
         click.option(
             "--key",
@@ -151,14 +151,14 @@ def _reaching(command: F) -> F:
             metavar="FILE",
             expose_value=False,
             callback=_kept,
-            help="Show the server this certificate of the client (PEM).",
+            help="The client's certificate (PEM), for servers that require one.",
         ),
         click.option(
             "--insecure",
             is_flag=True,
             expose_value=False,
             callback=_kept,
-            help="Trust any certificate. For tests only: anybody could listen.",
+            help="Do not verify the server's certificate. For tests only.",
         ),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line."),
         click.option(
@@ -192,12 +192,14 @@ def _arguments(args: tuple[str, ...], kwargs: str | None) -> tuple[list[Value], 
 _dialect = click.option(
     "--dialect",
     type=click.Choice(list(DIALECTS)),
-    help="How the server speaks calls, whether or not it selects a subprotocol; of connect, implies --rpc.",
+    metavar="D",  # the choices would be a line of 88 columns
+    help=f"The RPC protocol of the server, whatever subprotocol it selects: {', '.join(DIALECTS)}."
+    " With connect, it implies --rpc.",
 )
-_limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="End after N of them.")
+_limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="End after N messages.")
 _kwargs = click.option("--kwargs", metavar="JSON", help="Arguments by name, as a JSON object.")
 _timeout = click.option(
-    "--timeout", type=_SECONDS, metavar="S", help="Seconds for all of it. Default: no limit."
+    "--timeout", type=_SECONDS, metavar="S", help="Seconds until the command gives up. Default: no limit."
 )
 
 
@@ -211,40 +213,40 @@ _timeout = click.option(
     "hosts",
     multiple=True,
     metavar="NAME",
-    help="A name that clients may ask for, such as chat.example; more than once for several.",
+    help="A host name of the server, such as chat.example. May be repeated.",
 )
 @click.option(
     "--trusted-proxy",
     "trusted_proxies",
     multiple=True,
     metavar="ADDRESS",
-    help="Believe this proxy, or network of proxies, where clients come from; more than once for several.",
+    help="Accept client addresses from this proxy, or network of proxies. May be repeated.",
 )
-@click.option("--proxy-protocol", is_flag=True, help="Expect the PROXY protocol of trusted proxies.")
+@click.option("--proxy-protocol", is_flag=True, help="Trusted proxies use the PROXY protocol.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 for one that is free."
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 selects a free port."
 )
 @click.option(
-    "--workers", type=click.IntRange(1, 1024), default=1, show_default=True, help="How many processes serve."
+    "--workers", type=click.IntRange(1, 1024), default=1, show_default=True, help="The number of processes."
 )
-@click.option("--broker", metavar="URL", help="Join the channels of servers, as redis://localhost does.")
+@click.option("--broker", metavar="URL", help="Share channels with other servers, such as redis://localhost.")
 @click.option("--reload", is_flag=True, help="Restart when a .py file below this folder changes.")
-@click.option("--ssl-certfile", "certfile", metavar="FILE", help="Speak TLS, with this certificate (PEM).")
+@click.option("--ssl-certfile", "certfile", metavar="FILE", help="Use TLS with this certificate (PEM).")
 @click.option(
     "--ssl-keyfile", "keyfile", metavar="FILE", help="The certificate's key, if it is not in its file."
 )
-@click.option("--access-log", is_flag=True, help="Log each request and each connection when it is over.")
-@click.option("--debug", is_flag=True, help="An unexpected exception ends the server, and shows itself.")
+@click.option("--access-log", is_flag=True, help="Log each request, and each connection when it ends.")
+@click.option("--debug", is_flag=True, help="An unexpected exception ends the server with a traceback.")
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error", "critical"]),
     default="info",
     show_default=True,
 )
-@click.option("--json", "as_json", is_flag=True, help="Say where it serves as a JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the URL as a JSON object.")
 @click.option("--line", type=int, hidden=True)  # from serve --reload
 def _serve(*, reload: bool, as_json: bool, line: int | None, **wishes: Any) -> int:
-    """Serve what MODULE:APP names: an App, a handler, an async function, or a function."""
+    """Serve MODULE:APP: an App, a handler, an async function, or a function."""
     if line is not None:
         end_with(line)
     if reload or wishes["workers"] > 1:
@@ -290,14 +292,14 @@ def _as_arguments(wishes: dict[str, Any]) -> list[str]:
 @cli.command("connect", epilog=_EXIT_CODES)
 @click.argument("url")
 @_reaching
-@click.option("--subprotocol", metavar="S", help="Offer this one.")
+@click.option("--subprotocol", metavar="S", help="Offer this subprotocol.")
 @click.option("--rpc", is_flag=True, help="Lines are calls: METHOD ARG ... NAME=VALUE ...")
 @_dialect
 @click.option(
     "--expect",
     type=click.IntRange(min=0),
     metavar="N",
-    help="From a pipe: end when N messages came. Default: as many as lines went out; with --rpc, none.",
+    help="From a pipe: end after N messages. Default: one for each line; with --rpc, none.",
 )
 @click.option(
     "--timeout",
@@ -305,7 +307,7 @@ def _as_arguments(wishes: dict[str, Any]) -> list[str]:
     default=10.0,
     show_default=True,
     metavar="S",
-    help="From a pipe: seconds to wait for them after the last line; with --rpc, for each call.",
+    help="From a pipe: seconds to wait for messages after the last line; with --rpc, for each call.",
 )
 def _connect(
     url: str,
@@ -318,10 +320,10 @@ def _connect(
     expect: int | None,
     timeout: float,
 ) -> int:
-    """Send lines, print what comes.
+    """Send lines and print messages.
 
-    At a terminal with a prompt that has a history and, with --rpc, completes methods where the server lists
-    them (list_methods = True in its handler). Lines of a pipe go out as they come.
+    At a terminal, the prompt has a history. With --rpc it completes methods, if the server lists them
+    (list_methods = True in its handler). Lines from a pipe are sent as they come.
     """
     place = replace(_place(url, headers, cafile, subprotocol), dialect=dialect)
     rpc = rpc or dialect is not None
@@ -380,7 +382,7 @@ def _stream(
     return _run(partial(rpc_commands.stream, place, method, *given, limit, Output(as_json=as_json)), timeout)
 
 
-@cli.command("listen", short_help="Print what is published to channels.", epilog=_EXIT_CODES)
+@cli.command("listen", short_help="Print the messages of channels.", epilog=_EXIT_CODES)
 @click.argument("url")
 @click.argument("channels", metavar="CHANNEL...", nargs=-1, required=True)
 @_limit
@@ -395,17 +397,19 @@ def _listen(
     cafile: str | None,
     as_json: bool,
 ) -> int:
-    """Print what is published to channels; a CHANNEL may be a glob, in quotes."""
+    """Print the messages of channels. A CHANNEL may be a glob, in quotes."""
     place = _place(url, headers, cafile)
     return _run(partial(rpc_commands.listen, place, channels, limit, Output(as_json=as_json)), timeout)
 
 
-@cli.command("publish", short_help="Publish to a channel, through Redis.", epilog=_EXIT_CODES)
+@cli.command("publish", short_help="Publish to a channel through Redis.", epilog=_EXIT_CODES)
 @click.argument("redis", metavar="REDIS-URL")
 @click.argument("channel")
 @click.argument("data")
 @click.option("--path", default="", metavar="PATH", help="Where the handler is mounted in its App.")
-@click.option("--prefix", default="trio_ws:", show_default=True, metavar="P", help="As the servers have it.")
+@click.option(
+    "--prefix", default="trio_ws:", show_default=True, metavar="P", help="The prefix that the servers use."
+)
 @click.option("--key-file", metavar="FILE", help="Mark the message with the key in this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the number as a JSON object.")
 @_timeout
@@ -419,7 +423,7 @@ def _publish(
     timeout: float | None,
     as_json: bool,
 ) -> int:
-    """Publish DATA to a channel of all servers that share a Redis; print how many processes received it."""
+    """Publish DATA to a channel of all servers that share a Redis; print how many processes receive it."""
     try:
         key = Path(key_file).read_bytes().strip() if key_file is not None else None
         publisher = trio_ws.Publisher(redis, path=path, prefix=prefix, key=key)
@@ -429,7 +433,7 @@ def _publish(
     return _run(partial(rpc_commands.publish, publisher, channel, parse_value(data), out), timeout)
 
 
-@cli.command("schema", short_help="Print the methods and channels as JSON.", epilog=_EXIT_CODES)
+@cli.command("schema", short_help="Print methods and channels as JSON.", epilog=_EXIT_CODES)
 @click.argument("target", metavar="MODULE:APP", shell_complete=complete_target)
 @click.option(
     "--format",
@@ -437,40 +441,42 @@ def _publish(
     type=click.Choice(["openrpc", "asyncapi"]),
     default="openrpc",
     show_default=True,
-    help="Methods of one handler, or all messages of all handlers.",
+    help="OpenRPC has the methods of one handler, AsyncAPI all messages of all handlers.",
 )
-@click.option("--path", metavar="PATH", help="OpenRPC: of the handler at this path of an App.")
-@click.option("--title", metavar="T", help="Default: the name of the handler's class.")
-@click.option("--version", default="1.0.0", show_default=True, metavar="V", help="Of your interface.")
-@click.option("--url", metavar="URL", help="Where it is served, such as wss://example.com.")
+@click.option("--path", metavar="PATH", help="OpenRPC: the path of the handler in its App.")
+@click.option("--title", metavar="T", help="The title. Default: the name of the handler's class.")
+@click.option(
+    "--version", default="1.0.0", show_default=True, metavar="V", help="The version of your interface."
+)
+@click.option("--url", metavar="URL", help="The URL of the server, such as wss://example.com.")
 def _schema(
     target: str, form: str, path: str | None, title: str | None, version: str, url: str | None
 ) -> int:
-    """Print the contract of what MODULE:APP names as OpenRPC 1.3 or AsyncAPI 3 (JSON).
+    """Print the methods and channels of MODULE:APP as OpenRPC 1.3 or AsyncAPI 3 (JSON).
 
     Annotations become JSON Schema, and docstrings become descriptions.
     """
     return schemas.print_schema(target, form, path=path, title=title, version=version, url=url)
 
 
-@cli.command("types", short_help="Print the methods and channels as TypeScript.", epilog=_EXIT_CODES)
+@cli.command("types", short_help="Print methods and channels as TypeScript.", epilog=_EXIT_CODES)
 @click.argument("target", metavar="MODULE:APP", shell_complete=complete_target)
 def _types(target: str) -> int:
-    """Print the contract of what MODULE:APP names as a module of TypeScript."""
+    """Print the methods and channels of MODULE:APP as a TypeScript module."""
     return schemas.print_types(target)
 
 
-@cli.command("record", short_help="Pass on what is said, and write it to a file.", epilog=_EXIT_CODES)
+@cli.command("record", short_help="Forward connections and record them to a file.", epilog=_EXIT_CODES)
 @click.argument("url")
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, help="Listen on this port. Default: one that is free."
+    "--port", type=click.IntRange(0, 65535), default=0, help="Listen on this port. Default: a free one."
 )
 @_reaching
 def _record(
     url: str, file: str, port: int, headers: tuple[str, ...], cafile: str | None, as_json: bool
 ) -> int:
-    """Pass on the messages between clients and the server at URL, and write them to FILE.
+    """Forward messages between clients and the server at URL, and record them to FILE.
 
     Clients connect to the address that is printed. Secrets are masked by their names. Ctrl+C ends it.
     """
@@ -487,13 +493,23 @@ def _record(
     default=1000,
     show_default=True,
     metavar="N",
-    help="On each connection, each way.",
+    help="Messages on each connection, each way.",
 )
 @click.option(
-    "--size", type=click.IntRange(0, 2**26), default=64, show_default=True, metavar="N", help="Bytes of each."
+    "--size",
+    type=click.IntRange(0, 2**26),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Bytes of each message.",
 )
 @click.option(
-    "--timeout", type=_SECONDS, default=60.0, show_default=True, metavar="S", help="Seconds for all of it."
+    "--timeout",
+    type=_SECONDS,
+    default=60.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds until the command gives up.",
 )
 @_reaching
 def _bench(
@@ -506,7 +522,7 @@ def _bench(
     cafile: str | None,
     as_json: bool,
 ) -> int:
-    """Measure an echo server: round trips, and many messages under way."""
+    """Measure an echo server: round-trip times, and the rate of many messages at once."""
     if connections * messages > 10_000_000:
         raise Failure("that is more than 10,000,000 messages; ask for fewer", USAGE)
     wishes = benching.BenchWishes(connections=connections, messages=messages, size=size, timeout=timeout)
@@ -514,7 +530,7 @@ def _bench(
     return _run(partial(benching.bench, place, wishes, Output(as_json=as_json)))
 
 
-@cli.command("completion", short_help="Print a script with which Tab completes.", epilog=_EXIT_CODES)
+@cli.command("completion", short_help="Print a script for completion by Tab.", epilog=_EXIT_CODES)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def _completion(shell: str) -> int:
     """Print a script that lets Tab complete commands, options and MODULE:APP.

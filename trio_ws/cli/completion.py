@@ -58,7 +58,9 @@ def completion_script(cli: click.Command, shell: str) -> str:
     kind = click.shell_completion.get_completion_class(shell)
     assert kind is not None
     completion = kind(cli, {}, _PROGRAM, _VARIABLE)
-    return completion.source()
+    script = completion.source()
+    # click's own script for fish ends a description at its first comma.
+    return script.replace('string split ","', 'string split --max 1 ","') if shell == "fish" else script
 
 
 def complete_target(
