@@ -182,7 +182,7 @@ async def test_accept_with_subprotocol_and_headers(autojump_clock: MockClock) ->
         }
 
 
-async def test_the_request_is_the_scope_without_what_is_the_hosts(autojump_clock: MockClock) -> None:
+async def test_request_contains_the_scope_without_headers_of_the_host(autojump_clock: MockClock) -> None:
     async def tell(ws: WebSocket) -> None:
         seen.append(ws)
 

@@ -77,7 +77,7 @@ class HostPort:
         self._arrived = Notification()  # in trio
         self._wanted = asyncio.Event()  # in asyncio: there is room for more
         self._outgoing: deque[Message] = deque()
-        self._rest: Awaitable[None] | None = None  # what is left of sending the first of these
+        self._rest: Awaitable[None] | None = None  # the rest of sending the first of these
         self._task: asyncio.Task[object] | None = None  # that of the call
         self._context = contextvars.copy_context()
         self._send_failure: Exception | None = None
@@ -179,15 +179,15 @@ class HostPort:
         try:
             await self._work
         except asyncio.CancelledError as exc:
-            if isinstance(self._rest, _Rest):  # it is what this task was doing
+            if isinstance(self._rest, _Rest):  # this task was awaiting it
                 self._rest.cancel(exc)
             raise
         return True
 
     def send_now(self) -> None:
-        """Send what can be sent without waiting, on behalf of the task of the call, which waits for that.
+        """Send as much as is possible without waiting, for the task of the call, which waits for that.
 
-        It saves a turn of the loop. What does not end at its first step, that task continues.
+        This saves a turn of the loop. If a send does not end at its first step, that task continues it.
         """
         loop, task = self._run.loop, self._task
         if self._work is None or self._work.done() or task is None:
@@ -218,7 +218,7 @@ class HostPort:
             self._rest = _Rest(waits_for, sending)
 
     def _taken(self) -> None:
-        """The host has taken the first of what goes, or has failed to."""
+        """Handle that the host has accepted the first outgoing event, or has failed to."""
         event = self._outgoing.popleft()
         failure = self._send_failure
         if failure is not None:
@@ -327,7 +327,7 @@ class _Rest:
             return
 
 
-#: Nothing comes after these, and some hosts are in trouble when they are asked for more.
+#: No event follows these, and some hosts fail if they are asked for another one.
 _LAST = frozenset({"websocket.disconnect", "http.disconnect", "lifespan.shutdown"})
 
 
