@@ -47,14 +47,14 @@ def message(payload: str | bytes) -> dict[str, Any]:
 
 async def test_messages_go_through_whole(autojump_clock: MockClock) -> None:
     async with hosting(ASGIApp(echo), websocket_scope()) as host:
-        assert await host.hear("websocket.accept") == ACCEPT
+        assert await host.receive_event("websocket.accept") == ACCEPT
         for payload in ("hä", "", "x" * 200_000):
-            await host.say("websocket.receive", text=payload, bytes=None)
-            assert await host.hear("websocket.send") == message(payload)
+            await host.send_event("websocket.receive", text=payload, bytes=None)
+            assert await host.receive_event("websocket.send") == message(payload)
         for data in (b"\x00\xff", b"", b"y" * 200_000):
-            await host.say("websocket.receive", bytes=data)
-            assert await host.hear("websocket.send") == message(data)
-        await host.say("websocket.disconnect", code=1000)
+            await host.send_event("websocket.receive", bytes=data)
+            assert await host.receive_event("websocket.send") == message(data)
+        await host.send_event("websocket.disconnect", code=1000)
 
 
 async def test_a_fragmented_message_is_one_event(autojump_clock: MockClock) -> None:
@@ -67,7 +67,7 @@ async def test_a_fragmented_message_is_one_event(autojump_clock: MockClock) -> N
 
     async with hosting(ASGIApp(send), websocket_scope()) as host:
         pass
-    assert host.said[1] == message("ab")
+    assert host.sent[1] == message("ab")
 
 
 async def test_pings_are_answered_here(autojump_clock: MockClock) -> None:
@@ -77,18 +77,18 @@ async def test_pings_are_answered_here(autojump_clock: MockClock) -> None:
 
     async with hosting(ASGIApp(ping, debug=True), websocket_scope()) as host:
         pass
-    assert [event["type"] for event in host.said] == ["websocket.accept", "websocket.close"]
+    assert [event["type"] for event in host.sent] == ["websocket.accept", "websocket.close"]
 
 
 async def test_no_pings_of_keepalive_and_no_compression(autojump_clock: MockClock) -> None:
     options = Options(ping_interval=1, ping_timeout=1, compression=True)
     deflate = (b"sec-websocket-extensions", b"permessage-deflate")
     async with hosting(ASGIApp(echo, options=options), websocket_scope("/", deflate)) as host:
-        assert await host.hear("websocket.accept") == ACCEPT
+        assert await host.receive_event("websocket.accept") == ACCEPT
         await trio.sleep(1000)
-        await host.say("websocket.receive", text="z" * 1000)
-        assert await host.hear("websocket.send") == message("z" * 1000)
-        await host.say("websocket.disconnect", code=1000)
+        await host.send_event("websocket.receive", text="z" * 1000)
+        assert await host.receive_event("websocket.send") == message("z" * 1000)
+        await host.send_event("websocket.disconnect", code=1000)
 
 
 async def test_a_cancelled_receive_loses_nothing(autojump_clock: MockClock) -> None:
@@ -102,22 +102,22 @@ async def test_a_cancelled_receive_loses_nothing(autojump_clock: MockClock) -> N
     async with hosting(ASGIApp(impatient), websocket_scope()) as host:
         for text in ("a", "b", "c"):
             await trio.sleep(1)  # just when the receive is cancelled
-            await host.say("websocket.receive", text=text)
+            await host.send_event("websocket.receive", text=text)
     assert got == ["a", "b", "c"]
 
 
 async def test_invalid_text_is_refused(autojump_clock: MockClock) -> None:
     async with hosting(ASGIApp(echo), websocket_scope()) as host:
-        await host.say("websocket.receive", text="\ud800")
-    assert host.said[-1]["code"] == 1007
+        await host.send_event("websocket.receive", text="\ud800")
+    assert host.sent[-1]["code"] == 1007
 
 
 async def test_max_message_size_holds(autojump_clock: MockClock) -> None:
     async with hosting(ASGIApp(echo, options=Options(max_message_size=10)), websocket_scope()) as host:
-        await host.say("websocket.receive", bytes=bytes(10))
-        await host.say("websocket.receive", bytes=bytes(11))
-    assert [event["type"] for event in host.said[1:]] == ["websocket.send", "websocket.close"]
-    assert host.said[-1]["code"] == 1009
+        await host.send_event("websocket.receive", bytes=bytes(10))
+        await host.send_event("websocket.receive", bytes=bytes(11))
+    assert [event["type"] for event in host.sent[1:]] == ["websocket.send", "websocket.close"]
+    assert host.sent[-1]["code"] == 1009
 
 
 # -- backpressure -----------------------------------------------------------------------------------
@@ -133,15 +133,15 @@ async def test_a_send_waits_as_long_as_the_host_does(autojump_clock: MockClock) 
             sent += 1000
 
     async with hosting(ASGIApp(pour, options=Options(send_high_water=10_000)), websocket_scope()) as host:
-        await host.hear("websocket.accept")
+        await host.receive_event("websocket.accept")
         host.hold()
         await wait_all_tasks_blocked()
         # The high-water mark, and what one write to the gateway takes.
-        before = len(host.said) - 1
+        before = len(host.sent) - 1
         assert 8_000 <= sent - 1000 * before <= 10_000 + 16 * 1024 + 1000
         assert host.waiting == 1
         host.release()
-    assert len(host.said) == 1002
+    assert len(host.sent) == 1002
 
 
 async def test_messages_that_are_not_received_stay_at_the_host(autojump_clock: MockClock) -> None:
@@ -156,8 +156,8 @@ async def test_messages_that_are_not_received_stay_at_the_host(autojump_clock: M
 
         async def flood() -> None:
             for _ in range(100):
-                await host.say("websocket.receive", bytes=bytes(10_000))
-            await host.say("websocket.disconnect", code=1000)
+                await host.send_event("websocket.receive", bytes=bytes(10_000))
+            await host.send_event("websocket.disconnect", code=1000)
 
         nursery.start_soon(flood)
         await wait_all_tasks_blocked()
@@ -175,7 +175,7 @@ async def test_accept_with_subprotocol_and_headers(autojump_clock: MockClock) ->
 
     app = ASGIApp(accept, subprotocols=["b", "a"])
     async with hosting(app, websocket_scope(subprotocols=["a", "b"])) as host:
-        assert await host.hear("websocket.accept") == {
+        assert await host.receive_event("websocket.accept") == {
             "type": "websocket.accept",
             "subprotocol": "b",
             "headers": [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")],
@@ -260,14 +260,14 @@ async def test_the_target_below_a_mount(
 async def test_an_invalid_header_is_answered_with_400(autojump_clock: MockClock) -> None:
     async with hosting(ASGIApp(echo), websocket_scope("/", (b"x", b"a\r\nevil: b"))) as host:
         pass
-    assert host.said[0]["status"] == 400
+    assert host.sent[0]["status"] == 400
 
 
 async def test_a_request_over_the_limit_is_refused(autojump_clock: MockClock) -> None:
     options = Options(max_header_bytes=1000)
     async with hosting(ASGIApp(echo, options=options), websocket_scope("/" + "x" * 1000)) as host:
         pass
-    assert host.said[0]["status"] == 431
+    assert host.sent[0]["status"] == 431
 
 
 async def test_reject(autojump_clock: MockClock) -> None:
@@ -276,7 +276,7 @@ async def test_reject(autojump_clock: MockClock) -> None:
 
     async with hosting(ASGIApp(reject), websocket_scope()) as host:
         pass
-    start, *parts = host.said
+    start, *parts = host.sent
     assert (start["type"], start["status"]) == ("websocket.http.response.start", 429)
     assert start["headers"] == [(b"retry-after", b"7"), (b"content-length", b"100000")]
     assert {part["type"] for part in parts} == {"websocket.http.response.body"}
@@ -290,7 +290,7 @@ async def test_reject_where_the_host_knows_no_responses(autojump_clock: MockCloc
 
     async with hosting(ASGIApp(untouched), websocket_scope(extensions=None)) as host:
         pass
-    assert host.said == [{"type": "websocket.close"}]
+    assert host.sent == [{"type": "websocket.close"}]
 
 
 async def test_a_client_that_left_before_it_was_looked_at(autojump_clock: MockClock) -> None:
@@ -312,16 +312,16 @@ async def test_a_client_that_left_before_it_was_looked_at(autojump_clock: MockCl
 async def test_max_connections_holds_for_all(autojump_clock: MockClock) -> None:
     app = ASGIApp(echo, options=Options(max_connections=1))
     async with hosting(app, websocket_scope()) as first:
-        await first.hear("websocket.accept")
+        await first.receive_event("websocket.accept")
         async with hosting(app, websocket_scope()) as second:
-            assert (await second.hear("websocket.http.response.start"))["status"] == 503
-        await first.say("websocket.disconnect", code=1000)
+            assert (await second.receive_event("websocket.http.response.start"))["status"] == 503
+        await first.send_event("websocket.disconnect", code=1000)
         await first.ended.wait()
         assert app.connections == frozenset()
         async with hosting(app, websocket_scope()) as third:
-            await third.hear("websocket.accept")
+            await third.receive_event("websocket.accept")
             assert len(app.connections) == 1
-            await third.say("websocket.disconnect", code=1000)
+            await third.send_event("websocket.disconnect", code=1000)
 
 
 async def test_a_handler_runs_in_the_context_of_the_call(autojump_clock: MockClock) -> None:
@@ -340,7 +340,7 @@ async def test_a_handler_runs_in_the_context_of_the_call(autojump_clock: MockClo
     app = ASGIApp(who)
     async with hosting(middleware, websocket_scope()) as host:
         pass
-    assert host.said[1] == message("ada {'cart': 3}")
+    assert host.sent[1] == message("ada {'cart': 3}")
 
 
 async def test_methods_see_the_scope_of_their_own_client(autojump_clock: MockClock) -> None:
@@ -359,14 +359,14 @@ async def test_methods_see_the_scope_of_their_own_client(autojump_clock: MockClo
     request = '{"source":5,"rpc":{"type":"request","method":"%s","call_id":"1"}}'
     async with hosting(app, websocket_scope("/one")) as one, hosting(app, websocket_scope("/two")) as two:
         for host in (one, two):
-            await host.hear("websocket.accept")
+            await host.receive_event("websocket.accept")
         for method in ("now", "later"):
             for host in (one, two):
-                await host.say("websocket.receive", text=request % method)
-            assert '"/one"' in (await one.hear("websocket.send"))["text"]
-            assert '"/two"' in (await two.hear("websocket.send"))["text"]
+                await host.send_event("websocket.receive", text=request % method)
+            assert '"/one"' in (await one.receive_event("websocket.send"))["text"]
+            assert '"/two"' in (await two.receive_event("websocket.send"))["text"]
         for host in (one, two):
-            await host.say("websocket.disconnect", code=1000)
+            await host.send_event("websocket.disconnect", code=1000)
 
 
 # -- closing ----------------------------------------------------------------------------------------
@@ -401,10 +401,10 @@ async def test_how_the_client_went(
 
     seen: list[str] = []
     async with hosting(ASGIApp(watch, debug=True), websocket_scope()) as host:
-        await host.hear("websocket.accept")
-        await host.say("websocket.disconnect", **event)
+        await host.receive_event("websocket.accept")
+        await host.send_event("websocket.disconnect", **event)
     assert seen == (["clean", "ended"] if code in {1000, 1001, 1005} else ["ended"])
-    assert host.said == [ACCEPT]  # nothing is said to one who has gone
+    assert host.sent == [ACCEPT]  # no event is sent to a client that has left
 
 
 async def test_close_with_code_and_reason_ends_the_call_at_once(autojump_clock: MockClock) -> None:
@@ -415,7 +415,7 @@ async def test_close_with_code_and_reason_ends_the_call_at_once(autojump_clock: 
     begun = trio.current_time()
     async with hosting(ASGIApp(close), websocket_scope()) as host:
         pass
-    assert host.said[1:] == [message("bye"), {"type": "websocket.close", "code": 4001, "reason": "because"}]
+    assert host.sent[1:] == [message("bye"), {"type": "websocket.close", "code": 4001, "reason": "because"}]
     assert trio.current_time() == begun
 
 
@@ -428,10 +428,10 @@ async def test_a_handler_that_fails(autojump_clock: MockClock, caplog: pytest.Lo
     with caplog.at_level(logging.ERROR):
         async with hosting(ASGIApp(fail), websocket_scope("/late")) as host:
             pass
-        assert host.said[-1] == {"type": "websocket.close", "code": 1011, "reason": "internal error"}
+        assert host.sent[-1] == {"type": "websocket.close", "code": 1011, "reason": "internal error"}
         async with hosting(ASGIApp(fail), websocket_scope("/early")) as host:
             pass
-        assert host.said[0]["status"] == 500
+        assert host.sent[0]["status"] == 500
     assert len(caplog.records) == 2
 
 
@@ -495,7 +495,7 @@ async def test_a_close_that_the_host_does_not_take_ends_in_time(autojump_clock: 
     ended: list[float] = []
     before = all_tasks()
     async with hosting(ASGIApp(close, options=Options(close_timeout=3)), websocket_scope()) as host:
-        await host.hear("websocket.accept")
+        await host.receive_event("websocket.accept")
         host.hold()
         begun = trio.current_time()
         released.set()
@@ -518,10 +518,14 @@ async def test_a_cancelled_call_says_1001_and_drains(autojump_clock: MockClock) 
     ended: list[float] = []
     before = all_tasks()
     async with hosting(ASGIApp(tidy, options=Options(drain_timeout=6)), websocket_scope()) as host:
-        await host.hear("websocket.accept")
+        await host.receive_event("websocket.accept")
         begun = trio.current_time()
         host.scope.cancel()
-        assert await host.hear("websocket.close") == {"type": "websocket.close", "code": 1001, "reason": ""}
+        assert await host.receive_event("websocket.close") == {
+            "type": "websocket.close",
+            "code": 1001,
+            "reason": "",
+        }
         await host.ended.wait()
         assert [when - begun for when in ended] == [5]
     assert all_tasks() <= before
@@ -533,7 +537,7 @@ async def test_a_cancelled_call_cancels_what_takes_too_long(autojump_clock: Mock
         await trio.sleep_forever()
 
     async with hosting(ASGIApp(stubborn, options=Options(drain_timeout=6)), websocket_scope()) as host:
-        await host.hear("websocket.accept")
+        await host.receive_event("websocket.accept")
         begun = trio.current_time()
         host.scope.cancel()
         await host.ended.wait()
@@ -547,7 +551,7 @@ async def test_a_cancelled_call_before_the_client_was_accepted(autojump_clock: M
     async with hosting(ASGIApp(think), websocket_scope()) as host:
         await wait_all_tasks_blocked()
         host.scope.cancel()
-        assert (await host.hear("websocket.http.response.start"))["status"] == 503
+        assert (await host.receive_event("websocket.http.response.start"))["status"] == 503
 
 
 async def test_a_handler_may_go_on_after_its_client_went(autojump_clock: MockClock) -> None:
@@ -559,8 +563,8 @@ async def test_a_handler_may_go_on_after_its_client_went(autojump_clock: MockClo
 
     done: list[bool] = []
     async with hosting(ASGIApp(tidy), websocket_scope()) as host:
-        await host.hear("websocket.accept")
-        await host.say("websocket.disconnect", code=1000)
+        await host.receive_event("websocket.accept")
+        await host.send_event("websocket.disconnect", code=1000)
     assert done == [True]
 
 
@@ -579,11 +583,11 @@ async def test_one_instance_of_a_handler_serves_all(autojump_clock: MockClock) -
     request = '{"source":5,"rpc":{"type":"request","method":"others","call_id":"1"}}'
     async with hosting(app, websocket_scope()) as one, hosting(app, websocket_scope()) as two:
         for host in (one, two):
-            await host.hear("websocket.accept")
-        await one.say("websocket.receive", text=request)
-        assert '"response":1' in (await one.hear("websocket.send"))["text"]
+            await host.receive_event("websocket.accept")
+        await one.send_event("websocket.receive", text=request)
+        assert '"response":1' in (await one.receive_event("websocket.send"))["text"]
         for host in (one, two):
-            await host.say("websocket.disconnect", code=1000)
+            await host.send_event("websocket.disconnect", code=1000)
     assert Counter.made == 1
 
 
@@ -599,9 +603,9 @@ class Room(WebSocketHandler):
 
 
 async def say_in_the_room(speaker: Host, text: str, *hosts: Host) -> None:
-    await speaker.say("websocket.receive", text=f'{{"source":4,"data":"{text}"}}')
+    await speaker.send_event("websocket.receive", text=f'{{"source":4,"data":"{text}"}}')
     for host in hosts:
-        assert text in (await host.hear("websocket.send"))["text"]
+        assert text in (await host.receive_event("websocket.send"))["text"]
 
 
 @pytest.mark.parametrize("lifespan", [True, False])
@@ -612,14 +616,14 @@ async def test_channels(lifespan: bool, autojump_clock: MockClock) -> None:
         async with hosting(app, websocket_scope()) as one, hosting(app, websocket_scope()) as two:
             async with hosting(app, websocket_scope()) as three:
                 for host in (one, two, three):
-                    await host.hear("websocket.accept")
+                    await host.receive_event("websocket.accept")
                 await say_in_the_room(one, "hello", one, two, three)
                 # Where there is no lifespan, the first call writes for all until it ends.
                 for at, leaver in enumerate((one, two)):
-                    await leaver.say("websocket.disconnect", code=1000)
+                    await leaver.send_event("websocket.disconnect", code=1000)
                     await leaver.ended.wait()
                     await say_in_the_room(three, f"bye {at}", *(two, three)[at:])
-                await three.say("websocket.disconnect", code=1000)
+                await three.send_event("websocket.disconnect", code=1000)
     assert all_tasks() <= before
 
 
@@ -632,10 +636,10 @@ async def test_a_broker_joins_two_applications(autojump_clock: MockClock) -> Non
     async with apps[0].run_lifespan(), apps[1].run_lifespan():
         async with hosting(apps[0], websocket_scope()) as one, hosting(apps[1], websocket_scope()) as two:
             for host in (one, two):
-                await host.hear("websocket.accept")
+                await host.receive_event("websocket.accept")
             await say_in_the_room(one, "hello", one, two)
             for host in (one, two):
-                await host.say("websocket.disconnect", code=1000)
+                await host.send_event("websocket.disconnect", code=1000)
 
 
 # -- plain HTTP -------------------------------------------------------------------------------------
@@ -644,8 +648,8 @@ async def test_a_broker_joins_two_applications(autojump_clock: MockClock) -> Non
 async def test_plain_http_is_told_to_upgrade(autojump_clock: MockClock) -> None:
     for version, upgrade in (("1.1", [(b"upgrade", b"websocket")]), ("2", [])):
         async with hosting(ASGIApp(echo), http_scope(http_version=version)) as host:
-            await host.say("http.request", body=b"", more_body=False)
-        start, body = host.said
+            await host.send_event("http.request", body=b"", more_body=False)
+        start, body = host.sent
         assert (start["type"], start["status"]) == ("http.response.start", 426)
         assert [item for item in start["headers"] if item[0] in {b"upgrade", b"connection"}] == upgrade
         assert body == {
@@ -671,23 +675,23 @@ async def test_the_scheme_and_the_client_are_the_hosts(
         options = Options(trusted_proxies=trusted)
         scope = http_scope("/", (b"x-forwarded-for", b"192.0.2.7"), scheme=scheme, client=["192.0.2.1", 4711])
         async with hosting(ASGIApp(app, options=options), scope) as host:
-            await host.say("http.request", body=b"", more_body=False)
-        assert host.said[0]["status"] == 204
+            await host.send_event("http.request", body=b"", more_body=False)
+        assert host.sent[0]["status"] == 204
         assert found.pop() == (seen, client, None)
 
 
 async def test_the_proxy_protocol_is_the_hosts(autojump_clock: MockClock) -> None:
     options = Options(trusted_proxies=["192.0.2.1"], proxy_protocol=True)
     async with hosting(ASGIApp(echo, options=options), http_scope(client=["192.0.2.1", 4711])) as host:
-        await host.say("http.request", body=b"", more_body=False)
-    assert host.said[0]["status"] == 426
+        await host.send_event("http.request", body=b"", more_body=False)
+    assert host.sent[0]["status"] == 426
 
 
 async def test_head_gets_no_body(autojump_clock: MockClock) -> None:
     async with hosting(ASGIApp(echo), http_scope(method="HEAD")) as host:
-        await host.say("http.request", body=b"", more_body=False)
-    assert host.said[0]["status"] == 405
-    assert host.said[1:] == [{"type": "http.response.body", "body": b"", "more_body": False}]
+        await host.send_event("http.request", body=b"", more_body=False)
+    assert host.sent[0]["status"] == 405
+    assert host.sent[1:] == [{"type": "http.response.body", "body": b"", "more_body": False}]
 
 
 def posting() -> App:
@@ -707,21 +711,21 @@ async def test_a_body_over_the_limit_is_refused(
     app = ASGIApp(posting(), options=Options(max_body_bytes=20))
     async with hosting(app, http_scope("/", *headers, method="POST")) as host:
         for more in (True, True, False):
-            await host.say("http.request", body=b"x" * 10, more_body=more)
-    assert host.said[0]["status"] == 413
+            await host.send_event("http.request", body=b"x" * 10, more_body=more)
+    assert host.sent[0]["status"] == 413
 
 
 async def test_a_body_that_is_not_as_long_as_it_says(autojump_clock: MockClock) -> None:
     async with hosting(ASGIApp(posting()), http_scope("/", (b"content-length", b"5"), method="POST")) as host:
-        await host.say("http.request", body=b"123456", more_body=False)
-    assert host.said[0]["status"] == 400
+        await host.send_event("http.request", body=b"123456", more_body=False)
+    assert host.sent[0]["status"] == 400
 
 
 async def test_a_client_that_leaves_in_the_middle_of_its_body(autojump_clock: MockClock) -> None:
     async with hosting(ASGIApp(posting()), http_scope("/", (b"content-length", b"5"), method="POST")) as host:
-        await host.say("http.request", body=b"123", more_body=True)
-        await host.say("http.disconnect")
-    assert host.said == []
+        await host.send_event("http.request", body=b"123", more_body=True)
+        await host.send_event("http.disconnect")
+    assert host.sent == []
 
 
 # -- lifespan, and what is no host for us -----------------------------------------------------------
@@ -729,19 +733,19 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body(autojump_clock: Mo
 
 async def test_lifespan(autojump_clock: MockClock) -> None:
     async with hosting(ASGIApp(echo), {"type": "lifespan"}) as host:
-        await host.say("lifespan.startup")
-        assert await host.hear("lifespan.startup.complete")
-        await host.say("lifespan.shutdown")
-        assert await host.hear("lifespan.shutdown.complete")
+        await host.send_event("lifespan.startup")
+        assert await host.receive_event("lifespan.startup.complete")
+        await host.send_event("lifespan.shutdown")
+        assert await host.receive_event("lifespan.shutdown.complete")
 
 
 async def test_the_end_of_the_lifespan_drains_the_remaining_connections(autojump_clock: MockClock) -> None:
     app = ASGIApp(echo)
     async with hosting(app, {"type": "lifespan"}) as life, hosting(app, websocket_scope()) as host:
-        await life.say("lifespan.startup")
-        await host.hear("websocket.accept")
-        await life.say("lifespan.shutdown")
-        assert (await host.hear("websocket.close"))["code"] == 1001
+        await life.send_event("lifespan.startup")
+        await host.receive_event("websocket.accept")
+        await life.send_event("lifespan.shutdown")
+        assert (await host.receive_event("websocket.close"))["code"] == 1001
         await host.ended.wait()
 
 
@@ -776,7 +780,7 @@ class CancelAfter(trio.abc.Instrument):
 
 
 async def test_a_call_can_be_cancelled_at_any_step(autojump_clock: MockClock) -> None:
-    # The host cancels: whatever was under way, no task is left, and nothing is raised or said twice.
+    # The host cancels. No task is left, nothing is raised, and no event is sent twice.
     for app in (ASGIApp(echo), ASGIApp(Room), ASGIApp(nobody)):
         steps = 0
         finished = False
@@ -784,9 +788,9 @@ async def test_a_call_can_be_cancelled_at_any_step(autojump_clock: MockClock) ->
             steps += 1
             before = all_tasks()
             async with hosting(app, websocket_scope()) as host:
-                await host.say("websocket.receive", text='{"source":4,"data":"x"}')
-                await host.say("websocket.receive", bytes=bytes(100_000))
-                await host.say("websocket.disconnect", code=1000)
+                await host.send_event("websocket.receive", text='{"source":4,"data":"x"}')
+                await host.send_event("websocket.receive", bytes=bytes(100_000))
+                await host.send_event("websocket.disconnect", code=1000)
                 instrument = CancelAfter(host.scope, steps)
                 trio.lowlevel.add_instrument(instrument)
                 await host.ended.wait()
@@ -794,7 +798,7 @@ async def test_a_call_can_be_cancelled_at_any_step(autojump_clock: MockClock) ->
             finished = instrument.left > 0
             assert all_tasks() <= before
             assert app.connections == frozenset()
-            kinds = [event["type"] for event in host.said]
+            kinds = [event["type"] for event in host.sent]
             for once in ("websocket.accept", "websocket.http.response.start", "websocket.close"):
                 assert kinds.count(once) <= 1
             assert "websocket.close" not in kinds[:-1]

@@ -27,8 +27,8 @@ def text_of(event: dict[str, Any]) -> str:
 async def ask(app: Any, scope: dict[str, Any], body: bytes = b"") -> tuple[int, dict[bytes, bytes], bytes]:
     """What a plain HTTP request is answered with."""
     async with hosting(app, scope) as host:
-        await host.say("http.request", body=body, more_body=False)
-    start, *parts = host.said
+        await host.send_event("http.request", body=body, more_body=False)
+    start, *parts = host.sent
     assert [part["more_body"] for part in parts] == [*[True] * (len(parts) - 1), False]
     return start["status"], dict(start["headers"]), b"".join(part["body"] for part in parts)
 
@@ -50,10 +50,10 @@ async def test_routes_parameters_and_middleware(autojump_clock: MockClock) -> No
 
     async with hosting(app, websocket_scope("/x/rooms/7", root_path="/x", subprotocols=["chat"])) as host:
         pass
-    assert text_of(host.said[1]) == "8 chat"
+    assert text_of(host.sent[1]) == "8 chat"
     assert seen == ["/rooms/7", "left"]
     async with hosting(app, websocket_scope("/rooms/no")) as host:
-        assert (await host.hear("websocket.http.response.start"))["status"] == 404
+        assert (await host.receive_event("websocket.http.response.start"))["status"] == 404
 
 
 async def test_a_plain_function_runs_in_a_thread() -> None:
@@ -65,10 +65,10 @@ async def test_a_plain_function_runs_in_a_thread() -> None:
             ws.send(message)
 
     async with hosting(app, websocket_scope("/echo")) as host:
-        await host.say("websocket.receive", text="hello")
-        assert (await host.hear("websocket.accept"))["subprotocol"] is None
-        assert text_of(await host.hear("websocket.send")) == "hello"
-        await host.say("websocket.disconnect", code=1000)
+        await host.send_event("websocket.receive", text="hello")
+        assert (await host.receive_event("websocket.accept"))["subprotocol"] is None
+        assert text_of(await host.receive_event("websocket.send")) == "hello"
+        await host.send_event("websocket.disconnect", code=1000)
 
 
 async def test_plain_http(autojump_clock: MockClock) -> None:
@@ -122,17 +122,17 @@ async def test_the_lifespan_is_the_hosts(autojump_clock: MockClock) -> None:
 
     before = all_tasks()
     async with hosting(app, {"type": "lifespan"}) as life:
-        await life.say("lifespan.startup")
-        await life.hear("lifespan.startup.complete")
+        await life.send_event("lifespan.startup")
+        await life.receive_event("lifespan.startup.complete")
         for _ in range(2):
             async with hosting(app, websocket_scope()) as host:
-                await host.hear("websocket.accept")
-                await host.say("websocket.disconnect", code=1000)
+                await host.receive_event("websocket.accept")
+                await host.send_event("websocket.disconnect", code=1000)
         assert events == ["up", "left", "left"]
         async with hosting(app, websocket_scope()) as host:
-            await host.hear("websocket.accept")
-            await life.say("lifespan.shutdown")
-            await life.hear("lifespan.shutdown.complete")
+            await host.receive_event("websocket.accept")
+            await life.send_event("lifespan.shutdown")
+            await life.receive_event("lifespan.shutdown.complete")
         assert events == ["up", "left", "left", "left", "down"]
     assert all_tasks() <= before
 
@@ -154,11 +154,11 @@ async def test_a_lifespan_that_fails_is_told_to_the_host(
         add(app, phase)
         with caplog.at_level(logging.ERROR):
             async with hosting(app, {"type": "lifespan"}) as life:
-                await life.say("lifespan.startup")
+                await life.send_event("lifespan.startup")
                 if phase == "shutdown":
-                    await life.hear("lifespan.startup.complete")
-                    await life.say("lifespan.shutdown")
-                event = await life.hear(f"lifespan.{phase}.failed")
+                    await life.receive_event("lifespan.startup.complete")
+                    await life.send_event("lifespan.shutdown")
+                event = await life.receive_event(f"lifespan.{phase}.failed")
         assert event["message"] == "LookupError: no database"
     assert len(caplog.records) == 2
 
@@ -183,7 +183,7 @@ async def test_an_app_without_a_host_that_runs_its_lifespan(autojump_clock: Mock
     async with app.run_lifespan():
         async with hosting(app, websocket_scope("/inner")) as host:
             pass
-        assert text_of(host.said[1]) == "hello"
+        assert text_of(host.sent[1]) == "hello"
     assert lived == [inner]
 
 
@@ -210,11 +210,11 @@ async def test_plain_requests_count_as_connections(autojump_clock: MockClock) ->
 
     one = ASGIApp(app, options=Options(max_connections=1))
     async with hosting(one, http_scope()) as first:
-        await first.say("http.request", body=b"", more_body=False)
+        await first.send_event("http.request", body=b"", more_body=False)
         await begun.wait()
         assert (await ask(one, http_scope()))[0] == 503
         go_on.set()
-    assert first.said[0]["status"] == 200
+    assert first.sent[0]["status"] == 200
 
 
 async def test_a_page_and_a_websocket_at_one_path(autojump_clock: MockClock) -> None:
@@ -231,4 +231,4 @@ async def test_a_page_and_a_websocket_at_one_path(autojump_clock: MockClock) -> 
     assert (await ask(app, http_scope()))[2] == b"a page"
     async with hosting(app, websocket_scope()) as host:
         pass
-    assert text_of(host.said[1]) == "a message"
+    assert text_of(host.sent[1]) == "a message"

@@ -12,8 +12,8 @@ from trio.testing import MockClock
 
 from examples.order_book import Exchange, Follower
 from tests.support.chromium import chromium
-from tests.support.dialing import Network
 from tests.support.examples import examples
+from tests.support.network import Network
 from tests.support.serving import serving_in_memory
 from tests.test_examples import run
 from tests.test_examples_channels import running

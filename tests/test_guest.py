@@ -303,7 +303,7 @@ class Call:
 
     def __init__(self, app: Any, scope: dict[str, Any]) -> None:
         self.events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.asked = 0
         self.sending = asyncio.Event()
         self.open = asyncio.Event()
@@ -320,21 +320,21 @@ class Call:
         await self.open.wait()
         if self.failure is not None:
             raise self.failure
-        self.said.put_nowait(event)
+        self.sent.put_nowait(event)
 
-    def say(self, kind: str, **fields: Any) -> None:
+    def send_event(self, kind: str, **fields: Any) -> None:
         self.events.put_nowait({"type": kind, **fields})
 
-    async def hear(self, kind: str) -> dict[str, Any]:
-        event = await self.said.get()
+    async def receive_event(self, kind: str) -> dict[str, Any]:
+        event = await self.sent.get()
         assert event["type"] == kind, event
         return event
 
 
 async def connected(app: Any) -> Call:
     call = Call(app, websocket_scope())
-    call.say("websocket.connect")
-    await call.hear("websocket.accept")
+    call.send_event("websocket.connect")
+    await call.receive_event("websocket.accept")
     return call
 
 
@@ -348,9 +348,9 @@ async def settle() -> None:
 def test_without_a_lifespan_calls_are_served_all_the_same() -> None:
     async def main() -> None:
         call = await connected(ASGIApp(echo))
-        call.say("websocket.receive", text="hä")
-        assert (await call.hear("websocket.send"))["text"] == "hä"
-        call.say("websocket.disconnect", code=1000)
+        call.send_event("websocket.receive", text="hä")
+        assert (await call.receive_event("websocket.send"))["text"] == "hä"
+        call.send_event("websocket.disconnect", code=1000)
         await call.task
 
     run(main)
@@ -369,11 +369,11 @@ def test_a_lifespan_and_the_end_of_the_run() -> None:
 
     async def main() -> None:
         call = Call(app, {"type": "lifespan"})
-        call.say("lifespan.startup")
-        await call.hear("lifespan.startup.complete")
+        call.send_event("lifespan.startup")
+        await call.receive_event("lifespan.startup.complete")
         trio_run = guest_run()
-        call.say("lifespan.shutdown")
-        await call.hear("lifespan.shutdown.complete")
+        call.send_event("lifespan.shutdown")
+        await call.receive_event("lifespan.shutdown.complete")
         steps.append("complete")
         await call.task
         assert trio_run.ended
@@ -386,7 +386,7 @@ def test_a_cancelled_call_drains() -> None:
     async def main() -> None:
         call = await connected(ASGIApp(echo))
         call.task.cancel()
-        assert (await call.hear("websocket.close"))["code"] == 1001
+        assert (await call.receive_event("websocket.close"))["code"] == 1001
         with pytest.raises(asyncio.CancelledError):
             await call.task
 
@@ -398,13 +398,13 @@ def test_nothing_is_sent_twice_where_a_send_is_cancelled() -> None:
         call = await connected(ASGIApp(echo))
         call.open.clear()
         call.sending.clear()
-        call.say("websocket.receive", text="hä")
+        call.send_event("websocket.receive", text="hä")
         await call.sending.wait()
         call.task.cancel()
         await asyncio.sleep(0)
         call.open.set()
         # The host has had the message once, and has given it up.
-        assert (await call.hear("websocket.close"))["code"] == 1001
+        assert (await call.receive_event("websocket.close"))["code"] == 1001
         with pytest.raises(asyncio.CancelledError):
             await call.task
 
@@ -430,8 +430,8 @@ def test_backpressure_of_the_host_reaches_the_handler() -> None:
         assert before < 100
         call.open.set()
         while len(sent) < 2 * before:
-            await call.hear("websocket.send")
-        call.say("websocket.disconnect", code=1001)
+            await call.receive_event("websocket.send")
+        call.send_event("websocket.disconnect", code=1001)
         await call.task
 
     run(main)
@@ -448,7 +448,7 @@ def test_a_handler_that_reads_nothing_holds_up_the_host() -> None:
         app = ASGIApp(wait, options=trio_ws.Options(max_queue_bytes=65536))
         call = await connected(app)
         for _ in range(1000):
-            call.say("websocket.receive", bytes=b"x" * 10_000)
+            call.send_event("websocket.receive", bytes=b"x" * 10_000)
         before = -1
         while before != call.asked:
             before = call.asked
@@ -465,7 +465,7 @@ def test_a_host_that_fails_to_send_ends_the_connection() -> None:
         call = await connected(ASGIApp(echo))
         call.failure = ValueError("the host's own")
         for _ in range(3):
-            call.say("websocket.receive", text="hä")
+            call.send_event("websocket.receive", text="hä")
         with pytest.raises(ValueError, match="the host's own"):
             await call.task
 
@@ -482,11 +482,11 @@ def test_a_request() -> None:
     async def main() -> None:
         variable.set("the host's")
         call = Call(app, http_scope(method="POST", http_version="1.1"))
-        call.say("http.request", body=b"ab", more_body=True)
-        call.say("http.request", body=b"c", more_body=False)
-        assert (await call.hear("http.response.start"))["status"] == 200
+        call.send_event("http.request", body=b"ab", more_body=True)
+        call.send_event("http.request", body=b"c", more_body=False)
+        assert (await call.receive_event("http.response.start"))["status"] == 200
         body = b""
-        while (event := await call.hear("http.response.body"))["more_body"]:
+        while (event := await call.receive_event("http.response.body"))["more_body"]:
             body += event["body"]
         assert body + event["body"] == b"3 the host's"
         await call.task

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support.dialing import Network
 from tests.support.examples import examples
 from tests.support.inspect import presence_of
+from tests.support.network import Network
 from tests.support.serving import serving_in_memory
 from trio_ws import (
     Backoff,

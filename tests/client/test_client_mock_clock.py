@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.support.dialing import Network, refusal
+from tests.support.network import Network, refusal
 from trio_ws import (
     Backoff,
     ClientConnection,

@@ -16,8 +16,8 @@ import trio
 import trio.testing
 import trustme
 
-from tests.support.dialing import Network, refusal
 from tests.support.inspect import abort, fail_writing
+from tests.support.network import Network, refusal
 from tests.support.serving import all_tasks, guard, serving, serving_in_memory
 from trio_ws import (
     Backoff,

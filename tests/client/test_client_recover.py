@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support.dialing import Network
+from tests.support.network import Network
 from tests.support.serving import serving_in_memory
 from trio_ws import (
     Backoff,

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support.dialing import Network
+from tests.support.network import Network
 from tests.support.serving import all_tasks, serving_in_memory
 from trio_ws import (
     Backoff,

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import trio
 
-from tests.support.played import PlayedServer, playing
+from tests.support.simulated_server import SimulatedServer, simulated_server
 from trio_ws import (
     ConnectionClosedError,
     Options,
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from trio_ws import ClientConnection
 
 
-def played(
+def client_and_server(
     selects: str | None = None, **settings: Any
-) -> AbstractAsyncContextManager[tuple[WebSocketClient, PlayedServer]]:
-    return playing(selects, dialect="jsonrpc", **settings)
+) -> AbstractAsyncContextManager[tuple[WebSocketClient, SimulatedServer]]:
+    return simulated_server(selects, dialect="jsonrpc", **settings)
 
 
 def note(method: str, params: Any) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def note(method: str, params: Any) -> dict[str, Any]:
 
 
 async def test_notify_by_position_and_by_name(autojump_clock: MockClock) -> None:
-    async with played() as (client, server):
+    async with client_and_server() as (client, server):
         await client.notify("seen", 1, [2])
         await client.notify("seen", what="x")
         await client.notify("seen")
@@ -61,7 +61,7 @@ class Head(msgspec.Struct):
 
 
 async def test_notifications_are_converted_to_their_type(autojump_clock: MockClock) -> None:
-    async with played() as (client, server):
+    async with client_and_server() as (client, server):
         async with client.notifications("eth_subscription", items=Head) as heads:
             await server.send(
                 note("other", {}),
@@ -78,7 +78,7 @@ async def test_notifications_are_converted_to_their_type(autojump_clock: MockClo
 
 
 async def test_several_or_all_come_with_their_names_and_in_order(autojump_clock: MockClock) -> None:
-    async with played() as (client, server):
+    async with client_and_server() as (client, server):
         async with client.notifications(["a", "b"]) as some, client.notifications() as every:
             await server.send(
                 note("a", [1]), note("c", {"x": 1}), note("b", [2]), {"method": "a", "id": None}
@@ -91,7 +91,7 @@ async def test_several_or_all_come_with_their_names_and_in_order(autojump_clock:
 
 @pytest.mark.parametrize("name", ["rpc.data", "rpc.item", "rpc.cancel", "rpc.anything"])
 async def test_names_are_reserved_only_where_we_serve(name: str, autojump_clock: MockClock) -> None:
-    async with played() as (client, server):
+    async with client_and_server() as (client, server):
         async with client.notifications(name) as stream:
             await server.send(note(name, ["1"]))
             assert await stream.receive() == ["1"]
@@ -104,7 +104,7 @@ async def test_names_are_reserved_only_where_we_serve(name: str, autojump_clock:
 
 @pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest", "disconnect"])
 async def test_queue_is_bounded_in_items(policy: Any, autojump_clock: MockClock) -> None:
-    async with played() as (client, server):
+    async with client_and_server() as (client, server):
         async with client.notifications("n", policy=policy, max_items=3) as stream:
             await server.send(*[note("n", [number]) for number in range(5)], {"id": 9, "method": "x"})
             await server.receive()  # the answer to the last
@@ -120,7 +120,7 @@ async def test_queue_is_bounded_in_items(policy: Any, autojump_clock: MockClock)
 
 async def test_a_server_that_selects_the_subprotocol_may_be_ours(autojump_clock: MockClock) -> None:
     """The npm package ws, for example, selects the first offered subprotocol."""
-    async with played("jsonrpc") as (client, server), client.notifications("news") as news:
+    async with client_and_server("jsonrpc") as (client, server), client.notifications("news") as news:
         with trio.move_on_after(1):
             await client.call("slow")
         assert (await server.receive())["id"] == 1
@@ -143,7 +143,7 @@ async def test_a_server_that_selects_the_subprotocol_may_be_ours(autojump_clock:
 
 
 async def test_queue_is_bounded_in_bytes(autojump_clock: MockClock) -> None:
-    async with played(options=Options(channel_max_bytes=10_000)) as (client, server):
+    async with client_and_server(options=Options(channel_max_bytes=10_000)) as (client, server):
         async with client.notifications("n") as stream:
             await server.send(*[note("n", ["x" * 4000])] * 10, {"id": 9, "method": "x"})
             await server.receive()
@@ -163,7 +163,7 @@ class Own(WebSocketHandler[Any]):
 
 async def test_a_method_of_the_handler_gets_them_too(autojump_clock: MockClock) -> None:
     handler = Own()
-    async with played(handler=handler) as (client, server):
+    async with client_and_server(handler=handler) as (client, server):
         async with client.notifications("n") as stream:
             await server.send(note("n", [5]))
             assert await stream.receive() == [5]
@@ -171,7 +171,7 @@ async def test_a_method_of_the_handler_gets_them_too(autojump_clock: MockClock) 
 
 
 async def test_the_stream_ends_with_the_connection(autojump_clock: MockClock) -> None:
-    async with played() as (client, server):
+    async with client_and_server() as (client, server):
         async with client.notifications("n") as stream:
             await server.send(note("n", [1]))
             await server.peer.send_close(1011, "bye")
@@ -184,7 +184,7 @@ async def test_the_stream_ends_with_the_connection(autojump_clock: MockClock) ->
 
 
 async def test_a_batch_goes_out_as_one_message(autojump_clock: MockClock) -> None:
-    async with played() as (client, server), trio.open_nursery() as nursery:
+    async with client_and_server() as (client, server), trio.open_nursery() as nursery:
 
         async def answer() -> None:
             batch = await server.receive()
@@ -217,7 +217,7 @@ async def test_a_batch_goes_out_as_one_message(autojump_clock: MockClock) -> Non
 
 
 async def test_a_batch_that_fails_or_is_cancelled_leaves_nothing(autojump_clock: MockClock) -> None:
-    async with played() as (client, server), trio.open_nursery() as nursery:
+    async with client_and_server() as (client, server), trio.open_nursery() as nursery:
         with pytest.raises(PacketError):
             async with client.batch() as batch:
                 batch.call("a")
@@ -249,7 +249,7 @@ async def test_a_batch_that_fails_or_is_cancelled_leaves_nothing(autojump_clock:
 
 @pytest.mark.parametrize("code", [-32700, -32600])
 async def test_a_server_without_batches_ends_all_calls_of_one(code: int, autojump_clock: MockClock) -> None:
-    async with played() as (client, server), trio.open_nursery() as nursery:
+    async with client_and_server() as (client, server), trio.open_nursery() as nursery:
 
         async def answer() -> None:
             await server.receive()
@@ -289,7 +289,7 @@ BAD_ID = "no call has the id {} of this response"
 async def test_an_unexpected_response_ends_the_connection_with_its_cause(
     message: Any, code: int, reason: str, autojump_clock: MockClock
 ) -> None:
-    async with played() as (client, server), trio.open_nursery() as nursery:
+    async with client_and_server() as (client, server), trio.open_nursery() as nursery:
 
         async def answer() -> None:
             await server.receive()
@@ -307,7 +307,7 @@ async def test_an_unexpected_response_ends_the_connection_with_its_cause(
 
 async def test_unknown_messages_are_ignored(autojump_clock: MockClock) -> None:
     """Greetings, responses to cancelled calls, and errors of notifications."""
-    async with played() as (client, server), trio.open_nursery() as nursery:
+    async with client_and_server() as (client, server), trio.open_nursery() as nursery:
         with trio.move_on_after(1):
             await client.call("slow")
         await server.receive()
@@ -336,7 +336,7 @@ async def test_unknown_messages_are_ignored(autojump_clock: MockClock) -> None:
 
 async def test_an_answer_that_must_not_be_decoded_ends_its_call(autojump_clock: MockClock) -> None:
     options = Options(max_decoded_bytes=20_000)
-    async with played(options=options) as (client, server), trio.open_nursery() as nursery:
+    async with client_and_server(options=options) as (client, server), trio.open_nursery() as nursery:
 
         async def answer() -> None:
             call = await server.receive()

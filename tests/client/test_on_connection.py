@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.support.dialing import Network
+from tests.support.network import Network
 from tests.support.serving import guard, serving_in_memory
 from trio_ws import (
     Backoff,

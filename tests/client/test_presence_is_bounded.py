@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from tests.adversary.hostile import BINARY, frame, packet
-from tests.support.played import playing
+from tests.support.simulated_server import simulated_server
 from trio_ws import PacketError, WebSocketClient
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def update(**fields: Any) -> bytes:
 
 
 async def test_a_set_of_members_that_never_ends(autojump_clock: MockClock) -> None:
-    async with playing("trio-ws.v1") as (client, server), trio.open_nursery() as nursery:
+    async with simulated_server("trio-ws.v1") as (client, server), trio.open_nursery() as nursery:
 
         async def send() -> None:
             request = await server.peer.receive_frame()
@@ -44,7 +44,7 @@ async def test_a_set_of_members_that_never_ends(autojump_clock: MockClock) -> No
 
 
 async def test_members_who_come_later(autojump_clock: MockClock) -> None:
-    async with playing("trio-ws.v1") as (client, server), trio.open_nursery() as nursery:
+    async with simulated_server("trio-ws.v1") as (client, server), trio.open_nursery() as nursery:
 
         async def send() -> None:
             await server.peer.receive_frame()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.support.played import PlayedServer, playing
+from tests.support.simulated_server import SimulatedServer, simulated_server
 from trio_ws import ConnectionClosedError, PacketError, RPCError, RPCMethodNotFoundError, RPCNotification
 from trio_ws.dialects import CDP, CDPSession
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
 
-async def answer(server: PlayedServer, expected: dict[str, Any], **outcome: Any) -> None:
+async def answer(server: SimulatedServer, expected: dict[str, Any], **outcome: Any) -> None:
     message = await server.receive()
     number = message.pop("id")
     assert message == expected
@@ -23,7 +23,7 @@ async def answer(server: PlayedServer, expected: dict[str, Any], **outcome: Any)
 
 
 async def test_commands_and_their_failures(autojump_clock: MockClock) -> None:
-    async with playing(dialect=CDP()) as (client, server), trio.open_nursery() as nursery:
+    async with simulated_server(dialect=CDP()) as (client, server), trio.open_nursery() as nursery:
 
         async def browser() -> None:
             await answer(server, {"method": "Browser.getVersion"}, result={"product": "x"})
@@ -50,7 +50,7 @@ async def test_commands_and_their_failures(autojump_clock: MockClock) -> None:
 
 
 async def test_sessions_have_commands_and_events_of_their_own(autojump_clock: MockClock) -> None:
-    async with playing(dialect=CDP()) as (client, server), trio.open_nursery() as nursery:
+    async with simulated_server(dialect=CDP()) as (client, server), trio.open_nursery() as nursery:
 
         async def browser() -> None:
             attach = {"method": "Target.attachToTarget", "params": {"targetId": "T", "flatten": True}}
@@ -76,7 +76,7 @@ async def test_sessions_have_commands_and_events_of_their_own(autojump_clock: Mo
 async def test_a_cancelled_block_detaches_and_a_lost_browser_raises_no_second_error(
     autojump_clock: MockClock,
 ) -> None:
-    async with playing(dialect=CDP()) as (client, server), trio.open_nursery() as nursery:
+    async with simulated_server(dialect=CDP()) as (client, server), trio.open_nursery() as nursery:
 
         async def browser() -> None:
             attach = {"method": "Target.attachToTarget", "params": {"targetId": "T", "flatten": True}}
@@ -97,7 +97,7 @@ async def test_a_cancelled_block_detaches_and_a_lost_browser_raises_no_second_er
 
 @pytest.mark.parametrize("message", [{}, {"params": {}}, {"id": "1"}, {"id": 1, "error": "text"}, []])
 async def test_invalid_messages(message: Any, autojump_clock: MockClock) -> None:
-    async with playing(dialect=CDP()) as (client, server):
+    async with simulated_server(dialect=CDP()) as (client, server):
         await server.send(message)
         assert (await server.receive())[0] in (1002, 1007)
         assert not client.connected

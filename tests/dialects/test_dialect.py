@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.support.played import playing
 from tests.support.serving import serving_in_memory
+from tests.support.simulated_server import simulated_server
 from trio_ws import (
     ConnectionClosedError,
     ConnectionFailedError,
@@ -123,7 +123,7 @@ async def test_both_sides_speak_it(dialect: Any, autojump_clock: MockClock) -> N
 
 
 async def test_a_cancelled_call_is_given_up(autojump_clock: MockClock) -> None:
-    async with playing(dialect=Short()) as (client, server):
+    async with simulated_server(dialect=Short()) as (client, server):
         with trio.move_on_after(1):
             await client.call("slow")
         assert await server.receive() == {"q": "slow", "a": [], "n": "1"}
@@ -159,7 +159,7 @@ async def test_a_cancelled_call_is_given_up(autojump_clock: MockClock) -> None:
 async def test_an_invalid_message_ends_the_connection_with_its_cause(
     message: Any, code: int, reason: str, autojump_clock: MockClock
 ) -> None:
-    async with playing(dialect=Short()) as (client, server), trio.open_nursery() as nursery:
+    async with simulated_server(dialect=Short()) as (client, server), trio.open_nursery() as nursery:
 
         async def answer() -> None:
             await server.receive()
@@ -173,7 +173,7 @@ async def test_an_invalid_message_ends_the_connection_with_its_cause(
 
 async def test_too_large_messages_are_not_decoded(autojump_clock: MockClock) -> None:
     options = Options(max_decoded_bytes=20_000)
-    async with playing(dialect=Short(), options=options) as (client, server):
+    async with simulated_server(dialect=Short(), options=options) as (client, server):
         await server.send({"q": "x", "a": [[]] * 5000})
         assert (await server.receive())[0] == 1009
         assert not client.connected
@@ -187,7 +187,7 @@ class Broken(Short):
 async def test_a_dialect_that_cannot_tell_of_a_failure_is_logged(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with playing(dialect=Broken()) as (client, server):
+    async with simulated_server(dialect=Broken()) as (client, server):
         await server.send({"q": "nobody", "n": 1}, {"q": "nobody", "n": 2})
         await client.notify("next")
         assert (await server.receive())["q"] == "next"
@@ -206,7 +206,7 @@ async def test_calls_take_turns(autojump_clock: MockClock) -> None:
         async def nested(self, connection: ClientConnection[Any]) -> Any:
             return await connection.call("inner")
 
-    async with playing(dialect=OneAtATime(), handler=Nesting) as (client, server):
+    async with simulated_server(dialect=OneAtATime(), handler=Nesting) as (client, server):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.call, "first")
             assert (await server.receive())["q"] == "first"
@@ -233,7 +233,7 @@ async def test_calls_take_turns(autojump_clock: MockClock) -> None:
 async def test_a_server_that_selects_no_subprotocol(autojump_clock: MockClock) -> None:
     text = r"supports none of packed\.v1, packed\.v2"
     with pytest.RaisesGroup(pytest.RaisesExc(ConnectionFailedError, match=text)):
-        async with playing(dialect=Packed()):
+        async with simulated_server(dialect=Packed()):
             pytest.fail("nothing was agreed on")
 
 

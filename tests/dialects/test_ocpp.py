@@ -9,8 +9,8 @@ import msgspec
 import pytest
 import trio
 
-from tests.support.played import playing
 from tests.support.serving import serving_in_memory
+from tests.support.simulated_server import simulated_server
 from trio_ws import (
     ClientConnection,
     RPCAccessDeniedError,
@@ -115,7 +115,7 @@ async def test_failures_have_the_codes_of_ocpp(
 
 
 async def test_messages_on_the_wire(autojump_clock: MockClock) -> None:
-    async with playing("ocpp1.6", dialect=OCPP16(), handler=ChargePoint) as (client, server):
+    async with simulated_server("ocpp1.6", dialect=OCPP16(), handler=ChargePoint) as (client, server):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.call, "Heartbeat")
             assert await server.receive() == [2, "1", "Heartbeat", {}]
@@ -141,7 +141,7 @@ async def test_messages_on_the_wire(autojump_clock: MockClock) -> None:
 
 @pytest.mark.parametrize("message", [[], [2], [5, "1"], [3, 1, {}], [3, "1"], [4, "1", 5, 5, 5, 5], {}, "x"])
 async def test_invalid_messages(message: Any, autojump_clock: MockClock) -> None:
-    async with playing("ocpp1.6", dialect=OCPP16()) as (client, server):
+    async with simulated_server("ocpp1.6", dialect=OCPP16()) as (client, server):
         await server.send(message)
         assert (await server.receive())[0] in (1002, 1007)
         assert not client.connected

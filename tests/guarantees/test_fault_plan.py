@@ -22,8 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_ws
-from tests.support.dialing import Network, refusal
 from tests.support.examples import examples
+from tests.support.network import Network, refusal
 from tests.support.serving import guard, serving_in_memory
 from trio_ws import (
     Backoff,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.support.dialing import Network, refusal
+from tests.support.network import Network, refusal
 from tests.support.serving import serving, serving_in_memory
 from trio_ws import (
     Backoff,

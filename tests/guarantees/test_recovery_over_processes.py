@@ -17,8 +17,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.dialing import Network
 from tests.support.examples import examples
+from tests.support.network import Network
 from tests.support.serving import MemoryServer, serving_in_memory
 from trio_ws import (
     Backoff,

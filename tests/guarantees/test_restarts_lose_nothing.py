@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tests.support.followers import ROOMS, Follower, followers, group, renew
-from tests.support.ghosts import measure
+from tests.support.killed_servers import measure
 from tests.support.redis import redis_server
 from trio_ws import ConnectionClosedError, WebSocketClient
 

@@ -36,7 +36,7 @@ class Client:
 
     def __init__(self, turns: Callable[[], int]) -> None:
         self.turns = turns
-        self.said: list[Any] = []
+        self.sent: list[Any] = []
         self.tasks: set[Any] = set()
         self.variables: set[str] = set()
         self.under_way = 0
@@ -55,7 +55,7 @@ class Client:
                     await asyncio.sleep(0)
                 if self.failing is not None:
                     raise self.failing
-                self.said.append(event.get("text") or event["type"])
+                self.sent.append(event.get("text") or event["type"])
         finally:
             self.under_way -= 1
 
@@ -77,11 +77,11 @@ def test_sends_are_those_of_the_call_in_order_and_one_at_a_time(turns: Callable[
         task = client.call(ASGIApp(count, options=Options(send_high_water=100)))
         for _ in range(3):
             client.events.put_nowait({"type": "websocket.receive", "text": "200"})
-        while len(client.said) < 601:
+        while len(client.sent) < 601:
             await asyncio.sleep(0)
         client.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
         await task
-        assert client.said == ["websocket.accept", *(str(number) for _ in range(3) for number in range(200))]
+        assert client.sent == ["websocket.accept", *(str(number) for _ in range(3) for number in range(200))]
         assert client.tasks == {task}
         assert client.variables == {"the call's"}
 
@@ -102,7 +102,7 @@ def test_a_send_that_fails(turns: Callable[[], int], failure: Exception) -> None
     async def main() -> None:
         client = Client(turns)
         task = client.call(ASGIApp(pour, options=Options(close_timeout=0.1)))
-        while len(client.said) < 50:
+        while len(client.sent) < 50:
             await asyncio.sleep(0)
         client.failing = failure
         if isinstance(failure, OSError):
@@ -136,7 +136,7 @@ def test_a_burst_is_received_up_to_the_bound() -> None:
         client = Client(lambda: 0)
         options = Options(max_queue_bytes=50_000, max_message_size=10_000)
         task = client.call(ASGIApp(hold, options=options))
-        while not client.said:
+        while not client.sent:
             await asyncio.sleep(0)
         for _ in range(20):
             client.events.put_nowait({"type": "websocket.receive", "bytes": bytes(10_000)})
@@ -161,7 +161,7 @@ def test_a_call_may_be_cancelled_at_any_turn_of_the_loop(turns: Callable[[], int
         app = ASGIApp(count, options=Options(drain_timeout=0.1, close_timeout=0.1))
         first = Client(turns)  # keeps the trio run and the server alive
         held = first.call(app)
-        while not first.said:
+        while not first.sent:
             await asyncio.sleep(0)
         for turn in range(60):
             client = Client(turns)
@@ -172,8 +172,8 @@ def test_a_call_may_be_cancelled_at_any_turn_of_the_loop(turns: Callable[[], int
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert client.said.count("websocket.close") <= 1
-            assert "websocket.close" not in client.said[:-1]
+            assert client.sent.count("websocket.close") <= 1
+            assert "websocket.close" not in client.sent[:-1]
             assert not client.under_way
             assert len(app.connections) == 1
         first.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
@@ -194,7 +194,7 @@ def test_the_host_is_let_go_of_when_a_call_ends() -> None:
         gone = weakref.ref(client)
         task = client.call(app)
         client.events.put_nowait({"type": "websocket.receive", "text": "2"})
-        while len(client.said) < 3:
+        while len(client.sent) < 3:
             await asyncio.sleep(0)
         client.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
         await task
@@ -235,12 +235,12 @@ def test_a_message_alone_is_answered_in_the_step_in_which_it_arrives() -> None:
         for number in range(100):
             client.events.put_nowait({"type": "websocket.receive", "text": str(number)})
             turns.append(0)
-            while len(client.said) < number + 2:
+            while len(client.sent) < number + 2:
                 turns[-1] += 1
                 await asyncio.sleep(0)
         client.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
         await task
-        assert client.said[1:] == [str(number) for number in range(100)]
+        assert client.sent[1:] == [str(number) for number in range(100)]
         assert client.tasks == {task}
         # The first message waits for the accept. Fewer and fewer ticks are shared.
         assert turns[3:].count(1) >= 88
@@ -254,14 +254,14 @@ def test_messages_of_many_connections_share_ticks() -> None:
         app = ASGIApp(echo)
         clients = [Client(lambda: 0) for _ in range(20)]
         tasks = [client.call(app) for client in clients]
-        while not all(client.said for client in clients):
+        while not all(client.sent for client in clients):
             await asyncio.sleep(0)
         ticks = Ticks()
         await guest.run_trio(add_instrument, ticks)
         for rounds in range(50):
             for client in clients:
                 client.events.put_nowait({"type": "websocket.receive", "text": "all"})
-            while not all(len(client.said) == rounds + 2 for client in clients):
+            while not all(len(client.sent) == rounds + 2 for client in clients):
                 await asyncio.sleep(0)
         assert 50 <= ticks.count <= 200  # of 1000 messages
         for client in clients:
@@ -280,14 +280,14 @@ def test_a_burst_of_one_connection_shares_a_tick() -> None:
     async def main() -> None:
         client = Client(lambda: 0)
         task = client.call(ASGIApp(echo))
-        while not client.said:
+        while not client.sent:
             await asyncio.sleep(0)
         ticks = Ticks()
         await guest.run_trio(add_instrument, ticks)
         for burst in range(1, 11):
             for _ in range(30):
                 client.events.put_nowait({"type": "websocket.receive", "text": "all"})
-            while len(client.said) < 30 * burst + 1:
+            while len(client.sent) < 30 * burst + 1:
                 await asyncio.sleep(0)
         assert 10 <= ticks.count <= 60  # of 300 messages
         client.events.put_nowait({"type": "websocket.disconnect", "code": 1000})

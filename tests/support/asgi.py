@@ -21,14 +21,14 @@ class Host:
     """One call of an application.
 
     Attributes:
-        said: the events that the application has sent, in order.
+        sent: the events that the application has sent, in order.
         taken: the number of events of the test that the application has received.
         waiting: the number of blocked sends of the application, see `hold`.
         ended: set when the call has returned or raised an exception.
     """
 
     def __init__(self) -> None:
-        self.said: list[Event] = []
+        self.sent: list[Event] = []
         self.taken = 0
         self.waiting = 0
         self.ended = trio.Event()
@@ -46,11 +46,11 @@ class Host:
         """Unblock the application's sends."""
         self._open.set()
 
-    async def say(self, kind: str, **fields: Any) -> None:
+    async def send_event(self, kind: str, **fields: Any) -> None:
         """Send an event to the application. Waits while ten events have not been received."""
         await self._to_app.send({"type": kind, **fields})
 
-    async def hear(self, kind: str) -> Event:
+    async def receive_event(self, kind: str) -> Event:
         """Return the application's next event, which must be of this type."""
         event = await self._events.receive()
         assert event["type"] == kind, event
@@ -67,7 +67,7 @@ class Host:
             await self._open.wait()
         finally:
             self.waiting -= 1
-        self.said.append(event)
+        self.sent.append(event)
         await self._from_app.send(event)
 
     async def call(self, app: Any, scope: Event) -> None:
@@ -87,7 +87,7 @@ async def hosting(app: Any, scope: Event) -> AsyncIterator[Host]:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(host.call, app, scope)
             if scope["type"] == "websocket":
-                await host.say("websocket.connect")
+                await host.send_event("websocket.connect")
             yield host
             await host.ended.wait()
 

@@ -1,6 +1,6 @@
 """Kill servers, and measure how long their clients remain present in other processes.
 
-``python -m tests.support.ghosts COUNT`` kills COUNT servers, eight at a time, and prints the result.
+``python -m tests.support.killed_servers COUNT`` kills COUNT servers, eight at a time, and prints the result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 AT_ONCE = 8
 
 
-async def ghost(redis: str, name: str) -> None:
+async def run_server(redis: str, name: str) -> None:
     """Run a server whose only client is present in a room, until this process is killed."""
     async with (
         WebSocketServer(Rooms, 0, host="127.0.0.1", broker=RedisBroker(redis)) as server,
@@ -35,7 +35,7 @@ async def ghost(redis: str, name: str) -> None:
 async def start(redis: str, name: str) -> trio.Process:
     """Start such a server as a process, and wait until it reports that its client is present."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "tests.support.ghosts", redis, name], stdout=subprocess.PIPE, cwd=ROOT
+        [sys.executable, "-m", "tests.support.killed_servers", redis, name], stdout=subprocess.PIPE, cwd=ROOT
     )
     assert process.stdout is not None
     assert await process.stdout.receive_some() == b"here\n"
@@ -79,7 +79,7 @@ async def measure(count: int) -> list[float]:
 
 if __name__ == "__main__":
     if len(sys.argv) > 2:
-        trio.run(ghost, sys.argv[1], sys.argv[2])
+        trio.run(run_server, sys.argv[1], sys.argv[2])
     else:
         figures: list[float] = []
         while len(figures) < int(sys.argv[1]):

@@ -15,10 +15,10 @@ from trio_ws.testing import Link, RawPeer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["PlayedServer", "playing"]
+__all__ = ["SimulatedServer", "simulated_server"]
 
 
-class PlayedServer:
+class SimulatedServer:
     """A simulated third-party server.
 
     Attributes:
@@ -43,12 +43,12 @@ class PlayedServer:
 
 
 @asynccontextmanager
-async def playing(
+async def simulated_server(
     selects: str | None = None, **settings: Any
-) -> AsyncIterator[tuple[WebSocketClient, PlayedServer]]:
+) -> AsyncIterator[tuple[WebSocketClient, SimulatedServer]]:
     """Connect a client with these settings to a simulated server, which selects this subprotocol."""
     link = Link()
-    server = PlayedServer()
+    server = SimulatedServer()
     ready = trio.Event()
 
     async def accept() -> None:
