@@ -25,16 +25,16 @@ pytest.register_assert_rewrite("tests.support")
 from tests.support import slow  # noqa: E402 - not before that
 from tests.support.examples import how_many  # noqa: E402
 
-# A shell starts what it runs in the background with Ctrl+C ignored, and every process below inherits that.
+# A shell starts background jobs with Ctrl+C ignored, and all child processes inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The proxies of whoever runs the tests lead elsewhere; processes started here inherit that as well.
+# Remove proxies from the environment, so that processes started here do not use them.
 for name in list(os.environ):
     if name.lower().endswith("_proxy"):
         del os.environ[name]
 
-# A process takes twice as long to start where coverage measures it, so it is for tests that ask for it alone.
+# Coverage doubles the time that a process takes to start, so only tests that request it measure processes.
 _COVERAGE = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("COVERAGE_PROCESS_")}
 
 

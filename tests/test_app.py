@@ -54,7 +54,7 @@ class Rooms(WebSocketHandler):
 
 
 async def report(ws: WebSocket) -> None:
-    """Say what the route took from the path."""
+    """Send the parameters of the path."""
     await ws.send(repr(ws.path_params))
 
 
@@ -230,7 +230,7 @@ async def test_a_mounted_app_keeps_its_routes_below_the_path(autojump_clock: Moc
     tenant.websocket("/")(report)
     app.mount("/t/{tenant}/", tenant)
     tenant.mount("/deep", deep)
-    # Routes that are added later are there as well.
+    # Routes that are added later are served too.
     deep.websocket("/{x:int}")(report)
     assert await said(app, "/t/ada") == await said(app, "/t/ada/") == "{'tenant': 'ada'}"
     assert await said(app, "/t/ada/deep/5") == "{'tenant': 'ada', 'x': 5}"
@@ -481,7 +481,7 @@ async def test_exceptions_of_a_lifespan_leave_the_server_unchanged(
         if when == "at start":
             raise error
         if when == "while serving":
-            async with trio.open_nursery() as nursery:  # the user's own, and so is its group
+            async with trio.open_nursery() as nursery:  # raised by the user, as is its group
                 nursery.start_soon(crash)
                 yield
         yield
@@ -711,7 +711,7 @@ def test_a_route_of_a_mounted_app_that_clashes_above_is_added_nowhere() -> None:
     ):
         inner.websocket("/x")(echo)
     assert not inner._routes()
-    inner.http("/x")(page)  # plain HTTP may stand beside a WebSocket
+    inner.http("/x")(page)  # a path may have plain HTTP and a WebSocket
     assert len(app._routes()) == 2
 
 

@@ -277,7 +277,7 @@ async def test_a_mounted_app_answers_below_its_path(autojump_clock: MockClock) -
     assert json.loads(body_of(await ask(app, http("GET /t/ada/5")))) == {"tenant": "ada", "n": 5}
 
 
-# -- what goes wrong --------------------------------------------------------------------------------
+# -- errors -----------------------------------------------------------------------------------------
 
 
 async def fails(request: Request) -> None:

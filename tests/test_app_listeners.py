@@ -61,7 +61,7 @@ async def closing(ws: WebSocket) -> tuple[int | None, str | None]:
     return ws.close_code, ws.close_reason
 
 
-# -- what comes and goes ----------------------------------------------------------------------------
+# -- connecting and disconnecting -------------------------------------------------------------------
 
 
 async def text(ws: WebSocket, data: str) -> str:

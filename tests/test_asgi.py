@@ -136,7 +136,7 @@ async def test_a_send_waits_as_long_as_the_host_does(autojump_clock: MockClock) 
         await host.receive_event("websocket.accept")
         host.hold()
         await wait_all_tasks_blocked()
-        # The high-water mark, and what one write to the gateway takes.
+        # The high-water mark, and one write to the gateway.
         before = len(host.sent) - 1
         assert 8_000 <= sent - 1000 * before <= 10_000 + 16 * 1024 + 1000
         assert host.waiting == 1
@@ -238,9 +238,9 @@ async def test_a_client_that_names_no_host(server: Any, host: str, autojump_cloc
         ("/ab", b"/ab", "/a", "/ab"),  # not below the mount
         ("/b", b"/b", "/a", "/b"),  # a proxy took the prefix off
         ("/ä/x/y", b"/%C3%A4/x%2Fy", "/ä", "/x%2Fy"),
-        ("/ä/x/y", b"/%c3%a4/x%2Fy", "/ä", "/x/y"),  # written in another way, so decoded and encoded anew
+        ("/ä/x/y", b"/%c3%a4/x%2Fy", "/ä", "/x/y"),  # written in another way, so decoded and encoded again
         ("/a/b c?", None, "/a", "/b%20c%3F"),
-        ("/a/b", b"/other", "/a", "/b"),  # a middleware changed the path alone
+        ("/a/b", b"/other", "/a", "/b"),  # a middleware changed only the path
         ("/a%b", None, "", "/a%25b"),
         ("/x\r\nHost: evil", None, "", "/x%0D%0AHost:%20evil"),
     ],
@@ -439,7 +439,7 @@ async def test_with_debug_its_exception_is_the_hosts(autojump_clock: MockClock) 
     async def fail(ws: WebSocket) -> None:
         raise LookupError("oops")
 
-    with pytest.RaisesGroup(LookupError):  # the test's own nursery makes the group
+    with pytest.RaisesGroup(LookupError):  # the nursery of the test makes the group
         async with hosting(ASGIApp(fail, debug=True), websocket_scope()):
             pass
 
@@ -618,7 +618,7 @@ async def test_channels(lifespan: bool, autojump_clock: MockClock) -> None:
                 for host in (one, two, three):
                     await host.receive_event("websocket.accept")
                 await say_in_the_room(one, "hello", one, two, three)
-                # Where there is no lifespan, the first call writes for all until it ends.
+                # Without a lifespan, the first call writes for all connections until it ends.
                 for at, leaver in enumerate((one, two)):
                     await leaver.send_event("websocket.disconnect", code=1000)
                     await leaver.ended.wait()
@@ -728,7 +728,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body(autojump_clock: Mo
     assert host.sent == []
 
 
-# -- lifespan, and what is no host for us -----------------------------------------------------------
+# -- lifespan, and unsupported hosts ----------------------------------------------------------------
 
 
 async def test_lifespan(autojump_clock: MockClock) -> None:
@@ -767,7 +767,7 @@ def test_arguments_that_do_not_fit() -> None:
 
 
 class CancelAfter(trio.abc.Instrument):
-    """Cancels a scope after so many steps of any tasks."""
+    """Cancels a scope after a number of steps of any tasks."""
 
     def __init__(self, scope: trio.CancelScope, steps: int) -> None:
         self.scope = scope

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Handler(WebSocketHandler):
-    """Methods that wait, and that count what runs."""
+    """Methods that wait, and count the running calls."""
 
     def __init__(self) -> None:
         self.running = 0

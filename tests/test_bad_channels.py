@@ -192,7 +192,7 @@ async def test_one_message_may_come_on_top_of_channel_max_bytes(autojump_clock: 
     async with serving_in_memory(handler, options=options) as memory, trio.open_nursery() as nursery:
         listener = await Listener.join(nursery, memory, "a", "x", capacity=100)
         listener.read(False)
-        for _ in range(3):  # the first is what it was reading already, the second waits to be written
+        for _ in range(3):  # the first was being read, the second waits to be written
             handler.publish("x", "x" * 10_000)
             await wait_all_tasks_blocked()
         assert handler.channels.statistics().backlog == 1
@@ -222,7 +222,7 @@ async def test_a_broker_of_another_type() -> None:
 
 
 async def test_reserved_methods_cannot_be_defined_by_users(autojump_clock: MockClock) -> None:
-    """What a client may say to a plain target has no meaning there."""
+    """Packets of channels have no meaning for a plain target."""
     async with serving_in_memory() as memory:
         async with connect("ws://test/", stream=await memory.stream()) as ws:
             await ws.send_json({"source": 5, "rpc": {"type": "request", "method": "__subscribe__"}})

@@ -47,7 +47,7 @@ def _every_level(caplog: pytest.LogCaptureFixture) -> None:
 
 
 class Ends:
-    """A handler that notes how its receiving ended."""
+    """A handler that records how receiving ended."""
 
     def __init__(self) -> None:
         self.errors: list[ConnectionClosedError] = []
@@ -60,7 +60,7 @@ class Ends:
             self.errors.append(exc)
 
 
-# -- what a peer sends ------------------------------------------------------------------------------
+# -- data of a peer ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ async def test_max_message_size(
     ends = Ends()
     async with serving_in_memory(ends, options=Options(max_message_size=100)) as memory:
         peer = await RawPeer.connect(await memory.stream())
-        await peer.send_frame(2, b"x" * 100)  # as long as it may be
+        await peer.send_frame(2, b"x" * 100)  # of the maximum length
         for opcode, payload, fin in frames:
             await peer.send_frame(opcode, payload, fin=fin)
         assert await peer.receive_until_close() == (1009, "message exceeds max_message_size (100 bytes)")
@@ -184,7 +184,7 @@ async def test_max_queue_bytes(autojump_clock: MockClock, caplog: pytest.LogCapt
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
-            await trio.sleep(50)  # not reading is our own doing: no keepalive gives the peer up for it
+            await trio.sleep(50)  # we stopped reading, so keepalive must not disconnect the peer
             assert taken.carried - taken.pending < 100_000 / 4
             go_on.set()
             for _ in range(100):
@@ -350,7 +350,7 @@ async def test_max_handshakes(caplog: pytest.LogCaptureFixture) -> None:
         await idle.send_all(b"GET")
         async with await trio.open_tcp_stream("127.0.0.1", server.port) as refused:
             assert status_of(await read_to_end(refused)) == 503
-            # Before the idle one leaves in the middle of its request, which has a line of its own.
+            # Before the idle one leaves in the middle of its request, which is logged separately.
             assert "max_handshakes (1)" in the_line(caplog)
 
 
@@ -435,7 +435,7 @@ async def test_origins(autojump_clock: MockClock, caplog: pytest.LogCaptureFixtu
     assert "Options(origins=['https://b.example'])" in the_line(caplog)
 
 
-# -- what an application passes ---------------------------------------------------------------------
+# -- arguments of an application --------------------------------------------------------------------
 
 SECONDS = ["open_timeout", "close_timeout", "drain_timeout", "ping_interval", "ping_timeout"]
 COUNTS = [

@@ -1,6 +1,6 @@
 """The build: a wheel with the extension if it can be compiled, and a complete one without it otherwise.
 
-Each wheel is built from a copy of the tree, in a process of its own, and is unpacked and imported in another.
+Each wheel is built from a copy of the tree in one process, and unpacked and imported in another.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WITHOUT = "trio_ws goes without its C extension: masks and frames in Python"
 
 
 def compiler() -> str | None:
-    """The compiler that a build will use, if it is there."""
+    """Return the compiler that a build will use, if it is installed."""
     command = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
     return shutil.which(shlex.split(command)[0])
 
@@ -68,7 +68,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def wheel(tree: Path, **environment: str) -> tuple[str, str, list[str]]:
-    """Build one; what the build said, the wheel's name, and the extensions in it. It is unpacked beside."""
+    """Build and unpack a wheel. Return the output of the build, the wheel's name, and its extensions."""
     said = run(BUILD.format(kind="wheel", folder=str(tree.parent)), tree, **environment)
     name = said.split()[-1]
     with zipfile.ZipFile(tree.parent / name) as archive:
@@ -152,14 +152,14 @@ def check(folder: Path, *names: str) -> None:
 
 
 def fresh_environment(folder: Path) -> Path:
-    """A fresh virtual environment, which has what ours has beside the package; its Python."""
+    """Make a virtual environment with the packages of ours except trio_ws, and return its Python."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=300)
     name = "python.exe" if os.name == "nt" else "python"
     python = folder / ("Scripts" if os.name == "nt" else "bin") / name
     paths = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
     done = subprocess.run([python, "-c", where], capture_output=True, text=True, check=True, timeout=60)
-    # What stands in a .pth file there is not read, so that an editable installation of ours is not seen.
+    # .pth files are not read from there, so an editable installation of ours is not found.
     Path(done.stdout.strip(), "dependencies.pth").write_text("\n".join(dict.fromkeys(paths)))
     return python
 

@@ -62,7 +62,7 @@ def test_every_import_is_declared() -> None:
         allowed = names().union(
             *(names(extra) for extra, places in EXTRAS.items() if any(inside.startswith(p) for p in places))
         )
-        # pytest alone imports its plugin.
+        # Only pytest imports its plugin.
         found = imports(path) - ({"pytest"} if inside == "testing/pytest_plugin.py" else set())
         assert found <= allowed, f"{inside} imports {found - allowed}, which pyproject.toml does not declare"
         used |= found

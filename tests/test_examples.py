@@ -1,4 +1,4 @@
-"""Every example runs as a process of its own, and prints what a reader would expect."""
+"""Every example runs as a process, and prints the output that a reader expects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples about calls, each run as a process of its own."""
+"""The examples about calls, each run as a process."""
 
 from __future__ import annotations
 

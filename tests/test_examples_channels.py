@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Server:
-    """An example that serves, as a process of its own."""
+    """Run an example with a server as a process."""
 
     def __init__(self, process: trio.Process) -> None:
         self._process = process
@@ -81,7 +81,7 @@ LOG = """[...document.querySelectorAll('#log li')].map((li) => li.querySelector(
 
 
 async def enter(browser: Browser, url: str, name: str, room: str) -> Page:
-    """A page on which somebody has come into a room."""
+    """Open a page, and enter a room."""
     page = await browser.open(url)
     await page.type("#name", name)
     await page.type("#wanted", room, enter=True)
@@ -156,7 +156,7 @@ async def test_a_client_that_joins_later_or_reconnects_reads_earlier_messages(tm
 
 
 async def test_accessibility_and_errors_of_the_page(tmp_path: Path) -> None:
-    """Everything on it has a name for screen readers, and what the server refuses is shown."""
+    """All fields have names for screen readers, and errors of the server are shown."""
     async with running("chat.py", "0") as server, chromium(tmp_path) as browser:
         page = await browser.open(await server.page())
         assert await names_of(page) == {"textbox": ["Your name", "Room"], "button": ["Enter"]}
@@ -209,7 +209,7 @@ async def guest(url: str, name: str, room: str) -> AsyncIterator[Guest]:
 
 @contextmanager
 def only(served: int, among: list[int]) -> Iterator[None]:
-    """Clients who come meanwhile get to this process."""
+    """New clients connect to this process."""
     others = [pid for pid in among if pid != served]
     for pid in others:
         os.kill(pid, signal.SIGSTOP)
@@ -234,7 +234,7 @@ async def test_two_processes_are_one_chat() -> None:
             async with AsyncExitStack() as stay:
                 with only(second, pids):
                     bob = await stay.enter_async_context(guest(url, "Bob", "lobby"))
-                # Each process says who of the lobby is there, in any order.
+                # Each process reports its clients in the lobby, in any order.
                 for one in (ada, bob):
                     here = [await one.hears(), await one.hears()]
                     assert {"here": {ada.uid: "Ada"}, "came": bob.uid} in here
@@ -247,7 +247,7 @@ async def test_two_processes_are_one_chat() -> None:
                 expected = {"id": said, "uid": bob.uid, "name": "Bob", "text": "and back"}
                 assert await ada.hears() == expected
             assert await ada.hears() == {"gone": bob.uid}
-            # The next that Cy hears in the attic is somebody who comes there.
+            # The next message that Cy receives in the attic is about a new member.
             dee = await stack.enter_async_context(guest(url, "Dee", "attic"))
             assert (await cy.hears())["came"] == dee.uid
         assert await server.stop() == 0

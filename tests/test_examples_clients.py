@@ -60,7 +60,7 @@ async def test_home_assistant() -> None:
 
 
 async def test_eth_subscribe() -> None:
-    """The node goes away after four heads, and another one takes its place."""
+    """The node stops after four heads, and another one replaces it."""
     heads = iter(range(14, 25))
     subscriptions: list[str] = []
 

@@ -29,7 +29,7 @@ class Rooms(WebSocketHandler):
 
 
 class NatsServer:
-    """A nats-server with JetStream, in a folder of its own."""
+    """Run a nats-server with JetStream in a temporary folder."""
 
     def __init__(self, program: str, folder: Path) -> None:
         self.port = 0
@@ -64,7 +64,7 @@ class NatsServer:
             await trio.sleep(0.01)
 
     async def _answers(self) -> bool:
-        """Whether it accepts connections, and JetStream has restored what it had."""
+        """Return whether it accepts connections, and JetStream has restored its streams."""
         try:
             stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         except OSError:

@@ -12,9 +12,9 @@ import trio_ws.testing
 
 
 def documented(thing: object) -> bool:
-    """Whether a class or function has a docstring of its own: not inherited, and not made by a decorator."""
+    """Return whether a class or function has a docstring that is not inherited or generated."""
     text = vars(thing).get("__doc__") if inspect.isclass(thing) else inspect.getdoc(thing)
-    # dataclass and NamedTuple write "Name(field, ...)" where there is none.
+    # dataclass and NamedTuple generate "Name(field, ...)".
     return bool(text) and not str(text).startswith(f"{getattr(thing, '__name__', '')}(")
 
 

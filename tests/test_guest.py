@@ -25,7 +25,7 @@ variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", defau
 
 
 def run(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """Run asyncio, on whose loop nothing may be left in the end."""
+    """Run asyncio, and check that no task is left on its loop."""
 
     async def guarded() -> Any:
         async with asyncio.timeout(GUARD):

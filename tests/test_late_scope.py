@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True, params=["made when cancelled", "made at once"])
 def made(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With trio as it is, and with one that has none of the attributes that are used."""
+    """Run with an unchanged trio, and with one that lacks the attributes that are used."""
     assert _late_scope._AS_EXPECTED
     if request.param == "made at once":
         monkeypatch.setattr(_late_scope, "_AS_EXPECTED", False)
 
 
 async def run(events: list[str]) -> None:
-    """Wait in a task and in its child, each in scopes of its own."""
+    """Wait in a task and in its child, each in its own scopes."""
 
     async def child() -> None:
         with trio.move_on_after(60):

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "trio_ws"
 
 # The first name below trio_ws, and its layer; trio_ws itself, on the top layer, is "".
 LAYERS = {
-    "logs": -1,  # errors show what a peer said
+    "logs": -1,  # errors show data of a peer
     "_blocks": -1,
     "_types": -1,
     "models": 0,
@@ -79,7 +79,7 @@ def part(name: str) -> str | None:
     top, *rest = name.split(".")
     if top != "trio_ws":
         return None
-    # A name that is no module of ours was imported from trio_ws itself.
+    # A name that is not a module was imported from trio_ws itself.
     if rest and ((PACKAGE / rest[0]).is_dir() or (PACKAGE / f"{rest[0]}.py").is_file() or rest[0] in LAYERS):
         return rest[0]
     return ""
@@ -149,7 +149,7 @@ FOLDERS = sorted({module for path, module in modules() if path.name == "__init__
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_modules_of_a_folder_do_not_import_one_another_in_a_circle(folder: str) -> None:
-    """Imports for type checkers count as well: a Protocol says what a lower module needs of a higher one."""
+    """Imports for type checkers count too: a lower module describes its needs with a Protocol."""
     circle = in_circles(imports_within(folder))
     allowed = CIRCLES.get(folder, set())
     assert circle - allowed == set()
@@ -223,7 +223,7 @@ def test_a_package_resolves_relative_imports_from_itself() -> None:
 
 
 def pictured() -> list[tuple[str, int | None]]:
-    """The files that the picture in ``trio_ws/__init__.py`` lists, as paths, with the layer it gives them."""
+    """Return the paths in the picture of ``trio_ws/__init__.py``, with their layers."""
     found: list[tuple[str, int | None]] = []
     folders: list[tuple[int, str]] = []
     text = ast.get_docstring(ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")), clean=False)

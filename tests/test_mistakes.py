@@ -1,4 +1,4 @@
-"""Common mistakes with blocks and with asyncio: each error says what to write."""
+"""Common mistakes with blocks and with asyncio: each error shows the correct code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 URL = "ws://127.0.0.1:1/"
 
-#: What is entered by ``async with``, and what its errors tell to write.
+#: Objects that are entered by ``async with``, and the code in their errors.
 BLOCKS: dict[str, tuple[Callable[[], Any], str]] = {
     "connect": (lambda: trio_ws.connect(URL), "async with trio_ws.connect(...) as ws:"),
     "session": (lambda: trio_ws.session(URL), "async with trio_ws.session(...) as feed:"),

@@ -9,7 +9,7 @@ from trio_ws._nurseries import unwrap_exception_group
 
 
 async def struck_by(*errors: BaseException) -> BaseExceptionGroup[BaseException]:
-    """What a cancelled nursery raises whose tasks raise these, each in a group of its own."""
+    """Return the exception of a cancelled nursery whose tasks raise these, each in a group."""
 
     async def fail(error: BaseException) -> None:
         raise BaseExceptionGroup("a nursery's own", [error])

@@ -18,7 +18,7 @@ from docs.programs import lines_of, programs_with, shown_in, stands_in
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)
 PROGRAMS = sorted([*(ROOT / "examples" / "pages").glob("*.py"), *(ROOT / "examples" / "first").glob("*.py")])
-#: What is no program: it is shown on terminals, or on the wire (tests/protocol/test_protocol_page.py).
+#: Blocks that are not programs: terminal sessions, or packets (tests/protocol/test_protocol_page.py).
 NOT_CODE = {"", "console", "json", "jsonrpc", "msgpack", "text", "{literalinclude}", "{include}", "{toctree}"}
 
 

@@ -140,7 +140,7 @@ def test_a_predicate_that_raises_is_false_and_is_logged(
 
 
 class Unclear:
-    """What some array libraries give for a comparison."""
+    """The result of a comparison in some array libraries."""
 
     def __bool__(self) -> bool:
         raise ValueError("the truth of this is ambiguous")

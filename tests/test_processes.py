@@ -43,7 +43,7 @@ MANY = 2000
 
 @pytest.fixture(autouse=True)
 def usual_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whoever runs the tests may have them ignore SIGHUP; and workers shall leave no bytecode behind."""
+    """Reset SIGHUP, which may be ignored in this environment, and let workers write no bytecode."""
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     before = signal.signal(signal.SIGHUP, lambda *_: None)
     yield
@@ -52,7 +52,7 @@ def usual_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @asynccontextmanager
 async def running(target: object = PID, workers: int = 1, **kwargs: Any) -> AsyncIterator[ProcessGroup]:
-    """A group of this process's own, drained at the end of the block."""
+    """Run a group in this process, and drain it at the end of the block."""
     kwargs.setdefault("host", "127.0.0.1")
     serve = functools.partial(trio_ws.serve_processes, target, 0, workers=workers, **kwargs)
     with trio.fail_after(GUARD):
@@ -62,14 +62,14 @@ async def running(target: object = PID, workers: int = 1, **kwargs: Any) -> Asyn
 
 
 async def start(target: object, port: int = 0, **kwargs: Any) -> None:
-    """For groups that do not come to serve."""
+    """Start a group that is expected to fail before it serves."""
     with trio.fail_after(GUARD):
         await trio_ws.serve_processes(target, port, **{"host": "127.0.0.1", "workers": 1, **kwargs})
 
 
 @asynccontextmanager
 async def program(target: str = PID, workers: int = 2) -> AsyncIterator[tuple[trio.Process, dict[str, Any]]]:
-    """A group in a process of its own, and what it says of itself."""
+    """Run a group in another process, and yield the process and its report."""
     process = await trio.lowlevel.open_process(
         [sys.executable, "-m", "tests.support.group_program", target, str(workers)],
         stdout=subprocess.PIPE,
@@ -112,7 +112,7 @@ async def said(process: trio.Process, text: bytes) -> None:
 
 @contextmanager
 def writing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A module of the test's own that workers can import, as ``written``."""
+    """Yield the path of a module that workers can import as ``written``."""
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield folder / "written.py"
@@ -150,7 +150,7 @@ async def hold(url: str, *, task_status: trio.TaskStatus[WebSocket]) -> None:
 
 
 async def closed_with(ws: WebSocket) -> int | None:
-    """The code with which a connection ends on which nothing more is said."""
+    """Return the close code of a connection that receives no more messages."""
     with pytest.raises(trio_ws.ConnectionClosedError) as caught:
         await ws.receive_text()
     return caught.value.code
@@ -170,7 +170,7 @@ def runs(pid: int) -> bool:
 
 @contextmanager
 def no_more_files_than(count: int) -> Iterator[None]:
-    """Let this process open so many more files at once."""
+    """Let this process open at most this number of additional files."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as files:
         for _ in range(count):
@@ -202,7 +202,7 @@ async def test_workers_share_a_port_and_one_that_is_killed_comes_back_while_the_
             os.kill(first, signal.SIGKILL)
             with pytest.raises(trio_ws.ConnectionClosedError):
                 await one.receive_text()
-            # Each of these connections succeeds, whatever the state of the worker that is missing.
+            # Each of these connections succeeds, whether or not the killed worker was replaced.
             third, new = await connect_to_another(group.url, pids, clients)
             assert {worker.pid for worker in group.workers} == {second, third}
             assert sorted(worker.restarts for worker in group.workers) == [0, 1]
@@ -410,7 +410,7 @@ async def test_without_the_main_thread_there_are_no_signals_and_cancelling_drain
     assert not runs(await trio.to_thread.run_sync(run))
 
 
-# -- what does not come to serve ----------------------------------------------------------------------
+# -- failures before serving --------------------------------------------------------------------------
 
 
 async def test_a_worker_that_says_why_it_cannot_start_ends_it_at_once(

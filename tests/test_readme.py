@@ -1,4 +1,4 @@
-"""The README's programs run and print what it says."""
+"""The programs of the README run, and print the output that it shows."""
 
 from __future__ import annotations
 

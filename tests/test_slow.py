@@ -1,4 +1,4 @@
-"""`make test` leaves out exactly the tests of tests/support/slow.py, and says so."""
+"""`make test` leaves out exactly the tests of tests/support/slow.py, and reports them."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ CORE = [
     "tests/websocket/test_connection.py",
     "tests/rpc/test_handler.py",
 ]
-# What these tests are about is not there, and that is told by the tests below.
+# The features of these tests are missing, which the tests below check.
 NOT_THERE = {"AF_UNIX": "not unix"}
 
 

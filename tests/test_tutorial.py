@@ -1,4 +1,4 @@
-"""docs/tutorial: the commands and programs do what the text says."""
+"""docs/tutorial: the commands and programs work as described."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ async def test_tests_that_are_behind_fail_and_end(folder: Folder) -> None:
     folder.type_page("page", "chat.py")
     done = await trio.to_thread.run_sync(run_tests, folder)
     assert "5 failed" in done.stdout, done.stdout
-    assert "KeyError: 'room'" in done.stdout  # what the server logged
+    assert "KeyError: 'room'" in done.stdout  # the log of the server
     assert "gave up after 20 such errors" in done.stdout
     assert done.returncode == 1
 
@@ -183,14 +183,14 @@ async def test_two_processes(tmp_path: Path) -> None:
         for folder in folders(tmp_path, redis.port):
             folder.type("processes/chat.py", "page/page.html")
             async with folder.serving():
-                # Redis keeps nothing for a process that has not told it yet what it wants.
+                # Redis stores no messages for a process that has not yet subscribed.
                 while sum(" psub=1 " in line for line in await redis.clients()) < 2:
                     await trio.sleep(0.02)
                 await everyone_hears_everyone(folder)
 
 
 async def everyone_hears_everyone(folder: Folder) -> None:
-    """Ten listeners, so that each process has some: the kernel spreads them as it likes."""
+    """Ten subscribers, so that each process has some: the kernel distributes them at random."""
     url = f"ws://127.0.0.1:{folder.port}/rooms/cats?name="
     heard = 0
     async with trio_ws.WebSocketClient(url + "ada") as ada, trio.open_nursery() as nursery:
@@ -208,7 +208,7 @@ async def everyone_hears_everyone(folder: Folder) -> None:
             await nursery.start(listen, number)
         await ada.call("say", "meow")
     assert heard == 10
-    # Each process remembers what was said in any of them.
+    # Each process has the messages of all processes.
     for number in range(10):
         async with trio_ws.WebSocketClient(f"{url}late{number}") as late:
             last = await late.call("last")

@@ -1,4 +1,4 @@
-"""How often the package says ``Any``.
+"""The number of uses of ``Any`` in the package.
 
 ``Any`` switches the type checkers off for what it describes. It is for values whose type only the program
 knows, and `trio_ws._types` names these. A parameter that is only passed on or inspected is an ``object``, and
@@ -46,7 +46,7 @@ def uses_of_any(source: str) -> list[int]:
                 visit_text(one.value, at)
 
     def visit_text(text: str, line: int) -> None:
-        # An annotation in quotes; prose is no expression, or has no names in brackets.
+        # An annotation in quotes. Prose is not an expression, or has no names in brackets.
         try:
             expression = ast.parse(text, mode="eval")
         except SyntaxError:
@@ -225,7 +225,7 @@ PRIVATE: dict[str, tuple[str, str]] = {
     ),
 }
 
-#: Objects of these names belong to the module of their class alone, whatever other classes a module has.
+#: Objects of these names may only be used in the module of their class.
 OWNERS = {
     "ws": "websocket/connection.py",
     "_ws": "websocket/connection.py",

@@ -13,7 +13,7 @@ import socket
 import types
 from typing import Any
 
-#: What may be taken away, and where it is. A module is taken away itself, where there is no name.
+#: Features that can be removed, and their modules. Without a name, the module itself is removed.
 NAMES: dict[str, tuple[tuple[str, str], ...]] = {
     "AF_UNIX": (("socket", "AF_UNIX"),),
     "SO_REUSEPORT": (("socket", "SO_REUSEPORT"),),

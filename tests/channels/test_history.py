@@ -41,7 +41,7 @@ def seen(packet: Packet) -> Any:
 
 
 def waiting(subscription: Subscription) -> list[Any]:
-    """All that is there."""
+    """Return all messages of the histories."""
     found = []
     while True:
         try:
@@ -165,7 +165,7 @@ async def test_total_size_of_all_histories_is_bounded(autojump_clock: MockClock)
 async def test_a_history_takes_no_more_memory_than_it_counts(
     size: int, codecs: int, autojump_clock: MockClock
 ) -> None:
-    """With the frames for connections with so many codecs, which are made when they read it."""
+    """Return the size with the frames for this number of codecs. They are made when the message is read."""
     dialects = [TrioWSCodec(), WebshocketCodec(), TrioWSJSONCodec(), JSONPacketCodec()][:codecs]
 
     class Log(WebSocketHandler):

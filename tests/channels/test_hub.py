@@ -352,7 +352,7 @@ async def test_a_burst_from_code_that_never_waits_is_written_on_the_way(
 async def test_where_the_flusher_does_not_keep_up_each_publish_does_a_share(
     size: int, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the number of messages, or by their bytes: no publish goes round all at once."""
+    """The limit is a number of messages, or of bytes. No publish visits all members at once."""
     monkeypatch.setattr(fanout, "_LOG_ITEMS", 64 if not size else 1 << 20)
     monkeypatch.setattr(fanout, "_LOG_BYTES", 1 << 20 if not size else 64 * 1000)
     handler = Rooms()

@@ -116,7 +116,7 @@ async def test_presence_is_a_scope(autojump_clock: MockClock) -> None:
         await wait_all_tasks_blocked()
         assert list(presence.values()) == ["stays"]
         with pytest.raises(RPCInternalError):
-            await client.call("stay", "desk")  # is there already
+            await client.call("stay", "desk")  # is present already
         (connection,) = handler.clients
         connection.set_present("desk", "says something else")
         assert list(presence.values()) == ["says something else"]

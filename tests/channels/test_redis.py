@@ -60,7 +60,7 @@ async def test_a_burst_arrives_whole_and_in_order() -> None:
     async with redis_server() as server, running(server, "n*") as (_, heard), running(server) as (other, _):
         for number in range(5000):
             other.publish("n", b"%d" % number)
-        for number in range(5000, 5008):  # larger than what is sent at once
+        for number in range(5000, 5008):  # larger than one write
             other.publish("n", b"%d" % number + bytes(700_000))
         await until(lambda: len(heard) == 5008)
         assert [int(payload.rstrip(b"\0")) for _, payload in heard] == list(range(5008))

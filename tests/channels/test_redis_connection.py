@@ -215,7 +215,7 @@ async def test_tls_and_a_certificate_that_is_not_trusted(tmp_path: Any) -> None:
         assert "certificate verify failed" in str(await refused(url))
         assert "within 0.2" in str(
             await refused(server.url.replace("redis:", "rediss:"), 0.2)
-        )  # no TLS there
+        )  # the server has no TLS
 
 
 async def tls_port(server: RedisServer, pem: Any, ca: Any) -> int:

@@ -314,7 +314,7 @@ async def test_an_emptied_redis() -> None:
             losses = one.losses
             one_link = one.broker._connection
             assert one_link is not None
-            one.broker._backoff_initial = 4.0  # long enough for what comes next
+            one.broker._backoff_initial = 4.0  # long enough for the next steps
             await one_link.aclose()
             await until(lambda: one.losses > losses)
             two.handler.publish("room.1", 5)
@@ -418,7 +418,7 @@ async def test_publishers_outside(key: bytes | None) -> None:
                 assert await publisher.publish("room.1", 3) == 1
                 assert await publisher.publish("plain", 3) == 0
                 assert (await subscription.receive()).offset == 3
-        # One that knows of no histories: what it publishes is kept by those who hear it, once.
+        # A publisher without histories: the processes that receive its message store it once.
         async with (
             one.handler.channels.subscribe("room.1") as here,
             two.handler.channels.subscribe("room.*") as there,

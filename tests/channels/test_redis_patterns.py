@@ -66,7 +66,7 @@ PIECES = (
 
 
 async def test_globs_match_the_same_at_redis() -> None:
-    # KEYS matches as PSUBSCRIBE does, and tells at once what it found.
+    # KEYS matches as PSUBSCRIBE does, and returns the matches immediately.
     async with redis_server() as server:
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
         matched = []

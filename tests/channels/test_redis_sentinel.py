@@ -94,8 +94,8 @@ async def replicated() -> AsyncIterator[tuple[RedisServer, RedisServer, Sentinel
         while b"master_link_status:up" not in await replica.do("INFO", "replication"):
             await trio.sleep(0.01)
         async with sentinel(primary.port) as watcher:
-            # What it says of a replica: name, value, name, value, and so on. One that it has reached has no
-            # other flag.
+            # Its description of a replica: name, value, name, value, and so on. One that it has reached has
+            # no other flag.
             while b"slave" not in [one[9] for one in await watcher.ask("REPLICAS", "primary")]:
                 await trio.sleep(0.01)
             yield primary, replica, watcher

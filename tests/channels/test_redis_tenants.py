@@ -174,7 +174,7 @@ async def test_a_predicate_that_is_too_large_is_refused_where_it_is_published() 
 
 
 async def greet(stream: trio.SocketStream, greeting: bytes, answer: bytes) -> None:
-    """A Redis that says one thing to HELLO, and another to what is published."""
+    """A Redis with one response to HELLO, and another one to PUBLISH."""
     await stream.receive_some()
     await stream.send_all(greeting)
     async for data in stream:

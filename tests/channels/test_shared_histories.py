@@ -45,7 +45,7 @@ class Rooms(WebSocketHandler):
 
 
 class LossyBroker(InMemoryBroker):
-    """One that drops, without telling, what is delivered while `deaf`."""
+    """A broker that silently drops messages while `deaf` is true."""
 
     deaf = False
 
@@ -214,7 +214,7 @@ async def test_messages_that_could_not_be_appended_are_a_gap_for_all(autojump_cl
         assert waiting(subscription) == waiting(other) == [1, 2, ("gap", 2), 3]
         assert waiting(unaware) == [1, 2, 3]
         async with there.channels.subscribe("room.1", last=10) as late:
-            # It asks for what there is, and is told of nothing.
+            # It requests the positions, and gets none.
             assert waiting(late) == [1, 2, 3]
         async with there.channels.subscribe("room.1", recover=True, last=3) as late:
             assert waiting(late) == [2, ("gap", 2), 3]
@@ -372,7 +372,7 @@ async def test_a_position_that_another_process_has_given_is_looked_for(autojump_
         here.channels.subscribe("room.1", recover=True) as subscription,
         there.channels.subscribe("room.1", recover=True) as slow,
     ):
-        brokers[1].deaf = True  # it has yet to receive what the other has received
+        brokers[1].deaf = True  # it has not yet received the messages of the other
         here.publish("room.1", 1)
         here.publish("room.1", 2)
         position = (await subscription.receive()).position

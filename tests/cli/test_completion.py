@@ -130,7 +130,7 @@ def test_bash_completes_commands_and_options(folder: Path) -> None:
 @needs_bash
 def test_bash_completes_what_can_be_served(folder: Path) -> None:
     assert complete(folder, "trio-ws serve ") == ["broken:", "chat:", "site.api:"]
-    # bash has ended a word at the colon, and takes what comes behind it.
+    # bash ends a word at the colon, so it needs only the rest.
     assert complete(folder, "trio-ws serve chat:") == ["Calls", "app", "echo", "plain"]
     assert complete(folder, "trio-ws schema site.api:a") == ["api"]
 

@@ -26,7 +26,7 @@ SAYS = "async def serve(ws):\n    await ws.send('{}')\n"
 
 @contextmanager
 def reloading(folder: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
-    """``trio-ws serve --reload`` of what is in a folder; it is killed in the end."""
+    """Run ``trio-ws serve --reload`` with the module of a folder, and kill it at the end."""
     with subprocess.Popen(
         program("serve", "chat:serve", "--port", "0", "--reload", "--log-level", "warning", *more),
         stdin=subprocess.DEVNULL,

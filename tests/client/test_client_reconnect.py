@@ -436,7 +436,7 @@ async def test_state_and_its_changes(autojump_clock: MockClock) -> None:
                 await trio.sleep(0.75)
                 assert state_of(client) == "connecting"
                 await trio.sleep(1)
-                assert await anext(slow) == "connected"  # the latest, and nothing of what was between
+                assert await anext(slow) == "connected"  # only the latest state, and none of those in between
                 with trio.move_on_after(5):
                     await anext(slow)
             assert state_of(client) == "closed"
@@ -558,7 +558,7 @@ async def test_connect_within_the_block(autojump_clock: MockClock) -> None:
             assert await client.call("echo", 1) == 1
             await client.connect()  # there is one
             assert len(network.times) == 5
-            # After a loss it is the caller who connects again.
+            # After a loss, the caller must connect again.
             network.cut()
             await trio.sleep(100)
             assert client.state == "disconnected"
@@ -568,7 +568,7 @@ async def test_connect_within_the_block(autojump_clock: MockClock) -> None:
                 await client.recv()
             await client.connect()
             assert await client.call("echo", 2) == 2
-            # It gives up in the end.
+            # The client gives up.
             network.cut()
             network.down = True
             await trio.testing.wait_all_tasks_blocked()
@@ -622,7 +622,7 @@ async def test_connect_by_several_tasks_dials_once_and_survives_a_cancelled_one(
                 try:
                     assert await client.call("echo", 1) == 1
                 except RuntimeError:
-                    pass  # nobody was at it for a moment
+                    pass  # the subscription had no reader for a moment
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cancelled)

@@ -108,7 +108,7 @@ async def test_there_is_no_gap_if_nothing_was_missed(autojump_clock: MockClock) 
             assert await drained(subscription) == [1]
             for _ in range(3):
                 network.cut()
-                await trio.sleep(1000)  # what was kept is too old by now, but nothing is missing
+                await trio.sleep(1000)  # the stored messages have expired, but none is missing
                 assert await drained(subscription) == []
             handler.publish("room.never", 2)
             handler.publish("room.1", 3)

@@ -293,7 +293,7 @@ async def test_the_answers_headers_are_kept(autojump_clock: MockClock) -> None:
     assert ws.response_headers.get_all("set-cookie") == ["a=1", "b=2"]
 
 
-# -- what the client asks ---------------------------------------------------------------------------
+# -- the request of the client ----------------------------------------------------------------------
 
 
 async def asked(memory: MemoryServer, uri: str = "ws://test/", **kwargs: Any) -> WebSocket:

@@ -149,7 +149,7 @@ async def test_calls_through_a_real_proxy(tmp_path: Path) -> None:
             assert await client.call("add", 20, 22) == 42
 
 
-# -- the environment, and what is installed ---------------------------------------------------------
+# -- the environment, and optional packages ---------------------------------------------------------
 
 
 async def test_the_environments_proxy_is_used_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +185,7 @@ async def test_without_python_socks(monkeypatch: pytest.MonkeyPatch) -> None:
         await talks("ws://service.example/", port, proxy=f"http://127.0.0.1:{port}")
 
 
-# -- what is asked of an HTTP proxy -----------------------------------------------------------------
+# -- the request to an HTTP proxy -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def one_response(payload: str | bytes, dialect: JSONRPCCodec | None = None) -> R
 
 
 def at_once(payload: str | bytes) -> tuple[Any, list[Packet]]:
-    """The answer that decoding itself gives, and the packets beside it."""
+    """Return the immediate response of decoding, and the packets."""
     with pytest.raises(DecodeError) as caught:
         decode(payload)
     assert not caught.value.fatal
@@ -139,7 +139,7 @@ def error(code: int, request_id: object) -> dict[str, object]:
 
 
 def codes_only(answer: Any) -> Any:
-    """Texts are the server's own; what the examples fix is the codes."""
+    """The examples specify the codes only; a server chooses the texts."""
     if isinstance(answer, list):
         return [codes_only(member) for member in answer]
     if isinstance(answer, dict) and "error" in answer:
@@ -269,7 +269,7 @@ def test_values_that_cannot_be_encoded() -> None:
     for attempt in attempts:
         with pytest.raises(PacketError, match="cannot be sent"):
             attempt()
-    # The call of the batch has not ended by that, and an error can end it whatever is in it.
+    # The call of the batch has not ended, and an error with any data can end it.
     assert sent(dialect.error(call, 1, "\ud800", object())) == [
         {"jsonrpc": "2.0", "error": {"code": 1, "message": "?"}, "id": 1}
     ]
@@ -627,7 +627,7 @@ def test_an_answer_that_is_nested_too_deeply_ends_its_call(form: str) -> None:
     dialect.request("7", "f")
     response = one_response(form % DEEP, dialect)
     assert (response.call_id, response.error) == ("7", -32700)
-    # The second is what Python says from 3.14 on.
+    # The second text is that of Python 3.14 and later.
     assert re.search("does not decode: (maximum recursion depth|Stack overflow)", response.response)
     # No call has this id.
     assert refused(form % DEEP) == (-32700, None)

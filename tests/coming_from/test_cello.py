@@ -15,7 +15,7 @@ from trio_ws import App, Request, WebSocket, WebSocketMessage
 
 
 async def talk(ws: WebSocket, *messages: str | bytes) -> list[Any]:
-    """Send each and give what comes back."""
+    """Send each value, and return the echoes."""
     answers = []
     for message in messages:
         await ws.send(message)

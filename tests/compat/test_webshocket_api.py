@@ -119,7 +119,7 @@ PARENTS = {
     "RateLimitError": "RPCError",
 }
 
-#: What ours take beside.
+#: Additional parameters of ours.
 MORE = {"nursery", "options", "extra_headers"}
 
 

@@ -107,12 +107,12 @@ class Handler(webshocket.WebSocketHandler[Any]):
 
 
 def state_of(what: Any) -> Any:
-    """Its state, which type checkers would else believe to be what was asserted before."""
+    """Return its state. Without this function, type checkers assume the state of an earlier assert."""
     return what.state
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait until something holds that nothing tells of."""
+    """Poll until a condition holds."""
     with trio.fail_after(guard()):
         while not condition():
             await trio.sleep(0.001)

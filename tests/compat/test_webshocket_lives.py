@@ -186,7 +186,7 @@ async def test_trying_again(autojump_clock: trio.testing.MockClock) -> None:
         await client.connect(retry=True, max_retry_attempt=5, retry_interval=1, stream=reach)
     assert state_of(client) is ConnectionState.CONNECTED
 
-    # The page says that it connects again, too.
+    # The page also says that it reconnects.
     first = await server.accept()
     first.close(1012, b"restart")
     assert first.connection_state == ConnectionState.CLOSED

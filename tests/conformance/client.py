@@ -1,6 +1,6 @@
 """An echo client of trio_ws for Autobahn's fuzzing server: ``python client.py URL AGENT``.
 
-It asks for the number of cases, runs each on a connection of its own, and has the reports written.
+It requests the number of cases, runs each case on its own connection, and requests the reports.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ async def run_case(url: str, agent: str, case: int) -> None:
             async for message in ws:
                 await ws.send(message)
     except trio_ws.WebSocketError as error:
-        # Many cases end badly on purpose; whether we ended them well is for the report to say.
+        # Many cases end with an error on purpose. The report judges the end.
         print(f"case {case}: {error}")
 
 

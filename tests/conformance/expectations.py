@@ -1,4 +1,4 @@
-"""What each Autobahn case should come to, and whether a run agrees.
+"""The expected result of each Autobahn case, and the comparison of a run with them.
 
 A case that expectations.json does not list has to behave OK or INFORMATIONAL, and so does its closing. A
 listed case has to come to exactly what is listed, so that an improvement is noticed too, and taken off the
@@ -28,7 +28,7 @@ _FILE = Path(__file__).with_name("expectations.json")
 
 
 class Outcome(NamedTuple):
-    """Autobahn's verdict on one case: on what was exchanged, and on how it was closed."""
+    """Autobahn's verdict on one case: on its messages, and on its close."""
 
     behavior: str
     closing: str
@@ -54,7 +54,7 @@ class Listed(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Expectations(msgspec.Struct, forbid_unknown_fields=True):
-    """expectations.json: how many cases there are, and those that are not OK, by role and case id."""
+    """expectations.json: the number of cases, and the cases that are not OK, by role and id."""
 
     cases: dict[Groups, int]
     server: dict[str, Listed]
@@ -91,7 +91,7 @@ def order(case: str) -> tuple[int, ...]:
 
 
 def differences(outcomes: dict[str, Outcome], listed: dict[str, Listed], count: int) -> list[str]:
-    """One line for each way in which the outcomes are not those expected; none if all is as it should be."""
+    """Return one line for each difference from the expected outcomes."""
     lines: list[str] = []
     if len(outcomes) != count:
         lines.append(f"{len(outcomes)} cases ran, expected {count}")

@@ -58,7 +58,7 @@ def find_python27() -> str | None:
     root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     candidates = [shutil.which("python2.7"), *map(str, sorted(root.glob("versions/2.7.*/bin/python2.7")))]
     for candidate in candidates:
-        # What is on PATH may be pyenv's stand-in for a version that is not active.
+        # The program in PATH may be a shim of pyenv for a version that is not active.
         if (
             candidate
             and subprocess.run([candidate, "-c", ""], capture_output=True, check=False).returncode == 0
@@ -68,7 +68,7 @@ def find_python27() -> str | None:
 
 
 def install_wstest(python27: str) -> Path:
-    """Make Autobahn's environment unless it is there, and return its ``wstest``."""
+    """Make Autobahn's environment if it does not exist, and return its ``wstest``."""
     stamp, environment = CACHE / "installed.txt", CACHE / "py27"
     wanted = f"{python27}\n{REQUIREMENTS.read_text(encoding='utf-8')}"
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
@@ -90,7 +90,7 @@ def install_wstest(python27: str) -> Path:
 
 
 def _run(command: Sequence[str], timeout: float, log: IO[str], **environment: str) -> None:
-    """Run a command to its end, with what it prints in the log."""
+    """Run a command until it exits, with its output in the log."""
     with _started(command, log, **environment) as process:
         try:
             status = process.wait(timeout)
@@ -181,7 +181,7 @@ def run_role(role: Role, groups: Groups, wstest: Path, program: Path) -> Path:
 
 
 def check_role(role: Role, groups: Groups, wstest: Path, program: Path) -> bool:
-    """Run the suite in one role, report, and say whether it went as expected."""
+    """Run the suite in one role, print a report, and return whether the results are as expected."""
     started = time.monotonic()
     try:
         folder = run_role(role, groups, wstest, program)
@@ -192,7 +192,7 @@ def check_role(role: Role, groups: Groups, wstest: Path, program: Path) -> bool:
 
 
 def report(role: Role, groups: Groups, folder: Path, seconds: float) -> bool:
-    """Print how the run went, and say whether it went as expected."""
+    """Print the results of the run, and return whether they are as expected."""
     expectations = load()
     outcomes = read_outcomes(folder / "index.json", AGENT)
     listed = expectations.listed(role, groups)
@@ -232,7 +232,7 @@ def main() -> int:
     roles = ROLES if args.role == "both" else (args.role,)
     programs: dict[Role, Path] = {"server": args.server, "client": args.client}
     # All of the suite takes some 20 minutes a role, most of them in wstest, so both roles run at once. The
-    # quick groups go one after the other: a few of their cases judge what arrives within a second.
+    # quick groups run one after the other, because a few of their cases have a limit of a second.
     with ThreadPoolExecutor(len(roles) if args.groups == "all" else 1) as pool:
         checks = [pool.submit(check_role, role, args.groups, wstest, programs[role]) for role in roles]
     return 0 if all(check.result() for check in checks) else 1

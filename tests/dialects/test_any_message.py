@@ -48,7 +48,7 @@ VALUES = st.recursive(
     ),
     max_leaves=12,
 )
-#: What looks like messages, and what does not.
+#: Values that look like messages, and values that do not.
 MESSAGES = (
     st.dictionaries(KEYS, VALUES, max_size=6).map(json.dumps)
     | st.tuples(st.integers(1, 5), LEAVES, VALUES, VALUES, VALUES).map(list).map(json.dumps)
@@ -60,7 +60,7 @@ MESSAGES = (
 
 
 def handled(codec: Codec, decoded: Any) -> None:
-    """Do what a session does with what was decoded: answer each request once."""
+    """Handle the decoded packets as a session does: respond to each request once."""
     if isinstance(decoded, list):
         for member in decoded:
             if isinstance(member, Packet):

@@ -146,7 +146,7 @@ async def test_a_cancelled_call_is_given_up(autojump_clock: MockClock) -> None:
         ("[", 1007, "this is not a message of short"),
         ("5", 1002, "this is not a message of short"),
         ({"r": 1}, 1002, "this is not a message of short"),
-        ({"r": 1, "n": 1}, 1002, "this is not a message of short"),  # an id that is no text
+        ({"r": 1, "n": 1}, 1002, "this is not a message of short"),  # an id that is not a string
         ({"r": 1, "n": []}, 1002, "this is not a message of short"),
         ({"q": 1, "n": "1"}, 1002, "this is not a message of short"),
         ({"q": "x", "a": {}, "n": "1"}, 1002, "this is not a message of short"),
@@ -247,7 +247,7 @@ async def test_a_server_keeps_its_own_dialects(autojump_clock: MockClock) -> Non
         peer = await RawPeer.connect(
             await memory.stream(), headers=[("Sec-WebSocket-Protocol", "jsonrpc, packed.v2")]
         )
-        assert b"packed.v2" in peer.head  # the handler's own come first
+        assert b"packed.v2" in peer.head  # the methods of the handler take precedence
         await peer.aclose()
 
 

@@ -7,7 +7,7 @@ Ten minutes, with the corpus as a start, findings in the current folder::
 The arguments are libFuzzer's. `targets.py` says what must hold; test_corpus.py replays the corpus in CI.
 """
 
-# atheris is not there where the types are checked, and has none.
+# atheris has no types, and is not installed where types are checked.
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations

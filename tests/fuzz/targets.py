@@ -44,7 +44,7 @@ COMPRESSIONS = (
     Compression(server_max_window_bits=9, client_max_window_bits=10),
     Compression(server_no_context_takeover=True, client_no_context_takeover=True),
 )
-#: Where it stands in an input, the token that fits our random key is put, which no fuzzer can guess.
+#: Replaced in an input by the token for our random key, which a fuzzer cannot guess.
 ACCEPT = b"{accept}"
 
 _KEY = re.compile(rb"Sec-WebSocket-Key: (\S+)\r\n", re.IGNORECASE)
@@ -239,7 +239,7 @@ def responses(data: bytes, settings: int, how: int) -> None:
 
 
 def _shake_hands(data: bytes, cut: Callable[[bytes], Iterator[bytes]]) -> tuple[str, object, bytes]:
-    """How it ended, with what, and the bytes that came behind the answer or in its body."""
+    """The end of a parse: its kind, its result, and the bytes after the response or in its body."""
     handshake = ClientHandshake(
         "test", "/", subprotocols=["a", "b"], extensions="permessage-deflate", max_header_bytes=MAX_HEAD
     )

@@ -137,7 +137,7 @@ async def test_conversion_errors_of_results(autojump_clock: MockClock) -> None:
                 with pytest.raises(PacketValidationError):
                     await client.call("echo", value, returns=kind)
             with pytest.raises(TypeError):
-                await client.call("echo", 1, returns=5)  # that is no type
+                await client.call("echo", 1, returns=5)  # 5 is not a type
 
 
 def pack(**members: Any) -> bytes:

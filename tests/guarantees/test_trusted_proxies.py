@@ -1,4 +1,4 @@
-"""Behind a trusted proxy, the client's address is what the proxy reports. Other peers are not believed."""
+"""A trusted proxy reports the address of its client. Reports of other peers are ignored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random faults in the user code of random connections, beside honest clients.
+"""Random faults in the user code of random connections, together with honest clients.
 
 After each run, the server still serves, honest clients have received all responses, all places are free
 again, ``on_disconnect`` has run for each ``on_connect`` that returned, and the log has one record for each

@@ -191,7 +191,7 @@ def test_trio_and_asyncio_take_turns(run: Any) -> None:
             await asyncio.sleep(0)
         stop = True
         await task
-        if guest_run().ticks.direct:  # else a thread takes as long as it takes
+        if guest_run().ticks.direct:  # otherwise the duration depends on a thread
             assert turns["asyncio"] < 10 * turns["trio"] + 100
         assert turns["trio"] < 10 * turns["asyncio"] + 100
 

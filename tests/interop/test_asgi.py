@@ -192,7 +192,7 @@ async def test_close_codes_both_ways() -> None:
             await ws.send("I will")
             await ws.close(4002)
             assert ws.close_received == (4002, "")
-    # hypercorn 0.18 tells no application how its client closed; test_asgi.py has a server that does.
+    # hypercorn 0.18 does not pass on the close code of a client; tests/test_asgi.py has a server that does.
     assert seen == [1006]
 
 

@@ -134,7 +134,7 @@ async def test_a_page_and_our_server(page: int, tmp_path: Path, compression: boo
         "server_closes": [4001, "the server says goodbye", True],
         "client_closes": [4002, "", True],
         "subprotocol": "chat.v1",
-        # A page is never told the status of a refusal.
+        # A page cannot read the status of a rejection.
         "rejected": ["refused", 1006, "", False],
     }
     assert ends == {
@@ -158,7 +158,7 @@ async def test_a_page_from_elsewhere_is_refused_unless_named(
         assert seen == {"origin": ["refused", 1006]}
         (record,) = caplog.records
         assert f"Options(origins=['{origin}'])" in record.getMessage()
-        # Pages are not told the status of a refusal, but any other client is.
+        # Pages cannot read the status of a rejection, but any other client can.
         with pytest.raises(HandshakeRejectedError) as refused:
             async with connect(server.url, headers={"Origin": origin}):
                 pytest.fail("let in")

@@ -107,7 +107,7 @@ async def test_x_forwarded_for(tmp_path: Path) -> None:
             await third.send_all(request())
             assert status_of(await third.receive_some()) == 101
             await third.aclose()
-    # The third client has the proxy's own address here, which is trusted: the word of it is taken further.
+    # The third client has the proxy's address, which is trusted, so its header is used.
     assert seen.addresses[0] == (CLIENT, 0)
 
 

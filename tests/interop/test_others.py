@@ -88,7 +88,7 @@ class Downloads(WebSocketHandler[Any]):
 
 
 async def test_aria2(tmp_path: Path) -> None:
-    """JSON-RPC without a subprotocol, with codes and notifications of its own."""
+    """JSON-RPC without a subprotocol, with its own codes and notifications."""
     aria2c = program("aria2c", "aria2")
     files = App()
 

@@ -21,7 +21,7 @@ PROGRAMS = Path(__file__).parent / "programs"
 
 
 class Handler(WebSocketHandler):
-    """What the programs call, and what became of it."""
+    """The methods that the programs call. It records how the calls ended."""
 
     client_globs = True
 
@@ -206,7 +206,7 @@ class Handler(WebSocketHandler):
 
 
 async def play(folder: Path, program: str, *args: str) -> Any:
-    """Run a program against a server of its own; what it prints."""
+    """Run a program with its own server, and return its output."""
     node_command()
     async with serving(Handler()) as server:
         return await run_program(folder, PROGRAMS / f"{program}.mjs", server.url, *args)
@@ -263,7 +263,7 @@ async def test_a_stream_of_text_that_is_not_ascii_does_not_stall(tmp_path: Path)
 async def test_a_slow_consumer_suspends_the_producer(tmp_path: Path) -> None:
     seen = await play(tmp_path, "slow_consumer")
     made = seen[0]
-    # 20 are taken; 8 are the window, and the producer stands at the yield of one more.
+    # 20 were consumed, 8 are the window, and the producer waits at the yield of one more.
     assert 20 <= made <= 28
     assert seen[1:] == [[made, "closed"], {"done": True}]
 
@@ -421,7 +421,7 @@ async def test_a_server_is_asked_only_when_it_is_silent(tmp_path: Path) -> None:
 
 
 async def test_with_the_class_of_a_package(tmp_path: Path) -> None:
-    """A Node without a WebSocket of its own: here it is taken away."""
+    """A Node without a built-in WebSocket, which is removed here."""
     install_client(tmp_path)
     shutil.copytree(npm_package("ws"), tmp_path / "node_modules" / "ws")
     assert await play(tmp_path, "ws_package") == [

@@ -124,9 +124,9 @@ class Restarted(WebSocketHandler):
 
 
 async def play_over_restarts(listen: Callable[[str], Awaitable[list[Any]]]) -> list[Any]:
-    """What a client has taken that is given the URL of the first of several servers.
+    """Return the messages of a client that gets the URL of the first of several servers.
 
-    Messages are published from outside, through Redis, whether or not there is a server.
+    Another program publishes them through Redis, also while no server runs.
     """
     Restarted.started = 0
     restarts = 0

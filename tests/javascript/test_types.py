@@ -20,7 +20,7 @@ API = (HERE / "api.ts").read_text(encoding="utf-8")
 
 
 def errors_of(folder: Path, program: str, api: str = API) -> list[str]:
-    """What tsc says of a program beside a module of declarations."""
+    """Return the errors of tsc for a program that imports a module of declarations."""
     install_client(folder)
     (folder / "api.ts").write_text(api, encoding="utf-8")
     (folder / "program.ts").write_text(program, encoding="utf-8")
@@ -29,7 +29,7 @@ def errors_of(folder: Path, program: str, api: str = API) -> list[str]:
 
 
 def tsc(folder: Path, program: str, *options: str) -> list[str]:
-    """What tsc says of a program."""
+    """Return the errors of tsc for a program."""
     command = [node(), str(npm_package("typescript") / "bin" / "tsc"), "--strict", "--noEmit", "--types", ""]
     lib = ["--lib", "es2023,dom,dom.iterable,dom.asynciterable", "--target", "es2022"]
     done = subprocess.run(

@@ -24,7 +24,7 @@ MESSAGE = "permessage-deflate"
 
 
 class Message(NamedTuple):
-    """A binary message as its fragments; pings may stand between them."""
+    """A binary message as its fragments, with optional pings in between."""
 
     fragments: tuple[bytes, ...]
     compressed: bool = True
@@ -343,7 +343,7 @@ def test_client_and_server_agree_on_the_same(ours: Compression, theirs: Compress
     assert agreed is not None
     value, params = agreed
     confirmed = confirm(ours, value)
-    # Each inflates with what the other makes, or more; and forgets no more than the other.
+    # Each side's window for inflating is at least the other's for deflating, and it resets no more often.
     assert confirmed.server_max_window_bits >= params.server_max_window_bits
     assert confirmed.client_max_window_bits <= params.client_max_window_bits
     assert confirmed.client_max_window_bits <= ours.client_max_window_bits
@@ -355,7 +355,7 @@ def test_client_and_server_agree_on_the_same(ours: Compression, theirs: Compress
 def test_any_header_is_answered_or_declined(value: str) -> None:
     agreed = answer(Compression(), [value])
     if agreed is not None:
-        # Duplicates, unknown and bad values were declined, so what is left is what a client can confirm.
+        # Duplicates, unknown and bad values were declined. A client can confirm the rest.
         text, params = agreed
         assert text.startswith(MESSAGE)
         assert params.server_max_window_bits <= 12
@@ -496,7 +496,7 @@ def test_a_peer_that_compresses_with_8_bits_is_read() -> None:
 
 @pytest.mark.parametrize("client", [True, False])
 def test_windows_are_kept_by_the_sender_and_enforced_by_the_receiver(client: bool) -> None:
-    # The second message repeats what lies 2000 bytes back, which a window of 512 bytes has lost.
+    # The second message repeats data from 2000 bytes before, which is not in a window of 512 bytes.
     message = Message((random.Random(7692).randbytes(2000),))
     small, large = DeflateParams(9, 9), DeflateParams()
     for kept in (small, large):
@@ -521,7 +521,7 @@ ZLIBS_DECOMPRESSOBJ = zlib.decompressobj
 
 
 class CountingInflater:
-    """zlib's decompressor, with a count of what it was given and of what it produced."""
+    """zlib's decompressor, which counts the bytes of its input and output."""
 
     def __init__(self, bits: int) -> None:
         self.real = ZLIBS_DECOMPRESSOBJ(bits)
@@ -607,7 +607,7 @@ HELLO_FINAL = bytes.fromhex("f348cdc9c907 0000")
     ("payload", "data"),
     [
         (HELLO_FINAL, b"Hello"),
-        # Without the octet that gives the tail a block to complete.
+        # Without the octet that begins the block which the tail completes.
         (HELLO_FINAL[:-1], b"Hello"),
         # A final stored block whose length is the tail.
         (b"\x01", b""),
@@ -627,7 +627,7 @@ def test_a_message_with_a_final_block_and_those_after_it(payload: bytes, data: b
 
 
 def test_many_streams_in_a_frame_are_not_copied_over_and_over(inflaters: list[CountingInflater]) -> None:
-    # zlib copies what follows a stream's end, so a long frame of short streams is given to it in small steps.
+    # zlib copies the data after a stream's end, so a long frame of short streams is passed in small steps.
     assert read(server(), [frame(HELLO_FINAL[:-1] * 1000, rsv1=True)])[0] == [b"Hello" * 1000]
     assert len(inflaters) == 1000
     assert max(inflater.taken for inflater in inflaters[1:]) == 1024
@@ -695,6 +695,6 @@ def test_any_bytes_end_in_a_message_or_a_close_code(payload: bytes, sizes: list[
 
 
 def test_corrupt_data_that_the_tail_uncovers() -> None:
-    # A stored block's length without its complement: 00 00 is no complement of 05 00.
+    # A stored block's length with a wrong complement: 00 00 is not the complement of 05 00.
     wire = frame(b"\x00\x05\x00", rsv1=True)
     assert refused(server(), wire) is CloseReason.INVALID_FRAME_PAYLOAD_DATA

@@ -100,7 +100,7 @@ def test_forwarded(lines: list[str], hops: list[Hop]) -> None:
 def test_malformed_forwarded(value: str) -> None:
     with pytest.raises(MalformedForwardedError):
         list(forwarded_hops(asking(f"Forwarded: {value}")))
-    # A line that a client has spoilt does not hide what the proxy wrote behind it.
+    # An invalid line from a client does not hide the line that the proxy added.
     assert next(forwarded_hops(asking(f"Forwarded: {value}", "Forwarded: for=192.0.2.9"))).address == (
         "192.0.2.9",
         0,

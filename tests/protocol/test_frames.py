@@ -289,13 +289,13 @@ def test_a_close_within_a_message_drops_what_was_begun() -> None:
 
 # -- UTF-8 --------------------------------------------------------------------------------------------
 
-# Each is valid up to its last byte, which no text can have there.
+# Each is valid up to its last byte, which is invalid at this place.
 BAD = {
     "a lone continuation byte": b"ok\x80",
     "0xff": b"ok\xff",
     "an overlong form": b"ok\xc0",
     "a broken sequence": b"ok\xe2\x82a",
-    # Python's decoder, and so wsproto too, sees a surrogate only when its third byte is there.
+    # Python's decoder, and therefore wsproto, detects a surrogate only at its third byte.
     "a surrogate": b"ok\xed\xa0\x80",
     "beyond U+10FFFF": b"ok\xf4\x90",
     "after a long text": "ä€😀".encode() * 50 + b"\xc3\xc3",
@@ -306,7 +306,7 @@ BAD = {
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
 @pytest.mark.parametrize("fragmented", [False, True])
 def test_bad_utf8_is_refused_at_its_first_bad_byte(client: bool, bad: bytes, fragmented: bool) -> None:
-    """The frame goes on for long; its rest is not waited for."""
+    """The error is reported before the rest of the long frame has arrived."""
     data = frame(TEXT, bad + b"~" * 600, fin=not fragmented, masked=not client)
     head = len(data) - len(bad) - 600
     good, last = data[: head + len(bad) - 1], data[head + len(bad) - 1 : head + len(bad)]
@@ -449,7 +449,7 @@ def test_compressed_text_with_invalid_utf8_is_1007() -> None:
 
 
 def test_fragments_are_bounded_where_the_extension_is_not() -> None:
-    """The reader's own bound holds for plain fragments beside an extension without one."""
+    """The reader's limit applies to plain fragments, even with an extension that has no limit."""
     made = reader(deflate=deflate(client=False), limit=300)
     packed = deflate(client=True).compress(b"x" * 301, fin=True)
     made.feed(frame(BINARY, packed, rsv=4))

@@ -23,7 +23,7 @@ TEXTS = st.text(alphabet="aä€😀\x00", max_size=90)
 NOT_QUITE_TEXTS = st.sampled_from(
     [b"\xff", b"a\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"ok\xc0\x80ok", b"\xe2\x82" + b"a" * 130]
 )
-# Around the lengths where the form of a header changes, where a chunk is kept as it is, and of big frames.
+# Lengths around which the form of a header changes, a chunk is kept uncopied, or a frame is big.
 LONG = st.sampled_from([125, 126, 127, 511, 512, 513, 4095, 4096, 16383, 16384, 65535, 65536]).map(
     lambda n: b"~" * n
 )
@@ -122,7 +122,7 @@ def reader(*, client: bool, compressed: bool, limit: int | None = None) -> Frame
 
 
 def outcome(made: FrameReader) -> Outcome:
-    """What a reader tells, in the terms of the reference."""
+    """Convert the events of a reader to those of the reference."""
     result = Outcome(list(made.messages))
     for got in made.events:
         if isinstance(got, CloseFrame):

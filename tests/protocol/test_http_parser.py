@@ -118,7 +118,7 @@ def test_a_huge_head_byte_by_byte_is_looked_at_once() -> None:
     assert reader._heads is not None
     for length in range(20, 10_000):
         assert reader.feed(b"x") is None
-        # The next search starts two bytes before the end, whatever came before.
+        # The next search starts two bytes before the end in all cases.
         assert reader._heads._looked == length - 2
 
 

@@ -16,7 +16,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="
 
 
 def lines_of(kind: str) -> list[str]:
-    """The lines in the fenced blocks of a kind; what begins with > or < shows who sends."""
+    """The lines in the fenced blocks of a kind. A leading > or < marks the sender."""
     blocks = re.findall(rf"^```{kind}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     return [line.removeprefix("> ").removeprefix("< ") for block in blocks for line in block.splitlines()]
 

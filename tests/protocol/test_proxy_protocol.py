@@ -36,7 +36,7 @@ TLVS = b"\x20\0\x03abc" * 20
 
 
 def read(data: bytes, step: int = 100_000, limit: int = 16384) -> tuple[str, int] | None:
-    """Read a header out of what comes in pieces, and see that what follows it is left."""
+    """Read a header that arrives in pieces, and check that the data after it remains."""
     header, rest = ProxyHeader(limit), data + b"GET / HTTP/1.1\r\n"
     while size := header.needed():
         size = min(size, step)
@@ -63,7 +63,7 @@ def read(data: bytes, step: int = 100_000, limit: int = 16384) -> tuple[str, int
         (version_2(1, 0x11, V4 + TLVS), ("192.0.2.1", 4711)),
         (version_2(1, 0x21, V6), ("2001:db8::1", 4711)),
         (version_2(1, 0x21, MAPPED), ("192.0.2.1", 1)),
-        (version_2(0, 0x11, V4), None),  # LOCAL: the proxy's own, such as a health check
+        (version_2(0, 0x11, V4), None),  # LOCAL: a connection of the proxy itself, such as a health check
         (version_2(0, 0, b""), None),
         (version_2(1, 0, b""), None),
         (version_2(1, 0x31, b"\0" * 216), None),  # Unix sockets

@@ -44,7 +44,7 @@ for _ in range(100):
 
 
 def load() -> ModuleType:
-    """A module object of its own, with a state of its own."""
+    """A separate module object, with its own state."""
     spec = importlib.util.spec_from_loader(NAME, ExtensionFileLoader(NAME, str(FILE)))
     assert spec is not None
     assert spec.loader is not None
@@ -70,7 +70,7 @@ def test_modules_loaded_twice_share_nothing() -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="interpreters with a GIL of their own came with 3.12")
 def test_interpreters_load_it_side_by_side() -> None:
-    # In a process of its own: what goes wrong here ends the whole process.
+    # Run in a separate process, because a failure ends the process.
     code = f"""
 import threading
 try:

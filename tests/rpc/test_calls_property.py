@@ -36,7 +36,7 @@ WINDOW = 3
 
 
 class Handler(WebSocketHandler):
-    """What both sides offer; it counts what runs."""
+    """The methods of both sides. It counts those that run."""
 
     def __init__(self) -> None:
         self.running = 0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Adder(WebSocketHandler):
-    """Adds up what comes in a stream."""
+    """Adds up the items of a stream."""
 
     @rpc_method()
     async def add_up(self, connection: ClientConnection, start: int, items: AsyncIterator[int]) -> int:

@@ -78,7 +78,7 @@ async def test_bytes_streams_deadlines_and_channels(autojump_clock: MockClock) -
 
 @pytest.mark.parametrize("text", ["a" * 300, "\N{EURO SIGN}" * 300, "\N{GRINNING FACE}" * 300, "\x00" * 300])
 async def test_credit_counts_bytes_of_utf8_on_both_sides(text: str, autojump_clock: MockClock) -> None:
-    """In characters the two sides would drift apart, and the stream stand still."""
+    """Counted in characters, the credit of the two sides would differ, and the stream would stop."""
     options = Options(stream_window_bytes=2000)
 
     async def texts() -> AsyncIterator[str]:

@@ -61,7 +61,7 @@ def test_collect_finds_what_is_marked_and_nothing_else() -> None:
     assert repr(methods["multiply"].requires) == "Is('admin')"
     assert methods["add"].requires is None
     assert methods["add"].limit is None
-    # The rate limit may stand above or below.
+    # The decorator of the rate limit may be above or below.
     assert methods["count"].limit == RateLimit(5, 60.0)
     assert methods["upload"].limit == RateLimit(6, 60.0)
 
@@ -178,7 +178,7 @@ def test_a_rate_limit_alone_is_refused() -> None:
         collect(Forgotten())
 
 
-# -- what the decorator refuses -------------------------------------------------------------------
+# -- errors of the decorator ----------------------------------------------------------------------
 
 
 def test_the_parentheses_are_needed() -> None:

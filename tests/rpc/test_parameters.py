@@ -160,7 +160,7 @@ def test_invalid_arguments_are_named(annotation: Any, value: Any, text: str, pat
     for args, kwargs in (([value], {}), ([], {"a": value})):
         with pytest.raises(RPCInvalidParamsError) as caught:
             method.bind(args, kwargs)
-        # From Python 3.14 on there is more around it.
+        # Python 3.14 and later add text around it.
         assert str(caught.value) == text or (
             annotation is set and text.removeprefix("a: ") in str(caught.value)
         )

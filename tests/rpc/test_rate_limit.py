@@ -113,7 +113,7 @@ def test_rounding_never_makes_retry_after_too_short(times: list[float], count: i
             assert allowed(limiter, limit, now)
         taken.append(now)
     for first, beyond in zip(taken, taken[count:], strict=False):
-        # Compared without rounding; an ulp is what the time of a call can be told by.
+        # Compared without rounding: times of calls can differ by one ulp.
         assert Fraction(beyond) - Fraction(first) >= Fraction(period) - Fraction(math.ulp(beyond))
 
 

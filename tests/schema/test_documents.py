@@ -99,7 +99,7 @@ def test_every_reference_leads_somewhere() -> None:
                 found = found[part]
 
 
-# -- what they say ----------------------------------------------------------------------------------
+# -- content ----------------------------------------------------------------------------------------
 
 
 def test_docstrings_become_descriptions() -> None:

@@ -61,7 +61,7 @@ SCALARS = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-2, 12),
-    st.sampled_from([0.5, -1.5]),  # a float without a fraction is an integer to JSON Schema alone
+    st.sampled_from([0.5, -1.5]),  # only JSON Schema treats a float without a fraction as an integer
     st.sampled_from(["", "a", "b", "AA==", "Struct0"]),
 )
 VALUES = st.recursive(

@@ -51,7 +51,7 @@ class Compiler:
         self._command = [node(), str(npm_package("typescript") / "bin" / "tsc")]
 
     def run(self, declarations: str, program: str) -> list[str]:
-        """The errors of a program beside a module of declarations."""
+        """Return the errors of tsc for a program that imports a module of declarations."""
         (self._folder / "api.ts").write_text(declarations)
         (self._folder / "program.ts").write_text(program)
         options = ["--strict", "--noEmit", "--target", "es2022", "--lib", "es2022", "--types", ""]

@@ -27,7 +27,7 @@ def say(text: str) -> None:
 
 @app.lifespan
 async def life(_: trio_ws.App) -> AsyncIterator[None]:
-    async with trio.open_nursery() as nursery:  # trio's own, beside the host's asyncio
+    async with trio.open_nursery() as nursery:  # a trio thread next to the host's asyncio
         nursery.start_soon(trio.sleep_forever)
         say("entered")
         yield

@@ -82,7 +82,7 @@ def ledger_of(ws: WebSocket) -> MemoryLedger:
     return ws._receive_buffer.ledger
 
 
-# -- who reads --------------------------------------------------------------------------------------
+# -- readers ----------------------------------------------------------------------------------------
 
 
 def read_by_epoll(ws: WebSocket) -> bool:

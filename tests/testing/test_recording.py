@@ -33,7 +33,7 @@ QUICK = Backoff(initial=0.01, factor=1, jitter=False)
 
 
 class Exchange:
-    """Asks for a login, sends three prices, and goes away; the third connection is refused."""
+    """Requires a login, sends three prices, and closes. It rejects the third connection."""
 
     def __init__(self) -> None:
         self.connections = 0

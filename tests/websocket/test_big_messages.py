@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OPTIONS = Options(max_message_size=4 * MIB, max_queue_bytes=8 * MIB, send_high_water=64 * MIB)
-# Around what one read takes, and where a payload is sent beside its header.
+# Sizes around that of one read, and around that of payloads which are not copied to their header.
 SIZES = [5, 16_383, 16_384, 65_522, 65_536, 122_880, 0, 300_001, 125, 2 * MIB + 3, 65_535, 3, MIB]
 
 

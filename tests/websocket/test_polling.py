@@ -38,7 +38,7 @@ class Steps(trio.abc.Instrument):
         self._own = trio.lowlevel.current_task()
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        # The monitor sweeps at times of its own.
+        # The monitor sweeps at its own times.
         self.count += task is not self._own and task.name != "trio_ws monitor"
 
 

@@ -74,7 +74,7 @@ async def test_closing_with_session_tickets_unread_resets_nothing(contexts: Cont
         await client.send_all(b"last")
         await client.aclose()
         assert await server.receive_some() == b"last"
-        # Below TLS: not every OpenSSL tells a reset from an end.
+        # Below TLS, because not every OpenSSL distinguishes a reset from an end.
         assert socket.socket.recv(server._sock, 1) == b""
 
 
@@ -136,7 +136,7 @@ async def test_both_wait_while_the_peer_changes_its_keys(contexts: Contexts) -> 
 
 
 async def test_the_end(contexts: Contexts) -> None:
-    """TLS that just ends is as good as TLS that says so, as it is to HTTPS clients."""
+    """An end of the stream without close_notify counts as an end, as in HTTPS clients."""
     async with open_pair(contexts) as (client, server):
         await server.send_all(b"last words")
         await server.aclose()

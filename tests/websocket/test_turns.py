@@ -34,7 +34,7 @@ BIG = random.Random(1).randbytes(1 << 20)
 
 
 class Steps(trio.abc.Instrument):
-    """Counts the steps of the task that it is made in, and notes what was done by each."""
+    """Counts the steps of the task that creates it, and records the work of each."""
 
     def __init__(self) -> None:
         self.task = trio.lowlevel.current_task()
