@@ -31,7 +31,7 @@ def test_make_test_leaves_these_out_and_make_check_does_not() -> None:
 def test_a_run_says_what_it_left_out() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider",
-         "tests/test_pages.py", "tests/test_ctrl_c.py", "-k", "counts_as_the_same or ctrl"],
+         "tests/test_pages.py", "tests/test_ctrl_c.py", "-k", "comparison_of_code or ctrl"],
         cwd=ROOT,
         capture_output=True,
         text=True,
