@@ -15,9 +15,9 @@ PACKAGE = Path(__file__).parents[1] / "trio_ws"
 
 # The first name below trio_ws, and its layer; trio_ws itself, on the top layer, is "".
 LAYERS = {
+    "_types": -2,
     "logs": -1,  # errors show data of a peer
     "_blocks": -1,
-    "_types": -1,
     "models": 0,
     "errors": 0,
     "options": 0,

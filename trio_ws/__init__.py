@@ -3,9 +3,9 @@
 The package layout, from the lowest layer up. A module imports only from layers below its own, or from its own
 folder; tests/test_layers.py checks that, and that this picture lists every module::
 
+    _types.py            layer -2  names for values of any type
     logs.py              layer -1  escaping of a peer's text in logs, and limits on records
     _blocks.py           layer -1  async context managers with helpful errors for misuse
-    _types.py            layer -1  names for values of any type
     models.py            layer 0   pydantic models as types of msgspec
     errors.py            layer 0   every exception, its tree in the docstring
     options.py           layer 0   Options: every limit and timeout, frozen

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 __all__ = ["refuse_unknown", "settings_of", "shows_settings_of"]
 
-F = TypeVar("F", bound="Callable[..., Any]")
+F = TypeVar("F", bound="Callable[..., object]")
 
 
-def settings_of(lists: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def settings_of(lists: Callable[..., object]) -> dict[str, inspect.Parameter]:
     """Return the keyword-only parameters of a function, by name."""
     parameters = inspect.signature(lists).parameters
     return {name: one for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY}
 
 
-def shows_settings_of(lists: Callable[..., Any]) -> Callable[[F], F]:
+def shows_settings_of(lists: Callable[..., object]) -> Callable[[F], F]:
     """Decorate a function of ``**settings`` so that its signature lists the settings of ``lists``."""
 
     def decorate(function: F) -> F:
@@ -38,7 +38,7 @@ def shows_settings_of(lists: Callable[..., Any]) -> Callable[[F], F]:
     return decorate
 
 
-def refuse_unknown(what: str, lists: Callable[..., Any], unknown: dict[str, object]) -> None:
+def refuse_unknown(what: str, lists: Callable[..., object], unknown: dict[str, object]) -> None:
     """Reject unknown settings.
 
     Raises:

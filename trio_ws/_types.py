@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-__all__ = ["JSONObject", "NamedValues", "PathParameters", "SocketAddress", "Value", "Values"]
+__all__ = ["JSONObject", "NamedValues", "PathParameters", "Reply", "SocketAddress", "Value", "Values"]
 
 #: A value that JSON or msgpack encode, or what they decode to: arguments and results of calls, items of
 #: streams, data of channels. Only the program knows its type. It is not ``object``, so that results can be
@@ -32,3 +32,6 @@ PathParameters: TypeAlias = dict[str, Any]
 
 #: The address of a socket as Python returns it; its form depends on the family.
 SocketAddress: TypeAlias = Any
+
+#: A reply of Redis; its form depends on the command.
+Reply: TypeAlias = Any

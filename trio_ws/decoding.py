@@ -7,13 +7,16 @@ A document may be nested too deeply, contain numbers of any size, or have invali
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from trio_ws.errors import MessageError
 from trio_ws.logs import shown
 from trio_ws.models import decode_model
+
+if TYPE_CHECKING:
+    from trio_ws._types import Value
 
 __all__ = ["UNDECODABLE", "JSONAdapter", "decode_json", "describe"]
 
@@ -29,7 +32,7 @@ def describe(exc: BaseException) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _json_decoder(type: Any) -> msgspec.json.Decoder[Any]:
+def _json_decoder(type: object) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(type, dec_hook=decode_model)
 
 
@@ -46,7 +49,7 @@ class JSONAdapter:
 
     __slots__ = ("_decode", "_encode")
 
-    def __init__(self, library: Any) -> None:
+    def __init__(self, library: object) -> None:
         for encode, decode in (("dumps", "loads"), ("encode", "decode")):
             self._encode = getattr(library, encode, None)
             self._decode = getattr(library, decode, None)
@@ -54,21 +57,21 @@ class JSONAdapter:
                 return
         raise TypeError(f"json must have dumps and loads, or encode and decode, not {library!r}")
 
-    def encode(self, obj: Any) -> bytes:
+    def encode(self, obj: Value) -> bytes:
         """Encode as JSON in UTF-8. Raises what the library raises."""
         assert self._encode is not None
         encoded = self._encode(obj)
         return encoded.encode() if isinstance(encoded, str) else bytes(encoded)
 
-    def decode(self, payload: str | bytes) -> Any:
+    def decode(self, payload: str | bytes) -> Value:
         """Decode JSON. Raises what the library raises."""
         assert self._decode is not None
         return self._decode(payload)
 
 
 def decode_json(
-    what: str, payload: str | bytes, type: Any, source: object, adapter: JSONAdapter | None = None
-) -> Any:
+    what: str, payload: str | bytes, type: object, source: object, adapter: JSONAdapter | None = None
+) -> Value:
     """Decode and validate JSON.
 
     Args:
@@ -94,7 +97,9 @@ def decode_json(
         raise MessageError(f"the {what} is not the requested JSON: {describe(exc)}", source) from exc
 
 
-def _decode_adapted(what: str, payload: str | bytes, type: Any, source: object, adapter: JSONAdapter) -> Any:
+def _decode_adapted(
+    what: str, payload: str | bytes, type: object, source: object, adapter: JSONAdapter
+) -> Value:
     try:
         value = adapter.decode(payload)
         return value if type is Any else msgspec.convert(value, type, dec_hook=decode_model)

@@ -47,6 +47,8 @@ from trio_ws.logs import shown
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from trio_ws._types import JSONObject, Value, Values
+
 __all__ = [
     "BrokerError",
     "CloseCode",
@@ -120,7 +122,7 @@ class WebSocketError(Exception):
         return _without_init, (type(self), self.args), self.__getstate__()
 
     def __setstate__(self, state: Any) -> None:
-        slots: dict[str, Any] | None = None
+        slots: JSONObject | None = None
         if isinstance(state, tuple):
             state, slots = state
         super().__setstate__(state)
@@ -128,7 +130,7 @@ class WebSocketError(Exception):
             setattr(self, name, value)
 
 
-def _without_init(kind: type[WebSocketError], args: tuple[Any, ...]) -> WebSocketError:
+def _without_init(kind: type[WebSocketError], args: Values) -> WebSocketError:
     """Create an error for `pickle` and `copy`, which then add the attributes."""
     error = kind.__new__(kind, *args)
     error.args = args
@@ -301,7 +303,7 @@ class RPCError(WebSocketError):
 
     default_code: ClassVar[int] = -32001
 
-    def __init__(self, message: str = "", *, code: int | None = None, data: Any = None) -> None:
+    def __init__(self, message: str = "", *, code: int | None = None, data: Value = None) -> None:
         super().__init__(message)
         self.message = message
         self.code = self.default_code if code is None else code
@@ -343,7 +345,7 @@ class RateLimitError(RPCError):
         message: str = "rate limit exceeded",
         *,
         code: int | None = None,
-        data: Any = None,
+        data: Value = None,
         retry_after: float | None = None,
     ) -> None:
         if retry_after is not None:

@@ -56,7 +56,7 @@ async def serve(target: Target, port: int = 0, **settings: Any) -> AsyncIterator
         yield server
 
 
-async def run_trio(async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+async def run_trio(async_fn: Callable[..., Awaitable[T]], *args: object) -> T:
     """Call an async function of trio from an asyncio task, and return its result.
 
     Cancelling the task cancels the function. The cancellation is raised when the function has ended.
@@ -70,7 +70,7 @@ async def run_trio(async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
     return await guest_run().run(async_fn, *args)
 
 
-async def call_asyncio(async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+async def call_asyncio(async_fn: Callable[..., Awaitable[T]], *args: object) -> T:
     """Call an async function of asyncio from a trio task of a guest run, and return its result.
 
     A cancellation in trio cancels the asyncio task, and is raised when that task has ended.

@@ -15,7 +15,10 @@ Invariants:
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trio_ws._types import Value
 
 __all__ = ["MOST_GROWTH", "OVERHEAD", "MemoryLedger", "size_of"]
 
@@ -53,7 +56,7 @@ class MemoryLedger:
         return self.held >= self.max_held
 
 
-def size_of(value: Any) -> int:
+def size_of(value: Value) -> int:
     """Return the size of a decoded value with everything inside it, in bytes.
 
     Args:

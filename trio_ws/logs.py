@@ -19,12 +19,14 @@ from __future__ import annotations
 import logging
 import re
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from trio_ws._types import SocketAddress
 
 __all__ = ["BURST", "MINUTE", "TRACEBACKS", "is_milestone", "logger_for", "once_a_minute", "shown"]
 
@@ -187,7 +189,7 @@ class _Filter(logging.Filter):
 
 def _counted(counts: _RunCounts, record: logging.LogRecord) -> bool:
     """Whether to write a record without a traceback."""
-    address: Any = getattr(record, "peer", None)
+    address: SocketAddress = getattr(record, "peer", None)
     host = address[0] if isinstance(address, tuple) and address else address
     written, left_out = counts.records.add((record.name, record.msg, str(host)))
     if left_out:

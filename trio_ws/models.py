@@ -12,7 +12,10 @@ Invariants:
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trio_ws._types import Value
 
 __all__ = ["ModelError", "decode_model", "encode_model", "is_model"]
 
@@ -33,13 +36,13 @@ class ModelError(ValueError):
         self.path = path
 
 
-def is_model(thing: Any) -> bool:
+def is_model(thing: object) -> bool:
     """Whether an object is a subclass of ``pydantic.BaseModel``."""
     pydantic = sys.modules.get("pydantic")
     return pydantic is not None and isinstance(thing, type) and issubclass(thing, pydantic.BaseModel)
 
 
-def decode_model(kind: type, value: Any) -> Any:
+def decode_model(kind: type, value: Value) -> Value:
     """The ``dec_hook`` of msgspec.
 
     Raises:
@@ -60,7 +63,7 @@ def decode_model(kind: type, value: Any) -> Any:
         raise ModelError(first["msg"], path) from exc
 
 
-def encode_model(value: Any) -> Any:
+def encode_model(value: Value) -> Value:
     """The ``enc_hook`` of msgspec.
 
     Raises:

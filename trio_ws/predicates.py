@@ -19,6 +19,9 @@ from typing import Protocol
 from trio_ws.logs import logger_for
 from trio_ws.wall import judged, log_failure
 
+if typing.TYPE_CHECKING:
+    from trio_ws._types import Value
+
 __all__ = [
     "All",
     "Any",
@@ -200,7 +203,7 @@ def check_predicate(predicate: object) -> None:
         )
 
 
-def pack_predicate(predicate: PredicateLike) -> list[typing.Any]:
+def pack_predicate(predicate: PredicateLike) -> list[Value]:
     """Return the predicate as plain data, for another process.
 
     Raises:
@@ -212,7 +215,7 @@ def pack_predicate(predicate: PredicateLike) -> list[typing.Any]:
     return packed
 
 
-def _pack(predicate: PredicateLike) -> list[typing.Any]:
+def _pack(predicate: PredicateLike) -> list[Value]:
     if isinstance(predicate, IsEqual):
         return ["IsEqual", predicate.key, predicate.value]
     if isinstance(predicate, Has | Is):
@@ -227,7 +230,7 @@ def _pack(predicate: PredicateLike) -> list[typing.Any]:
     )
 
 
-def unpack_predicate(packed: typing.Any) -> Predicate:
+def unpack_predicate(packed: Value) -> Predicate:
     """Return the predicate that `pack_predicate` was given.
 
     Raises:
@@ -237,7 +240,7 @@ def unpack_predicate(packed: typing.Any) -> Predicate:
     return _unpack(packed)
 
 
-def _check_parts(packed: typing.Any) -> None:
+def _check_parts(packed: Value) -> None:
     """Count the predicates in a packed one, up to the limit."""
     left, count = [packed], 0
     while left:
@@ -249,7 +252,7 @@ def _check_parts(packed: typing.Any) -> None:
             left.extend(rest)
 
 
-def _unpack(packed: typing.Any) -> Predicate:
+def _unpack(packed: Value) -> Predicate:
     kind, *rest = packed
     if kind == "IsEqual":
         key, value = rest
@@ -273,7 +276,7 @@ def is_async(function: Callable[..., object]) -> bool:
     )
 
 
-def _ask(predicate: PredicateLike, connection: typing.Any) -> bool:
+def _ask(predicate: PredicateLike, connection: object) -> bool:
     answer = predicate(connection)
     if answer is True or answer is False:
         return answer

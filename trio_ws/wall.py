@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Iterator
 
+    from trio_ws._types import JSONObject, Value
+
 __all__ = [
     "close_nurseries",
     "close_of",
@@ -115,7 +117,7 @@ def close_of(failure: BaseException) -> tuple[int, str] | None:
     return int(code), str(reason)
 
 
-def error_of(failure: BaseException) -> tuple[int, str, Any] | None:
+def error_of(failure: BaseException) -> tuple[int, str, Value] | None:
     """Return code, text and data of an `RPCError`; None as for `close_of`."""
     if not isinstance(failure, RPCError):
         return None
@@ -147,7 +149,7 @@ def traceback_of(exc: BaseException) -> str:
 
 
 def log_failure(
-    logger: logging.Logger, text: str, *args: object, exc: BaseException, extra: dict[str, Any] | None = None
+    logger: logging.Logger, text: str, *args: object, exc: BaseException, extra: JSONObject | None = None
 ) -> None:
     """Log a failure of user code as one record, with the traceback if it is available."""
     try:

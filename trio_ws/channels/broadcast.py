@@ -8,6 +8,7 @@ from trio_ws.protocol.frames import FIN
 from trio_ws.protocol.framing import server_frame
 from trio_ws.websocket.closing import OPEN
 from trio_ws.websocket.deferred_frame import DeferredFrame, deflated_frame
+from trio_ws.websocket.internals import close_for_application, deflate_of, is_client, is_fragmenting, post
 from trio_ws.websocket.message import whole_message
 from trio_ws.websocket.write_buffer import buffer_many
 
@@ -57,16 +58,16 @@ def broadcast(
             # Fast path for the usual case: an open, uncompressed server connection between messages.
             ordinary.append(write_buffer)
             continue
-        if ws._closing.state != OPEN or ws._fragmenting is not None:
+        if ws._closing.state != OPEN or is_fragmenting(ws):
             continue
         if write_buffer.size > ws._options.channel_max_bytes:
-            ws._start_application_close(1013, "too slow for the broadcast")
+            close_for_application(ws, 1013, "too slow for the broadcast")
             continue
         count += 1
-        deflate = ws._deflate
+        deflate = deflate_of(ws)
         # A client masks each frame with its own key (RFC 6455 section 5.3), and a host takes no frames.
-        if ws._client or write_buffer.whole is not None:
-            ws._post(opcode, payload, cork=True)
+        if is_client(ws) or write_buffer.whole is not None:
+            post(ws, opcode, payload, cork=True)
         elif deflate is None or len(payload) < ws._threshold:
             write_buffer.buffer(plain)
         else:

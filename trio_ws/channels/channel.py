@@ -22,16 +22,20 @@ from trio_ws.models import encode_model
 from trio_ws.protocol.frames import BINARY, FIN, TEXT
 from trio_ws.protocol.framing import Unframed, server_frame
 from trio_ws.websocket.deferred_frame import deflated_frame
+from trio_ws.websocket.internals import deflate_of
 
 if TYPE_CHECKING:
+    from trio_ws._types import Value
     from trio_ws.channels.history import ChannelHistory
     from trio_ws.channels.names import Glob
     from trio_ws.channels.subscription import Policy, Subscription
     from trio_ws.codecs.base import Codec, Position
     from trio_ws.options import Options
     from trio_ws.protocol.deflate import PerMessageDeflate
+    from trio_ws.websocket.closing import ClosingHandshake
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.websocket.deferred_frame import DeferredFrame
+    from trio_ws.websocket.write_buffer import WriteBuffer
 
 __all__ = [
     "Channel",
@@ -83,7 +87,7 @@ class PublishedMessage:
     def __init__(
         self,
         channel: Channel,
-        data: Any,
+        data: Value,
         encoded: bytes,
         order: int,
         skip: frozenset[ConnectionSubscriber] | None,
@@ -182,7 +186,7 @@ class PositionNotice(PublishedMessage):
         return Packet(PacketSource.CHANNEL, None, self.channel.name, position=self.position, gap=self.missing)
 
 
-def encode(data: Any) -> bytes:
+def encode(data: Value) -> bytes:
     """Encode ``data`` as msgpack.
 
     Raises:
@@ -257,8 +261,9 @@ class Channel:
             found: dict[object, tuple[Codec, Form]] = {}
             for member in self.cursors:
                 if member.session is not None:
-                    dialect, ws = member.session.codec, member.session.ws
-                    form = ws._write_buffer.whole or ws._deflate
+                    session = member.session
+                    dialect = session.codec
+                    form = session.write_buffer.whole or deflate_of(session.ws)
                     found[dialect.name, dialect.binary, form and form.settings] = dialect, form
             self._kinds = list(found.values())
         return self._kinds
@@ -400,6 +405,9 @@ class ConnectionSession(Protocol):
 
     ws: WebSocket
     codec: Codec
+    closing: ClosingHandshake
+    write_buffer: WriteBuffer
+    high_water: int
 
     def close_soon(self, code: int, reason: str) -> None:
         """Start to close, without waiting."""

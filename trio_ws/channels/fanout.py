@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from itertools import islice
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trio.lowlevel import checkpoint, enable_ki_protection
 
@@ -31,12 +31,16 @@ from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.closing import OPEN
 from trio_ws.websocket.deferred_frame import DeferredFrame
 from trio_ws.websocket.frame_log import log_extra
+from trio_ws.websocket.internals import deflate_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from trio_ws.channels.channel import Channel, ConnectionSubscriber, Form, PublishedMessage, Recovery
     from trio_ws.codecs.base import Codec
+
+#: A frame, or joined frames, and the position after them in the log.
+Piece: TypeAlias = tuple[int, Any]
 
 __all__ = ["TOO_SLOW", "FanoutWriter"]
 
@@ -170,7 +174,7 @@ class FanoutWriter:
     def _begin_round(self, channel: Channel) -> Iterator[int]:
         """Visit all connections once, and yield the amount of work after each; see `_ROW`."""
         end = channel.end
-        pieces: dict[Any, tuple[int, Any]] = {}
+        pieces: dict[tuple[object, ...], Piece] = {}
         for member in list(channel.cursors):
             yield self._write_pending(channel, member, pieces)
         self._rounds.pop(channel, None)
@@ -184,7 +188,7 @@ class FanoutWriter:
         self,
         channel: Channel,
         member: ConnectionSubscriber,
-        pieces: dict[Any, tuple[int, Any]],
+        pieces: dict[tuple[object, ...], Piece],
     ) -> int:
         """Write the unsent messages of a connection, and return the amount of work."""
         position = channel.cursors.get(member)
@@ -198,17 +202,16 @@ class FanoutWriter:
         # neighbours, so frames joined once serve many.
         session = member.session
         assert session is not None
-        ws = session.ws
-        write_buffer, dialect = ws._write_buffer, session.codec
+        write_buffer, dialect = session.write_buffer, session.codec
         form: Form = None
         room = write_buffer.fast_send_limit
-        if not room and ws._closing.state == OPEN:
-            form = write_buffer.whole or ws._deflate
-            room = ws._options.send_high_water
+        if not room and session.closing.state == OPEN:
+            form = write_buffer.whole or deflate_of(session.ws)
+            room = session.high_water
         written = 0
         while position < end and write_buffer.size < room and not write_buffer.broken:
             key = (position, end, dialect.name, dialect.binary, form and form.settings)
-            piece: tuple[int, Any] | None = pieces.get(key)
+            piece: Piece | None = pieces.get(key)
             if piece is None:
                 piece = self._piece(channel, position, dialect, form)
                 if piece is None:
@@ -230,9 +233,9 @@ class FanoutWriter:
             self._write(member, member.pending())
         return 1 + written // _ROW_BYTES
 
-    def _piece(self, channel: Channel, position: int, dialect: Codec, form: Form) -> tuple[int, Any] | None:
+    def _piece(self, channel: Channel, position: int, dialect: Codec, form: Form) -> Piece | None:
         """Return joined frames from a log and the position after them; None if some skip the next."""
-        frames: list[Any] = []
+        frames: list[bytes] = []
         size = 0
         for entry in channel.log[position - channel.base :]:
             if entry.skip is not None or size >= _PIECE:
@@ -268,10 +271,9 @@ class FanoutWriter:
         """Write entries up to the high-water mark, and return how many were handled."""
         session = member.session
         assert session is not None
-        ws = session.ws
-        write_buffer, dialect = ws._write_buffer, session.codec
-        form = write_buffer.whole or ws._deflate
-        room = ws._options.send_high_water
+        write_buffer, dialect = session.write_buffer, session.codec
+        form = write_buffer.whole or deflate_of(session.ws)
+        room = session.high_water
         frames: list[Any] = []
         size = done = 0
         for entry in entries:
@@ -285,7 +287,7 @@ class FanoutWriter:
                     if write_buffer.size >= room:
                         break
             done += 1
-            if ws._closing.state != OPEN:
+            if session.closing.state != OPEN:
                 continue
             try:
                 frame = entry.frame(dialect, form)
@@ -297,7 +299,11 @@ class FanoutWriter:
                     assert not isinstance(frame, DeferredFrame)
                     frames.append(frame)
                 logger.warning(
-                    "%r skips a message of %r: %s", ws, entry.channel.name, exc, extra=log_extra(ws)
+                    "%r skips a message of %r: %s",
+                    session.ws,
+                    entry.channel.name,
+                    exc,
+                    extra=log_extra(session.ws),
                 )
                 continue
             entry.channel.delivered += entry.counts

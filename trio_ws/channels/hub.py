@@ -14,6 +14,7 @@ import trio
 from trio.lowlevel import checkpoint
 
 from trio_ws._blocks import block
+from trio_ws._types import Value
 from trio_ws.channels.channel import (
     Channel,
     ConnectionSubscriber,
@@ -43,6 +44,7 @@ from trio_ws.predicates import check_predicate
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 
+    from trio_ws._types import Value
     from trio_ws.channels.broker import Broker, KeptMessage
     from trio_ws.channels.channel import ConnectionSession, Subscriber
     from trio_ws.channels.history import ChannelHistories
@@ -57,7 +59,7 @@ __all__ = ["Hub"]
 logger = logger_for("trio_ws.channels")
 
 
-def _without_packet(data: Any, source: PacketSource, name: str | None) -> tuple[Any, Packet | None]:
+def _without_packet(data: Value, source: PacketSource, name: str | None) -> tuple[Value, Packet | None]:
     """The data of a published value, and the value if it is a `Packet`."""
     if not isinstance(data, Packet):
         return data, None
@@ -96,9 +98,9 @@ class Hub:
     def publish(
         self,
         name: str,
-        data: Any,
+        data: Value,
         *,
-        exclude: Iterable[Any] = (),
+        exclude: Iterable[object] = (),
         predicate: PredicateLike | None = None,
     ) -> int:
         """Publish ``data`` to all subscribers of ``name`` and of globs that match it. It never waits.
@@ -165,9 +167,9 @@ class Hub:
     async def publish_wait(
         self,
         name: str,
-        data: Any,
+        data: Value,
         *,
-        exclude: Iterable[Any] = (),
+        exclude: Iterable[object] = (),
         predicate: PredicateLike | None = None,
     ) -> int:
         """Like `publish`, but wait for room in subscriptions with the policy ``"block"``.
@@ -189,7 +191,7 @@ class Hub:
                 await full.subscription.has_room.wait()
 
     def broadcast(
-        self, data: Any, *, exclude: Iterable[Any] = (), predicate: PredicateLike | None = None
+        self, data: Value, *, exclude: Iterable[object] = (), predicate: PredicateLike | None = None
     ) -> int:
         """Publish ``data`` to all connections, subscribed or not. Otherwise like `publish`.
 
@@ -308,7 +310,7 @@ class Hub:
         for channel in member.channels:
             channel.changed()
         member.fanout = self.fanout
-        session.ws._write_buffer.on_drained = member.drained
+        session.write_buffer.on_drained = member.drained
         self.fanout.drained(member)
 
     def add(self, subscriber: Subscriber, name: str, policy: Policy) -> None:
@@ -480,7 +482,7 @@ class Hub:
         """Return the members of a channel, to follow their changes. ValueError if the name is invalid."""
         return self._presence.use().watched(check_name(name))
 
-    def enter_presence(self, member: ConnectionSubscriber, name: str, info: Any) -> None:
+    def enter_presence(self, member: ConnectionSubscriber, name: str, info: Value) -> None:
         """Add a connection to the presence of a channel. See `ClientConnection.present`."""
         self._presence.enter(member, name, info)
 
@@ -492,7 +494,7 @@ class Hub:
         """Set the user of a connection. See `ClientConnection.identify`."""
         self._users.identify(member, user)
 
-    def send_to_user(self, user: str, data: Any) -> int:
+    def send_to_user(self, user: str, data: Value) -> int:
         """Send data to all connections of a user, in all processes, without waiting.
 
         A connection receives the data as from `ClientConnection.send`, in order with published messages. The

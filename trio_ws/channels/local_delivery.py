@@ -17,6 +17,7 @@ from trio_ws.predicates import check
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from trio_ws._types import Value
     from trio_ws.channels.channel import (
         Channel,
         ConnectionSubscriber,
@@ -54,7 +55,7 @@ class LocalDelivery:
     def append(
         self,
         channel: Channel,
-        data: Any,
+        data: Value,
         encoded: bytes,
         exclude: Iterable[Any],
         predicate: PredicateLike | None,

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 from weakref import WeakValueDictionary
 
@@ -27,13 +26,14 @@ import msgspec
 import trio
 from trio.lowlevel import checkpoint
 
+from trio_ws._types import JSONObject, NamedValues, Value
 from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError
 from trio_ws.logs import is_milestone, logger_for
 from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
 __all__ = [
     "PRESENCE",
@@ -75,7 +75,7 @@ class PresenceChange(NamedTuple):
 
     joined: bool
     uid: str
-    info: Any
+    info: Value
 
 
 class _Message(msgspec.Struct, array_like=True):
@@ -136,7 +136,7 @@ class Members:
         return True
 
 
-class Presence(Mapping[str, Any]):
+class Presence(NamedValues):
     """The members of a channel, as a mapping of uids to their info.
 
     ``channels.presence(name)`` returns it. It is a view of the current members.
@@ -146,7 +146,7 @@ class Presence(Mapping[str, Any]):
         self._registry = registry
         self.name = name
 
-    def __getitem__(self, uid: str) -> Any:
+    def __getitem__(self, uid: str) -> Value:
         return _from_msgpack(self._infos()[uid])
 
     def __iter__(self) -> Iterator[str]:
@@ -234,7 +234,7 @@ class PresenceUpdate(msgspec.Struct, omit_defaults=True):
         more: whether the set is incomplete until the next update.
     """
 
-    joined: dict[str, Any] = {}
+    joined: JSONObject = {}
     left: list[str] = []
     reset: bool = False
     more: bool = False
@@ -312,7 +312,7 @@ class PresenceRegistry:
 
     # -- members of this process --------------------------------------------------------------------
 
-    def enter(self, name: str, uid: str, info: Any) -> None:
+    def enter(self, name: str, uid: str, info: Value) -> None:
         """Make a connection present, or change its info.
 
         Raises:
@@ -389,7 +389,7 @@ class PresenceRegistry:
                 if process.heard <= now - self.lease:
                     self._forget(name)
 
-    def _post(self, kind: Any, *args: Any) -> None:
+    def _post(self, kind: Any, *args: Value) -> None:
         if self._send is not None:
             self._send(_to_msgpack(_Message(self._name, self._sequence, kind, *args)))
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from trio_ws.channels.channel import ENTRY_OVERHEAD, PositionNotice, Recovery
 from trio_ws.channels.names import is_glob
+from trio_ws.channels.subscription import has_ended
 from trio_ws.codecs.base import Gap, PacketSource, Position
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def refill(member: TaskSubscriber) -> None:
     while recovery is not None and recovery.cursors and not subscription.full:
         channel, offset = next(iter(recovery.cursors.items()))
         history = channel.history
-        if history is None or subscription._ended:
+        if history is None or has_ended(subscription):
             member.caught_up(channel)
             continue
         missing, records = history.read(offset, _RECORDS)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from trio_ws._types import Value
 from trio_ws.codecs.base import Packet, PacketSource
 from trio_ws.errors import PacketError
 from trio_ws.predicates import pack_predicate, unpack_predicate
@@ -33,7 +34,7 @@ class SharedMessage(NamedTuple):
         exclude: the uids of connections that do not receive it.
     """
 
-    data: Any
+    data: Value
     encoded: bytes
     predicate: Predicate | None
     given: Packet | None
@@ -51,7 +52,7 @@ class _Long(_Short, array_like=True):
     """The form of a message that was a `Packet`, or that some connections do not receive."""
 
     timestamp: float | None = None
-    correlation_id: Any = None
+    correlation_id: Value = None
     exclude: list[str] = []
 
 

@@ -287,3 +287,16 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+# -- for the other parts of the package --------------------------------------------------------------------
+
+
+def has_ended(subscription: Subscription) -> bool:
+    """Whether no more packets will arrive."""
+    return subscription._ended
+
+
+def error_of(subscription: Subscription) -> BaseException | None:
+    """Return the error with which a subscription has ended, if any."""
+    return subscription._error() if subscription._error is not None else None

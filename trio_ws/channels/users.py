@@ -5,7 +5,7 @@ Invariant: a user is known here while it has a connection here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -17,6 +17,7 @@ from trio_ws.logs import is_milestone, logger_for, shown
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_ws._types import Value
     from trio_ws.channels.broker import Broker
     from trio_ws.channels.channel import ConnectionSubscriber
     from trio_ws.channels.fanout import FanoutWriter
@@ -118,7 +119,7 @@ class Users:
             if self._broker is not None:
                 self._broker.unsubscribe(self._topic(user))
 
-    def send(self, user: str, data: Any) -> int:
+    def send(self, user: str, data: Value) -> int:
         """Send data to all connections of a user."""
         encoded = encode(data)
         channel = self._channels.get(check_user(user))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -15,6 +15,7 @@ from trio_ws.testing.recording import Recorder
 if TYPE_CHECKING:
     from trio_ws.cli.output import Output
     from trio_ws.cli.target import ServerTarget
+    from trio_ws.client.config import ConnectSettings
 
 __all__ = ["record"]
 
@@ -28,7 +29,7 @@ async def record(place: ServerTarget, path: str, port: int, out: Output) -> int:
         Failure: the file exists or cannot be made, or the port cannot be had.
     """
     # It passes on everything that the two could send to each other directly.
-    settings: Any = {**place.settings(), "options": trio_ws.Options(max_message_size=_LARGEST)}
+    settings: ConnectSettings = {**place.settings(), "options": trio_ws.Options(max_message_size=_LARGEST)}
     try:
         listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
         recorder = Recorder(place.url, path, None, settings)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import trio_ws
 from trio_ws.cli.errors import USAGE, Failure
-from trio_ws.client.config import connect_config
+from trio_ws.client.config import ConnectSettings, connect_config
 from trio_ws.client.connect import ConnectAttempts
 from trio_ws.dialects import CDP, OCPP16, OCPP201
 
@@ -73,21 +73,23 @@ class ServerTarget:
         except ValueError as exc:
             raise Failure(str(exc), USAGE) from exc
 
-    def connect(self, **more: Any) -> AbstractAsyncContextManager[trio_ws.WebSocket]:
+    def connect(self, **more: Unpack[ConnectSettings]) -> AbstractAsyncContextManager[trio_ws.WebSocket]:
         """Return a context manager for a connection. Raises like `client`."""
         subprotocols = () if self.subprotocol is None else (self.subprotocol,)
-        return trio_ws.connect(self.url, subprotocols=subprotocols, **more, **self._common(subprotocols))
+        settings: ConnectSettings = {**more, **self._common(subprotocols), "subprotocols": subprotocols}
+        return trio_ws.connect(self.url, **settings)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> ConnectSettings:
         """For connections that another part opens. Raises as `client`."""
         return self._common(())
 
-    def _common(self, subprotocols: tuple[str, ...]) -> dict[str, Any]:
-        common: dict[str, Any] = {"headers": self.headers, "ssl_context": self._context()}
+    def _common(self, subprotocols: tuple[str, ...]) -> ConnectSettings:
+        common: ConnectSettings = {"headers": self.headers, "ssl_context": self._context()}
         if self.proxy is not None:
             common["proxy"] = None if self.proxy == "none" else self.proxy
+        checked: ConnectSettings = {**common, "subprotocols": subprotocols}
         try:  # only to validate them
-            ConnectAttempts(connect_config(self.url, subprotocols=subprotocols, **common))
+            ConnectAttempts(connect_config(self.url, **checked))
         except trio_ws.InvalidURIError:
             raise
         except ValueError as exc:

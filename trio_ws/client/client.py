@@ -18,7 +18,7 @@ from trio_ws._blocks import EnteredOnly, block, check_trio
 from trio_ws._settings import shows_settings_of
 from trio_ws.channels.names import check_name, check_names
 from trio_ws.channels.recovery import check_starts
-from trio_ws.channels.subscription import Subscription, check_policy
+from trio_ws.channels.subscription import Subscription, check_policy, error_of, has_ended
 from trio_ws.client.backoff import Backoff
 from trio_ws.client.config import AskURI, ConnectSettings, connect_config
 from trio_ws.client.connect import ClosedAfter, ConnectAttempts
@@ -552,8 +552,8 @@ class WebSocketClient(EnteredOnly):
             subscription.tells_gaps = recover
             subscriptions.add(session, subscription, wanted, starts, recover=recover, last=last)
             await subscriptions.confirmed(subscription)
-            if subscription._ended:
-                raise subscription._error() if subscription._error is not None else closed_error(session.ws)
+            if has_ended(subscription):
+                raise error_of(subscription) or closed_error(session.ws)
             yield subscription
 
     async def refresh(self, token: Value) -> float | None:

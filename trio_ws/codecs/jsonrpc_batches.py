@@ -9,7 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Raw
@@ -27,7 +27,7 @@ MAX_BATCH = 1000
 
 # One member more than allowed, to detect longer batches. The rest of the array is skipped.
 _ABSENT = Raw()
-_Members: Any = msgspec.defstruct(
+_Members = msgspec.defstruct(
     "_Members", [(f"member_{i}", Raw, _ABSENT) for i in range(MAX_BATCH + 1)], array_like=True, gc=False
 )
 _decode_members = msgspec.json.Decoder(_Members).decode

@@ -170,7 +170,7 @@ class GuestCall(Generic[T]):
         return self.future.result()
 
 
-async def _until(future: asyncio.Future[Any]) -> None:
+async def _until(future: asyncio.Future[T]) -> None:
     """Wait for a future even if this is cancelled, and raise the cancellation afterwards."""
     cancelled: asyncio.CancelledError | None = None
     while not future.done():

@@ -44,7 +44,7 @@ __all__ = ["Ticks"]
 #: after these is shared again, to find out whether others have become busy.
 _ALONE, _AT_ONCE = 4, 31
 #: What trio is told where its descriptor was not asked: the loop watches it.
-_NO_EVENTS: list[Any] = []
+_NO_EVENTS: list[object] = []
 
 
 class Ticks:
@@ -101,7 +101,7 @@ class Ticks:
         if self.direct:
             self._runner.guest_tick_scheduled = self._expected = True
 
-    def settle(self, task: asyncio.Task[Any]) -> None:
+    def settle(self, task: asyncio.Task[object]) -> None:
         """Run or schedule the tick that ``task``, the current one, expects, because its step ends."""
         if not self._expected:
             return

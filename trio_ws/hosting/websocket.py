@@ -87,7 +87,7 @@ class HostTransport(StreamTransport):
         self.remote_address = self.peer_address = stream.remote_address
         self.port: Any = stream  # a MessagePort, if the stream is that of a WebSocket
 
-    def share(self, reader: Any, connection: object) -> bool:
+    def share(self, reader: object, connection: object) -> bool:
         return True
 
     def resume(self, connection: object) -> None:

@@ -284,7 +284,7 @@ class FrameReader:
         if self._splits is None:
             self._splits = {}
 
-    def take_fragments(self) -> list[Any]:
+    def take_fragments(self) -> list[str | bytes]:
         """Return the complete fragments of the unfinished message, possibly none.
 
         The rest of that message later arrives in ``messages``; `split` returns its fragments.
@@ -299,7 +299,7 @@ class FrameReader:
         self.held = len(rest.encode()) if isinstance(rest, str) else len(rest)
         return fragments
 
-    def split(self, message: str | bytes) -> list[Any]:
+    def split(self, message: str | bytes) -> list[str | bytes]:
         """Return the fragments of a message that was in ``messages``: itself, if it was one frame."""
         _, ends = self._splits.pop(id(message), (message, [])) if self._splits else (message, [])
         return [*_cut(message, ends), message[ends[-1] :]] if ends else [message]
@@ -533,6 +533,6 @@ class FrameReader:
         self._reset()
 
 
-def _cut(whole: Any, ends: list[int]) -> list[Any]:
+def _cut(whole: str | bytes, ends: list[int]) -> list[str | bytes]:
     """Split a text or bytes at the given ends."""
     return [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]

@@ -20,7 +20,7 @@ from trio_ws.decoding import decode_json
 from trio_ws.logs import shown
 
 if TYPE_CHECKING:
-    from trio_ws._types import PathParameters
+    from trio_ws._types import JSONObject, PathParameters, SocketAddress, Value
     from trio_ws.decoding import JSONAdapter
     from trio_ws.protocol.tls import TLSInfo
 
@@ -151,7 +151,7 @@ class Forwarded(NamedTuple):
         host: the host that the client requested; None to use that of the request.
     """
 
-    address: Any
+    address: SocketAddress
     scheme: str | None = None
     host: str | None = None
 
@@ -169,7 +169,7 @@ class Request:
 
     __slots__ = ("_forwarded", "_head", "_json", "_path_params", "body", "client_address", "tls")
 
-    def __init__(self, head: bytes, body: bytes = b"", path_params: dict[str, Any] | None = None) -> None:
+    def __init__(self, head: bytes, body: bytes = b"", path_params: JSONObject | None = None) -> None:
         # One of the parsers has validated the head: a request line, then one CRLF-ended line per header,
         # unfolded, then an empty line.
         self._head = head
@@ -177,16 +177,16 @@ class Request:
         self._path_params = path_params
         self._forwarded: Forwarded | None = None
         self._json: JSONAdapter | None = None  # of the App
-        self.client_address: Any = None
+        self.client_address: SocketAddress = None
         self.tls: TLSInfo | None = None
 
     @property
-    def path_params(self) -> dict[str, Any]:
+    def path_params(self) -> JSONObject:
         """The path parameters of the route of an `App`; empty without one."""
         return self._path_params if self._path_params is not None else {}
 
     @property
-    def params(self) -> dict[str, Any]:
+    def params(self) -> JSONObject:
         """Alias of `path_params`."""
         return self.path_params
 
@@ -208,10 +208,10 @@ class Request:
         return cookies
 
     @overload
-    def json(self) -> Any: ...
+    def json(self) -> Value: ...
     @overload
     def json(self, type: type[T]) -> T: ...
-    def json(self, type: Any = Any) -> Any:
+    def json(self, type: object = Any) -> Value:
         """Decode the body as JSON, and validate it against ``type`` with msgspec.
 
         Raises:
@@ -435,3 +435,8 @@ def routed(request: Request, path_params: PathParameters, json: JSONAdapter | No
 def forwarded_as(request: Request, forwarded: Forwarded) -> None:
     """Store the address and scheme that a trusted proxy, or the host of an ASGI application, reported."""
     request._forwarded = forwarded
+
+
+def adapter_of(request: Request) -> JSONAdapter | None:
+    """Return the JSON library of the App that a request was routed by, if it has one."""
+    return request._json

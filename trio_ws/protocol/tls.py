@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
-from typing import Any
+
+from trio_ws._types import JSONObject
 
 __all__ = ["TLSInfo", "check_context"]
 
@@ -42,5 +43,5 @@ class TLSInfo:
 
     version: str
     cipher: str
-    peer_certificate: dict[str, Any] | None
+    peer_certificate: JSONObject | None
     server_name: str | None

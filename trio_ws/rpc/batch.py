@@ -10,8 +10,9 @@ from trio_ws.rpc.streams import convert
 from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from trio_ws._types import NamedValues, Value, Values
     from trio_ws.codecs.base import Codec, Response
     from trio_ws.rpc.deadlines import Lease
     from trio_ws.rpc.transport import PacketTransport, ReadDemand
@@ -44,7 +45,7 @@ class BatchedCall(Generic[T]):
     lease: Lease | None = None
 
     def __init__(
-        self, batch: CallBatch, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], returns: Any
+        self, batch: CallBatch, method: str, args: Values, kwargs: NamedValues, returns: object
     ) -> None:
         self.method = method
         self.error: Exception | None = None
@@ -53,7 +54,7 @@ class BatchedCall(Generic[T]):
         self._args = args
         self._kwargs = kwargs
         self._returns = returns
-        self._value: Any = None
+        self._value: Value = None
         self._done = False
 
     def result(self) -> T:
@@ -87,7 +88,7 @@ class BatchedCall(Generic[T]):
         self.error = error
         self._end(None)
 
-    def _end(self, value: Any) -> None:
+    def _end(self, value: Value) -> None:
         self._value = value
         self._done = True
         self._batch.progress.notify_all()
@@ -111,24 +112,28 @@ class CallBatch:
     """
 
     def __init__(self) -> None:
-        self.calls: list[BatchedCall[Any]] = []
+        self.calls: list[BatchedCall[Value]] = []
         self.progress = Notification()
-        self._members: list[BatchedCall[Any] | tuple[str, tuple[Any, ...], Mapping[str, Any]]] = []
+        self._members: list[BatchedCall[Value] | tuple[str, Values, NamedValues]] = []
         self._sent = False
 
     @overload
-    def call(self, method: str, /, *args: Any, returns: type[T], **kwargs: Any) -> BatchedCall[T]: ...
+    def call(self, method: str, /, *args: Value, returns: type[T], **kwargs: Value) -> BatchedCall[T]: ...
     @overload
-    def call(self, method: str, /, *args: Any, returns: Any = ..., **kwargs: Any) -> BatchedCall[Any]: ...
-    def call(self, method: str, /, *args: Any, returns: Any = Any, **kwargs: Any) -> BatchedCall[Any]:
+    def call(
+        self, method: str, /, *args: Value, returns: object = ..., **kwargs: Value
+    ) -> BatchedCall[Value]: ...
+    def call(
+        self, method: str, /, *args: Value, returns: object = Any, **kwargs: Value
+    ) -> BatchedCall[Value]:
         """Add a call. Arguments are those of `WebSocketClient.call`."""
         self._check_open()
-        call: BatchedCall[Any] = BatchedCall(self, method, args, kwargs, returns)
+        call: BatchedCall[Value] = BatchedCall(self, method, args, kwargs, returns)
         self.calls.append(call)
         self._members.append(call)
         return call
 
-    def notify(self, method: str, /, *args: Any, **kwargs: Any) -> None:
+    def notify(self, method: str, /, *args: Value, **kwargs: Value) -> None:
         """Add a notification, which has no result."""
         self._check_open()
         self._members.append((method, args, kwargs))

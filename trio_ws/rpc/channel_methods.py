@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
+from trio_ws._types import Value  # noqa: TC001 - annotations of methods are read at run time
 from trio_ws.channels.names import check_name, check_names, is_glob
 from trio_ws.channels.presence import PresenceUpdate, updates
 from trio_ws.codecs.base import PRESENCE, PUBLISH, RECOVER, SUBSCRIBE, UNSUBSCRIBE
 from trio_ws.codecs.recovery import Recovered, RecoverFrom
 from trio_ws.errors import RPCAccessDeniedError, RPCInvalidParamsError, RPCMethodNotFoundError
 from trio_ws.logs import logger_for, shown
+from trio_ws.rpc.client_connection import has_room, live_session_of, member_of, websocket_of
 from trio_ws.rpc.methods import Method, make_method
 from trio_ws.rpc.rights import SubscriptionRights
 from trio_ws.websocket.frame_log import log_extra
+from trio_ws.websocket.internals import options_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,13 +52,13 @@ class ChannelOwner(Protocol):
         """The channels."""
         ...
 
-    def may_subscribe(self, connection: Any, name: str) -> Any:
+    def may_subscribe(self, connection: Any, name: str) -> object:
         """Whether a client may subscribe, and for how long."""
 
-    def may_publish(self, connection: Any, name: str, data: Any) -> Any:
+    def may_publish(self, connection: Any, name: str, data: Value) -> object:
         """Whether a client may publish this."""
 
-    def may_see_presence(self, connection: Any, name: str) -> Any:
+    def may_see_presence(self, connection: Any, name: str) -> object:
         """Whether a client may see the presence of a channel."""
 
 
@@ -80,7 +83,7 @@ class ChannelMethods:
             PRESENCE: make_method(self.presence),
         }
 
-    async def subscribe(self, connection: ClientConnection[Any], names: list[str]) -> bool:
+    async def subscribe(self, connection: ClientConnection, names: list[str]) -> bool:
         """Subscribe a client to all of these names, or to none.
 
         The names of a long list are checked in small groups, up to the first one that is refused.
@@ -98,14 +101,14 @@ class ChannelMethods:
         self._add_rights(connection, allowed)
         return True
 
-    def _add_rights(self, connection: ClientConnection[Any], allowed: Mapping[str, bool | float]) -> None:
+    def _add_rights(self, connection: ClientConnection, allowed: Mapping[str, bool | float]) -> None:
         for name, right in allowed.items():
-            self.rights.add(connection, name, right, connection._live.pool)
+            self.rights.add(connection, name, right, live_session_of(connection).pool)
 
-    async def _hold(self, connection: ClientConnection[Any], new: list[str]) -> bool:
+    async def _hold(self, connection: ClientConnection, new: list[str]) -> bool:
         """Subscribe a client to names that it was allowed: to all of them, or to none if there is no room."""
-        member = connection._member
-        if member is None or not connection._has_room(new):
+        member = member_of(connection)
+        if member is None or not has_room(connection, new):
             return False
         before = set(member.held)
         start = 0
@@ -128,7 +131,7 @@ class ChannelMethods:
         if any(is_glob(name) for name in names):
             await cancel_shielded_checkpoint()
 
-    async def _check_subscription(self, connection: ClientConnection[Any], name: str) -> bool | float:
+    async def _check_subscription(self, connection: ClientConnection, name: str) -> bool | float:
         try:
             check_names(name)
         except ValueError as exc:
@@ -140,9 +143,9 @@ class ChannelMethods:
             raise RPCAccessDeniedError(f"access to the channel '{shown(name)}' denied")
         return allowed
 
-    async def _ask_may_subscribe(self, connection: ClientConnection[Any], name: str) -> bool | float:
+    async def _ask_may_subscribe(self, connection: ClientConnection, name: str) -> bool | float:
         """Return the result of `may_subscribe`: False, True, or a number of seconds."""
-        allowed: Any = self._handler.may_subscribe(connection, name)
+        allowed: object = self._handler.may_subscribe(connection, name)
         if inspect.isawaitable(allowed):
             allowed = await allowed
         if isinstance(allowed, int | float) and not isinstance(allowed, bool):
@@ -150,10 +153,10 @@ class ChannelMethods:
         return bool(allowed)
 
     async def recover(
-        self, connection: ClientConnection[Any], starts: dict[str, RecoverFrom]
+        self, connection: ClientConnection, starts: dict[str, RecoverFrom]
     ) -> dict[str, Recovered] | bool:
         """Subscribe a client and continue from positions, for all of these names or for none."""
-        session = connection._live
+        session = live_session_of(connection)
         transport = session.transport
         if not transport.supports_extensions:
             raise RPCMethodNotFoundError(f"{session.codec.name} carries no positions")
@@ -161,7 +164,7 @@ class ChannelMethods:
             return False
         allowed: dict[str, bool | float] = {}
         for number, name in enumerate(starts, 1):
-            member = connection._member
+            member = member_of(connection)
             if is_glob(name):
                 raise RPCInvalidParamsError("a glob cannot be recovered", data={"path": "starts"})
             if member is None or name not in member.held:
@@ -173,11 +176,11 @@ class ChannelMethods:
 
     async def _recover_now(
         self,
-        connection: ClientConnection[Any],
+        connection: ClientConnection,
         starts: dict[str, RecoverFrom],
         allowed: dict[str, bool | float],
     ) -> dict[str, Recovered] | bool:
-        transport = connection._live.transport
+        transport = live_session_of(connection).transport
         if not await self._hold(connection, list(starts)):
             return False
         self._add_rights(connection, allowed)
@@ -186,7 +189,7 @@ class ChannelMethods:
                 transport.wait_for_room()
             )  # so that the response is sent before the packets that it announces
         # There is no checkpoint before the response is sent. The client ignores earlier packets.
-        member = connection._member
+        member = member_of(connection)
         if member is None or any(name not in member.held for name in starts):
             return False
         found = {
@@ -195,26 +198,26 @@ class ChannelMethods:
         }
         return {name: Recovered(start.position, start.latest) for name, start in found.items()}
 
-    async def publish(self, connection: ClientConnection[Any], name: str, data: Any) -> None:
+    async def publish(self, connection: ClientConnection, name: str, data: Value) -> None:
         """Publish for a client."""
         try:
             check_name(name)
         except ValueError as exc:
             raise RPCInvalidParamsError(str(exc), data={"path": "name"}) from None
-        allowed: Any = self._handler.may_publish(connection, name, data)
+        allowed: object = self._handler.may_publish(connection, name, data)
         if inspect.isawaitable(allowed):
             allowed = await allowed
         if not allowed:
             raise RPCAccessDeniedError(f"publishing to the channel '{shown(name)}' denied")
         await self._handler.channels.publish_wait(name, data)
 
-    async def presence(self, connection: ClientConnection[Any], name: str) -> AsyncIterator[PresenceUpdate]:
+    async def presence(self, connection: ClientConnection, name: str) -> AsyncIterator[PresenceUpdate]:
         """Yield who is present in a channel, and all changes."""
         try:
             members = self._handler.channels.members(name)
         except ValueError as exc:
             raise RPCInvalidParamsError(str(exc), data={"path": "name"}) from None
-        allowed: Any = self._handler.may_see_presence(connection, name)
+        allowed: object = self._handler.may_see_presence(connection, name)
         if inspect.isawaitable(allowed):
             allowed = await allowed
         if not allowed:
@@ -223,12 +226,12 @@ class ChannelMethods:
             async for update in found:
                 yield update
 
-    async def unsubscribe(self, connection: ClientConnection[Any], names: list[str]) -> bool:
+    async def unsubscribe(self, connection: ClientConnection, names: list[str]) -> bool:
         """Unsubscribe a client."""
         if self._are_too_many(connection, names, _NAMES_TO_LEAVE):
             return False
         for start in range(0, len(names), _NAMES_IN_A_ROW):
-            member = connection._member
+            member = member_of(connection)
             if member is not None:
                 for name in names[start : start + _NAMES_IN_A_ROW]:
                     if name in member.held:
@@ -238,9 +241,9 @@ class ChannelMethods:
         await self._yield_after(names)
         return True
 
-    def _are_too_many(self, connection: ClientConnection[Any], names: list[str], least: int) -> bool:
+    def _are_too_many(self, connection: ClientConnection, names: list[str], least: int) -> bool:
         """Return whether a list has more names than a client may hold, and than ``least``. Log it."""
-        limit = connection._ws._options.max_subscribed_channels
+        limit = options_of(websocket_of(connection)).max_subscribed_channels
         if not limit or len(names) <= max(limit, least):
             return False
         logger.info(
@@ -248,6 +251,6 @@ class ChannelMethods:
             len(names),
             connection,
             limit,
-            extra=log_extra(connection._ws),
+            extra=log_extra(websocket_of(connection)),
         )
         return True

@@ -17,11 +17,13 @@ from trio_ws.channels.subscription import check_policy
 from trio_ws.errors import SubscriptionError, check_close
 from trio_ws.rpc.expiry import check_expiry, watch_expiry
 from trio_ws.websocket.closing import CONNECTING
+from trio_ws.websocket.internals import options_of, parts_of, release_opening
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
     from contextlib import AbstractAsyncContextManager
 
+    from trio_ws._types import JSONObject, SocketAddress, Value
     from trio_ws.channels.channel import ConnectionSubscriber
     from trio_ws.channels.hub import Hub
     from trio_ws.channels.subscription import Policy
@@ -90,13 +92,13 @@ class ClientConnection(Generic[State]):
 
     # -- session state ------------------------------------------------------------------------------
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: Value) -> None:
         if name == "expires_at":
             object.__setattr__(self, name, value)
         else:
             self[name] = value
 
-    def __setitem__(self, key: str, value: Any) -> None:
+    def __setitem__(self, key: str, value: Value) -> None:
         if key == "state":
             object.__setattr__(self, "_state", value)
             return
@@ -118,7 +120,7 @@ class ClientConnection(Generic[State]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.__dict__)
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: object = None) -> Any:
         """Return the session state under ``key``, or ``default``."""
         return self.__dict__.get(key, default)
 
@@ -145,17 +147,17 @@ class ClientConnection(Generic[State]):
         return self._ws.request
 
     @property
-    def path_params(self) -> dict[str, Any]:
+    def path_params(self) -> JSONObject:
         """The path parameters of the route."""
         return self._ws.path_params
 
     @property
-    def remote_address(self) -> Any:
+    def remote_address(self) -> SocketAddress:
         """The peer's socket address: the client's, or a proxy's. None if the stream has none."""
         return self._ws.remote_address
 
     @property
-    def client_address(self) -> Any:
+    def client_address(self) -> SocketAddress:
         """The client's address, even behind a trusted proxy. See `WebSocket.client_address`."""
         return self._ws.client_address
 
@@ -220,7 +222,7 @@ class ClientConnection(Generic[State]):
         Raises:
             ConnectionClosedError: the client has left.
         """
-        if self._ws._closing.state == CONNECTING:
+        if parts_of(self._ws).closing.state == CONNECTING:
             await self._ws.accept(headers=headers)
         if self._session is None and self._on_accept is not None and self._ws.connected:
             self._on_accept()
@@ -237,7 +239,7 @@ class ClientConnection(Generic[State]):
         """
         await self._ws.reject(status, headers, body)
 
-    async def send(self, data: Any) -> None:
+    async def send(self, data: Value) -> None:
         """Send a packet that is not a call. Waits, raises and is cancelled like `WebSocket.send`.
 
         If ``data`` is a `Packet`, it is sent unchanged.
@@ -255,8 +257,8 @@ class ClientConnection(Generic[State]):
         In ``on_connect``, before `accept`, it is rejected with status 403.
         """
         check_close(code, reason)
-        self._ws._release_opening()  # so that on_connect is not cancelled if it closes the connection
-        if self._ws._closing.state == CONNECTING:
+        release_opening(self._ws)  # so that on_connect is not cancelled if it closes the connection
+        if parts_of(self._ws).closing.state == CONNECTING:
             await self._ws.reject(403)
         elif self._session is None:
             await self._ws.close(code, reason)
@@ -264,32 +266,32 @@ class ClientConnection(Generic[State]):
             await self._session.close(code, reason)
 
     @overload
-    async def call(self, method: str, /, *args: Any, returns: type[T], **kwargs: Any) -> T: ...
+    async def call(self, method: str, /, *args: Value, returns: type[T], **kwargs: Value) -> T: ...
     @overload
-    async def call(self, method: str, /, *args: Any, returns: Any = ..., **kwargs: Any) -> Any: ...
-    async def call(self, method: str, /, *args: Any, returns: Any = Any, **kwargs: Any) -> Any:
+    async def call(self, method: str, /, *args: Value, returns: object = ..., **kwargs: Value) -> Value: ...
+    async def call(self, method: str, /, *args: Value, returns: object = Any, **kwargs: Value) -> Value:
         """Call a method of the client's own handler. See `WebSocketClient.call`."""
         return await self._live.outgoing.call(method, args, kwargs, returns)
 
-    async def send_rpc(self, method: str, /, *args: Any, **kwargs: Any) -> RPCResponse:
+    async def send_rpc(self, method: str, /, *args: Value, **kwargs: Value) -> RPCResponse:
         """Call a method of the client's own handler, and return the response, or the error, as an object."""
         return await self._live.outgoing.send_rpc(method, args, kwargs)
 
-    async def notify(self, method: str, /, *args: Any, **kwargs: Any) -> None:
+    async def notify(self, method: str, /, *args: Value, **kwargs: Value) -> None:
         """Send a JSON-RPC notification. See `WebSocketClient.notify`."""
         await self._live.outgoing.notify(method, args, kwargs)
 
     @overload
     def stream(
-        self, method: str, /, *args: Any, items: type[T], **kwargs: Any
+        self, method: str, /, *args: Value, items: type[T], **kwargs: Value
     ) -> AbstractAsyncContextManager[ItemStream[T]]: ...
     @overload
     def stream(
-        self, method: str, /, *args: Any, items: Any = ..., **kwargs: Any
-    ) -> AbstractAsyncContextManager[ItemStream[Any]]: ...
+        self, method: str, /, *args: Value, items: object = ..., **kwargs: Value
+    ) -> AbstractAsyncContextManager[ItemStream[Value]]: ...
     def stream(
-        self, method: str, /, *args: Any, items: Any = Any, **kwargs: Any
-    ) -> AbstractAsyncContextManager[ItemStream[Any]]:
+        self, method: str, /, *args: Value, items: object = Any, **kwargs: Value
+    ) -> AbstractAsyncContextManager[ItemStream[Value]]:
         """Open a stream of the client's own handler. See `WebSocketClient.stream`."""
         return self._live.outgoing.stream(method, args, kwargs, items)
 
@@ -327,7 +329,7 @@ class ClientConnection(Generic[State]):
     def _has_room(self, names: list[str]) -> bool:
         """Whether these names fit into ``max_subscribed_channels``."""
         held = self._member.held if self._member is not None else {}
-        limit = self._ws._options.max_subscribed_channels
+        limit = options_of(self._ws).max_subscribed_channels
         return not limit or len(held) + sum(name not in held for name in names) <= limit
 
     def unsubscribe(self, names: str | Iterable[str]) -> None:
@@ -338,7 +340,7 @@ class ClientConnection(Generic[State]):
                 self._hub.remove(self._member, name)
 
     @block("async with connection.present(...):")
-    async def present(self, name: str, info: Any = None) -> AsyncIterator[None]:
+    async def present(self, name: str, info: Value = None) -> AsyncIterator[None]:
         """Make the client present in a channel for the duration of a block, or until the connection ends.
 
         ``handler.channels.presence(name)`` shows the client, in all processes. Presence and subscription are
@@ -364,7 +366,7 @@ class ClientConnection(Generic[State]):
         finally:
             self.set_absent(name)
 
-    def set_present(self, name: str, info: Any = None) -> None:
+    def set_present(self, name: str, info: Value = None) -> None:
         """Make the client present in a channel until `set_absent` or the end of the connection.
 
         If the client is present in the channel already, its ``info`` is replaced. Otherwise like `present`.
@@ -372,7 +374,7 @@ class ClientConnection(Generic[State]):
         check_name(name)
         if self._hub is None or self._member is None:
             raise RuntimeError("only a connection of a server, while it is open, can be present")
-        limit = self._ws._options.max_subscribed_channels
+        limit = options_of(self._ws).max_subscribed_channels
         present = self._member.present
         if limit and len(present) >= limit and name not in present:
             raise SubscriptionError(f"present in {limit} channels already (max_subscribed_channels)")
@@ -440,3 +442,8 @@ def member_of(connection: ClientConnection) -> ConnectionSubscriber | None:
 def is_setting_up(connection: ClientConnection) -> bool:
     """Whether ``on_connect`` is running."""
     return connection._on_accept is not None
+
+
+def has_room(connection: ClientConnection, names: list[str]) -> bool:
+    """Whether these names fit into ``max_subscribed_channels``."""
+    return connection._has_room(names)

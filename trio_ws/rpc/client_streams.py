@@ -12,7 +12,7 @@ Invariants:
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -23,8 +23,9 @@ from trio_ws.rpc.streams import StreamSender, produce
 from trio_ws.wall import judged, only_cancelled
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Mapping
+    from collections.abc import AsyncIterable, AsyncIterator
 
+    from trio_ws._types import JSONObject, NamedValues, Values
     from trio_ws.rpc.transport import PacketTransport
 
 __all__ = ["ClientStream", "assign_stream_ids", "find_stream_args", "sending_streams"]
@@ -40,11 +41,9 @@ class ClientStream(StreamSender):
         self.scope = trio.CancelScope()
 
 
-def find_stream_args(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[str, AsyncIterable[Any]] | None:
+def find_stream_args(args: Values, kwargs: NamedValues) -> dict[str, AsyncIterable[object]] | None:
     """Return the arguments that are async iterables, by position or name; None if there are none."""
-    found: dict[str, AsyncIterable[Any]] | None = None
+    found: dict[str, AsyncIterable[object]] | None = None
     for place, value in enumerate(args):
         if hasattr(value, "__aiter__"):
             found = found or {}
@@ -59,10 +58,10 @@ def find_stream_args(
 def assign_stream_ids(
     transport: PacketTransport,
     call_id: str,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    streams: dict[str, AsyncIterable[Any]],
-) -> tuple[dict[str, str], tuple[Any, ...], dict[str, Any]]:
+    args: Values,
+    kwargs: NamedValues,
+    streams: dict[str, AsyncIterable[object]],
+) -> tuple[dict[str, str], Values, JSONObject]:
     """Return the ids of a call's streams, and its arguments with None in place of each stream."""
     if not transport.supports_extensions:
         raise PacketError(f"{transport.codec.name} carries no streams to the other side; trio-ws.v1 does")
@@ -77,7 +76,7 @@ async def sending_streams(
     transport: PacketTransport,
     table: dict[str, ClientStream],
     ids: dict[str, str],
-    streams: dict[str, AsyncIterable[Any]],
+    streams: dict[str, AsyncIterable[object]],
 ) -> AsyncIterator[None]:
     """Send the streams while the block sends the request and waits for its end.
 
@@ -93,7 +92,7 @@ async def sending_streams(
     raised: BaseException | None = None  # by the block
     failures: list[BaseException] = []  # of the streams
 
-    async def send(stream: ClientStream, items: AsyncIterable[Any]) -> None:
+    async def send(stream: ClientStream, items: AsyncIterable[object]) -> None:
         try:
             with stream.scope:
                 await produce(transport, stream, aiter(items))

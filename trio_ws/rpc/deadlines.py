@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -138,7 +138,7 @@ class Renewals(Alarm):
     __slots__ = ("_tables", "_transport")
 
     def __init__(
-        self, transport: PacketTransport, tables: tuple[Mapping[Any, Leased], ...], pool: TaskPool
+        self, transport: PacketTransport, tables: tuple[Mapping[str, Leased], ...], pool: TaskPool
     ) -> None:
         super().__init__(pool)
         self._transport = transport

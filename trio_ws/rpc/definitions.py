@@ -27,6 +27,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+
 __all__ = ["Hook", "check_connection", "check_hooks", "layers", "looks_like_argument"]
 
 #: The maximum number of decorators on one function that are looked through.
@@ -60,7 +61,7 @@ class Hook:
         return f"{start} {name}({', '.join(('self', *self.parameters))})"
 
 
-def layers(function: Any) -> Iterator[types.FunctionType]:
+def layers(function: object) -> Iterator[types.FunctionType]:
     """Yield the functions that a call runs through, the outermost first.
 
     A decorator is looked through if it sets ``__wrapped__``.
@@ -105,7 +106,7 @@ def check_hooks(cls: type, base: type, hooks: Mapping[str, Hook]) -> None:
         _check_kind(where, name, member, hook)
 
 
-def _check_kind(where: str, name: str, member: Any, hook: Hook) -> None:
+def _check_kind(where: str, name: str, member: object, hook: Hook) -> None:
     found = list(layers(member))
     if any(inspect.isasyncgenfunction(one) or inspect.isgeneratorfunction(one) for one in found):
         raise TypeError(f"{where} has a yield, so calling it would not run it; write: {hook.line(name)}")
@@ -125,7 +126,7 @@ def _gives_awaitable(function: types.FunctionType) -> bool:
 # -- methods ----------------------------------------------------------------------------------------
 
 
-def check_connection(where: str, function: Any, parameters: Sequence[Parameter], *, bound: bool) -> None:
+def check_connection(where: str, function: object, parameters: Sequence[Parameter], *, bound: bool) -> None:
     """Check that the first parameter of a method can be the connection.
 
     Args:
@@ -161,7 +162,7 @@ def looks_like_argument(parameter: Parameter) -> bool:
     return not name.startswith("_") and not any(word in name for word in _CONNECTION_WORDS)
 
 
-def _is_async(function: Any) -> bool:
+def _is_async(function: object) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
@@ -174,7 +175,7 @@ def _written(parameter: Parameter) -> str:
     return str(parameter)
 
 
-def _resolved(annotation: Any, function: Any) -> Any:
+def _resolved(annotation: object, function: object) -> object:
     """Resolve an annotation; Any if that fails, since its names may exist for type checkers only."""
     if not isinstance(annotation, str):
         return annotation
@@ -186,7 +187,7 @@ def _resolved(annotation: Any, function: Any) -> Any:
         return Any
 
 
-def _is_value(hint: Any) -> bool:
+def _is_value(hint: object) -> bool:
     origin = typing.get_origin(hint)
     if origin is typing.Annotated:
         return _is_value(typing.get_args(hint)[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trio_ws.errors import (
     ConnectionClosedError,
@@ -21,6 +21,7 @@ from trio_ws.wall import close_of, error_of, judged, log_failure, text_of
 from trio_ws.websocket.frame_log import log_extra
 
 if TYPE_CHECKING:
+    from trio_ws._types import Value
     from trio_ws.codecs.base import Request, Response
     from trio_ws.rpc.transport import PacketTransport
 
@@ -96,7 +97,7 @@ def _error_payload(
 
 def _internal(
     transport: PacketTransport, request: Request, exc: BaseException, debug: bool
-) -> tuple[int, str, Any]:
+) -> tuple[int, str, Value]:
     mark = secrets.token_hex(4)
     log_failure(
         logger,

@@ -16,7 +16,7 @@ __all__ = ["check_expiry", "watch_expiry"]
 _CODE, _REASON = 1008, "expired"
 
 
-def check_expiry(value: Any) -> float | None:
+def check_expiry(value: object) -> float | None:
     """Return a time at which a connection expires, or None for never.
 
     Raises:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trio_ws._types import JSONObject, Value  # noqa: TC001 - annotations of methods are read at run time
 from trio_ws.channels.channel import ConnectionSubscriber
 from trio_ws.channels.history import check_histories
 from trio_ws.channels.hub import Hub
@@ -40,7 +41,14 @@ from trio_ws.errors import (
 from trio_ws.logs import logger_for, shown
 from trio_ws.predicates import check
 from trio_ws.rpc.channel_methods import ChannelMethods
-from trio_ws.rpc.client_connection import CONNECTION_POLICIES, ClientConnection, State
+from trio_ws.rpc.client_connection import (
+    CONNECTION_POLICIES,
+    ClientConnection,
+    State,
+    member_of,
+    session_of,
+    websocket_of,
+)
 from trio_ws.rpc.definitions import Hook, check_hooks
 from trio_ws.rpc.detached import DETACHED, Detached
 from trio_ws.rpc.expiry import watch_expiry
@@ -52,10 +60,12 @@ from trio_ws.schema.document import discovered, discovery_schema
 from trio_ws.wall import judged, log_failure
 from trio_ws.websocket.closing import CONNECTING
 from trio_ws.websocket.frame_log import log_extra
+from trio_ws.websocket.internals import hold_opening, let_in, offer_first, options_of, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+    from trio_ws._types import NamedValues
     from trio_ws.channels.history import History
     from trio_ws.channels.subscription import Policy
     from trio_ws.codecs.base import Packet
@@ -124,7 +134,7 @@ class WebSocketHandler(Generic[State]):
     client_globs: ClassVar[bool] = False
     list_methods: ClassVar[bool] = False
     dialects: ClassVar[Sequence[Dialect]] = ()
-    channel_types: ClassVar[Mapping[str, Any]] = types.MappingProxyType({})
+    channel_types: ClassVar[NamedValues] = types.MappingProxyType({})
     _state_type: ClassVar[Any] = None
     _methods: dict[str, Method]
     _limiter: Limiter
@@ -133,7 +143,7 @@ class WebSocketHandler(Generic[State]):
     _clients: set[ClientConnection[State]]
     _schema: Schema | None
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: Value) -> None:
         super().__init_subclass__(**kwargs)
         for base in cls.__dict__.get("__orig_bases__", ()):
             origin = typing.get_origin(base)
@@ -204,7 +214,7 @@ class WebSocketHandler(Generic[State]):
         return False
 
     def may_publish(
-        self, connection: ClientConnection[State], name: str, data: Any
+        self, connection: ClientConnection[State], name: str, data: Value
     ) -> bool | Awaitable[bool]:
         """Return whether a client may publish ``data`` to a channel with ``client.publish``. Default: False.
 
@@ -213,7 +223,7 @@ class WebSocketHandler(Generic[State]):
         return False
 
     def may_refresh(
-        self, connection: ClientConnection[State], token: Any
+        self, connection: ClientConnection[State], token: Value
     ) -> bool | float | Awaitable[bool | float]:
         """Whether a connection that expires may stay longer, with ``client.refresh``. Default: no.
 
@@ -275,7 +285,7 @@ class WebSocketHandler(Generic[State]):
     def publish(
         self,
         name: str,
-        data: Any,
+        data: Value,
         *,
         exclude: Iterable[ClientConnection[State]] = (),
         predicate: PredicateLike | None = None,
@@ -285,7 +295,7 @@ class WebSocketHandler(Generic[State]):
 
     def broadcast(
         self,
-        data: Any,
+        data: Value,
         *,
         exclude: Iterable[ClientConnection[State]] = (),
         predicate: PredicateLike | None = None,
@@ -295,7 +305,7 @@ class WebSocketHandler(Generic[State]):
 
     def register_rpc_method(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., object],
         alias_name: str | None = None,
         *,
         requires: PredicateLike | None = None,
@@ -347,10 +357,10 @@ class WebSocketHandler(Generic[State]):
         """
         self._prepare()
         if self.dialects:
-            ws._offer_first([name for dialect in self.dialects for name in dialect.subprotocols])
+            offer_first(ws, [name for dialect in self.dialects for name in dialect.subprotocols])
         connection: ClientConnection[State] = ClientConnection(ws)
         object.__setattr__(connection, "_state", self.make_state(connection))
-        member = ConnectionSubscriber(connection, ws._options, self.channel_policy)
+        member = ConnectionSubscriber(connection, options_of(ws), self.channel_policy)
         object.__setattr__(connection, "_hub", self._hub)
         object.__setattr__(connection, "_member", member)
         over = True
@@ -375,20 +385,21 @@ class WebSocketHandler(Generic[State]):
         *,
         debug: bool,
     ) -> bool:
-        ws._hold_opening()
+        hold_opening(ws)
         begin = functools.partial(self._begin_early, connection, workers, debug=debug)
         object.__setattr__(connection, "_on_accept", begin)
         try:
             await self.on_connect(connection)
         except BaseException as exc:
-            if connection._session is not None:
-                await connection._session.finish()
+            begun = session_of(connection)
+            if begun is not None:
+                await begun.finish()
             if isinstance(exc, RPCAccessDeniedError):
                 raise CloseConnection(1008, "access denied") from exc
             raise
         object.__setattr__(connection, "_on_accept", None)
-        ws._let_in()
-        if not ws.accepted and ws._closing.closed_locally:
+        let_in(ws)
+        if not ws.accepted and parts_of(ws).closing.closed_locally:
             return True  # on_connect has rejected the client
         over = True
         try:
@@ -408,10 +419,10 @@ class WebSocketHandler(Generic[State]):
         *,
         debug: bool,
     ) -> bool:
-        if ws._closing.state == CONNECTING:
+        if parts_of(ws).closing.state == CONNECTING:
             await ws.accept()
-        await ws._reader.settled()
-        session = connection._session
+        await parts_of(ws).reader.settled()
+        session = session_of(connection)
         if session is None:
             if not ws.connected:
                 return True
@@ -430,7 +441,7 @@ class WebSocketHandler(Generic[State]):
     @enable_ki_protection
     async def _finish(self, connection: ClientConnection[State], ws: WebSocket) -> None:
         """Finish a connection that continued without a task."""
-        session, member = connection._session, connection._member
+        session, member = session_of(connection), member_of(connection)
         assert session is not None
         assert member is not None
         try:
@@ -444,13 +455,13 @@ class WebSocketHandler(Generic[State]):
     async def _run_on_disconnect(self, connection: ClientConnection[State]) -> None:
         self._clients.discard(connection)
         self._limiter.forget(connection.uid)
-        with trio.move_on_after(connection._ws._options.close_timeout, shield=True) as scope:
+        with trio.move_on_after(options_of(websocket_of(connection)).close_timeout, shield=True) as scope:
             await self.on_disconnect(connection)
         if scope.cancelled_caught:
             logger.warning(
                 "on_disconnect of %r took more than close_timeout",
                 connection,
-                extra=log_extra(connection._ws),
+                extra=log_extra(websocket_of(connection)),
             )
 
     def _on_demand(self, name: str, wanted: bool) -> None:
@@ -459,7 +470,7 @@ class WebSocketHandler(Generic[State]):
         except BaseException as exc:  # noqa: BLE001 - judged there
             log_failure(logger, "a hook of '%s' failed", shown(name), exc=judged(exc))
 
-    def _discover(self, connection: ClientConnection[State]) -> dict[str, Any]:
+    def _discover(self, connection: ClientConnection[State]) -> JSONObject:
         if self._schema is None:
             self._schema = discovery_schema(self)
         return discovered(
@@ -475,9 +486,9 @@ class WebSocketHandler(Generic[State]):
             )
         check_names(list(self.channel_types))
 
-    async def _refresh(self, connection: ClientConnection[State], token: Any) -> float | None:
+    async def _refresh(self, connection: ClientConnection[State], token: Value) -> float | None:
         """A client wants to stay; for how many seconds it may, or None for as long as it likes."""
-        allowed: Any = self.may_refresh(connection, token)
+        allowed: object = self.may_refresh(connection, token)
         if inspect.isawaitable(allowed):
             allowed = await allowed
         if isinstance(allowed, int | float) and not isinstance(allowed, bool) and allowed > 0:
@@ -488,7 +499,7 @@ class WebSocketHandler(Generic[State]):
         connection.expires_at = None
         return None
 
-    def _list_methods(self, connection: ClientConnection[State]) -> list[dict[str, Any]]:
+    def _list_methods(self, connection: ClientConnection[State]) -> list[JSONObject]:
         return [
             method.describe()
             for method in self.rpc_methods.values()
@@ -498,13 +509,13 @@ class WebSocketHandler(Generic[State]):
     def _make_session(
         self, connection: ClientConnection[State], workers: TaskPool, *, debug: bool
     ) -> RPCSession:
-        ws = connection._ws
-        codec = choose(ws.subprotocol, ws._options, self.dialects)
+        ws = websocket_of(connection)
+        codec = choose(ws.subprotocol, options_of(ws), self.dialects)
 
         session = RPCSession(
             ws,
             workers,
-            codec or plain_dialect(ws._options),
+            codec or plain_dialect(options_of(ws)),
             undecided=codec is None,
             methods=self._methods,
             connection=connection,

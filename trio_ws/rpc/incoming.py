@@ -42,6 +42,7 @@ from trio_ws.websocket._notify import Notification
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
+    from trio_ws._types import JSONObject, Value
     from trio_ws.rpc.methods import Method
     from trio_ws.rpc.outgoing import OutgoingCalls
     from trio_ws.rpc.rate_limit import Limiter, RateLimit
@@ -123,9 +124,9 @@ class IncomingCalls:
         self._limiter = limiter
         self._default_limit = default_limit
         self._debug = debug
-        self.running: dict[Any, IncomingCall] = {}
+        self.running: dict[object, IncomingCall] = {}
         self.active_calls = 0
-        self.max_calls = transport.ws._options.max_concurrent_calls
+        self.max_calls = transport.options.max_concurrent_calls
         self.calls_done = Notification()
         self.deferred = DeferredRequests(transport, pool)
         self._not_let_in = False  # on_connect has not returned
@@ -133,7 +134,7 @@ class IncomingCalls:
         self._generated_ids = 0
         self._cut: Sequence[str] = ()  # calls that were cancelled with the server, and got no response
         self.closing: tuple[int, str] | None = None
-        self.on_unsubscribed: Callable[[Sequence[Any]], None] | None = None
+        self.on_unsubscribed: Callable[[Sequence[Value]], None] | None = None
 
     # -- starting -----------------------------------------------------------------------------------
 
@@ -276,7 +277,7 @@ class IncomingCalls:
         return self.run_first_step(call, coroutine, worker)
 
     def run_first_step(
-        self, call: IncomingCall, coroutine: Coroutine[Any, Any, Any], worker: PooledTask
+        self, call: IncomingCall, coroutine: Coroutine[object, object, Value], worker: PooledTask
     ) -> SuspendedCall | None:
         """Run the first step of any call."""
         done = True
@@ -335,7 +336,7 @@ class IncomingCalls:
             self._finish(call, worker)
             self.call_ended()
 
-    def _answer(self, call: IncomingCall, value: Any) -> None:
+    def _answer(self, call: IncomingCall, value: Value) -> None:
         if not call.has_result:
             return
         transport = self._transport
@@ -413,7 +414,7 @@ class IncomingCalls:
         running = len(self.running) - (except_for in self.running)
         if self.closing is not None and not running and not self._transport.over:
             self.send_goaway()
-            self._transport.ws._closing.start(*self.closing)
+            self._transport.closing.start(*self.closing)
 
     def leave(self) -> None:
         """Tell a server that may have called us which calls were started."""
@@ -443,7 +444,7 @@ class IncomingCalls:
 
     async def finish(self) -> None:
         """Wait for all calls; cancel those that take longer than ``close_timeout``."""
-        with trio.move_on_after(self._transport.ws._options.close_timeout, shield=True):
+        with trio.move_on_after(self._transport.options.close_timeout, shield=True):
             while self.running:
                 await self.calls_done.wait()
         for call in self.running.values():
@@ -477,7 +478,7 @@ class IncomingCalls:
                 self._check_limit(request, None)
             self._answer_error(request, RPCMethodNotFoundError(f"there is no method '{shown(name)}'"))
 
-    def _handle_abort(self, args: Any) -> None:
+    def _handle_abort(self, args: Value) -> None:
         key = args[0] if args else None
         if not isinstance(key, str | int | float):
             return
@@ -489,7 +490,7 @@ class IncomingCalls:
         elif key in self.deferred.requests:
             self._drop(self.deferred.pop(key))
 
-    def _handle_credit(self, args: Any, size: Any) -> None:
+    def _handle_credit(self, args: Value, size: Value) -> None:
         stream_id, count = args if len(args) == 2 else (None, None)
         if type(stream_id) is not str or type(count) is not int or not 0 < count < 2**31:
             self._transport.misbehaved("__credit__ takes the id of a stream and a number of items")
@@ -501,7 +502,7 @@ class IncomingCalls:
         if producer is not None:
             producer.add_credit(count, size)
 
-    def _handle_deadline(self, args: Any) -> None:
+    def _handle_deadline(self, args: Value) -> None:
         """Set the deadline of a call to this number of seconds from now, because its caller still waits."""
         call_id, seconds = args if len(args) == 2 else (None, math.nan)
         if type(call_id) is not str or type(seconds) not in (int, float) or not seconds >= 0:
@@ -516,7 +517,7 @@ class IncomingCalls:
         if call_id in self.deferred.requests:
             self.deferred.set_deadline(call_id, deadline)
 
-    def _handle_goaway(self, args: Any) -> None:
+    def _handle_goaway(self, args: Value) -> None:
         begun = args[0] if len(args) == 1 else None
         if type(begun) is not list or not all(type(call_id) is str for call_id in begun):
             self._transport.misbehaved("__goaway__ takes a list of the ids of calls")
@@ -557,8 +558,8 @@ class IncomingCalls:
     # -- client streams -----------------------------------------------------------------------------
 
     def _open_inputs(
-        self, call: IncomingCall, method: Method, args: Any, kwargs: Any
-    ) -> tuple[list[Any], dict[str, Any]]:
+        self, call: IncomingCall, method: Method, args: Value, kwargs: Value
+    ) -> tuple[list[Value], JSONObject]:
         args, kwargs = list(args), dict(kwargs)
         call.inputs = inputs = []
         assert call.request.streams is not None
@@ -567,7 +568,7 @@ class IncomingCalls:
                 raise RPCInvalidParamsError(f"bad stream id '{shown(str(stream_id), 40)}'")
             name = method.parameter_name(place)
             items = method.stream_items.get(name)
-            stream: ItemStream[Any] = ItemStream(self._outgoing, stream_id, items, f"an item of {name}")
+            stream: ItemStream[Value] = ItemStream(self._outgoing, stream_id, items, f"an item of {name}")
             method.place_stream(args, kwargs, place, stream)
             self._outgoing.sinks[stream_id] = stream
             inputs.append(stream)

@@ -53,7 +53,7 @@ notices (see `trio_ws.wall.is_innermost` and `trio_ws.wall.close_nurseries`), an
 from __future__ import annotations
 
 import types
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trio_ws.rpc.streams import LIMITLESS, StreamSender
 
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     import contextvars
     from collections.abc import Coroutine, Generator
 
+    from trio_ws._types import Value
     from trio_ws.codecs.base import Request
     from trio_ws.rpc.streams import ItemStream
     from trio_ws.rpc.task_pool import PooledTask
@@ -88,10 +89,10 @@ class IncomingCall(StreamSender):
         self.credit_bytes = LIMITLESS if request.credit_bytes is None else request.credit_bytes
         self.credit_arrived: Notification | None = None
         self.has_result = answers
-        self.key: Any = request.call_id
+        self.key: object = request.call_id
         self.context = context
         self.worker: PooledTask | None = None
-        self.inputs: list[ItemStream[Any]] | None = None
+        self.inputs: list[ItemStream[Value]] | None = None
         self.ended_by = ""
 
     def cancel(self, why: str) -> None:
@@ -111,7 +112,7 @@ class SuspendedCall:
 
     __slots__ = ("call", "coroutine", "size", "trap")
 
-    def __init__(self, call: IncomingCall, coroutine: Coroutine[Any, Any, Any], trap: Any) -> None:
+    def __init__(self, call: IncomingCall, coroutine: Coroutine[object, object, Value], trap: object) -> None:
         self.call = call
         self.coroutine = coroutine
         self.trap = trap
@@ -119,7 +120,9 @@ class SuspendedCall:
 
 
 @types.coroutine
-def resume_coroutine(coroutine: Coroutine[Any, Any, Any], trap: Any) -> Generator[Any, Any, Any]:
+def resume_coroutine(
+    coroutine: Coroutine[object, object, Value], trap: object
+) -> Generator[object, object, Value]:
     """Continue a coroutine that has yielded ``trap``, as if it had been awaited from its start."""
     while True:
         thrown: BaseException | None = None

@@ -24,7 +24,6 @@ from collections.abc import (
     Awaitable,
     Callable,
     Coroutine,
-    Mapping,
     Sequence,
 )
 from dataclasses import dataclass
@@ -45,6 +44,7 @@ from trio_ws.rpc.parameters import MethodParameter, format_annotation, invalid_p
 from trio_ws.rpc.rate_limit import LIMIT_MARK, RateLimit, target_of
 
 if TYPE_CHECKING:
+    from trio_ws._types import JSONObject, NamedValues, Value
     from trio_ws.errors import RPCInvalidParamsError
     from trio_ws.rpc._decorator_types import MethodDecorator
 
@@ -61,7 +61,7 @@ __all__ = [
     "rpc_method",
 ]
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 # What a call of the function returns: the result, an awaitable, an async generator.
 PLAIN, ASYNC, STREAM = 0, 1, 2
@@ -179,13 +179,13 @@ def check_methods(cls: type) -> None:
             check_connection(f"{cls.__name__}.{attribute}", member, parameters, bound=True)
 
 
-def _settings(cls: type, attribute: str) -> tuple[_Mark, RateLimit | None, Mapping[str, Any]] | None:
+def _settings(cls: type, attribute: str) -> tuple[_Mark, RateLimit | None, NamedValues] | None:
     """Return the first mark in the method resolution order, with its limit and the namespace for types.
 
     A rate limit applies if it comes from the same class as the mark, or from an earlier one.
     """
     limit: RateLimit | None = None
-    namespace: Mapping[str, Any] | None = None
+    namespace: NamedValues | None = None
     for base in cls.__mro__:
         if attribute not in vars(base):
             continue
@@ -205,7 +205,7 @@ def _settings(cls: type, attribute: str) -> tuple[_Mark, RateLimit | None, Mappi
 
 
 def make_method(
-    function: Callable[..., Any],
+    function: Callable[..., object],
     alias_name: str | None = None,
     requires: PredicateLike | None = None,
     limit: RateLimit | None = None,
@@ -277,10 +277,10 @@ class Method:
     def __init__(
         self,
         name: str,
-        function: Callable[..., Any],
+        function: Callable[..., object],
         requires: PredicateLike | None = None,
         limit: RateLimit | None = None,
-        namespace: Mapping[str, Any] | None = None,
+        namespace: NamedValues | None = None,
         errors: tuple[type[RPCError], ...] = (),
     ) -> None:
         _check_name(name)
@@ -289,7 +289,7 @@ class Method:
         if requires is not None:
             check_predicate(requires)
         self.name = name
-        self.function = function
+        self.function: Callable[..., Any] = function
         allow_keyboard_interrupt(function)
         self.requires = requires
         self.limit = limit
@@ -329,7 +329,7 @@ class Method:
             raise TypeError(
                 f"{self.name} is a plain def, which cannot take the stream {streams[0].name}; make it async"
             )
-        self.stream_items: dict[str, Any] = {one.name: one.type for one in streams}
+        self.stream_items: JSONObject = {one.name: one.type for one in streams}
         self.stream_params: frozenset[int | str] = frozenset(
             place for one in streams for place in (one.name, one.place) if place != -1
         )
@@ -352,7 +352,7 @@ class Method:
             rename = {f"p{place}": one.name for place, one in enumerate(positional)}
             self._by_name = msgspec.defstruct("Arguments", fields, rename=rename, gc=False)
 
-    def bind(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+    def bind(self, args: list[Value], kwargs: JSONObject) -> tuple[Sequence[Value], JSONObject]:
         """Return the validated and converted arguments for the function, without the connection.
 
         In place of a stream from the caller there must be None, which stays; see `place_stream`.
@@ -373,7 +373,7 @@ class Method:
             pass  # the slow path makes the error message
         return self._bind_each(args, kwargs)
 
-    def _bind_each(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+    def _bind_each(self, args: list[Value], kwargs: JSONObject) -> tuple[Sequence[Value], JSONObject]:
         positional, rest = self._positional, self._var_positional
         count = len(positional)
         if len(args) > count and rest is None:
@@ -385,8 +385,8 @@ class Method:
         values = [one.validate(value, one.name) for one, value in zip(positional, args, strict=False)]
         if rest is not None:
             values += rest.validate_many(args[count:], lambda place: f"{rest.name}[{place}]")
-        named: dict[str, Any] = {}
-        more: dict[str, Any] = {}
+        named: JSONObject = {}
+        more: JSONObject = {}
         for key, value in kwargs.items():
             one = self._named.get(key)
             if one is None:
@@ -444,7 +444,7 @@ class Method:
         count = len(self._positional)
         raise invalid_params(f"{self.name} takes at most {count} by position", f"$[{count}]")
 
-    def place_stream(self, args: list[Any], kwargs: dict[str, Any], place: str, stream: object) -> None:
+    def place_stream(self, args: list[Value], kwargs: JSONObject, place: str, stream: object) -> None:
         """Replace the None that `bind` left for a stream with the stream.
 
         Args:
@@ -468,7 +468,7 @@ class Method:
         else:
             raise invalid_params(f"{name} takes one stream, for which null is sent", f"$.{name}")
 
-    def check_streams(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def check_streams(self, args: Sequence[Value], kwargs: NamedValues) -> None:
         """Check that every parameter that takes a stream has one, after `place_stream` placed them all.
 
         Raises:
@@ -491,14 +491,14 @@ class Method:
         every = [*self._positional, self._var_positional, *self._keyword_only, self._var_keyword]
         return [one for one in every if one is not None]
 
-    def resolve_result(self) -> Any:
+    def resolve_result(self) -> object:
         """Return the type of the result, or of the items of a stream; Any without an annotation.
 
         Raises:
             TypeError: the annotation cannot be resolved, or the annotation of a stream is not a stream type.
         """
         where = f"{self.name}: the result: {format_annotation(self._returns)}"
-        hint = resolve(where, self._returns, *self._scope)
+        hint: Any = resolve(where, self._returns, *self._scope)
         if hint is Any:
             return Any
         wanted = _ITEMS if self.kind == STREAM else _AWAITABLES
@@ -512,7 +512,7 @@ class Method:
             raise TypeError(f"{where} is not the type of a stream; write AsyncIterator[T]")
         return Any if hint is object or isinstance(hint, TypeVar) else hint
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JSONObject:
         """Return a description of the method as plain data that every codec can carry."""
         return {
             "name": self.name,
@@ -563,7 +563,7 @@ def _check_errors(errors: Sequence[type[RPCError]]) -> tuple[type[RPCError], ...
     return tuple(errors)
 
 
-def _kind(function: Any) -> int:
+def _kind(function: object) -> int:
     # A decorator that is a plain def may return the awaitable of the async function that it wraps.
     for layer in layers(function):
         if inspect.isasyncgenfunction(layer):
@@ -577,14 +577,14 @@ def _kind(function: Any) -> int:
     return PLAIN
 
 
-def _signature(method: str, function: Callable[..., Any]) -> inspect.Signature:
+def _signature(method: str, function: Callable[..., object]) -> inspect.Signature:
     try:
         return inspect.signature(function)
     except ValueError as exc:
         raise TypeError(f"{method}: the parameters of {function!r} cannot be found out: {exc}") from exc
 
 
-def _without_connection(method: str, function: Any, signature: inspect.Signature) -> list[Parameter]:
+def _without_connection(method: str, function: object, signature: inspect.Signature) -> list[Parameter]:
     parameters = list(signature.parameters.values())
     check_connection(method, function, parameters, bound=isinstance(function, types.MethodType))
     return parameters if parameters[0].kind == Parameter.VAR_POSITIONAL else parameters[1:]
@@ -595,7 +595,7 @@ def _suspect(signature: inspect.Signature) -> str:
     return first.name if first is not None and looks_like_argument(first) else ""
 
 
-def _names_inside(function: Any) -> set[str]:
+def _names_inside(function: object) -> set[str]:
     """Return names that would collide with an argument that is passed already, such as ``self``."""
     return {
         one.name

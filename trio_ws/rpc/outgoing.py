@@ -27,10 +27,12 @@ from trio_ws.rpc.pending import PendingCall, PendingCallWithDeadline
 from trio_ws.rpc.streams import ItemStream, convert
 from trio_ws.rpc.task_pool import IN_CALL
 from trio_ws.websocket.closing import OPEN
+from trio_ws.websocket.internals import closed_error, post, wait_for_room
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
+    from trio_ws._types import NamedValues, Value, Values
     from trio_ws.rpc.batch import CallBatch
     from trio_ws.rpc.client_streams import ClientStream
     from trio_ws.rpc.pending import ResponseSink
@@ -55,12 +57,12 @@ class RPCResponse:
 
     __slots__ = ("call_id", "data", "error")
 
-    def __init__(self, call_id: str, data: Any, error: RPCError | None) -> None:
+    def __init__(self, call_id: str, data: Value, error: RPCError | None) -> None:
         self.call_id = call_id
         self.data = data
         self.error = error
 
-    def result(self) -> Any:
+    def result(self) -> Value:
         """Return ``data``, or raise ``error``."""
         if self.error is not None:
             raise self.error
@@ -79,9 +81,9 @@ class PacketStream(AsyncIterator[Packet]):
 
     __slots__ = ("_open", "_stream")
 
-    def __init__(self, open_stream: Callable[[], Awaitable[ItemStream[Any]]]) -> None:
+    def __init__(self, open_stream: Callable[[], Awaitable[ItemStream[Value]]]) -> None:
         self._open = open_stream
-        self._stream: ItemStream[Any] | None = None
+        self._stream: ItemStream[Value] | None = None
 
     def __aiter__(self) -> Self:
         return self
@@ -141,7 +143,7 @@ class OutgoingCalls:
     )
 
     def __init__(self, transport: PacketTransport, pool: TaskPool) -> None:
-        options = transport.ws._options
+        options = transport.options
         self.transport = transport
         self._pool = pool
         self.burst_size = 0
@@ -149,8 +151,8 @@ class OutgoingCalls:
         self.stream_window = options.stream_window
         self.window_bytes = options.stream_window_bytes
         self.granted_bytes = 0
-        self.pending_calls: dict[Any, PendingCall] = {}
-        self.sinks: dict[Any, ResponseSink] = {}
+        self.pending_calls: dict[str, PendingCall] = {}
+        self.sinks: dict[str, ResponseSink] = {}
         self.client_streams: dict[str, ClientStream] = {}
         self._renewals: Renewals | None = None  # made by the first call with a deadline
         self.begun_there: frozenset[str] | None = None
@@ -171,7 +173,7 @@ class OutgoingCalls:
         if sink is not None and sink.on_response(response, size):
             self.sinks.pop(response.call_id, None)
 
-    def is_waiting(self, call_id: Any) -> bool:
+    def is_waiting(self, call_id: str | None) -> bool:
         """Whether a request with this id waits for a response."""
         return call_id in self.pending_calls or call_id in self.sinks
 
@@ -197,16 +199,16 @@ class OutgoingCalls:
             self._renewals.end()
             self._renewals = None
 
-    def _lost_error(self, call_id: Any, sent_offset: int) -> ConnectionClosedError:
+    def _lost_error(self, call_id: str, sent_offset: int) -> ConnectionClosedError:
         """Return the error for a request that the end of the connection has left without a response."""
         transport = self.transport
         ws, write_buffer = transport.ws, transport.write_buffer
-        error = ws._closed_error()
+        error = closed_error(ws)
         # Bytes that still wait may yet be written to the stream, if a Close frame is among them.
         if (
             sent_offset > write_buffer.bytes_sent
             and write_buffer.broken
-            and (ws.close_sent is None or ws._transport.self_reading)
+            and (ws.close_sent is None or transport.reader.transport.self_reading)
         ):
             error.may_have_run = False
         if self.begun_there is not None and call_id not in self.begun_there:
@@ -223,28 +225,28 @@ class OutgoingCalls:
         transport = self.transport
         if self.burst_size > 1:
             self.burst_size -= 1
-            transport.ws._post(transport.opcode, payload, cork=True)
+            post(transport.ws, transport.opcode, payload, cork=True)
         else:
             self.burst_size = 0
-            transport.ws._post(transport.opcode, payload, cork=False)
+            post(transport.ws, transport.opcode, payload, cork=False)
         write_buffer = transport.write_buffer
         return write_buffer.bytes_sent + write_buffer.size
 
-    def cancel(self, call_id: Any) -> None:
+    def cancel(self, call_id: str) -> None:
         """Cancel a call or a stream, and send that to the other side."""
         transport = self.transport
         gone = self.pending_calls.pop(call_id, None) or self.sinks.pop(call_id, None)
         if gone is not None and not transport.over:
             transport.abort(call_id)
 
-    async def send(self, data: Any) -> None:
+    async def send(self, data: Value) -> None:
         """Send a packet that is not a call."""
         await checkpoint_if_cancelled()
         payload = self.transport.codec.data(data)
         await self.wait_writable()
         self.transport.post(payload, cork=False)
 
-    async def notify(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    async def notify(self, method: str, args: Values, kwargs: NamedValues) -> None:
         """Send a call that expects no answer."""
         await checkpoint_if_cancelled()
         payload = self.transport.codec.notification(method, args, kwargs)
@@ -261,9 +263,9 @@ class OutgoingCalls:
         ws = transport.ws
         if not ws.connected or transport.congested or transport.over:
             try:
-                await ws._wait_for_room()
+                await wait_for_room(ws)
                 if transport.over:
-                    raise ws._closed_error()
+                    raise closed_error(ws)
             except ConnectionClosedError as exc:
                 exc.may_have_run = False
                 raise
@@ -273,16 +275,14 @@ class OutgoingCalls:
         await self.wait_writable()
         while self.transport.supports_extensions:
             deadline = trio.current_effective_deadline()
-            if deadline - trio.current_time() > self.transport.ws._liveness.one_way():
+            if deadline - trio.current_time() > self.transport.liveness.one_way():
                 return
             await trio.sleep_until(deadline)  # the caller may move it meanwhile
             await self.wait_writable()
 
     # -- calls --------------------------------------------------------------------------------------
 
-    async def call(
-        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], returns: Any = Any
-    ) -> Any:
+    async def call(self, method: str, args: Values, kwargs: NamedValues, returns: object = Any) -> Value:
         """Call a method of the other side; return its value, or raise its error."""
         await checkpoint_if_cancelled()
         response = await self._exchange(method, args, kwargs)
@@ -292,7 +292,7 @@ class OutgoingCalls:
             return response.response
         return convert(response.response, returns, f"the result of {method}")
 
-    async def send_rpc(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> RPCResponse:
+    async def send_rpc(self, method: str, args: Values, kwargs: NamedValues) -> RPCResponse:
         """Call a method of the other side and return how it ended."""
         await checkpoint_if_cancelled()
         response = await self._exchange(method, args, kwargs)
@@ -310,8 +310,8 @@ class OutgoingCalls:
         return error
 
     def _exchange(
-        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Coroutine[Any, Any, Response]:
+        self, method: str, args: Values, kwargs: NamedValues
+    ) -> Coroutine[object, object, Response]:
         """Send a request and wait for its response.
 
         The caller checks for a cancellation first and awaits the result at once. A cancellation aborts the
@@ -323,7 +323,7 @@ class OutgoingCalls:
         return self._exchange_at_once(method, args, kwargs)
 
     async def _exchange_in_turn(
-        self, turns: trio.CapacityLimiter, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, turns: trio.CapacityLimiter, method: str, args: Values, kwargs: NamedValues
     ) -> Response:
         """Like `_exchange`, but first wait until fewer calls are under way than the dialect allows.
 
@@ -333,8 +333,8 @@ class OutgoingCalls:
             return await self._exchange_at_once(method, args, kwargs)
 
     def _exchange_at_once(
-        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Coroutine[Any, Any, Response]:
+        self, method: str, args: Values, kwargs: NamedValues
+    ) -> Coroutine[object, object, Response]:
         self._next_id += 1
         call_id = str(self._next_id)
         if kwargs or not _SCALAR_TYPES.issuperset(map(type, args)):
@@ -344,15 +344,13 @@ class OutgoingCalls:
         transport = self.transport
         if (
             transport.over
-            or transport.ws._closing.state != OPEN
+            or transport.closing.state != OPEN
             or transport.write_buffer.size >= transport.high_water
         ):
             return self._exchange_later(call_id, method, args, kwargs)
         return self._send_and_wait(call_id, method, args, kwargs)
 
-    async def _exchange_later(
-        self, call_id: str, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Response:
+    async def _exchange_later(self, call_id: str, method: str, args: Values, kwargs: NamedValues) -> Response:
         await self._wait_writable_in_time()
         return await self._send_and_wait(call_id, method, args, kwargs)
 
@@ -360,10 +358,10 @@ class OutgoingCalls:
         self,
         call_id: str,
         method: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        args: Values,
+        kwargs: NamedValues,
         streams: dict[str, str] | None = None,
-    ) -> Coroutine[Any, Any, Response]:
+    ) -> Coroutine[object, object, Response]:
         """Send a request of this task, which awaits the result at once."""
         lease = self._lease() if self.transport.supports_extensions else None
         if lease is not None and lease.seconds <= 0:
@@ -382,7 +380,7 @@ class OutgoingCalls:
         call.sent_offset = self._send_request(payload)
         return wait_task_rescheduled(call.abort)  # noqa: ASYNC105 - the caller does
 
-    def request_nowait(self, sink: ResponseSink, method: str, args: Sequence[Any]) -> None:
+    def request_nowait(self, sink: ResponseSink, method: str, args: Sequence[Value]) -> None:
         """Send a request at once, even above the high-water mark. The caller bounds how many there are."""
         self._next_id += 1
         call_id = str(self._next_id)
@@ -419,8 +417,8 @@ class OutgoingCalls:
         self,
         call_id: str,
         method: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        args: Values,
+        kwargs: NamedValues,
         lease: Lease | None,
         credits: int | None,
         streams: dict[str, str] | None,
@@ -441,7 +439,7 @@ class OutgoingCalls:
         if deadline == math.inf:
             return None
         now = trio.current_time()
-        lease = Lease(max(0.0, deadline - now - self.transport.ws._liveness.one_way()), now)
+        lease = Lease(max(0.0, deadline - now - self.transport.liveness.one_way()), now)
         renewals = self._renewals
         if renewals is None:
             renewals = self._renewals = Renewals(self.transport, (self.pending_calls, self.sinks), self._pool)
@@ -452,8 +450,8 @@ class OutgoingCalls:
     # -- streams ------------------------------------------------------------------------------------
 
     async def open_stream(
-        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any
-    ) -> ItemStream[Any]:
+        self, method: str, args: Values, kwargs: NamedValues, items: object
+    ) -> ItemStream[Value]:
         """Send a request for a stream."""
         await checkpoint_if_cancelled()
         if find_stream_args(args, kwargs):
@@ -466,14 +464,14 @@ class OutgoingCalls:
         self,
         call_id: str,
         method: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        items: Any,
+        args: Values,
+        kwargs: NamedValues,
+        items: object,
         streams: dict[str, str] | None,
-    ) -> ItemStream[Any]:
+    ) -> ItemStream[Value]:
         window = self.stream_window if self.transport.supports_extensions else 0
         lease = self._lease() if self.transport.supports_extensions else None
-        stream: ItemStream[Any] = ItemStream(self, call_id, items, f"an item of {method}")
+        stream: ItemStream[Value] = ItemStream(self, call_id, items, f"an item of {method}")
         size = stream.grant_first(window) if window else None
         try:
             payload = self._encode_request(
@@ -489,8 +487,8 @@ class OutgoingCalls:
 
     @block("async with client.stream(...) as items: async for item in items: ...")
     async def stream(
-        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any = Any
-    ) -> AsyncIterator[ItemStream[Any]]:
+        self, method: str, args: Values, kwargs: NamedValues, items: object = Any
+    ) -> AsyncIterator[ItemStream[Value]]:
         """Open a stream for a block. Leaving the block early cancels the producer."""
         streams = find_stream_args(args, kwargs)
         if not streams:
@@ -518,9 +516,9 @@ class OutgoingCalls:
         self,
         call_id: str,
         method: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        streams: dict[str, AsyncIterable[Any]],
+        args: Values,
+        kwargs: NamedValues,
+        streams: dict[str, AsyncIterable[object]],
     ) -> Response:
         ids, plain_args, plain_kwargs = assign_stream_ids(self.transport, call_id, args, kwargs, streams)
         await self._wait_writable_in_time()

@@ -24,6 +24,7 @@ from trio_ws.rpc.inline_call import IncomingCall
 from trio_ws.wall import close_of, failures_in
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.frame_log import log_extra
+from trio_ws.websocket.internals import closed_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from trio_ws.rpc.task_pool import PooledTask, TaskPool
     from trio_ws.rpc.transport import PacketTransport
 
-    OnPacket = Callable[[Any, Packet], Coroutine[Any, Any, Any]]
+    OnPacket = Callable[[Any, Packet], Coroutine[object, object, object]]
 
 __all__ = ["PacketDelivery"]
 
@@ -209,9 +210,9 @@ class PacketDelivery:
             if self._transport.over:
                 await checkpoint()
                 ws = self._transport.ws
-                if ws._closing.ended_cleanly:
+                if self._transport.closing.ended_cleanly:
                     return None
-                raise ws._closed_error()
+                raise closed_error(ws)
             await self._arrived.wait()
         return self._take()
 
@@ -234,6 +235,6 @@ class PacketDelivery:
 
     async def limit(self, _: PooledTask) -> None:
         """Cancel ``on_packet`` if it takes longer than ``close_timeout``."""
-        with trio.move_on_after(self._transport.ws._options.close_timeout):
+        with trio.move_on_after(self._transport.options.close_timeout):
             await self.finished()
         self.cancel()

@@ -29,7 +29,9 @@ from trio_ws.logs import shown
 from trio_ws.models import ModelError, decode_model, is_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
+
+    from trio_ws._types import JSONObject, NamedValues, Value
 
 __all__ = ["MethodParameter", "format_annotation", "invalid_params", "resolve", "show_name"]
 
@@ -76,7 +78,7 @@ class MethodParameter:
         method: str,
         parameter: Parameter,
         function: types.FunctionType | None,
-        namespace: Mapping[str, Any],
+        namespace: NamedValues,
     ) -> None:
         self.name = parameter.name
         self.kind = parameter.kind
@@ -111,7 +113,7 @@ class MethodParameter:
         starred = self.kind in _STARRED
         return self.default is Parameter.empty and not starred
 
-    def validate(self, value: Any, label: str) -> Any:
+    def validate(self, value: Value, label: str) -> Value:
         """Return the converted value; ``label`` names the value in errors."""
         if self.box is None:
             return value
@@ -127,7 +129,7 @@ class MethodParameter:
             text, path = _explain(exc, label)
             raise invalid_params(text, path) from exc
 
-    def validate_many(self, values: list[Any], label: Callable[[int], str]) -> list[Any]:
+    def validate_many(self, values: list[Value], label: Callable[[int], str]) -> list[Value]:
         """Like `validate`, for all values of a starred parameter; ``label`` names a value by its index.
 
         Converting all values at once takes about a hundredth of the time.
@@ -135,7 +137,7 @@ class MethodParameter:
         if self.box is None or not values:
             return values
         try:
-            converted: list[Any] = self._convert((values,), self.box_of_many).values
+            converted: list[Value] = self._convert((values,), self.box_of_many).values
         except UNDECODABLE as exc:
             at = _AT_INDEX.search(str(exc))
             if at is not None and not isinstance(exc, RecursionError):
@@ -144,8 +146,8 @@ class MethodParameter:
             return [self.validate(value, label(index)) for index, value in enumerate(values)]
         return converted
 
-    def describe(self) -> dict[str, Any]:
-        described: dict[str, Any] = {
+    def describe(self) -> JSONObject:
+        described: JSONObject = {
             "name": self.name,
             "type": self.annotation_text,
             "required": self.required,
@@ -163,7 +165,7 @@ class MethodParameter:
 # -- types of parameters ----------------------------------------------------------------------------
 
 
-def format_annotation(annotation: Any) -> str:
+def format_annotation(annotation: object) -> str:
     """Return an annotation as text, for messages and descriptions."""
     if annotation is Parameter.empty:
         return "Any"
@@ -171,8 +173,8 @@ def format_annotation(annotation: Any) -> str:
 
 
 def resolve(
-    where: str, annotation: Any, function: types.FunctionType | None, namespace: Mapping[str, Any]
-) -> Any:
+    where: str, annotation: object, function: types.FunctionType | None, namespace: NamedValues
+) -> object:
     """Return the type of one annotation. Others, such as the connection's, need not be resolvable."""
     if annotation is Parameter.empty:
         return Any
@@ -194,7 +196,7 @@ def resolve(
         ) from exc
 
 
-def _stream_in(hint: Any, where: str) -> tuple[bool, bool, Any]:
+def _stream_in(hint: object, where: str) -> tuple[bool, bool, object]:
     """Return whether a type is a stream, whether None is allowed for the stream, and the value's type.
 
     For a stream, the last is the type of its items.
@@ -212,11 +214,11 @@ def _stream_in(hint: Any, where: str) -> tuple[bool, bool, Any]:
     return False, False, Any if hint is object or isinstance(hint, TypeVar) else hint
 
 
-def _is_stream(hint: Any) -> bool:
+def _is_stream(hint: object) -> bool:
     return (typing.get_origin(hint) or hint) in _STREAMS
 
 
-def _check_type(hint: Any, where: str) -> tuple[bool, bool]:
+def _check_type(hint: object, where: str) -> tuple[bool, bool]:
     """Check that msgspec can validate a type.
 
     Returns:
@@ -227,7 +229,7 @@ def _check_type(hint: Any, where: str) -> tuple[bool, bool]:
         return False, False
     try:
         msgspec.msgpack.Decoder(hint)
-        todo: list[Any] = [msgspec.inspect.type_info(hint)]
+        todo: list[Value] = [msgspec.inspect.type_info(hint)]
     except Exception as exc:
         raise TypeError(f"{where} cannot be validated: {exc}") from exc
     str_keys = has_models = False

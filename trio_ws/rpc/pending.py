@@ -6,7 +6,7 @@ cancelled and removes it first.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import outcome
 from trio.lowlevel import Abort, RaiseCancelT, Task, reschedule
@@ -45,7 +45,7 @@ class ResponseSink(Protocol):
 class CallCanceller(Protocol):
     """Gives up calls."""
 
-    def cancel(self, call_id: Any) -> None:
+    def cancel(self, call_id: str) -> None:
         """Remove a call, and send an abort to the other side."""
 
 

@@ -13,17 +13,13 @@ import trio
 from trio_ws.rpc.methods import MARK
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from trio_ws._types import NamedValues, Value, Values
 
     class Calls(Protocol):
         """An object that makes calls: `OutgoingCalls`, or a client that waits for a connection first."""
 
-        async def call(
-            self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], returns: Any
-        ) -> Any: ...
-        def stream(
-            self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], items: Any
-        ) -> Any: ...
+        async def call(self, method: str, args: Values, kwargs: NamedValues, returns: object) -> Value: ...
+        def stream(self, method: str, args: Values, kwargs: NamedValues, items: object) -> object: ...
 
 
 __all__ = ["Proxy"]
@@ -43,7 +39,7 @@ class Proxy:
         TypeError: ``api`` is not a class, or the return annotation of a method cannot be resolved.
     """
 
-    def __init__(self, outgoing: Calls, api: Any) -> None:
+    def __init__(self, outgoing: Calls, api: object) -> None:
         if not isinstance(api, type):
             raise TypeError(f"a proxy is made from a class, not from {api!r}")
         functions = [pair for pair in inspect.getmembers(api, inspect.isfunction) if pair[0][0] != "_"]
@@ -52,29 +48,29 @@ class Proxy:
             setattr(self, name, _method(outgoing, _name(name, function), function))
 
 
-def _name(name: str, function: Callable[..., Any]) -> str:
+def _name(name: str, function: Callable[..., object]) -> str:
     """Return the name of a method on the other side."""
     mark = getattr(function, MARK, None)
     return name if mark is None or mark.alias_name is None else mark.alias_name
 
 
-def _method(outgoing: Calls, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def _method(outgoing: Calls, name: str, function: Callable[..., object]) -> Callable[..., object]:
     returns, is_stream = _result(function)
 
     if is_stream:
 
-        def stream(*args: Any, **kwargs: Any) -> Any:
+        def stream(*args: Value, **kwargs: Value) -> Value:
             return outgoing.stream(name, args, kwargs, returns)
 
         return stream
 
-    async def call(*args: Any, **kwargs: Any) -> Any:
+    async def call(*args: Value, **kwargs: Value) -> Value:
         return await outgoing.call(name, args, kwargs, returns)
 
     return call
 
 
-def _result(function: Callable[..., Any]) -> tuple[Any, bool]:
+def _result(function: Callable[..., object]) -> tuple[object, bool]:
     """Return the type of a method's result or items, and whether the method is a stream."""
     # Only this annotation is resolved. Names in the others may exist for type checkers only.
     holder = types.SimpleNamespace(__annotations__={"return": function.__annotations__.get("return", Any)})

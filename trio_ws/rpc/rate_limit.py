@@ -25,7 +25,7 @@ from trio_ws.predicates import is_async
 
 __all__ = ["LIMIT_MARK", "Limiter", "RateLimit", "rate_limit", "target_of"]
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 #: The attribute of a function that carries its `RateLimit`.
 LIMIT_MARK = "__trio_ws_rate_limit__"
@@ -56,7 +56,7 @@ class RateLimit:
         _check(self.limit, self.period, self.key)
 
 
-def _check(limit: Any, period: Any, key: Any) -> None:
+def _check(limit: object, period: int | float, key: object) -> None:
     if type(limit) is not int or limit < 1:
         raise ValueError(f"limit is a whole number of calls, at least 1, not {limit!r}")
     if type(period) not in (int, float) or not 0 < period < math.inf:
@@ -95,7 +95,7 @@ def rate_limit(
     return mark
 
 
-def target_of(function: Any) -> Any:
+def target_of(function: object) -> Any:
     """Return the function that carries the marks: for a staticmethod or classmethod, the one inside."""
     return function.__func__ if isinstance(function, staticmethod | classmethod) else function
 

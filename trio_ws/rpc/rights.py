@@ -8,15 +8,17 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
 from trio_ws.codecs.base import UNSUBSCRIBED
 from trio_ws.logs import logger_for
+from trio_ws.rpc.client_connection import member_of, session_of, websocket_of
 from trio_ws.rpc.timetable import Timetable
 from trio_ws.wall import judged, log_failure
 from trio_ws.websocket.frame_log import log_extra
+from trio_ws.websocket.internals import options_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,13 +39,11 @@ class SubscriptionRights:
             seconds until the next time.
     """
 
-    def __init__(self, ask: Callable[[ClientConnection[Any], str], Awaitable[bool | float]]) -> None:
+    def __init__(self, ask: Callable[[ClientConnection, str], Awaitable[bool | float]]) -> None:
         self._ask = ask
-        self.timetable: Timetable[tuple[ClientConnection[Any], str]] = Timetable(self._ask_again, _has_left)
+        self.timetable: Timetable[tuple[ClientConnection, str]] = Timetable(self._ask_again, _has_left)
 
-    def add(
-        self, connection: ClientConnection[Any], name: str, allowed: bool | float, pool: TaskPool
-    ) -> None:
+    def add(self, connection: ClientConnection, name: str, allowed: bool | float, pool: TaskPool) -> None:
         """Allow a subscription for this many seconds from now, or with True for as long as it lasts."""
         key = connection.uid, name
         if isinstance(allowed, bool):
@@ -51,23 +51,23 @@ class SubscriptionRights:
         else:
             self.timetable.put(pool, key, (connection, name), trio.current_time() + allowed)
 
-    async def _ask_again(self, right: tuple[ClientConnection[Any], str]) -> None:
+    async def _ask_again(self, right: tuple[ClientConnection, str]) -> None:
         connection, name = right
-        member, session = connection._member, connection._session
+        member, session = member_of(connection), session_of(connection)
         if member is None or session is None or name not in member.held:
             return
         allowed: bool | float = False
         try:
-            with trio.move_on_after(connection._ws._options.close_timeout):
+            with trio.move_on_after(options_of(websocket_of(connection)).close_timeout):
                 allowed = await self._ask(connection, name)
         except BaseException as exc:  # noqa: BLE001 - judged there
             log_failure(
                 logger,
                 "may_subscribe failed, which counts as no",
                 exc=judged(exc),
-                extra=log_extra(connection._ws),
+                extra=log_extra(websocket_of(connection)),
             )
-        member = connection._member  # the client may have left meanwhile
+        member = member_of(connection)  # the client may have left meanwhile
         if member is None or name not in member.held:
             return
         if allowed:
@@ -79,5 +79,5 @@ class SubscriptionRights:
             transport.post(transport.codec.request("", UNSUBSCRIBED, [name]), cork=True)
 
 
-def _has_left(right: tuple[ClientConnection[Any], str]) -> bool:
-    return right[0]._member is None
+def _has_left(right: tuple[ClientConnection, str]) -> bool:
+    return member_of(right[0]) is None

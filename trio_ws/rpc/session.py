@@ -45,11 +45,13 @@ from trio_ws.wall import close_nurseries
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.closing import CLOSED
 from trio_ws.websocket.frame_log import log_extra
+from trio_ws.websocket.internals import close_for_application, options_of, wait_for_message
 from trio_ws.websocket.readers import EPOLL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from trio_ws._types import Value
     from trio_ws.codecs.base import Codec
     from trio_ws.rpc.inline_call import SuspendedCall
     from trio_ws.rpc.methods import Method
@@ -132,7 +134,7 @@ class RPCSession:
         *,
         undecided: bool = False,
         methods: Mapping[str, Method],
-        connection: Any,
+        connection: object,
         on_packet: OnPacket | None = None,
         limiter: Limiter,
         default_limit: RateLimit | None = None,
@@ -163,7 +165,8 @@ class RPCSession:
         self._when_over: Callable[[], None] | None = None  # called once, if no task waits for the end
         self._batch_size = 0  # bytes that the transport's batch is charged
         # Bytes waiting to be written at which reading stops, even if a task waits for something it brings.
-        self._hard_mark = ws._options.send_high_water + ws._options.max_queue_bytes
+        options = options_of(ws)
+        self._hard_mark = options.send_high_water + options.max_queue_bytes
         self.route: Callable[[Packet, int], bool] | None = None
         self.on_notification: Callable[[Request, int], bool] | None = None
         self.on_over: Callable[[], None] | None = None
@@ -194,13 +197,15 @@ class RPCSession:
             BaseException: an exception of ``on_packet``.
             KeyboardInterrupt, SystemExit: raised by a method, or a group with one.
         """
-        self.ws._observe(self)
+        self.transport.reader.observer = self
         own = PooledTask(current_task())
         try:
             while not self.transport.over and self._when_over is None:
                 with trio.CancelScope() as own.scope:
                     try:
-                        await self._run_in_scope(own, when_over if self.ws._reader.by is EPOLL else None)
+                        await self._run_in_scope(
+                            own, when_over if self.transport.reader.by is EPOLL else None
+                        )
                     finally:
                         await close_nurseries("a method")
         finally:
@@ -210,7 +215,7 @@ class RPCSession:
 
     def hold(self) -> None:
         """Start to read before `run`, for the calls of ``on_connect``. Requests and packets wait."""
-        self.ws._observe(self)
+        self.transport.reader.observer = self
         self.incoming.hold()
         self.delivery.hold()
         self._owner_reads = False
@@ -226,14 +231,14 @@ class RPCSession:
         ws, incoming = self.ws, self.incoming
         if incoming.closing is not None and not self.transport.over:
             incoming.send_goaway()
-            ws._start_application_close(*incoming.closing)
+            close_for_application(ws, *incoming.closing)
         self.ended()
         try:
             await self.delivery.finished()
         finally:
             self.delivery.cancel()
             await incoming.finish()
-            ws._observe(None)
+            self.transport.reader.observer = None
             failure = self.transport.failure
             if failure is not None:
                 raise failure
@@ -264,7 +269,7 @@ class RPCSession:
         spared = None
         if (
             self.ws.close_received is not None
-            and not self.ws._closing.closed_locally
+            and not self.transport.closing.closed_locally
             and self.delivery.running
         ):
             # Packets that came before the peer's Close are still delivered.
@@ -296,7 +301,7 @@ class RPCSession:
     def close_soon(self, code: int, reason: str) -> None:
         """Start to close, without waiting. All calls end, except the call that caused this."""
         if not self.transport.over:
-            self.ws._start_application_close(code, reason)
+            close_for_application(self.ws, code, reason)
             self.ended()
 
     async def close(self, code: int, reason: str) -> None:
@@ -356,11 +361,11 @@ class RPCSession:
                     break
                 if self._holds_enough:
                     await self._wait_until_less_is_held()
-                elif ws._receive_buffer.messages or self.transport.batch:
+                elif self.transport.receive_buffer.messages or self.transport.batch:
                     await checkpoint()  # let other tasks run
                 elif self._delegate_to_reader():
                     return
-                elif await ws._wait_for_message():
+                elif await wait_for_message(ws):
                     if self.outgoing.burst_size:
                         self.outgoing.decay_burst()
                 else:
@@ -378,17 +383,16 @@ class RPCSession:
 
     def _delegate_to_reader(self) -> bool:
         """Let the shared reader read, if it serves this connection and the state is the ordinary one."""
-        ws = self.ws
-        if not ws._reader.is_undisturbed(self.pool):
+        if not self.transport.reader.is_undisturbed(self.pool):
             return False
-        ws._receive_buffer.release()
+        self.transport.receive_buffer.release()
         write_buffer = self.transport.write_buffer
         if write_buffer.flush_scheduled:
             write_buffer.flush()
         self.reader_driven = True
         return True
 
-    def message_received(self, message: str | bytes, lent: Any) -> Awaitable[None] | None:
+    def message_received(self, message: str | bytes, lent: PooledTask) -> Awaitable[None] | None:
         """Called by the shared reader if one read brought exactly one message.
 
         This is the fast path of `data_received` for a single call in the ordinary state.
@@ -405,17 +409,17 @@ class RPCSession:
             and incoming.active_calls < incoming.max_calls
         ):
             try:
-                decoded: Any = transport.codec.decode(message)
+                decoded = transport.codec.decode(message)
                 request = decoded.rpc if type(decoded) is Packet else None
             except DecodeError:
                 pass  # data_received() finds it again
         if type(request) is not Request:
-            self.ws._receive_buffer.put_back(message)
+            self.transport.receive_buffer.put_back(message)
             return self.data_received(lent)
         transport.measured = 0
         return self._handle_in_reader(lent, request)
 
-    def data_received(self, lent: Any) -> Awaitable[None] | None:
+    def data_received(self, lent: PooledTask) -> Awaitable[None] | None:
         """Called after the shared reader has read. Handles what came, in the reader's task.
 
         Returns:
@@ -442,7 +446,7 @@ class RPCSession:
             self.reader_driven = True  # this task ends, and the next one of the reader continues
             raise
         kept = (
-            not self.ws._receive_buffer.messages
+            not self.transport.receive_buffer.messages
             and not self.transport.batch
             and not self._holds_enough
             and self._delegate_to_reader()
@@ -458,8 +462,8 @@ class RPCSession:
         ws = self.ws
         if (
             ws.close_received is None
-            or ws._closing.closed_locally
-            or not (ws._receive_buffer.messages or self.transport.batch)
+            or self.transport.closing.closed_locally
+            or not (self.transport.receive_buffer.messages or self.transport.batch)
         ):
             self.ended()
         else:
@@ -479,7 +483,7 @@ class RPCSession:
         ledger, queued = transport.ledger, transport.write_buffer.size
         if queued < transport.high_water and ledger.held < ledger.max_held:
             return False  # `pressed`, without a call, since this is so after nearly every packet
-        if self.ws._closing.state == CLOSED:
+        if self.transport.closing.state == CLOSED:
             return False
         return not self.outgoing.needs_reading or queued >= self._hard_mark
 
@@ -491,15 +495,15 @@ class RPCSession:
                 await transport.progress.wait()
             # The end of TCP is not read either, so data would be held for a client that has left.
             if scope.cancelled_caught:
-                self.ws._liveness.probe()
+                self.transport.liveness.probe()
 
     def _handle_input(self, worker: PooledTask) -> SuspendedCall | None:
         """Handle what has arrived, up to a call that has to wait, or until other tasks should run."""
-        ws, transport, incoming = self.ws, self.transport, self.incoming
-        received, batch = ws._receive_buffer.messages, transport.batch
+        transport, incoming = self.transport, self.incoming
+        received, batch = self.transport.receive_buffer.messages, transport.batch
         if self.undecided and received:
             self.undecided = False
-            transport.set_codec(detect(received[0], ws._options))
+            transport.set_codec(detect(received[0], transport.options))
         # These spare each packet a dozen attribute lookups.
         decode = transport.codec.decode
         write_buffer, high_water, ledger = transport.write_buffer, transport.high_water, transport.ledger
@@ -570,7 +574,7 @@ class RPCSession:
         transport = self.transport
         if item:
             # An upper bound, which costs a third of computing the exact decoded size.
-            size = transport.codec.decoded_size(item, transport.ws._options.max_decoded_bytes)
+            size = transport.codec.decoded_size(item, transport.options.max_decoded_bytes)
         else:
             size = transport.size_of(request.args or request.kwargs)  # of a batch
         size = max(len(item), size) + OVERHEAD
@@ -582,7 +586,7 @@ class RPCSession:
         Raises:
             DecodeError: the message must not be decoded.
         """
-        limit = self.ws._options.max_decoded_bytes
+        limit = self.transport.options.max_decoded_bytes
         codec = self.transport.codec
         size = codec.decoded_size(item, limit)
         if 0 <= size <= limit:
@@ -595,13 +599,13 @@ class RPCSession:
             raise codec.refusal(item, "too many keys of a map are neither text nor bytes")
         raise codec.refusal(item, "this is nested too deep")
 
-    def _begin_batch(self, members: list[Any], size: int) -> deque[Any]:
+    def _begin_batch(self, members: list[Value], size: int) -> deque[Value]:
         batch = self.transport.batch = deque(members)
         self._batch_size = size + OVERHEAD * len(batch)
         self.transport.ledger.held += self._batch_size
         return batch
 
-    def _next_of_batch(self, batch: deque[Any]) -> Packet | None:
+    def _next_of_batch(self, batch: deque[Value]) -> Packet | None:
         """Return the next packet of a batch; None for a member that is answered already."""
         member = batch.popleft()
         if not batch:

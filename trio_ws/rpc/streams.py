@@ -31,10 +31,12 @@ from trio_ws.protocol.frames import FIN
 from trio_ws.rpc.deadlines import let_own_deadline_speak
 from trio_ws.rpc.errors import error_from
 from trio_ws.websocket._notify import Notification
+from trio_ws.websocket.internals import post
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from trio_ws._types import Value
     from trio_ws.codecs.base import Request, Response
     from trio_ws.errors import WebSocketError
     from trio_ws.rpc.deadlines import Lease
@@ -56,7 +58,7 @@ LIMITLESS = 1 << 62
 _ITEMS_IN_A_ROW = 256
 
 
-def convert(value: Any, type: Any, what: str) -> Any:
+def convert(value: Value, type: object, what: str) -> Value:
     """Validate and convert a value that was received.
 
     Raises:
@@ -87,7 +89,7 @@ class StreamOwner(Protocol):
     window_bytes: int
     granted_bytes: int
 
-    def cancel(self, call_id: Any) -> None:
+    def cancel(self, call_id: str) -> None:
         """Remove a stream, and send an abort to the other side."""
 
 
@@ -120,12 +122,12 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         "stream_id",
     )
 
-    def __init__(self, owner: StreamOwner, stream_id: Any, type: Any, what: str) -> None:
+    def __init__(self, owner: StreamOwner, stream_id: str, type: object, what: str) -> None:
         self._owner = owner
         self._transport = owner.transport
         self._type = type
         self._what = what
-        self._items: deque[tuple[Any, int, int]] = deque()  # each with its charge and its bytes
+        self._items: deque[tuple[Value, int, int]] = deque()  # each with its charge and its bytes
         self._item_arrived = Notification()
         self._ended = False
         self._error: WebSocketError | None = None
@@ -383,11 +385,11 @@ class StreamSender:
             self.credit_bytes += size
 
 
-async def produce(transport: PacketTransport, producer: StreamSender, items: AsyncIterator[Any]) -> None:
+async def produce(transport: PacketTransport, producer: StreamSender, items: AsyncIterator[Value]) -> None:
     """Send all ``items``, and then the end. Exceptions of ``items`` are raised."""
     request = producer.request
     encode = transport.codec.items(request)
-    send, opcode = transport.ws._post, transport.opcode
+    ws, opcode = transport.ws, transport.opcode
     first = FIN | opcode
     write_buffer, high_water = transport.write_buffer, transport.high_water
     try:
@@ -401,7 +403,7 @@ async def produce(transport: PacketTransport, producer: StreamSender, items: Asy
                     if write_buffer.fast_send_limit:  # fast path: the same without two calls for each item
                         write_buffer.buffer(whole_frame(first, payload, b""))
                     else:
-                        send(opcode, payload, cork=True)
+                        post(ws, opcode, payload, cork=True)
                     size -= len(payload)
                 count -= 1
                 if count > 0 and size > 0 and write_buffer.size < high_water:

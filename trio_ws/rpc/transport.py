@@ -11,15 +11,17 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from trio_ws.ledger import size_of
 from trio_ws.protocol.frames import BINARY, TEXT
+from trio_ws.websocket.internals import close_for_application, is_client, parts_of, post, wait_for_room
 
 if TYPE_CHECKING:
     from collections import deque
     from types import TracebackType
 
+    from trio_ws._types import Value
     from trio_ws.codecs.base import Codec
     from trio_ws.websocket._notify import Notification
     from trio_ws.websocket.connection import WebSocket
@@ -72,6 +74,7 @@ class PacketTransport:
         batch: members of a received batch that were not handled yet.
         progress: notified when less is held, when less waits to be written, and when reading is needed.
         read_demand: a context manager around a wait for something that only reading can bring.
+        closing, reader, receive_buffer, write_buffer, liveness, options: those of the WebSocket.
         high_water: bytes in ``write_buffer`` from which on senders wait (``send_high_water``).
         may_call: whether the other side accepts calls.
         measured_from: bytes of a message from which on its decoded size is measured first.
@@ -79,17 +82,22 @@ class PacketTransport:
 
     __slots__ = (
         "batch",
+        "closing",
         "codec",
         "failure",
         "high_water",
         "ledger",
+        "liveness",
         "may_call",
         "measured",
         "measured_from",
         "opcode",
+        "options",
         "over",
         "progress",
         "read_demand",
+        "reader",
+        "receive_buffer",
         "session",
         "supports_extensions",
         "write_buffer",
@@ -101,12 +109,13 @@ class PacketTransport:
         self.session: SessionControl | None = None
         self.over = False
         self.failure: BaseException | None = None
-        self.ledger = ws._receive_buffer.ledger
+        parts = parts_of(ws)
+        self.closing, self.reader, self.receive_buffer, self.write_buffer, self.liveness, self.options = parts
+        self.ledger = self.receive_buffer.ledger
         self.measured = 0
-        self.batch: deque[Any] | tuple[()] = ()
-        self.write_buffer = ws._write_buffer
-        self.high_water = ws._options.send_high_water
-        self.progress = ws._write_buffer.writable
+        self.batch: deque[Value] | tuple[()] = ()
+        self.high_water = self.options.send_high_water
+        self.progress = self.write_buffer.writable
         self.read_demand = ReadDemand(self.progress)
         self.set_codec(codec)
 
@@ -114,9 +123,9 @@ class PacketTransport:
         """Use this codec from now on."""
         self.codec = codec
         codec.use_ledger(self.ledger)
-        self.measured_from = codec.measured_from(self.ws._options.max_decoded_bytes)
+        self.measured_from = codec.measured_from(self.options.max_decoded_bytes)
         self.supports_extensions = codec.supports_extensions
-        self.may_call = codec.peer_accepts_calls or self.ws._client
+        self.may_call = codec.peer_accepts_calls or is_client(self.ws)
         self.opcode = BINARY if codec.binary else TEXT
 
     # -- memory -------------------------------------------------------------------------------------
@@ -131,7 +140,7 @@ class PacketTransport:
         """Whether no more work should begin, because too much is held or waits to be written."""
         return self.write_buffer.size >= self.high_water or self.ledger.held >= self.ledger.max_held
 
-    def size_of(self, value: Any) -> int:
+    def size_of(self, value: Value) -> int:
         """Bytes that a part of the current packet takes; of the whole packet if it was measured."""
         return self.measured or size_of(value)
 
@@ -147,18 +156,18 @@ class PacketTransport:
 
     async def wait_for_room(self) -> None:
         """Wait until less than ``high_water`` bytes wait to be written."""
-        await self.ws._wait_for_room()
+        await wait_for_room(self.ws)
 
     def post(self, payload: bytes, *, cork: bool) -> None:
         """Send one packet. Corked packets go out together, by the end of the scheduler round."""
-        self.ws._post(self.opcode, payload, cork=cork)
+        post(self.ws, self.opcode, payload, cork=cork)
 
     def reply(self, payload: bytes) -> None:
         """Send a response, together with those to other requests that have arrived already."""
         ws = self.ws
-        ws._post(self.opcode, payload, cork=bool(ws._receive_buffer.messages or self.batch))
+        post(ws, self.opcode, payload, cork=bool(self.receive_buffer.messages or self.batch))
 
-    def abort(self, call_id: Any) -> None:
+    def abort(self, call_id: str) -> None:
         """Tell the other side to abort a call or a stream, if the codec can say so."""
         payload = self.codec.abort(call_id)
         if payload is not None:
@@ -174,7 +183,7 @@ class PacketTransport:
     def close_soon(self, code: int, reason: str) -> None:
         """Start to close, without waiting. All calls end, except the call that caused this."""
         if not self.over:
-            self.ws._start_application_close(code, reason)
+            close_for_application(self.ws, code, reason)
             self._end_session()
 
     def misbehaved(self, text: str) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import msgspec
 
@@ -57,7 +57,10 @@ class _Parameter(Protocol):
     """The attributes of a method's parameter that a contract reads."""
 
     name: str
-    kind: Any
+
+    @property
+    def kind(self) -> int: ...
+
     type: object
     default: object
     is_stream: bool

@@ -55,7 +55,7 @@ class AddressShares:
 
     def __init__(self, options: Options) -> None:
         self._connections: dict[str, int] = {}  # keys with at least one
-        self._handshakes: dict[str | None, dict[Any, None]] = {}  # oldest first
+        self._handshakes: dict[str | None, dict[object, None]] = {}  # oldest first
         # The limits of local addresses, and of all others.
         given, limit = options.max_connections_per_address, options.max_connections
         self._most_connections = _shares(given, limit, _CONNECTIONS_OF_OTHERS)

@@ -169,7 +169,7 @@ def server_config(
     )
 
 
-def _check_target(target: Any) -> None:
+def _check_target(target: object) -> None:
     if target is None or isinstance(target, WebSocketHandler | Router):
         return
     if isinstance(target, type) and issubclass(target, WebSocketHandler):

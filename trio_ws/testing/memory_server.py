@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import trio
 
@@ -14,7 +14,8 @@ from trio_ws.testing.link import MemoryListener
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from trio_ws.server.config import Target
+    from trio_ws.client.config import ConnectSettings
+    from trio_ws.server.config import ServerSettings, Target
     from trio_ws.server.server import WebSocketServer
     from trio_ws.testing.link import Link, LinkStream
     from trio_ws.websocket.connection import WebSocket
@@ -44,14 +45,17 @@ class MemoryServer:
         self.links.append(link)
         return link.client
 
-    def connect(self, path: str = "/", **settings: Any) -> AbstractAsyncContextManager[WebSocket]:
+    def connect(
+        self, path: str = "/", **settings: Unpack[ConnectSettings]
+    ) -> AbstractAsyncContextManager[WebSocket]:
         """Connect to a path, for the length of an ``async with`` block.
 
         Args:
             path: path and query.
             settings: the other arguments of `trio_ws.connect`.
         """
-        return connect(f"ws://test{path}", stream=self.dial, **settings)
+        settings["stream"] = self.dial
+        return connect(f"ws://test{path}", **settings)
 
     def client(self, path: str = "/", **settings: Any) -> WebSocketClient:
         """Make a client for a path, which reconnects over new links.
@@ -64,14 +68,15 @@ class MemoryServer:
 
 
 async def run_memory_server(
-    target: Target, *, task_status: trio.TaskStatus[MemoryServer], **settings: Any
+    target: Target, *, task_status: trio.TaskStatus[MemoryServer], **settings: Unpack[ServerSettings]
 ) -> None:
     """Run a server until it is cancelled."""
     listener = MemoryListener()
     async with trio.open_nursery() as nursery:
 
         async def run(*, task_status: trio.TaskStatus[WebSocketServer]) -> None:
-            await serve(target, 0, listeners=[listener], task_status=task_status, **settings)
+            settings["listeners"] = [listener]
+            await serve(target, 0, task_status=task_status, **settings)
 
         server: WebSocketServer = await nursery.start(run)
         task_status.started(MemoryServer(server, listener))

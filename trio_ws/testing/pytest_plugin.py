@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import trio
 
     from trio_ws.client.client import WebSocketClient
-    from trio_ws.server.config import Target
+    from trio_ws.server.config import ServerSettings, Target
     from trio_ws.testing.exploring import Exploration
     from trio_ws.testing.link import Link, LinkOptions
     from trio_ws.testing.memory_server import MemoryServer
@@ -31,7 +31,7 @@ def trio_ws_server(nursery: trio.Nursery) -> Callable[..., Awaitable[MemoryServe
     """
     from trio_ws.testing.memory_server import run_memory_server  # noqa: PLC0415
 
-    async def start(target: Target, **settings: Any) -> MemoryServer:
+    async def start(target: Target, **settings: Unpack[ServerSettings]) -> MemoryServer:
         server: MemoryServer = await nursery.start(functools.partial(run_memory_server, target, **settings))
         return server
 

@@ -7,13 +7,15 @@ missed: a task that waits has checked its condition in the same step, and checks
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from outcome import Outcome
 from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, wait_task_rescheduled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+
+    from trio_ws._types import Value
 
 __all__ = ["WAKE", "Notification", "ReusableOutcome"]
 
@@ -56,7 +58,7 @@ class Notification:
     def __init__(self) -> None:
         self._waiting: Task | dict[Task, None] | None = None  # a dict only where several wait
 
-    def wait(self) -> Coroutine[Any, Any, Any]:
+    def wait(self) -> Coroutine[object, object, Value]:
         """Wait for the next `notify_all`. Await the result at once. A cancellation leaves nothing behind.
 
         This is a plain function, because every idle connection would keep one more coroutine.

@@ -33,7 +33,7 @@ from trio_ws.protocol._accel import whole_frame
 from trio_ws.protocol.frames import BINARY, CONTINUATION, FIN, PING, PONG, RSV1, TEXT, Ping, Pong
 from trio_ws.protocol.framing import frame_pair, make_frame, masked_frame, server_frame
 from trio_ws.protocol.handshake import offered_subprotocols
-from trio_ws.protocol.http import comma_list
+from trio_ws.protocol.http import adapter_of, comma_list
 from trio_ws.protocol.server_response import answer_refusal, answer_upgrade
 from trio_ws.wall import judged, log_failure
 from trio_ws.websocket.closing import CLOSED, CLOSING, CONNECTING, OPEN, ClosingHandshake
@@ -58,6 +58,7 @@ from trio_ws.websocket.write_buffer import WriteBuffer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
+    from trio_ws._types import JSONObject, SocketAddress, Value
     from trio_ws.options import Options
     from trio_ws.protocol.deflate import PerMessageDeflate
     from trio_ws.protocol.frames import FrameReader
@@ -165,7 +166,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         self._offered = subprotocols  # those that an implicit accept() may select
         self._subprotocol: str | None = None
         self._response_headers: Headers | None = None
-        self.path_params: dict[str, Any] = {}
+        self.path_params: JSONObject = {}
         # Around the code that serves a client, until it has accepted the client: cancelled if the client
         # leaves before.
         self._opening: LateScope | None = None
@@ -392,7 +393,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         if opening or (self._letting_in and self._receive_buffer.frames is not None):
             self._cancel_opening()
 
-    def _log_extra(self) -> dict[str, Any]:
+    def _log_extra(self) -> JSONObject:
         return {"connection": self._number, "peer": self._transport.peer_address}
 
     # -- for the other parts of the package ---------------------------------------------------------
@@ -525,10 +526,10 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         raise _wrong_kind("expected a binary message and got a text one", "text", item)
 
     @overload
-    async def receive_json(self) -> Any: ...
+    async def receive_json(self) -> Value: ...
     @overload
     async def receive_json(self, type: type[T]) -> T: ...
-    async def receive_json(self, type: Any = Any) -> Any:
+    async def receive_json(self, type: object = Any) -> Value:
         """Wait for the next message, text or binary, and decode it from JSON.
 
         Args:
@@ -540,7 +541,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             ConnectionEndedError, ConnectionClosedError: as for `receive_text`.
         """
         payload = await self._next_or_raise()
-        return decode_json("message", payload, type, payload, self._request._json)
+        return decode_json("message", payload, type, payload, adapter_of(self._request))
 
     def recv_streaming(self, *, fragments: bool = False) -> AsyncIterator[str | bytes]:
         """Iterate over the parts of one message as they arrive: ``str`` of text, ``bytes`` of a binary one.
@@ -745,14 +746,14 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         """The same as `send_binary`."""
         await self.send_binary(data)
 
-    async def send_json(self, obj: Any) -> None:
+    async def send_json(self, obj: Value) -> None:
         """Send ``obj`` as JSON text, encoded by msgspec or by the App's ``json``. Waits like `send`.
 
         Raises:
             TypeError: ``obj`` cannot be encoded. Nothing was sent.
             ConnectionClosedError: the connection is closed.
         """
-        adapter = self._request._json
+        adapter = adapter_of(self._request)
         await self._send(TEXT, _encode_json(obj) if adapter is None else adapter.encode(obj))
 
     async def _send(self, opcode: int, payload: bytes) -> None:
@@ -1077,17 +1078,17 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         return self._liveness.latency
 
     @property
-    def local_address(self) -> Any:
+    def local_address(self) -> SocketAddress:
         """This side's socket address, or None if the stream has none."""
         return self._transport.local_address
 
     @property
-    def remote_address(self) -> Any:
+    def remote_address(self) -> SocketAddress:
         """The peer's socket address, or None if the stream has none."""
         return self._transport.remote_address
 
     @property
-    def client_address(self) -> Any:
+    def client_address(self) -> SocketAddress:
         """The client's socket address: on a server `remote_address`, on a client `local_address`.
 
         On a server behind a proxy of `Options.trusted_proxies`, it is the address that the proxy reports: a

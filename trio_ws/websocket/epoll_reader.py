@@ -55,6 +55,7 @@ from trio_ws.websocket.transport import POLLS_TO_SKIP, READ_SIZE
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from trio_ws._types import Value
     from trio_ws.websocket.readers import Reader
 
 __all__ = ["EpollReader", "TaskSpawner"]
@@ -76,7 +77,7 @@ END_COST = 8192
 class TaskSpawner(Protocol):
     """Starts the tasks that the reader runs in."""
 
-    def start(self, job: Callable[[Any], Awaitable[None]]) -> None:
+    def start(self, job: Callable[[Value], Awaitable[None]]) -> None:
         """Run ``job`` soon, in some task. Its argument is passed on to `ConnectionObserver.data_received`."""
 
 
@@ -143,7 +144,7 @@ class EpollReader:
             self._epoll = None
 
     @enable_ki_protection
-    async def run(self, lent: Any) -> None:
+    async def run(self, lent: object) -> None:
         # A cancellation comes from a cancel scope that user code left open in this task; then another task
         # reads on. Or the runtime ends: then the next task is cancelled at once, too.
         try:
@@ -158,7 +159,7 @@ class EpollReader:
         self.spawner.start(self.run)
         await going_on
 
-    async def _read_until_handoff(self, lent: Any) -> Awaitable[None]:
+    async def _read_until_handoff(self, lent: object) -> Awaitable[None]:
         """Read until a method that was started has to continue in this task. Returns the rest of it."""
         assert self._epoll is not None
         poll, fileno = self._epoll.poll, self._epoll.fileno()

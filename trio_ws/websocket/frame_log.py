@@ -15,6 +15,7 @@ from trio_ws.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEX
 from trio_ws.protocol.masking import mask
 
 if TYPE_CHECKING:
+    from trio_ws._types import JSONObject
     from trio_ws.websocket.transport import Transport
 
 __all__ = ["Logged", "log_extra", "log_message", "with_frame_logging"]
@@ -37,12 +38,12 @@ _SHOWN = 64
 class Logged(Protocol):
     """A connection, as logs see it."""
 
-    def _log_extra(self) -> dict[str, Any]:
+    def _log_extra(self) -> JSONObject:
         """Its number and the peer's address."""
         ...
 
 
-def log_extra(ws: Logged) -> dict[str, Any]:
+def log_extra(ws: Logged) -> JSONObject:
     """The ``extra`` of a log record that is about a connection."""
     return ws._log_extra()
 

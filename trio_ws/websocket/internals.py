@@ -69,7 +69,7 @@ def options_of(ws: WebSocket) -> Options:
 
 def closed_error(ws: WebSocket) -> ConnectionClosedError:
     """Return the error for methods that need an open connection, after it was closed."""
-    return ws._closing.closed_error()
+    return ws._closed_error()
 
 
 def close_for_application(ws: WebSocket, code: int, reason: str) -> None:

@@ -14,6 +14,8 @@ from trio_ws.protocol.frames import BINARY, TEXT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_ws._types import Value
+
 __all__ = [
     "ENCODED_AT_ONCE",
     "BytesLike",
@@ -114,10 +116,10 @@ class WebSocketMessage(msgspec.Struct, frozen=True, gc=False):
         return self.msg_type == "close"
 
     @overload
-    def json(self) -> Any: ...
+    def json(self) -> Value: ...
     @overload
     def json(self, type: type[T]) -> T: ...
-    def json(self, type: Any = Any) -> Any:
+    def json(self, type: object = Any) -> Value:
         """The payload decoded from JSON, and validated against ``type`` by msgspec.
 
         Raises:

@@ -17,7 +17,7 @@ Invariants: no exception is raised from the nursery, and no task of it remains w
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
@@ -30,6 +30,7 @@ from trio_ws.websocket.keepalive import Keepalive
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from trio_ws._types import Value
     from trio_ws.options import Options
     from trio_ws.websocket.write_buffer import WriteBuffer
 
@@ -143,7 +144,7 @@ class _Nursery:
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
 
-    def start(self, job: Callable[[Any], Awaitable[None]]) -> None:
+    def start(self, job: Callable[[Value], Awaitable[None]]) -> None:
         self._nursery.start_soon(job, None, name="trio_ws reader")
 
 

@@ -32,6 +32,8 @@ from trio_ws.protocol.tls import TLSInfo
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from trio_ws._types import Value
+
 __all__ = [
     "TLS_STREAMS",
     "BoundedReads",
@@ -127,7 +129,7 @@ class SocketTLS(trio.abc.Stream):
         self._receiving = OneTask("another task is receiving")
         self._sending = OneTask("another task is sending")
         # Reading may want to write, and writing to read; trio lets one task wait for either.
-        self._waits: dict[Callable[[Any], Awaitable[None]], trio.Event] = {}
+        self._waits: dict[Callable[[Value], Awaitable[None]], trio.Event] = {}
         try:
             sock.getpeername()  # of one that was reset wrap_socket() would lose the descriptor
             self._sock = context.wrap_socket(
@@ -205,7 +207,7 @@ class SocketTLS(trio.abc.Stream):
         if self._sock.fileno() < 0:
             raise trio.ClosedResourceError("this connection was closed here") from None
 
-    async def _call(self, function: Callable[..., T], *args: Any) -> T:
+    async def _call(self, function: Callable[..., T], *args: object) -> T:
         """Call a method of the socket until it does not want to wait any more."""
         waited = False
         while True:
@@ -227,7 +229,7 @@ class SocketTLS(trio.abc.Stream):
             await self._wait(wait)
             waited = True
 
-    async def _wait(self, wait: Callable[[Any], Awaitable[None]]) -> None:
+    async def _wait(self, wait: Callable[[Value], Awaitable[None]]) -> None:
         other = self._waits.get(wait)
         if other is not None:
             await other.wait()
@@ -281,7 +283,7 @@ def note_server_names(context: ssl.SSLContext) -> None:
         context.sni_callback = _note
 
 
-def _note(_: Any, name: str | None, __: ssl.SSLContext) -> None:
+def _note(_: object, name: str | None, __: ssl.SSLContext) -> None:
     # In the task of the connection, whose context has one of its own.
     _server_name.set(name)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 from trio.lowlevel import enable_ki_protection, notify_closing, wait_readable, wait_writable
 
+from trio_ws._types import SocketAddress
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.delivery import delivery_of
 from trio_ws.websocket.sockets import (
@@ -32,6 +33,7 @@ from trio_ws.websocket.tls import TLS_STREAMS, tls_info
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_ws._types import SocketAddress
     from trio_ws.protocol.tls import TLSInfo
     from trio_ws.websocket.delivery import Delivery
 
@@ -105,10 +107,10 @@ class SocketTransport:
     tells_hang_up = True
     tls = None
 
-    def __init__(self, sock: socket.socket, remote_address: Any = None) -> None:
+    def __init__(self, sock: socket.socket, remote_address: SocketAddress = None) -> None:
         self._sock = sock
         self.fd = sock.fileno()  # -1 once it is closed
-        self._local: Any = None
+        self._local: SocketAddress = None
         self._reader: SharedReader | None = None
         self.waited_for = False  # a task may wait for the descriptor now; set before each wait
         if remote_address is None:
@@ -124,7 +126,7 @@ class SocketTransport:
         self.send_now: Callable[[bytes | memoryview], int] = sock.send
 
     @property
-    def local_address(self) -> Any:
+    def local_address(self) -> SocketAddress:
         if self._local is None and self.fd >= 0:
             self._local = self._sock.getsockname()
         return self._local
@@ -140,12 +142,12 @@ class SocketTransport:
             except BlockingIOError:
                 continue
 
-    def share(self, reader: SharedReader, connection: Any) -> bool:
+    def share(self, reader: SharedReader, connection: object) -> bool:
         """Let the shared reader read this; False if the connection is to read for itself."""
         self._reader = reader
         return reader.register(connection, self.fd)
 
-    def resume(self, connection: Any) -> None:
+    def resume(self, connection: object) -> None:
         """Resume the shared reader, because there is room again."""
         if self._reader is not None:
             self._reader.resume(connection)
@@ -259,10 +261,10 @@ class StreamTransport:
         sock = socket_of(self._stream)
         return None if sock is None else delivery_of(sock)
 
-    def share(self, reader: SharedReader, connection: Any) -> bool:
+    def share(self, reader: SharedReader, connection: object) -> bool:
         return False
 
-    def resume(self, connection: Any) -> None:
+    def resume(self, connection: object) -> None:
         """Only where `share` is true."""
 
     def send_now(self, data: bytes | memoryview) -> int:
@@ -333,7 +335,7 @@ class StreamTransport:
 Transport = SocketTransport | StreamTransport
 
 
-def peer_of(stream: socket.socket | trio.abc.Stream) -> Any:
+def peer_of(stream: socket.socket | trio.abc.Stream) -> SocketAddress:
     """Return the peer's socket address, also below TLS; None if the stream has none or the peer has left."""
     sock = stream if isinstance(stream, socket.socket) else socket_of(stream)
     if sock is None:
@@ -344,7 +346,7 @@ def peer_of(stream: socket.socket | trio.abc.Stream) -> Any:
         return None
 
 
-def _addresses(stream: trio.abc.Stream) -> tuple[Any, Any]:
+def _addresses(stream: trio.abc.Stream) -> tuple[SocketAddress, SocketAddress]:
     sock = socket_of(stream)
     if sock is None:
         return None, None

@@ -25,7 +25,7 @@ import secrets
 import ssl
 from collections import deque
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -69,6 +69,7 @@ from trio_ws.websocket._notify import Notification
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
+    from trio_ws._types import Reply
     from trio_ws.channels.broker import BrokerState
     from trio_ws.channels.history import History
     from trio_ws.channels.redis.patterns import Key
@@ -307,7 +308,7 @@ class RedisBroker(Broker):
         names: list[str] = await self._ask(_Listing(namespace))
         return names
 
-    async def _ask(self, question: _HistoryRead | _Listing) -> Any:
+    async def _ask(self, question: _HistoryRead | _Listing) -> Reply:
         self._reads.append(question)
         self._work.notify_all()
         try:
@@ -622,7 +623,7 @@ class RedisBroker(Broker):
                 else:
                     self._answered(connection, reply)
 
-    def _pushed(self, connection: RedisConnection, reply: list[Any]) -> None:
+    def _pushed(self, connection: RedisConnection, reply: list[Reply]) -> None:
         kind = reply[0]
         if kind == b"message":
             self._deliver((False, reply[1]), reply[1], reply[2])
@@ -645,7 +646,7 @@ class RedisBroker(Broker):
         if self.on_resubscribed is not None:
             self.on_resubscribed()
 
-    def _answered(self, connection: RedisConnection, reply: Any) -> None:
+    def _answered(self, connection: RedisConnection, reply: Reply) -> None:
         if not connection.pending_replies:
             raise BrokerError(f"{self._url.shown} sent an unexpected reply: {reply!r:.200}")
         verb, names = connection.pending_replies.popleft()
@@ -687,7 +688,7 @@ class RedisBroker(Broker):
             )
             logger.warning("%s", self._problem)
 
-    def _answered_read(self, reply: Any) -> None:
+    def _answered_read(self, reply: Reply) -> None:
         read = self._sent_reads.popleft()
         self._work.notify_all()
         if isinstance(reply, Exception):
@@ -790,7 +791,7 @@ class _Question:
     def __init__(self) -> None:
         self.done = trio.Event()
         self.cancelled = False
-        self.answer: Any = None
+        self.answer: Reply = None
         self.problem = ""
 
     def fail(self, problem: str) -> None:

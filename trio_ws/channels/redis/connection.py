@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import importlib
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import ssl
     from types import ModuleType
 
+    from trio_ws._types import Reply
     from trio_ws.channels.redis.url import RedisURL
 
 __all__ = [
@@ -152,7 +153,7 @@ async def _ask_sentinel(host: str, port: int, service: str) -> tuple[str, int]:
     try:
         link = RedisConnection(stream, f"{host}:{port}")
         await link.send(command(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service.encode()))
-        replies: list[tuple[bool, Any]] = []
+        replies: list[tuple[bool, Reply]] = []
         while not replies:
             replies = await link.receive()
         answer = replies[0][1]
@@ -201,7 +202,7 @@ class RedisConnection:
         if username is not None or password is not None:
             words += [b"AUTH", (username or "default").encode(), (password or "").encode()]
         await self.send(command(*words, b"SETNAME", b"trio_ws"))
-        replies: list[tuple[bool, Any]] = []
+        replies: list[tuple[bool, Reply]] = []
         while not replies:
             replies = await self.receive()
             if not replies and self._received > _MAX_GREETING:
@@ -220,7 +221,7 @@ class RedisConnection:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise BrokerError(f"the connection to {self._shown} broke: {text_of_cause(exc)}") from exc
 
-    async def receive(self) -> list[tuple[bool, Any]]:
+    async def receive(self) -> list[tuple[bool, Reply]]:
         """Wait for data, and return the replies that it completes, if any. A cancellation loses nothing.
 
         Returns:
@@ -239,10 +240,10 @@ class RedisConnection:
         except self._parser_error as exc:
             raise BrokerError(f"{self._shown} does not look like Redis: {shown(str(exc), 200)}") from exc
 
-    def _parse(self, data: bytes) -> list[tuple[bool, Any]]:
+    def _parse(self, data: bytes) -> list[tuple[bool, Reply]]:
         parser = self._parser
         parser.feed(data)
-        replies: list[tuple[bool, Any]] = []
+        replies: list[tuple[bool, Reply]] = []
         while True:
             reply = parser.gets()
             if reply is _NOT_ENOUGH:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -36,6 +36,7 @@ from trio_ws.codecs.base import Position
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from trio_ws._types import Reply
     from trio_ws.channels.history import History
     from trio_ws.channels.redis.publish_queue import Outgoing
 
@@ -230,7 +231,7 @@ def latest_words(prefix: bytes, namespace: str) -> list[bytes]:
     return [b"ZREVRANGE", key, b"0", b"%d" % (_MAX_LATEST - 1)]
 
 
-def parse_page(reply: Any, unpack: Callable[[bytes, bool], KeptMessage]) -> HistoryPage:
+def parse_page(reply: Reply, unpack: Callable[[bytes, bool], KeptMessage]) -> HistoryPage:
     """Parse the reply to `read_words`.
 
     Args:
@@ -263,7 +264,7 @@ def parse_kept(data: bytes) -> tuple[str, int, bytes]:
     return epoch.decode("ascii"), number, message
 
 
-def parse_run(reply: Any) -> bytes:
+def parse_run(reply: Reply) -> bytes:
     """Return the id of this run of Redis from its reply to INFO; empty if the reply does not contain it."""
     text = reply if isinstance(reply, bytes) else str(reply).encode()
     for line in text.splitlines():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import secrets
 import ssl
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 import trio
@@ -31,6 +31,7 @@ from trio_ws.errors import BrokerError
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from trio_ws._types import Reply, Value
     from trio_ws.channels.redis.connection import RedisConnection
 
 __all__ = ["BlockingPublisher", "Publisher"]
@@ -72,7 +73,7 @@ class _Settings:
         scripts = b"".join(command(b"SCRIPT", b"LOAD", script) for script in SCRIPTS)
         return scripts + command(b"INFO", b"server") + command(b"GET", key)
 
-    def store_replies(self, replies: list[Any]) -> None:
+    def store_replies(self, replies: list[Reply]) -> None:
         """Store the replies to `queries`."""
         *_, info, declared = replies
         self.run = b"" if isinstance(info, Exception) else parse_run(info)
@@ -87,7 +88,7 @@ class _Settings:
         """Return the history of a channel, if it has one."""
         return self.declared.find(name)
 
-    def pack(self, name: str, data: Any) -> tuple[bytes, bytes]:
+    def pack(self, name: str, data: Value) -> tuple[bytes, bytes]:
         """Return the name of the channel at Redis, and the payload."""
         channel = channel_of(self.prefix, f"{self.namespace}:{check_name(name)}")
         return channel, _to_msgpack([msgspec.Raw(encode(data)), None])
@@ -159,7 +160,7 @@ class Publisher(EnteredOnly):
         if connection is not None:
             await connection.aclose()
 
-    async def publish(self, name: str, data: Any) -> int:
+    async def publish(self, name: str, data: Value) -> int:
         """Publish ``data`` to a channel.
 
         After a cancellation, or an error while waiting for the reply, the message may have been published.
@@ -178,7 +179,7 @@ class Publisher(EnteredOnly):
         async with self._lock:
             channel, payload = self._settings.pack(name, data)
             done = False
-            reply: Any = None
+            reply: Reply = None
             try:
                 with trio.move_on_after(self._timeout):
                     await self._prepare()
@@ -203,11 +204,11 @@ class Publisher(EnteredOnly):
         settings.store_replies(await self._exchange(settings.queries, _QUERIES))
         self._queried = trio.current_time()
 
-    async def _exchange(self, data: bytes, count: int) -> list[Any]:
+    async def _exchange(self, data: bytes, count: int) -> list[Reply]:
         """Send commands, and return their ``count`` replies."""
         assert self._connection is not None
         await self._connection.send(data)
-        replies: list[Any] = []
+        replies: list[Reply] = []
         while len(replies) < count:
             replies += [reply for is_push, reply in await self._connection.receive() if not is_push]
         return replies
@@ -235,7 +236,7 @@ class BlockingPublisher:
             Publisher, url, path=path, prefix=prefix, key=key, ssl_context=ssl_context, timeout=timeout
         )
 
-    def publish(self, name: str, data: Any) -> int:
+    def publish(self, name: str, data: Value) -> int:
         """Publish ``data`` to a channel. See `Publisher.publish`.
 
         Raises:

@@ -15,7 +15,7 @@ from trio_ws.compat.webshocket.connection import client_websocket, note_subscrip
 from trio_ws.compat.webshocket.enum import ClientType, PacketSource
 from trio_ws.compat.webshocket.exceptions import PacketError
 from trio_ws.compat.webshocket.packets import AnyPacket, Packet, encode
-from trio_ws.compat.webshocket.rpc import is_rpc_method, make_method
+from trio_ws.compat.webshocket.rpc import CallSlots, is_rpc_method, make_method
 from trio_ws.predicates import check, check_predicate
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class WebSocketHandler(Generic[TState]):
     patterns: _Subscribers
     _globs: Globs  # the patterns
     _methods: dict[str, Method]
-    _task_limit: trio.Semaphore | None
+    _slots: CallSlots
 
     def __init__(self) -> None:
         self._set_up()
@@ -87,12 +87,12 @@ class WebSocketHandler(Generic[TState]):
         self.channels = _Subscribers()
         self.patterns = _Subscribers()
         self._globs = Globs()
-        self._task_limit = None
+        self._slots = CallSlots()
         self._methods = {}
         cls = type(self)
         for name in dir(cls):
             if inspect.isfunction(inspect.getattr_static(cls, name)) and is_rpc_method(getattr(cls, name)):
-                method = make_method(getattr(self, name), self)
+                method = make_method(getattr(self, name), self, self._slots)
                 self._methods[method.name] = method
 
     # -- to be overridden ---------------------------------------------------------------------------
@@ -127,7 +127,7 @@ class WebSocketHandler(Generic[TState]):
         """
         if not is_rpc_method(func):
             raise ValueError("Function is a non-RPC method.")
-        method = make_method(func, self, alias_name)
+        method = make_method(func, self, self._slots, alias_name)
         self._methods[method.name] = method
 
     def broadcast(
@@ -230,14 +230,6 @@ class WebSocketHandler(Generic[TState]):
         """Whether packets wait for ``connection.recv()`` instead of being passed to ``on_receive``."""
         return False
 
-    async def _begin_call(self) -> None:
-        if self._task_limit is not None:
-            await self._task_limit.acquire()
-
-    def _end_call(self) -> None:
-        if self._task_limit is not None:
-            self._task_limit.release()
-
 
 class DefaultWebSocketHandler(WebSocketHandler[TState]):
     """The handler of servers without ``clientHandler``, with which ``server.accept()`` returns connections.
@@ -259,7 +251,7 @@ class DefaultWebSocketHandler(WebSocketHandler[TState]):
 def limit_tasks(handler: WebSocketHandler, most: int) -> None:
     """Initialize a handler, and limit the calls that run at the same time."""
     handler._set_up()
-    handler._task_limit = trio.Semaphore(most)
+    handler._slots.limit = trio.Semaphore(most)
 
 
 def methods_of(handler: WebSocketHandler) -> dict[str, Method]:

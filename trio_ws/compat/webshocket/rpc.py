@@ -19,11 +19,13 @@ from trio_ws.rpc.rate_limit import LIMIT_MARK, RateLimit
 from trio_ws.wall import judged, log_failure, text_of
 
 if TYPE_CHECKING:
+    import trio
+
     from trio_ws._types import Value
     from trio_ws.compat.webshocket.handler import WebSocketHandler
     from trio_ws.rpc.client_connection import ClientConnection as EngineConnection
 
-__all__ = ["is_rpc_method", "make_method", "rate_limit", "rpc_method"]
+__all__ = ["CallSlots", "is_rpc_method", "make_method", "rate_limit", "rpc_method"]
 
 logger = logger_for("trio_ws.compat.webshocket.rpc")
 
@@ -106,7 +108,10 @@ def is_rpc_method(function: object) -> bool:
 
 
 def make_method(
-    function: Callable[..., object], handler: WebSocketHandler, alias_name: str | None = None
+    function: Callable[..., object],
+    handler: WebSocketHandler,
+    slots: CallSlots,
+    alias_name: str | None = None,
 ) -> Method:
     """Return the engine's method that runs a marked function.
 
@@ -123,7 +128,7 @@ def make_method(
     if requires is not None:
         asked = _Requires(requires)
     make: Callable[..., Callable[..., object]] = _stream if inspect.isasyncgenfunction(function) else _call
-    wrapped = make(function, handler, never=getattr(function, _NEVER, False))
+    wrapped = make(function, handler, slots, never=getattr(function, _NEVER, False))
     try:
         return Method(name, wrapped, asked, limit)
     except TypeError:
@@ -131,6 +136,29 @@ def make_method(
         plain = [one.replace(annotation=Parameter.empty) for one in signature.parameters.values()]
         wrapped.__signature__ = signature.replace(parameters=plain)  # type: ignore[attr-defined]
         return Method(name, wrapped, asked, limit)
+
+
+class CallSlots:
+    """Limits how many calls of a handler run at the same time.
+
+    Attributes:
+        limit: the semaphore; None for no limit, which is the state until a server sets it.
+    """
+
+    __slots__ = ("limit",)
+
+    def __init__(self) -> None:
+        self.limit: trio.Semaphore | None = None
+
+    async def begin(self) -> None:
+        """Wait for a slot."""
+        if self.limit is not None:
+            await self.limit.acquire()
+
+    def end(self) -> None:
+        """Release the slot."""
+        if self.limit is not None:
+            self.limit.release()
 
 
 class _Requires:
@@ -149,18 +177,18 @@ class _Requires:
 
 
 def _call(
-    function: Callable[..., Awaitable[Value]], handler: WebSocketHandler, *, never: bool
+    function: Callable[..., Awaitable[Value]], handler: WebSocketHandler, slots: CallSlots, *, never: bool
 ) -> Callable[..., object]:
     @functools.wraps(function)
     async def call(connection: EngineConnection, /, *args: Value, **kwargs: Value) -> Value:
         if never:
             raise RateLimitError
         try:
-            await handler._begin_call()
+            await slots.begin()
             try:
                 return await function(connection.state, *args, **kwargs)
             finally:
-                handler._end_call()
+                slots.end()
         except BaseException as exc:
             error = _error_for(exc, handler, "Server error ({kind}): {text}")
             if error is None:
@@ -171,7 +199,11 @@ def _call(
 
 
 def _stream(
-    function: Callable[..., AsyncGenerator[Value, None]], handler: WebSocketHandler, *, never: bool
+    function: Callable[..., AsyncGenerator[Value, None]],
+    handler: WebSocketHandler,
+    slots: CallSlots,
+    *,
+    never: bool,
 ) -> Callable[..., object]:
     @functools.wraps(function)
     async def stream(connection: EngineConnection, /, *args: Value, **kwargs: Value) -> AsyncIterator[Value]:
@@ -179,12 +211,12 @@ def _stream(
             raise RateLimitError
         items = function(connection.state, *args, **kwargs)
         try:
-            await handler._begin_call()
+            await slots.begin()
             try:
                 async for item in items:
                     yield item
             finally:
-                handler._end_call()
+                slots.end()
                 await items.aclose()
         except GeneratorExit:
             raise
