@@ -62,14 +62,20 @@ class LateScope:
             Whether it was left, so that `exit` need not be called.
         """
         if self._scope is None:
-            return True
+            return self._task._cancel_status is self._outer
         if not is_innermost(self._scope):
             return False
         self._scope.__exit__(None, None, None)
         return True
 
     def exit(self, exc: BaseException | None) -> bool:
-        """Leave the scope, in its own task. Returns whether the exception was its cancellation."""
+        """Leave the scope, in its own task. Returns whether the exception was its cancellation.
+
+        Raises:
+            RuntimeError: the code inside has not left all of its scopes. The task is not in them any more.
+        """
+        if self._scope is None and self._task._cancel_status is not self._outer:
+            self._scope = self._surround()
         if self._scope is None:
             return False
         return bool(self._scope.__exit__(type(exc) if exc else None, exc, None))
