@@ -124,7 +124,7 @@ class IncomingCalls:
         self._limiter = limiter
         self._default_limit = default_limit
         self._debug = debug
-        self.running: dict[object, IncomingCall] = {}
+        self.running: dict[Any, IncomingCall] = {}
         self.active_calls = 0
         self.max_calls = transport.options.max_concurrent_calls
         self.calls_done = Notification()
