@@ -25,12 +25,10 @@ class AsyncMethod(Generic[C, P, R]):
     """An ``async def``."""
 
     @overload
-    def __call__(
-        self, connection: C, /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[object, object, R]: ...
+    def __call__(self, connection: C, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R]: ...
-    def __call__(self, *args: object, **kwargs: object) -> object:  # type: ignore[misc]
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
         """Return an awaitable for the method's result."""
         raise NotImplementedError
 
@@ -41,8 +39,8 @@ class PlainMethod(Generic[C, P, R]):
     @overload
     def __call__(self, connection: C, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R]: ...
-    def __call__(self, *args: object, **kwargs: object) -> object:  # type: ignore[misc]
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
         """Return the method's result; over a proxy, an awaitable for it."""
         raise NotImplementedError
 
@@ -54,7 +52,7 @@ class StreamMethod(Generic[C, P, R]):
     def __call__(self, connection: C, /, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[R, None]: ...
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> AbstractAsyncContextManager[ItemStream[R]]: ...
-    def __call__(self, *args: object, **kwargs: object) -> object:  # type: ignore[misc]
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
         """Return the method's items; over a proxy, a context manager for them."""
         raise NotImplementedError
 
@@ -72,7 +70,7 @@ class MethodDecorator(Protocol):
     ) -> StreamMethod[C, P, R]: ...
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, function: Callable[Concatenate[Any, C, P], Coroutine[object, object, R]], /
+        self, function: Callable[Concatenate[Any, C, P], Coroutine[Any, Any, R]], /
     ) -> AsyncMethod[C, P, R]: ...
     @overload
     def __call__(self, function: Callable[Concatenate[Any, C, P], R], /) -> PlainMethod[C, P, R]: ...
