@@ -153,16 +153,16 @@ class ConnectionFailedError(WebSocketError):
     The underlying exception, if there is one, is ``__cause__``.
     """
 
-    _hint: str = ""  # what to do about it, which the text ends with
+    _hint: str = ""  # the advice at the end of the text
 
 
 def give_hint(error: ConnectionFailedError, hint: str) -> None:
-    """Note what to do about an error, which its text says already, for the command line to replace."""
+    """Store the advice that the text of an error ends with. The command line may replace it."""
     error._hint = hint
 
 
 def hint_of(error: ConnectionFailedError) -> str:
-    """Return what `give_hint` has noted, or an empty string."""
+    """Return the advice that `give_hint` stored, or an empty string."""
     return error._hint
 
 
@@ -189,7 +189,7 @@ class HandshakeRejectedError(ConnectionFailedError):
 
 
 def _excerpt(headers: HeaderFields, body: bytes) -> str:
-    """What a response says in its body, as one short line: text, or the title of a page."""
+    """Return the body of a response as one short line: its text, or the title of a page."""
     kind = next((value for name, value in headers if name.lower() == "content-type"), "").lower()
     start = body[:4096].lstrip()
     if "html" in kind or start[:1] == b"<":

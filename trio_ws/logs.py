@@ -158,7 +158,7 @@ _run_counts: trio.lowlevel.RunVar[_RunCounts] = trio.lowlevel.RunVar("trio_ws.lo
 
 
 def _counts() -> _RunCounts | None:
-    """The counters, or None outside of trio, in a handler's own thread: there is no clock."""
+    """Return the counters, or None outside of trio, such as in a handler's thread, which has no clock."""
     try:
         return _run_counts.get()
     except LookupError:
@@ -221,7 +221,7 @@ def _traceback(exc: BaseException) -> str | None:
     """Format the traceback of an exception, each message on one line; None if that fails."""
     try:
         chunks = list(traceback.TracebackException.from_exception(exc).format())
-    except Exception:  # noqa: BLE001 - of the exception's own methods; whoever logged it has seen to that
+    except Exception:  # noqa: BLE001 - raised by the exception's own methods; the caller has handled the exception
         return None
     return "\n".join(_one_message(chunk.removesuffix("\n")) for chunk in chunks)
 

@@ -48,7 +48,7 @@ PredicateLike: typing.TypeAlias = Callable[[typing.Any], object]
 
 
 class HasState(Protocol):
-    """What predicates need of a connection: its session state by key."""
+    """The part of a connection that predicates use: its session state by key."""
 
     def __contains__(self, key: str, /) -> bool: ...
 

@@ -107,7 +107,7 @@ def test_an_invalid_call_is_reported_and_the_others_are_made(
     assert result == '{"result":3}'
     assert [line.partition(";")[0] for line in err.splitlines()] == [
         "trio-ws: there is no method 'ad'",
-        "trio-ws: what begins with [ must be JSON: Expecting ',' delimiter: line 1 column 7 (char 6)",
+        "trio-ws: a value that begins with [ must be JSON: Expecting ',' delimiter: line 1 column 7 (char 6)",
     ]
 
 

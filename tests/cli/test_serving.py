@@ -57,7 +57,7 @@ def test_an_exception_shows_itself_with_debug() -> None:
         lines = process.stderr.read().splitlines()
         assert process.wait(GUARD) == 1
     assert "FileNotFoundError: the list of users" in lines
-    assert lines[-1] == "trio-ws: the server broke; its exception stands above"
+    assert lines[-1] == "trio-ws: the server failed; its exception is shown above"
 
 
 async def echo(ws: trio_ws.WebSocket) -> None:

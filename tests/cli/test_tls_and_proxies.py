@@ -117,7 +117,7 @@ async def test_a_client_shows_a_certificate(files: Files) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--key", "k.pem"], "--key goes with --cert"),
+        (["--key", "k.pem"], "--key requires --cert"),
         (["--cert", "nowhere.pem"], "--cert nowhere.pem cannot be used"),
         (["--cafile", "nowhere.pem"], "--cafile nowhere.pem cannot be used"),
         (["--insecure", "--cafile", "x"], "leave out --cafile, or --insecure"),

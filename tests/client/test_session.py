@@ -474,7 +474,7 @@ def test_connections_without_a_block_say_so() -> None:
         ({"reconnect": 5}, TypeError, "reconnect is a Backoff or None, not int"),
         ({"silence": 0}, ValueError, "silence must be above 0 seconds"),
         ({"silence": "1"}, TypeError, "silence is a number of seconds or None, not str"),
-        ({"stream": MemoryListener().open_link_nowait().client}, ValueError, "good for one connection"),
+        ({"stream": MemoryListener().open_link_nowait().client}, ValueError, "serves one connection only"),
         ({"timeout": 5}, TypeError, "takes no argument 'timeout'"),
     ],
 )

@@ -239,9 +239,9 @@ def test_marking_twice_is_refused() -> None:
 
 
 def test_decorating_an_object_that_is_not_a_function_is_refused() -> None:
-    with pytest.raises(TypeError, match="goes on a function, not on 5"):
+    with pytest.raises(TypeError, match="decorates functions, not 5"):
         rpc_method()(5)  # type: ignore[call-overload]
-    with pytest.raises(TypeError, match="goes on a function"):
+    with pytest.raises(TypeError, match="decorates functions"):
         rpc_method()(property(lambda self: None))  # type: ignore[call-overload]
 
 

@@ -103,7 +103,7 @@ async def test_an_invalid_opening_request(said: bytes, autojump_clock: trio.test
     link = Link()
     await link.client.send_all(said)
     await link.client.send_eof()
-    with pytest.raises(trio_ws.ConnectionFailedError, match="no WebSocket came of the stream"):
+    with pytest.raises(trio_ws.ConnectionFailedError, match="the stream did not become a WebSocket"):
         async with trio_ws.wrap_stream(link.server):
             raise AssertionError
 

@@ -193,7 +193,7 @@ async def test_there_are_no_more_connections_than_were_recorded(
 async def test_a_file_that_is_not_a_recording(text: str, tmp_path: Path, autojump_clock: object) -> None:
     path = tmp_path / "r.jsonl"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match="is no recording"):
+    with pytest.raises(ValueError, match="is not a recording"):
         async with replay(path):
             pytest.fail("there is nothing to play")
 

@@ -523,8 +523,9 @@ class App(Router):
     def ensure_lifespan(self) -> None:
         if self._managers() and not self._lives:
             raise RuntimeError(
-                "this App has a lifespan that nobody runs; daphne runs none, and ASGI servers none of mounted"
-                " applications; write async with app.run_lifespan() in the lifespan of what it is mounted in"
+                "the lifespan of this App is not running; daphne runs no lifespans, and ASGI servers none of"
+                " mounted applications; write async with app.run_lifespan() in the lifespan of the outer"
+                " application"
             )
 
     def _managers(self) -> list[Callable[[], AbstractAsyncContextManager[object]]]:

@@ -130,7 +130,7 @@ def serve(wishes: Serving, out: Output) -> int:
         OSError, BrokerError, WorkerError: like `trio_ws.serve_processes`.
     """
     if wishes.keyfile is not None and wishes.certfile is None:
-        raise Failure("--ssl-keyfile goes with --ssl-certfile; give that too", USAGE)
+        raise Failure("--ssl-keyfile requires --ssl-certfile", USAGE)
     set_up_logging(wishes.log_level)
     if wishes.access_log:
         enable_access_log()
@@ -174,7 +174,7 @@ async def _serve_here(
         if not serves:
             raise
         traceback.print_exc()  # an exception of the application needs its traceback
-        raise Failure("the server broke; its exception stands above") from exc
+        raise Failure("the server failed; its exception is shown above") from exc
 
 
 async def _serve_in_workers(wishes: Serving, target: object, out: Output) -> None:

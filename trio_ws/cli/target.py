@@ -98,7 +98,7 @@ class ServerTarget:
 
     def _context(self) -> ssl.SSLContext | None:
         if self.keyfile is not None and self.certfile is None:
-            raise Failure("--key goes with --cert; give that too", USAGE)
+            raise Failure("--key requires --cert", USAGE)
         if self.cafile is None and self.certfile is None and not self.insecure:
             return None
         if self.insecure and self.cafile is not None:

@@ -43,7 +43,7 @@ def parse_kwargs(text: str) -> JSONObject:
     found = parse_value(text)
     if not isinstance(found, dict):
         raise ValueError(  # noqa: TRY004 - the value of an argument is wrong, not its Python type
-            f"{text!r} is no JSON object such as '{{\"name\": 1}}'"
+            f"{text!r} is not a JSON object such as '{{\"name\": 1}}'"
         )
     return found
 
@@ -58,7 +58,7 @@ def parse_headers(lines: tuple[str, ...]) -> list[tuple[str, str]]:
     for line in lines:
         name, colon, value = line.partition(":")
         if not (name.strip() and colon):
-            raise ValueError(f"{line!r} is no header such as 'Name: value'")
+            raise ValueError(f"{line!r} is not a header; write it as 'Name: value'")
         headers.append((name.strip(), value.strip()))
     return headers
 
@@ -105,7 +105,7 @@ def _value_at(line: str, start: int) -> tuple[Value, int]:
         value, end = _decoder.raw_decode(line, start)
     except (ValueError, RecursionError) as exc:
         if word[0][0] in '{["':
-            raise ValueError(f"what begins with {word[0][0]} must be JSON: {exc}") from None
+            raise ValueError(f"a value that begins with {word[0][0]} must be JSON: {exc}") from None
         return word[0], word.end()
     if end < len(line) and not line[end].isspace():  # such as 3rd
         return word[0], word.end()

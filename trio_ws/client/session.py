@@ -313,7 +313,7 @@ async def session(
 def _attempts(uri: str | AskURI, reconnect: Backoff | None, settings: ConnectSettings) -> ConnectAttempts:
     config = connect_config(uri, **settings)
     if reconnect is not None and config.stream is not None and not callable(config.stream):
-        raise ValueError("a stream is good for one connection; give an async function that opens one")
+        raise ValueError("a stream serves one connection only; pass an async function that opens a stream")
     return ConnectAttempts(config)
 
 

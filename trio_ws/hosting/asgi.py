@@ -261,7 +261,7 @@ class ASGIApp:
         if self._config.broker is not None:
             raise RuntimeError(
                 "this ASGIApp has a broker, but the ASGI server has run no lifespan, as is usual for mounted"
-                " applications; write async with app.run_lifespan() in the lifespan of what it is mounted in"
+                " applications; write async with app.run_lifespan() in the lifespan of the outer application"
             )
 
     async def _handle_lifespan(self, receive: Receive, send: Send) -> None:

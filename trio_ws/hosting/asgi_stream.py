@@ -67,7 +67,7 @@ _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 class ASGIStream(trio.abc.Stream):
     """See the module docstring. There is a subclass for each kind of scope.
 
-    `pump` must run in a task beside those that read and write the stream.
+    `pump` must run in another task than those that read and write the stream.
 
     Attributes:
         failure: the exception to raise from the call, such as one of the ASGI server's ``send``.

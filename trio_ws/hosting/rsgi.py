@@ -25,7 +25,7 @@ _ASGI = {"version": "3.0", "spec_version": "2.4"}
 
 
 class RSGIScope(Protocol):
-    """What RSGI says of a request."""
+    """The scope of a request in RSGI."""
 
     proto: str
     http_version: str

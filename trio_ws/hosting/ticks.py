@@ -43,7 +43,7 @@ __all__ = ["Ticks"]
 #: After this many shared ticks with a single arrival each, the next arrivals have ticks of their own. The one
 #: after these is shared again, to find out whether others have become busy.
 _ALONE, _AT_ONCE = 4, 31
-#: What trio is told where its descriptor was not asked: the loop watches it.
+#: The events for trio if its descriptor was not polled: the loop watches it.
 _NO_EVENTS: list[object] = []
 
 
@@ -83,7 +83,7 @@ class Ticks:
         self.at_once = 0
         self._alone = 0  # consecutive shared ticks that had a single arrival
         self.ticking = False
-        self._timer: asyncio.Handle | None = None  # uvloop has no TimerHandle for what is due at once
+        self._timer: asyncio.Handle | None = None  # uvloop has no TimerHandle for due callbacks
         self._due = 0.0  # when it fires
         trio.lowlevel.start_guest_run(
             main,

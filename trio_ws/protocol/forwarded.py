@@ -35,7 +35,7 @@ class MalformedForwardedError(Exception):
 
 
 class Hop(NamedTuple):
-    """What one proxy reports about its client.
+    """The report of one proxy about its client.
 
     Attributes:
         address: host and port, 0 for an unknown port; None if the proxy hides or does not know the address.

@@ -187,7 +187,7 @@ class FrameReader:
         return self._left + _LONGEST_HEAD
 
     def size_of_new(self, count: int) -> int:
-        """Bytes of the last ``count`` messages and of the unfinished one: what a read really brought."""
+        """Bytes of the last ``count`` messages and of the unfinished one: the size of one read."""
         messages = self.messages
         return self.held + sum(len(messages[-1 - i]) for i in range(count))
 

@@ -58,7 +58,7 @@ class BatchedCall(Generic[T]):
         self._done = False
 
     def result(self) -> T:
-        """Return what the method returned.
+        """Return the result of the method.
 
         Raises:
             RPCError: the call failed, see the tree in `trio_ws.errors`.

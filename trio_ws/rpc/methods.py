@@ -120,9 +120,12 @@ def rpc_method(
     def decorate(function: Any) -> Any:
         target = target_of(function)
         if not callable(target):
-            raise TypeError(f"@rpc_method() goes on a function, not on {target!r}")
+            raise TypeError(f"@rpc_method() decorates functions, not {target!r}")
         if isinstance(getattr(target, MARK, None), _Mark):
-            raise TypeError("@rpc_method() stands here twice; for a second name use register_rpc_method()")
+            raise TypeError(
+                f"@rpc_method() is applied twice to {target!r};"
+                " register a second name with register_rpc_method()"
+            )
         _kind(target)
         if alias_name is None:
             _check_name(_own_name(target))

@@ -148,9 +148,9 @@ class TypeScriptWriter:
         named = [one.name for one in method.parameters if one.kind == "keyword" and one.required]
         if named:
             raise ValueError(
-                f"the method {method.name!r} takes some parameters by position alone and needs"
-                f" {named[0]!r} by name, which no type of one argument can say; leave out the"
-                " slash or the star in its signature"
+                f"the method {method.name!r} has positional-only parameters and requires"
+                f" {named[0]!r} by name, which the generated types cannot express; remove the slash or the"
+                " star from its signature"
             )
         members = []
         for one in method.parameters:

@@ -45,7 +45,7 @@ class _StreamServer(EmbeddedServer):
         while self.ws is None:
             if not self._clients:
                 raise ConnectionFailedError(
-                    "no WebSocket came of the stream: see the log for what was refused"
+                    "the stream did not become a WebSocket: the log contains the reason"
                 )
             await self._client_done.wait()
         return self.ws

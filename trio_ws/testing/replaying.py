@@ -205,4 +205,4 @@ def _read(path: str | os.PathLike[str]) -> tuple[Header, list[Event]]:
     try:
         return _decode_header(lines[0]), [_decode_event(line) for line in lines[1:]]
     except (IndexError, msgspec.DecodeError) as exc:
-        raise ValueError(f"{os.fspath(path)} is no recording: {exc}") from exc
+        raise ValueError(f"{os.fspath(path)} is not a recording: {exc}") from exc

@@ -905,7 +905,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             payload = os.urandom(4)
         data = control_payload("a ping", payload.encode() if isinstance(payload, str) else payload)
         if self._liveness.pings is not None and data in self._liveness.pings:
-            raise ValueError(f"a ping with payload {data!r} is under way; use another payload")
+            raise ValueError(f"a ping with payload {data!r} waits for its pong; use another payload")
         await self._wait_for_room(fragment=True)
         sent = trio.current_time()
         self._liveness.send_ping(data)
