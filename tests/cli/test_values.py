@@ -36,7 +36,7 @@ def test_an_argument_is_json_or_text(word: str, value: Any) -> None:
 def test_kwargs() -> None:
     assert parse_kwargs('{"a": 1}') == {"a": 1}
     for text in ("[1]", "a=1", "{"):
-        with pytest.raises(ValueError, match="no JSON object"):
+        with pytest.raises(ValueError, match="is not a JSON object"):
             parse_kwargs(text)
 
 
