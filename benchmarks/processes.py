@@ -56,7 +56,9 @@ def cpu(pid: int) -> float:
 
 
 def children(pid: int) -> list[int]:
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    # Workers are started in another thread, and Linux lists the children of each thread.
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for path in found for child in path.read_text().split()]
 
 
 @contextmanager
@@ -78,7 +80,14 @@ def group(kind: str, workers: int) -> Generator[tuple[int, list[int]], None, Non
                 break
         while len(children(process.pid)) < workers:
             time.sleep(0.05)
-        yield port, children(process.pid)
+        pids = children(process.pid)
+        # A worker serves once it has opened all of its sockets.
+        before: list[int] = []
+        while (now := [sockets(pid) for pid in pids]) != before:
+            before = now
+            connect(port, KINDS[kind][1], KINDS[kind][2]).close()
+            time.sleep(0.5)
+        yield port, pids
     finally:
         process.terminate()
         process.wait()
