@@ -92,9 +92,19 @@ async def test_a_copy_button_copies_the_commands(built: Path, tmp_path: Path) ->
     async with chromium(tmp_path) as browser:
         page = await browser.open(f"{(built / 'tutorial' / 'index').as_uri()}.html")
         await page.evaluate("navigator.clipboard.writeText = (text) => { window.copied = text }")
-        await page.evaluate("document.querySelector('button.copy').click()")
+        await page.evaluate("document.querySelector('div.copy button').click()")
         copied = await page.until("window.copied")
     assert copied.splitlines()[:2] == ["mkdir chat", "cd chat"]
+
+
+async def test_another_button_copies_the_program_that_code_is_a_part_of(built: Path, tmp_path: Path) -> None:
+    async with chromium(tmp_path) as browser:
+        page = await browser.open(f"{(built / 'channels').as_uri()}.html")
+        await page.evaluate("navigator.clipboard.writeText = (text) => { window.copied = text }")
+        await page.evaluate("document.querySelector('div.copy button + button').click()")
+        copied = await page.until("window.copied")
+        file = await page.evaluate("document.querySelector('[id^=program-]').dataset.file")
+    assert copied == (ROOT / file).read_text(encoding="utf-8")
 
 
 def test_every_page_is_in_a_table_of_contents(built: Path) -> None:
