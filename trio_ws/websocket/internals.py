@@ -135,7 +135,7 @@ def open_client(
 
 
 def begin_opening(ws: WebSocket) -> None:
-    """Enter a cancel scope, which is cancelled if the client leaves before it is accepted.
+    """Cancel what this task does from now on if the client leaves before it is accepted.
 
     Call `end_opening` in the same task.
     """
@@ -148,17 +148,17 @@ def end_opening(ws: WebSocket, exc: BaseException | None) -> bool:
 
 
 def hold_opening(ws: WebSocket) -> None:
-    """Keep that scope after the accept, until `let_in`."""
+    """Let `begin_opening` last beyond the accept, until `let_in`."""
     ws._hold_opening()
 
 
 def let_in(ws: WebSocket) -> None:
-    """Leave that scope, so that the end of the connection cancels nothing any more."""
+    """Let the end of the connection cancel nothing any more."""
     ws._let_in()
 
 
 def release_opening(ws: WebSocket) -> None:
-    """Do not cancel that scope any more after the accept."""
+    """Cancel nothing any more after the accept."""
     ws._release_opening()
 
 

@@ -194,9 +194,8 @@ class SocketTransport:
             fd, self.fd = self.fd, -1
             if self._reader is not None:
                 self._reader.unregister(fd)
-            if (
-                self.waited_for
-            ):  # otherwise trio does not know it, and the call would raise and catch an error
+            # For a descriptor that trio does not know, it would raise an error and catch it.
+            if self.waited_for:
                 notify_closing(fd)
             shut_down(self._sock)
             self._sock.close()
