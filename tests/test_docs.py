@@ -16,7 +16,7 @@ import pytest
 
 import trio_ws
 import trio_ws.testing
-from tests.support.chromium import chromium
+from tests.support.chromium import Page, chromium
 
 pytest.importorskip("sphinx", reason="the extra docs is not installed")
 
@@ -88,21 +88,24 @@ async def test_no_page_is_wider_than_its_window(built: Path, tmp_path: Path) -> 
             await page.close()
 
 
+async def copied_by(page: Page, button: str) -> str:
+    """Click the first button that this CSS selector matches, and return the text that it copies."""
+    await page.evaluate("navigator.clipboard.writeText = (text) => { window.copied = text }")
+    await page.evaluate(f"document.querySelector('{button}').click()")
+    return str(await page.until("window.copied"))
+
+
 async def test_a_copy_button_copies_the_commands(built: Path, tmp_path: Path) -> None:
     async with chromium(tmp_path) as browser:
         page = await browser.open(f"{(built / 'tutorial' / 'index').as_uri()}.html")
-        await page.evaluate("navigator.clipboard.writeText = (text) => { window.copied = text }")
-        await page.evaluate("document.querySelector('div.copy button').click()")
-        copied = await page.until("window.copied")
+        copied = await copied_by(page, "div.copy button")
     assert copied.splitlines()[:2] == ["mkdir chat", "cd chat"]
 
 
 async def test_another_button_copies_the_program_that_code_is_a_part_of(built: Path, tmp_path: Path) -> None:
     async with chromium(tmp_path) as browser:
         page = await browser.open(f"{(built / 'channels').as_uri()}.html")
-        await page.evaluate("navigator.clipboard.writeText = (text) => { window.copied = text }")
-        await page.evaluate("document.querySelector('div.copy button + button').click()")
-        copied = await page.until("window.copied")
+        copied = await copied_by(page, "div.copy button + button")
         file = await page.evaluate("document.querySelector('[id^=program-]').dataset.file")
     assert copied == (ROOT / file).read_text(encoding="utf-8")
 

@@ -20,7 +20,7 @@ from trio_ws.websocket.closing import CONNECTING
 from trio_ws.websocket.internals import options_of, parts_of, release_opening
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from trio_ws._types import JSONObject, SocketAddress, Value
@@ -327,8 +327,10 @@ class ClientConnection(Generic[State]):
         return True
 
     def _has_room(self, names: list[str]) -> bool:
-        """Whether these names fit into ``max_subscribed_channels``."""
-        held = self._member.held if self._member is not None else {}
+        """Whether subscriptions to these names fit into ``max_subscribed_channels``."""
+        return self._fit(names, self._member.held if self._member is not None else ())
+
+    def _fit(self, names: Iterable[str], held: Collection[str]) -> bool:
         limit = options_of(self._ws).max_subscribed_channels
         return not limit or len(held) + sum(name not in held for name in names) <= limit
 
@@ -374,10 +376,9 @@ class ClientConnection(Generic[State]):
         check_name(name)
         if self._hub is None or self._member is None:
             raise RuntimeError("only a connection of a server, while it is open, can be present")
-        limit = options_of(self._ws).max_subscribed_channels
         present = self._member.present
-        if limit and len(present) >= limit and name not in present:
-            raise SubscriptionError(f"present in {limit} channels already (max_subscribed_channels)")
+        if not self._fit([name], present):
+            raise SubscriptionError(f"present in {len(present)} channels already (max_subscribed_channels)")
         self._hub.enter_presence(self._member, name, info)
 
     def set_absent(self, name: str) -> None:

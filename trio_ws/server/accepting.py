@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import trio
 from trio.lowlevel import checkpoint, enable_ki_protection, wait_readable
 
-from trio_ws._types import SocketAddress
 from trio_ws.client.connect import take_socket
 from trio_ws.logs import logger_for, shown
 from trio_ws.protocol.handshake import check_upgrade, origin_allowed, without_key
