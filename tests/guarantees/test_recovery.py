@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
+from tests.support.channels import PausableReader
 from tests.support.examples import examples
 from tests.support.inspect import histories_of
 from tests.support.network import Network
@@ -68,8 +69,8 @@ class Rooms(WebSocketHandler):
         return True
 
 
-class Reader:
-    """Receives messages while reading is enabled.
+class Reader(PausableReader):
+    """Sorts the messages that it receives by channel.
 
     Attributes:
         got: the received messages by channel.
@@ -78,25 +79,14 @@ class Reader:
     """
 
     def __init__(self, subscription: Subscription) -> None:
-        self.subscription = subscription
+        super().__init__(subscription)
         self.got: dict[str, list[Packet]] = {name: [] for name in CHANNELS}
         self.meant: dict[str, list[int]] = {name: [] for name in CHANNELS}
         self.losses = 0
-        self.reading = True
-        self.changed = trio.Event()
 
-    def read(self, reading: bool) -> None:
-        self.reading = reading
-        self.changed.set()
-        self.changed = trio.Event()
-
-    async def run(self) -> None:
-        while True:
-            while not self.reading:
-                await self.changed.wait()
-            packet = await self.subscription.receive()
-            assert packet.channel is not None
-            self.got[packet.channel].append(packet)
+    def keep(self, packet: Packet) -> None:
+        assert packet.channel is not None
+        self.got[packet.channel].append(packet)
 
     def check_kept(self, first: int) -> None:
         """Check the messages of the channel with a history, which keeps those from ``first`` on.

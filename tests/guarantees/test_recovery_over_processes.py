@@ -17,6 +17,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.channels import PausableReader
 from tests.support.examples import examples
 from tests.support.network import Network
 from tests.support.serving import MemoryServer, serving_in_memory
@@ -118,25 +119,15 @@ class Lossy(InMemoryBroker):
             super()._deliver(name, epoch, message)
 
 
-class Reader:
-    """Receives messages while reading is enabled."""
+class Reader(PausableReader):
+    """Stores the messages that it receives, in order."""
 
     def __init__(self, subscription: Subscription) -> None:
-        self.subscription = subscription
+        super().__init__(subscription)
         self.got: list[Packet] = []
-        self.reading = True
-        self.changed = trio.Event()
 
-    def read(self, reading: bool) -> None:
-        self.reading = reading
-        self.changed.set()
-        self.changed = trio.Event()
-
-    async def run(self) -> None:
-        while True:
-            while not self.reading:
-                await self.changed.wait()
-            self.got.append(await self.subscription.receive())
+    def keep(self, packet: Packet) -> None:
+        self.got.append(packet)
 
     def check(self, bus: Bus) -> None:
         """Compare the received messages with the events."""

@@ -12,8 +12,9 @@ from trio_ws.testing import RawPeer
 
 if TYPE_CHECKING:
     from tests.support.serving import MemoryServer
+    from trio_ws import Packet, Subscription
 
-__all__ = ["Listener", "Rooms", "connection_of"]
+__all__ = ["Listener", "PausableReader", "Rooms", "connection_of"]
 
 
 class Rooms(WebSocketHandler):
@@ -24,6 +25,30 @@ class Rooms(WebSocketHandler):
         names = [name for name in connection.request.path[1:].partition("/")[2].split(",") if name]
         if names:
             assert connection.subscribe(names)
+
+
+class PausableReader:
+    """Receives the messages of a subscription while reading is enabled."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self.reading = True
+        self.changed = trio.Event()
+
+    def read(self, reading: bool) -> None:
+        self.reading = reading
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def run(self) -> None:
+        while True:
+            while not self.reading:
+                await self.changed.wait()
+            self.keep(await self.subscription.receive())
+
+    def keep(self, packet: Packet) -> None:
+        """Store a received message."""
+        raise NotImplementedError
 
 
 class Listener:
