@@ -32,8 +32,8 @@ NEEDS := pyproject.toml hatch_build.py trio_ws/protocol/_speedups.c
 # Installs the package, with extras or without, and says whether the C extension was built.
 define install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.$(1)'
-	@$(BIN)/python -c 'from trio_ws.protocol.masking import LANE; print("trio_ws is installed,", \
-		"with its C extension" if LANE == "c" else "without its C extension: no C compiler, or no headers of Python")'
+	@$(BIN)/python -c 'from trio_ws.protocol.masking import IMPLEMENTATION; print("trio_ws is installed,", \
+		"with its C extension" if IMPLEMENTATION == "c" else "without its C extension: no C compiler, or no headers of Python")'
 	@touch $@
 endef
 
