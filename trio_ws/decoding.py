@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trio_ws._types import ANY_VALUE
 from trio_ws.errors import MessageError
 from trio_ws.logs import shown
 from trio_ws.models import decode_model
@@ -102,6 +103,6 @@ def _decode_adapted(
 ) -> Value:
     try:
         value = adapter.decode(payload)
-        return value if type is Any else msgspec.convert(value, type, dec_hook=decode_model)
+        return value if type is ANY_VALUE else msgspec.convert(value, type, dec_hook=decode_model)
     except Exception as exc:  # a library may raise anything for invalid JSON
         raise MessageError(f"the {what} is not the requested JSON: {describe(exc)}", source) from exc

@@ -16,6 +16,7 @@ from trio.lowlevel import checkpoint, enable_ki_protection
 
 from trio_ws._blocks import EnteredOnly, block, check_trio
 from trio_ws._settings import shows_settings_of
+from trio_ws._types import ANY_VALUE
 from trio_ws.channels.names import check_name, check_names
 from trio_ws.channels.recovery import check_starts
 from trio_ws.channels.subscription import Subscription, check_policy, error_of, has_ended
@@ -311,7 +312,7 @@ class WebSocketClient(EnteredOnly):
     @overload
     async def call(self, method: str, /, *args: Value, returns: object = ..., **kwargs: Value) -> Value: ...
     def call(
-        self, method: str, /, *args: Value, returns: object = Any, **kwargs: Value
+        self, method: str, /, *args: Value, returns: object = ANY_VALUE, **kwargs: Value
     ) -> Coroutine[object, object, Value]:
         """Call a method of the server and wait for its result.
 
@@ -392,7 +393,7 @@ class WebSocketClient(EnteredOnly):
         self,
         names: str | list[str] | tuple[str, ...] | frozenset[str] | set[str] | None = None,
         *,
-        items: object = Any,
+        items: object = ANY_VALUE,
         policy: Policy = "drop_oldest",
         max_items: int = 256,
     ) -> AsyncIterator[NotificationStream[Value]]:
@@ -433,7 +434,7 @@ class WebSocketClient(EnteredOnly):
         self, method: str, /, *args: Value, items: object = ..., **kwargs: Value
     ) -> AbstractAsyncContextManager[ItemStream[Value]]: ...
     def stream(
-        self, method: str, /, *args: Value, items: object = Any, **kwargs: Value
+        self, method: str, /, *args: Value, items: object = ANY_VALUE, **kwargs: Value
     ) -> AbstractAsyncContextManager[ItemStream[Value]]:
         """Call a streaming method for the duration of a block: ``async with ... as items: async for``.
 
@@ -450,7 +451,7 @@ class WebSocketClient(EnteredOnly):
         the loop by ``break`` does. Arguments that are streams require `stream`.
         """
         session = self._outgoing
-        return PacketStream(lambda: session.open_stream(method, args, kwargs, Any))
+        return PacketStream(lambda: session.open_stream(method, args, kwargs, ANY_VALUE))
 
     # -- packets ------------------------------------------------------------------------------------
 

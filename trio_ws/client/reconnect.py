@@ -17,11 +17,12 @@ from __future__ import annotations
 import contextvars
 import functools
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection
 
+from trio_ws._types import ANY_VALUE
 from trio_ws.client.backoff import ONCE
 from trio_ws.client.connect import close_after
 from trio_ws.client.retry import Retries, StateTracker
@@ -315,7 +316,9 @@ class ConnectionManager(StateTracker):
 
     # -- the interface of RPCSession ----------------------------------------------------------------
 
-    async def call(self, method: str, args: Values, kwargs: NamedValues, returns: object = Any) -> Value:
+    async def call(
+        self, method: str, args: Values, kwargs: NamedValues, returns: object = ANY_VALUE
+    ) -> Value:
         return await (await self.wait_writable()).outgoing.call(method, args, kwargs, returns)
 
     async def send_rpc(self, method: str, args: Values, kwargs: NamedValues) -> RPCResponse:
@@ -334,7 +337,7 @@ class ConnectionManager(StateTracker):
 
     @asynccontextmanager
     async def stream(
-        self, method: str, args: Values, kwargs: NamedValues, items: object = Any
+        self, method: str, args: Values, kwargs: NamedValues, items: object = ANY_VALUE
     ) -> AsyncIterator[ItemStream[Value]]:
         session = await self.wait_writable()
         async with session.outgoing.stream(method, args, kwargs, items) as results:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import msgspec
 
+from trio_ws._types import ANY_VALUE
 from trio_ws.codecs.base import MAX_NAME, Codec, DecodeError, Packet, PacketSource, Request, Response
 from trio_ws.codecs.decoded_size import json_size, msgpack_size
 from trio_ws.decoding import describe
@@ -189,7 +190,7 @@ class Dialect(ABC):
     name: ClassVar[str]
     subprotocols: ClassVar[tuple[str, ...]] = ()
     format: ClassVar[Format] = JSON
-    message_type: ClassVar[object] = Any
+    message_type: ClassVar[object] = ANY_VALUE
     calls_at_once: ClassVar[int | None] = None
 
     @abstractmethod

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, TypeVar, overload
 
 import msgspec
 import trio
 
 from trio_ws._blocks import block
-from trio_ws._types import JSONObject, NamedValues, Value
+from trio_ws._types import ANY_VALUE, JSONObject, NamedValues, Value
 from trio_ws.codecs.dialect import Answer, Call, Dialect, Failure, params_of
 from trio_ws.errors import ConnectionClosedError, RPCError
 
@@ -116,7 +116,7 @@ class CDPSession:
     async def call(self, method: str, /, *args: Value, returns: type[T], **kwargs: Value) -> T: ...
     @overload
     async def call(self, method: str, /, *args: Value, returns: object = ..., **kwargs: Value) -> Value: ...
-    async def call(self, method: str, /, *args: Value, returns: object = Any, **kwargs: Value) -> Value:
+    async def call(self, method: str, /, *args: Value, returns: object = ANY_VALUE, **kwargs: Value) -> Value:
         """Send a command to the target. See `trio_ws.WebSocketClient.call`."""
         return await self.client.call(self.name(method), *args, returns=returns, **kwargs)
 
@@ -129,7 +129,7 @@ class CDPSession:
         self, event: str, *, items: object = ..., policy: Policy = ..., max_items: int = ...
     ) -> AbstractAsyncContextManager[NotificationStream[Value]]: ...
     def notifications(
-        self, event: str, *, items: object = Any, policy: Policy = "drop_oldest", max_items: int = 256
+        self, event: str, *, items: object = ANY_VALUE, policy: Policy = "drop_oldest", max_items: int = 256
     ) -> AbstractAsyncContextManager[NotificationStream[Value]]:
         """Receive an event of the target. See `trio_ws.WebSocketClient.notifications`."""
         return self.client.notifications(self.name(event), items=items, policy=policy, max_items=max_items)

@@ -13,9 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, overload
 from urllib.parse import parse_qs, unquote
 
+from trio_ws._types import ANY_VALUE
 from trio_ws.decoding import decode_json
 from trio_ws.logs import shown
 
@@ -211,7 +212,7 @@ class Request:
     def json(self) -> Value: ...
     @overload
     def json(self, type: type[T]) -> T: ...
-    def json(self, type: object = Any) -> Value:
+    def json(self, type: object = ANY_VALUE) -> Value:
         """Decode the body as JSON, and validate it against ``type`` with msgspec.
 
         Raises:

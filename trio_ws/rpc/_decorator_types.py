@@ -6,7 +6,7 @@ without it, awaits the result of a plain ``def`` too, and opens streams with ``a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
@@ -16,19 +16,24 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncMethod", "MethodDecorator", "PlainMethod", "StreamMethod"]
 
-C = TypeVar("C")
+H = TypeVar("H")  # the handler
+C = TypeVar("C")  # the connection
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R")  # the result, or an item of a stream
+Y = TypeVar("Y")  # what a coroutine yields to its runner
+S = TypeVar("S")  # and what it is sent. mypy needs variables here: Any or Never would fit several overloads
 
 
 class AsyncMethod(Generic[C, P, R]):
     """An ``async def``."""
 
     @overload
-    def __call__(self, connection: C, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+    def __call__(
+        self, connection: C, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[object, object, R]: ...
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R]: ...
+    def __call__(self, *args: object, **kwargs: object) -> object:  # type: ignore[misc]
         """Return an awaitable for the method's result."""
         raise NotImplementedError
 
@@ -39,8 +44,8 @@ class PlainMethod(Generic[C, P, R]):
     @overload
     def __call__(self, connection: C, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R]: ...
+    def __call__(self, *args: object, **kwargs: object) -> object:  # type: ignore[misc]
         """Return the method's result; over a proxy, an awaitable for it."""
         raise NotImplementedError
 
@@ -52,7 +57,7 @@ class StreamMethod(Generic[C, P, R]):
     def __call__(self, connection: C, /, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[R, None]: ...
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> AbstractAsyncContextManager[ItemStream[R]]: ...
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
+    def __call__(self, *args: object, **kwargs: object) -> object:  # type: ignore[misc]
         """Return the method's items; over a proxy, a context manager for them."""
         raise NotImplementedError
 
@@ -62,15 +67,15 @@ class MethodDecorator(Protocol):
 
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, function: Callable[Concatenate[Any, C, P], AsyncGenerator[R, None]], /
+        self, function: Callable[Concatenate[H, C, P], AsyncGenerator[R, None]], /
     ) -> StreamMethod[C, P, R]: ...
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, function: Callable[Concatenate[Any, C, P], AsyncIterator[R]], /
+        self, function: Callable[Concatenate[H, C, P], AsyncIterator[R]], /
     ) -> StreamMethod[C, P, R]: ...
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, function: Callable[Concatenate[Any, C, P], Coroutine[Any, Any, R]], /
+        self, function: Callable[Concatenate[H, C, P], Coroutine[Y, S, R]], /
     ) -> AsyncMethod[C, P, R]: ...
     @overload
-    def __call__(self, function: Callable[Concatenate[Any, C, P], R], /) -> PlainMethod[C, P, R]: ...
+    def __call__(self, function: Callable[Concatenate[H, C, P], R], /) -> PlainMethod[C, P, R]: ...

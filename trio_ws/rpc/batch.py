@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
+from trio_ws._types import ANY_VALUE
 from trio_ws.errors import ConnectionClosedError
 from trio_ws.rpc.errors import error_from
 from trio_ws.rpc.streams import convert
@@ -124,7 +125,7 @@ class CallBatch:
         self, method: str, /, *args: Value, returns: object = ..., **kwargs: Value
     ) -> BatchedCall[Value]: ...
     def call(
-        self, method: str, /, *args: Value, returns: object = Any, **kwargs: Value
+        self, method: str, /, *args: Value, returns: object = ANY_VALUE, **kwargs: Value
     ) -> BatchedCall[Value]:
         """Add a call. Arguments are those of `WebSocketClient.call`."""
         self._check_open()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 from trio.lowlevel import checkpoint
 
 from trio_ws._blocks import block
+from trio_ws._types import ANY_VALUE
 from trio_ws.channels.names import check_name, check_names
 from trio_ws.channels.subscription import check_policy
 from trio_ws.errors import SubscriptionError, check_close
@@ -269,7 +270,7 @@ class ClientConnection(Generic[State]):
     async def call(self, method: str, /, *args: Value, returns: type[T], **kwargs: Value) -> T: ...
     @overload
     async def call(self, method: str, /, *args: Value, returns: object = ..., **kwargs: Value) -> Value: ...
-    async def call(self, method: str, /, *args: Value, returns: object = Any, **kwargs: Value) -> Value:
+    async def call(self, method: str, /, *args: Value, returns: object = ANY_VALUE, **kwargs: Value) -> Value:
         """Call a method of the client's own handler. See `WebSocketClient.call`."""
         return await self._live.outgoing.call(method, args, kwargs, returns)
 
@@ -290,7 +291,7 @@ class ClientConnection(Generic[State]):
         self, method: str, /, *args: Value, items: object = ..., **kwargs: Value
     ) -> AbstractAsyncContextManager[ItemStream[Value]]: ...
     def stream(
-        self, method: str, /, *args: Value, items: object = Any, **kwargs: Value
+        self, method: str, /, *args: Value, items: object = ANY_VALUE, **kwargs: Value
     ) -> AbstractAsyncContextManager[ItemStream[Value]]:
         """Open a stream of the client's own handler. See `WebSocketClient.stream`."""
         return self._live.outgoing.stream(method, args, kwargs, items)

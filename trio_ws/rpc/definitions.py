@@ -19,10 +19,12 @@ import types
 import typing
 import uuid
 from inspect import Parameter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
+
+from trio_ws._types import ANY_VALUE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -184,7 +186,7 @@ def _resolved(annotation: object, function: object) -> object:
         holder = types.SimpleNamespace(__annotations__={"hint": annotation})
         return typing.get_type_hints(holder, getattr(inmost, "__globals__", {}), include_extras=True)["hint"]
     except Exception:  # noqa: BLE001 - an annotation may be any expression
-        return Any
+        return ANY_VALUE
 
 
 def _is_value(hint: object) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_ws._types import JSONObject, Value  # noqa: TC001 - annotations of methods are read at run time
+from trio_ws._types import ANY_VALUE, JSONObject, Value
 from trio_ws.channels.channel import ConnectionSubscriber
 from trio_ws.channels.history import check_histories
 from trio_ws.channels.hub import Hub
@@ -149,7 +149,7 @@ class WebSocketHandler(Generic[State]):
             origin = typing.get_origin(base)
             if isinstance(origin, type) and issubclass(origin, WebSocketHandler):
                 (state,) = typing.get_args(base)
-                cls._state_type = None if isinstance(state, typing.TypeVar) or state is Any else state
+                cls._state_type = None if isinstance(state, typing.TypeVar) or state is ANY_VALUE else state
         check_hooks(cls, WebSocketHandler, _HOOKS)
         check_methods(cls)
 

@@ -35,6 +35,7 @@ import trio
 from msgspec import convert
 from msgspec.structs import astuple
 
+from trio_ws._types import ANY_VALUE
 from trio_ws.codecs.jsonrpc import EXTENSIONS
 from trio_ws.decoding import UNDECODABLE
 from trio_ws.errors import RPCError
@@ -502,8 +503,8 @@ class Method:
         """
         where = f"{self.name}: the result: {format_annotation(self._returns)}"
         hint: Any = resolve(where, self._returns, *self._scope)
-        if hint is Any:
-            return Any
+        if hint is ANY_VALUE:
+            return ANY_VALUE
         wanted = _ITEMS if self.kind == STREAM else _AWAITABLES
         if typing.get_origin(hint) in wanted:
             arguments = typing.get_args(hint)
@@ -511,9 +512,9 @@ class Method:
             return arguments[2 if typing.get_origin(hint) is Coroutine else 0]
         if self.kind == STREAM:
             if hint in _ITEMS:
-                return Any
+                return ANY_VALUE
             raise TypeError(f"{where} is not the type of a stream; write AsyncIterator[T]")
-        return Any if hint is object or isinstance(hint, TypeVar) else hint
+        return ANY_VALUE if hint is object or isinstance(hint, TypeVar) else hint
 
     def describe(self) -> JSONObject:
         """Return a description of the method as plain data that every codec can carry."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterable, AsyncIterator
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, current_task, wait_task_rescheduled
 
 from trio_ws._blocks import block
+from trio_ws._types import ANY_VALUE
 from trio_ws.codecs.base import Packet, PacketSource, Response
 from trio_ws.errors import ConnectionClosedError, RPCError, RPCTimeoutError
 from trio_ws.logs import shown
@@ -282,13 +283,15 @@ class OutgoingCalls:
 
     # -- calls --------------------------------------------------------------------------------------
 
-    async def call(self, method: str, args: Values, kwargs: NamedValues, returns: object = Any) -> Value:
+    async def call(
+        self, method: str, args: Values, kwargs: NamedValues, returns: object = ANY_VALUE
+    ) -> Value:
         """Call a method of the other side; return its value, or raise its error."""
         await checkpoint_if_cancelled()
         response = await self._exchange(method, args, kwargs)
         if response.error is not None or response.is_stream:
             raise await self._error_of(method, response)
-        if returns is Any:
+        if returns is ANY_VALUE:
             return response.response
         return convert(response.response, returns, f"the result of {method}")
 
@@ -487,7 +490,7 @@ class OutgoingCalls:
 
     @block("async with client.stream(...) as items: async for item in items: ...")
     async def stream(
-        self, method: str, args: Values, kwargs: NamedValues, items: object = Any
+        self, method: str, args: Values, kwargs: NamedValues, items: object = ANY_VALUE
     ) -> AsyncIterator[ItemStream[Value]]:
         """Open a stream for a block. Leaving the block early cancels the producer."""
         streams = find_stream_args(args, kwargs)

@@ -23,6 +23,7 @@ import msgspec
 import trio
 from msgspec import convert
 
+from trio_ws._types import ANY_VALUE
 from trio_ws.decoding import UNDECODABLE
 from trio_ws.errors import RPCInvalidParamsError
 from trio_ws.logs import shown
@@ -97,7 +98,7 @@ class MethodParameter:
         self._convert = functools.partial(convert, str_keys=self.str_keys, dec_hook=hook)
         self.wire_type = None if self.is_stream else self.type
         self.box: Any = None
-        if self.wire_type is not Any:
+        if self.wire_type is not ANY_VALUE:
             self.box = msgspec.defstruct("Argument", [("value", self.wire_type)], array_like=True, gc=False)
         self.box_of_many: Any = None
         if self.box is not None and self.kind in _STARRED:
@@ -177,7 +178,7 @@ def resolve(
 ) -> object:
     """Return the type of one annotation. Others, such as the connection's, need not be resolvable."""
     if annotation is Parameter.empty:
-        return Any
+        return ANY_VALUE
     holder = types.SimpleNamespace(
         __annotations__={"hint": annotation}, __type_params__=getattr(function, "__type_params__", ())
     )
@@ -204,14 +205,14 @@ def _stream_in(hint: object, where: str) -> tuple[bool, bool, object]:
     if typing.get_origin(hint) is typing.Annotated and _is_stream(typing.get_args(hint)[0]):
         hint = typing.get_args(hint)[0]
     if _is_stream(hint):
-        return True, False, (*typing.get_args(hint), Any)[0]
+        return True, False, (*typing.get_args(hint), ANY_VALUE)[0]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         choices = [one for one in typing.get_args(hint) if one is not type(None)]
         if any(map(_is_stream, choices)):
             if len(choices) > 1:
                 raise TypeError(f"{where}: a stream may be this or None, but nothing else")
-            return True, True, (*typing.get_args(choices[0]), Any)[0]
-    return False, False, Any if hint is object or isinstance(hint, TypeVar) else hint
+            return True, True, (*typing.get_args(choices[0]), ANY_VALUE)[0]
+    return False, False, ANY_VALUE if hint is object or isinstance(hint, TypeVar) else hint
 
 
 def _is_stream(hint: object) -> bool:
@@ -225,7 +226,7 @@ def _check_type(hint: object, where: str) -> tuple[bool, bool]:
         Whether it contains a mapping whose keys JSON writes as strings, and whether it contains pydantic
         models.
     """
-    if hint is Any:
+    if hint is ANY_VALUE:
         return False, False
     try:
         msgspec.msgpack.Decoder(hint)

@@ -6,10 +6,11 @@ import inspect
 import types
 import typing
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from trio_ws._types import ANY_VALUE
 from trio_ws.rpc.methods import MARK
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ def _method(outgoing: Calls, name: str, function: Callable[..., object]) -> Call
 def _result(function: Callable[..., object]) -> tuple[object, bool]:
     """Return the type of a method's result or items, and whether the method is a stream."""
     # Only this annotation is resolved. Names in the others may exist for type checkers only.
-    holder = types.SimpleNamespace(__annotations__={"return": function.__annotations__.get("return", Any)})
+    holder = types.SimpleNamespace(
+        __annotations__={"return": function.__annotations__.get("return", ANY_VALUE)}
+    )
     try:
         hint = typing.get_type_hints(holder, function.__globals__, include_extras=True)["return"]
     except NameError as exc:

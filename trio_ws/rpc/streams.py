@@ -22,6 +22,7 @@ import msgspec
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
+from trio_ws._types import ANY_VALUE
 from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError, PacketValidationError, RPCTimeoutError
 from trio_ws.ledger import OVERHEAD
@@ -64,7 +65,7 @@ def convert(value: Value, type: object, what: str) -> Value:
     Raises:
         PacketValidationError: the value is not of this type.
     """
-    if type is Any:
+    if type is ANY_VALUE:
         return value
     try:
         return msgspec.convert(value, type, dec_hook=decode_model)
@@ -198,7 +199,7 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
             self._owed_bytes += size
             if self._taken >= self._many or self._owed_bytes >= self._many_bytes:
                 self._grant()
-        if self._type is Any:
+        if self._type is ANY_VALUE:
             return item  # type: ignore[no-any-return]
         value: T = convert(item, self._type, self._what)
         return value

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
-from trio_ws._types import PathParameters
+from trio_ws._types import ANY_VALUE, PathParameters
 from trio_ws.errors import ConnectionClosedError, ConnectionClosedLocallyError
 from trio_ws.logs import logger_for, once_a_minute, shown
 from trio_ws.server.routing import name_of
@@ -109,7 +109,7 @@ class BlockingWebSocket:
     def receive_json(self, *, timeout: float | None = None) -> Value: ...
     @overload
     def receive_json(self, type: type[T], timeout: float | None = None) -> T: ...
-    def receive_json(self, type: Any = Any, timeout: float | None = None) -> Value:
+    def receive_json(self, type: Any = ANY_VALUE, timeout: float | None = None) -> Value:
         """Wait for the next message and decode it as JSON. See `WebSocket.receive_json` and `recv`."""
         return self._calls.run_within(timeout, functools.partial(self._ws.receive_json, type))
 

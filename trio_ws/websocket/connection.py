@@ -18,13 +18,14 @@ import functools
 import itertools
 import os
 from collections.abc import AsyncIterable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, TypeVar, overload
 
 import msgspec
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from trio_ws._late_scope import LateScope
+from trio_ws._types import ANY_VALUE
 from trio_ws.decoding import decode_json
 from trio_ws.errors import CloseFrame, ConnectionClosedError, MessageError, check_close
 from trio_ws.logs import logger_for, shown
@@ -529,7 +530,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
     async def receive_json(self) -> Value: ...
     @overload
     async def receive_json(self, type: type[T]) -> T: ...
-    async def receive_json(self, type: object = Any) -> Value:
+    async def receive_json(self, type: object = ANY_VALUE) -> Value:
         """Wait for the next message, text or binary, and decode it from JSON.
 
         Args:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 import msgspec
 from trio.lowlevel import checkpoint
 
+from trio_ws._types import ANY_VALUE
 from trio_ws.decoding import decode_json
 from trio_ws.errors import check_close
 from trio_ws.protocol.frames import BINARY, TEXT
@@ -119,7 +120,7 @@ class WebSocketMessage(msgspec.Struct, frozen=True, gc=False):
     def json(self) -> Value: ...
     @overload
     def json(self, type: type[T]) -> T: ...
-    def json(self, type: object = Any) -> Value:
+    def json(self, type: object = ANY_VALUE) -> Value:
         """The payload decoded from JSON, and validated against ``type`` by msgspec.
 
         Raises:
