@@ -7,7 +7,7 @@ A document may be nested too deeply, contain numbers of any size, or have invali
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -33,7 +33,7 @@ def describe(exc: BaseException) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _json_decoder(type: object) -> msgspec.json.Decoder[Any]:
+def _json_decoder(type: object) -> msgspec.json.Decoder[object]:
     return msgspec.json.Decoder(type, dec_hook=decode_model)
 
 

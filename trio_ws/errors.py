@@ -118,7 +118,7 @@ class WebSocketError(Exception):
         super().__init__(*args)
 
     # Exception's own would call the class with ``args`` only, and so build the text again from the text.
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _without_init, (type(self), self.args), self.__getstate__()
 
     def __setstate__(self, state: Any) -> None:

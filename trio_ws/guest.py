@@ -14,7 +14,7 @@ with the last block of `serve`, or when the loop cancels its tasks, as ``asyncio
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 import trio
 
@@ -25,7 +25,7 @@ from trio_ws.server.server import WebSocketServer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from trio_ws.server.config import Target
+    from trio_ws.server.config import ServerSettings, Target
 
 __all__ = ["call_asyncio", "run_trio", "serve"]
 
@@ -33,7 +33,9 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def serve(target: Target, port: int = 0, **settings: Any) -> AsyncIterator[WebSocketServer]:
+async def serve(
+    target: Target, port: int = 0, **settings: Unpack[ServerSettings]
+) -> AsyncIterator[WebSocketServer]:
     """Serve for the duration of a block of an asyncio task.
 
     Leaving the block or cancelling its task drains the server, as in trio. The server's async methods are

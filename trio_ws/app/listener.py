@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
     Hook = Callable[[WebSocket], Awaitable[object]]
     # A message that waits: its coroutine, the trap that it has yielded, and its context.
-    Suspended = tuple[Coroutine[Any, Any, object], object, contextvars.Context]
+    Suspended = tuple[Coroutine[object, object, object], object, contextvars.Context]
 
 __all__ = ["MessageListener"]
 

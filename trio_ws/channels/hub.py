@@ -8,7 +8,7 @@ Invariant: a message reaches a subscriber once, however many of its names match.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import checkpoint
@@ -26,7 +26,7 @@ from trio_ws.channels.fanout import FanoutWriter
 from trio_ws.channels.history import Start
 from trio_ws.channels.hub_histories import HubHistories
 from trio_ws.channels.hub_presence import HubPresence
-from trio_ws.channels.local_delivery import LocalDelivery, check_room, count_receivers
+from trio_ws.channels.local_delivery import LocalDelivery, check_room, count_receivers, uids_of
 from trio_ws.channels.names import check_name, check_names, is_glob
 from trio_ws.channels.presence import PRESENCE, Presence
 from trio_ws.channels.recovery import check_starts, recovery_of, tell_gap
@@ -148,19 +148,19 @@ class Hub:
         shared: SharedHistories,
         name: str,
         encoded: bytes,
-        exclude: Iterable[Any],
+        exclude: Iterable[object],
         predicate: PredicateLike | None,
         given: Packet | None,
     ) -> int:
         """Publish to a channel whose history the broker keeps. It comes back from there with its position."""
-        excluded = [one.uid for one in exclude if hasattr(one, "uid")]
+        excluded = uids_of(exclude)
         packed = self._pack(encoded, predicate, given, excluded)
         assert packed is not None
         channel = self._registry.find(name)
         count = 0
         if channel is not None:
             check_room(channel)
-            count = count_receivers(channel, predicate, frozenset(excluded))
+            count = count_receivers(channel, predicate, excluded)
         shared.append(name, packed)
         return count
 

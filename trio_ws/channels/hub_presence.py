@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trio_ws.channels.presence import PRESENCE, PresenceRegistry
 
 if TYPE_CHECKING:
+    from trio_ws._types import Value
     from trio_ws.channels.broker import Broker
     from trio_ws.channels.channel import ConnectionSubscriber
 
@@ -48,7 +49,7 @@ class HubPresence:
                 self._share(self._broker)
         return self._registry
 
-    def enter(self, member: ConnectionSubscriber, name: str, info: Any) -> None:
+    def enter(self, member: ConnectionSubscriber, name: str, info: Value) -> None:
         """Add a connection to the presence of a channel. See `ClientConnection.present`."""
         self.use().enter(name, member.connection.uid, info)
         if name not in member.present:

@@ -6,7 +6,7 @@ channel's log for the fan-out task (see fanout.py).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -57,7 +57,7 @@ class LocalDelivery:
         channel: Channel,
         data: Value,
         encoded: bytes,
-        exclude: Iterable[Any],
+        exclude: Iterable[object],
         predicate: PredicateLike | None,
         given: Packet | None = None,
         uids: frozenset[str] = frozenset(),
@@ -78,7 +78,7 @@ class LocalDelivery:
         self.count += 1
         if history is not None and self._histories is not None:
             if excluded:
-                uids = frozenset(one.uid for one in excluded if hasattr(one, "uid"))
+                uids = uids_of(excluded)
             self._histories.keep(history, entry, predicate, uids, age)
         count = len(channel.cursors) + len(channel.task_subscribers) - (len(skip) if skip is not None else 0)
         if channel.task_subscribers:
@@ -129,6 +129,11 @@ class LocalDelivery:
                 tell_gap(channel, member, notice.position, notice.missing)
 
 
+def uids_of(connections: Iterable[object]) -> frozenset[str]:
+    """Return the uids of connections. A `WebSocket` has none."""
+    return frozenset(uid for one in connections if (uid := getattr(one, "uid", None)) is not None)
+
+
 def check_room(channel: Channel) -> None:
     """Raise `trio.WouldBlock` if a subscription with the policy ``"block"`` is full."""
     if any(
@@ -146,7 +151,7 @@ def count_receivers(channel: Channel, predicate: PredicateLike | None, uids: fro
 
 def _skip(
     channel: Channel,
-    excluded: Collection[Any],
+    excluded: Collection[object],
     predicate: PredicateLike | None,
     uids: frozenset[str],
 ) -> frozenset[ConnectionSubscriber] | None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -78,6 +78,9 @@ class PresenceChange(NamedTuple):
     info: Value
 
 
+_Kind = Literal["change", "state", "alive", "gone", "ask"]
+
+
 class _Message(msgspec.Struct, array_like=True):
     """A message from one process to the others.
 
@@ -94,7 +97,7 @@ class _Message(msgspec.Struct, array_like=True):
 
     process: str
     sequence: int
-    kind: Literal["change", "state", "alive", "gone", "ask"]
+    kind: _Kind
     changes: list[tuple[str, str, bytes | None]] = []
     first: bool = True
     last: bool = True
@@ -389,7 +392,7 @@ class PresenceRegistry:
                 if process.heard <= now - self.lease:
                     self._forget(name)
 
-    def _post(self, kind: Any, *args: Value) -> None:
+    def _post(self, kind: _Kind, *args: Value) -> None:
         if self._send is not None:
             self._send(_to_msgpack(_Message(self._name, self._sequence, kind, *args)))
 

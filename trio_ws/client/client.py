@@ -662,14 +662,15 @@ def _foreign_dialects(dialect: object) -> tuple[Dialect, ...]:
     """Return the `Dialect` objects; none for a codec of this package, which is named by a string."""
     if dialect is None or isinstance(dialect, str):
         return ()
-    found: tuple[Any, ...] = tuple(dialect) if isinstance(dialect, list | tuple) else (dialect,)
-    for one in found:
+    found: list[Dialect] = []
+    for one in dialect if isinstance(dialect, list | tuple) else (dialect,):
         if not isinstance(one, Dialect):
             hint = f"; use {one.__name__}()" if isinstance(one, type) and issubclass(one, Dialect) else ""
             raise TypeError(f"dialect must be a Dialect or a name, not {one!r}{hint}")
+        found.append(one)
     if not found:
         raise ValueError("dialect names no dialect")
-    return found
+    return tuple(found)
 
 
 def _make_handler(handler: object) -> WebSocketHandler:

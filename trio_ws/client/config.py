@@ -9,7 +9,7 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
 import trio
 
@@ -19,6 +19,11 @@ from trio_ws.protocol.handshake import check_subprotocols
 from trio_ws.protocol.tls import check_context
 from trio_ws.systems import unix_family
 
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+    from typing_extensions import TypeIs
+
 __all__ = [
     "AskHeaders",
     "AskURI",
@@ -27,6 +32,8 @@ __all__ = [
     "HeaderItems",
     "OpenStream",
     "connect_config",
+    "header_pairs",
+    "is_function",
 ]
 
 OpenStream = Callable[[], Awaitable[trio.abc.Stream]]
@@ -108,6 +115,24 @@ def connect_config(
     return config
 
 
-def _kept(headers: Any) -> Any:
+def _kept(
+    headers: HeaderItems | AskHeaders,
+) -> Mapping[str, str] | list[tuple[str, str]] | AskHeaders:
     """Return the headers, an iterator as a list, since it can be read only once."""
-    return headers if isinstance(headers, Mapping) or callable(headers) else list(headers)
+    return headers if _is_mapping(headers) or is_function(headers) else header_pairs(headers)
+
+
+def _is_mapping(headers: HeaderItems | AskHeaders) -> TypeIs[Mapping[str, str]]:
+    return isinstance(headers, Mapping)
+
+
+def is_function(headers: HeaderItems | AskHeaders) -> TypeGuard[AskHeaders]:
+    """Whether these are not headers, but a function that returns headers."""
+    return callable(headers) and not isinstance(headers, Mapping)
+
+
+def header_pairs(headers: HeaderItems | AskHeaders) -> list[tuple[str, str]]:
+    """Return the names and values; none for a function, which is called later."""
+    if is_function(headers):
+        return []
+    return list(headers.items() if _is_mapping(headers) else cast("Iterable[tuple[str, str]]", headers))

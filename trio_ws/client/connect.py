@@ -10,7 +10,7 @@ import functools
 import inspect
 import socket
 import ssl
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Unpack
 
@@ -19,7 +19,14 @@ from trio.lowlevel import enable_ki_protection
 
 from trio_ws._blocks import block
 from trio_ws._settings import shows_settings_of
-from trio_ws.client.config import AskURI, ConnectConfig, ConnectSettings, connect_config
+from trio_ws.client.config import (
+    AskURI,
+    ConnectConfig,
+    ConnectSettings,
+    connect_config,
+    header_pairs,
+    is_function,
+)
 from trio_ws.client.failures import explain, failed
 from trio_ws.client.proxy import choose_proxy, open_through
 from trio_ws.client.redirect import redirect_location, resolve_redirect, without_credentials
@@ -115,10 +122,10 @@ class ConnectAttempts:
         self.options = config.options
         # Made now to validate its arguments, as far as they are known.
         first = _ConnectAttempt(
-            config, _ANY_URI if callable(config.uri) else config.uri, _pairs(config.headers)
+            config, _ANY_URI if callable(config.uri) else config.uri, header_pairs(config.headers)
         )
         # An attempt can be used for one connection.
-        self._first = None if callable(config.uri) or _is_function(config.headers) else first
+        self._first = None if callable(config.uri) or is_function(config.headers) else first
         self._opened = False
 
     async def open(self, runtime: ConnectionRuntime) -> WebSocket:
@@ -158,10 +165,9 @@ class ConnectAttempts:
         """Call the functions for this attempt."""
         try:
             uri = await _result("uri", self._config.uri) if callable(self._config.uri) else self._config.uri
-            headers: Any = self._config.headers
-            if _is_function(headers):
-                headers = await _result("headers", headers)
-            return _ConnectAttempt(self._config, uri, _pairs(headers))
+            asked = self._config.headers
+            headers = await _result("headers", asked) if is_function(asked) else asked
+            return _ConnectAttempt(self._config, uri, header_pairs(headers))
         except BaseException:
             await self.abandon()
             raise
@@ -170,17 +176,6 @@ class ConnectAttempts:
         """Close a given stream that `open` will not use."""
         if self._config.stream is not None and not callable(self._config.stream):
             await close_forcefully(self._config.stream)
-
-
-def _is_function(headers: object) -> bool:
-    return callable(headers) and not isinstance(headers, Mapping)
-
-
-def _pairs(headers: Any) -> list[tuple[str, str]]:
-    """Return the current headers; none for a function, which is called later."""
-    if _is_function(headers):
-        return []
-    return list(headers.items() if isinstance(headers, Mapping) else headers)
 
 
 async def _result(name: str, function: Callable[[], Any]) -> Any:

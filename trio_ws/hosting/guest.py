@@ -15,7 +15,7 @@ import asyncio
 import contextvars
 import functools
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import trio
@@ -257,7 +257,7 @@ async def as_asyncio_manager(make: Callable[[], AbstractAsyncContextManager[T]])
         call: GuestCall[None] = GuestCall(run.loop.create_future())
         await run.start(call, hold)
         call.future.add_done_callback(on_end)
-        both: list[asyncio.Future[Any]] = [entered, call.future]
+        both: list[asyncio.Future[T] | asyncio.Future[None]] = [entered, call.future]
         try:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:

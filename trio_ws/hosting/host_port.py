@@ -256,7 +256,7 @@ class HostPort:
             ticks.settle(task)
 
     @coroutine
-    def _next_event(self, task: asyncio.Task[Any]) -> Generator[Any, Any, Message]:
+    def _next_event(self, task: asyncio.Task[None]) -> Generator[object, object, Message]:
         """Receive an event. Where that has to wait, the tick for the events before runs first."""
         receiving = self._host_receive()
         if not isinstance(receiving, CoroutineType):
@@ -300,7 +300,7 @@ async def _refuse(*_: object) -> Never:
 class _Rest:
     """The rest of a coroutine whose first step was taken, to be awaited by the task in whose name it was."""
 
-    def __init__(self, waits_for: object, coroutine: Coroutine[Any, Any, None]) -> None:
+    def __init__(self, waits_for: object, coroutine: Coroutine[object, object, None]) -> None:
         self._waits_for = waits_for
         self._coroutine = coroutine
         self._cancelled: asyncio.CancelledError | None = None
@@ -311,7 +311,7 @@ class _Rest:
         if isinstance(self._waits_for, asyncio.Future):
             self._waits_for.cancel()
 
-    def __await__(self) -> Generator[Any, Any, None]:
+    def __await__(self) -> Generator[object, object, None]:
         waits_for = self._waits_for
         try:
             if self._cancelled is not None:

@@ -16,7 +16,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import msgspec
 import trio
@@ -131,7 +131,7 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         self._items: deque[tuple[Value, int, int]] = deque()  # each with its charge and its bytes
         self._item_arrived = Notification()
         self._ended = False
-        self._error: WebSocketError | None = None
+        self._error: WebSocketError | trio.ClosedResourceError | None = None
         self._granted = 0  # items that may still arrive
         self._taken = 0  # items taken since credit was last sent
         self._window_bytes = min(_FIRST_WINDOW, owner.window_bytes)
@@ -341,7 +341,7 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         self._granted_bytes = 0
 
 
-def _closed() -> Any:
+def _closed() -> trio.ClosedResourceError:
     return trio.ClosedResourceError("this stream was closed here")
 
 

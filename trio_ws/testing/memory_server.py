@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import trio
 
 from trio_ws.client.client import WebSocketClient
+from trio_ws.client.config import ConnectSettings
 from trio_ws.client.connect import connect
 from trio_ws.server.server import serve
 from trio_ws.testing.link import MemoryListener
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from trio_ws.client.config import ConnectSettings
+    from trio_ws.client.backoff import Backoff
+    from trio_ws.client.setup import SetUp
+    from trio_ws.codecs.dialect import Dialect
+    from trio_ws.rpc.client_connection import ClientConnection
+    from trio_ws.rpc.handler import WebSocketHandler
     from trio_ws.server.config import ServerSettings, Target
     from trio_ws.server.server import WebSocketServer
     from trio_ws.testing.link import Link, LinkStream
     from trio_ws.websocket.connection import WebSocket
 
 __all__ = ["MemoryServer", "run_client", "run_memory_server"]
+
+
+class ClientSettings(ConnectSettings, total=False):
+    """The keyword arguments of `trio_ws.WebSocketClient`, for type checkers."""
+
+    handler: WebSocketHandler | type[WebSocketHandler] | None
+    dialect: str | Dialect | Sequence[Dialect] | None
+    on_connection: SetUp[ClientConnection] | None
+    reconnect: Backoff | None
+    autoconnect: bool
 
 
 class MemoryServer:
@@ -57,14 +73,15 @@ class MemoryServer:
         settings["stream"] = self.dial
         return connect(f"ws://test{path}", **settings)
 
-    def client(self, path: str = "/", **settings: Any) -> WebSocketClient:
+    def client(self, path: str = "/", **settings: Unpack[ClientSettings]) -> WebSocketClient:
         """Make a client for a path, which reconnects over new links.
 
         Args:
             path: path and query.
             settings: the other arguments of `trio_ws.WebSocketClient`.
         """
-        return WebSocketClient(f"ws://test{path}", stream=self.dial, **settings)
+        settings["stream"] = self.dial
+        return WebSocketClient(f"ws://test{path}", **settings)
 
 
 async def run_memory_server(
@@ -83,7 +100,11 @@ async def run_memory_server(
 
 
 async def run_client(
-    server: MemoryServer, path: str, *, task_status: trio.TaskStatus[WebSocketClient], **settings: Any
+    server: MemoryServer,
+    path: str,
+    *,
+    task_status: trio.TaskStatus[WebSocketClient],
+    **settings: Unpack[ClientSettings],
 ) -> None:
     """Run a client until it is cancelled."""
     async with server.client(path, **settings) as client:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import pytest
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trio_ws.server.config import ServerSettings, Target
     from trio_ws.testing.exploring import Exploration
     from trio_ws.testing.link import Link, LinkOptions
-    from trio_ws.testing.memory_server import MemoryServer
+    from trio_ws.testing.memory_server import ClientSettings, MemoryServer
 
 __all__ = ["trio_ws_client", "trio_ws_explore", "trio_ws_link", "trio_ws_server"]
 
@@ -46,7 +46,9 @@ def trio_ws_client(nursery: trio.Nursery) -> Callable[..., Awaitable[WebSocketCl
     """
     from trio_ws.testing.memory_server import run_client  # noqa: PLC0415
 
-    async def start(server: MemoryServer, path: str = "/", **settings: Any) -> WebSocketClient:
+    async def start(
+        server: MemoryServer, path: str = "/", **settings: Unpack[ClientSettings]
+    ) -> WebSocketClient:
         client: WebSocketClient = await nursery.start(functools.partial(run_client, server, path, **settings))
         return client
 

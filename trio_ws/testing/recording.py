@@ -15,9 +15,9 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
@@ -25,7 +25,7 @@ import trio
 
 from trio_ws._blocks import block
 from trio_ws._settings import shows_settings_of
-from trio_ws.client.config import ConnectSettings, connect_config
+from trio_ws.client.config import ConnectSettings, connect_config, header_pairs, is_function
 from trio_ws.client.connect import connect
 from trio_ws.errors import ConnectionClosedError, ConnectionFailedError, HandshakeRejectedError
 from trio_ws.server.wrap import wrap_stream
@@ -176,10 +176,10 @@ class Recorder:
         self._url = url
         self._mask: Mask = mask_secrets if mask is None else lambda text: mask(mask_secrets(text))
         self._settings = settings
-        own: Any = settings.get("headers", ())
-        if callable(own):
+        own = settings.get("headers", ())
+        if is_function(own):
             raise TypeError("the headers of a recorder cannot be a function; those of its client may")
-        self._headers: list[tuple[str, str]] = list(own.items() if isinstance(own, Mapping) else own)
+        self._headers: list[tuple[str, str]] = header_pairs(own)
         self._connections = 0
         self._since = trio.current_time()
         self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -143,11 +143,14 @@ def _matches(expected: str | bytes, got: str | bytes) -> bool:
         return False
     if expected == got:
         return True
-    module: Any = msgspec.json if isinstance(expected, str) else msgspec.msgpack
     try:
-        return _same(_without_deadline(module.decode(expected)), _without_deadline(module.decode(got)))
+        return _same(_without_deadline(_decode(expected)), _without_deadline(_decode(got)))
     except (ValueError, TypeError, RecursionError):
         return isinstance(got, str) and mask_secrets(got) == expected
+
+
+def _decode(message: str | bytes) -> Value:
+    return msgspec.json.decode(message) if isinstance(message, str) else msgspec.msgpack.decode(message)
 
 
 def _without_deadline(value: Value) -> Value:

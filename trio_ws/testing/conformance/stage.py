@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -84,8 +84,9 @@ class Wire:
         except PacketError as exc:
             raise ViolationError(f"the client sent no packet: {exc}: {payload!r:.200}") from exc
         self._check(packet)
-        decode: Any = msgspec.msgpack.decode if self._codec.binary else msgspec.json.decode
-        raw: JSONObject = decode(payload)
+        raw: JSONObject = (
+            msgspec.msgpack.decode(message.data) if message.data is not None else msgspec.json.decode(payload)
+        )
         return raw
 
     def _check(self, packet: Packet) -> None:
