@@ -232,6 +232,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         errors.py            messages and exit codes of exceptions
         output.py            output for people, and as JSON
         streams.py           the standard streams
+        pages.py             pages for trying the target of serve
         server.py            serve
         reloading.py         serve --reload
         target.py            connecting a command to its server

@@ -16,7 +16,7 @@ import trustme
 import trio_ws
 from tests.support.commands import GUARD, environment, exchange, program, serving_process
 from trio_ws.cli import main
-from trio_ws.cli.server import invite
+from trio_ws.cli.server import invite, page_url
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,12 +104,18 @@ URL = "ws://127.0.0.1:8000"
 def test_what_to_open_and_to_type_next(
     target: object, lines: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    invite(target, URL)
+    invite(target, URL, page_url(target, URL, added=False))
     assert capsys.readouterr().err.splitlines() == [f"trio-ws: {line}" for line in lines]
 
 
+@pytest.mark.parametrize("target", [echo, trio_ws.WebSocketHandler, app_of("/echo")])
+def test_anything_can_be_opened_in_a_browser(target: object, capsys: pytest.CaptureFixture[str]) -> None:
+    invite(target, "wss://127.0.0.1:8000", page_url(target, "wss://127.0.0.1:8000", added=True))
+    assert capsys.readouterr().err.startswith("trio-ws: open https://127.0.0.1:8000/\n")
+
+
 def test_many_routes_are_not_all_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    invite(app_of(*(f"/r{number}" for number in range(100))), URL)
+    invite(app_of(*(f"/r{number}" for number in range(100))), URL, None)
     routes = capsys.readouterr().err.splitlines()[0]
     assert routes.endswith("WebSocket /r19 and 81 more")
 

@@ -140,3 +140,6 @@ async def broken(ws: trio_ws.WebSocket) -> None:
 
 
 NUMBER = 7
+
+#: Not a target: it has one.
+server = trio_ws.WebSocketServer(echo, 0)

@@ -7,21 +7,29 @@ server in debug mode was created for the App.
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from trio_ws.schema import Schema
 from trio_ws.schema.document import page_of
 from trio_ws.server.http import HTTPResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from trio_ws.protocol.http import Request
     from trio_ws.rpc.handler import WebSocketHandler
     from trio_ws.schema.page import Page
-    from trio_ws.server.router import Router
 
-__all__ = ["DocsPage"]
+__all__ = ["DocsPage", "HasHandlers"]
+
+
+class HasHandlers(Protocol):
+    """An App, or anything else with handlers."""
+
+    @property
+    def handlers(self) -> Mapping[str, WebSocketHandler]:
+        """The handlers by path."""
+        ...
 
 
 class DocsPage:
@@ -30,7 +38,7 @@ class DocsPage:
     Args:
         path: the path of the page in the App.
         title: the title of the page.
-        app: the App that it documents.
+        app: the App whose handlers it documents.
         allow: decides who may open the page. None allows everybody, and requires debug mode.
     """
 
@@ -38,7 +46,7 @@ class DocsPage:
         self,
         path: str,
         title: str,
-        app: Router,
+        app: HasHandlers,
         allow: Callable[[Request], object] | None,
     ) -> None:
         self.path = path
@@ -78,14 +86,7 @@ class DocsPage:
         if not allowed:
             return HTTPResponse(403 if self._allow is not None else 404)
         page = self._make()
-        headers = {
-            "Content-Type": "text/html; charset=utf-8",
-            "Content-Security-Policy": page.policy,
-            "Cache-Control": "no-store",
-            "Referrer-Policy": "no-referrer",
-            "X-Content-Type-Options": "nosniff",
-        }
-        return HTTPResponse(200, headers, page.html)
+        return HTTPResponse(200, page.headers, page.html)
 
     def _make(self) -> Page:
         """Create the page for the handlers that are mounted now."""

@@ -235,6 +235,11 @@ _timeout = click.option(
 @click.option(
     "--ssl-keyfile", "keyfile", metavar="FILE", help="The certificate's key, if it is not in its file."
 )
+@click.option(
+    "--page/--no-page",
+    default=None,
+    help="Add a page to try the target in a browser. Default: on this machine, and without a proxy.",
+)
 @click.option("--access-log", is_flag=True, help="Log each request, and each connection when it ends.")
 @click.option("--debug", is_flag=True, help="An unexpected exception ends the server with a traceback.")
 @click.option(
@@ -279,6 +284,8 @@ def _as_arguments(wishes: dict[str, Any]) -> list[str]:
     }
     words = []
     for name, value in wishes.items():
+        if name == "page" and value is False:
+            words.append("--no-page")
         if name == "target" or value is None or value is False:
             continue
         flag = f"--{names.get(name, name)}"

@@ -15,18 +15,24 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 import trio_ws
-from trio_ws.app.app import docs_path, routes_of
+from trio_ws.app.app import routes_of
 from trio_ws.cli.errors import FAILED, OK, USAGE, Failure
 from trio_ws.cli.output import remark
+from trio_ws.cli.pages import for_everybody, for_this_machine, page_path
 from trio_ws.cli.streams import give_up_stdout
-from trio_ws.protocol.http import HTTPError
+from trio_ws.protocol.hosts import is_loopback_name
 from trio_ws.server.access_log import enable_access_log
-from trio_ws.server.processes.targets import load, load_ssl_context
+from trio_ws.server.processes.control import PAGES
+from trio_ws.server.processes.targets import import_string, load, load_ssl_context
+from trio_ws.server.server import add_pages
 
 if TYPE_CHECKING:
-    from trio_ws.cli.output import Output
+    from collections.abc import Callable
 
-__all__ = ["Serving", "announce", "end_with", "invite", "load_target", "serve", "set_up_logging"]
+    from trio_ws.cli.output import Output
+    from trio_ws.cli.pages import TargetPages
+
+__all__ = ["Serving", "announce", "end_with", "invite", "load_target", "page_url", "serve", "set_up_logging"]
 
 #: Routes of an App that are printed when it starts.
 _ROUTES_SHOWN = 20
@@ -48,6 +54,7 @@ class Serving:
     keyfile: str | None = None
     debug: bool = False
     access_log: bool = False
+    page: bool | None = None
     log_level: str = "info"
 
     def options(self) -> trio_ws.Options:
@@ -62,6 +69,16 @@ class Serving:
             proxy_protocol=self.proxy_protocol,
         )
 
+    def pages(self) -> Callable[[object, str], TargetPages] | None:
+        """Return the function that makes the pages of a target, or None if it gets none.
+
+        By default a target has pages if only this machine can reach it, not through a proxy either.
+        """
+        if self.page is not None:
+            return for_everybody if self.page else None
+        proxied = self.hosts or self.trusted_proxies or self.proxy_protocol
+        return for_this_machine if is_loopback_name(self.host) and not proxied else None
+
 
 def announce(out: Output, target: str, url: str, **more: object) -> None:
     """Print the URL of the server to stdout, which scripts that use port 0 read."""
@@ -75,11 +92,10 @@ def announce(out: Output, target: str, url: str, **more: object) -> None:
         give_up_stdout()
 
 
-def invite(target: object, url: str) -> None:
-    """Print the URLs to open, and the next command, on stderr."""
-    page = _page_of(target)
-    if page is not None and url.startswith(("ws://", "wss://")):
-        remark(f"open {url.replace('ws', 'http', 1).rstrip('/')}{page}")
+def invite(target: object, url: str, page: str | None) -> None:
+    """Print the URL of the page to open, and the next command, on stderr."""
+    if page is not None:
+        remark(f"open {page}")
     if isinstance(target, trio_ws.App):
         routes = routes_of(target)
         more = f" and {len(routes) - _ROUTES_SHOWN} more" if len(routes) > _ROUTES_SHOWN else ""
@@ -94,16 +110,10 @@ def invite(target: object, url: str) -> None:
     remark(f"try it: trio-ws connect {rpc}{url}")
 
 
-def _page_of(target: object) -> str | None:
-    """The path of a page of an App: its first, or that of its documentation."""
-    if not isinstance(target, trio_ws.App):
-        return None
-    try:
-        if target.find_http("GET", "/") is not None:
-            return "/"
-    except HTTPError:  # there is something, but not for GET
-        pass
-    return docs_path(target)
+def page_url(target: object, url: str, *, added: bool) -> str | None:
+    """Return the URL of the page to open; see `page_path`."""
+    path = page_path(target, added=added)
+    return None if path is None else f"{url.replace('ws', 'http', 1).rstrip('/')}{path}"
 
 
 def set_up_logging(level: str) -> None:
@@ -135,6 +145,12 @@ def serve(wishes: Serving, out: Output) -> int:
     if wishes.access_log:
         enable_access_log()
     target = load_target(wishes.target)
+    if isinstance(target, trio_ws.WebSocketServer):
+        raise Failure(
+            f"{wishes.target} is a WebSocketServer, which serves in its own block: run that program, or serve"
+            " its target with this command",
+            USAGE,
+        )
     try:
         context = load_ssl_context(wishes.certfile, wishes.keyfile, None)
         make_server = partial(
@@ -165,10 +181,15 @@ async def _serve_here(
     serves = False
     try:
         with trio_ws.cancel_on_signals():
-            async with make_server() as server:
+            server = make_server()
+            pages = wishes.pages()
+            if pages is not None:
+                add_pages(server, pages, wishes.target)
+            async with server:
                 serves = True
-                announce(out, wishes.target, server.url)
-                invite(target, server.url)
+                page = page_url(target, server.url, added=pages is not None)
+                announce(out, wishes.target, server.url, page=page)
+                invite(target, server.url, page)
                 await server.serve_forever()
     except Exception as exc:
         if not serves:
@@ -178,6 +199,8 @@ async def _serve_here(
 
 
 async def _serve_in_workers(wishes: Serving, target: object, out: Output) -> None:
+    pages = wishes.pages()
+    PAGES.set(None if pages is None else import_string(pages))
     await trio_ws.serve_processes(
         wishes.target,
         wishes.port,
@@ -203,8 +226,9 @@ class _Announcement:
 
     def started(self, value: trio_ws.ProcessGroup | None = None) -> None:
         assert value is not None
-        announce(self._out, self._wishes.target, value.url, workers=self._wishes.workers)
-        invite(self._target, value.url)
+        page = page_url(self._target, value.url, added=self._wishes.pages() is not None)
+        announce(self._out, self._wishes.target, value.url, workers=self._wishes.workers, page=page)
+        invite(self._target, value.url, page)
 
 
 def load_target(target: str) -> Any:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trio_ws.schema.contract import HandlerContract, MethodContract
     from trio_ws.schema.types import TypeSchemas
 
-__all__ = ["Page", "make_page"]
+__all__ = ["Page", "fill_page", "make_page"]
 
 
 class Page(NamedTuple):
@@ -35,6 +35,33 @@ class Page(NamedTuple):
 
     html: bytes
     policy: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of the response."""
+        return {
+            "Content-Type": "text/html; charset=utf-8",
+            "Content-Security-Policy": self.policy,
+            "Cache-Control": "no-store",
+            "Referrer-Policy": "no-referrer",
+            "X-Content-Type-Options": "nosniff",
+        }
+
+
+def fill_page(name: str, data: JSONObject) -> Page:
+    """Return a page of ``static``, with its data and, if its script uses it, the JavaScript client.
+
+    Args:
+        name: the name of the file.
+        data: the data that the script reads.
+    """
+    text = msgspec.json.encode(data).decode()
+    static = importlib.resources.files("trio_ws").joinpath("static")
+    html = static.joinpath(name).read_text(encoding="utf-8")
+    client = static.joinpath("trio-ws.js").read_text(encoding="utf-8")
+    html = html.replace("/* trio-ws.js */", client)
+    html = html.replace('{"data": "goes here"}', text.replace("<", "\\u003c"))
+    return Page(html.encode(), _policy(html))
 
 
 def make_page(contracts: tuple[HandlerContract, ...], types: TypeSchemas, *, title: str, path: str) -> Page:
@@ -48,13 +75,7 @@ def make_page(contracts: tuple[HandlerContract, ...], types: TypeSchemas, *, tit
     """
     data = _describe(contracts, types)
     data |= {"title": title, "path": "" if path == "/" else path}
-    text = msgspec.json.encode(data).decode()
-    static = importlib.resources.files("trio_ws").joinpath("static")
-    html = static.joinpath("docs.html").read_text(encoding="utf-8")
-    client = static.joinpath("trio-ws.js").read_text(encoding="utf-8")
-    html = html.replace("/* trio-ws.js */", client)
-    html = html.replace('{"data": "goes here"}', text.replace("<", "\\u003c"))
-    return Page(html.encode(), _policy(html))
+    return fill_page("docs.html", data)
 
 
 def _policy(html: str) -> str:

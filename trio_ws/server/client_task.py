@@ -46,7 +46,7 @@ from trio_ws.server.accepting import (
 from trio_ws.server.access_log import AccessLog, wants_access_log
 from trio_ws.server.address_shares import AddressShares, share_key
 from trio_ws.server.blocking import NoThreadError
-from trio_ws.server.router import HTTPRoute, Router, ServerResources, WebSocketRoute
+from trio_ws.server.router import HTTPRoute, Pages, Router, ServerResources, WebSocketRoute
 from trio_ws.server.trusted_proxies import TrustedProxies
 from trio_ws.wall import (
     close_nurseries,
@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from trio_ws.websocket.runtime import ConnectionRuntime
     from trio_ws.websocket.transport import Transport
 
-__all__ = ["ClientTasks", "PendingClient"]
+__all__ = ["ClientTasks", "PendingClient", "set_pages"]
 
 #: Serves one WebSocket: a function of the user, or a method of the server.
 ServeFunction = Callable[[WebSocket], Awaitable[object]]
@@ -150,6 +150,7 @@ class ClientTasks:
         self._target: Any = None  # a `ServeFunction`: serves WebSockets that the router has no route for
         self._subprotocols: tuple[str, ...] = ()
         self._debug = False
+        self._pages: Pages | None = None
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
         self._connections: set[WebSocket] = set()
         self._without_task: set[WebSocket] = set()  # those that live in the shared reader without a task
@@ -448,10 +449,17 @@ class ClientTasks:
             if self._router is None or found is not None:
                 return found
         check_host(request, self.options, loopback=client.loopback)
-        matched = self._router.match(request) if self._router is not None else None
+        matched = self._match(request)
         if not isinstance(matched, HTTPRoute):
             check_request(request, self.options)
         return matched
+
+    def _match(self, request: Request) -> WebSocketRoute | HTTPRoute | None:
+        if self._pages is not None:
+            page = self._pages.find(request)
+            if page is not None:
+                return page
+        return self._router.match(request) if self._router is not None else None
 
     def _scheme_of(self, client: PendingClient) -> str | None:
         """Return the scheme that the client used, if an ASGI or RSGI host reports it."""
@@ -619,3 +627,8 @@ class ClientTasks:
 
 def _too_many() -> HTTPError:
     return HTTPError(503, "too many connections", [("Retry-After", "1")], logged=True)
+
+
+def set_pages(tasks: ClientTasks, pages: Pages) -> None:
+    """Answer plain requests with these pages, before the router is asked."""
+    tasks._pages = pages

@@ -7,7 +7,7 @@ App, know it only as a `Router`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from trio_ws.protocol.http import HTTPError, comma_list
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trio_ws.rpc.task_pool import TaskPool
     from trio_ws.websocket.connection import WebSocket
 
-__all__ = ["HTTPRoute", "Router", "ServerResources", "WebSocketRoute"]
+__all__ = ["HTTPRoute", "Pages", "Router", "ServerResources", "WebSocketRoute", "asks_for_websocket"]
 
 
 class ServerResources(NamedTuple):
@@ -67,6 +67,13 @@ class HTTPRoute(NamedTuple):
     """
 
     answer: Callable[[Request, ServerResources], Awaitable[bytes]]
+
+
+class Pages(Protocol):
+    """Pages of the command line, at paths where the target of a server answers no plain requests."""
+
+    def find(self, request: Request) -> HTTPRoute | None:
+        """Return the page for a request, or None."""
 
 
 class Router(ABC):
@@ -118,7 +125,7 @@ class Router(ABC):
             HTTPError: 404, or 405 with Allow.
         """
         path = request.path
-        if request.method == "GET" and _asks_for_websocket(request):
+        if request.method == "GET" and asks_for_websocket(request):
             # Do not serve a page at the same path to a client that asks for a WebSocket.
             entry = self.find_websocket(path)
             if entry is None:
@@ -130,5 +137,6 @@ class Router(ABC):
         return found
 
 
-def _asks_for_websocket(request: Request) -> bool:
+def asks_for_websocket(request: Request) -> bool:
+    """Whether a request is an opening handshake, which may still be invalid."""
     return "websocket" in [name.lower() for name in comma_list(request.raw_values(b"upgrade"))]

@@ -24,10 +24,10 @@ from trio_ws.rpc.handler import serve_handler
 from trio_ws.rpc.task_pool import TaskPool
 from trio_ws.server.accepting import accept_forever, close_listeners
 from trio_ws.server.blocking import run_in_thread
-from trio_ws.server.client_task import ClientTasks, ServeFunction
+from trio_ws.server.client_task import ClientTasks, ServeFunction, set_pages
 from trio_ws.server.config import ServerConfig, ServerSettings, server_config, tcp_address
 from trio_ws.server.listeners import is_loopback, open_listeners
-from trio_ws.server.router import Router, ServerResources
+from trio_ws.server.router import Pages, Router, ServerResources
 from trio_ws.server.routing import REQUEST, check_function, is_async
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.internals import close_for_shutdown, parts_of
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from trio_ws.server.config import Target
     from trio_ws.server.listeners import SocketFile
 
-__all__ = ["DrainReport", "WebSocketServer", "serve"]
+__all__ = ["DrainReport", "WebSocketServer", "add_pages", "serve"]
 
 logger = logger_for("trio_ws.server")
 
@@ -422,6 +422,17 @@ async def _host_tasks(
         finally:
             if when_cancelled is not None:
                 when_cancelled()
+
+
+def add_pages(server: WebSocketServer, make: Callable[[object, str], Pages], name: str) -> None:
+    """Add pages to a server that was not entered.
+
+    Args:
+        server: the server.
+        make: makes the pages for its target, or the instance if that is a class, and a title.
+        name: the title.
+    """
+    set_pages(server, make(server._config.target, name))
 
 
 @shows_settings_of(server_config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,17 @@ from trio_ws.options import Options
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["BOOTSTRAP", "READY", "RETIRE", "STOP", "WorkerConfig", "in_worker", "pack", "read_config"]
+__all__ = [
+    "BOOTSTRAP",
+    "PAGES",
+    "READY",
+    "RETIRE",
+    "STOP",
+    "WorkerConfig",
+    "in_worker",
+    "pack",
+    "read_config",
+]
 
 #: The program of a worker. Its arguments are the descriptor of the channel and the entries of sys.path.
 BOOTSTRAP = (
@@ -30,6 +41,9 @@ READY = b"ready\n"
 RETIRE = b"r"
 #: The whole group stops: refuse new clients, drain and exit.
 STOP = b"s"
+
+#: `WorkerConfig.pages` of the workers that are started in this context, which is for the command line only.
+PAGES: ContextVar[str | None] = ContextVar("trio_ws pages", default=None)
 
 #: Whether this process is a worker. A worker never starts workers.
 in_worker = False
@@ -52,6 +66,7 @@ class WorkerConfig:
     debug: bool
     log_level: int
     access_log: bool
+    pages: str | None  # an import string of a function for `add_pages`
 
 
 def pack(config: WorkerConfig) -> bytes:

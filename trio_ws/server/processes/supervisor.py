@@ -410,6 +410,7 @@ async def serve_processes(
             debug=debug,
             log_level=logging.getLogger().getEffectiveLevel() if log_level is None else log_level,
             access_log=wants_access_log(),
+            pages=control.PAGES.get(),
         )
         url = settings.url(listeners)
         tcp_port = tcp_address(listeners)[1] if unix_path is None else None

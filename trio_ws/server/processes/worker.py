@@ -23,7 +23,7 @@ from trio_ws.logs import logger_for
 from trio_ws.server.access_log import enable_access_log
 from trio_ws.server.processes import control, targets
 from trio_ws.server.processes.control import READY, STOP, read_config
-from trio_ws.server.server import WebSocketServer
+from trio_ws.server.server import WebSocketServer, add_pages
 from trio_ws.systems import HANGUP_SIGNALS
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ async def _serve(
         options=config.options,
         broker=config.broker,
     )
+    if config.pages is not None:
+        add_pages(server, targets.load(config.pages, "pages"), config.target)
     with starting:
         async with server:
             ready = True
