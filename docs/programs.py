@@ -1,14 +1,17 @@
 """A Sphinx extension: each piece of code on a page knows the program that it comes from.
 
 The pieces are lines of programs in examples/, which the tests run. The button of copy.js copies the whole
-program, with its imports, so that what is pasted runs.
+program, so that what is pasted runs. A piece of Python may begin with some of its program's imports, and
+leave out whole paragraphs.
 
 Invariants: a page has each of its programs once. A piece that shows all of its program has no second button.
 """
 
 from __future__ import annotations
 
+import ast
 import html
+import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from docutils import nodes
     from sphinx.application import Sphinx
 
-__all__ = ["lines_of", "programs", "programs_with", "shown_in", "stands_in"]
+__all__ = ["is_part_of", "lines_of", "programs", "programs_with", "shown_in", "stands_in"]
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -43,6 +46,41 @@ def stands_in(block: Lines, source: Lines) -> bool:
     return False
 
 
+def is_part_of(block: str, text: str) -> bool:
+    """Whether a piece of Python has imports of a program, and paragraphs of it, in their order."""
+    imports, rest = _split(block)
+    if not imports <= _imported(text):
+        return False
+    source = lines_of(text)
+    for paragraph in re.split(r"\n\n+(?=\S)", rest):
+        lines = lines_of(paragraph)
+        starts = (at for at in range(len(source)) if stands_in(lines, source[at : at + len(lines)]))
+        at = next(starts, None)
+        if at is None:
+            return False
+        source = source[at + len(lines) :]
+    return True
+
+
+def _split(block: str) -> tuple[frozenset[str], str]:
+    """What the imports at the beginning of a piece bind, and the rest."""
+    head = re.match(r"(?:(?:from|import) .*\n|\n)*", block)
+    assert head is not None
+    return _imported(head[0]), block[head.end() :]
+
+
+@cache
+def _imported(text: str) -> frozenset[str]:
+    """What the import statements of a program bind, each as ``module.name``."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names |= {f"{one.name} as {one.asname}" for one in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{one.name} as {one.asname}" for one in node.names}
+    return frozenset(names)
+
+
 @cache
 def programs() -> dict[Path, Lines]:
     """Every example that may be shown, those that were written for the pages first."""
@@ -55,7 +93,14 @@ def programs() -> dict[Path, Lines]:
 def programs_with(block: str) -> list[Path]:
     """The programs that have these lines."""
     lines = lines_of(block)
-    return [path for path, source in programs().items() if stands_in(lines, source)] if lines else []
+    if not lines:
+        return []
+    found = [path for path, source in programs().items() if stands_in(lines, source)]
+    return found or [
+        path
+        for path in programs()
+        if path.suffix == ".py" and is_part_of(block, path.read_text(encoding="utf-8"))
+    ]
 
 
 def shown_in(blocks: list[str]) -> list[Path | None]:

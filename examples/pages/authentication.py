@@ -54,6 +54,11 @@ async def echo(ws: trio_ws.WebSocket) -> None:
     await ws.send("you are in")
 
 
+async def enter(url: str) -> None:
+    async with trio_ws.connect(url, headers={"Authorization": "Bearer secret"}) as ws:
+        print(await ws.receive_text())
+
+
 class Guarded(trio_ws.WebSocketHandler):
     async def on_connect(self, connection: trio_ws.ClientConnection) -> None:
         connection.expires_at = trio.current_time() + 600  # or the remaining lifetime of its token
@@ -69,10 +74,8 @@ async def stay(client: trio_ws.WebSocketClient, new_token: Callable[[], str]) ->
 
 async def main() -> None:
     async with trio_ws.WebSocketServer(greet, 0, host="127.0.0.1") as server:
-        url = server.url
-        async with trio_ws.connect(url, headers={"Authorization": "Bearer secret"}) as ws:
-            print(await ws.receive_text())
-        await refused(url)
+        await enter(server.url)
+        await refused(server.url)
     async with trio_ws.WebSocketServer(Bank, 0, host="127.0.0.1") as server:
         await refused(server.url)
         for token in USERS:

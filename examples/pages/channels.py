@@ -23,7 +23,7 @@ class News(trio_ws.WebSocketHandler):
         return self.publish(f"news.{topic}", text, exclude=[connection])
 
 
-async def archive(news: News, lines: list[str]) -> None:
+async def archive(news: trio_ws.WebSocketHandler, lines: list[str]) -> None:
     """A task of the server: it receives everything. A publisher that is too fast waits or gets an error."""
     async with news.channels.subscribe("news.*", policy="block", max_items=1000) as subscription:
         async for packet in subscription:
@@ -37,7 +37,7 @@ async def read(url: str) -> str:
         return str(packet.data)
 
 
-async def tell(news: News, connection: trio_ws.ClientConnection) -> None:
+async def tell(news: trio_ws.WebSocketHandler, connection: trio_ws.ClientConnection) -> None:
     news.publish("news.tech", {"title": "trio 1.0"})  # returns the number of receivers
     news.publish("alerts", "to all but one", exclude=[connection])
     news.publish("alerts", "to some", predicate=trio_ws.IsEqual("region", "eu"))

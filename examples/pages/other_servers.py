@@ -48,21 +48,22 @@ async def follow(url: str) -> None:
                 break
 
 
+@asynccontextmanager
+async def set_up(ws: trio_ws.WebSocket) -> AsyncIterator[None]:
+    async def heartbeat() -> None:
+        while True:
+            await ws.send_json({"op": "ping"})
+            await trio.sleep(20)
+
+    await ws.send_json({"op": "login", "token": await fresh_token()})
+    await ws.receive_json()
+    await ws.send_json({"op": "subscribe", "channel": "prices"})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(heartbeat)
+        yield  # from here on, messages are yielded; the nursery is cancelled when the connection ends
+
+
 async def keep_awake(url: str) -> None:
-    @asynccontextmanager
-    async def set_up(ws: trio_ws.WebSocket) -> AsyncIterator[None]:
-        async def heartbeat() -> None:
-            while True:
-                await ws.send_json({"op": "ping"})
-                await trio.sleep(20)
-
-        await ws.send_json({"op": "login", "token": await fresh_token()})
-        await ws.receive_json()
-        await ws.send_json({"op": "subscribe", "channel": "prices"})
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(heartbeat)
-            yield  # from here on, messages are yielded; the nursery is cancelled when the connection ends
-
     async with trio_ws.session(url, on_connection=set_up) as feed:
         message = await feed.recv()
         assert message is not None

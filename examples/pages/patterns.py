@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mimetypes
 import secrets
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Self
@@ -75,7 +74,7 @@ async def lifespan(app: trio_ws.App) -> AsyncIterator[None]:
 
 # -- pages, files and cookies ------------------------------------------------------------------------------
 
-ROOT = Path(tempfile.mkdtemp()).resolve()
+ROOT = Path(__file__).parent.resolve()
 SESSIONS: dict[str, str] = {}
 PAGE = """<!doctype html>
 <title>Chat</title>
@@ -150,15 +149,14 @@ async def main() -> None:
                 pass
             print(update)
 
-    (ROOT / "style.css").write_text("body { margin: 0 }")
     async with trio_ws.WebSocketServer(app, 0, host="127.0.0.1") as server:
         url = server.url.rstrip("/")
         async with trio_ws.WebSocketClient(f"{url}/users") as client:
             print(await client.call("name", 1))
         async with httpx.AsyncClient(base_url=url.replace("ws", "http", 1)) as http:
             print((await http.get("/")).text.splitlines()[1])
-            print((await http.get("/static/style.css")).headers["content-type"])
-            print((await http.get("/static/../patterns.py")).status_code)
+            print((await http.get("/static/patterns.py")).headers["content-type"])
+            print((await http.get("/static/../echo_server.py")).status_code)
             print((await http.post("/login", json={"name": "ada", "password": "guess"})).status_code)
             cookie = (await http.post("/login", json={"name": "ada", "password": "secret"})).headers[
                 "set-cookie"

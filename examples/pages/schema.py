@@ -55,13 +55,13 @@ def is_staff(request: trio_ws.Request) -> bool:
 app.mount_docs("/docs", allow=is_staff)
 
 
-def main() -> None:
+def describe(app: trio_ws.App) -> None:
     schema = app.schema()  # or Shop().schema(), or trio_ws.Schema(Shop)
     document = schema.openrpc(version="2.0.0", url="wss://example.com/shop")  # a dict
     messages = schema.asyncapi(url="wss://example.com")
-    assert document["methods"][0]["name"] in messages["operations"]
+    print(len(document["methods"]), "methods,", len(messages["operations"]), "operations")
     print(schema.typescript())
 
 
 if __name__ == "__main__":
-    main()
+    describe(app)

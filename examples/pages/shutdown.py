@@ -11,8 +11,6 @@ import trio.testing
 
 import trio_ws
 
-port = 0
-
 
 async def save_history() -> None:
     await trio.sleep(0.01)
@@ -28,9 +26,14 @@ async def chat(ws: trio_ws.WebSocket) -> None:
             await save_history()
 
 
-async def main() -> None:
+async def echo(ws: trio_ws.WebSocket) -> None:
+    async for message in ws:
+        await ws.send(message)
+
+
+async def main(port: int = 8000) -> None:
     with trio_ws.cancel_on_signals():  # SIGTERM and Ctrl+C
-        await trio_ws.serve(chat, port)
+        await trio_ws.serve(echo, port)
 
 
 async def talk(server: trio_ws.WebSocketServer) -> None:
@@ -46,13 +49,13 @@ async def watched() -> None:
     async with trio.open_nursery() as nursery:
         with trio_ws.cancel_on_signals():
             async with trio.open_nursery() as inner:
-                server = await inner.start(functools.partial(trio_ws.serve, chat, port, host="127.0.0.1"))
+                server = await inner.start(functools.partial(trio_ws.serve, chat, 0, host="127.0.0.1"))
                 nursery.start_soon(talk, server)
 
 
 async def stopped() -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(main)
+        nursery.start_soon(main, 0)
         await trio.testing.wait_all_tasks_blocked(0.05)
         os.kill(os.getpid(), signal.SIGTERM)
     print("ended in order")

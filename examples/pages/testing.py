@@ -13,7 +13,7 @@ from trio_ws.testing import MemoryListener, RawPeer, explore, record, replay
 ended: list[float] = []
 
 
-async def echo(ws: trio_ws.WebSocket) -> None:
+async def observed(ws: trio_ws.WebSocket) -> None:
     try:
         async for message in ws:
             await ws.send(message)
@@ -23,7 +23,7 @@ async def echo(ws: trio_ws.WebSocket) -> None:
 
 async def a_lost_network() -> None:
     listener = MemoryListener()
-    async with trio_ws.WebSocketServer(echo, listeners=[listener]):
+    async with trio_ws.WebSocketServer(observed, listeners=[listener]):
         stream = await listener.connect(latency=0.25)
         async with trio_ws.connect("ws://test/", stream=stream) as ws:
             await ws.send("hello")
@@ -33,6 +33,11 @@ async def a_lost_network() -> None:
             await trio.sleep(3600)
             assert ended == [60.25]  # keepalive has closed the connection
             stream.link.cut()
+
+
+async def echo(ws: trio_ws.WebSocket) -> None:
+    async for message in ws:
+        await ws.send(message)
 
 
 async def an_illegal_frame() -> None:

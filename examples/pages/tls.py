@@ -13,14 +13,14 @@ import trustme
 import trio_ws
 
 
-async def handler(ws: trio_ws.WebSocket) -> None:
+async def hear(ws: trio_ws.WebSocket) -> None:
     print("got", await ws.receive_text())
 
 
-async def serve_and_connect() -> None:
+async def serve() -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain("certificate.pem", "key.pem")
-    async with trio_ws.WebSocketServer(handler, 0, ssl_context=context) as server:
+    async with trio_ws.WebSocketServer(hear, 0, ssl_context=context) as server:
         print(server.url)
         await reach(server.port)
 
@@ -40,7 +40,7 @@ def main() -> None:
         # The certificate of the authority follows, so that both sides can use the same file.
         chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
         Path("certificate.pem").write_bytes(chain + authority.cert_pem.bytes())
-        trio.run(serve_and_connect)
+        trio.run(serve)
         os.chdir("/")
 
 
