@@ -12,6 +12,8 @@ Invariants:
   peer; the next one after that minute says how many were omitted. `TRACEBACKS` failures of user code,
   identified by the line that raised them, are written per minute with their traceback, the others on one
   line. A lack of system resources is logged once a minute for the whole process (`once_a_minute`).
+- Logging raises nothing. An exception of an application's handler or filter is reported on stderr, if that is
+  open, as `logging` does it for its own handlers. Only what ends the program propagates.
 """
 
 from __future__ import annotations
@@ -82,10 +84,31 @@ def _written_out(text: str, limit: int) -> tuple[str, bool]:
 
 
 def logger_for(name: str) -> logging.Logger:
-    """Return the logger of that name, with the filter of this module."""
+    """Return the logger of that name, with the filter of this module. Its methods raise nothing."""
     logger = logging.getLogger(name)
     logger.addFilter(_filter)
+
+    def handle(record: logging.LogRecord) -> None:
+        try:
+            # Looked up each time, because libraries for error reports replace methods of the class.
+            type(logger).handle(logger, record)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # noqa: BLE001 - of an application's handler or filter
+            _report_failure(record)
+
+    logger.handle = handle  # type: ignore[method-assign]
     return logger
+
+
+def _report_failure(record: logging.LogRecord) -> None:
+    """Report on stderr that a record could not be logged."""
+    try:
+        _reporter.handleError(record)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001 - stderr is closed, or the exception cannot be printed
+        return
 
 
 def once_a_minute(condition: str) -> bool:
@@ -239,3 +262,4 @@ def _one_message(chunk: str) -> str:
 
 
 _filter = _Filter()
+_reporter = logging.NullHandler()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import logging
+import sys
 import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_ws
+from tests.support.faults import Panic
 from tests.support.serving import exchange, request, serving, serving_in_memory
 from trio_ws import Backoff, Headers, Options, WebSocket, WebSocketClient, WebSocketHandler, rpc_method
 from trio_ws.logs import BURST, MINUTE, TRACEBACKS, logger_for, shown
@@ -250,3 +253,77 @@ async def test_one_failure_does_not_flood_with_tracebacks(caplog: pytest.LogCapt
     assert "ValueError: \\nCRITICAL root: forged" in last
     assert len(last.encode()) <= 200
     check(caplog.text)
+
+
+class Raises(logging.Handler):
+    """A handler, or a filter, that raises an exception for each record."""
+
+    def __init__(self, raised: type[BaseException]) -> None:
+        super().__init__()
+        self.raised = raised
+        self.count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.count += 1
+        raise self.raised("of the application")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.emit(record)
+        return True
+
+
+@pytest.mark.parametrize("raised", [ValueError, Panic])
+@pytest.mark.parametrize("how", ["handler", "filter", "closed stderr"])
+async def test_a_handler_that_raises_costs_a_record_and_no_connection(
+    how: str,
+    raised: type[BaseException],
+    autojump_clock: MockClock,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Failing(WebSocketHandler):
+        @rpc_method()
+        async def fail(self, connection: trio_ws.ClientConnection) -> None:
+            raise KeyError
+
+    app = trio_ws.App()
+    app.mount("/calls", Failing)
+
+    @app.websocket("/fails")
+    async def fails(ws: WebSocket) -> None:
+        await ws.accept()
+        raise KeyError
+
+    @app.websocket("/echo")
+    async def echo(ws: WebSocket) -> None:
+        async for message in ws:
+            await ws.send(message)
+
+    bad = Raises(raised)
+    async with serving_in_memory(app) as memory, memory.connect("/echo") as innocent:
+        if how == "closed stderr":
+            closed = io.StringIO()
+            closed.close()
+            monkeypatch.setattr(sys, "stderr", closed)
+        for name in ("trio_ws.server", "trio_ws.rpc"):
+            if how == "filter":
+                logging.getLogger(name).addFilter(bad)
+            else:
+                logging.getLogger(name).addHandler(bad)
+        try:
+            with pytest.raises(trio_ws.ConnectionClosedError, match="1011"):
+                async with memory.connect("/fails") as ws:
+                    await ws.receive()
+            async with WebSocketClient("ws://test/calls", stream=await memory.stream()) as client:
+                with pytest.raises(trio_ws.RPCInternalError):
+                    await client.call("fail")
+            assert b" 404 " in await exchange(await memory.stream(), request(target="/nowhere"))
+            await innocent.send("still here?")
+            assert await innocent.receive_text() == "still here?"
+        finally:
+            for name in ("trio_ws.server", "trio_ws.rpc"):
+                logging.getLogger(name).removeHandler(bad)
+                logging.getLogger(name).removeFilter(bad)
+        assert bad.count >= 2
+    if how != "closed stderr":
+        assert "of the application" in capsys.readouterr().err
