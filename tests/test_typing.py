@@ -148,10 +148,9 @@ PRIVATE: dict[str, tuple[str, str]] = {
     "websocket/internals.py": (
         "hands out the parts of a WebSocket",
         (
-            "_begin_opening _client _closed_error _closing _deflate _end_opening _fragmenting "
-            "_hold_opening _let_in _liveness _offer_first _opened _options _post _reader "
-            "_receive_buffer _release_opening _send _shutdown _start_application_close "
-            "_wait_for_message _wait_for_room _write_buffer"
+            "_closing _deflate _fragmenting _let_in _liveness _opened _opening _options _post _reader "
+            "_receive_buffer _send _shutdown _start_application_close _wait_for_message _wait_for_room "
+            "_write_buffer"
         ),
     ),
 }

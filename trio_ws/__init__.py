@@ -48,6 +48,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
     websocket/           layer 4   one WebSocket on one trio stream
         _notify.py           notifications for waiting tasks
         message.py           WebSocketMessage
+        opening.py           the opening handshake of a server's connection
         transport.py         a plain socket, or any trio stream
         sockets.py           errors of streams and sockets, and the end of TCP
         tls.py               TLS on a socket, and over any other stream

@@ -291,11 +291,11 @@ class HostedWebSocket(WebSocket):
 
     async def accept(self, subprotocol: str | None = None, headers: Iterable[tuple[str, str]] = ()) -> None:
         await checkpoint_if_cancelled()
-        self._check_connecting("accept")
+        opening = self._check_connecting("accept")
         headers = list(headers)
         # This validates the arguments. The host sends the response.
         _, self._subprotocol, _ = answer_upgrade(
-            self._request, subprotocol, self._offered, headers, self._options
+            self._request, subprotocol, opening.offered, headers, self._options
         )
         self._messages.open(self.stream)
         self.stream.open(

@@ -24,7 +24,6 @@ import msgspec
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
-from trio_ws._late_scope import LateScope
 from trio_ws._types import ANY_VALUE
 from trio_ws.decoding import decode_json
 from trio_ws.errors import CloseFrame, ConnectionClosedError, MessageError, check_close
@@ -52,6 +51,7 @@ from trio_ws.websocket.message import (
     whole_message,
 )
 from trio_ws.websocket.message_stream import MessageStream
+from trio_ws.websocket.opening import Opening, write_rejection
 from trio_ws.websocket.readers import EPOLL, FULL_EPOLL, FULL_TASK, Reader
 from trio_ws.websocket.receive_buffer import ReceiveBuffer
 from trio_ws.websocket.write_buffer import WriteBuffer
@@ -66,7 +66,6 @@ if TYPE_CHECKING:
     from trio_ws.protocol.http import Headers, Request
     from trio_ws.protocol.tls import TLSInfo
     from trio_ws.websocket.message import MessageType
-    from trio_ws.websocket.readers import ConnectionObserver
     from trio_ws.websocket.runtime import ConnectionRuntime
     from trio_ws.websocket.transport import Transport
 
@@ -117,10 +116,8 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         "_control_hooks",
         "_deflate",
         "_fragmenting",
-        "_letting_in",
         "_liveness",
         "_number",
-        "_offered",
         "_opening",
         "_options",
         "_reader",
@@ -131,7 +128,6 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         "_sends_since_yield",
         "_subprotocol",
         "_threshold",
-        "_trailing",
         "_transport",
         "_write_buffer",
         "path_params",
@@ -162,16 +158,11 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         self._liveness = Liveness(receive_buffer, write_buffer, closing)
         self._control_hooks: ControlHooks = (None, None)  # for pings, and for unsolicited pongs
         # The opening handshake.
+        self._opening = None if client else Opening(subprotocols, trailing)
         self._request = request
-        self._trailing = trailing  # bytes that came after the request
-        self._offered = subprotocols  # those that an implicit accept() may select
         self._subprotocol: str | None = None
         self._response_headers: Headers | None = None
         self.path_params: JSONObject = {}
-        # Around the code that serves a client, until it has accepted the client: cancelled if the client
-        # leaves before.
-        self._opening: LateScope | None = None
-        self._letting_in = False  # it lasts beyond the accept
         # Sending.
         self._deflate: PerMessageDeflate | None = None
         self._threshold = 0  # the smallest payload that is compressed
@@ -181,59 +172,30 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
     def _make_write_buffer(self, transport: Transport, runtime: ConnectionRuntime) -> WriteBuffer:
         return WriteBuffer(transport, runtime, client=self._client)
 
-    # -- serving a client before it is accepted -----------------------------------------------------
-
-    def _begin_opening(self) -> None:
-        """Cancel what this task does from now on if the client leaves before it is accepted.
-
-        Call `_end_opening` in the same task.
-        """
-        self._opening = LateScope()
-        self._reader.watch_soon()
-
-    def _offer_first(self, subprotocols: Iterable[str]) -> None:
-        """Let an implicit `accept` prefer these subprotocols to the others."""
-        self._offered = (*subprotocols, *self._offered)
-
-    def _hold_opening(self) -> None:
-        """Let `_begin_opening` last beyond the accept, until `_let_in`."""
-        self._letting_in = True
-
-    def _release_opening(self) -> None:
-        """Cancel nothing any more after the accept."""
-        self._letting_in = False
-
-    def _let_in(self) -> None:
-        """Let the end of the connection cancel nothing any more."""
-        self._letting_in = False
-        if self._opening is not None and self._opening.leave():
-            self._opening = None
-
-    def _cancel_opening(self) -> None:
-        if self._opening is not None:
-            logger.info(
-                "%r ended before it was let in: cancelling what serves it", self, extra=log_extra(self)
-            )
-            self._opening.cancel()
-
-    def _end_opening(self, exc: BaseException | None) -> bool:
-        """End `_begin_opening`, with an exception if any. Return whether that came of the cancellation."""
-        scope, self._opening = self._opening, None
-        return scope is not None and scope.exit(exc)
+    # -- the opening handshake ----------------------------------------------------------------------
 
     def _came_early(self, data: bytes) -> None:
         """Keep bytes that came before the end of the opening handshake. Called by the reader."""
-        if self._closing.state != CONNECTING:
+        if self._closing.state != CONNECTING or self._opening is None:
             return  # the client was rejected, but still sends
         limit = self._options.max_queue_bytes
-        if len(self._trailing) < limit:
-            self._trailing += data
-            return
-        logger.info("refused %r: more than max_queue_bytes (%d) came before it was let in", self, limit)
-        self._reject_with(answer_refusal(413, (), "too much came before the WebSocket was open\n"))
-        self._cancel_opening()
+        if not self._opening.keep(data, limit):
+            logger.info("refused %r: more than max_queue_bytes (%d) came before it was let in", self, limit)
+            self._reject_with(answer_refusal(413, (), "too much came before the WebSocket was open\n"))
+            self._cancel_opening()
 
-    # -- the opening handshake ----------------------------------------------------------------------
+    def _cancel_opening(self) -> None:
+        if self._opening is not None and self._opening.cancel():
+            logger.info(
+                "%r ended before it was let in: cancelling the code that serves it",
+                self,
+                extra=log_extra(self),
+            )
+
+    def _let_in(self) -> None:
+        """Let the end of the connection cancel nothing any more."""
+        if self._opening is not None and self._opening.leave() and self._closing.state != CONNECTING:
+            self._opening = None
 
     def _opened(
         self,
@@ -263,14 +225,14 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             ConnectionClosedError: the client has left.
         """
         await checkpoint_if_cancelled()
-        self._check_connecting("accept")
+        opening = self._check_connecting("accept")
         answer, self._subprotocol, deflate = answer_upgrade(
-            self._request, subprotocol, self._offered, headers, self._options
+            self._request, subprotocol, opening.offered, headers, self._options
         )
         self._write_buffer.write(answer)
         if self._write_buffer.broken:
             raise self._closing.closed_error()
-        trailing, self._trailing = self._trailing, b""
+        trailing, opening.trailing = opening.trailing, b""
         self._open(deflate, trailing)
 
     async def reject(
@@ -293,38 +255,20 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         await checkpoint_if_cancelled()
         self._check_connecting("reject")
         if isinstance(body, AsyncIterable):
-            await self._reject_in_parts(status, headers, body)
+            high_water = self._options.send_high_water
+            await write_rejection(self._write_buffer, self._closing, high_water, status, headers, body)
+            self._reject_with(b"")
             return
         response = answer_refusal(status, headers, body)
         self._closing.refuse_messages()
         self._reject_with(response)
 
-    async def _reject_in_parts(
-        self, status: int, headers: Iterable[tuple[str, str]], parts: AsyncIterable[bytes | str]
-    ) -> None:
-        # Without Content-Length, the body ends with the connection (RFC 9112 section 6.3).
-        head = answer_refusal(status, headers, b"").replace(b"Content-Length: 0\r\n", b"", 1)
-        self._closing.refuse_messages()
-        self._closing.rejecting()
-        write_buffer = self._write_buffer
-        try:
-            write_buffer.write(head)
-            async for part in parts:
-                write_buffer.write(part.encode() if isinstance(part, str) else bytes(part))
-                while write_buffer.size >= self._options.send_high_water and not write_buffer.broken:
-                    await write_buffer.writable.wait()
-                if write_buffer.broken:
-                    raise self._closing.closed_error()
-        except BaseException:
-            self._closing.abort(None)
-            raise
-        self._reject_with(b"")
-
-    def _check_connecting(self, what: str) -> None:
-        if self._closing.state != CONNECTING:
+    def _check_connecting(self, what: str) -> Opening:
+        if self._closing.state != CONNECTING or self._opening is None:
             if self._receive_buffer.frames is None and not self._closing.closed_locally:
                 raise self._closing.closed_error()  # the server has shut down
             raise RuntimeError(f"{what}() was called too late: the client is accepted or rejected already")
+        return self._opening
 
     def _reject_with(self, response: bytes) -> None:
         self._write_buffer.write(response)
@@ -339,7 +283,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         transport = with_frame_logging(self, self._transport, self._write_buffer.size)
         self._transport = self._write_buffer.transport = self._reader.transport = transport
         self._closing.opened()
-        if self._opening is not None and not self._letting_in:
+        if self._opening is not None and not self._opening.held:
             self._let_in()
         self._update_fast_send_limit()
         self._runtime.keepalive.register(self._liveness)
@@ -391,21 +335,14 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         if self._reader.observer is not None:
             self._reader.observer.connection_lost()
         # The code that serves the client is cancelled, unless it rejected the client itself.
-        if opening or (self._letting_in and self._receive_buffer.frames is not None):
+        held = self._opening is not None and self._opening.held
+        if opening or (held and self._receive_buffer.frames is not None):
             self._cancel_opening()
 
     def _log_extra(self) -> JSONObject:
         return {"connection": self._number, "peer": self._transport.peer_address}
 
     # -- for the other parts of the package ---------------------------------------------------------
-
-    def _observe(self, observer: ConnectionObserver | None) -> None:
-        """Notify this observer of input and of changes of the state from now on; None for no observer."""
-        self._reader.observer = observer
-
-    def _closed_error(self) -> ConnectionClosedError:
-        """Return the error for methods that need an open connection, after it was closed."""
-        return self._closing.closed_error()
 
     def _shutdown(self, code: int, reason: str) -> None:
         """Close or reject, because the server shuts down."""

@@ -69,7 +69,7 @@ def options_of(ws: WebSocket) -> Options:
 
 def closed_error(ws: WebSocket) -> ConnectionClosedError:
     """Return the error for methods that need an open connection, after it was closed."""
-    return ws._closed_error()
+    return ws._closing.closed_error()
 
 
 def close_for_application(ws: WebSocket, code: int, reason: str) -> None:
@@ -117,7 +117,7 @@ def deflate_of(ws: WebSocket) -> PerMessageDeflate | None:
 
 def is_client(ws: WebSocket) -> bool:
     """Whether it is the client's end, whose frames are masked."""
-    return ws._client
+    return ws._write_buffer.client
 
 
 # -- the opening handshake ----------------------------------------------------------------------------------
@@ -139,17 +139,20 @@ def begin_opening(ws: WebSocket) -> None:
 
     Call `end_opening` in the same task.
     """
-    ws._begin_opening()
+    if ws._opening is not None:
+        ws._opening.begin()
+        ws._reader.watch_soon()
 
 
 def end_opening(ws: WebSocket, exc: BaseException | None) -> bool:
     """Leave that scope with an exception, if any. Return whether it was the scope's cancellation."""
-    return ws._end_opening(exc)
+    return ws._opening is not None and ws._opening.end(exc)
 
 
 def hold_opening(ws: WebSocket) -> None:
     """Let `begin_opening` last beyond the accept, until `let_in`."""
-    ws._hold_opening()
+    if ws._opening is not None:
+        ws._opening.hold()
 
 
 def let_in(ws: WebSocket) -> None:
@@ -159,9 +162,11 @@ def let_in(ws: WebSocket) -> None:
 
 def release_opening(ws: WebSocket) -> None:
     """Cancel nothing any more after the accept."""
-    ws._release_opening()
+    if ws._opening is not None:
+        ws._opening.release()
 
 
 def offer_first(ws: WebSocket, subprotocols: Iterable[str]) -> None:
     """Let an implicit ``accept()`` prefer these subprotocols to the others."""
-    ws._offer_first(subprotocols)
+    if ws._opening is not None:
+        ws._opening.offer_first(subprotocols)

@@ -62,6 +62,7 @@ class WriteBuffer:
         client: whether this side is the client, whose frames are masked.
 
     Attributes:
+        client: the same.
         whole: `UNFRAMED` if messages are written without frames (see hosting/websocket.py), otherwise None.
         transport: the transport, with frame logging if that is enabled.
         on_broken: called once, with the cause, when writing has failed.
@@ -80,7 +81,6 @@ class WriteBuffer:
     whole: Unframed | None = None
 
     __slots__ = (
-        "_client",
         "_control",
         "_draining",
         "_has_deferred",
@@ -91,6 +91,7 @@ class WriteBuffer:
         "_when_empty",
         "broken",
         "bytes_sent",
+        "client",
         "fast_send_limit",
         "flush_scheduled",
         "on_broken",
@@ -103,7 +104,7 @@ class WriteBuffer:
 
     def __init__(self, transport: Transport, runtime: WriteRuntime, *, client: bool = False) -> None:
         self.transport = transport
-        self._client = client
+        self.client = client
         self._runtime = runtime
         self.on_broken: Callable[[BaseException], None] | None = None
         self.fast_send_limit = 0
@@ -199,7 +200,7 @@ class WriteBuffer:
 
         ``last`` is as for `write`.
         """
-        frame = make_frame(FIN | opcode, payload, masked=self._client)
+        frame = make_frame(FIN | opcode, payload, masked=self.client)
         if self._draining:
             late = self._latest_pong
             if pong and (late is not None or self._control + len(frame) > _CONTROL_ROOM):
