@@ -34,7 +34,7 @@ def check_trio(what: str) -> None:
     """
     if in_trio_task():
         return
-    if _in_asyncio():
+    if in_asyncio_loop():
         raise RuntimeError(
             f"{what} needs trio, but this is an asyncio program. Start it by trio.run(main) in place of"
             " asyncio.run(main()), or keep asyncio and use trio_ws.guest: serve() serves from asyncio, and"
@@ -51,13 +51,14 @@ def check_no_loop(what: str) -> None:
     """
     for runs, instead in (
         (in_trio_task, "in a trio program, use: await trio_ws.serve(app, port)"),
-        (_in_asyncio, "in an asyncio program, use: async with trio_ws.guest.serve(app, port)"),
+        (in_asyncio_loop, "in an asyncio program, use: async with trio_ws.guest.serve(app, port)"),
     ):
         if runs():
             raise RuntimeError(f"{what} starts a loop of its own; {instead}")
 
 
-def _in_asyncio() -> bool:
+def in_asyncio_loop() -> bool:
+    """Whether an asyncio loop runs in this thread, without importing asyncio."""
     asyncio: Any = sys.modules.get("asyncio")
     return asyncio is not None and asyncio._get_running_loop() is not None
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from trio_ws.protocol.frames import FIN
 from trio_ws.protocol.framing import server_frame
-from trio_ws.websocket.closing import OPEN
 from trio_ws.websocket.deferred_frame import DeferredFrame, deflated_frame
 from trio_ws.websocket.internals import close_for_application, deflate_of, is_client, is_fragmenting, post
 from trio_ws.websocket.message import whole_message
@@ -58,7 +57,7 @@ def broadcast(
             # Fast path for the usual case: an open, uncompressed server connection between messages.
             ordinary.append(write_buffer)
             continue
-        if ws._closing.state != OPEN or is_fragmenting(ws):
+        if not ws.connected or is_fragmenting(ws):
             continue
         if write_buffer.size > ws._options.channel_max_bytes:
             close_for_application(ws, 1013, "too slow for the broadcast")

@@ -12,7 +12,6 @@ Invariants:
 
 from __future__ import annotations
 
-import sys
 import warnings
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trio_ws._blocks import in_asyncio_loop
 from trio_ws.hosting.asgi_stream import HTTPStream, WebSocketStream
 from trio_ws.hosting.server import HostedServer, TemporaryServer
 from trio_ws.logs import logger_for
@@ -64,12 +64,7 @@ def asgi_scope() -> Scope | None:
 
 def in_asyncio() -> bool:
     """Return whether the caller is an asyncio task or callback, even if trio is a guest of the loop."""
-    asyncio = sys.modules.get("asyncio")
-    return (
-        asyncio is not None
-        and not trio.lowlevel.in_trio_task()
-        and asyncio._get_running_loop() is not None  # get_running_loop() without an exception
-    )
+    return in_asyncio_loop() and not trio.lowlevel.in_trio_task()
 
 
 def for_this_loop(make: Callable[[], AbstractAsyncContextManager[None]]) -> AbstractAsyncContextManager[None]:

@@ -438,6 +438,11 @@ def forwarded_as(request: Request, forwarded: Forwarded) -> None:
     request._forwarded = forwarded
 
 
+def is_forwarded(request: Request) -> bool:
+    """Whether `forwarded_as` was called for a request."""
+    return request._forwarded is not None
+
+
 def adapter_of(request: Request) -> JSONAdapter | None:
     """Return the JSON library of the App that a request was routed by, if it has one."""
     return request._json

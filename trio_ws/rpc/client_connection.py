@@ -207,7 +207,8 @@ class ClientConnection(Generic[State]):
     @expires_at.setter
     def expires_at(self, value: float | None) -> None:
         object.__setattr__(self, "_expires_at", check_expiry(value))
-        watch_expiry(self)
+        if self._session is not None:
+            watch_expiry(self._session, self._uid, self._expires_at)
 
     # -- sending and calling ------------------------------------------------------------------------
 

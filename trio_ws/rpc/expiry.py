@@ -6,9 +6,12 @@ Invariant: a connection is closed at its ``expires_at``, as it is then.
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from trio_ws.rpc.timetable import Timetable
+
+if TYPE_CHECKING:
+    from trio_ws.rpc.session import RPCSession
 
 __all__ = ["check_expiry", "watch_expiry"]
 
@@ -32,39 +35,26 @@ def check_expiry(value: object) -> float | None:
     return None if value == math.inf else float(value)
 
 
-class Expiring(Protocol):
-    """A `ClientConnection`."""
-
-    _session: Any
-    _ws: Any
-
-    @property
-    def uid(self) -> str:
-        """Its id."""
-        ...
-
-    @property
-    def expires_at(self) -> float | None:
-        """When it is closed."""
+async def _close(session: RPCSession) -> None:
+    session.close_soon(_CODE, _REASON)
 
 
-async def _close(connection: Expiring) -> None:
-    connection._session.close_soon(_CODE, _REASON)
+def _is_over(session: RPCSession) -> bool:
+    return session.transport.over
 
 
-def _is_closed(connection: Expiring) -> bool:
-    return bool(connection._ws.closed)
+_TIMETABLE: Timetable[RPCSession] = Timetable(_close, _is_over)
 
 
-_TIMETABLE: Timetable[Expiring] = Timetable(_close, _is_closed)
+def watch_expiry(session: RPCSession, uid: str, expires_at: float | None) -> None:
+    """Close a connection at this time of trio's clock, and not at the one that was given before.
 
-
-def watch_expiry(connection: Expiring) -> None:
-    """Close a connection, which has a session, when it expires."""
-    session, end = connection._session, connection.expires_at
-    if session is None:
-        return
-    if end is None:
-        _TIMETABLE.discard(session.pool, connection.uid)
+    Args:
+        session: its session.
+        uid: its id.
+        expires_at: the time; None for never.
+    """
+    if expires_at is None:
+        _TIMETABLE.discard(session.pool, uid)
     else:
-        _TIMETABLE.put(session.pool, connection.uid, connection, end)
+        _TIMETABLE.put(session.pool, uid, session, expires_at)

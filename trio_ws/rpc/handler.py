@@ -525,7 +525,7 @@ class WebSocketHandler(Generic[State]):
             debug=debug,
         )
         object.__setattr__(connection, "_session", session)
-        watch_expiry(connection)
+        watch_expiry(session, connection.uid, connection.expires_at)
         return session
 
 

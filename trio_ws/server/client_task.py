@@ -27,7 +27,7 @@ from trio.lowlevel import current_task, disable_ki_protection, enable_ki_protect
 from trio_ws._nurseries import unwrap_exception_group
 from trio_ws.errors import ConnectionClosedError, MessageError, SubprotocolError
 from trio_ws.logs import logger_for, shown
-from trio_ws.protocol.http import HTTPError, forwarded_as, http_response, routed
+from trio_ws.protocol.http import HTTPError, forwarded_as, http_response, is_forwarded, routed
 from trio_ws.protocol.http_parser import RequestReader
 from trio_ws.protocol.proxy_protocol import ProxyHeaderError
 from trio_ws.rpc.detached import DETACHED
@@ -378,7 +378,7 @@ class ClientTasks:
                     found = self._find_route(client, request)
                     if (
                         request.head is data
-                        and request._forwarded is None
+                        and not is_forwarded(request)
                         and not isinstance(found, HTTPRoute)
                     ):
                         self._known_requests.add(data, loopback=client.loopback)
@@ -444,7 +444,7 @@ class ClientTasks:
         transport.peer_address = request.client_address = client.address
         request.tls = transport.tls
         self._check_admission()
-        if known and request._forwarded is None:
+        if known and not is_forwarded(request):
             found = None if self._router is None else self._router.find_websocket(request.path)
             if self._router is None or found is not None:
                 return found
