@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trio_ws.websocket.closing import ClosingHandshake
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.websocket.keepalive import Liveness
+    from trio_ws.websocket.opening import Opening
     from trio_ws.websocket.readers import Reader
     from trio_ws.websocket.receive_buffer import ReceiveBuffer
     from trio_ws.websocket.write_buffer import WriteBuffer
@@ -36,6 +37,7 @@ __all__ = [
     "let_in",
     "offer_first",
     "open_client",
+    "opening_of",
     "options_of",
     "parts_of",
     "post",
@@ -69,7 +71,7 @@ def options_of(ws: WebSocket) -> Options:
 
 def closed_error(ws: WebSocket) -> ConnectionClosedError:
     """Return the error for methods that need an open connection, after it was closed."""
-    return ws._closing.closed_error()
+    return parts_of(ws).closing.closed_error()
 
 
 def close_for_application(ws: WebSocket, code: int, reason: str) -> None:
@@ -134,25 +136,33 @@ def open_client(
     ws._opened(subprotocol, response_headers, deflate, trailing)
 
 
+def opening_of(ws: WebSocket) -> Opening | None:
+    """Return the opening handshake of a server's WebSocket; None once the client is accepted."""
+    return ws._opening
+
+
 def begin_opening(ws: WebSocket) -> None:
     """Cancel what this task does from now on if the client leaves before it is accepted.
 
     Call `end_opening` in the same task.
     """
-    if ws._opening is not None:
-        ws._opening.begin()
-        ws._reader.watch_soon()
+    opening = opening_of(ws)
+    if opening is not None:
+        opening.begin()
+        parts_of(ws).reader.watch_soon()
 
 
 def end_opening(ws: WebSocket, exc: BaseException | None) -> bool:
     """Leave that scope with an exception, if any. Return whether it was the scope's cancellation."""
-    return ws._opening is not None and ws._opening.end(exc)
+    opening = opening_of(ws)
+    return opening is not None and opening.end(exc)
 
 
 def hold_opening(ws: WebSocket) -> None:
     """Let `begin_opening` last beyond the accept, until `let_in`."""
-    if ws._opening is not None:
-        ws._opening.hold()
+    opening = opening_of(ws)
+    if opening is not None:
+        opening.held = True
 
 
 def let_in(ws: WebSocket) -> None:
@@ -162,11 +172,13 @@ def let_in(ws: WebSocket) -> None:
 
 def release_opening(ws: WebSocket) -> None:
     """Cancel nothing any more after the accept."""
-    if ws._opening is not None:
-        ws._opening.release()
+    opening = opening_of(ws)
+    if opening is not None:
+        opening.held = False
 
 
 def offer_first(ws: WebSocket, subprotocols: Iterable[str]) -> None:
     """Let an implicit ``accept()`` prefer these subprotocols to the others."""
-    if ws._opening is not None:
-        ws._opening.offer_first(subprotocols)
+    opening = opening_of(ws)
+    if opening is not None:
+        opening.offer_first(subprotocols)

@@ -4,8 +4,8 @@ Theory of operation. A server starts the code that serves a client as soon as it
 code accepts or rejects the client. If the client leaves before, the code is cancelled: `Opening.begin` puts a
 cancel scope around the rest of the task, and `Opening.end` leaves it in the same task. By default the scope
 protects the opening handshake only, and accepting the client leaves it. A handler whose ``on_connect`` may
-accept the client lets the scope last until ``on_connect`` has returned: it calls `Opening.hold` before, and
-`let_in` of internals.py after that.
+accept the client lets the scope last until ``on_connect`` has returned: it sets `Opening.held` before, and
+calls `let_in` of internals.py after that.
 
 Invariant: an idle connection has no `Opening`. `WebSocket` drops it once `Opening.leave` returns true.
 """
@@ -55,14 +55,6 @@ class Opening:
         """Leave the scope with an exception, if any. Return whether it was the scope's cancellation."""
         scope, self._scope = self._scope, None
         return scope is not None and scope.exit(exc)
-
-    def hold(self) -> None:
-        """Let the scope last beyond the accept."""
-        self.held = True
-
-    def release(self) -> None:
-        """Let the scope end with the accept again."""
-        self.held = False
 
     def leave(self) -> bool:
         """Leave the scope before `end`, if that is possible. Return whether it was left."""
