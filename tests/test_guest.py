@@ -123,6 +123,62 @@ def test_errors_go_across_as_they_are(error: Exception) -> None:
     run(main)
 
 
+async def a_cancelled_of_an_earlier_scope() -> None:
+    kept: BaseException | None = None
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as exc:
+            kept = exc
+    assert kept is not None
+    raise kept
+
+
+def a_stop_iteration() -> Any:
+    raise StopIteration
+
+
+async def a_scope_left_open() -> None:
+    scope = trio.CancelScope()
+    scope.__enter__()
+    scope.cancel()
+
+
+KEPT: list[object] = []
+
+
+async def a_nursery_left_open() -> None:
+    KEPT.append(trio.open_nursery())
+    nursery = await KEPT[-1].__aenter__()  # type: ignore[attr-defined]
+    nursery.start_soon(trio.sleep_forever)
+    raise KeyError
+
+
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        (a_cancelled_of_an_earlier_scope, trio.Cancelled),
+        (a_stop_iteration, RuntimeError),
+        (a_scope_left_open, RuntimeError),
+        (a_nursery_left_open, KeyError),
+    ],
+)
+def test_a_function_that_misuses_trio_fails_alone(
+    function: Callable[[], Any], error: type[BaseException]
+) -> None:
+    async def main() -> None:
+        async with guest.serve(echo) as server:
+            other = asyncio.create_task(guest.run_trio(trio.sleep, 0.1))
+            with pytest.raises(error):
+                await guest.run_trio(function)
+            await other
+            assert await guest.run_trio(talk, server.url) == "hä"
+
+    run(main)
+    KEPT.clear()
+
+
 def test_context_variables_go_along() -> None:
     async def look() -> str:
         return variable.get()

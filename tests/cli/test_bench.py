@@ -37,6 +37,7 @@ def test_for_programs(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     ("where", "options", "code", "text"),
     [
         ("/shout", [], 1, "not what is sent"),
+        ("/flood", ["--messages", "1000", "--connections", "1"], 1, "more came back than was sent"),
         ("/bye", [], 1, "echo server"),
         ("/mute", ["--timeout", "0.3"], 4, "does the server echo?"),
         ("/nowhere", [], 3, "404"),

@@ -13,7 +13,7 @@ import trio
 
 import trio_ws
 from tests.support.commands import environment
-from tests.support.serving import guard, serving
+from tests.support.serving import exchange, guard, request, serving, status_of
 from trio_ws import WebSocket
 from trio_ws.cli import main
 from trio_ws.testing import replay
@@ -110,6 +110,10 @@ async def test_record(tmp_path: Path) -> None:
                     await ws.send_json(call)
                     assert (await ws.receive_json())["method"] == "event"
                     assert (await ws.receive_json())["result"] == call["params"]
+                # A page of another host, which uses DNS rebinding, gets nothing of the server.
+                stream = await trio.open_tcp_stream("127.0.0.1", int(url.rstrip("/").rpartition(":")[2]))
+                page = request("Host: rebound.example", leave_out=["host"])
+                assert status_of(await exchange(stream, page)) == 403
                 again = await run("record", server.url, str(path))
                 assert b"exists already" in again.stderr
                 assert again.returncode == 2

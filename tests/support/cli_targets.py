@@ -26,6 +26,15 @@ async def shout(ws: trio_ws.WebSocket) -> None:
         await ws.send(f"{message.text}!")
 
 
+@app.websocket("/flood")
+async def flood(ws: trio_ws.WebSocket) -> None:
+    """Answer the first message with a thousand copies of it."""
+    message = await ws.receive()
+    for _ in range(1000):
+        await ws.send(message)
+    await mute(ws)
+
+
 @app.websocket("/mute")
 async def mute(ws: trio_ws.WebSocket) -> None:
     """Receive all messages, and send none."""

@@ -250,6 +250,45 @@ async def test_how_a_connection_fails_is_recorded_too(tmp_path: Path) -> None:
                     pytest.fail("it is refused")
 
 
+async def test_a_status_that_http_does_not_define_ends_one_connection(tmp_path: Path) -> None:
+    async def refusing(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            await stream.send_all(b"HTTP/1.1 799 Odd\r\nContent-Length: 0\r\n\r\n")
+
+    path = tmp_path / "r.jsonl"
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, refusing, 0)
+        url = f"ws://127.0.0.1:{listeners[0].socket.getsockname()[1]}/"
+        async with record(url, path) as stream:
+            for _ in range(2):
+                with pytest.raises(HandshakeRejectedError, match="502"):
+                    async with trio_ws.connect(url, stream=stream):
+                        pytest.fail("it is refused")
+        nursery.cancel_scope.cancel()
+    codes = [json.loads(line).get("code") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    assert codes == [None, 799, None, 799]
+    async with replay(path) as again:
+        with pytest.raises(HandshakeRejectedError, match="502"):
+            async with trio_ws.connect(again.url, stream=again.stream):
+                pytest.fail("it is refused")
+
+
+@pytest.mark.parametrize("raised", [KeyError("k"), ExceptionGroup("g", [KeyError("k")])])
+async def test_an_exception_leaves_the_blocks_as_it_was_raised(
+    raised: Exception, tmp_path: Path, autojump_clock: object
+) -> None:
+    with pytest.raises(type(raised)) as info:
+        async with record("ws://test/", tmp_path / "new.jsonl"):
+            raise raised
+    assert info.value is raised
+    with pytest.raises(type(raised)) as info:
+        async with replay(write(tmp_path / "r.jsonl")) as server:
+            async with trio_ws.connect(server.url, stream=server.stream):
+                raise raised
+    assert info.value is raised
+
+
 async def test_a_lost_server_is_lost_for_the_client_too(tmp_path: Path) -> None:
     async def vanishing(stream: trio.SocketStream) -> None:
         async with trio_ws.wrap_stream(stream) as ws:

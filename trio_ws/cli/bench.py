@@ -137,6 +137,8 @@ async def _pipelined(ws: WebSocket, payload: bytes, messages: int, times: list[f
         nursery.start_soon(send)
         for _ in range(messages):
             await _take_echo(ws, payload)
+            if not under_way:
+                raise Failure("more came back than was sent: bench needs an echo server")
             times.append(trio.current_time() - under_way.popleft())
             room.release()
 

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["record"]
 
-_LARGEST = 256 * 1024 * 1024
+#: It passes on everything that the two could send to each other directly. The hosts are those of the address
+#: that it listens on: a page that uses DNS rebinding must not connect with the headers of the command.
+_OPTIONS = trio_ws.Options(
+    max_message_size=256 * 1024 * 1024, hosts=("localhost", "*.localhost", "127.0.0.1")
+)
 
 
 async def record(place: ServerTarget, path: str, port: int, out: Output) -> int:
@@ -28,8 +32,7 @@ async def record(place: ServerTarget, path: str, port: int, out: Output) -> int:
     Raises:
         Failure: the file exists or cannot be made, or the port cannot be had.
     """
-    # It passes on everything that the two could send to each other directly.
-    settings: ConnectSettings = {**place.settings(), "options": trio_ws.Options(max_message_size=_LARGEST)}
+    settings: ConnectSettings = {**place.settings(), "options": _OPTIONS}
     try:
         listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
         recorder = Recorder(place.url, path, None, settings)

@@ -22,6 +22,7 @@ import trio
 
 from trio_ws.hosting.ticks import Ticks
 from trio_ws.logs import logger_for
+from trio_ws.wall import close_nurseries, is_cancelled, only_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -136,21 +137,33 @@ class GuestCall(Generic[T]):
         self._scope = trio.CancelScope()
 
     async def run(self, async_fn: Callable[[], Awaitable[T]]) -> None:
-        """Run the function in a trio task. Its exceptions are raised in asyncio."""
+        """Run the function in a trio task.
+
+        Its exceptions are raised in asyncio. Only the end of the run leaves this task, whose nursery has the
+        tasks of all other calls.
+        """
         results: list[T] = []
         try:
             with self._scope:
-                results.append(await async_fn())
-        except trio.Cancelled:
-            self.future.set_exception(asyncio.CancelledError("the trio run of this event loop ends"))
-            raise
-        except BaseException as exc:  # noqa: BLE001 - raised by wait()
+                results.append(await self._call(async_fn))
+        except BaseException as exc:
+            if only_cancelled(exc) and is_cancelled():
+                self.future.set_exception(asyncio.CancelledError("the trio run of this event loop ends"))
+                raise
             self.future.set_exception(exc)
             return
         if results:
             self.future.set_result(results[0])
         else:
             self.future.cancel()
+
+    @staticmethod
+    async def _call(async_fn: Callable[[], Awaitable[T]]) -> T:
+        """Call the function. A StopIteration, which no future accepts, leaves as RuntimeError."""
+        try:
+            return await async_fn()
+        finally:
+            await close_nurseries("a function in the guest run")
 
     def cancel(self) -> None:
         self._scope.cancel()

@@ -24,6 +24,7 @@ import msgspec
 import trio
 
 from trio_ws._blocks import block
+from trio_ws._nurseries import open_block
 from trio_ws._settings import shows_settings_of
 from trio_ws.client.config import ConnectSettings, connect_config, header_pairs, is_function
 from trio_ws.client.connect import connect
@@ -240,7 +241,7 @@ class Recorder:
             body = exc.body.decode(errors="replace")
             kept = [(name, value) for name, value in exc.headers if name.lower() in _KEPT_OF_REJECTIONS]
             self.note(number, "server", "reject", body, code=exc.status, headers=kept)
-            await client.reject(exc.status, kept, exc.body)
+            await client.reject(exc.status if exc.status < 600 else 502, kept, exc.body)
         except ConnectionFailedError as exc:
             self.note(number, "server", "reject", str(exc), code=502)
             await client.reject(502, (), "the server cannot be reached\n")
@@ -316,7 +317,7 @@ async def record(
     """
     recorder = Recorder(url, path, mask, settings)
     try:
-        async with trio.open_nursery() as nursery:
+        async with open_block() as nursery:
 
             async def stream() -> LinkStream:
                 await trio.lowlevel.checkpoint()
@@ -325,6 +326,5 @@ async def record(
                 return link.client
 
             yield stream
-            nursery.cancel_scope.cancel()
     finally:
         recorder.close()

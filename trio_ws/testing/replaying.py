@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from trio_ws._blocks import block
+from trio_ws._nurseries import open_block
 from trio_ws.errors import ConnectionClosedError, ConnectionFailedError, SubprotocolError
 from trio_ws.server.wrap import wrap_stream
 from trio_ws.testing.link import Link, LinkStream
@@ -104,7 +105,7 @@ class Replay:
                 await ws.reject(400)
                 return False
         elif event.kind == "reject":
-            await ws.reject(event.code, event.headers, event.data)
+            await ws.reject(event.code if event.code < 600 else 502, event.headers, event.data)
             return False
         elif event.kind == "close":
             await ws.close(event.code if event.code != 1005 else 1000, event.data)
@@ -195,10 +196,9 @@ async def replay(path: str | os.PathLike[str], *, check: bool = True) -> AsyncIt
     """
     await trio.lowlevel.checkpoint()
     header, events = _read(path)  # not in a thread, because a mock clock does not wait for threads
-    async with trio.open_nursery() as nursery:
+    async with open_block() as nursery:
         server = Replay(header, events, nursery, check=check)
         yield server
-        nursery.cancel_scope.cancel()
     if server.mismatches:
         raise AssertionError("\n".join(server.mismatches))
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextvars
 import signal
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import enable_ki_protection, spawn_system_task
 
-from trio_ws._nurseries import unwrap_exception_group
+from trio_ws._nurseries import open_block
 from trio_ws.logs import logger_for
 from trio_ws.wall import ends_program, judged, leaves, log_failure
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
-__all__ = ["Background", "UserBlock", "open_block"]
+__all__ = ["Background", "UserBlock"]
 
 logger = logger_for("trio_ws.compat.webshocket")
 
@@ -104,30 +103,6 @@ class Background:
                 signal.raise_signal(signal.SIGINT)  # for the program's main task
                 return
             log_failure(logger, "a task in the background failed", exc=judged(exc))
-
-
-@asynccontextmanager
-@enable_ki_protection
-async def open_block(end: Callable[[], Awaitable[None]]) -> AsyncIterator[trio.Nursery]:
-    """Open a nursery around a user's block. At the end of the block, ``end`` is awaited to end the tasks.
-
-    An exception of the block, or a single one of the nursery's tasks, is raised without an exception group.
-    """
-    failure: BaseException | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            try:
-                yield nursery
-            except BaseException as exc:  # noqa: BLE001 - raised again below
-                failure = exc
-            await end()
-    except BaseExceptionGroup as group:
-        failure = unwrap_exception_group(group)
-    if failure is not None:
-        try:
-            raise failure
-        finally:
-            del failure  # break the traceback/frame reference cycle
 
 
 class UserBlock:

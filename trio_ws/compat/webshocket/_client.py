@@ -11,9 +11,10 @@ import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 import trio_ws.errors as engine_errors
+from trio_ws._nurseries import open_block
 from trio_ws.client.backoff import Backoff
 from trio_ws.client.client import session_of
-from trio_ws.compat.webshocket._background import Background, UserBlock, open_block
+from trio_ws.compat.webshocket._background import Background, UserBlock
 from trio_ws.compat.webshocket._engine import EngineClient
 from trio_ws.compat.webshocket._sending import Sent, post
 from trio_ws.compat.webshocket._server import DEFAULT_OPTIONS as SERVER_OPTIONS

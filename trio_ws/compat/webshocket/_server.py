@@ -11,7 +11,8 @@ import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 import trio_ws.server.server as engine_server
-from trio_ws.compat.webshocket._background import Background, UserBlock, open_block
+from trio_ws._nurseries import open_block
+from trio_ws.compat.webshocket._background import Background, UserBlock
 from trio_ws.compat.webshocket._engine import SUBPROTOCOLS, EngineHandler
 from trio_ws.compat.webshocket.connection import session_of
 from trio_ws.compat.webshocket.enum import ServerState
