@@ -28,6 +28,8 @@
     ├── CloseConnection                    raised *by* a handler to close with a code of its choice
     └── Reconnect                          raised *by* the set-up of a connection to try another
 
+    HandlerWarning (a UserWarning)         a method has probably no parameter for the connection
+
 Invariants: no exception of wsproto, h11, ssl or the socket module reaches a user; it is chained as
 ``__cause__``. Errors are plain data that can be built, compared by attribute and logged without an event
 loop. They can be pickled and copied, including subclasses of users: text, attributes and notes are preserved,
@@ -58,6 +60,7 @@ __all__ = [
     "ConnectionClosedLocallyError",
     "ConnectionEndedError",
     "ConnectionFailedError",
+    "HandlerWarning",
     "HandshakeRejectedError",
     "InvalidURIError",
     "MessageError",
@@ -441,3 +444,16 @@ def check_close(code: int, reason: str) -> None:
         raise TypeError(f"a close reason must be a str, not {type(reason).__name__}")
     if len(reason.encode()) > 123:
         raise ValueError("a close reason must not exceed 123 bytes of UTF-8; shorten it")
+
+
+class HandlerWarning(UserWarning):
+    """A method of a handler has probably forgotten its parameter for the connection.
+
+    Its first parameter gets the connection, but is named like an argument, and neither it nor another one
+    has an annotation. The class statement of the handler gives this warning, and works nevertheless. To say
+    that the parameter is the connection, annotate it, or name it ``connection``.
+    """
+
+    # UserWarning's own has no signature that `inspect` could show.
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)

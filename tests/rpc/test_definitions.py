@@ -11,7 +11,15 @@ import pytest
 import trio
 
 from tests.support.serving import serving_in_memory
-from trio_ws import ClientConnection, Packet, RPCError, WebSocketClient, WebSocketHandler, rpc_method
+from trio_ws import (
+    ClientConnection,
+    HandlerWarning,
+    Packet,
+    RPCError,
+    WebSocketClient,
+    WebSocketHandler,
+    rpc_method,
+)
 
 
 class Point(msgspec.Struct):
@@ -220,3 +228,42 @@ async def test_a_method_without_annotations_works_as_before() -> None:
             assert await client.call("add", 1) == 2
             with pytest.raises(RPCError):
                 await client.call("add")
+
+
+def bare(names: str) -> Any:
+    """Return a method with these parameters and without annotations."""
+    namespace: dict[str, Any] = {}
+    exec(f"def add({names}): pass", namespace)
+    return rpc_method()(namespace["add"])
+
+
+def test_a_method_that_has_probably_forgotten_the_connection() -> None:
+    with pytest.warns(HandlerWarning) as caught:
+        define(add=bare("self, a, b=1"))
+    (warning,) = caught
+    assert str(warning.message) == (
+        "the first parameter of Mine.add, a, gets the connection; write: def add(self, connection, a, b=1);"
+        " if a is the connection, annotate it: a: ClientConnection"
+    )
+    assert warning.filename == __file__  # the class statement's file
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        *("self, connection, a", "self, conn, a", "self, ws, a", "self, my_client, a", "self, c, a"),
+        *("self, _, a", "self, _unused, a", "self, me, text", "self, *args", "self, *args, **kwargs"),
+        *("self, player: 'object', a", "self, player, a: int", "self, player, *, loud: bool = False"),
+    ],
+)
+def test_methods_that_are_not_suspected(names: str) -> None:
+    define(add=bare(names))  # a warning would be an error
+
+
+def test_the_name_that_hooks_give_to_the_connection_is_not_suspected() -> None:
+    async def on_connect(self: Any, player: Any) -> None: ...
+
+    base = define(on_connect=on_connect)
+    type("Derived", (base,), {"add": bare("self, player, a")})
+    with pytest.warns(HandlerWarning, match=r"the first parameter of Derived\.add, a, gets"):
+        type("Derived", (base,), {"add": bare("self, a, player")})

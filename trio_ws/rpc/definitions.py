@@ -2,7 +2,7 @@
 
 Invariants:
 
-- Only code that could not work is refused. Code that cannot be judged is accepted.
+- Only code that could not work is refused. Code that cannot be judged is accepted, some of it with a warning.
 - Each error message shows the line to write instead.
 """
 
@@ -27,10 +27,18 @@ import trio
 from trio_ws._types import ANY_VALUE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 
-__all__ = ["Hook", "check_connection", "check_hooks", "layers", "looks_like_argument"]
+__all__ = [
+    "Hook",
+    "check_connection",
+    "check_hooks",
+    "connection_names",
+    "forgotten_connection",
+    "layers",
+    "looks_like_argument",
+]
 
 #: The maximum number of decorators on one function that are looked through.
 _MAX_LAYERS = 64
@@ -41,8 +49,9 @@ _VALUES = (
     *(enum.Enum, msgspec.Struct, collections.abc.AsyncIterable, trio.abc.ReceiveChannel),
 )
 
-#: Parts of the usual names of the parameter for the connection.
+#: Parts of the usual names of the parameter for the connection, and whole names.
 _CONNECTION_WORDS = ("conn", "client", "ws", "sock", "peer", "ctx", "context", "session", "caller", "user")
+_CONNECTION_NAMES = frozenset({"c", "s", "me", "who", "them", "other", "remote", "sender", "member"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -149,11 +158,51 @@ def check_connection(where: str, function: object, parameters: Sequence[Paramete
         problem = f"must take the connection as its first parameter, but that is {_written(first)!r}"
     else:
         problem = "must take the connection as its first parameter"
+    raise TypeError(f"{where} {problem}; write: {_line(where, function, parameters, bound=bound)}")
+
+
+def _line(where: str, function: object, parameters: Sequence[Parameter], *, bound: bool = True) -> str:
+    """Return the ``def`` line of a method with a parameter for the connection."""
     names = [*(["self"] if bound else []), "connection", *map(_written, parameters)]
     inmost = next(iter(list(layers(function))[-1:]), None)
     start = "def" if inmost is not None and not _is_async(inmost) else "async def"
-    name = where.rpartition(".")[2]
-    raise TypeError(f"{where} {problem}; write: {start} {name}({', '.join(names)})")
+    return f"{start} {where.rpartition('.')[2]}({', '.join(names)})"
+
+
+def forgotten_connection(
+    where: str, function: object, parameters: Sequence[Parameter], known: Collection[str]
+) -> str:
+    """Return the text of a warning if a method has probably no parameter for the connection; otherwise "".
+
+    Nobody can tell from ``def add(self, a, b)`` alone. If another parameter is annotated, the first one was
+    left without an annotation on purpose, because the connection is no argument.
+
+    Args:
+        where: the method's name.
+        function: the method.
+        parameters: its parameters without ``self``.
+        known: names that hooks of the same class give to the connection.
+    """
+    if not parameters or not looks_like_argument(parameters[0]) or parameters[0].name in known:
+        return ""
+    if any(one.annotation is not Parameter.empty for one in parameters):
+        return ""
+    first = parameters[0].name
+    return (
+        f"the first parameter of {where}, {first}, gets the connection; write:"
+        f" {_line(where, function, parameters)}; if {first} is the connection, annotate it:"
+        f" {first}: ClientConnection"
+    )
+
+
+def connection_names(cls: type, hooks: Mapping[str, Hook]) -> set[str]:
+    """Return the names that the hooks of a class give to the connection."""
+    names = set()
+    for name, hook in hooks.items():
+        member = inspect.getattr_static(cls, name, None)
+        if hook.parameters[0] == "connection" and inspect.isfunction(member):
+            names.update(list(inspect.signature(member).parameters)[1:2])
+    return names
 
 
 def looks_like_argument(parameter: Parameter) -> bool:
@@ -161,7 +210,9 @@ def looks_like_argument(parameter: Parameter) -> bool:
     if parameter.annotation is not Parameter.empty or parameter.kind > Parameter.POSITIONAL_OR_KEYWORD:
         return False
     name = parameter.name.lower()
-    return not name.startswith("_") and not any(word in name for word in _CONNECTION_WORDS)
+    if name.startswith("_") or name in _CONNECTION_NAMES:
+        return False
+    return not any(word in name for word in _CONNECTION_WORDS)
 
 
 def _is_async(function: object) -> bool:

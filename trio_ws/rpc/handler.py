@@ -11,6 +11,7 @@ import functools
 import inspect
 import types
 import typing
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
@@ -36,6 +37,7 @@ from trio_ws.codecs.base import (
 from trio_ws.codecs.registry import choose, plain_dialect
 from trio_ws.errors import (
     CloseConnection,
+    HandlerWarning,
     RPCAccessDeniedError,
 )
 from trio_ws.logs import logger_for, shown
@@ -49,7 +51,7 @@ from trio_ws.rpc.client_connection import (
     session_of,
     websocket_of,
 )
-from trio_ws.rpc.definitions import Hook, check_hooks
+from trio_ws.rpc.definitions import Hook, check_hooks, connection_names
 from trio_ws.rpc.detached import DETACHED, Detached
 from trio_ws.rpc.expiry import watch_expiry
 from trio_ws.rpc.methods import Method, allow_keyboard_interrupt, check_methods, collect, make_method
@@ -101,7 +103,8 @@ class WebSocketHandler(Generic[State]):
     """Methods that clients call, and the hooks of their connections. Subclass it, and serve the class.
 
     Defining a subclass raises TypeError if a method does not take the connection, or if a hook does not
-    accept its arguments or is not async but must be.
+    accept its arguments or is not async but must be. It gives a `HandlerWarning` for a method that has
+    probably forgotten the connection, as in ``def add(self, a, b)``.
 
     One instance serves all connections of a server. ``WebSocketHandler[State]`` sets the type of
     ``connection.state``, which `make_state` creates; by default with ``State()``.
@@ -151,7 +154,8 @@ class WebSocketHandler(Generic[State]):
                 (state,) = typing.get_args(base)
                 cls._state_type = None if isinstance(state, typing.TypeVar) or state is ANY_VALUE else state
         check_hooks(cls, WebSocketHandler, _HOOKS)
-        check_methods(cls)
+        for text in check_methods(cls, connection_names(cls, _HOOKS)):
+            warnings.warn(text, HandlerWarning, stacklevel=2)
 
     def _prepare(self) -> None:
         """Initialize on first use, because a subclass's ``__init__`` may not call ours."""

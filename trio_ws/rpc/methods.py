@@ -23,6 +23,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Coroutine,
     Sequence,
 )
@@ -40,7 +41,7 @@ from trio_ws.codecs.jsonrpc import EXTENSIONS
 from trio_ws.decoding import UNDECODABLE
 from trio_ws.errors import RPCError
 from trio_ws.predicates import PredicateLike, check_predicate
-from trio_ws.rpc.definitions import check_connection, layers, looks_like_argument
+from trio_ws.rpc.definitions import check_connection, forgotten_connection, layers, looks_like_argument
 from trio_ws.rpc.parameters import MethodParameter, format_annotation, invalid_params, resolve, show_name
 from trio_ws.rpc.rate_limit import LIMIT_MARK, RateLimit, target_of
 
@@ -163,12 +164,20 @@ def collect(owner: object) -> dict[str, Method]:
     return methods
 
 
-def check_methods(cls: type) -> None:
+def check_methods(cls: type, known: Collection[str]) -> list[str]:
     """Check the methods of a class when it is defined, before there is an instance.
+
+    Args:
+        cls: the class.
+        known: the names that its hooks give to the connection.
+
+    Returns:
+        Warnings about methods that have probably forgotten the connection.
 
     Raises:
         TypeError: a method does not take the connection.
     """
+    warnings = []
     for attribute, member in vars(cls).items():
         marks = getattr(target_of(member), "__dict__", {}) if inspect.isfunction(target_of(member)) else {}
         if isinstance(marks.get(MARK), _Mark) and inspect.isfunction(member):
@@ -180,7 +189,10 @@ def check_methods(cls: type) -> None:
                     f"{cls.__name__}.{attribute} must take self and the connection; write: async def"
                     f" {attribute}(self, connection)"
                 )
-            check_connection(f"{cls.__name__}.{attribute}", member, parameters, bound=True)
+            where = f"{cls.__name__}.{attribute}"
+            check_connection(where, member, parameters, bound=True)
+            warnings.append(forgotten_connection(where, member, parameters, known))
+    return [text for text in warnings if text]
 
 
 def _settings(cls: type, attribute: str) -> tuple[_Mark, RateLimit | None, NamedValues] | None:
