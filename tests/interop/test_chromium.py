@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 import pytest
 import trio
 
-from tests.support.chromium import CHROMIUM, FLAGS
+from tests.support.chromium import CHROMIUM, FLAGS, environment
 from tests.support.serving import guard, serving
 from trio_ws import CloseFrame, ConnectionClosedError, HandshakeRejectedError, Options, connect
 
@@ -57,7 +57,8 @@ def browsing(url: str, home: Path) -> Iterator[None]:
     command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={home / 'profile'}", url]
     with (
         (home / "chromium.log").open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as process,
+        environment() as env,
+        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=env) as process,
     ):
         try:
             yield

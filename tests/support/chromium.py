@@ -14,7 +14,8 @@ import os
 import shutil
 import signal
 import subprocess
-from contextlib import asynccontextmanager
+import tempfile
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,12 +24,12 @@ import trio
 from trio_ws import Options, connect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from trio_ws import WebSocket
 
-__all__ = ["CHROMIUM", "FLAGS", "Browser", "Page", "chromium", "devtools"]
+__all__ = ["CHROMIUM", "FLAGS", "Browser", "Page", "chromium", "devtools", "environment"]
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
@@ -182,6 +183,17 @@ async def chromium(home: Path) -> AsyncIterator[Browser]:
             nursery.cancel_scope.cancel()
 
 
+@contextmanager
+def environment() -> Iterator[dict[str, str]]:
+    """Yield the environment for a browser, with a folder for temporary files that is removed at the end.
+
+    A browser that is killed leaves the folder of its singleton socket behind. The path is short, because the
+    path of a socket is limited to about 100 bytes.
+    """
+    with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as folder:
+        yield {**os.environ, "TMPDIR": folder}
+
+
 @asynccontextmanager
 async def devtools(home: Path) -> AsyncIterator[str]:
     """Run a browser, and yield the URL of its DevTools protocol. Skips the test if none is installed."""
@@ -190,23 +202,25 @@ async def devtools(home: Path) -> AsyncIterator[str]:
     # The default window would take as long to open as everything else together.
     flags = [*FLAGS, "--no-startup-window", "--remote-debugging-port=0"]
     command = [CHROMIUM, *flags, f"--user-data-dir={home / 'profile'}"]
-    process = await trio.lowlevel.open_process(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert process.stderr is not None
-    try:
-        async with trio.open_nursery() as nursery:
-            yield await nursery.start(_listen, process.stderr)
-            nursery.cancel_scope.cancel()
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        with trio.CancelScope(shield=True):  # SIGKILL ends it, so this wait is short
-            await process.wait()
-        await trio.aclose_forcefully(process.stderr)
+    with environment() as variables:
+        process = await trio.lowlevel.open_process(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env=variables,
+        )
+        assert process.stderr is not None
+        try:
+            async with trio.open_nursery() as nursery:
+                yield await nursery.start(_listen, process.stderr)
+                nursery.cancel_scope.cancel()
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            with trio.CancelScope(shield=True):  # SIGKILL ends it, so this wait is short
+                await process.wait()
+            await trio.aclose_forcefully(process.stderr)
 
 
 async def _listen(stderr: trio.abc.ReceiveStream, task_status: trio.TaskStatus[str]) -> None:
