@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.subprocesses import run_python
 from trio_ws import __version__
 
 pytest.importorskip("hatchling", reason="hatchling builds this package; the extra `test` has it")
@@ -38,18 +39,8 @@ needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C compiler he
 
 
 def run(code: str, folder: Path, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    environment = {**os.environ, "PYTHONPATH": str(folder), **environment}
+    return run_python("-c", code, folder=folder, environment=environment)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import trio
 
 import trio_ws
 from tests.support.asgi import http_scope, websocket_scope
+from tests.support.subprocesses import run_asyncio
 from trio_ws import App, ASGIApp, guest
 from trio_ws.hosting.guest import guest_run
 
@@ -26,12 +27,7 @@ variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", defau
 
 def run(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     """Run asyncio, and check that no task is left on its loop."""
-
-    async def guarded() -> Any:
-        async with asyncio.timeout(GUARD):
-            return await main()
-
-    result = asyncio.run(guarded())
+    result = run_asyncio(main, GUARD)
     assert not trio.lowlevel.in_trio_run()
     gc.collect()
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,8 @@ from trio_ws import _late_scope
 from trio_ws._late_scope import LateScope
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from trio.testing import MockClock
 
 
@@ -67,11 +70,18 @@ class Served:
         self.events.append("end")
 
 
-async def test_cancels_child_tasks_and_inner_scopes(autojump_clock: MockClock) -> None:
+@asynccontextmanager
+async def serving() -> AsyncIterator[tuple[Served, trio.CancelScope]]:
+    """Serve for a second, and then, during the block, until a scope is cancelled."""
     served = Served()
     async with trio.open_nursery() as nursery:
         await nursery.start(served.serve)
         await trio.sleep(1)
+        yield served, nursery.cancel_scope
+
+
+async def test_cancels_child_tasks_and_inner_scopes(autojump_clock: MockClock) -> None:
+    async with serving() as (served, _):
         served.scope.cancel()
         served.scope.cancel()
     assert sorted(served.events[:2]) == ["child", "task"]
@@ -91,14 +101,11 @@ async def test_a_shield_inside_holds(autojump_clock: MockClock) -> None:
 
 
 async def test_the_cancellation_of_the_task_passes_it(autojump_clock: MockClock) -> None:
-    served = Served()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(served.serve)
-        await trio.sleep(1)
-        nursery.cancel_scope.cancel()
+    async with serving() as (served, outer):
+        outer.cancel()
         served.scope.cancel()
     assert sorted(served.events) == ["child", "task"]
-    assert nursery.cancel_scope.cancelled_caught
+    assert outer.cancelled_caught
 
 
 async def test_a_task_can_cancel_itself() -> None:

@@ -14,21 +14,14 @@ import trio
 
 import trio_ws
 from tests.support.asgi import websocket_scope
+from tests.support.subprocesses import run_asyncio as run
 from trio_ws import ASGIApp, Options, guest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
 GUARD = 60
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
-
-
-def run(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    async def guarded() -> Any:
-        async with asyncio.timeout(GUARD):
-            return await main()
-
-    return asyncio.run(guarded())
 
 
 class Client:

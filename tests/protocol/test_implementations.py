@@ -6,13 +6,12 @@ The implementation is selected at import, so each test here runs a process.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.examples import FACTOR
+from tests.support.subprocesses import run_python
 from trio_ws.protocol.masking import IMPLEMENTATION
 
 ROOT = Path(__file__).parents[2]
@@ -48,18 +47,7 @@ def python(*args: str, pure: str | None, **more: str) -> str:
     environment.update(more)
     if pure is not None:
         environment["TRIO_WS_PURE"] = pure
-    done = subprocess.run(
-        [sys.executable, *args],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    return run_python(*args, folder=ROOT, environment=environment)
 
 
 def test_the_variable_selects_python() -> None:
