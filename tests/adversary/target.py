@@ -26,6 +26,7 @@ from trio_ws import (
     ClientConnection,
     History,
     Options,
+    RPCInvalidParamsError,
     WebSocket,
     WebSocketHandler,
     WebSocketServer,
@@ -87,7 +88,10 @@ class Methods(WebSocketHandler):
     @rpc_method()
     def tell(self, connection: ClientConnection, channel: str, data: Any = None) -> int:
         """Publish."""
-        return self.publish(channel, data)
+        try:
+            return self.publish(channel, data)
+        except ValueError as exc:  # the name, which random clients invent
+            raise RPCInvalidParamsError(str(exc)) from exc
 
     @rpc_method()
     def add(self, connection: ClientConnection, *numbers: int) -> int:
