@@ -128,7 +128,7 @@ class ASGIStream(trio.abc.Stream):
     def _take(self, event: Message) -> None:
         raise NotImplementedError
 
-    def _request(self, method: str, more: list[tuple[bytes, bytes]]) -> None:
+    def _request(self, method: str, more: list[tuple[bytes, bytes]], subprotocols: str = "") -> None:
         """Write the opening request."""
         scope = self.scope
         fields = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
@@ -137,9 +137,11 @@ class ASGIStream(trio.abc.Stream):
             kept = [item for item in kept if item[0].lower() != b"host"]
             kept.append((b"Host", _host(scope)))
         try:
+            if subprotocols:
+                kept.append((b"Sec-WebSocket-Protocol", subprotocols.encode("ascii")))
             request = h11.Request(method=method, target=_target(scope), headers=[*kept, *more])
             self._put(self._http.send(request) or b"")
-        except h11.LocalProtocolError:
+        except (h11.LocalProtocolError, UnicodeEncodeError):
             # The scope is not a valid request. Send an invalid one, which the server answers with 400.
             self._http.send(h11.Request(method="GET", target="/", headers=[(b"Host", b"localhost")]))
             self._put(b"\r\n\r\n")
@@ -288,8 +290,7 @@ class WebSocketStream(ASGIStream):
             self._gone = True
             self._put(b"", end=True)
             return
-        offers = ", ".join(self.scope.get("subprotocols") or ()).encode("latin-1")
-        self._request("GET", [*_UPGRADE, (b"Sec-WebSocket-Protocol", offers)] if offers else _UPGRADE)
+        self._request("GET", _UPGRADE, ", ".join(self.scope.get("subprotocols") or ()))
         self._http.send(h11.EndOfMessage())
 
     @property

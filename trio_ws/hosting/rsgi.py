@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -234,11 +233,9 @@ class _HTTP:
 
 
 def _asgi_scope(scope: RSGIScope, kind: str) -> dict[str, object]:
-    headers = [
-        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in scope.headers.items()
-    ]
+    headers = [(_octets(name.lower()), _octets(value)) for name, value in scope.headers.items()]
     if scope.authority and not any(name == b"host" for name, _ in headers):
-        headers.append((b"host", scope.authority.encode("latin-1")))
+        headers.append((b"host", _octets(scope.authority)))
     secure = scope.scheme in ("https", "wss")
     schemes = ("ws", "wss") if kind == "websocket" else ("http", "https")
     return {
@@ -247,9 +244,8 @@ def _asgi_scope(scope: RSGIScope, kind: str) -> dict[str, object]:
         "http_version": scope.http_version,
         "scheme": schemes[secure],
         "method": scope.method,
-        "path": unquote(scope.path),
-        "raw_path": scope.path.encode("latin-1"),
-        "query_string": scope.query_string.encode("latin-1"),
+        "path": scope.path,  # granian has decoded it
+        "query_string": scope.query_string.encode(),
         "root_path": "",
         "headers": headers,
         "client": _address(scope.client),
@@ -257,6 +253,14 @@ def _asgi_scope(scope: RSGIScope, kind: str) -> dict[str, object]:
         "subprotocols": [],  # RSGI cannot select one
         "extensions": {"websocket.http.response": {}} if kind == "websocket" else {},
     }
+
+
+def _octets(text: str) -> bytes:
+    """Return the bytes of a header, which a host has decoded as Latin-1 or as UTF-8."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        return text.encode()
 
 
 def _address(text: str) -> tuple[str, int] | None:
