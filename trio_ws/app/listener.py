@@ -43,11 +43,11 @@ from trio_ws.websocket.closing import CLOSED, CONNECTING
 from trio_ws.websocket.frame_log import log_extra
 from trio_ws.websocket.internals import (
     is_fragmenting,
+    message_waiter,
     options_of,
     parts_of,
     post,
     send,
-    wait_for_message,
     wait_for_room,
 )
 from trio_ws.websocket.message import BytesLike, WebSocketMessage, whole_message
@@ -380,6 +380,7 @@ class ListenerSession:
     async def _loop(self, worker: PooledTask, suspended: Suspended | None = None) -> None:
         """Handle messages until the shared reader continues, or until the connection has ended."""
         ws = self._ws
+        wait_for_message = message_waiter(ws)
         try:
             while True:
                 if suspended is None:
@@ -400,7 +401,7 @@ class ListenerSession:
                     await checkpoint()  # let other tasks run
                 elif self._delegate():
                     return
-                elif not await wait_for_message(ws):
+                elif not await wait_for_message():
                     break
             self._end()
         except ConnectionClosedError:

@@ -45,7 +45,7 @@ from trio_ws.wall import close_nurseries
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.closing import CLOSED
 from trio_ws.websocket.frame_log import log_extra
-from trio_ws.websocket.internals import close_for_application, options_of, wait_for_message
+from trio_ws.websocket.internals import close_for_application, message_waiter, options_of
 from trio_ws.websocket.readers import EPOLL
 
 if TYPE_CHECKING:
@@ -346,7 +346,10 @@ class RPCSession:
 
     async def _read_loop(self, worker: PooledTask) -> None:
         """Read, and start calls, until a call has to wait and keeps this task."""
-        ws = self.ws
+        transport, outgoing = self.transport, self.outgoing
+        reader, receive_buffer = transport.reader, transport.receive_buffer
+        write_buffer, high_water, ledger = transport.write_buffer, transport.high_water, transport.ledger
+        wait_for_message = message_waiter(self.ws)
         leads = True
         try:
             while True:
@@ -357,17 +360,18 @@ class RPCSession:
                     return
                 if worker.task.child_nurseries:
                     await close_nurseries("a method")
-                if self.transport.over:
+                if transport.over:
                     break
-                if self._holds_enough:
+                pressed = write_buffer.size >= high_water or ledger.held >= ledger.max_held
+                if pressed and self._holds_enough:
                     await self._wait_until_less_is_held()
-                elif self.transport.receive_buffer.messages or self.transport.batch:
+                elif receive_buffer.messages or transport.batch:
                     await checkpoint()  # let other tasks run
-                elif self._delegate_to_reader():
+                elif reader.by is EPOLL and self._delegate_to_reader():
                     return
-                elif await wait_for_message(ws):
-                    if self.outgoing.burst_size:
-                        self.outgoing.decay_burst()
+                elif await wait_for_message():
+                    if outgoing.burst_size:
+                        outgoing.decay_burst()
                 else:
                     break
             self.ended()

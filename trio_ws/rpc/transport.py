@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from trio_ws.ledger import size_of
-from trio_ws.protocol.frames import BINARY, TEXT
+from trio_ws.protocol._accel import whole_frame
+from trio_ws.protocol.frames import BINARY, FIN, TEXT
 from trio_ws.websocket.internals import close_for_application, is_client, parts_of, post, wait_for_room
 
 if TYPE_CHECKING:
@@ -164,8 +165,14 @@ class PacketTransport:
 
     def reply(self, payload: bytes) -> None:
         """Send a response, together with those to other requests that have arrived already."""
-        ws = self.ws
-        post(ws, self.opcode, payload, cork=bool(self.receive_buffer.messages or self.batch))
+        write_buffer = self.write_buffer
+        cork = self.receive_buffer.messages or self.batch
+        if not write_buffer.fast_send_limit:
+            post(self.ws, self.opcode, payload, cork=bool(cork))
+        elif cork:  # fast path: the same without three calls for each response
+            write_buffer.buffer(whole_frame(FIN | self.opcode, payload, b""))
+        else:
+            write_buffer.write(whole_frame(FIN | self.opcode, payload, b""))
 
     def abort(self, call_id: str) -> None:
         """Tell the other side to abort a call or a stream, if the codec can say so."""

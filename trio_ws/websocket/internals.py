@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from trio_ws.errors import ConnectionClosedError
     from trio_ws.options import Options
@@ -35,6 +35,7 @@ __all__ = [
     "is_client",
     "is_fragmenting",
     "let_in",
+    "message_waiter",
     "offer_first",
     "open_client",
     "opening_of",
@@ -43,7 +44,6 @@ __all__ = [
     "post",
     "release_opening",
     "send",
-    "wait_for_message",
     "wait_for_room",
 ]
 
@@ -107,9 +107,9 @@ def wait_for_room(ws: WebSocket) -> Awaitable[None]:
     return ws._wait_for_room()
 
 
-def wait_for_message(ws: WebSocket) -> Awaitable[bool]:
-    """Wait for a message, since none is here; return False after a clean end."""
-    return ws._wait_for_message()
+def message_waiter(ws: WebSocket) -> Callable[[], Awaitable[bool]]:
+    """Return the function that waits for a message if none is here; it returns False after a clean end."""
+    return ws._wait_for_message
 
 
 def deflate_of(ws: WebSocket) -> PerMessageDeflate | None:
