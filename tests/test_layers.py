@@ -110,7 +110,6 @@ def modules() -> list[tuple[Path, str]]:
 #: Modules that still import one another in a circle, by folder. Only to be shortened.
 CIRCLES = {
     "trio_ws.channels": {"channel", "history"},
-    "trio_ws.compat.webshocket": {"connection", "handler", "rpc"},
 }
 
 

@@ -113,10 +113,6 @@ PRIVATE: dict[str, tuple[str, str]] = {
         "a fast path: once for each connection",
         "_options _threshold _write_buffer",
     ),
-    "compat/webshocket/connection.py": (
-        "handler.py imports this module",
-        "_keeps_packets",
-    ),
     "hosting/ticks.py": (
         "where trio waits for files",
         "_kqueue",

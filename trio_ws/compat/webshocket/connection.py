@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import typing
 import uuid
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 import trio
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from trio_ws._types import Value
-    from trio_ws.compat.webshocket.handler import WebSocketHandler
     from trio_ws.rpc.client_connection import ClientConnection as EngineConnection
     from trio_ws.rpc.session import RPCSession
     from trio_ws.websocket.connection import WebSocket
@@ -41,6 +40,21 @@ else:
 
 _set = object.__setattr__
 _NOT_CONNECTED = "Cannot receive data: client is not connected."
+
+
+class ConnectionOwner(Protocol):
+    """The part of a `WebSocketHandler` that its connections use."""
+
+    def subscribe(self, client: ClientConnection, channel: str | Iterable[str]) -> None:
+        """Subscribe a client to channels."""
+
+    def unsubscribe(self, client: ClientConnection, channel: str | Iterable[str]) -> None:
+        """Unsubscribe a client from channels."""
+
+    @property
+    def _keeps_packets(self) -> bool:
+        """Whether packets wait for `ClientConnection.recv`."""
+        ...
 
 
 class ClientConnection(Generic[TState]):
@@ -86,14 +100,14 @@ class ClientConnection(Generic[TState]):
     session_state: dict[str, Any]
     uid: uuid.UUID
     _closed: bool  # by this side
-    _handler: WebSocketHandler
+    _handler: ConnectionOwner
     _protocol: EngineConnection
     _subscribed: set[str]
 
     def __init__(
         self,
         websocket_protocol: EngineConnection,
-        handler: WebSocketHandler,
+        handler: ConnectionOwner,
         client_type: ClientType,
         packet_qsize: int = 128,
         max_subscribed_channels: int = 5,

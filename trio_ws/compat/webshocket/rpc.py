@@ -7,7 +7,7 @@ import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 import trio_ws.rpc.rate_limit as engine_limits
 from trio_ws.compat.webshocket.enum import RPCErrorCode
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import trio
 
     from trio_ws._types import Value
-    from trio_ws.compat.webshocket.handler import WebSocketHandler
     from trio_ws.rpc.client_connection import ClientConnection as EngineConnection
 
 __all__ = ["CallSlots", "is_rpc_method", "make_method", "rate_limit", "rpc_method"]
@@ -33,6 +32,12 @@ F = TypeVar("F", bound=Callable[..., object])
 
 _MARK = "__trio_ws_webshocket_rpc__"
 _NEVER = "__trio_ws_webshocket_never__"
+
+
+class MethodOwner(Protocol):
+    """The part of a `WebSocketHandler` that calls of its methods use."""
+
+    send_error_text: ClassVar[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ def is_rpc_method(function: object) -> bool:
 
 def make_method(
     function: Callable[..., object],
-    handler: WebSocketHandler,
+    handler: MethodOwner,
     slots: CallSlots,
     alias_name: str | None = None,
 ) -> Method:
@@ -177,7 +182,7 @@ class _Requires:
 
 
 def _call(
-    function: Callable[..., Awaitable[Value]], handler: WebSocketHandler, slots: CallSlots, *, never: bool
+    function: Callable[..., Awaitable[Value]], handler: MethodOwner, slots: CallSlots, *, never: bool
 ) -> Callable[..., object]:
     @functools.wraps(function)
     async def call(connection: EngineConnection, /, *args: Value, **kwargs: Value) -> Value:
@@ -200,7 +205,7 @@ def _call(
 
 def _stream(
     function: Callable[..., AsyncGenerator[Value, None]],
-    handler: WebSocketHandler,
+    handler: MethodOwner,
     slots: CallSlots,
     *,
     never: bool,
@@ -229,7 +234,7 @@ def _stream(
     return stream
 
 
-def _error_for(exc: BaseException, handler: WebSocketHandler, text: str) -> RPCError | None:
+def _error_for(exc: BaseException, handler: MethodOwner, text: str) -> RPCError | None:
     """Return the error for a client after an unexpected exception; None if its text must not be sent.
 
     Raises:
