@@ -71,7 +71,7 @@ class HubHistories:
         self._shared = None
         if broker is not None and broker.keeps_histories:
             for channel in self._registry.channels.values():
-                self._catch_up_no_more(channel)
+                self._stop_catching_up(channel)
             self._shared = SharedHistories(self.kept, broker, namespace, self)
             self.glob_added()
             self._attached.notify_all()
@@ -173,12 +173,12 @@ class HubHistories:
         if config is not None and config.latest:
             return
         if channel.history is not None:
-            self._catch_up_no_more(channel)
+            self._stop_catching_up(channel)
             channel.history.clear()
         position = self.kept.start(channel.name, None, 0).position
         self._delivery.notify(channel, PositionNotice(channel, position, -1))
 
-    def _catch_up_no_more(self, channel: Channel) -> list[Subscriber]:
+    def _stop_catching_up(self, channel: Channel) -> list[Subscriber]:
         """Have all get a channel's messages as they are published; those that have read its history."""
         slow: list[Subscriber] = []
         if channel.history is not None:
@@ -256,7 +256,7 @@ class HubHistories:
                 if member.is_catching_up(channel) and missing < 0:
                     recovery_of(member).cursors[channel] = position.offset + 1
             return
-        slow = self._catch_up_no_more(channel) if missing < 0 else ()
+        slow = self._stop_catching_up(channel) if missing < 0 else ()
         notice = PositionNotice(channel, position, missing)
         self._delivery.notify(channel, notice, slow if slow_only else members)
 

@@ -56,7 +56,7 @@ _LOG = 256
 #: The maximum size of a member's info, in bytes of msgpack.
 _MAX_INFO = 4096
 #: The maximum number of members in one message to other processes.
-_MEMBERS_IN_A_ROW = 500
+_MEMBERS_AT_ONCE = 500
 #: The number of heartbeats that a process sends in the time of a lease.
 _HEARTBEATS = 3
 
@@ -182,7 +182,7 @@ class PresenceChanges:
     def __init__(self, members: Members) -> None:
         self._members = members
         self._version = 0
-        self._told: dict[str, bytes] = {}
+        self._returned: dict[str, bytes] = {}
         self._waiting: deque[tuple[str, bytes | None]] = deque(members.infos.items())
         self._version = members.version
 
@@ -201,21 +201,21 @@ class PresenceChanges:
         """Return the next change, or None if there is none."""
         while True:
             if not self._waiting:
-                self._look()
+                self._collect_changes()
                 if not self._waiting:
                     return None
             uid, info = self._waiting.popleft()
-            known = self._told.get(uid)
+            known = self._returned.get(uid)
             if info == known:
                 continue
             if info is None:
                 assert known is not None
-                del self._told[uid]
+                del self._returned[uid]
                 return PresenceChange(False, uid, _from_msgpack(known))
-            self._told[uid] = info
+            self._returned[uid] = info
             return PresenceChange(True, uid, _from_msgpack(info))
 
-    def _look(self) -> None:
+    def _collect_changes(self) -> None:
         """Find the changes since the previous call."""
         members = self._members
         behind = members.version - self._version
@@ -223,7 +223,7 @@ class PresenceChanges:
         if behind <= len(members.log):
             self._waiting.extend(list(members.log)[len(members.log) - behind :])
             return
-        self._waiting.extend((uid, None) for uid in self._told if uid not in members.infos)
+        self._waiting.extend((uid, None) for uid in self._returned if uid not in members.infos)
         self._waiting.extend(members.infos.items())
 
 
@@ -248,10 +248,10 @@ async def updates(members: Members) -> AsyncGenerator[PresenceUpdate, None]:
     while True:
         version = members.version
         items = list(members.infos.items())
-        for start in range(0, len(items) or 1, _MEMBERS_IN_A_ROW):
-            part = items[start : start + _MEMBERS_IN_A_ROW]
+        for start in range(0, len(items) or 1, _MEMBERS_AT_ONCE):
+            part = items[start : start + _MEMBERS_AT_ONCE]
             joined = {uid: _from_msgpack(info) for uid, info in part}
-            yield PresenceUpdate(joined, reset=not start, more=start + _MEMBERS_IN_A_ROW < len(items))
+            yield PresenceUpdate(joined, reset=not start, more=start + _MEMBERS_AT_ONCE < len(items))
         while True:
             while members.version == version:
                 await members.changed.wait()
@@ -268,9 +268,9 @@ class _Process:
     """The known state of another process."""
 
     def __init__(self, now: float) -> None:
-        self.heard = now
+        self.last_heard = now
         self.sequence: int | None = None  # of its last change; None until its state is known
-        self.asked = -1e9
+        self.requested_at = -1e9
         self.members: dict[str, set[str]] = {}
         self.state: list[tuple[str, str, bytes | None]] | None = None  # while it comes in parts
 
@@ -324,12 +324,12 @@ class PresenceRegistry:
         try:
             encoded = _to_msgpack(info)
         except Exception as exc:  # an application's own types may raise anything
-            raise PacketError(f"cannot say this of a member: {exc}") from exc
+            raise PacketError(f"cannot encode the info of a member: {exc}") from exc
         if len(encoded) > _MAX_INFO:
-            raise PacketError(f"a member may say {_MAX_INFO} bytes of itself, not {len(encoded)}")
+            raise PacketError(f"the info of a member has at most {_MAX_INFO} bytes, not {len(encoded)}")
         self._local.setdefault(name, {})[uid] = encoded
         self._set(name, uid, encoded)
-        self._tell([(name, uid, encoded)])
+        self._send_changes([(name, uid, encoded)])
 
     def leave(self, name: str, uid: str) -> None:
         """End the presence of a connection."""
@@ -339,7 +339,7 @@ class PresenceRegistry:
         if not local:
             del self._local[name]
         self._set(name, uid, None)
-        self._tell([(name, uid, None)])
+        self._send_changes([(name, uid, None)])
 
     def is_present(self, name: str, uid: str) -> bool:
         """Whether a connection of this process is present."""
@@ -351,29 +351,29 @@ class PresenceRegistry:
         """Exchange members with other processes, by messages that ``send`` publishes; stop with None."""
         if send is None:
             if self._send is not None:
-                self._post("gone")
+                self._send_message("gone")
             self._send = None
             for name in list(self._processes):
-                self._forget(name)
+                self._remove_process(name)
             return
         self._name = secrets.token_hex(8)
         self._sequence = 0
         self._send = send
         self._attached.notify_all()
-        self._post("ask")
-        self._tell_state()
+        self._send_message("ask")
+        self._send_state()
 
     def missed(self) -> None:
         """Exchange all states again, because messages in both directions may have been lost."""
         for process in self._processes.values():
             process.sequence = None
-        self._post("ask")
-        self._tell_state()
+        self._send_message("ask")
+        self._send_state()
 
     async def run(self) -> None:
         """Send heartbeats, and remove processes whose heartbeats are missing, until cancelled."""
         interval = min(self.lease / _HEARTBEATS, 1.0)
-        said = now = trio.current_time()
+        last_sent = now = trio.current_time()
         while True:
             while self._send is None:
                 await self._attached.wait()
@@ -383,31 +383,31 @@ class PresenceRegistry:
             if now - before > 2 * interval:
                 # This process was paused: messages that others sent in the meantime must be read first.
                 for process in self._processes.values():
-                    process.heard = max(process.heard, now - self.lease + interval)
-            if now - said >= self.lease / _HEARTBEATS - interval / 2:
-                said = now
+                    process.last_heard = max(process.last_heard, now - self.lease + interval)
+            if now - last_sent >= self.lease / _HEARTBEATS - interval / 2:
+                last_sent = now
                 if self._local:
-                    self._post("alive")
+                    self._send_message("alive")
             for name, process in list(self._processes.items()):
-                if process.heard <= now - self.lease:
-                    self._forget(name)
+                if process.last_heard <= now - self.lease:
+                    self._remove_process(name)
 
-    def _post(self, kind: _Kind, *args: Value) -> None:
+    def _send_message(self, kind: _Kind, *args: Value) -> None:
         if self._send is not None:
             self._send(_to_msgpack(_Message(self._name, self._sequence, kind, *args)))
 
-    def _tell(self, changes: list[tuple[str, str, bytes | None]]) -> None:
+    def _send_changes(self, changes: list[tuple[str, str, bytes | None]]) -> None:
         if self._send is not None:
             self._sequence += 1
-            self._post("change", changes)
+            self._send_message("change", changes)
 
-    def _tell_state(self) -> None:
+    def _send_state(self) -> None:
         members: list[tuple[str, str, bytes | None]] = [
             (name, uid, info) for name, infos in self._local.items() for uid, info in infos.items()
         ]
-        for start in range(0, len(members) or 1, _MEMBERS_IN_A_ROW):
-            part = members[start : start + _MEMBERS_IN_A_ROW]
-            self._post("state", part, not start, start + _MEMBERS_IN_A_ROW >= len(members))
+        for start in range(0, len(members) or 1, _MEMBERS_AT_ONCE):
+            part = members[start : start + _MEMBERS_AT_ONCE]
+            self._send_message("state", part, not start, start + _MEMBERS_AT_ONCE >= len(members))
 
     def receive(self, payload: bytes) -> None:
         """Handle a message of another process."""
@@ -423,32 +423,32 @@ class PresenceRegistry:
         if message.process == self._name or self._send is None:
             return
         if message.kind == "gone":
-            self._forget(message.process)
+            self._remove_process(message.process)
             return
         now = trio.current_time()
         if message.kind == "ask":
             if message.wanted in ("", self._name):
-                self._tell_state()
+                self._send_state()
             return
         process = self._processes.get(message.process)
         if process is None:
             process = self._processes[message.process] = _Process(now)
-        process.heard = now
+        process.last_heard = now
         if message.kind == "state":
-            self._take_state(process, message)
+            self._apply_state(process, message)
         elif process.sequence is None or message.sequence - process.sequence > (message.kind == "change"):
-            self._ask(process, message.process, now)
+            self._request_state(process, message.process, now)
         elif message.kind == "change" and message.sequence > process.sequence:
             process.sequence = message.sequence
             for name, uid, info in message.changes:
                 self._set_remote(process, name, uid, info)
 
-    def _ask(self, process: _Process, name: str, now: float) -> None:
-        if now - process.asked >= 1.0:  # otherwise the state may be under way
-            process.asked = now
-            self._post("ask", [], True, True, name)
+    def _request_state(self, process: _Process, name: str, now: float) -> None:
+        if now - process.requested_at >= 1.0:  # otherwise the state may be under way
+            process.requested_at = now
+            self._send_message("ask", [], True, True, name)
 
-    def _take_state(self, process: _Process, message: _Message) -> None:
+    def _apply_state(self, process: _Process, message: _Message) -> None:
         if message.first:
             process.state = []
         if process.state is None:
@@ -482,7 +482,7 @@ class PresenceRegistry:
         if not uids:
             del process.members[name]
 
-    def _forget(self, name: str) -> None:
+    def _remove_process(self, name: str) -> None:
         """Remove a process that is gone, and its members."""
         process = self._processes.pop(name, None)
         if process is not None:

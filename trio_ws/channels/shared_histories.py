@@ -47,15 +47,15 @@ logger = logger_for("trio_ws.channels")
 #: Channels that are read at once.
 _READERS = 16
 #: Messages given to subscribers before yielding to other tasks.
-_IN_A_ROW = 64
+_YIELD_EVERY = 64
 #: Messages that are recognised if they are appended again.
 _MAX_IDS = 32_768
 #: Seconds for which a subscriber waits for the history of a channel. After that it begins without one.
-_PATIENCE = 30.0
+_LOAD_TIMEOUT = 30.0
 #: Seconds before a history that the broker has refused is read again.
-_PAUSE = 1.0
+_RETRY_DELAY = 1.0
 #: Seconds between two lists of channels, so that clients which subscribe again and again cost little.
-_LIST_PAUSE = 0.1
+_LIST_INTERVAL = 0.1
 
 
 class Receiver(Protocol):
@@ -98,10 +98,10 @@ class _Followed:
         complete: whether the copy has the messages from before the first subscriber.
         wanted: whether a subscriber asked for these.
         behind: whether messages after the position of the copy may be missing.
-        heard: the position of the last message that arrived while the copy was behind.
+        last_arrived: the position of the last message that arrived while the copy was behind.
     """
 
-    __slots__ = ("behind", "complete", "heard", "history", "known", "name", "reading", "wanted")
+    __slots__ = ("behind", "complete", "history", "known", "last_arrived", "name", "reading", "wanted")
 
     def __init__(self, name: str, history: ChannelHistory) -> None:
         self.name = name
@@ -111,7 +111,7 @@ class _Followed:
         self.wanted = False
         self.behind = False
         self.reading = False
-        self.heard: Position | None = None
+        self.last_arrived: Position | None = None
 
     @property
     def needs_reading(self) -> bool:
@@ -136,12 +136,12 @@ class SharedHistories:
         self._namespace = namespace
         self._receiver = receiver
         self._followed: dict[str, _Followed] = {}
-        self._work: dict[_Followed, None] = {}
-        self._work_arrived = Notification()
+        self._scheduled: dict[_Followed, None] = {}
+        self._work_scheduled = Notification()
         self._changed = Notification()  # a channel was read or dropped
         self._generation = 0  # counts the times that messages may have been missed
         self._reading = 0
-        self._refused = 0
+        self._failed_reads = 0
         self._list_wanted = False  # a glob was added
         self._glob_added = Notification()
         self._ids: dict[int, None] = {}  # hashes of the delivered messages, oldest first
@@ -169,18 +169,18 @@ class SharedHistories:
             return
         history = followed.history
         if followed.behind:
-            followed.heard = Position(epoch, message.offset)
+            followed.last_arrived = Position(epoch, message.offset)
         elif not followed.known:
             history.jump(epoch, message.offset - 1)
             followed.known = True
             self._deliver(name, channel, message)
         elif epoch != history.epoch and message.offset == 1:
-            self._renew(followed, channel, epoch)
+            self._begin_epoch(followed, channel, epoch)
             self._deliver(name, channel, message)
         elif epoch == history.epoch and message.offset == history.offset + 1:
             self._deliver(name, channel, message)
         elif epoch != history.epoch or message.offset > history.offset:
-            followed.heard = Position(epoch, message.offset)
+            followed.last_arrived = Position(epoch, message.offset)
             followed.behind = True
             self._schedule(followed)
 
@@ -225,7 +225,7 @@ class SharedHistories:
         """
         for name in starts:
             self.want(name)
-        with trio.move_on_after(_PATIENCE):
+        with trio.move_on_after(_LOAD_TIMEOUT):
             await self._until_read(starts)
             for name, after in starts.items():
                 followed = self._followed.get(name)
@@ -260,8 +260,8 @@ class SharedHistories:
 
     def _schedule(self, followed: _Followed) -> None:
         if followed.needs_reading and not followed.reading:
-            self._work[followed] = None
-            self._work_arrived.notify_all()
+            self._scheduled[followed] = None
+            self._work_scheduled.notify_all()
 
     def _is_followed(self, followed: _Followed) -> bool:
         return self._followed.get(followed.name) is followed
@@ -271,12 +271,12 @@ class SharedHistories:
         """Read the scheduled channels, until cancelled."""
         async with trio.open_nursery() as nursery:
             if self._histories.some_are_latest:
-                nursery.start_soon(self._list, name="trio_ws latest values")
+                nursery.start_soon(self._list_channels, name="trio_ws latest values")
             while True:
-                while not self._work or self._reading >= _READERS:
-                    await self._work_arrived.wait()
-                followed = next(iter(self._work))
-                del self._work[followed]
+                while not self._scheduled or self._reading >= _READERS:
+                    await self._work_scheduled.wait()
+                followed = next(iter(self._scheduled))
+                del self._scheduled[followed]
                 if self._is_followed(followed):
                     self._reading += 1
                     followed.reading = True
@@ -288,28 +288,28 @@ class SharedHistories:
             while followed.needs_reading and self._is_followed(followed):
                 try:
                     if followed.known and followed.behind:
-                        await self._read_on(followed)
+                        await self._read_missed(followed)
                     else:
-                        await self._read_before(followed)
+                        await self._read_earlier(followed)
                 except BrokerError as exc:
                     self._warn(exc)
-                    await trio.sleep(_PAUSE)
+                    await trio.sleep(_RETRY_DELAY)
         finally:
             self._reading -= 1
             followed.reading = False
             self._changed.notify_all()
-            self._work_arrived.notify_all()
+            self._work_scheduled.notify_all()
 
     def _warn(self, exc: BrokerError) -> None:
         """Log the first refusal, the tenth, the hundredth, and so on."""
-        self._refused += 1
-        if is_milestone(self._refused):
+        self._failed_reads += 1
+        if is_milestone(self._failed_reads):
             logger.warning(
-                "could not read a channel's history, will retry: %s (%d so far)", exc, self._refused
+                "could not read a channel's history, will retry: %s (%d so far)", exc, self._failed_reads
             )
 
     @enable_ki_protection
-    async def _list(self) -> None:
+    async def _list_channels(self) -> None:
         """List channels, and have the newest messages of those that match globs read, until cancelled."""
         while True:
             while not self._list_wanted:
@@ -320,19 +320,19 @@ class SharedHistories:
             except BrokerError as exc:
                 self._warn(exc)
                 self._list_wanted = True
-                await trio.sleep(_PAUSE)
+                await trio.sleep(_RETRY_DELAY)
                 continue
             for number, full_name in enumerate(names, 1):
-                if number % _IN_A_ROW == 0:
+                if number % _YIELD_EVERY == 0:
                     await checkpoint()
                 name = full_name.removeprefix(f"{self._namespace}:")
                 if self._receiver.may_follow(name):
                     config = self._histories.config(name)
                     if config is not None and config.latest:
                         self.want(name)
-            await trio.sleep(_LIST_PAUSE)
+            await trio.sleep(_LIST_INTERVAL)
 
-    async def _pages(self, followed: _Followed, after: int) -> HistoryPage:
+    async def _read_pages(self, followed: _Followed, after: int) -> HistoryPage:
         """Read all pages after an offset."""
         name, config = f"{self._namespace}:{followed.name}", followed.history.config
         found = await self._broker.read(name, after, config)
@@ -345,15 +345,15 @@ class SharedHistories:
             found = page._replace(messages=found.messages + page.messages)
         return found
 
-    async def _read_before(self, followed: _Followed) -> None:
+    async def _read_earlier(self, followed: _Followed) -> None:
         """Read the messages from before the first one that arrived in this process."""
         generation = self._generation
-        page = await self._pages(followed, 0)
+        page = await self._read_pages(followed, 0)
         history, channel = followed.history, followed.history.channel
         if not self._is_followed(followed) or generation != self._generation:
             return
         if not followed.known:
-            self._fill(followed, page)
+            self._replace_copy(followed, page)
             followed.known = followed.complete = True
             if history.config.latest and history.count:
                 self._receiver.begin_latest(channel)
@@ -364,12 +364,12 @@ class SharedHistories:
             history.earlier = page.earlier
             followed.complete = True
         elif not page.end:
-            self._renew(followed, channel, page.epoch)
+            self._begin_epoch(followed, channel, page.epoch)
             followed.complete = True
         else:
             followed.behind = True
 
-    def _fill(self, followed: _Followed, page: HistoryPage, end: int | None = None) -> None:
+    def _replace_copy(self, followed: _Followed, page: HistoryPage, end: int | None = None) -> None:
         """Make the copy equal to the broker's history up to an offset, without delivering messages."""
         end = page.end if end is None else end
         history = followed.history
@@ -389,26 +389,26 @@ class SharedHistories:
                 expected -= 1
         self._histories.prepend(history, records[::-1])
 
-    def _renew(self, followed: _Followed, channel: Channel, epoch: str) -> None:
-        """Go on in an epoch that has begun, after all of the former was received."""
+    def _begin_epoch(self, followed: _Followed, channel: Channel, epoch: str) -> None:
+        """Continue in a new epoch, after everything of the previous one was received."""
         history = followed.history
         self._receiver.tell_missing(channel, Position(epoch, 0), -1, slow_only=True)
         history.jump(epoch, 0)
         history.earlier = ()
 
-    async def _read_on(self, followed: _Followed) -> None:
+    async def _read_missed(self, followed: _Followed) -> None:
         """Deliver missed messages to subscribers, or a gap if they are lost."""
         generation = self._generation
-        followed.heard = None
+        followed.last_arrived = None
         history, channel = followed.history, followed.history.channel
         before = history.position
-        page = await self._pages(followed, before.offset)
+        page = await self._read_pages(followed, before.offset)
         if page.epoch != before.epoch or page.end < before.offset:
-            page = await self._pages(followed, 0)
+            page = await self._read_pages(followed, 0)
             if not self._is_followed(followed):
                 return
             if any(one.epoch == before.epoch and before.offset <= one.offset for one in page.earlier):
-                self._fill(followed, page, before.offset)
+                self._replace_copy(followed, page, before.offset)
                 followed.complete = True
                 self._receiver.tell_position(channel, history.position)
             else:
@@ -417,30 +417,32 @@ class SharedHistories:
                 history.jump(page.epoch, first - 1)
                 history.earlier = page.earlier
                 followed.complete = True
-        await self._give(followed, page)
+        await self._deliver_page(followed, page)
         if not self._is_followed(followed) or generation != self._generation:
             return
-        heard = followed.heard
-        if heard is None or (heard.epoch == history.epoch and heard.offset <= history.offset):
+        last_arrived = followed.last_arrived
+        if last_arrived is None or (
+            last_arrived.epoch == history.epoch and last_arrived.offset <= history.offset
+        ):
             followed.behind = False
 
-    async def _give(self, followed: _Followed, page: HistoryPage) -> None:
+    async def _deliver_page(self, followed: _Followed, page: HistoryPage) -> None:
         """Give the messages of a page to subscribers."""
         history, channel = followed.history, followed.history.channel
         messages = [message for message in page.messages if message.offset > history.offset]
         if history.config.latest:
             messages = messages[-1:]
         for number, message in enumerate(messages, 1):
-            if number % _IN_A_ROW == 0:
+            if number % _YIELD_EVERY == 0:
                 await checkpoint()
                 if not self._is_followed(followed):
                     return
-            self._skip_to(followed, message.offset)
+            self._deliver_gap_before(followed, message.offset)
             self._deliver(followed.name, channel, message)
-        self._skip_to(followed, page.end + 1)
+        self._deliver_gap_before(followed, page.end + 1)
 
-    def _skip_to(self, followed: _Followed, offset: int) -> None:
-        """Deliver a gap for the messages that are missing before the next available one."""
+    def _deliver_gap_before(self, followed: _Followed, offset: int) -> None:
+        """Deliver a gap for the messages that are missing before this offset."""
         history, channel = followed.history, followed.history.channel
         missing = offset - 1 - history.offset
         if missing > 0:
