@@ -189,6 +189,28 @@ async def test_running_out_of_files_is_survived(
     assert "cannot accept new connections" in caplog.text
 
 
+async def test_too_few_files_to_start_are_one_error(few_files: list[int]) -> None:
+    """A server with two listeners needs two more descriptors to accept, and may have none or one."""
+    async with WebSocketServer(echo, 0):
+        pass  # everything is imported
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few_files.append(os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few_files[0] + 50, hard))
+    with pytest.raises(OSError, match="Too many open files"):
+        while True:
+            few_files.append(os.dup(0))
+    free = 0
+    while True:
+        try:
+            async with WebSocketServer(echo, 0):
+                break
+        except OSError as exc:
+            assert exc.errno == errno.EMFILE
+            free += 1
+        os.close(few_files.pop())
+    assert free >= 3
+
+
 async def test_many_clients_at_once() -> None:
     served = 0
 

@@ -42,6 +42,7 @@ __all__ = [
     "check_host",
     "check_request",
     "close_listeners",
+    "listening_socket",
     "read_body",
     "read_now",
     "read_proxy_header",
@@ -87,26 +88,43 @@ _MOST_KNOWN = 128
 _LONGEST_KNOWN = 1024
 
 
+def listening_socket(listener: trio.abc.Listener[trio.abc.Stream]) -> socket.socket | None:
+    """Return a second handle on the socket of a listener, for `accept_forever`; None if it is not a socket.
+
+    It bypasses trio's layers: accepting through them takes about as long as the whole opening handshake.
+
+    Raises:
+        OSError: there is no file descriptor left.
+    """
+    if not isinstance(listener, trio.SocketListener):
+        return None
+    inner = listener.socket
+    # accept() looks up these properties for each client, which takes a microsecond each.
+    constant = {"family": inner.family, "type": inner.type}
+    listening_type: type[socket.socket] = type("ListeningSocket", (socket.socket,), constant)
+    return listening_type(inner.family, inner.type, inner.proto, fileno=inner.dup().detach())
+
+
 @enable_ki_protection
 async def accept_forever(
     listener: trio.abc.Listener[trio.abc.Stream],
+    listening: socket.socket | None,
     on_client: Callable[[socket.socket | trio.abc.Stream, SocketAddress], None],
 ) -> None:
     """Pass every new client to ``on_client``: TCP and Unix ones as a non-blocking socket with its address.
 
     If accepting fails, it is retried after a growing pause, until the listener is closed.
+
+    Args:
+        listener: the listener.
+        listening: what `listening_socket` has returned for it. It is closed at the end.
+        on_client: called with a socket or a stream, and the address if that is known.
     """
-    if not isinstance(listener, trio.SocketListener):
+    if listening is None:
         await _accept_streams(listener, on_client)
         return
-    # A second handle on the same listening socket, which bypasses trio's layers: accepting through them takes
-    # about as long as the whole opening handshake.
-    inner = listener.socket
-    is_tcp = inner.family != AF_UNIX
-    # accept() looks up these properties for each client, which takes a microsecond each.
-    constant = {"family": inner.family, "type": inner.type}
-    listening_type: type[socket.socket] = type("ListeningSocket", (socket.socket,), constant)
-    with listening_type(inner.family, inner.type, inner.proto, fileno=inner.dup().detach()) as sock:
+    is_tcp = listening.family != AF_UNIX
+    with listening as sock:
         sock.setblocking(False)
         failures = 0  # in a row
         while True:

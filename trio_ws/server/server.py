@@ -22,7 +22,7 @@ from trio_ws.errors import check_close
 from trio_ws.logs import logger_for
 from trio_ws.rpc.handler import serve_handler
 from trio_ws.rpc.task_pool import TaskPool
-from trio_ws.server.accepting import accept_forever, close_listeners
+from trio_ws.server.accepting import accept_forever, close_listeners, listening_socket
 from trio_ws.server.blocking import run_in_thread
 from trio_ws.server.client_task import ClientTasks, ServeFunction, set_pages
 from trio_ws.server.config import ServerConfig, ServerSettings, server_config, tcp_address
@@ -344,7 +344,7 @@ class WebSocketServer(ClientTasks, EnteredOnly):
                     admit = functools.partial(
                         self._accept_client, loopback=self._ssl_context is None and is_loopback(listener)
                     )
-                    self._acceptors.start_soon(accept_forever, listener, admit)
+                    self._acceptors.start_soon(accept_forever, listener, listening_socket(listener), admit)
                 self._state = "serving"
                 try:
                     with trio.CancelScope() as self._block:
