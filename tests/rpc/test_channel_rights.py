@@ -104,6 +104,44 @@ async def test_a_right_that_ends(autojump_clock: MockClock, right: Any, recover:
             assert (await subscription.receive()).data == "again"
 
 
+class AsksTheClient(WebSocketHandler):
+    """Asks a client itself whether it may stay, and refuses the channel "secret" from some time on."""
+
+    def __init__(self) -> None:
+        self.refusing = False
+
+    async def may_subscribe(self, connection: ClientConnection, name: str) -> float:
+        if not self.refusing:
+            return 5
+        if "slow" in connection.request.target:
+            await trio.sleep_forever()
+        return 0 if name == "secret" else 5
+
+
+async def test_a_client_that_delays_the_answer_gains_no_time(autojump_clock: MockClock) -> None:
+    handler = AsksTheClient()
+    async with serving_in_memory(handler) as memory:
+        slow = WebSocketClient("ws://test/?slow", stream=Network(memory.listener))
+        names = [*(f"a{n}" for n in range(50)), "secret"]
+        async with slow, client_of(memory) as quick:
+            async with (
+                slow.subscribe(names) as delayed,
+                quick.subscribe("open"),
+                quick.subscribe("secret") as subscription,
+            ):
+                handler.refusing = True
+                began = trio.current_time()
+                with pytest.raises(RPCAccessDeniedError, match="'secret' has ended"):
+                    await subscription.receive()
+                assert trio.current_time() - began <= 6  # whatever the other one does
+                with pytest.raises(RPCAccessDeniedError, match="has ended"):
+                    await delayed.receive()
+                await wait_all_tasks_blocked()
+                assert trio.current_time() - began <= 16
+                held = {one.request.target: one.subscribed_channel for one in handler.clients}
+                assert held == {"/?slow": set(), "/": {"open"}}
+
+
 async def test_rights_of_clients_that_have_gone(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory:
