@@ -190,7 +190,11 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         rsgi.py              the same application under RSGI
     guest.py             layer 10  servers and trio functions in asyncio programs
     compat/              layer 10  interfaces of other libraries
-        trio_websocket.py    trio-websocket
+        trio_websocket/      trio-websocket
+            exceptions.py        its exceptions, and CloseReason
+            connection.py        WebSocketConnection, WebSocketRequest
+            clients.py           open_websocket, connect_websocket, wrap_client_stream
+            servers.py           WebSocketServer, serve_websocket, wrap_server_stream
         webshocket/          webshocket
             _background.py       background tasks outside of a block
             _client.py           WebSocketClient
