@@ -22,7 +22,7 @@ What to try next:
   the tutorial      docs/tutorial/index.md: a chat from nothing, in half an hour
   this program      examples/demo.py, and the others in that folder
   the command line  {pip} install -e '.[cli]', then in two terminals:
-                      {bin}/trio-ws serve examples.demo:app
+                      {bin}/trio-ws serve examples.demo:app     # prints a page to open
                       {bin}/trio-ws connect --rpc ws://127.0.0.1:8000/game
   your own program  pip install {here}
   the tests         make test
