@@ -70,6 +70,15 @@ async def timing(ws: trio_ws.WebSocket, call_next: Callable[[trio_ws.WebSocket],
 app.add_middleware(timing)
 
 
+@app.http_middleware
+async def no_store(
+    request: trio_ws.Request, call_next: Callable[[trio_ws.Request], Awaitable[trio_ws.HTTPResponse]]
+) -> trio_ws.HTTPResponse:
+    response = await call_next(request)  # the rest; or return another response without it
+    response.headers = trio_ws.Headers([*response.headers, ("Cache-Control", "no-store")])
+    return response
+
+
 @asynccontextmanager
 async def open_pool() -> AsyncIterator[list[str]]:
     print("the pool is open")

@@ -17,7 +17,7 @@ import types
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Awaitable, Sequence
 
-    from trio_ws.app.dispatch import Middleware, Next
+    from trio_ws.app.dispatch import Middleware, Next, Wrapper
     from trio_ws.hosting.asgi_stream import Receive, Scope, Send
     from trio_ws.hosting.rsgi import RSGIScope
     from trio_ws.websocket.connection import WebSocket
@@ -87,7 +87,8 @@ class App(Router):
         self.state = types.SimpleNamespace()
         self._websockets: Table[Route] = Table()
         self._https: Table[Route] = Table()
-        self._middleware: list[Middleware] = []
+        self._middleware: list[Wrapper] = []
+        self._http_middleware: list[Wrapper] = []
         self._lifespans: list[Callable[[App], AbstractAsyncContextManager[object]]] = []
         self._mounted: list[App] = []
         self._docs: list[DocsPage] = []
@@ -223,7 +224,7 @@ class App(Router):
             self._add(
                 Route(
                     pattern,
-                    (self._middleware,),
+                    (self._http_middleware,),
                     function,
                     is_async(function),
                     wanted,
@@ -334,7 +335,7 @@ class App(Router):
     def _mount_app(self, prefix: Pattern, child: App) -> None:
         if child is self or child in self._all_above():
             raise ValueError("an App cannot be mounted in itself")
-        routes = [route.under(prefix, self._middleware) for route in child._routes()]
+        routes = [self._under(prefix, route) for route in child._routes()]
         for route in routes:
             self._check_all(route)
         child._above.append((self, prefix))
@@ -357,7 +358,7 @@ class App(Router):
 
         It runs before the connection is accepted. ``await ws.reject(401)`` in it refuses the client, and the
         route's function is not called; so does raising `CloseConnection`, with 403. It does not apply to
-        plain HTTP requests.
+        plain HTTP requests; see `http_middleware`.
         """
         manager = _as_manager(function, "middleware", "WebSocket")
 
@@ -382,6 +383,35 @@ class App(Router):
         _check_arguments(wrapper, "middleware", "(ws, call_next)", 2)
         allow_keyboard_interrupt(wrapper)
         self._middleware.append(wrapper)
+
+    def http_middleware(self, function: F) -> F:
+        """Wrap every plain HTTP request: a decorator for an async function of the request and ``call_next``.
+
+        ::
+
+            @app.http_middleware
+            async def no_store(request, call_next):
+                response = await call_next(request)
+                response.headers = Headers([*response.headers, ("Cache-Control", "no-store")])
+                return response
+
+        ``await call_next(request)`` runs the rest, and returns its `HTTPResponse`, which may be changed. What
+        the function returns is sent, like the result of a route's function. If it does not call
+        ``call_next``, the route's function is not called. Exceptions of the rest are raised by ``call_next``;
+        those that no middleware catches are answered with 500. It surrounds all routes for HTTP, also those
+        of `mount_client` and `mount_docs`, but not requests for which there is no route.
+
+        Raises:
+            TypeError: it is not an async function of a request and ``call_next``.
+        """
+        if not is_async(function):
+            raise TypeError(
+                f"the HTTP middleware {name_of(function)} is not an async function of (request, call_next)"
+            )
+        _check_arguments(function, "HTTP middleware", "(request, call_next)", 2)
+        allow_keyboard_interrupt(function)
+        self._http_middleware.append(cast("Wrapper", function))
+        return function
 
     def lifespan(self, function: F) -> F:
         """Run code around serving the App: a decorator for an async context manager function of the App.
@@ -419,10 +449,14 @@ class App(Router):
                     f" use another path for {name_of(route.function)}"
                 )
 
+    def _under(self, prefix: Pattern, route: Route) -> Route:
+        """Return a route of a mounted App as this App has it."""
+        return route.under(prefix, self._http_middleware if route.methods else self._middleware)
+
     def _seen_above(self, route: Route) -> list[tuple[App, Route]]:
         seen: list[tuple[App, Route]] = []
         for app, prefix in self._above:
-            one = route.under(prefix, app._middleware)
+            one = app._under(prefix, route)
             seen += [(app, one), *app._seen_above(one)]
         return seen
 

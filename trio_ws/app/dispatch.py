@@ -6,7 +6,7 @@ Invariant: Ctrl+C may interrupt the user's functions anywhere, but none of our o
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trio_ws.server.router import ServerResources
     from trio_ws.websocket.connection import WebSocket
 
-__all__ = ["Middleware", "Next", "Route", "answer", "serve"]
+__all__ = ["HTTPMiddleware", "HTTPNext", "Middleware", "Next", "Route", "Wrapper", "answer", "serve"]
 
 logger = logger_for("trio_ws.app")
 
@@ -42,6 +42,10 @@ _NO_ARGUMENTS: PathParameters = {}
 
 Next = Callable[["WebSocket"], Awaitable[None]]
 Middleware = Callable[["WebSocket", Next], Awaitable[object]]
+HTTPNext = Callable[["Request"], Awaitable[HTTPResponse]]
+HTTPMiddleware = Callable[["Request", HTTPNext], Awaitable[object]]
+#: Middleware of either kind.
+Wrapper = Callable[..., Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class Route:
     """One route, as seen by the App that it was added to, or by one above."""
 
     pattern: Pattern
-    middleware: tuple[list[Middleware], ...]  # outermost App first; may still grow
+    middleware: tuple[list[Wrapper], ...]  # for its kind of request; outermost App first; may still grow
     function: Any  # of the user: a function, the WebSocketHandler, or the MessageListener
     awaits: bool = True  # whether it is async; otherwise it runs in a thread
     wanted: tuple[str, ...] = ()  # path parameters to pass as keyword arguments
@@ -57,7 +61,7 @@ class Route:
     methods: tuple[str, ...] = ()  # HTTP methods; none for a WebSocket
     json: JSONAdapter | None = None  # of the App that it was added to
 
-    def under(self, prefix: Pattern, middleware: list[Middleware]) -> Route:
+    def under(self, prefix: Pattern, middleware: list[Wrapper]) -> Route:
         """Return the route as seen by the App that has mounted this one's."""
         return replace(self, pattern=self.pattern.under(prefix), middleware=(middleware, *self.middleware))
 
@@ -86,7 +90,7 @@ class _Next:
     __slots__ = ("_at", "_chain", "_inner")
 
     def __init__(
-        self, chain: list[Middleware], at: int, inner: Callable[[WebSocket], Awaitable[object]]
+        self, chain: Sequence[Middleware], at: int, inner: Callable[[WebSocket], Awaitable[object]]
     ) -> None:
         self._chain = chain
         self._at = at
@@ -123,23 +127,56 @@ def _serve_inner(
 
 @enable_ki_protection
 async def answer(route: Route, params: PathParameters, request: Request, shared: ServerResources) -> bytes:
-    """Answer one plain request, and return the encoded response."""
+    """Answer one plain request through all middleware, and return the encoded response."""
     routed(request, params, route.json)
-    function = functools.partial(route.function, request, **{name: params[name] for name in route.wanted})
     head_only = request.method == "HEAD"
+    chain = [one for of_app in route.middleware for one in of_app]
     try:
-        if route.awaits:
-            result = await _run_user(function)
-        else:
-            result = await call_in_thread(function, shared.threads)
-        if route.json is not None and not isinstance(result, _NO_JSON):
-            json = [("Content-Type", "application/json")]
-            result = HTTPResponse(headers=json, body=route.json.encode(result))
+        response = await _HTTPNext(chain, 0, route, params, shared)(request)
         # The response may have been modified since it was made.
-        return encode_response(as_response(result), head_only=head_only)
+        return encode_response(response, head_only=head_only)
     except BaseException as exc:  # noqa: BLE001 - classified in _failed
         response = _failed(route, request, judged(exc), debug=shared.debug)
         return encode_response(response, head_only=head_only)
+
+
+class _HTTPNext:
+    """The ``call_next`` of a middleware for HTTP: the next middleware, or finally the route."""
+
+    __slots__ = ("_at", "_chain", "_params", "_route", "_shared")
+
+    def __init__(
+        self,
+        chain: Sequence[HTTPMiddleware],
+        at: int,
+        route: Route,
+        params: PathParameters,
+        shared: ServerResources,
+    ) -> None:
+        self._chain = chain
+        self._at = at
+        self._route = route
+        self._params = params
+        self._shared = shared
+
+    @enable_ki_protection
+    async def __call__(self, request: Request) -> HTTPResponse:
+        route = self._route
+        result: object
+        if self._at < len(self._chain):
+            call_next = _HTTPNext(self._chain, self._at + 1, route, self._params, self._shared)
+            result = await _run_user(functools.partial(self._chain[self._at], request, call_next))
+        else:
+            arguments = {name: self._params[name] for name in route.wanted}
+            function = functools.partial(route.function, request, **arguments)
+            if route.awaits:
+                result = await _run_user(function)
+            else:
+                result = await call_in_thread(function, self._shared.threads)
+        if route.json is not None and not isinstance(result, _NO_JSON):
+            json = [("Content-Type", "application/json")]
+            return HTTPResponse(headers=json, body=route.json.encode(result))
+        return as_response(result)
 
 
 @disable_ki_protection
