@@ -9,6 +9,7 @@ import subprocess
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 import trio
 
@@ -62,6 +63,8 @@ def test_a_change_brings_a_fresh_server(tmp_path: Path) -> None:
             return exchange(announced.readline().split()[-1])
 
         assert said() == "first"
+        page = read_until(process, "open http").split()[-1]
+        assert "<h1" in httpx.get(page).text
         module.write_text(SAYS.format("second"))
         assert str(module) in read_until(process, "restarting")
         assert said() == "second"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TargetPages", "for_everybody", "for_this_machine", "page_path"]
 
-logger = logger_for("trio_ws.pages")
+logger = logger_for("trio_ws.app")
 
 #: Headers that proxies add to requests.
 _FORWARDED = (b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip")
