@@ -58,7 +58,8 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         write_buffer.py      frames that wait to be written
         receive_buffer.py    received messages that wait for the application
         closing.py           the states of a connection, and the closing handshake
-        keepalive.py         pings, and the detection of lost peers
+        liveness.py          control frames of one connection, and signs that its peer is alive
+        keepalive.py         the detection of lost peers, for all connections
         readers.py           the ways in which a connection is read
         epoll_reader.py      the shared reader of many plain sockets (Linux)
         disconnect_watch.py  noticing that a client disconnects before it is accepted

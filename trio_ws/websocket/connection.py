@@ -2,7 +2,8 @@
 
 `ClosingHandshake` (closing.py) owns the state of the connection and the closing handshake. `ReceiveBuffer`
 owns the messages that were read, and `WriteBuffer` the frames that wait to be written. `Reader` (readers.py)
-reads from the transport into the receive buffer. `Liveness` (keepalive.py) owns the pings.
+reads from the transport into the receive buffer. `Liveness` (liveness.py) owns the pings, and handles control
+frames. `Opening` (opening.py) owns what is needed until the client is accepted.
 
 Invariants:
 
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 from collections.abc import AsyncIterable, Callable
 from typing import TYPE_CHECKING, TypeVar, overload
 
@@ -30,22 +30,20 @@ from trio_ws.errors import CloseFrame, ConnectionClosedError, MessageError, chec
 from trio_ws.logs import logger_for, shown
 from trio_ws.models import encode_model
 from trio_ws.protocol._accel import whole_frame
-from trio_ws.protocol.frames import BINARY, CONTINUATION, FIN, PING, PONG, RSV1, TEXT, Ping, Pong
+from trio_ws.protocol.frames import BINARY, CONTINUATION, FIN, PING, PONG, RSV1, TEXT
 from trio_ws.protocol.framing import frame_pair, make_frame, masked_frame, server_frame
 from trio_ws.protocol.handshake import offered_subprotocols
 from trio_ws.protocol.http import adapter_of, comma_list
 from trio_ws.protocol.server_response import answer_refusal, answer_upgrade
-from trio_ws.wall import judged, log_failure
 from trio_ws.websocket.closing import CLOSED, CLOSING, CONNECTING, OPEN, ClosingHandshake
 from trio_ws.websocket.deferred_frame import DEFLATED_AT_ONCE, DeferredFrame
 from trio_ws.websocket.fragmented_message import FragmentedMessage
 from trio_ws.websocket.frame_log import log_extra, with_frame_logging
-from trio_ws.websocket.keepalive import Liveness
+from trio_ws.websocket.liveness import Liveness
 from trio_ws.websocket.message import (
     ENCODED_AT_ONCE,
     BytesLike,
     WebSocketMessage,
-    control_payload,
     encode_large,
     payload_bytes,
     whole_message,
@@ -73,8 +71,6 @@ __all__ = ["WebSocket"]
 
 T = TypeVar("T")
 Data = str | BytesLike | WebSocketMessage | AsyncIterable[str] | AsyncIterable[BytesLike]
-
-ControlHooks = tuple[Callable[[bytes], object] | None, Callable[[bytes], object] | None]
 
 logger = logger_for("trio_ws.websocket")
 
@@ -113,7 +109,6 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         "__weakref__",
         "_client",
         "_closing",
-        "_control_hooks",
         "_deflate",
         "_fragmenting",
         "_liveness",
@@ -156,7 +151,6 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         write_buffer.on_broken = closing.write_failed
         self._reader = Reader(self, transport, receive_buffer, closing, runtime)
         self._liveness = Liveness(receive_buffer, write_buffer, closing)
-        self._control_hooks: ControlHooks = (None, None)  # for pings, and for unsolicited pongs
         # The opening handshake.
         self._opening = None if client else Opening(subprotocols, trailing)
         self._request = request
@@ -293,30 +287,8 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
     def _handle_events(self, frames: FrameReader) -> None:
         """Handle control frames and protocol violations that the reader found."""
-        events, frames.events = frames.events, []
-        for event in events:
-            if isinstance(event, Ping):
-                if self._closing.state == OPEN:
-                    self._write_buffer.write_control(PONG, event.payload, pong=True)
-                    self._show_control(0, event.payload)
-            elif isinstance(event, Pong):
-                if self._control_hooks[1] is not None and not self._liveness.awaits(event.payload):
-                    self._show_control(1, event.payload)
-                if self._liveness.on_pong(event.payload):
-                    self._runtime.keepalive.pong_received(self._liveness)
-            elif isinstance(event, CloseFrame):
-                self._closing.on_close(event)
-            else:
-                self._closing.on_violation(event)
-        self._write_buffer.flush()
-
-    def _show_control(self, which: int, payload: bytes) -> None:
-        hook = self._control_hooks[which]
-        if hook is not None:
-            try:
-                hook(payload)
-            except BaseException as exc:  # noqa: BLE001 - judged there
-                log_failure(logger, "on_ping or on_pong failed", exc=judged(exc), extra=log_extra(self))
+        if self._liveness.handle_events(frames, self):
+            self._runtime.keepalive.pong_received(self._liveness)
 
     def _start_close_timer(self) -> None:
         self._runtime.keepalive.start_close_timer(self._liveness)
@@ -839,21 +811,9 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         After a cancellation, the pong is ignored.
         """
         await checkpoint_if_cancelled()
-        if payload is None:
-            payload = os.urandom(4)
-        data = control_payload("a ping", payload.encode() if isinstance(payload, str) else payload)
-        if self._liveness.pings is not None and data in self._liveness.pings:
-            raise ValueError(f"a ping with payload {data!r} waits for its pong; use another payload")
+        data = self._liveness.ping_payload(payload)
         await self._wait_for_room(fragment=True)
-        sent = trio.current_time()
-        self._liveness.send_ping(data)
-        while self._liveness.pings is not None and data in self._liveness.pings:
-            if self._closing.received is not None:
-                raise self._closing.closed_error()
-            await self._reader.wait_for_input()
-        if self._liveness.pings is None:
-            raise self._closing.closed_error()
-        return trio.current_time() - sent
+        return await self._liveness.ping(data, self._reader)
 
     # -- closing ------------------------------------------------------------------------------------
 
@@ -995,20 +955,20 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         Pings are answered automatically. The function is called when a ping arrives, and must be quick.
         Exceptions are logged.
         """
-        return self._control_hooks[0]
+        return self._liveness.hooks[0]
 
     @on_ping.setter
     def on_ping(self, function: Callable[[bytes], object] | None) -> None:
-        self._control_hooks = (function, self._control_hooks[1])
+        self._liveness.hooks = (function, self._liveness.hooks[1])
 
     @property
     def on_pong(self) -> Callable[[bytes], object] | None:
         """The same for unsolicited pongs (RFC 6455 section 5.5.3)."""
-        return self._control_hooks[1]
+        return self._liveness.hooks[1]
 
     @on_pong.setter
     def on_pong(self, function: Callable[[bytes], object] | None) -> None:
-        self._control_hooks = (self._control_hooks[0], function)
+        self._liveness.hooks = (self._liveness.hooks[0], function)
 
     @property
     def latency(self) -> float | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trio_ws.protocol.http import Headers
     from trio_ws.websocket.closing import ClosingHandshake
     from trio_ws.websocket.connection import WebSocket
-    from trio_ws.websocket.keepalive import Liveness
+    from trio_ws.websocket.liveness import Liveness
     from trio_ws.websocket.opening import Opening
     from trio_ws.websocket.readers import Reader
     from trio_ws.websocket.receive_buffer import ReceiveBuffer

@@ -24,143 +24,14 @@ from typing import TYPE_CHECKING
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_ws.protocol.frames import PING, PONG
 from trio_ws.websocket._notify import Notification
-from trio_ws.websocket.closing import OPEN
 
 if TYPE_CHECKING:
     from trio_ws.options import Options
-    from trio_ws.websocket.closing import ClosingHandshake
     from trio_ws.websocket.delivery import Delivery
-    from trio_ws.websocket.receive_buffer import ReceiveBuffer
-    from trio_ws.websocket.write_buffer import WriteBuffer
+    from trio_ws.websocket.liveness import Liveness
 
-__all__ = ["Keepalive", "Liveness"]
-
-_KEEPALIVE = b"trio_ws keepalive"
-
-
-class Liveness:
-    """The pings of one connection, and the signs that its peer is alive.
-
-    Args:
-        receive_buffer: records whether bytes arrived.
-        write_buffer: records whether bytes were written, and sends pings.
-        closing: ends the connection if the peer is gone.
-
-    Attributes:
-        closing: the closing handshake.
-        receive_buffer: the receive buffer.
-        pings: the times at which unanswered pings were sent, by payload; None before the first ping, and
-            after the end.
-        latency: the round-trip time of the last ping in seconds; None before the first.
-        round_trip: the shortest round-trip time so far.
-    """
-
-    __slots__ = (
-        "_write_buffer",
-        "closing",
-        "latency",
-        "pings",
-        "receive_buffer",
-        "round_trip",
-    )
-
-    def __init__(
-        self,
-        receive_buffer: ReceiveBuffer,
-        write_buffer: WriteBuffer,
-        closing: ClosingHandshake,
-    ) -> None:
-        self.receive_buffer = receive_buffer
-        self._write_buffer = write_buffer
-        self.closing = closing
-        self.pings: dict[bytes, float] | None = None
-        self.latency: float | None = None
-        self.round_trip: float | None = None
-
-    def one_way(self) -> float:
-        """Seconds that bytes take to the peer: half of a ping's shortest round trip, 0 before the first."""
-        return 0.0 if self.round_trip is None else self.round_trip / 2
-
-    def send_ping(self, payload: bytes) -> None:
-        if self.pings is None:
-            self.pings = {}
-        self.pings[payload] = trio.current_time()
-        self._write_buffer.write_control(PING, payload)
-
-    def awaits(self, payload: bytes) -> bool:
-        """Whether a pong with this payload answers a ping of ours."""
-        return self.pings is not None and payload in self.pings
-
-    def on_pong(self, payload: bytes) -> bool:
-        """Take the answer to a ping. Returns whether it answers keepalive's."""
-        pings = self.pings
-        if not pings or payload not in pings:
-            return False
-        # A pong answers its ping and, silently, all earlier ones (RFC 6455 section 5.5.3).
-        now = trio.current_time()
-        kept_alive = _KEEPALIVE in pings
-        for sent in list(pings):
-            latency = self.latency = now - pings.pop(sent)
-            if self.round_trip is None or latency < self.round_trip:
-                self.round_trip = latency
-            if sent == payload:
-                break
-        if not kept_alive or _KEEPALIVE in pings:
-            return False
-        # Otherwise the pong's own bytes would put off the next ping.
-        self.receive_buffer.received_since_check = False
-        return True
-
-    def keepalive_ping(self) -> None:
-        under_way = self.pings is not None and _KEEPALIVE in self.pings
-        if self.closing.state == OPEN and not (under_way and self._write_buffer.blocked):
-            self.send_ping(_KEEPALIVE)
-
-    def delivery(self) -> Delivery | None:
-        """Return how much data the peer has acknowledged; None if the system does not report it."""
-        return self._write_buffer.transport.delivery()
-
-    def had_activity(self, then: Delivery | None = None) -> bool:
-        """Return whether there was a sign of life since the last call.
-
-        If bytes wait to be written, only progress in writing them counts. A peer that reads them may not have
-        reached our ping yet, and a peer that sends but never reads is treated as dead.
-
-        Args:
-            then: the delivery at the time at which the last ping was sent.
-        """
-        write_buffer, receive_buffer = self._write_buffer, self.receive_buffer
-        moved, write_buffer.progressed = write_buffer.progressed, False
-        came, receive_buffer.received_since_check = receive_buffer.received_since_check, False
-        return (moved if write_buffer.blocked else came or receive_buffer.full) or self._taken_since(then)
-
-    def _taken_since(self, then: Delivery | None) -> bool:
-        """Return whether the peer accepted bytes that waited in the local kernel, but not all of them.
-
-        The local kernel buffers megabytes, and reports the socket as writable only after a third of them is
-        gone. The peer's kernel also accepts some bytes for an application that hangs. So accepted bytes are a
-        sign of life only while the peer's system has no room for all of them.
-        """
-        now = None if then is None else self.delivery()
-        if then is None or now is None:
-            return False
-        return now.taken > then.taken and (self._write_buffer.blocked or now.taken < then.end)
-
-    def has_unread_bytes(self) -> bool:
-        """Return whether unread bytes are available, if that is a sign of life."""
-        return not self._write_buffer.blocked and self._write_buffer.transport.has_unread()
-
-    def probe(self) -> None:
-        """End the connection if the peer is gone. It is used while nothing is read, which would detect it."""
-        transport = self._write_buffer.transport
-        if transport.has_hung_up():
-            self.closing.abort(None)
-        elif self.closing.state == OPEN and transport.tells_hang_up and not self._write_buffer.blocked:
-            # The end of the stream may be behind unread data. An unsolicited pong (RFC 6455 section 5.5.3)
-            # makes the system of a peer that is gone send a reset, which the next probe detects.
-            self._write_buffer.write_control(PONG, b"", pong=True)
+__all__ = ["Keepalive"]
 
 
 class Keepalive:
