@@ -30,7 +30,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         urls.py              URLs in errors and logs, without secrets
         masking.py           masking of payloads, and its random keys
         _accel.py            reading and writing of common frames
-        _speedups.c          masking, common frames and sizes of msgpack in C, if it could be built
+        _speedups.c          masking, frames, sizes of msgpack and plain calls in C, if it could be built
         frames.py            parsing of incoming frames by wsproto, with a fast path for the common frame
         framing.py           building of outgoing frames
         deflate.py           permessage-deflate with a bound on what it inflates

@@ -245,6 +245,20 @@ class DecodeError(PacketError):
         self.packets = packets
 
 
+class PlainCalls(NamedTuple):
+    """A fast path of a codec for calls whose requests have nothing but a method, scalar arguments and an id.
+
+    Attributes:
+        read: returns method, arguments and id of such a request; None for any other message.
+        encode: encodes a result.
+        frame: returns the frame without a mask for an id and an encoded result, which is not null.
+    """
+
+    read: Callable[[str | bytes], tuple[str, list[Value], str] | None]
+    encode: Callable[[Value], bytes]
+    frame: Callable[[str, bytes], bytes]
+
+
 class Codec(ABC):
     """Encodes and decodes the packets of one connection.
 
@@ -258,11 +272,13 @@ class Codec(ABC):
         supports_extensions: whether the codec has deadlines, credits, client streams and error data.
         peer_accepts_calls: whether the peer accepts calls.
         calls_at_once: the maximum number of concurrent calls of this side; None for any number.
+        plain_calls: the fast path for the plainest calls, or None.
     """
 
     __slots__ = ("binary", "name", "peer_accepts_calls", "supports_extensions")
 
     calls_at_once: int | None = None
+    plain_calls: PlainCalls | None = None
 
     def __init__(self, name: str, *, binary: bool, extended: bool = False, calls_back: bool = True) -> None:
         self.name = name

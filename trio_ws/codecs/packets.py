@@ -8,6 +8,7 @@ unknown code or source, so the call would hang.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
@@ -22,6 +23,7 @@ from trio_ws.codecs.base import (
     DecodeError,
     Packet,
     PacketSource,
+    PlainCalls,
     Request,
     Response,
     path_in,
@@ -31,6 +33,8 @@ from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError
 from trio_ws.ledger import MOST_GROWTH
 from trio_ws.models import encode_model
+from trio_ws.protocol.frames import BINARY, FIN
+from trio_ws.protocol.masking import extension
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -76,7 +80,7 @@ _any_json = msgspec.json.Decoder().decode
 class PacketCodec(Codec):
     """The base class of codecs for packets. It has no state, so one instance may serve many connections."""
 
-    __slots__ = ("_after", "_before", "_between", "_decode", "_encode", "_glimpse")
+    __slots__ = ("_after", "_before", "_between", "_decode", "_encode", "_glimpse", "plain_calls")
 
     def __init__(
         self,
@@ -100,6 +104,12 @@ class PacketCodec(Codec):
         self._before = whole[:id_at]
         self._between = whole[id_at + len(no_id) : value_at]
         self._after = whole[value_at + len(null) :]
+        self.plain_calls = None
+        if binary and extension is not None:
+            parts = FIN | BINARY, self._before, self._between, self._after
+            self.plain_calls = PlainCalls(
+                extension.plain_call, encode, functools.partial(extension.result_frame, *parts)
+            )
 
     def decode(self, payload: str | bytes) -> Packet:
         try:

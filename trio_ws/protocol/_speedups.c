@@ -1,6 +1,6 @@
-/* Optional C implementations: masking (RFC 6455 section 5.3), reading and writing of the common frame, and the
-   size of decoded msgpack. masking.py, _accel.py and decoded_size.py have the same functions in Python, and use
-   these if they could be built.
+/* Optional C implementations: masking (RFC 6455 section 5.3), reading and writing of the common frame, the size of
+   decoded msgpack, and the packets of plain calls. masking.py, _accel.py and decoded_size.py have the same functions
+   in Python, and use these if they could be built; packets.py reads and writes all packets.
 
    Invariants:
 
@@ -19,6 +19,8 @@
 #define LONGEST_HEAD 14
 /* The maximum number of frames that one call of take_frames reads, as in _accel.py. */
 #define MOST_FRAMES 1024
+/* The longest name of a method or id of a call, as in codecs/base.py. */
+#define MOST_NAME 256
 
 /* Microsoft's compiler has another name for C99's restrict. */
 #if defined(_MSC_VER) && !defined(__clang__)
@@ -381,7 +383,284 @@ msgpack_size(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return PyLong_FromUnsignedLongLong(total);
 }
 
+/* -- calls ------------------------------------------------------------------------------------------------------
+
+   The requests and responses of most calls in trio-ws.v1 and webshocket.v1. packets.py reads and writes all
+   packets; these two functions do the same for the plain ones, without the objects in between. */
+
+typedef struct {
+    const unsigned char *at, *end;
+} cursor;
+
+/* Read a big-endian number of 1, 2, 4 or 8 bytes. Return 0 if it is not complete. */
+static int
+take_number(cursor *c, int bytes, uint64_t *number)
+{
+    if (c->end - c->at < bytes)
+        return 0;
+    for (*number = 0; bytes > 0; bytes--)
+        *number = *number << 8 | *c->at++;
+    return 1;
+}
+
+/* Read the msgpack text at the cursor. Return 0 for anything else, and if it is not complete. */
+static int
+take_text(cursor *c, const char **text, Py_ssize_t *size)
+{
+    uint64_t length;
+    unsigned char first;
+
+    if (c->at == c->end)
+        return 0;
+    first = *c->at++;
+    if (first >= 0xA0 && first < 0xC0)
+        length = first & 0x1F;
+    else if ((first != 0xD9 && first != 0xDA) || !take_number(c, first - 0xD8, &length))
+        return 0;
+    if (length > (uint64_t)(c->end - c->at))
+        return 0;
+    *text = (const char *)c->at;
+    *size = (Py_ssize_t)length;
+    c->at += length;
+    return 1;
+}
+
+/* Return a new number, text, bool, None or bytes. Return NULL for anything else, with an exception only if there
+   is no memory or text is not valid UTF-8. */
+static PyObject *
+take_scalar(cursor *c)
+{
+    unsigned char first;
+    uint64_t number;
+    const char *text;
+    Py_ssize_t size;
+    double real;
+
+    if (c->at == c->end)
+        return NULL;
+    first = *c->at;
+    if ((first >= 0xA0 && first < 0xC0) || first == 0xD9 || first == 0xDA)
+        return take_text(c, &text, &size) ? PyUnicode_DecodeUTF8(text, size, NULL) : NULL;
+    c->at++;
+    if (first < 0x80)
+        return PyLong_FromLong(first);
+    if (first >= 0xE0)
+        return PyLong_FromLong((long)first - 0x100);
+    switch (first) {
+    case 0xC0:
+        return Py_NewRef(Py_None);
+    case 0xC2:
+    case 0xC3:
+        return PyBool_FromLong(first == 0xC3);
+    case 0xC4:
+        if (!take_number(c, 1, &number) || number > (uint64_t)(c->end - c->at))
+            return NULL;
+        c->at += number;
+        return PyBytes_FromStringAndSize((const char *)c->at - number, (Py_ssize_t)number);
+    case 0xCB:
+        if (c->end - c->at < 8)
+            return NULL;
+        real = PyFloat_Unpack8((const char *)c->at, 0);
+        c->at += 8;
+        return real == -1.0 && PyErr_Occurred() ? NULL : PyFloat_FromDouble(real);
+    case 0xCC:
+    case 0xCD:
+    case 0xCE:
+    case 0xCF:
+        return take_number(c, 1 << (first - 0xCC), &number) ? PyLong_FromUnsignedLongLong(number) : NULL;
+    case 0xD0:
+        return take_number(c, 1, &number) ? PyLong_FromLong((int8_t)number) : NULL;
+    case 0xD1:
+        return take_number(c, 2, &number) ? PyLong_FromLong((int16_t)number) : NULL;
+    case 0xD2:
+        return take_number(c, 4, &number) ? PyLong_FromLong((int32_t)number) : NULL;
+    case 0xD3:
+        return take_number(c, 8, &number) ? PyLong_FromLongLong((int64_t)number) : NULL;
+    default:
+        return NULL;
+    }
+}
+
+/* Return a new list of scalars. Return NULL as take_scalar does. */
+static PyObject *
+take_args(cursor *c)
+{
+    PyObject *args;
+    int count;
+
+    if (c->at == c->end || *c->at < 0x90 || *c->at >= 0xA0)
+        return NULL;
+    count = *c->at++ & 0x0F;
+    args = PyList_New(count);
+    for (int i = 0; args != NULL && i < count; i++) {
+        PyObject *arg = take_scalar(c);
+
+        if (arg == NULL)
+            Py_CLEAR(args);
+        else
+            PyList_SET_ITEM(args, i, arg);
+    }
+    return args;
+}
+
+/* Whether the text is this key. */
+#define IS(key) (size == sizeof(key) - 1 && memcmp(text, key, sizeof(key) - 1) == 0)
+
+/* Read the map of a request into call: method, args and call_id. Return 0 if it is not plain, and as take_scalar
+   does. */
+static int
+take_request(cursor *c, PyObject *call[3])
+{
+    enum { METHOD, ARGS, CALL_ID, TYPE, KWARGS };
+    unsigned int seen = 0;
+    const char *text;
+    Py_ssize_t size;
+    int count;
+
+    if (c->at == c->end || *c->at < 0x80 || *c->at >= 0x90)
+        return 0;
+    for (count = *c->at++ & 0x0F; count > 0; count--) {
+        int key;
+
+        if (!take_text(c, &text, &size))
+            return 0;
+        key = IS("type") ? TYPE : IS("method") ? METHOD : IS("args") ? ARGS : IS("call_id") ? CALL_ID
+            : IS("kwargs") ? KWARGS : -1;
+        if (key < 0 || seen & 1u << key)
+            return 0;
+        seen |= 1u << key;
+        if (key == KWARGS) {
+            if (c->at == c->end || *c->at++ != 0x80)
+                return 0; /* not empty */
+            continue;
+        }
+        if (key == ARGS) {
+            if ((call[ARGS] = take_args(c)) == NULL)
+                return 0;
+            continue;
+        }
+        if (!take_text(c, &text, &size) || size == 0 || size > MOST_NAME)
+            return 0;
+        if (key == TYPE) {
+            if (!IS("request"))
+                return 0;
+            continue;
+        }
+        if ((key == CALL_ID && memchr(text, '/', size)) || (call[key] = PyUnicode_DecodeUTF8(text, size, NULL)) == NULL)
+            return 0;
+    }
+    if (call[ARGS] == NULL && (call[ARGS] = PyList_New(0)) == NULL)
+        return 0;
+    return call[METHOD] != NULL && call[CALL_ID] != NULL && seen & 1u << TYPE;
+}
+
+PyDoc_STRVAR(plain_call_doc,
+             "plain_call($module, payload, /)\n--\n\n"
+             "Return (method, args, call_id) of a request without anything else, whose args are numbers, texts,\n"
+             "bytes, bools and None. Return None for any other payload; packets.py decides about that.");
+
+static PyObject *
+plain_call(PyObject *module, PyObject *payload)
+{
+    PyObject *call[3] = {NULL, NULL, NULL}, *found = NULL;
+    int source = 0, rpc = 0, plain;
+    const char *text;
+    Py_ssize_t size;
+    cursor c;
+
+    if (!PyBytes_Check(payload))
+        Py_RETURN_NONE;
+    c.at = (const unsigned char *)PyBytes_AS_STRING(payload);
+    c.end = c.at + PyBytes_GET_SIZE(payload);
+    plain = c.at < c.end && *c.at++ == 0x82;
+    for (int i = 0; plain && i < 2; i++) {
+        plain = take_text(&c, &text, &size);
+        if (plain && IS("source") && !source)
+            source = plain = c.at < c.end && *c.at++ == 5;
+        else if (plain && IS("rpc") && !rpc)
+            rpc = plain = take_request(&c, call);
+        else
+            plain = 0;
+    }
+    if (plain && c.at == c.end)
+        found = PyTuple_Pack(3, call[0], call[1], call[2]);
+    else if (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
+        PyErr_Clear();
+        found = Py_NewRef(Py_None);
+    }
+    for (int i = 0; i < 3; i++)
+        Py_XDECREF(call[i]);
+    return found;
+}
+
+PyDoc_STRVAR(result_frame_doc,
+             "result_frame($module, first, before, between, after, call_id, value, /)\n--\n\n"
+             "Return one frame without a mask: the first byte, and before, the id as msgpack, between, the encoded\n"
+             "value, after.");
+
+static PyObject *
+result_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    unsigned char head[LONGEST_HEAD], id_head[3];
+    Py_ssize_t head_size = 2, id_head_size, id_size, payload;
+    PyObject *parts[4], *frame;
+    unsigned long first;
+    const char *id;
+    char *out;
+
+    if (count != 6 || !PyBytes_Check(args[1]) || !PyBytes_Check(args[2]) || !PyBytes_Check(args[3]) ||
+        !PyUnicode_Check(args[4]) || !PyBytes_Check(args[5])) {
+        PyErr_SetString(PyExc_TypeError, "result_frame() takes a byte, three bytes, an id and bytes");
+        return NULL;
+    }
+    first = PyLong_AsUnsignedLong(args[0]);
+    if (PyErr_Occurred() || (id = PyUnicode_AsUTF8AndSize(args[4], &id_size)) == NULL)
+        return NULL;
+    if (id_size > 0xFFFF) {
+        PyErr_SetString(PyExc_ValueError, "the id is too long");
+        return NULL;
+    }
+    id_head_size = id_size < 32 ? 1 : id_size < 256 ? 2 : 3;
+    id_head[0] = (unsigned char)(id_size < 32 ? 0xA0 | id_size : id_size < 256 ? 0xD9 : 0xDA);
+    id_head[1] = (unsigned char)(id_size < 256 ? id_size : id_size >> 8);
+    id_head[2] = (unsigned char)id_size;
+    parts[0] = args[1];
+    parts[1] = args[2];
+    parts[2] = args[5];
+    parts[3] = args[3];
+    payload = id_head_size + id_size;
+    for (int i = 0; i < 4; i++)
+        payload += PyBytes_GET_SIZE(parts[i]);
+    head[0] = (unsigned char)first;
+    head[1] = (unsigned char)payload;
+    if (payload >= 126) {
+        int bytes = payload < 65536 ? 2 : 8;
+
+        head[1] = bytes == 2 ? 126 : 127;
+        for (; head_size < 2 + bytes; head_size++)
+            head[head_size] = (unsigned char)((uint64_t)payload >> 8 * (1 + bytes - head_size));
+    }
+    frame = PyBytes_FromStringAndSize(NULL, head_size + payload);
+    if (frame == NULL)
+        return NULL;
+    out = PyBytes_AS_STRING(frame);
+    memcpy(out, head, head_size);
+    out += head_size;
+    for (int i = 0; i < 4; i++) {
+        memcpy(out, PyBytes_AS_STRING(parts[i]), PyBytes_GET_SIZE(parts[i]));
+        out += PyBytes_GET_SIZE(parts[i]);
+        if (i == 0) {
+            memcpy(out, id_head, id_head_size);
+            memcpy(out + id_head_size, id, id_size);
+            out += id_head_size + id_size;
+        }
+    }
+    return frame;
+}
+
 static PyMethodDef methods[] = {
+    {"plain_call", plain_call, METH_O, plain_call_doc},
+    {"result_frame", (PyCFunction)(void (*)(void))result_frame, METH_FASTCALL, result_frame_doc},
     {"msgpack_size", (PyCFunction)(void (*)(void))msgpack_size, METH_FASTCALL, msgpack_size_doc},
     {"mask", (PyCFunction)(void (*)(void))mask, METH_FASTCALL, mask_doc},
     {"take_frames", (PyCFunction)(void (*)(void))take_frames, METH_FASTCALL, take_frames_doc},

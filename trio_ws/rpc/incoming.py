@@ -55,6 +55,7 @@ __all__ = ["PACKET_DELIVERY", "IncomingCalls"]
 _CALL_OVERHEAD = 1024
 #: Requests that are not calls: they are handled at once, however many calls run.
 _CONTROL = frozenset({ABORT, CREDIT, DEADLINE, GOAWAY, UNSUBSCRIBED})
+_NO_KWARGS: JSONObject = {}
 #: Takes the place of the request where a packet is delivered to the application.
 PACKET_DELIVERY = Request("")
 
@@ -275,6 +276,38 @@ class IncomingCalls:
         if timeout is not None:
             worker.scope.deadline = trio.current_time() + timeout
         return self.run_first_step(call, coroutine, worker)
+
+    def start_plain_call(
+        self, name: str, args: list[Value], call_id: str, worker: PooledTask
+    ) -> SuspendedCall | None:
+        """Do the same as `start_call` for a plain call, whose request is only made if anything needs it."""
+        method = self._methods.get(name)
+        if (
+            method is None
+            or not method.is_plain
+            or self._default_limit is not None
+            or self.closing is not None
+            or call_id in self.running
+        ):
+            return self.start_call(Request(name, args, {}, call_id), worker)
+        try:
+            values, _ = method.bind(args, _NO_KWARGS)
+            context = self._pool.context.copy()
+            if method.kind == PLAIN:
+                result = context.run(method.function, self.connection, *values)
+            else:
+                coroutine = method.function(self.connection, *values)
+                try:
+                    trap = context.run(coroutine.send, None)
+                except StopIteration as stop:
+                    result = stop.value
+                else:
+                    call = IncomingCall(Request(name, args, {}, call_id), context, answers=True)
+                    return SuspendedCall(call, coroutine, trap)
+            self._transport.reply_result(call_id, result)
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            self._answer_failure(Request(name, args, {}, call_id), exc, stream=False)
+        return None
 
     def run_first_step(
         self, call: IncomingCall, coroutine: Coroutine[object, object, Value], worker: PooledTask

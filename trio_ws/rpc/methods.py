@@ -72,6 +72,8 @@ _KINDS = ("plain", "async", "stream")
 _ITEMS = (AsyncIterable, AsyncIterator, AsyncGenerator)
 _AWAITABLES = (Awaitable, Coroutine)
 
+# Types that msgspec converts to themselves.
+_EXACT: tuple[object, ...] = (int, str, float, bool, bytes)
 MARK = "__trio_ws_rpc_method__"
 _MAX_NAME = 256  # the limit of a packet
 
@@ -263,6 +265,7 @@ class Method:
         stream_items: the item types of the parameters that take streams, by parameter name.
         stream_params: the names of those parameters, and their positions as numbers if they have one.
         doc: the docstring, or "".
+        is_plain: it is neither a stream nor takes any, and has no predicate and no rate limit.
     """
 
     __slots__ = (
@@ -277,11 +280,13 @@ class Method:
         "_returns",
         "_scope",
         "_suspect",
+        "_types",
         "_var_keyword",
         "_var_positional",
         "doc",
         "errors",
         "function",
+        "is_plain",
         "kind",
         "limit",
         "name",
@@ -349,6 +354,7 @@ class Method:
         self.stream_params: frozenset[int | str] = frozenset(
             place for one in streams for place in (one.name, one.place) if place != -1
         )
+        self.is_plain = self.kind != STREAM and not streams and self.requires is None and self.limit is None
         self._compile()
 
     def _compile(self) -> None:
@@ -358,6 +364,9 @@ class Method:
         fast = not any(one.required for one in self._keyword_only)
         fast = fast and not any(one.str_keys or one.has_models for one in positional)
         self._count = len(positional) if fast else -1
+        # Values of exactly these types need no conversion.
+        exact = fast and all(one.wire_type in _EXACT for one in positional)
+        self._types = tuple(one.wire_type for one in positional) if exact else None
         self._by_position: Any = None
         if any(one.box is not None for one in positional):
             self._by_position = msgspec.defstruct("Arguments", fields, array_like=True, gc=False)
@@ -379,6 +388,8 @@ class Method:
         """
         try:
             if not kwargs:
+                if tuple(map(type, args)) == self._types:
+                    return args, kwargs
                 if len(args) == self._count:
                     if self._by_position is None:
                         return args, kwargs

@@ -412,6 +412,11 @@ class RPCSession:
             and not incoming.deferred.requests
             and incoming.active_calls < incoming.max_calls
         ):
+            plain_calls = transport.plain_calls
+            plain = None if plain_calls is None else plain_calls.read(message)
+            if plain is not None:
+                transport.measured = 0
+                return self._handle_in_reader(lent, plain=plain)
             try:
                 decoded = transport.codec.decode(message)
                 request = decoded.rpc if type(decoded) is Packet else None
@@ -435,11 +440,18 @@ class RPCSession:
             self.outgoing.decay_burst()
         return self._handle_in_reader(lent)
 
-    def _handle_in_reader(self, lent: Any, request: Request | None = None) -> Awaitable[None] | None:
+    def _handle_in_reader(
+        self,
+        lent: Any,
+        request: Request | None = None,
+        plain: tuple[str, list[Value], str] | None = None,
+    ) -> Awaitable[None] | None:
         """Handle a request, or else all that has come, in the reader's task; then let the reader go on."""
         self.reader_driven = False
         try:
-            if request is not None:
+            if plain is not None:
+                blocked = self.incoming.start_plain_call(*plain, lent)
+            elif request is not None:
                 blocked = self.incoming.start_call(request, lent)
             else:
                 blocked = self._handle_input(lent)
@@ -512,6 +524,7 @@ class RPCSession:
         decode = transport.codec.decode
         write_buffer, high_water, ledger = transport.write_buffer, transport.high_water, transport.ledger
         deferred, max_calls = incoming.deferred, incoming.max_calls
+        read_plain = None if transport.plain_calls is None else transport.plain_calls.read
         work = _YIELD_EVERY
         while (received or batch) and work > 0:
             pressed = write_buffer.size >= high_water or ledger.held >= ledger.max_held
@@ -528,6 +541,19 @@ class RPCSession:
             else:
                 item = received.popleft()
                 size = len(item)
+                if (
+                    read_plain is not None
+                    and not pressed
+                    and size < transport.measured_from
+                    and not deferred.requests
+                    and incoming.active_calls < max_calls
+                    and (plain := read_plain(item)) is not None
+                ):
+                    work -= size + _PACKET_COST
+                    blocked = incoming.start_plain_call(*plain, worker)
+                    if blocked is not None:
+                        return blocked
+                    continue
                 try:
                     if size >= transport.measured_from:
                         transport.measured = self._measure(item)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from trio_ws.codecs.base import Request
 from trio_ws.ledger import size_of
 from trio_ws.protocol._accel import whole_frame
 from trio_ws.protocol.frames import BINARY, FIN, TEXT
@@ -78,6 +79,7 @@ class PacketTransport:
         closing, reader, receive_buffer, write_buffer, liveness, options: those of the WebSocket.
         high_water: bytes in ``write_buffer`` from which on senders wait (``send_high_water``).
         may_call: whether the other side accepts calls.
+        plain_calls: the fast path of the codec, or None.
         measured_from: bytes of a message from which on its decoded size is measured first.
     """
 
@@ -95,6 +97,7 @@ class PacketTransport:
         "opcode",
         "options",
         "over",
+        "plain_calls",
         "progress",
         "read_demand",
         "reader",
@@ -124,6 +127,7 @@ class PacketTransport:
         """Use this codec from now on."""
         self.codec = codec
         codec.use_ledger(self.ledger)
+        self.plain_calls = codec.plain_calls
         self.measured_from = codec.measured_from(self.options.max_decoded_bytes)
         self.supports_extensions = codec.supports_extensions
         self.may_call = codec.peer_accepts_calls or is_client(self.ws)
@@ -173,6 +177,28 @@ class PacketTransport:
             write_buffer.buffer(whole_frame(FIN | self.opcode, payload, b""))
         else:
             write_buffer.write(whole_frame(FIN | self.opcode, payload, b""))
+
+    def reply_result(self, call_id: str, value: Value) -> None:
+        """Send the result of a call, as `reply` does.
+
+        Raises:
+            PacketError: the value cannot be encoded.
+        """
+        write_buffer, plain_calls = self.write_buffer, self.plain_calls
+        frame: bytes | None = None
+        if plain_calls is not None and write_buffer.fast_send_limit and value is not None:
+            try:
+                frame = plain_calls.frame(call_id, plain_calls.encode(value))
+            except Exception:  # noqa: BLE001 - result() explains it
+                frame = None
+        if frame is None:
+            payload = self.codec.result(Request("", call_id=call_id), value)
+            if payload is not None:
+                self.reply(payload)
+        elif self.receive_buffer.messages or self.batch:
+            write_buffer.buffer(frame)
+        else:
+            write_buffer.write(frame)
 
     def abort(self, call_id: str) -> None:
         """Tell the other side to abort a call or a stream, if the codec can say so."""
