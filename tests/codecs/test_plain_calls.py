@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trio_ws.codecs.base import DecodeError, Packet, PacketSource, PlainCalls, Request
+from trio_ws.codecs.base import DecodeError, Packet, PacketSource, PlainCalls, Request, Response
 from trio_ws.codecs.packets import TrioWSCodec, TrioWSJSONCodec, WebshocketCodec
 from trio_ws.protocol.framing import server_frame
 from trio_ws.protocol.masking import extension
@@ -43,9 +43,9 @@ nearly = st.dictionaries(
     st.just(5)
     | scalars
     | st.dictionaries(
-        st.sampled_from(["type", "method", "args", "kwargs", "call_id", "timeout", "nested"]),
+        st.sampled_from(["type", "method", "args", "kwargs", "call_id", "response", "error", "nested"]),
         st.sampled_from(["request", "response", "add"]) | trees,
-        max_size=7,
+        max_size=8,
     ),
     max_size=3,
 )
@@ -57,16 +57,20 @@ def plain_calls() -> PlainCalls:
 
 
 def agrees(payload: bytes) -> bool:
-    """Check that a payload is no plain call, or is the same call in general. Returns whether it is one."""
+    """Check that a payload is not plain, or is the same in general. Returns whether it is plain."""
     found = plain_calls().read(payload)
     if found is None:
         return False
-    method, args, call_id = found
-    assert CODEC.decode(payload) == Packet(PacketSource.RPC, rpc=Request(method, args, {}, call_id))
+    method, value, call_id = found
+    rpc = Response(call_id, value) if method is None else Request(method, value, {}, call_id)
+    assert CODEC.decode(payload) == Packet(PacketSource.RPC, rpc=rpc)
     # 1, 1.0 and True are equal.
     decoded = CODEC.decode(payload).rpc
-    assert isinstance(decoded, Request)
-    assert list(map(type, decoded.args)) == list(map(type, args))
+    if isinstance(decoded, Request):
+        assert list(map(type, decoded.args)) == list(map(type, value))
+    else:
+        assert decoded is not None
+        assert type(decoded.response) is type(value)
     return True
 
 
@@ -77,6 +81,21 @@ def test_a_call_with_scalar_arguments_is_plain(method: str, args: list[Value], c
         assert agrees(codec.request(call_id, method, args))
     rpc = {"kwargs": {}, "call_id": call_id, "method": method, "args": args, "type": "request"}
     assert agrees(encode({"rpc": rpc, "source": 5}))
+
+
+@ONLY_C
+@given(ids, scalars)
+def test_a_response_with_a_scalar_is_plain(call_id: str, value: Value) -> None:
+    payload = CODEC.result(Request("", call_id=f"{call_id}/1"), value)
+    assert agrees(payload)
+    assert not agrees(payload[:-1])
+
+
+@given(names, st.lists(trees, min_size=1, max_size=4), ids)
+def test_a_request_is_written_as_its_packet(method: str, args: list[Value], call_id: str) -> None:
+    packet = Packet(PacketSource.RPC, rpc=Request(method, args, {}, call_id))
+    assert CODEC.request(call_id, method, args) == CODEC.packet(packet)
+    assert CODEC.request(call_id, method, tuple(args)) == CODEC.packet(packet)
 
 
 @ONLY_C
@@ -92,6 +111,9 @@ def test_anything_else_is_left_to_the_general_code(packet: object) -> None:
 @example(encode({"source": 5, "rpc": {"type": "request", "method": "m", "call_id": "1/2"}}))
 @example(encode({"source": 5, "rpc": {"type": "request", "method": "m", "call_id": ""}}))
 @example(encode({"source": 5, "rpc": {"type": "response", "method": "m", "call_id": "1"}}))
+@example(encode({"source": 5, "rpc": {"type": "response", "args": [], "call_id": "1"}}))
+@example(encode({"source": 5, "rpc": {"type": "response", "call_id": "1", "is_stream": True}}))
+@example(encode({"source": 5, "rpc": {"type": "request", "method": "m", "response": 1, "call_id": "1"}}))
 @example(encode({"source": 4, "rpc": {"type": "request", "method": "m", "call_id": "1"}}))
 @example(encode({"source": 5, "rpc": {"type": "request", "method": "m", "call_id": "1", "nested": True}}))
 @example(encode({"source": 5, "rpc": {"type": "request", "method": "m", "call_id": "1", "args": [[]]}}))

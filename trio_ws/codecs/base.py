@@ -249,12 +249,13 @@ class PlainCalls(NamedTuple):
     """A fast path of a codec for calls whose requests have nothing but a method, scalar arguments and an id.
 
     Attributes:
-        read: returns method, arguments and id of such a request; None for any other message.
+        read: returns method, arguments and id of such a request; None, result and id of a response with a
+            scalar; None for any other message.
         encode: encodes a result.
         frame: returns the frame without a mask for an id and an encoded result, which is not null.
     """
 
-    read: Callable[[str | bytes], tuple[str, list[Value], str] | None]
+    read: Callable[[str | bytes], tuple[str | None, Value, str] | None]
     encode: Callable[[Value], bytes]
     frame: Callable[[str, bytes], bytes]
 

@@ -80,7 +80,16 @@ _any_json = msgspec.json.Decoder().decode
 class PacketCodec(Codec):
     """The base class of codecs for packets. It has no state, so one instance may serve many connections."""
 
-    __slots__ = ("_after", "_before", "_between", "_decode", "_encode", "_glimpse", "plain_calls")
+    __slots__ = (
+        "_after",
+        "_before",
+        "_between",
+        "_decode",
+        "_encode",
+        "_glimpse",
+        "_request_parts",
+        "plain_calls",
+    )
 
     def __init__(
         self,
@@ -104,6 +113,17 @@ class PacketCodec(Codec):
         self._before = whole[:id_at]
         self._between = whole[id_at + len(no_id) : value_at]
         self._after = whole[value_at + len(null) :]
+        # The same of a request with positional arguments and nothing else.
+        rpc = {"type": "request", "method": "", "args": None, "call_id": ""}
+        whole = encode({"source": _RPC, "rpc": rpc})
+        method_at = whole.index(no_id, whole.index(encode("method")) + len(encode("method")))
+        args_at, id_at = whole.index(null, method_at), whole.rindex(no_id)
+        self._request_parts = (
+            whole[:method_at],
+            whole[method_at + len(no_id) : args_at],
+            whole[args_at + len(null) : id_at],
+            whole[id_at + len(no_id) :],
+        )
         self.plain_calls = None
         if binary and extension is not None:
             parts = FIN | BINARY, self._before, self._between, self._after
@@ -240,6 +260,20 @@ class PacketCodec(Codec):
         nested: bool = False,
         credit_bytes: int | None = None,
     ) -> bytes:
+        if (
+            args
+            and not (kwargs or streams or nested)
+            and timeout is None
+            and credits is None
+            and credit_bytes is None
+        ):
+            encode = self._encode
+            start, before_args, before_id, end = self._request_parts
+            try:
+                encoded = encode(args if type(args) is tuple else list(args))
+                return start + encode(method) + before_args + encoded + before_id + encode(call_id) + end
+            except Exception as exc:
+                raise self._unsendable(exc) from exc
         request = Request(method, list(args), dict(kwargs) if kwargs else {}, call_id)
         if self.supports_extensions:
             request.timeout = timeout

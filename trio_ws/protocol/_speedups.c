@@ -506,26 +506,27 @@ take_args(cursor *c)
 /* Whether the text is this key. */
 #define IS(key) (size == sizeof(key) - 1 && memcmp(text, key, sizeof(key) - 1) == 0)
 
-/* Read the map of a request into call: method, args and call_id. Return 0 if it is not plain, and as take_scalar
-   does. */
+/* Read the map of a request or a response into call: method or None, args or result, and call_id. Return 0 if it is
+   not plain, and as take_scalar does. */
 static int
-take_request(cursor *c, PyObject *call[3])
+take_rpc(cursor *c, PyObject *call[3])
 {
-    enum { METHOD, ARGS, CALL_ID, TYPE, KWARGS };
+    enum { METHOD, VALUE, CALL_ID, TYPE, KWARGS };
     unsigned int seen = 0;
+    int count, is_response = 0, has_args = 0, has_slash = 0;
     const char *text;
     Py_ssize_t size;
-    int count;
 
     if (c->at == c->end || *c->at < 0x80 || *c->at >= 0x90)
         return 0;
     for (count = *c->at++ & 0x0F; count > 0; count--) {
-        int key;
+        int key, is_args;
 
         if (!take_text(c, &text, &size))
             return 0;
-        key = IS("type") ? TYPE : IS("method") ? METHOD : IS("args") ? ARGS : IS("call_id") ? CALL_ID
-            : IS("kwargs") ? KWARGS : -1;
+        is_args = IS("args");
+        key = IS("type") ? TYPE : IS("method") ? METHOD : is_args || IS("response") ? VALUE
+            : IS("call_id") ? CALL_ID : IS("kwargs") ? KWARGS : -1;
         if (key < 0 || seen & 1u << key)
             return 0;
         seen |= 1u << key;
@@ -534,30 +535,47 @@ take_request(cursor *c, PyObject *call[3])
                 return 0; /* not empty */
             continue;
         }
-        if (key == ARGS) {
-            if ((call[ARGS] = take_args(c)) == NULL)
+        if (key == VALUE) {
+            has_args = is_args;
+            if ((call[VALUE] = is_args ? take_args(c) : take_scalar(c)) == NULL)
                 return 0;
             continue;
         }
         if (!take_text(c, &text, &size) || size == 0 || size > MOST_NAME)
             return 0;
         if (key == TYPE) {
-            if (!IS("request"))
+            is_response = IS("response");
+            if (!is_response && !IS("request"))
                 return 0;
             continue;
         }
-        if ((key == CALL_ID && memchr(text, '/', size)) || (call[key] = PyUnicode_DecodeUTF8(text, size, NULL)) == NULL)
+        if (key == CALL_ID)
+            has_slash = memchr(text, '/', size) != NULL;
+        if ((call[key] = PyUnicode_DecodeUTF8(text, size, NULL)) == NULL)
             return 0;
     }
-    if (call[ARGS] == NULL && (call[ARGS] = PyList_New(0)) == NULL)
+    if (!(seen & 1u << TYPE) || call[CALL_ID] == NULL)
         return 0;
-    return call[METHOD] != NULL && call[CALL_ID] != NULL && seen & 1u << TYPE;
+    if (is_response) {
+        if (seen & (1u << METHOD | 1u << KWARGS) || has_args)
+            return 0;
+        call[METHOD] = Py_NewRef(Py_None);
+        if (call[VALUE] == NULL)
+            call[VALUE] = Py_NewRef(Py_None);
+        return 1;
+    }
+    if (call[METHOD] == NULL || has_slash || (call[VALUE] != NULL && !has_args))
+        return 0;
+    if (call[VALUE] == NULL)
+        call[VALUE] = PyList_New(0);
+    return call[VALUE] != NULL;
 }
 
 PyDoc_STRVAR(plain_call_doc,
              "plain_call($module, payload, /)\n--\n\n"
              "Return (method, args, call_id) of a request without anything else, whose args are numbers, texts,\n"
-             "bytes, bools and None. Return None for any other payload; packets.py decides about that.");
+             "bytes, bools and None, or (None, result, call_id) of a response with such a result. Return None for any\n"
+             "other payload; packets.py decides about that.");
 
 static PyObject *
 plain_call(PyObject *module, PyObject *payload)
@@ -578,7 +596,7 @@ plain_call(PyObject *module, PyObject *payload)
         if (plain && IS("source") && !source)
             source = plain = c.at < c.end && *c.at++ == 5;
         else if (plain && IS("rpc") && !rpc)
-            rpc = plain = take_request(&c, call);
+            rpc = plain = take_rpc(&c, call);
         else
             plain = 0;
     }

@@ -414,9 +414,9 @@ class RPCSession:
         ):
             plain_calls = transport.plain_calls
             plain = None if plain_calls is None else plain_calls.read(message)
-            if plain is not None:
+            if plain is not None and plain[0] is not None:
                 transport.measured = 0
-                return self._handle_in_reader(lent, plain=plain)
+                return self._handle_in_reader(lent, plain=(plain[0], plain[1], plain[2]))
             try:
                 decoded = transport.codec.decode(message)
                 request = decoded.rpc if type(decoded) is Packet else None
@@ -550,7 +550,11 @@ class RPCSession:
                     and (plain := read_plain(item)) is not None
                 ):
                     work -= size + _PACKET_COST
-                    blocked = incoming.start_plain_call(*plain, worker)
+                    name, value, call_id = plain
+                    if name is None:
+                        self._handle_response(Response(call_id, value), item)
+                        continue
+                    blocked = incoming.start_plain_call(name, value, call_id, worker)
                     if blocked is not None:
                         return blocked
                     continue
@@ -570,14 +574,7 @@ class RPCSession:
             packet: Packet = decoded
             rpc = packet.rpc
             if type(rpc) is Response:
-                outgoing = self.outgoing
-                call = outgoing.pending_calls.pop(rpc.call_id, None)
-                if call is not None:
-                    outgoing.burst_size += 1
-                    call.value = rpc
-                    reschedule(call.task, call)
-                else:
-                    outgoing.handle_response(rpc, size if item.__class__ is bytes else _utf8_size(item))
+                self._handle_response(rpc, item)
                 continue
             if (
                 type(rpc) is Request
@@ -596,6 +593,16 @@ class RPCSession:
                 blocked.size = transport.measured
                 return blocked
         return None
+
+    def _handle_response(self, response: Response, item: str | bytes) -> None:
+        outgoing = self.outgoing
+        call = outgoing.pending_calls.pop(response.call_id, None)
+        if call is not None:
+            outgoing.burst_size += 1
+            call.value = response
+            reschedule(call.task, call)
+        else:
+            outgoing.handle_response(response, _utf8_size(item))
 
     def _was_notified(self, request: Request, item: str | bytes) -> bool:
         """Pass a notification to its subscribers; return whether it needs no further handling."""
