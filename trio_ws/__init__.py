@@ -114,7 +114,8 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         rate_limit.py        rate limits
         definitions.py       checks of a handler's class when it is defined
         parameters.py        validation of arguments by their annotations
-        methods.py           @rpc_method: binding and validation of calls
+        methods.py           Method: binding and validation of calls
+        marking.py           @rpc_method, and collecting the methods of a handler
         transport.py         sending packets, and the memory that a connection holds
         errors.py            codes <-> exceptions
         task_pool.py         reused tasks for calls that wait
@@ -317,7 +318,8 @@ from trio_ws.protocol.tls import TLSInfo
 from trio_ws.rpc.batch import BatchedCall, CallBatch
 from trio_ws.rpc.client_connection import ClientConnection
 from trio_ws.rpc.handler import WebSocketHandler
-from trio_ws.rpc.methods import Method, rpc_method
+from trio_ws.rpc.marking import rpc_method
+from trio_ws.rpc.methods import Method
 from trio_ws.rpc.outgoing import PacketStream, RPCResponse
 from trio_ws.rpc.rate_limit import RateLimit, rate_limit
 from trio_ws.rpc.streams import ItemStream

@@ -6,7 +6,7 @@ import functools
 
 # Annotations are resolved while the program runs.
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable  # noqa: TC003
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import pytest
@@ -14,7 +14,10 @@ import trio  # noqa: TC002
 
 from tests.support.binding import CONNECTION, call, fail
 from trio_ws.errors import RPCInvalidParamsError
-from trio_ws.rpc.methods import Method, collect, make_method, rpc_method
+from trio_ws.rpc.marking import collect, make_method, rpc_method
+
+if TYPE_CHECKING:
+    from trio_ws.rpc.methods import Method
 
 
 class User(msgspec.Struct):

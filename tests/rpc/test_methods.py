@@ -13,7 +13,8 @@ import pytest
 
 from tests.support.binding import call, fail
 from trio_ws.predicates import Has, Is
-from trio_ws.rpc.methods import ASYNC, PLAIN, STREAM, collect, make_method, rpc_method
+from trio_ws.rpc.marking import collect, make_method, rpc_method
+from trio_ws.rpc.methods import ASYNC, PLAIN, STREAM
 from trio_ws.rpc.rate_limit import RateLimit, rate_limit
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar
 
 import msgspec
 import pytest
@@ -17,7 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_ws.errors import RPCInvalidParamsError
-from trio_ws.rpc.methods import Method, make_method
+from trio_ws.rpc.marking import make_method
+
+if TYPE_CHECKING:
+    from trio_ws.rpc.methods import Method
 
 T = TypeVar("T")
 Age = Annotated[int, msgspec.Meta(ge=0, le=150)]

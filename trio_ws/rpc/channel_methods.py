@@ -21,7 +21,7 @@ from trio_ws.codecs.recovery import Recovered, RecoverFrom
 from trio_ws.errors import RPCAccessDeniedError, RPCInvalidParamsError, RPCMethodNotFoundError
 from trio_ws.logs import logger_for, shown
 from trio_ws.rpc.client_connection import has_room, live_session_of, member_of, websocket_of
-from trio_ws.rpc.methods import Method, make_method
+from trio_ws.rpc.marking import make_method
 from trio_ws.rpc.rights import SubscriptionRights
 from trio_ws.websocket.frame_log import log_extra
 from trio_ws.websocket.internals import options_of
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from trio_ws.channels.hub import Hub
     from trio_ws.rpc.client_connection import ClientConnection
+    from trio_ws.rpc.methods import Method
 
 __all__ = ["ChannelMethods"]
 

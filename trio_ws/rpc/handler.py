@@ -54,7 +54,8 @@ from trio_ws.rpc.client_connection import (
 from trio_ws.rpc.definitions import Hook, check_hooks, connection_names
 from trio_ws.rpc.detached import DETACHED, Detached
 from trio_ws.rpc.expiry import watch_expiry
-from trio_ws.rpc.methods import Method, allow_keyboard_interrupt, check_methods, collect, make_method
+from trio_ws.rpc.marking import check_methods, collect, make_method
+from trio_ws.rpc.methods import Method, allow_keyboard_interrupt
 from trio_ws.rpc.rate_limit import Limiter
 from trio_ws.rpc.session import RPCSession
 from trio_ws.schema import Schema, check_method

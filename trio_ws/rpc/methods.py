@@ -1,7 +1,7 @@
 """Methods: from a function's signature to calls with validated arguments.
 
-`rpc_method` only marks a function. A `Method` is created from the bound function when its handler is first
-used. It reads the signature once, and compiles the annotations with msgspec.
+A `Method` is created from a bound function when its handler is first used (see marking.py). It reads the
+signature once, and compiles the annotations with msgspec.
 
 Invariants:
 
@@ -23,11 +23,9 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Collection,
     Coroutine,
     Sequence,
 )
-from dataclasses import dataclass
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,31 +37,25 @@ from msgspec.structs import astuple
 from trio_ws._types import ANY_VALUE
 from trio_ws.codecs.jsonrpc import EXTENSIONS
 from trio_ws.decoding import UNDECODABLE
-from trio_ws.errors import RPCError
 from trio_ws.predicates import PredicateLike, check_predicate
-from trio_ws.rpc.definitions import check_connection, forgotten_connection, layers, looks_like_argument
+from trio_ws.rpc.definitions import check_connection, layers, looks_like_argument
 from trio_ws.rpc.parameters import MethodParameter, format_annotation, invalid_params, resolve, show_name
-from trio_ws.rpc.rate_limit import LIMIT_MARK, RateLimit, target_of
 
 if TYPE_CHECKING:
     from trio_ws._types import JSONObject, NamedValues, Value
-    from trio_ws.errors import RPCInvalidParamsError
-    from trio_ws.rpc._decorator_types import MethodDecorator
+    from trio_ws.errors import RPCError, RPCInvalidParamsError
+    from trio_ws.rpc.rate_limit import RateLimit
 
 __all__ = [
     "ASYNC",
-    "MARK",
     "PLAIN",
     "STREAM",
     "Method",
     "allow_keyboard_interrupt",
-    "check_methods",
-    "collect",
-    "make_method",
-    "rpc_method",
+    "check_name",
+    "kind_of",
+    "own_name",
 ]
-
-F = TypeVar("F", bound=Callable[..., object])
 
 # What a call of the function returns: the result, an awaitable, an async generator.
 PLAIN, ASYNC, STREAM = 0, 1, 2
@@ -74,179 +66,7 @@ _AWAITABLES = (Awaitable, Coroutine)
 
 # Types that msgspec converts to themselves.
 _EXACT: tuple[object, ...] = (int, str, float, bool, bytes)
-MARK = "__trio_ws_rpc_method__"
 _MAX_NAME = 256  # the limit of a packet
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    alias_name: str | None
-    requires: PredicateLike | None
-    errors: tuple[type[RPCError], ...] = ()
-
-
-def rpc_method(
-    alias_name: str | None = None,
-    requires: PredicateLike | None = None,
-    errors: Sequence[type[RPCError]] = (),
-) -> MethodDecorator:
-    """Let clients call a method of a `WebSocketHandler`: an ``async def``, a ``def`` or an async generator.
-
-    An ``async def`` may wait. A plain ``def`` runs in the task that reads the connection, so it must be
-    quick. An async generator is a stream. Annotated parameters are validated and converted by msgspec. A
-    parameter that is annotated ``AsyncIterable[T]`` or ``trio.abc.ReceiveChannel[T]`` takes a stream from the
-    caller.
-
-    If a subclass overrides the method without this decorator, the override is exposed under the same name and
-    with the same ``requires``. With the decorator, only the override's own settings apply. Setting the
-    attribute to None in a subclass hides the method.
-
-    Args:
-        alias_name: the name that clients call. Default: the function's name.
-        requires: a predicate for the connections that may call it, evaluated for each call. Default: all may.
-        errors: the classes of `RPCError` that the method raises deliberately, for its schema.
-
-    Raises:
-        TypeError: the decorated object is not a function, or cannot be a method; the message says why.
-        ValueError: the name is empty, longer than 256 characters, or reserved: it begins with ``__`` or
-            ``rpc.``.
-    """
-    if alias_name is not None and not isinstance(alias_name, str):
-        if callable(alias_name):
-            raise TypeError("write @rpc_method() with the parentheses")
-        raise TypeError(f"alias_name is a str, not {alias_name!r}")
-    if alias_name is not None:
-        _check_name(alias_name)
-    if requires is not None:
-        check_predicate(requires)
-    mark = _Mark(alias_name, requires, _check_errors(errors))
-
-    def decorate(function: Any) -> Any:
-        target = target_of(function)
-        if not callable(target):
-            raise TypeError(f"@rpc_method() decorates functions, not {target!r}")
-        if isinstance(getattr(target, MARK, None), _Mark):
-            raise TypeError(
-                f"@rpc_method() is applied twice to {target!r};"
-                " register a second name with register_rpc_method()"
-            )
-        _kind(target)
-        if alias_name is None:
-            _check_name(_own_name(target))
-        setattr(target, MARK, mark)
-        return function
-
-    return decorate
-
-
-def collect(owner: object) -> dict[str, Method]:
-    """Return the methods of a handler by the names that clients call, those of base classes first.
-
-    Raises:
-        ValueError: two methods have the same name.
-        TypeError: a function cannot be a method, or has a rate limit but no ``@rpc_method()``.
-    """
-    cls = type(owner)
-    methods: dict[str, Method] = {}
-    found: dict[str, str] = {}
-    for attribute in dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base)):
-        settings = _settings(cls, attribute)
-        if settings is None:
-            continue
-        mark, limit, namespace = settings
-        function: Any = getattr(owner, attribute)
-        name = mark.alias_name or attribute
-        if name in methods:
-            raise ValueError(
-                f"{cls.__name__}.{found[name]} and {cls.__name__}.{attribute} are both called {name!r}; "
-                f"give one of them another alias_name"
-            )
-        methods[name] = Method(name, function, mark.requires, limit, namespace, mark.errors)
-        found[name] = attribute
-    return methods
-
-
-def check_methods(cls: type, known: Collection[str]) -> list[str]:
-    """Check the methods of a class when it is defined, before there is an instance.
-
-    Args:
-        cls: the class.
-        known: the names that its hooks give to the connection.
-
-    Returns:
-        Warnings about methods that have probably forgotten the connection.
-
-    Raises:
-        TypeError: a method does not take the connection.
-    """
-    warnings = []
-    for attribute, member in vars(cls).items():
-        marks = getattr(target_of(member), "__dict__", {}) if inspect.isfunction(target_of(member)) else {}
-        if isinstance(marks.get(MARK), _Mark) and inspect.isfunction(member):
-            parameters = list(inspect.signature(member).parameters.values())
-            if parameters and parameters[0].kind <= Parameter.POSITIONAL_OR_KEYWORD:
-                parameters = parameters[1:]
-            elif not parameters:
-                raise TypeError(
-                    f"{cls.__name__}.{attribute} must take self and the connection; write: async def"
-                    f" {attribute}(self, connection)"
-                )
-            where = f"{cls.__name__}.{attribute}"
-            check_connection(where, member, parameters, bound=True)
-            warnings.append(forgotten_connection(where, member, parameters, known))
-    return [text for text in warnings if text]
-
-
-def _settings(cls: type, attribute: str) -> tuple[_Mark, RateLimit | None, NamedValues] | None:
-    """Return the first mark in the method resolution order, with its limit and the namespace for types.
-
-    A rate limit applies if it comes from the same class as the mark, or from an earlier one.
-    """
-    limit: RateLimit | None = None
-    namespace: NamedValues | None = None
-    for base in cls.__mro__:
-        if attribute not in vars(base):
-            continue
-        member = vars(base)[attribute]
-        if member is None:
-            break
-        if namespace is None:
-            namespace = vars(base)
-        marks = getattr(target_of(member), "__dict__", {})
-        if limit is None:
-            limit = marks.get(LIMIT_MARK)
-        if isinstance(mark := marks.get(MARK), _Mark):
-            return mark, limit, namespace
-    if limit is not None:
-        raise TypeError(f"{cls.__name__}.{attribute} has @rate_limit but no @rpc_method()")
-    return None
-
-
-def make_method(
-    function: Callable[..., object],
-    alias_name: str | None = None,
-    requires: PredicateLike | None = None,
-    limit: RateLimit | None = None,
-) -> Method:
-    """Make a method from a callable that takes a connection. Its decorators provide what is None here.
-
-    Raises:
-        TypeError: the callable cannot be a method; the message says why.
-        ValueError: the name is empty, too long or reserved, or there is no name.
-    """
-    if not callable(function):
-        raise TypeError(f"a method is a function of a connection, not {function!r}")
-    mark = getattr(function, MARK, None)
-    errors: tuple[type[RPCError], ...] = ()
-    if isinstance(mark, _Mark):
-        errors = mark.errors
-        alias_name = mark.alias_name if alias_name is None else alias_name
-        requires = mark.requires if requires is None else requires
-    marked_limit = getattr(function, LIMIT_MARK, None)
-    if limit is None and isinstance(marked_limit, RateLimit):
-        limit = marked_limit
-    name = _own_name(function) if alias_name is None else alias_name
-    return Method(name, function, requires, limit, errors=errors)
 
 
 class Method:
@@ -304,7 +124,7 @@ class Method:
         namespace: NamedValues | None = None,
         errors: tuple[type[RPCError], ...] = (),
     ) -> None:
-        _check_name(name)
+        check_name(name)
         if not callable(function):
             raise TypeError(f"{name} is exposed to clients, but {function!r} cannot be called")
         if requires is not None:
@@ -315,7 +135,7 @@ class Method:
         self.requires = requires
         self.limit = limit
         self.errors = errors
-        self.kind = _kind(function)
+        self.kind = kind_of(function)
         self.doc = (
             inspect.getdoc(function.func if isinstance(function, functools.partial) else function) or ""
         )
@@ -564,14 +384,20 @@ def allow_keyboard_interrupt(function: Any) -> None:
         function = getattr(function, "__wrapped__", None)
 
 
-def _own_name(function: object) -> str:
+def own_name(function: object) -> str:
+    """Return the name of a function.
+
+    Raises:
+        ValueError: it has none of its own.
+    """
     name = getattr(function, "__name__", None)
     if not isinstance(name, str) or name == "<lambda>":
         raise ValueError(f"{function!r} has no name of its own; give an alias_name")
     return name
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise TypeError or ValueError if this cannot be the name of a method."""
     if not isinstance(name, str):
         raise TypeError(f"the name of a method is a str, not {name!r}")
     if not 0 < len(name) <= _MAX_NAME:
@@ -581,16 +407,12 @@ def _check_name(name: str) -> None:
         raise ValueError(f"the name {name!r} is reserved; let it not begin with '__' or be one of {taken}")
 
 
-def _check_errors(errors: Sequence[type[RPCError]]) -> tuple[type[RPCError], ...]:
-    if not isinstance(errors, list | tuple):
-        raise TypeError(f"errors is a list of classes of RPCError, not {errors!r}")
-    for one in errors:
-        if not (isinstance(one, type) and issubclass(one, RPCError)):
-            raise TypeError(f"errors is a list of classes of RPCError, and {one!r} is none")
-    return tuple(errors)
+def kind_of(function: object) -> int:
+    """Return PLAIN, ASYNC or STREAM.
 
-
-def _kind(function: object) -> int:
+    Raises:
+        TypeError: the function is a plain generator.
+    """
     # A decorator that is a plain def may return the awaitable of the async function that it wraps.
     for layer in layers(function):
         if inspect.isasyncgenfunction(layer):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from trio_ws._types import ANY_VALUE
-from trio_ws.rpc.methods import MARK
+from trio_ws.rpc.marking import MARK
 
 if TYPE_CHECKING:
     from trio_ws._types import NamedValues, Value, Values

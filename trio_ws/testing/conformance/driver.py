@@ -19,7 +19,7 @@ from trio_ws.codecs.base import Gap, Packet
 from trio_ws.errors import ConnectionClosedError, RPCError, WebSocketError
 from trio_ws.rpc.client_connection import ClientConnection
 from trio_ws.rpc.handler import WebSocketHandler
-from trio_ws.rpc.methods import rpc_method
+from trio_ws.rpc.marking import rpc_method
 from trio_ws.testing.conformance.suite import VARIABLE
 from trio_ws.websocket.connection import WebSocket
 
