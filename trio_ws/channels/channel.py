@@ -130,9 +130,9 @@ class PublishedMessage:
         source = self.channel.source
         data = _from_msgpack(self.encoded) if self._data is _SETTLED else self._data
         position = self.position if dialect.supports_extensions else None
-        return self._marked(Packet(source, data, name, position=position))
+        return self._with_marks(Packet(source, data, name, position=position))
 
-    def _marked(self, packet: Packet) -> Packet:
+    def _with_marks(self, packet: Packet) -> Packet:
         if self._marks is not None:
             packet.timestamp, packet.correlation_id = self._marks
         return packet
@@ -145,7 +145,7 @@ class PublishedMessage:
     def packet(self) -> Packet:
         """Return the message as other processes receive it: a copy that the publisher does not share."""
         data = _from_msgpack(self.encoded)
-        return self._marked(Packet(PacketSource.CHANNEL, data, self.channel.name, position=self.position))
+        return self._with_marks(Packet(PacketSource.CHANNEL, data, self.channel.name, position=self.position))
 
     def kept_size(self) -> int:
         """Return the bytes that it takes in a history, with all frames that were made of it so far."""

@@ -427,7 +427,7 @@ class FanoutWriter:
                     if oldest.channel.history is not None and oldest.position is not None:
                         self._leave_to_history(member, oldest)
                         continue
-                    missed[oldest.channel] = _joined(missed.get(oldest.channel), oldest)
+                    missed[oldest.channel] = _merge_notices(missed.get(oldest.channel), oldest)
                 oldest.channel.dropped += oldest.counts
             for notice in missed.values():
                 backlog.appendleft(notice)
@@ -473,7 +473,7 @@ def _as_notice(entry: PublishedMessage) -> PublishedMessage:
     return entry if isinstance(entry, PositionNotice) else PositionNotice(entry.channel, entry.position, 0)
 
 
-def _joined(before: PositionNotice | None, entry: PublishedMessage) -> PositionNotice:
+def _merge_notices(before: PositionNotice | None, entry: PublishedMessage) -> PositionNotice:
     """The notice of a gap in which this message, or gap, is the last one."""
     missing = entry.missing if isinstance(entry, PositionNotice) else 1
     if before is not None:

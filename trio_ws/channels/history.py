@@ -408,14 +408,14 @@ class ChannelHistories:
         """
         now = trio.current_time()
         history.append(Record.of(message.for_history(), now - age, predicate, frozenset(exclude)))
-        self._touched(history, now)
+        self._note_change(history, now)
 
     def prepend(self, history: ChannelHistory, records: list[Record]) -> None:
         """Keep messages from before those that are kept; see `ChannelHistory.prepend`."""
         history.prepend(records)
-        self._touched(history, trio.current_time())
+        self._note_change(history, trio.current_time())
 
-    def _touched(self, history: ChannelHistory, now: float) -> None:
+    def _note_change(self, history: ChannelHistory, now: float) -> None:
         """Something was added to a history: it is the last one to be trimmed."""
         name = history.channel.name
         assert name is not None

@@ -87,7 +87,7 @@ class Hub:
         self._presence = HubPresence(presence_lease)
         self._demand: list[tuple[str, bool]] = []
         #: Called with a name or a glob, and whether it got its first subscriber here or lost its last.
-        self.on_demand: Callable[[str, bool], None] = _nothing
+        self.on_demand: Callable[[str, bool], None] = _ignore_demand
         self._users = Users(self.fanout, self._delivery.append)
         self._broker: Broker | None = None
         self._namespace = ""
@@ -395,7 +395,7 @@ class Hub:
 
     def _demand_changed(self, name: str, wanted: bool) -> None:
         """Record that a name or a glob got its first subscriber, or lost its last, and tell the broker."""
-        if self.on_demand is not _nothing:
+        if self.on_demand is not _ignore_demand:
             self._demand.append((name, wanted))
         if self._broker is not None:
             change = self._broker.subscribe if wanted else self._broker.unsubscribe
@@ -552,5 +552,5 @@ def _ended(subscription: Subscription) -> None:
     """For subscriptions without a receiver."""
 
 
-def _nothing(name: str, wanted: bool) -> None:
+def _ignore_demand(name: str, wanted: bool) -> None:
     """For hubs without hooks."""

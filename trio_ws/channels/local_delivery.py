@@ -67,7 +67,7 @@ class LocalDelivery:
         """Give a message to the subscribers of a channel in this process. Return their number."""
         history = channel.history if keep else None
         excluded = frozenset(exclude)
-        skip = _skip(channel, excluded, predicate, uids)
+        skip = _connections_to_skip(channel, excluded, predicate, uids)
         self._order += 1
         entry = PublishedMessage(channel, data, encoded, self._order, skip, given)
         if history is not None:
@@ -85,11 +85,13 @@ class LocalDelivery:
             packet = entry.packet()
             size = len(encoded) + ENTRY_OVERHEAD
             for member in list(channel.task_subscribers):
-                self._put(channel, member, packet, size)
+                self._put_in_subscription(channel, member, packet, size)
         self._fanout.append(channel, entry)
         return count
 
-    def _put(self, channel: Channel, member: TaskSubscriber, packet: Packet, size: int) -> None:
+    def _put_in_subscription(
+        self, channel: Channel, member: TaskSubscriber, packet: Packet, size: int
+    ) -> None:
         subscription = member.subscription
         if channel.history is not None and packet.position is not None:
             if member.is_catching_up(channel):
@@ -145,11 +147,11 @@ def check_room(channel: Channel) -> None:
 
 def count_receivers(channel: Channel, predicate: PredicateLike | None, uids: frozenset[str]) -> int:
     """Return the number of subscribers that a message is meant for."""
-    skip = _skip(channel, (), predicate, uids)
+    skip = _connections_to_skip(channel, (), predicate, uids)
     return len(channel.cursors) + len(channel.task_subscribers) - (len(skip) if skip is not None else 0)
 
 
-def _skip(
+def _connections_to_skip(
     channel: Channel,
     excluded: Collection[object],
     predicate: PredicateLike | None,

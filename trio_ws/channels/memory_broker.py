@@ -161,7 +161,7 @@ class InMemoryBroker(Broker):
             return
         self._published += 1
         for broker in list(self._hub.brokers):
-            if broker is not self and broker._wants(name):
+            if broker is not self and broker._is_subscribed(name):
                 broker._received += 1
                 assert broker._receive is not None
                 broker._receive(name, payload)
@@ -185,7 +185,7 @@ class InMemoryBroker(Broker):
         message = log.append(payload, missing, history)
         epoch = log.epoch
         for broker in list(self._hub.brokers):
-            if broker._wants(name):
+            if broker._is_subscribed(name):
                 broker._deliver(name, epoch, message)
 
     def _deliver(self, name: str, epoch: str, message: KeptMessage) -> None:
@@ -212,7 +212,7 @@ class InMemoryBroker(Broker):
         if self._state != "connected":
             raise BrokerError("the broker is not running")
 
-    def _wants(self, name: str) -> bool:
+    def _is_subscribed(self, name: str) -> bool:
         return name in self._names or any(is_glob(glob) and matcher(glob)(name) for glob in self._names)
 
     @property

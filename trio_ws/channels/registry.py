@@ -145,7 +145,7 @@ class ChannelRegistry:
             for subscriber in self._by_glob[glob.text]:
                 subscriber.join(channel)
         if not channel.empty:
-            self._derive(channel)
+            self._note_derived(channel)
         return channel
 
     # -- unsubscribing ------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ class ChannelRegistry:
             if not channel.direct_subscribers:
                 self._demand_changed(name, False)
                 if not channel.empty:
-                    self._derive(channel)
+                    self._note_derived(channel)
             return
         if subscriber.globs is not None:
             del subscriber.globs[name]
@@ -191,7 +191,7 @@ class ChannelRegistry:
             self.globs.discard(name)
             self._demand_changed(name, False)
 
-    def _derive(self, channel: Channel) -> None:
+    def _note_derived(self, channel: Channel) -> None:
         """Mark a channel without direct subscribers as one that may be dropped when there are too many."""
         assert channel.name is not None
         self.derived[channel.name] = channel

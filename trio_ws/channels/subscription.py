@@ -65,7 +65,7 @@ def gap_for(packet: Packet) -> Gap:
     return Gap(packet.source, channel=packet.channel, position=packet.position, gap=1)
 
 
-def _joined(first: Gap, second: Gap) -> Gap:
+def _merge_gaps(first: Gap, second: Gap) -> Gap:
     """Merge two consecutive gaps into one."""
     missing = -1
     if first.missing is not None and second.missing is not None and _same_epoch(first, second):
@@ -181,7 +181,7 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
             gap = Gap(gap.source, gap=-1)  # of channels without number: one for all of them
             channel = None
         known = gaps.get(channel)
-        gaps[channel] = gap if known is None else _joined(known, gap)
+        gaps[channel] = gap if known is None else _merge_gaps(known, gap)
 
     def _take_gap(self, gaps: dict[str | None, Gap]) -> Gap:
         return gaps.pop(next(iter(gaps)))
@@ -223,9 +223,9 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
         """
         if self.refill is not None and not self._queue and not self._closed:
             self.refill()
-        if self._any and not self._closed:
+        if self._has_waiting and not self._closed:
             await checkpoint_if_cancelled()
-        while not self._any or self._closed:
+        while not self._has_waiting or self._closed:
             if self._closed or self._ended:
                 await checkpoint()
                 return self.receive_nowait()  # raises the appropriate exception
@@ -235,7 +235,7 @@ class Subscription(trio.abc.ReceiveChannel[Packet]):
         return self.receive_nowait()
 
     @property
-    def _any(self) -> bool:
+    def _has_waiting(self) -> bool:
         """Whether a packet or a gap is waiting."""
         return bool(self._queue or self._gaps_before or self._gaps_after)
 

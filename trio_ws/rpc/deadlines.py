@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trio_ws.rpc.task_pool import PooledTask, TaskPool
     from trio_ws.rpc.transport import PacketTransport
 
-__all__ = ["Alarm", "Lease", "Leased", "Renewals", "let_own_deadline_speak"]
+__all__ = ["Lease", "Leased", "Renewals", "Timer", "let_own_deadline_speak"]
 
 #: Seconds before the end of a lease at which it is renewed.
 MARGIN = 2.0
@@ -37,7 +37,7 @@ LONGEST = 2 * MARGIN
 #: Renewals that are due within this number of seconds are sent together.
 TOGETHER = 0.05
 #: Seconds after which the task checks whether there is still anything to renew.
-LOOK_EVERY = 20.0
+MAX_SLEEP = 20.0
 
 
 async def let_own_deadline_speak() -> None:
@@ -67,14 +67,14 @@ class Lease:
         self.renew_at = now + max(seconds / 4, seconds - MARGIN)
 
 
-class Alarm(ABC):
-    """Calls `ring` when something is due, in a task that runs only while something is going to be.
+class Timer(ABC):
+    """Calls `on_due` at scheduled times, in a task that runs only while a time is scheduled.
 
     Args:
         pool: provides the task.
 
     Attributes:
-        due: the clock's time of the next `ring`.
+        due: the clock's time of the next `on_due`.
     """
 
     __slots__ = ("_pool", "_scope", "due")
@@ -84,8 +84,8 @@ class Alarm(ABC):
         self._scope: trio.CancelScope | None = None  # around the task's sleep
         self.due = math.inf
 
-    def look_at(self, due: float) -> None:
-        """Ring at this time of the clock, or earlier."""
+    def schedule(self, due: float) -> None:
+        """Call `on_due` at this time of the clock, or earlier."""
         if due >= self.due:
             return
         self.due = due
@@ -106,17 +106,17 @@ class Alarm(ABC):
                 with self._scope:
                     await trio.sleep_forever()
                 now = trio.current_time()
-                following = self.ring(now)
+                following = self.on_due(now)
                 if following == math.inf:
                     break
-                self.due = max(now, min(following, now + LOOK_EVERY))
+                self.due = max(now, min(following, now + MAX_SLEEP))
                 self._scope = trio.CancelScope(deadline=self.due)
         finally:
             self._scope = None
             self.due = math.inf
 
     @abstractmethod
-    def ring(self, now: float) -> float:
+    def on_due(self, now: float) -> float:
         """Send the renewals that are due. Return the clock's time of the next one, or infinity."""
 
 
@@ -126,7 +126,7 @@ class Leased(Protocol):
     lease: Lease | None
 
 
-class Renewals(Alarm):
+class Renewals(Timer):
     """Renews the leases of one connection's calls.
 
     Args:
@@ -144,7 +144,7 @@ class Renewals(Alarm):
         self._transport = transport
         self._tables = tables
 
-    def ring(self, now: float) -> float:
+    def on_due(self, now: float) -> float:
         following = math.inf
         for call_id, lease in list(self._leases()):
             if lease.renew_at <= now + TOGETHER:

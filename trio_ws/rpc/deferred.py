@@ -16,7 +16,7 @@ import trio
 
 from trio_ws.errors import RPCTimeoutError
 from trio_ws.ledger import OVERHEAD, size_of
-from trio_ws.rpc.deadlines import Alarm
+from trio_ws.rpc.deadlines import Timer
 from trio_ws.rpc.errors import answer_error
 
 if TYPE_CHECKING:
@@ -110,10 +110,10 @@ class DeferredRequests:
     def _check_at(self, deadline: float) -> None:
         if self._deadlines is None:
             self._deadlines = _Deadlines(self, self._pool)
-        self._deadlines.look_at(deadline)
+        self._deadlines.schedule(deadline)
 
 
-class _Deadlines(Alarm):
+class _Deadlines(Timer):
     """Watches the deadlines of deferred requests."""
 
     __slots__ = ("_deferred",)
@@ -122,5 +122,5 @@ class _Deadlines(Alarm):
         super().__init__(pool)
         self._deferred = deferred
 
-    def ring(self, now: float) -> float:
+    def on_due(self, now: float) -> float:
         return self._deferred.expire(now)

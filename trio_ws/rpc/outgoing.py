@@ -447,7 +447,7 @@ class OutgoingCalls:
         if renewals is None:
             renewals = self._renewals = Renewals(self.transport, (self.pending_calls, self.sinks), self._pool)
         if lease.renew_at < renewals.due:  # saves a method call
-            renewals.look_at(lease.renew_at)
+            renewals.schedule(lease.renew_at)
         return lease
 
     # -- streams ------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 Invariants:
 
 - There is a task only while something may become due.
-- An entry that was replaced or discarded, or that is gone, is not rung. At most as many of these are kept as
-  there are others, or a few.
+- An entry that was replaced or discarded, or that is gone, is ignored when it is due. At most as many of
+  these are kept as there are others, or a few.
 - The entries of a pool are forgotten when it ends.
 """
 
@@ -37,27 +37,27 @@ class Timetable(Generic[ItemT]):
     """Items that are due at a time, for each `TaskPool` by a key.
 
     Args:
-        ring: called with an item that is due, in a pooled task. The other items of the pool wait for it.
-        is_gone: whether an item has ended, and need not be rung.
+        on_due: called with an item that is due, in a pooled task. The other items of the pool wait for it.
+        is_gone: whether an item has ended, so that it is ignored.
     """
 
-    def __init__(self, ring: Callable[[ItemT], Awaitable[None]], is_gone: Callable[[ItemT], bool]) -> None:
-        self._ring = ring
+    def __init__(self, on_due: Callable[[ItemT], Awaitable[None]], is_gone: Callable[[ItemT], bool]) -> None:
+        self._on_due = on_due
         self._is_gone = is_gone
         self._by_pool: WeakKeyDictionary[TaskPool, _Waiting[ItemT]] = WeakKeyDictionary()
 
     def put(self, pool: TaskPool, key: Hashable, item: ItemT, due: float) -> None:
-        """Ring an item at this time of trio's clock. It replaces the item of the same key."""
+        """Call ``on_due`` with an item at this time of trio's clock. It replaces the item of the same key."""
         waiting = self._by_pool.get(pool)
         if waiting is None:
-            waiting = self._by_pool[pool] = _Waiting(self._ring, self._is_gone)
+            waiting = self._by_pool[pool] = _Waiting(self._on_due, self._is_gone)
         waiting.put(key, item, due)
         if not waiting.running:
             waiting.running = True
             pool.start(waiting.run)
 
     def discard(self, pool: TaskPool, key: Hashable) -> None:
-        """Do not ring the item of a key."""
+        """Drop the item of a key."""
         waiting = self._by_pool.get(pool)
         if waiting is not None:
             waiting.entries.pop(key, None)
@@ -79,8 +79,8 @@ class _Waiting(Generic[ItemT]):
         heap: all entries, with those that are not current any more.
     """
 
-    def __init__(self, ring: Callable[[ItemT], Awaitable[None]], is_gone: Callable[[ItemT], bool]) -> None:
-        self._ring = ring
+    def __init__(self, on_due: Callable[[ItemT], Awaitable[None]], is_gone: Callable[[ItemT], bool]) -> None:
+        self._on_due = on_due
         self._is_gone = is_gone
         self.entries: dict[Hashable, int] = {}
         self.heap: list[Entry[ItemT]] = []
@@ -117,7 +117,7 @@ class _Waiting(Generic[ItemT]):
                     with trio.move_on_at(self.heap[0][0]):
                         await self._changed.wait()
                 else:
-                    await self._ring(self._pop())
+                    await self._on_due(self._pop())
         finally:
             self.running = False
             self.heap.clear()
